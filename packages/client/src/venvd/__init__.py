@@ -1,0 +1,1 @@
+"""Python services from a version and a requirements list: SDK and CLI."""

@@ -1,0 +1,1 @@
+"""What clients, servers and workers of venvd agree on; standard library only."""

@@ -1,0 +1,212 @@
+"""The one error tree, and the one table from code to HTTP status, gRPC status and pipe error.
+
+::
+
+    VenvdError
+    ├── InvalidRequest        invalid_request     the request is not JSON, has wrong fields or a bad value
+    ├── Unauthenticated       unauthenticated     no token, or one that nothing accepts
+    ├── Forbidden             forbidden           the token is known and not enough
+    ├── NotFound              not_found           no such venv, backend, session, operation
+    │   └── HandleNotFound    handle_not_found    no such handle in this session
+    ├── Conflict              conflict            the name or port is taken
+    │   └── InUse             in_use              what should be deleted is used; by whom is named
+    ├── TooLarge              too_large           body, line, message or nesting over its limit
+    ├── UserError             user_error          the user's code raised
+    ├── LimitExceeded         limit_exceeded      a limit of the session was reached; says which
+    ├── Busy                  busy                the session's queue is full
+    ├── Cancelled             cancelled           interrupted or cancelled
+    ├── SessionLost           session_lost        the session's process ended
+    ├── DeadlineExceeded      timeout             the call ran into its deadline
+    ├── Unimplemented         not_implemented     this venvd or this engine lacks it
+    ├── Unavailable           unavailable         engine or worker host away; try again
+    └── Internal              internal            a defect of venvd
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Dict, Optional, Type
+
+
+class VenvdError(Exception):
+    """What went wrong, in terms that every transport can carry.
+
+    Attributes:
+        code: the stable code of CONTRACT, the same over every transport.
+        message: what was wrong and, where it can be said, what would be right.
+        error_type: the class name of the exception that user code raised.
+        traceback: its formatted traceback.
+        state_lost: true where the session's state is gone.
+    """
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: Optional[str] = None,
+        traceback: Optional[str] = None,
+        state_lost: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_type = error_type
+        self.traceback = traceback
+        self.state_lost = state_lost
+
+    def fields(self) -> Dict[str, Any]:
+        """The error as the fields of a pipe reply; empty ones are left out."""
+        found: Dict[str, Any] = {"error": self.message, "code": self.code}
+        if self.error_type is not None:
+            found["errorType"] = self.error_type
+        if self.traceback is not None:
+            found["traceback"] = self.traceback
+        if self.state_lost:
+            found["stateLost"] = True
+        return found
+
+    def problem(self) -> Dict[str, Any]:
+        """The error as problem details (RFC 9457)."""
+        found: Dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.code.replace("_", " "),
+            "status": self.http_status,
+            "detail": self.message,
+        }
+        fields = self.fields()
+        del fields["error"]
+        return {**found, **fields}
+
+
+class InvalidRequest(VenvdError):
+    code = "invalid_request"
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class Unauthenticated(VenvdError):
+    code = "unauthenticated"
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class Forbidden(VenvdError):
+    code = "forbidden"
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
+class NotFound(VenvdError):
+    code = "not_found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class HandleNotFound(NotFound):
+    code = "handle_not_found"
+
+
+class Conflict(VenvdError):
+    code = "conflict"
+    http_status = 409
+    grpc_status = "ALREADY_EXISTS"
+
+
+class InUse(Conflict):
+    code = "in_use"
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class TooLarge(VenvdError):
+    code = "too_large"
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class UserError(VenvdError):
+    code = "user_error"
+    http_status = 422
+    grpc_status = "UNKNOWN"
+
+
+class LimitExceeded(VenvdError):
+    code = "limit_exceeded"
+    http_status = 422
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class Busy(VenvdError):
+    code = "busy"
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class Cancelled(VenvdError):
+    code = "cancelled"
+    http_status = 499
+    grpc_status = "CANCELLED"
+
+
+class SessionLost(VenvdError):
+    code = "session_lost"
+    http_status = 410
+    grpc_status = "ABORTED"
+
+    def __init__(self, message: str, *, state_lost: bool = True, **fields: Any) -> None:
+        super().__init__(message, state_lost=state_lost, **fields)
+
+
+class DeadlineExceeded(VenvdError):
+    code = "timeout"
+    http_status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
+class Unimplemented(VenvdError):
+    code = "not_implemented"
+    http_status = 501
+    grpc_status = "UNIMPLEMENTED"
+
+
+class Unavailable(VenvdError):
+    code = "unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class Internal(VenvdError):
+    pass
+
+
+def _tree(root: Type[VenvdError]) -> Dict[str, Type[VenvdError]]:
+    found = {root.code: root} if root is not VenvdError else {}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+BY_CODE: Dict[str, Type[VenvdError]] = _tree(VenvdError)
+"""Every code and its class."""
+
+
+def from_fields(fields: Dict[str, Any]) -> VenvdError:
+    """The error that a pipe reply or problem details carry; a code that is not known becomes `Internal`.
+
+    The fields may come from a hostile peer: whatever is of the wrong type is dropped.
+    """
+
+    def text(name: str) -> Optional[str]:
+        value = fields.get(name)
+        return value if isinstance(value, str) else None
+
+    code = text("code")
+    kind = BY_CODE.get(code or "internal", Internal)
+    message = text("error") or text("detail") or code or "the peer gave no message"
+    return kind(
+        message,
+        error_type=text("errorType"),
+        traceback=text("traceback"),
+        state_lost=fields.get("stateLost") is True,
+    )

@@ -1,0 +1,142 @@
+"""The framing of the pipe and of the channel: one line of UTF-8 JSON, then the attachments it announces.
+
+Nothing here reads or writes a socket: a `Buffer` is fed with bytes as they come and gives back whole lines and
+whole attachments. Source of the rules: CONTRACT, "Pipe".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Optional, Sequence
+
+from venvd_contract.errors import InvalidRequest, TooLarge
+
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes of one line, its end not counted."""
+MAX_ATTACHMENTS = 64
+"""How many attachments one line may announce."""
+MAX_ATTACHMENT_BYTES = 1 << 30
+"""Bytes of all attachments of one line together."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Buffer:
+    """Bytes received and not yet used.
+
+    A line may end in LF or CRLF; a UTF-8 byte order mark before the first line is skipped.
+    """
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self.max_line = max_line
+        self._data = bytearray()
+        self._searched = 0
+        self._first = True
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+
+    def line(self) -> Optional[bytes]:
+        """The next whole line without its end, or None while it is not there yet.
+
+        Raises:
+            TooLarge: the line is longer than `max_line`; the stream cannot be used any more.
+        """
+        end = self._data.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._data)
+            if self._searched > self.max_line:
+                raise self._too_long()
+            return None
+        if end > self.max_line:
+            raise self._too_long()
+        line = bytes(self._data[:end])
+        del self._data[: end + 1]
+        self._searched = 0
+        if self._first:
+            self._first = False
+            line = line[3:] if line.startswith(_BOM) else line
+        return line[:-1] if line.endswith(b"\r") else line
+
+    def take(self, size: int) -> Optional[bytes]:
+        """The next `size` bytes, or None while they are not all there."""
+        if len(self._data) < size:
+            return None
+        taken = bytes(self._data[:size])
+        del self._data[:size]
+        self._searched = 0
+        return taken
+
+    def rest(self) -> bytes:
+        """Everything that is left; the buffer is empty afterwards."""
+        return self.take(len(self._data)) or b""
+
+    def _too_long(self) -> TooLarge:
+        return TooLarge("a line is longer than the limit of {} bytes".format(self.max_line))
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidRequest('{} is not JSON: write {{"$float": "nan" | "inf" | "-inf"}}'.format(name))
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def parse_line(line: bytes) -> Dict[str, Any]:
+    """The JSON object of one line.
+
+    Raises:
+        InvalidRequest: not UTF-8, not JSON, or not an object.
+        TooLarge: nested too deeply to be read.
+    """
+    try:
+        text = line.decode("utf-8")
+        message = _decoder.decode(text)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("the line is not UTF-8: {}".format(error)) from None
+    except RecursionError:
+        raise TooLarge("the line is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidRequest("the line is not JSON: {}".format(error)) from None
+    if not isinstance(message, dict):
+        raise InvalidRequest("the line must hold a JSON object, not {}".format(type(message).__name__))
+    return message
+
+
+def attachment_sizes(announced: Any) -> List[int]:
+    """The checked `attachments` field of a message.
+
+    Raises:
+        InvalidRequest: no list of sizes.
+        TooLarge: too many attachments, or too many bytes in all.
+    """
+    if announced is None:
+        return []
+    if not isinstance(announced, list):
+        raise InvalidRequest('"attachments" must be a list of lengths in bytes')
+    if len(announced) > MAX_ATTACHMENTS:
+        raise TooLarge("more than {} attachments".format(MAX_ATTACHMENTS))
+    for size in announced:
+        if type(size) is not int or size < 0:
+            raise InvalidRequest('"attachments" must hold lengths in bytes, each 0 or more')
+    if sum(announced) > MAX_ATTACHMENT_BYTES:
+        raise TooLarge("the attachments are larger than the limit of {} bytes".format(MAX_ATTACHMENT_BYTES))
+    return announced
+
+
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def dump_line(message: Dict[str, Any], attachments: Sequence[bytes] = ()) -> bytes:
+    """One message as bytes: the line, its end, and the attachments behind it.
+
+    Raises:
+        ValueError: something in the message has no JSON form.
+    """
+    if attachments:
+        message = dict(message, attachments=[len(part) for part in attachments])
+    line = _dumps(message).encode("utf-8") + b"\n"
+    return b"".join((line, *attachments)) if attachments else line

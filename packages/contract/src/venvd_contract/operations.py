@@ -1,0 +1,350 @@
+"""The operations of a backend, declared once: names over each transport, request, response, who answers.
+
+The three backends are translators over this table, the worker checks requests against it, and the client and the
+schemas take their models from it. Field names are those on the wire, hence camelCase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, get_type_hints
+
+from venvd_contract.errors import InvalidRequest
+
+# ---- requests --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Nothing:
+    """A request without fields."""
+
+
+@dataclass
+class ImportRequest:
+    moduleName: str
+    """Dotted name of the module."""
+
+
+@dataclass
+class CreateRequest:
+    moduleHandleId: str
+    className: str
+    """Name of a class, or of anything that can be called, in the module; dots lead further in."""
+    args: List[Any] = field(default_factory=list)
+    kwargs: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CallRequest:
+    handleId: str
+    methodName: str
+    """`__call__` calls the object itself."""
+    args: List[Any] = field(default_factory=list)
+    kwargs: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GetAttributeRequest:
+    handleId: str
+    attributeName: str
+
+
+@dataclass
+class SetAttributeRequest:
+    handleId: str
+    attributeName: str
+    value: Any = None
+
+
+@dataclass
+class EvaluateRequest:
+    expression: Optional[str] = None
+    """Any code: with several statements the result is the last expression's value, or null."""
+    code: Optional[str] = None
+    """Another name for `expression`."""
+    locals: Dict[str, Any] = field(default_factory=dict)
+    """Names that the code sees beside the session's own."""
+
+
+@dataclass
+class ExecuteRequest:
+    code: str
+
+
+@dataclass
+class DisposeRequest:
+    handleId: Optional[str] = None
+    handleIds: Optional[List[str]] = None
+
+
+@dataclass
+class HandleRequest:
+    handleId: str
+
+
+@dataclass
+class WrapRequest:
+    value: Any = None
+
+
+@dataclass
+class SessionCreateRequest:
+    name: Optional[str] = None
+    limits: Optional[Dict[str, Any]] = None
+    """Fields of `Limits`; what is left out keeps the backend's default."""
+    env: Optional[Dict[str, str]] = None
+    idleTimeout: Optional[float] = None
+    """Seconds without a call after which the session ends."""
+
+
+@dataclass
+class SessionRequest:
+    id: str
+
+
+# ---- responses -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Status:
+    status: str = "ok"
+
+
+@dataclass
+class Handle:
+    handleId: str
+    typeName: str
+
+
+@dataclass
+class Result:
+    """Plain data in `value`; anything else as a handle."""
+
+    value: Any = None
+    isHandle: Optional[bool] = None
+    handleId: Optional[str] = None
+    typeName: Optional[str] = None
+    repr: Optional[str] = None
+
+
+@dataclass
+class ExecutionError:
+    errorType: str
+    message: str
+    traceback: str
+
+
+@dataclass
+class Output:
+    stdout: str
+    stderr: str
+    display: List[Dict[str, Any]]
+    """MIME bundles, in the order in which they were shown."""
+    result: Any
+    """As in `Result`: the last expression's value, or null."""
+    error: Optional[ExecutionError]
+    durationMs: float
+    truncated: bool
+    """Whether output over the limit was dropped."""
+
+
+@dataclass
+class Success:
+    success: bool = True
+
+
+@dataclass
+class Available:
+    available: bool
+
+
+@dataclass
+class Limits:
+    """Limits of one session; null is none. Sizes in bytes, `cpuSeconds` in seconds."""
+
+    memoryBytes: Optional[int] = None
+    cpuSeconds: Optional[int] = None
+    processes: Optional[int] = None
+    openFiles: Optional[int] = None
+    fileSizeBytes: Optional[int] = None
+    outputBytes: Optional[int] = 4 * 1024 * 1024
+    handles: Optional[int] = 100_000
+    resultBytes: Optional[int] = 16 * 1024 * 1024
+
+
+@dataclass
+class SessionInfo:
+    id: str
+    name: Optional[str]
+    state: str
+    """`idle`, `busy` or `starting`."""
+    createdAt: str
+    limits: Limits
+    idleTimeout: Optional[float]
+    queued: int
+    calls: int
+    handles: int
+    restarts: int
+
+
+@dataclass
+class SessionList:
+    sessions: List[SessionInfo]
+
+
+@dataclass
+class HandleInfo:
+    handleId: str
+    typeName: str
+    sizeBytes: int
+    ageSeconds: float
+
+
+@dataclass
+class HandleList:
+    handles: List[HandleInfo]
+
+
+# ---- the table -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation over every transport.
+
+    Attributes:
+        command: its name over the pipe, and everywhere inside venvd.
+        rpc: its gRPC service and method.
+        http: its HTTP method and path.
+        request, response: dataclasses of this module.
+        served_by: `session` where a session's process answers, `server` where the server does.
+        open: whether it is answered without a token.
+    """
+
+    command: str
+    rpc: str
+    http: Tuple[str, str]
+    request: Type[Any]
+    response: Any
+    served_by: str = "session"
+    open: bool = False
+    summary: str = ""
+
+
+_PYTHON = "PythonService/"
+_SESSIONS = "SessionService/"
+
+OPERATIONS: Tuple[Operation, ...] = (
+    Operation("ping", _PYTHON + "Health", ("GET", "/health"), Nothing, Status, "server", True, "Whether the server answers"),
+    Operation("import", _PYTHON + "ImportModule", ("POST", "/api/import"), ImportRequest, Handle, summary="Import a module"),
+    Operation("create", _PYTHON + "CreateObject", ("POST", "/api/create"), CreateRequest, Handle, summary="Create an object"),
+    Operation("call", _PYTHON + "CallMethod", ("POST", "/api/call"), CallRequest, Result, summary="Call a method"),
+    Operation("getattr", _PYTHON + "GetAttribute", ("POST", "/api/getattr"), GetAttributeRequest, Result, summary="Get an attribute"),
+    Operation("setattr", _PYTHON + "SetAttribute", ("POST", "/api/setattr"), SetAttributeRequest, Success, summary="Set an attribute"),
+    Operation("eval", _PYTHON + "Evaluate", ("POST", "/api/eval"), EvaluateRequest, Result, summary="Evaluate code"),
+    Operation("exec", _PYTHON + "Execute", ("POST", "/api/exec"), ExecuteRequest, Output, summary="Execute code, with its output"),
+    Operation("dispose", _PYTHON + "DisposeHandle", ("POST", "/api/dispose"), DisposeRequest, Success, summary="Let go of handles"),
+    Operation("tofloatarray", _PYTHON + "ToFloatArray", ("POST", "/api/tofloatarray"), HandleRequest, List[float], summary="An object as an array of floats"),
+    Operation("tofloatarray2d", _PYTHON + "ToFloatArray2D", ("POST", "/api/tofloatarray2d"), HandleRequest, List[List[float]], summary="An object as rows of floats"),
+    Operation("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Whether a module can be imported"),
+    Operation("wrap", _PYTHON + "WrapValue", ("POST", "/api/wrap"), WrapRequest, Handle, summary="Put a value behind a handle"),
+    Operation("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="What is held by handle"),
+    Operation("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
+    Operation("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
+    Operation("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
+    Operation("session.delete", _SESSIONS + "DeleteSession", ("DELETE", "/v1/sessions/{id}"), SessionRequest, Success, "server", summary="End a session"),
+    Operation("session.interrupt", _SESSIONS + "InterruptSession", ("POST", "/v1/sessions/{id}/interrupt"), SessionRequest, Success, "server", summary="Interrupt the running call"),
+    Operation("session.reset", _SESSIONS + "ResetSession", ("POST", "/v1/sessions/{id}/reset"), SessionRequest, SessionInfo, "server", summary="Start a session afresh"),
+)  # fmt: skip
+
+BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation in OPERATIONS}
+
+PLANNED: FrozenSet[str] = frozenset(
+    {
+        "array.get", "array.put", "session.attach", "call.start", "call.get", "cancel",
+        "file.get", "file.put", "file.list", "file.delete",
+        "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
+    }
+)  # fmt: skip
+"""Commands of the contract that this version answers with `not_implemented`."""
+
+
+# ---- checking requests -----------------------------------------------------------------------------------------
+
+_KINDS: Dict[Any, Tuple[type, str]] = {
+    str: (str, "a string"),
+    List[Any]: (list, "an array"),
+    List[str]: (list, "an array of strings"),
+    Dict[str, Any]: (dict, "an object"),
+    Dict[str, str]: (dict, "an object of strings"),
+    float: (float, "a number"),
+}
+
+
+@dataclass(frozen=True)
+class _Field:
+    name: str
+    kind: Optional[type]
+    says: str
+    required: bool
+    strings: bool
+    default: Any
+
+
+def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
+    hints = get_type_hints(model)
+    found = []
+    for declared in fields(model):
+        hint = hints[declared.name]
+        inner = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
+        plain = inner[0] if type(None) in getattr(hint, "__args__", ()) and inner else hint
+        kind, says = _KINDS.get(plain, (None, "any value"))
+        factory = declared.default_factory
+        default = factory if factory is not MISSING else (lambda value=declared.default: value)
+        required = declared.default is MISSING and factory is MISSING
+        found.append(_Field(declared.name, kind, says, required, "strings" in says, default))
+    return tuple(found)
+
+
+_CHECKS: Dict[str, Tuple[_Field, ...]] = {
+    operation.command: _checked_fields(operation.request) for operation in OPERATIONS
+}
+
+
+def checked(command: str, payload: Any) -> Dict[str, Any]:
+    """The payload of a request with every declared field present: absent and null become the default.
+
+    Raises:
+        InvalidRequest: the payload is no object, a field is missing or has the wrong type; says which.
+    """
+    if payload is None:
+        payload = {}
+    if type(payload) is not dict:
+        raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
+    found = {}
+    for spec in _CHECKS[command]:
+        value = payload.get(spec.name)
+        if value is None:
+            if spec.required:
+                raise InvalidRequest('{}: the field "{}" is missing; it takes {}'.format(command, spec.name, spec.says))
+            value = spec.default()
+        elif spec.kind is not None:
+            _check_kind(command, spec, value)
+        found[spec.name] = value
+    return found
+
+
+def _check_kind(command: str, spec: _Field, value: Any) -> None:
+    right = type(value) is spec.kind or (spec.kind is float and type(value) is int)
+    if right and spec.strings:
+        inside = value.values() if type(value) is dict else value
+        right = all(type(item) is str for item in inside)
+    if not right:
+        raise InvalidRequest(
+            '{}: the field "{}" takes {}, not {}'.format(command, spec.name, spec.says, _name(value))
+        )
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

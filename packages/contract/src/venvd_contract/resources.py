@@ -1,0 +1,255 @@
+"""The resources of the controller's REST API, as they are on the wire, hence camelCase.
+
+Times are RFC 3339 in UTC, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+from venvd_contract.errors import InvalidRequest
+
+BACKEND_TYPES = ("http", "pipe", "rpc")
+RESERVED_RUNTIMES = frozenset({"default"})
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
+
+
+def check_name(kind: str, name: str) -> str:
+    """`name` if it is a DNS label.
+
+    Raises:
+        InvalidRequest: it is none; says what one is.
+    """
+    if not _DNS_LABEL.fullmatch(name):
+        raise InvalidRequest(
+            f'"{name[:80]}" is no name for a {kind}: 1 to 63 lower-case letters, digits and hyphens, '
+            "a letter or digit first and last"
+        )
+    return name
+
+
+def check_version(version: str) -> str:
+    """`version` if it can name a CPython, such as `3.13` or `3.13.5`.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    if not _VERSION.fullmatch(version):
+        raise InvalidRequest(f'"{version[:40]}" is no version of CPython: write it as 3.13 or 3.13.5')
+    return version
+
+
+# ---- runtimes and venvs ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Runtime:
+    version: str
+    """What was asked for."""
+    state: str
+    """`pending`, `building`, `ready` or `failed`."""
+    default: bool
+    createdAt: str
+    resolvedVersion: Optional[str] = None
+    base: Optional[str] = None
+    """The base image by digest or ID, or the interpreter's path."""
+    error: Optional[str] = None
+    operation: Optional[str] = None
+
+
+@dataclass
+class VenvSpec:
+    python: Optional[str] = None
+    """A runtime's version; null is the default runtime."""
+    requirements: List[str] = field(default_factory=list)
+    aptPackages: List[str] = field(default_factory=list)
+    preload: List[str] = field(default_factory=list)
+    """Modules imported before the first session."""
+    network: bool = False
+    """Whether backends of this venv may reach the network from user code."""
+    env: Dict[str, str] = field(default_factory=dict)
+    labels: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Venv:
+    name: str
+    state: str
+    spec: VenvSpec
+    createdAt: str
+    updatedAt: str
+    python: Optional[str] = None
+    """The exact version, once built."""
+    key: Optional[str] = None
+    """The content address of its image."""
+    image: Optional[str] = None
+    error: Optional[str] = None
+    operation: Optional[str] = None
+
+
+@dataclass
+class VenvChange:
+    venv: Venv
+    operation: Optional[OperationInfo] = None
+    """Null where there was nothing to do."""
+
+
+@dataclass
+class Package:
+    name: str
+    version: str
+
+
+# ---- backends --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class BackendLimits:
+    """Limits of a backend's worker host; null keeps the controller's default."""
+
+    memoryBytes: Optional[int] = None
+    cpus: Optional[float] = None
+    processes: Optional[int] = None
+
+
+@dataclass
+class BackendSpec:
+    type: str
+    """`http`, `pipe` or `rpc`."""
+    venv: str = "default"
+    name: Optional[str] = None
+    """Null is made from venv and type."""
+    port: Optional[int] = None
+    """Null is the type's own port where free, else the next free one."""
+    host: str = "127.0.0.1"
+    """The address to publish on."""
+    limits: BackendLimits = field(default_factory=BackendLimits)
+    network: Optional[bool] = None
+    """Null is what the venv says."""
+    token: bool = True
+    """False serves without a token: on loopback or a socket only."""
+    env: Dict[str, str] = field(default_factory=dict)
+    labels: Dict[str, str] = field(default_factory=dict)
+    timeout: Optional[float] = None
+    """Seconds that a call may take where it names none; null is 300."""
+
+
+@dataclass
+class Backend:
+    name: str
+    type: str
+    venv: str
+    state: str
+    """`pending`, `starting`, `running`, `unhealthy`, `stopping` or `failed`."""
+    spec: BackendSpec
+    engine: str
+    createdAt: str
+    url: Optional[str] = None
+    token: Optional[str] = None
+    """Only for callers who may use the backend."""
+    python: Optional[str] = None
+    key: Optional[str] = None
+    startedAt: Optional[str] = None
+    restarts: int = 0
+    error: Optional[str] = None
+    operation: Optional[str] = None
+
+
+@dataclass
+class BackendStart:
+    backend: Backend
+    operation: OperationInfo
+
+
+@dataclass
+class LogLine:
+    time: str
+    source: str
+    """`server` or `worker`."""
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+
+
+# ---- operations ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Phase:
+    name: str
+    startedAt: str
+    endedAt: Optional[str] = None
+
+
+@dataclass
+class OperationInfo:
+    id: str
+    kind: str
+    """`runtime.init`, `venv.build` or `backend.start`."""
+    target: str
+    state: str
+    """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
+    createdAt: str
+    startedAt: Optional[str] = None
+    endedAt: Optional[str] = None
+    phases: List[Phase] = field(default_factory=list)
+    error: Optional[Dict[str, Any]] = None
+    """Problem details."""
+
+
+@dataclass
+class Event:
+    """One event of an operation, as its stream of server-sent events carries it.
+
+    `kind` is the event's name: `phase` (data: the phase's name), `log` (a line), `progress` (a text that replaces the
+    last one) or `done` (data: the `OperationInfo`). `id` counts from 1: a client that comes back sends the last one
+    as `Last-Event-ID`.
+    """
+
+    id: int
+    kind: str
+    data: Any
+
+
+# ---- the controller itself -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Page:
+    items: List[Any]
+    next: Optional[str] = None
+    """Pass it as `?after=` for the next page."""
+
+
+@dataclass
+class ControllerStatus:
+    version: str
+    engine: str
+    engineReason: str
+    """Why this engine was chosen."""
+    home: str
+    runtimes: int
+    venvs: int
+    backends: Dict[str, int]
+    """How many in each state."""
+    operations: Dict[str, int]
+
+
+@dataclass
+class Setting:
+    name: str
+    value: Any
+    source: str
+    """`default`, `environment` or `file`."""
+
+
+@dataclass
+class ConfigReport:
+    settings: List[Setting]
+    unsafe: List[str]
+    """Guards that are off or that this engine does not have."""
+    missing: List[str]

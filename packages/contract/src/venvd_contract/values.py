@@ -1,0 +1,293 @@
+"""Python values as JSON and back: CONTRACT, "Values".
+
+JSON data stands for itself; what JSON lacks is an object with one key that starts with `$`. Mode `plain` turns
+tuples and sets into arrays, mode `tagged` keeps them; both are accepted on the way in.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import decimal
+import math
+from collections import Counter, OrderedDict, defaultdict
+from typing import Any, Callable, Dict, Optional, Type
+
+from venvd_contract.errors import InvalidRequest, TooLarge
+
+MAX_DEPTH = 100
+"""How deeply a value may be nested: a scalar has depth 0, `[[1]]` has depth 2."""
+SAFE_INTEGER = 2**53
+"""Integers beyond ±this are tagged: JavaScript and others would round them."""
+
+Resolve = Callable[[str], Any]
+
+
+class NotPlain(Exception):
+    """The value, or something inside it, has no JSON form: it must stay behind a handle."""
+
+
+def _too_deep() -> TooLarge:
+    return TooLarge("the value is nested more than {} levels deep".format(MAX_DEPTH))
+
+
+# ---- to JSON ---------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Encodes values for one mode.
+
+    Args:
+        tagged: keep tuples and sets apart from lists.
+        fallback: called with each value that is not plain data; returns its JSON form or raises `NotPlain`.
+    """
+
+    def __init__(self, tagged: bool = False, fallback: Optional[Callable[[Any], Any]] = None) -> None:
+        self.tagged = tagged
+        self._fallback = fallback
+
+    def encode(self, value: Any, depth: int = 0) -> Any:
+        """The JSON form of `value`.
+
+        Raises:
+            NotPlain: there is none.
+            TooLarge: nested deeper than `MAX_DEPTH`, which a value that holds itself always is.
+        """
+        kind = type(value)
+        if kind is bool or value is None:
+            return value
+        scalar = _SCALARS.get(kind)
+        if scalar is not None:
+            return scalar(value)
+        if kind in _CONTAINERS and depth >= MAX_DEPTH:
+            raise _too_deep()
+        if kind is list:
+            return [self.encode(item, depth + 1) for item in value]
+        if kind in _DICTS:
+            return self._dict(value, depth + 1)
+        tag = _SEQUENCES.get(kind)
+        if tag is not None:
+            items = [self.encode(item, depth + 1) for item in value]
+            return {tag: items} if self.tagged else items
+        return self._other(value, depth)
+
+    def _dict(self, value: Dict[Any, Any], depth: int) -> Any:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {_text(key): self.encode(item, depth) for key, item in value.items()}
+        return {"$dict": [[self.encode(key, depth), self.encode(item, depth)] for key, item in value.items()]}
+
+    def _other(self, value: Any, depth: int) -> Any:
+        scalar = _numpy_scalar(value)
+        if scalar is not None:
+            return self.encode(scalar, depth)
+        if self._fallback is not None:
+            return self._fallback(value)
+        raise NotPlain(type(value).__name__)
+
+
+def _integer(value: int) -> Any:
+    if -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        return value
+    try:
+        return {"$int": str(value)}
+    except ValueError:  # more digits than this interpreter converts
+        raise NotPlain("int") from None
+
+
+def _real(value: float) -> Any:
+    if math.isfinite(value):
+        return value
+    return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+
+
+def _text(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:  # lone surrogates have no JSON form that every reader takes
+            raise NotPlain("str") from None
+    return value
+
+
+def _bytes(value: bytes) -> Any:
+    return {"$bytes": base64.b64encode(value).decode("ascii")}
+
+
+def _timedelta(value: datetime.timedelta) -> Any:
+    fraction = ".{:06d}".format(value.microseconds) if value.microseconds else ""
+    return {"$timedelta": "P{}DT{}{}S".format(value.days, value.seconds, fraction)}
+
+
+_SCALARS: Dict[Type[Any], Callable[[Any], Any]] = {
+    int: _integer,
+    float: _real,
+    str: _text,
+    bytes: _bytes,
+    bytearray: _bytes,
+    complex: lambda value: {"$complex": [_real(value.real), _real(value.imag)]},
+    decimal.Decimal: lambda value: {"$decimal": str(value)},
+    datetime.datetime: lambda value: {"$datetime": value.isoformat()},
+    datetime.date: lambda value: {"$date": value.isoformat()},
+    datetime.time: lambda value: {"$time": value.isoformat()},
+    datetime.timedelta: _timedelta,
+}
+_DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
+_SEQUENCES = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
+_CONTAINERS = frozenset({list, *_DICTS, *_SEQUENCES})
+
+
+def _numpy_scalar(value: Any) -> Any:
+    """What a numpy scalar is in Python, or None; numpy is never imported for it."""
+    if type(value).__module__ != "numpy" or getattr(value, "shape", None) != ():
+        return None
+    if getattr(getattr(value, "dtype", None), "kind", "") not in tuple("biufcSU"):
+        return None
+    if not hasattr(value, "__array_interface__") or type(value).__name__ == "ndarray":
+        return None
+    found = value.item()
+    return None if type(found).__module__ == "numpy" else found
+
+
+# ---- from JSON -------------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Decodes JSON data; `resolve` turns the ID of a handle into what it stands for."""
+
+    def __init__(self, resolve: Optional[Resolve] = None) -> None:
+        self._resolve = resolve
+
+    def decode(self, data: Any, depth: int = 0) -> Any:
+        """The value behind `data`.
+
+        Raises:
+            InvalidRequest: an unknown tag or a tag with a bad value; says which.
+            TooLarge: nested deeper than `MAX_DEPTH`.
+            HandleNotFound: from `resolve`.
+        """
+        kind = type(data)
+        if kind is list:
+            _check_depth(depth)
+            return [self.decode(item, depth + 1) for item in data]
+        if kind is dict:
+            _check_depth(depth)
+            if len(data) == 1:
+                ((key, item),) = data.items()
+                if key.startswith("$"):
+                    return self._tag(key, item, depth)
+            return {key: self.decode(item, depth + 1) for key, item in data.items()}
+        return data
+
+    def _tag(self, tag: str, data: Any, depth: int) -> Any:
+        container = _TAGGED_CONTAINERS.get(tag)
+        try:
+            if tag == "$handle":
+                return self._handle(data)
+            if tag == "$dict":
+                return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in data}
+            if container is not None:
+                return container([self.decode(item, depth + 1) for item in _listed(data)])
+            scalar = _TAGGED_SCALARS.get(tag)
+            if scalar is None:
+                raise InvalidRequest(_unknown_tag(tag))
+            return scalar(data)
+        except (TypeError, ValueError, ArithmeticError, binascii.Error) as error:
+            raise InvalidRequest("bad value for {}: {}".format(tag, error)) from None
+
+    def _handle(self, data: Any) -> Any:
+        if type(data) is not str:
+            raise TypeError("a handle is a string")
+        if self._resolve is None:
+            raise InvalidRequest("a handle has no meaning here")
+        return self._resolve(data)
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= MAX_DEPTH:
+        raise _too_deep()
+
+
+def _unknown_tag(tag: str) -> str:
+    known = ", ".join(sorted({"$handle", "$dict", *_TAGGED_CONTAINERS, *_TAGGED_SCALARS}))
+    return 'unknown tag {}: known are {}; a key that starts with $ is written {{"$dict": [[key, value]]}}'.format(
+        tag[:40], known
+    )
+
+
+def _listed(data: Any) -> Any:
+    if type(data) is not list:
+        raise TypeError("an array is needed, not {}".format(type(data).__name__))
+    return data
+
+
+def _string(data: Any) -> str:
+    if type(data) is not str:
+        raise TypeError("a string is needed, not {}".format(type(data).__name__))
+    return data
+
+
+def _float(data: Any) -> float:
+    if data not in ("nan", "inf", "-inf"):
+        raise ValueError('"nan", "inf" or "-inf" is needed')
+    return float(data)
+
+
+def _number(data: Any) -> float:
+    if type(data) is dict:
+        return _float(data.get("$float"))
+    if type(data) not in (int, float):
+        raise TypeError("a number is needed, not {}".format(type(data).__name__))
+    return float(data)
+
+
+def _complex(data: Any) -> complex:
+    real, imaginary = _listed(data)
+    return complex(_number(real), _number(imaginary))
+
+
+def parse_timedelta(text: str) -> datetime.timedelta:
+    """The duration of an ISO 8601 text in days and seconds, such as `P1DT2.5S` or `-P1D`; also H and M.
+
+    Raises:
+        ValueError: no such text.
+    """
+    body = _string(text)
+    sign = -1 if body.startswith("-") else 1
+    body = body.lstrip("+-")
+    if not body.startswith("P") or len(body) < 3:
+        raise ValueError("an ISO 8601 duration such as P1DT2.5S is needed")
+    days, _, clock = body[1:].partition("T")
+    parts = {unit: 0.0 for unit in "DHMS"}
+    for source, units in ((days, "D"), (clock, "HMS")):
+        for unit in units:
+            number, found, rest = source.partition(unit)
+            if found:
+                parts[unit], source = float(number), rest
+        if source:
+            raise ValueError("an ISO 8601 duration in days, hours, minutes and seconds is needed")
+    whole = datetime.timedelta(days=parts["D"], hours=parts["H"], minutes=parts["M"], seconds=parts["S"])
+    return sign * whole
+
+
+def _iso(kind: Any) -> Callable[[Any], Any]:
+    def parse(data: Any) -> Any:
+        text = _string(data)
+        # fromisoformat of CPython before 3.11 knows no Z
+        return kind.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+
+    return parse
+
+
+_TAGGED_CONTAINERS: Dict[str, Callable[[Any], Any]] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+_TAGGED_SCALARS: Dict[str, Callable[[Any], Any]] = {
+    "$float": _float,
+    "$int": lambda data: int(_string(data)),
+    "$bytes": lambda data: base64.b64decode(_string(data), validate=True),
+    "$complex": _complex,
+    "$decimal": lambda data: decimal.Decimal(_string(data)),
+    "$datetime": _iso(datetime.datetime),
+    "$date": _iso(datetime.date),
+    "$time": _iso(datetime.time),
+    "$timedelta": parse_timedelta,
+}

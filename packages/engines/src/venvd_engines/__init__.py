@@ -1,0 +1,1 @@
+"""Where backends run: the interface, and the engines behind it."""

@@ -1,0 +1,1 @@
+"""What runs inside a venv: warden, session, handles; standard library only."""

@@ -1,0 +1,1 @@
+"""REST API, database and reconcile loop."""
