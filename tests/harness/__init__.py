@@ -1,0 +1,1 @@
+"""What the suites share: running backends, and clients without the SDK."""

@@ -1,0 +1,115 @@
+"""The transports as the suite sees them: one class each, with nothing of the SDK in it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from venvd_contract.errors import from_fields
+from venvd_contract.operations import BY_COMMAND
+
+
+class Caller(Protocol):
+    """Calls operations; errors are raised as those of the contract."""
+
+    def __call__(
+        self,
+        command: str,
+        payload: Any = None,
+        *,
+        session: str | None = None,
+        timeout: float | None = None,
+        values: str | None = None,
+    ) -> Any: ...
+
+    def fresh(self) -> Caller:
+        """Another connection to the same backend."""
+
+    def with_token(self, token: str | None) -> Caller:
+        """Another connection that shows another token."""
+
+    def close(self) -> None: ...
+
+
+class HttpCaller:
+    def __init__(self, url: str, token: str | None) -> None:
+        self._url, self._token = url, token
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+
+    def __call__(
+        self,
+        command: str,
+        payload: Any = None,
+        *,
+        session: str | None = None,
+        timeout: float | None = None,
+        values: str | None = None,
+    ) -> Any:
+        method, path = BY_COMMAND[command].http
+        if isinstance(payload, dict):
+            path = path.format(id=payload.get("id"))
+        wanted = {
+            "Authorization": self._token and f"Bearer {self._token}",
+            "X-Venvd-Session": session,
+            "X-Venvd-Timeout": timeout and str(timeout),
+            "X-Venvd-Values": values,
+        }
+        headers = {name: value for name, value in wanted.items() if value is not None}
+        body = None if method == "GET" else json.dumps({} if payload is None else payload)
+        self._connection.request(method, path, body, headers)
+        response = self._connection.getresponse()
+        found = json.loads(response.read())
+        if response.status >= http.client.BAD_REQUEST:
+            raise from_fields(found)
+        return found
+
+    def fresh(self) -> HttpCaller:
+        return HttpCaller(self._url, self._token)
+
+    def with_token(self, token: str | None) -> HttpCaller:
+        return HttpCaller(self._url, token)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class PipeCaller:
+    def __init__(self, url: str, token: str | None) -> None:
+        self._url, self._token = url, token
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(urlsplit(url).path)
+        self._lines = self._socket.makefile("rb")
+
+    def __call__(
+        self,
+        command: str,
+        payload: Any = None,
+        *,
+        session: str | None = None,
+        timeout: float | None = None,
+        values: str | None = None,
+    ) -> Any:
+        request = {"command": command, "payload": payload, "session": session, "timeout": timeout, "values": values}
+        line = json.dumps({**request, "token": self._token})
+        self._socket.sendall(line.encode() + b"\n")
+        reply = json.loads(self._lines.readline())
+        if "error" in reply:
+            raise from_fields(reply)
+        return reply["result"]
+
+    def fresh(self) -> PipeCaller:
+        return PipeCaller(self._url, self._token)
+
+    def with_token(self, token: str | None) -> PipeCaller:
+        return PipeCaller(self._url, token)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+CALLERS: dict[str, Any] = {"http": HttpCaller, "pipe": PipeCaller}

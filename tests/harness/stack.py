@@ -1,0 +1,163 @@
+"""Backends on an engine, started without a controller."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from venvd_contract.errors import Cancelled
+from venvd_engines.engine import Engine, EngineSettings, Handle, Image, Launch, Port, VenvBuild
+from venvd_engines.select import choose
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = {
+    "http": (Port("main", 5678, 25678),),
+    "pipe": (),
+    "rpc": (Port("main", 50051, 25051), Port("http", 8080, 28080)),
+}
+
+
+class Quiet:
+    """Progress that keeps the log for the message of a failure."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def phase(self, name: str) -> None:
+        self.lines.append(f"== {name}")
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+    def check(self) -> None:
+        if len(self.lines) > 100_000:
+            raise Cancelled("the log never ends")
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    token: str
+    handle: Handle
+
+
+class Stack:
+    """One engine, one venv, and the backends started from it."""
+
+    def __init__(self, engine: Engine, image: Image, run_dir: Path) -> None:
+        self.engine = engine
+        self.image = image
+        self.run_dir = run_dir
+
+    def start(self, kind: str, **server_env: str) -> Running:
+        """A backend that is ready."""
+        self.engine.prepare(kind, Quiet())
+        token = secrets.token_urlsafe(16)
+        launch = Launch(
+            id=secrets.token_hex(6),
+            name=f"conformance-{kind}",
+            type=kind,
+            image=self.image,
+            server_env={
+                "VENVD_NAME": f"conformance-{kind}",
+                "VENVD_VENV": "bare",
+                "VENVD_TOKEN_SHA256": hashlib.sha256(token.encode()).hexdigest(),
+                **server_env,
+            },
+            ports=PORTS[kind],
+            socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
+        )
+        handle = self.engine.start(launch, Quiet())
+        try:
+            wait_ready(handle.probe_url)
+        except TimeoutError as error:
+            lines = [line.text for line in self.engine.logs(handle, 40, follow=False)]
+            self.engine.destroy(handle)
+            raise AssertionError("\n".join([str(error), *lines])) from None
+        return Running(handle.url, token, handle)
+
+    def stop(self, running: Running) -> None:
+        self.engine.stop(running.handle, 5.0)
+        self.engine.destroy(running.handle)
+
+
+@contextlib.contextmanager
+def engine_stack(name: str, home: Path, requirements: tuple[str, ...] = (), python: str | None = None) -> Iterator[Stack]:
+    """An engine of its own home with one venv; everything it started is destroyed at the end."""
+    python = python or f"3.{sys.version_info.minor}"
+    run_dir = Path("/tmp") / f"venvd-run-{secrets.token_hex(3)}"  # socket paths are short
+    run_dir.mkdir(mode=0o755)
+    settings = EngineSettings(
+        home=home,
+        home_id=f"test-{secrets.token_hex(6)}",
+        run_dir=run_dir,
+        source_dir=ROOT,
+        ca_bundle=_ca_bundle(),
+    )
+    engine, _ = choose(name, settings)
+    progress = Quiet()
+    try:
+        runtime = engine.resolve(python, progress)
+        image = engine.build(VenvBuild(runtime, engine.lock(runtime, requirements, progress)), progress)
+        yield Stack(engine, image, run_dir)
+        engine.remove_image(image.key)
+    finally:
+        for owned in engine.list_owned():
+            engine.destroy_owned(owned)
+        engine.sweep()
+        for path in sorted(run_dir.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        run_dir.rmdir()
+
+
+def _ca_bundle() -> Path | None:
+    named = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    return Path(named) if named else None
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float = 10) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def probe(url: str, path: str) -> int:
+    """The status of a GET."""
+    parts = urlsplit(url)
+    connection = UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def wait_ready(url: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    last: object = "nothing tried"
+    while time.monotonic() < end:
+        try:
+            last = probe(url, "/readyz")
+            if last == http.client.OK:
+                return
+        except OSError as error:
+            last = error
+        time.sleep(0.05)
+    raise TimeoutError(f"{url} is not ready after {seconds} s: {last}")
