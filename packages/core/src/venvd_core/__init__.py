@@ -1,1 +1,1 @@
-"""The server side of sessions: channel, pool, limits, metrics, health."""
+"""The server side of sessions; knows no transport."""

@@ -1,0 +1,74 @@
+"""One call: what a transport asks for, what it gets, and the future that stands for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+OnEvent = Callable[[str, Any], None]
+
+
+@dataclass(slots=True)
+class Request:
+    """What a transport asks for.
+
+    Attributes:
+        command: the name of an operation.
+        payload: a JSON object, not parsed.
+        session: null is `default`.
+        timeout: seconds; null is the backend's default.
+        values: `plain` or `tagged`.
+        attachments: what stands behind the line on the pipe.
+        on_event: called with each `stdout`, `stderr`, `display` and `progress` of a call that streams.
+    """
+
+    command: str
+    payload: bytes = b"{}"
+    session: str | None = None
+    timeout: float | None = None
+    values: str = "plain"
+    attachments: Sequence[bytes] = ()
+    on_event: OnEvent | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a call came to: `result` is JSON, checked to be JSON."""
+
+    result: bytes
+    attachments: Sequence[bytes] = ()
+
+
+class Owner(Protocol):
+    """Who has to know that nobody waits for a call any more."""
+
+    def abandoned(self, call: Call) -> None: ...
+
+
+class Call(asyncio.Future[Reply]):
+    """The future of a call; cancelling it cancels the call.
+
+    A subclass that overrides `cancel`, because a callback on each future would cost every call a turn of the loop.
+    """
+
+    request: Request
+    owner: Owner | None = None
+    line: bytes = b""
+    number: int = 0
+    began: float = 0.0
+    deadline: float = 0.0
+    stop: str | None = None
+    """Why it is being stopped: `timeout` or `cancelled`."""
+
+    def __init__(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.request = request
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        if self.owner is not None:
+            self.owner.abandoned(self)
+        return True

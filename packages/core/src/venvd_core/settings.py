@@ -1,0 +1,84 @@
+"""The settings that every server of a backend has; docs/architecture.md explains them.
+
+Servers subclass `BackendSettings` and build it once, in `main()`, with `load`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from venvd_contract.errors import VenvdError
+from venvd_contract.framing import MAX_LINE
+from venvd_contract.operations import Limits
+from venvd_core.limits import merged
+
+Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class BackendSettings(BaseSettings):
+    """Environment variables `VENVD_…`; durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="VENVD_", frozen=True, extra="ignore")
+
+    channel: Path = Path("/run/venvd/channel")
+    name: str = ""
+    venv: str = ""
+    engine_name: str = ""
+    token_sha256: Digest = ""
+    no_token: bool = False
+    metrics_token_sha256: Digest = ""
+    default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
+    grace: float = Field(default=2, gt=0, le=3600)
+    queue_limit: int = Field(default=64, ge=0, le=1_000_000)
+    max_sessions: int = Field(default=64, ge=1, le=4096)
+    max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
+    session_limits: Limits = Limits()
+    session_idle_timeout: float = Field(default=0, ge=0)
+    cancel_on_disconnect: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("session_limits", mode="before")
+    @classmethod
+    def _limits(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        try:
+            return merged(Limits(), given)
+        except VenvdError as error:
+            raise ValueError(error.message) from None
+
+    @model_validator(mode="after")
+    def _guarded(self) -> BackendSettings:
+        if not self.token_sha256 and not self.no_token:
+            raise ValueError(
+                "VENVD_TOKEN_SHA256 is empty: give the SHA-256 of the token that clients must send, in hexadecimal, "
+                "or set VENVD_NO_TOKEN=1 to serve everyone who can connect"
+            )
+        return self
+
+
+SettingsType = TypeVar("SettingsType", bound=BackendSettings)
+
+
+def load(kind: type[SettingsType]) -> SettingsType:
+    """The settings of this process; ends it with status 2 and a sentence for each setting that is wrong."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for line in _complaints(error):
+            sys.stderr.write(f"{line}\n")
+        raise SystemExit(2) from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    found = []
+    for problem in error.errors():
+        message = problem["msg"].removeprefix("Value error, ")
+        name = f"VENVD_{problem['loc'][0]}".upper() if problem["loc"] else ""
+        found.append(f"{name}: {message}" if name else message)
+    return found
