@@ -1,0 +1,185 @@
+"""What user code on the docker engine cannot see, reach or do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from harness.callers import HttpCaller
+from harness.stack import Running
+
+pytestmark = pytest.mark.docker
+
+
+def run(call: HttpCaller, code: str) -> Any:
+    return call("eval", {"expression": code}).get("value")
+
+
+def inspected(running: Running, role: str) -> dict[str, Any]:
+    """What the engine says of one of the backend's containers."""
+    filters = [f"label=dev.venvd.launch={running.handle.launch_id}", f"label=dev.venvd.role={role}"]
+    command = ["docker", "ps", "-q", *(word for rule in filters for word in ("--filter", rule))]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert len(found) == 1
+    text = subprocess.run(["docker", "inspect", found[0]], capture_output=True, text=True, check=True).stdout
+    container: dict[str, Any] = json.loads(text)[0]
+    return container
+
+
+def test_the_servers_environment_is_not_there(call: HttpCaller) -> None:
+    """No environment that user code can read, its own or of any process it sees, holds the server's settings."""
+    code = """
+import glob, os
+seen = [repr(dict(os.environ))]
+for path in glob.glob('/proc/*/environ'):
+    try: seen.append(open(path, 'rb').read().decode('utf-8', 'replace'))
+    except OSError: pass
+'canary-of-the-server' in ''.join(seen) or 'TOKEN' in ''.join(seen)
+"""
+    assert run(call, code) is False
+
+
+def test_the_servers_processes_are_not_seen(call: HttpCaller) -> None:
+    """User code sees the warden and sessions only."""
+    code = """
+import glob
+lines = []
+for path in glob.glob('/proc/[0-9]*/cmdline'):
+    try: lines.append(open(path, 'rb').read().replace(b'\\0', b' ').decode())
+    except OSError: pass
+[line for line in lines if 'backend' in line or 'uvicorn' in line]
+"""
+    assert run(call, code) == []
+
+
+def test_the_servers_files_are_not_there(call: HttpCaller) -> None:
+    """Neither the server's packages nor a Docker socket is in the worker host."""
+    code = "import os; [p for p in ('/opt/venv', '/var/run/docker.sock', '/run/docker.sock') if os.path.exists(p)]"
+    assert run(call, code) == []
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "172.17.0.1", "169.254.169.254", "10.0.0.1"])
+def test_no_address_can_be_reached(call: HttpCaller, address: str) -> None:
+    """Where the network was not asked for there is no way out: not to the world, the host or its metadata."""
+    code = f"""
+import socket
+s = socket.socket(); s.settimeout(2)
+try: s.connect(('{address}', 80)); answer = 'reached'
+except OSError as error: answer = error.errno
+s.close()
+answer
+"""
+    import errno
+
+    assert run(call, code) in {errno.ENETUNREACH, errno.EHOSTUNREACH}
+
+
+def test_only_loopback_exists(call: HttpCaller) -> None:
+    """The worker host has no interface but loopback."""
+    assert run(call, "import socket; [name for _, name in socket.if_nameindex()]") == ["lo"]
+
+
+def test_the_root_is_read_only(call: HttpCaller) -> None:
+    """User code writes to its working directory and /tmp only."""
+    code = """
+import os
+written = []
+for place in ('/', '/env', '/usr', '/etc', '/venvd', '/venvd/worker', '/home', '/var'):
+    try: open(os.path.join(place, 'x'), 'w').close(); written.append(place)
+    except OSError: pass
+open('here', 'w').close(); open('/tmp/there', 'w').close()
+written
+"""
+    assert run(call, code) == []
+
+
+def test_user_code_has_no_privileges(call: HttpCaller) -> None:
+    """Not root, no capability, no way to gain one."""
+    code = """
+import os
+status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)
+[os.getuid() != 0, status['CapEff'].strip(), status['CapBnd'].strip(), status['NoNewPrivs'].strip()]
+"""
+    assert run(call, code) == [True, "0" * 16, "0" * 16, "1"]
+
+
+def test_killing_everything_leaves_the_server(call: HttpCaller) -> None:
+    """Code that kills every process it can see loses its session; the server says so and serves on."""
+    from venvd_contract.errors import SessionLost
+
+    with pytest.raises(SessionLost):
+        run(call, "import os, signal\nos.kill(-1, signal.SIGKILL)\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert call("ping") == {"status": "ok"}
+    assert run(call, "1 + 1") == 2
+
+
+def test_the_warden_cannot_be_stopped_from_inside(call: HttpCaller) -> None:
+    """Signals from user code do not end the worker host."""
+    code = "import os, signal\nfor s in (1, 2, 3, 9, 15): os.kill(1, s)\nimport time; time.sleep(0.5)\n'alive'"
+    assert run(call, code) == "alive"
+    assert run(call, "1") == 1
+
+
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_both_containers_are_hardened(running: Running, role: str) -> None:
+    """Every setting of SECURITY.md is on both containers."""
+    container = inspected(running, role)
+    host = container["HostConfig"]
+    assert container["Config"]["User"].split(":")[0] not in {"", "0", "root"}
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in " ".join(host["SecurityOpt"])
+    assert host["ReadonlyRootfs"] is True
+    assert host["Memory"] > 0
+    assert host["Memory"] == host["MemorySwap"]
+    assert host["PidsLimit"] > 0
+    assert host["NanoCpus"] > 0 or host["CpuQuota"] > 0
+    assert host["LogConfig"]["Config"]["max-size"]
+    assert not host["Privileged"]
+    assert not [mount for mount in container["Mounts"] if "docker.sock" in mount["Source"]]
+
+
+def test_the_containers_have_different_users(running: Running) -> None:
+    """Server and worker host run as different user IDs."""
+    users = {inspected(running, role)["Config"]["User"].split(":")[0] for role in ("server", "worker")}
+    assert len(users) == 2
+
+
+def test_the_token_is_in_no_container(running: Running) -> None:
+    """Neither container's configuration holds the token."""
+    for role in ("server", "worker"):
+        assert running.token not in json.dumps(inspected(running, role))
+
+
+def test_a_fork_bomb_stays_inside(call: HttpCaller) -> None:
+    """Processes without end reach the container's limit, end with the session, and leave the server up."""
+    from venvd_contract.errors import VenvdError
+
+    code = """
+import os, time
+made = 0
+try:
+    while made < 2000:
+        if os.fork() == 0:
+            time.sleep(60); os._exit(0)
+        made += 1
+except OSError: pass
+made
+"""
+    try:
+        made = call("eval", {"expression": code}, timeout=20).get("value")
+        assert made < 2000
+    except VenvdError as error:
+        assert error.code in {"timeout", "session_lost", "limit_exceeded"}
+    call("session.reset", {"id": "default"})
+    assert run(call, "1 + 1") == 2
+
+
+def test_memory_without_end_stays_inside(call: HttpCaller) -> None:
+    """A session that takes all memory is ended and told as such; server and the next session go on."""
+    from venvd_contract.errors import VenvdError
+
+    with pytest.raises(VenvdError, match="(?i)memory"):
+        call("eval", {"expression": "x = []\nwhile True: x.append(bytearray(1 << 24))"}, timeout=60)
+    assert run(call, "1 + 1") == 2
