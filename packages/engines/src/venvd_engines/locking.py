@@ -1,0 +1,200 @@
+"""How requirements become a lock and a lock becomes packages: uv's arguments, its output and its complaints.
+
+The same for every engine; where uv runs (a process here, a container there) is the engine's own. A lock is a
+requirements file in which every line is `name==version` with the hashes of its files. It holds no address: the
+index and its credentials reach uv through `index_environment` only, so they are in no lock, no image and no list of
+processes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from venvd_contract.errors import Internal, InvalidRequest, Unavailable, VenvdError
+
+MAX_MESSAGE = 4000
+"""Characters of uv's own words that an error carries."""
+
+_QUIET = ("--no-config", "--no-progress", "--color", "never")
+_HASH = re.compile(r"--hash=(sha(?:256|384|512):[0-9a-f]+)")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s`'\")>\]]+", re.IGNORECASE)
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_AWAY = re.compile(
+    r"Failed to fetch|error sending request|dns error|tcp connect error|timed out|Connection (refused|reset)"
+    r"|certificate|operation was canceled|No space left|HTTP status (server error|client error \(4(01|03|07|29))"
+    r"|Network (connectivity is disabled|is unreachable)|Hash mismatch",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(
+    r"No solution found|unsatisfiable|Failed to build|Couldn't parse|Failed to parse|not a valid|no wheel"
+)
+
+
+def compile_arguments(
+    source: str, output: str, *, python_version: str, python: str | None = None, source_builds: bool = False
+) -> list[str]:
+    """What follows uv's name to resolve the requirements file `source` into the lock `output`.
+
+    Args:
+        source: path of the requirements.
+        output: path of the lock; what is there already is not preferred, so let there be none.
+        python_version: the exact version that the lock is for.
+        python: path of that interpreter; without it uv looks for one of the version.
+        source_builds: also take packages that have no wheel, which runs their code.
+    """
+    return [
+        *("pip", "compile", source, "--output-file", output),
+        *("--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "--no-sources"),
+        *("--python-version", python_version),
+        *(("--python", python) if python else ()),
+        *("--no-python-downloads", *_wheels(source_builds), *_QUIET),
+    ]
+
+
+def install_arguments(
+    lock: str, *, python: str, prefix: str | None = None, source_builds: bool = False, link_mode: str = "copy"
+) -> list[str]:
+    """What follows uv's name to install the file `lock` into `prefix`, or into the environment of `python`.
+
+    Hashes are checked, and nothing is installed that the lock does not name. Bytecode is not compiled: uv would run the
+    environment's own `.pth` code for that, beside a cache that other venvs share. Compile afterwards with the base
+    interpreter. The default link mode keeps what user code does to its files away from the cache.
+    """
+    return [
+        *("pip", "install", "--requirements", lock, "--require-hashes", "--no-deps", "--no-sources"),
+        *("--python", python),
+        *(("--prefix", prefix) if prefix else ()),
+        *("--link-mode", link_mode, "--no-python-downloads", *_wheels(source_builds), *_QUIET),
+    ]
+
+
+def _wheels(source_builds: bool) -> tuple[str, ...]:
+    return () if source_builds else ("--only-binary", ":all:")
+
+
+def index_environment(index_url: str | None, ca_bundle: str | None) -> dict[str, str]:
+    """The variables that tell uv its index and the certificates to trust; the bundle is a path where uv runs."""
+    found = {}
+    if index_url:
+        found["UV_DEFAULT_INDEX"] = index_url
+    if ca_bundle:
+        found["SSL_CERT_FILE"] = ca_bundle
+    return found
+
+
+# ---- the lock --------------------------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """A lock in its one canonical form: sorted, without comments, options or addresses; empty for no packages.
+
+    Raises:
+        Internal: a line is no pinned, hashed package.
+    """
+    entries = sorted(_entry(line) for line in _logical_lines(text))
+    return "".join(f"{entry}\n" for entry in entries)
+
+
+def pins(lock: str) -> dict[str, str]:
+    """The version of each package of a lock, by its canonical name."""
+    return dict(line.split(" ", 1)[0].split("==", 1) for line in lock.splitlines() if "==" in line)
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        bare = re.sub(r"(^|\s)#.*$", "", line).strip()
+        if bare and not bare.startswith("-"):
+            yield bare
+
+
+def _entry(line: str) -> str:
+    hashes = sorted(set(_HASH.findall(line)))
+    try:
+        found = Requirement(_HASH.sub("", line))
+    except InvalidRequirement:
+        raise Internal(f"the lock holds a line that is no package: {without_addresses(line)[:200]}") from None
+    pinned = [specifier.version for specifier in found.specifier if specifier.operator in {"==", "==="}]
+    if found.url is not None or len(pinned) != 1 or len(found.specifier) != 1 or not hashes:
+        raise Internal(f"the lock holds a line that pins no version by hash: {without_addresses(line)[:200]}")
+    marker = f" ; {found.marker}" if found.marker else ""
+    return f"{canonicalize_name(found.name)}=={pinned[0]}{marker}" + "".join(f" --hash={digest}" for digest in hashes)
+
+
+# ---- complaints ------------------------------------------------------------------------------------------------
+
+
+def without_addresses(text: str) -> str:
+    """The text with every address, and whatever credentials are in it, replaced."""
+    return _ADDRESS.sub("<address>", _ESCAPE.sub("", text))
+
+
+def explain(stderr: str) -> str:
+    """What uv complained of, in a sentence that names the requirement and the cause and no package host."""
+    causes, hints = _complaints(without_addresses(stderr))
+    if not causes:
+        return "the installer failed and said nothing"
+    if _AWAY.search(" ".join(causes)) and not _ASKED.search(causes[0]):
+        return _bounded(_away(causes))
+    if causes[0].startswith("No solution found"):
+        return _bounded(f"the requirements cannot be resolved: {_solution(causes[1:], hints)}")
+    whole = ": ".join([*causes, *hints])
+    return _bounded(re.sub(r" in `[^`]*` at position \d+", "", whole))
+
+
+def failure(stderr: str) -> VenvdError:
+    """The error for what uv complained of: `InvalidRequest`, `Unavailable`, or `Internal` where it is neither's."""
+    causes, _ = _complaints(without_addresses(stderr))
+    whole = " ".join(causes)
+    if causes and _ASKED.search(causes[0]):
+        return InvalidRequest(explain(stderr))
+    if _AWAY.search(whole):
+        return Unavailable(explain(stderr))
+    return InvalidRequest(explain(stderr)) if _ASKED.search(whole) else Internal(explain(stderr))
+
+
+def _complaints(stderr: str) -> tuple[list[str], list[str]]:
+    """The error and its causes, outermost first, then the hints."""
+    causes: list[str] = []
+    hints: list[str] = []
+    into: list[str] | None = None
+    for line in stderr.splitlines():
+        label, _, text = line.strip().partition(": ")
+        if label in {"error", "cause", "Caused by"}:
+            into = causes
+            into.append(text)
+        elif label == "hint":
+            into = hints
+            into.append(text)
+        elif label == "warning":
+            into = None
+        elif into and line.strip():
+            into[-1] += f" {line.strip()}"
+    return causes, hints
+
+
+def _solution(causes: list[str], hints: list[str]) -> str:
+    text = " ".join(causes)
+    text = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", text)
+    text = text.replace(", we can conclude that ", ", hence ").removeprefix("Because ")
+    text = text.replace(". And because ", "; and ").replace(". And ", "; and ")
+    text = re.sub(r"(\S+) was not found in the package registry", r"there is no package \1 in the package index", text)
+    if any("building from source is disabled" in hint for hint in hints):
+        text += "; building from source, which runs a package's code, is switched off"
+    return text.strip() or "no reason was given"
+
+
+def _away(causes: list[str]) -> str:
+    whole = ": ".join(causes)
+    if "Hash mismatch" in whole:
+        return f"a file of the package index is not the one that was locked: {whole}"
+    if "No space left" in whole:
+        return f"the disk is full: {whole}"
+    return f"the package index cannot be reached: {causes[-1]}"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} …"

@@ -1,0 +1,149 @@
+"""What a venv may ask for, checked before anything is built: requirements, Debian packages, modules to preload.
+
+Requirement lines are those of PEP 508 with names, extras, versions and markers; whatever would let a line choose where
+a package comes from (index options, URLs, paths, variables) is refused.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from venvd_contract.errors import InvalidRequest, TooLarge
+
+MAX_LINES = 1000
+MAX_LINE = 1000
+"""Characters of one line."""
+
+_RIGHT = 'write a package\'s name with versions, extras or a marker, such as "pandas[excel]>=2,<3"'
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_DIRECT = re.compile(r"\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]]*\])?\s*@")
+_FILE = re.compile(r"[/\\]|^[.~]|\.(whl|zip|tar\.gz|tgz|tar\.bz2|txt|toml)\s*$", re.IGNORECASE)
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def check(lines: Sequence[str]) -> list[str]:
+    """The requirements in one canonical form, sorted; comments and blank lines dropped.
+
+    Two lines for one package with the same marker become one that demands both.
+
+    Raises:
+        InvalidRequest: names the line, what is wrong with it and what would be right.
+        TooLarge: more lines than `MAX_LINES`.
+    """
+    if len(lines) > MAX_LINES:
+        raise TooLarge(f"{len(lines)} requirement lines are more than the limit of {MAX_LINES}")
+    combined: dict[tuple[str, str], Requirement] = {}
+    for line in lines:
+        text = _without_comment(line)
+        if text:
+            _add(combined, _parse(text))
+    return sorted(str(found) for found in combined.values())
+
+
+def check_apt(names: Sequence[str]) -> list[str]:
+    """The names of Debian packages, sorted, each once.
+
+    Raises:
+        InvalidRequest: names the first that cannot be one.
+    """
+    for name in names:
+        if len(name) > MAX_LINE or not _APT.fullmatch(name):
+            raise InvalidRequest(
+                f"{_shown(name)} is no name of a Debian package: lower-case letters, digits, '+', '-' and '.', "
+                'such as "libgomp1"; versions cannot be chosen'
+            )
+    return sorted(set(names))
+
+
+def check_modules(names: Sequence[str]) -> list[str]:
+    """The names of modules to preload, in their order, each once.
+
+    Raises:
+        InvalidRequest: names the first that cannot be imported.
+    """
+    for name in names:
+        if len(name) > MAX_LINE or not _MODULE.fullmatch(name) or any(map(keyword.iskeyword, name.split("."))):
+            raise InvalidRequest(f'{_shown(name)} is no name of a module: write it as "numpy" or "numpy.linalg"')
+    return list(dict.fromkeys(names))
+
+
+def _shown(text: str) -> str:
+    """The text as a message can carry it: short, and with nothing that moves a terminal's cursor."""
+    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:81])
+    return f'"{visible[:80]}…"' if len(visible) > 80 else f'"{visible}"'
+
+
+def _wrong(line: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the requirement {_shown(line)} {reason}")
+
+
+def _without_comment(line: str) -> str:
+    if len(line) > MAX_LINE:
+        raise _wrong(line, f"is longer than {MAX_LINE} characters")
+    text = line.strip()
+    if not text.replace("\t", " ").isprintable():
+        raise _wrong(line, "holds control characters or several lines: give each requirement as one line")
+    return _COMMENT.sub("", text).strip()
+
+
+def _parse(text: str) -> Requirement:
+    _refuse_sources(text)
+    try:
+        found = Requirement(text)
+    except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
+        raise _wrong(text, f"cannot be read: {reason}; {_RIGHT}") from None
+    if found.url is not None:
+        raise _wrong(text, f"names an address: {_RIGHT}")
+    if found.marker is not None and re.search(r"\bextra\b", str(found.marker)):
+        raise _wrong(text, 'has a marker on "extra", which means nothing here: leave the marker out')
+    _check_exact(text, found)
+    found.name = canonicalize_name(found.name)
+    return found
+
+
+def _refuse_sources(text: str) -> None:
+    if text.startswith("-"):
+        raise _wrong(text, f"is an option; options, other files and indexes cannot be given here: {_RIGHT}")
+    if "$" in text or re.search(r"%\w+%", text):
+        raise _wrong(text, f"asks for a variable of the environment, which is not put in: {_RIGHT}")
+    if "://" in text or re.match(r"(git|hg|svn|bzr)\+|file:", text, re.IGNORECASE) or _DIRECT.match(text):
+        raise _wrong(text, f"names an address; packages come from the package index only: {_RIGHT}")
+    if text.endswith("\\"):
+        raise _wrong(text, "goes on in another line: give each requirement as one line")
+    if _FILE.search(text.partition(";")[0]):
+        raise _wrong(text, f"is a path; packages come from the package index only: {_RIGHT}")
+
+
+def _check_exact(text: str, found: Requirement) -> None:
+    """PEP 440's `===` takes any text; installers do not."""
+    for specifier in found.specifier:
+        if specifier.operator == "===":
+            try:
+                Version(specifier.version)
+            except InvalidVersion:
+                raise _wrong(text, f'pins "{specifier.version}", which is no version: write it as ==1.2.3') from None
+
+
+def _add(combined: dict[tuple[str, str], Requirement], found: Requirement) -> None:
+    key = (found.name, str(found.marker or ""))
+    before = combined.get(key)
+    merged = found if before is None else _merged(before, found)
+    if merged.specifier.is_unsatisfiable():
+        asked = str(found) if before is None else f"{before} and {found}"
+        raise InvalidRequest(f"no version can satisfy {_shown(asked)}: ask for versions that exist together")
+    combined[key] = merged
+
+
+def _merged(first: Requirement, second: Requirement) -> Requirement:
+    made = Requirement(str(first))
+    made.extras = first.extras | second.extras
+    made.specifier = first.specifier & second.specifier
+    return made
