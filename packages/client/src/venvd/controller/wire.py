@@ -1,0 +1,83 @@
+"""The controller's requests as bytes, and its answers as values; knows no socket."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from venvd.controller.asks import Ask, Follow
+from venvd.errors import NoController, Unreachable
+from venvd.home import HOW_TO_START
+from venvd.net.endpoint import Endpoint, Exchange, parse
+from venvd.net.http1 import ResponseReader, head, with_body
+from venvd.net.sse import EventParser, ServerEvent
+from venvd.transports.http import error_of, json_of
+
+T = TypeVar("T")
+
+
+
+class ControllerWire:
+    def __init__(self, url: str, token: str | None) -> None:
+        self.endpoint: Endpoint = parse(url, ("http", "https"))
+        self._headers = [("Authorization", f"Bearer {token}")] if token else []
+
+    def exchange(self, ask: Ask[Any]) -> tuple[Exchange, ResponseReader]:
+        headers = [*self._headers, ("Accept", "application/json")]
+        body = ask.data
+        if body:
+            headers.append(("Content-Type", "application/json"))
+        reader = ResponseReader()
+        data = with_body(head(ask.method, self.endpoint, ask.target, headers), body)
+        return Exchange(data, reader, ask.repeatable), reader
+
+    def following(self, follow: Follow) -> tuple[Exchange, ResponseReader]:
+        headers = [*self._headers, ("Accept", "text/event-stream")]
+        if follow.last_id:
+            headers.append(("Last-Event-ID", follow.last_id))
+        reader = ResponseReader()
+        target = Ask("GET", follow.path, _same, query=follow.query).target
+        return Exchange(with_body(head("GET", self.endpoint, target, headers)), reader, repeatable=True), reader
+
+    def no_controller(self, error: Unreachable) -> NoController:
+        return NoController(f"no controller answers at {self.endpoint.url} ({error.message}): {HOW_TO_START}")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def answer(ask: Ask[T], reader: ResponseReader) -> T:
+    """The caller's value; raises the error that the controller answered."""
+    if reader.status >= 400:
+        raise error_of(reader)
+    kind = reader.header("content-type")
+    if kind.startswith("text/"):
+        return ask.finish({"lock": bytes(reader.body).decode("utf-8", "replace")})
+    return ask.finish(json_of(reader.body) if reader.body else None)
+
+
+class Events:
+    """Gives each new event of a stream to what follows it."""
+
+    def __init__(self, follow: Follow, reader: ResponseReader) -> None:
+        self._follow = follow
+        self._reader = reader
+        self._parser = EventParser()
+
+    def stop(self) -> bool:
+        """Take what came; whether that was enough.
+
+        Raises:
+            VenvdError: what the controller answered in place of a stream.
+        """
+        reader = self._reader
+        if not reader.has_head:
+            return False
+        if reader.status >= 400:
+            if reader.done:
+                raise error_of(reader)
+            return False
+        return any([self._take(event) for event in self._parser.feed(reader.take())])
+
+    def _take(self, event: ServerEvent) -> bool:
+        return self._follow.take(event)

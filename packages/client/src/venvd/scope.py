@@ -1,0 +1,174 @@
+"""One session as a client sees it: builds its calls and decodes their replies, over any transport, sync or async."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+from venvd_contract.operations import HandleInfo, Output
+from venvd_contract.values import Decoder, Encoder, NotPlain
+
+from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
+from venvd.records import record, records
+from venvd.transports.base import Call
+
+T = TypeVar("T")
+
+_REPEATABLE = frozenset({"ping", "dispose", "module_available", "handles", "session.list", "session.get"})
+
+
+class Held(Protocol):
+    """A proxy, as far as its scope needs to know it."""
+
+    @property
+    def _venvd_scope(self) -> Scope: ...
+    @property
+    def _venvd_id(self) -> str: ...
+
+
+MakeProxy = Callable[["Scope", str, str, "str | None"], Any]
+
+
+class Scope:
+    """The calls of one session of one backend.
+
+    Args:
+        backend: what the session belongs to; handles of another are refused.
+        session: its name or ID; None is `default`.
+        timeout: seconds for calls that name none; None leaves it to the backend.
+        make_proxy: makes a proxy of scope, handle, type name and, where it is known, repr.
+    """
+
+    def __init__(self, backend: object, session: str | None, timeout: float | None, make_proxy: MakeProxy) -> None:
+        self.backend = backend
+        self.session = session
+        self.timeout = timeout
+        self._make_proxy = make_proxy
+        self._encoder = Encoder(tagged=True, fallback=self._handle_of)
+        self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
+
+    # ---- values ----
+
+    def encoded(self, value: Any) -> Any:
+        """The JSON form of a value or a proxy.
+
+        Raises:
+            InvalidRequest: it has none, or belongs to another session.
+        """
+        try:
+            return self._encoder.encode(value)
+        except NotPlain as error:
+            raise InvalidRequest(
+                f"a value of type {error} cannot be sent: plain data and handles of this session can "
+                "(None, bool, int, float, complex, str, bytes, list, tuple, dict, set, Decimal, dates and times)"
+            ) from None
+
+    def _handle_of(self, value: Any) -> Any:
+        held = type(value)
+        if not hasattr(held, "_venvd_id"):
+            raise NotPlain(held.__name__)
+        proxy = cast("Held", value)
+        scope = proxy._venvd_scope
+        if scope.backend is not self.backend or scope.session != self.session:
+            raise InvalidRequest("a handle of another session has no meaning in this one")
+        return {"$handle": proxy._venvd_id}
+
+    def decoded(self, result: Any) -> Any:
+        """A *result* of the contract: its value, or a proxy."""
+        if result.get("isHandle"):
+            return self._make_proxy(self, _text(result["handleId"]), _text(result["typeName"]), result.get("repr"))
+        value = result.get("value")
+        return self._decoder.decode(value) if type(value) in {dict, list} else value
+
+    def _proxy(self, result: Any) -> Any:
+        return self._make_proxy(self, _text(result["handleId"]), _text(result["typeName"]), None)
+
+    def _output(self, result: Any) -> Output:
+        output = record(Output, result)
+        if isinstance(output.result, dict):
+            # A result inside an output is itself a *result*.
+            output.result = self.decoded(output.result)
+        return output
+
+    # ---- calls ----
+
+    def _call(self, command: str, payload: dict[str, Any], decode: Callable[[Any], T], timeout: float | None) -> Call[T]:
+        timeout = self.timeout if timeout is None else timeout
+        if timeout is not None and not timeout > 0:
+            raise DeadlineExceeded(f"{command}: the timeout of {timeout:g} s has passed before the call began")
+        return Call(command, payload, decode, self.session, timeout, command in _REPEATABLE)
+
+    def ping(self, timeout: float | None = None) -> Call[bool]:
+        return self._call("ping", {}, lambda result: result.get("status") == "ok", timeout)
+
+    def import_module(self, name: str, timeout: float | None = None) -> Call[Any]:
+        return self._call("import", {"moduleName": name}, self._proxy, timeout)
+
+    def module_available(self, name: str, timeout: float | None = None) -> Call[bool]:
+        return self._call("module_available", {"moduleName": name}, lambda result: result["available"] is True, timeout)
+
+    def create(
+        self, module: Held, name: str, args: Iterable[Any], kwargs: Mapping[str, Any], timeout: float | None = None
+    ) -> Call[Any]:
+        payload = {"moduleHandleId": self._id(module), "className": name, **self._arguments(args, kwargs)}
+        return self._call("create", payload, self._proxy, timeout)
+
+    def call(
+        self, target: Held, method: str, args: Iterable[Any], kwargs: Mapping[str, Any], timeout: float | None = None
+    ) -> Call[Any]:
+        payload = {"handleId": self._id(target), "methodName": method, **self._arguments(args, kwargs)}
+        return self._call("call", payload, self.decoded, timeout)
+
+    def getattr(self, target: Held, name: str, timeout: float | None = None) -> Call[Any]:
+        return self._call("getattr", {"handleId": self._id(target), "attributeName": name}, self.decoded, timeout)
+
+    def setattr(self, target: Held, name: str, value: Any, timeout: float | None = None) -> Call[None]:
+        payload = {"handleId": self._id(target), "attributeName": name, "value": self.encoded(value)}
+        return self._call("setattr", payload, _nothing, timeout)
+
+    def eval(self, code: str, names: Mapping[str, Any] | None = None, timeout: float | None = None) -> Call[Any]:
+        payload: dict[str, Any] = {"expression": code}
+        if names:
+            payload["locals"] = {name: self.encoded(value) for name, value in names.items()}
+        return self._call("eval", payload, self.decoded, timeout)
+
+    def exec(self, code: str, timeout: float | None = None) -> Call[Output]:
+        return self._call("exec", {"code": code}, self._output, timeout)
+
+    def wrap(self, value: Any, timeout: float | None = None) -> Call[Any]:
+        return self._call("wrap", {"value": self.encoded(value)}, self._proxy, timeout)
+
+    def dispose(self, handles: list[str], timeout: float | None = None) -> Call[None]:
+        return self._call("dispose", {"handleIds": handles}, _nothing, timeout)
+
+    def floats(self, target: Held, timeout: float | None = None) -> Call[list[float]]:
+        return self._call("tofloatarray", {"handleId": self._id(target)}, self._decoder.decode, timeout)
+
+    def rows(self, target: Held, timeout: float | None = None) -> Call[list[list[float]]]:
+        return self._call("tofloatarray2d", {"handleId": self._id(target)}, self._decoder.decode, timeout)
+
+    def handles(self, timeout: float | None = None) -> Call[list[HandleInfo]]:
+        convert = records(HandleInfo)
+        return self._call("handles", {}, lambda result: convert(result["handles"]), timeout)
+
+    def _arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {"args": [self.encoded(value) for value in args]}
+        if kwargs:
+            found["kwargs"] = {name: self.encoded(value) for name, value in kwargs.items()}
+        return found
+
+    def _id(self, target: Held) -> str:
+        if not hasattr(type(target), "_venvd_id"):
+            raise InvalidRequest(f"a handle is needed, not a {type(target).__name__}; wrap() puts a value behind one")
+        return cast("str", self._handle_of(target)["$handle"])
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadReply(f"a handle should be a string, not {json.dumps(value)[:40]}")
+    return value

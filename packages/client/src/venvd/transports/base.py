@@ -1,0 +1,106 @@
+"""What a transport is: it carries a `Call` to a backend and brings the reply back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from venvd.errors import BadReply
+from venvd.net.endpoint import Endpoint, Exchange, Reader
+
+T = TypeVar("T")
+
+DEADLINE_SLACK = 5.0
+"""Seconds that the client waits beyond a call's timeout: the server's grace, and the way back."""
+
+
+@dataclass(slots=True)
+class Call(Generic[T]):
+    """One operation: what is asked, and how the reply becomes what the caller gets.
+
+    Attributes:
+        command: as in `venvd_contract.operations`.
+        payload: the JSON of the request.
+        decode: makes the caller's value of the reply's JSON.
+        session: null is the session `default`.
+        timeout: seconds that the call may run; null is the backend's default.
+        repeatable: whether sending it twice does no harm.
+        received: bytes of the reply, once it is there.
+    """
+
+    command: str
+    payload: dict[str, Any]
+    decode: Callable[[Any], T]
+    session: str | None = None
+    timeout: float | None = None
+    repeatable: bool = False
+    received: int = 0
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that the client waits."""
+        return None if self.timeout is None else self.timeout + DEADLINE_SLACK
+
+    def finish(self, result: Any) -> T:
+        """The caller's value.
+
+        Raises:
+            BadReply: the reply has not the shape that the contract says.
+        """
+        try:
+            return self.decode(result)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadReply(f"{self.command}: the reply has not the shape of the contract: {error!r}") from None
+
+
+@dataclass(slots=True)
+class Event:
+    """What a running call tells: `kind` is `stdout`, `stderr` (data: text), `display` (a MIME bundle), `progress`,
+    or, once and last, `result` (the `Output`)."""
+
+    kind: str
+    data: Any
+
+
+class Transport(Protocol):
+    url: str
+
+    def call(self, call: Call[T]) -> T:
+        """Send one call and wait for its reply; raises the error that the backend answered."""
+
+    def stream(self, call: Call[Any]) -> Iterator[Event]:
+        """Send one call and yield its events; the last is `result`. Closing the iterator cancels the call."""
+
+    def close(self) -> None: ...
+
+
+class AsyncTransport(Protocol):
+    url: str
+
+    async def call(self, call: Call[T]) -> T: ...
+
+    def stream(self, call: Call[Any]) -> AsyncIterator[Event]: ...
+
+    async def close(self) -> None: ...
+
+
+class ReplyReader(Reader, Protocol):
+    def events(self) -> list[Event]:
+        """Events that came since the last time; raises the error that the backend answered."""
+
+    def result(self) -> Any:
+        """The reply's JSON; raises the error that the backend answered."""
+
+    def received(self) -> int:
+        """Bytes of the reply."""
+
+
+class Wire(Protocol):
+    """How one scheme writes calls and reads replies; knows no socket."""
+
+    endpoint: Endpoint
+
+    def __init__(self, endpoint: Endpoint, token: str | None) -> None: ...
+
+    def exchange(self, call: Call[Any], *, stream: bool) -> tuple[Exchange, ReplyReader]: ...
