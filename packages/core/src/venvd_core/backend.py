@@ -3,11 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from venvd_core.calls import Reply, Request
+from venvd_contract import operations
+from venvd_contract.errors import Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
+from venvd_contract.framing import MAX_LINE
+from venvd_contract.operations import BY_COMMAND, PLANNED
+from venvd_core import wire
+from venvd_core.auth import USE, Guard
+from venvd_core.calls import Call, Reply, Request
+from venvd_core.health import Checks
+from venvd_core.measures import Exposition
+from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 
 __all__ = ["Backend", "Reply", "Request"]
+
+_SESSION_COMMANDS = frozenset(each.command for each in operations.OPERATIONS if each.served_by == "session")
+_VALUES = frozenset({"plain", "tagged"})
+_ENVELOPE = 4096
+"""Bytes of a request's line that are not its payload, with room to spare."""
+_LONGEST_TIMEOUT = 365 * 86400.0
+
+_Served = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
+
+
+async def _ping(_pool: Pool, _payload: dict[str, Any]) -> operations.Status:
+    return operations.Status()
+
+
+async def _list(pool: Pool, _payload: dict[str, Any]) -> operations.SessionList:
+    return pool.list()
+
+
+async def _get(pool: Pool, payload: dict[str, Any]) -> operations.SessionInfo:
+    return pool.find(payload["id"]).info()
+
+
+async def _delete(pool: Pool, payload: dict[str, Any]) -> operations.Success:
+    await pool.delete(payload["id"])
+    return operations.Success()
+
+
+async def _interrupt(pool: Pool, payload: dict[str, Any]) -> operations.Success:
+    pool.find(payload["id"]).interrupt()
+    return operations.Success()
+
+
+_SERVED: dict[str, _Served] = {
+    "ping": _ping,
+    "session.create": lambda pool, payload: pool.create(payload),
+    "session.list": _list,
+    "session.get": _get,
+    "session.delete": _delete,
+    "session.interrupt": _interrupt,
+    "session.reset": lambda pool, payload: pool.reset(payload["id"]),
+}
 
 
 class Backend:
@@ -15,36 +69,122 @@ class Backend:
 
     def __init__(self, settings: BackendSettings) -> None:
         self.settings = settings
+        self.checks = Checks()
+        self._guard = Guard(settings.token_sha256, settings.metrics_token_sha256)
+        self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
+        self._exposition: Exposition | None = None
+        self._work: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, readiness tells when it is there."""
-        raise NotImplementedError
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool = Pool(self.settings)
+        self._exposition = Exposition(pool.measures, pool)
+        self.checks.register("session", pool.trouble)
+        pool.start()
 
     async def close(self) -> None:
         """End every session and the connection to the warden."""
-        raise NotImplementedError
+        pool, self._pool = self._pool, None
+        for task in self._work:
+            task.cancel()
+        if pool is not None:
+            await pool.close()
 
     def call(self, request: Request) -> asyncio.Future[Reply]:
         """Begin a call. Every error comes as a `VenvdError` from the future; cancelling it cancels the call."""
-        raise NotImplementedError
+        loop = self._loop or asyncio.get_running_loop()
+        call = Call(request, loop)
+        try:
+            self._begin(call, request)
+        except VenvdError as error:
+            call.set_exception(error)
+            if self._pool is not None:
+                known = request.command in BY_COMMAND or request.command in PLANNED
+                self._pool.measures.refused(request.command if known else "unknown", error)
+        return call
 
-    def authorise(self, token: str | None, scope: str = "use") -> None:
+    def _begin(self, call: Call, request: Request) -> None:
+        pool = self._pool
+        if pool is None:
+            raise Unavailable("the server is closing")
+        if len(request.payload) > self._largest:
+            raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
+        call.began = time.monotonic()
+        if request.command not in _SESSION_COMMANDS:
+            self._serve(call, request, pool)
+            return
+        if request.values not in _VALUES:
+            raise InvalidRequest(f'values takes "plain" or "tagged", not "{request.values[:40]}"')
+        payload = wire.checked(request.payload)
+        call.deadline = call.began + self._timeout(request.timeout)
+        call.line = wire.tail(
+            request.command, payload, request.values, request.on_event is not None, request.attachments
+        )
+        pool.find(request.session).submit(call)
+
+    def _timeout(self, asked: float | None) -> float:
+        if asked is None:
+            return self.settings.default_timeout
+        if not (math.isfinite(asked) and asked > 0):
+            raise InvalidRequest("timeout takes seconds, more than 0")
+        return min(asked, _LONGEST_TIMEOUT)
+
+    # ---- what the server answers itself
+
+    def _serve(self, call: Call, request: Request, pool: Pool) -> None:
+        served = _SERVED.get(request.command)
+        if served is None:
+            if request.command in PLANNED:
+                raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
+            raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
+        payload = operations.checked(request.command, wire.parse_object(request.payload))
+        task = asyncio.get_running_loop().create_task(_answer(served, pool, payload, call))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    # ---- who may, and how it goes
+
+    def authorise(self, token: str | None, scope: str = USE) -> None:
         """Check a token for the scope `use` or `metrics`.
 
         Raises:
             Unauthenticated: none, or one that nothing accepts.
             Forbidden: it is known and not enough.
         """
-        raise NotImplementedError
+        self._guard.check(token, scope)
 
     def ready(self) -> dict[str, str]:
         """What keeps the backend from serving, by the name of the check; empty where it is ready."""
-        raise NotImplementedError
+        return self.checks.failing()
 
     async def refresh(self) -> None:
         """Ask the warden for the figures that only it has; what a scrape awaits before `metrics`."""
-        raise NotImplementedError
+        if self._pool is not None:
+            await self._pool.refresh()
 
     def metrics(self) -> bytes:
         """Everything measured, in Prometheus' text format."""
-        raise NotImplementedError
+        return b"" if self._exposition is None else self._exposition.text()
+
+
+async def _answer(served: _Served, pool: Pool, payload: dict[str, Any], call: Call) -> None:
+    """Run one of the server's own operations; a client that goes away does not leave it half done."""
+    error: VenvdError | None = None
+    result = b""
+    try:
+        result = wire.encode(await served(pool, payload))
+    except VenvdError as raised:
+        error = raised
+    except asyncio.CancelledError:
+        error = Unavailable("the server is closing")
+    except Exception as raised:  # noqa: BLE001 — a defect of ours is answered, not swallowed: the log has it
+        error = Internal(f"{type(raised).__name__} in {call.request.command}")
+        error.__cause__ = raised
+    if not call.done():
+        call.set_result(Reply(result)) if error is None else call.set_exception(error)
+    seconds = time.monotonic() - call.began
+    outcome = "ok" if error is None else error.code
+    pool.measures.finished(call, outcome, seconds, size=len(result), error=error)

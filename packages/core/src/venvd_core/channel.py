@@ -1,0 +1,304 @@
+"""The server's end of `warden.sock`: packets of JSON with descriptors, and the connection that is made again."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from venvd_contract.errors import Unavailable, VenvdError, from_fields
+from venvd_core.wire import encode
+
+PROTOCOL = 1
+SOCKET = "warden.sock"
+
+_LARGEST_PACKET = 256 * 1024
+_MOST_DESCRIPTORS = 4
+_ANSWER_WITHIN = 10.0
+_HURRY, _PAUSE = 0.02, 0.25
+_HURRIED_TRIES = 250
+
+
+class Exited(msgspec.Struct):
+    """A session's process ended and its whole tree is gone; `how` is a sentence without its subject."""
+
+    session: str
+    pid: int = 0
+    how: str = "ended"
+    reason: str = "exit"
+
+
+class Hello(msgspec.Struct, rename="camel"):
+    """What a warden says of itself."""
+
+    worker: str = "unknown"
+    python: str = "unknown"
+    pid: int = 0
+    started_at: str | float | None = None
+
+
+class _Packet(msgspec.Struct):
+    id: int | None = None
+    result: msgspec.Raw | None = None
+    error: str | None = None
+    code: str | None = None
+    event: str | None = None
+    data: msgspec.Raw | None = None
+
+
+class Answer(msgspec.Struct):
+    """The result of a request to the warden; who gets it closes the descriptors."""
+
+    result: msgspec.Raw
+    descriptors: list[int]
+
+
+_packet = msgspec.json.Decoder(_Packet)
+_exited = msgspec.json.Decoder(Exited)
+_hello = msgspec.json.Decoder(Hello)
+
+OnExited = Callable[[Exited], None]
+
+
+class Link:
+    """One connection to one warden, until either end goes.
+
+    `gone` is done, with the reason, when the connection is of no use any more.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_exited: OnExited,
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._on_exited = on_exited
+        self._on_gone = on_gone
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
+        self.gone: asyncio.Future[str] = loop.create_future()
+        self.hello = Hello()
+        loop.add_reader(sock.fileno(), self._readable)
+
+    async def request(
+        self, command: str, *, within: float = _ANSWER_WITHIN, descriptors: Sequence[int] = (), **fields: Any
+    ) -> Answer:
+        """Ask the warden, and wait for its answer.
+
+        Raises:
+            Unavailable: it went away, or does not answer within `within` seconds: then the connection is dropped.
+            VenvdError: what it answered.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        number = self._send(command, fields, descriptors)
+        self._waiting[number] = future
+        if self.gone.done():
+            raise Unavailable(self.gone.result())
+        try:
+            async with asyncio.timeout(within):
+                return await future
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                _close(future.result().descriptors)
+            if not isinstance(error, TimeoutError):
+                raise
+            self.drop(f"the worker host did not answer {command} within {within:g} s")
+            raise Unavailable(self.gone.result()) from None
+        finally:
+            self._waiting.pop(number, None)
+
+    def tell(self, command: str, **fields: Any) -> None:
+        """A request whose answer nobody waits for."""
+        if not self.gone.done():
+            self._send(command, fields, ())
+
+    def drop(self, why: str) -> None:
+        """Close the connection: the warden ends every session then."""
+        if self.gone.done():
+            return
+        self.gone.set_result(why)
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._on_gone(why)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable(why))
+
+    # ---- sending
+
+    def _send(self, command: str, fields: dict[str, Any], descriptors: Sequence[int]) -> int:
+        number = next(self._ids)
+        packet = encode({"id": number, "command": command, **fields})
+        if not self.gone.done():
+            self._unsent.append((packet, descriptors))
+            self._flush()
+        return number
+
+    def _flush(self) -> None:
+        while self._unsent:
+            packet, descriptors = self._unsent[0]
+            try:
+                socket.send_fds(self._sock, [packet], descriptors)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock.fileno(), self._flush)
+                return
+            except OSError as error:
+                self.drop(f"the worker host went away ({error.strerror})")
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock.fileno())
+
+    # ---- receiving
+
+    def _readable(self) -> None:
+        while not self.gone.done():
+            try:
+                data, descriptors = self._receive()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.drop(f"the worker host went away ({error.strerror})")
+                return
+            if not data:
+                _close(descriptors)
+                self.drop("the worker host went away")
+                return
+            self._packet(data, descriptors)
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
+        data, ancillary, flags, _ = self._sock.recvmsg(_LARGEST_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+        found = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                found.frombytes(content[: len(content) - len(content) % found.itemsize])
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            _close(list(found))
+            raise OSError(errno.EMSGSIZE, "a packet was larger than the protocol allows")
+        return data, list(found)
+
+    def _packet(self, data: bytes, descriptors: list[int]) -> None:
+        try:
+            packet = _packet.decode(data)
+            if packet.event == "exited" and packet.data is not None:
+                self._on_exited(_exited.decode(packet.data))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            _close(descriptors)
+            self.drop("the worker host sent what is no packet of the protocol")
+            return
+        future = self._waiting.get(packet.id or 0)
+        if future is None or future.done() or packet.event is not None:
+            _close(descriptors)
+        elif packet.error is not None:
+            _close(descriptors)
+            future.set_exception(from_fields({"error": packet.error, "code": packet.code}))
+        else:
+            future.set_result(Answer(packet.result or msgspec.Raw(b"{}"), descriptors))
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+class Channel:
+    """Keeps a link to whatever warden listens in `directory`.
+
+    Args:
+        greeting: the fields of `hello`; its descriptors are passed with each.
+        on_exited: told of every session's process that ended.
+    """
+
+    def __init__(
+        self, directory: Path, greeting: dict[str, Any], descriptors: Sequence[int], on_exited: OnExited
+    ) -> None:
+        self._path = str(directory / SOCKET)
+        self._greeting = greeting
+        self._descriptors = descriptors
+        self._on_exited = on_exited
+        self._next: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.link: Link | None = None
+        self.why = "the worker host is not there yet"
+
+    def start(self) -> None:
+        self._next = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._keep(), name="channel")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self.link is not None:
+            self.link.drop("this server is closing")
+
+    async def linked(self) -> Link:
+        """The link, as soon as there is one."""
+        while self.link is None:
+            if self._next is None:
+                raise Unavailable(self.why)
+            await asyncio.shield(self._next)
+        return self.link
+
+    async def _keep(self) -> None:
+        tries = 0
+        while True:
+            link = await self._connect()
+            if link is None:
+                tries += 1
+                await asyncio.sleep(_HURRY if tries < _HURRIED_TRIES else _PAUSE)
+                continue
+            tries = 0
+            await link.gone
+
+    def _lost(self, why: str) -> None:
+        """At once, not a turn of the loop later: nobody may be given a link that is gone."""
+        self.why = why
+        if self.link is not None:
+            self.link = None
+            self._next = asyncio.get_running_loop().create_future()
+
+    def _announce(self, link: Link) -> None:
+        self.link = link
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    async def _connect(self) -> Link | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            sock.connect(self._path)
+        except OSError as error:
+            sock.close()
+            if error.errno not in {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}:
+                self.why = f"the worker host cannot be reached: {error.strerror}"
+            return None
+        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._lost)
+        try:
+            answer = await link.request("hello", descriptors=self._descriptors, **self._greeting)
+            _close(answer.descriptors)
+            link.hello = _hello.decode(answer.result)
+        except (VenvdError, msgspec.MsgspecError) as error:
+            link.drop(f"the worker host does not speak with this server: {error}")
+            return None
+        except asyncio.CancelledError:
+            link.drop("this server is closing")
+            raise
+        self._announce(link)
+        return link

@@ -1,0 +1,160 @@
+"""What is counted, and how Prometheus is told.
+
+Counting happens on every call and so in plain dictionaries; the Prometheus library only writes them out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from venvd_contract.errors import VenvdError
+from venvd_core import logs
+from venvd_core.calls import Call
+
+BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+CAUSES = frozenset({"exit", "signal", "memory", "cpu", "interrupt", "kill", "idle", "reset", "worker host"})
+
+
+@dataclass
+class Gauges:
+    """What is so at this moment, as the pool sees it."""
+
+    in_flight: int = 0
+    queued: int = 0
+    sessions: dict[str, int] = field(default_factory=dict)
+    """How many in each state."""
+    handles: int = 0
+    ready: bool = False
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes resident, of `sessions` and of the `warden`."""
+    build: dict[str, str] = field(default_factory=dict)
+
+
+class Measured(Protocol):
+    def gauges(self) -> Gauges: ...
+
+
+class Measures:
+    """Counters of one backend."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.seconds: dict[str, list[int]] = {}
+        self.seconds_sum: dict[str, float] = {}
+        self.restarts: Counter[str] = Counter()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._every_call = logs.every_call()
+
+    def finished(
+        self,
+        call: Call,
+        outcome: str,
+        seconds: float,
+        *,
+        session: str | None = None,
+        size: int = 0,
+        error: VenvdError | None = None,
+    ) -> None:
+        """One call was answered, with `size` bytes."""
+        command = call.request.command
+        self.requests[command, outcome] += 1
+        buckets = self.seconds.get(command)
+        if buckets is None:
+            buckets = self.seconds[command] = [0] * (len(BUCKETS) + 1)
+        buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds_sum[command] = self.seconds_sum.get(command, 0.0) + seconds
+        received = len(call.request.payload)
+        self.bytes_in += received
+        self.bytes_out += size
+        if error is not None or self._every_call:
+            logs.call(command, outcome, seconds=seconds, session=session, error=error, bytesIn=received, bytesOut=size)
+
+    def refused(self, command: str, error: VenvdError) -> None:
+        """A call that was answered before it came to a session or to the server's own operations."""
+        self.requests[command, error.code] += 1
+        logs.call(command, error.code, error=error)
+
+    def restarted(self, cause: str) -> None:
+        self.restarts[cause if cause in CAUSES else "other"] += 1
+
+
+class Exposition(Collector):
+    """Writes measures out."""
+
+    def __init__(self, measures: Measures, measured: Measured) -> None:
+        self._measures = measures
+        self._measured = measured
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._counted()
+        yield from self._now(self._measured.gauges())
+
+    def _counted(self) -> Iterable[Metric]:
+        measures = self._measures
+        requests = CounterMetricFamily("venvd_requests", "Calls answered.", labels=("command", "outcome"))
+        for (command, outcome), count in measures.requests.items():
+            requests.add_metric((command, outcome), count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "venvd_request_duration_seconds", "Time from a call's arrival to its answer.", labels=("command",)
+        )
+        for command, counts in measures.seconds.items():
+            seconds.add_metric((command,), _cumulative(counts), measures.seconds_sum[command])
+        yield seconds
+        restarts = CounterMetricFamily("venvd_worker_restarts", "Processes of sessions replaced.", labels=("cause",))
+        for cause in sorted(CAUSES | {"other"}):
+            restarts.add_metric((cause,), measures.restarts[cause])
+        yield restarts
+        yield CounterMetricFamily("venvd_request_bytes", "Bytes of requests.", value=measures.bytes_in)
+        yield CounterMetricFamily("venvd_response_bytes", "Bytes of results.", value=measures.bytes_out)
+
+    def _now(self, now: Gauges) -> Iterable[Metric]:
+        yield GaugeMetricFamily("venvd_ready", "1 while the default session can take calls.", value=now.ready)
+        yield GaugeMetricFamily("venvd_requests_in_flight", "Calls that run.", value=now.in_flight)
+        yield GaugeMetricFamily("venvd_queue_depth", "Calls that wait for their session.", value=now.queued)
+        sessions = GaugeMetricFamily("venvd_sessions", "Sessions by state.", labels=("state",))
+        for state, count in now.sessions.items():
+            sessions.add_metric((state,), count)
+        yield sessions
+        yield GaugeMetricFamily("venvd_handles", "Objects held by handle.", value=now.handles)
+        memory = GaugeMetricFamily("venvd_worker_memory_bytes", "Resident memory of the worker host.", labels=("part",))
+        for part, size in now.memory.items():
+            memory.add_metric((part,), size)
+        yield memory
+        yield InfoMetricFamily("venvd_build", "What runs here.", value=now.build)
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+        total += count
+        found.append((bound, total))
+    return found

@@ -1,0 +1,223 @@
+"""The sessions of a backend: `default` is always there, others come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from venvd_contract import operations
+from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, VenvdError
+from venvd_contract.operations import Limits, SessionInfo
+from venvd_contract.resources import check_name
+from venvd_core.channel import PROTOCOL, Channel, Exited
+from venvd_core.limits import merged
+from venvd_core.measures import Gauges, Measures
+from venvd_core.session import Session, Spec
+from venvd_core.settings import BackendSettings
+from venvd_core.slots import Slots
+
+DEFAULT = "default"
+
+_LARGEST_ENVIRONMENT = 32 * 1024
+_REMEMBERED = 256
+
+
+class _SessionStats(msgspec.Struct, rename={"rss": "rssBytes"}):
+    rss: int = 0
+
+
+class _Stats(msgspec.Struct):
+    sessions: dict[str, _SessionStats] = {}
+    warden: _SessionStats = msgspec.field(default_factory=_SessionStats)
+
+
+_stats = msgspec.json.Decoder(_Stats)
+
+
+@dataclass
+class _Asked:
+    """A checked `session.create`."""
+
+    name: str | None
+    limits: Limits
+    env: dict[str, str]
+    idle_timeout: float
+
+
+class Pool:
+    """Finds sessions, makes and ends them, and is what they stand on."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self.grace = settings.grace
+        self.queue_limit = settings.queue_limit
+        self.measures = Measures()
+        self.slots = Slots(settings.max_sessions)
+        self._settings = settings
+        self._sessions: dict[str, Session] = {}
+        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._memory: dict[str, int] = {}
+        self._side: set[asyncio.Task[None]] = set()
+        greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
+        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited)
+
+    def start(self) -> None:
+        self.channel.start()
+        self._add(Spec(DEFAULT, self._settings.session_limits))
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            session.close("the server is closing")
+        self._sessions.clear()
+        await self.channel.close()
+        for task in self._side:
+            task.cancel()
+        self.slots.close()
+
+    def _exited(self, event: Exited) -> None:
+        session = self._sessions.get(event.session)
+        if session is not None:
+            session.exited(event)
+
+    # ---- sessions
+
+    def find(self, name: str | None) -> Session:
+        """The session `name`; null is `default`.
+
+        Raises:
+            NotFound: there is none; says what became of it where that is known.
+        """
+        session = self._sessions.get(DEFAULT if name is None else name)
+        if session is None:
+            raise self._missing(str(name))
+        return session
+
+    def _missing(self, name: str) -> NotFound:
+        fate = self._ended.get(name)
+        known = f"it ended: {fate}" if fate else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
+        return NotFound(f'there is no session "{name[:80]}": {known}')
+
+    def list(self) -> operations.SessionList:
+        return operations.SessionList([session.info() for session in self._sessions.values()])
+
+    async def create(self, payload: dict[str, Any]) -> SessionInfo:
+        """Make a session, and wait for its process.
+
+        Raises:
+            InvalidRequest, Conflict, LimitExceeded, Unavailable.
+        """
+        asked = self._asked(payload)
+        name = asked.name or f"s-{secrets.token_hex(6)}"
+        if name in self._sessions:
+            raise Conflict(f'there is a session "{name}" already')
+        session = self._add(Spec(name, asked.limits, asked.name, asked.env, asked.idle_timeout))
+        try:
+            await session.started()
+        except (VenvdError, asyncio.CancelledError):
+            self._end_aside(session, "it could not be started")
+            raise
+        return session.info()
+
+    def _add(self, spec: Spec) -> Session:
+        slot = self.slots.take()
+        if slot is None:
+            raise LimitExceeded(f"sessions: this backend has {self.slots.count}, and no more are allowed")
+        session = self._sessions[spec.id] = Session(spec, slot, self)
+        return session
+
+    def _asked(self, payload: dict[str, Any]) -> _Asked:
+        name = payload["name"]
+        idle = payload["idleTimeout"]
+        if idle is None:
+            idle = self._settings.session_idle_timeout
+        if not (math.isfinite(idle) and 0 <= idle <= 365 * 86400):
+            raise InvalidRequest("idleTimeout takes seconds, 0 for never")
+        return _Asked(
+            None if name is None else check_name("session", name),
+            merged(self._settings.session_limits, payload["limits"]),
+            _checked_environment(payload["env"] or {}),
+            idle,
+        )
+
+    async def delete(self, name: str) -> None:
+        """End a session; returns when its whole tree is gone."""
+        if name == DEFAULT:
+            raise InvalidRequest(f'the session "{DEFAULT}" is always there: reset it instead')
+        await self._end(self.find(name), "the session was deleted")
+
+    async def reset(self, name: str) -> SessionInfo:
+        """Give a session a new process."""
+        session = self.find(name)
+        await session.reset()
+        return session.info()
+
+    def idle(self, session: Session) -> None:
+        self._end_aside(session, f"it had no call for {session.spec.idle_timeout:g} s")
+
+    def _end_aside(self, session: Session, why: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._end(session, why))
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
+
+    async def _end(self, session: Session, why: str) -> None:
+        if self._sessions.get(session.spec.id) is not session:
+            return
+        del self._sessions[session.spec.id]
+        self._ended[session.spec.id] = why
+        while len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+        await session.end(why)
+        self.slots.give_back(session.slot)
+
+    # ---- what is so
+
+    def trouble(self) -> str | None:
+        """What keeps the default session from taking calls."""
+        if self.channel.link is None:
+            return self.channel.why
+        default = self._sessions.get(DEFAULT)
+        if default is None:
+            return "there is no default session"
+        return None if default.up else default.trouble or "the default session is starting"
+
+    def gauges(self) -> Gauges:
+        infos = [session.info() for session in self._sessions.values()]
+        states = {state: sum(info.state == state for info in infos) for state in ("idle", "busy", "starting")}
+        build = {"venv": self._settings.venv, "backend": self._settings.name, "engine": self._settings.engine_name}
+        if self.channel.link is not None:
+            build |= {"python": self.channel.link.hello.python, "worker": self.channel.link.hello.worker}
+        return Gauges(
+            in_flight=states["busy"],
+            queued=sum(info.queued for info in infos),
+            sessions=states,
+            handles=sum(info.handles for info in infos),
+            ready=self.trouble() is None,
+            memory=self._memory,
+            build=build,
+        )
+
+    async def refresh(self) -> None:
+        """Ask the warden how much memory is used; keeps the last answer where it gives none."""
+        link = self.channel.link
+        if link is None:
+            self._memory = {}
+            return
+        try:
+            found = _stats.decode((await link.request("stats")).result)
+        except (VenvdError, msgspec.MsgspecError):
+            return
+        self._memory = {"sessions": sum(each.rss for each in found.sessions.values()), "warden": found.warden.rss}
+
+
+def _checked_environment(env: dict[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value or not (name + value).isprintable():
+            raise InvalidRequest(f'env: "{name[:40]}" cannot be a variable: no "=" in the name, no control characters')
+    if sum(len(name.encode()) + len(value.encode()) for name, value in env.items()) > _LARGEST_ENVIRONMENT:
+        raise InvalidRequest(f"env: names and values together have more than {_LARGEST_ENVIRONMENT} bytes")
+    return env

@@ -1,0 +1,450 @@
+"""One session: the calls that wait for it, the one that runs, and the process behind it, replaced when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from venvd_contract.errors import (
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    SessionLost,
+    Unavailable,
+    VenvdError,
+)
+from venvd_contract.operations import Limits, SessionInfo
+from venvd_core import process as processes
+from venvd_core.alarm import Alarm
+from venvd_core.calls import Call, Reply
+from venvd_core.channel import Channel, Exited, Link
+from venvd_core.limits import largest_reply
+from venvd_core.measures import Measures
+from venvd_core.process import Process
+from venvd_core.slots import FREE, RUNNING, Slots, SlotState
+from venvd_core.wire import GarbledError, Line, error_of, parse_data, request
+
+EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
+
+_AGAIN = 0.01
+_FORCE_AFTER = 1.0
+"""Seconds that the warden has, after the grace, to end what does not stop; then the server asks it to."""
+_EXIT_WITHIN = 0.5
+"""Seconds between the end of a stream and the news of its process, before that is taken for alive."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_SHORT_LIFE = 1.0
+_STRAY_BYTES = 1 << 20
+_EVENT_BYTES = 64
+"""What an event counts for beside its data."""
+
+
+class Host(Protocol):
+    """What a session stands on."""
+
+    channel: Channel
+    slots: Slots
+    measures: Measures
+    grace: float
+    queue_limit: int
+
+    def idle(self, session: Session) -> None:
+        """The session had no call for as long as it may."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a session was asked to be; `idle_timeout` of 0 is never."""
+
+    id: str
+    limits: Limits
+    name: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    idle_timeout: float = 0.0
+
+
+class Session:
+    """Calls come in by `submit` and are answered in that order; whatever happens to the process, they are answered."""
+
+    def __init__(self, spec: Spec, slot: int, host: Host) -> None:
+        self.spec = spec
+        self.slot = slot
+        self.created = dt.datetime.now(dt.UTC)
+        self.calls = 0
+        self.restarts = 0
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Call] = deque()
+        self._running: Call | None = None
+        self._number = 0
+        self._process: Process | None = None
+        self._ready = False
+        self._early: list[Exited] = []
+        self._trouble: str | None = None
+        self._ending: str | None = None
+        self._resetting = False
+        self._stray = 0
+        self._used = time.monotonic()
+        self._alarm = Alarm(self._loop, self._due)
+        self._starts: list[asyncio.Future[None]] = []
+        self._hurry = asyncio.Event()
+        self._side: set[asyncio.Task[None]] = set()
+        self._life = asyncio.create_task(self._live(), name=f"session {spec.id}")
+        if spec.idle_timeout:
+            self._alarm.want(self._used + spec.idle_timeout)
+
+    # ---- what clients see
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None
+
+    @property
+    def slot_state(self) -> SlotState:
+        return self._host.slots.read(self.slot)
+
+    @property
+    def up(self) -> bool:
+        """Whether its process has said that it is able to take calls."""
+        return self._ready and self.slot_state.state != FREE
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot be started, while it cannot."""
+        return self._trouble
+
+    def info(self) -> SessionInfo:
+        return SessionInfo(
+            id=self.spec.id,
+            name=self.spec.name,
+            state="busy" if self.busy else "idle" if self._ready else "starting",
+            createdAt=self.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            limits=self.spec.limits,
+            idleTimeout=self.spec.idle_timeout or None,
+            queued=self.queued,
+            calls=self.calls,
+            handles=self.slot_state.handles,
+            restarts=self.restarts,
+        )
+
+    # ---- calls
+
+    def submit(self, call: Call) -> None:
+        """Run `call` when its turn comes; its `line`, `began` and `deadline` are set.
+
+        Raises:
+            Busy: as many calls wait as may.
+            Unavailable: there is no process, and it is not known when there will be one.
+        """
+        if self._running is None and self._ready:
+            self._send(call)
+        else:
+            self._check()
+            self._queue.append(call)
+        call.owner = self
+        self._alarm.want(call.deadline)
+
+    def _check(self) -> None:
+        if self._host.channel.link is None:
+            raise Unavailable(f"{self._host.channel.why}; try again")
+        if self._trouble is not None:
+            raise Unavailable(self._trouble)
+        if len(self._queue) >= self._host.queue_limit:
+            raise Busy(f'the session "{self.spec.id}" has {len(self._queue)} calls waiting, which is its limit')
+
+    def _send(self, call: Call) -> None:
+        self._running = call
+        self._stray = 0
+        self._number += 1
+        call.number = self._number
+        if self._process is not None and self._process.stream is not None:
+            left = max(0.001, call.deadline - time.monotonic())
+            self._process.stream.write(request(call.number, left, call.line))
+            for part in call.request.attachments:
+                self._process.stream.write(part)
+
+    def _next(self) -> None:
+        while self._queue and self._running is None and self._ready:
+            call = self._queue.popleft()
+            if not call.done():
+                self._send(call)
+
+    def abandoned(self, call: Call) -> None:
+        """Nobody waits for `call` any more: it is stopped, or never begun."""
+        if call is self._running:
+            self._stop(call, "cancelled")
+            return
+        with contextlib.suppress(ValueError):
+            self._queue.remove(call)
+            self._finished(call, Cancelled.code, 0)
+
+    def interrupt(self) -> None:
+        """Stop the running call, if any."""
+        if self._running is not None:
+            self._stop(self._running, "cancelled")
+
+    def _finished(self, call: Call, outcome: str, size: int, error: VenvdError | None = None) -> None:
+        self.calls += 1
+        self._used = time.monotonic()
+        seconds = self._used - call.began
+        self._host.measures.finished(call, outcome, seconds, session=self.spec.id, size=size, error=error)
+
+    def _fail(self, call: Call, error: VenvdError) -> None:
+        if call.done():
+            error = Cancelled("the client went away")
+        else:
+            call.set_exception(error)
+        self._finished(call, error.code, 0, error)
+
+    # ---- what the process says
+
+    def on_line(self, line: Line, attachments: Sequence[bytes]) -> None:
+        call = self._running
+        if line.event is not None:
+            self._event(call, line)
+            return
+        if call is None:
+            raise GarbledError("a reply that nothing asked for")
+        if line.id != call.number and not (line.id is None and line.error is not None):
+            raise GarbledError("a reply to another request")
+        if line.error is None and not line.result:
+            raise GarbledError("a reply with neither result nor error")
+        self._running = None
+        if line.error is not None:
+            self._fail(call, error_of(line))
+        elif call.done():
+            self._finished(call, Cancelled.code, 0)
+        else:
+            result = bytes(line.result)
+            call.set_result(Reply(result, attachments))
+            self._finished(call, "ok", len(result))
+        if self._queue:
+            self._next()
+
+    def _event(self, call: Call | None, line: Line) -> None:
+        if call is None or line.id != call.number or call.request.on_event is None or line.event not in EVENTS:
+            call = None
+        size = memoryview(line.data).nbytes + _EVENT_BYTES
+        self._stray += size
+        most = _STRAY_BYTES if call is None else largest_reply(self.spec.limits)
+        if self._stray > most:
+            raise GarbledError("more events than its limits allow")
+        if call is not None and call.request.on_event is not None and line.event is not None and not call.done():
+            call.request.on_event(line.event, parse_data(line.data))
+
+    def on_broken(self, why: str) -> None:
+        self._ready = False
+        process = self._process
+        if process is None:
+            return
+        if why == "closed its channel":
+            self._loop.call_later(_EXIT_WITHIN, self._end_process, process, why)
+        else:
+            self._end_process(process, why)
+
+    def exited(self, event: Exited) -> None:
+        """News from the warden; it may come before its answer to the start has been read."""
+        if self._process is not None and self._process.pid == event.pid:
+            self._process.exited(event)
+        else:
+            self._early = [*self._early[-3:], event]
+
+    def _end_process(self, process: Process, why: str) -> None:
+        if not process.ended.done() and not process.link.gone.done():
+            process.blame = why
+            self._aside(process.kill(f"the session {why}"))
+
+    # ---- stopping calls
+
+    def _due(self, now: float) -> float | None:
+        """End what ran out of time; the next time to look."""
+        for call in [call for call in self._queue if call.deadline <= now]:
+            self._queue.remove(call)
+            self._fail(call, DeadlineExceeded("the time for the call ran out while it waited for those before it"))
+        running = self._running
+        if running is not None and running.stop is None and running.deadline <= now:
+            self._stop(running, "timeout")
+        idle = self.spec.idle_timeout
+        if idle and not self._queue and running is None and self._used + idle <= now:
+            self._host.idle(self)
+            return None
+        return min(self._wanted(now), default=None)
+
+    def _wanted(self, now: float) -> Iterator[float]:
+        yield from (call.deadline for call in self._queue)
+        if self._running is not None and self._running.stop is None:
+            yield self._running.deadline
+        if self.spec.idle_timeout:
+            yield (now if self._running is not None or self._queue else self._used) + self.spec.idle_timeout
+
+    def _stop(self, call: Call, reason: str) -> None:
+        if call.stop is None:
+            call.stop = reason
+            self._interrupt(call)
+            self._loop.call_later(self._host.grace + _FORCE_AFTER, self._force, call)
+
+    def _interrupt(self, call: Call) -> None:
+        """Tell the warden, as soon as the slot names the call: it stops a sequence, not whatever runs."""
+        process = self._process
+        if self._running is not call or process is None or call.stop is None:
+            return
+        slot = self.slot_state
+        if slot.state == RUNNING and slot.request == call.number:
+            process.interrupt(slot.sequence, call.stop, self._host.grace)
+        else:
+            self._loop.call_later(_AGAIN, self._interrupt, call)
+
+    def _force(self, call: Call) -> None:
+        if self._running is call and self._process is not None:
+            self._end_process(self._process, "did not stop")
+
+    # ---- the process behind it
+
+    async def _live(self) -> None:
+        pause = _FIRST_PAUSE
+        while self._ending is None:
+            link = await self._host.channel.linked()
+            try:
+                died_young = await self._one_life(link)
+            except VenvdError as error:
+                self._not_started(error.message)
+                died_young = True
+            if self._host.channel.link is not link:
+                continue
+            pause = min(2 * pause, _LONGEST_PAUSE) if died_young else _FIRST_PAUSE
+            if died_young:
+                self._hurry.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), pause)
+
+    async def _one_life(self, link: Link) -> bool:
+        """Start a process and be there for it until it is gone; whether it died young, with no call to blame."""
+        self._host.slots.clear(self.slot)
+        spec = self.spec
+        process = await processes.start(link, self, session=spec.id, slot=self.slot, limits=spec.limits, env=spec.env)
+        born = time.monotonic()
+        self._begin(process)
+        try:
+            event = await process.wait()
+            self.restarts += 1
+            self._host.measures.restarted("reset" if self._resetting else event.reason)
+            if self._resetting:
+                self._resetting = False
+                return False
+            blameless = self._running is None
+            came_up = self._lost(event, process.how(event))
+            return blameless and (not came_up or time.monotonic() - born < _SHORT_LIFE)
+        finally:
+            self._ready = False
+            self._process = None
+            process.close()
+
+    def _begin(self, process: Process) -> None:
+        self._process = process
+        self._trouble = None
+        self._stray = 0
+        self._ready = True
+        for event in self._early:
+            if event.pid == process.pid:
+                process.exited(event)
+        self._early = []
+        self._tell_starts(None)
+        self._next()
+
+    def _lost(self, event: Exited, how: str) -> bool:
+        """Answer every call that the process took with it; whether it had ever been able to take one."""
+        slot = self.slot_state
+        came_up = slot.state != FREE or slot.sequence > 0 or event.reason == "worker host"
+        if came_up or self._ending is not None:
+            self._fail_all(self._ending or f"the session's process {how}")
+        else:
+            self._not_started(f"its process {how}")
+        return came_up
+
+    def _not_started(self, why: str) -> None:
+        self._trouble = f'the session "{self.spec.id}" could not be started: {why}'
+        error = Unavailable(self._trouble)
+        self._tell_starts(error)
+        running, self._running = self._running, None
+        for call in (*([running] if running else ()), *self._queue):
+            self._fail(call, Unavailable(self._trouble))
+        self._queue.clear()
+
+    def _fail_all(self, why: str) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            self._fail(running, self._lost_call(running, why))
+        while self._queue:
+            self._fail(self._queue.popleft(), SessionLost(f"{why}, before this call began; its state is lost"))
+
+    def _lost_call(self, call: Call, why: str) -> VenvdError:
+        grace = f"did not stop within {self._host.grace:g} s, and its session was killed; its state is lost"
+        if call.stop == "timeout":
+            return DeadlineExceeded(f"the call ran into its deadline, {grace}", state_lost=True)
+        if call.stop == "cancelled":
+            return Cancelled(f"the call was interrupted, {grace}", state_lost=True)
+        return SessionLost(f"{why}; its state is lost")
+
+    # ---- starting afresh, ending
+
+    async def started(self) -> None:
+        """Wait for the next start.
+
+        Raises:
+            Unavailable: it failed; says why.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._starts.append(future)
+        await future
+
+    def _tell_starts(self, error: VenvdError | None) -> None:
+        waiting, self._starts = self._starts, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None) if error is None else future.set_exception(error)
+
+    async def reset(self) -> None:
+        """Replace the process; what runs and what waits is answered `session_lost`."""
+        self._fail_all("the session was reset")
+        self._ready = False
+        self._hurry.set()
+        again = asyncio.ensure_future(self.started())
+        if self._process is not None:
+            self._resetting = True
+            await self._process.kill("the session was reset")
+        await again
+
+    async def end(self, why: str) -> None:
+        """End the session for good; returns when its whole tree is gone."""
+        self._ending = why
+        self._fail_all(why)
+        self._alarm.cancel()
+        self._ready = False
+        link = self._host.channel.link
+        if link is not None:
+            await processes.kill(link, self.spec.id, why)
+        self.close(why)
+
+    def close(self, why: str) -> None:
+        """Let go of everything at once; the warden ends the process when its server goes."""
+        self._ending = why
+        self._alarm.cancel()
+        self._fail_all(why)
+        self._tell_starts(Unavailable(why))
+        self._life.cancel()
+        if self._process is not None:
+            self._process.close()
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
