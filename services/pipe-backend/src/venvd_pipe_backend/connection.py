@@ -1,0 +1,326 @@
+"""One client: bytes in, calls, bytes out, without a task for any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from typing import Any, Protocol, cast
+
+from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, Unauthenticated, VenvdError
+from venvd_contract.operations import OPERATIONS
+from venvd_core.backend import Backend, Reply, Request
+from venvd_pipe_backend import peers
+from venvd_pipe_backend.messages import MalformedError, Message, Reader
+from venvd_pipe_backend.peers import Departures
+from venvd_pipe_backend.replies import Order, Turn, event, failure, head, result
+from venvd_pipe_backend.settings import PipeSettings
+
+log = logging.getLogger(__name__)
+
+OPEN = frozenset(operation.command for operation in OPERATIONS if operation.open)
+HIGH_WATER = 256 * 1024
+"""Bytes of unread replies at which no further request is read."""
+SMALL = 64 * 1024
+"""Bytes that a connection may hold whatever the others hold."""
+LINGER = 5.0
+"""Seconds that a refused peer has to read why."""
+LINGER_BYTES = 64 << 20
+"""What it may go on sending meanwhile."""
+
+
+class Host(Protocol):
+    """What a connection needs of the server it belongs to."""
+
+    backend: Backend
+    settings: PipeSettings
+    departures: Departures
+    held: int
+    """Bytes of requests, of all connections."""
+
+    def admit(self, connection: Connection, peer: socket.socket) -> None:
+        """Raises `Busy` or `Forbidden` where there is no room for it, or it may not connect."""
+
+    def dismiss(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connected socket."""
+
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self._host, self._backend, self._settings = host, host.backend, host.settings
+        self._loop = loop
+        self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes)
+        self._order = Order(self._write)
+        self._calls: dict[asyncio.Future[Reply], int] = {}
+        self._cost = 0
+        self._held = 0
+        self._known = False  # a request of it was let in
+        self._paused = False
+        self._congested = False
+        self._ended = False  # no further request will be read
+        self._peer_ended = False
+        self._lost = False
+        self._lingers_until = 0.0
+        self._lingered = 0
+        self._since = self._touched = self._moved = loop.time()
+        self._written = self._sent = 0
+
+    # ---- the transport's side ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        peer = transport.get_extra_info("socket")
+        self._descriptor = peer.fileno()
+        try:
+            self._host.admit(self, peer)
+        except VenvdError as error:
+            self._ended = True
+            self._write(failure(head(b""), error))
+            self._transport.close()
+            return
+        self._host.departures.watch(self._descriptor, self._hung_up)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            self._discard(len(data))
+            return
+        self._touched = self._loop.time()
+        limit = self._settings.max_held_bytes
+        if self._host.held + len(data) > limit and self._held > SMALL:
+            self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
+            return
+        self._reader.feed(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        self._peer_ended = True
+        if peers.hung_up(self._descriptor):
+            self._abandon()
+        elif self._ended:
+            self._close_if_done()
+        else:
+            self._advance()
+        return True
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._advance()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._lost = self._ended = True
+        self._host.departures.forget(self._descriptor, self._hung_up)
+        self._host.dismiss(self)
+        self._host.held -= self._held
+        self._held = 0
+        self._cancel_calls()
+
+    # ---- requests ----------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Begin every whole request that is there, as far as the client reads its replies."""
+        while not self._ended:
+            if self._congested or len(self._calls) >= self._settings.max_pipelined:
+                self._pause()
+                break
+            try:
+                message = self._reader.next()
+            except MalformedError as wrong:
+                self._answer(wrong.id, wrong.error)
+                if wrong.fatal:
+                    self._end()
+                continue
+            if message is None:
+                self._await_more()
+                break
+            self._begin(message)
+        self._account()
+
+    def _await_more(self) -> None:
+        if self._peer_ended:
+            error = self._reader.remainder()
+            if error is not None:
+                self._answer(b"", error)
+            self._end()
+        elif self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._peer_ended:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _begin(self, message: Message) -> None:
+        identity = bytes(message.id)
+        try:
+            self._let_in(message)
+        except VenvdError as error:
+            self._answer(identity, error)
+            return
+        begin = head(identity)
+        turn = None if identity else self._order.turn()
+        request = Request(
+            message.command,
+            message.body(),
+            message.session,
+            message.timeout,
+            message.values or "plain",
+            message.parts,
+            partial(self._event, begin, turn) if message.stream else None,
+        )
+        call = self._backend.call(request)
+        self._calls[call] = message.size
+        self._cost += message.size
+        call.add_done_callback(partial(self._finished, begin, turn))
+
+    def _let_in(self, message: Message) -> None:
+        if message.token is None and (self._known or message.command in OPEN):
+            return
+        try:
+            self._backend.authorise(message.token)
+        except Unauthenticated as error:
+            if message.token is None:
+                raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
+            raise
+        self._known = True
+
+    # ---- replies -----------------------------------------------------------------------------------------------
+
+    def _finished(self, begin: bytes, turn: Turn | None, call: asyncio.Future[Reply]) -> None:
+        self._cost -= self._calls.pop(call)
+        line = outcome(begin, call)
+        if self._lost:
+            return
+        if turn is None:
+            self._write(line)
+        else:
+            turn.end(line)
+        if self._paused:
+            self._advance()
+        elif self._ended:
+            self._close_if_done()
+        else:
+            self._account()
+
+    def _event(self, begin: bytes, turn: Turn | None, kind: str, data: Any) -> None:
+        if not self._lost:
+            (self._write if turn is None else turn.write)(event(begin, kind, data))
+
+    def _answer(self, identity: bytes, error: VenvdError) -> None:
+        line = failure(head(identity), error)
+        if identity:
+            self._write(line)
+        else:
+            self._order.turn().end(line)
+
+    def _write(self, data: bytes) -> None:
+        if self._congested and self._transport.get_write_buffer_size() > self._settings.max_unread_bytes:
+            log.warning("a client left more replies unread than VENVD_MAX_UNREAD_BYTES allows")
+            self._abandon()
+            return
+        self._written += len(data)
+        self._transport.write(data)
+
+    # ---- the end -----------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: VenvdError) -> None:
+        self._answer(b"", error)
+        self._end()
+
+    def _end(self) -> None:
+        """Read no further request; close when what runs is answered."""
+        self._ended = True
+        self._reader = Reader(0, 0)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()  # to see the peer go
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._calls or self._lost:
+            return
+        if self._peer_ended:
+            self._transport.close()
+        elif not self._lingers_until:
+            # closed with bytes unread, the socket would lose the reply for a peer that is still sending
+            self._lingers_until = self._loop.time() + LINGER
+            self._transport.write_eof()
+
+    def _discard(self, size: int) -> None:
+        self._lingered += size
+        if self._lingered > LINGER_BYTES:
+            self._transport.abort()
+
+    def _hung_up(self) -> None:
+        # where the socket is read, whatever the peer sent before it went comes first, then the end
+        if self._paused or self._peer_ended:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._ended = True
+        self._cancel_calls()
+        self._transport.abort()
+
+    def _cancel_calls(self) -> None:
+        if self._settings.cancel_on_disconnect:
+            for call in list(self._calls):
+                call.cancel()
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls run, or replies are not yet with the peer's kernel."""
+        return bool(self._calls or self._transport.get_write_buffer_size())
+
+    def shut_down(self) -> None:
+        """The server ends: what runs is answered, nothing else is begun."""
+        if not self._ended:
+            self._end()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._abandon()
+
+    # ---- bounds ------------------------------------------------------------------------------------------------
+
+    def _account(self) -> None:
+        held = self._cost + self._reader.held
+        self._host.held += held - self._held
+        self._held = held
+
+    def inspect(self, now: float) -> None:
+        """End the connection where its peer has done nothing for too long; called every so often."""
+        unread = self._transport.get_write_buffer_size()
+        if not unread or self._written - unread != self._sent:
+            self._sent, self._moved = self._written - unread, now
+        limit = self._settings.stall_timeout
+        if now - self._moved > limit:
+            log.warning("a client has not read its replies for %g s", limit)
+            self._abandon()
+        elif self._lingers_until:
+            if now > self._lingers_until:
+                self._transport.abort()
+        elif self._ended:
+            return
+        elif self._reader.midway and not self._paused and now - self._touched > limit:
+            self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
+        elif not self._known and now - self._since > self._settings.first_request_timeout:
+            self._refuse(InvalidRequest(f"no request was let in for {self._settings.first_request_timeout:g} s"))
+
+
+def outcome(begin: bytes, call: asyncio.Future[Reply]) -> bytes:
+    """The line that answers a call that is done."""
+    if call.cancelled():
+        return failure(begin, Cancelled("the call was cancelled"))
+    error = call.exception()
+    if error is None:
+        return result(begin, call.result())
+    if not isinstance(error, VenvdError):
+        log.error("a call failed in a way that is no error of the contract", exc_info=error)
+        error = Internal("the server failed; its log says how")
+    return failure(begin, error)

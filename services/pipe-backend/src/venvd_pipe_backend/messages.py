@@ -1,0 +1,181 @@
+"""What clients send: bytes become requests. Values are never parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
+from venvd_contract.framing import Buffer, attachment_sizes
+
+MAX_ID = 256
+"""Bytes of a request's ID as JSON: it is repeated in every event."""
+
+_ABSENT = msgspec.Raw()
+_NULL = b"null"
+
+
+class Message(msgspec.Struct):
+    """One request line, and the attachments that stood behind it."""
+
+    command: str
+    id: msgspec.Raw = _ABSENT
+    session: str | None = None
+    payload: msgspec.Raw = _ABSENT
+    timeout: float | None = None
+    values: str | None = None
+    token: str | None = None
+    attachments: list[int] | None = None
+    stream: bool | None = None
+    parts: Sequence[bytes] = ()
+    size: int = 0
+
+    def body(self) -> bytes:
+        """The payload; `{}` where it is absent or null."""
+        payload = bytes(self.payload)
+        return b"{}" if payload in {b"", _NULL} else payload
+
+
+class _Identity(msgspec.Struct):
+    id: msgspec.Raw = _ABSENT
+
+
+class MalformedError(Exception):
+    """Bytes that are no request.
+
+    Attributes:
+        error: what to answer.
+        id: the request's ID as JSON, as far as it can be told; empty where there is none.
+        fatal: whether what follows cannot be understood any more.
+    """
+
+    def __init__(self, error: VenvdError, identity: bytes = b"", *, fatal: bool = False) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.id = identity
+        self.fatal = fatal
+
+
+_message = msgspec.json.Decoder(Message)
+_identity = msgspec.json.Decoder(_Identity)
+
+
+class Reader:
+    """Requests out of a stream of bytes, in the framing of the contract."""
+
+    def __init__(self, max_line: int, max_attachment_bytes: int) -> None:
+        self._buffer = Buffer(max_line)
+        self._max_attachment_bytes = max_attachment_bytes
+        self._unfinished: tuple[Message, list[int]] | None = None
+
+    @property
+    def midway(self) -> bool:
+        """Whether a request has begun and is not whole."""
+        return bool(self._unfinished or len(self._buffer))
+
+    @property
+    def held(self) -> int:
+        """Bytes that are no whole request yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        self._buffer.feed(data)
+
+    def next(self) -> Message | None:
+        """The next whole request, or None while it is not there yet. Blank lines are skipped.
+
+        Raises:
+            MalformedError: what is there is no request.
+        """
+        if self._unfinished is not None:
+            return self._finished(*self._unfinished)
+        try:
+            line = self._buffer.line()
+            while line is not None and not line.strip():
+                line = self._buffer.line()
+        except TooLarge as error:
+            raise MalformedError(error, fatal=True) from None
+        if line is None:
+            return None
+        message = parse(line)
+        message.size = len(line)
+        if not message.attachments:
+            return message
+        sizes = self._sizes(message)
+        message.size += sum(sizes)
+        return self._finished(message, sizes)
+
+    def _sizes(self, message: Message) -> list[int]:
+        try:
+            sizes = attachment_sizes(message.attachments)
+            if sum(sizes) > self._max_attachment_bytes:
+                limit = self._max_attachment_bytes
+                raise TooLarge(f"the attachments are larger than the limit of {limit} bytes")
+        except VenvdError as error:
+            raise MalformedError(error, bytes(message.id), fatal=True) from None
+        return sizes
+
+    def _finished(self, message: Message, sizes: list[int]) -> Message | None:
+        if len(self._buffer) < sum(sizes):
+            self._unfinished = message, sizes
+            return None
+        self._unfinished = None
+        message.parts = [self._buffer.take(size) or b"" for size in sizes]
+        return message
+
+    def remainder(self) -> VenvdError | None:
+        """What is wrong with the end of the stream coming here; None where nothing is."""
+        if self._unfinished is not None:
+            wanted, there = sum(self._unfinished[1]), len(self._buffer)
+            return InvalidRequest(f"the attachments ended after {there} of the {wanted} bytes that were announced")
+        if self.midway:
+            return InvalidRequest("the last line has no end")
+        return None
+
+
+def parse(line: bytes) -> Message:
+    """The request of one line.
+
+    Raises:
+        MalformedError: it is not UTF-8, not JSON, nested too deeply, or a field has the wrong type; says which.
+    """
+    try:
+        if not line.isascii():
+            line.decode()
+        message = _message.decode(line)
+    except UnicodeDecodeError as error:
+        raise MalformedError(InvalidRequest(f"the line is not UTF-8: {error.reason} at byte {error.start}")) from None
+    except RecursionError:
+        raise MalformedError(TooLarge("the line is nested too deeply")) from None
+    except msgspec.ValidationError as error:
+        identity = identity_of(line)
+        # how many attachments follow cannot be told where that very field is wrong
+        fatal = "$.attachments" in str(error)
+        raise MalformedError(InvalidRequest(f"the request has a wrong field: {error}"), identity, fatal=fatal) from None
+    except msgspec.DecodeError as error:
+        raise MalformedError(InvalidRequest(f"the line is not JSON: {error}")) from None
+    message.id = msgspec.Raw(checked_identity(bytes(message.id)))
+    return message
+
+
+def identity_of(line: bytes) -> bytes:
+    try:
+        return checked_identity(bytes(_identity.decode(line).id))
+    except (msgspec.MsgspecError, MalformedError):
+        return b""
+
+
+def checked_identity(identity: bytes) -> bytes:
+    """The ID as JSON; empty where it is absent or null.
+
+    Raises:
+        MalformedError: it is neither a text nor a number, or too long to be repeated.
+    """
+    if identity in {b"", _NULL}:
+        return b""
+    if identity[0] not in b'"-0123456789':
+        raise MalformedError(InvalidRequest('"id" must be a text or a number'))
+    if len(identity) > MAX_ID:
+        raise MalformedError(InvalidRequest(f'"id" is longer than {MAX_ID} bytes'))
+    return identity

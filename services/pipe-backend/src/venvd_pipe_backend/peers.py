@@ -1,0 +1,94 @@
+"""Who is at the other end of a Unix socket, and when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from venvd_contract.errors import Forbidden
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+def user_id(connection: socket.socket) -> int:
+    """The user ID of the process that connected, as the kernel of this machine knows it."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(found)[1])
+
+
+def allowed(configured: frozenset[int] | str | None, directory: Path, *, token: bool) -> frozenset[int] | None:
+    """The user IDs to serve; None is any.
+
+    Without a setting a token is guard enough. Where there is none: this process's own user, root, and the owner of the
+    sockets' directory. That one is whoever made the run directory, hence who runs the controller; in a container this
+    process's own ID is another one, while peers show the host's.
+    """
+    if isinstance(configured, frozenset):
+        return configured
+    if configured == "any" or token:
+        return None
+    return frozenset({0, os.geteuid(), directory.stat().st_uid})
+
+
+def check(connection: socket.socket, uids: frozenset[int] | None) -> None:
+    """Raises:
+    Forbidden: the peer's user is not one of `uids`.
+    """
+    if uids is None:
+        return
+    uid = user_id(connection)
+    if uid not in uids:
+        raise Forbidden(f"user ID {uid} may not use this socket (VENVD_SOCKET_UIDS names those that may)")
+
+
+def hung_up(descriptor: int) -> bool:
+    """Whether the peer has closed both directions; a peer that only ended its writing still reads replies."""
+    watch = select.poll()
+    watch.register(descriptor, 0)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in watch.poll(0))
+
+
+class Departures:
+    """Tells when a peer hangs up, even while nothing is read from it.
+
+    The event loop learns of it by reading alone, and a connection that is held back, or whose writing has ended, is
+    not read. An epoll of its own that asks for nothing is told of hang-ups only.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._tell)
+
+    def watch(self, descriptor: int, gone: Callable[[], None]) -> None:
+        self._watched[descriptor] = gone
+        self._epoll.register(descriptor, 0)
+
+    def forget(self, descriptor: int, gone: Callable[[], None]) -> None:
+        """Stop watching; nothing where the descriptor's number belongs to another connection by now."""
+        if self._watched.get(descriptor) == gone:
+            self._drop(descriptor)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _tell(self) -> None:
+        for descriptor, _ in self._epoll.poll(0):
+            gone = self._watched.get(descriptor)
+            self._drop(descriptor)
+            if gone is not None:
+                gone()
+
+    def _drop(self, descriptor: int) -> None:
+        self._watched.pop(descriptor, None)
+        try:
+            self._epoll.unregister(descriptor)
+        except OSError:
+            return  # it was closed, which unregisters it

@@ -1,0 +1,90 @@
+"""What clients receive: lines of replies, errors and events, and the order of those without an ID."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from venvd_contract.errors import VenvdError
+from venvd_core.backend import Reply
+
+_encode = msgspec.json.Encoder().encode
+
+
+def head(identity: bytes) -> bytes:
+    """How every line that belongs to a request begins."""
+    return b'{"id":%b,' % identity if identity else b"{"
+
+
+def result(begin: bytes, reply: Reply) -> bytes:
+    parts = reply.attachments
+    if not parts:
+        return b'%b"result":%b}\n' % (begin, reply.result)
+    sizes = b",".join(b"%d" % len(part) for part in parts)
+    return b"".join((b'%b"result":%b,"attachments":[%b]}\n' % (begin, reply.result, sizes), *parts))
+
+
+def failure(begin: bytes, error: VenvdError) -> bytes:
+    return b"%b%b\n" % (begin, _json(error.fields())[1:])
+
+
+def event(begin: bytes, kind: str, data: Any) -> bytes:
+    return b'%b"event":%b,"data":%b}\n' % (begin, _json(kind), _json(data))
+
+
+def _json(data: Any) -> bytes:
+    try:
+        return _encode(data)
+    except UnicodeEncodeError:
+        return json.dumps(data).encode()  # lone surrogates, which have no UTF-8, as escapes
+
+
+class Turn:
+    """The place of one request without an ID in the order of replies."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self.waiting: list[bytes] = []
+        self.over = False
+
+    def write(self, data: bytes) -> None:
+        """An event: written at once, or when the requests before are answered."""
+        if self._order.first is self:
+            self._order.write(data)
+        else:
+            self.waiting.append(data)
+
+    def end(self, data: bytes) -> None:
+        """The reply."""
+        self.write(data)
+        self.over = True
+        self._order.proceed()
+
+
+class Order:
+    """Replies in the order of their requests, for those without an ID."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.write = write
+        self._turns: deque[Turn] = deque()
+
+    @property
+    def first(self) -> Turn | None:
+        return self._turns[0] if self._turns else None
+
+    def turn(self) -> Turn:
+        turn = Turn(self)
+        self._turns.append(turn)
+        return turn
+
+    def proceed(self) -> None:
+        while self._turns and self._turns[0].over:
+            self._turns.popleft()
+            if self._turns and self._turns[0].waiting:
+                following = self._turns[0]
+                self.write(b"".join(following.waiting))
+                following.waiting.clear()

@@ -1,0 +1,95 @@
+"""The pipe server: its listeners, its connections and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+
+from venvd_contract.errors import Busy
+from venvd_core.backend import Backend
+from venvd_pipe_backend import http, listeners, peers
+from venvd_pipe_backend.connection import Connection
+from venvd_pipe_backend.settings import PipeSettings
+
+log = logging.getLogger(__name__)
+
+PIPE = "pipe.sock"
+HTTP = "http.sock"
+MOST_SECONDS_BETWEEN_INSPECTIONS = 5.0
+
+
+class PipeServer:
+    """Serves a backend on `pipe.sock` and its probes on `http.sock`, until it is closed."""
+
+    def __init__(self, backend: Backend, settings: PipeSettings) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.held = 0
+        self._connections: set[Connection] = set()
+        self._uids = peers.allowed(settings.socket_uids, settings.socket_dir, token=bool(settings.token_sha256))
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            InvalidRequest, Conflict, Unavailable: as `listeners.listen`.
+        """
+        loop = asyncio.get_running_loop()
+        pipe = listeners.listen(self.settings, PIPE)
+        try:
+            probes = listeners.listen(self.settings, HTTP)
+        except BaseException:
+            pipe.close()
+            listeners.remove(self.settings, PIPE)
+            raise
+        self.departures = peers.Departures(loop)
+        self._server = await loop.create_unix_server(
+            lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG
+        )
+        self._http = http.server(self.backend)
+        self._serving_http = asyncio.ensure_future(http.serve(self._http, probes))
+        self._inspecting = asyncio.ensure_future(self._inspect())
+
+    async def close(self) -> None:
+        """Answer what runs, within `drain` seconds, then close everything."""
+        self._server.close()
+        listeners.remove(self.settings, PIPE)
+        for connection in list(self._connections):
+            connection.shut_down()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle(), self.settings.drain)
+        for connection in list(self._connections):
+            connection.abort()
+        self._inspecting.cancel()
+        listeners.remove(self.settings, HTTP)
+        self._http.should_exit = True
+        await asyncio.wait({self._inspecting, self._serving_http})
+        self.departures.close()
+
+    async def _idle(self) -> None:
+        while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — the end needs no event
+            await asyncio.sleep(0.02)
+
+    def admit(self, connection: Connection, peer: socket.socket) -> None:
+        """Raises:
+        Forbidden: the peer's user may not connect.
+        Busy: there are too many connections.
+        """
+        peers.check(peer, self._uids)
+        if len(self._connections) >= self.settings.max_connections:
+            raise Busy(f"there are {self.settings.max_connections} connections already")
+        self._connections.add(connection)
+
+    def dismiss(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    async def _inspect(self) -> None:
+        shortest = min(self.settings.stall_timeout, self.settings.first_request_timeout)
+        pause = min(shortest / 4, MOST_SECONDS_BETWEEN_INSPECTIONS)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(pause)
+            for connection in list(self._connections):
+                connection.inspect(loop.time())

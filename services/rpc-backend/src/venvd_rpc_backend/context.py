@@ -1,0 +1,80 @@
+"""What a call says beside its message: token, session, value mode, deadline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
+from venvd_core.backend import Backend
+
+ROOM = 0.05
+"""Share of the time left, and at most seconds, in which the answer of a call that ran out of time still reaches the
+client, with what became of the session's state: after the deadline gRPC would tell it nothing."""
+
+
+class Context(Protocol):
+    """What is used of `grpc.aio.ServicerContext`."""
+
+    def invocation_metadata(self) -> Any: ...
+
+    def time_remaining(self) -> float | None: ...
+
+
+@dataclass(slots=True)
+class Asked:
+    """The metadata of a call that mean something here."""
+
+    token: str | None = None
+    session: str | None = None
+    values: str = "plain"
+
+
+def asked(context: Context) -> Asked:
+    """Read the metadata.
+
+    Raises:
+        InvalidRequest: the authorization is no bearer token.
+    """
+    found = Asked()
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            found.token = bearer(value)
+        elif key == "x-venvd-session":
+            found.session = value
+        elif key == "x-venvd-values":
+            found.values = value
+    return found
+
+
+def bearer(value: str) -> str:
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidRequest('the metadata "authorization" takes "Bearer" and a token')
+    return token.strip()
+
+
+def authorise(backend: Backend, found: Asked) -> None:
+    """Raises:
+    Unauthenticated, Forbidden: as `Backend.authorise`.
+    """
+    try:
+        backend.authorise(found.token)
+    except Unauthenticated as error:
+        if found.token is None:
+            raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None
+        raise
+
+
+def timeout(context: Context) -> float | None:
+    """Seconds that the call may take; None where the client set no deadline.
+
+    Raises:
+        DeadlineExceeded: there is no time left.
+    """
+    left = context.time_remaining()
+    if left is None:
+        return None
+    if left <= 0:
+        raise DeadlineExceeded("the deadline had passed before the call began")
+    return left - min(left * ROOM, ROOM)

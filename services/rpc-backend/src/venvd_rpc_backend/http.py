@@ -1,0 +1,144 @@
+"""The HTTP port: probes, metrics, and `POST /rpc/PythonService/<Method>` for old clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from venvd_contract.errors import InvalidRequest, NotFound, TooLarge, Unimplemented, VenvdError
+from venvd_contract.operations import OPERATIONS, Operation
+from venvd_core import monitor
+from venvd_core.backend import Backend, Reply, Request
+from venvd_core.monitor import ASGIApp, Receive, Scope, Send
+from venvd_rpc_backend import pascal
+from venvd_rpc_backend.methods import PLANNED
+from venvd_rpc_backend.status import known
+
+PREFIX = "/rpc/"
+SERVICE = "PythonService/"
+METHODS: dict[str, Operation] = {each.rpc: each for each in OPERATIONS if each.rpc.startswith(SERVICE)}
+
+
+def app(backend: Backend) -> ASGIApp:
+    """The application; errors are problem details."""
+    probes = monitor.app(backend)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+            await probes(scope, receive, send)
+            return
+        try:
+            body = await _answer(backend, scope, receive)
+        except Exception as error:  # noqa: BLE001 — every error becomes a response
+            await _refuse(send, known(error))
+        else:
+            if body is not None:
+                await monitor.respond(send, 200, body)
+
+    return serve
+
+
+async def _refuse(send: Send, error: VenvdError) -> None:
+    await monitor.refuse(send, error)
+
+
+async def _answer(backend: Backend, scope: Scope, receive: Receive) -> bytes | None:
+    """The body of the response; None where nobody waits for it any more."""
+    operation = _operation(scope)
+    if not operation.open:
+        backend.authorise(monitor.bearer(scope))
+    payload = pascal.payload(await _body(receive, backend.settings.max_body))
+    request = Request(operation.command, payload, **_options(scope))
+    reply = await _waited(backend.call(request), receive, cancel=backend.settings.cancel_on_disconnect)
+    return None if reply is None else pascal.response(operation, reply.result)
+
+
+def _operation(scope: Scope) -> Operation:
+    name = scope["path"].removeprefix(PREFIX)
+    operation = METHODS.get(name)
+    if operation is None:
+        if name in PLANNED:
+            raise Unimplemented(f"{name} is served over gRPC only")
+        raise NotFound(f"no such method: {name[:100]}; known are {', '.join(METHODS)}")
+    if scope["method"] != "POST":
+        raise InvalidRequest(f"{name} takes POST, not {scope['method']}")
+    return operation
+
+
+def _options(scope: Scope) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in scope["headers"]:
+        if name == b"x-venvd-session":
+            found["session"] = value.decode("latin-1")
+        elif name == b"x-venvd-values":
+            found["values"] = value.decode("latin-1")
+        elif name == b"x-venvd-timeout":
+            found["timeout"] = _seconds(value)
+    return found
+
+
+def _seconds(value: bytes) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InvalidRequest("X-Venvd-Timeout takes seconds") from None
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("the client went away before its request was whole")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise TooLarge(f"the body is larger than the limit of {limit} bytes")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _waited(call: asyncio.Future[Reply], receive: Receive, *, cancel: bool) -> Reply | None:
+    """The reply; None where the client went away, which cancels the call if that is wanted."""
+    gone = asyncio.ensure_future(_disconnected(receive))
+    both: set[asyncio.Future[Any]] = {call, gone}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if call.done():
+            return call.result()
+        if cancel:
+            call.cancel()
+        return None
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but for the signals, which are the program's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server(backend: Backend) -> Server:
+    config = uvicorn.Config(
+        app(backend),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+    )
+    return Server(config)

@@ -1,0 +1,83 @@
+"""grpc.health.v1 and server reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from venvd_contract.errors import VenvdError
+from venvd_core.backend import Backend
+from venvd_rpc_backend import context as contexts
+from venvd_rpc_backend import status
+
+SECONDS_BETWEEN_LOOKS = 0.25
+REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+"""One service under two names: the library knows the older one only, and the messages are the same."""
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """SERVING only while core is ready, for the server and for each service."""
+
+    def __init__(self, backend: Backend, services: tuple[str, ...]) -> None:
+        super().__init__()
+        self._backend = backend
+        self._names = ("", *services)
+        self._last: Any = None
+
+    async def look(self) -> None:
+        """Set every status by what is so now."""
+        now = NOT_SERVING if self._backend.ready() else SERVING
+        if now != self._last:
+            self._last = now
+            for name in self._names:
+                await self.set(name, now)
+
+    async def keep_looking(self) -> None:
+        """For those who watch."""
+        while True:
+            await self.look()
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 — the method's name
+        await self.look()
+        return await super().Check(request, context)
+
+
+class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+    """What the server speaks, for those with a token."""
+
+    def __init__(self, backend: Backend, services: tuple[str, ...]) -> None:
+        super().__init__(services)
+        self._backend = backend
+
+    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        try:
+            contexts.authorise(self._backend, contexts.asked(context))
+        except VenvdError as error:
+            await context.abort_with_status(status.status_of(error))
+        async for response in super().ServerReflectionInfo(requests, context):
+            yield response
+
+
+def add(server: Any, backend: Backend, services: tuple[str, ...]) -> Health:
+    """Serve both; the caller runs `keep_looking`."""
+    watch = Health(backend, services)
+    health_pb2_grpc.add_HealthServicer_to_server(watch, server)
+    names = (*services, health.SERVICE_NAME, *REFLECTION)
+    handler = grpc.stream_stream_rpc_method_handler(
+        Reflection(backend, names).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION]
+    )
+    return watch

@@ -1,0 +1,131 @@
+"""The gRPC server: its ports, its services and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+import grpc
+
+from venvd_contract.errors import Conflict, InvalidRequest
+from venvd_core.backend import Backend
+from venvd_rpc_backend import http, probes
+from venvd_rpc_backend.calls import generic_handlers
+from venvd_rpc_backend.methods import SERVICES
+from venvd_rpc_backend.settings import RpcSettings
+from venvd_rpc_backend.stream import Streams
+
+log = logging.getLogger(__name__)
+
+NAMES = tuple(service.full_name for service in SERVICES)
+ENVELOPE = 64 * 1024
+"""Bytes of a message beside its payload, so that core can say itself that a payload is too large."""
+PING_INTERVAL = 10
+"""Seconds that clients must leave between pings of theirs."""
+BACKLOG = 1024
+
+
+def options(settings: RpcSettings) -> list[tuple[str, int]]:
+    """The channel arguments: what a peer may send, and how a dead one is noticed."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_body + ENVELOPE),
+        ("grpc.max_send_message_length", -1),  # results have limits of their own
+        ("grpc.keepalive_time_ms", int(settings.keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL * 1000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL * 1000),
+        ("grpc.max_concurrent_streams", settings.max_calls),
+    ]
+
+
+class RpcServer:
+    """Serves a backend over gRPC, and its probes over HTTP, until it is closed."""
+
+    def __init__(self, backend: Backend, settings: RpcSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self.port = 0
+        self.http_port = 0
+
+    async def start(self) -> None:
+        """Listen; `port` and `http_port` are what came of it.
+
+        Raises:
+            Conflict: a port is taken.
+            InvalidRequest: certificate or key cannot be used.
+        """
+        settings = self._settings
+        listener = listen(settings.host, settings.http_port)
+        self.http_port = listener.getsockname()[1]
+        self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+        streams = Streams(
+            self._backend, max_pipelined=settings.max_pipelined, cancel_on_disconnect=settings.cancel_on_disconnect
+        )
+        self._server.add_generic_rpc_handlers(
+            generic_handlers(self._backend, SERVICES, streams, cancel=settings.cancel_on_disconnect)
+        )
+        self._health = probes.add(self._server, self._backend, NAMES)
+        self.port = self._listen()
+        await self._health.look()
+        await self._server.start()
+        self._http = http.server(self._backend)
+        self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
+        self._looking = asyncio.ensure_future(self._health.keep_looking())
+
+    def _listen(self) -> int:
+        settings = self._settings
+        address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+        try:
+            if settings.tls_cert is None:
+                return int(self._server.add_insecure_port(address))
+            return int(self._server.add_secure_port(address, credentials(settings)))
+        except RuntimeError as error:
+            raise Conflict(f"{address} cannot be listened on: {error}") from None
+
+    async def close(self) -> None:
+        """Answer what runs, within `drain` seconds, then close everything."""
+        self._looking.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(self._settings.drain)
+        self._http.should_exit = True
+        await asyncio.wait({self._looking, self._serving_http})
+
+
+def credentials(settings: RpcSettings) -> Any:
+    """The server's certificate and, where clients need one, whose theirs must be.
+
+    Raises:
+        InvalidRequest: a file cannot be read.
+    """
+    if settings.tls_key is None or settings.tls_cert is None:
+        raise InvalidRequest("VENVD_TLS_KEY and VENVD_TLS_CERT are needed")
+    try:
+        pair = settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
+        client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    except OSError as error:
+        raise InvalidRequest(f"VENVD_TLS_…: {error}") from None
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        Conflict: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Conflict(f"{host}:{port} cannot be listened on: {error}") from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener

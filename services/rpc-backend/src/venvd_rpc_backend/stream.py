@@ -1,0 +1,147 @@
+"""The Session stream: many calls over one stream, each message a request of the pipe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from venvd_contract.errors import Cancelled, VenvdError
+from venvd_core.backend import Backend, Reply, Request
+from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
+from venvd_rpc_backend import context as contexts
+from venvd_rpc_backend import messages, status
+from venvd_rpc_backend.context import Asked
+
+Context = Any  # grpc.aio.ServicerContext, whose types are not told
+
+
+class Streams:
+    """Serves Session streams."""
+
+    def __init__(self, backend: Backend, *, max_pipelined: int, cancel_on_disconnect: bool) -> None:
+        self._backend = backend
+        self._max_pipelined = max_pipelined
+        self._cancel = cancel_on_disconnect
+
+    def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The handler of the Session stream, where the service has it."""
+        if "Session" not in service.methods_by_name:
+            return {}
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._serve, SessionRequest.FromString, SessionResponse.SerializeToString
+        )
+        return {"Session": handler}
+
+    async def _serve(self, _requests: Any, context: Context) -> None:
+        try:
+            found = contexts.asked(context)
+            contexts.authorise(self._backend, found)
+        except VenvdError as error:
+            await context.abort_with_status(status.status_of(error))
+        stream = Stream(self._backend, found, context, self._max_pipelined)
+        writer = asyncio.ensure_future(stream.write())
+        try:
+            await stream.read()
+            await writer
+        finally:
+            writer.cancel()
+            if self._cancel:
+                stream.cancel()
+
+
+class Stream:
+    """One Session stream: a reader that begins calls, and a writer of what comes of them."""
+
+    def __init__(self, backend: Backend, asked: Asked, context: Context, max_pipelined: int) -> None:
+        self._backend = backend
+        self._asked = asked
+        self._context = context
+        self._max_pipelined = max_pipelined
+        self._calls: set[asyncio.Future[Reply]] = set()
+        self._outbox: deque[SessionResponse] = deque()
+        self._over = False
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def read(self) -> None:
+        """Begin every call until the client ends its side; then wait for them."""
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            while len(self._calls) + len(self._outbox) >= self._max_pipelined:
+                self._room.clear()
+                await self._room.wait()
+            self._begin(message)
+        self._over = True
+        self._news.set()
+
+    async def write(self) -> None:
+        """Send replies and events until the last of them is sent."""
+        while self._outbox or self._calls or not self._over:
+            if not self._outbox:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            await self._context.write(self._outbox.popleft())
+            self._room.set()
+
+    def cancel(self) -> None:
+        for call in list(self._calls):
+            call.cancel()
+
+    def _begin(self, message: SessionRequest) -> None:
+        number = message.id
+        try:
+            request = self._request(message)
+        except VenvdError as error:
+            self._send(SessionResponse(id=number, error=error_of(error)))
+            return
+        call = self._backend.call(request)
+        self._calls.add(call)
+        call.add_done_callback(partial(self._finished, number))
+
+    def _request(self, message: SessionRequest) -> Request:
+        return Request(
+            message.command,
+            messages.checked("payload_json", message.payload_json) if message.HasField("payload_json") else b"{}",
+            message.session if message.HasField("session") else self._asked.session,
+            message.timeout if message.HasField("timeout") else None,
+            message.values if message.HasField("values") else self._asked.values,
+            tuple(message.attachments),
+            partial(self._event, message.id) if message.stream else None,
+        )
+
+    def _event(self, number: int, kind: str, data: Any) -> None:
+        self._send(SessionResponse(id=number, event=SessionEvent(event=kind, data_json=messages.encoded(data))))
+
+    def _finished(self, number: int, call: asyncio.Future[Reply]) -> None:
+        self._calls.discard(call)
+        self._send(response(number, call))
+
+    def _send(self, message: SessionResponse) -> None:
+        self._outbox.append(message)
+        self._news.set()
+
+
+def response(number: int, call: asyncio.Future[Reply]) -> SessionResponse:
+    """The message that answers a call that is done."""
+    if call.cancelled():
+        return SessionResponse(id=number, error=error_of(Cancelled("the call was cancelled")))
+    error = call.exception()
+    if error is not None:
+        return SessionResponse(id=number, error=error_of(status.known(error)))
+    reply = call.result()
+    return SessionResponse(id=number, result_json=reply.result.decode(), attachments=reply.attachments)
+
+
+def error_of(error: VenvdError) -> Error:
+    """An error as a message; nothing of it is cut."""
+    made = Error(code=error.code, message=status.clean(error.message), state_lost=error.state_lost)
+    if error.error_type is not None:
+        made.error_type = status.clean(error.error_type)
+    if error.traceback is not None:
+        made.traceback = status.clean(error.traceback)
+    return made
