@@ -49,11 +49,11 @@ class Hello(msgspec.Struct, rename="camel"):
 
 class _Packet(msgspec.Struct):
     id: int | None = None
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: RUF009 — it cannot be changed
     error: str | None = None
     code: str | None = None
     event: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: RUF009
 
 
 class Answer(msgspec.Struct):
@@ -195,11 +195,11 @@ class Link:
     def _packet(self, data: bytes, descriptors: list[int]) -> None:
         try:
             packet = _packet.decode(data)
-            if packet.event == "exited" and packet.data is not None:
+            if packet.event == "exited":
                 self._on_exited(_exited.decode(packet.data))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _close(descriptors)
-            self.drop("the worker host sent what is no packet of the protocol")
+            self.drop(f"the worker host sent what is no packet of the protocol: {error}")
             return
         future = self._waiting.get(packet.id or 0)
         if future is None or future.done() or packet.event is not None:
@@ -208,7 +208,7 @@ class Link:
             _close(descriptors)
             future.set_exception(from_fields({"error": packet.error, "code": packet.code}))
         else:
-            future.set_result(Answer(packet.result or msgspec.Raw(b"{}"), descriptors))
+            future.set_result(Answer(packet.result, descriptors))
 
 
 def _close(descriptors: Sequence[int]) -> None:
@@ -265,7 +265,7 @@ class Channel:
                 await asyncio.sleep(_HURRY if tries < _HURRIED_TRIES else _PAUSE)
                 continue
             tries = 0
-            await link.gone
+            await asyncio.wait([link.gone])  # awaiting it would cancel it with this task
 
     def _lost(self, why: str) -> None:
         """At once, not a turn of the loop later: nobody may be given a link that is gone."""

@@ -1,0 +1,113 @@
+"""A backend in the test's own loop, and wardens as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from venvd_core.backend import Backend, Request
+from venvd_core.settings import BackendSettings
+
+PEER = Path(__file__).with_name("peer.py")
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a coroutine function to its end on one of the two loops, within a minute."""
+
+    def runner(work: Callable[[], Awaitable[None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(60):
+                await work()
+
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(bounded())
+
+    return runner
+
+
+@pytest.fixture
+def channel() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="venvd-") as directory:
+        yield Path(directory)
+
+
+class Wardens:
+    """Starts wardens for one channel; ends what is left of them."""
+
+    def __init__(self, channel: Path) -> None:
+        self.channel = channel
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *traits: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, str(PEER), str(self.channel), *traits])
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def wardens(channel: Path) -> Iterator[Wardens]:
+    found = Wardens(channel)
+    yield found
+    for process in found.started:
+        process.kill()
+        process.wait()
+
+
+class Client:
+    """A backend, and short words for calling it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def begin(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> asyncio.Future[Any]:
+        body = json.dumps({"do": do, **payload}).encode()
+        return self.backend.call(Request("eval", body, **(request or {})))
+
+    async def do(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> Any:
+        return json.loads((await self.begin(do, request=request, **payload)).result)
+
+    async def command(self, command: str, **payload: Any) -> Any:
+        return json.loads((await self.backend.call(Request(command, json.dumps(payload).encode()))).result)
+
+    async def ready(self, within: float = 20) -> None:
+        async with asyncio.timeout(within):
+            while self.backend.ready():
+                await asyncio.sleep(0.01)
+
+    async def not_ready(self, within: float = 20) -> None:
+        async with asyncio.timeout(within):
+            while not self.backend.ready():
+                await asyncio.sleep(0.01)
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(channel: Path) -> Serve:
+    """Opens a backend on the channel: `async with serve(queue_limit=2) as client`."""
+
+    @asynccontextmanager
+    async def serving(**settings: Any) -> AsyncIterator[Client]:
+        backend = Backend(BackendSettings(channel=channel, **{"no_token": True, "grace": 0.3, **settings}))
+        await backend.start()
+        try:
+            yield Client(backend)
+        finally:
+            await backend.close()
+
+    return serving

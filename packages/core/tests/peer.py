@@ -1,0 +1,281 @@
+"""A warden with sessions that behave or misbehave as they are told: the small real program that tests connect to.
+
+Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions exit
+before they are up), `mute` (answers nothing), `babbles` (sends packets that are none), `streamless` (no descriptor).
+A session does what the payload's `do` says: see `DEEDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+SLOT = 128
+
+
+class Stopped(BaseException):
+    pass
+
+
+# ---- the session -----------------------------------------------------------------------------------------------
+
+
+class Session:
+    def __init__(self, sock: socket.socket, slots: mmap.mmap, index: int) -> None:
+        self.sock = sock
+        self.slots = slots
+        self.at = index * SLOT
+        self.sequence = 0
+        self.request = None
+        self.kept = 0
+
+    def put(self, offset: int, form: str, value: float) -> None:
+        struct.pack_into("<" + form, self.slots, self.at + offset, value)
+
+    def stop_reason(self) -> str:
+        (reason,) = struct.unpack_from("<I", self.slots, self.at + 4)
+        (stop,) = struct.unpack_from("<Q", self.slots, self.at + 32)
+        return {1: "timeout", 2: "cancelled"}.get(reason, "cancelled") if stop == self.sequence else ""
+
+    def on_sigint(self, *_: object) -> None:
+        if self.request is not None and self.stop_reason():
+            raise Stopped
+
+    def say(self, message: dict) -> None:
+        self.sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def run(self) -> None:
+        signal.signal(signal.SIGINT, self.on_sigint)
+        self.put(0, "I", 1)
+        with self.sock.makefile("rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                sizes = request.get("attachments", [])
+                self.answer(request, [lines.read(size) for size in sizes])
+
+    def answer(self, request: dict, attachments: list[bytes]) -> None:
+        payload = request["payload"]
+        deed = payload.get("do", "echo")
+        self.request = request
+        self.sequence += 1
+        self.put(8, "Q", self.sequence)
+        if deed != "hides":
+            self.put(40, "Q", request["id"])
+            self.put(0, "I", 2)
+        try:
+            result = DEEDS[deed](self, payload, attachments)
+            reply = {"result": result}
+        except Stopped:
+            reply = {"error": "stopped", "code": self.stop_reason()}
+        except ArithmeticError as error:
+            reply = {"error": str(error), "code": "user_error", "errorType": type(error).__name__, "traceback": "…"}
+        self.put(0, "I", 1)
+        self.request = None
+        if deed != "says" and reply.get("result") != "nothing":
+            self.say({"id": request["id"], **reply})
+
+
+def sleeps(session: Session, payload: dict, _: list[bytes]) -> object:
+    time.sleep(payload.get("seconds", 60))
+    return {"slept": True}
+
+
+def will_not_stop(session: Session, payload: dict, _: list[bytes]) -> object:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            time.sleep(60)
+        except Stopped:
+            continue
+
+
+def dies(session: Session, payload: dict, _: list[bytes]) -> object:
+    if "status" in payload:
+        os._exit(payload["status"])
+    os.kill(os.getpid(), payload["signal"])
+
+
+def says(session: Session, payload: dict, _: list[bytes]) -> object:
+    """Sends `text` as it is, `times` times, with `{id}` replaced."""
+    raw = payload["text"].replace("{id}", str(session.request["id"])).encode("latin-1")
+    for _ in range(payload.get("times", 1)):
+        session.sock.sendall(raw)
+
+
+def closes(session: Session, payload: dict, _: list[bytes]) -> object:
+    session.sock.shutdown(socket.SHUT_RDWR)
+    time.sleep(60)
+
+
+def streams(session: Session, payload: dict, _: list[bytes]) -> object:
+    for event, data in payload["events"]:
+        session.say({"id": session.request["id"], "event": event, "data": data})
+    return {"streamed": session.request["stream"]}
+
+
+def counts(session: Session, payload: dict, _: list[bytes]) -> object:
+    session.kept += 1
+    return {"count": session.kept, "pid": os.getpid(), "env": os.environ.get("TOLD")}
+
+
+def fails(session: Session, payload: dict, _: list[bytes]) -> object:
+    return 1 / 0
+
+
+def echoes(session: Session, payload: dict, attachments: list[bytes]) -> object:
+    return {"request": session.request, "attachments": [len(part) for part in attachments]}
+
+
+def ends_warden(session: Session, payload: dict, _: list[bytes]) -> object:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+DEEDS = {
+    "echo": echoes,
+    "count": counts,
+    "sleep": sleeps,
+    "stubborn": will_not_stop,
+    "hides": sleeps,
+    "die": dies,
+    "says": says,
+    "close": closes,
+    "stream": streams,
+    "fail": fails,
+    "silent": lambda *_: "nothing",
+    "end warden": ends_warden,
+}
+
+
+# ---- the warden ------------------------------------------------------------------------------------------------
+
+
+class Warden:
+    def __init__(self, control: socket.socket, traits: set[str]) -> None:
+        self.control = control
+        self.traits = traits
+        self.pids: dict[str, int] = {}
+        self.why: dict[str, str] = {}
+        self.kills: list[tuple[float, str, int]] = []
+        self.index: dict[str, int] = {}
+        self.slots: mmap.mmap | None = None
+
+    def serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([self.control], [], [], 0.01)
+            if ready:
+                packet, descriptors, _, _ = socket.recv_fds(self.control, 1 << 20, 4)
+                if not packet:
+                    break
+                self.packet(json.loads(packet), descriptors)
+            self.reap()
+            self.overdue()
+        for pid in self.pids.values():
+            os.kill(pid, signal.SIGKILL)
+
+    def packet(self, request: dict, descriptors: list[int]) -> None:
+        if "mute" in self.traits:
+            return
+        if "babbles" in self.traits:
+            self.control.send(b"[1, 2")
+            return
+        try:
+            result, passed = getattr(self, "do_" + request["command"])(request, descriptors)
+            reply = {"id": request["id"], "result": result}
+        except KeyError as error:
+            reply, passed = {"id": request["id"], "error": f"no session {error}", "code": "not_found"}, []
+        except RuntimeError as error:
+            reply, passed = {"id": request["id"], "error": str(error), "code": "unavailable"}, []
+        socket.send_fds(self.control, [json.dumps(reply).encode()], passed)
+        for descriptor in passed:
+            os.close(descriptor)
+
+    def do_hello(self, request: dict, descriptors: list[int]) -> tuple[dict, list[int]]:
+        self.slots = mmap.mmap(descriptors[0], request["slots"] * SLOT)
+        return {"worker": "peer", "python": sys.version.split()[0], "pid": os.getpid()}, []
+
+    def do_start(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+        if "refuses" in self.traits:
+            raise RuntimeError("there is no interpreter here")
+        server, own = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            server.close()
+            self.control.close()
+            os.environ.update(request["env"])
+            if "stillborn" in self.traits:
+                os._exit(3)
+            try:
+                Session(own, self.slots, request["slot"]).run()
+            finally:
+                os._exit(0)
+        own.close()
+        name = request["session"]
+        self.pids[name], self.index[name] = pid, request["slot"]
+        return {"pid": pid}, [] if "streamless" in self.traits else [server.detach()]
+
+    def do_interrupt(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+        pid, at = self.pids[request["session"]], self.index[request["session"]] * SLOT
+        struct.pack_into("<I", self.slots, at + 4, {"timeout": 1, "cancelled": 2}[request["reason"]])
+        struct.pack_into("<Q", self.slots, at + 32, request["seq"])
+        os.kill(pid, signal.SIGINT)
+        self.kills.append((time.monotonic() + request["grace"], request["session"], request["seq"]))
+        return {}, []
+
+    def do_kill(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+        name = request["session"]
+        self.why[name] = "kill"
+        os.kill(self.pids[name], signal.SIGKILL)
+        self.gone(name, os.waitpid(self.pids[name], 0)[1])
+        return {}, []
+
+    def do_stats(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+        return {"sessions": {name: {"rssBytes": 1000} for name in self.pids}, "warden": {"rssBytes": 500}}, []
+
+    def overdue(self) -> None:
+        late = [entry for entry in self.kills if entry[0] <= time.monotonic()]
+        for entry in late:
+            self.kills.remove(entry)
+            _, name, sequence = entry
+            if name in self.pids:
+                state, running = struct.unpack_from("<I4xQ", self.slots, self.index[name] * SLOT)
+                if state == 2 and running == sequence:
+                    self.why[name] = "interrupt"
+                    os.kill(self.pids[name], signal.SIGKILL)
+
+    def reap(self) -> None:
+        for name, pid in list(self.pids.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self.gone(name, status)
+
+    def gone(self, name: str, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
+        reason = self.why.pop(name, "exit" if code >= 0 else "signal")
+        data = {"session": name, "pid": self.pids.pop(name), "how": how, "reason": reason}
+        self.control.send(json.dumps({"event": "exited", "data": data}).encode())
+
+
+def main() -> None:
+    directory, traits = sys.argv[1], set(sys.argv[2:])
+    path = os.path.join(directory, "warden.sock")
+    if os.path.exists(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen()
+    control, _ = listener.accept()
+    listener.close()
+    Warden(control, traits).serve()
+
+
+if __name__ == "__main__":
+    main()
