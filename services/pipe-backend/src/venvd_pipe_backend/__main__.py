@@ -17,7 +17,7 @@ from venvd_core.settings import load
 from venvd_pipe_backend.server import PIPE, PipeServer
 from venvd_pipe_backend.settings import PipeSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("venvd_pipe_backend")
 
 
 async def run(settings: PipeSettings) -> None:

@@ -130,24 +130,25 @@ class Connection(asyncio.Protocol):
                 break
             try:
                 message = self._reader.next()
+                if message is None and self._peer_ended and self._reader.midway:
+                    self._reader.end()
+                    continue
             except MalformedError as wrong:
                 self._answer(wrong.id, wrong.error)
                 if wrong.fatal:
                     self._end()
                 continue
-            if message is None:
+            if message is not None:
+                self._begin(message)
+            elif self._peer_ended:
+                self._end()
+            else:
                 self._await_more()
                 break
-            self._begin(message)
         self._account()
 
     def _await_more(self) -> None:
-        if self._peer_ended:
-            error = self._reader.remainder()
-            if error is not None:
-                self._answer(b"", error)
-            self._end()
-        elif self._paused:
+        if self._paused:
             self._paused = False
             self._transport.resume_reading()
 

@@ -26,6 +26,7 @@ def server(backend: Backend) -> Monitor:
         http="httptools",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,

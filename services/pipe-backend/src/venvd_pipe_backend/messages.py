@@ -124,14 +124,20 @@ class Reader:
         message.parts = [self._buffer.take(size) or b"" for size in sizes]
         return message
 
-    def remainder(self) -> VenvdError | None:
-        """What is wrong with the end of the stream coming here; None where nothing is."""
+    def end(self) -> None:
+        """The stream ends here, and so does its last line; a part of a line is never a whole request.
+
+        Raises:
+            MalformedError: attachments are missing.
+        """
         if self._unfinished is not None:
-            wanted, there = sum(self._unfinished[1]), len(self._buffer)
-            return InvalidRequest(f"the attachments ended after {there} of the {wanted} bytes that were announced")
+            (message, sizes), self._unfinished = self._unfinished, None
+            there = len(self._buffer)
+            self._buffer.rest()
+            error = InvalidRequest(f"the attachments ended after {there} of the {sum(sizes)} bytes that were announced")
+            raise MalformedError(error, bytes(message.id), fatal=True)
         if self.midway:
-            return InvalidRequest("the last line has no end")
-        return None
+            self._buffer.feed(b"\n")
 
 
 def parse(line: bytes) -> Message:

@@ -16,7 +16,7 @@ from venvd_core.settings import load
 from venvd_rpc_backend.server import RpcServer
 from venvd_rpc_backend.settings import RpcSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("venvd_rpc_backend")
 
 
 async def run(settings: RpcSettings) -> None:

@@ -158,7 +158,7 @@ def _text(data: msgspec.Raw) -> str:
 
 
 def _is_json(field: FieldDescriptor) -> bool:
-    return field.name.endswith(_JSON)
+    return bool(field.name.endswith(_JSON))
 
 
 def _is_map(field: FieldDescriptor) -> bool:
