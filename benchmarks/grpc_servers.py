@@ -1,8 +1,8 @@
 """grpc.aio against grpc's thread-based server on the unary path, in front of a core that lives on an asyncio loop.
 
-The core's part is played by its shape: one stream to another process that echoes lines, one line at a time. Each server
-is a process of its own, as is the client; the servers are measured by turns, and the best round of each is printed, since
-other work on the machine only ever adds.
+The core's part is played by its shape: one stream to another process that echoes lines, one line at a time. The floor
+is each server answering by itself. Each server is a process of its own, as is the client; the servers are measured by
+turns, and the best round of each is printed, since other work on the machine only ever adds.
 
     python benchmarks/grpc_servers.py [--rounds 5] [--calls 2000] [--window 32]
 """
@@ -15,6 +15,7 @@ import concurrent.futures
 import multiprocessing
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -81,12 +82,13 @@ def handlers(serve: Callable[..., Any]) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("venvd.v1.PythonService", {"Evaluate": handler})
 
 
-async def aio_server(ready: Any) -> None:
+async def aio_server(ready: Any, *, alone: bool = False) -> None:
     core = Core()
     await core.start()
 
     async def evaluate(request: pb.EvaluateRequest, _context: Any) -> bytes:
-        await core.call(line_of(request))
+        if not alone:
+            await core.call(line_of(request))
         return REPLY
 
     server = grpc.aio.server(options=OPTIONS)
@@ -97,7 +99,7 @@ async def aio_server(ready: Any) -> None:
     await server.wait_for_termination()
 
 
-async def thread_server(ready: Any) -> None:
+async def thread_server(ready: Any, *, alone: bool = False) -> None:
     core = Core()
     await core.start()
     loop = asyncio.get_running_loop()
@@ -106,6 +108,8 @@ async def thread_server(ready: Any) -> None:
         core.call(line).add_done_callback(lambda future: done.set_result(future.result()))
 
     def evaluate(request: pb.EvaluateRequest, _context: Any) -> bytes:
+        if alone:
+            return REPLY
         done: concurrent.futures.Future[bytes] = concurrent.futures.Future()
         loop.call_soon_threadsafe(start, line_of(request), done)
         done.result()
@@ -123,6 +127,8 @@ SERVERS: dict[str, Callable[[Any], None]] = {
     "grpc.aio on uvloop": lambda ready: uvloop.run(aio_server(ready)),
     "threads, core on asyncio": lambda ready: asyncio.run(thread_server(ready)),
     "threads, core on uvloop": lambda ready: uvloop.run(thread_server(ready)),
+    "floor: grpc.aio on uvloop": lambda ready: uvloop.run(aio_server(ready, alone=True)),
+    "floor: threads": lambda ready: uvloop.run(thread_server(ready, alone=True)),
 }
 
 
@@ -174,9 +180,9 @@ def main() -> None:
             one_by_one(call, 100)
             results[name][0].append(one_by_one(call, options.calls))
             results[name][1].append(windowed(call, options.calls, options.window))
-    print(f"{'server':28}{'µs a call':>12}{'calls/s, ' + str(options.window) + ' under way':>26}")
+    sys.stdout.write(f"{'server':28}{'µs a call':>12}{f'calls/s, {options.window} under way':>26}\n")
     for name, (latency, rate) in results.items():
-        print(f"{name:28}{min(latency):>12.0f}{max(rate):>26.0f}")
+        sys.stdout.write(f"{name:28}{min(latency):>12.0f}{max(rate):>26.0f}\n")
     for process in running:
         process.terminate()
         process.join()
