@@ -85,12 +85,12 @@ class Client:
 
     async def ready(self, within: float = 20) -> None:
         async with asyncio.timeout(within):
-            while self.backend.ready():
+            while self.backend.ready():  # noqa: ASYNC110 — readiness is asked, as by a probe
                 await asyncio.sleep(0.01)
 
     async def not_ready(self, within: float = 20) -> None:
         async with asyncio.timeout(within):
-            while not self.backend.ready():
+            while not self.backend.ready():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -99,7 +99,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 def serve(channel: Path) -> Serve:
-    """Opens a backend on the channel: `async with serve(queue_limit=2) as client`."""
+    """Opens a backend on the channel, with other settings where they are given."""
 
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[Client]:

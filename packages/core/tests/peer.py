@@ -1,7 +1,7 @@
 """A warden with sessions that behave or misbehave as they are told: the small real program that tests connect to.
 
-Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions exit
-before they are up), `mute` (answers nothing), `babbles` (sends packets that are none), `streamless` (no descriptor).
+Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
+exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor).
 A session does what the payload's `do` says: see `DEEDS`.
 """
 
@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 SLOT = 128
 
@@ -236,7 +237,7 @@ class Warden:
         self.gone(name, os.waitpid(self.pids[name], 0)[1])
         return {}, []
 
-    def do_stats(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+    def do_stats(self, _request: dict, _: list[int]) -> tuple[dict, list[int]]:
         return {"sessions": {name: {"rssBytes": 1000} for name in self.pids}, "warden": {"rssBytes": 500}}, []
 
     def overdue(self) -> None:
@@ -265,12 +266,10 @@ class Warden:
 
 
 def main() -> None:
-    directory, traits = sys.argv[1], set(sys.argv[2:])
-    path = os.path.join(directory, "warden.sock")
-    if os.path.exists(path):
-        os.unlink(path)
+    path, traits = Path(sys.argv[1], "warden.sock"), set(sys.argv[2:])
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(path)
+    listener.bind(str(path))
     listener.listen()
     control, _ = listener.accept()
     listener.close()

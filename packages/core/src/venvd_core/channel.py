@@ -49,11 +49,11 @@ class Hello(msgspec.Struct, rename="camel"):
 
 class _Packet(msgspec.Struct):
     id: int | None = None
-    result: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: RUF009 — it cannot be changed
+    result: msgspec.Raw = msgspec.Raw(b"{}")
     error: str | None = None
     code: str | None = None
     event: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: RUF009
+    data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Answer(msgspec.Struct):

@@ -132,7 +132,7 @@ def _too_deep() -> TooLarge:
 def _not_json(error: Exception) -> InvalidRequest:
     if isinstance(error, UnicodeDecodeError):
         return InvalidRequest(f"the request is not UTF-8: {error.reason} at byte {error.start}")
-    return InvalidRequest(f"the request is not JSON: {error}")
+    return InvalidRequest(f"the request is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
 
 
 def tail(command: str, payload: bytes, values: str, stream: bool, attachments: Sequence[bytes]) -> bytes:

@@ -1,1 +1,1 @@
-"""The HTTP server of a backend."""
+"""The HTTP server of a backend: the operations as routes, and nothing that knows how sessions work."""

@@ -1,0 +1,78 @@
+"""Operations over bare ASGI: headers and body in, the session's own JSON out, nothing parsed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from venvd_contract.errors import VenvdError
+from venvd_core import logs
+from venvd_core.backend import Backend, Reply, Request
+from venvd_core.monitor import Receive, Scope, Send, refuse, respond
+from venvd_core.wire import encode
+from venvd_http_backend.events import serve_events
+from venvd_http_backend.incoming import ClientGone, Head, Unread, check_origin, read_body
+from venvd_http_backend.watch import Watch
+
+_CLOSE = ((b"connection", b"close"),)
+
+
+class Operations:
+    """Serves calls of one backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._open = not backend.settings.token_sha256
+        self._limit = backend.settings.max_body
+        self._watch = Watch() if backend.settings.cancel_on_disconnect else None
+
+    def admit(self, scope: Scope) -> Head:
+        """The request's head, if its sender may call.
+
+        Raises:
+            Unauthenticated, Forbidden, InvalidRequest.
+        """
+        head = Head.of(scope)
+        self._backend.authorise(head.token)
+        if self._open:
+            check_origin(head)
+        return head
+
+    async def serve(
+        self, command: str, scope: Scope, receive: Receive, send: Send, path: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer one request; `path` holds what its path named, where that is the payload."""
+        try:
+            head = self.admit(scope)
+            body = await read_body(head, receive, self._limit)
+            if path:
+                body = encode(path)
+            request = Request(command, body or b"{}", head.session, head.timeout, head.values)
+            if head.wants_events and command == "exec":
+                await serve_events(self._backend, request, receive, send, self._watch)
+                return
+            reply = await self._reply(request, receive)
+        except ClientGone:
+            return
+        except Unread as error:
+            logs.call(command, error.code, error=error)
+            await refuse(send, error, headers=_CLOSE)
+        except VenvdError as error:
+            await refuse(send, error)
+        else:
+            await respond(send, 200, reply.result)
+
+    async def _reply(self, request: Request, receive: Receive) -> Reply:
+        future = self._backend.call(request)
+        if self._watch is None:
+            return await future
+        self._watch.note(future, receive)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if future.cancelled() and task is not None and not task.cancelling():
+                raise ClientGone from None
+            raise
+        finally:
+            self._watch.forget(future)

@@ -1,0 +1,183 @@
+"""The FastAPI application: the schema, its pages, and every route that is not hot.
+
+Its routes answer like the hot ones, by `Operations`; the signatures that FastAPI sees are there for the schema. So
+every operation has real models in the schema and every transport gives the same errors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Header, Path, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from venvd_contract.errors import Internal, InvalidRequest, NotFound, VenvdError
+from venvd_contract.operations import OPERATIONS, PLANNED, Nothing, Operation
+from venvd_core.monitor import refuse
+from venvd_http_backend.operations import Operations
+
+PLANNED_ROUTES = (
+    ("GET", "/api/array", "array.get"),
+    ("PUT", "/api/array", "array.put"),
+    ("POST", "/v1/calls", "call.start"),
+    ("GET", "/v1/calls/{id}", "call.get"),
+    ("DELETE", "/v1/calls/{id}", "cancel"),
+    ("GET", "/v1/sessions/{id}/files", "file.list"),
+    ("GET", "/v1/sessions/{id}/files/{path:path}", "file.get"),
+    ("PUT", "/v1/sessions/{id}/files/{path:path}", "file.put"),
+    ("DELETE", "/v1/sessions/{id}/files/{path:path}", "file.delete"),
+    ("POST", "/venv/create", "venv.create"),
+    ("GET", "/venv/list", "venv.list"),
+    ("GET", "/venv/status/{name}", "venv.status"),
+    ("DELETE", "/venv/{name}", "venv.delete"),
+    ("POST", "/venv/ensure", "venv.ensure"),
+)
+
+_ABOUT = """Runs Python in sessions. Send the backend's token as `Authorization: Bearer …`.
+
+Values are JSON data; what JSON lacks is tagged (`{"$float": "nan"}`, `{"$bytes": …}`, …), and `{"$handle": …}` stands
+for the object behind a handle, at any depth. Errors are problem details (RFC 9457) with a stable `code`.
+"""
+
+SessionHeader = Annotated[str | None, Header(alias="X-Venvd-Session", description="Session; `default` if absent")]
+TimeoutHeader = Annotated[float | None, Header(alias="X-Venvd-Timeout", description="Seconds")]
+ValuesHeader = Annotated[
+    str | None, Header(alias="X-Venvd-Values", description="`plain` or `tagged`", pattern="^(plain|tagged)$")
+]
+
+
+@dataclass
+class Problem:
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errorType: str | None = None  # noqa: N815 — names on the wire
+    traceback: str | None = None
+    stateLost: bool | None = None  # noqa: N815
+
+
+class Answer(Response):
+    """Hands the request on to `Operations`, which sends the response itself."""
+
+    def __init__(self, operations: Operations, command: str, path: dict[str, str]) -> None:
+        super().__init__()
+        self._operations = operations
+        self._command = command
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._operations.serve(self._command, scope, receive, send, self._path)
+
+
+class Refusal(Response):
+    """An error as problem details."""
+
+    def __init__(self, error: VenvdError, status: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(status_code=status)
+        self._error = error
+        self._extra = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        await refuse(send, self._error, self.status_code, self._extra)
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def _route_of(operations: Operations, command: str) -> type[APIRoute]:
+    class Route(APIRoute):
+        def get_route_handler(self) -> Handler:
+            async def handle(request: Request) -> Response:
+                return Answer(operations, command, dict(request.path_params))
+
+            return handle
+
+    return Route
+
+
+def _signature(operation: Operation) -> inspect.Signature:
+    """The parameters of an operation, as FastAPI reads them off a function."""
+    found: dict[str, Any] = {}
+    if "{id}" in operation.http[1]:
+        found["id"] = Annotated[str, Path(description="The session's ID")]
+    elif operation.request is not Nothing:
+        found["body"] = Annotated[operation.request, Body()]
+    if operation.served_by == "session":
+        found |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader}
+    kind = inspect.Parameter.KEYWORD_ONLY
+    missing = inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(name, kind, annotation=hint, default=missing if name in {"id", "body"} else None)
+            for name, hint in found.items()
+        ]
+    )
+
+
+def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None:
+    def endpoint(**_: Any) -> None:
+        """Only its signature is used."""
+
+    endpoint.__signature__ = _signature(operation)  # type: ignore[attr-defined]
+    method, path = operation.http
+    service, _, name = operation.rpc.partition("/")
+    app.router.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        response_model=operation.response,
+        operation_id=name,
+        summary=operation.summary,
+        tags=[service.removesuffix("Service")],
+        responses={"default": {"model": Problem, "description": "What went wrong"}},
+        dependencies=[] if operation.open else [Security(HTTPBearer(auto_error=False))],
+        route_class_override=_route_of(operations, operation.command),
+    )
+
+
+def schema_app(operations: Operations, version: str) -> FastAPI:
+    app = FastAPI(
+        title="venvd HTTP backend",
+        version=version,
+        description=_ABOUT,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    for operation in OPERATIONS:
+        if operation.command != "ping":
+            _declare(app, operations, operation)
+    for method, path, command in PLANNED_ROUTES:
+        if command in PLANNED:
+            route = _route_of(operations, command)
+            app.router.add_api_route(
+                path, lambda: None, methods=[method], include_in_schema=False, route_class_override=route
+            )
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _defect)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.url.path[:200]
+    if status == 405:
+        allowed = (getattr(error, "headers", None) or {}).get("Allow", "")
+        message = f"{path} takes {allowed}, not {request.method}"
+        return Refusal(InvalidRequest(message), 405, ((b"allow", allowed.encode()),))
+    if status == 404:
+        return Refusal(NotFound(f"there is nothing at {path}; /docs lists what there is"), 404)
+    return Refusal(InvalidRequest(str(error)), status)
+
+
+async def _defect(_request: Request, error: Exception) -> Response:
+    return Refusal(Internal(f"{type(error).__name__} in the server; its log has the traceback"), 500)

@@ -1,0 +1,12 @@
+"""The settings of the HTTP server: those of every server, and where it listens."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from venvd_core.settings import BackendSettings
+
+
+class HttpSettings(BackendSettings):
+    host: str = "0.0.0.0"  # noqa: S104 — in its container; what is published is the engine's matter
+    port: int = Field(default=5678, ge=0, le=65535)
