@@ -27,6 +27,11 @@ def read(path: Path) -> str | None:
         return None
 
 
+def named(url: str | None) -> bool:
+    """Whether a controller is named on purpose, not by what one left in the home."""
+    return bool(url or os.environ.get("VENVD_URL"))
+
+
 def find_controller(url: str | None, token: str | None) -> tuple[str, str | None]:
     """URL and token of the controller: as given, from `VENVD_URL` and `VENVD_TOKEN`, or of the home.
 

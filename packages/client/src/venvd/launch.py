@@ -63,10 +63,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def start(home: Path, *, host: str = "127.0.0.1", port: int | None = None, settings: Mapping[str, str] | None = None) -> Started:
+def start(
+    home: Path, *, host: str = "127.0.0.1", port: int | None = None, settings: Mapping[str, str] | None = None
+) -> Started:
     """Start a controller with its own log below `home` and wait until it is ready.
 
-    It has a process group of its own, so that Ctrl-C at a terminal reaches the client alone, which then ends it in order.
+    It has a session of its own, so that Ctrl-C at a terminal reaches the client alone, which then ends it in order.
 
     Raises:
         NoController: the program is not installed.

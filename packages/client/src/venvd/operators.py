@@ -153,10 +153,8 @@ def subscript(index: Any, target: str = "_0") -> tuple[str, list[Any]]:
         values.append(value)
         return f"_{len(values)}"
 
-    if isinstance(index, tuple) and index:
-        inside = "".join(part(value) + "," for value in index)
-    else:
-        inside = part(index)
+    several = isinstance(index, tuple) and index
+    inside = "".join(part(value) + "," for value in index) if several else part(index)
     return f"{target}[{inside}]", values
 
 
@@ -198,5 +196,6 @@ class Iteration:
         self._size = min(size * 2, _MANY) if self._ahead else 1
         items = []
         for position in range(length):
-            items.append((yield self._scope.eval("_0[_1]", {"_0": found, "_1": position})))
+            item = yield self._scope.eval("_0[_1]", {"_0": found, "_1": position})
+            items.append(item)
         return items

@@ -54,7 +54,9 @@ _plans: dict[type[Any], _Plan] = {}
 
 def _plan(kind: type[Any]) -> _Plan:
     hints = typing.get_type_hints(kind)
-    return tuple((field.name, _converter(hints[field.name]), _default(field, hints[field.name])) for field in fields(kind))
+    return tuple(
+        (field.name, _converter(hints[field.name]), _default(field, hints[field.name])) for field in fields(kind)
+    )
 
 
 def _default(field: Field[Any], hint: Any) -> Any:

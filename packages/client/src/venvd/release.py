@@ -1,4 +1,4 @@
-"""Handles let go of: proxies that die leave their handles here, and they are disposed of in the background, many at once.
+"""Handles let go of: proxies that die leave theirs here, and they are disposed of in the background, many at once.
 
 A proxy may die anywhere (inside the garbage collector, in any thread, at the end of the interpreter), so what runs then
 takes no lock, sends nothing and raises nothing.
@@ -180,12 +180,12 @@ class AsyncReleaser(_Ledger):
         self._planned = False
         await self._send(_TIMEOUT)
 
-    async def _send(self, timeout: float) -> None:
+    async def _send(self, seconds: float) -> None:
         dead = list(self._dead)
         self._dead.clear()
         for session, handles in batches(dead):
             try:
-                await self._dispose(session, handles, timeout)
+                await self._dispose(session, handles, seconds)
             except (Busy, DeadlineExceeded):
                 # They go with the next handles that die, or with the session.
                 self._dead.extend((session, handle) for handle in handles)

@@ -1,4 +1,5 @@
 """Objects that live in a session, used as if they were here."""
+# ruff: noqa: SLF001 - a proxy's own members are named so that they hide none of its object's
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from venvd.scope import Scope
 
 _OWN = frozenset({"_venvd_scope", "_venvd_id", "_venvd_type"})
 # What numpy looks for before it takes an object for a sequence: answering with proxies would mislead it.
-_NOT_REMOTE = frozenset({"__array__", "__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"})
+_NOT_REMOTE = frozenset(
+    {"__array__", "__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"}
+)
 
 
 class RemoteObject(Operators, InPlaceOperators):
@@ -36,7 +39,7 @@ class RemoteObject(Operators, InPlaceOperators):
         object.__setattr__(self, "_venvd_type", type_name)
 
     def _venvd_run(self, call: Any) -> Any:
-        return self._venvd_scope.backend._run(call)  # type: ignore[attr-defined]
+        return self._venvd_scope.backend.run_call(call)  # type: ignore[attr-defined]
 
     def _venvd_evaluate(self, expression: str, *values: Any) -> Any:
         return self._venvd_run(self._venvd_scope.eval(expression, operators.operands(values)))
@@ -132,7 +135,7 @@ class RemoteObject(Operators, InPlaceOperators):
 
     def __iter__(self) -> Iterator[Any]:
         # Not a generator itself: iter() of what cannot be iterated over must raise at once.
-        return self._venvd_items(drive(iteration(self._venvd_scope, self, _type), self._venvd_run))
+        return self._venvd_items(drive(iteration(self._venvd_scope, self, type_name), self._venvd_run))
 
     def _venvd_items(self, items: operators.Iteration) -> Iterator[Any]:
         while not items.done:
@@ -170,5 +173,6 @@ def exit_call(error: BaseException | None) -> tuple[str, list[Any]]:
     return operators.EXIT_WITH.format(simple[0]), [str(error)]
 
 
-def _type(proxy: Any) -> str:
+def type_name(proxy: Any) -> str:
+    """The name of the type of the object that a proxy stands for; nothing is sent."""
     return str(proxy._venvd_type)

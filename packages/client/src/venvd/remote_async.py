@@ -1,4 +1,5 @@
-"""Objects that live in a session, for asyncio: the same as `venvd.remote`, with `await` before what asks the session."""
+"""Objects that live in a session, for asyncio: as in `venvd.remote`, with `await` before what asks the session."""
+# ruff: noqa: SLF001 - a proxy's own members are named so that they hide none of its object's
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 from venvd import operators
 from venvd.flow import drive_async
 from venvd.operators import Operators, iteration
-from venvd.remote import exit_call
+from venvd.remote import exit_call, type_name
 from venvd.scope import Scope
 
 
@@ -29,7 +30,7 @@ class AsyncRemoteObject(Operators):
         self._venvd_type = type_name
 
     def _venvd_run(self, call: Any) -> Coroutine[Any, Any, Any]:
-        run: Coroutine[Any, Any, Any] = self._venvd_scope.backend._run(call)  # type: ignore[attr-defined]
+        run: Coroutine[Any, Any, Any] = self._venvd_scope.backend.run_call(call)  # type: ignore[attr-defined]
         return run
 
     def _venvd_evaluate(self, expression: str, *values: Any) -> Coroutine[Any, Any, Any]:
@@ -50,7 +51,7 @@ class AsyncRemoteObject(Operators):
         raise TypeError("a proxy cannot be pickled: its object lives in a session")
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        items = await drive_async(iteration(self._venvd_scope, self, _type), self._venvd_run)
+        items = await drive_async(iteration(self._venvd_scope, self, type_name), self._venvd_run)
         while not items.done:
             for item in await drive_async(items.batch(), self._venvd_run):
                 yield item
@@ -96,7 +97,3 @@ class AsyncAttribute(Awaitable[Any]):
 
     async def _resolved(self) -> Any:
         return await self._owner if isinstance(self._owner, AsyncAttribute) else self._owner
-
-
-def _type(proxy: Any) -> str:
-    return str(proxy._venvd_type)

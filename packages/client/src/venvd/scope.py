@@ -1,4 +1,5 @@
 """One session as a client sees it: builds its calls and decodes their replies, over any transport, sync or async."""
+# ruff: noqa: SLF001 - a proxy's own members are named so that they hide none of its object's
 
 from __future__ import annotations
 
@@ -6,12 +7,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
-from venvd_contract.operations import HandleInfo, Output
-from venvd_contract.values import Decoder, Encoder, NotPlain
-
 from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
 from venvd.records import record, records
 from venvd.transports.base import Call
+from venvd_contract.operations import HandleInfo, Output
+from venvd_contract.values import Decoder, Encoder, NotPlain
 
 T = TypeVar("T")
 
@@ -93,7 +93,9 @@ class Scope:
 
     # ---- calls ----
 
-    def _call(self, command: str, payload: dict[str, Any], decode: Callable[[Any], T], timeout: float | None) -> Call[T]:
+    def _call(
+        self, command: str, payload: dict[str, Any], decode: Callable[[Any], T], timeout: float | None
+    ) -> Call[T]:
         timeout = self.timeout if timeout is None else timeout
         if timeout is not None and not timeout > 0:
             raise DeadlineExceeded(f"{command}: the timeout of {timeout:g} s has passed before the call began")

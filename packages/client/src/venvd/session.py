@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from venvd_contract.operations import HandleInfo, Output, SessionInfo
-
 from venvd import session_calls
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd.release import Releaser
@@ -17,6 +15,7 @@ from venvd.remote import RemoteObject
 from venvd.scope import Scope
 from venvd.transports import open_transport
 from venvd.transports.base import Call, Event, Transport
+from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
 
@@ -30,73 +29,71 @@ class Operations:
 
     _scope: Scope
 
-    def _run(self, call: Call[T]) -> T:
+    def run_call(self, call: Call[T]) -> T:
         raise NotImplementedError
 
-    def _stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream_call(self, call: Call[Any]) -> Iterator[Event]:
         raise NotImplementedError
 
     def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
         """The value of `code`: with several statements, of its last expression. `names` are seen by the code."""
-        return self._run(self._scope.eval(code, names, timeout))
+        return self.run_call(self._scope.eval(code, names, timeout))
 
     def exec(self, code: str, *, check: bool = True, timeout: float | None = None) -> Output:
-        """Run `code` and return its output.
-
-        Args:
-            check: raise `UserError` where the code raised; else the error is in the output.
+        """Run `code` and return its output; with `check`, raise `UserError` where the code raised, else its error is in
+        the output.
         """
-        return session_calls.checked(self._run(self._scope.exec(code, timeout)), check=check)
+        return session_calls.checked(self.run_call(self._scope.exec(code, timeout)), check=check)
 
     def exec_stream(self, code: str, *, timeout: float | None = None) -> Iterator[Event]:
         """Run `code` and yield what it shows while it runs; the last event is `result`, with the output.
 
         Closing the iterator cancels the code.
         """
-        return self._stream(self._scope.exec(code, timeout))
+        return self.stream_call(self._scope.exec(code, timeout))
 
     def import_module(self, name: str, *, timeout: float | None = None) -> RemoteObject:
         """The module of that dotted name."""
-        module: RemoteObject = self._run(self._scope.import_module(name, timeout))
+        module: RemoteObject = self.run_call(self._scope.import_module(name, timeout))
         return module
 
     def module_available(self, name: str, *, timeout: float | None = None) -> bool:
         """Whether the module can be imported."""
-        return self._run(self._scope.module_available(name, timeout))
+        return self.run_call(self._scope.module_available(name, timeout))
 
     def create(self, module: RemoteObject, name: str, *args: Any, **kwargs: Any) -> RemoteObject:
         """An object of the class `name` of a module; a proxy even where it is plain data."""
-        made: RemoteObject = self._run(self._scope.create(module, name, args, kwargs))
+        made: RemoteObject = self.run_call(self._scope.create(module, name, args, kwargs))
         return made
 
     def wrap(self, value: Any, *, timeout: float | None = None) -> RemoteObject:
         """A proxy of a value: a list, say, that the session keeps and changes."""
-        wrapped: RemoteObject = self._run(self._scope.wrap(value, timeout))
+        wrapped: RemoteObject = self.run_call(self._scope.wrap(value, timeout))
         return wrapped
 
     def call(self, target: RemoteObject, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method by name; `target.method(…)` asks for the method first, and so takes two calls."""
-        return self._run(self._scope.call(target, method, args, kwargs))
+        return self.run_call(self._scope.call(target, method, args, kwargs))
 
     def getattr(self, target: RemoteObject, name: str, *, timeout: float | None = None) -> Any:
         """An attribute, whatever its name."""
-        return self._run(self._scope.getattr(target, name, timeout))
+        return self.run_call(self._scope.getattr(target, name, timeout))
 
     def setattr(self, target: RemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
         """Set an attribute, whatever its name."""
-        self._run(self._scope.setattr(target, name, value, timeout))
+        self.run_call(self._scope.setattr(target, name, value, timeout))
 
     def floats(self, target: RemoteObject, *, timeout: float | None = None) -> list[float]:
         """A sequence or array as a list of floats."""
-        return self._run(self._scope.floats(target, timeout))
+        return self.run_call(self._scope.floats(target, timeout))
 
     def rows(self, target: RemoteObject, *, timeout: float | None = None) -> list[list[float]]:
         """A sequence of sequences or a two-dimensional array as lists of floats."""
-        return self._run(self._scope.rows(target, timeout))
+        return self.run_call(self._scope.rows(target, timeout))
 
     def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """What the session holds for clients."""
-        return self._run(self._scope.handles(timeout))
+        return self.run_call(self._scope.handles(timeout))
 
 
 class Session(Operations):
@@ -106,7 +103,7 @@ class Session(Operations):
         self.backend = backend
         self.name = name
         self.info = info
-        self._scope = Scope(backend, name, backend.timeout, backend._proxy)
+        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy)
 
     def __repr__(self) -> str:
         return f"<venvd session {self.name!r} of {self.backend.url}>"
@@ -120,11 +117,11 @@ class Session(Operations):
         if self.info is not None:
             self.backend.sessions.delete(self.info.id)
 
-    def _run(self, call: Call[T]) -> T:
-        return self.backend._run(call)
+    def run_call(self, call: Call[T]) -> T:
+        return self.backend.run_call(call)
 
-    def _stream(self, call: Call[Any]) -> Iterator[Event]:
-        return self.backend._stream(call)
+    def stream_call(self, call: Call[Any]) -> Iterator[Event]:
+        return self.backend.stream_call(call)
 
     def interrupt(self) -> None:
         """Interrupt the running call."""
@@ -162,26 +159,26 @@ class Sessions:
             idle_timeout: seconds without a call after which it ends.
         """
         backend = self._backend
-        info = backend._run(session_calls.create(name, limits, env, idle_timeout))
+        info = backend.run_call(session_calls.create(name, limits, env, idle_timeout))
         return Session(backend, info.id, info)
 
     def list(self) -> list[SessionInfo]:
-        return self._backend._run(session_calls.listed())
+        return self._backend.run_call(session_calls.listed())
 
     def get(self, session: str) -> SessionInfo:
-        return self._backend._run(session_calls.get(session))
+        return self._backend.run_call(session_calls.get(session))
 
     def delete(self, session: str) -> None:
         """End a session; what runs in it is killed."""
-        self._backend._run(session_calls.delete(session))
+        self._backend.run_call(session_calls.delete(session))
 
     def interrupt(self, session: str) -> None:
         """Interrupt the running call of a session; its state stays where the code lets it."""
-        self._backend._run(session_calls.interrupt(session))
+        self._backend.run_call(session_calls.interrupt(session))
 
     def reset(self, session: str) -> SessionInfo:
         """Start a session afresh."""
-        return self._backend._run(session_calls.reset(session))
+        return self._backend.run_call(session_calls.reset(session))
 
 
 class Backend(Operations):
@@ -197,7 +194,7 @@ class Backend(Operations):
         self.timeout = timeout
         self._transport: Transport = open_transport(url, token)
         self.url = url
-        self._scope = Scope(self, None, timeout, self._proxy)
+        self._scope = Scope(self, None, timeout, self.make_proxy)
         # The thread that releases handles knows the transport, not this object: it must not keep it alive.
         transport = self._transport
         self._releaser = Releaser(lambda *dead: transport.call(session_calls.dispose(*dead)), transport.close)
@@ -230,7 +227,7 @@ class Backend(Operations):
     def ping(self, *, timeout: float | None = 5.0) -> bool:
         """Whether the backend's server answers."""
         try:
-            return self._run(self._scope.ping(timeout))
+            return self.run_call(self._scope.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
 
@@ -238,13 +235,13 @@ class Backend(Operations):
         """The session of that name or ID, which exists; nothing is sent."""
         return Session(self, name)
 
-    def _run(self, call: Call[T]) -> T:
+    def run_call(self, call: Call[T]) -> T:
         return self._transport.call(call)
 
-    def _stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream_call(self, call: Call[Any]) -> Iterator[Event]:
         return self._transport.stream(call)
 
-    def _proxy(self, scope: Scope, handle: str, type_name: str, _repr: str | None) -> RemoteObject:
+    def make_proxy(self, scope: Scope, handle: str, type_name: str, _repr: str | None) -> RemoteObject:
         proxy = RemoteObject(scope, handle, type_name)
         self._releaser.watch(proxy, scope.session, handle)
         return proxy

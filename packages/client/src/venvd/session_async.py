@@ -1,12 +1,11 @@
 """A backend and its sessions, for asyncio: the same methods as in `venvd.session`, to be awaited."""
+# ruff: noqa: ASYNC109 - the timeout is a part of the call that the server keeps to
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
 from venvd import session_calls
 from venvd.errors import DeadlineExceeded, Unreachable
@@ -15,6 +14,7 @@ from venvd.remote_async import AsyncRemoteObject
 from venvd.scope import Scope
 from venvd.transports import open_async_transport
 from venvd.transports.base import AsyncTransport, Call, Event
+from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
 
@@ -24,66 +24,66 @@ class AsyncOperations:
 
     _scope: Scope
 
-    async def _run(self, call: Call[T]) -> T:
+    async def run_call(self, call: Call[T]) -> T:
         raise NotImplementedError
 
-    def _stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
         raise NotImplementedError
 
     async def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
         """The value of `code`: with several statements, of its last expression. `names` are seen by the code."""
-        return await self._run(self._scope.eval(code, names, timeout))
+        return await self.run_call(self._scope.eval(code, names, timeout))
 
     async def exec(self, code: str, *, check: bool = True, timeout: float | None = None) -> Output:
         """Run `code` and return its output; with `check`, raise `UserError` where the code raised."""
-        return session_calls.checked(await self._run(self._scope.exec(code, timeout)), check=check)
+        return session_calls.checked(await self.run_call(self._scope.exec(code, timeout)), check=check)
 
     def exec_stream(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Event]:
         """Run `code` and yield what it shows while it runs; the last event is `result`, with the output."""
-        return self._stream(self._scope.exec(code, timeout))
+        return self.stream_call(self._scope.exec(code, timeout))
 
     async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteObject:
         """The module of that dotted name."""
-        module: AsyncRemoteObject = await self._run(self._scope.import_module(name, timeout))
+        module: AsyncRemoteObject = await self.run_call(self._scope.import_module(name, timeout))
         return module
 
     async def module_available(self, name: str, *, timeout: float | None = None) -> bool:
         """Whether the module can be imported."""
-        return await self._run(self._scope.module_available(name, timeout))
+        return await self.run_call(self._scope.module_available(name, timeout))
 
     async def create(self, module: AsyncRemoteObject, name: str, *args: Any, **kwargs: Any) -> AsyncRemoteObject:
         """An object of the class `name` of a module; a proxy even where it is plain data."""
-        made: AsyncRemoteObject = await self._run(self._scope.create(module, name, args, kwargs))
+        made: AsyncRemoteObject = await self.run_call(self._scope.create(module, name, args, kwargs))
         return made
 
     async def wrap(self, value: Any, *, timeout: float | None = None) -> AsyncRemoteObject:
         """A proxy of a value: a list, say, that the session keeps and changes."""
-        wrapped: AsyncRemoteObject = await self._run(self._scope.wrap(value, timeout))
+        wrapped: AsyncRemoteObject = await self.run_call(self._scope.wrap(value, timeout))
         return wrapped
 
     async def call(self, target: AsyncRemoteObject, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method by name."""
-        return await self._run(self._scope.call(target, method, args, kwargs))
+        return await self.run_call(self._scope.call(target, method, args, kwargs))
 
     async def getattr(self, target: AsyncRemoteObject, name: str, *, timeout: float | None = None) -> Any:
         """An attribute, whatever its name."""
-        return await self._run(self._scope.getattr(target, name, timeout))
+        return await self.run_call(self._scope.getattr(target, name, timeout))
 
     async def setattr(self, target: AsyncRemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
         """Set an attribute."""
-        await self._run(self._scope.setattr(target, name, value, timeout))
+        await self.run_call(self._scope.setattr(target, name, value, timeout))
 
     async def floats(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> list[float]:
         """A sequence or array as a list of floats."""
-        return await self._run(self._scope.floats(target, timeout))
+        return await self.run_call(self._scope.floats(target, timeout))
 
     async def rows(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> list[list[float]]:
         """A sequence of sequences or a two-dimensional array as lists of floats."""
-        return await self._run(self._scope.rows(target, timeout))
+        return await self.run_call(self._scope.rows(target, timeout))
 
     async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """What the session holds for clients."""
-        return await self._run(self._scope.handles(timeout))
+        return await self.run_call(self._scope.handles(timeout))
 
 
 class AsyncSession(AsyncOperations):
@@ -93,7 +93,7 @@ class AsyncSession(AsyncOperations):
         self.backend = backend
         self.name = name
         self.info = info
-        self._scope = Scope(backend, name, backend.timeout, backend._proxy)
+        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy)
 
     def __repr__(self) -> str:
         return f"<venvd session {self.name!r} of {self.backend.url}>"
@@ -107,11 +107,11 @@ class AsyncSession(AsyncOperations):
         if self.info is not None:
             await self.backend.sessions.delete(self.info.id)
 
-    async def _run(self, call: Call[T]) -> T:
-        return await self.backend._run(call)
+    async def run_call(self, call: Call[T]) -> T:
+        return await self.backend.run_call(call)
 
-    def _stream(self, call: Call[Any]) -> AsyncIterator[Event]:
-        return self.backend._stream(call)
+    def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
+        return self.backend.stream_call(call)
 
     async def interrupt(self) -> None:
         """Interrupt the running call."""
@@ -141,26 +141,26 @@ class AsyncSessions:
         idle_timeout: float | None = None,
     ) -> AsyncSession:
         """A new session."""
-        info = await self._backend._run(session_calls.create(name, limits, env, idle_timeout))
+        info = await self._backend.run_call(session_calls.create(name, limits, env, idle_timeout))
         return AsyncSession(self._backend, info.id, info)
 
     async def list(self) -> list[SessionInfo]:
-        return await self._backend._run(session_calls.listed())
+        return await self._backend.run_call(session_calls.listed())
 
     async def get(self, session: str) -> SessionInfo:
-        return await self._backend._run(session_calls.get(session))
+        return await self._backend.run_call(session_calls.get(session))
 
     async def delete(self, session: str) -> None:
         """End a session; what runs in it is killed."""
-        await self._backend._run(session_calls.delete(session))
+        await self._backend.run_call(session_calls.delete(session))
 
     async def interrupt(self, session: str) -> None:
         """Interrupt the running call of a session."""
-        await self._backend._run(session_calls.interrupt(session))
+        await self._backend.run_call(session_calls.interrupt(session))
 
     async def reset(self, session: str) -> SessionInfo:
         """Start a session afresh."""
-        return await self._backend._run(session_calls.reset(session))
+        return await self._backend.run_call(session_calls.reset(session))
 
 
 class AsyncBackend(AsyncOperations):
@@ -171,7 +171,7 @@ class AsyncBackend(AsyncOperations):
         self.url = url
         self._transport: AsyncTransport = open_async_transport(url, token)
         self._releaser = AsyncReleaser(self._dispose)
-        self._scope = Scope(self, None, timeout, self._proxy)
+        self._scope = Scope(self, None, timeout, self.make_proxy)
 
     def __repr__(self) -> str:
         return f"<venvd backend {self.url}>"
@@ -197,7 +197,7 @@ class AsyncBackend(AsyncOperations):
     async def ping(self, *, timeout: float | None = 5.0) -> bool:
         """Whether the backend's server answers."""
         try:
-            return await self._run(self._scope.ping(timeout))
+            return await self.run_call(self._scope.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
 
@@ -205,19 +205,19 @@ class AsyncBackend(AsyncOperations):
         """The session of that name or ID, which exists; nothing is sent."""
         return AsyncSession(self, name)
 
-    async def _run(self, call: Call[T]) -> T:
+    async def run_call(self, call: Call[T]) -> T:
         return await self._transport.call(call)
 
-    def _stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
         return self._transport.stream(call)
 
-    def _proxy(self, scope: Scope, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
+    def make_proxy(self, scope: Scope, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
         proxy = AsyncRemoteObject(scope, handle, type_name)
         self._releaser.watch(proxy, scope.session, handle)
         return proxy
 
     async def _dispose(self, session: str | None, handles: list[str], timeout: float) -> None:
-        await self._run(session_calls.dispose(session, handles, timeout))
+        await self.run_call(session_calls.dispose(session, handles, timeout))
 
 
 def connect_async(url: str, token: str | None = None, *, timeout: float | None = None) -> AsyncBackend:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from venvd_contract.operations import Output, SessionInfo
-
 from venvd.errors import decoded
 from venvd.records import record, records
 from venvd.transports.base import Call
+from venvd_contract.operations import Output, SessionInfo
 
 
 def _info(result: Any) -> SessionInfo:

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
+from venvd.errors import BadReply, InvalidRequest
+from venvd.flow import Flow
+from venvd.net.sse import ServerEvent
+from venvd.records import record, records
 from venvd_contract import resources
 from venvd_contract.resources import (
     BackendLimits,
@@ -24,11 +28,6 @@ from venvd_contract.resources import (
     VenvChange,
     VenvSpec,
 )
-
-from venvd.errors import BadReply, InvalidRequest
-from venvd.flow import Flow
-from venvd.net.sse import ServerEvent
-from venvd.records import record, records
 
 T = TypeVar("T")
 
@@ -70,7 +69,9 @@ class Ask(Generic[T]):
         try:
             return self.decode(result)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadReply(f"{self.method} {self.path}: the answer has not the shape of the contract: {error!r}") from None
+            raise BadReply(
+                f"{self.method} {self.path}: the answer has not the shape of the contract: {error!r}"
+            ) from None
 
 
 @dataclass(slots=True)
@@ -160,7 +161,7 @@ def packages(name: str) -> Flow[Step, list[Package]]:
 
 
 def lock(name: str) -> Ask[str]:
-    return Ask("GET", f"/v1/venvs/{segment(name)}/lock", lambda data: str(data["lock"]))
+    return Ask("GET", f"/v1/venvs/{segment(name)}/lock", lambda data: data if isinstance(data, str) else data["lock"])
 
 
 def ensure_provider(provider: str, model: str | None) -> Ask[VenvChange]:
@@ -201,6 +202,10 @@ def logs(name: str, tail: int | None) -> Ask[list[LogLine]]:
         return records(LogLine)(data["items"])
 
     return Ask("GET", logs_path(name), lines, query={"tail": tail})
+
+
+def metrics(name: str) -> Ask[str]:
+    return Ask("GET", f"/v1/backends/{segment(name)}/metrics", str)
 
 
 def log_line(event: ServerEvent) -> LogLine | None:

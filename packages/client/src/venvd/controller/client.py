@@ -9,6 +9,16 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from venvd.controller import asks, flows
+from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
+from venvd.controller.flows import OnEvent, quiet
+from venvd.controller.wire import ControllerWire, Events, answer
+from venvd.errors import NoController, Unreachable
+from venvd.flow import Flow, drive
+from venvd.home import find_controller
+from venvd.net.blocking import Pool
+from venvd.net.endpoint import deadline_after
+from venvd.net.sse import ServerEvent
 from venvd_contract import resources
 from venvd_contract.resources import (
     BackendLimits,
@@ -22,17 +32,6 @@ from venvd_contract.resources import (
     VenvChange,
     VenvSpec,
 )
-
-from venvd.controller import asks, flows
-from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
-from venvd.controller.flows import OnEvent, quiet
-from venvd.controller.wire import ControllerWire, Events, answer
-from venvd.errors import NoController, Unreachable
-from venvd.flow import Flow, drive
-from venvd.home import find_controller
-from venvd.net.blocking import Pool
-from venvd.net.endpoint import deadline_after
-from venvd.net.sse import ServerEvent
 
 T = TypeVar("T")
 
@@ -105,10 +104,10 @@ class Controller:
 
     def follow(self, follow: Follow) -> None:
         """Follow a stream of events until it ends or enough has come."""
-        for _ in self._arrivals(follow):
+        for _ in self.arrivals(follow):
             pass
 
-    def _arrivals(self, follow: Follow) -> Iterator[None]:
+    def arrivals(self, follow: Follow) -> Iterator[None]:
         exchange, reader = self._wire.following(follow)
         events = Events(follow, reader)
         try:
@@ -147,6 +146,10 @@ class Runtimes:
     def ensure(self, version: str | None = None, on_event: OnEvent = quiet) -> str:
         """The version of a runtime that is ready, made where it is absent; None is the default one, or the newest."""
         return self._controller.run(flows.ensure_runtime(version, on_event))
+
+    def newest(self, on_event: OnEvent = quiet) -> str:
+        """Make the newest supported CPython ready that the engine can provide; its version."""
+        return self._controller.run(flows.newest_runtime(on_event))
 
     def set_default(self, version: str) -> Runtime:
         """Choose the runtime of venvs that name none."""
@@ -217,6 +220,10 @@ class Backends:
         """The last lines of its log, oldest first."""
         return self._controller.ask(asks.logs(name, tail))
 
+    def metrics(self, name: str) -> str:
+        """What it measures, in Prometheus' text format."""
+        return self._controller.ask(asks.metrics(name))
+
     def follow_logs(self, name: str, tail: int | None = None) -> Iterator[LogLine]:
         """The last lines of its log and then each as it comes, until the backend ends or the iterator is closed."""
         lines: queue.SimpleQueue[LogLine] = queue.SimpleQueue()
@@ -228,7 +235,7 @@ class Backends:
             return event.name == "done"
 
         query = {"tail": tail, "follow": "true"}
-        for _ in self._controller._arrivals(Follow(asks.logs_path(name), take, query)):
+        for _ in self._controller.arrivals(Follow(asks.logs_path(name), take, query)):
             while not lines.empty():
                 yield lines.get()
 

@@ -8,6 +8,16 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from venvd.controller import asks, flows
+from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
+from venvd.controller.flows import OnEvent, quiet
+from venvd.controller.wire import ControllerWire, Events, answer
+from venvd.errors import NoController, Unreachable
+from venvd.flow import Flow, drive_async
+from venvd.home import find_controller
+from venvd.net.aio import Pool
+from venvd.net.endpoint import deadline_after
+from venvd.net.sse import ServerEvent
 from venvd_contract import resources
 from venvd_contract.resources import (
     BackendLimits,
@@ -21,17 +31,6 @@ from venvd_contract.resources import (
     VenvChange,
     VenvSpec,
 )
-
-from venvd.controller import asks, flows
-from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
-from venvd.controller.flows import OnEvent, quiet
-from venvd.controller.wire import ControllerWire, Events, answer
-from venvd.errors import NoController, Unreachable
-from venvd.flow import Flow, drive_async
-from venvd.home import find_controller
-from venvd.net.aio import Pool
-from venvd.net.endpoint import deadline_after
-from venvd.net.sse import ServerEvent
 
 T = TypeVar("T")
 
@@ -96,11 +95,11 @@ class AsyncController:
 
     async def follow(self, follow: Follow) -> None:
         """Follow a stream of events until it ends or enough has come."""
-        async with aclosing(self._arrivals(follow)) as arrivals:  # type: ignore[type-var]
+        async with aclosing(self.arrivals(follow)) as arrivals:  # type: ignore[type-var]
             async for _ in arrivals:
                 pass
 
-    async def _arrivals(self, follow: Follow) -> AsyncIterator[None]:
+    async def arrivals(self, follow: Follow) -> AsyncIterator[None]:
         exchange, reader = self._wire.following(follow)
         events = Events(follow, reader)
         try:
@@ -139,6 +138,10 @@ class AsyncRuntimes:
     async def ensure(self, version: str | None = None, on_event: OnEvent = quiet) -> str:
         """The version of a runtime that is ready, made where it is absent; None is the default one, or the newest."""
         return await self._controller.run(flows.ensure_runtime(version, on_event))
+
+    async def newest(self, on_event: OnEvent = quiet) -> str:
+        """Make the newest supported CPython ready that the engine can provide; its version."""
+        return await self._controller.run(flows.newest_runtime(on_event))
 
     async def set_default(self, version: str) -> Runtime:
         """Choose the runtime of venvs that name none."""
@@ -209,6 +212,10 @@ class AsyncBackends:
         """The last lines of its log, oldest first."""
         return await self._controller.ask(asks.logs(name, tail))
 
+    async def metrics(self, name: str) -> str:
+        """What it measures, in Prometheus' text format."""
+        return await self._controller.ask(asks.metrics(name))
+
     async def follow_logs(self, name: str, tail: int | None = None) -> AsyncIterator[LogLine]:
         """The last lines of its log and then each as it comes, until the backend ends or the iterator is closed."""
         lines: list[LogLine] = []
@@ -220,7 +227,7 @@ class AsyncBackends:
             return event.name == "done"
 
         follow = Follow(asks.logs_path(name), take, {"tail": tail, "follow": "true"})
-        async for _ in self._controller._arrivals(follow):
+        async for _ in self._controller.arrivals(follow):
             for line in lines:
                 yield line
             lines.clear()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-
-
-from venvd_contract import resources
-from venvd_contract.resources import BackendSpec, Event, OperationInfo, Runtime, VenvSpec
 
 from venvd.controller import asks
 from venvd.controller.asks import Follow, Sleep, Step
 from venvd.errors import Cancelled, DeadlineExceeded, InvalidRequest, NotFound, Unavailable, Unimplemented, decoded
 from venvd.flow import Flow
 from venvd.net.sse import ServerEvent
+from venvd_contract import resources
+from venvd_contract.resources import BackendSpec, Event, OperationInfo, Runtime, VenvSpec
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _RETRIES = 60
@@ -129,10 +128,8 @@ def start(spec: BackendSpec, on_event: OnEvent = quiet) -> Flow[Step, resources.
         yield from waited(started.operation, on_event)
         return (yield from running(name))
     except BaseException:
-        try:
+        with contextlib.suppress(Unavailable, DeadlineExceeded, NotFound):  # the first error says more
             yield asks.delete_backend(name)
-        except (Unavailable, DeadlineExceeded, NotFound):
-            pass  # the first error says more
         raise
 
 
@@ -163,9 +160,8 @@ def whole_job(
 ) -> Flow[Step, resources.Backend]:
     """Runtime, venv and backend, each made where it is absent.
 
-    Args:
-        venv: an existing venv where `spec` asks for nothing, else the name for what it asks; None makes one up.
-        backend: the backend's specification for a venv of that name.
+    `venv` is one that exists where `spec` asks for nothing, else the name for what it asks; None makes one up.
+    `backend` gives the backend's specification for a venv of that name.
     """
     asked = spec != VenvSpec(python=spec.python)
     if venv is not None and not asked and spec.python is None:
@@ -186,5 +182,3 @@ def check_supported(kind: str) -> str:
     if kind == "rpc":
         raise Unimplemented("this client does not speak gRPC yet: start a backend of type http or pipe")
     return kind
-
-

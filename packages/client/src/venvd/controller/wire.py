@@ -9,11 +9,10 @@ from venvd.errors import NoController, Unreachable
 from venvd.home import HOW_TO_START
 from venvd.net.endpoint import Endpoint, Exchange, parse
 from venvd.net.http1 import ResponseReader, head, with_body
-from venvd.net.sse import EventParser, ServerEvent
+from venvd.net.sse import EventParser
 from venvd.transports.http import error_of, json_of
 
 T = TypeVar("T")
-
 
 
 class ControllerWire:
@@ -52,7 +51,7 @@ def answer(ask: Ask[T], reader: ResponseReader) -> T:
         raise error_of(reader)
     kind = reader.header("content-type")
     if kind.startswith("text/"):
-        return ask.finish({"lock": bytes(reader.body).decode("utf-8", "replace")})
+        return ask.finish(bytes(reader.body).decode("utf-8", "replace"))
     return ask.finish(json_of(reader.body) if reader.body else None)
 
 
@@ -77,7 +76,5 @@ class Events:
             if reader.done:
                 raise error_of(reader)
             return False
-        return any([self._take(event) for event in self._parser.feed(reader.take())])
-
-    def _take(self, event: ServerEvent) -> bool:
-        return self._follow.take(event)
+        enough = [self._follow.take(event) for event in self._parser.feed(reader.take())]
+        return any(enough)

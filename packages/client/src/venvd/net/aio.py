@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, reader: Reader, exc: Exception | None) -> Exception | None:
         if not reader.started and not self.fresh:
-            return Gone()
+            return _GoneError()
         if exc is not None or not reader.started:
             reason = f": {exc}" if exc else ""
             return Unavailable(f"{self._endpoint.url} closed the connection without a whole answer{reason}")
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return None
 
 
-class Gone(Exception):
+class _GoneError(Exception):
     """The peer closed a connection that had been idle before it answered anything."""
 
 
@@ -175,7 +175,7 @@ class Pool:
             try:
                 connection.send(exchange, streaming=streaming)
                 await connection.wait(deadline)
-            except Gone:
+            except _GoneError:
                 self._drop()
                 if not exchange.repeatable:
                     raise Unavailable(

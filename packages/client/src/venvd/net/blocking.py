@@ -16,7 +16,7 @@ _CHUNK = 128 * 1024
 _MAX_IDLE = 64
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The peer closed an idle connection before it took the request, or before it answered anything."""
 
     def __init__(self, sent: bool) -> None:
@@ -102,8 +102,10 @@ class Connection:
 
     def _gone(self, error: OSError | None, *, sent: bool) -> Exception:
         if not self.fresh:
-            return _Gone(sent)
-        return Unavailable(f"{self._endpoint.url} closed the connection without an answer" + (f": {error}" if error else ""))
+            return _GoneError(sent)
+        return Unavailable(
+            f"{self._endpoint.url} closed the connection without an answer" + (f": {error}" if error else "")
+        )
 
     def _limit(self, deadline: float | None) -> None:
         timeout = None if deadline is None else remaining(deadline, self._endpoint)
@@ -162,7 +164,7 @@ class Pool:
             try:
                 connection.send(exchange.data, deadline)
                 connection.receive(exchange.reader, deadline)
-            except _Gone as gone:
+            except _GoneError as gone:
                 connection.close()
                 self._drop()
                 if gone.sent and not exchange.repeatable:
@@ -201,5 +203,3 @@ class Pool:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-

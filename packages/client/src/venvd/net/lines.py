@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from venvd_contract.framing import Buffer, attachment_sizes, parse_line
-
 from venvd.errors import BadReply, Unavailable, VenvdError
+from venvd_contract.framing import Buffer, attachment_sizes, parse_line
 
 MAX_LINE = 256 * 1024 * 1024
 """Bytes of one line of a reply."""
@@ -16,7 +15,18 @@ MAX_LINE = 256 * 1024 * 1024
 class LineReader:
     """Reads events and then the reply: `events_seen` holds what came, `reply` is set at the end."""
 
-    __slots__ = ("_buffer", "_message", "_sizes", "attachments", "done", "events_seen", "reply", "reusable", "size", "started")
+    __slots__ = (
+        "_buffer",
+        "_message",
+        "_sizes",
+        "attachments",
+        "done",
+        "events_seen",
+        "reply",
+        "reusable",
+        "size",
+        "started",
+    )
 
     def __init__(self) -> None:
         self.started = False

@@ -57,7 +57,8 @@ class Call(Generic[T]):
 @dataclass(slots=True)
 class Event:
     """What a running call tells: `kind` is `stdout`, `stderr` (data: text), `display` (a MIME bundle), `progress`,
-    or, once and last, `result` (the `Output`)."""
+    or, once and last, `result` (the `Output`).
+    """
 
     kind: str
     data: Any

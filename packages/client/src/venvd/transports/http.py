@@ -6,13 +6,12 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from venvd_contract.operations import BY_COMMAND
-
-from venvd.errors import BadReply, InvalidRequest, VenvdError, decoded
+from venvd.errors import BadReply, InvalidRequest, Unavailable, VenvdError, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.http1 import ResponseReader, head, with_body
-from venvd.net.sse import EventParser
+from venvd.net.sse import EventParser, ServerEvent
 from venvd.transports.base import Call, Event
+from venvd_contract.operations import BY_COMMAND
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STREAM = "text/event-stream"
@@ -38,7 +37,10 @@ def error_of(reader: ResponseReader) -> VenvdError:
         fields = None
     if not isinstance(fields, dict) or "code" not in fields:
         said = bytes(reader.body[:200]).decode("utf-8", "replace").strip()
-        fields = {"code": _CODES.get(reader.status, "internal"), "detail": f"HTTP status {reader.status} {said}".strip()}
+        fields = {
+            "code": _CODES.get(reader.status, "internal"),
+            "detail": f"HTTP status {reader.status} {said}".strip(),
+        }
     return decoded(fields)
 
 
@@ -65,35 +67,64 @@ class HttpReply(ResponseReader):
     def __init__(self) -> None:
         super().__init__()
         self._parser: EventParser | None = None
-        self._output: Any = None
+        self._output: StreamedOutput | None = None
 
     def events(self) -> list[Event]:
-        if self._parser is None:
+        if self._output is None or self._parser is None:
             if not self.has_head or not self.header("content-type").startswith(_STREAM):
                 return []
-            self._parser = EventParser()
-        found = []
-        for event in self._parser.feed(self.take()):
-            data = json_of(event.data.encode())
-            if event.name == "error":
-                raise decoded(data if isinstance(data, dict) else {})
-            if event.name == "result":
-                self._output = data
-            elif event.name != "done":
-                found.append(Event(event.name, data))
-        return found
+            self._parser, self._output = EventParser(), StreamedOutput()
+        found = [self._output.take(event) for event in self._parser.feed(self.take())]
+        return [event for event in found if event is not None]
 
     def result(self) -> Any:
         if self.status >= 400:
             raise error_of(self)
-        if self._parser is None:
-            return json_of(self.body)
-        if self._output is None:
-            raise BadReply("the stream of events ended without a result")
-        return self._output
+        return json_of(self.body) if self._output is None else self._output.whole()
 
     def received(self) -> int:
         return len(self.body)
+
+
+class StreamedOutput:
+    """Puts the *output* of the contract together from the events of a stream."""
+
+    def __init__(self) -> None:
+        self._text: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._display: list[Any] = []
+        self._outcome: dict[str, Any] = {}
+        self._done = False
+
+    def take(self, event: ServerEvent) -> Event | None:
+        """What the event tells a caller while the code runs; raises the error that ended the call."""
+        data = json_of(event.data.encode())
+        if event.name == "error":
+            if "code" in data:
+                raise decoded(data)
+            self._outcome["error"] = data
+        elif event.name == "result":
+            self._outcome["result"] = data
+        elif event.name == "done":
+            self._outcome.update(data or {})
+            self._done = True
+        else:
+            if event.name in self._text:
+                self._text[event.name].append(str(data))
+            elif event.name == "display":
+                self._display.append(data)
+            return Event(event.name, data)
+        return None
+
+    def whole(self) -> dict[str, Any]:
+        """The output.
+
+        Raises:
+            Unavailable: the stream was cut.
+        """
+        if not self._done:
+            raise Unavailable("the stream of events was cut before the code had ended")
+        text = {name: "".join(parts) for name, parts in self._text.items()}
+        return {"durationMs": 0.0, "truncated": False, **text, "display": self._display, **self._outcome}
 
 
 def _body(call: Call[Any]) -> bytes:

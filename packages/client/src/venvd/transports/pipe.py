@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from venvd_contract.framing import dump_line
-
 from venvd.errors import BadReply, InvalidRequest, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.lines import LineReader
 from venvd.transports.base import Call, Event
+from venvd_contract.framing import dump_line
 
 
 class PipeReply(LineReader):

@@ -1,0 +1,122 @@
+"""What every command has: `--json`, a controller found when it is needed, and output on the right stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+import venvd
+
+
+class State:
+    """What the commands of one run of the program share.
+
+    Attributes:
+        url, token: of the controller, where they were given as options.
+        json: print one JSON object or array on stdout.
+    """
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self.token: str | None = None
+        self.json = False
+
+    @functools.cached_property
+    def controller(self) -> venvd.Controller:
+        """The controller; `NoController` where none is known."""
+        return venvd.Controller(self.url, self.token)
+
+    def show(self, data: Any, text: str | None = None) -> None:
+        """A result on stdout: as JSON where asked for, else as text (None is nothing)."""
+        if self.json:
+            click.echo(json.dumps(data, default=plain, ensure_ascii=False, indent=2))
+        elif text is not None:
+            click.echo(text)
+
+    def say(self, text: str) -> None:
+        """A word for the person who watches, on stderr."""
+        click.echo(text, err=True)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
+
+
+pass_state = click.make_pass_decorator(State, ensure=True)
+
+
+def _set_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(State).json = True
+
+
+class Command(click.Command):
+    """A command with `--json`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        option = click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set_json,
+            help="Print one JSON object or array on stdout.",
+        )
+        self.params.append(option)
+
+
+class Group(click.Group):
+    """A group whose commands have `--json`; an unknown word shows those that there are."""
+
+    command_class = Command
+    group_class = type
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if self.get_command(ctx, args[0]) is not None:
+                raise
+            known = ", ".join(self.list_commands(ctx))
+            raise click.UsageError(f"{error.message} It is one of: {known}.", ctx) from None
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns as wide as they need to be."""
+    if not rows:
+        return "none"
+    cells = [[str(heading).upper() for heading in headings]]
+    cells += [["-" if cell in {None, ""} else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def fields(pairs: Sequence[tuple[str, Any]]) -> str:
+    """Names and values, one to a line; empty values are left out."""
+    shown = [(name, value) for name, value in pairs if value not in {None, ""}]
+    width = max((len(name) for name, _ in shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
+
+
+def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes the names of `venvs`, `backends` and the like; nothing where no controller answers."""
+
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        state = context.find_object(State) or State()
+        try:
+            found = getattr(state.controller, kind).list()
+        except venvd.VenvdError:
+            return []
+        words = [getattr(item, "name", None) or getattr(item, "version", None) or item.id for item in found]
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete

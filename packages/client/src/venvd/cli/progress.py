@@ -1,0 +1,87 @@
+"""Waiting for an operation: its phases and its log on stderr, and what Ctrl-C does meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+import venvd
+from venvd.cli.command import State
+from venvd_contract.resources import Event, OperationInfo
+
+
+class FailedError(click.ClickException):
+    """An operation failed: exit code 1, whatever the error's code would be as an answer."""
+
+    def __init__(self, operation: OperationInfo, error: venvd.VenvdError) -> None:
+        super().__init__(f"{operation.kind} of {operation.target} failed: {error.message}")
+
+
+class Progress:
+    """Prints the events of an operation, line by line: terminal, pipe or file alike."""
+
+    def __init__(self) -> None:
+        self._phase: str | None = None
+        self._since = 0.0
+        self._replaceable = False
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "phase":
+            self.end()
+            self._phase, self._since = str(event.data), time.monotonic()
+            self._line(f"{event.data} …")
+        elif event.kind == "log":
+            self._line(click.style(f"  {event.data}", dim=True))
+        elif event.kind == "progress" and sys.stderr.isatty():
+            click.echo(f"\r\033[K  {event.data}", err=True, nl=False)
+            self._replaceable = True
+        elif event.kind == "done":
+            self.end()
+
+    def end(self) -> None:
+        """The running phase is over."""
+        if self._phase is not None:
+            self._line(f"{self._phase}: {time.monotonic() - self._since:.1f} s")
+            self._phase = None
+
+    def _line(self, text: str) -> None:
+        if self._replaceable:
+            click.echo("\r\033[K", err=True, nl=False)
+            self._replaceable = False
+        click.echo(text, err=True)
+
+
+def wait(state: State, operation: OperationInfo | None) -> None:
+    """Until the operation is done. Ctrl-C cancels it; a second one leaves it to itself.
+
+    Raises:
+        FailedError: it failed or was cancelled.
+    """
+    if operation is None:
+        return
+    progress = Progress()
+    try:
+        state.controller.operations.wait(operation, progress)
+    except KeyboardInterrupt:
+        _cancel(state, operation)
+    except (venvd.NoController, venvd.Unauthenticated):
+        raise
+    except venvd.VenvdError as error:
+        progress.end()
+        raise FailedError(operation, error) from None
+
+
+def _cancel(state: State, operation: OperationInfo) -> None:
+    state.say(f"\ncancelling {operation.kind} of {operation.target} (Ctrl-C again leaves it running)")
+    try:
+        state.controller.operations.cancel(operation.id)
+        state.controller.operations.wait(operation)
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"it goes on: `venvd operation wait {operation.id}` waits, `venvd operation cancel {operation.id}` cancels"
+        ) from None
+    except venvd.VenvdError as error:
+        raise FailedError(operation, error) from None
+    state.say("it was done before it could be cancelled")
