@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 OPEN = frozenset(operation.command for operation in OPERATIONS if operation.open)
 HIGH_WATER = 256 * 1024
 """Bytes of unread replies at which no further request is read."""
-SMALL = 64 * 1024
+SMALL = 16 * 1024
 """Bytes that a connection may hold whatever the others hold."""
 LINGER = 5.0
 """Seconds that a refused peer has to read why."""
@@ -41,6 +41,9 @@ class Host(Protocol):
 
     def admit(self, connection: Connection, peer: socket.socket) -> None:
         """Raises `Busy` or `Forbidden` where there is no room for it, or it may not connect."""
+
+    def linger(self, connection: Connection) -> bool:
+        """Whether a connection that was not admitted may stay until its peer has read why."""
 
     def dismiss(self, connection: Connection) -> None: ...
 
@@ -77,9 +80,10 @@ class Connection(asyncio.Protocol):
         try:
             self._host.admit(self, peer)
         except VenvdError as error:
-            self._ended = True
             self._write(failure(head(b""), error))
-            self._transport.close()
+            self._end()
+            if not self._host.linger(self):
+                self._transport.close()
             return
         self._host.departures.watch(self._descriptor, self._hung_up)
 
@@ -89,7 +93,7 @@ class Connection(asyncio.Protocol):
             return
         self._touched = self._loop.time()
         limit = self._settings.max_held_bytes
-        if self._host.held + len(data) > limit and self._held > SMALL:
+        if self._host.held + len(data) > limit and self._held + len(data) > SMALL:
             self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
             return
         self._reader.feed(data)

@@ -16,9 +16,9 @@ BACKLOG = 4096
 
 
 def listen(settings: PipeSettings, name: str) -> socket.socket:
-    """A listening socket with the mode and owner of the settings.
+    """A listening socket with the mode and owner of the settings; nobody can connect before it has them.
 
-    It gets them before it gets its name, and takes the name from one that nobody serves any more.
+    The name is taken from a socket that nobody serves any more.
 
     Raises:
         InvalidRequest: the path is too long.
@@ -30,21 +30,20 @@ def listen(settings: PipeSettings, name: str) -> socket.socket:
         raise InvalidRequest(f"{path} is longer than the {LONGEST_PATH} bytes that the path of a socket may have")
     if answers(path):
         raise Conflict(f"another server answers at {path}")
-    unnamed = path.with_name(f".{name[0]}{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o777)
     try:
-        unnamed.unlink(missing_ok=True)
-        listener.bind(os.fspath(unnamed))
-        unnamed.chmod(settings.socket_mode)
+        path.unlink(missing_ok=True)
+        listener.bind(os.fspath(path))
         if settings.socket_owner is not None or settings.socket_group is not None:
-            os.chown(unnamed, _or_same(settings.socket_owner), _or_same(settings.socket_group))
+            os.chown(path, _or_same(settings.socket_owner), _or_same(settings.socket_group))
         listener.listen(BACKLOG)
-        unnamed.rename(path)
+        path.chmod(settings.socket_mode)
     except OSError as error:
         listener.close()
-        with contextlib.suppress(OSError):
-            unnamed.unlink(missing_ok=True)
-        raise Unavailable(f"{path} cannot be made: {error}") from None
+        raise Unavailable(f"{path} cannot be served: {error}") from None
+    finally:
+        os.umask(mask)
     listener.setblocking(False)
     return listener
 

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 PIPE = "pipe.sock"
 HTTP = "http.sock"
 MOST_SECONDS_BETWEEN_INSPECTIONS = 5.0
+MOST_REFUSED = 256
+"""Connections that were not admitted and have not gone yet."""
 
 
 class PipeServer:
@@ -28,6 +30,7 @@ class PipeServer:
         self.settings = settings
         self.held = 0
         self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
         self._uids = peers.allowed(settings.socket_uids, settings.socket_dir, token=bool(settings.token_sha256))
 
     async def start(self) -> None:
@@ -60,7 +63,7 @@ class PipeServer:
             connection.shut_down()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle(), self.settings.drain)
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._refused]:
             connection.abort()
         self._inspecting.cancel()
         listeners.remove(self.settings, HTTP)
@@ -82,8 +85,15 @@ class PipeServer:
             raise Busy(f"there are {self.settings.max_connections} connections already")
         self._connections.add(connection)
 
+    def linger(self, connection: Connection) -> bool:
+        if len(self._refused) >= MOST_REFUSED:
+            return False
+        self._refused.add(connection)
+        return True
+
     def dismiss(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._refused.discard(connection)
 
     async def _inspect(self) -> None:
         shortest = min(self.settings.stall_timeout, self.settings.first_request_timeout)
@@ -91,5 +101,5 @@ class PipeServer:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(pause)
-            for connection in list(self._connections):
+            for connection in [*self._connections, *self._refused]:
                 connection.inspect(loop.time())

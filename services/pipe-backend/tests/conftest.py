@@ -1,0 +1,192 @@
+"""Pipe servers as processes, in front of real worker hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = 60
+TOKEN = "open sesame"
+
+
+class Client:
+    """A plain socket that speaks lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(str(path))
+        self.lines = self.socket.makefile("rb")
+
+    def send(self, command: str, payload: Any = None, **fields: Any) -> None:
+        self.raw(json.dumps({"command": command, "payload": payload, **fields}).encode() + b"\n")
+
+    def raw(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> dict[str, Any]:
+        line = self.lines.readline()
+        assert line, "the server closed the connection"
+        found = json.loads(line)
+        assert isinstance(found, dict)
+        return found
+
+    def __call__(self, command: str, payload: Any = None, **fields: Any) -> dict[str, Any]:
+        self.send(command, payload, **fields)
+        return self.receive()
+
+    def closed(self) -> bool:
+        """Whether nothing more comes; what still comes is dropped."""
+        with contextlib.suppress(ConnectionResetError):
+            while self.lines.readline():
+                pass
+        return True
+
+    def close(self) -> None:
+        self.lines.close()
+        self.socket.close()
+
+
+@dataclass
+class Server:
+    """A running pipe server."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    clients: list[Client] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "pipe.sock"
+
+    def connect(self, token: str | None = TOKEN) -> Client:
+        """A client that has shown the token; none is shown where it is None."""
+        client = self.connect_once()
+        if token is not None:
+            client.send("ping", token=token)
+            assert client.receive() == {"result": {"status": "ok"}}
+        return client
+
+    def connect_once(self) -> Client:
+        client = Client(self.path)
+        self.clients.append(client)
+        return client
+
+    def get(self, path: str, token: str | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.directory / "http.sock"))
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        found = response.status, response.read()
+        connection.close()
+        return found
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from venvd_worker.archive import build
+
+    return build(tmp_path_factory.mktemp("archive"))
+
+
+@contextlib.contextmanager
+def _warden(archive: Path, home: Path) -> Iterator[None]:
+    (home / "channel").mkdir()
+    (home / "work").mkdir()
+    command = [sys.executable, "-I", str(archive), "warden", "--channel", str(home / "channel")]
+    process = subprocess.Popen([*command, "--work-dir", str(home / "work")])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def _server(home: Path, settings: dict[str, str], *, ready: bool) -> Iterator[Server]:
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    environment = {
+        **os.environ,
+        "VENVD_CHANNEL": str(home / "channel"),
+        "VENVD_SOCKET_DIR": str(home),
+        "VENVD_TOKEN_SHA256": digest,
+        "VENVD_GRACE": "0.5",
+        **settings,
+    }
+    process = subprocess.Popen([sys.executable, "-m", "venvd_pipe_backend"], env=environment)
+    server = Server(home, process)
+    try:
+        until((home / "http.sock").exists, "the server does not listen")
+        if ready:
+            until(lambda: server.get("/readyz")[0] == 200, "the server is not ready")
+        yield server
+    finally:
+        for client in server.clients:
+            client.close()
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+Start = Callable[..., contextlib.AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="session")
+def start(request: pytest.FixtureRequest) -> Start:
+    """Starts a server with settings of its own; without a worker where none is needed."""
+
+    @contextlib.contextmanager
+    def starting(*, worker: bool = False, **settings: str) -> Iterator[Server]:
+        home = Path(tempfile.gettempdir()) / f"venvd-pipe-{secrets.token_hex(4)}"  # socket paths are short
+        home.mkdir(mode=0o711)
+        try:
+            with contextlib.ExitStack() as stack:
+                if worker:
+                    stack.enter_context(_warden(request.getfixturevalue("archive"), home))
+                yield stack.enter_context(_server(home, settings, ready=worker))
+        finally:
+            shutil.rmtree(home)
+
+    return starting
+
+
+@pytest.fixture(scope="session")
+def shared(start: Start) -> Iterator[Server]:
+    """One server with a worker for every test that leaves it as it was."""
+    with start(worker=True) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: Server) -> Iterator[Server]:
+    yield shared
+    while shared.clients:
+        shared.clients.pop().close()
+    assert shared.process.poll() is None

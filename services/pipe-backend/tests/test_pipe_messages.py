@@ -1,0 +1,178 @@
+"""Bytes become requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_pipe_backend.messages import MalformedError, Message, Reader
+
+
+def reader(data: bytes = b"", max_line: int = 1000, max_attachment_bytes: int = 100) -> Reader:
+    made = Reader(max_line, max_attachment_bytes)
+    made.feed(data)
+    return made
+
+
+def one(line: bytes) -> Message:
+    found = reader(line + b"\n").next()
+    assert found is not None
+    return found
+
+
+def wrong(data: bytes, **limits: int) -> MalformedError:
+    with pytest.raises(MalformedError) as caught:
+        reader(data, **limits).next()
+    return caught.value
+
+
+def test_a_line_may_come_in_pieces() -> None:
+    """A request is there when its line end is, whatever pieces it came in."""
+    found = reader()
+    for byte in b'{"command":"ping"}':
+        found.feed(bytes([byte]))
+        assert found.next() is None
+    assert found.midway
+    found.feed(b"\n")
+    message = found.next()
+    assert message is not None
+    assert message.command == "ping"
+    assert not found.midway
+
+
+def test_a_byte_order_mark_and_crlf() -> None:
+    """A byte order mark before the first line and CR before the line end are no part of the line."""
+    assert one(b'\xef\xbb\xbf{"command":"ping"}\r').command == "ping"
+
+
+def test_blank_lines_are_skipped() -> None:
+    """Lines of white space are no requests."""
+    assert one(b'\r\n\n  \n{"command":"ping"}').command == "ping"
+
+
+def test_several_lines_at_once() -> None:
+    """Pipelined requests come out one after the other."""
+    found = reader(b'{"command":"a"}\n{"command":"b"}\n')
+    commands = [message.command for message in iter(found.next, None) if message]
+    assert commands == ["a", "b"]
+
+
+def test_null_is_absent() -> None:
+    """Fields that are null are as if they were not there."""
+    message = one(
+        b'{"command":"eval","id":null,"payload":null,"session":null,"timeout":null,"values":null,"token":null,'
+        b'"attachments":null,"stream":null}'
+    )
+    assert (bytes(message.id), message.body(), message.session, message.timeout) == (b"", b"{}", None, None)
+
+
+@pytest.mark.parametrize("identity", [b'"a"', b"1", b"-2.5", b"18446744073709551616", b'"\\u0000"'])
+def test_ids_are_kept_as_they_came(identity: bytes) -> None:
+    """A text or a number of any size is an ID, and none of it is changed."""
+    assert bytes(one(b'{"command":"x","id":' + identity + b"}").id) == identity
+
+
+@pytest.mark.parametrize("identity", [b"true", b"[1]", b'{"a":1}', b'"' + b"x" * 300 + b'"'])
+def test_other_ids_are_refused(identity: bytes) -> None:
+    """An ID that is no text or number, or too long to be repeated, is named."""
+    found = wrong(b'{"command":"x","id":' + identity + b"}\n")
+    assert isinstance(found.error, InvalidRequest)
+    assert '"id"' in found.error.message
+    assert not found.fatal
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"nonsense", "not JSON"),
+        (b"[]", "object"),
+        (b"{}", "command"),
+        (b'{"command":5}', "command"),
+        (b'{"command":"x","timeout":"soon"}', "timeout"),
+        (b'{"command":"x","stream":1}', "stream"),
+        (b'{"command":"x","payload":{"a":NaN}}', "not JSON"),
+        (b'{"command":"\xff"}', "not UTF-8"),
+        (b'{"command":"x","payload":"\xc0\x80"}', "not UTF-8"),
+        (b"\x00\x01\x02", "not JSON"),
+    ],
+)
+def test_what_is_no_request_is_named(line: bytes, named: str) -> None:
+    """A line that is no request says why, and the next line is read."""
+    found = reader(line + b'\n{"command":"ping"}\n')
+    with pytest.raises(MalformedError, match=named) as caught:
+        found.next()
+    assert isinstance(caught.value.error, InvalidRequest)
+    assert not caught.value.fatal
+    following = found.next()
+    assert following is not None
+    assert following.command == "ping"
+
+
+def test_a_wrong_field_keeps_the_id() -> None:
+    """The error of a request with a wrong field belongs to its ID."""
+    assert wrong(b'{"id":7,"command":"x","timeout":"soon"}\n').id == b"7"
+
+
+def test_nesting_without_end() -> None:
+    """Ten megabytes of brackets are too large, not a crash."""
+    found = wrong(b'{"command":"x","payload":' + b"[" * 10_000_000 + b"\n", max_line=11_000_000)
+    assert isinstance(found.error, TooLarge)
+
+
+def test_a_long_line_ends_the_stream() -> None:
+    """A line over the limit is refused before it is whole, and nothing after it can be understood."""
+    found = wrong(b"x" * 1001)
+    assert isinstance(found.error, TooLarge)
+    assert found.fatal
+
+
+def test_attachments_stand_behind_the_line() -> None:
+    """As many bytes as were announced belong to the request, line ends among them."""
+    found = reader(b'{"command":"x","attachments":[3,0,2]}\na\nb')
+    assert found.next() is None
+    assert found.midway
+    found.feed(b'cd{"command":"y"}\n')
+    message, following = found.next(), found.next()
+    assert message is not None
+    assert following is not None
+    assert list(message.parts) == [b"a\nb", b"", b"cd"]
+    assert following.command == "y"
+
+
+@pytest.mark.parametrize(
+    "sizes", [b"[2147483648]", b"[101]", b"[60,60]", b"[-1]", b'["1"]', b"5", b"[1.5]", b"[1e300]", b"[" + b"0," * 64 + b"0]"]
+)
+def test_attachments_that_cannot_be_taken_end_the_stream(sizes: bytes) -> None:
+    """Lengths that are wrong or too large are refused at once: what follows cannot be told from a line."""
+    found = wrong(b'{"id":1,"command":"x","attachments":' + sizes + b"}\n")
+    assert isinstance(found.error, (InvalidRequest, TooLarge))
+    assert found.fatal
+    assert found.id == b"1"
+
+
+def test_the_end_of_the_stream_ends_the_last_line() -> None:
+    """A last line without an end is a request where it is whole."""
+    found = reader(b'{"command":"ping"}')
+    found.end()
+    message = found.next()
+    assert message is not None
+    assert message.command == "ping"
+
+
+def test_the_end_within_a_line() -> None:
+    """A last line that is not whole is no request."""
+    found = reader(b'{"command":"pi')
+    found.end()
+    with pytest.raises(MalformedError, match="not JSON"):
+        found.next()
+    assert not found.midway
+
+
+def test_the_end_within_attachments() -> None:
+    """Attachments that end early are told, with what was announced."""
+    found = reader(b'{"id":4,"command":"x","attachments":[10]}\nabc')
+    assert found.next() is None
+    with pytest.raises(MalformedError, match="3 of the 10 bytes") as caught:
+        found.end()
+    assert caught.value.id == b"4"
+    assert not found.midway

@@ -1,0 +1,105 @@
+"""Peers of Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from venvd_contract.errors import Forbidden
+from venvd_pipe_backend import peers
+from venvd_pipe_backend.settings import PipeSettings
+
+
+def test_the_kernel_tells_the_users_id() -> None:
+    """Both ends of a pair belong to this process's user."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peers.user_id(ours) == os.geteuid()
+
+
+def test_a_token_is_guard_enough(tmp_path: Path) -> None:
+    """Without a setting any user may connect where a token is needed."""
+    assert peers.allowed(None, tmp_path, token=True) is None
+
+
+def test_without_a_token_the_user_is_the_guard(tmp_path: Path) -> None:
+    """Without setting and token: this process's user, root, and the owner of the directory."""
+    assert peers.allowed(None, tmp_path, token=False) == {0, os.geteuid(), tmp_path.stat().st_uid}
+
+
+def test_named_users_hold_in_any_case(tmp_path: Path) -> None:
+    """Users that are named are the only ones, token or not; `any` is everyone."""
+    assert peers.allowed(frozenset({7}), tmp_path, token=True) == {7}
+    assert peers.allowed("any", tmp_path, token=False) is None
+
+
+def test_a_stranger_is_refused() -> None:
+    """A user who is not allowed is told the ID that the kernel shows."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peers.check(ours, None)
+        peers.check(ours, frozenset({os.geteuid()}))
+        with pytest.raises(Forbidden, match=str(os.geteuid())):
+            peers.check(ours, frozenset({os.geteuid() + 1}))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("any", "any"), ("0, 1000", {0, 1000}), ("1000 1001", {1000, 1001}), ("", None)]
+)
+def test_user_ids_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, found: object) -> None:
+    """`VENVD_SOCKET_UIDS` takes numbers with commas or spaces, or `any`; empty is not set."""
+    monkeypatch.setenv("VENVD_SOCKET_UIDS", given)
+    assert PipeSettings(no_token=True).socket_uids == found
+
+
+def test_the_mode_is_octal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`VENVD_SOCKET_MODE` is read as file modes are written."""
+    monkeypatch.setenv("VENVD_SOCKET_MODE", "0606")
+    assert PipeSettings(no_token=True).socket_mode == 0o606
+
+
+@pytest.mark.parametrize(("name", "value"), [("VENVD_SOCKET_MODE", "rw"), ("VENVD_SOCKET_UIDS", "me")])
+def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A setting that cannot be read says what it takes."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=value):
+        PipeSettings(no_token=True)
+
+
+def test_only_a_peer_that_closed_has_hung_up() -> None:
+    """A peer that ended its writing still reads; one that closed, or shut both directions, does not."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        assert not peers.hung_up(ours.fileno())
+        theirs.shutdown(socket.SHUT_WR)
+        assert not peers.hung_up(ours.fileno())
+        theirs.close()
+        assert peers.hung_up(ours.fileno())
+
+
+def test_departures_are_told_without_reading() -> None:
+    """A hang-up is told although bytes of the peer lie unread, and an end of writing is none."""
+
+    async def watch() -> list[str]:
+        loop = asyncio.get_running_loop()
+        departures = peers.Departures(loop)
+        told: list[str] = []
+        pairs = {name: socket.socketpair() for name in ("stays", "ends", "goes")}
+        gone = asyncio.Event()
+        for name, (ours, theirs) in pairs.items():
+            theirs.send(b"unread")
+            departures.watch(ours.fileno(), lambda name=name: (told.append(name), gone.set()))
+        pairs["ends"][1].shutdown(socket.SHUT_WR)
+        pairs["goes"][1].close()
+        await asyncio.wait_for(gone.wait(), 10)
+        departures.close()
+        for pair in pairs.values():
+            for end in pair:
+                end.close()
+        return told
+
+    assert asyncio.run(watch()) == ["goes"]
