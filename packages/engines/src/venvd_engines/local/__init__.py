@@ -1,0 +1,1 @@
+"""The engine for machines without Docker: backends are processes, venvs are directories."""

@@ -1,0 +1,146 @@
+"""Programs that a build runs: their output line by line as it comes, cancelled with everything they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from venvd_contract.errors import DeadlineExceeded, Unavailable
+from venvd_engines.engine import Progress
+
+_TICK = 0.2
+_MERCY = 3.0
+"""Seconds between SIGTERM and SIGKILL for what is cancelled."""
+_KEPT_LINES = 400
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended; `output` and `complaints` are the last lines of stdout and stderr."""
+
+    status: int
+    output: str
+    complaints: str
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    progress: Progress,
+    timeout: float,
+    cwd: Path,
+    show: Callable[[str], str] | None = str,
+    keep: Sequence[int] = (),
+    started: Callable[[int], None] = lambda _: None,
+) -> Result:
+    """Run a program to its end, `timeout` seconds at most.
+
+    `show` turns a line of stderr into what the log shows (None: nothing); the program inherits the descriptors `keep`;
+    `started` is told its process ID.
+
+    Raises:
+        Cancelled: from `progress.check`; the program and all that it started are gone.
+        DeadlineExceeded: it ran longer than `timeout`; gone too.
+        Unavailable: it could not be started.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=tuple(keep),
+        )
+    except OSError as error:
+        raise Unavailable(f"{Path(argv[0]).name} could not be started: {error}") from None
+    with process:
+        try:
+            started(process.pid)
+            return _follow(process, progress, timeout, show)
+        finally:
+            _end(process)
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    progress: Progress,
+    timeout: float,
+    show: Callable[[str], str] | None,
+) -> Result:
+    end = time.monotonic() + timeout
+    output, complaints = _Lines(None), _Lines(lambda line: progress.log(show(line)) if show else None)
+    with selectors.DefaultSelector() as selector:
+        for pipe, lines in ((process.stdout, output), (process.stderr, complaints)):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ, lines)
+        while True:
+            progress.check()
+            if time.monotonic() > end:
+                raise DeadlineExceeded(f"{_name(process)} did not end within {timeout:g} s")
+            # looked at before reading, so that what was written before the end is read
+            ended = process.poll() is not None
+            ready = selector.select(0 if ended else _TICK)
+            for key, _ in ready:
+                if not key.data.read(key.fileobj):
+                    selector.unregister(key.fileobj)
+            if ended and not ready:  # the pipes may stay open in something that it left behind
+                break
+    return Result(process.returncode, output.text(), complaints.text())
+
+
+def _name(process: subprocess.Popen[bytes]) -> str:
+    argv = process.args
+    return Path(str(argv[0])).name if isinstance(argv, list) else str(argv)
+
+
+class _Lines:
+    """The last lines of a pipe, each told once."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self._tell = tell
+        self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._partial = b""
+
+    def read(self, pipe: IO[bytes]) -> bool:
+        data = os.read(pipe.fileno(), 64 << 10)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if not data and self._partial:
+            lines, self._partial = [self._partial], b""
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            self._kept.append(text)
+            if self._tell is not None and text.strip():
+                self._tell(text)
+        return bool(data)
+
+    def text(self) -> str:
+        return "\n".join(self._kept)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group, also where only what the program started is left."""
+    if process.poll() is None:
+        end_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_MERCY)
+    end_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_group(leader: int, number: int) -> None:
+    """Send a signal to every process of the group that `leader` began."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)

@@ -1,0 +1,149 @@
+"""The local engine: the same two programs as on Docker, as processes of this machine, and real venvs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uv
+
+from venvd_contract.errors import Unavailable, Unimplemented
+from venvd_contract.resources import BACKEND_TYPES, LogLine
+from venvd_engines import requirements as rules
+from venvd_engines.engine import (
+    BackendState,
+    Capabilities,
+    EngineSettings,
+    Handle,
+    Image,
+    Launch,
+    Owned,
+    Progress,
+    RuntimeRef,
+    VenvBuild,
+)
+from venvd_engines.local import environment, interpreters
+from venvd_engines.local.launches import ENGINE, Launches, Place, handle
+from venvd_engines.local.starting import Starter
+from venvd_engines.local.venvs import Tools, Venvs
+from venvd_engines.locking import index_environment
+from venvd_worker import archive
+
+GAPS = (
+    "User code runs as the user of the controller: it can read and change that user's files, venvd's state among them.",
+    "User code sees the other processes of that user and can signal them, the server and the controller among them.",
+    "User code reaches the network, also where a venv or backend did not ask for it.",
+    "Memory is limited for each session and not for the backend: there is no container around it.",
+    "CPU time is not shared out, and the disk space that user code takes is not limited.",
+    "Debian packages (aptPackages) cannot be installed.",
+)
+
+
+class LocalEngine:
+    name = ENGINE
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._env = environment.of_installer(_index(settings), _own_cache(settings.home))
+        self._uv = uv.find_uv_bin()
+        tools = Tools(self._uv, self._env, settings.build_timeout, settings.allow_source_builds)
+        self._venvs = Venvs(settings.home / "venvs", tools)
+        place = Place(settings.home / "backends", settings.home_id, settings.run_dir)
+        self._launches = Launches(place)
+        self._starter = Starter(place, self._launches, _server)
+
+    def check(self) -> None:
+        if sys.platform != "linux" or not Path("/proc/self/stat").exists():
+            raise Unavailable("the local engine needs Linux with /proc")
+        if not os.access(self._uv, os.X_OK):
+            raise Unavailable(f"{self._uv} cannot be run: install the package uv")
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            apt_packages=False,
+            network_isolation=False,
+            filesystem_isolation=False,
+            memory_wall=False,
+            attach=True,
+            gaps=GAPS,
+        )
+
+    # ---- venvs ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, version: str, progress: Progress) -> RuntimeRef:
+        return interpreters.find(version, self._uv, self._env, progress)
+
+    def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
+        return self._venvs.lock(runtime.base, runtime.resolved, rules.check(requirements), progress)
+
+    def build(self, venv: VenvBuild, progress: Progress) -> Image:
+        if venv.apt_packages:
+            raise Unimplemented(
+                "the local engine installs no Debian packages, since they would change the whole machine: "
+                f"install {', '.join(sorted(venv.apt_packages))} yourself, or use the engine docker"
+            )
+        return self._venvs.build(venv, progress)
+
+    def find_image(self, key: str) -> Image | None:
+        return self._venvs.find(key)
+
+    def remove_image(self, key: str) -> None:
+        self._venvs.remove(key)
+
+    # ---- backends ------------------------------------------------------------------------------------------------
+
+    def prepare(self, backend_type: str, progress: Progress) -> None:
+        progress.phase("prepare")
+        module = _module(backend_type)
+        if backend_type not in BACKEND_TYPES or importlib.util.find_spec(f"{module}.__main__") is None:
+            raise Unimplemented(f'this installation has no server of the type "{backend_type}": {module} is missing')
+        self._archive()
+
+    def _archive(self) -> Path:
+        return archive.build(self._settings.home / "worker")
+
+    def start(self, launch: Launch, progress: Progress) -> Handle:
+        return handle(self._starter.start(launch, self._archive(), progress))
+
+    def inspect(self, handle: Handle) -> BackendState:
+        return self._launches.inspect(handle.launch_id)
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        self._launches.stop(handle.launch_id, grace)
+
+    def destroy(self, handle: Handle) -> None:
+        self._launches.destroy(handle.launch_id)
+
+    def destroy_owned(self, owned: Owned) -> None:
+        self._launches.destroy(owned.launch_id)
+
+    def list_owned(self) -> Sequence[Owned]:
+        return self._launches.owned()
+
+    def sweep(self) -> None:
+        self._launches.sweep()
+        self._venvs.sweep()
+
+    def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        return self._launches.logs(handle.launch_id, tail, follow=follow)
+
+
+def _module(backend_type: str) -> str:
+    return f"venvd_{backend_type}_backend"
+
+
+def _server(backend_type: str) -> list[str]:
+    return [sys.executable, "-I", "-u", "-m", _module(backend_type)]
+
+
+def _index(settings: EngineSettings) -> dict[str, str]:
+    return index_environment(settings.index_url, str(settings.ca_bundle) if settings.ca_bundle else None)
+
+
+def _own_cache(home: Path) -> Path | None:
+    """A cache below the home where this user has no directory for one."""
+    user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
+    return None if user and os.access(user, os.W_OK) else home / "cache" / "uv"

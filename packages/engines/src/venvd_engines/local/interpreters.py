@@ -1,0 +1,151 @@
+"""CPythons of this machine: found by uv, fetched by uv where they are absent, believed only after they answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
+from venvd_contract.resources import check_version
+from venvd_engines.engine import Progress, RuntimeRef
+from venvd_engines.local import commands
+from venvd_engines.locking import explain, without_addresses
+
+OLDEST = Version("3.9")
+"""The oldest CPython that the worker runs on."""
+_FETCH_SECONDS = 180.0
+_LIST_SECONDS = 60.0
+_ASK_SECONDS = 20.0
+_QUESTION = """
+import json, os, platform, sys
+print(json.dumps({
+    "name": sys.implementation.name,
+    "version": platform.python_version(),
+    "threads": bool(getattr(sys, "_is_gil_enabled", lambda: True)()),
+    "path": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A CPython that answered; `path` is the real program, not a link, a shim or a venv's."""
+
+    version: Version
+    path: Path
+
+
+def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> RuntimeRef:
+    """The newest CPython that `version` names, fetched where the machine has none.
+
+    Raises:
+        InvalidRequest: too old for the worker, or no version.
+        NotFound: names the versions that there are, and why none could be fetched.
+    """
+    if Version(check_version(version)).release[:2] < OLDEST.release:
+        raise InvalidRequest(f"CPython {version} is too old: {OLDEST} or newer is needed")
+    progress.phase("find")
+    known = installed(uv, env, progress)
+    chosen = choose(version, known)
+    if chosen is None:
+        reason = _fetch(version, uv, env, progress)
+        known = installed(uv, env, progress)
+        chosen = choose(version, known)
+        if chosen is None:
+            raise NotFound(_absent(version, known, reason))
+    progress.log(f"CPython {chosen.version} at {chosen.path}")
+    return RuntimeRef(version, str(chosen.version), str(chosen.path))
+
+
+def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
+    """The newest of those that `version` names; a final release goes before any pre-release."""
+    parts = version.split(".")
+    if len(parts) == 3:
+        matching = [found for found in known if found.version == Version(version)]
+    else:
+        matching = [found for found in known if found.version.release[:2] == Version(version).release[:2]]
+    matching.sort(key=lambda found: (not found.version.is_prerelease, found.version), reverse=True)
+    return matching[0] if matching else None
+
+
+def installed(uv: str, env: Mapping[str, str], progress: Progress) -> list[Interpreter]:
+    """Every usable CPython, each once, in the order in which uv prefers them; our own is the last resort."""
+    found: dict[Path, Interpreter] = {}
+    for path in _candidates(uv, env, progress):
+        real = path.resolve()
+        if real not in found:
+            progress.check()
+            answer = ask(real, env)
+            if answer is not None:
+                found.setdefault(answer.path, answer)
+    return list(found.values())
+
+
+def _candidates(uv: str, env: Mapping[str, str], progress: Progress) -> Iterator[Path]:
+    argv = [uv, "python", "list", "--only-installed", "--output-format", "json", "--no-config", "--no-progress"]
+    searched = {**env, "PATH": search_path(env)}
+    result = commands.run(argv, env=searched, progress=progress, timeout=_LIST_SECONDS, cwd=Path("/"), show=None)
+    try:
+        entries = json.loads(result.output)
+    except ValueError:
+        entries = []
+    for entry in entries:
+        if entry.get("implementation") == "cpython" and entry.get("variant", "default") == "default":
+            yield Path(entry["path"])
+    yield Path(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def search_path(env: Mapping[str, str]) -> str:
+    """PATH with the interpreters of pyenv in place of its shims, which answer for one version and fail for others."""
+    root = Path(env.get("PYENV_ROOT") or Path(env.get("HOME", "/")) / ".pyenv")
+    versions = sorted((root / "versions").glob("3.*/bin")) if root.is_dir() else []
+    given = [part for part in env.get("PATH", os.defpath).split(os.pathsep) if not part.endswith("/shims")]
+    return os.pathsep.join([*given, *map(str, versions)])
+
+
+def ask(path: Path, env: Mapping[str, str]) -> Interpreter | None:
+    """What the program at `path` says of itself; None where it is no CPython with a GIL that the worker can use."""
+    try:
+        answer = subprocess.run(
+            [path, "-I", "-S", "-c", _QUESTION],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ASK_SECONDS,
+            check=True,
+        )
+        said = json.loads(answer.stdout)
+        version = Version(said["version"].rstrip("+"))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, InvalidVersion):
+        return None
+    usable = said["name"] == "cpython" and said["threads"] and version.release[:2] >= OLDEST.release
+    return Interpreter(version, Path(said["path"])) if usable else None
+
+
+def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> str:
+    """Let uv install it for this user; the reason where it could not."""
+    progress.phase("fetch")
+    argv = [uv, "python", "install", version, "--no-bin", "--no-config", "--no-progress", "--color", "never"]
+    patient = {"UV_HTTP_RETRIES": "1", **env}
+    try:
+        result = commands.run(
+            argv, env=patient, progress=progress, timeout=_FETCH_SECONDS, cwd=Path("/"), show=without_addresses
+        )
+    except VenvdError as error:
+        if error.code == "cancelled":
+            raise
+        return error.message
+    return "" if result.status == 0 else explain(result.complaints).replace("the package index", "its source")
+
+
+def _absent(version: str, known: Iterable[Interpreter], reason: str) -> str:
+    versions = ", ".join(dict.fromkeys(str(found.version) for found in sorted(known, key=lambda one: one.version)))
+    fetched = f", and it could not be fetched ({reason})" if reason else ""
+    return f"this machine has no CPython {version}{fetched}; it has {versions or 'none that can be used'}"

@@ -1,0 +1,149 @@
+"""Log files of a backend: written by its keeper, bounded in size, read and followed by the engine.
+
+One line of a file is `time stream text`. A file that reaches `FILE_BYTES` becomes the old one, in place of the one
+before. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+FILE_BYTES = 4 << 20
+LINE_BYTES = 16 << 10
+"""A longer line is written as several."""
+
+
+@dataclass(frozen=True, order=True)
+class Line:
+    time: str
+    stream: str
+    text: str
+
+
+class Writer:
+    """Appends the output of one part; a full disk loses lines and stops nothing."""
+
+    def __init__(self, path: Path, limit: int = FILE_BYTES) -> None:
+        self._path = path
+        self._limit = limit
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._partial: dict[str, bytes] = {}
+
+    def feed(self, stream: str, data: bytes) -> None:
+        """Bytes as they came; an unfinished line waits for its rest."""
+        *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
+        while len(rest) > LINE_BYTES:
+            lines.append(rest[:LINE_BYTES])
+            rest = rest[LINE_BYTES:]
+        self._partial[stream] = rest
+        for line in lines:
+            for start in range(0, max(len(line), 1), LINE_BYTES):
+                self._write(stream, line[start : start + LINE_BYTES])
+
+    def close(self) -> None:
+        for stream, rest in self._partial.items():
+            if rest:
+                self._write(stream, rest)
+        self._partial.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, stream: str, text: bytes) -> None:
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        line = f"{now} {stream} ".encode() + text.rstrip(b"\r") + b"\n"
+        with contextlib.suppress(OSError):
+            self._rotate(len(line))
+            if self._file is not None:
+                self._file.write(line)
+                self._size += len(line)
+
+    def _rotate(self, more: int) -> None:
+        if self._file is not None and self._size + more > self._limit:
+            self._file.close()
+            self._file = None
+            self._path.replace(older(self._path))
+        if self._file is None:
+            self._file = open(self._path, "ab", buffering=0, opener=_private)  # noqa: SIM115
+            self._size = os.fstat(self._file.fileno()).st_size
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def older(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")
+
+
+class Reader:
+    """Reads one part's lines, over the change from one file to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._partial = b""
+
+    def history(self, limit: int | None) -> list[Line]:
+        """The lines so far, the last `limit` of them; `new` gives what comes after."""
+        lines: deque[Line] = deque(maxlen=limit)
+        with contextlib.suppress(OSError), older(self._path).open("rb") as file:
+            lines.extend(_parsed(file.read().splitlines()))
+        lines.extend(self.new())
+        return list(lines)
+
+    def new(self) -> list[Line]:
+        """The lines since the last call."""
+        found: list[Line] = []
+        while True:
+            fresh = self._next_file()
+            found += self._read()  # after the look, so that the old file's last lines are in it
+            if fresh is None:
+                return found
+            self.close()
+            self._file, self._partial = fresh, b""
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read(self) -> list[Line]:
+        if self._file is None:
+            return []
+        *whole, self._partial = (self._partial + self._file.read()).split(b"\n")
+        return list(_parsed(whole))
+
+    def _next_file(self) -> BinaryIO | None:
+        """The newest file, opened, where it is not the one being read."""
+        try:
+            newest = self._path.stat()
+            if self._file is not None and os.path.samestat(newest, os.fstat(self._file.fileno())):
+                return None
+            return self._path.open("rb")
+        except OSError:
+            return None
+
+
+def _parsed(lines: list[bytes]) -> Iterator[Line]:
+    for line in lines:
+        time, _, rest = line.decode("utf-8", "replace").partition(" ")
+        stream, _, text = rest.partition(" ")
+        if stream:
+            yield Line(time, stream, text)
+
+
+def merged(sources: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
+    """The lines of all sources in the order of their times, with the name of the source."""
+    labelled = ([(line, name) for line in lines] for name, lines in sources.items())
+    for line, name in heapq.merge(*labelled, key=lambda pair: pair[0].time):
+        yield name, line

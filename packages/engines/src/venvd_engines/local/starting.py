@@ -1,0 +1,305 @@
+"""Starting a backend as processes: its directory, its ports, its keeper, and the wait until its server listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
+from venvd_engines.engine import Launch, Progress, WorkerLimits
+from venvd_engines.local import environment, ports, state
+from venvd_engines.local.launches import SOCKETS, Launches, Place, end
+from venvd_engines.local.processes import Identity, boot_id, identify, reap, wait_until
+from venvd_engines.local.state import PARTS, State
+from venvd_engines.local.venvs import python_of
+
+_LISTEN_SECONDS = 15.0
+"""How long a start waits for the server to listen; of one that needs longer its readiness tells."""
+_ATTEMPTS = 5
+_SOCKET_BYTES = 107
+_LAST_WORDS = 2000
+_SCHEMES = {"http": "http", "rpc": "grpc"}
+
+
+class _PortLost(Exception):  # noqa: N818 - a race that was lost, and is run again
+    pass
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    directory: Path
+    record: State
+    keeper: Identity
+
+
+class Starter:
+    """Starts backends; `server` gives the command of a server of that type."""
+
+    def __init__(self, place: Place, launches: Launches, server: Callable[[str], Sequence[str]]) -> None:
+        self._place = place
+        self._launches = launches
+        self._server = server
+        self._choosing = threading.Lock()
+
+    def start(self, launch: Launch, archive: Path, progress: Progress) -> State:
+        """Start both parts; the server listens when this returns, or is about to.
+
+        Raises:
+            Conflict: a port is taken, or the launch was started before.
+            InvalidRequest: a path is too long for sockets, or nothing can listen at the address.
+            Unavailable: a part ended at once; says how, with its last words.
+        """
+        progress.phase("start")
+        directory = self._make_directory(launch)
+        try:
+            return self._attempts(launch, directory, archive, progress)
+        except BaseException:
+            self._launches.destroy(launch.id)
+            raise
+
+    def _attempts(self, launch: Launch, directory: Path, archive: Path, progress: Progress) -> State:
+        taken: set[int] = set()
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._attempt(launch, directory, archive, progress, taken)
+            except _PortLost as lost:
+                progress.log(str(lost))
+        raise Conflict(f"other programs took each port as soon as it was chosen: {sorted(taken)}")
+
+    def _attempt(self, launch: Launch, directory: Path, archive: Path, progress: Progress, taken: set[int]) -> State:
+        with self._choosing:
+            record = self._record(launch, archive, taken | self._claimed(launch.id))
+            state.write(directory, record)
+        if record.socket_dir is not None:
+            _make_socket_dir(Path(record.socket_dir))
+        keeper = _spawn(directory, record, _spec(launch, record, directory, archive, self._server(launch.type)))
+        found = _settled(_Attempt(directory, record, keeper), progress)
+        if found is not None:
+            return found
+        end(keeper, 0)
+        for number in record.ports.values():
+            if not ports.free(launch.host, number):
+                taken.add(number)
+                raise _PortLost(f"port {number} was taken before the server could listen")
+        raise Unavailable(_why(directory))
+
+    # ---- what is written down before anything runs ---------------------------------------------------------------
+
+    def _make_directory(self, launch: Launch) -> Path:
+        if not state.valid_id(launch.id):
+            raise InvalidRequest(f'"{launch.id[:80]}" cannot name a launch')
+        directory = self._place.directory(launch.id)
+        if len(os.fsencode(directory / "channel" / "warden.sock")) > _SOCKET_BYTES:
+            raise InvalidRequest(
+                f"{directory} is too long a path: the sockets below it must end within {_SOCKET_BYTES} bytes; "
+                "set VENVD_HOME to a shorter path"
+            )
+        try:
+            self._place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+            for name in ("channel", "work", "tmp"):
+                (directory / name).mkdir(mode=0o700)
+        except FileExistsError:
+            raise Conflict(f"the launch {launch.id} was started before") from None
+        except OSError as error:
+            raise Unavailable(f"{directory} cannot be made: {error.strerror}") from None
+        return directory
+
+    def _record(self, launch: Launch, archive: Path, taken: set[int]) -> State:
+        chosen: dict[str, int] = {}
+        for port in launch.ports:
+            chosen[port.name] = ports.choose(launch.host, port, taken | set(chosen.values()))
+        socket_dir = None if launch.socket_name is None else self._socket_dir(launch.socket_name)
+        url, probe_url = _addresses(launch, chosen, socket_dir)
+        return State(
+            launch_id=launch.id,
+            home_id=self._place.home_id,
+            name=launch.name,
+            type=launch.type,
+            boot=boot_id(),
+            url=url,
+            probe_url=probe_url,
+            ports=chosen,
+            socket_dir=None if socket_dir is None else str(socket_dir),
+            archive=archive.name,
+            venv_key=launch.image.key,
+            labels=dict(launch.labels),
+        )
+
+    def _claimed(self, launch_id: str) -> set[int]:
+        """Ports of this home's other backends that run or are about to listen."""
+        return {
+            number
+            for record in self._launches.records()
+            if record.launch_id != launch_id and record.boot == boot_id() and record.server.state != "exited"
+            for number in record.ports.values()
+        }
+
+    def _socket_dir(self, name: str) -> Path:
+        if not state.valid_id(name):
+            raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
+        path = self._place.run_dir / name
+        longest = max(len(os.fsencode(path / socket)) for socket in SOCKETS)
+        if longest > _SOCKET_BYTES:
+            raise InvalidRequest(
+                f"{path} is too long a path: the sockets in it must end within {_SOCKET_BYTES} bytes, and end at "
+                f"{longest}; set VENVD_RUN_DIR to a shorter path"
+            )
+        return path
+
+
+def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | None) -> tuple[str, str]:
+    """Where clients and where the controller find the backend."""
+    if socket_dir is not None:
+        return tuple(f"unix://{socket_dir / name}" for name in SOCKETS)  # type: ignore[return-value]
+    if "main" not in chosen:
+        raise InvalidRequest(f"the backend {launch.name} has neither a port nor a directory of sockets")
+    host = ports.reachable(launch.host)
+    probed = chosen.get("http", chosen["main"])
+    return f"{_SCHEMES.get(launch.type, 'http')}://{host}:{chosen['main']}", f"http://{host}:{probed}"
+
+
+def _make_socket_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        for name in SOCKETS:
+            (path / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(f"the directory {path} for sockets cannot be made: {error.strerror}") from None
+
+
+# ---- what runs -----------------------------------------------------------------------------------------------
+
+
+def _spec(
+    launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    paths = {"VENVD_CHANNEL": str(directory / "channel"), "VENVD_HOST": launch.host}
+    if record.socket_dir is not None:
+        paths["VENVD_SOCKET_DIR"] = record.socket_dir
+    for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):
+        if port in record.ports:
+            paths[variable] = str(record.ports[port])
+    warden = [str(python_of(launch.image)), "-I", str(archive), "warden"]
+    return {
+        "server": {
+            "argv": list(server),
+            "env": {**environment.of_server(directory), **_server_settings(launch), **paths},
+            "cwd": str(directory),
+        },
+        "worker": {
+            "argv": [*warden, "--channel", str(directory / "channel"), "--work-dir", str(directory / "work")],
+            "env": environment.of_worker(directory, launch.worker_env),
+            "cwd": str(directory / "work"),
+        },
+    }
+
+
+def _server_settings(launch: Launch) -> dict[str, str]:
+    """The server's settings; what a container would limit becomes the default limit of its sessions."""
+    settings = dict(launch.server_env)
+    settings["VENVD_SESSION_LIMITS"] = _session_limits(settings.get("VENVD_SESSION_LIMITS") or "{}", launch.limits)
+    settings.setdefault("VENVD_ENGINE_NAME", "local")
+    return settings
+
+
+def _session_limits(given: str, limits: WorkerLimits) -> str:
+    try:
+        asked = json.loads(given)
+    except ValueError:
+        return given  # the server says what is wrong with it
+    if not isinstance(asked, dict):
+        return given
+    named = {name: value for name, value in asked.items() if value is not None}
+    return json.dumps({"memoryBytes": limits.memory_bytes, "processes": limits.processes, **named})
+
+
+def _spawn(directory: Path, record: State, spec: dict[str, Any]) -> Identity:
+    """Start the keeper; only once its identity is on disk is it told what to start."""
+    argv = [sys.executable, "-I", "-m", "venvd_engines.local.keeper", str(directory)]
+    told, tell = os.pipe()
+    log = os.open(directory / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        files = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+        pid = os.posix_spawn(sys.executable, argv, environment.of_keeper(), file_actions=files, setsid=True)
+        keeper = identify(pid)
+        if keeper is None:
+            raise Unavailable("the keeper of the backend ended at once")
+        record.keeper.state, record.keeper.pid, record.keeper.start = "running", keeper.pid, keeper.start
+        state.write(directory, record)
+        os.close(told)
+        told = -1
+        _tell(tell, json.dumps(spec).encode())
+    except OSError as error:
+        raise Unavailable(f"the backend's processes could not be started: {error}") from None
+    finally:
+        for descriptor in (told, tell, log):
+            if descriptor >= 0:
+                os.close(descriptor)
+    return keeper
+
+
+def _tell(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _settled(attempt: _Attempt, progress: Progress) -> State | None:
+    """The record once the server listens or may take its time; None where a part ended."""
+    found: State | None = None
+
+    def settled() -> bool:
+        nonlocal found
+        progress.check()
+        reap(attempt.keeper.pid)
+        found = state.read(attempt.directory)
+        return found is None or not attempt.keeper.alive() or _ended(found) or _listens(found)
+
+    wait_until(settled, _LISTEN_SECONDS)
+    if found is None or not attempt.keeper.alive() or _ended(found):
+        return None
+    return found
+
+
+def _ended(record: State) -> bool:
+    return any(record.part(name).state == "exited" for name in PARTS)
+
+
+def _listens(record: State) -> bool:
+    server = record.server.pid
+    if server is None:
+        return False
+    if record.socket_dir is not None:
+        return all((Path(record.socket_dir) / name).exists() for name in SOCKETS)
+    return all(ports.listens(server, number) for number in record.ports.values())
+
+
+def _why(directory: Path) -> str:
+    """How the first part ended, with its last words."""
+    record = state.read(directory)
+    for name in PARTS:
+        part = record.part(name) if record is not None else None
+        if part is not None and part.state == "exited" and "SIGKILL" not in part.detail:
+            return f"the {_ROLES[name]} {part.detail} as soon as it was started{_last_words(directory / f'{name}.log')}"
+    return f"the backend ended as soon as it was started{_last_words(directory / 'keeper.log')}"
+
+
+_ROLES = {"server": "server", "worker": "worker host"}
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-20:]
+    except OSError:
+        return ""
+    bare = [line.split(" ", 2)[-1] if line[:2] == "20" else line for line in lines]
+    text = "\n".join(bare).strip()[-_LAST_WORDS:]
+    return f": {text}" if text else ""

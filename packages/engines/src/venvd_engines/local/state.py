@@ -1,0 +1,109 @@
+"""The record of one launch, in its directory: what a new controller finds after the old one was killed.
+
+The engine writes it before it starts anything; from then on only the launch's keeper does. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from venvd_engines.local.processes import Identity
+
+FORMAT = 1
+FILE = "state.json"
+PARTS = ("server", "worker")
+
+_LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass
+class Part:
+    """The server or the worker host: `state` is `starting`, `running` or `exited`."""
+
+    state: str = "starting"
+    pid: int | None = None
+    start: int | None = None
+    detail: str = ""
+
+    def identity(self, boot: str) -> Identity | None:
+        return None if self.pid is None or self.start is None else Identity(self.pid, self.start, boot)
+
+
+@dataclass
+class State:
+    """Attributes:
+    launch_id: names the directory too.
+    home_id: whose launch it is.
+    boot: the boot in which its processes run.
+    ports: the ports it listens on, by their names.
+    socket_dir: the directory of its sockets, where it has one.
+    keeper: the process above both parts; None until it was started.
+    """
+
+    launch_id: str
+    home_id: str
+    name: str
+    type: str
+    boot: str
+    url: str
+    probe_url: str
+    ports: dict[str, int] = field(default_factory=dict)
+    socket_dir: str | None = None
+    archive: str = ""
+    venv_key: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    keeper: Part = field(default_factory=Part)
+    server: Part = field(default_factory=Part)
+    worker: Part = field(default_factory=Part)
+    format: int = FORMAT
+
+    def part(self, name: str) -> Part:
+        return {"server": self.server, "worker": self.worker}[name]
+
+    def keeper_identity(self) -> Identity | None:
+        return self.keeper.identity(self.boot)
+
+
+def valid_id(launch_id: str) -> bool:
+    return _LAUNCH_ID.fullmatch(launch_id) is not None
+
+
+def write(directory: Path, state: State) -> None:
+    """Replace the record as a whole: a reader sees the old one or the new one."""
+    write_whole(directory / FILE, json.dumps(asdict(state), indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody else reads half written, mode 0600."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def read(directory: Path) -> State | None:
+    """The record of a launch; None where there is none that can be read."""
+    try:
+        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        return _state(found)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _state(found: dict[str, Any]) -> State:
+    if found["format"] != FORMAT:
+        raise ValueError(found["format"])
+    return State(**{**found, **{name: Part(**found[name]) for name in ("keeper", *PARTS)}})
