@@ -1,1 +1,3 @@
-"""REST API, database and reconcile loop."""
+"""The controller: turns what is wanted into running backends, and keeps them running."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""The tables."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class RuntimeRow(Table):
+    __tablename__ = "runtimes"
+
+    version: Mapped[str] = mapped_column(String(16), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    is_default: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[str] = mapped_column(String(32))
+    resolved: Mapped[str | None] = mapped_column(String(32))
+    base: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    operation: Mapped[str | None] = mapped_column(String(32))
+    owned: Mapped[bool] = mapped_column(default=False)
+    """Whether the manifest declared it."""
+
+
+class VenvRow(Table):
+    __tablename__ = "venvs"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[str] = mapped_column(String(32))
+    updated_at: Mapped[str] = mapped_column(String(32))
+    runtime: Mapped[str] = mapped_column(String(16))
+    lock: Mapped[str | None] = mapped_column(Text)
+    image: Mapped[dict[str, Any] | None]
+    """Key, ref, python and packages of what was built."""
+    error: Mapped[str | None] = mapped_column(Text)
+    operation: Mapped[str | None] = mapped_column(String(32))
+    owned: Mapped[bool] = mapped_column(default=False)
+
+
+class BackendRow(Table):
+    __tablename__ = "backends"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    venv: Mapped[str] = mapped_column(ForeignKey("venvs.name"))
+    spec: Mapped[dict[str, Any]]
+    wanted: Mapped[bool] = mapped_column(default=True)
+    """False once it is to be removed."""
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[str | None] = mapped_column(String(32))
+    nonce: Mapped[str] = mapped_column(String(32))
+    """What its token is derived from, with the home's secret."""
+    launch: Mapped[str | None] = mapped_column(String(32))
+    handle: Mapped[dict[str, Any] | None]
+    ports: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """The ports it had, so that a restart takes them again."""
+    python: Mapped[str | None] = mapped_column(String(32))
+    key: Mapped[str | None] = mapped_column(String(64))
+    restarts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Starts that failed in a row."""
+    retry_at: Mapped[float] = mapped_column(default=0.0)
+    """Unix time before which it is not started again."""
+    error: Mapped[str | None] = mapped_column(Text)
+    operation: Mapped[str | None] = mapped_column(String(32))
+    owned: Mapped[bool] = mapped_column(default=False)
+
+
+class OperationRow(Table):
+    __tablename__ = "operations"
+    __table_args__ = (Index("operations_by_state", "state"), Index("operations_by_target", "kind", "target"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    target: Mapped[str] = mapped_column(String(63))
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[str | None] = mapped_column(String(32))
+    ended_at: Mapped[str | None] = mapped_column(String(32))
+    phases: Mapped[list[Any]] = mapped_column(default=list)
+    error: Mapped[dict[str, Any] | None]
+
+
+class EventRow(Table):
+    __tablename__ = "events"
+
+    operation: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    data: Mapped[Any] = mapped_column(JSON)

@@ -1,0 +1,79 @@
+"""The home of a controller: identity, secret, tokens, and the lock that keeps a second controller out."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from venvd_contract.errors import Conflict
+
+
+class Home:
+    """One directory of state.
+
+    Raises:
+        Conflict: another controller runs on it.
+    """
+
+    def __init__(self, path: Path, token: str | None = None) -> None:
+        self.path = path.absolute()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        self.id = self._kept("id", lambda: secrets.token_hex(6), 0o644)
+        self._secret = self._kept("secret", lambda: secrets.token_hex(32), 0o600)
+        self.token = token or self._kept("token", _new_token, 0o600)
+        self.metrics_token = self._kept("metrics-token", _new_token, 0o600)
+
+    def _take_lock(self) -> IO[str]:
+        file = (self.path / "lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise Conflict(
+                f"another controller runs on {self.path}: stop it, or give this one a home of its own with VENVD_HOME"
+            ) from None
+        return file
+
+    def _kept(self, name: str, make: Callable[[], str], mode: int) -> str:
+        path = self.path / name
+        if path.exists() and (found := path.read_text().strip()):
+            return found
+        made = make()
+        self._write(path, made, mode)
+        return made
+
+    def _write(self, path: Path, text: str, mode: int) -> None:
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            file.write(text + "\n")
+        part.rename(path)
+
+    def announce(self, url: str, token: str) -> None:
+        """Let clients of this home find the controller."""
+        self._write(self.path / "token", token, 0o600)
+        self._write(self.path / "url", url, 0o644)
+
+    def withdraw(self) -> None:
+        """The controller stops: no client should look for it any more."""
+        (self.path / "url").unlink(missing_ok=True)
+
+    def derive(self, purpose: str, nonce: str) -> str:
+        """A token that is stored nowhere: from the home's secret and a backend's random value."""
+        digest = hmac.new(self._secret.encode(), f"{purpose}:{nonce}".encode(), hashlib.sha256).hexdigest()
+        return f"vd_{digest[:48]}"
+
+
+def sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _new_token() -> str:
+    return f"vc_{secrets.token_urlsafe(32)}"

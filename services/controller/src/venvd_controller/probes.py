@@ -1,0 +1,56 @@
+"""Asks a backend how it is, over a port or a Unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from urllib.parse import urlsplit
+
+from venvd_contract.errors import Unavailable
+
+TIMEOUT = 2.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def fetch(url: str, path: str, token: str | None = None, timeout: float = TIMEOUT) -> tuple[int, bytes]:
+    """Status and body of a GET at `http://…` or `unix:///…`; raises `Unavailable` where nothing answers."""
+    parts = urlsplit(url)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "unix":
+        connection = _UnixConnection(parts.path, timeout)
+    else:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+
+
+def unready(url: str) -> str:
+    """Why a backend is not ready; empty where it is."""
+    try:
+        status, body = fetch(url, "/readyz")
+    except Unavailable as error:
+        return error.message
+    if status == http.client.OK:
+        return ""
+    try:
+        found = json.loads(body)
+        return str(found.get("detail") or found)
+    except (ValueError, AttributeError):
+        return f"/readyz answered {status}"
