@@ -1,0 +1,5 @@
+"""The docker engine."""
+
+from venvd_engines.docker.engine import DockerEngine
+
+__all__ = ["DockerEngine"]

@@ -1,0 +1,75 @@
+"""Runs in the build container after the packages are in, with the base interpreter and without `site`.
+
+Nothing of what was installed is imported or run here: the image is finished by looking at its files. Prints the list of
+packages as one line of JSON. Runs on CPython 3.9 and newer.
+"""
+
+from __future__ import annotations
+
+import compileall
+import importlib.metadata
+import importlib.util
+import json
+import os
+import py_compile
+import re
+import sys
+import sysconfig
+from pathlib import Path
+
+UNUSED = re.compile(r"/(tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/")
+TESTS = re.compile(r"/tests?/")
+
+
+def point_scripts(folder: Path, python: Path) -> None:
+    """Scripts start the venv's interpreter, and not the base one that installed them."""
+    for path in folder.iterdir():
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("r+b") as script:
+            first = script.readline()
+            if not first.startswith(b"#!") or b"python" not in first:
+                continue
+            rest = script.read()
+            script.seek(0)
+            script.truncate()
+            script.write(b"#!" + os.fsencode(python) + b"\n" + rest)
+
+
+def compile_packages(folder: Path, workers: int) -> None:
+    """Bytecode that is not checked against its source again: the image is read-only."""
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(
+        str(folder), maxlevels=50, force=True, quiet=2, rx=TESTS, workers=workers, invalidation_mode=unchecked
+    )
+
+
+def compile_library(workers: int) -> None:
+    """Official images come without the standard library's bytecode, and nobody could write it into a read-only root."""
+    if not Path(importlib.util.cache_from_source(os.__file__)).exists():
+        folder = sysconfig.get_path("stdlib")
+        compileall.compile_dir(folder, maxlevels=20, quiet=2, rx=UNUSED, workers=workers)
+
+
+def packages(folder: Path) -> list[tuple[str, str]]:
+    found = {}
+    for distribution in importlib.metadata.distributions(path=[str(folder)]):
+        name = distribution.metadata["Name"]
+        if name:
+            found[name] = distribution.version
+    return sorted(found.items(), key=lambda item: item[0].lower())
+
+
+def main(prefix: Path, workers: int) -> None:
+    folder = prefix / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    point_scripts(prefix / "bin", prefix / "bin" / "python")
+    lock = prefix / ".lock"
+    if lock.exists():
+        lock.unlink()
+    compile_packages(folder, workers)
+    compile_library(workers)
+    sys.stdout.write(json.dumps(packages(folder)) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,32 @@
+"""Names, labels and user IDs of what the docker engine makes."""
+
+from __future__ import annotations
+
+HOME = "dev.venvd.home"
+"""Identity of the owner; on everything, so that two owners on one machine never touch each other's."""
+ROLE = "dev.venvd.role"
+INSTANCE = "dev.venvd.instance"
+"""The engine object that made a thing: what another one left half made is nobody's."""
+LAUNCH = "dev.venvd.launch"
+NAME = "dev.venvd.name"
+TYPE = "dev.venvd.type"
+HANDLE = "dev.venvd.handle"
+KEY = "dev.venvd.key"
+PYTHON = "dev.venvd.python"
+PACKAGES = "dev.venvd.packages"
+
+SERVER, WORKER = "server", "worker"
+PARTS = (SERVER, WORKER)
+CHANNEL = "channel"
+BUILD, CHECK, HELPER = "build", "check", "helper"
+PASSING = (BUILD, CHECK, HELPER)
+"""Roles of containers that live no longer than one call of the engine."""
+TOOLS, ARCHIVE, CACHE, NETWORK, VENV = "tools", "archive", "cache", "network", "venv"
+
+SERVER_UID, WORKER_UID, SHARED_GID = 10001, 10002, 10000
+"""Different users, and the group of the channel that both are in."""
+
+
+def part_name(launch_id: str, part: str) -> str:
+    """The name of a backend's container or volume; short enough for a host name."""
+    return f"venvd-{launch_id}-{part}"

@@ -1,0 +1,167 @@
+"""The images of servers, built from the sources where they are absent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+
+from venvd_contract.errors import Internal, InvalidRequest, Unavailable
+from venvd_contract.resources import BACKEND_TYPES
+from venvd_engines.docker import patience
+from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.site import Site
+from venvd_engines.engine import Progress
+
+BUILD_REQUIREMENTS = "requirements/build.txt"
+CA_BUNDLE = ".build/ca.crt"
+"""Where the Dockerfiles look for certificates; in the first stage only."""
+
+_LEFT_OUT = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
+_WORKSPACE = re.compile(r"venvd-([a-z-]+)")
+
+
+class Servers:
+    """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
+
+    The images hold nothing of a home, and homes share them.
+    """
+
+    def __init__(self, site: Site, bases: Bases) -> None:
+        self._site = site
+        self._bases = bases
+        self._lock = threading.Lock()
+
+    def ensure(self, backend_type: str, progress: Progress) -> str:
+        """The name of the image of this type's server, built if absent."""
+        if backend_type not in BACKEND_TYPES:
+            raise InvalidRequest(f'"{backend_type}" is no type of backend: {", ".join(BACKEND_TYPES)}')
+        source = self._source()
+        context = _context(source, backend_type)
+        name = f"venvd/{backend_type}-backend:{_digest(context, self._site.settings.base_image)}"
+        while not self._lock.acquire(timeout=patience.TICK):
+            progress.check()
+        try:
+            if not self._there(name):
+                progress.phase(f"{backend_type} server image")
+                self._build(name, backend_type, context, progress)
+        finally:
+            self._lock.release()
+        return name
+
+    def _source(self) -> Path:
+        source = self._site.settings.source_dir
+        if source is None or not (source / "services").is_dir():
+            raise Unavailable(
+                "the sources of the servers, of which their images are made, are not there: set VENVD_SOURCE_DIR"
+            )
+        return source
+
+    def _there(self, name: str) -> bool:
+        try:
+            self._site.api.inspect_image(name)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+    def _build(self, name: str, backend_type: str, context: dict[str, Path], progress: Progress) -> None:
+        base = self._bases.for_servers(progress)
+        progress.log(f"building {name} on {base}")
+        arguments = {"BASE_IMAGE": base}
+        if self._site.settings.index_url:
+            arguments["PIP_INDEX_URL"] = self._site.settings.index_url
+        if self._site.settings.ca_bundle:
+            context = {**context, CA_BUNDLE: self._site.settings.ca_bundle}
+        stream = self._site.api.build(
+            fileobj=_tar(context),
+            custom_context=True,
+            dockerfile=f"services/{backend_type}-backend/Dockerfile",
+            buildargs=arguments,
+            tag=name,
+            rm=True,
+            forcerm=True,
+            decode=True,
+            container_limits={
+                "memory": self._site.settings.build_memory_bytes,
+                "memswap": self._site.settings.build_memory_bytes,
+            },
+        )
+        try:
+            for event in patience.items(
+                stream, progress, seconds=self._site.settings.build_timeout, doing="build the server's image"
+            ):
+                _follow(event, progress)
+        finally:
+            stream.close()
+        if not self._there(name):
+            raise Internal(f"the build of {name} ended without an image")
+
+
+def _follow(event: dict[str, Any], progress: Progress) -> None:
+    if "error" in event:
+        raise Unavailable(f"the server's image could not be built: {event['error'].strip()}")
+    for line in event.get("stream", "").splitlines():
+        if line.strip():
+            progress.log(line.rstrip())
+
+
+# ---- the context -----------------------------------------------------------------------------------------------
+
+
+def _context(source: Path, backend_type: str) -> dict[str, Path]:
+    """The files that the image is made of, by their name in the context; only what this server needs."""
+    service = source / "services" / f"{backend_type}-backend"
+    folders = [service, *(source / "packages" / name for name in sorted(_packages(source, service)))]
+    found = {BUILD_REQUIREMENTS: source / BUILD_REQUIREMENTS}
+    for folder in folders:
+        found.update((str(path.relative_to(source)), path) for path in _files(folder))
+    return found
+
+
+def _packages(source: Path, folder: Path) -> set[str]:
+    """The packages of the workspace that a project stands on, directly or not."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    except OSError as error:
+        raise Unavailable(f"the sources of the servers are not whole: {error}") from None
+    found: set[str] = set()
+    for dependency in project.get("dependencies", ()):
+        if (match := _WORKSPACE.match(dependency)) and (source / "packages" / match[1]).is_dir():
+            found |= {match[1], *_packages(source, source / "packages" / match[1])}
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not _LEFT_OUT.search(str(path.relative_to(folder))):
+            yield path
+
+
+def _digest(context: dict[str, Path], base_image: str | None) -> str:
+    digest = hashlib.sha256(repr(base_image).encode())
+    for name, path in sorted(context.items()):
+        digest.update(f"\0{name}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _tar(context: dict[str, Path]) -> io.BytesIO:
+    """The context; equal files give an equal archive, so that the engine finds its cached steps."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, path in sorted(context.items()):
+            content = path.read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer

@@ -1,0 +1,275 @@
+"""Venvs as images: locks, builds in a build container, checks in a fresh one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import uv
+
+from venvd_contract.errors import InUse, InvalidRequest
+from venvd_contract.resources import Package
+from venvd_engines import locking, requirements
+from venvd_engines.docker import hardening, labels, patience, workshop
+from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.site import Site
+from venvd_engines.docker.volumes import FilledVolumes
+from venvd_engines.docker.workshop import Workshop, must
+from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
+
+PREFIX = "/env"
+REPOSITORY = "venvd/venv"
+
+_ASKED = f"{workshop.PLACE}/requirements.in"
+_LOCK = f"{workshop.PLACE}/requirements.txt"
+
+_CHECK_SECONDS = 120.0
+_CHECK = """
+import importlib.metadata, json, platform
+found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+print(json.dumps([platform.python_version(), sorted(found.items(), key=lambda item: item[0].lower())]))
+"""
+
+_APT = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
+_APT_CLEAN = "apt-get clean; rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log"
+
+
+class Venvs:
+    """Builds and finds the images of this home; a tagged one has passed its check."""
+
+    def __init__(self, site: Site, bases: Bases, volumes: FilledVolumes) -> None:
+        self._site = site
+        self._bases = bases
+        self._volumes = volumes
+        self._building: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def lock(self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress) -> str:
+        asked = requirements.check(lines)
+        if not asked:
+            return ""
+        self._bases.ensure(runtime.base, progress)
+        with workshop.workshop(self._site, runtime.base, self._tools(runtime.base), progress) as shop:
+            shop.write(_ASKED, "".join(f"{line}\n" for line in asked).encode())
+            python = self._interpreter(shop)
+            arguments = locking.compile_arguments(
+                _ASKED,
+                _LOCK,
+                python_version=runtime.resolved,
+                python=python,
+                source_builds=self._site.settings.allow_source_builds,
+            )
+            self._uv(shop, arguments, progress)
+            return locking.clean(must(shop.run(["cat", _LOCK], quiet=True), "read the lock"))
+
+    def build(self, venv: VenvBuild, progress: Progress) -> Image:
+        key = venv.key()
+        with self._one_at_a_time(key, progress):
+            found = self.find(key)
+            if found is not None:
+                progress.log(f"the image is there already: {found.ref}")
+                return found
+            self._bases.ensure(venv.runtime.base, progress)
+            return self._built(venv, key, progress)
+
+    def find(self, key: str) -> Image | None:
+        """The image of a key that has passed its check, or None."""
+        for image in self._site.api.images(filters=self._site.filters(labels.VENV, key=key)):
+            if f"{REPOSITORY}:{self._tag(key)}" in (image.get("RepoTags") or ()):
+                found = image["Labels"]
+                packages = tuple(Package(name, version) for name, version in json.loads(found[labels.PACKAGES]))
+                return Image(key=key, ref=image["Id"], python=found[labels.PYTHON], packages=packages)
+        return None
+
+    def remove(self, key: str) -> None:
+        for image in self._site.api.images(filters=self._site.filters(labels.VENV, key=key)):
+            users = self._site.api.containers(all=True, filters={"ancestor": [image["Id"]]})
+            if users:
+                names = sorted({user["Labels"].get(labels.NAME, user["Names"][0].lstrip("/")) for user in users})
+                raise InUse(f"the image {image['Id']} is used by {', '.join(names)}")
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                self._site.api.remove_image(image["Id"], force=True)
+
+    def sweep(self) -> None:
+        """Remove images whose build did not end in a passed check."""
+        for image in self._site.api.images(filters=self._site.filters(labels.VENV)):
+            tags = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")]
+            if not tags and not self._site.made_here(image["Labels"]):
+                with contextlib.suppress(docker.errors.APIError):
+                    self._site.api.remove_image(image["Id"])
+
+    # ---- one build -------------------------------------------------------------------------------------------
+
+    def _built(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
+        apt = requirements.check_apt(venv.apt_packages)
+        base = venv.runtime.base
+        with workshop.workshop(self._site, base, self._tools(base), progress, root_work=bool(apt), key=key) as shop:
+            if apt:
+                progress.phase("apt packages")
+                self._install_apt(shop, apt)
+            progress.phase("install")
+            self._install(shop, venv.lock, progress)
+            progress.phase("compile")
+            packages = self._finish(shop)
+            progress.phase("commit")
+            image = shop.commit(self._configuration(venv, key, packages))
+        return self._accepted(image, venv, key, packages, progress)
+
+    def _accepted(
+        self, image: str, venv: VenvBuild, key: str, packages: Sequence[Package], progress: Progress
+    ) -> Image:
+        try:
+            progress.phase("check")
+            self._check(image, venv.runtime.resolved, packages, progress)
+            self._site.api.tag(image, REPOSITORY, self._tag(key))
+        except BaseException:
+            with contextlib.suppress(docker.errors.APIError):
+                self._site.api.remove_image(image, force=True)
+            raise
+        return Image(key=key, ref=image, python=venv.runtime.resolved, packages=tuple(packages))
+
+    def _install_apt(self, shop: Workshop, names: Sequence[str]) -> None:
+        env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": workshop.PLACE, "LC_ALL": "C.UTF-8"}
+        apt = [*_APT]
+        if self._site.settings.ca_bundle:
+            apt += ["-o", f"Acquire::https::CAInfo={workshop.CA_BUNDLE}"]
+        must(shop.run([*apt, "update"], env), "fetch Debian's package lists")
+        outcome = shop.run([*apt, "install", "-y", "--no-install-recommends", *names], env)
+        must(outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
+        must(shop.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
+
+    def _install(self, shop: Workshop, lock: str, progress: Progress) -> None:
+        made = shop.run(["python3", "-I", "-m", "venv", "--without-pip", PREFIX])
+        must(made, "make the environment (the base image needs Python's venv module)")
+        if not lock:
+            return
+        shop.write(_LOCK, lock.encode())
+        arguments = locking.install_arguments(
+            _LOCK,
+            python=self._interpreter(shop),
+            prefix=PREFIX,
+            source_builds=self._site.settings.allow_source_builds,
+        )
+        self._uv(shop, arguments, progress)
+
+    def _uv(self, shop: Workshop, arguments: Sequence[str], progress: Progress) -> None:
+        """Run uv; its words reach the log without the address of the index, which may hold a password."""
+        bundle = workshop.CA_BUNDLE if self._site.settings.ca_bundle else None
+        env = {
+            "HOME": workshop.PLACE,
+            "UV_CACHE_DIR": workshop.CACHE,
+            **locking.index_environment(self._site.settings.index_url, bundle),
+        }
+        outcome = shop.run(
+            [workshop.UV, *arguments], env, quiet=True, log=lambda line: progress.log(locking.without_addresses(line))
+        )
+        if outcome.status != 0:
+            raise locking.failure(outcome.stderr)
+
+    @staticmethod
+    def _interpreter(shop: Workshop) -> str:
+        command = ["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"]
+        return must(shop.run(command, quiet=True), "find the base image's python3").strip()
+
+    def _finish(self, shop: Workshop) -> list[Package]:
+        source = files("venvd_engines.docker").joinpath("finish.py").read_text()
+        workers = max(1, round(self._site.settings.build_cpus))
+        command = ["python3", "-I", "-S", "-B", "-c", source, PREFIX, str(workers)]
+        said = must(shop.run(command, quiet=True), "finish the environment")
+        return [Package(name, version) for name, version in json.loads(said.splitlines()[-1])]
+
+    def _configuration(self, venv: VenvBuild, key: str, packages: Sequence[Package]) -> dict[str, Any]:
+        found = {
+            **self._site.labels(labels.VENV, key=key, python=venv.runtime.resolved),
+            labels.PACKAGES: json.dumps([[package.name, package.version] for package in packages]),
+        }
+        base = self._site.api.inspect_image(venv.runtime.base)["Config"] or {}
+        return {
+            "Cmd": [f"{PREFIX}/bin/python"],
+            "Env": [f"PATH={PREFIX}/bin:{_path(base.get('Env') or ())}"],
+            "User": f"{labels.WORKER_UID}:{labels.SHARED_GID}",
+            "WorkingDir": "/",
+            "Labels": found,
+        }
+
+    def _check(self, image: str, python: str, packages: Sequence[Package], progress: Progress) -> None:
+        """Start the venv's Python where nothing of the build is left: no network, no cache, no root."""
+        status, said = self._ask(image, progress)
+        if status != 0:
+            raise InvalidRequest(f"the venv's Python does not start: {said[-2000:]}")
+        found = json.loads(said.splitlines()[-1])
+        wanted = [python, [[package.name, package.version] for package in packages]]
+        if found != wanted:
+            raise InvalidRequest(f"the venv shows other packages than were installed: {found}, not {wanted}")
+
+    def _ask(self, image: str, progress: Progress) -> tuple[int, str]:
+        config = hardening.host_config(
+            self._site.api,
+            memory_bytes=1 << 30,
+            cpus=1,
+            processes=64,
+            tmpfs={"/tmp": hardening.scratch(64 << 20, labels.WORKER_UID, labels.SHARED_GID)},  # noqa: S108
+        )
+        container = hardening.neutral(
+            self._site.api,
+            image,
+            config=config,
+            labels=self._site.labels(labels.CHECK),
+            command=[f"{PREFIX}/bin/python", "-I", "-c", _CHECK],
+        )
+        try:
+            self._site.api.start(container)
+            wait = functools.partial(self._site.api.wait, container, timeout=_CHECK_SECONDS)
+            status = patience.result(wait, progress, seconds=_CHECK_SECONDS, doing="check the image")["StatusCode"]
+            said = self._site.api.logs(container, stdout=True, stderr=status != 0)
+            return status, said.decode("utf-8", "replace").strip()
+        finally:
+            self._site.remove_container(container)
+
+    # ---- what builds share -----------------------------------------------------------------------------------
+
+    def _tag(self, key: str) -> str:
+        return f"{self._site.settings.home_id}-{key}"
+
+    def _tools(self, image: str) -> str:
+        """The volume with uv and the certificates."""
+        bundle = _read(self._site.settings.ca_bundle)
+        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle).hexdigest()[:8]}"
+
+        def found() -> dict[str, bytes]:
+            return {"uv": Path(uv.find_uv_bin()).read_bytes(), **({"ca.crt": bundle} if bundle else {})}
+
+        return self._volumes.ensure(labels.TOOLS, version, found, image, mode=0o555)
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self, key: str, progress: Progress) -> Iterator[None]:
+        with self._lock:
+            building = self._building.setdefault(key, threading.Lock())
+        while not building.acquire(timeout=patience.TICK):
+            progress.check()
+        try:
+            yield
+        finally:
+            building.release()
+
+
+def _read(ca_bundle: Path | None) -> bytes:
+    try:
+        return ca_bundle.read_bytes() if ca_bundle else b""
+    except OSError as error:
+        raise InvalidRequest(f"VENVD_CA_BUNDLE cannot be read: {error}") from None
+
+
+def _path(env: Sequence[str]) -> str:
+    """The search path of an image, or the usual one."""
+    found = dict(entry.partition("=")[::2] for entry in env)
+    return found.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
