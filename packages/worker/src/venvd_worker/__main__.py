@@ -1,0 +1,38 @@
+"""The programs of the worker archive: `warden` and `session`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def main() -> None:
+    """Run the program that the command line names."""
+    program = sys.argv[1] if len(sys.argv) > 1 else ""
+    if program == "warden":
+        _warden()
+    elif program == "session" and len(sys.argv) == 3:
+        _session(int(sys.argv[2]))
+    else:
+        sys.exit("usage: python -I {} warden --channel DIR [--work-dir DIR] [--site DIR]".format(sys.argv[0]))
+
+
+def _session(control: int) -> NoReturn:
+    from venvd_worker import session
+
+    session.main(control)
+
+
+def _warden() -> None:
+    if not sys.flags.no_site:
+        # Files of the venv may name modules that Python's start imports; the warden runs nothing of the user's.
+        arguments = [sys.executable, "-I", "-S", *sys.argv]
+        os.execv(sys.executable, arguments)
+    from venvd_worker import commandline
+
+    commandline.run_warden(sys.argv[0], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The worker archive: everything that runs in a worker host, in one file that Python runs as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict
+
+import venvd_contract
+import venvd_worker
+
+_MAIN = """\
+if __name__ == "__main__":  # and not where multiprocessing runs the main program again
+    from venvd_worker.__main__ import main
+
+    main()
+"""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def version() -> str:
+    """12 hexadecimal digits that change with the archive's content."""
+    return _version()
+
+
+def build(directory: Path) -> Path:
+    """The archive of this version in `directory`, made there if it is absent.
+
+    The same sources give the same bytes. Whoever looks never sees half of it.
+    """
+    path = directory / "venvd-worker-{}.pyz".format(version())
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".venvd-worker-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _write(file)
+                os.fchmod(file.fileno(), 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    return path
+
+
+@lru_cache(maxsize=None)
+def _version() -> str:
+    digest = hashlib.sha256()
+    for name, content in _members().items():
+        digest.update("{}\0{}\0".format(name, len(content)).encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def _members() -> Dict[str, bytes]:
+    found = {"__main__.py": _MAIN.encode()}
+    for package in (venvd_contract, venvd_worker):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            found[str(Path(root.name) / path.relative_to(root))] = path.read_bytes()
+    return found
+
+
+def _write(file: object) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for name, content in _members().items():
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.external_attr = 0o644 << 16
+            archive.writestr(member, content)

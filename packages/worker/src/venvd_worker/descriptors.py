@@ -1,0 +1,23 @@
+"""Our descriptors stand far above those that user code gets, and no program that it starts inherits them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+
+_TOP = 1024
+_ROOM = 32
+
+
+def lift(descriptor: int) -> int:
+    """Move a descriptor up, out of the way of the user's; the new one is closed on exec."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = max(3, min(soft, _TOP) - _ROOM)
+    try:
+        lifted = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    except OSError:  # no room up there
+        os.set_inheritable(descriptor, False)
+        return descriptor
+    os.close(descriptor)
+    return lifted

@@ -1,0 +1,81 @@
+"""The directories of sessions: made for one, and removed whatever its code made of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import List
+
+FILES, HOME, TEMPORARY = "files", "home", "tmp"
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A session's own directory; nobody else may look into it."""
+
+    root: str
+
+    @property
+    def files(self) -> str:
+        """Where the session works."""
+        return os.path.join(self.root, FILES)
+
+    @property
+    def home(self) -> str:
+        return os.path.join(self.root, HOME)
+
+    @property
+    def temporary(self) -> str:
+        return os.path.join(self.root, TEMPORARY)
+
+
+def make(work_dir: str, name: str) -> Directory:
+    directory = Directory(os.path.join(work_dir, name))
+    for path in (directory.root, directory.files, directory.home, directory.temporary):
+        os.mkdir(path, 0o700)
+    return directory
+
+
+def remove(root: str) -> None:
+    """Remove `root` and all below it; what cannot be removed stays.
+
+    Each directory inside is moved up before it is emptied, so that no depth is too deep for a path or for recursion.
+    """
+    pending: List[str] = [root]
+    moved = 0
+    while pending:
+        directory = pending.pop()
+        for entry in _entries(directory):
+            if not _is_directory(entry):
+                _try(os.unlink, entry)
+                continue
+            moved += 1
+            target = "{}.{}".format(root, moved)
+            _try(os.chmod, entry, stat.S_IRWXU)  # moving a directory writes into it
+            if _try(os.rename, entry, target):
+                pending.append(target)
+        _try(os.rmdir, directory)
+
+
+def _entries(directory: str) -> List[str]:
+    _try(os.chmod, directory, stat.S_IRWXU)
+    try:
+        return [os.path.join(directory, name) for name in os.listdir(directory)]
+    except OSError:
+        return []
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _try(action: object, *arguments: object) -> bool:
+    try:
+        action(*arguments)  # type: ignore[operator]
+    except OSError:
+        return False
+    return True

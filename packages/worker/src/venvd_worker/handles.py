@@ -1,0 +1,80 @@
+"""Objects that clients hold by handle."""
+
+from __future__ import annotations
+
+import sys
+from binascii import hexlify
+from os import urandom
+from time import monotonic
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+
+from venvd_contract.errors import HandleNotFound, LimitExceeded
+from venvd_worker.tracebacks import class_name
+
+_RANDOM_BYTES = 16
+
+
+class _Held(NamedTuple):
+    value: Any
+    since: float
+
+
+class Handles:
+    """Objects by unguessable names; `most` is the limit, None for none."""
+
+    def __init__(self, most: Optional[int]) -> None:
+        self._most = most
+        self._held: Dict[str, _Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, value: Any) -> str:
+        """A new handle of `value`.
+
+        Raises:
+            LimitExceeded: as many handles are held as may be.
+        """
+        if self._most is not None and len(self._held) >= self._most:
+            raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self._most))
+        name = hexlify(urandom(_RANDOM_BYTES)).decode()
+        self._held[name] = _Held(value, monotonic())
+        return name
+
+    def find(self, name: str) -> Any:
+        """What the handle stands for.
+
+        Raises:
+            HandleNotFound: it was disposed, or never given out by this session.
+        """
+        held = self._held.get(name)
+        if held is None:
+            raise HandleNotFound('there is no handle "{}" in this session'.format(name[:80]))
+        return held.value
+
+    def drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._held.pop(name, None)
+
+    def listed(self) -> List[Dict[str, Any]]:
+        """As `HandleInfo`, oldest first."""
+        now = monotonic()
+        return [
+            {
+                "handleId": name,
+                "typeName": class_name(type(held.value)),
+                "sizeBytes": size(held.value),
+                "ageSeconds": round(now - held.since, 3),
+            }
+            for name, held in list(self._held.items())
+        ]
+
+
+def size(value: Any) -> int:
+    """About how many bytes an object takes, without what it refers to; an array's data is its own."""
+    try:
+        found = sys.getsizeof(value, 0)
+        data = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0
+    except Exception:  # noqa: BLE001 - the user's __sizeof__ may raise anything
+        return 0
+    return max(found, data if type(data) is int else 0)

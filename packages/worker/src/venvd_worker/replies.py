@@ -1,0 +1,45 @@
+"""Replies as bytes, within the limits on their size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, Optional
+
+from venvd_contract.errors import LimitExceeded, VenvdError
+from venvd_contract.framing import MAX_LINE, dump_line
+
+_ROOM = 1024
+"""Bytes of a line that are not the result."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
+
+
+def result_line(identifier: Any, result: Any, limit: Optional[int]) -> bytes:
+    """The reply of a call that went well.
+
+    Raises:
+        LimitExceeded: the result is larger than `limit` bytes, or than a line may be.
+    """
+    data = _encode(result).encode("utf-8")
+    if limit is not None and len(data) > limit:
+        raise LimitExceeded("the result takes {} bytes as JSON: resultBytes is {}".format(len(data), limit))
+    if len(data) > MAX_LINE - _ROOM:
+        raise LimitExceeded("the result takes {} bytes as JSON, and a line holds {}".format(len(data), MAX_LINE))
+    if type(identifier) is int:
+        return b'{"id":%d,"result":%b}\n' % (identifier, data)
+    return b'{"id":%b,"result":%b}\n' % (_encode(identifier).encode("utf-8"), data)
+
+
+def error_line(identifier: Any, error: VenvdError) -> bytes:
+    """The reply of a call that did not."""
+    return dump_line({"id": identifier, **error.fields()})
+
+
+def event_line(identifier: Any, event: str, data: Any) -> bytes:
+    return dump_line({"id": identifier, "event": event, "data": data})
+
+
+def known_identifier(message: Dict[str, Any]) -> Any:
+    """The `id` of a request, if it is one that can be told again."""
+    found = message.get("id")
+    return found if type(found) in (int, str, float) else None

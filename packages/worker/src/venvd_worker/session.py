@@ -1,0 +1,182 @@
+"""The process of a session: its `__main__`, its streams, and the loop that answers requests."""
+
+from __future__ import annotations
+
+import builtins
+import faulthandler
+import os
+import select
+import site
+import socket
+import sys
+from typing import Any, Dict, List, NoReturn
+
+from venvd_contract.errors import VenvdError
+from venvd_contract.operations import Limits
+from venvd_worker import control, forks, kernel, replies
+from venvd_worker.calls import Calls
+from venvd_worker.capture import Capture
+from venvd_worker.control import Control, Garbled
+from venvd_worker.descriptors import lift
+from venvd_worker.endings import CHANNEL_CLOSED
+from venvd_worker.handles import Handles
+from venvd_worker.interpreter import Interpreter
+from venvd_worker.interrupts import Interrupts
+from venvd_worker.limits import Guard
+from venvd_worker.operations import Operations, Parts
+from venvd_worker.slots import Memory, Slot
+from venvd_worker.streams import Stream
+
+_OOM_SCORE = 900
+"""Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
+
+
+def main(control_descriptor: int) -> NoReturn:
+    """Be the session that the warden describes over `control_descriptor`; never returns."""
+    kernel.adopt_orphans()
+    _be_killed_first()
+    session = Session(lift(control_descriptor))
+    try:
+        session.serve()
+    finally:
+        # No handler of the user's runs any more, and nothing is answered.
+        os._exit(session.status)
+
+
+class Session:
+    """Answers requests until the server or the warden is gone."""
+
+    def __init__(self, control_descriptor: int) -> None:
+        self.status = 1
+        self._control = Control(socket.socket(fileno=control_descriptor))
+        config, descriptors = _receive_config(self._control)
+        stream, slots = map(lift, descriptors)
+        memory = Memory(slots, config["slots"])
+        self._slot = Slot(memory.map, config["slot"])
+        self._stream = Stream(stream)
+        self._epoll = _lifted_epoll()
+        self._piped = False
+        self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
+        self._compose(config)
+        _forget_archive()
+        _prepare_path(config)
+        forks.guard(self._protected)
+        self._guard.apply()
+
+    def _compose(self, config: Dict[str, Any]) -> None:
+        limits = Limits(**config["limits"])
+        interrupts = Interrupts(self._slot)
+        self._guard = Guard(limits)
+        self._capture = Capture()
+        handles = Handles(limits.handles)
+        interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
+        operations = Operations(Parts(limits, interpreter, handles, interrupts, self._capture, self._guard))
+        self._calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        sys.modules["__main__"] = interpreter.main
+        builtins.input = _no_input
+        builtins.display = operations.display  # type: ignore[attr-defined]
+        interrupts.install()
+        _renew_streams(self._capture)
+
+    def _protected(self) -> List[int]:
+        return [*self._descriptors, self._epoll.fileno(), *self._capture.descriptors.values()]
+
+    # ---- the loop
+
+    def serve(self) -> None:
+        """Answer until nobody asks any more; `status` is the exit status then."""
+        self._epoll.register(self._stream.fileno(), select.EPOLLIN)
+        self._epoll.register(self._control.fileno(), select.EPOLLIN)
+        self._slot.ready()
+        self._control.send({"ready": True})
+        try:
+            while True:
+                self._turn()
+        except EOFError:
+            self.status = 0
+        except (OSError, ValueError):  # the user's code closed our descriptors
+            self.status = CHANNEL_CLOSED
+
+    def _turn(self) -> None:
+        for descriptor, _ in self._epoll.poll():
+            if descriptor == self._stream.fileno():
+                self._serve_stream(self._stream)
+            elif descriptor == self._control.fileno():
+                self._hear_warden()
+            else:
+                self._capture.drain()
+        if not self._piped and self._capture.descriptors:
+            self._piped = True
+            for pipe in self._capture.descriptors.values():
+                self._epoll.register(pipe, select.EPOLLIN)
+
+    def _serve_stream(self, stream: Stream) -> None:
+        requests = stream.requests()
+        while True:
+            try:
+                for request in requests:
+                    stream.send(self._calls.answer(request, stream.send))
+                return
+            except VenvdError as error:  # a line that is no request
+                stream.send(replies.error_line(None, error))
+                if stream.unreadable:
+                    raise EOFError(error.message) from None
+                requests = stream.waiting()
+
+    def _hear_warden(self) -> None:
+        try:
+            packet = self._control.receive()
+        except Garbled:
+            return
+        if packet is not None:
+            control.close_all(packet.descriptors)
+
+
+def _receive_config(own: Control) -> "tuple[Dict[str, Any], List[int]]":
+    """What the warden says this session is to be; it may say so long after the process was made."""
+    poll = select.poll()
+    poll.register(own.fileno(), select.POLLIN)
+    packet = None
+    while packet is None:
+        poll.poll()
+        packet = own.receive()
+    return packet
+
+
+def _lifted_epoll() -> select.epoll:
+    made = select.epoll()
+    return select.epoll.fromfd(lift(os.dup(made.fileno())))
+
+
+def _be_killed_first() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(_OOM_SCORE))
+    except OSError:
+        pass  # it is higher already
+
+
+def _prepare_path(config: Dict[str, Any]) -> None:
+    sys.argv = [""]
+    sys.path.insert(0, config["files"])
+    if config["site"] is not None and config["site"] not in sys.path:
+        site.addsitedir(config["site"])
+
+
+def _forget_archive() -> None:
+    """Let the user import what stands in the venv, and nothing of ours: our modules know each other already."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("venvd_worker", "venvd_contract")]:
+        del sys.modules[name]
+    archive = __file__.rpartition("/venvd_worker/")[0]
+    sys.path[:] = [path for path in sys.path if path != archive]
+    sys.path_importer_cache.pop(archive, None)
+
+
+def _renew_streams(capture: Capture) -> None:
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    capture.bind_streams()
+    faulthandler.enable(file=capture.error_log)
+
+
+def _no_input(prompt: object = "") -> NoReturn:
+    raise EOFError("input() has nobody to ask here: pass values as arguments, locals or attributes")

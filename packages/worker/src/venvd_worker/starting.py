@@ -1,0 +1,67 @@
+"""Starting a session's process: a fresh interpreter for each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import Dict, Protocol
+
+from venvd_worker import kernel
+from venvd_worker.directories import Directory
+from venvd_worker.logs import LogPipe
+
+_CANNOT_START = 127
+
+
+class Starter(Protocol):
+    """How sessions come to be. What they are to be, they read from `control`."""
+
+    def start(
+        self, control: socket.socket, output: LogPipe, errors: LogPipe, env: Dict[str, str], directory: Directory
+    ) -> int:
+        """The process ID of a new session.
+
+        Raises:
+            OSError: no process could be made.
+        """
+
+
+class FreshInterpreter:
+    """Each session is an interpreter of its own: it shares nothing, and takes as long as Python takes to start."""
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+
+    def start(
+        self, control: socket.socket, output: LogPipe, errors: LogPipe, env: Dict[str, str], directory: Directory
+    ) -> int:
+        warden = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            _become_child(warden)
+            _take_streams(output, errors)
+            os.set_inheritable(control.fileno(), True)
+            os.chdir(directory.files)
+            arguments = [sys.executable, "-I", self._archive, "session", str(control.fileno())]
+            os.execve(sys.executable, arguments, env)
+        finally:
+            os._exit(_CANNOT_START)
+
+
+def _become_child(warden: int) -> None:
+    kernel.die_with_parent(signal.SIGKILL)
+    if os.getppid() != warden:  # it died before the line above
+        os._exit(_CANNOT_START)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _take_streams(output: LogPipe, errors: LogPipe) -> None:
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.dup2(output.write_end, 1)
+    os.dup2(errors.write_end, 2)
