@@ -270,8 +270,12 @@ class Server:
     token: str = TOKEN
 
 
-class ThreadingUnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+
+
+class HttpServer(http.server.ThreadingHTTPServer):
+    request_queue_size = 256  # a burst of connections must not wait for the kernel's retries
 
 
 @contextlib.contextmanager
@@ -291,14 +295,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A backend that speaks the contract, over each transport in turn."""
     interpreter = Interpreter()
     if request.param == "http":
-        listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http_handler(interpreter))
-        listening.daemon_threads = True
+        listening = HttpServer(("127.0.0.1", 0), http_handler(interpreter))
         with serving(listening):
             yield Server(f"http://127.0.0.1:{listening.server_port}", interpreter)
         return
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipe.sock"
-        with serving(ThreadingUnixServer(str(path), pipe_handler(interpreter))):
+        with serving(UnixServer(str(path), pipe_handler(interpreter))):
             yield Server(f"unix://{path}", interpreter)
 
 

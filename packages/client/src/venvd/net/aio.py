@@ -13,7 +13,8 @@ from venvd.errors import Unavailable, Unreachable, VenvdError
 from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
 _MAX_IDLE = 64
-_MAX_OPEN = 256
+_FULL_PAUSE = 0.01
+_MAX_OPEN = 100
 """Connections of one pool; more tasks than that take turns."""
 
 
@@ -128,6 +129,23 @@ class Connection(asyncio.Protocol):
         return None
 
 
+async def _unix_socket(path: str) -> socket.socket:
+    """A connected socket. Where the listener's queue is full, a Unix socket says so at once in place of waiting."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.setblocking(False)
+    try:
+        while True:
+            try:
+                made.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_FULL_PAUSE)
+            else:
+                return made
+    except BaseException:
+        made.close()
+        raise
+
+
 class _GoneError(Exception):
     """The peer closed a connection that had been idle before it answered anything."""
 
@@ -211,7 +229,7 @@ class Pool:
         try:
             async with asyncio.timeout(wait):
                 if endpoint.path is not None:
-                    return (await loop.create_unix_connection(factory, endpoint.path))[1]
+                    return (await loop.create_unix_connection(factory, sock=await _unix_socket(endpoint.path)))[1]
                 return (await loop.create_connection(factory, endpoint.host, endpoint.port, ssl=endpoint.tls()))[1]
         except TimeoutError:
             remaining(deadline, endpoint)

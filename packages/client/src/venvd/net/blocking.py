@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Iterator
 
@@ -23,12 +24,22 @@ class _GoneError(Exception):
         self.sent = sent
 
 
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
 def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
     if endpoint.path is not None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(timeout)
+            # Where the listener's queue is full, only a blocking connect waits; this bounds it.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
             connection.connect(endpoint.path)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
+            connection.settimeout(timeout)
+        except BlockingIOError:
+            connection.close()
+            raise TimeoutError from None
         except BaseException:
             connection.close()
             raise
