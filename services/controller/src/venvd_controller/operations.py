@@ -68,7 +68,7 @@ class Operations:
         self._queue: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self.on_done: Callable[[str, str, float], None] = lambda kind, state, seconds: None
+        self.on_done: Callable[[str, str, float], None] = _nobody
         """Told kind, outcome and seconds of each operation that ended."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"operation-{n}", daemon=True) for n in range(workers)
@@ -163,7 +163,7 @@ class Operations:
         return self.get(key)
 
     def follow(self, key: str, after: int) -> Iterator[Event | None]:
-        """Events with an ID beyond `after`, as they come, until the one of kind `done`; None where a while was quiet."""
+        """Events with an ID beyond `after`, as they come, up to that of kind `done`; None where a while was quiet."""
         while True:
             info = self.get(key)
             events = self._events(key, after)
@@ -252,6 +252,10 @@ class Operations:
             query = select(OperationRow).where(OperationRow.state.in_(DONE)).order_by(OperationRow.created_at.desc())
             for row in session.scalars(query.offset(_KEEP)):
                 session.delete(row)
+
+
+def _nobody(_kind: str, _state: str, _seconds: float) -> None:
+    """Told of what nobody measures."""
 
 
 def _ended(phases: list[Any]) -> list[Any]:

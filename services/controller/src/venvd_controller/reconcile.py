@@ -15,7 +15,7 @@ from venvd_controller.backends import KIND, Backends
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.operations import Operations
-from venvd_engines.engine import Engine, Handle, Owned
+from venvd_engines.engine import BackendState, Engine, Handle, Owned
 
 log = logging.getLogger("venvd.controller")
 
@@ -122,16 +122,9 @@ class Reconciler:
         handle = Handle(**row.handle)
         state = self.engine.inspect(handle) if owned is not None else None
         if state is None or not state.running:
-            part = (
-                "everything"
-                if state is None
-                else "the server"
-                if state.server.state != "running"
-                else "the worker host"
-            )
-            detail = "" if state is None else (state.server.detail or state.worker.detail)
-            log.warning("%s of %s is gone (%s): starting it again", part, row.name, detail)
-            self.backends.update(row.name, state="unhealthy", error=f"{part} was gone {detail}".strip())
+            told = _told(state)
+            log.warning("%s: %s: starting it again", row.name, told)
+            self.backends.update(row.name, state="unhealthy", error=told)
             self._start_again(row)
             return
         reason = probes.unready(handle.probe_url)
@@ -147,3 +140,12 @@ class Reconciler:
         operation = self.operations.submit(KIND, row.name)
         restarts = row.restarts + 1 if row.started_at else row.restarts
         self.backends.update(row.name, restarts=restarts, operation=operation.id)
+
+
+def _told(state: BackendState | None) -> str:
+    """Which part of a backend is gone, and how it ended where that is known."""
+    if state is None:
+        return "both its parts are gone"
+    parts = {"the server": state.server, "the worker host": state.worker}
+    gone = {name: part for name, part in parts.items() if part.state != "running"}
+    return "; ".join(f"{name} is {part.state} {part.detail}".strip() for name, part in gone.items())
