@@ -21,7 +21,7 @@ MAX_MESSAGE = 4000
 
 _QUIET = ("--no-config", "--no-progress", "--color", "never")
 _HASH = re.compile(r"--hash=(sha(?:256|384|512):[0-9a-f]+)")
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s`'\")>\]]+", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s`'\")>\]]+", re.IGNORECASE)
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _AWAY = re.compile(
     r"Failed to fetch|error sending request|dns error|tcp connect error|timed out|Connection (refused|reset)"
@@ -181,7 +181,7 @@ def _solution(causes: list[str], hints: list[str]) -> str:
     text = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", text)
     text = text.replace(", we can conclude that ", ", hence ").removeprefix("Because ")
     text = text.replace(". And because ", "; and ").replace(". And ", "; and ")
-    text = re.sub(r"(\S+) was not found in the package registry", r"there is no package \1 in the package index", text)
+    text = re.sub(r"(\S{1,200}) was not found in the package registry", r"there is no package \1 in the package index", text)
     if any("building from source is disabled" in hint for hint in hints):
         text += "; building from source, which runs a package's code, is switched off"
     return text.strip() or "no reason was given"
