@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +40,8 @@ class Backends:
         self._engine_name = engine_name
         self._operations = operations
         self._venvs = venvs
+        self.changing = threading.Lock()
+        """Held while a row and its operation change together, so that nobody sees the one without the other."""
 
     def all(self) -> list[Backend]:
         with self._database() as session:
@@ -83,9 +86,10 @@ class Backends:
         """
         _check(spec)
         self._ensure_venv(spec.venv)
-        name = self._add(spec, owned=owned)
-        operation = self._operations.submit(KIND, name)
-        self.update(name, operation=operation.id)
+        with self.changing:
+            name = self._add(spec, owned=owned)
+            operation = self._operations.submit(KIND, name)
+            self.update(name, operation=operation.id)
         return self.get(name), operation
 
     def _ensure_venv(self, name: str) -> None:
@@ -129,9 +133,10 @@ class Backends:
         active = self._operations.active(KIND, name)
         if active is not None and row.state in {"pending", "starting"}:
             raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
-        self.update(name, state="pending", retry_at=0.0, failures=0, error=None)
-        operation = self._operations.submit(KIND, name)
-        self.update(name, operation=operation.id)
+        with self.changing:
+            self.update(name, state="pending", retry_at=0.0, failures=0, error=None)
+            operation = self._operations.submit(KIND, name)
+            self.update(name, operation=operation.id)
         return self.get(name), operation
 
     def unwant(self, name: str) -> OperationInfo | None:

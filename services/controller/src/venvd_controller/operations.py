@@ -202,6 +202,8 @@ class Operations:
     def begin_phase(self, key: str, name: str) -> None:
         with self._database.begin() as session:
             row = session.get_one(OperationRow, key)
+            if row.phases and row.phases[-1]["name"] == name:
+                return
             row.phases = [*_ended(row.phases), asdict(Phase(name, now()))]
 
     # ---- threads ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
@@ -77,16 +78,19 @@ class Reconciler:
             self.last_turn = time.time()
 
     def _bring_about(self) -> None:
-        # the engine is read first: a launch that is begun between the two reads has its row already
+        # rows, engine, rows again: a launch that is begun meanwhile has its row in the second reading, and a backend
+        # that changed between the two is left for the next turn
+        before = {row.name: _version(row) for row in self._rows()}
         owned = {found.launch_id: found for found in self.engine.list_owned()}
-        with self.database() as session:
-            rows = session.scalars(select(BackendRow)).all()
+        rows = self._rows()
         known = {row.launch for row in rows}
         for launch_id, found in owned.items():
             if launch_id not in known:
                 log.info("destroying a launch that nobody wants: %s (%s)", found.name, launch_id)
                 self.engine.destroy_owned(found)
         for row in rows:
+            if before.get(row.name) != _version(row) or self.operations.active(KIND, row.name) is not None:
+                continue
             try:
                 self._one(row, owned.get(row.launch or ""))
             except NotFound:
@@ -95,9 +99,11 @@ class Reconciler:
                 self.errors += 1
                 self.backends.update(row.name, error=error.message)
 
+    def _rows(self) -> Sequence[BackendRow]:
+        with self.database() as session:
+            return session.scalars(select(BackendRow)).all()
+
     def _one(self, row: BackendRow, owned: Owned | None) -> None:
-        if self.operations.active(KIND, row.name) is not None:
-            return
         if not row.wanted:
             self._remove(row, owned)
         elif row.state in {"running", "unhealthy"} and row.handle is not None:
@@ -105,7 +111,7 @@ class Reconciler:
         elif row.state == "unhealthy" or (row.owned and row.state == "failed"):
             self._start_again(row)
         elif row.state in {"pending", "starting"}:
-            self.operations.submit(KIND, row.name)
+            self._submit(row)
 
     def _remove(self, row: BackendRow, owned: Owned | None) -> None:
         if row.handle is not None:
@@ -137,9 +143,22 @@ class Reconciler:
     def _start_again(self, row: BackendRow) -> None:
         if time.time() < row.retry_at:
             return
-        operation = self.operations.submit(KIND, row.name)
-        restarts = row.restarts + 1 if row.started_at else row.restarts
-        self.backends.update(row.name, restarts=restarts, operation=operation.id)
+        self._submit(row, restarts=row.restarts + 1 if row.started_at else row.restarts)
+
+    def _submit(self, row: BackendRow, **values: object) -> None:
+        """Have a backend started, unless somebody has just seen to it."""
+        with self.backends.changing:
+            if (
+                self.operations.active(KIND, row.name) is None
+                and self.backends.row(row.name).operation == row.operation
+            ):
+                operation = self.operations.submit(KIND, row.name)
+                self.backends.update(row.name, operation=operation.id, **values)
+
+
+def _version(row: BackendRow) -> tuple[object, ...]:
+    """What changes whenever an operation or a caller does something with a backend."""
+    return (row.launch, row.state, row.operation, row.wanted, row.failures)
 
 
 def _told(state: BackendState | None) -> str:

@@ -138,7 +138,6 @@ class Venvs:
             runtime = self._runtimes.ensure(row.runtime, run)
             run.phase("lock")
             lock = self._engine.lock(runtime, row.spec["requirements"], run)
-            run.phase("build")
             image = self._engine.build(VenvBuild(runtime, lock, row.spec["aptPackages"]), run)
         except VenvdError as error:
             state = "pending" if isinstance(error, Cancelled) else "failed"
