@@ -83,15 +83,20 @@ class Client:
     async def command(self, command: str, **payload: Any) -> Any:
         return json.loads((await self.backend.call(Request(command, json.dumps(payload).encode()))).result)
 
-    async def ready(self, within: float = 20) -> None:
-        async with asyncio.timeout(within):
-            while self.backend.ready():  # noqa: ASYNC110 — readiness is asked, as by a probe
+    async def ready(self) -> None:
+        await self.until(lambda: not self.backend.ready())
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for a condition, asked again and again as a probe does; it may be a coroutine function."""
+        async with asyncio.timeout(20):
+            while True:
+                found = condition()
+                if await found if asyncio.iscoroutine(found) else found:
+                    return
                 await asyncio.sleep(0.01)
 
-    async def not_ready(self, within: float = 20) -> None:
-        async with asyncio.timeout(within):
-            while not self.backend.ready():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    async def session_ids(self) -> list[str]:
+        return [each["id"] for each in (await self.command("session.list"))["sessions"]]
 
 
 Serve = Callable[..., Any]

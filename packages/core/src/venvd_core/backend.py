@@ -6,10 +6,11 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from venvd_contract import operations
-from venvd_contract.errors import Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
+from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.operations import BY_COMMAND, PLANNED
 from venvd_core import wire
@@ -62,6 +63,16 @@ _SERVED: dict[str, _Served] = {
     "session.interrupt": _interrupt,
     "session.reset": lambda pool, payload: pool.reset(payload["id"]),
 }
+
+
+@dataclass(frozen=True)
+class _Creation:
+    """Nobody may be left with a session that nobody knows of; what else was begun is brought to its end."""
+
+    task: asyncio.Task[None]
+
+    def abandoned(self, _call: Call) -> None:
+        self.task.cancel()
 
 
 class Backend:
@@ -142,6 +153,8 @@ class Backend:
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
         payload = operations.checked(request.command, wire.parse_object(request.payload))
         task = asyncio.get_running_loop().create_task(_answer(served, pool, payload, call))
+        if request.command == "session.create":
+            call.owner = _Creation(task)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
@@ -179,7 +192,7 @@ async def _answer(served: _Served, pool: Pool, payload: dict[str, Any], call: Ca
     except VenvdError as raised:
         error = raised
     except asyncio.CancelledError:
-        error = Unavailable("the server is closing")
+        error = Cancelled("the client went away") if call.cancelled() else Unavailable("the server is closing")
     except Exception as raised:  # noqa: BLE001 — a defect of ours is answered, not swallowed: the log has it
         error = Internal(f"{type(raised).__name__} in {call.request.command}")
         error.__cause__ = raised

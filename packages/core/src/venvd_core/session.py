@@ -39,6 +39,8 @@ _EXIT_WITHIN = 0.5
 """Seconds between the end of a stream and the news of its process, before that is taken for alive."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SHORT_LIFE = 1.0
+_SLOT_FIRST, _SLOT_LAST = 0.001, 0.02
+_UP_WITHIN = 60.0
 _STRAY_BYTES = 1 << 20
 _EVENT_BYTES = 64
 """What an event counts for beside its data."""
@@ -357,8 +359,18 @@ class Session:
             if event.pid == process.pid:
                 process.exited(event)
         self._early = []
-        self._tell_starts(None)
+        if self._starts:
+            self._aside(self._tell_when_up(process))
         self._next()
+
+    async def _tell_when_up(self, process: Process) -> None:
+        """Only those who wait for a start need to know, so the slot is looked at for them alone."""
+        pause = _SLOT_FIRST
+        while self._process is process and self.slot_state.state == FREE:
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _SLOT_LAST)
+        if self._process is process:
+            self._tell_starts(None)
 
     def _lost(self, event: Exited, how: str) -> bool:
         """Answer every call that the process took with it; whether it had ever been able to take one."""
@@ -404,7 +416,11 @@ class Session:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         self._starts.append(future)
-        await future
+        try:
+            async with asyncio.timeout(_UP_WITHIN):
+                await future
+        except TimeoutError:
+            raise Unavailable(f'the session "{self.spec.id}" did not come up within {_UP_WITHIN:g} s') from None
 
     def _tell_starts(self, error: VenvdError | None) -> None:
         waiting, self._starts = self._starts, []

@@ -1,0 +1,204 @@
+"""Guard, settings, limits, slots, measures and probes."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from venvd_contract import errors
+from venvd_contract.operations import Limits
+from venvd_core import limits, monitor
+from venvd_core.auth import Guard
+from venvd_core.settings import BackendSettings
+from venvd_core.slots import SIZE, Slots
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def test_the_guard_knows_its_tokens() -> None:
+    """One token may do everything, one may read metrics, and no other may do anything."""
+    guard = Guard(digest("secret"), digest("scrape"))
+    guard.check("secret")
+    guard.check("secret", "metrics")
+    guard.check("scrape", "metrics")
+    with pytest.raises(errors.Forbidden):
+        guard.check("scrape")
+    for wrong in (None, "", "Secret", "secret ", "\udcff", "ü"):
+        with pytest.raises(errors.Unauthenticated):
+            guard.check(wrong)
+
+
+def test_no_metrics_token_means_that_none_reads_metrics_only() -> None:
+    """An empty digest is no token, not the token whose digest is empty."""
+    with pytest.raises(errors.Unauthenticated):
+        Guard(digest("secret")).check("", "metrics")
+
+
+def test_settings_without_a_token_are_refused() -> None:
+    """No digest is an error unless it is said that there shall be none."""
+    with pytest.raises(ValidationError, match="VENVD_NO_TOKEN=1"):
+        BackendSettings()
+    assert BackendSettings(no_token=True).token_sha256 == ""
+
+
+def test_a_program_with_bad_settings_says_which() -> None:
+    """Each wrong variable is named in a sentence of its own, and the status is 2."""
+    environment = {"VENVD_QUEUE_LIMIT": "-1", "VENVD_NO_TOKEN": "1", "VENVD_SESSION_LIMITS": '{"memory": 3}'}
+    code = "from venvd_core.settings import *; load(BackendSettings)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "VENVD_QUEUE_LIMIT: " in ended.stderr
+    assert 'VENVD_SESSION_LIMITS: "memory" is no limit' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_limits_of_the_environment_are_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`VENVD_SESSION_LIMITS` changes the limits it names, and no others."""
+    monkeypatch.setenv("VENVD_SESSION_LIMITS", '{"memoryBytes": 1000}')
+    found = BackendSettings(no_token=True).session_limits
+    assert found == Limits(memoryBytes=1000)
+
+
+def test_null_keeps_a_default_limit() -> None:
+    """Absent and null are the same in what a client asks for."""
+    defaults = Limits(memoryBytes=5)
+    assert limits.merged(defaults, {"memoryBytes": None, "handles": 0}) == Limits(memoryBytes=5, handles=0)
+
+
+def test_slots_cannot_change_their_size() -> None:
+    """Whoever holds the descriptor can neither grow nor shrink the memory, nor lift the seals."""
+    slots = Slots(4)
+    for size in (0, 4 * SIZE - 1, 8 * SIZE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(slots.fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(slots.fd, 1033, 0x0008)
+    slots.close()
+
+
+def test_whatever_is_in_a_slot_can_be_read() -> None:
+    """Wild values come out bounded, and a slot is empty after it was cleared."""
+    slots = Slots(2)
+    os.pwrite(slots.fd, b"\xff" * SIZE, SIZE)
+    wild = slots.read(1)
+    assert wild.state == 0
+    assert wild.handles == 2**53
+    os.pwrite(slots.fd, struct.pack("<IIQ", 2, 0, 7), SIZE)
+    assert (slots.read(1).state, slots.read(1).sequence) == (2, 7)
+    slots.clear(1)
+    assert (slots.read(1).state, slots.read(1).sequence) == (0, 0)
+    slots.close()
+
+
+Answer = tuple[int, dict[bytes, bytes], bytes]
+
+
+async def ask(app: Any, path: str, token: str | None = None, method: str = "GET") -> Answer:
+    """One request to an ASGI application, without a server."""
+    headers = [(b"authorization", b"Bearer " + token.encode())] if token else []
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    await app({"type": "http", "path": path, "method": method, "headers": headers}, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+
+def test_probes_are_open_and_metrics_are_not(run: Any, wardens: Any, serve: Any) -> None:
+    """Health, liveness and readiness need no token; metrics need one, and either will do."""
+    wardens.start()
+
+    async def work() -> None:
+        tokens = {"token_sha256": digest("secret"), "metrics_token_sha256": digest("scrape")}
+        async with serve(no_token=False, **tokens) as client:
+            await client.ready()
+            app = monitor.app(client.backend)
+            for path in ("/health", "/livez", "/readyz"):
+                status, _, body = await ask(app, path)
+                assert (status, json.loads(body)["status"]) == (200, "ok")
+            status, headers, body = await ask(app, "/metrics")
+            assert status == 401
+            assert headers[b"www-authenticate"] == b"Bearer"
+            assert json.loads(body)["code"] == "unauthenticated"
+            for token in ("secret", "scrape"):
+                status, _, body = await ask(app, "/metrics", token)
+                assert status == 200
+                assert b"venvd_ready 1.0" in body
+            assert (await ask(app, "/else"))[0] == 404
+            status, headers, _ = await ask(app, "/livez", method="POST")
+            assert (status, headers[b"allow"]) == (405, b"GET, HEAD")
+
+    run(work)
+
+
+def test_readiness_is_red_without_a_warden(run: Any, serve: Any) -> None:
+    """`/readyz` is 503 and says what is missing, while `/livez` stays green."""
+
+    async def work() -> None:
+        async with serve() as client:
+            app = monitor.app(client.backend)
+            status, _, body = await ask(app, "/readyz")
+            assert status == 503
+            assert json.loads(body)["checks"] == {"session": "the worker host is not there yet"}
+            assert (await ask(app, "/livez"))[0] == 200
+
+    run(work)
+
+
+def test_what_happened_is_counted(run: Any, wardens: Any, serve: Any) -> None:
+    """Requests by command and outcome, restarts by cause, sessions, queue and memory are in the metrics."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            await client.do("count")
+            for _ in range(2):
+                with pytest.raises(errors.UserError):
+                    await client.do("fail")
+            with pytest.raises(errors.SessionLost):
+                await client.do("die", status=1)
+            with pytest.raises(errors.InvalidRequest):
+                await client.command("made-up-" + "x" * 100)
+            await client.do("count")
+            running, waiting = client.begin("sleep"), client.begin("count")
+            await client.backend.refresh()
+            text = client.backend.metrics().decode()
+            lines = text.splitlines()
+            for line in (
+                'venvd_requests_total{command="eval",outcome="ok"} 2.0',
+                'venvd_requests_total{command="eval",outcome="user_error"} 2.0',
+                'venvd_requests_total{command="eval",outcome="session_lost"} 1.0',
+                'venvd_requests_total{command="unknown",outcome="invalid_request"} 1.0',
+                'venvd_request_duration_seconds_count{command="eval"} 5.0',
+                'venvd_worker_restarts_total{cause="exit"} 1.0',
+                "venvd_requests_in_flight 1.0",
+                "venvd_queue_depth 1.0",
+                'venvd_sessions{state="busy"} 1.0',
+                'venvd_worker_memory_bytes{part="sessions"} 1000.0',
+                'venvd_worker_memory_bytes{part="warden"} 500.0',
+            ):
+                assert line in lines
+            running.cancel()
+            waiting.cancel()
+            await asyncio.sleep(0)
+
+    run(work)
