@@ -111,7 +111,15 @@ def test_more_attachment_than_announced(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"\xff\xfe\x00", b'{"command":"\xed\xa0\x80"}', b"[" * 60_000, b'{"a":' * 12_000, b'"', b"null", b"GET / HTTP/1.1\r"],
+    [
+        b"\xff\xfe\x00",
+        b'{"command":"\xed\xa0\x80"}',
+        b"[" * 60_000,
+        b'{"a":' * 12_000,
+        b'"',
+        b"null",
+        b"GET / HTTP/1.1\r",
+    ],
 )
 def test_lines_that_are_no_requests(server: Server, line: bytes) -> None:
     """Whatever a line holds, it gets an error, and the connection goes on."""
@@ -123,7 +131,7 @@ def test_lines_that_are_no_requests(server: Server, line: bytes) -> None:
 
 def test_random_bytes(server: Server) -> None:
     """Random bytes are answered with errors only, and end nothing but their own connection."""
-    noise = random.Random(4)
+    noise = random.Random(4)  # noqa: S311 — the same noise each time
     for _ in range(30):
         client = server.connect()
         client.raw(noise.randbytes(2000) + b"\n")

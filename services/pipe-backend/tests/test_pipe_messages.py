@@ -140,7 +140,8 @@ def test_attachments_stand_behind_the_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [b"[2147483648]", b"[101]", b"[60,60]", b"[-1]", b'["1"]', b"5", b"[1.5]", b"[1e300]", b"[" + b"0," * 64 + b"0]"]
+    "sizes",
+    [b"[2147483648]", b"[101]", b"[60,60]", b"[-1]", b'["1"]', b"5", b"[1.5]", b"[1e300]", b"[" + b"0," * 64 + b"0]"],
 )
 def test_attachments_that_cannot_be_taken_end_the_stream(sizes: bytes) -> None:
     """Lengths that are wrong or too large are refused at once: what follows cannot be told from a line."""

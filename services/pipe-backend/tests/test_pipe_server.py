@@ -114,7 +114,9 @@ def test_sessions_values_and_timeouts_are_fields(server: Server) -> None:
     client = server.connect()
     made = client("session.create", {})["result"]["id"]
     client("eval", {"expression": "kept = (1, 2)"}, session=made)
-    assert client("eval", {"expression": "kept"}, session=made, values="tagged")["result"] == {"value": {"$tuple": [1, 2]}}
+    assert client("eval", {"expression": "kept"}, session=made, values="tagged")["result"] == {
+        "value": {"$tuple": [1, 2]}
+    }
     assert client("eval", {"expression": "kept"})["errorType"] == "NameError"
     assert client("eval", {"expression": SLEEP}, session=made, timeout=0.2)["code"] == "timeout"
     assert client("eval", {"expression": "1"}, timeout=-1)["code"] == "invalid_request"
@@ -166,7 +168,9 @@ def test_attach_is_not_offered_yet(server: Server) -> None:
 def test_attachments_are_read_off_the_stream(server: Server) -> None:
     """Bytes behind a line belong to it, and the next line is found behind them."""
     client = server.connect()
-    client.raw(b'{"command":"eval","payload":{"expression":"5"},"attachments":[4,1]}\n{\n\x00\xff\n{"command":"ping"}\n')
+    client.raw(
+        b'{"command":"eval","payload":{"expression":"5"},"attachments":[4,1]}\n{\n\x00\xff\n{"command":"ping"}\n'
+    )
     assert client.receive() == {"result": {"value": 5}}
     assert client.receive() == {"result": {"status": "ok"}}
 
@@ -240,10 +244,14 @@ def test_a_second_server_is_refused(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({}, b"VENVD_TOKEN_SHA256"), ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/" + "x" * 120}, b"107 bytes")],
+    [
+        ({}, b"VENVD_TOKEN_SHA256"),
+        ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/" + "x" * 120}, b"107 bytes"),
+        ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/nowhere"}, b"/nowhere/pipe.sock"),
+    ],
 )
 def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes) -> None:
-    """Without a token, or with a path that is no socket's, the server ends with a sentence."""
+    """Without a token, or without a place for its sockets, the server ends with a sentence."""
     ended = subprocess.run(
         [sys.executable, "-m", "venvd_pipe_backend"], env=settings, capture_output=True, timeout=60, check=False
     )

@@ -31,7 +31,7 @@ class PipeServer:
         self.held = 0
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
-        self._uids = peers.allowed(settings.socket_uids, settings.socket_dir, token=bool(settings.token_sha256))
+        self._uids: frozenset[int] | None = frozenset()
 
     async def start(self) -> None:
         """Listen.
@@ -47,6 +47,9 @@ class PipeServer:
             pipe.close()
             listeners.remove(self.settings, PIPE)
             raise
+        self._uids = peers.allowed(
+            self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
+        )
         self.departures = peers.Departures(loop)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG

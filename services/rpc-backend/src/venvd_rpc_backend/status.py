@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "venvd"
 
-# clients refuse metadata of more than 8 KiB, and the message is in it twice
-MESSAGE_BYTES = 1024
+# clients refuse metadata of more than 8 KiB, and the message is in it twice, once with three bytes for each of its own
+MESSAGE_BYTES = 768
 TYPE_BYTES = 256
 TRACEBACK_BYTES = 2560
 CUT = "…"
