@@ -311,6 +311,9 @@ def test_before_there_is_a_warden_everything_is_unavailable(run: Any, serve: Any
         async with serve() as client:
             with pytest.raises(errors.Unavailable):
                 await client.do("count")
+            for command, payload in (("session.create", {}), ("session.reset", {"id": "default"})):
+                with pytest.raises(errors.Unavailable):
+                    await client.command(command, **payload)
             assert client.backend.ready() == {"session": "the worker host is not there yet"}
             assert await client.command("ping") == {"status": "ok"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from venvd_contract import operations
-from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, VenvdError
+from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
 from venvd_core.channel import PROTOCOL, Channel, Exited
@@ -112,6 +112,7 @@ class Pool:
             InvalidRequest, Conflict, LimitExceeded, Unavailable.
         """
         asked = self._asked(payload)
+        self._check_link()
         name = asked.name or f"s-{secrets.token_hex(6)}"
         if name in self._sessions:
             raise Conflict(f'there is a session "{name}" already')
@@ -122,6 +123,10 @@ class Pool:
             self._end_aside(session, "it could not be started")
             raise
         return session.info()
+
+    def _check_link(self) -> None:
+        if self.channel.link is None:
+            raise Unavailable(f"{self.channel.why}; try again")
 
     def _add(self, spec: Spec) -> Session:
         slot = self.slots.take()
@@ -153,6 +158,7 @@ class Pool:
     async def reset(self, name: str) -> SessionInfo:
         """Give a session a new process."""
         session = self.find(name)
+        self._check_link()
         await session.reset()
         return session.info()
 
