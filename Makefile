@@ -36,7 +36,7 @@ base-images: ## base images from Debian's packages, for sites without an image r
 	@deploy/base-images/make
 
 lock: install ## lock every requirements file anew
-	@scripts/lock
+	@$(PYTHON_BIN) scripts/lock
 
 proto: install ## generate the gRPC stubs anew
 	@$(PYTHON_BIN) scripts/proto

@@ -32,29 +32,36 @@ _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
 class Servers:
     """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
 
-    The images hold nothing of a home, and homes share them.
+    The images hold nothing of a home, and homes share them. A process keeps to the one that it found first: sources that
+    change under it are for the next.
     """
 
     def __init__(self, site: Site, bases: Bases) -> None:
         self._site = site
         self._bases = bases
         self._lock = threading.Lock()
+        self._names: dict[str, str] = {}
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
         """The name of the image of this type's server, built if absent."""
         if backend_type not in BACKEND_TYPES:
             raise InvalidRequest(f'"{backend_type}" is no type of backend: {", ".join(BACKEND_TYPES)}')
-        source = self._source()
-        context = _context(source, backend_type)
-        name = f"venvd/{backend_type}-backend:{_digest(context, self._site.settings.base_image)}"
         while not self._lock.acquire(timeout=patience.TICK):
             progress.check()
         try:
-            if not self._there(name):
-                progress.phase(f"{backend_type} server image")
-                self._build(name, backend_type, context, progress)
+            name = self._names.get(backend_type)
+            if name is None or not self._there(name):
+                name = self._names[backend_type] = self._made(backend_type, progress)
+            return name
         finally:
             self._lock.release()
+
+    def _made(self, backend_type: str, progress: Progress) -> str:
+        context = _context(self._source(), backend_type)
+        name = f"venvd/{backend_type}-backend:{_digest(context, self._site.settings.base_image)}"
+        if not self._there(name):
+            progress.phase(f"{backend_type} server image")
+            self._build(name, backend_type, context, progress)
         return name
 
     def _source(self) -> Path:
