@@ -151,6 +151,7 @@ def schema_app(operations: Operations, version: str) -> FastAPI:
         version=version,
         description=_ABOUT,
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
     for operation in OPERATIONS:

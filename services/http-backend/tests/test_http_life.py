@@ -1,0 +1,223 @@
+"""Streams, clients that go away, code that ends its process, and the server's own start and end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def events(body: bytes) -> list[tuple[str, Any]]:
+    found = []
+    for block in body.decode().strip().split("\n\n"):
+        kind, data = block.split("\n")
+        found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def stream(server: Any, code: str) -> list[tuple[str, Any]]:
+    answer = server.post("/api/exec", {"code": code}, **STREAM)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/event-stream"
+    return events(answer.body)
+
+
+def test_output_streams(server: Any) -> None:
+    """Events come in their order: output, the result, and the end with what it cost."""
+    found = stream(server, "import sys\nprint('a')\nprint('b', file=sys.stderr)\n42")
+    assert found[:3] == [("stdout", "a\n"), ("stderr", "b\n"), ("result", {"value": 42})]
+    kind, summary = found[3]
+    assert kind == "done"
+    assert summary["truncated"] is False
+    assert summary["durationMs"] >= 0
+
+
+def test_output_streams_as_it_appears(server: Any, tmp_path: Path) -> None:
+    """What is printed arrives while the code still runs: here the code waits until it has arrived."""
+    flag = tmp_path / "seen"
+    code = (
+        f"import os, time\nprint('first')\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.01)\nprint('second')"
+    )
+    body = json.dumps({"code": code}).encode()
+    sock = server.connect()
+    headers = (f"Content-Length: {len(body)}", "Accept: text/event-stream", "Connection: close")
+    sock.sendall(server.head("POST", "/api/exec", *headers) + body)
+    assert b"second" not in server.read_until(sock, b"first")
+    flag.touch()
+    rest = server.read_all(sock)
+    assert b"second" in rest
+    assert b"event: done" in rest
+
+
+def test_errors_of_the_code_end_the_stream(server: Any) -> None:
+    """An exception is the event `error`, with its type and traceback, then the end."""
+    found = stream(server, "print('a')\n1/0")
+    assert [kind for kind, _ in found] == ["stdout", "error", "done"]
+    assert found[1][1]["errorType"] == "ZeroDivisionError"
+
+
+def test_a_lost_session_ends_the_stream(server: Any) -> None:
+    """A process that ends is the event `error` with problem details."""
+    found = stream(server, "import os\nos._exit(3)")
+    assert [kind for kind, _ in found] == ["error", "done"]
+    assert found[0][1]["code"] == "session_lost"
+    assert found[0][1]["stateLost"] is True
+
+
+def test_what_cannot_begin_is_no_stream(server: Any) -> None:
+    """Errors before the call begins have their status, stream or not."""
+    answer = server.post("/api/exec", {"code": "1"}, X_Venvd_Session="nobody", **STREAM)
+    assert answer.status == 404
+    assert answer.problem["code"] == "not_found"
+    assert server.ask("POST", "/api/exec", {"code": "1"}, token=None, **STREAM).status == 401
+
+
+def sleep_then_leave(server: Any, path: str, *headers: str) -> None:
+    """Begin a call that takes long, wait until it runs, and close the connection."""
+    code = "left = 'began'\nimport time\ntime.sleep(60)\nleft = 'ended'"
+    body = json.dumps({"code": code}).encode()
+    sock = server.connect()
+    sock.sendall(server.head("POST", path, f"Content-Length: {len(body)}", *headers) + body)
+    until = time.monotonic() + 20
+    while server.ask("GET", "/v1/sessions/default").json["state"] != "busy":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    sock.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/api/eval", ()), ("/api/exec", ()), ("/api/exec", ("Accept: text/event-stream",))]
+)
+def test_a_client_that_goes_away_cancels_its_call(server: Any, path: str, headers: tuple[str, ...]) -> None:
+    """The call is interrupted, its session keeps its state and answers the next one."""
+    server.eval("left = None\n1")
+    sleep_then_leave(server, path, *headers)
+    assert server.eval("left", X_Venvd_Timeout="20") == "began"
+
+
+def test_a_client_may_go_away_where_that_is_wanted(start_server: Any) -> None:
+    """With VENVD_CANCEL_ON_DISCONNECT=0 the call goes on without its client."""
+    server = start_server(cancel_on_disconnect="0")
+    sleep_then_leave(server, "/api/eval")
+    time.sleep(0.5)
+    assert server.ask("GET", "/v1/sessions/default").json["state"] == "busy"
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import os; os._exit(1)", "exited with status 1"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    ],
+)
+def test_code_that_ends_its_process_is_told(server: Any, code: str, how: str) -> None:
+    """The answer says how the process ended and that its state is gone; a new one serves the next call."""
+    server.eval("there = 1\nthere")
+    answer = server.post("/api/eval", {"expression": code})
+    assert answer.status == 410
+    assert answer.problem["stateLost"] is True
+    assert how in answer.problem["detail"]
+    assert server.eval("'there' in globals()") is False
+
+
+def test_health_stays_green_while_code_loops(server: Any) -> None:
+    """Probes are answered while a session runs code that never ends and cannot be stopped nicely."""
+    code = "while True:\n  try:\n    while True: pass\n  except BaseException: pass"
+    answers: list[Any] = []
+    body = {"expression": code}
+    call = threading.Thread(target=lambda: answers.append(server.post("/api/eval", body, X_Venvd_Timeout="1")))
+    call.start()
+    while call.is_alive():
+        assert server.ask("GET", "/health").json == {"status": "ok"}
+        assert server.ask("GET", "/readyz").status == 200
+    call.join()
+    assert answers[0].status == 504
+    assert server.eval("1") == 1
+
+
+def test_idle_connections_are_kept(server: Any) -> None:
+    """A connection is used again and again."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.connect()
+    first = connection.sock
+    for _ in range(3):
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        assert connection.sock is first
+    connection.close()
+
+
+def test_the_server_ends_within_its_grace(start_server: Any) -> None:
+    """SIGTERM answers what still runs with problem details, and the process ends."""
+    server = start_server()
+    answers: list[Any] = []
+    body = {"expression": "import time; time.sleep(60)"}
+    call = threading.Thread(target=lambda: answers.append(server.post("/api/eval", body)))
+    call.start()
+    while server.ask("GET", "/v1/sessions/default").json["state"] != "busy":
+        time.sleep(0.01)
+    server.stop()
+    call.join()
+    assert answers[0].problem["code"] in {"session_lost", "unavailable"}
+
+
+def test_the_server_refuses_to_start_unguarded() -> None:
+    """Without a token's digest and without VENVD_NO_TOKEN=1 there is no server, but a sentence."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "venvd_http_backend"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "VENVD_NO_TOKEN=1" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://evil.example", "127.0.0.1", 403),
+        ("null", "127.0.0.1", 403),
+        ("http://rebound.example:1", "rebound.example:1", 403),
+        ("http://localhost:1", "localhost:1", 200),
+        ("http://127.0.0.1:1", "127.0.0.1:1", 200),
+    ],
+)
+def test_web_pages_cannot_use_an_open_backend(start_server: Any, origin: str, host: str, status: int) -> None:
+    """Without a token, requests that a browser sends for a foreign page are refused; programs need nothing."""
+    server = open_server(start_server)
+    answer = server.post("/api/eval", {"expression": "1"}, Origin=origin, Host=host)
+    assert answer.status == status
+    assert server.eval("1") == 1
+
+
+_OPEN: list[Any] = []
+
+
+def open_server(start_server: Any) -> Any:
+    if not _OPEN:
+        _OPEN.append(start_server(token=None))
+    return _OPEN[0]
+
+
+def test_every_call_is_one_line_of_json(server: Any) -> None:
+    """At level `debug` each call is a line with command, outcome and time; user code's message is in none."""
+    server.eval("1")
+    server.post("/api/eval", {"expression": "raise ValueError('private')"})
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    calls = [line for line in lines if line["logger"] == "venvd.call"]
+    assert {"command", "outcome", "durationMs", "session", "bytesIn", "bytesOut"} <= calls[-1].keys()
+    assert calls[-1]["outcome"] == "user_error"
+    assert calls[-1]["errorType"] == "ValueError"
+    assert "private" not in server.log.read_text()
