@@ -271,9 +271,30 @@ def test_options_on_a_stream(server: Server) -> None:
     assert next(stream.replies).error.code == "not_found"
 
 
+def test_a_stream_with_what_is_no_message(server: Server) -> None:
+    """Bytes that are no message end their stream only."""
+    call = server.channel.stream_stream("/venvd.v1.PythonService/Session")
+    with pytest.raises(grpc.RpcError):
+        list(call(iter([b"\xff" * 100]), metadata=METADATA, timeout=60))
+    assert evaluate(server, "1").value_json == "1"
+
+
 def test_a_stream_needs_the_token(server: Server) -> None:
     """Without the token a stream is refused as a whole."""
     assert failed(lambda: Stream(server, ()).end())[0] == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_stream_that_is_not_read(start: Start) -> None:
+    """A client that leaves its replies unread is ended at a limit, and others are served."""
+    with start(worker=True, VENVD_MAX_UNREAD_BYTES="1000000") as server:
+        stream = Stream(server)
+        for number in range(40):
+            stream.send(number, "eval", {"expression": "'x' * 1_000_000"})
+        default = session_pb.GetSessionRequest(id="default")
+        until(lambda: server.sessions.GetSession(default, metadata=METADATA).session.calls >= 20, "nothing is answered")
+        until(lambda: not busy(server), "the calls go on")
+        assert failed(lambda: stream.replies)[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert evaluate(server, "1").value_json == "1"
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------

@@ -63,9 +63,7 @@ class RpcServer:
         listener = listen(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        streams = Streams(
-            self._backend, max_pipelined=settings.max_pipelined, cancel_on_disconnect=settings.cancel_on_disconnect
-        )
+        streams = Streams(self._backend, settings)
         self._server.add_generic_rpc_handlers(
             generic_handlers(self._backend, SERVICES, streams, cancel=settings.cancel_on_disconnect)
         )

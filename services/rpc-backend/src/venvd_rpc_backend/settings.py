@@ -30,6 +30,8 @@ class RpcSettings(BackendSettings):
     """Calls and streams under way, of all clients."""
     max_pipelined: int = Field(default=1024, ge=1)
     """Calls under way on one Session stream; further ones wait unread."""
+    max_unread_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """Replies that a client may leave unread on one Session stream; more ends the stream."""
     drain: float = Field(default=5, ge=0)
     """For running calls when the server is asked to end."""
 

@@ -10,12 +10,13 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_contract.errors import Cancelled, VenvdError
+from venvd_contract.errors import Cancelled, LimitExceeded, VenvdError
 from venvd_core.backend import Backend, Reply, Request
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.context import Asked
+from venvd_rpc_backend.settings import RpcSettings
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
@@ -23,10 +24,9 @@ Context = Any  # grpc.aio.ServicerContext, whose types are not told
 class Streams:
     """Serves Session streams."""
 
-    def __init__(self, backend: Backend, *, max_pipelined: int, cancel_on_disconnect: bool) -> None:
+    def __init__(self, backend: Backend, settings: RpcSettings) -> None:
         self._backend = backend
-        self._max_pipelined = max_pipelined
-        self._cancel = cancel_on_disconnect
+        self._settings = settings
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """The handler of the Session stream, where the service has it."""
@@ -43,25 +43,32 @@ class Streams:
             contexts.authorise(self._backend, found)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
-        stream = Stream(self._backend, found, context, self._max_pipelined)
-        writer = asyncio.ensure_future(stream.write())
+        stream = Stream(self._backend, found, context, self._settings)
+        both = asyncio.gather(stream.read(), stream.write())
+        ends: set[asyncio.Future[Any]] = {both, stream.overflowed}
         try:
-            await stream.read()
-            await writer
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            writer.cancel()
-            if self._cancel:
+            both.cancel()
+            if self._settings.cancel_on_disconnect:
                 stream.cancel()
+        if both.done():
+            await both
+        if stream.overflowed.done():
+            await context.abort_with_status(status.status_of(stream.overflowed.result()))
 
 
 class Stream:
     """One Session stream: a reader that begins calls, and a writer of what comes of them."""
 
-    def __init__(self, backend: Backend, asked: Asked, context: Context, max_pipelined: int) -> None:
+    def __init__(self, backend: Backend, asked: Asked, context: Context, settings: RpcSettings) -> None:
         self._backend = backend
         self._asked = asked
         self._context = context
-        self._max_pipelined = max_pipelined
+        self._max_pipelined = settings.max_pipelined
+        self._max_unread = settings.max_unread_bytes
+        self._unread = 0
+        self.overflowed: asyncio.Future[VenvdError] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Future[Reply]] = set()
         self._outbox: deque[SessionResponse] = deque()
         self._over = False
@@ -85,7 +92,9 @@ class Stream:
                 self._news.clear()
                 await self._news.wait()
                 continue
-            await self._context.write(self._outbox.popleft())
+            message = self._outbox.popleft()
+            await self._context.write(message)
+            self._unread -= message.ByteSize()
             self._room.set()
 
     def cancel(self) -> None:
@@ -122,6 +131,10 @@ class Stream:
         self._send(response(number, call))
 
     def _send(self, message: SessionResponse) -> None:
+        if self._unread > self._max_unread and not self.overflowed.done():
+            limit = self._max_unread
+            self.overflowed.set_result(LimitExceeded(f"more than {limit} bytes of replies on the stream were not read"))
+        self._unread += message.ByteSize()
         self._outbox.append(message)
         self._news.set()
 
