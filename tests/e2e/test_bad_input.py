@@ -48,8 +48,9 @@ def test_a_requirement_that_does_not_exist(controller: Controller, minor: str) -
 
 def test_requirements_that_contradict_each_other(controller: Controller, minor: str) -> None:
     """What cannot be resolved is explained by name."""
-    message = failure(controller, unique("clash"), python=minor, requirements=["six==1.16.0", "six==1.17.0"])
+    message = failure(controller, unique("clash"), python=minor, requirements=["python-dateutil==2.9.0", "six<1.5"])
     assert "six" in message
+    assert "python-dateutil" in message
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,11 @@ def test_requirements_that_contradict_each_other(controller: Controller, minor: 
         "git+https://example.com/six",
         "six; import os",
         "six\n--extra-index-url x",
-        "",
     ],
 )
 def test_a_line_that_is_more_than_a_requirement(controller: Controller, minor: str, line: str) -> None:
     """Options, paths and addresses are refused before anything is made, and the line is named."""
     name = unique("sly")
-    if not line:
-        pytest.skip("an empty line is dropped, not refused")
     with pytest.raises(InvalidRequest):
         controller.api("PUT", f"/v1/venvs/{name}", {"python": minor, "requirements": [line]})
     with pytest.raises(NotFound):

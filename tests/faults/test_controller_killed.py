@@ -82,7 +82,7 @@ def test_a_removed_part_comes_back(controller: Controller, part: str) -> None:
 def remove_part(controller: Controller, name: str, part: str) -> None:
     """End one part for good, by its label or by its process ID."""
     if controller.engine == "docker":
-        filters = [f"label=dev.venvd.backend={name}", f"label=dev.venvd.role={part}"]
+        filters = [f"label=dev.venvd.name={name}", f"label=dev.venvd.role={part}"]
         command = ["docker", "ps", "-q", *(word for rule in filters for word in ("--filter", rule))]
         ids = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         assert len(ids) == 1
