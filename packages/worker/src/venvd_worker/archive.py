@@ -13,12 +13,6 @@ from typing import Dict
 import venvd_contract
 import venvd_worker
 
-_MAIN = """\
-if __name__ == "__main__":  # and not where multiprocessing runs the main program again
-    from venvd_worker.__main__ import main
-
-    main()
-"""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -57,7 +51,7 @@ def _version() -> str:
 
 
 def _members() -> Dict[str, bytes]:
-    found = {"__main__.py": _MAIN.encode()}
+    found = {"__main__.py": Path(__file__).with_name("bootstrap.py").read_bytes()}
     for package in (venvd_contract, venvd_worker):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):

@@ -47,6 +47,8 @@ class Calls:
             command, call, timeout = self._prepare(message, identifier, send)
         except VenvdError as error:
             return replies.error_line(identifier, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not look like the end of the session
+            return replies.error_line(identifier, _defect(error))
         self._interrupts.install()
         self._slot.begin(request_number(identifier), _COMMANDS[command], timeout)
         reply, failed = self._run(command, call, identifier)
@@ -55,9 +57,10 @@ class Calls:
 
     def _prepare(self, message: Dict[str, Any], identifier: Any, send: Emitter) -> Tuple[str, Call, float]:
         command = message.get("command")
-        if command not in self._operations.table and command != "exec":
+        if type(command) is not str or (command not in self._operations.table and command != "exec"):
             raise _unknown(command)
-        encode = self._operations.encoders.get(message.get("values") or "plain")
+        mode = message.get("values") or "plain"
+        encode = self._operations.encoders.get(mode) if type(mode) is str else None
         if encode is None:
             raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(message["values"])[:40]))
         emit = None
@@ -134,6 +137,6 @@ def _unknown(command: Any) -> VenvdError:
     return InvalidRequest('there is no command "{}"; a session knows {}'.format(command[:80], known))
 
 
-def defect(error: BaseException) -> VenvdError:
+def _defect(error: BaseException) -> VenvdError:
     """What is answered where this program itself failed."""
     return Internal("the session failed: {}".format(tracebacks.type_name(error)))

@@ -6,7 +6,7 @@ import builtins
 import marshal
 import os
 from collections import OrderedDict
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Dict, Tuple
 
 from venvd_worker import programs
@@ -102,16 +102,23 @@ class Interpreter:
         program = self._program(source, variables, kind)
         if program.function is not None:
             found = FunctionType(program.function, self._namespace)(*variables.values())
-            return self._await(found) if programs.is_coroutine(program.function) else found
+            return self._await(found) if program.awaits else found
         if program.states:
             self._definitions.add(program.name, program.source)
+        if program.awaits:
+            return self._await(self._run_awaiting(program))
         if program.body is not None:
-            self._evaluate(program.body)
-        return None if program.last is None else self._evaluate(program.last)
+            exec(program.body, self._namespace)  # noqa: S102 - what this program is for
+        return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
 
-    def _evaluate(self, code: CodeType) -> Any:
-        found = eval(code, self._namespace)  # noqa: S307 - what this program is for
-        return self._await(found) if programs.is_coroutine(code) else found
+    async def _run_awaiting(self, program: Program) -> Any:
+        """Both parts in one task, also the one that awaits nothing."""
+        found = None
+        for code in (program.body, program.last):
+            found = None if code is None else eval(code, self._namespace)  # noqa: S307
+            if code is not None and programs.is_coroutine(code):
+                found = await found
+        return found
 
     def _program(self, source: str, variables: Dict[str, Any], kind: str) -> Program:
         key = (kind, source, *variables)

@@ -27,6 +27,7 @@ class Program(NamedTuple):
         body: what comes before the last expression; None where nothing does.
         last: the last expression; None where the last statement is none.
         function: instead of both, where the code sees names of its own: takes them as parameters, by position.
+        awaits: whether it must run on an event loop.
         states: whether the body holds definitions that `definitions` would find.
     """
 
@@ -35,6 +36,7 @@ class Program(NamedTuple):
     body: Optional[CodeType] = None
     last: Optional[CodeType] = None
     function: Optional[CodeType] = None
+    awaits: bool = False
     states: bool = False
 
     @property
@@ -57,10 +59,11 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
     body = _compile(ast.Module(statements, []), name, "exec") if statements else None
     inherited = body.co_flags & _ANNOTATIONS if body else 0
     last = _compile(ast.Expression(expression.value), name, "eval", inherited) if expression else None
+    awaits = any(is_coroutine(code) for code in (body, last) if code)
     if names:
-        awaits = any(is_coroutine(code) for code in (body, last) if code)
-        return Program(name, source, function=_function(statements, expression, names, name, awaits, inherited))
-    return Program(name, source, body, last, states=any(map(_states, statements)))
+        function = _function(statements, expression, names, name, awaits, inherited)
+        return Program(name, source, function=function, awaits=awaits)
+    return Program(name, source, body, last, awaits=awaits, states=any(map(_states, statements)))
 
 
 def is_coroutine(code: CodeType) -> bool:

@@ -9,6 +9,7 @@ import select
 import site
 import socket
 import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn
 
 from venvd_contract.errors import VenvdError
@@ -27,6 +28,7 @@ from venvd_worker.operations import Operations, Parts
 from venvd_worker.slots import Memory, Slot
 from venvd_worker.streams import Stream
 
+_OWN = ("venvd_contract", "venvd_worker")
 _OOM_SCORE = 900
 """Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
 
@@ -58,7 +60,7 @@ class Session:
         self._piped = False
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
-        _forget_archive()
+        _seclude()
         _prepare_path(config)
         forks.guard(self._protected)
         self._guard.apply()
@@ -163,13 +165,17 @@ def _prepare_path(config: Dict[str, Any]) -> None:
         site.addsitedir(config["site"])
 
 
-def _forget_archive() -> None:
-    """Let the user import what stands in the venv, and nothing of ours: our modules know each other already."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("venvd_worker", "venvd_contract")]:
-        del sys.modules[name]
-    archive = __file__.rpartition("/venvd_worker/")[0]
-    sys.path[:] = [path for path in sys.path if path != archive]
-    sys.path_importer_cache.pop(archive, None)
+def _seclude() -> None:
+    """Part our modules from the user's: nothing of ours can be imported, and ours keep the functions they have now.
+
+    The user may well pin a package of one of our names, and may patch what we use of the standard library.
+    """
+    own = [name for name in sys.modules if name.partition(".")[0] in _OWN]
+    for module in [sys.modules.pop(name) for name in own]:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, ModuleType) and value not in (sys, builtins) and value.__name__ not in own:
+                setattr(module, name, SimpleNamespace(**vars(value)))
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "__main__"]
 
 
 def _renew_streams(capture: Capture) -> None:

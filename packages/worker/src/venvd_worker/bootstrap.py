@@ -1,0 +1,60 @@
+"""The `__main__` of the archive: loads our modules so that no code of the user's can reach into them.
+
+Each gets built-ins of its own: a function that the user replaces in `builtins` is replaced for the user alone. The archive
+never stands on `sys.path`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import zipimport
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Optional
+
+OWN = ("venvd_contract", "venvd_worker")
+
+
+class Loader:
+    """Finds and loads our modules in the archive, and nothing else."""
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+        self._importer = zipimport.zipimporter(archive)
+        self._builtins = dict(vars(builtins))
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Optional[ModuleSpec]:
+        if name.partition(".")[0] not in OWN:
+            return None
+        origin = "{}/{}".format(self._archive, name.replace(".", "/"))
+        package = "." not in name
+        spec = ModuleSpec(name, self, origin=origin + ("/__init__.py" if package else ".py"), is_package=package)
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__dict__["__builtins__"] = self._builtins
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # zipimport looks for the last part of a name below its own prefix.
+        package, _, name = module.__name__.rpartition(".")
+        importer = zipimport.zipimporter("{}/{}".format(self._archive, package)) if package else self._importer
+        exec(importer.get_code(name), module.__dict__)  # noqa: S102 - this is what a loader does
+
+
+def start() -> None:
+    """Run the program that the command line names."""
+    archive = __loader__.archive  # type: ignore[name-defined]
+    sys.path[:] = [path for path in sys.path if path != archive]
+    sys.path_importer_cache.pop(archive, None)
+    sys.meta_path.insert(0, Loader(archive))  # type: ignore[arg-type]
+    from venvd_worker.__main__ import main
+
+    main()
+
+
+if __name__ == "__main__":  # and not where multiprocessing runs the main program again
+    start()

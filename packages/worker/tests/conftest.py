@@ -1,0 +1,354 @@
+"""A small server: real wardens and sessions of every CPython at hand, driven over their own protocols."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import mmap
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from venvd_contract.errors import NotFound, from_fields
+from venvd_contract.framing import Buffer, dump_line
+from venvd_worker.archive import build
+
+SLOTS = 16
+PATIENCE = 30.0
+
+
+def found_pythons() -> list[str]:
+    """`VENVD_TEST_PYTHONS` (paths, separated by colons), else the oldest and the newest found and the running one."""
+    named = os.environ.get("VENVD_TEST_PYTHONS")
+    if named:
+        return named.split(":")
+    folders = [*os.environ.get("PATH", "").split(":"), *map(str, Path("~/.pyenv/versions").expanduser().glob("*/bin"))]
+    by_minor: dict[int, str] = {}
+    for folder in folders:
+        for minor in range(9, 20):
+            path = Path(folder) / f"python3.{minor}"
+            if path.is_file() and "shims" not in folder and _runs(path):
+                by_minor.setdefault(minor, str(path))
+    running = sys.version_info.minor
+    # not the environment of the tests, in which the worker's own packages are installed
+    by_minor[running] = str(Path(sys.base_prefix) / "bin" / f"python3.{running}")
+    minors = sorted(by_minor)
+    return [by_minor[minor] for minor in dict.fromkeys((minors[0], running, minors[-1]))]
+
+
+def _runs(path: Path) -> bool:
+    code = "import sys, ctypes; assert sys.version_info[:2] >= (3, 9)"
+    return subprocess.run([path, "-I", "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "python" in metafunc.fixturenames:
+        paths = found_pythons()
+        names = [(re.search(r"3\.\d+", os.path.realpath(path)) or ["?"])[0] for path in paths]
+        metafunc.parametrize("python", paths, ids=names, scope="module")
+
+
+class Slot:
+    """What the server reads of a slot."""
+
+    def __init__(self, memory: mmap.mmap, index: int) -> None:
+        self._memory = memory
+        self._base = index * 128
+
+    def _read(self, form: str, offset: int) -> Any:
+        return struct.unpack_from(form, self._memory, self._base + offset)[0]
+
+    state = property(lambda self: self._read("<I", 0))
+    sequence = property(lambda self: self._read("<Q", 8))
+    started = property(lambda self: self._read("<d", 16))
+    deadline = property(lambda self: self._read("<d", 24))
+    request = property(lambda self: self._read("<Q", 40))
+    calls = property(lambda self: self._read("<Q", 48))
+    errors = property(lambda self: self._read("<Q", 56))
+    handles = property(lambda self: self._read("<Q", 64))
+    command = property(lambda self: self._read("24s", 88).rstrip(b"\0").decode())
+
+
+class Session:
+    """A session's stream, as the server holds it."""
+
+    def __init__(self, host: Host, name: str, pid: int, descriptor: int, index: int, slot: Slot) -> None:
+        self.host = host
+        self.name = name
+        self.pid = pid
+        self.index = index
+        self.slot = slot
+        self.events: list[dict[str, Any]] = []
+        self._numbers = itertools.count(1)
+        self._sock = socket.socket(fileno=descriptor)
+        self._sock.settimeout(PATIENCE)
+        self._buffer = Buffer(1 << 30)
+
+    def __call__(self, command: str, payload: Any = None, **fields: Any) -> Any:
+        """The result of a call; its error is raised."""
+        number = self.send(command, payload, **fields)
+        reply = self.reply()
+        assert reply["id"] == number
+        if "error" in reply:
+            raise from_fields(reply)
+        return reply["result"]
+
+    def eval(self, expression: str, **locals_: Any) -> Any:
+        """The value of an expression, which must be plain."""
+        return self("eval", {"expression": expression, "locals": locals_})["value"]
+
+    def held(self, expression: str) -> str:
+        """The handle of what an expression gives."""
+        return str(self("eval", {"expression": expression})["handleId"])
+
+    def send(self, command: str, payload: Any = None, **fields: Any) -> int:
+        number = next(self._numbers)
+        self.write(dump_line({"id": number, "command": command, "payload": payload or {}, **fields}))
+        return number
+
+    def write(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def reply(self) -> Any:
+        """The next line that is no event; events are kept."""
+        while True:
+            message = self.line()
+            if "event" not in message:
+                return message
+            self.events.append(message)
+
+    def line(self) -> Any:
+        while True:
+            line = self._buffer.line()
+            if line is not None:
+                return json.loads(line)
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise EOFError("the session closed its stream")
+            self._buffer.feed(data)
+
+    def shown(self, text: str) -> None:
+        """Wait until a call that streams has printed something."""
+        while text not in "".join(str(event["data"]) for event in self.events):
+            self.events.append(self.line())
+
+    def running(self) -> None:
+        """Wait until the session says that a call runs."""
+        wait_for(lambda: self.slot.state == 2)
+
+    def interrupt(self, reason: str = "timeout", grace: float = 5.0) -> None:
+        self.running()
+        self.host.request("interrupt", session=self.name, seq=self.slot.sequence, reason=reason, grace=grace)
+
+    def exited(self) -> dict[str, Any]:
+        """The data of the event that tells of its end."""
+        return self.host.event(lambda event: event["data"]["pid"] == self.pid)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Host:
+    """A warden, and the server's connection to it."""
+
+    def __init__(self, python: str, archive: Path, directory: Path, env: dict[str, str], *options: str) -> None:
+        self.directory = directory
+        self.work = directory / "work"
+        self.process = subprocess.Popen(
+            [python, "-I", archive, "warden", "--channel", directory, "--work-dir", self.work, *options],
+            env={"PATH": os.environ["PATH"], **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._numbers = itertools.count(1)
+        self._events: list[dict[str, Any]] = []
+        self._replies: dict[int, tuple[dict[str, Any], list[int]]] = {}
+        self._free = set(range(SLOTS))
+        self._slots = os.memfd_create("slots", os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._slots, 128 * SLOTS)
+        self._memory = mmap.mmap(self._slots, 128 * SLOTS)
+        self.sessions: list[Session] = []
+        self.connect()
+
+    def connect(self) -> None:
+        self.sock = connected(self.directory / "warden.sock")
+        self.hello = self.request("hello", descriptors=[self._slots], protocol=1, slots=SLOTS, grace=1.0)
+
+    def request(self, command: str, *, descriptors: Sequence[int] = (), **fields: Any) -> Any:
+        result, received = self.exchange(command, descriptors, fields)
+        assert not received
+        return result
+
+    def exchange(self, command: str, descriptors: Sequence[int], fields: dict[str, Any]) -> tuple[Any, list[int]]:
+        number = next(self._numbers)
+        packet = json.dumps({"id": number, "command": command, **fields}).encode()
+        socket.send_fds(self.sock, [packet], descriptors)
+        while number not in self._replies:
+            self._receive()
+        reply, received = self._replies.pop(number)
+        if "error" in reply:
+            raise from_fields(reply)
+        return reply["result"], received
+
+    def event(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while True:
+            for event in self._events:
+                if wanted(event):
+                    self._events.remove(event)
+                    return dict(event["data"])
+            self._receive()
+
+    def _receive(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self.sock, 1 << 18, 4)
+        if not data:
+            raise EOFError("the warden went away")
+        message = json.loads(data)
+        if "event" in message:
+            self._events.append(message)
+        else:
+            self._replies[message["id"]] = message, descriptors
+
+    def start(self, name: str | None = None, *, env: dict[str, str] | None = None, **limits: int) -> Session:
+        index = self._free.pop()
+        self._memory[index * 128 : (index + 1) * 128] = bytes(128)
+        name = name or f"s{index}"
+        fields = {"session": name, "slot": index, "limits": limits, "env": env or {}}
+        result, (stream,) = self.exchange("start", (), fields)
+        self.sessions.append(Session(self, name, result["pid"], stream, index, Slot(self._memory, index)))
+        return self.sessions[-1]
+
+    def kill(self, session: Session) -> None:
+        with contextlib.suppress(NotFound):
+            self.request("kill", session=session.name, reason="the test is over")
+        self._free.add(session.index)
+
+    def stop(self) -> str:
+        """End the warden; what it and its sessions wrote to its output."""
+        self.process.terminate()
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        self.sock.close()
+        return output.decode()
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a socket that may still have to appear."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            sock.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return sock
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait until something holds; what it gave."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Tools:
+    """What tests share, where they cannot import it."""
+
+    connected = staticmethod(connected)
+    wait_for = staticmethod(wait_for)
+    alive = staticmethod(alive)
+
+
+@pytest.fixture
+def tools() -> type[Tools]:
+    return Tools
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture
+def new_host(python: str, archive: Path, tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Starts wardens for one test."""
+    made: list[Host] = []
+
+    def start(*options: str, **env: str) -> Host:
+        directory = tmp_path / f"channel{len(made)}"
+        directory.mkdir()
+        made.append(Host(python, archive, directory, env, *options))
+        return made[-1]
+
+    yield start
+    for host in made:
+        for session in host.sessions:
+            session.close()
+        if host.process.poll() is None:
+            host.stop()
+        with contextlib.suppress(ValueError):
+            host.process.communicate(timeout=PATIENCE)
+        host.sock.close()
+
+
+@pytest.fixture(scope="module")
+def host(python: str, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One warden for a module's tests."""
+    running = Host(python, archive, tmp_path_factory.mktemp("channel"), {})
+    yield running
+    assert running.process.poll() is None, "the warden died"
+    running.stop()
+
+
+@pytest.fixture
+def start(host: Host) -> Iterator[Callable[..., Session]]:
+    """Starts sessions that end with the test."""
+    made: list[Session] = []
+
+    def begin(*arguments: Any, **fields: Any) -> Session:
+        made.append(host.start(*arguments, **fields))
+        return made[-1]
+
+    yield begin
+    for session in made:
+        host.kill(session)
+        session.close()
+
+
+@pytest.fixture
+def session(start: Callable[..., Session]) -> Session:
+    """A session of the test's own."""
+    return start()
+
+
+@pytest.fixture(scope="module")
+def shared(host: Host) -> Iterator[Session]:
+    """One session for tests that leave it as it was."""
+    session = host.start("shared")
+    yield session
+    host.kill(session)
+    session.close()
