@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import queue
-import threading
 from collections.abc import Iterator
+from threading import Event, Thread
 from typing import Any
 
 import docker.errors
@@ -35,7 +35,7 @@ def followed(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
     yield from past
     seen = past[-1].time if past else ""
     found: queue.Queue[LogLine | None] = queue.Queue(maxsize=1000)
-    left = threading.Event()
+    left = Event()
     streams = [
         (part, stream, raw)
         for part in labels.PARTS
@@ -43,7 +43,7 @@ def followed(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
         if (raw := _stream(api, launch_id, part, stream)) is not None
     ]
     for part, stream, raw in streams:
-        threading.Thread(target=_pump, args=(raw, part, stream, seen, found, left), daemon=True).start()
+        Thread(target=_pump, args=(raw, (part, stream), seen, found, left), daemon=True).start()
     running = len(streams)
     try:
         while running:
@@ -85,14 +85,12 @@ def _stream(api: Any, launch_id: str, part: str, stream: str) -> Any:
         return None
 
 
-def _pump(
-    raw: Any, part: str, stream: str, seen: str, found: queue.Queue[LogLine | None], left: threading.Event
-) -> None:
+def _pump(raw: Any, source: tuple[str, str], seen: str, found: queue.Queue[LogLine | None], left: Event) -> None:
     lines = Lines()
     with contextlib.suppress(Exception):  # the stream ends in many ways, and all of them are its end
         for chunk in raw:
             for text in lines.feed(chunk):
-                line = _line(text, part, stream)
+                line = _line(text, *source)
                 if line.time > seen:
                     _put(found, line, left)
             if left.is_set():
@@ -100,7 +98,7 @@ def _pump(
     _put(found, None, left)
 
 
-def _put(found: queue.Queue[LogLine | None], line: LogLine | None, left: threading.Event) -> None:
+def _put(found: queue.Queue[LogLine | None], line: LogLine | None, left: Event) -> None:
     while not left.is_set():
         with contextlib.suppress(queue.Full):
             found.put(line, timeout=0.2)

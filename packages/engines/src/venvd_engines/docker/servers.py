@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tarfile
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -19,21 +18,26 @@ from venvd_contract.resources import BACKEND_TYPES
 from venvd_engines.docker import patience
 from venvd_engines.docker.bases import Bases
 from venvd_engines.docker.site import Site
+from venvd_engines.docker.volumes import tar
 from venvd_engines.engine import Progress
 
 BUILD_REQUIREMENTS = "requirements/build.txt"
-CA_BUNDLE = ".build/ca.crt"
-"""Where the Dockerfiles look for certificates; in the first stage only."""
+CA_BUNDLE, INDEX_URL = ".build/ca.crt", ".build/index.url"
+"""Where the first stage of the Dockerfiles looks for what a site has of its own; no other stage sees them."""
 
 _LEFT_OUT = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
 
 
+Context = dict[str, bytes]
+"""The files that an image is made of, by their name in the build's context."""
+
+
 class Servers:
     """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
 
-    The images hold nothing of a home, and homes share them. A process keeps to the one that it found first: sources that
-    change under it are for the next.
+    The images hold nothing of a home, and homes share them. A process keeps to the one that it found first: sources
+    that change under it are for the next.
     """
 
     def __init__(self, site: Site, bases: Bases) -> None:
@@ -72,6 +76,14 @@ class Servers:
             )
         return source
 
+    def _secrets(self) -> dict[str, bytes]:
+        found = {}
+        if self._site.settings.ca_bundle:
+            found[CA_BUNDLE] = self._site.settings.ca_bundle.read_bytes()
+        if self._site.settings.index_url:
+            found[INDEX_URL] = self._site.settings.index_url.encode()
+        return found
+
     def _there(self, name: str) -> bool:
         try:
             self._site.api.inspect_image(name)
@@ -79,19 +91,14 @@ class Servers:
             return False
         return True
 
-    def _build(self, name: str, backend_type: str, context: dict[str, Path], progress: Progress) -> None:
+    def _build(self, name: str, backend_type: str, context: Context, progress: Progress) -> None:
         base = self._bases.for_servers(progress)
         progress.log(f"building {name} on {base}")
-        arguments = {"BASE_IMAGE": base}
-        if self._site.settings.index_url:
-            arguments["PIP_INDEX_URL"] = self._site.settings.index_url
-        if self._site.settings.ca_bundle:
-            context = {**context, CA_BUNDLE: self._site.settings.ca_bundle}
         stream = self._site.api.build(
-            fileobj=_tar(context),
+            fileobj=io.BytesIO(tar({**context, **self._secrets()})),
             custom_context=True,
             dockerfile=f"services/{backend_type}-backend/Dockerfile",
-            buildargs=arguments,
+            buildargs={"BASE_IMAGE": base},
             tag=name,
             rm=True,
             forcerm=True,
@@ -123,14 +130,15 @@ def _follow(event: dict[str, Any], progress: Progress) -> None:
 # ---- the context -----------------------------------------------------------------------------------------------
 
 
-def _context(source: Path, backend_type: str) -> dict[str, Path]:
-    """The files that the image is made of, by their name in the context; only what this server needs."""
+def _context(source: Path, backend_type: str) -> Context:
+    """Only what this server needs."""
     service = source / "services" / f"{backend_type}-backend"
     folders = [service, *(source / "packages" / name for name in sorted(_packages(source, service)))]
-    found = {BUILD_REQUIREMENTS: source / BUILD_REQUIREMENTS}
-    for folder in folders:
-        found.update((str(path.relative_to(source)), path) for path in _files(folder))
-    return found
+    paths = [source / BUILD_REQUIREMENTS, *(path for folder in folders for path in _files(folder))]
+    try:
+        return {str(path.relative_to(source)): path.read_bytes() for path in paths}
+    except OSError as error:
+        raise Unavailable(f"the sources of the servers are not whole: {error}") from None
 
 
 def _packages(source: Path, folder: Path) -> set[str]:
@@ -152,23 +160,9 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(context: dict[str, Path], base_image: str | None) -> str:
+def _digest(context: Context, base_image: str | None) -> str:
     digest = hashlib.sha256(repr(base_image).encode())
-    for name, path in sorted(context.items()):
+    for name, content in sorted(context.items()):
         digest.update(f"\0{name}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
-
-
-def _tar(context: dict[str, Path]) -> io.BytesIO:
-    """The context; equal files give an equal archive, so that the engine finds its cached steps."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, path in sorted(context.items()):
-            content = path.read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            entry.mode = 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    buffer.seek(0)
-    return buffer
