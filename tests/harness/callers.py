@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import from_fields
 from venvd_contract.operations import BY_COMMAND
 
+from harness.rpc import RpcCaller
+
 
 class Caller(Protocol):
     """Calls operations; errors are raised as those of the contract."""
@@ -112,4 +114,4 @@ class PipeCaller:
         self._socket.close()
 
 
-CALLERS: dict[str, Any] = {"http": HttpCaller, "pipe": PipeCaller}
+CALLERS: dict[str, Any] = {"http": HttpCaller, "pipe": PipeCaller, "rpc": RpcCaller}
