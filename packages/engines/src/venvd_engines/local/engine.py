@@ -98,7 +98,7 @@ class LocalEngine:
     def prepare(self, backend_type: str, progress: Progress) -> None:
         progress.phase("prepare")
         module = _module(backend_type)
-        if backend_type not in BACKEND_TYPES or importlib.util.find_spec(f"{module}.__main__") is None:
+        if backend_type not in BACKEND_TYPES or importlib.util.find_spec(module) is None:
             raise Unimplemented(f'this installation has no server of the type "{backend_type}": {module} is missing')
         self._archive()
 
