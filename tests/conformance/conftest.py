@@ -1,7 +1,7 @@
 """One running backend per transport and engine, and one way to call it.
 
-The suite is written once against `call`; the transports differ only in `harness.callers`, which speaks them without any code
-of the SDK.
+The suite is written once against `call`; the transports differ only in `harness.callers`, which speaks them without
+any code of the SDK.
 """
 
 from __future__ import annotations

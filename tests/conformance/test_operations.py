@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from harness.callers import Caller
+
+from venvd_contract.errors import DeadlineExceeded as Timeout
 from venvd_contract.errors import (
     HandleNotFound,
     InvalidRequest,
@@ -13,7 +15,6 @@ from venvd_contract.errors import (
     Unauthenticated,
     UserError,
 )
-from venvd_contract.errors import DeadlineExceeded as Timeout
 
 
 def handle(call: Caller, expression: str, **options: str) -> str:
@@ -62,7 +63,9 @@ def test_import_of_nothing_is_the_users_error(call: Caller) -> None:
 def test_create_makes_an_object(call: Caller) -> None:
     """`create` calls a class of a module with arguments and keywords."""
     module = call("import", {"moduleName": "collections"})["handleId"]
-    found = call("create", {"moduleHandleId": module, "className": "deque", "args": [[1, 2, 3]], "kwargs": {"maxlen": 2}})
+    found = call(
+        "create", {"moduleHandleId": module, "className": "deque", "args": [[1, 2, 3]], "kwargs": {"maxlen": 2}}
+    )
     assert found["typeName"] == "deque"
     assert call("call", {"handleId": found["handleId"], "methodName": "pop"}) == {"value": 3}
 

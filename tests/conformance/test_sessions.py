@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import Caller
+
 from venvd_contract.errors import Cancelled, Conflict, HandleNotFound, InvalidRequest, NotFound, SessionLost
 
 

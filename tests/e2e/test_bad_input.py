@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness.controller import Controller, unique
+
 from venvd_contract.errors import InvalidRequest, NotFound
 
 pytestmark = pytest.mark.network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness.controller import Controller, caller, unique
+
 from venvd_contract.errors import Conflict, InUse, NotFound
 
 pytestmark = pytest.mark.network
@@ -133,5 +134,5 @@ def test_metrics_of_a_backend_are_read_through_the_controller(controller: Contro
     connection.request("GET", mine[0]["labels"]["__metrics_path__"], headers={"Authorization": f"Bearer {token}"})
     text = connection.getresponse().read().decode()
     connection.close()
-    assert 'venvd_requests_total{' in text
+    assert "venvd_requests_total{" in text
     controller.api("DELETE", f"/v1/backends/{backend['name']}")

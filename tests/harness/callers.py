@@ -8,10 +8,9 @@ import socket
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from harness.rpc import RpcCaller
 from venvd_contract.errors import from_fields
 from venvd_contract.operations import BY_COMMAND
-
-from harness.rpc import RpcCaller
 
 
 class Caller(Protocol):

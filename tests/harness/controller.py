@@ -18,12 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.callers import HttpCaller
+from harness.stack import ROOT, probe
 from venvd_contract.errors import from_fields
 from venvd_engines.engine import EngineSettings
 from venvd_engines.select import choose
-
-from harness.callers import HttpCaller
-from harness.stack import ROOT, probe
 
 DONE = {"succeeded", "failed", "cancelled"}
 

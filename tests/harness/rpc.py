@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
 from venvd_contract.errors import VenvdError, from_fields
 from venvd_contract.operations import BY_COMMAND, checked
 from venvd_proto.v1 import (
@@ -41,7 +42,8 @@ class RpcCaller:
     def __init__(self, url: str, token: str | None) -> None:
         self._url, self._token = url, token
         self._channel = grpc.insecure_channel(
-            urlsplit(url).netloc, options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+            urlsplit(url).netloc,
+            options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
 
     def __call__(

@@ -92,7 +92,9 @@ class Stack:
 
 
 @contextlib.contextmanager
-def engine_stack(name: str, home: Path, requirements: tuple[str, ...] = (), python: str | None = None) -> Iterator[Stack]:
+def engine_stack(
+    name: str, home: Path, requirements: tuple[str, ...] = (), python: str | None = None
+) -> Iterator[Stack]:
     """An engine of its own home with one venv; everything it started is destroyed at the end."""
     python = python or f"3.{sys.version_info.minor}"
     run_dir = Path("/tmp") / f"venvd-run-{secrets.token_hex(3)}"  # socket paths are short
@@ -141,7 +143,9 @@ class UnixConnection(http.client.HTTPConnection):
 def probe(url: str, path: str) -> int:
     """The status of a GET."""
     parts = urlsplit(url)
-    connection = UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=5)
+    connection = (
+        UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=5)
+    )
     try:
         connection.request("GET", path)
         return connection.getresponse().status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from harness.callers import HttpCaller
 from harness.stack import Running
+
+from venvd_contract.errors import SessionLost, VenvdError
 
 pytestmark = pytest.mark.docker
 
@@ -71,8 +74,6 @@ except OSError as error: answer = error.errno
 s.close()
 answer
 """
-    import errno
-
     assert run(call, code) in {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
@@ -107,10 +108,15 @@ status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in
 
 def test_killing_everything_leaves_the_server(call: HttpCaller) -> None:
     """Code that kills every process it can see loses its session; the server says so and serves on."""
-    from venvd_contract.errors import SessionLost
-
+    code = """
+import os, signal
+for pid in [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) != os.getpid()]:
+    try: os.kill(pid, signal.SIGKILL)
+    except OSError: pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
     with pytest.raises(SessionLost):
-        run(call, "import os, signal\nos.kill(-1, signal.SIGKILL)\nos.kill(os.getpid(), signal.SIGKILL)")
+        run(call, code)
     assert call("ping") == {"status": "ok"}
     assert run(call, "1 + 1") == 2
 
@@ -154,8 +160,6 @@ def test_the_token_is_in_no_container(running: Running) -> None:
 
 def test_a_fork_bomb_stays_inside(call: HttpCaller) -> None:
     """Processes without end reach the container's limit, end with the session, and leave the server up."""
-    from venvd_contract.errors import VenvdError
-
     code = """
 import os, time
 made = 0
@@ -169,17 +173,17 @@ made
 """
     try:
         made = call("eval", {"expression": code}, timeout=20).get("value")
-        assert made < 2000
     except VenvdError as error:
-        assert error.code in {"timeout", "session_lost", "limit_exceeded"}
+        ended = error.code
+    else:
+        ended = "limit" if made < 2000 else "none"
+    assert ended in {"timeout", "session_lost", "limit_exceeded", "limit"}
     call("session.reset", {"id": "default"})
     assert run(call, "1 + 1") == 2
 
 
 def test_memory_without_end_stays_inside(call: HttpCaller) -> None:
     """A session that takes all memory is ended and told as such; server and the next session go on."""
-    from venvd_contract.errors import VenvdError
-
-    with pytest.raises(VenvdError, match="(?i)memory"):
+    with pytest.raises(VenvdError, match=r"(?i)memory"):
         call("eval", {"expression": "x = []\nwhile True: x.append(bytearray(1 << 24))"}, timeout=60)
     assert run(call, "1 + 1") == 2

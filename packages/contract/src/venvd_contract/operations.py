@@ -340,9 +340,7 @@ def _check_kind(command: str, spec: _Field, value: Any) -> None:
         inside = value.values() if type(value) is dict else value
         right = all(type(item) is str for item in inside)
     if not right:
-        raise InvalidRequest(
-            '{}: the field "{}" takes {}, not {}'.format(command, spec.name, spec.says, _name(value))
-        )
+        raise InvalidRequest('{}: the field "{}" takes {}, not {}'.format(command, spec.name, spec.says, _name(value)))
 
 
 def _name(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime
+import datetime as dt
 import decimal
 import math
 from collections import Counter, OrderedDict, defaultdict
@@ -114,7 +114,7 @@ def _bytes(value: bytes) -> Any:
     return {"$bytes": base64.b64encode(value).decode("ascii")}
 
 
-def _timedelta(value: datetime.timedelta) -> Any:
+def _timedelta(value: dt.timedelta) -> Any:
     fraction = ".{:06d}".format(value.microseconds) if value.microseconds else ""
     return {"$timedelta": "P{}DT{}{}S".format(value.days, value.seconds, fraction)}
 
@@ -127,10 +127,10 @@ _SCALARS: Dict[Type[Any], Callable[[Any], Any]] = {
     bytearray: _bytes,
     complex: lambda value: {"$complex": [_real(value.real), _real(value.imag)]},
     decimal.Decimal: lambda value: {"$decimal": str(value)},
-    datetime.datetime: lambda value: {"$datetime": value.isoformat()},
-    datetime.date: lambda value: {"$date": value.isoformat()},
-    datetime.time: lambda value: {"$time": value.isoformat()},
-    datetime.timedelta: _timedelta,
+    dt.datetime: lambda value: {"$datetime": value.isoformat()},
+    dt.date: lambda value: {"$date": value.isoformat()},
+    dt.time: lambda value: {"$time": value.isoformat()},
+    dt.timedelta: _timedelta,
 }
 _DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
@@ -246,7 +246,7 @@ def _complex(data: Any) -> complex:
     return complex(_number(real), _number(imaginary))
 
 
-def parse_timedelta(text: str) -> datetime.timedelta:
+def parse_timedelta(text: str) -> dt.timedelta:
     """The duration of an ISO 8601 text in days and seconds, such as `P1DT2.5S` or `-P1D`; also H and M.
 
     Raises:
@@ -258,15 +258,16 @@ def parse_timedelta(text: str) -> datetime.timedelta:
     if not body.startswith("P") or len(body) < 3:
         raise ValueError("an ISO 8601 duration such as P1DT2.5S is needed")
     days, _, clock = body[1:].partition("T")
-    parts = {unit: 0.0 for unit in "DHMS"}
-    for source, units in ((days, "D"), (clock, "HMS")):
+    parts = dict.fromkeys("DHMS", 0.0)
+    for text_of_units, units in ((days, "D"), (clock, "HMS")):
+        left = text_of_units
         for unit in units:
-            number, found, rest = source.partition(unit)
+            number, found, rest = left.partition(unit)
             if found:
-                parts[unit], source = float(number), rest
-        if source:
+                parts[unit], left = float(number), rest
+        if left:
             raise ValueError("an ISO 8601 duration in days, hours, minutes and seconds is needed")
-    whole = datetime.timedelta(days=parts["D"], hours=parts["H"], minutes=parts["M"], seconds=parts["S"])
+    whole = dt.timedelta(days=parts["D"], hours=parts["H"], minutes=parts["M"], seconds=parts["S"])
     return sign * whole
 
 
@@ -286,8 +287,8 @@ _TAGGED_SCALARS: Dict[str, Callable[[Any], Any]] = {
     "$bytes": lambda data: base64.b64decode(_string(data), validate=True),
     "$complex": _complex,
     "$decimal": lambda data: decimal.Decimal(_string(data)),
-    "$datetime": _iso(datetime.datetime),
-    "$date": _iso(datetime.date),
-    "$time": _iso(datetime.time),
+    "$datetime": _iso(dt.datetime),
+    "$date": _iso(dt.date),
+    "$time": _iso(dt.time),
     "$timedelta": parse_timedelta,
 }
