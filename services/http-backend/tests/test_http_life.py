@@ -221,3 +221,59 @@ def test_every_call_is_one_line_of_json(server: Any) -> None:
     assert calls[-1]["outcome"] == "user_error"
     assert calls[-1]["errorType"] == "ValueError"
     assert "private" not in server.log.read_text()
+
+
+BODY = b'{"expression":"6 * 7"}'
+VALUE = b'{"value":42}'
+
+
+def test_a_body_may_come_in_pieces(server: Any) -> None:
+    """It makes no difference how a request is cut into packets."""
+    sock = server.connect()
+    whole = server.head("POST", "/api/eval", f"Content-Length: {len(BODY)}", "Connection: close") + BODY
+    for piece in (whole[:30], whole[30:-10], whole[-10:-1], whole[-1:]):
+        sock.sendall(piece)
+        time.sleep(0.05)
+    assert server.read_all(sock).endswith(VALUE)
+
+
+def test_a_body_may_be_chunked(server: Any) -> None:
+    """A body without a length is one like any other."""
+    sock = server.connect()
+    head = server.head("POST", "/api/eval", "Transfer-Encoding: chunked", "Connection: close")
+    sock.sendall(head + b"5\r\n" + BODY[:5] + b"\r\n%x\r\n" % (len(BODY) - 5) + BODY[5:] + b"\r\n0\r\n\r\n")
+    assert server.read_all(sock).endswith(VALUE)
+
+
+def test_a_client_may_ask_before_it_sends(server: Any) -> None:
+    """`Expect: 100-continue` is told to go on, and then answered."""
+    sock = server.connect()
+    headers = (f"Content-Length: {len(BODY)}", "Expect: 100-continue", "Connection: close")
+    sock.sendall(server.head("POST", "/api/eval", *headers))
+    assert server.read_until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
+    sock.sendall(BODY)
+    assert server.read_all(sock).endswith(VALUE)
+
+
+@pytest.mark.parametrize("lines", [("Connection: close",), ()])
+def test_old_clients_are_served(server: Any, lines: tuple[str, ...]) -> None:
+    """HTTP/1.0 is answered, and its connection closed."""
+    sock = server.connect()
+    head = server.head("POST", "/api/eval", f"Content-Length: {len(BODY)}", *lines)
+    sock.sendall(head.replace(b"HTTP/1.1", b"HTTP/1.0") + BODY)
+    assert server.read_all(sock).endswith(VALUE)
+
+
+def test_a_client_that_leaves_with_requests_behind_cancels_the_first(server: Any) -> None:
+    """A connection that closes while one request runs and another waits ends the one that runs."""
+    server.eval("left = None\n1")
+    sleeper = json.dumps({"code": "left = 'began'\nimport time\ntime.sleep(60)"}).encode()
+    sock = server.connect()
+    for body in (sleeper, BODY):
+        sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}") + body)
+    until = time.monotonic() + 20
+    while server.ask("GET", "/v1/sessions/default").json["state"] != "busy":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    sock.close()
+    assert server.eval("left", X_Venvd_Timeout="20") == "began"

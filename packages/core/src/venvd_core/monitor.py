@@ -25,26 +25,33 @@ _CHALLENGE = (b"www-authenticate", b"Bearer")
 _RETRY = (b"retry-after", b"1")
 
 
-async def respond(
-    send: Send, status: int, body: bytes, content_type: bytes = JSON, headers: tuple[tuple[bytes, bytes], ...] = ()
-) -> None:
+async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON) -> None:
     """Send one whole response."""
-    head = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    head = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(
-    send: Send, error: VenvdError, status: int | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
-) -> None:
-    """Send an error as problem details; `status` where HTTP has a better one than the error's own."""
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+def problem_of(error: VenvdError, status: int | None = None, headers: Headers = ()) -> tuple[int, Headers, bytes]:
+    """An error as an HTTP response: status, headers and body; `status` where HTTP has a better one than its own."""
     problem = error.problem()
-    problem["status"] = status or error.http_status
-    if problem["status"] == 401:
+    found = problem["status"] = status or error.http_status
+    if found == 401:
         headers = (*headers, _CHALLENGE)
-    elif problem["status"] in {429, 503}:
+    elif found in {429, 503}:
         headers = (*headers, _RETRY)
-    await respond(send, problem["status"], msgspec.json.encode(problem), PROBLEM, headers)
+    return found, ((b"content-type", PROBLEM), *headers), msgspec.json.encode(problem)
+
+
+async def refuse(send: Send, error: VenvdError, status: int | None = None, headers: Headers = ()) -> None:
+    """Send an error as problem details."""
+    found, lines, body = problem_of(error, status, headers)
+    head = [*lines, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": found, "headers": head})
+    await send({"type": "http.response.body", "body": body})
 
 
 def bearer(scope: Scope) -> str | None:

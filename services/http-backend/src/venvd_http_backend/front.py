@@ -27,9 +27,9 @@ _PAGES = frozenset({"/docs", "/openapi.json"})
 class Front:
     """Answers everything; whatever goes wrong is problem details."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, operations: Operations) -> None:
         self._backend = backend
-        self._operations = Operations(backend)
+        self._operations = operations
         self._monitor = monitor.app(backend)
         self._rest = schema_app(self._operations, version("venvd-http-backend"))
 

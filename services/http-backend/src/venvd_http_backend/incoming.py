@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Forbidden, InvalidRequest, TooLarge, VenvdError
-from venvd_core.monitor import Receive, Scope
+from venvd_core.monitor import Receive
 
 _SILENCE = 60.0
 """Seconds without a byte of a body that is not complete."""
@@ -16,7 +17,7 @@ _SWALLOWED = 64 << 20
 """Bytes over the limit that are still read, so that a client that only writes gets to see its answer."""
 
 
-class ClientGone(Exception):  # noqa: N818 — no error: nobody is left to be told
+class ClientGone(Exception):
     """The client closed its connection before its request was whole."""
 
 
@@ -35,9 +36,9 @@ class Head:
     host: bytes = b""
 
     @classmethod
-    def of(cls, scope: Scope) -> Head:
+    def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Head:
         head = cls()
-        for name, value in scope["headers"]:
+        for name, value in headers:
             put = _HEADERS.get(name)
             if put is not None:
                 put(head, value)

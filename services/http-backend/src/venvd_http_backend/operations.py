@@ -26,17 +26,33 @@ class Operations:
         self._limit = backend.settings.max_body
         self._watch = Watch() if backend.settings.cancel_on_disconnect else None
 
+    @property
+    def cancels(self) -> bool:
+        """Whether a client that goes away cancels its call."""
+        return self._watch is not None
+
+    def check(self, head: Head) -> None:
+        """Whether the sender of a request may call.
+
+        Raises:
+            Unauthenticated, Forbidden.
+        """
+        self._backend.authorise(head.token)
+        if self._open:
+            check_origin(head)
+
     def admit(self, scope: Scope) -> Head:
         """The request's head, if its sender may call.
 
         Raises:
             Unauthenticated, Forbidden, InvalidRequest.
         """
-        head = Head.of(scope)
-        self._backend.authorise(head.token)
-        if self._open:
-            check_origin(head)
+        head = Head.of(scope["headers"])
+        self.check(head)
         return head
+
+    def call(self, command: str, head: Head, body: bytes) -> asyncio.Future[Reply]:
+        return self._backend.call(_request(command, head, body))
 
     async def serve(
         self, command: str, scope: Scope, receive: Receive, send: Send, path: Mapping[str, str] | None = None
@@ -47,7 +63,7 @@ class Operations:
             body = await read_body(head, receive, self._limit)
             if path:
                 body = encode(path)
-            request = Request(command, body or b"{}", head.session, head.timeout, head.values)
+            request = _request(command, head, body)
             if head.wants_events and command == "exec":
                 await serve_events(self._backend, request, receive, send, self._watch)
                 return
@@ -76,3 +92,7 @@ class Operations:
             raise
         finally:
             self._watch.forget(future)
+
+
+def _request(command: str, head: Head, body: bytes) -> Request:
+    return Request(command, body or b"{}", head.session, head.timeout, head.values)

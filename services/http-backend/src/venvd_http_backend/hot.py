@@ -1,0 +1,88 @@
+"""Calls answered by the connection itself, with neither task nor ASGI in between.
+
+A small request that has come whole and whose answer is one piece of JSON needs nothing that ASGI offers, and a task,
+its events and its messages cost more than the call. Everything else (a body in pieces, a stream of events, a request
+behind another that is not answered yet) goes the usual way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from venvd_contract.errors import Internal, VenvdError
+from venvd_core.backend import Reply
+from venvd_core.monitor import problem_of
+from venvd_http_backend.incoming import Head
+from venvd_http_backend.operations import Operations
+
+LARGEST = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """The connection, as an exchange sees it."""
+
+    def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None: ...
+
+
+class Exchange:
+    """One request on one connection, from its last byte to the answer.
+
+    It stands where uvicorn keeps its own cycle, and so has what uvicorn looks at there: `response_complete`,
+    `disconnected`, `keep_alive` and a `message_event` to set.
+    """
+
+    __slots__ = ("_cancels", "_future", "_writer", "disconnected", "keep_alive", "response_complete")
+
+    def __init__(self, writer: Writer, keep_alive: bool, cancels: bool) -> None:
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self._cancels = cancels
+        self._writer = writer
+        self._future: asyncio.Future[Reply] | None = None
+
+    @property
+    def message_event(self) -> Exchange:
+        return self
+
+    def set(self) -> None:
+        """Nothing waits for this event: the connection says by `gone` what uvicorn says by it."""
+
+    def gone(self) -> None:
+        """The client closed its connection."""
+        self.disconnected = True
+        if self._cancels and self._future is not None:
+            self._future.cancel()
+
+    def begin(self, operations: Operations, command: str, head: Head, body: bytes) -> None:
+        """Check the request's sender and begin its call."""
+        try:
+            operations.check(head)
+            self._future = operations.call(command, head, body)
+        except VenvdError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
+            _log.exception(command)
+            self._refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))
+        else:
+            self._future.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[Reply]) -> None:
+        if self.disconnected or future.cancelled():
+            self.response_complete = True
+            return
+        error = future.exception()
+        if error is None:
+            body = future.result().result
+            self._writer.answer(self, b"200 OK", b"content-type: application/json\r\n", body)
+        else:
+            self._refuse(error if isinstance(error, VenvdError) else Internal(type(error).__name__))
+
+    def _refuse(self, error: VenvdError) -> None:
+        status, headers, body = problem_of(error)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self._writer.answer(self, b"%d " % status, lines, body)
