@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from venvd_contract.errors import TooLarge
 from venvd_contract.framing import Buffer, attachment_sizes, parse_line
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
 
 
 class Request(NamedTuple):
