@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from harness.bench import PYTHON, Bench, caller
+from harness.bench import PYTHON, Bench, evaluate
 from harness.stack import Quiet, wait_ready
 
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, NotFound, VenvdError
@@ -159,7 +159,7 @@ def test_a_backend_starts_and_serves(bench: Bench, image: Image) -> None:
     with bench.running(bench.launch(image)) as handle:
         assert bench.engine.inspect(handle).running
         code = "import platform; platform.python_version()"
-        assert caller(handle)("eval", {"expression": code}) == {"value": image.python}
+        assert evaluate(handle, code) == image.python
 
 
 def test_a_handle_survives_as_json(bench: Bench, image: Image) -> None:
@@ -184,7 +184,7 @@ def test_sweeping_leaves_backends_alone(bench: Bench, image: Image) -> None:
     """What `sweep` of another engine object removes are not backends, images or what either needs."""
     with bench.running(bench.launch(image)) as handle:
         bench.another().sweep()
-        assert caller(handle)("eval", {"expression": "1 + 1"}) == {"value": 2}
+        assert evaluate(handle, "1 + 1") == 2
         assert bench.engine.find_image(image.key) == image
     with bench.running(bench.launch(image)):
         pass
@@ -269,7 +269,7 @@ def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
             target=lambda: found.extend(line.text for line in bench.engine.logs(handle, None, follow=True))
         )
         follower.start()
-        caller(handle)("eval", {"expression": "1"})
+        evaluate(handle, "1")
         bench.engine.stop(handle, 5)
         follower.join(30)
         assert not follower.is_alive()
@@ -281,7 +281,7 @@ def test_user_code_gets_its_environment_only(bench: Bench, image: Image) -> None
     launch = bench.launch(image, worker_env={"GREETING": "hello, world", "ODD": 'a"b\nc'})
     with bench.running(launch) as handle:
         code = "import os; [os.environ.get('GREETING'), os.environ.get('ODD'), 'VENVD_TOKEN_SHA256' in os.environ]"
-        assert caller(handle)("eval", {"expression": code}) == {"value": ["hello, world", 'a"b\nc', False]}
+        assert evaluate(handle, code) == ["hello, world", 'a"b\nc', False]
 
 
 def test_a_pipe_has_its_directory_while_it_lives(bench: Bench, image: Image) -> None:

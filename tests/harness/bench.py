@@ -1,0 +1,80 @@
+"""An engine as a controller uses it, for the suite that every engine passes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.callers import HttpCaller
+from harness.stack import PORTS, Quiet, wait_ready
+from venvd_engines.engine import Engine, EngineSettings, Handle, Image, Launch, RuntimeRef, VenvBuild
+from venvd_engines.select import choose
+
+PYTHON = f"3.{sys.version_info.minor}"
+TOKEN = "the token of these tests"
+
+
+@dataclass
+class Bench:
+    """An engine, and what a test needs to use it as a controller would."""
+
+    name: str
+    settings: EngineSettings
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = self.another()
+
+    def another(self) -> Engine:
+        """A second engine object of the same home: a controller that was started again."""
+        return choose(self.name, self.settings)[0]
+
+    def runtime(self) -> RuntimeRef:
+        return self.engine.resolve(PYTHON, Quiet())
+
+    def wanted(self, *requirements: str) -> VenvBuild:
+        runtime = self.runtime()
+        return VenvBuild(runtime, self.engine.lock(runtime, requirements, Quiet()))
+
+    def launch(self, image: Image, kind: str = "http", **changes: Any) -> Launch:
+        made = Launch(
+            id=secrets.token_hex(6),
+            name=f"conformance-{kind}",
+            type=kind,
+            image=image,
+            server_env={
+                "VENVD_NAME": f"conformance-{kind}",
+                "VENVD_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
+            },
+            ports=PORTS[kind],
+            socket_name=f"e-{secrets.token_hex(3)}" if kind == "pipe" else None,
+        )
+        return replace(made, **changes)
+
+    @contextlib.contextmanager
+    def running(self, launch: Launch) -> Iterator[Handle]:
+        """A backend that is ready, destroyed at the end."""
+        self.engine.prepare(launch.type, Quiet())
+        handle = self.engine.start(launch, Quiet())
+        try:
+            wait_ready(handle.probe_url)
+            yield handle
+        finally:
+            self.engine.destroy(handle)
+
+    def owned(self, launch_id: str) -> bool:
+        return launch_id in {owned.launch_id for owned in self.engine.list_owned()}
+
+
+def evaluate(handle: Handle, code: str) -> Any:
+    """What an HTTP backend answers to `eval`."""
+    call = HttpCaller(handle.url, TOKEN)
+    try:
+        return call("eval", {"expression": code})["value"]
+    finally:
+        call.close()
