@@ -281,6 +281,20 @@ def test_a_process_that_ends_takes_its_calls_with_it(
     run(work)
 
 
+def test_a_session_that_is_replaced_leaves_the_backend_ready(run: Any, wardens: Any, serve: Any) -> None:
+    """Code that ends its process does not turn readiness red: calls are taken and served by the next one."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            with pytest.raises(errors.SessionLost):
+                await client.do("die", status=1)
+            assert not client.backend.ready()
+
+    run(work)
+
+
 def test_a_warden_that_goes_takes_everything_and_is_found_again(run: Any, wardens: Any, serve: Any) -> None:
     """Calls that ran are lost, calls after are unavailable and readiness is red, until a new warden is there."""
     first = wardens.start()

@@ -91,6 +91,7 @@ class Session:
         self._ending: str | None = None
         self._resetting = False
         self._stray = 0
+        self._proven: Link | None = None
         self._used = time.monotonic()
         self._alarm = Alarm(self._loop, self._due)
         self._starts: list[asyncio.Future[None]] = []
@@ -116,8 +117,11 @@ class Session:
 
     @property
     def up(self) -> bool:
-        """Whether its process has said that it is able to take calls."""
-        return self._ready and self.slot_state.state != FREE
+        """Whether its calls are served: by a process that is up, or soon by one that replaces it."""
+        link = self._host.channel.link
+        if link is not None and self._ready and self.slot_state.state != FREE:
+            self._proven = link
+        return link is not None and self._proven is link and self._trouble is None
 
     @property
     def trouble(self) -> str | None:
