@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness.bench import Bench
-from harness.controller import remove_images
-from harness.stack import ROOT, Quiet
+from harness.stack import ROOT, Quiet, remove_images
 
 from venvd_engines.engine import EngineSettings, Image
 

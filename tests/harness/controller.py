@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.callers import HttpCaller
-from harness.stack import ROOT, probe
+from harness.stack import ROOT, probe, remove_images
 from venvd_contract.errors import from_fields
 from venvd_engines.engine import EngineSettings
 from venvd_engines.select import choose
@@ -183,17 +183,6 @@ def destroy_home(engine: str, home: Path) -> None:
         if engine == "docker":
             remove_images(settings.home_id)
     shutil.rmtree(home, ignore_errors=True)
-
-
-def remove_images(home_id: str) -> None:
-    """Images and volumes that carry the home's label."""
-    label = f"label=dev.venvd.home={home_id}"
-    for kind, force in (("image", "--force"), ("volume", "--force")):
-        listed = subprocess.run(
-            ["docker", kind, "ls", "--quiet", "--filter", label], capture_output=True, text=True, check=True
-        )
-        if names := sorted(set(listed.stdout.split())):
-            subprocess.run(["docker", kind, "rm", force, *names], capture_output=True, check=False)
 
 
 def unique(prefix: str) -> str:

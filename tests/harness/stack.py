@@ -8,6 +8,7 @@ import http.client
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -117,9 +118,22 @@ def engine_stack(
         for owned in engine.list_owned():
             engine.destroy_owned(owned)
         engine.sweep()
+        if name == "docker":
+            remove_images(settings.home_id)
         for path in sorted(run_dir.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         run_dir.rmdir()
+
+
+def remove_images(home_id: str) -> None:
+    """Images and volumes that carry the home's label."""
+    label = f"label=dev.venvd.home={home_id}"
+    for kind, force in (("image", "--force"), ("volume", "--force")):
+        listed = subprocess.run(
+            ["docker", kind, "ls", "--quiet", "--filter", label], capture_output=True, text=True, check=True
+        )
+        if names := sorted(set(listed.stdout.split())):
+            subprocess.run(["docker", kind, "rm", force, *names], capture_output=True, check=False)
 
 
 def _ca_bundle() -> Path | None:
