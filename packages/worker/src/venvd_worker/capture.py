@@ -24,14 +24,17 @@ class Capture:
     """Leads descriptors 1 and 2 into pipes while an `exec` runs, and back to the worker host's log afterwards.
 
     A thread empties the pipes meanwhile, since the code that writes may be C code that never comes back before it has
-    written. It is there only then: Python warns of forks in a process with threads. What processes in the background
-    write into the pipes later goes to the log (`drain`).
+    written. It is there only then: Python warns of forks in a process with threads. Pipes into which processes in the
+    background still may write are left to the warden afterwards.
+
+    Args:
+        leave: takes the end of such a pipe to read from, and the stream's name; closes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[str, int], None]) -> None:
+        self._leave = leave
         self._log = {name: lift(os.dup(number)) for name, number in _STREAMS.items()}
         self._pipes: Dict[str, int] = {}
-        self._ends: Dict[str, int] = {}
         self._wake, self._woken = -1, -1
         self._output: Optional[Output] = None
         self._lock = _thread.allocate_lock()
@@ -39,7 +42,7 @@ class Capture:
 
     @property
     def descriptors(self) -> Dict[str, int]:
-        """The ends of the pipes to read from, once there are any."""
+        """The ends of the pipes to read from, while an `exec` runs."""
         return self._pipes
 
     @property
@@ -54,13 +57,9 @@ class Capture:
                 setattr(sys, name, _text_stream(number))
 
     def begin(self, output: Output) -> None:
-        if not self._pipes:
-            self._open()
-        self.drain()
         self.bind_streams()
         _flush()
-        for name, number in _STREAMS.items():
-            os.dup2(self._ends[name], number)
+        self._open()
         self._output = output
         self._done.acquire()
         before = _thread.stack_size(_STACK)
@@ -70,6 +69,7 @@ class Capture:
             self._output = None
             self._done.release()
             self._give_back()
+            self._close()
             raise
         finally:
             _thread.stack_size(before)
@@ -81,9 +81,9 @@ class Capture:
         os.write(self._wake, b"x")
         self._done.acquire()
         self._done.release()
-        os.read(self._woken, 1)
         self._collect()
         output, self._output = self._output, None
+        self._close()
         if output is not None:
             output.end()
 
@@ -92,22 +92,31 @@ class Capture:
         _flush()
         self._collect()
 
-    def drain(self) -> None:
-        """Pass on to the log what came into the pipes while no `exec` ran."""
-        for name, pipe in self._pipes.items():
-            _read_all(pipe, lambda data, name=name: _write(self._log[name], data))  # type: ignore[misc]
-
     def _give_back(self) -> None:
         for name, number in _STREAMS.items():
             os.dup2(self._log[name], number)
 
     def _open(self) -> None:
-        for name in _STREAMS:
+        for name, number in _STREAMS.items():
             read, write = os.pipe()
             os.set_blocking(read, False)
-            self._pipes[name], self._ends[name] = lift(read), lift(write)
-        woken, wake = os.pipe()
-        self._woken, self._wake = lift(woken), lift(wake)
+            os.dup2(write, number)
+            os.close(write)
+            self._pipes[name] = lift(read)
+        if self._woken < 0:
+            woken, wake = os.pipe()
+            self._woken, self._wake = lift(woken), lift(wake)
+
+    def _close(self) -> None:
+        """Close the pipes, or leave them to the warden where somebody else still has their other ends."""
+        for name in list(self._pipes):
+            pipe = self._pipes.pop(name)
+            poll = select.poll()
+            poll.register(pipe, 0)
+            if poll.poll(0):  # nobody writes any more
+                os.close(pipe)
+            else:
+                self._leave(name, pipe)
 
     def _pump(self) -> None:
         try:
@@ -116,6 +125,7 @@ class Capture:
                 poll.register(descriptor, select.POLLIN)
             while all(descriptor != self._woken for descriptor, _ in poll.poll()):
                 self._collect()
+            os.read(self._woken, 1)
         except (OSError, ValueError):
             pass  # the user's code closed the pipes: there is nothing to catch any more
         finally:
@@ -139,13 +149,6 @@ def _read_all(pipe: int, take: Callable[[bytes], Any]) -> None:
         take(data)
         if len(data) < _CHUNK:
             return
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    try:
-        os.write(descriptor, data)
-    except OSError:
-        pass
 
 
 def _flush() -> None:

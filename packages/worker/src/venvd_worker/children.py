@@ -11,13 +11,21 @@ _MOST_ROUNDS = 1000
 
 
 def children(pid: int) -> List[int]:
-    """The processes whose parent is `pid`, zombies included."""
+    """The processes whose parent is `pid`, zombies included.
+
+    The kernel may leave some out while others end; `all_children` takes longer and does not.
+    """
     if not _LISTED_BY_KERNEL:
         return _parents().get(pid, [])
     found: List[int] = []
     for task in _entries("/proc/{}/task".format(pid)):
         found.extend(map(int, read("/proc/{}/task/{}/children".format(pid, task)).split()))
     return found
+
+
+def all_children(pid: int) -> List[int]:
+    """The same, read off every process of the machine."""
+    return _parents().get(pid, [])
 
 
 def descendants(roots: Iterable[int]) -> List[int]:

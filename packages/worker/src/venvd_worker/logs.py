@@ -19,10 +19,10 @@ class LogPipe:
     stop the warden.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, descriptor: int) -> None:
         self._target = target
-        self._read, self.write_end = os.pipe()
-        os.set_blocking(self._read, False)
+        self._read = descriptor
+        os.set_blocking(descriptor, False)
         self._second = 0.0
         self._passed = 0
 
@@ -31,10 +31,6 @@ class LogPipe:
 
     def close(self) -> None:
         os.close(self._read)
-
-    def close_write_end(self) -> None:
-        """Once the session has it."""
-        os.close(self.write_end)
 
     def pass_on(self) -> bool:
         """Pass on what is there; false once nobody holds the other end any more."""
@@ -59,13 +55,14 @@ class LogPipe:
 def _write(target: int, data: bytes) -> None:
     poll = select.poll()
     poll.register(target, select.POLLOUT)
-    if poll.poll(0) in ([(target, select.POLLOUT)],):
+    if poll.poll(0) == [(target, select.POLLOUT)]:
         try:
             os.write(target, data)
         except OSError:
             pass
 
 
-def pipes() -> Tuple[LogPipe, LogPipe]:
-    """One for standard output, one for standard error."""
-    return LogPipe(1), LogPipe(2)
+def pipe(target: int) -> Tuple[LogPipe, int]:
+    """A new pipe, and its end to write into."""
+    read, write = os.pipe()
+    return LogPipe(target, read), write

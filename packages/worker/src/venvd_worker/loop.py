@@ -8,7 +8,7 @@ import select
 from time import monotonic
 from typing import Callable, Dict, List, Protocol, Tuple
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 class Source(Protocol):
@@ -27,6 +27,15 @@ class Loop:
     def add(self, source: Source, action: Action) -> None:
         self._actions[source.fileno()] = action
         self._epoll.register(source.fileno(), select.EPOLLIN)
+
+    def try_to_add(self, source: Source, action: Action) -> bool:
+        """The same for a descriptor that may be of any kind; whether it can be waited for."""
+        try:
+            self.add(source, action)
+        except OSError:
+            del self._actions[source.fileno()]
+            return False
+        return True
 
     def remove(self, source: Source) -> None:
         if self._actions.pop(source.fileno(), None) is not None:

@@ -57,7 +57,6 @@ class Session:
         self._slot = Slot(memory.map, config["slot"])
         self._stream = Stream(stream)
         self._epoll = _lifted_epoll()
-        self._piped = False
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
         _seclude()
@@ -69,7 +68,7 @@ class Session:
         limits = Limits(**config["limits"])
         interrupts = Interrupts(self._slot)
         self._guard = Guard(limits)
-        self._capture = Capture()
+        self._capture = Capture(self._leave_pipe)
         handles = Handles(limits.handles)
         interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
         operations = Operations(Parts(limits, interpreter, handles, interrupts, self._capture, self._guard))
@@ -82,6 +81,9 @@ class Session:
 
     def _protected(self) -> List[int]:
         return [*self._descriptors, self._epoll.fileno(), *self._capture.descriptors.values()]
+
+    def _leave_pipe(self, stream: str, descriptor: int) -> None:
+        self._control.send({"log": stream}, [descriptor])
 
     # ---- the loop
 
@@ -105,12 +107,6 @@ class Session:
                 self._serve_stream(self._stream)
             elif descriptor == self._control.fileno():
                 self._hear_warden()
-            else:
-                self._capture.drain()
-        if not self._piped and self._capture.descriptors:
-            self._piped = True
-            for pipe in self._capture.descriptors.values():
-                self._epoll.register(pipe, select.EPOLLIN)
 
     def _serve_stream(self, stream: Stream) -> None:
         requests = stream.requests()

@@ -10,7 +10,6 @@ from typing import Dict, Protocol
 
 from venvd_worker import kernel
 from venvd_worker.directories import Directory
-from venvd_worker.logs import LogPipe
 
 _CANNOT_START = 127
 
@@ -19,7 +18,7 @@ class Starter(Protocol):
     """How sessions come to be. What they are to be, they read from `control`."""
 
     def start(
-        self, control: socket.socket, output: LogPipe, errors: LogPipe, env: Dict[str, str], directory: Directory
+        self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory
     ) -> int:
         """The process ID of a new session.
 
@@ -35,7 +34,7 @@ class FreshInterpreter:
         self._archive = archive
 
     def start(
-        self, control: socket.socket, output: LogPipe, errors: LogPipe, env: Dict[str, str], directory: Directory
+        self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory
     ) -> int:
         warden = os.getpid()
         pid = os.fork()
@@ -60,8 +59,8 @@ def _become_child(warden: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _take_streams(output: LogPipe, errors: LogPipe) -> None:
+def _take_streams(output: int, errors: int) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
-    os.dup2(output.write_end, 1)
-    os.dup2(errors.write_end, 2)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)

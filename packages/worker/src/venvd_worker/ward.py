@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from venvd_contract.operations import Limits
 from venvd_worker import children, usage
@@ -31,7 +31,7 @@ class Ward:
         limits: Limits,
         directory: Directory,
         control: Control,
-        logs: Tuple[LogPipe, LogPipe],
+        logs: List[LogPipe],
     ) -> None:
         self.name = name
         self.pid = pid
@@ -69,10 +69,16 @@ class Ward:
         self.watch.ask_to_stop(sequence, reason)
         children.send(self.pid, signal.SIGINT)
 
-    def interrupt_group(self, sequence: int) -> None:
-        """Interrupt also what the running call started and waits for, as a terminal would."""
-        if self.alive and self.watch.runs(sequence):
-            children.send_group(self.pid, signal.SIGINT)
+    def interrupt_again(self, sequence: int, group: bool) -> bool:
+        """Interrupt the call, if it still runs; whether it does.
+
+        Args:
+            group: also what the call started and waits for, as a terminal would.
+        """
+        runs = self.alive and self.watch.runs(sequence)
+        if runs:
+            (children.send_group if group else children.send)(self.pid, signal.SIGINT)
+        return runs
 
     def end(self, verdict: Verdict) -> None:
         """Kill the whole tree; the first verdict counts."""

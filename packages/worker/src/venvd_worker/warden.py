@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
@@ -35,6 +36,10 @@ _LINGER = 0.5
 _FAREWELL = 5.0
 """Seconds after which the end of a session is told although something of its tree cannot be killed."""
 _SHUTDOWN = 3.0
+_NUDGES = 8
+"""How often a call is interrupted within its grace: C code may have swallowed the first signal."""
+_MOST_LOGS = 64
+"""Pipes of processes in the background that the warden reads for one session."""
 
 _Answer = Tuple[Dict[str, Any], Sequence[int]]
 
@@ -119,8 +124,10 @@ class Warden:
 
     def _sweep(self) -> None:
         """Kill what outlived its session: with its parents gone, it became a child of this process."""
-        known = self._helpers | {ward.pid for ward in self._wards.values() if ward.alive}
-        strays = [pid for pid in children.children(self._pid) if pid not in known]
+        alive = {ward.pid for ward in self._wards.values() if ward.alive}
+        anybody_ended = len(alive) < len(self._wards)
+        found = children.all_children(self._pid) if anybody_ended else children.children(self._pid)
+        strays = [pid for pid in found if pid not in alive and pid not in self._helpers]
         if strays:
             children.end(strays)  # their end is a SIGCHLD, which leads here again
         else:
@@ -254,7 +261,7 @@ class Warden:
         self._wards[name] = ward
         self._loop.add(ward.control, lambda: self._hear(ward))
         for pipe in ward.logs:
-            self._loop.add(pipe, lambda pipe=pipe: self._pass_on(pipe))  # type: ignore[misc]
+            self._loop.add(pipe, partial(self._pass_on, pipe))
         if ward.limited:
             self._loop.later(_WATCH_EVERY, self._tick_once)
         return {"pid": ward.pid}, [stream]
@@ -265,9 +272,10 @@ class Warden:
         environment = session_environment({**self._settings.env, **env}, directory)
         mine, its = control.pair()
         server_end, session_end = socket.socketpair()
-        pipes = logs.pipes()
+        (output, output_end), (errors, errors_end) = logs.pipe(1), logs.pipe(2)
+        pipes = [output, errors]
         try:
-            pid = self._starter.start(its, *pipes, environment, directory)
+            pid = self._starter.start(its, output_end, errors_end, environment, directory)
         except OSError:
             for closing in (mine, server_end, session_end, *pipes):
                 closing.close()
@@ -275,8 +283,7 @@ class Warden:
             raise
         finally:
             its.close()
-            for pipe in pipes:
-                pipe.close_write_end()
+            control.close_all([output_end, errors_end])
         mine.send(
             {
                 "slots": memory.count,
@@ -298,7 +305,9 @@ class Warden:
             raise InvalidRequest('"reason" must be one of {}'.format(", ".join(REASONS)))
         grace = seconds(message, "grace", self._grace)
         ward.interrupt(sequence, reason)
-        self._loop.later(grace / 2, lambda: ward.interrupt_group(sequence))
+        for nudge in range(1, _NUDGES):
+            again = partial(ward.interrupt_again, sequence, nudge >= _NUDGES // 2)
+            self._loop.later(grace * nudge / _NUDGES, again)
         self._loop.later(grace, lambda: self._insist(ward, sequence, grace))
         return {}, ()
 
@@ -336,9 +345,23 @@ class Warden:
             self._loop.remove(ward.control)
             self._loop.later(_LINGER, lambda: ward.end(Verdict("exit", "closed the descriptors of its session")))
             return
-        if packet is not None:
-            control.close_all(packet.descriptors)
-            ward.came_up()
+        if packet is None:
+            return
+        if "log" in packet.message:
+            self._read_log(ward, packet)
+            return
+        control.close_all(packet.descriptors)
+        ward.came_up()
+
+    def _read_log(self, ward: Ward, packet: Packet) -> None:
+        """Go on reading what processes in the background write, so that they are not held up."""
+        target = 2 if packet.message["log"] == "stderr" else 1
+        for descriptor in packet.descriptors:
+            pipe = logs.LogPipe(target, descriptor)
+            if len(ward.logs) < _MOST_LOGS and self._loop.try_to_add(pipe, partial(self._pass_on, pipe)):
+                ward.logs.append(pipe)
+            else:
+                pipe.close()
 
     def _pass_on(self, pipe: logs.LogPipe) -> None:
         if not pipe.pass_on():

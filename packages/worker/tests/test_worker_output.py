@@ -1,0 +1,247 @@
+"""What `exec` catches, shows and streams."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+
+def run(session: Any, code: str, **fields: Any) -> Any:
+    return session("exec", {"code": code}, **fields)
+
+
+def test_output_of_every_level(session: Any) -> None:
+    """Prints, raw writes, C code and child processes are caught, in the order in which they were written."""
+    code = (
+        "import os, sys, subprocess, ctypes\nprint('one')\nos.write(1, b'two\\n')\n"
+        "subprocess.run(['sh', '-c', 'echo three; echo bad >&2'])\nos.system('echo four')\n"
+        "ctypes.CDLL(None).puts(b'five')\nctypes.CDLL(None).fflush(None)\nprint('six', file=sys.stderr)"
+    )
+    found = run(session, code)
+    assert found["stdout"] == "one\ntwo\nthree\nfour\nfive\n"
+    assert found["stderr"] == "bad\nsix\n"
+    assert found["error"] is None
+    assert found["truncated"] is False
+
+
+def test_buffered_c_output_is_flushed(session: Any) -> None:
+    """What C code printed and its library still held is in the output too."""
+    assert run(session, "import ctypes\nctypes.CDLL(None).printf(b'late')\nNone")["stdout"] == "late"
+
+
+def test_output_of_a_failing_exec(session: Any) -> None:
+    """What was printed before the error is kept, partial lines too."""
+    found = run(session, "print('before', end='')\nimport sys\nsys.stderr.write('w')\n1 / 0")
+    assert (found["stdout"], found["stderr"]) == ("before", "w")
+    assert found["error"]["errorType"] == "ZeroDivisionError"
+    assert found["result"] is None
+
+
+def test_results(session: Any) -> None:
+    """The result is the last expression's: a value, a handle, or null."""
+    assert run(session, "1\n2")["result"] == {"value": 2}
+    assert run(session, "x = 1")["result"] is None
+    assert run(session, "None")["result"] is None
+    held = run(session, "object()")["result"]
+    assert held["isHandle"] is True
+    assert held["repr"].startswith("<object")
+
+
+def test_texts_that_are_no_utf8(session: Any) -> None:
+    """Bytes that are no UTF-8 become replacement characters; characters cut in two by chunks do not."""
+    found = run(session, "import os\nos.write(1, b'\\xff')\nfor part in (b'\\xe2', b'\\x98', b'\\x83'): os.write(1, part)")
+    assert found["stdout"] == "\ufffd\u2603"
+    assert run(session, "print('\\ud800')")["stdout"] == "\\ud800\n"
+
+
+def test_output_between_calls_is_not_caught(new_host: Any) -> None:
+    """What `eval` prints goes to the worker host's log and into no answer."""
+    host = new_host()
+    session = host.start()
+    assert session.eval("print('from eval')\nimport os\nos.write(2, b'raw\\n')\n5") == 5
+    assert run(session, "print('from exec')")["stdout"] == "from exec\n"
+    assert session.eval("print('again')\n6") == 6
+    log = host.stop()
+    assert "from eval" in log
+    assert "raw" in log
+    assert "again" in log
+    assert "from exec" not in log
+
+
+def test_background_output_never_blocks(session: Any) -> None:
+    """A process left in the background by one `exec` writes as much as it likes, and calls go on."""
+    code = "import subprocess\np = subprocess.Popen(['sh', '-c', 'i=0; while [ $i -lt 3000 ]; do echo {}; i=$((i+1)); done'])"
+    run(session, code.format("y" * 100))
+    assert session.eval("p.wait()") == 0
+
+
+def test_threads_print_into_the_exec(session: Any) -> None:
+    """Output of the user's threads is caught while the `exec` runs."""
+    code = "import threading\nt = threading.Thread(target=print, args=('thread',))\nt.start()\nt.join()"
+    assert run(session, code)["stdout"] == "thread\n"
+
+
+def test_output_is_bounded(start: Any) -> None:
+    """Output over `outputBytes` is cut with a marker, and the code runs to its end."""
+    session = start(outputBytes=10_000)
+    found = run(session, "import sys\nfor i in range(200_000): print('x' * 100)\ndone = 1")
+    assert found["truncated"] is True
+    assert found["error"] is None
+    assert found["stdout"].startswith("x" * 100)
+    assert found["stdout"].rstrip().endswith("outputBytes is 10000]")
+    assert len(found["stdout"]) < 10_200
+    assert session.eval("done") == 1
+    assert run(session, "print('short')")["truncated"] is False
+
+
+def test_c_output_is_bounded(start: Any) -> None:
+    """A child process that floods its output is bounded too and not stopped by it."""
+    session = start(outputBytes=1000)
+    found = run(session, "import subprocess\nsubprocess.run('yes | head -c 20000000', shell=True).returncode")
+    assert found["result"] == {"value": 0}
+    assert found["truncated"] is True
+    assert len(found["stdout"]) < 1200
+
+
+def test_streaming(session: Any) -> None:
+    """With `stream` output comes as events while the code still runs, and the reply holds it again."""
+    code = "import time\nprint('first')\nwhile not globals().get('go'): time.sleep(0.01)"
+    session.eval("import threading, os, time")
+    session.eval(
+        "def watch():\n    global go\n    while not os.path.exists('go'): time.sleep(0.01)\n    go = True\n"
+        "threading.Thread(target=watch, daemon=True).start()"
+    )
+    session.send("exec", {"code": code + "\nprint('last')"}, stream=True)
+    session.shown("first")
+    directory = next(session.host.work.glob(f"{session.name}-*"))
+    (directory / "files" / "go").touch()
+    reply = session.reply()
+    assert reply["result"]["stdout"] == "first\nlast\n"
+    assert "".join(event["data"] for event in session.events if event["event"] == "stdout") == "first\nlast\n"
+    assert {event["id"] for event in session.events} == {reply["id"]}
+
+
+def test_no_events_unless_asked(session: Any) -> None:
+    """Without `stream` there is one line of answer and no more."""
+    run(session, "print(1)\ndisplay(2)")
+    assert session.events == []
+
+
+# ---- display ---------------------------------------------------------------------------------------------------
+
+
+def test_rich_results(session: Any) -> None:
+    """An object with `_repr_*_` methods is shown in all its formats, binary ones in base64."""
+    code = (
+        "class Rich:\n    def _repr_html_(self): return '<b>x</b>'\n    def _repr_png_(self): return b'\\x89PNG'\n"
+        "    def _repr_json_(self): return {'a': [1]}\n    def _repr_latex_(self): return None\n"
+        "    def __repr__(self): return 'rich'\nRich()"
+    )
+    found = run(session, code)
+    (bundle,) = found["display"]
+    assert bundle == {
+        "text/html": "<b>x</b>",
+        "image/png": base64.b64encode(b"\x89PNG").decode(),
+        "application/json": {"a": [1]},
+        "text/plain": "rich",
+    }
+    assert found["result"]["isHandle"] is True
+
+
+def test_mimebundles(session: Any) -> None:
+    """`_repr_mimebundle_` is asked too, with or without metadata."""
+    code = "class M:\n    def _repr_mimebundle_(self, include=None, exclude=None):\n        return {'text/x': 'y'}, {}\nM()"
+    assert run(session, code)["display"][0]["text/x"] == "y"
+
+
+def test_plain_results_are_not_shown(session: Any) -> None:
+    """A value without rich formats is the result only; objects that answer to any name mean nothing by it."""
+    code = "class Any:\n    def __getattr__(self, name): return lambda *a, **k: 'junk'\nAny()"
+    assert run(session, code)["display"] == []
+    assert run(session, "[1]")["display"] == []
+
+
+def test_display_shows_in_order(session: Any) -> None:
+    """`display` is a built-in; what it shows stands between what was printed before and after."""
+    session.send("exec", {"code": "print('a')\ndisplay('b', 3)\nprint('c')"}, stream=True)
+    reply = session.reply()
+    assert [item["text/plain"] for item in reply["result"]["display"]] == ["'b'", "3"]
+    told = [(event["event"], event["data"]) for event in session.events]
+    assert told == [
+        ("stdout", "a\n"),
+        ("display", {"text/plain": "'b'"}),
+        ("display", {"text/plain": "3"}),
+        ("stdout", "c\n"),
+    ]
+
+
+def test_what_is_shown_counts_as_output(start: Any) -> None:
+    """A bundle that does not fit into `outputBytes` is dropped, and the answer says so."""
+    session = start(outputBytes=500)
+    code = "class Big:\n    def _repr_html_(self): return 'x' * 600\ndisplay(Big())\ndisplay(1)"
+    found = run(session, code)
+    assert found["truncated"] is True
+    assert found["display"] == [{"text/plain": "1"}]
+
+
+def test_a_rich_repr_that_fails_is_the_users_error(session: Any) -> None:
+    """An error in a `_repr_*_` method is told as the error of the code."""
+    found = run(session, "class Bad:\n    def _repr_html_(self): return 1 / 0\nBad()")
+    assert found["error"]["errorType"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize(
+    ("code", "begins"),
+    [
+        ("type('Bad', (), {'__repr__': lambda s: 1 / 0})()", "<Bad object, whose repr raised ZeroDivisionError>"),
+        ("type('Bad', (), {'__repr__': lambda s: 5})()", "<Bad object, whose repr raised TypeError>"),
+        ("type('Slow', (), {'__repr__': lambda s: __import__('time').sleep(60) or ''})()", "<Slow object, whose repr"),
+        ("[object()] * 10**6", "[<object object"),
+        ("{i: object() for i in range(10**5)}", "{0: <object object"),
+        ("type('Long', (), {'__repr__': lambda s: 'x' * 10**6})()", "xxx"),
+        ("type('Odd', (), {'__repr__': lambda s: '\\ud800'})()", "\\ud800"),
+    ],
+)
+def test_reprs_are_safe(session: Any, code: str, begins: str) -> None:
+    """The repr of a handle is bounded in length and time, and never an error."""
+    found = session("eval", {"expression": code})
+    assert found["repr"].startswith(begins)
+    assert len(found["repr"]) <= 1000
+
+
+def test_a_slow_repr_leaves_the_users_alarm(session: Any) -> None:
+    """A timer that the user set still goes off."""
+    session("exec", {"code": "import signal\nrang = []\nsignal.signal(signal.SIGALRM, lambda *a: rang.append(1))\n"
+                             "signal.setitimer(signal.ITIMER_REAL, 0.2)"})  # fmt: skip
+    session("eval", {"expression": "object()"})
+    assert session.eval("import time\nwhile not rang: time.sleep(0.01)\nrang") == [1]
+
+
+FIGURES = """
+import sys, types
+
+class Figure:
+    def __init__(self, number): self.number = number
+    def savefig(self, file, format, **options): file.write(b'PNG%d' % self.number)
+
+pyplot = types.ModuleType('matplotlib.pyplot')
+figures = {n: Figure(n) for n in (1, 2)}
+pyplot.get_fignums = lambda: list(figures)
+pyplot.figure = figures.__getitem__
+pyplot.close = lambda figure: figures.pop(figure.number)
+module = types.ModuleType('matplotlib.figure')
+module.Figure = Figure
+sys.modules.update({'matplotlib.pyplot': pyplot, 'matplotlib.figure': module})
+figures[1]
+"""
+
+
+def test_open_figures_are_shown(session: Any) -> None:
+    """Figures that pyplot has open are shown once each as PNG, and closed."""
+    found = run(session, FIGURES)
+    shown = [base64.b64decode(item["image/png"]) for item in found["display"]]
+    assert shown == [b"PNG1", b"PNG2"]
+    assert run(session, "1")["display"] == []
+    assert base64.b64decode(run(session, "Figure(7)")["display"][0]["image/png"]) == b"PNG7"
