@@ -65,6 +65,10 @@ class Home:
         """The controller stops: no client should look for it any more."""
         (self.path / "url").unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let another controller have the home."""
+        self._lock.close()
+
     def derive(self, purpose: str, nonce: str) -> str:
         """A token that is stored nowhere: from the home's secret and a backend's random value."""
         digest = hmac.new(self._secret.encode(), f"{purpose}:{nonce}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,88 @@
+"""Who may ask what, and how refusals look."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from venvd_controller.program import Program
+
+GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config", "/docs"]
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_nothing_is_told_without_a_token(client: TestClient, path: str) -> None:
+    """Every path but the probes asks for a token, and says so in problem details."""
+    answer = client.get(path, headers={"Authorization": ""})
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "unauthenticated"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_metrics_token_reads_numbers_only(client: TestClient, program: Program) -> None:
+    """A scraper's token opens metrics and discovery, and is forbidden everything else."""
+    headers = {"Authorization": f"Bearer {program.home.metrics_token}"}
+    assert client.get("/metrics", headers=headers).status_code == 200
+    assert client.get("/v1/sd/prometheus", headers=headers).json() == []
+    refused = client.get("/v1/venvs", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
+def test_secrets_are_not_in_the_config(client: TestClient, program: Program) -> None:
+    """`/v1/config` tells settings and gaps of the engine, and no token."""
+    answer = client.get("/v1/config")
+    assert program.home.token not in answer.text
+    assert "engine" in {setting["name"] for setting in answer.json()["settings"]}
+    assert any("network" in gap for gap in answer.json()["unsafe"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "says"),
+    [
+        ("GET", "/v1/nothing", None, 404, "not_found", "/docs"),
+        ("PATCH", "/v1/venvs", None, 405, "invalid_request", "PATCH"),
+        ("PUT", "/v1/venvs/a", "{", 400, "invalid_request", "JSON"),
+        ("PUT", "/v1/venvs/a", '{"requirements": "numpy"}', 400, "invalid_request", "requirements"),
+        ("PUT", "/v1/venvs/a", '{"requirements": ["-r x"]}', 400, "invalid_request", "-r x"),
+        ("PUT", "/v1/venvs/a", '{"python": "latest"}', 400, "invalid_request", "3.13"),
+        ("PUT", "/v1/venvs/a", '{"env": {"VENVD_X": "1"}}', 400, "invalid_request", "VENVD_X"),
+        ("PUT", "/v1/venvs/A", "{}", 400, "invalid_request", "lower-case"),
+        ("POST", "/v1/backends", '{"type": "ftp"}', 400, "invalid_request", "http, pipe, rpc"),
+        ("POST", "/v1/backends", '{"type": "http", "venv": "ghost"}', 404, "not_found", "ghost"),
+        ("POST", "/v1/backends", '{"type": "http", "port": 70000}', 400, "invalid_request", "65535"),
+        ("POST", "/v1/backends", '{"type": "pipe", "port": 1}', 400, "invalid_request", "socket"),
+        ("POST", "/v1/backends", '{"type": "http", "token": false, "host": "0.0.0.0"}', 403, "forbidden", "0.0.0.0"),
+        ("POST", "/v1/backends", '{"type": "http", "limits": {"cpus": 0}}', 400, "invalid_request", "cpus"),
+        ("GET", "/v1/venvs?limit=0", None, 400, "invalid_request", "limit"),
+        ("GET", "/v1/venvs?after=ghost", None, 400, "invalid_request", "ghost"),
+        ("GET", "/v1/operations/ghost", None, 404, "not_found", "ghost"),
+        ("PUT", "/v1/venvs/a", "[" * 900_000, 400, "invalid_request", ""),
+        ("PUT", "/v1/venvs/a", " " * 2_000_000, 413, "too_large", "1048576"),
+    ],
+)
+def test_bad_input_is_named(
+    client: TestClient, method: str, path: str, body: str | None, status: int, code: str, says: str
+) -> None:
+    """Each wrong request gets its code, and the cause is in the detail."""
+    answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    found = answer.json()
+    assert (answer.status_code, found["code"], found["status"]) == (status, code, status)
+    assert says in found["detail"]
+
+
+def test_the_schema_describes_every_route(client: TestClient) -> None:
+    """OpenAPI has the models of requests and responses."""
+    schema = client.get("/openapi.json").json()
+    assert {"VenvSpec", "BackendSpec", "Backend", "OperationInfo"} <= set(schema["components"]["schemas"])
+    assert "/v1/backends/{name}/restart" in schema["paths"]
+
+
+def test_lists_are_paged(client: TestClient) -> None:
+    """`limit` and `after` walk through a list, each item once."""
+    for version in ("3.97", "3.98", "3.99"):
+        client.put(f"/v1/runtimes/{version}")
+    first = client.get("/v1/runtimes?limit=2").json()
+    second = client.get(f"/v1/runtimes?limit=2&after={first['next']}").json()
+    assert [item["version"] for item in first["items"] + second["items"]] == ["3.97", "3.98", "3.99"]
+    assert second["next"] is None
