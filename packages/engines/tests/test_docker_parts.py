@@ -1,0 +1,291 @@
+"""The parts of the docker engine that need no engine."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker.errors
+import pytest
+import requests
+
+from venvd_contract.errors import (
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    VenvdError,
+)
+from venvd_engines.docker import DockerEngine, patience, servers
+from venvd_engines.docker.ports import PortSearch, reachable
+from venvd_engines.docker.site import Site
+from venvd_engines.docker.sockets import SocketDirectories
+from venvd_engines.docker.translation import translated
+from venvd_engines.engine import EngineSettings, Port
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Heedless:
+    """Progress that is never cancelled; `cancel` changes that."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.lines: list[str] = []
+
+    def phase(self, name: str) -> None:
+        self.lines.append(name)
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("cancelled by the test")
+
+
+def settings(tmp_path: Path, **changes: object) -> EngineSettings:
+    given = {"home": tmp_path, "home_id": "test-parts", "run_dir": tmp_path / "run", **changes}
+    return EngineSettings(**given)  # type: ignore[arg-type]
+
+
+# ---- errors ------------------------------------------------------------------------------------------------------
+
+
+def refusal(status: int, said: str) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError("refused", response=response, explanation=said)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (403, Unavailable), (400, Internal), (500, Unavailable), (503, Unavailable)],
+)
+def test_what_the_engine_refuses_has_a_code(status: int, kind: type[VenvdError]) -> None:
+    """Each status of the Engine API becomes one error of the contract, with what was being done and what was said."""
+    with pytest.raises(kind, match="could not dance: no room"), translated("dance"):
+        raise refusal(status, "no room")
+
+
+def test_errors_of_the_contract_pass() -> None:
+    """What is one of the contract's errors already is raised as it is."""
+    error = InvalidRequest("as it is")
+    with pytest.raises(InvalidRequest) as caught, translated("dance"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.fixture
+def sdk_leaves_sockets() -> Iterator[None]:
+    """The SDK does not close a socket on which it could not connect; collect it where that is expected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("sdk_leaves_sockets")
+def test_no_engine_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing listens at DOCKER_HOST, every method says so, and a later try connects anew."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+    engine = DockerEngine(settings(tmp_path))
+    for call in (engine.check, engine.list_owned, engine.sweep, lambda: engine.find_image("0")):
+        with pytest.raises(Unavailable, match="No such file"):
+            call()
+
+
+@pytest.mark.usefixtures("sdk_leaves_sockets")
+def test_an_engine_that_hangs_up_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that accepts and closes is an engine that does not answer, not a defect."""
+    path = tmp_path / "rude.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    listener.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        with pytest.raises(Unavailable):
+            DockerEngine(settings(tmp_path)).check()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+# ---- waiting -----------------------------------------------------------------------------------------------------
+
+
+def test_items_come_as_they_are() -> None:
+    """A stream's items come in order, and its end is the end."""
+    assert list(patience.items(iter("abc"), Heedless(), seconds=30, doing="read")) == ["a", "b", "c"]
+
+
+def test_a_silent_stream_can_be_cancelled() -> None:
+    """Cancelling ends the wait for an item that does not come."""
+    progress, never = Heedless(), threading.Event()
+
+    def silent() -> Iterator[int]:
+        yield 1
+        never.wait(30)
+
+    found = patience.items(silent(), progress, seconds=30, doing="read")
+    assert next(found) == 1
+    progress.cancelled.set()
+    with pytest.raises(Cancelled):
+        next(found)
+    never.set()
+
+
+def test_a_stream_without_end_runs_into_its_deadline() -> None:
+    """Seconds bound the whole stream, also where items keep coming."""
+
+    def endless() -> Iterator[int]:
+        while True:
+            yield 1
+
+    with pytest.raises(DeadlineExceeded, match="count"):
+        deque(patience.items(endless(), Heedless(), seconds=0.3, doing="count"), maxlen=0)
+
+
+def test_an_error_of_the_stream_is_raised_where_it_is_read() -> None:
+    """What the stream's thread meets reaches the reader."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError, match="gone"):
+        list(patience.items(broken(), Heedless(), seconds=30, doing="read"))
+
+
+def test_a_late_result_is_taken_care_of() -> None:
+    """What a call returns after it was given up is handed to `late`."""
+    progress, go, taken = Heedless(), threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def call() -> str:
+        go.wait(30)
+        return "late"
+
+    def late(value: str) -> None:
+        found.append(value)
+        taken.set()
+
+    progress.cancelled.set()
+    with pytest.raises(Cancelled):
+        patience.result(call, progress, seconds=30, doing="wait", late=late)
+    go.set()
+    assert taken.wait(30)
+    assert found == ["late"]
+
+
+def test_lines_are_cut_across_chunks() -> None:
+    """Lines are whole whatever the chunks were; what is no UTF-8 does not break them."""
+    lines = patience.Lines()
+    assert lines.feed(b"one\ntw") == ["one"]
+    assert lines.feed(b"o\r\n\xff\nrest") == ["two", "\N{REPLACEMENT CHARACTER}"]
+    assert lines.end() == ["rest"]
+    assert lines.end() == []
+
+
+# ---- ports -------------------------------------------------------------------------------------------------------
+
+
+def test_known_ports_are_passed_over() -> None:
+    """The first port from the wanted one on that nobody is known to hold is chosen, each once."""
+    ports = (Port("main", 1, 40000), Port("http", 2, 40000))
+    assert PortSearch("127.0.0.1", ports, {40000, 40001}, near=False).choose() == {1: 40002, 2: 40003}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "driver failed programming external connectivity: Bind for 127.0.0.1:40000 failed: port is already allocated",
+        "Error starting userland proxy: listen tcp4 127.0.0.1:40000: bind: address already in use",
+        "failed to bind host port for 127.0.0.1:40000:172.17.0.2:5678/tcp: address already in use",
+    ],
+)
+def test_a_port_that_the_engine_finds_taken_is_not_chosen_again(said: str) -> None:
+    """Whatever an engine's words for it, the search goes on after the port that they name."""
+    search = PortSearch("127.0.0.1", (Port("main", 1, 40000), Port("http", 2, 41000)), (), near=False)
+    assert search.lost(search.choose(), said)
+    assert search.choose() == {1: 40001, 2: 41000}
+
+
+def test_other_failures_are_no_taken_port() -> None:
+    """An error that is about something else does not make the search go on."""
+    search = PortSearch("127.0.0.1", (Port("main", 1, 40000),), (), near=False)
+    assert not search.lost(search.choose(), "OCI runtime create failed: no such file or directory")
+
+
+def test_no_port_left_is_a_conflict() -> None:
+    """A search that comes to the last port says from where on none was free."""
+    with pytest.raises(Conflict, match="65535"):
+        PortSearch("127.0.0.1", (Port("main", 1, 65535),), {65535}, near=False).choose()
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "[2001:db8::1]")],
+)
+def test_a_url_names_an_address_that_can_be_reached(host: str, found: str) -> None:
+    """What is published on every address is reached by loopback."""
+    assert reachable(host) == found
+
+
+# ---- sources of servers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "needs"), [("http", {"contract", "core"}), ("rpc", {"contract", "core", "proto"})])
+def test_a_servers_context_is_what_it_stands_on(kind: str, needs: set[str]) -> None:
+    """The context holds the service, the packages that it needs and nothing else."""
+    names = servers._context(ROOT, kind)
+    packages = {name.split("/")[1] for name in names if name.startswith("packages/")}
+    services = {name.split("/")[1] for name in names if name.startswith("services/")}
+    assert packages == needs
+    assert services == {f"{kind}-backend"}
+    assert f"services/{kind}-backend/Dockerfile" in names
+    assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
+
+
+def test_the_digest_follows_content_and_base() -> None:
+    """Equal sources have one digest; another file, another content or another base gives another."""
+    found = {
+        servers._digest({"a": b"1"}, None),
+        servers._digest({"a": b"2"}, None),
+        servers._digest({"b": b"1"}, None),
+        servers._digest({"a": b"1", "b": b""}, None),
+        servers._digest({"a": b"1"}, "base:{version}"),
+    }
+    assert len(found) == 5
+    assert servers._digest({"a": b"1", "b": b"2"}, None) == servers._digest({"b": b"2", "a": b"1"}, None)
+
+
+# ---- directories of sockets --------------------------------------------------------------------------------------
+
+
+def test_a_socket_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    """A run directory below which no socket fits is named, with the setting that changes it."""
+    directories = SocketDirectories(Site(settings(tmp_path, run_dir=tmp_path / ("x" * 120))))
+    with pytest.raises(InvalidRequest, match="VENVD_RUN_DIR"):
+        directories.path("short")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
+def test_a_socket_directory_stays_below_the_run_directory(tmp_path: Path, name: str) -> None:
+    """A name that is a path leads nowhere."""
+    with pytest.raises(InvalidRequest):
+        SocketDirectories(Site(settings(tmp_path))).path(name)
