@@ -1,3 +1,4 @@
+
 """The main job, shown: a Python version and two requirements become a running service that aggregates a CSV.
 
 Run by `make demo`. Brings up a controller of its own (temporary home, free port), uses Docker if an engine answers and
@@ -57,7 +58,7 @@ def say(text: str) -> None:
 
 
 def show(event: Event) -> None:
-    """The phases of long work, as they begin, and what it reports on the way."""
+    """The phases of long work as they begin; its own log too, where VENVD_DEMO_LOG is set."""
     if event.kind == "phase":
         say(f"     {event.data}")
     elif event.kind == "log" and os.environ.get("VENVD_DEMO_LOG"):
@@ -83,10 +84,11 @@ def aggregate(b: venvd.Backend, text: str) -> venvd.RemoteObject:
     io, pandas = b.import_module("io"), b.import_module("pandas")
     frame = pandas.read_csv(io.StringIO(text))
     frame["revenue"] = frame["units"] * frame["price"]
-    summary: venvd.RemoteObject = frame.groupby("region").agg(
+    summary = frame.groupby("region").agg(
         sales=("units", "size"), units=("units", "sum"), revenue=("revenue", "sum"), mean_price=("price", "mean")
     )
-    return summary.sort_values("revenue", ascending=False).round(2)
+    ordered: venvd.RemoteObject = summary.sort_values("revenue", ascending=False).round(2)
+    return ordered
 
 
 def check(summary: venvd.RemoteObject, rows: list[tuple[str, str, int, float]]) -> None:
@@ -99,21 +101,42 @@ def check(summary: venvd.RemoteObject, rows: list[tuple[str, str, int, float]]) 
         raise SystemExit(f"pandas says {found}, plain Python {dict(units)}")
 
 
-def where(b: venvd.Backend, backend: str, engine: str, home: Path) -> list[str]:
+def where(b: venvd.Backend, engine: str, home: Path) -> list[str]:
     """What runs the user's code and what serves it."""
     b.exec("import os, platform, socket")
     python, pid, host = b.eval("platform.python_version(), os.getpid(), socket.gethostname()")
-    lines = [f"user code: CPython {python}, process {pid} on {host}"]
-    if engine == "docker":
-        label = (home / "id").read_text(encoding="utf-8").strip()
-        listed = subprocess.run(
-            ["docker", "ps", "--filter", f"label=dev.venvd.home={label}", "--format", "{{.Names}} ({{.Image}})"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines += [f"container: {line}" for line in sorted(listed.stdout.splitlines()) if backend in line or line]
-    return lines
+    parts = containers(home) if engine == "docker" else processes(pid)
+    return [f"user code   CPython {python}, process {pid} on {host}", *parts]
+
+
+def containers(home: Path) -> list[str]:
+    """The containers that carry the label of this home."""
+    label = "label=dev.venvd.home=" + (home / "id").read_text(encoding="utf-8").strip()
+    command = ["docker", "ps", "--filter", label, "--format", "{{.Names}} of {{.Image}}, {{.Status}}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [f"container   {line}" for line in sorted(listed.splitlines())]
+
+
+def processes(pid: int) -> list[str]:
+    """The processes of the backend: those below the one that both the server and the user's code have above them."""
+    parents = {int(path.parent.name): path.read_text() for path in Path("/proc").glob("[0-9]*/stat")}
+    above = {child: int(text.rpartition(")")[2].split()[1]) for child, text in parents.items()}
+    top = pid
+    while above.get(above.get(top, 0), 0) > 1 and command_of(above[top]):
+        top = above[top]
+    below = {top}
+    for _ in range(8):
+        below |= {child for child, parent in above.items() if parent in below}
+    return [f"process     {found} {command_of(found)}" for found in sorted(below - {top})]
+
+
+def command_of(pid: int) -> str:
+    """What a process of venvd runs; empty for others."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    return next((Path(word).name for word in words[1:] if "venvd" in word), "")
 
 
 def job(controller: venvd.Controller, home: Path, report: Report) -> None:
@@ -135,7 +158,7 @@ def job(controller: venvd.Controller, home: Path, report: Report) -> None:
     with venvd.connect(running.url or "", running.token) as b:
         work(b, report)
         say("\nWhat ran where")
-        for line in where(b, "demo", status.engine, home):
+        for line in where(b, status.engine, home):
             say(f"  {line}")
 
 

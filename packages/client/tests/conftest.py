@@ -7,9 +7,12 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import secrets
+import shutil
 import socket
 import socketserver
+import sys
 import tempfile
 import threading
 import time
@@ -21,9 +24,13 @@ from typing import Any
 
 import pytest
 
+import venvd
+from venvd import launch
+from venvd_contract import resources
 from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, UserError, VenvdError
 from venvd_contract.framing import dump_line, parse_line
 from venvd_contract.operations import OPERATIONS, checked
+from venvd_contract.resources import VenvSpec
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
 TOKEN = "a-token"
@@ -290,11 +297,10 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture(params=["http", "pipe"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A backend that speaks the contract, over each transport in turn."""
+@contextlib.contextmanager
+def serving_contract(transport: str) -> Iterator[Server]:
     interpreter = Interpreter()
-    if request.param == "http":
+    if transport == "http":
         listening = HttpServer(("127.0.0.1", 0), http_handler(interpreter))
         with serving(listening):
             yield Server(f"http://127.0.0.1:{listening.server_port}", interpreter)
@@ -303,6 +309,57 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         path = Path(directory) / "pipe.sock"
         with serving(UnixServer(str(path), pipe_handler(interpreter))):
             yield Server(f"unix://{path}", interpreter)
+
+
+@pytest.fixture(params=["http", "pipe"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A backend in this process that speaks the contract, over each transport in turn."""
+    with serving_contract(request.param) as made:
+        yield made
+
+
+@dataclass
+class Site:
+    """A real controller with a home of its own, on the local engine, and a backend that it started."""
+
+    home: Path
+    url: str
+    token: str
+    backend: resources.Backend
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
+        return {**kept, "VENVD_HOME": str(self.home), "VENVD_ENGINE": "local"}
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    home = Path(tempfile.mkdtemp(prefix="venvd-client-"))
+    minor = f"3.{sys.version_info.minor}"
+    started = launch.start(home, settings={"VENVD_ENGINE": "local", "VENVD_RUN_DIR": str(home / "run")})
+    try:
+        with venvd.Controller(started.url, started.token) as controller:
+            controller.venvs.ensure("plain", VenvSpec(python=minor))
+            made = controller.backends.start("http", venv="plain", name="main")
+            controller.operations.wait(made.operation)
+            yield Site(home, started.url, started.token or "", controller.backends.get("main"))
+            for backend in controller.backends.list():
+                controller.backends.delete(backend.name)
+    finally:
+        started.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["http", "pipe", "real"])
+def backend(request: pytest.FixtureRequest) -> Iterator[venvd.Backend]:
+    """A connected client: of a backend in this process over each transport, and of a real one."""
+    if request.param == "real":
+        site: Site = request.getfixturevalue("site")
+        with venvd.connect(site.backend.url or "", site.backend.token) as connected:
+            yield connected
+        return
+    with serving_contract(request.param) as server, venvd.connect(server.url, server.token) as connected:
+        yield connected
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:

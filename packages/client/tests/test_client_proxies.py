@@ -7,18 +7,11 @@ import gc
 import math
 import operator
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import venvd
-
-
-@pytest.fixture
-def backend(server: Any) -> Iterator[venvd.Backend]:
-    with venvd.connect(server.url, server.token) as connected:
-        yield connected
 
 
 def test_plain_results_are_values(backend: venvd.Backend) -> None:
@@ -229,9 +222,10 @@ def test_closing_releases_living_proxies(server: Any) -> None:
 
 def test_a_handle_of_another_session_is_refused(backend: venvd.Backend) -> None:
     """It is told before anything is sent."""
-    other = backend.session("side").wrap([1])
-    with pytest.raises(venvd.InvalidRequest, match="another session"):
-        backend.eval("_x", _x=other)
+    with backend.sessions.create("side") as session:
+        other = session.wrap([1])
+        with pytest.raises(venvd.InvalidRequest, match="another session"):
+            backend.eval("_x", _x=other)
 
 
 def test_what_has_no_json_form_is_refused(backend: venvd.Backend) -> None:

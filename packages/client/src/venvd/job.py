@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -15,12 +16,14 @@ from venvd.controller.asks import Step
 from venvd.controller.client import Controller
 from venvd.controller.client_async import AsyncController
 from venvd.controller.flows import OnEvent, quiet
-from venvd.errors import Conflict, NoController, NotFound, Unavailable
+from venvd.errors import NoController, NotFound, Unavailable
 from venvd.flow import Flow
 from venvd.home import HOW_TO_START, find_controller, home, named
 from venvd.session import Backend
 from venvd.session_async import AsyncBackend
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec
+
+_SOON = 15.0
 
 
 class Options(TypedDict, total=False):
@@ -121,9 +124,11 @@ def controller(url: str | None = None, token: str | None = None) -> Iterator[tup
         return
     try:
         own = launch.start(home())
-    except Unavailable as error:
+    except NoController:
+        raise
+    except Unavailable:
         # Another program may have started one for the same home a moment before.
-        found = None if isinstance(error, NoController) else _answering(url, token)
+        found = _answering_soon(url, token)
         if found is None:
             raise
         yield found
@@ -132,6 +137,13 @@ def controller(url: str | None = None, token: str | None = None) -> Iterator[tup
         yield own.url, own.token
     finally:
         own.stop()
+
+
+def _answering_soon(url: str | None, token: str | None) -> tuple[str, str | None] | None:
+    deadline = time.monotonic() + _SOON
+    while (found := _answering(url, token)) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 @contextlib.contextmanager
@@ -152,8 +164,20 @@ def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Ite
             with Backend(made.url or "", made.token, timeout=options.get("timeout")) as connected:
                 yield connected
         finally:
-            with contextlib.suppress(NotFound, Conflict):
-                client.backends.delete(made.name)
+            _remove(made.name, (url, token), options)
+
+
+def _remove(name: str, at: tuple[str, str | None], options: Options) -> None:
+    """Stop and remove a backend; where its controller was another program's and ended with that, by one of our own."""
+    with contextlib.suppress(NotFound):
+        try:
+            with Controller(*at) as client:
+                client.backends.delete(name)
+        except NoController:
+            if named(options.get("controller")):
+                raise
+            with controller() as again, Controller(*again) as client:
+                client.backends.delete(name)
 
 
 @contextlib.asynccontextmanager
@@ -166,14 +190,9 @@ async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Opti
         stack.push_async_callback(asyncio.to_thread, own.__exit__, None, None, None)
         client = await stack.enter_async_context(AsyncController(url, token))
         made = await client.run(job.flow())
-        stack.push_async_callback(_delete, client, made.name)
+        stack.push_async_callback(asyncio.to_thread, _remove, made.name, (url, token), options)
         connected = AsyncBackend(made.url or "", made.token, timeout=options.get("timeout"))
         yield await stack.enter_async_context(connected)
-
-
-async def _delete(client: AsyncController, name: str) -> None:
-    with contextlib.suppress(NotFound, Conflict):
-        await client.backends.delete(name)
 
 
 __all__ = ["Options", "backend", "backend_async", "controller"]

@@ -11,6 +11,9 @@ import venvd
 from venvd.cli.command import State
 from venvd_contract.resources import Event, OperationInfo
 
+_WORTH_TELLING = 0.1
+"""Seconds from which on a phase's time is told."""
+
 
 class FailedError(click.ClickException):
     """An operation failed: exit code 1, whatever the error's code would be as an answer."""
@@ -42,9 +45,10 @@ class Progress:
 
     def end(self) -> None:
         """The running phase is over."""
-        if self._phase is not None:
-            self._line(f"{self._phase}: {time.monotonic() - self._since:.1f} s")
-            self._phase = None
+        took = time.monotonic() - self._since
+        if self._phase is not None and took >= _WORTH_TELLING:
+            self._line(f"{self._phase}: {took:.1f} s")
+        self._phase = None
 
     def _line(self, text: str) -> None:
         if self._replaceable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable
 
 from venvd.controller import asks
@@ -80,17 +81,20 @@ def waited(operation: OperationInfo | None, on_event: OnEvent) -> Flow[Step, Non
 
 
 def ensure_runtime(version: str | None, on_event: OnEvent = quiet) -> Flow[Step, str]:
-    """The version of a runtime that is ready; None is the default one, or the newest that the engine has."""
+    """The version of a runtime that is ready; None is the default, else the newest that is there, else the newest."""
     if version is None:
         runtimes: list[Runtime] = yield from asks.pages("/v1/runtimes", Runtime)
-        chosen = next((runtime for runtime in runtimes if runtime.default), None)
-        if chosen is not None:
-            version = chosen.version
-        else:
+        usable = [runtime for runtime in runtimes if runtime.default or runtime.state == "ready"]
+        if not usable:
             return (yield from newest_runtime(on_event))
+        version = max(usable, key=_preference).version
     change = yield asks.init_runtime(version)
     yield from waited(change.operation, on_event)
     return version
+
+
+def _preference(runtime: Runtime) -> tuple[bool, list[int]]:
+    return runtime.default, [int(number) for number in re.findall(r"\d+", runtime.version)]
 
 
 CANDIDATES = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")
@@ -115,9 +119,19 @@ def newest_runtime(on_event: OnEvent = quiet) -> Flow[Step, str]:
 def ensure_venv(name: str, spec: VenvSpec, on_event: OnEvent = quiet) -> Flow[Step, resources.Venv]:
     """The venv once it is ready."""
     change = yield asks.put_venv(name, spec)
-    yield from waited(change.operation, on_event)
-    venv: resources.Venv = yield asks.get_venv(name)
-    return venv
+    operation = change.operation
+    while True:
+        try:
+            yield from waited(operation, on_event)
+        except Cancelled:
+            # Another client that asked for the same venv may have begun its build anew.
+            venv: resources.Venv = yield asks.get_venv(name)
+            if operation is None or venv.operation in {None, operation.id}:
+                raise
+            operation = yield asks.get_operation(venv.operation)
+        else:
+            venv = yield asks.get_venv(name)
+            return venv
 
 
 def start(spec: BackendSpec, on_event: OnEvent = quiet) -> Flow[Step, resources.Backend]:

@@ -1,0 +1,304 @@
+"""The command line, run as a program against a real controller on the local engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import venvd
+
+MINOR = f"3.{sys.version_info.minor}"
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Ran]
+
+
+def run(environment: dict[str, str], *words: str, stdin: str = "", status: int | None = 0) -> Ran:
+    done = subprocess.run(
+        [sys.executable, "-m", "venvd", *words],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert status is None or done.returncode == status, done
+    assert "Traceback (most recent call last)" not in done.stderr or "<e" in done.stderr, done.stderr
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and more than its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def cli(site: Any) -> Cli:
+    return lambda *words, **options: run(site.environment(), *words, **options)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> dict[str, str]:
+    """The environment of a home in which nothing has happened."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
+    return {**kept, "VENVD_HOME": str(tmp_path / "home"), "VENVD_ENGINE": "local"}
+
+
+def test_eval_prints_the_value(cli: Cli) -> None:
+    """Strings as they are, other values as Python writes them, None not at all."""
+    assert cli("eval", "6 * 7", "--backend", "main").out == "42\n"
+    assert cli("eval", "'text'").out == "text\n"
+    assert cli("eval", "None").out == ""
+    assert cli("eval", "-", stdin="x = 5\nx + 1").out == "6\n"
+
+
+def test_eval_as_json(cli: Cli) -> None:
+    """The contract's *result*, one object."""
+    assert cli("eval", "--json", "(1, float('inf'))").json == {"value": [1, {"$float": "inf"}]}
+    found = cli("eval", "--json", "object").json
+    assert found == {"isHandle": True, "typeName": "type", "repr": "<class 'object'>"}
+
+
+def test_exec_keeps_the_streams_apart(cli: Cli) -> None:
+    """What the code prints goes where it was printed to."""
+    ran = cli("exec", "import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 + 1")
+    assert ran.out == "out\n2\n"
+    assert ran.err == "err\n"
+
+
+def test_errors_of_the_code(cli: Cli) -> None:
+    """The user's traceback on stderr and exit code 1; with --json the error is in the output."""
+    ran = cli("exec", "print('before')\n1 / 0", status=1)
+    assert ran.out == "before\n"
+    assert "ZeroDivisionError: division by zero" in ran.err
+    assert "ZeroDivisionError" in cli("eval", "1 / 0", status=1).err
+    assert cli("exec", "--json", "1 / 0", status=1).json["error"]["errorType"] == "ZeroDivisionError"
+
+
+def test_a_timeout(cli: Cli) -> None:
+    """Code over its time is an error that says so."""
+    assert "time" in cli("eval", "--timeout", "0.3", "import time\ntime.sleep(30)", status=1).err
+
+
+def test_a_backend_by_url(cli: Cli, site: Any) -> None:
+    """No controller is needed for it; the token is an option."""
+    assert cli("eval", "2", "--backend", site.backend.url, "--token", site.backend.token).out == "2\n"
+    assert "token" in cli("eval", "2", "--backend", site.backend.url, "--token", "wrong", status=1).err
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["status"], dict),
+        (["list"], dict),
+        (["config"], dict),
+        (["runtime", "list"], list),
+        (["runtime", "status", MINOR], dict),
+        (["venv", "list"], list),
+        (["venv", "status", "plain"], dict),
+        (["venv", "packages", "plain"], list),
+        (["venv", "lock", "plain"], dict),
+        (["backend", "list"], list),
+        (["backend", "status", "main"], dict),
+        (["backend", "metrics", "main"], dict),
+        (["logs", "main"], list),
+        (["operation", "list"], list),
+        (["completion", "bash"], dict),
+    ],
+)
+def test_every_reading_command_speaks_json_and_text(cli: Cli, words: list[str], kind: type) -> None:
+    """With --json one object or array and nothing else on stdout; without it, text."""
+    assert type(cli(*words, "--json").json) is kind
+    assert cli(*words).out is not None
+
+
+def test_lists_show_what_there_is(cli: Cli) -> None:
+    """Names, states and versions are in the tables."""
+    text = cli("list").out
+    assert {"main", "plain", "running", "ready", MINOR} <= set(text.split())
+
+
+def test_a_venv_and_a_backend_come_and_go(cli: Cli) -> None:
+    """Create, start, use, restart, stop, delete; `start --json` prints the fields of the contract."""
+    made = cli("venv", "create", "cli-venv", "--python", MINOR, "--json").json
+    assert made["state"] == "ready"
+    started = cli("start", "http", "--venv", "cli-venv", "--name", "cli", "--env", "COLOUR=green", "--json").json
+    assert list(started) == ["name", "type", "venv", "url", "token", "state"]
+    assert started["state"] == "running"
+    assert cli("eval", "--backend", "cli", "__import__('os').environ['COLOUR']").out == "green\n"
+    which = cli("eval", "1", status=2).err
+    assert "which backend?" in which
+    assert "main" in which
+    assert cli("venv", "delete", "cli-venv", status=1).err.count("cli") >= 1
+    assert cli("restart", "cli", "--json").json["url"] == started["url"]
+    assert cli("stop", "cli", "--json").json == {"name": "cli", "stopped": True}
+    assert cli("venv", "delete", "cli-venv").out == "cli-venv is removed\n"
+
+
+def test_start_without_a_venv_makes_the_default_one(cli: Cli) -> None:
+    """`default` is made where it is absent, and its progress is on stderr."""
+    ran = cli("start", "http", "--name", "of-default")
+    assert "venv   default" in ran.out
+    assert "start" in ran.err
+    cli("stop", "of-default")
+
+
+def test_no_wait_leaves_an_operation_that_can_be_followed(cli: Cli) -> None:
+    """`operation wait` follows it to its end."""
+    change = cli("venv", "create", "later", "--python", MINOR, "--no-wait", "--json").json
+    found = cli("operation", "wait", change["operation"]["id"], "--json").json
+    assert found["state"] == "succeeded"
+    assert cli("venv", "status", "later", "--json").json["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["venv", "status", "nobody"], 3, "nobody"),
+        (["status", "nobody"], 3, "nobody"),
+        (["runtime", "status", "3.8"], 3, "3.8"),
+        (["eval", "1", "--backend", "nobody"], 3, "nobody"),
+        (["eval", "1", "--backend", "main", "--session", "nobody"], 3, "nobody"),
+        (["start", "http", "--venv", "nobody"], 3, "nobody"),
+        (["venv", "create", "No_Label"], 2, "No_Label"),
+        (["venv", "create", "sly", "-r", "-r other.txt"], 2, "other.txt"),
+        (["init", "latest"], 2, "latest"),
+        (["start", "soap"], 2, "soap"),
+        (["start", "http", "--port", "0"], 2, "port"),
+        (["start", "http", "--env", "NOVALUE"], 2, "NOVALUE"),
+        (["start", "http", "--model", "m"], 2, "--provider"),
+        (["frobnicate"], 2, "venv"),
+        (["logs", "main", "--follow", "--json"], 2, "--follow"),
+    ],
+)
+def test_exit_codes_and_what_they_say(cli: Cli, words: list[str], status: int, says: str) -> None:
+    """3 is not found, 2 wrong words; the message names the cause, and stdout stays empty."""
+    ran = cli(*words, status=status)
+    assert says in ran.err
+    assert ran.out == ""
+
+
+def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
+    """An operation that fails is exit code 1 and names the port; the failed backend can be stopped."""
+    port = site.backend.url.rpartition(":")[2]
+    assert port in cli("start", "http", "--venv", "plain", "--name", "taken", "--port", port, status=1).err
+    cli("stop", "taken")
+
+
+def test_no_controller(elsewhere: dict[str, str]) -> None:
+    """Exit code 4, and how to start one."""
+    assert "venvd up --detach" in run(elsewhere, "status", status=4).err
+    named = {**elsewhere, "VENVD_URL": "http://127.0.0.1:1"}
+    assert "docker compose up" in run(named, "list", status=4).err
+
+
+def test_up_and_down(elsewhere: dict[str, str]) -> None:
+    """A detached controller is found by its home, a second `up` leaves it, `down` stops it and only it."""
+    port = str(venvd.launch.free_port())
+    up = run(elsewhere, "up", "--detach", "--port", port, "--json").json
+    try:
+        assert run(elsewhere, "status", "--json").json["home"] == elsewhere["VENVD_HOME"]
+        assert run(elsewhere, "up", "--detach", "--port", port, "--json").json == up
+    finally:
+        down = run(elsewhere, "down", "--json").json
+    assert down == {"stopped": True, "pid": up["pid"]}
+    assert not runs(up["pid"])
+    run(elsewhere, "status", status=4)
+    assert run(elsewhere, "down", "--json").json == {"stopped": False}
+
+
+def test_down_leaves_a_stranger_with_the_same_number(elsewhere: dict[str, str]) -> None:
+    """A process ID that was used again is not the controller's."""
+    home = Path(elsewhere["VENVD_HOME"])
+    home.mkdir()
+    (home / "controller.pid").write_text(f"{os.getpid()} 1\n")
+    assert run(elsewhere, "down", "--json").json == {"stopped": False}
+
+
+def test_up_in_the_foreground_ends_with_ctrl_c(elsewhere: dict[str, str], eventually: Any) -> None:
+    """Ctrl-C ends the controller too."""
+    command = [sys.executable, "-m", "venvd", "up", "--port", str(venvd.launch.free_port())]
+    process = subprocess.Popen(command, env=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert b"ready" in process.stdout.readline()
+    pid = (Path(elsewhere["VENVD_HOME"]) / "controller.pid").read_text().split()[0]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    process.stdout.close()
+    eventually(lambda: not runs(int(pid)))
+
+
+def test_ctrl_c_cancels_what_is_waited_for(cli: Cli, site: Any, eventually: Any) -> None:
+    """The operation is cancelled, and the program says so."""
+    command = [sys.executable, "-m", "venvd", "venv", "create", "cut", "--python", MINOR, "-r", "numpy", "-r", "scipy"]
+    process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"cancelling venv.build of cut" in err
+    assert b"cancelled" in err
+    operations = cli("operation", "list", "--json").json
+    assert [found["state"] for found in operations if found["target"] == "cut"] == ["cancelled"]
+    cli("venv", "delete", "cut")
+
+
+def test_output_into_a_closed_pipe(site: Any) -> None:
+    """`venvd … | head` ends without a word of Python's."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "venvd", "config", "--json"]
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(
+            command, env=site.environment(), stdout=out, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert done.stderr == b""
+
+
+def test_completion_knows_the_names(site: Any) -> None:
+    """Names are completed from what there is."""
+    asked = {"_VENVD_COMPLETE": "bash_complete", "COMP_WORDS": "venvd stop ma", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "venvd"], env={**site.environment(), **asked}, capture_output=True, check=True
+    )
+    assert done.stdout == b"plain,main\n"
+
+
+def test_the_log_is_followed(site: Any) -> None:
+    """`logs --follow` shows lines that come later, until it is stopped."""
+    command = [sys.executable, "-m", "venvd", "logs", "main", "--follow", "--tail", "0"]
+    process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    time.sleep(1)
+    with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
+        backend.eval("1 / 0")
+    assert b"ZeroDivisionError" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    process.stdout.close()
