@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -200,5 +201,64 @@ def test_what_happened_is_counted(run: Any, wardens: Any, serve: Any) -> None:
             running.cancel()
             waiting.cancel()
             await asyncio.sleep(0)
+
+    run(work)
+
+
+def test_a_session_that_was_asked_to_end_is_no_restart(run: Any, wardens: Any, serve: Any) -> None:
+    """Deleting a session counts nothing; resetting one counts as `reset`, and its process dying by its cause."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            await client.command("session.create", name="a")
+            await client.do("count", request={"session": "a"})
+            await client.command("session.delete", id="a")
+            await client.command("session.reset", id="default")
+            lines = client.backend.metrics().decode().splitlines()
+            counted = {line for line in lines if line.startswith("venvd_worker_restarts_total{")}
+            assert {line for line in counted if not line.endswith(" 0.0")} == {
+                'venvd_worker_restarts_total{cause="reset"} 1.0'
+            }
+            assert 'venvd_worker_restarts_total{cause="memory"} 0.0' in counted
+
+    run(work)
+
+
+def test_attachments_count_as_bytes(run: Any, wardens: Any, serve: Any) -> None:
+    """What is received and sent is counted with the attachments that travel behind the line."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            before = _bytes(client)
+            says = {"do": "says", "text": '{"id":{id},"result":{},"attachments":[3,0,2]}\nabcde'}
+            await client.begin(**says, request={"attachments": [b"x" * 1000, b"y" * 500]})
+            after = _bytes(client)
+            grown = {name: after[name] - before[name] for name in after}
+            assert grown["venvd_request_bytes_total"] == len(json.dumps(says)) + 1500
+            assert grown["venvd_response_bytes_total"] == len("{}abcde")
+
+    run(work)
+
+
+def _bytes(client: Any) -> dict[str, float]:
+    lines = client.backend.metrics().decode().splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if "_bytes_total " in line and line[0] != "#"}
+
+
+def test_the_build_is_told(run: Any, wardens: Any, serve: Any) -> None:
+    """Versions of the server, the worker and the CPython are labels, present before the worker host is there."""
+
+    async def work() -> None:
+        async with serve(max_sessions=7) as client:
+            text = client.backend.metrics().decode()
+            assert f'venvd_build_info{{python="",version="{version("venvd-core")}",worker=""}} 1.0' in text
+            assert "venvd_sessions_max 7.0" in text
+            wardens.start()
+            await client.ready()
+            assert 'python=""' not in client.backend.metrics().decode()
 
     run(work)

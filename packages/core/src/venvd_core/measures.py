@@ -40,6 +40,7 @@ class Gauges:
     queued: int = 0
     sessions: dict[str, int] = field(default_factory=dict)
     """How many in each state."""
+    most_sessions: int = 0
     handles: int = 0
     ready: bool = False
     memory: dict[str, int] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class Measures:
         size: int = 0,
         error: VenvdError | None = None,
     ) -> None:
-        """One call was answered, with `size` bytes."""
+        """One call was answered, with `size` bytes of result and attachments."""
         command = call.request.command
         self.requests[command, outcome] += 1
         buckets = self.seconds.get(command)
@@ -82,6 +83,8 @@ class Measures:
         buckets[bisect_left(BUCKETS, seconds)] += 1
         self.seconds_sum[command] = self.seconds_sum.get(command, 0.0) + seconds
         received = len(call.request.payload)
+        if call.request.attachments:
+            received += sum(map(len, call.request.attachments))
         self.bytes_in += received
         self.bytes_out += size
         if error is not None or self._every_call:
@@ -132,8 +135,12 @@ class Exposition(Collector):
         for cause in sorted(CAUSES | {"other"}):
             restarts.add_metric((cause,), measures.restarts[cause])
         yield restarts
-        yield CounterMetricFamily("venvd_request_bytes", "Bytes of requests.", value=measures.bytes_in)
-        yield CounterMetricFamily("venvd_response_bytes", "Bytes of results.", value=measures.bytes_out)
+        yield CounterMetricFamily(
+            "venvd_request_bytes", "Bytes of payloads and attachments received.", value=measures.bytes_in
+        )
+        yield CounterMetricFamily(
+            "venvd_response_bytes", "Bytes of results and attachments sent.", value=measures.bytes_out
+        )
 
     def _now(self, now: Gauges) -> Iterable[Metric]:
         yield GaugeMetricFamily("venvd_ready", "1 while the default session can take calls.", value=now.ready)
@@ -143,12 +150,15 @@ class Exposition(Collector):
         for state, count in now.sessions.items():
             sessions.add_metric((state,), count)
         yield sessions
+        yield GaugeMetricFamily("venvd_sessions_max", "Sessions that there may be.", value=now.most_sessions)
         yield GaugeMetricFamily("venvd_handles", "Objects held by handle.", value=now.handles)
         memory = GaugeMetricFamily("venvd_worker_memory_bytes", "Resident memory of the worker host.", labels=("part",))
         for part, size in now.memory.items():
             memory.add_metric((part,), size)
         yield memory
-        yield InfoMetricFamily("venvd_build", "What runs here.", value=now.build)
+        yield InfoMetricFamily(
+            "venvd_build", "Versions of the server, its worker host and the user's CPython.", value=now.build
+        )
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

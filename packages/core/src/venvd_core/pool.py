@@ -7,6 +7,7 @@ import math
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -62,6 +63,7 @@ class Pool:
         self._sessions: dict[str, Session] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._memory: dict[str, int] = {}
+        self._version = version("venvd-core")
         self._side: set[asyncio.Task[None]] = set()
         greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
         self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited)
@@ -194,18 +196,25 @@ class Pool:
     def gauges(self) -> Gauges:
         infos = [session.info() for session in self._sessions.values()]
         states = {state: sum(info.state == state for info in infos) for state in ("idle", "busy", "starting")}
-        build = {"venv": self._settings.venv, "backend": self._settings.name, "engine": self._settings.engine_name}
-        if self.channel.link is not None:
-            build |= {"python": self.channel.link.hello.python, "worker": self.channel.link.hello.worker}
         return Gauges(
             in_flight=states["busy"],
             queued=sum(info.queued for info in infos),
             sessions=states,
+            most_sessions=self.slots.count,
             handles=sum(info.handles for info in infos),
             ready=self.trouble() is None,
             memory=self._memory,
-            build=build,
+            build=self._build(),
         )
+
+    def _build(self) -> dict[str, str]:
+        # no names of backend, venv and engine: those are labels of the target, and would be in each other's way
+        hello = None if self.channel.link is None else self.channel.link.hello
+        return {
+            "version": self._version,
+            "python": "" if hello is None else hello.python,
+            "worker": "" if hello is None else hello.worker,
+        }
 
     async def refresh(self) -> None:
         """Ask the warden how much memory is used; keeps the last answer where it gives none."""

@@ -232,7 +232,7 @@ class Session:
         else:
             result = bytes(line.result)
             call.set_result(Reply(result, attachments))
-            self._finished(call, "ok", len(result))
+            self._finished(call, "ok", len(result) + (sum(map(len, attachments)) if attachments else 0))
         if self._queue:
             self._next()
 
@@ -341,8 +341,7 @@ class Session:
         self._begin(process)
         try:
             event = await process.wait()
-            self.restarts += 1
-            self._host.measures.restarted("reset" if self._resetting else event.reason)
+            self._count_restart(event)
             if self._resetting:
                 self._resetting = False
                 return False
@@ -353,6 +352,11 @@ class Session:
             self._ready = False
             self._process = None
             process.close()
+
+    def _count_restart(self, event: Exited) -> None:
+        if self._ending is None:  # the end of a session that was deleted or fell idle is followed by no start
+            self.restarts += 1
+            self._host.measures.restarted("reset" if self._resetting else event.reason)
 
     def _begin(self, process: Process) -> None:
         self._process = process
