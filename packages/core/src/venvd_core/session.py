@@ -341,7 +341,8 @@ class Session:
         self._begin(process)
         try:
             event = await process.wait()
-            self._count_restart(event)
+            self.restarts += 1
+            self._host.measures.restarted("reset" if self._resetting else event.reason)
             if self._resetting:
                 self._resetting = False
                 return False
@@ -352,11 +353,6 @@ class Session:
             self._ready = False
             self._process = None
             process.close()
-
-    def _count_restart(self, event: Exited) -> None:
-        if self._ending is None:  # the end of a session that was deleted or fell idle is followed by no start
-            self.restarts += 1
-            self._host.measures.restarted("reset" if self._resetting else event.reason)
 
     def _begin(self, process: Process) -> None:
         self._process = process
