@@ -29,8 +29,8 @@ format: install ## ruff's formatter and its safe fixes
 up: install ## docker compose up, with what a site without an image registry needs
 	@scripts/with-engine scripts/up
 
-down: ## docker compose down; the state stays in its volume
-	@docker compose down
+down: ## docker compose down, backends and all; the state stays in its volume
+	@scripts/down
 
 base-images: ## base images from Debian's packages, for sites without an image registry
 	@deploy/base-images/make
