@@ -55,9 +55,10 @@ class Running:
 class Stack:
     """One engine, one venv, and the backends started from it."""
 
-    def __init__(self, engine: Engine, image: Image, run_dir: Path) -> None:
+    def __init__(self, engine: Engine, image: Image, home: Path, run_dir: Path) -> None:
         self.engine = engine
         self.image = image
+        self.home = home
         self.run_dir = run_dir
 
     def start(self, kind: str, **server_env: str) -> Running:
@@ -112,7 +113,7 @@ def engine_stack(
     try:
         runtime = engine.resolve(python, progress)
         image = engine.build(VenvBuild(runtime, engine.lock(runtime, requirements, progress)), progress)
-        yield Stack(engine, image, run_dir)
+        yield Stack(engine, image, home, run_dir)
         engine.remove_image(image.key)
     finally:
         for owned in engine.list_owned():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import Protocol
 
 from venvd_contract.errors import Internal, VenvdError
@@ -18,6 +19,10 @@ from venvd_http_backend.incoming import Head
 from venvd_http_backend.operations import Operations
 
 LARGEST = 64 * 1024
+STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus} | {
+    413: b"413 Content Too Large",  # RFC 9110's names: those of HTTPStatus depend on the version of Python
+    422: b"422 Unprocessable Content",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -85,4 +90,4 @@ class Exchange:
     def _refuse(self, error: VenvdError) -> None:
         status, headers, body = problem_of(error)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self._writer.answer(self, b"%d " % status, lines, body)
+        self._writer.answer(self, STATUS_LINE.get(status) or b"%d " % status, lines, body)

@@ -1,0 +1,81 @@
+"""What a backend's processes hold, read from /proc: for backends of the local engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.stack import Running, Stack
+from venvd_engines.local import state
+from venvd_engines.local.processes import descendants
+
+PATIENCE = 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Held:
+    """Sums over the processes of one part of a backend; memory is resident, in bytes."""
+
+    processes: int
+    descriptors: int
+    threads: int
+    memory: int
+
+    def __str__(self) -> str:
+        counts = f"{self.processes} processes, {self.descriptors} descriptors, {self.threads} threads"
+        return f"{counts}, {self.memory / MIB:.1f} MiB"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The process IDs of a backend's server and warden."""
+
+    server: int
+    warden: int
+
+    def sessions(self) -> list[int]:
+        return list(descendants(self.warden))
+
+    def held(self) -> dict[str, Held]:
+        parts = {"server": [self.server], "warden": [self.warden], "sessions": self.sessions()}
+        return {name: held(pids) for name, pids in parts.items()}
+
+
+def parts(stack: Stack, running: Running) -> Parts:
+    """The processes of a backend of the local engine."""
+    record = state.read(stack.home / "backends" / running.handle.launch_id)
+    assert record is not None
+    assert record.server.pid is not None
+    assert record.worker.pid is not None
+    return Parts(record.server.pid, record.worker.pid)
+
+
+def held(pids: list[int]) -> Held:
+    """What processes hold together; one that ends meanwhile does not count."""
+    found = [each for pid in pids if (each := _held(pid)) is not None]
+    columns = [sum(column) for column in zip(*found, strict=True)] or [0, 0, 0]
+    return Held(len(found), *columns)
+
+
+def _held(pid: int) -> tuple[int, int, int] | None:
+    try:
+        descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    if "VmRSS" not in fields:
+        return None
+    return descriptors, int(fields["Threads"]), int(fields["VmRSS"].split()[0]) * 1024
+
+
+def until(holds: Callable[[], bool], what: Callable[[], object] | str, seconds: float = PATIENCE) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            raise AssertionError(what if isinstance(what, str) else what())
+        time.sleep(0.05)

@@ -1,0 +1,38 @@
+"""Backends of both engines, for what goes over their wires."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from harness.stack import Running, Stack, engine_stack
+
+ENGINES = [
+    pytest.param("local", id="local"),
+    pytest.param("docker", id="docker", marks=pytest.mark.docker),
+]
+
+
+LIMITS = json.dumps({"memoryBytes": 2 << 30, "processes": 256})
+"""What engines give sessions where nobody says differs, and stands in answers."""
+
+
+@pytest.fixture(scope="package", params=ENGINES)
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+def http(stack: Stack) -> Iterator[Running]:
+    made = stack.start("http", VENVD_SESSION_LIMITS=LIMITS)
+    yield made
+    stack.stop(made)
+
+
+@pytest.fixture(scope="package")
+def pipe(stack: Stack) -> Iterator[Running]:
+    made = stack.start("pipe", VENVD_SESSION_LIMITS=LIMITS)
+    yield made
+    stack.stop(made)
