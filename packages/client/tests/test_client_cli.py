@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def run(environment: dict[str, str], *words: str, stdin: str = "", status: int |
     done = subprocess.run(
         [sys.executable, "-m", "venvd", *words],
         env=environment,
+        cwd=tempfile.gettempdir(),  # no manifest lies there
         input=stdin,
         capture_output=True,
         text=True,
@@ -243,7 +245,9 @@ def test_down_leaves_a_stranger_with_the_same_number(elsewhere: dict[str, str]) 
 def test_up_in_the_foreground_ends_with_ctrl_c(elsewhere: dict[str, str], eventually: Any) -> None:
     """Ctrl-C ends the controller too."""
     command = [sys.executable, "-m", "venvd", "up", "--port", str(venvd.launch.free_port())]
-    process = subprocess.Popen(command, env=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=elsewhere, cwd=tempfile.gettempdir(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None
     assert b"ready" in process.stdout.readline()
     pid = (Path(elsewhere["VENVD_HOME"]) / "controller.pid").read_text().split()[0]

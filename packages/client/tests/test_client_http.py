@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,3 +285,66 @@ def test_server_sent_events_however_they_are_cut() -> None:
         parser = EventParser()
         found = [event for start in range(0, len(text), size) for event in parser.feed(text[start : start + size])]
         assert [(event.id, event.name, event.data) for event in found] == [("3", "log", "a\nb"), ("4", "message", "c")]
+
+
+@pytest.mark.parametrize("run", ["sync", "async"])
+def test_a_stream_that_is_left_cancels_its_call(script: Any, run: str) -> None:
+    """Closing the iterator of events closes the connection, which is what tells the server."""
+    begin = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    text = b'event: stdout\ndata: "a"\n\n'
+    peer = script([begin + b"%x\r\n%s\r\n" % (len(text), text), "silence"])
+
+    async def leave() -> None:
+        async with venvd.connect_async(peer.url) as backend:
+            events = backend.exec_stream("loop()")
+            assert (await anext(events)).data == "a"
+            await events.aclose()  # type: ignore[attr-defined]
+
+    if run == "async":
+        asyncio.run(leave())
+    else:
+        with venvd.connect(peer.url) as backend:
+            events = backend.exec_stream("loop()")
+            assert next(events).data == "a"
+            events.close()  # type: ignore[attr-defined]
+    assert peer.gone.wait(10)
+
+
+def test_a_stream_that_is_cut(script: Any) -> None:
+    """A stream without its end is `Unavailable`, even where the body is whole."""
+    text = b'event: stdout\ndata: "a"\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(text)
+    with venvd.connect(script(head + text).url) as backend, pytest.raises(venvd.Unavailable, match="cut"):
+        list(backend.exec_stream("1"))
+
+
+@pytest.mark.parametrize("evaluator", [sync_eval, async_eval])
+def test_a_unix_socket_whose_queue_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: Any) -> None:
+    """A listener that accepts nobody is `Unreachable` after the time for connecting."""
+    for module in ("blocking", "aio"):
+        monkeypatch.setattr(f"venvd.net.{module}.CONNECT_TIMEOUT", 0.3)
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        for _ in range(2):
+            caller = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                caller.connect(str(tmp_path / "s"))
+        with pytest.raises(venvd.Unreachable, match="within"):
+            evaluator(f"unix://{tmp_path}/s")
+
+
+def test_a_program_that_ends_lets_go_quietly(server: Any) -> None:
+    """Proxies that live at the end of the interpreter leave no handle and no word on stderr."""
+    code = (
+        "import sys, venvd\n"
+        f"b = venvd.connect({server.url!r}, {server.token!r})\n"
+        "kept = [b.wrap([number]) for number in range(10)]\n"
+        "loop = [b.wrap([0])]; loop.append(loop)\n"
+        "del loop\n"
+        "sys.stdout.write(str(len(b.handles())))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"11", b"")
+    assert not server.interpreter.objects

@@ -64,10 +64,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def start(
-    home: Path, *, host: str = "127.0.0.1", port: int | None = None, settings: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> Started:
     """Start a controller with its own log below `home` and wait until it is ready.
 
+    It runs in `directory`, by default its home, so that no manifest that lies about is taken for its own.
     It has a session of its own, so that Ctrl-C at a terminal reaches the client alone, which then ends it in order.
 
     Raises:
@@ -78,13 +84,20 @@ def start(
         raise NoController(f"the controller is not installed in this environment: {HOW_TO_START}")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     port = free_port() if port is None else port
-    env = {**os.environ, **(settings or {}), "VENVD_HOME": str(home), "VENVD_HOST": host, "VENVD_PORT": str(port)}
+    env = {
+        **os.environ,
+        **(settings or {}),
+        "VENVD_HOME": str(home.absolute()),
+        "VENVD_HOST": host,
+        "VENVD_PORT": str(port),
+    }
     log = home / "controller.log"
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", PROGRAM],
             env=env,
+            cwd=directory or home,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -56,29 +56,35 @@ def _running() -> str | None:
 @click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
 @pass_state
 def up(state: State, detach: bool, host: str, port: int) -> None:
-    """Start a controller with the state of VENVD_HOME."""
+    """Start a controller with the state of VENVD_HOME, and the manifest of this directory where there is one."""
     url = _running()
     if url is not None:
         state.show({"url": url, "pid": _own(), "home": str(home())}, f"a controller already answers at {url}")
         return
-    started = launch.start(home(), host=host, port=port)
-    _pid_file().write_text(f"{started.process.pid} {_born(started.process.pid)}\n", encoding="ascii")
-    pid = started.process.pid
-    state.show({"url": started.url, "pid": pid, "home": str(home())}, f"the controller is ready at {started.url}")
     if detach:
+        started = _start(state, host, port)
         state.say(f"its log: {started.log}; `venvd down` stops it")
-        return
-    state.say(f"its log: {started.log}; Ctrl-C stops it")
-    _attend(started)
+    else:
+        _attend(state, host, port)
 
 
-def _attend(started: launch.Started) -> None:
-    """Stay until the controller ends; Ctrl-C and SIGTERM end it in order."""
+def _start(state: State, host: str, port: int) -> launch.Started:
+    started = launch.start(home(), host=host, port=port, directory=Path.cwd())
+    pid = started.process.pid
+    _pid_file().write_text(f"{pid} {_born(pid)}\n", encoding="ascii")
+    state.show({"url": started.url, "pid": pid, "home": str(home())}, f"the controller is ready at {started.url}")
+    return started
+
+
+def _attend(state: State, host: str, port: int) -> None:
+    """Start a controller and stay until it ends; Ctrl-C and SIGTERM end it in order."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        started = _start(state, host, port)
+        state.say(f"its log: {started.log}; Ctrl-C stops it")
         status = started.process.wait()
     except KeyboardInterrupt:
-        started.stop()
+        _stop()
         return
     finally:
         _pid_file().unlink(missing_ok=True)
@@ -89,10 +95,18 @@ def _attend(started: launch.Started) -> None:
 @pass_state
 def down(state: State) -> None:
     """Stop the controller that `up` started for VENVD_HOME; backends run on and are found again by the next `up`."""
-    pid = _own()
+    pid = _stop()
     if pid is None:
         state.show({"stopped": False}, f"no controller that `venvd up` started runs for {home()}")
-        return
+    else:
+        state.show({"stopped": True, "pid": pid}, "the controller is stopped")
+
+
+def _stop() -> int | None:
+    """End this home's controller, if `up` started it; its process ID."""
+    pid = _own()
+    if pid is None:
+        return None
     born = _born(pid)
     _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT
@@ -102,7 +116,7 @@ def down(state: State) -> None:
             deadline += _STOP_TIMEOUT
         time.sleep(0.05)
     _pid_file().unlink(missing_ok=True)
-    state.show({"stopped": True, "pid": pid}, "the controller is stopped")
+    return pid
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
