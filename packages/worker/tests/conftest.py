@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -160,11 +161,14 @@ class Session:
 class Host:
     """A warden, and the server's connection to it."""
 
-    def __init__(self, python: str, archive: Path, directory: Path, env: dict[str, str], *options: str) -> None:
+    def __init__(
+        self, python: str, archive: Path, directory: Path, env: dict[str, str], *options: str, within: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.work = directory / "work"
+        warden = [python, "-I", archive, "warden", "--channel", directory, "--work-dir", self.work, *options]
         self.process = subprocess.Popen(
-            [python, "-I", archive, "warden", "--channel", directory, "--work-dir", self.work, *options],
+            [*within, *warden],
             env={"PATH": os.environ["PATH"], **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,6 +182,9 @@ class Host:
         self._memory = mmap.mmap(self._slots, 128 * SLOTS)
         self.sessions: list[Session] = []
         self.connect()
+        # `unshare` stays where it was, and the warden is its child
+        task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        self.pid = int(task.read_text()) if within else self.process.pid
 
     def connect(self) -> None:
         self.sock = connected(self.directory / "warden.sock")
@@ -233,7 +240,7 @@ class Host:
 
     def stop(self) -> str:
         """End the warden; what it and its sessions wrote to its output."""
-        self.process.terminate()
+        os.kill(self.pid, signal.SIGTERM)
         output, _ = self.process.communicate(timeout=PATIENCE)
         self.sock.close()
         return output.decode()
@@ -298,10 +305,10 @@ def new_host(python: str, archive: Path, tmp_path: Path) -> Iterator[Callable[..
     """Starts wardens for one test."""
     made: list[Host] = []
 
-    def start(*options: str, **env: str) -> Host:
+    def start(*options: str, within: Sequence[str] = (), **env: str) -> Host:
         directory = tmp_path / f"channel{len(made)}"
-        directory.mkdir()
-        made.append(Host(python, archive, directory, env, *options))
+        directory.mkdir(exist_ok=True)
+        made.append(Host(python, archive, directory, env, *options, within=within))
         return made[-1]
 
     yield start

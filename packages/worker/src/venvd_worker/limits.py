@@ -54,7 +54,7 @@ class Guard:
             allowed = usage.data_size(os.getpid()) + limits.memoryBytes
             _set(resource.RLIMIT_DATA, allowed, _HEADROOM)
         if limits.cpuSeconds is not None:
-            _set(resource.RLIMIT_CPU, limits.cpuSeconds, CPU_GRACE)
+            _set(resource.RLIMIT_CPU, limits.cpuSeconds, 2 * CPU_GRACE)  # the warden comes first, and says why
 
     def make_room(self) -> None:
         """Allow a little more memory, so that running out of it can be told."""

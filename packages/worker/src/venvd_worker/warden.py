@@ -6,6 +6,7 @@ It imports nothing of the user's and runs none of its code. The protocol is that
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -40,6 +41,8 @@ _NUDGES = 8
 """How often a call is interrupted within its grace: C code may have swallowed the first signal."""
 _MOST_LOGS = 64
 """Pipes of processes in the background that the warden reads for one session."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 _Answer = Tuple[Dict[str, Any], Sequence[int]]
 
@@ -119,7 +122,7 @@ class Warden:
             self._helpers.discard(pid)
             if pid in by_pid:
                 by_pid[pid].exited(status)
-                self._loop.later(_FAREWELL, self._tell_ended)
+                self._loop.later(_FAREWELL, partial(self._bury, by_pid[pid]))
         self._sweep()
 
     def _sweep(self) -> None:
@@ -244,6 +247,8 @@ class Warden:
 
     def _start(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         name = text(message, "session")
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(f'"{name[:80]}" is no name for a session')
         if name in self._wards:
             raise Conflict('the session "{}" runs already'.format(name))
         memory = self._memory
@@ -373,6 +378,9 @@ class Warden:
                 ward.check()
 
     def _bury(self, ward: Ward) -> None:
+        """Tell of the end of a session, once."""
+        if self._wards.get(ward.name) is not ward:
+            return
         del self._wards[ward.name]
         for source in (ward.control, *ward.logs):
             self._loop.remove(source)

@@ -1,0 +1,234 @@
+"""The warden's own protocol: one server at a time, and sessions that never outlive it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+from typing import Any
+
+import pytest
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unimplemented
+
+
+def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
+    """`hello` is answered with the worker's version, the interpreter's, and when it started."""
+    assert host.hello["worker"] == re.search(r"-([0-9a-f]{12})\.pyz", str(archive))[1]
+    assert re.fullmatch(r"3\.\d+\.\d+", host.hello["python"])
+    assert host.hello["pid"] == host.process.pid
+    assert host.hello["startedAt"].endswith("Z")
+    with pytest.raises(Conflict):
+        host.request("hello", protocol=1, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"command": "frobnicate"}, "start"),
+        ({"command": ["start"]}, "start"),
+        ({"command": "start"}, "session"),
+        ({"command": "start", "session": "x", "slot": 99}, "slot 99"),
+        ({"command": "start", "session": "x", "slot": -1}, "slot"),
+        ({"command": "start", "session": "x", "slot": True}, "slot"),
+        ({"command": "start", "session": "x", "slot": 1, "env": {"A": 1}}, "env"),
+        ({"command": "start", "session": "x", "slot": 1, "limits": []}, "limits"),
+    ],
+)
+def test_bad_requests_are_refused(host: Any, fields: dict[str, Any], named: str) -> None:
+    """A request that makes no sense is answered with what is wrong, and the warden goes on."""
+    with pytest.raises(InvalidRequest, match=named):
+        host.request(**fields)
+
+
+def test_names_of_sessions(host: Any, session: Any) -> None:
+    """A name that runs is a conflict, one that does not is not found."""
+    with pytest.raises(Conflict, match=session.name):
+        host.request("start", session=session.name, slot=session.index)
+    for command in ("interrupt", "kill", "attach"):
+        with pytest.raises(NotFound, match="nobody"):
+            host.request(command, session="nobody", seq=1, reason="timeout")
+    with pytest.raises(Unimplemented):
+        host.request("attach", session=session.name)
+    with pytest.raises(InvalidRequest, match="cancelled"):
+        host.request("interrupt", session=session.name, seq=1, reason="boredom")
+
+
+def test_session_names_stay_inside_the_work_directory(host: Any) -> None:
+    """A name with slashes makes no directory outside."""
+    with pytest.raises(InvalidRequest, match="name"):
+        host.request("start", session="../../up", slot=0)
+
+
+def test_stats(host: Any, start: Any) -> None:
+    """`stats` sums memory, time and processes over each session's tree."""
+    session = start()
+    session.eval("import subprocess\nkept = bytearray(b'x') * (30 << 20)\np = subprocess.Popen(['sleep', '60'])\n1")
+    found = host.request("stats")
+    mine = found["sessions"][session.name]
+    assert mine["processes"] == 2
+    assert mine["rssBytes"] > mine["pssBytes"] > 30 << 20
+    assert mine["cpuSeconds"] > 0
+    assert found["warden"]["rssBytes"] > 1 << 20
+
+
+def test_the_socket_is_for_the_group(new_host: Any) -> None:
+    """The socket's mode is 0660 whatever the umask, so that the server in the other container may connect."""
+    before = os.umask(0o077)
+    try:
+        host = new_host()
+    finally:
+        os.umask(before)
+    found = (host.directory / "warden.sock").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o660
+
+
+def test_a_stale_socket_is_replaced(new_host: Any, tmp_path: Any) -> None:
+    """A socket that a dead warden left behind is no obstacle."""
+    (tmp_path / "channel0").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(tmp_path / "channel0" / "warden.sock"))
+    assert new_host().start().eval("1") == 1
+
+
+def test_a_second_server_is_turned_away(new_host: Any, tools: Any) -> None:
+    """While a server is served, others are hung up on."""
+    host = new_host()
+    with tools.connected(host.directory / "warden.sock") as second:
+        assert second.recv(100) == b""
+    assert host.start().eval("1") == 1
+
+
+def test_a_server_that_goes_takes_its_sessions(new_host: Any, tools: Any) -> None:
+    """When the server's connection ends, every session ends with its tree, and the next server finds a clean house."""
+    host = new_host()
+    session = host.start("default")
+    child = session.eval("import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True).pid")
+    host.sock.close()
+    tools.wait_for(lambda: not tools.alive(child) and not tools.alive(session.pid))
+    tools.wait_for(lambda: _reconnects(host))
+    assert host.request("stats")["sessions"] == {}
+    assert host.start("default").eval("2") == 2
+
+
+def _reconnects(host: Any) -> bool:
+    try:
+        host.connect()
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("packet", [b"nonsense", b"[]", b"\xff", b"x" * 200_000])
+def test_a_garbled_server_is_dropped(new_host: Any, packet: bytes) -> None:
+    """What is no packet of the protocol ends the connection, not the warden."""
+    host = new_host()
+    host.sock.send(packet)
+    assert host.sock.recv(100) == b""
+    assert host.process.poll() is None
+
+
+def test_commands_before_hello(new_host: Any, tools: Any) -> None:
+    """`hello` comes first, and takes exactly the slots' descriptor."""
+    host = new_host()
+    host.sock.close()
+    tools.wait_for(lambda: _first_answer(tools, host, {"command": "stats"}) == "invalid_request")
+    tools.wait_for(lambda: _first_answer(tools, host, {"command": "hello", "protocol": 1, "slots": 4}) == "invalid_request")
+    tools.wait_for(lambda: _first_answer(tools, host, {"command": "hello", "protocol": 9, "slots": 4}) == "invalid_request")
+
+
+def _first_answer(tools: Any, host: Any, message: dict[str, Any]) -> Any:
+    with tools.connected(host.directory / "warden.sock") as sock:
+        try:
+            sock.send(json.dumps({"id": 1, **message}).encode())
+            return json.loads(sock.recv(1 << 16) or b"{}").get("code")
+        except OSError:
+            return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_everything(new_host: Any, tools: Any, number: int) -> None:
+    """A warden that is told to stop ends its sessions with their trees, removes socket and directories, and exits 0."""
+    host = new_host()
+    session = host.start()
+    child = session.eval("import subprocess\nopen('f', 'w').close()\nsubprocess.Popen(['sleep', '600']).pid")
+    host.process.send_signal(number)
+    assert host.process.wait(30) == 0
+    assert not tools.alive(child)
+    assert not tools.alive(session.pid)
+    assert not (host.directory / "warden.sock").exists()
+    assert list(host.work.iterdir()) == []
+
+
+def test_sessions_die_with_their_warden(new_host: Any, tools: Any) -> None:
+    """A warden that is killed takes its sessions along."""
+    host = new_host()
+    session = host.start()
+    session.eval("1")
+    host.process.kill()
+    tools.wait_for(lambda: not tools.alive(session.pid))
+
+
+def test_no_descriptors_are_lost(new_host: Any, tools: Any) -> None:
+    """A hundred sessions that come and go leave the warden with the descriptors that it had."""
+    host = new_host()
+
+    def count() -> int:
+        return len(os.listdir(f"/proc/{host.process.pid}/fd"))
+
+    def one() -> None:
+        session = host.start("again")
+        session("exec", {"code": "import subprocess\nsubprocess.Popen(['sleep', '60'])"})
+        host.kill(session)
+        session.exited()
+        session.close()
+
+    one()
+    before = tools.wait_for(count)
+    for _ in range(10):
+        one()
+    assert count() <= before
+
+
+def test_user_code_cannot_read_the_warden(host: Any, session: Any) -> None:
+    """The warden's memory and descriptors are closed to others of its user; root, as here, may look."""
+    status = session.eval(f"open('/proc/{host.process.pid}/status').read()")
+    assert "Name" in status
+    assert session.eval(f"import os\nos.stat('/proc/{host.process.pid}/fd').st_uid") == 0
+
+
+INSIDE = """
+import os, signal
+mine = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGHUP, signal.SIGUSR1):
+    os.kill(1, number)
+    mine.append(number)
+len(mine)
+"""
+
+
+def test_process_1_heeds_only_signals_from_outside(new_host: Any, tools: Any) -> None:
+    """As process 1 of a PID namespace the warden survives whatever is sent inside, and stops on a signal from outside."""
+    if os.geteuid() != 0:
+        pytest.skip("a PID namespace takes root")
+    host = new_host(within=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    assert host.hello["pid"] == 1
+    session, other = host.start(), host.start()
+    assert session.eval(INSIDE) == 6
+    session.eval("os.kill(-1, signal.SIGKILL)")
+    assert other.exited()["how"] == "was killed by signal 9 (SIGKILL)"
+    assert session.eval("1") == 1
+    assert host.start().eval("1") == 1
+    os.kill(host.pid, signal.SIGTERM)
+    assert host.process.wait(30) == 0
+
+
+def test_process_1_serves_nobody_from_inside(new_host: Any) -> None:
+    """User code that connects to the warden's socket after the server left is hung up on."""
+    if os.geteuid() != 0:
+        pytest.skip("a PID namespace takes root")
+    host = new_host(within=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    code = "import socket\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.connect(path)\ns.recv(100)"
+    assert host.start().eval(code, path=str(host.directory / "warden.sock")) == {"$bytes": ""}
