@@ -31,6 +31,20 @@ def test_secrets_of_a_home_are_its_owners(tmp_path: Path) -> None:
     again.close()
 
 
+def test_the_metrics_token_is_handed_out_alone(tmp_path: Path) -> None:
+    """The copy for a scraper is readable by its group, holds that token only, and is made anew each time."""
+    home = Home(tmp_path / "home")
+    copy = tmp_path / "monitoring" / "token"
+    for _ in range(2):
+        home.hand_out_metrics_token(copy)
+    assert copy.read_text().strip() == home.metrics_token
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o640
+    assert [path.name for path in copy.parent.iterdir()] == ["token"]
+    with pytest.raises(InvalidRequest, match="VENVD_METRICS_TOKEN_FILE"):
+        home.hand_out_metrics_token(copy / "below-a-file")
+    home.close()
+
+
 def test_a_home_has_one_controller(tmp_path: Path) -> None:
     """A second controller on the same home is told so."""
     home = Home(tmp_path)

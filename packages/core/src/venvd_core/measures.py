@@ -21,7 +21,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Internal, VenvdError
+from venvd_contract.operations import OPERATIONS
 from venvd_core import logs
 from venvd_core.calls import Call
 
@@ -56,7 +57,10 @@ class Measures:
     """Counters of one backend."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str]] = Counter()
+        # no increase is seen in a counter that appears at 1, so what is watched for is there from the start
+        self.requests: Counter[tuple[str, str]] = Counter(
+            {(each.command, outcome): 0 for each in OPERATIONS for outcome in ("ok", Internal.code)}
+        )
         self.seconds: dict[str, list[int]] = {}
         self.seconds_sum: dict[str, float] = {}
         self.restarts: Counter[str] = Counter()

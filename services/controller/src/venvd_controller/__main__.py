@@ -41,6 +41,8 @@ def _serve(settings: Settings) -> None:
     token = settings.token.get_secret_value() if settings.token else None
     home = Home(settings.home, token)
     engine, reason = choose(settings.engine, settings.for_engine(home.id))
+    if settings.metrics_token_file is not None:
+        home.hand_out_metrics_token(settings.metrics_token_file)
     program = build(settings, home, engine, reason)
     listener = _listen(settings)
     url = settings.url or f"http://{settings.host}:{listener.getsockname()[1]}"

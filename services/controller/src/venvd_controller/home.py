@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from venvd_contract.errors import Conflict
+from venvd_contract.errors import Conflict, InvalidRequest
 
 
 class Home:
@@ -60,6 +60,19 @@ class Home:
         """Let clients of this home find the controller."""
         self._write(self.path / "token", token, 0o600)
         self._write(self.path / "url", url, 0o644)
+
+    def hand_out_metrics_token(self, path: Path) -> None:
+        """Put a copy where the file's group may read it, for a scraper that must see nothing else of the home.
+
+        Raises:
+            InvalidRequest: it cannot be written there.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path, self.metrics_token, 0o640)
+            path.chmod(0o640)  # whatever the umask
+        except OSError as error:
+            raise InvalidRequest(f"VENVD_METRICS_TOKEN_FILE: cannot write {path}: {error.strerror}") from None
 
     def withdraw(self) -> None:
         """The controller stops: no client should look for it any more."""

@@ -82,7 +82,7 @@ def build(settings: Settings, home: Home, engine: Engine, reason: str) -> Progra
     backends = Backends(database, home, engine.name, operations, venvs)
     Starter(engine, settings, backends, venvs, operations)
     reconciler = Reconciler(database, engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
-    registry = metrics.registry(operations, backends, reconciler)
+    registry = metrics.registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Program(
         settings, home, engine, reason, database, operations, runtimes, venvs, backends, reconciler, registry, manifest
     )

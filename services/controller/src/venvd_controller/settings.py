@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     index_url: SecretStr | None = None
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
     manifest: Path | None = None
+    metrics_token_file: Path | None = None
+    """Where a scraper that must not see the home finds a copy of the metrics token: readable by the group."""
     database_url: str | None = None
     source_dir: Path | None = Field(default_factory=default_source_dir)
     docker_network: str | None = None

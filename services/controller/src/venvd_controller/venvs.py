@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,6 +32,8 @@ class Venvs:
         self._engine = engine
         self._operations = operations
         self._runtimes = runtimes
+        self.on_built: Callable[[str, float], None] = _nobody
+        """Told outcome and seconds of each build that ended."""
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         operations.register(KIND, self._build_operation)
 
@@ -133,6 +137,18 @@ class Venvs:
         self.ensure(name, run)
 
     def _build(self, row: VenvRow, run: Run) -> Image:
+        began, outcome = time.monotonic(), "failed"
+        try:
+            image = self._build_it(row, run)
+            outcome = "succeeded"
+        except Cancelled:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.on_built(outcome, time.monotonic() - began)
+        return image
+
+    def _build_it(self, row: VenvRow, run: Run) -> Image:
         self._update(row.name, state="building", error=None)
         try:
             runtime = self._runtimes.ensure(row.runtime, run)
@@ -151,6 +167,10 @@ class Venvs:
     def _update(self, name: str, **values: object) -> None:
         with self._database.begin() as session:
             session.execute(update(VenvRow).where(VenvRow.name == name).values(updated_at=now(), **values))
+
+
+def _nobody(_outcome: str, _seconds: float) -> None:
+    """Told of what nobody measures."""
 
 
 def checked(spec: VenvSpec) -> VenvSpec:

@@ -66,6 +66,7 @@ def discover(here: Here, request: Request) -> list[TargetGroup]:
         TargetGroup(
             [address],
             {
+                "instance": item.name,  # they all have the controller's address
                 "__metrics_path__": f"/v1/backends/{item.name}/metrics",
                 "backend": item.name,
                 "venv": item.venv,
