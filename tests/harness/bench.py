@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from harness.callers import HttpCaller
-from harness.stack import PORTS, Quiet, wait_ready
+from harness.stack import PORTS, ROOT, Quiet, remove_images, wait_ready
 from venvd_engines.engine import Engine, EngineSettings, Handle, Image, Launch, RuntimeRef, VenvBuild
 from venvd_engines.select import choose
 
@@ -78,3 +82,29 @@ def evaluate(handle: Handle, code: str) -> Any:
         return call("eval", {"expression": code})["value"]
     finally:
         call.close()
+
+
+@contextlib.contextmanager
+def opened(name: str, **changes: Any) -> Iterator[Bench]:
+    """An engine of a home of its own; `changes` are fields of its settings. What it made is removed at the end."""
+    home = Path(tempfile.mkdtemp(prefix="venvd-engine-"))
+    bundle = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    settings = EngineSettings(
+        home=home,
+        home_id=f"test-{secrets.token_hex(6)}",
+        run_dir=home / "run",
+        source_dir=ROOT,
+        ca_bundle=Path(bundle) if bundle else None,
+    )
+    settings.run_dir.mkdir()
+    made = Bench(name, replace(settings, **changes))
+    try:
+        yield made
+    finally:
+        fresh = choose(name, settings)[0]
+        for owned in fresh.list_owned():
+            fresh.destroy_owned(owned)
+        fresh.sweep()
+        if name == "docker":
+            remove_images(settings.home_id)
+        shutil.rmtree(home, ignore_errors=True)

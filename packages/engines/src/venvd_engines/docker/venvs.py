@@ -40,7 +40,7 @@ print(json.dumps([platform.python_version(), sorted(found.items(), key=lambda it
 """
 
 _APT = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
-_APT_CLEAN = "apt-get clean; rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log"
+_APT_CLEAN = "find /var/cache/apt -type f -delete; rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log"
 
 
 class Venvs:
