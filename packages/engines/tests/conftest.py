@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uv
+from harness.stack import Quiet
 
-from venvd_engines.local import environment
+from venvd_engines.engine import Image, Launch, Port
+from venvd_engines.local import environment, processes, state
+from venvd_engines.local.launches import Launches, Place
+from venvd_engines.local.processes import Identity, wait_until
+from venvd_engines.local.starting import Starter
 from venvd_engines.local.venvs import Tools, Venvs
 
 
@@ -64,3 +77,133 @@ def tools(tmp_path: Path) -> Tools:
 @pytest.fixture
 def venvs(tmp_path: Path, tools: Tools) -> Venvs:
     return Venvs(tmp_path / "venvs", tools)
+
+
+# ---- backends ------------------------------------------------------------------------------------------------------
+
+LISTEN = """
+import http.server, json, os, sys
+print("server says", flush=True)
+print("server complains", file=sys.stderr, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd()}).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer((os.environ["VENVD_HOST"], int(os.environ["VENVD_PORT"])), Handler).serve_forever()
+"""
+WAIT = """
+import json, os, sys, time
+print("worker says", flush=True)
+with open("seen.json", "w") as file:
+    json.dump({"argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd()}, file)
+time.sleep(300)
+"""
+
+
+@dataclass
+class Site:
+    """A home with launches of small programs: `server` and `worker` are their sources."""
+
+    place: Place
+    launches: Launches
+    folder: Path
+    server: str = LISTEN
+    worker: str = WAIT
+
+    def start(self, launch: Launch, progress: Quiet | None = None) -> state.State:
+        archive = self.folder / "archive.py"
+        archive.write_text(self.worker)
+        starter = Starter(self.place, self.launches, lambda _: [sys.executable, "-I", "-c", self.server])
+        return starter.start(launch, archive, progress or Quiet())
+
+    @staticmethod
+    def again(launch: Launch) -> Launch:
+        """Another launch of the same backend."""
+        return replace(launch, id=secrets.token_hex(6))
+
+    def restarted(self) -> Launches:
+        """What a new controller sees."""
+        return Launches(self.place)
+
+    def directory(self, launch: Launch) -> Path:
+        return self.place.directory(launch.id)
+
+    def record(self, launch_id: str) -> state.State:
+        found = state.read(self.place.directory(launch_id))
+        assert found is not None
+        return found
+
+    def part(self, launch: Launch, name: str) -> Identity:
+        record = self.record(launch.id)
+        found = record.part(name).identity(record.boot)
+        assert found is not None
+        return found
+
+    def keeper(self, launch: Launch) -> Identity:
+        found = self.record(launch.id).keeper_identity()
+        assert found is not None
+        return found
+
+    def everything(self, launch: Launch) -> list[Identity]:
+        """Every process of a launch that runs now."""
+        keeper = self.keeper(launch)
+        below = [processes.identify(pid) for pid in processes.descendants(keeper.pid)]
+        return [keeper, *(one for one in below if one is not None)]
+
+    def wait_worker(self, launch: Launch) -> dict[str, Any]:
+        """What the worker program says of itself, once it runs."""
+        path = self.directory(launch) / "work" / "seen.json"
+        assert wait_until(lambda: path.exists() and path.read_text().endswith("}"), 60)
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def wait_ended(self, launch: Launch, part: str) -> None:
+        def ended() -> bool:
+            found = self.launches.inspect(launch.id)
+            return (found.server if part == "server" else found.worker).state == "exited"
+
+        assert wait_until(ended, 20)
+
+    @staticmethod
+    def ask(url: str) -> dict[str, Any]:
+        """What the server program says of itself."""
+        with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - it is ours
+            found: dict[str, Any] = json.load(response)
+            return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    root = Path("/tmp") / f"venvd-test-{secrets.token_hex(4)}"  # socket paths are short
+    place = Place(root / "backends", "test-home", root / "run")
+    made = Site(place, Launches(place), tmp_path)
+    yield made
+    for owned in made.launches.owned():
+        made.launches.destroy(owned.launch_id)
+    subprocess.run(["rm", "-r", "-f", str(root)], check=True)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    """A launch whose venv is, as far as a launch can tell, one: a directory with an interpreter."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return Launch(
+        id=secrets.token_hex(6),
+        name="mine",
+        type="http",
+        image=Image("0" * 32, str(tmp_path / "venv"), "3.11.7"),
+        server_env={"VENVD_TOKEN_SHA256": "digest"},
+        worker_env={"USERS": "own"},
+        ports=(Port("main", 5678, free_port()),),
+        labels={"team": "a"},
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

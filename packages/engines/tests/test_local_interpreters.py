@@ -37,7 +37,7 @@ def known(*versions: str) -> list[Interpreter]:
     ],
 )
 def test_the_newest_that_was_asked_for_is_chosen(asked: str, chosen: str | None) -> None:
-    """A minor version means its newest release; a pre-release only where there is no release; a full one only itself."""
+    """A minor version means its newest release, or pre-release where there is none; a full version only itself."""
     there = known("3.13.0", "3.13.5", "3.13.2", "3.14.0", "3.14.1rc1", "3.15.0b1", "3.15.0b2", "3.12.9")
     found = interpreters.choose(asked, there)
     assert (str(found.version) if found else None) == chosen
@@ -105,7 +105,7 @@ def test_a_version_that_is_nowhere_names_those_there_are() -> None:
 @pytest.mark.parametrize("version", ["3.8", "3.0", "3.8.18"])
 def test_a_version_too_old_for_the_worker_is_refused(version: str) -> None:
     """Nothing is searched for a CPython that the worker does not run on."""
-    with pytest.raises(InvalidRequest, match="too old: 3.9 or newer"):
+    with pytest.raises(InvalidRequest, match=r"too old: 3\.9 or newer"):
         interpreters.find(version, UV, ENV, Quiet())
 
 

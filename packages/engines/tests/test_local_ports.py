@@ -44,7 +44,7 @@ def test_a_port_that_must_be_it_is_a_conflict_with_its_holder(listener: int) -> 
 def test_a_port_taken_on_every_address_is_taken_on_each() -> None:
     """A listener on all addresses keeps loopback from being free."""
     with socket.socket() as made:
-        made.bind(("0.0.0.0", 0))  # noqa: S104
+        made.bind(("0.0.0.0", 0))
         made.listen()
         assert not ports.free("127.0.0.1", made.getsockname()[1])
 
@@ -87,7 +87,13 @@ def test_the_listening_process_is_known(listener: int) -> None:
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost")],  # noqa: S104
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("host", "host"),
+    ],
 )
 def test_a_url_names_an_address_that_can_be_reached(host: str, shown: str) -> None:
     """A server on every address is reached by loopback, and IPv6 addresses stand in brackets."""

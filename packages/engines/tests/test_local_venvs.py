@@ -143,7 +143,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(venvs: Venvs, wheel: Wheel
     wheel("alpha", "1.0", files={"alpha.py": "evil = 1\n"})
     shutil.rmtree(tmp_path / "cache")  # which still has the locked one
     build = VenvBuild(RUNTIME, lock)
-    with pytest.raises(Unavailable, match="not the one that was locked.*alpha==1.0"):
+    with pytest.raises(Unavailable, match=r"not the one that was locked.*alpha==1\.0"):
         venvs.build(build, Quiet())
     assert venvs.find(build.key()) is None
 

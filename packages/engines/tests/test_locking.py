@@ -51,7 +51,7 @@ def test_a_lock_pins_every_package_with_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (("venvd-there-is-no-such-package",), ("no package venvd-there-is-no-such-package",)),
+        (("venvd-there-is-no-such-package",), ("has no package venvd-there-is-no-such-package",)),
         (("numpy==99",), ("no version of numpy==99",)),
         (("requests==2.31", "urllib3>=3"), ("requests==2.31.0 depends on urllib3>=1.21.1,<3", "urllib3>=3")),
         (("docopt",), ("docopt", "no usable wheels", "building from source")),

@@ -181,7 +181,7 @@ def _solution(causes: list[str], hints: list[str]) -> str:
     text = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", text)
     text = text.replace(", we can conclude that ", ", hence ").removeprefix("Because ")
     text = text.replace(". And because ", "; and ").replace(". And ", "; and ")
-    text = re.sub(r"(\S{1,200}) was not found in the package registry", r"there is no package \1 in the package index", text)
+    text = re.sub(r"(\S{1,200}) was not found in the package registry", r"the package index has no package \1", text)
     if any("building from source is disabled" in hint for hint in hints):
         text += "; building from source, which runs a package's code, is switched off"
     return text.strip() or "no reason was given"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from venvd_contract.errors import InvalidRequest, Unavailable
 from venvd_engines.engine import Engine, EngineSettings
@@ -13,7 +15,10 @@ ENGINES = ("auto", "docker", "local")
 OLDEST_API = (1, 41)
 """The Engine API of Docker Engine 20.10."""
 
-_PROBE_SECONDS = 2
+_API = ".".join(map(str, OLDEST_API))
+_CONNECT_SECONDS = 2
+_ANSWER_SECONDS = 5
+"""An engine that is there answers also on a busy machine: taking it for absent would change where everything runs."""
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
@@ -59,13 +64,15 @@ class _Answer:
 
 
 def _ask_docker() -> _Answer:
-    """What the Docker Engine says of itself, within `_PROBE_SECONDS` also where its host swallows every packet."""
+    """What the Docker Engine says of itself; a host that swallows every packet holds nobody up."""
+    import docker  # noqa: F401, PLC0415 - not within the time of the answer
+
     host = os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
     answers: list[_Answer] = []
     thread = threading.Thread(target=lambda: answers.append(_probe(host)), daemon=True, name="docker probe")
     thread.start()
-    thread.join(_PROBE_SECONDS + 0.5)
-    return answers[0] if answers else _Answer(host, reason=f"no answer within {_PROBE_SECONDS} s")
+    thread.join(_CONNECT_SECONDS + _ANSWER_SECONDS)
+    return answers[0] if answers else _Answer(host, reason=f"no answer within {_ANSWER_SECONDS} s")
 
 
 def _probe(host: str) -> _Answer:
@@ -74,7 +81,9 @@ def _probe(host: str) -> _Answer:
     import docker.utils  # noqa: PLC0415
 
     try:
-        client = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=_PROBE_SECONDS)
+        _connect(host)
+        # with a version named, the SDK does not ask for one by itself
+        client = docker.APIClient(version=_API, **docker.utils.kwargs_from_env(), timeout=_ANSWER_SECONDS)
         try:
             found = client.version(api_version=False)
         finally:
@@ -84,13 +93,29 @@ def _probe(host: str) -> _Answer:
     return _judged(host, found)
 
 
+def _connect(host: str) -> None:
+    """Try the address alone: where nobody is, that shows at once, and one who is there may take longer to answer."""
+    parts = urlsplit(host)
+    if parts.scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.settimeout(_CONNECT_SECONDS)
+            made.connect(parts.path)
+    elif parts.scheme in {"tcp", "http", "https"} and parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), _CONNECT_SECONDS).close()
+
+
 def _judged(host: str, found: dict[str, str]) -> _Answer:
-    version, api = found.get("Version", "?"), found.get("ApiVersion", "0.0")
-    if tuple(int(part) for part in api.split(".")) < OLDEST_API:
+    version = found.get("Version", "?")
+    if _numbers(found.get("ApiVersion", "")) < OLDEST_API:
         return _Answer(host, reason=f"Engine {version} is older than 20.10")
     if found.get("Os", "linux") != "linux":
         return _Answer(host, reason=f"Engine {version} runs {found['Os']} containers, not Linux ones")
     return _Answer(host, version=version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
 def _innermost(error: BaseException) -> str:

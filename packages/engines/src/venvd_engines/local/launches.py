@@ -14,7 +14,7 @@ from venvd_contract.errors import Internal
 from venvd_contract.resources import LogLine
 from venvd_engines.engine import BackendState, Handle, Owned, PartState
 from venvd_engines.local import journal, state
-from venvd_engines.local.processes import Identity, boot_id, kill_below, reap, send, wait_gone
+from venvd_engines.local.processes import Identity, boot_id, kill_below, reap, send, wait_gone, wait_until
 from venvd_engines.local.state import PARTS, State
 from venvd_worker import directories
 
@@ -23,6 +23,7 @@ SOCKETS = ("pipe.sock", "http.sock")
 
 _RETIRED = ".retired-"
 _KILL_SECONDS = 5.0
+_TELL_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.2
 _MISSING = PartState("missing")
 
@@ -76,14 +77,20 @@ class Launches:
 
     def inspect(self, launch_id: str) -> BackendState:
         """How both parts are now."""
+        wait_until(lambda: self._told(launch_id), _TELL_SECONDS)
         record = state.read(self._place.directory(launch_id))
         if record is None:
             return BackendState(_MISSING, _MISSING)
-        keeper = record.keeper_identity()
-        if keeper is not None:
-            reap(keeper.pid)
-        kept = keeper is not None and keeper.alive()
+        kept = _kept(record)
         return BackendState(*(_part_state(record, name, kept=kept) for name in PARTS))
+
+    def _told(self, launch_id: str) -> bool:
+        """Whether the record says what is: a keeper takes a moment to write down how a part ended."""
+        record = state.read(self._place.directory(launch_id))
+        if record is None or not _kept(record):
+            return True
+        running = [record.part(name).identity(record.boot) for name in PARTS if record.part(name).state == "running"]
+        return all(part is None or part.alive() for part in running)
 
     # ---- ending --------------------------------------------------------------------------------------------------
 
@@ -131,7 +138,8 @@ class Launches:
             yield from map(_log_line, history if tail is None else history[max(len(history) - tail, 0) :])
             while follow:
                 # looked at before reading, so that the last lines are read
-                ended = not self._kept(launch_id)
+                record = state.read(self._place.directory(launch_id))
+                ended = record is None or not _kept(record)
                 yield from map(_log_line, journal.merged({name: reader.new() for name, reader in readers.items()}))
                 if ended:
                     return
@@ -140,10 +148,13 @@ class Launches:
             for reader in readers.values():
                 reader.close()
 
-    def _kept(self, launch_id: str) -> bool:
-        record = state.read(self._place.directory(launch_id))
-        keeper = None if record is None else record.keeper_identity()
-        return keeper is not None and keeper.alive()
+
+def _kept(record: State) -> bool:
+    """Whether the keeper of a launch is there."""
+    keeper = record.keeper_identity()
+    if keeper is not None:
+        reap(keeper.pid)
+    return keeper is not None and keeper.alive()
 
 
 def _part_state(record: State, name: str, *, kept: bool) -> PartState:

@@ -70,17 +70,17 @@ def reachable(host: str) -> str:
 
 
 def listens(pid: int, number: int) -> bool:
-    """Whether that process listens on the port; where its sockets cannot be seen, whether anyone does."""
+    """Whether that very process listens on the port; where it hides its sockets, whether anyone does."""
     listening = set(_listening(number))
     mine = _inodes(pid)
-    return bool(listening & mine if mine else listening)
+    return bool(listening if mine is None else listening & mine)
 
 
 def _by(number: int) -> str:
     """Who listens on a port, as the end of a sentence; empty where it cannot be seen."""
     wanted = set(_listening(number))
     for pid in pids() if wanted else ():
-        if _inodes(pid) & wanted:
+        if (_inodes(pid) or set()) & wanted:
             try:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
             except OSError:
@@ -102,8 +102,8 @@ def _listening(number: int) -> Iterator[str]:
                 yield fields[9]
 
 
-def _inodes(pid: int) -> set[str]:
-    """The inodes of a process's sockets."""
+def _inodes(pid: int) -> set[str] | None:
+    """The inodes of a process's sockets; None where they are hidden from us."""
     found = set()
     try:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -111,6 +111,8 @@ def _inodes(pid: int) -> set[str]:
                 target = str(descriptor.readlink())
                 if target.startswith("socket:["):
                     found.add(target[8:-1])
+    except PermissionError:
+        return None
     except OSError:
         pass
     return found

@@ -27,7 +27,7 @@ _LAST_WORDS = 2000
 _SCHEMES = {"http": "http", "rpc": "grpc"}
 
 
-class _PortLost(Exception):  # noqa: N818 - a race that was lost, and is run again
+class _PortLost(Exception):
     pass
 
 
