@@ -78,9 +78,9 @@ def blocks(text: str) -> Iterator[list[str]]:
 
 
 def lines_of_a_pipe(raw: Raw) -> Answer:
-    """Sends lines; as many replies come back as lines went out, with the events before them.
+    r"""Sends lines; as many replies come back as lines went out, with the events before them.
 
-    `>| ` is sent without a line's end and with its escapes (`\\xff`) as bytes.
+    `>| ` is sent without a line's end and with its escapes (`\xff`) as bytes.
     """
 
     def answer(sent: list[str], names: Names) -> list[str]:

@@ -36,3 +36,10 @@ def pipe(stack: Stack) -> Iterator[Running]:
     made = stack.start("pipe", VENVD_SESSION_LIMITS=LIMITS)
     yield made
     stack.stop(made)
+
+
+@pytest.fixture(scope="package")
+def rpc(stack: Stack) -> Iterator[Running]:
+    made = stack.start("rpc")
+    yield made
+    stack.stop(made)

@@ -1,0 +1,108 @@
+"""Clients that hold no code of venvd: the examples, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from harness.stack import ROOT, Running
+
+EXAMPLES = ROOT / "examples"
+LIBRARIES = ("grpc", "grpc_status", "google", "typing_extensions.py")
+
+
+def run(*command: object, token: str, expect: int = 0, **environment: str) -> str:
+    """What a program prints."""
+    found = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"PATH": os.environ["PATH"], "VENVD_TOKEN": token, **environment},
+    )
+    assert found.returncode == expect, found.stderr
+    return found.stdout
+
+
+def path_of(pipe: Running) -> str:
+    return urlsplit(pipe.url).path
+
+
+AWKWARD = 'a = """x\ty\\\\"""\nb = "\'q\' ☃"\nprint("to the log, not the reply")\n[a, b]'
+
+
+def test_a_shell_with_nc(pipe: Running) -> None:
+    """A shell script evaluates over the pipe, with quotes, backslashes, tabs and several lines in the code."""
+    script = EXAMPLES / "shell" / "eval.sh"
+    assert json.loads(run(script, path_of(pipe), "sum(range(10))", token=pipe.token)) == {"result": {"value": 45}}
+    found = json.loads(run(script, path_of(pipe), AWKWARD, token=pipe.token))
+    assert found == {"result": {"value": ["x\ty\\", "'q' ☃"]}}
+
+
+@pytest.mark.parametrize(("words", "status"), [(("1 / 0",), 1), (("1", "nobody"), 1), ((), 2)])
+def test_a_shell_is_told_of_errors(pipe: Running, words: tuple[str, ...], status: int) -> None:
+    """An error is printed, and the script's status says that it is one."""
+    found = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), *words, token=pipe.token, expect=status)
+    assert not words or "code" in json.loads(found)
+
+
+def test_a_shell_without_the_token(pipe: Running) -> None:
+    """Without the token the script is refused."""
+    found = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), "1", token="", expect=1)
+    assert json.loads(found)["code"] == "unauthenticated"
+
+
+def test_node_over_the_pipe(pipe: Running) -> None:
+    """A program in another language: pipelined calls, streamed output, errors."""
+    found = run("node", EXAMPLES / "node" / "pipe.mjs", path_of(pipe), token=pipe.token)
+    assert found.splitlines() == [
+        "mean 4, median 2.5",
+        *(f"step {step}" for step in range(3)),
+        "result: finished",
+        "user_error: ZeroDivisionError: division by zero",
+    ]
+
+
+def test_node_over_http(http: Running) -> None:
+    """A program in another language: a session of its own, objects, output, errors."""
+    found = run("node", EXAMPLES / "node" / "http.mjs", http.url, token=http.token)
+    assert found.splitlines() == [
+        'most common: [["a",2]]',
+        "on linux",
+        "422 user_error: NameError: name 'missing' is not defined",
+    ]
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stubs made from the proto files, beside nothing but what gRPC itself needs."""
+    made = tmp_path_factory.mktemp("stubs")
+    sources = [str(path) for path in sorted((ROOT / "proto").rglob("*.proto"))]
+    outputs = [f"--{kind}_out={made}" for kind in ("python", "grpc_python")]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *outputs, *sources]
+    subprocess.run(command, check=True, timeout=120)
+    site = Path(grpc.__file__).parent.parent
+    for name in LIBRARIES:
+        (made / name).symlink_to(site / name)
+    return made
+
+
+def test_grpc_from_the_proto_alone(rpc: Running, stubs: Path) -> None:
+    """A client made from the proto files: objects, streamed output, the Session stream, errors with their details."""
+    client = EXAMPLES / "grpc" / "client.py"
+    address = urlsplit(rpc.url).netloc
+    found = run(sys.executable, "-S", client, address, token=rpc.token, PYTHONPATH=str(stubs))
+    assert found.splitlines() == [
+        "denominator 4",
+        "step 0",
+        "step 1",
+        "on one stream [(3, '{\"value\":9}'), (4, '{\"value\":16}')]",
+        "UNKNOWN user_error: ZeroDivisionError",
+    ]
