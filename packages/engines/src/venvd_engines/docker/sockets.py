@@ -72,7 +72,7 @@ class SocketDirectories:
             os.chown(path, -1, labels.SHARED_GID)
             path.chmod(mode)
         except PermissionError:
-            self._by_container(_MAKE, [f"{_PLACE}/{name}", os.getuid(), labels.SHARED_GID, mode], image)
+            self._by_container(_MAKE, [f"{_PLACE}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
     def remove(self, name: str, image: str | None) -> None:
@@ -88,12 +88,11 @@ class SocketDirectories:
 
     @staticmethod
     def _empty(path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(path):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    Path(entry.path).unlink()
+        for entry in path.iterdir() if path.exists() else ():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def _by_container(self, code: str, arguments: list[Any], image: str) -> None:
         site = self._site

@@ -1,0 +1,221 @@
+"""What only the docker engine's backends do: containers that vanish, networks, directories for others' sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.bench import Bench, evaluate, opened
+from harness.stack import Quiet, wait_ready
+
+from venvd_contract.errors import Conflict, InUse
+from venvd_engines.docker import DockerEngine
+from venvd_engines.docker.site import Site
+from venvd_engines.docker.sockets import OPEN, SocketDirectories
+from venvd_engines.engine import Handle, Image, Port
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+
+NOBODY = 65534
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
+
+
+def inspected(handle: Handle, part: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("container", "inspect", f"venvd-{handle.launch_id}-{part}"))[0]
+    return found
+
+
+@pytest.mark.parametrize("part", ["server", "worker"])
+def test_a_container_that_was_removed_is_missed(docker_bench: Bench, docker_image: Image, part: str) -> None:
+    """A backend of which one container is gone says which, is no longer complete, and is removed whole."""
+    launch = docker_bench.launch(docker_image)
+    with docker_bench.running(launch) as handle:
+        docker("rm", "--force", f"venvd-{launch.id}-{part}")
+        state = docker_bench.engine.inspect(handle)
+        assert {"server": state.server, "worker": state.worker}[part].state == "missing"
+        owned = next(owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch.id)
+        assert not owned.complete
+        docker_bench.engine.destroy_owned(owned)
+        assert not docker_bench.owned(launch.id)
+
+
+def test_a_channel_alone_is_found_and_removed(docker_bench: Bench) -> None:
+    """What a start leaves that was killed after its first step is listed, and removed."""
+    launch_id, home_id = secrets.token_hex(6), docker_bench.settings.home_id
+    name = f"venvd-{launch_id}-channel"
+    labels = {"home": home_id, "role": "channel", "launch": launch_id, "name": "half"}
+    docker("volume", "create", *(f"--label=dev.venvd.{key}={value}" for key, value in labels.items()), name)
+    owned = next(owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch_id)
+    assert (owned.name, owned.handle, owned.complete) == ("half", None, False)
+    docker_bench.engine.destroy_owned(owned)
+    assert name not in docker("volume", "ls", "-q").split()
+
+
+def test_a_backend_leaves_no_container_and_no_channel(docker_bench: Bench, docker_image: Image) -> None:
+    """After `destroy` nothing carries the launch's label."""
+    launch = docker_bench.launch(docker_image)
+    with docker_bench.running(launch):
+        pass
+    label = f"label=dev.venvd.launch={launch.id}"
+    assert docker("ps", "--all", "-q", "--filter", label) == docker("volume", "ls", "-q", "--filter", label) == ""
+
+
+def test_ports_are_published_where_asked_and_nowhere_else(docker_bench: Bench, docker_image: Image) -> None:
+    """The server listens on the address of the launch; the worker host publishes nothing."""
+    with docker_bench.running(docker_bench.launch(docker_image)) as handle:
+        bound = [rule for rules in inspected(handle, "server")["NetworkSettings"]["Ports"].values() for rule in rules]
+        assert [rule["HostIp"] for rule in bound] == ["127.0.0.1"]
+        assert not inspected(handle, "worker")["NetworkSettings"]["Ports"]
+        assert inspected(handle, "worker")["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_a_pipe_server_has_no_network(docker_bench: Bench, docker_image: Image) -> None:
+    """The server of a pipe backend has no interface but loopback either."""
+    with docker_bench.running(docker_bench.launch(docker_image, "pipe")) as handle:
+        assert inspected(handle, "server")["HostConfig"]["NetworkMode"] == "none"
+
+
+def address(handle: Handle, part: str) -> str:
+    networks = inspected(handle, part)["NetworkSettings"]["Networks"]
+    return str(next(iter(networks.values()))["IPAddress"])
+
+
+CONNECT = """
+import socket
+try: socket.create_connection(('{host}', {port}), 2).close(); answer = 'reached'
+except OSError as error: answer = 'not reached'
+answer
+"""
+
+
+def test_backends_with_a_network_do_not_reach_each_other(docker_bench: Bench, docker_image: Image) -> None:
+    """User code that may use the network reaches neither another backend's server nor its own past the channel."""
+    first = docker_bench.launch(docker_image, network=True)
+    second = docker_bench.launch(docker_image, network=True)
+    with docker_bench.running(first) as one, docker_bench.running(second) as other:
+        assert evaluate(one, "import socket; len(socket.if_nameindex()) > 1") is True
+        for handle in (one, other):
+            assert evaluate(one, CONNECT.format(host=address(handle, "server"), port=5678)) == "not reached"
+
+
+def test_a_networked_session_reaches_what_the_machine_does(docker_bench: Bench, docker_image: Image) -> None:
+    """Where the network was asked for, user code gets out: it reaches a listener on the machine's own address."""
+    with docker_bench.running(docker_bench.launch(docker_image, network=True)) as handle:
+        networks = inspected(handle, "worker")["NetworkSettings"]["Networks"]
+        gateway = next(iter(networks.values()))["Gateway"]
+        with socket.create_server((gateway, 0)) as listener:
+            code = CONNECT.format(host=gateway, port=listener.getsockname()[1])
+            assert evaluate(handle, code) == "reached"
+
+
+def test_an_owner_in_a_network_reaches_servers_by_name(docker_bench: Bench, docker_image: Image) -> None:
+    """With a network given, servers join it and are probed by their container's name; clients use published ports."""
+    network = f"venvd-test-{secrets.token_hex(4)}"
+    docker("network", "create", "--label", f"dev.venvd.home={docker_bench.settings.home_id}", network)
+    engine = DockerEngine(replace(docker_bench.settings, docker_network=network))
+    engine.prepare("http", Quiet())
+    handle = engine.start(docker_bench.launch(docker_image), Quiet())
+    try:
+        assert handle.probe_url == f"http://venvd-{handle.launch_id}-server:5678"
+        wait_ready(handle.url)
+        code = f"import urllib.request as u; print(u.urlopen('{handle.probe_url}/livez').status)"
+        assert docker("run", "--rm", "--network", network, docker_image.ref, "python", "-c", code).strip() == "200"
+    finally:
+        engine.destroy(handle)
+        docker("network", "rm", network)
+
+
+def test_a_port_that_only_the_engine_sees_taken_is_passed_over(docker_bench: Bench, docker_image: Image) -> None:
+    """An owner in a container cannot look at the host's ports: what the engine refuses is left for the next one."""
+    network = f"venvd-test-{secrets.token_hex(4)}"
+    docker("network", "create", "--label", f"dev.venvd.home={docker_bench.settings.home_id}", network)
+    engine = DockerEngine(replace(docker_bench.settings, docker_network=network))
+    engine.prepare("http", Quiet())
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker, "network", "rm", network)
+        holder = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
+        taken = holder.getsockname()[1]
+        handle = engine.start(docker_bench.launch(docker_image, ports=(Port("main", 5678, taken),)), Quiet())
+        cleanup.callback(engine.destroy, handle)
+        assert handle.url != f"http://127.0.0.1:{taken}"
+        wait_ready(handle.url)
+        exact = docker_bench.launch(docker_image, ports=(Port("main", 5678, taken, exact=True),))
+        with pytest.raises(Conflict, match=str(taken)):
+            engine.start(exact, Quiet())
+        assert not docker_bench.owned(exact.id)
+
+
+def test_an_image_in_use_is_not_removed(docker_bench: Bench) -> None:
+    """Removing the image of a running backend is refused, and names the backend."""
+    wanted = docker_bench.wanted("six==1.9.0")
+    image = docker_bench.engine.build(wanted, Quiet())
+    launch = docker_bench.launch(image)
+    with docker_bench.running(launch):
+        with pytest.raises(InUse, match=launch.name):
+            docker_bench.engine.remove_image(wanted.key())
+        assert docker_bench.engine.find_image(wanted.key()) == image
+    docker_bench.engine.remove_image(wanted.key())
+
+
+def test_homes_do_not_touch_each_other(docker_bench: Bench, docker_image: Image) -> None:
+    """Another home sees neither backends nor images of this one, and its sweeping leaves them alone."""
+    with docker_bench.running(docker_bench.launch(docker_image)) as handle, opened("docker") as stranger:
+        assert stranger.engine.list_owned() == []
+        assert stranger.engine.find_image(docker_image.key) is None
+        stranger.engine.sweep()
+        stranger.engine.remove_image(docker_image.key)
+        assert evaluate(handle, "1 + 1") == 2
+
+
+# ---- directories of sockets --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """The process as a user who is in the socket's group and in no other."""
+    groups = os.getgroups()
+    os.setgroups([Path("/var/run/docker.sock").stat().st_gid])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root can")
+@pytest.mark.parametrize("owner", [0, NOBODY])
+def test_an_unprivileged_owner_has_its_directories_made(
+    docker_bench: Bench, docker_image: Image, tmp_path: Path, owner: int
+) -> None:
+    """Who may not give a directory to the servers' group has a container do it, also below a directory of root's."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.chown(run_dir, owner, owner)
+    directories = SocketDirectories(Site(replace(docker_bench.settings, run_dir=run_dir)))
+    with unprivileged():
+        made = directories.make("mine", OPEN, docker_image.ref)
+    found = made.stat()
+    assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (NOBODY, 10000, oct(OPEN))
+    (made / "left.sock").touch()
+    os.chown(made / "left.sock", 10001, 10000)
+    with unprivileged():
+        directories.remove("mine", docker_image.ref)
+        directories.remove("mine", docker_image.ref)
+    assert not made.exists()
