@@ -259,3 +259,21 @@ def test_every_session_comes_back_with_a_new_warden(run: Any, wardens: Any, serv
             assert got["env"] == "again"
 
     run(work)
+
+
+def test_a_name_can_be_used_again_at_once(run: Any, wardens: Any, serve: Any) -> None:
+    """What is still done about a session that was deleted does not touch the next one of its name."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            await client.command("session.create", name="a")
+            await client.command("session.delete", id="a")
+            await client.command("session.create", name="a")
+            assert (await client.do("count", request={"session": "a"}))["count"] == 1
+            await asyncio.sleep(1)  # longer than the patience with a stream that ended before its process
+            assert (await client.do("count", request={"session": "a"}))["count"] == 2
+            assert (await client.command("session.get", id="a"))["restarts"] == 0
+
+    run(work)

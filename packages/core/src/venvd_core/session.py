@@ -265,7 +265,9 @@ class Session:
             self._early = [*self._early[-3:], event]
 
     def _end_process(self, process: Process, why: str) -> None:
-        if not process.ended.done() and not process.link.gone.done():
+        # The warden ends by name, and another session may have that name once this one is over.
+        current = process is self._process and self._ending is None
+        if current and not process.ended.done() and not process.link.gone.done():
             process.blame = why
             self._aside(process.kill(f"the session {why}"))
 
