@@ -28,3 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         pytest.exit("CI=true, and no Docker Engine answers", returncode=1)
     for item in wanting:
         item.add_marker(pytest.mark.skip(reason="no Docker Engine answers (VENVD_ENGINE=local asks for none)"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Figures that tests recorded with `record_property("figure", …)`."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    called = [report for report in reports if getattr(report, "when", None) == "call"]
+    figures = [value for report in called for name, value in report.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.write_line(str(figure))

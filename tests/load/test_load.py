@@ -1,0 +1,73 @@
+"""64 clients at once on each transport: no error, and nothing is left behind.
+
+VENVD_LOAD_SECONDS is how long they go on (5; 60 for the whole minute). The figures stand in the summary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness.callers import CALLERS, Caller
+from harness.load import CLIENTS, load
+from harness.measure import MIB, Held, parts, until
+from harness.stack import Running, Stack
+
+SESSIONS = 7
+WARM_UP = 2.0
+GROWTH = {"server": 24 * MIB, "warden": 4 * MIB, "sessions": 24 * MIB}
+"""Bytes that memory may grow by, however long the load was: allocators do not give all of it back."""
+SPARE_THREADS = 4
+"""Of pools that grow to a size of their own and stay there."""
+
+
+@pytest.fixture
+def sessions(call: Caller) -> Iterator[list[str]]:
+    made = [call("session.create", {"name": f"load-{number}"})["id"] for number in range(SESSIONS)]
+    yield ["default", *made]
+    for name in made:
+        call("session.delete", {"id": name})
+
+
+@pytest.fixture
+def call(kind: str, running: Running) -> Iterator[Caller]:
+    made = CALLERS[kind](running.url, running.token)
+    yield made
+    made.close()
+
+
+def within(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
+    """What there is more of than before."""
+    found = []
+    for name, was in before.items():
+        now = after[name]
+        if now.processes > was.processes or now.descriptors > was.descriptors:
+            found.append(f"{name}: {now}, before: {was}")
+        if now.threads > was.threads + SPARE_THREADS or now.memory > was.memory + GROWTH[name]:
+            found.append(f"{name}: {now}, before: {was}")
+    return found
+
+
+def test_many_clients_at_once(
+    stack: Stack, kind: str, running: Running, sessions: list[str], call: Caller, record_property: Any
+) -> None:
+    """Every answer is right; handles, sessions, descriptors, processes, threads and memory are as before."""
+    seconds = float(os.environ.get("VENVD_LOAD_SECONDS", "5"))
+    processes = parts(stack, running)
+    warm = load(call.fresh, sessions, WARM_UP)
+    assert not warm.wrong
+    until(lambda: processes.held()["sessions"].processes == len(sessions), "sessions that ended are still there")
+    before = processes.held()
+    tally = load(call.fresh, sessions, seconds)
+    assert not tally.wrong
+    until(lambda: not within(before, processes.held()), lambda: within(before, processes.held()))
+    after = processes.held()
+    record_property("figure", f"{kind}, {CLIENTS} clients, {seconds:g} s: {tally}")
+    for name, now in after.items():
+        record_property("figure", f"  {name}: {now} (before: {before[name]})")
+    listed = call("session.list")["sessions"]
+    assert {item["id"] for item in listed} == set(sessions)
+    assert {item["id"]: item["handles"] for item in listed} == dict.fromkeys(sessions, 0)
+    assert all(item["restarts"] == 0 and item["queued"] == 0 for item in listed)
