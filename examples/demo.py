@@ -1,4 +1,3 @@
-
 """The main job, shown: a Python version and two requirements become a running service that aggregates a CSV.
 
 Run by `make demo`. Brings up a controller of its own (temporary home, free port), uses Docker if an engine answers and
@@ -12,6 +11,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -211,6 +211,7 @@ def main() -> int:
         say("\nstopped")
         return 1
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave anything behind
         say("\ntaking everything down …")
         if started is not None:
             take_down(started)

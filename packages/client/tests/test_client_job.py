@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,14 @@ MINOR = f"3.{sys.version_info.minor}"
 
 
 @pytest.fixture
-def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home that does not exist yet; its path is short, as those of sockets must be."""
     for name in ("VENVD_URL", "VENVD_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VENVD_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("VENVD_ENGINE", "local")
-    return tmp_path / "home"
+    with tempfile.TemporaryDirectory(prefix="venvd-", ignore_cleanup_errors=True) as directory:
+        monkeypatch.setenv("VENVD_HOME", f"{directory}/home")
+        monkeypatch.setenv("VENVD_ENGINE", "local")
+        yield Path(directory) / "home"
 
 
 def test_a_program_of_its_own(empty_home: Path) -> None:
@@ -37,6 +43,43 @@ def test_a_program_of_its_own(empty_home: Path) -> None:
     assert {"phase", "done"} <= set(seen)
     assert not venvd.Controller(url).alive()
     assert not venvd.connect(b.url).ping()
+
+
+def _program(preload: str) -> subprocess.Popen[str]:
+    """Another program in a block of its own; it leaves the block when its stdin ends."""
+    code = (
+        "import sys, venvd\n"
+        f"with venvd.backend(python={MINOR!r}, preload=[{preload!r}]) as b:\n"
+        "    print(b.url, flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    print(b.eval('6 * 7'), flush=True)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_the_last_program_ends_the_private_controller(empty_home: Path) -> None:
+    """A second program uses the first one's controller, which outlives the first and ends with the second."""
+    with _program("json") as first, _program("math") as second:
+        assert first.stdout is not None
+        assert second.stdout is not None
+        assert first.stdout.readline().startswith("http://")
+        assert second.stdout.readline().startswith("http://")
+        url = (empty_home / "url").read_text().strip()
+        assert first.communicate(timeout=60)[0] == "42\n"
+        with venvd.Controller() as controller:
+            assert [backend.state for backend in controller.backends.list()] == ["running"]
+        assert second.communicate(timeout=60)[0] == "42\n"
+    assert not venvd.Controller(url).alive()
+
+
+def test_up_keeps_a_private_controller(empty_home: Path) -> None:
+    """`venvd up` beside a program that started one takes it over: it runs on, and `down` ends it."""
+    command = [sys.executable, "-m", "venvd"]
+    with venvd.backend(python=MINOR):
+        up = subprocess.run([*command, "up", "--detach", "--json"], check=True, capture_output=True)
+    assert venvd.Controller(json.loads(up.stdout)["url"]).alive()
+    down = subprocess.run([*command, "down", "--json"], check=True, capture_output=True)
+    assert json.loads(down.stdout)["stopped"] is True
 
 
 def test_a_controller_that_is_there_is_used(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
-from venvd import launch
 from venvd.controller import asks, flows
 from venvd.controller.asks import Step
 from venvd.controller.client import Controller
 from venvd.controller.client_async import AsyncController
 from venvd.controller.flows import OnEvent, quiet
-from venvd.errors import NoController, NotFound, Unavailable
+from venvd.errors import NoController, NotFound
 from venvd.flow import Flow
-from venvd.home import HOW_TO_START, find_controller, home, named
+from venvd.home import named
+from venvd.private import controller
 from venvd.session import Backend
 from venvd.session_async import AsyncBackend
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec
-
-_SOON = 15.0
 
 
 class Options(TypedDict, total=False):
@@ -41,7 +38,7 @@ class Options(TypedDict, total=False):
         env: environment variables of user code.
         limits: of the worker host.
         timeout: seconds for calls that name none.
-        controller, token: of the controller; absent is the one that the environment or home names, else one of our own.
+        controller, token: of the controller; absent is the one that the environment or home names, else a private one.
         on_event: called with each event of the operations on the way (`venvd_contract.resources.Event`).
     """
 
@@ -93,59 +90,6 @@ def _job(requirements: Sequence[str], options: Options) -> _Job:
     return _Job(spec, options)
 
 
-def _answering(url: str | None, token: str | None) -> tuple[str, str | None] | None:
-    """The controller that is named and answers; None where none is named, or only a stale file of the home names one.
-
-    Raises:
-        NoController: one is named on purpose and does not answer.
-    """
-    try:
-        found = find_controller(url, token)
-    except NoController:
-        return None
-    with Controller(*found) as controller:
-        if controller.alive():
-            return found
-    if named(url):
-        raise NoController(f"no controller answers at {found[0]}: {HOW_TO_START}")
-    return None
-
-
-@contextlib.contextmanager
-def controller(url: str | None = None, token: str | None = None) -> Iterator[tuple[str, str | None]]:
-    """URL and token of a controller: the one that is named and answers, else one of our own while the block runs.
-
-    Raises:
-        NoController: none answers, and its program is not installed here.
-    """
-    found = _answering(url, token)
-    if found is not None:
-        yield found
-        return
-    try:
-        own = launch.start(home())
-    except NoController:
-        raise
-    except Unavailable:
-        # Another program may have started one for the same home a moment before.
-        found = _answering_soon(url, token)
-        if found is None:
-            raise
-        yield found
-        return
-    try:
-        yield own.url, own.token
-    finally:
-        own.stop()
-
-
-def _answering_soon(url: str | None, token: str | None) -> tuple[str, str | None] | None:
-    deadline = time.monotonic() + _SOON
-    while (found := _answering(url, token)) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
 @contextlib.contextmanager
 def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Iterator[Backend]:
     """A running backend for a list of requirements, connected; at the end of the block it is stopped and removed.
@@ -168,7 +112,7 @@ def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Ite
 
 
 def _remove(name: str, at: tuple[str, str | None], options: Options) -> None:
-    """Stop and remove a backend; where its controller was another program's and ended with that, by one of our own."""
+    """Stop and remove a backend; where the home's controller was stopped meanwhile, through another."""
     with contextlib.suppress(NotFound):
         try:
             with Controller(*at) as client:
@@ -195,4 +139,4 @@ async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Opti
         yield await stack.enter_async_context(connected)
 
 
-__all__ = ["Options", "backend", "backend_async", "controller"]
+__all__ = ["Options", "backend", "backend_async"]

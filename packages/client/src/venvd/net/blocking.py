@@ -168,6 +168,9 @@ class Pool:
         self._closed = True
         self._drop()
 
+    def __del__(self) -> None:
+        self._drop()  # a client that was forgotten keeps no connections
+
     def _sent(self, exchange: Exchange, deadline: float | None) -> Connection:
         """A connection on which the request is sent and the answer has begun."""
         while True:
