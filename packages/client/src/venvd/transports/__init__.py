@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
+from venvd.errors import InvalidRequest
 from venvd.net.endpoint import parse
 from venvd.transports.base import AsyncTransport, Transport, Wire
 from venvd.transports.http import HttpWire
@@ -9,22 +12,42 @@ from venvd.transports.pipe import PipeWire
 from venvd.transports.wired import AsyncWiredTransport, WiredTransport
 
 _WIRES: dict[str, type[Wire]] = {"http": HttpWire, "https": HttpWire, "unix": PipeWire}
+_RPC_SCHEMES = ("grpc", "grpcs")
 
 
 def _wire(url: str, token: str | None) -> Wire:
-    endpoint = parse(url, tuple(_WIRES))
+    endpoint = parse(url, (*_WIRES, *_RPC_SCHEMES))
     return _WIRES[endpoint.scheme](endpoint, token)
+
+
+def _is_rpc(url: str) -> bool:
+    return url.partition("://")[0] in _RPC_SCHEMES
+
+
+def _rpc() -> ModuleType:
+    """The transport that stands on gRPC, which the core of the client does without."""
+    try:
+        from venvd.transports import rpc  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        raise InvalidRequest(f"grpc:// needs the extra of that name: pip install 'venvd[grpc]' ({error})") from None
+    return rpc
 
 
 def open_transport(url: str, token: str | None) -> Transport:
     """The transport for `url`; nothing is sent yet.
 
     Raises:
-        InvalidRequest: no such scheme, or no address.
+        InvalidRequest: no such scheme, no address, or gRPC is not installed.
     """
+    if _is_rpc(url):
+        made: Transport = _rpc().RpcTransport(url, token)
+        return made
     return WiredTransport(_wire(url, token))
 
 
 def open_async_transport(url: str, token: str | None) -> AsyncTransport:
     """The same for asyncio."""
+    if _is_rpc(url):
+        made: AsyncTransport = _rpc().AsyncRpcTransport(url, token)
+        return made
     return AsyncWiredTransport(_wire(url, token))

@@ -1,0 +1,154 @@
+"""The SDK over every transport and engine: the same object, whatever the URL."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from harness.stack import Running
+
+import venvd
+
+
+@pytest.fixture
+def backend(running: Running) -> Iterator[venvd.Backend]:
+    with venvd.connect(running.url, token=running.token) as made:
+        yield made
+
+
+def test_values_keep_their_types(backend: venvd.Backend) -> None:
+    """What Python has and JSON lacks goes there and comes back as it was."""
+    value = [1, 2.5, (1, {2}), {1: b"x"}, dt.date(2024, 2, 29), 2**70, float("inf"), 1j, None, True, "\u2603"]
+    assert backend.eval("v", v=value) == value
+
+
+def test_proxies_feel_like_their_objects(backend: venvd.Backend) -> None:
+    """Attributes, calls, indexing, iteration, len, operators and context managers work on a proxy."""
+    collections = backend.import_module("collections")
+    queue = collections.deque([1, 2, 3], maxlen=5)
+    assert (len(queue), queue[0], list(queue), 2 in queue, queue.maxlen) == (3, 1, [1, 2, 3], True, 5)
+    queue.append(4)
+    assert queue.pop() == 4
+    box = backend.eval("type('Box', (), {})()")
+    box.size = 3
+    assert box.size == 3
+    with backend.eval("__import__('threading').Lock()") as held:
+        assert held is True
+    assert (backend.wrap(2) + 3) == 5
+
+
+def test_errors_are_one_tree(backend: venvd.Backend) -> None:
+    """A remote error carries its type and traceback, and is caught as what it is and as what it was."""
+    with pytest.raises(venvd.UserError) as caught:
+        backend.eval("{}['gone']")
+    assert isinstance(caught.value, KeyError)
+    assert caught.value.error_type == "KeyError"
+    assert "{}['gone']" in (caught.value.traceback or "")
+
+
+def test_a_wrong_token_is_told(running: Running) -> None:
+    """`Unauthenticated`, over each transport."""
+    with venvd.connect(running.url, token="wrong") as stranger, pytest.raises(venvd.Unauthenticated):
+        stranger.eval("1")
+
+
+def test_a_timeout_leaves_the_state(backend: venvd.Backend) -> None:
+    """A call over its timeout raises `DeadlineExceeded`, and says that the state survived."""
+    backend.exec("kept = 5")
+    with pytest.raises(venvd.DeadlineExceeded) as caught:
+        backend.eval("__import__('time').sleep(60)", timeout=0.4)
+    assert caught.value.state_lost is False
+    assert backend.eval("kept") == 5
+
+
+def test_a_lost_session_is_told(backend: venvd.Backend) -> None:
+    """`SessionLost` says how the process ended; the next call finds a fresh session."""
+    with pytest.raises(venvd.SessionLost, match="SIGSEGV") as caught:
+        backend.eval("__import__('ctypes').string_at(0)")
+    assert caught.value.state_lost is True
+    assert backend.eval("1 + 1") == 2
+
+
+def test_output_streams_as_it_appears(backend: venvd.Backend) -> None:
+    """The first line is there while the code still runs; the last event is the whole output."""
+    code = "import time\nprint('first', flush=True)\ntime.sleep(1)\nprint('second')"
+    begin = time.monotonic()
+    events = [(event.kind, event.data, time.monotonic() - begin) for event in backend.exec_stream(code)]
+    text = "".join(data for kind, data, _ in events if kind == "stdout")
+    assert text == "first\nsecond\n"
+    assert events[-1][0] == "result"
+    first, last = events[0][2], events[-1][2]
+    assert last - first > 0.5
+
+
+def test_sessions_are_apart(backend: venvd.Backend) -> None:
+    """A session of one's own shares no names with the default one, and is gone after it was deleted."""
+    with backend.sessions.create() as mine:
+        mine.exec("secret = 1")
+        assert mine.eval("secret") == 1
+        assert backend.eval("'secret' in globals()") is False
+
+
+def test_dead_proxies_let_their_objects_go(backend: venvd.Backend) -> None:
+    """Handles of proxies that died are released without anyone asking."""
+    with backend.sessions.create() as mine:
+        for _ in range(50):
+            mine.eval("object()")
+        gc.collect()
+        mine.eval("1")
+        end = time.monotonic() + 10
+        while len(mine.handles()) > 0 and time.monotonic() < end:
+            time.sleep(0.1)
+            mine.eval("1")
+        assert mine.handles() == []
+
+
+def test_threads_share_one_client(backend: venvd.Backend) -> None:
+    """Many threads on one object each get their own answer."""
+    wrong: list[int] = []
+
+    def run(number: int) -> None:
+        wrong.extend(number for _ in range(10) if backend.eval(f"{number} * 2") != number * 2)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_asyncio_has_the_same(running: Running) -> None:
+    """Awaited calls, gathered calls, streams, errors and proxies over asyncio."""
+
+    async def main() -> None:
+        async with venvd.connect_async(running.url, token=running.token) as backend:
+            assert await backend.eval("1 + 1") == 2
+            assert await asyncio.gather(*(backend.eval(f"{n}") for n in range(10))) == list(range(10))
+            kinds = [event.kind async for event in backend.exec_stream("print('x')")]
+            assert kinds[-1] == "result"
+            with pytest.raises(venvd.UserError, match="division"):
+                await backend.eval("1 / 0")
+
+    asyncio.run(main())
+
+
+def test_cancelling_a_task_cancels_the_call(running: Running) -> None:
+    """A task that is cancelled interrupts its code: the session answers the next call soon."""
+
+    async def main() -> None:
+        async with venvd.connect_async(running.url, token=running.token) as backend:
+            await backend.exec("kept = 7")
+            task = asyncio.create_task(backend.eval("__import__('time').sleep(60)"))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await backend.eval("kept", timeout=20) == 7
+
+    asyncio.run(main())
