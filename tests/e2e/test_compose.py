@@ -27,7 +27,7 @@ venvs:
 backends:
   - {name: web, type: http, port: HTTP}
   - {name: calls, type: rpc, port: RPC}
-  - {name: socket, type: pipe}
+  - {name: pipe, type: pipe}
 """
 
 
@@ -123,18 +123,25 @@ def test_the_manifests_backends_run(backends: dict[str, dict[str, Any]]) -> None
     assert {item["type"] for item in backends.values()} == {"http", "rpc", "pipe"}
     assert backends["web"]["url"].startswith("http://127.0.0.1:")
     assert backends["calls"]["url"].startswith("grpc://127.0.0.1:")
-    assert Path(backends["socket"]["url"].removeprefix("unix://")).is_socket()
+    assert Path(backends["pipe"]["url"].removeprefix("unix://")).is_socket()
 
 
 def test_a_program_on_the_host_uses_the_socket(backends: dict[str, dict[str, Any]]) -> None:
     """`nc -U` and one line of JSON are enough."""
-    item = backends["socket"]
+    item = backends["pipe"]
     line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}, "token": item["token"]})
     path = item["url"].removeprefix("unix://")
     done = subprocess.run(
         ["nc", "-N", "-U", path], input=line + "\n", capture_output=True, text=True, timeout=30, check=True
     )
     assert json.loads(done.stdout) == {"result": {"value": 42}}
+
+
+def test_another_container_uses_the_socket(project: Project, backends: dict[str, dict[str, Any]]) -> None:
+    """A container without a network that mounts the socket's directory runs Python through it."""
+    project.env["VENVD_PIPE_TOKEN"] = backends["pipe"]["token"]
+    told = project.compose("run", "--rm", "--no-deps", "example", "6 * 7")
+    assert json.loads(told) == {"result": {"value": 42}}
 
 
 def test_a_program_on_the_host_uses_the_port(backends: dict[str, dict[str, Any]]) -> None:
