@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fastapi.testclient import TestClient
 
+from venvd_controller import app
 from venvd_controller.program import Program
 
 GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config", "/docs"]
@@ -86,3 +89,23 @@ def test_lists_are_paged(client: TestClient) -> None:
     second = client.get(f"/v1/runtimes?limit=2&after={first['next']}").json()
     assert [item["version"] for item in first["items"] + second["items"]] == ["3.97", "3.98", "3.99"]
     assert second["next"] is None
+
+
+def test_the_same_put_twice_is_one_build(client: TestClient) -> None:
+    """Clients that ask for the same venv at the same time share one operation."""
+    spec = {"python": "3.98", "requirements": ["six"]}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.put("/v1/venvs/shared", json=spec), range(4)))
+    assert {answer.status_code for answer in answers} <= {200, 202}
+    running = {answer.json()["operation"]["id"] for answer in answers if answer.json()["operation"]}
+    assert len(running) >= 1
+    assert len(client.get("/v1/venvs").json()["items"]) == 1
+
+
+def test_a_controller_that_stopped_is_not_found(program: Program) -> None:
+    """The address is taken back when the controller stops."""
+    address = program.home.path / "url"
+    program.home.announce("http://127.0.0.1:1", program.home.token)
+    with TestClient(app.create(program)):
+        assert address.exists()
+    assert not address.exists()

@@ -51,10 +51,7 @@ def _serve(settings: Settings) -> None:
         app.create(program), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=3
     )
     home.announce(url, home.token)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        home.withdraw()
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -54,7 +54,8 @@ class Program:
         self.reconciler.start()
 
     def stop(self) -> None:
-        """Stop serving; backends run on."""
+        """Stop serving; backends run on, and no client should look for this controller any more."""
+        self.home.withdraw()
         self.reconciler.stop()
         self.operations.stop()
 

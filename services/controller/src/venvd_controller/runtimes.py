@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from sqlalchemy import select, update
@@ -24,6 +25,8 @@ class Runtimes:
         self._database = database
         self._engine = engine
         self._operations = operations
+        self._changing = threading.Lock()
+        """Held while a row is made, and while it and its operation change together."""
         operations.register(KIND, self._init)
 
     def all(self) -> list[Runtime]:
@@ -41,15 +44,19 @@ class Runtimes:
         """Ask for a runtime; nothing to do where it is ready."""
         check_version(version)
         self._add(version, owned=owned)
-        found = self.get(version)
-        if found.state == "ready":
-            return found, None
-        operation = self._operations.active(KIND, version) or self._operations.submit(KIND, version)
-        self._update(version, state="pending", operation=operation.id, error=None)
+        with self._changing:
+            found = self.get(version)
+            if found.state == "ready":
+                return found, None
+            operation = self._operations.active(KIND, version)
+            if operation is None:
+                self._update(version, state="pending", error=None)
+                operation = self._operations.submit(KIND, version)
+            self._update(version, operation=operation.id)
         return self.get(version), operation
 
     def _add(self, version: str, *, owned: bool) -> None:
-        with self._database.begin() as session:
+        with self._changing, self._database.begin() as session:
             row = session.get(RuntimeRow, version)
             if row is None:
                 session.add(

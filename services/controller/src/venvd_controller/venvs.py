@@ -35,6 +35,8 @@ class Venvs:
         self.on_built: Callable[[str, float], None] = _nobody
         """Told outcome and seconds of each build that ended."""
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._changing = threading.Lock()
+        """Held while what is wanted and its operation change together."""
         operations.register(KIND, self._build_operation)
 
     def all(self) -> list[Venv]:
@@ -72,32 +74,32 @@ class Venvs:
         """Create or change a venv; where nothing is to be built, there is no operation."""
         check_name("venv", name)
         spec = checked(spec)
-        needed = self._write(name, spec, owned=owned)
-        active = self._operations.active(KIND, name)
-        if not needed:
-            return self.get(name), active
-        if active is not None:
-            self._operations.cancel(active.id)
-        operation = self._operations.submit(KIND, name)
-        self._update(name, operation=operation.id)
+        version = spec.python or self._runtimes.default_version()
+        with self._changing:
+            same, ready = self._write(name, spec, version, owned=owned)
+            active = self._operations.active(KIND, name)
+            if same and (ready or active is not None):
+                return self.get(name), active
+            if active is not None:
+                self._operations.cancel(active.id)
+            operation = self._operations.submit(KIND, name)
+            self._update(name, operation=operation.id)
         return self.get(name), operation
 
-    def _write(self, name: str, spec: VenvSpec, *, owned: bool) -> bool:
-        """Note what is wanted; true where that has to be built."""
-        version = spec.python or self._runtimes.default_version()
+    def _write(self, name: str, spec: VenvSpec, version: str, *, owned: bool) -> tuple[bool, bool]:
+        """Note what is wanted: whether that is what was wanted before, and whether it is built."""
         with self._database.begin() as session:
             row = session.get(VenvRow, name)
             if row is None:
                 row = VenvRow(name=name, created_at=now(), state="pending", spec={}, owned=owned)
                 session.add(row)
             same = _built_from(row.spec, row.runtime) == _built_from(asdict(spec), version)
-            needed = not same or row.state in {"failed", "pending"}
-            if needed or row.spec != asdict(spec):
+            if row.spec != asdict(spec):
                 row.updated_at = now()
             row.spec, row.runtime = asdict(spec), version
-            if needed:
+            if not same or row.state == "failed":
                 row.state, row.error = "pending", None
-            return needed
+            return same, row.state == "ready"
 
     def delete(self, name: str) -> None:
         """Forget a venv that no backend uses, and its image where no other venv shares it."""

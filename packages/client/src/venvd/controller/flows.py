@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable
 
 from venvd.controller import asks
 from venvd.controller.asks import Follow, Sleep, Step
-from venvd.errors import Cancelled, DeadlineExceeded, InvalidRequest, NotFound, Unavailable, Unimplemented, decoded
+from venvd.errors import Cancelled, DeadlineExceeded, InvalidRequest, NotFound, Unavailable, decoded
 from venvd.flow import Flow
 from venvd.net.sse import ServerEvent
 from venvd_contract import resources
@@ -193,6 +194,6 @@ def check_supported(kind: str) -> str:
     """The type of a backend, if this client can speak to it."""
     if kind not in resources.BACKEND_TYPES:
         raise InvalidRequest(f'"{kind}" is no type of backend: choose one of {", ".join(resources.BACKEND_TYPES)}')
-    if kind == "rpc":
-        raise Unimplemented("this client does not speak gRPC yet: start a backend of type http or pipe")
+    if kind == "rpc" and importlib.util.find_spec("grpc") is None:
+        raise InvalidRequest("a backend of type rpc needs the extra grpc here: pip install 'venvd[grpc]'")
     return kind
