@@ -13,15 +13,14 @@ from venvd_contract.resources import VenvSpec
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
-from venvd_controller.manifest import Manifest
-from venvd_controller.settings import is_loopback
-from venvd_controller.venvs import checked, provider_name
+from venvd_controller.manifest import Manifest, read
+from venvd_controller.specs import checked_venv, is_loopback, provider_name
 
 
 def test_secrets_of_a_home_are_its_owners(tmp_path: Path) -> None:
     """Token and secret are readable by their owner only, and stay the same."""
     home = Home(tmp_path)
-    home.announce("http://127.0.0.1:1", home.token)
+    home.announce("http://127.0.0.1:1")
     for name in ("token", "secret", "metrics-token"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     token, identity = home.token, home.id
@@ -65,16 +64,17 @@ def test_tokens_differ_by_backend_and_purpose(tmp_path: Path) -> None:
 def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
     """What the migrations build is what the tables say, column by column."""
     database = open_database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
-    inspector = inspect(database.kw["bind"])
+    inspector = inspect(database.engine)
     made = {table: {column["name"] for column in inspector.get_columns(table)} for table in Table.metadata.tables}
     wanted = {name: {column.name for column in table.columns} for name, table in Table.metadata.tables.items()}
     assert made == wanted
+    database.close()
 
 
 def manifest(tmp_path: Path, text: str) -> Manifest:
     path = tmp_path / "venvd.yaml"
     path.write_text(text)
-    return Manifest(path)
+    return read(path)
 
 
 def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
@@ -93,12 +93,20 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("venvs: {a: 1}", "no list"),
-        ("backens: []", "nothing else"),
-        ("venvs:\n- {requirements: []}", r"venvs\[0\]"),
-        ("venvs:\n- {name: a, pakages: []}", "pakages"),
-        ("backends:\n- {name: a}", r"backends\[0\]"),
-        ("runtimes: [3.13]", "quotes"),
+        ("venvs: {a: 1}", "line 1: venvs: takes a list"),
+        ("- a", "takes runtimes"),
+        ("\nbackens: []", "line 2: backens: is not known here; known are runtimes, venvs, backends"),
+        ("venvs:\n- {requirements: []}", r"line 2: venvs\[0\]: needs a name"),
+        ("venvs:\n- name: a\n  pakages: []", r"line 3: venvs\[0\].pakages: is not known"),
+        ("venvs:\n- name: a\n  requirements: numpy", r"line 3: venvs\[0\].requirements: "),
+        ("venvs:\n- name: a\n  requirements:\n  - -r x", r"line 2: venvs\[0\]: the requirement"),
+        ("venvs:\n- name: a\n- name: A", r"line 3: venvs\[1\].name: "),
+        ("venvs:\n- name: a\n- name: a", r"line 3: venvs\[1\].name: \"a\" is declared twice"),
+        ("backends:\n- {name: a}", r"line 2: backends\[0\].type"),
+        ("backends:\n- name: a\n  type: http\n  limits: {cpu: 1}", r"line 4: backends\[0\].limits.cpu: is not known"),
+        ("backends:\n- name: a\n  type: http\n  port: x", r"line 4: backends\[0\].port: "),
+        ("runtimes: [3.13]", r"runtimes\[0\]: takes a version in quotes"),
+        ("runtimes: ['latest']", "latest"),
         ("{", "YAML"),
     ],
 )
@@ -111,7 +119,7 @@ def test_a_wrong_manifest_says_where(tmp_path: Path, text: str, says: str) -> No
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     """A manifest that was asked for and is not there is an error."""
     with pytest.raises(InvalidRequest, match="nowhere"):
-        Manifest(tmp_path / "nowhere.yaml")
+        read(tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.parametrize(
@@ -124,12 +132,26 @@ def test_loopback_is_known(host: str, inside: bool) -> None:
 
 def test_a_providers_name_is_stable() -> None:
     """Provider and model make one DNS label, the same each time."""
-    assert provider_name("Open AI", "gpt 4.1/mini") == "provider-open-ai-gpt-4-1-mini"
-    assert len(provider_name("x" * 80, None)) <= 63
+    assert provider_name("openai", None) == "provider-openai"
+    name = provider_name("Open AI", "gpt 4.1/mini")
+    assert name.startswith("provider-open-ai-gpt-4-1-mini-")
+    assert name == provider_name("Open AI", "gpt 4.1/mini")
+    assert len(provider_name("x" * 80, "y" * 80)) <= 63
+
+
+def test_different_providers_have_different_names() -> None:
+    """What looks the same as a label is told apart."""
+    pairs = [("a-b", None), ("a b", None), ("a", "b"), ("A", "b"), ("a-b", ""), ("x" * 80, "1"), ("x" * 80, "2")]
+    names = [provider_name(*pair) for pair in pairs if pair != ("a-b", "")]
+    assert len(set(names)) == len(names)
+
+
+def test_a_name_of_signs_names_no_provider() -> None:
+    """There must be something to make a label of."""
     with pytest.raises(InvalidRequest):
         provider_name("***", None)
 
 
 def test_a_checked_venv_is_canonical() -> None:
     """Requirements come out in their canonical form, comments dropped."""
-    assert checked(VenvSpec(requirements=["six == 1.17.0", "# nothing", ""])).requirements == ["six==1.17.0"]
+    assert checked_venv(VenvSpec(requirements=["six == 1.17.0", "# nothing", ""])).requirements == ["six==1.17.0"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import sys
@@ -11,61 +10,72 @@ import uvicorn
 from pydantic import ValidationError
 
 from venvd_contract.errors import Conflict, VenvdError
-from venvd_controller import app
+from venvd_controller import app, logs
 from venvd_controller.home import Home
-from venvd_controller.program import build
+from venvd_controller.program import Program, build
 from venvd_controller.settings import Settings
 from venvd_engines.select import choose
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "logger": record.name}
-        if record.name == "venvd.request":
-            return json.dumps({**fields, **json.loads(record.getMessage())})
-        fields["message"] = record.getMessage()
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+class Server(uvicorn.Server):
+    """Announces itself once it answers, and lets go of those who follow something when it is to end."""
+
+    def __init__(self, config: uvicorn.Config, program: Program, url: str) -> None:
+        super().__init__(config)
+        self._program = program
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._program.home.announce(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._program.let_go()
+        await super().shutdown(sockets)
 
 
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for quiet in ("alembic", "docker", "urllib3", "uvicorn.access"):
-        logging.getLogger(quiet).setLevel(logging.WARNING)
+def serve(settings: Settings) -> None:
+    """Run a controller until a signal ends it.
 
-
-def _serve(settings: Settings) -> None:
-    token = settings.token.get_secret_value() if settings.token else None
-    home = Home(settings.home, token)
-    engine, reason = choose(settings.engine, settings.for_engine(home.id))
+    Raises:
+        VenvdError: what keeps it from serving.
+    """
+    home = Home(settings.home, settings.token.get_secret_value() if settings.token else None)
     if settings.metrics_token_file is not None:
         home.hand_out_metrics_token(settings.metrics_token_file)
-    program = build(settings, home, engine, reason)
-    listener = _listen(settings)
-    url = settings.url or f"http://{settings.host}:{listener.getsockname()[1]}"
-    logging.getLogger("venvd.controller").info("%s; %s", url, reason)
+    listener = listen(settings.host, settings.port)
+    engine_settings = settings.for_engine(home.id)
+    program = build(settings, home, lambda name: choose(name, engine_settings))
+    url = settings.url or f"http://{_authority(settings.host, listener.getsockname()[1])}"
+    logging.getLogger("venvd.controller").info("%s; %s", url, program.engine_reason)
     config = uvicorn.Config(
-        app.create(program), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=3
-    )
-    home.announce(url, home.token)
-    uvicorn.Server(config).run(sockets=[listener])
+        app.create(program), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5,
+        proxy_headers=False, server_header=False,
+    )  # fmt: skip
+    server = Server(config, program, url)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit(1)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on that address; raises `Conflict` where that cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
-        raise Conflict(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; name another with VENVD_PORT"
-        ) from None
+        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with VENVD_PORT") from None
     return listener
+
+
+def _authority(host: str, port: int) -> str:
+    """The address by which clients on this machine reach it."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"{reached}:{port}"
 
 
 def main() -> None:
@@ -76,9 +86,9 @@ def main() -> None:
         for found in error.errors():
             print(f"VENVD_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
         raise SystemExit(2) from None
-    _log_to_stderr(settings.log_level)
+    logs.configure(settings.log_level)
     try:
-        _serve(settings)
+        serve(settings)
     except VenvdError as error:
         print(f"venvd controller: {error.message}", file=sys.stderr)
         raise SystemExit(1) from None

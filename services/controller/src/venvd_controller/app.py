@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.security import HTTPBearer
+from starlette.types import ASGIApp
 
 from venvd_controller import __version__, auth, problems
+from venvd_controller.logs import RequestLog
 from venvd_controller.program import Program
 from venvd_controller.routes import backends, controller, operations, runtimes, venvs
 
-_THREADS = 200
-"""Requests at a time; each follower of an operation or a log holds one."""
+_THREADS = 100
+"""Requests that are answered at a time; those that follow something hold none."""
+_QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}
+
+_ABOUT = """Builds venvs and runs backends from them.
+
+Send the token of the controller's home as `Authorization: Bearer …`. Long work is an operation: follow its events, or
+ask for it again. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
+"""
+
+
+@dataclass
+class Problem:
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+_PROBLEM: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "Problem details", "content": {"application/problem+json": {}}}
+}
 
 
 def create(program: Program) -> ASGIApp:
@@ -35,56 +59,34 @@ def create(program: Program) -> ASGIApp:
     app = FastAPI(
         title="venvd controller",
         version=__version__,
+        description=_ABOUT,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        responses=_PROBLEM,
+        max_body_size=None,  # BodyLimit answers in the contract's terms
+        # the guard decides; this tells the schema of it
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
     app.state.program = program
-    app.state.guard = auth.Guard(program.home)
     problems.install(app)
     for module in (controller, runtimes, venvs, backends, operations):
-        app.include_router(module.router, dependencies=[Depends(auth.check)])
+        app.include_router(module.router)
     _add_docs(app)
     app.add_middleware(problems.BodyLimit, limit=program.settings.max_body)
-    app.add_middleware(RequestLog)
+    app.add_middleware(auth.Guard, home=program.home)
+    app.add_middleware(RequestLog, quiet=_QUIET)
     return app
 
 
 def _add_docs(app: FastAPI) -> None:
     """The schema, and a page to read it by: like everything else, for those with the token."""
 
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(auth.check)])
+    @app.get("/openapi.json", include_in_schema=False)
     def schema() -> dict[str, object]:
         return app.openapi()
 
-    @app.get("/docs", include_in_schema=False, dependencies=[Depends(auth.check)])
+    @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
         return get_swagger_ui_html(openapi_url="/openapi.json", title="venvd controller")
-
-
-class RequestLog:
-    """One line of JSON for each request."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._log = logging.getLogger("venvd.request")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._log.isEnabledFor(logging.INFO):
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            took = round((time.perf_counter() - started) * 1000, 1)
-            fields = {"method": scope["method"], "path": scope["path"], "status": status, "durationMs": took}
-            self._log.info(json.dumps(fields))

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import threading
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from venvd_contract.resources import (
-    BACKEND_TYPES,
-    Backend,
-    BackendLimits,
-    BackendSpec,
-    OperationInfo,
-    VenvSpec,
-    check_name,
-)
+from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
+from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo
 from venvd_controller.clock import now
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.operations import Operations
-from venvd_controller.settings import is_loopback
+from venvd_controller.specs import checked_backend
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Handle
 
 KIND = "backend.start"
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIRST_WAIT = 2.0
+_MOST_WAIT = 60.0
+"""Seconds between two tries of a backend that does not start or stay: the first, and the most."""
 
 
 class Backends:
@@ -40,30 +35,30 @@ class Backends:
         self._engine_name = engine_name
         self._operations = operations
         self._venvs = venvs
-        self.changing = threading.Lock()
-        """Held while a row and its operation change together, so that nobody sees the one without the other."""
 
-    def all(self) -> list[Backend]:
-        with self._database() as session:
-            rows = session.scalars(select(BackendRow).order_by(BackendRow.created_at, BackendRow.name)).all()
-        return [self._backend(row) for row in rows]
+    def all(self, after: str | None = None, limit: int = 1000) -> Sequence[Backend]:
+        query = select(BackendRow).where(BackendRow.name > (after or ""))
+        with self._database.read() as session:
+            return [self._backend(row) for row in session.scalars(query.order_by(BackendRow.name).limit(limit))]
+
+    def rows(self) -> Sequence[BackendRow]:
+        with self._database.read() as session:
+            return session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
 
     def get(self, name: str) -> Backend:
         return self._backend(self.row(name))
 
     def row(self, name: str) -> BackendRow:
         """Raises `NotFound`."""
-        with self._database() as session:
-            row = session.get(BackendRow, name)
-        if row is None:
-            raise NotFound(f'no backend "{name[:80]}"')
-        return row
+        with self._database.read() as session:
+            return _found(session, name)
 
     def handle(self, name: str) -> Handle:
         """Where a backend runs; `Conflict` while it does not."""
         row = self.row(name)
         if row.handle is None:
-            raise Conflict(f'the backend "{name}" is {row.state}: it has nothing to tell yet')
+            why = f": {row.error}" if row.error else ""
+            raise Conflict(f'the backend "{name}" is {row.state} and does not run{why}')
         return Handle(**row.handle)
 
     def metrics_token(self, row: BackendRow) -> str:
@@ -84,77 +79,132 @@ class Backends:
             NotFound: there is no such venv.
             Conflict: the name is taken.
         """
-        _check(spec)
-        self._ensure_venv(spec.venv)
-        with self.changing:
-            name = self._add(spec, owned=owned)
-            operation = self._operations.submit(KIND, name)
-            self.update(name, operation=operation.id)
-        return self.get(name), operation
+        spec = checked_backend(spec)
+        with self._database.write() as session:
+            venv = self._venv(session, spec.venv)
+            row = self._add(session, spec, owned=owned)
+            operation = self._begin(session, row)
+            if venv.operation is None:
+                venv.operation = operation.id
+            return self._backend(row), operation
 
-    def _ensure_venv(self, name: str) -> None:
+    def _venv(self, session: Session, name: str) -> VenvRow:
         """The venv `default` is made where it is absent; any other must be there."""
-        try:
-            self._venvs.get(name)
-        except NotFound:
-            if name != "default":
-                raise
-            self._venvs.put("default", VenvSpec())
+        row = session.get(VenvRow, name)
+        if row is None and name != "default":
+            raise NotFound(f'no venv "{name}"')
+        return row or self._venvs.add_default(session)
 
-    def _add(self, spec: BackendSpec, *, owned: bool) -> str:
-        with self._database.begin() as session:
-            taken = set(session.scalars(select(BackendRow.name)))
-            if spec.name is not None and spec.name in taken:
-                raise Conflict(f'a backend "{spec.name}" exists already; delete it first, or take another name')
-            name = spec.name or _free_name(f"{spec.venv}-{spec.type}", taken)
-            session.add(
-                BackendRow(
-                    name=name,
-                    venv=spec.venv,
-                    spec=asdict(spec),
-                    wanted=True,
-                    state="pending",
-                    created_at=now(),
-                    nonce=secrets.token_hex(12),
-                    ports={},
-                    restarts=0,
-                    failures=0,
-                    retry_at=0.0,
-                    owned=owned,
-                )
-            )
-        return name
+    def _add(self, session: Session, spec: BackendSpec, *, owned: bool) -> BackendRow:
+        taken = set(session.scalars(select(BackendRow.name)))
+        if spec.name is not None and spec.name in taken:
+            raise Conflict(f'a backend "{spec.name}" exists already; delete it first, or take another name')
+        row = BackendRow(
+            name=spec.name or _free_name(f"{spec.venv}-{spec.type}", taken),
+            venv=spec.venv,
+            spec=asdict(spec),
+            wanted=True,
+            state="pending",
+            created_at=now(),
+            nonce=secrets.token_hex(12),
+            ports={},
+            restarts=0,
+            failures=0,
+            retry_at=0.0,
+            owned=owned,
+        )
+        session.add(row)
+        session.flush()
+        return row
+
+    def _begin(self, session: Session, row: BackendRow) -> OperationInfo:
+        operation = self._operations.submit(session, KIND, row.name)
+        row.state, row.operation = "pending", operation.id
+        return operation
 
     def restart(self, name: str) -> tuple[Backend, OperationInfo]:
         """Begin to restart a backend: the same URL and token, fresh sessions."""
-        row = self.row(name)
-        if not row.wanted:
-            raise Conflict(f'the backend "{name}" is being removed')
-        active = self._operations.active(KIND, name)
-        if active is not None and row.state in {"pending", "starting"}:
-            raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
-        with self.changing:
-            self.update(name, state="pending", retry_at=0.0, failures=0, error=None)
-            operation = self._operations.submit(KIND, name)
-            self.update(name, operation=operation.id)
-        return self.get(name), operation
+        with self._database.write() as session:
+            row = _found(session, name)
+            if not row.wanted:
+                raise Conflict(f'the backend "{name}" is being removed')
+            active = self._operations.active(session, KIND, name)
+            if active is not None:
+                raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
+            row.retry_at, row.failures, row.error = 0.0, 0, None
+            operation = self._begin(session, row)
+            return self._backend(row), operation
 
-    def unwant(self, name: str) -> OperationInfo | None:
-        """Note that a backend is to go; gives its running operation, cancelled."""
-        self.row(name)
-        self.update(name, wanted=False, state="stopping")
-        active = self._operations.active(KIND, name)
-        return self._operations.cancel(active.id) if active else None
+    def respecify(self, spec: BackendSpec) -> None:
+        """Have a backend run by another specification, which is checked already, under the same name and token."""
+        with self._database.write() as session:
+            row = _found(session, str(spec.name))
+            changed = row.spec != asdict(spec)
+            self._venv(session, spec.venv)
+            row.owned, row.venv, row.spec = True, spec.venv, asdict(spec)
+            if changed and row.wanted:
+                self._operations.cancel_active(session, KIND, row.name)
+                row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
+                self._begin(session, row)
+
+    def unwant(self, name: str) -> None:
+        """Note that a backend is to go; what starts it is cancelled."""
+        with self._database.write() as session:
+            row = _found(session, name)
+            row.wanted, row.state = False, "stopping"
+            self._operations.cancel_active(session, KIND, name)
+
+    # ---- what work and the reconcile loop note ----
 
     def update(self, name: str, **values: object) -> None:
-        with self._database.begin() as session:
-            session.execute(update(BackendRow).where(BackendRow.name == name).values(**values))
+        """Note what became of a backend; its state only while it is wanted."""
+        with self._database.write() as session:
+            if "state" in values:
+                session.execute(_of(name).where(BackendRow.wanted).values(state=values.pop("state")))
+            if values:
+                session.execute(_of(name).values(**values))
+
+    def note(self, seen: BackendRow, **values: object) -> bool:
+        """Note what was found of a backend, unless somebody has done something with it since it was looked at."""
+        with self._database.write() as session:
+            if self._changed_since(session, seen):
+                return False
+            session.execute(_of(seen.name).values(**values))
+        return True
+
+    def begin_again(self, seen: BackendRow, **values: object) -> None:
+        """Have a backend started, unless somebody has seen to it since it was looked at."""
+        with self._database.write() as session:
+            if not self._changed_since(session, seen):
+                session.execute(_of(seen.name).values(**values))
+                self._begin(session, _found(session, seen.name))
+
+    def _changed_since(self, session: Session, seen: BackendRow) -> bool:
+        row = session.get(BackendRow, seen.name)
+        return (
+            row is None
+            or version(row) != version(seen)
+            or self._operations.active(session, KIND, seen.name) is not None
+        )
 
     def forget(self, name: str) -> None:
-        with self._database.begin() as session:
+        with self._database.write() as session:
             row = session.get(BackendRow, name)
             if row is not None:
                 session.delete(row)
+
+    def note_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
+        """A start failed; what ran before is tried again, what never did waits for its owner."""
+        row = session.get(BackendRow, name)
+        if row is None or row.operation != operation or not row.wanted:
+            return
+        row.state = "unhealthy" if row.started_at else "failed"
+        row.error = error.message
+        if not isinstance(error, Cancelled):
+            row.failures += 1
+            row.retry_at = time.time() + wait_before(row.failures)
+
+    # ---- telling ----
 
     def _backend(self, row: BackendRow) -> Backend:
         return Backend(
@@ -165,7 +215,7 @@ class Backends:
             spec=spec_of(row),
             engine=self._engine_name,
             createdAt=row.created_at,
-            url=row.handle["url"] if row.handle else None,
+            url=row.url,
             token=self.token(row),
             python=row.python,
             key=row.key,
@@ -176,39 +226,34 @@ class Backends:
         )
 
 
+def wait_before(failures: int) -> float:
+    """Seconds before a backend that failed so often in a row is started again."""
+    return min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** (failures - 1)) if failures else 0.0
+
+
+def version(row: BackendRow) -> tuple[object, ...]:
+    """What changes whenever an operation or a caller does something with a backend."""
+    return (row.launch, row.state, row.operation, row.wanted, row.failures)
+
+
 def spec_of(row: BackendRow) -> BackendSpec:
     fields: dict[str, Any] = dict(row.spec)
     return BackendSpec(**{**fields, "limits": BackendLimits(**fields["limits"])})
+
+
+def _of(name: str) -> Any:
+    return update(BackendRow).where(BackendRow.name == name)
+
+
+def _found(session: Session, name: str) -> BackendRow:
+    row = session.get(BackendRow, name)
+    if row is None:
+        raise NotFound(f'no backend "{name[:80]}"')
+    return row
 
 
 def _free_name(wanted: str, taken: set[str]) -> str:
     base = wanted[:58].rstrip("-")
     if base not in taken:
         return base
-    return next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
-
-
-def _check(spec: BackendSpec) -> None:
-    if spec.type not in BACKEND_TYPES:
-        raise InvalidRequest(f'"{spec.type[:40]}" is no type of backend: {", ".join(BACKEND_TYPES)}')
-    if spec.name is not None:
-        check_name("backend", spec.name)
-    check_name("venv", spec.venv)
-    if spec.port is not None:
-        _check_port(spec)
-    for field, value in asdict(spec.limits).items():
-        if value is not None and value <= 0:
-            raise InvalidRequest(f"limits.{field} must be more than 0, not {value}")
-    for name in spec.env:
-        if not _ENV_NAME.fullmatch(name) or name.startswith("VENVD_"):
-            raise InvalidRequest(f'env: "{name[:80]}" is no name for a variable of user code')
-    if not spec.token and spec.type != "pipe" and not is_loopback(spec.host):
-        raise Forbidden(f"a backend without a token is served on loopback or a socket only, not on {spec.host}")
-
-
-def _check_port(spec: BackendSpec) -> None:
-    assert spec.port is not None
-    if spec.type == "pipe":
-        raise InvalidRequest("a pipe backend has no port: it is reached by its socket")
-    if not 1 <= spec.port <= 65535:
-        raise InvalidRequest(f"port must be 1 to 65535, not {spec.port}")
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}-{number}") not in taken)

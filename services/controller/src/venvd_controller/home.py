@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from venvd_contract.errors import Conflict, InvalidRequest
+from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 
 
 class Home:
@@ -19,10 +19,19 @@ class Home:
 
     Raises:
         Conflict: another controller runs on it.
+        Unavailable: it cannot be written.
     """
 
     def __init__(self, path: Path, token: str | None = None) -> None:
         self.path = path.absolute()
+        try:
+            self._prepare(token)
+        except OSError as error:
+            raise Unavailable(
+                f"the home {self.path} cannot be used: {error.strerror or error}; name another with VENVD_HOME"
+            ) from None
+
+    def _prepare(self, token: str | None) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self.id = self._kept("id", lambda: secrets.token_hex(6), 0o644)
@@ -34,7 +43,7 @@ class Home:
         file = (self.path / "lock").open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise Conflict(
                 f"another controller runs on {self.path}: stop it, or give this one a home of its own with VENVD_HOME"
@@ -56,9 +65,9 @@ class Home:
             file.write(text + "\n")
         part.rename(path)
 
-    def announce(self, url: str, token: str) -> None:
+    def announce(self, url: str) -> None:
         """Let clients of this home find the controller."""
-        self._write(self.path / "token", token, 0o600)
+        self._write(self.path / "token", self.token, 0o600)
         self._write(self.path / "url", url, 0o644)
 
     def hand_out_metrics_token(self, path: Path) -> None:

@@ -1,126 +1,153 @@
-"""The manifest: runtimes, venvs and backends that the controller brings up and keeps."""
+"""The manifest as a file: read and checked whole, every error with its line."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from sqlalchemy import select
+from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_name, check_version
-from venvd_controller.backends import Backends, spec_of
-from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, VenvRow
-from venvd_controller.runtimes import Runtimes
-from venvd_controller.venvs import Venvs, checked
+from venvd_controller.requests import cleaned
+from venvd_controller.specs import checked_backend, checked_venv
 
-log = logging.getLogger("venvd.controller")
 T = TypeVar("T")
+Place = tuple[str | int, ...]
+"""The way to a value: keys and indexes."""
+
+_SECTIONS = ("runtimes", "venvs", "backends")
 
 
+@dataclass(frozen=True)
 class Manifest:
-    """A manifest that was read and checked.
+    """What is declared: versions of runtimes, venvs and backends by name, all of it checked."""
+
+    path: Path
+    runtimes: Sequence[str] = ()
+    venvs: Mapping[str, VenvSpec] = field(default_factory=dict)
+    backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+
+
+def read(path: Path) -> Manifest:
+    """The manifest at `path`.
 
     Raises:
-        InvalidRequest: the file is missing or wrong; says in which entry and field.
+        InvalidRequest: it is missing or wrong; says in which line and field.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        data = self._read()
-        self.runtimes = [self._version(index, entry) for index, entry in enumerate(self._list(data, "runtimes"))]
-        self.venvs = dict(self._named(data, "venvs", VenvSpec))
-        backends = dict(self._named(data, "backends", BackendSpec))
-        self.backends = {name: _with_name(name, spec) for name, spec in backends.items()}
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            data = yaml.safe_load(self.path.read_text())
-        except OSError as error:
-            raise InvalidRequest(f"the manifest {self.path} cannot be read: {error.strerror}") from None
-        except yaml.YAMLError as error:
-            raise InvalidRequest(f"the manifest {self.path} is not YAML: {error}") from None
-        if data is None:
-            return {}
-        if not isinstance(data, dict) or set(data) - {"runtimes", "venvs", "backends"}:
-            raise self._wrong("holds runtimes, venvs and backends, and nothing else")
-        return data
-
-    def _wrong(self, message: str) -> InvalidRequest:
-        return InvalidRequest(f"the manifest {self.path} {message}")
-
-    def _list(self, data: dict[str, Any], key: str) -> list[Any]:
-        found = data.get(key) or []
-        if not isinstance(found, list):
-            raise self._wrong(f"has {key} that are no list")
-        return found
-
-    def _version(self, index: int, entry: Any) -> str:
-        version = entry.get("version") if isinstance(entry, dict) else entry
-        if not isinstance(version, str):
-            raise self._wrong(f'has a version without quotes in runtimes[{index}]: write "3.13"')
-        return check_version(version)
-
-    def _named(self, data: dict[str, Any], key: str, kind: type[T]) -> list[tuple[str, T]]:
-        found = []
-        for index, entry in enumerate(self._list(data, key)):
-            where = f"{key}[{index}]"
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                raise self._wrong(f"has an entry without a name: {where}")
-            name = check_name(key[:-1], entry["name"])
-            found.append((name, self._record(where, kind, {k: v for k, v in entry.items() if k != "name"})))
-        return found
-
-    def _record(self, where: str, kind: type[T], entry: dict[str, Any]) -> T:
-        known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-        if unknown := sorted(set(entry) - known):
-            raise self._wrong(
-                f"has unknown fields in {where}: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-            )
-        if isinstance(entry.get("limits"), dict):
-            entry = {**entry, "limits": BackendLimits(**entry["limits"])}
-        try:
-            return kind(**entry)
-        except TypeError as error:
-            raise self._wrong(f"is wrong in {where}: {error}") from None
-
-
-def _with_name(name: str, spec: BackendSpec) -> BackendSpec:
-    spec.name = name
-    return spec
-
-
-def apply(manifest: Manifest, database: Database, runtimes: Runtimes, venvs: Venvs, backends: Backends) -> None:
-    """Bring the desired state to what the manifest says; only what a manifest declared is ever taken away."""
-    for version in manifest.runtimes:
-        runtimes.put(version, owned=True)
-    for name, spec in manifest.venvs.items():
-        venvs.put(name, checked(spec), owned=True)
-    for name, backend in manifest.backends.items():
-        _keep(name, backend, backends)
-    with database() as session:
-        gone = session.scalars(select(BackendRow.name).where(BackendRow.owned)).all()
-        unused = session.scalars(select(VenvRow.name).where(VenvRow.owned)).all()
-    for name in set(gone) - set(manifest.backends):
-        backends.unwant(name)
-    for name in set(unused) - set(manifest.venvs):
-        try:
-            venvs.delete(name)
-        except VenvdError as error:
-            log.info("kept: %s", error.message)
-
-
-def _keep(name: str, spec: BackendSpec, backends: Backends) -> None:
-    """Start a declared backend; one that is declared otherwise than it runs is started anew."""
     try:
-        row = backends.row(name)
-    except VenvdError:
-        backends.start(spec, owned=True)
-        return
-    if asdict(spec_of(row)) != asdict(spec):
-        backends.update(name, spec=asdict(spec), owned=True)
-        backends.restart(name)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"the manifest {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the manifest {path} is not UTF-8") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f"the manifest {path} is not YAML: {error}") from None
+    return _Reader(path, node).manifest({} if data is None else data)
+
+
+class _Reader:
+    def __init__(self, path: Path, node: yaml.Node | None) -> None:
+        self._path = path
+        self._node = node
+
+    def manifest(self, data: Any) -> Manifest:
+        self._check_keys((), data, _SECTIONS)
+        runtimes = [self._version(("runtimes", index), entry) for index, entry in self._entries(data, "runtimes")]
+        venvs = dict(self._venv(("venvs", index), entry) for index, entry in self._entries(data, "venvs"))
+        backends = dict(self._backend(("backends", index), entry) for index, entry in self._entries(data, "backends"))
+        for section, count in (("venvs", len(venvs)), ("backends", len(backends))):
+            self._check_unique(section, data, count)
+        return Manifest(self._path, runtimes, venvs, backends)
+
+    def _wrong(self, place: Place, message: str) -> InvalidRequest:
+        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+        at = f"{self._path}, line {_line(self._node, place)}"
+        return InvalidRequest(f"the manifest {at}: {shown}: {message}" if shown else f"the manifest {at}: {message}")
+
+    def _check_keys(self, place: Place, data: Any, known: Sequence[str]) -> None:
+        if not isinstance(data, dict):
+            raise self._wrong(place, f"takes {', '.join(known)}")
+        for key in data:
+            if key not in known:
+                raise self._wrong((*place, key), f"is not known here; known are {', '.join(known)}")
+
+    def _entries(self, data: Mapping[str, Any], section: str) -> Sequence[tuple[int, Any]]:
+        found = data.get(section) or []
+        if not isinstance(found, list):
+            raise self._wrong((section,), "takes a list")
+        return list(enumerate(found))
+
+    def _check_unique(self, section: str, data: Mapping[str, Any], count: int) -> None:
+        names = [entry["name"] for _, entry in self._entries(data, section)]
+        if len(names) != count:
+            twice = next(index for index, name in enumerate(names) if name in names[:index])
+            raise self._wrong((section, twice, "name"), f'"{names[twice]}" is declared twice')
+
+    def _version(self, place: Place, entry: Any) -> str:
+        version = entry
+        if isinstance(entry, dict):
+            self._check_keys(place, entry, ("version",))
+            place, version = (*place, "version"), entry.get("version")
+        if not isinstance(version, str):
+            raise self._wrong(place, 'takes a version in quotes, such as "3.13"')
+        return self._checked(place, lambda: check_version(version))
+
+    def _venv(self, place: Place, entry: Any) -> tuple[str, VenvSpec]:
+        name = self._name(place, "venv", entry)
+        spec = self._record(place, VenvSpec, {key: value for key, value in entry.items() if key != "name"}, ("name",))
+        return name, self._checked(place, lambda: checked_venv(spec))
+
+    def _backend(self, place: Place, entry: Any) -> tuple[str, BackendSpec]:
+        name = self._name(place, "backend", entry)
+        if isinstance(entry.get("limits"), dict):
+            self._check_keys((*place, "limits"), entry["limits"], [one.name for one in fields(BackendLimits)])
+        spec = self._record(place, BackendSpec, entry)
+        return name, self._checked(place, lambda: checked_backend(replace(spec, name=name)))
+
+    def _name(self, place: Place, kind: str, entry: Any) -> str:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise self._wrong(place, "needs a name")
+        return self._checked((*place, "name"), lambda: check_name(kind, name))
+
+    def _record(self, place: Place, kind: type[T], entry: dict[str, Any], more: Sequence[str] = ()) -> T:
+        known = dict.fromkeys([*more, *(one.name for one in fields(kind))])  # type: ignore[arg-type]
+        self._check_keys(place, entry, list(known))
+        try:
+            return TypeAdapter(kind).validate_python(cleaned(entry))
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise self._wrong((*place, *found["loc"]), found["msg"]) from None
+
+    def _checked(self, place: Place, check: Callable[[], T]) -> T:
+        try:
+            return check()
+        except VenvdError as error:
+            raise self._wrong(place, error.message) from None
+
+
+def _line(node: yaml.Node | None, place: Place) -> int:
+    """The line, from 1, of the value at a place, or of the nearest around it that is there."""
+    line = 1
+    for part in (None, *place):
+        if part is not None:
+            node = _below(node, part)
+        if node is None:
+            break
+        line = node.start_mark.line + 1
+    return line
+
+
+def _below(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == part), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part]  # type: ignore[no-any-return]
+    return None

@@ -18,12 +18,11 @@ from prometheus_client.registry import Collector
 
 from venvd_contract.resources import BACKEND_TYPES
 from venvd_controller import __version__, backends, runtimes, venvs
-from venvd_controller.operations import DONE, Operations
+from venvd_controller.operations import ACTIVE, DONE, Operations
 from venvd_controller.reconcile import Reconciler
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _KINDS = (runtimes.KIND, venvs.KIND, backends.KIND)
-_UNDER_WAY = ("queued", "running")
 _OF_BACKENDS = ("pending", "starting", "running", "unhealthy", "stopping", "failed")
 _OF_VENVS = ("pending", "building", "ready", "failed")
 
@@ -57,10 +56,10 @@ class _Collector(Collector):
         yield build
 
     def _what_is_kept(self) -> Iterator[Metric]:
-        found = self._sources.backends.all()
+        found = self._sources.backends.rows()
         yield _tally(
             GaugeMetricFamily("venvd_backends", "Backends by state.", labels=["type", "state"]),
-            ((item.type, item.state) for item in found),
+            ((item.spec["type"], item.state) for item in found),
             ((kind, state) for kind in BACKEND_TYPES for state in _OF_BACKENDS),
         )
         restarts = CounterMetricFamily(
@@ -76,8 +75,8 @@ class _Collector(Collector):
         )
         yield _tally(
             GaugeMetricFamily("venvd_operations", "Operations that wait or run.", labels=["kind", "state"]),
-            ((item.kind, item.state) for item in self._sources.operations.all() if item.state not in DONE),
-            ((kind, state) for kind in _KINDS for state in _UNDER_WAY),
+            self._sources.operations.counts(ACTIVE).elements(),
+            ((kind, state) for kind in _KINDS for state in ACTIVE),
         )
 
     def _of_the_loop(self) -> Iterator[Metric]:
@@ -120,7 +119,7 @@ def registry(sources: Sources) -> CollectorRegistry:
         builds.labels(outcome)
         for kind in _KINDS:
             operations.labels(kind, outcome)
-    sources.operations.on_done = lambda kind, state, seconds: operations.labels(kind, state).observe(seconds)
+    sources.operations.on_done.append(lambda kind, state, seconds: operations.labels(kind, state).observe(seconds))
     sources.venvs.on_built = lambda outcome, seconds: builds.labels(outcome).observe(seconds)
     return made
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Unavailable
 
 TIMEOUT = 2.0
+_MOST = 16 << 20
+"""Bytes of an answer that are read."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a backend is ready, and why not; `answered` is false where its server said nothing at all."""
+
+    ready: bool
+    answered: bool = True
+    reason: str = ""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -34,23 +46,23 @@ def fetch(url: str, path: str, token: str | None = None, timeout: float = TIMEOU
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
-        return response.status, response.read()
+        return response.status, response.read(_MOST)
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
     finally:
         connection.close()
 
 
-def unready(url: str) -> str:
-    """Why a backend is not ready; empty where it is."""
+def readiness(url: str) -> Readiness:
+    """What a backend's server says of itself."""
     try:
         status, body = fetch(url, "/readyz")
     except Unavailable as error:
-        return error.message
+        return Readiness(ready=False, answered=False, reason=error.message)
     if status == http.client.OK:
-        return ""
+        return Readiness(ready=True)
     try:
         found = json.loads(body)
-        return str(found.get("detail") or found)
+        return Readiness(ready=False, reason=str(found.get("detail") or found))
     except (ValueError, AttributeError):
-        return f"/readyz answered {status}"
+        return Readiness(ready=False, reason=f"/readyz answered {status}")

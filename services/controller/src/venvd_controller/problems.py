@@ -21,12 +21,15 @@ from venvd_contract.errors import (
 
 log = logging.getLogger("venvd.controller")
 
+_DRAIN = 64 << 20
+"""Bytes of a body over the limit that are read all the same, so that its sender comes to read the answer."""
 
-def response(error: VenvdError, status: int | None = None) -> JSONResponse:
+
+def response(error: VenvdError, status: int | None = None, challenge: str = "Bearer") -> JSONResponse:
     problem = error.problem()
     if status is not None:
         problem["status"] = status
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else None
+    headers = {"WWW-Authenticate": f'{challenge} realm="venvd"'} if isinstance(error, Unauthenticated) else None
     return JSONResponse(problem, problem["status"], headers, media_type="application/problem+json")
 
 
@@ -46,28 +49,31 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[0]
-    place = ".".join(str(part) for part in found["loc"] if part not in {"body", "query", "path"})
     if found["type"] == "json_invalid":
         return response(InvalidRequest(f"the body is not JSON: {found.get('ctx', {}).get('error', found['msg'])}"))
-    return response(InvalidRequest(f'the field "{place}": {found["msg"]}' if place else f"the body: {found['msg']}"))
+    place = ".".join(str(part) for part in found["loc"] if part not in {"body", "query", "path", "header"})
+    message = found["msg"].removeprefix("Value error, ")
+    return response(InvalidRequest(f'the field "{place}": {message}' if place else f"the body: {message}"))
 
 
 def _plain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return response(NotFound(f"there is nothing at {request.url.path}; /docs lists what there is"))
+        return response(NotFound(f"there is nothing at {request.url.path[:200]}; /docs lists what there is"))
     if error.status_code == 405:
-        return response(InvalidRequest(f"{request.method} is not for {request.url.path}"), 405)
+        return response(InvalidRequest(f"{request.method} is not for {request.url.path[:200]}"), 405)
+    if error.status_code == 400:
+        return response(InvalidRequest("the body is not JSON, or nested too deeply"))
     return response(InvalidRequest(str(error.detail)), error.status_code)
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:
-    log.error("a defect", exc_info=error, extra={"path": request.url.path})
+    log.error("a defect at %s %s", request.method, request.url.path, exc_info=error)
     return response(Internal("a defect of the controller; its log has the details"))
 
 
 class BodyLimit:
-    """Refuses bodies over a limit before anything reads them."""
+    """Refuses bodies over a limit before anything parses them."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -93,14 +99,14 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        parts, size, over = [], 0, False
+        parts: list[bytes] = []
+        size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 return b""
             size += len(message.get("body", b""))
-            over = over or size > self._limit
-            if not over:
+            if size <= self._limit:
                 parts.append(message.get("body", b""))
-            if not message.get("more_body"):
-                return None if over else b"".join(parts)
+            if not message.get("more_body") or size > _DRAIN:
+                return None if size > self._limit else b"".join(parts)

@@ -9,7 +9,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Table(DeclarativeBase):
-    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[Any]: JSON}
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON(none_as_null=True), list[Any]: JSON}
+
+
+class OwnerRow(Table):
+    """One row: whose database this is, and which engine its runtimes, images and launches belong to."""
+
+    __tablename__ = "owner"
+
+    home: Mapped[str] = mapped_column(String(32), primary_key=True)
+    engine: Mapped[str] = mapped_column(String(16))
 
 
 class RuntimeRow(Table):
@@ -24,7 +33,7 @@ class RuntimeRow(Table):
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
     owned: Mapped[bool] = mapped_column(default=False)
-    """Whether the manifest declared it."""
+    """Whether the manifest declares it."""
 
 
 class VenvRow(Table):
@@ -35,13 +44,26 @@ class VenvRow(Table):
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[str] = mapped_column(String(32))
     updated_at: Mapped[str] = mapped_column(String(32))
-    runtime: Mapped[str] = mapped_column(String(16))
+    runtime: Mapped[str | None] = mapped_column(String(16))
+    """Version of its runtime; null until the first build chooses one."""
     lock: Mapped[str | None] = mapped_column(Text)
     image: Mapped[dict[str, Any] | None]
-    """Key, ref, python and packages of what was built."""
+    """Key, ref, python and packages of what was built last."""
+    inputs: Mapped[str | None] = mapped_column(String(64))
+    """Digest of what `lock` and `image` were made from."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
     owned: Mapped[bool] = mapped_column(default=False)
+
+
+class ImageRow(Table):
+    """An image that was built, kept for a while after its last user is gone."""
+
+    __tablename__ = "images"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    unused_since: Mapped[float | None]
+    """Unix time."""
 
 
 class BackendRow(Table):
@@ -56,16 +78,19 @@ class BackendRow(Table):
     created_at: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[str | None] = mapped_column(String(32))
     nonce: Mapped[str] = mapped_column(String(32))
-    """What its token is derived from, with the home's secret."""
+    """What its tokens are derived from, with the home's secret."""
     launch: Mapped[str | None] = mapped_column(String(32))
+    launched_by: Mapped[str | None] = mapped_column(String(32))
+    """The operation that made the launch: taken up again after a crash, it adopts its own launch."""
     handle: Mapped[dict[str, Any] | None]
+    url: Mapped[str | None] = mapped_column(Text)
+    """Kept over a restart, which takes the same ports again."""
     ports: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """The ports it had, so that a restart takes them again."""
     python: Mapped[str | None] = mapped_column(String(32))
     key: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
-    """Starts that failed in a row."""
+    """Starts that failed, or ended soon, in a row."""
     retry_at: Mapped[float] = mapped_column(default=0.0)
     """Unix time before which it is not started again."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -78,6 +103,7 @@ class OperationRow(Table):
     __table_args__ = (Index("operations_by_state", "state"), Index("operations_by_target", "kind", "target"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Ordered by time."""
     kind: Mapped[str] = mapped_column(String(32))
     target: Mapped[str] = mapped_column(String(63))
     state: Mapped[str] = mapped_column(String(16))
@@ -92,6 +118,6 @@ class EventRow(Table):
     __tablename__ = "events"
 
     operation: Mapped[str] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True)
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     kind: Mapped[str] = mapped_column(String(16))
-    data: Mapped[Any] = mapped_column(JSON)
+    data: Mapped[str] = mapped_column(Text)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Annotated
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Response, status
+from fastapi.responses import StreamingResponse
 
 from venvd_contract.errors import NotFound, Unavailable
-from venvd_contract.resources import Backend, BackendSpec, BackendStart, Event, Page
-from venvd_controller import probes
-from venvd_controller.program import Program
-from venvd_controller.routes.context import Here, Paging, event_stream, page
+from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
+from venvd_controller import probes, streams
+from venvd_controller.routes.context import Here, Json, PageOf, Part
 
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _REMOVAL = 30.0
@@ -21,12 +20,12 @@ _REMOVAL = 30.0
 
 
 @router.get("")
-def list_backends(here: Here, paging: Paging) -> Page:
-    return page(here.backends.all(), "name", paging)
+def list_backends(here: Here, part: Part) -> PageOf[Backend]:
+    return part.page(here.backends.all(part.after, part.and_one), "name")
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
-def start_backend(here: Here, spec: BackendSpec) -> BackendStart:
+def start_backend(here: Here, spec: Json[BackendSpec]) -> BackendStart:
     return BackendStart(*here.backends.start(spec))
 
 
@@ -35,19 +34,20 @@ def get_backend(here: Here, name: str) -> Backend:
     return here.backends.get(name)
 
 
-@router.delete("/{name}")
-def delete_backend(here: Here, name: str) -> Response:
-    """Stop and remove: 204 once it is gone, 202 where that takes longer than half a minute."""
+@router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT)
+def delete_backend(here: Here, name: str, wait: Annotated[float, Query(ge=0, le=_REMOVAL)] = _REMOVAL) -> Response:
+    """Stop and remove: 204 once it is gone, 202 where that takes longer than `wait` seconds and goes on."""
     here.backends.unwant(name)
-    end = time.monotonic() + _REMOVAL
-    while time.monotonic() < end:
-        here.reconciler.wake()
+    here.reconciler.wake()
+    end = time.monotonic() + wait
+    while True:
         try:
             here.backends.row(name)
         except NotFound:
             return Response(status_code=status.HTTP_204_NO_CONTENT)
+        if time.monotonic() >= end:
+            return Response(status_code=status.HTTP_202_ACCEPTED)
         time.sleep(0.05)
-    return Response(status_code=status.HTTP_202_ACCEPTED)
 
 
 @router.post("/{name}/restart", status_code=status.HTTP_202_ACCEPTED)
@@ -55,23 +55,15 @@ def restart_backend(here: Here, name: str) -> BackendStart:
     return BackendStart(*here.backends.restart(name))
 
 
-@router.get("/{name}/logs", response_model=Page)
-def get_logs(
+@router.get("/{name}/logs", response_model=PageOf[LogLine])
+async def get_logs(
     here: Here, name: str, tail: Annotated[int | None, Query(ge=0, le=100_000)] = 1000, follow: bool = False
-) -> object:
+) -> PageOf[LogLine] | StreamingResponse:
     """The last lines of both parts, oldest first; with `follow` as server-sent events until the backend ends."""
+    handle = await run_sync(here.backends.handle, name)
     if follow:
-        here.backends.handle(name)
-        return event_stream(_followed(here, name, tail))
-    return Page(list(here.engine.logs(here.backends.handle(name), tail, follow=False)))
-
-
-def _followed(here: Program, name: str, tail: int | None) -> Iterator[Event | None]:
-    lines = here.engine.logs(here.backends.handle(name), tail, follow=True)
-    number = 0
-    for number, line in enumerate(lines, 1):
-        yield Event(number, "log", asdict(line))
-    yield Event(number + 1, "done", None)
+        return streams.response(streams.backend_log(here.logs, here.engine, handle, tail))
+    return PageOf(await run_sync(lambda: list(here.engine.logs(handle, tail, follow=False))))
 
 
 @router.get("/{name}/metrics", response_class=Response)

@@ -1,17 +1,18 @@
-"""What routes share: the program, paging, event streams."""
+"""What routes share: the program, bodies, paging."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
 
-from fastapi import Depends, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi import Body, Depends, Query, Request
+from pydantic import BeforeValidator
 
-from venvd_contract.errors import InvalidRequest
-from venvd_contract.resources import Event, Page
 from venvd_controller.program import Program
+from venvd_controller.requests import cleaned
+
+T = TypeVar("T")
 
 
 def _program(request: Request) -> Program:
@@ -19,40 +20,35 @@ def _program(request: Request) -> Program:
     return program
 
 
-def _paging(limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str | None = None) -> tuple[int, str | None]:
-    return limit, after
-
-
 Here = Annotated[Program, Depends(_program)]
-Paging = Annotated[tuple[int, str | None], Depends(_paging)]
+Json = Annotated[T, Body(), BeforeValidator(cleaned)]
+"""A body: absent and null are the same."""
 
 
-def page(items: Sequence[Any], key: str, paging: tuple[int, str | None]) -> Page:
-    """One page of items; `next` is the key of its last one where more follow.
+@dataclass
+class PageOf(Generic[T]):
+    """`Page` of the contract, told to the schema with what is in it."""
 
-    Raises:
-        InvalidRequest: `after` names nothing that is there.
-    """
-    limit, after = paging
-    start = 0
-    if after is not None:
-        keys = [getattr(item, key) for item in items]
-        if after not in keys:
-            raise InvalidRequest(f'after: there is no "{after[:80]}" in this list any more; begin again')
-        start = keys.index(after) + 1
-    found = list(items[start : start + limit])
-    more = start + limit < len(items)
-    return Page(found, getattr(found[-1], key) if more else None)
+    items: list[T]
+    next: str | None = None
 
 
-def event_stream(events: Iterable[Event | None]) -> StreamingResponse:
-    """Events as server-sent events; None becomes a comment that keeps the connection open."""
+@dataclass(frozen=True)
+class Paging:
+    """Which part of a list is asked for."""
 
-    def lines() -> Iterator[str]:
-        for event in events:
-            if event is None:
-                yield ": still here\n\n"
-            else:
-                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    after: Annotated[str | None, Query(description="`next` of the page before", max_length=200)] = None
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    @property
+    def and_one(self) -> int:
+        """One more than is shown, to see whether there is another page."""
+        return self.limit + 1
+
+    def page(self, items: Sequence[T], key: str) -> PageOf[T]:
+        """The page of `items`, which begin after `after`; `key` names the attribute that lists are ordered by."""
+        found = list(items[: self.limit])
+        return PageOf(found, getattr(found[-1], key) if len(items) > self.limit else None)
+
+
+Part = Annotated[Paging, Depends()]

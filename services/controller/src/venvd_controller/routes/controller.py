@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -11,9 +12,10 @@ from venvd_contract.errors import Unavailable
 from venvd_contract.resources import ConfigReport, ControllerStatus
 from venvd_controller import metrics
 from venvd_controller.routes.context import Here
-from venvd_controller.settings import report
 
 router = APIRouter(tags=["controller"])
+_MOST_LAG = 60.0
+"""Seconds without a turn of the reconcile loop after which the controller is not ready."""
 
 
 @dataclass
@@ -28,7 +30,7 @@ class TargetGroup:
 
 
 @router.get("/livez")
-@router.get("/health")
+@router.get("/health", include_in_schema=False)
 def alive() -> Alive:
     return Alive()
 
@@ -40,6 +42,9 @@ def ready(here: Here) -> Alive:
         raise Unavailable(f"the engine does not answer: {here.reconciler.engine_error}")
     if not here.reconciler.last_turn:
         raise Unavailable("the first turn of the reconcile loop is under way")
+    lag = time.time() - here.reconciler.last_turn
+    if lag > _MOST_LAG:
+        raise Unavailable(f"the reconcile loop has not turned for {lag:.0f} s")
     return Alive()
 
 
@@ -55,7 +60,8 @@ def get_status(here: Here) -> ControllerStatus:
 
 @router.get("/v1/config")
 def get_config(here: Here) -> ConfigReport:
-    return report(here.settings, list(here.engine.capabilities().gaps))
+    """Every setting, where it came from, what is unsafe or missing."""
+    return here.config()
 
 
 @router.get("/v1/sd/prometheus")

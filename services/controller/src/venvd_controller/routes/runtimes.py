@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response, status
 
-from venvd_contract.resources import OperationInfo, Page, Runtime
-from venvd_controller.routes.context import Here, Paging, page
+from venvd_contract.resources import OperationInfo, Runtime
+from venvd_controller.routes.context import Here, Json, PageOf, Part
 
 router = APIRouter(prefix="/v1/runtimes", tags=["runtimes"])
 
@@ -16,6 +16,7 @@ router = APIRouter(prefix="/v1/runtimes", tags=["runtimes"])
 class RuntimeChange:
     runtime: Runtime
     operation: OperationInfo | None
+    """Null where there was nothing to do."""
 
 
 @dataclass
@@ -24,12 +25,13 @@ class Default:
 
 
 @router.get("")
-def list_runtimes(here: Here, paging: Paging) -> Page:
-    return page(here.runtimes.all(), "version", paging)
+def list_runtimes(here: Here, part: Part) -> PageOf[Runtime]:
+    return part.page(here.runtimes.all(part.after, part.and_one), "version")
 
 
 @router.put("/default")
-def set_default(here: Here, body: Default) -> Runtime:
+def set_default(here: Here, body: Json[Default]) -> Runtime:
+    """Choose the runtime of venvs that name none; `operation` names its initialisation where that is needed."""
     return here.runtimes.set_default(body.version)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Response, status
 
 from venvd_contract.errors import NotFound
-from venvd_contract.resources import Page, Venv, VenvChange, VenvSpec
-from venvd_controller.routes.context import Here, Paging, page
-from venvd_controller.venvs import provider_name
+from venvd_contract.resources import Package, Venv, VenvChange, VenvSpec
+from venvd_controller.routes.context import Here, Json, PageOf, Part
+from venvd_controller.specs import provider_name
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
 
@@ -21,12 +21,17 @@ class Lock:
 
 
 @router.get("/venvs")
-def list_venvs(here: Here, paging: Paging) -> Page:
-    return page(here.venvs.all(), "name", paging)
+def list_venvs(here: Here, part: Part) -> PageOf[Venv]:
+    return part.page(here.venvs.all(part.after, part.and_one), "name")
 
 
 @router.put("/venvs/{name}")
-def put_venv(here: Here, name: str, spec: VenvSpec, response: Response) -> VenvChange:
+def put_venv(here: Here, name: str, spec: Json[VenvSpec], response: Response) -> VenvChange:
+    """Create or change a venv; with an operation where something is to be built."""
+    return _changed(here, name, spec, response)
+
+
+def _changed(here: Here, name: str, spec: VenvSpec, response: Response) -> VenvChange:
     venv, operation = here.venvs.put(name, spec)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
@@ -43,8 +48,9 @@ def delete_venv(here: Here, name: str) -> None:
 
 
 @router.get("/venvs/{name}/packages")
-def list_packages(here: Here, name: str, paging: Paging) -> Page:
-    return page(here.venvs.packages(name), "name", paging)
+def list_packages(here: Here, name: str, part: Part) -> PageOf[Package]:
+    found = sorted(here.venvs.packages(name), key=lambda package: package.name)
+    return part.page([package for package in found if package.name > (part.after or "")], "name")
 
 
 @router.get("/venvs/{name}/lock")
@@ -53,13 +59,14 @@ def get_lock(here: Here, name: str) -> Lock:
 
 
 @router.put("/providers/{provider}/venv")
-def ensure_provider(here: Here, provider: str, response: Response, model: str | None = None) -> VenvChange:
-    """The venv of a provider: made where it is absent, and never changed here."""
+def ensure_provider(
+    here: Here, provider: str, response: Response, model: str | None = None, spec: Json[VenvSpec | None] = None
+) -> VenvChange:
+    """The venv of a provider: made where it is absent, from the body if there is one, and never changed here."""
     name = provider_name(provider, model)
     try:
-        return VenvChange(here.venvs.get(name), None)
+        wanted = here.venvs.get(name).spec
     except NotFound:
-        labels = {"provider": provider, **({"model": model} if model else {})}
-        venv, operation = here.venvs.put(name, VenvSpec(labels=labels))
-        response.status_code = status.HTTP_202_ACCEPTED
-        return VenvChange(venv, operation)
+        wanted = spec or VenvSpec()
+        wanted.labels = {**wanted.labels, "provider": provider, **({"model": model} if model else {})}
+    return _changed(here, name, wanted, response)

@@ -12,6 +12,11 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.create_table(
+        "owner",
+        sa.Column("home", sa.String(32), primary_key=True),
+        sa.Column("engine", sa.String(16), nullable=False),
+    )
     _runtimes_and_venvs()
     _backends()
     _operations()
@@ -37,12 +42,18 @@ def _runtimes_and_venvs() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.String(32), nullable=False),
         sa.Column("updated_at", sa.String(32), nullable=False),
-        sa.Column("runtime", sa.String(16), nullable=False),
+        sa.Column("runtime", sa.String(16)),
         sa.Column("lock", sa.Text),
         sa.Column("image", sa.JSON),
+        sa.Column("inputs", sa.String(64)),
         sa.Column("error", sa.Text),
         sa.Column("operation", sa.String(32)),
         sa.Column("owned", sa.Boolean, nullable=False),
+    )
+    op.create_table(
+        "images",
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("unused_since", sa.Float),
     )
 
 
@@ -58,7 +69,9 @@ def _backends() -> None:
         sa.Column("started_at", sa.String(32)),
         sa.Column("nonce", sa.String(32), nullable=False),
         sa.Column("launch", sa.String(32)),
+        sa.Column("launched_by", sa.String(32)),
         sa.Column("handle", sa.JSON),
+        sa.Column("url", sa.Text),
         sa.Column("ports", sa.JSON, nullable=False),
         sa.Column("python", sa.String(32)),
         sa.Column("key", sa.String(64)),
@@ -89,12 +102,12 @@ def _operations() -> None:
     op.create_table(
         "events",
         sa.Column("operation", sa.String(32), sa.ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("data", sa.JSON),
+        sa.Column("data", sa.Text, nullable=False),
     )
 
 
 def downgrade() -> None:
-    for table in ("events", "operations", "backends", "venvs", "runtimes"):
+    for table in ("events", "operations", "backends", "images", "venvs", "runtimes", "owner"):
         op.drop_table(table)

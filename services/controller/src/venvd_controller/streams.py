@@ -1,0 +1,209 @@
+"""Server-sent events: no thread waits for a client, and none is left behind where a client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from anyio.to_thread import run_sync
+from fastapi.responses import StreamingResponse
+
+from venvd_contract.errors import VenvdError
+from venvd_contract.resources import Event, LogLine
+from venvd_controller.operations import Operations
+from venvd_engines.engine import Engine, Handle
+
+log = logging.getLogger("venvd.controller")
+
+_QUIET_SECONDS = 10.0
+"""After so long without an event a comment keeps the connection open."""
+_BEHIND = 10_000
+"""Lines that a follower may be behind before it is let go."""
+
+
+class Signal:
+    """Set from any thread, awaited in one event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def clear(self) -> None:
+        self._event.clear()
+
+    async def wait(self) -> bool:
+        """False after a quiet while."""
+        try:
+            await asyncio.wait_for(self._event.wait(), _QUIET_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
+
+def response(events: AsyncIterator[Event | None]) -> StreamingResponse:
+    """Events as server-sent events; None becomes a comment."""
+
+    async def lines() -> AsyncIterator[str]:
+        async for event in events:
+            if event is None:
+                yield ": still here\n\n"
+            else:
+                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+
+
+async def operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:
+    """Events of an operation with an ID beyond `after`, up to that of kind `done`; None where a while was quiet."""
+    signal = Signal()
+    with operations.listening(key, signal.set):
+        while not operations.closing:
+            signal.clear()
+            events = await run_sync(operations.since, key, after)
+            for event in events:
+                after = event.id
+                yield event
+                if event.kind == "done":
+                    return
+            if not events and not await signal.wait():
+                yield None
+
+
+class LogHub:
+    """Followed logs: one thread for each backend that is followed, however many follow it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._topics: dict[str, _Topic] = {}
+        self._lock = threading.Lock()
+        self.closing = False
+
+    def close(self) -> None:
+        """Let go of all followers."""
+        self.closing = True
+        with self._lock:
+            for topic in self._topics.values():
+                topic.end()
+
+    @contextmanager
+    def following(self, handle: Handle, follower: Follower) -> Iterator[None]:
+        """Have `follower` given the lines that a backend says from now on."""
+        with self._lock:
+            topic = self._topics.get(handle.launch_id)
+            if topic is None or topic.ended:
+                topic = self._topics[handle.launch_id] = _Topic(self._engine, handle, self._drop)
+            topic.followers.append(follower)
+        try:
+            yield
+        finally:
+            topic.followers.remove(follower)
+
+    def _drop(self, topic: _Topic) -> bool:
+        """Whether the topic ended; it goes on where somebody has come meanwhile."""
+        with self._lock:
+            if topic.followers and not topic.ended:
+                return False
+            topic.end()
+            if self._topics.get(topic.launch_id) is topic:
+                del self._topics[topic.launch_id]
+            return True
+
+
+class Follower:
+    """Lines on their way to one client."""
+
+    def __init__(self) -> None:
+        self.signal = Signal()
+        self.ended = False
+        self._lines: list[LogLine] = []
+
+    def put(self, line: LogLine) -> None:
+        if len(self._lines) < _BEHIND:
+            self._lines.append(line)
+        else:
+            self.ended = True
+        self.signal.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.signal.set()
+
+    def take(self) -> list[LogLine]:
+        found, self._lines = self._lines, []
+        return found
+
+
+class _Topic:
+    def __init__(self, engine: Engine, handle: Handle, drop: Callable[[_Topic], bool]) -> None:
+        self.launch_id = handle.launch_id
+        self.followers: list[Follower] = []
+        self.ended = False
+        self._engine = engine
+        self._handle = handle
+        self._drop = drop
+        threading.Thread(target=self._pump, name=f"log of {handle.launch_id}", daemon=True).start()
+
+    def end(self) -> None:
+        self.ended = True
+        for follower in list(self.followers):
+            follower.end()
+
+    def _pump(self) -> None:
+        try:
+            for line in self._engine.logs(self._handle, 1, follow=True):
+                for follower in list(self.followers):
+                    follower.put(line)
+                if not self.followers and self._drop(self):
+                    return
+        except VenvdError as error:
+            log.info("the log of %s cannot be followed: %s", self.launch_id, error.message)
+        except Exception:
+            log.exception("following the log of %s failed", self.launch_id)
+        self.ended = True
+        self._drop(self)
+
+
+async def backend_log(hub: LogHub, engine: Engine, handle: Handle, tail: int | None) -> AsyncIterator[Event | None]:
+    """The last lines of a backend's log and then each as it comes, until it ends: events `log`, and `done`."""
+    follower = Follower()
+    number = 0
+
+    def said() -> list[LogLine]:
+        return list(engine.logs(handle, None if tail is None else max(tail, 1), follow=False))
+
+    with hub.following(handle, follower):
+        history = await run_sync(said)
+        lines = history[len(history) if tail == 0 else 0 :]
+        while not hub.closing:
+            follower.signal.clear()
+            ended = follower.ended
+            for line in lines:
+                number += 1
+                yield Event(number, "log", asdict(line))
+            lines = _new(follower.take(), history)
+            if lines:
+                continue
+            if ended:
+                yield Event(number + 1, "done", None)
+                return
+            if not await follower.signal.wait():
+                yield None
+
+
+def _new(lines: list[LogLine], history: list[LogLine]) -> list[LogLine]:
+    """The lines that are neither in the history that was shown nor older than it."""
+    if not lines or not history:
+        return lines
+    first, seen = history[0].time, {(line.time, line.source, line.text) for line in history}
+    return [line for line in lines if line.time >= first and (line.time, line.source, line.text) not in seen]
