@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -87,6 +89,12 @@ class Door:
         else:
             sock = socket.create_connection((parts.hostname, parts.port), timeout)
         return Raw(sock)
+
+    @contextlib.contextmanager
+    def crowd(self, count: int, timeout: float = PATIENCE) -> Iterator[list[Raw]]:
+        """Many connections, until the end of the block."""
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self.open(timeout)) for _ in range(count)]
 
 
 MAIN = {"http": "http", "pipe": "lines", "rpc": "grpc"}

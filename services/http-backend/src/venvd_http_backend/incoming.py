@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import Forbidden, InvalidRequest, TooLarge, VenvdError
 from venvd_core.monitor import Receive
 
-_SILENCE = 60.0
-"""Seconds without a byte of a body that is not complete."""
 _SWALLOWED = 64 << 20
 """Bytes over the limit that are still read, so that a client that only writes gets to see its answer."""
 
@@ -124,8 +122,8 @@ def _is_local_name(host: str) -> bool:
     return True
 
 
-async def read_body(head: Head, receive: Receive, limit: int) -> bytes:
-    """The whole body.
+async def read_body(head: Head, receive: Receive, limit: int, patience: float) -> bytes:
+    """The whole body; between its parts at most `patience` seconds pass.
 
     Raises:
         TooLarge: more than `limit` bytes.
@@ -139,17 +137,17 @@ async def read_body(head: Head, receive: Receive, limit: int) -> bytes:
         raise ClientGone
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
-        body = await _rest(body, receive, limit)
+        body = await _rest(body, receive, limit, patience)
     if len(body) > limit:
         raise _too_large(limit)
     return body
 
 
-async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
+async def _rest(first: bytes, receive: Receive, limit: int, patience: float) -> bytes:
     parts, size = [first], len(first)
     while True:
         try:
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(patience):
                 message = await receive()
         except TimeoutError:
             raise InvalidRequest(f"the body stopped coming after {size} bytes") from None

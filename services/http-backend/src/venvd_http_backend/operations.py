@@ -20,8 +20,9 @@ _CLOSE = ((b"connection", b"close"),)
 class Operations:
     """Serves calls of one backend."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, stall_timeout: float) -> None:
         self._backend = backend
+        self._stall_timeout = stall_timeout
         self._open = not backend.settings.token_sha256
         self._limit = backend.settings.max_body
         self._watch = Watch() if backend.settings.cancel_on_disconnect else None
@@ -60,7 +61,7 @@ class Operations:
         """Answer one request; `path` holds what its path named, where that is the payload."""
         try:
             head = self.admit(scope)
-            body = await read_body(head, receive, self._limit)
+            body = await read_body(head, receive, self._limit, self._stall_timeout)
             if path:
                 body = encode(path)
             request = _request(command, head, body)

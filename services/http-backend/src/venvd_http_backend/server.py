@@ -24,7 +24,6 @@ from venvd_http_backend.settings import HttpSettings
 
 KEEP_ALIVE = 120
 HEAD_BYTES = 64 * 1024
-HEAD_WITHIN = 30.0
 PIPELINED = 8
 """Requests that may stand behind one that is not answered before reading stops."""
 
@@ -36,9 +35,10 @@ _REASONS = {400: b"Bad Request", 413: b"Content Too Large"}
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. A head may have `HEAD_BYTES`, and take `HEAD_WITHIN` seconds from its first byte."""
+    """One connection. A head may have `HEAD_BYTES`, and take `head_within` seconds from its first byte."""
 
     operations: ClassVar[Operations]
+    head_within: ClassVar[float]
 
     _in_head = False
     _head = 0
@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
         if self._head > HEAD_BYTES:
             self._refuse(TooLarge(f"the request's head is larger than {HEAD_BYTES} bytes"))
         else:
-            self._close_in(max(0.0, self._since + HEAD_WITHIN - now))
+            self._close_in(max(0.0, self._since + self.head_within - now))
 
     def _close_in(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
@@ -189,13 +189,14 @@ class Server(uvicorn.Server):
 def server(settings: HttpSettings, **options: Any) -> Server:
     """The whole server, not running yet; `options` are uvicorn's."""
     backend = Backend(settings)
-    operations = Operations(backend)
+    operations = Operations(backend, settings.stall_timeout)
+    connection = {"operations": operations, "head_within": settings.stall_timeout}
     config = uvicorn.Config(
         Front(backend, operations),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=type("Connection", (Connection,), {"operations": operations}),
+        http=type("Connection", (Connection,), connection),
         ws="none",
         lifespan="on",
         access_log=False,

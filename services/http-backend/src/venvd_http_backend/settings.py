@@ -10,3 +10,5 @@ from venvd_core.settings import BackendSettings
 class HttpSettings(BackendSettings):
     host: str = "0.0.0.0"  # noqa: S104 — in its container; what is published is the engine's matter
     port: int = Field(default=5678, ge=0, le=65535)
+    stall_timeout: float = Field(default=60, gt=0)
+    """Seconds that a request's head may take, and that its body may pause."""

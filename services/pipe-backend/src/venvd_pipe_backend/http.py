@@ -10,6 +10,7 @@ import uvicorn
 
 from venvd_core import monitor
 from venvd_core.backend import Backend
+from venvd_pipe_backend.patience import Connection
 
 
 class Monitor(uvicorn.Server):
@@ -20,17 +21,16 @@ class Monitor(uvicorn.Server):
         yield
 
 
-def server(backend: Backend) -> Monitor:
+def server(backend: Backend, stall_timeout: float) -> Monitor:
     config = uvicorn.Config(
         monitor.app(backend),
-        http="httptools",
+        http=type("Connection", (Connection,), {"head_within": stall_timeout}),
         lifespan="off",
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=64,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
     )

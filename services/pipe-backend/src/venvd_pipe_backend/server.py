@@ -54,7 +54,7 @@ class PipeServer:
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG
         )
-        self._http = http.server(self.backend)
+        self._http = http.server(self.backend, self.settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(http.serve(self._http, probes))
         self._inspecting = asyncio.ensure_future(self._inspect())
 

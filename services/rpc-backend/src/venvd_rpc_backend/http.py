@@ -16,6 +16,7 @@ from venvd_core.backend import Backend, Reply, Request
 from venvd_core.monitor import ASGIApp, Receive, Scope, Send
 from venvd_rpc_backend import pascal
 from venvd_rpc_backend.methods import PLANNED
+from venvd_rpc_backend.patience import Connection
 from venvd_rpc_backend.status import known
 
 PREFIX = "/rpc/"
@@ -23,8 +24,8 @@ SERVICE = "PythonService/"
 METHODS: dict[str, Operation] = {each.rpc: each for each in OPERATIONS if each.rpc.startswith(SERVICE)}
 
 
-def app(backend: Backend) -> ASGIApp:
-    """The application; errors are problem details."""
+def app(backend: Backend, stall_timeout: float) -> ASGIApp:
+    """The application; errors are problem details. A body may pause for `stall_timeout` seconds."""
     probes = monitor.app(backend)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,7 +33,7 @@ def app(backend: Backend) -> ASGIApp:
             await probes(scope, receive, send)
             return
         try:
-            body = await _answer(backend, scope, receive)
+            body = await _answer(backend, scope, receive, stall_timeout)
         except Exception as error:  # noqa: BLE001 — every error becomes a response
             await _refuse(send, known(error))
         else:
@@ -46,12 +47,12 @@ async def _refuse(send: Send, error: VenvdError) -> None:
     await monitor.refuse(send, error)
 
 
-async def _answer(backend: Backend, scope: Scope, receive: Receive) -> bytes | None:
+async def _answer(backend: Backend, scope: Scope, receive: Receive, stall_timeout: float) -> bytes | None:
     """The body of the response; None where nobody waits for it any more."""
     operation = _operation(scope)
     if not operation.open:
         backend.authorise(monitor.bearer(scope))
-    payload = pascal.payload(await _body(receive, backend.settings.max_body))
+    payload = pascal.payload(await _body(receive, backend.settings.max_body, stall_timeout))
     request = Request(operation.command, payload, **_options(scope))
     reply = await _waited(backend.call(request), receive, cancel=backend.settings.cancel_on_disconnect)
     return None if reply is None else pascal.response(operation, reply.result)
@@ -88,10 +89,14 @@ def _seconds(value: bytes) -> float:
         raise InvalidRequest("X-Venvd-Timeout takes seconds") from None
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
+async def _body(receive: Receive, limit: int, stall_timeout: float) -> bytes:
     body = bytearray()
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(stall_timeout):
+                message = await receive()
+        except TimeoutError:
+            raise InvalidRequest(f"the body stopped coming after {len(body)} bytes") from None
         if message["type"] == "http.disconnect":
             raise InvalidRequest("the client went away before its request was whole")
         body += message.get("body", b"")
@@ -129,10 +134,10 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(backend: Backend) -> Server:
+def server(backend: Backend, stall_timeout: float) -> Server:
     config = uvicorn.Config(
-        app(backend),
-        http="httptools",
+        app(backend, stall_timeout),
+        http=type("Connection", (Connection,), {"head_within": stall_timeout}),
         lifespan="off",
         log_config=None,
         log_level="warning",

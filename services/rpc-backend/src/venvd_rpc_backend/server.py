@@ -40,6 +40,7 @@ def options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL * 1000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL * 1000),
         ("grpc.max_concurrent_streams", settings.max_calls),
+        ("grpc.server_handshake_timeout_ms", int(settings.stall_timeout * 1000)),
     ]
 
 
@@ -71,7 +72,7 @@ class RpcServer:
         self.port = self._listen()
         await self._health.look()
         await self._server.start()
-        self._http = http.server(self._backend)
+        self._http = http.server(self._backend, settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
         self._looking = asyncio.ensure_future(self._health.keep_looking())
 

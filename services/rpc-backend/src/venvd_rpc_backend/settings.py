@@ -32,6 +32,8 @@ class RpcSettings(BackendSettings):
     """Calls under way on one Session stream; further ones wait unread."""
     max_unread_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """Replies that a client may leave unread on one Session stream; more ends the stream."""
+    stall_timeout: float = Field(default=60, gt=0)
+    """Of a peer in the middle of a greeting or, on the HTTP port, of a request, that does nothing."""
     drain: float = Field(default=5, ge=0)
     """For running calls when the server is asked to end."""
 
