@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from venvd_contract.errors import NotFound, from_fields
 from venvd_contract.framing import Buffer, dump_line
 from venvd_worker.archive import build
@@ -162,7 +163,13 @@ class Host:
     """A warden, and the server's connection to it."""
 
     def __init__(
-        self, python: str, archive: Path, directory: Path, env: dict[str, str], *options: str, within: Sequence[str] = ()
+        self,
+        python: str,
+        archive: Path,
+        directory: Path,
+        env: dict[str, str],
+        *options: str,
+        within: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.work = directory / "work"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from venvd_contract.errors import NotFound
 
 FOREVER = "import time\nprint('in')\nwhile True: time.sleep(0.01)"
@@ -49,7 +50,9 @@ def test_an_interrupt_reaches_waiting_for_a_child(session: Any) -> None:
 
 def test_an_interrupt_reaches_os_system(session: Any, tools: Any) -> None:
     """`os.system` ignores interrupts itself; its command gets one before the grace is over."""
-    session.send("exec", {"code": "import os\nos.system('echo in; exec sleep 60')\nimport time\ntime.sleep(60)"}, stream=True)
+    session.send(
+        "exec", {"code": "import os\nos.system('echo in; exec sleep 60')\nimport time\ntime.sleep(60)"}, stream=True
+    )
     session.shown("in")
     session.interrupt(grace=4)
     assert session.reply()["code"] == "timeout"
@@ -272,7 +275,8 @@ def test_a_forked_child_holds_nothing_of_ours(session: Any) -> None:
         "    high = [n for n in os.listdir('/proc/self/fd') if int(n) >= 990 and "
         "os.readlink('/proc/self/fd/' + n).startswith('socket')]\n"
         "    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
-        "    os.write(write, repr((high, own)).encode())\n    os._exit(0)\nos.waitpid(pid, 0)\nos.read(read, 999).decode()"
+        "    os.write(write, repr((high, own)).encode())\n    os._exit(0)\n"
+        "os.waitpid(pid, 0)\nos.read(read, 999).decode()"
     )
     assert session.eval(code) == "([], True)"
 

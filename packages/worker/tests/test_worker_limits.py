@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import pytest
+
 from venvd_contract.errors import InvalidRequest, LimitExceeded, UserError
 
 MB = 1 << 20
@@ -23,12 +24,21 @@ def test_memory(start: Any, command: str) -> None:
     assert session.eval("len(before)") == 16 * MB
 
 
+GROW = """
+def grow():
+    kept = []
+    while True:
+        kept.append('x' * 1000 + str(len(kept)))
+grow()
+"""
+
+
 def test_memory_little_by_little(start: Any) -> None:
     """Memory that runs out in small pieces is answered too, and given back."""
     session = start(memoryBytes=32 * MB)
     for _ in range(2):
         with pytest.raises(LimitExceeded, match="memoryBytes"):
-            session("exec", {"code": "def grow():\n    kept = []\n    while True: kept.append('x' * 1000 + str(len(kept)))\ngrow()"})
+            session("exec", {"code": GROW})
         assert session.eval("1") == 1
 
 
@@ -55,8 +65,10 @@ def test_memory_of_the_tree(start: Any) -> None:
 def test_threads_start_under_a_limit(start: Any) -> None:
     """A limit on memory leaves room for threads, and for output to be caught."""
     session = start(memoryBytes=64 * MB)
-    code = "import threading\nt = [threading.Thread(target=print, args=(i,)) for i in range(4)]\n" \
-           "for i in t: i.start()\nfor i in t: i.join()"  # fmt: skip
+    code = (
+        "import threading\nt = [threading.Thread(target=print, args=(i,)) for i in range(4)]\n"
+        "for i in t: i.start()\nfor i in t: i.join()"
+    )
     assert sorted(session("exec", {"code": code})["stdout"].split()) == ["0", "1", "2", "3"]
 
 
@@ -112,7 +124,8 @@ def test_sessions_go_first_when_memory_ends(session: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "named"), [({"memory": 1}, "memoryBytes"), ({"handles": -1}, "handles"), ({"handles": "many"}, "handles")]
+    ("limits", "named"),
+    [({"memory": 1}, "memoryBytes"), ({"handles": -1}, "handles"), ({"handles": "many"}, "handles")],
 )
 def test_limits_that_do_not_exist(host: Any, limits: Any, named: str) -> None:
     """A limit that is unknown or no whole number is refused by name."""

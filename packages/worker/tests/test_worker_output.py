@@ -51,7 +51,9 @@ def test_results(session: Any) -> None:
 
 def test_texts_that_are_no_utf8(session: Any) -> None:
     """Bytes that are no UTF-8 become replacement characters; characters cut in two by chunks do not."""
-    found = run(session, "import os\nos.write(1, b'\\xff')\nfor part in (b'\\xe2', b'\\x98', b'\\x83'): os.write(1, part)")
+    found = run(
+        session, "import os\nos.write(1, b'\\xff')\nfor part in (b'\\xe2', b'\\x98', b'\\x83'): os.write(1, part)"
+    )
     assert found["stdout"] == "\ufffd\u2603"
     assert run(session, "print('\\ud800')")["stdout"] == "\\ud800\n"
 
@@ -72,8 +74,8 @@ def test_output_between_calls_is_not_caught(new_host: Any) -> None:
 
 def test_background_output_never_blocks(session: Any) -> None:
     """A process left in the background by one `exec` writes as much as it likes, and calls go on."""
-    code = "import subprocess\np = subprocess.Popen(['sh', '-c', 'i=0; while [ $i -lt 3000 ]; do echo {}; i=$((i+1)); done'])"
-    run(session, code.format("y" * 100))
+    flood = f"i=0; while [ $i -lt 3000 ]; do echo {'y' * 100}; i=$((i+1)); done"
+    run(session, f"import subprocess\np = subprocess.Popen(['sh', '-c', {flood!r}])")
     assert session.eval("p.wait()") == 0
 
 
@@ -152,7 +154,7 @@ def test_rich_results(session: Any) -> None:
 
 def test_mimebundles(session: Any) -> None:
     """`_repr_mimebundle_` is asked too, with or without metadata."""
-    code = "class M:\n    def _repr_mimebundle_(self, include=None, exclude=None):\n        return {'text/x': 'y'}, {}\nM()"
+    code = "class M:\n    def _repr_mimebundle_(self, **which):\n        return {'text/x': 'y'}, {}\nM()"
     assert run(session, code)["display"][0]["text/x"] == "y"
 
 

@@ -11,6 +11,7 @@ import stat
 from typing import Any
 
 import pytest
+
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unimplemented
 
 
@@ -135,8 +136,12 @@ def test_commands_before_hello(new_host: Any, tools: Any) -> None:
     host = new_host()
     host.sock.close()
     tools.wait_for(lambda: _first_answer(tools, host, {"command": "stats"}) == "invalid_request")
-    tools.wait_for(lambda: _first_answer(tools, host, {"command": "hello", "protocol": 1, "slots": 4}) == "invalid_request")
-    tools.wait_for(lambda: _first_answer(tools, host, {"command": "hello", "protocol": 9, "slots": 4}) == "invalid_request")
+    tools.wait_for(
+        lambda: _first_answer(tools, host, {"command": "hello", "protocol": 1, "slots": 4}) == "invalid_request"
+    )
+    tools.wait_for(
+        lambda: _first_answer(tools, host, {"command": "hello", "protocol": 9, "slots": 4}) == "invalid_request"
+    )
 
 
 def _first_answer(tools: Any, host: Any, message: dict[str, Any]) -> Any:
@@ -210,7 +215,7 @@ len(mine)
 
 
 def test_process_1_heeds_only_signals_from_outside(new_host: Any, tools: Any) -> None:
-    """As process 1 of a PID namespace the warden survives whatever is sent inside, and stops on a signal from outside."""
+    """As process 1 of a PID namespace the warden survives whatever is sent inside, and heeds who stands outside."""
     if os.geteuid() != 0:
         pytest.skip("a PID namespace takes root")
     host = new_host(within=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])

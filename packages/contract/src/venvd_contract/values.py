@@ -133,7 +133,7 @@ _SCALARS: Dict[Type[Any], Callable[[Any], Any]] = {
     dt.timedelta: _timedelta,
 }
 _DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
-_SEQUENCES = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
+_SEQUENCES: Dict[Type[Any], str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _CONTAINERS = frozenset({list, *_DICTS, *_SEQUENCES})
 
 

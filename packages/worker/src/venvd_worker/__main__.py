@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _session(control: int) -> NoReturn:
-    from venvd_worker import session
+    from venvd_worker import session  # noqa: PLC0415 - each program loads only what it needs
 
     session.main(control)
 
@@ -29,7 +29,7 @@ def _warden() -> None:
         # Files of the venv may name modules that Python's start imports; the warden runs nothing of the user's.
         arguments = [sys.executable, "-I", "-S", *sys.argv]
         os.execv(sys.executable, arguments)
-    from venvd_worker import commandline
+    from venvd_worker import commandline  # noqa: PLC0415
 
     commandline.run_warden(sys.argv[0], sys.argv[2:])
 

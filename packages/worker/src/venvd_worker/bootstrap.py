@@ -1,7 +1,7 @@
 """The `__main__` of the archive: loads our modules so that no code of the user's can reach into them.
 
-Each gets built-ins of its own: a function that the user replaces in `builtins` is replaced for the user alone. The archive
-never stands on `sys.path`.
+Each gets built-ins of its own: a function that the user replaces in `builtins` is replaced for the user alone. The
+archive never stands on `sys.path`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import zipimport
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 OWN = ("venvd_contract", "venvd_worker")
 
@@ -29,7 +29,8 @@ class Loader:
             return None
         origin = "{}/{}".format(self._archive, name.replace(".", "/"))
         package = "." not in name
-        spec = ModuleSpec(name, self, origin=origin + ("/__init__.py" if package else ".py"), is_package=package)
+        origin += "/__init__.py" if package else ".py"
+        spec = ModuleSpec(name, cast("Any", self), origin=origin, is_package=package)
         spec.has_location = True
         return spec
 
@@ -47,11 +48,11 @@ class Loader:
 
 def start() -> None:
     """Run the program that the command line names."""
-    archive = __loader__.archive  # type: ignore[name-defined]
+    archive = globals()["__loader__"].archive
     sys.path[:] = [path for path in sys.path if path != archive]
     sys.path_importer_cache.pop(archive, None)
-    sys.meta_path.insert(0, Loader(archive))  # type: ignore[arg-type]
-    from venvd_worker.__main__ import main
+    sys.meta_path.insert(0, Loader(archive))
+    from venvd_worker.__main__ import main  # noqa: PLC0415 - what finds it is there only now
 
     main()
 

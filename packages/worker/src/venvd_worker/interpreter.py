@@ -96,6 +96,7 @@ class Interpreter:
         """The value of the last expression; None where the last statement is none.
 
         Args:
+            source: any number of statements.
             variables: names that only this run sees.
             kind: `eval` or `exec`, for the name under which tracebacks show the code.
         """
@@ -113,7 +114,7 @@ class Interpreter:
 
     async def _run_awaiting(self, program: Program) -> Any:
         """Both parts in one task, also the one that awaits nothing."""
-        found = None
+        found: Any = None
         for code in (program.body, program.last):
             found = None if code is None else eval(code, self._namespace)  # noqa: S307
             if code is not None and programs.is_coroutine(code):
@@ -140,7 +141,7 @@ class Interpreter:
     def _await(self, coroutine: Any) -> Any:
         """Run a coroutine on the session's own event loop, which lives on between calls."""
         if self._loop is None or self._loop.is_closed():
-            import asyncio  # not before it is needed: it takes as long as everything else together
+            import asyncio  # noqa: PLC0415 - not before it is needed: it takes as long as everything else together
 
             self._loop = asyncio.new_event_loop()
         task = self._loop.create_task(coroutine)
@@ -153,6 +154,6 @@ class Interpreter:
 
     @staticmethod
     async def _settle(task: Any) -> None:
-        import asyncio
+        import asyncio  # noqa: PLC0415
 
         await asyncio.wait([task])

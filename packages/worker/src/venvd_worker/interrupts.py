@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from _signal import getsignal  # type: ignore[import-not-found]  # that of `signal` looks each handler up in an enumeration, on every call
 from typing import Callable, TypeVar
 
 from venvd_contract.errors import Cancelled, DeadlineExceeded, VenvdError
@@ -31,9 +32,9 @@ class Interrupts:
 
     def install(self) -> None:
         """Take the signals (again: code that ran before may have taken them away)."""
-        if signal.getsignal(signal.SIGINT) is not self._handler:
+        if getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
-        if signal.getsignal(signal.SIGXCPU) is not self._cpu_handler:
+        if getsignal(signal.SIGXCPU) is not self._cpu_handler:
             signal.signal(signal.SIGXCPU, self._cpu_handler)
 
     def run(self, action: Callable[[], _Result]) -> _Result:

@@ -15,8 +15,8 @@ _PER_SECOND = 1 << 20
 class LogPipe:
     """The end of a pipe that holds one stream of a session's output.
 
-    What the reader of the worker host's log does not take, and what exceeds a megabyte a second, is dropped: neither may
-    stop the warden.
+    What the reader of the worker host's log does not take, and what exceeds a megabyte a second, is dropped: neither
+    may stop the warden.
     """
 
     def __init__(self, target: int, descriptor: int) -> None:

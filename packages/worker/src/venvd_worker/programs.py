@@ -1,13 +1,12 @@
 """Compiling what a client sends: any number of statements, the last expression's value, names that only it sees."""
 
 from __future__ import annotations
-
 import __future__
 
 import ast
 import keyword
 from types import CodeType
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
 from venvd_contract.errors import InvalidRequest
 
@@ -107,7 +106,7 @@ def _function(
     module = ast.fix_missing_locations(ast.Module([*futures, made], []))
     outer = _compile(module, name, "exec", flags)
     code = next(constant for constant in outer.co_consts if type(constant) is CodeType)
-    changes = {"co_qualname": "<module>"} if hasattr(code, "co_qualname") else {}
+    changes: Dict[str, Any] = {"co_qualname": "<module>"} if hasattr(code, "co_qualname") else {}
     return code.replace(co_name="<module>", **changes)
 
 
@@ -153,7 +152,7 @@ class _WithoutAnnotations(ast.NodeTransformer):
     def visit(self, node: Any) -> Any:
         return node if isinstance(node, _SCOPES) else super().visit(node)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:  # noqa: N802 - named by ast
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         if not isinstance(node.target, ast.Name) or node.target.id not in self._names:
             return node
         if node.value is None:

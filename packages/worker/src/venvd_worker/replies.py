@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Optional
+from json import encoder
+from typing import Any, Callable, Dict, Optional
 
 from venvd_contract.errors import LimitExceeded, VenvdError
 from venvd_contract.framing import MAX_LINE, dump_line
@@ -11,7 +12,19 @@ from venvd_contract.framing import MAX_LINE, dump_line
 _ROOM = 1024
 """Bytes of a line that are not the result."""
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
+
+def _encoding() -> Callable[[Any], str]:
+    """What `JSONEncoder.encode` does, without making its C part anew for every call."""
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+    make = getattr(encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    chunks = make(None, plain.default, encoder.encode_basestring, None, ":", ",", False, False, False)
+    join = "".join
+    return lambda value: join(chunks(value, 0))
+
+
+_encode = _encoding()
 
 
 def result_line(identifier: Any, result: Any, limit: Optional[int]) -> bytes:

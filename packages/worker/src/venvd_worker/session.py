@@ -114,12 +114,13 @@ class Session:
             try:
                 for request in requests:
                     stream.send(self._calls.answer(request, stream.send))
-                return
             except VenvdError as error:  # a line that is no request
                 stream.send(replies.error_line(None, error))
                 if stream.unreadable:
                     raise EOFError(error.message) from None
                 requests = stream.waiting()
+            else:
+                return
 
     def _hear_warden(self) -> None:
         try:
@@ -175,10 +176,10 @@ def _seclude() -> None:
 
 
 def _renew_streams(capture: Capture) -> None:
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdout = sys.stderr = None
     capture.bind_streams()
     faulthandler.enable(file=capture.error_log)
 
 
-def _no_input(prompt: object = "") -> NoReturn:
+def _no_input(_prompt: object = "") -> NoReturn:
     raise EOFError("input() has nobody to ask here: pass values as arguments, locals or attributes")

@@ -17,9 +17,7 @@ _CANNOT_START = 127
 class Starter(Protocol):
     """How sessions come to be. What they are to be, they read from `control`."""
 
-    def start(
-        self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory
-    ) -> int:
+    def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
         """The process ID of a new session.
 
         Raises:
@@ -33,9 +31,7 @@ class FreshInterpreter:
     def __init__(self, archive: str) -> None:
         self._archive = archive
 
-    def start(
-        self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory
-    ) -> int:
+    def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
         warden = os.getpid()
         pid = os.fork()
         if pid:

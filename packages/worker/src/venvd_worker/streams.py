@@ -54,6 +54,11 @@ class Stream:
             raise EOFError(str(error)) from None
         if not data:
             raise EOFError("the peer went away")
+        if self._is_one_line(data):
+            message = parse_line(data[:-1])
+            if "attachments" not in message:
+                yield Request(message, ())
+                return
         self._buffer.feed(data)
         yield from self.waiting()
 
@@ -75,6 +80,11 @@ class Stream:
                 self._sock.sendall(data)
             except ConnectionError as error:
                 raise EOFError(str(error)) from None
+
+    def _is_one_line(self, data: bytes) -> bool:
+        """Whether this is exactly one line, as it nearly always is: then it need not go through the buffer."""
+        alone = self._message is None and not len(self._buffer)
+        return alone and data.startswith(b"{") and data.find(b"\n") == len(data) - 1
 
     def _next_message(self) -> bool:
         while self._message is None:

@@ -60,8 +60,9 @@ class Ward:
         return children.descendants([self.pid]) if self.alive else []
 
     def came_up(self) -> None:
-        """What the session uses now, it used before any code of the user's ran."""
-        self._baseline = usage.measure([self.pid]).private
+        """What the session uses now, it used before any code of the user's ran; said again later, it counts no more."""
+        if self._baseline is None:
+            self._baseline = usage.measure([self.pid]).private
 
     # ---- ending
 
@@ -73,6 +74,7 @@ class Ward:
         """Interrupt the call, if it still runs; whether it does.
 
         Args:
+            sequence: the call's number in the slot.
             group: also what the call started and waits for, as a terminal would.
         """
         runs = self.alive and self.watch.runs(sequence)

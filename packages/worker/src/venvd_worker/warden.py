@@ -47,7 +47,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _Answer = Tuple[Dict[str, Any], Sequence[int]]
 
 
-class _Later(Exception):  # noqa: N818 - no error
+class _Later(Exception):
     """The answer to a request comes later."""
 
 
@@ -78,6 +78,7 @@ class Warden:
         self._grace = 2.0
         self._number = 0
         self._running = True
+        self._watching = False
         self._commands: Dict[str, Callable[[Dict[str, Any], List[int]], _Answer]] = {
             "start": self._start,
             "interrupt": self._interrupt,
@@ -139,16 +140,24 @@ class Warden:
     def _tell_ended(self) -> None:
         for ward in [ward for ward in self._wards.values() if not ward.alive]:
             self._bury(ward)
-        if not self._wards and self._server is None:
-            self._forget_memory()
 
     def _tick(self) -> None:
-        for ward in list(self._wards.values()):
-            if ward.limited and ward.alive:
-                ward.check()
         self._sweep()
-        busy = any(ward.limited for ward in self._wards.values())
-        self._loop.later(_WATCH_EVERY if busy else _SWEEP_EVERY, self._tick)
+        self._loop.later(_SWEEP_EVERY, self._tick)
+
+    def _watch(self) -> None:
+        """Look after the limits of sessions, as long as there are any that have some."""
+        if not self._watching:
+            self._watching = True
+            self._loop.later(_WATCH_EVERY, self._check_limits)
+
+    def _check_limits(self) -> None:
+        self._watching = False
+        limited = [ward for ward in self._wards.values() if ward.limited and ward.alive]
+        for ward in limited:
+            ward.check()
+        if limited:
+            self._watch()
 
     # ---- the server
 
@@ -160,6 +169,7 @@ class Warden:
         if self._server is not None or self._wards or self._is_inside(accepted):
             accepted.close()
             return
+        self._forget_memory()
         self._server = Control(accepted)
         self._loop.add(self._server, self._serve)
 
@@ -268,7 +278,7 @@ class Warden:
         for pipe in ward.logs:
             self._loop.add(pipe, partial(self._pass_on, pipe))
         if ward.limited:
-            self._loop.later(_WATCH_EVERY, self._tick_once)
+            self._watch()
         return {"pid": ward.pid}, [stream]
 
     def _launch(self, name: str, index: int, limits: Any, env: Dict[str, str], memory: Memory) -> Tuple[Ward, int]:
@@ -278,12 +288,14 @@ class Warden:
         mine, its = control.pair()
         server_end, session_end = socket.socketpair()
         (output, output_end), (errors, errors_end) = logs.pipe(1), logs.pipe(2)
-        pipes = [output, errors]
         try:
             pid = self._starter.start(its, output_end, errors_end, environment, directory)
         except OSError:
-            for closing in (mine, server_end, session_end, *pipes):
-                closing.close()
+            for end in (server_end, session_end):
+                end.close()
+            for pipe in (output, errors):
+                pipe.close()
+            mine.close()
             self._remove(directory.root)
             raise
         finally:
@@ -295,12 +307,11 @@ class Warden:
                 "slot": index,
                 "limits": vars(limits),
                 "files": directory.files,
-                "env": environment,
                 "site": self._settings.site,
             },
             [session_end.detach(), os.dup(memory.descriptor)],
         )
-        return Ward(name, pid, Watch(memory, index), limits, directory, mine, pipes), server_end.detach()
+        return Ward(name, pid, Watch(memory, index), limits, directory, mine, [output, errors]), server_end.detach()
 
     def _interrupt(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         ward = self._ward(message)
@@ -372,19 +383,14 @@ class Warden:
         if not pipe.pass_on():
             self._loop.remove(pipe)
 
-    def _tick_once(self) -> None:
-        for ward in list(self._wards.values()):
-            if ward.limited and ward.alive:
-                ward.check()
-
     def _bury(self, ward: Ward) -> None:
         """Tell of the end of a session, once."""
         if self._wards.get(ward.name) is not ward:
             return
         del self._wards[ward.name]
-        for source in (ward.control, *ward.logs):
-            self._loop.remove(source)
+        self._loop.remove(ward.control)
         for pipe in ward.logs:
+            self._loop.remove(pipe)
             pipe.pass_on()
         farewell = ward.farewell()
         ward.close()
