@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import json
@@ -9,7 +10,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -68,49 +68,16 @@ def config_for(controller: Controller, token_file: Path) -> dict[str, Any]:
 
 
 class Prometheus:
-    """One process, its data below `place`, asked over its HTTP API."""
+    """One that listens on loopback, asked over its HTTP API."""
 
-    def __init__(self, place: Path, config: dict[str, Any]) -> None:
-        self.place = place
-        self.port = free_port()
-        self.config = place / "prometheus.yaml"
-        self.config.write_text(yaml.safe_dump(config))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Prometheus:
-        command = [
-            program("prometheus"),
-            f"--config.file={self.config}",
-            f"--storage.tsdb.path={self.place / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            "--log.level=warn",
-        ]
-        with (self.place / "prometheus.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.place)
-        self.wait_ready(lambda: self.process is not None and self.process.poll() is None)
-        return self
-
-    def wait_ready(self, alive: Callable[[], bool] = lambda: True) -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and alive():
-            try:
-                if self._get("/-/ready")[0] == http.client.OK:
-                    return
-            except OSError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(f"Prometheus is not ready:\n{self.log()}")
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     def log(self) -> str:
-        path = self.place / "prometheus.log"
-        return path.read_text()[-4000:] if path.exists() else ""
+        """What it said, where that is known."""
+        return ""
 
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(20)
-
-    def _get(self, path: str) -> tuple[int, bytes]:
+    def get(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", path)
@@ -121,7 +88,7 @@ class Prometheus:
 
     def api(self, path: str) -> Any:
         """The data of an answer; a question that Prometheus does not understand is an error."""
-        found = json.loads(self._get(f"/api/v1/{path}")[1])
+        found = json.loads(self.get(f"/api/v1/{path}")[1])
         assert found["status"] == "success", f"{path}: {found.get('error')}"
         return found["data"]
 
@@ -144,6 +111,44 @@ class Prometheus:
         (found,) = self.until(expression)
         return float(found["value"][1])
 
-    def names(self) -> set[str]:
-        """The names of all series."""
-        return set(self.api("label/__name__/values"))
+
+class PrometheusProcess(Prometheus):
+    """One process, its data below `place`."""
+
+    def __init__(self, place: Path, config: dict[str, Any]) -> None:
+        super().__init__(free_port())
+        self.place = place
+        self.config = place / "prometheus.yaml"
+        self.config.write_text(yaml.safe_dump(config))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> PrometheusProcess:
+        command = [
+            program("prometheus"),
+            f"--config.file={self.config}",
+            f"--storage.tsdb.path={self.place / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
+        with (self.place / "prometheus.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.place)
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.process is not None and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                if self.get("/-/ready")[0] == http.client.OK:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"Prometheus is not ready:\n{self.log()}")
+
+    def log(self) -> str:
+        path = self.place / "prometheus.log"
+        return path.read_text()[-4000:] if path.exists() else ""
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.controller import Controller, running_controller
-from harness.prometheus import Prometheus, config_for, program
+from harness.prometheus import PrometheusProcess, config_for, program
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Watched:
     """What a scraper sees, and a bare venv to start backends in."""
 
     controller: Controller
-    prometheus: Prometheus
+    prometheus: PrometheusProcess
     venv: str
 
 
@@ -27,7 +27,7 @@ def watched_controller(engine: str, place: Path) -> Iterator[Watched]:
     program("prometheus")
     token = place / "handed-out" / "token"
     with running_controller(engine, VENVD_METRICS_TOKEN_FILE=str(token)) as controller:
-        prometheus = Prometheus(place, config_for(controller, token))
+        prometheus = PrometheusProcess(place, config_for(controller, token))
         try:
             prometheus.start()
             prometheus.until('up{job="venvd-controller"} == 1')
