@@ -1,0 +1,216 @@
+"""User code that turns on the server: with the real worker, over each transport, on both engines.
+
+It finds its session's stream in /proc/self/fd and writes there what no session would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness.callers import CALLERS, Caller
+from harness.measure import until
+from harness.stack import Stack, engine_stack
+
+from venvd_contract.errors import DeadlineExceeded, SessionLost, VenvdError
+
+ENGINES = [
+    pytest.param("local", id="local"),
+    pytest.param("docker", id="docker", marks=pytest.mark.docker),
+]
+SETTINGS = {
+    "VENVD_GRACE": "0.5",
+    "VENVD_SESSION_LIMITS": '{"resultBytes": 1048576, "outputBytes": 65536, "memoryBytes": 536870912}',
+}
+
+FINDS = """
+import array, json, os, re, socket, time
+def sockets(kind):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if found.family == socket.AF_UNIX and found.type == kind:
+            yield found
+stream = next(sockets(socket.SOCK_STREAM))
+control = next(sockets(socket.SOCK_SEQPACKET))
+stream.setblocking(True)
+def say(text):
+    stream.sendall(text if isinstance(text, bytes) else text.encode())
+"""
+
+GARBAGE = {
+    "bytes that are no UTF-8": r"say(b'\xff\xfe\x00\n')",
+    "noise": r"say(os.urandom(100_000) + b'\n')",
+    "a line that is no JSON": r"say('hello\n')",
+    "a reply to another request": r"""say('{"id":987654321,"result":{"value":"forged"}}\n')""",
+    "replies to many requests": r"""say(''.join('{"id":%d,"result":{}}\n' % n for n in range(1000, 3000)))""",
+    "an error for another request": r"""say('{"id":987654321,"error":"forged","code":"unauthenticated"}\n')""",
+    "attachments of 2 GB": r"""say('{"id":1,"result":{},"attachments":[2147483648]}\n')""",
+    "attachments of no size": r"""say('{"id":1,"result":{},"attachments":[-1]}\n')""",
+    "attachments beyond number": r"""say('{"id":1,"result":{},"attachments":[' + '0,' * 100_000 + '0]}\n')""",
+    "deep nesting": r"""say('{"id":1,"result":' + '[' * 500_000 + '\n')""",
+    "deep nesting that ends": r"""say('{"id":1,"result":' + '[' * 200_000 + ']' * 200_000 + '}\n')""",
+    "a number without end": r"""say('{"id":' + '1' * 500_000 + ',"result":{}}\n')""",
+    "a line without end": r"""
+while True: say(b'x' * 65536)""",
+    "lines without end": r"""
+while True: say('{"event":"stdout","data":"' + 'x' * 60000 + '"}\n')""",
+    "half a line, then its own": r"""say('{"id":1,"result":{"value":"')""",
+    "no more writing": r"stream.shutdown(socket.SHUT_WR); time.sleep(60)",
+    "no more reading or writing": r"stream.shutdown(socket.SHUT_RDWR); time.sleep(60)",
+}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=list(CALLERS))
+def caller(engine: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
+    running = engine.start(request.param, **SETTINGS)
+    made = CALLERS[request.param](running.url, running.token)
+    made("session.create", {"name": "witness"})
+    made("eval", {"expression": "seen = 'unharmed'"}, session="witness")
+    yield made
+    made.close()
+    assert engine.engine.inspect(running.handle).running
+    engine.stop(running)
+
+
+@pytest.fixture
+def call(caller: Caller) -> Iterator[Caller]:
+    """Afterwards the session serves, afresh or not, and the one beside it saw nothing."""
+    caller("exec", {"code": "kept = 1\n" + FINDS})
+    yield caller
+    assert caller("eval", {"expression": "6 * 7"}) == {"value": 42}
+    assert caller("eval", {"expression": "seen"}, session="witness") == {"value": "unharmed"}
+    assert restarts(caller, "witness") == 0
+
+
+def restarts(call: Caller, session: str = "default") -> int:
+    return int(call("session.get", {"id": session})["restarts"])
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_to_the_server(call: Caller, kind: str) -> None:
+    """The session is replaced, its call is told that the state is lost, and nobody gets a forged reply."""
+    before = restarts(call)
+    with pytest.raises(SessionLost) as caught:
+        call("eval", {"expression": GARBAGE[kind]}, timeout=30)
+    assert caught.value.state_lost is True
+    assert "sent" in caught.value.message or "closed" in caught.value.message
+    assert call("eval", {"expression": "'kept' in globals()"}) == {"value": False}
+    assert restarts(call) == before + 1
+
+
+def until_replaced(call: Caller, before: int) -> None:
+    until(lambda: restarts(call) > before, "the session is not replaced")
+
+
+FORGES = """
+import mmap
+slots = next(
+    os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")
+    if "venvd-slots" in os.readlink(os.path.join("/proc/self/fd", name))
+)
+with open(slots, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0)
+"""
+
+
+def test_a_forged_reply_to_its_own_call(call: Caller) -> None:
+    """Code can lie about its own call; its second reply ends the session, and nobody else gets one of the two."""
+    call("exec", {"code": FORGES})
+    before = restarts(call)
+    forged = """
+running = next(at for at in range(0, len(memory), 128) if memory[at] == 2)
+number = int.from_bytes(memory[running + 40 : running + 48], "little")
+say('{"id":%d,"result":{"value":"forged"}}\\n' % number)
+'true'
+"""
+    assert call("eval", {"expression": forged}) == {"value": "forged"}
+    until_replaced(call, before)
+
+
+@pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0xFF])
+def test_scribbles_over_every_slot(call: Caller, byte: int) -> None:
+    """The shared memory of all sessions full of nonsense: calls, deadlines, lists and metrics go on."""
+    call("exec", {"code": FORGES + f"memory[:] = bytes([{byte}]) * len(memory)"})
+    for session in ("default", "witness"):
+        assert call("eval", {"expression": "1 + 1"}, session=session) == {"value": 2}
+    listed = {item["id"]: item for item in call("session.list")["sessions"]}
+    assert 0 <= listed["witness"]["handles"] <= 2**53
+    with pytest.raises(DeadlineExceeded) as caught:
+        call("eval", {"expression": "while True: time.sleep(0.01)"}, timeout=0.3)
+    assert caught.value.state_lost is False
+    assert call("eval", {"expression": "kept"}) == {"value": 1}
+
+
+def test_scribbles_that_never_end(call: Caller) -> None:
+    """Code that keeps its slot full of nonsense and runs past its deadline is ended all the same."""
+    call("exec", {"code": FORGES})
+    with pytest.raises(DeadlineExceeded):
+        call("eval", {"expression": "while True: memory[:128] = b'\\xff' * 128"}, timeout=0.3)
+
+
+WARDEN = {
+    "noise": "control.send(os.urandom(1000))",
+    "no JSON": "control.send(b'hello')",
+    "no object": "control.send(b'[1]')",
+    "deep nesting": "control.send(b'[' * 100_000)",
+    "commands": """control.send(json.dumps({"command": "kill", "session": "witness", "id": 1, "reason": "x"}).encode())""",
+    "a log that is none": """control.send(b'{"log": ["stdout"]}')""",
+    "descriptors beyond number": """
+ends = os.pipe()
+for _ in range(100):
+    try:
+        socket.send_fds(control, [b'{"log":"stdout"}'], [ends[0]] * 200)
+    except OSError:
+        break
+""",
+    "strange descriptors": """
+socket.send_fds(control, [b'{"log":"stdout"}'], [os.open(path, os.O_RDONLY) for path in ("/", "/dev/zero", "/proc/self/mem")])
+socket.send_fds(control, [b'{"log":"stdout"}'], [stream.fileno(), control.fileno()])
+""",
+    "many packets": """
+control.setblocking(False)
+for _ in range(20_000):
+    try:
+        control.send(b'{}')
+    except BlockingIOError:
+        time.sleep(0.001)
+""",
+    "its end": "control.shutdown(socket.SHUT_RDWR)",
+}
+
+
+@pytest.mark.parametrize("kind", WARDEN)
+def test_garbage_to_the_warden(call: Caller, kind: str) -> None:
+    """Whatever a session tells the warden ends itself at most."""
+    try:
+        call("exec", {"code": WARDEN[kind]}, timeout=30)
+    except SessionLost:
+        return
+    assert call("eval", {"expression": "seen"}, session="witness") == {"value": "unharmed"}
+    call("session.reset", {"id": "default"})
+
+
+def test_a_limit_cannot_be_talked_up(call: Caller) -> None:
+    """A session that says once more that it came up gets no more memory than it was given."""
+    call("session.create", {"name": "greedy", "limits": {"memoryBytes": 200 << 20}})
+    hoard = """
+import os, subprocess, sys, time
+held = b"x" * (120 << 20)
+"""
+    try:
+        call("exec", {"code": hoard + FINDS}, session="greedy")
+        call("exec", {"code": "control.send(b'{\"ready\":true}'); time.sleep(0.5)"}, session="greedy")
+        more = "import time; held = b'x' * (140 << 20); time.sleep(30)"
+        with pytest.raises(VenvdError, match="memory"):
+            call("exec", {"code": f"subprocess.run([sys.executable, '-c', {more!r}])"}, session="greedy", timeout=20)
+    finally:
+        call("session.delete", {"id": "greedy"})
