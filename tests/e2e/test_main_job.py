@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.controller import Controller, caller, unique
+from harness.controller import Controller, caller, free_port, unique
 
 from venvd_contract.errors import Conflict, InUse, NotFound
 
@@ -67,7 +67,7 @@ def test_a_taken_name_is_a_conflict(controller: Controller, small: str) -> None:
 
 def test_a_restart_keeps_url_and_token(controller: Controller, small: str) -> None:
     """After `restart` the client's URL and token still work, on a fresh state."""
-    backend = controller.backend(small, name=unique("again"))
+    backend = controller.backend(small, name=unique("again"), port=free_port())
     call = caller(backend)
     call("eval", {"expression": "old = 1"})
     call.close()

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from harness.controller import Controller, caller, unique
+from harness.controller import Controller, caller, free_port, unique
 
 pytestmark = pytest.mark.network
 MINOR = f"3.{sys.version_info.minor}"
@@ -65,7 +65,7 @@ def leftovers(controller: Controller) -> list[str]:
 def test_a_removed_part_comes_back(controller: Controller, part: str) -> None:
     """One of the two containers, or processes, taken away behind the controller's back: the backend returns."""
     controller.venv("bare", python=MINOR)
-    backend = controller.backend("bare", name=unique("hit"))
+    backend = controller.backend("bare", name=unique("hit"), port=free_port())
     remove_part(controller, backend["name"], part)
     end = time.monotonic() + 60
     while controller.api("GET", f"/v1/backends/{backend['name']}")["restarts"] == 0 and time.monotonic() < end:
