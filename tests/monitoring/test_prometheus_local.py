@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import re
 from typing import Any
 
 import pytest
 from harness.callers import CALLERS
 from harness.prometheus import promtool
 from harness.promql import Selector, all_expressions, panel_expressions, selectors
+from harness.stack import ROOT
 
 from venvd_contract import errors
 from venvd_contract.errors import UserError, VenvdError
@@ -102,6 +104,20 @@ def test_the_exposition_is_well_made(local: Any, backends: Any, where: str) -> N
     connection.close()
     done = promtool("check", "metrics", text=text)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_documentation_names_what_is_measured(local: Any, backends: Any) -> None:
+    """docs/monitoring.md has every metric of ours, and no other."""
+    local.prometheus.until("venvd_worker_memory_bytes")
+    told = {name for kind in ("venvd-controller", "venvd-backends") for name in _families(local, kind)}
+    written = set(re.findall(r"`(venvd_\w+)`", (ROOT / "docs" / "monitoring.md").read_text()))
+    assert written == told
+
+
+def _families(watched: Any, job: str) -> set[str]:
+    """The names of our metrics, those of a histogram as one."""
+    series = watched.prometheus.query(f'{{job="{job}",__name__=~"venvd_.+"}}')
+    return {re.sub(r"_(bucket|sum|count|created)$", "", each["metric"]["__name__"]) for each in series}
 
 
 CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VenvdError)}

@@ -10,7 +10,7 @@ from venvd_http_backend.settings import HttpSettings
 
 def main() -> None:
     settings = load(HttpSettings)
-    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv)
+    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     server(settings).run()
 
 

@@ -46,7 +46,7 @@ def raise_file_limit() -> None:
 
 def main() -> None:
     settings = load(PipeSettings)
-    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv)
+    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     raise_file_limit()
     try:
         uvloop.run(run(settings))

@@ -39,7 +39,7 @@ async def run(settings: RpcSettings) -> None:
 
 def main() -> None:
     settings = load(RpcSettings)
-    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv)
+    logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     try:
         uvloop.run(run(settings))
     except VenvdError as error:
