@@ -162,7 +162,7 @@ WARDEN = {
     "no JSON": "control.send(b'hello')",
     "no object": "control.send(b'[1]')",
     "deep nesting": "control.send(b'[' * 100_000)",
-    "commands": """control.send(json.dumps({"command": "kill", "session": "witness", "id": 1, "reason": "x"}).encode())""",
+    "commands": """control.send(b'{"command":"kill","session":"witness","id":1,"reason":"x"}')""",
     "a log that is none": """control.send(b'{"log": ["stdout"]}')""",
     "descriptors beyond number": """
 ends = os.pipe()
@@ -173,7 +173,8 @@ for _ in range(100):
         break
 """,
     "strange descriptors": """
-socket.send_fds(control, [b'{"log":"stdout"}'], [os.open(path, os.O_RDONLY) for path in ("/", "/dev/zero", "/proc/self/mem")])
+strange = [os.open(path, os.O_RDONLY) for path in ("/", "/dev/zero", "/proc/self/mem")]
+socket.send_fds(control, [b'{"log":"stdout"}'], strange)
 socket.send_fds(control, [b'{"log":"stdout"}'], [stream.fileno(), control.fileno()])
 """,
     "many packets": """
