@@ -302,7 +302,7 @@ def test_the_warden_runs_no_pth_files(new_host: Any, archive: Any, tools: Any) -
     "code",
     [
         "import json\njson.dumps = json.loads = json.JSONEncoder.encode = None\njson.decoder.scanstring = None",
-        "import builtins\nput = setattr\nfor name in [n for n in dir(builtins) if n.islower()]: put(builtins, name, None)",
+        "import builtins\nput = setattr\nfor n in [n for n in dir(builtins) if n.islower()]: put(builtins, n, None)",
         "import os\nos.read = os.write = os.getpid = os.dup2 = os.urandom = os.pipe = None",
         "import sys\nsys.stdout = sys.stderr = None",
         "import sys\nsys.stdout.close()\nsys.stderr.close()",

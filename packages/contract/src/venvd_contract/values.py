@@ -257,7 +257,9 @@ def parse_timedelta(text: str) -> dt.timedelta:
     body = body.lstrip("+-")
     if not body.startswith("P") or len(body) < 3:
         raise ValueError("an ISO 8601 duration such as P1DT2.5S is needed")
-    days, _, clock = body[1:].partition("T")
+    days, separator, clock = body[1:].partition("T")
+    if separator and not clock:
+        raise ValueError("an ISO 8601 duration has something behind its T")
     parts = dict.fromkeys("DHMS", 0.0)
     for text_of_units, units in ((days, "D"), (clock, "HMS")):
         left = text_of_units

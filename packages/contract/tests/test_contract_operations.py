@@ -1,0 +1,68 @@
+"""The table of operations, and the checking of requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from venvd_contract.errors import InvalidRequest
+from venvd_contract.operations import BY_COMMAND, OPERATIONS, PLANNED, checked
+
+
+def test_names_are_unique() -> None:
+    """No command, no method and no path is there twice, and what is planned is not there yet."""
+    for names in (
+        [operation.command for operation in OPERATIONS],
+        [operation.rpc for operation in OPERATIONS],
+        [operation.http for operation in OPERATIONS],
+    ):
+        assert len(names) == len(set(names))
+    assert not PLANNED & set(BY_COMMAND)
+
+
+def test_only_ping_is_open() -> None:
+    """Every operation but `ping` takes a token."""
+    assert [operation.command for operation in OPERATIONS if operation.open] == ["ping"]
+
+
+def test_defaults_are_filled_in() -> None:
+    """Absent and null are the same, unknown fields are dropped, and defaults are never shared."""
+    full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}}
+    assert checked("call", {"handleId": "h", "methodName": "m", "args": None, "surprise": 1}) == full
+    one, other = checked("eval", {}), checked("eval", None)
+    assert one == other == {"expression": None, "code": None, "locals": {}}
+    assert one["locals"] is not other["locals"]
+
+
+@pytest.mark.parametrize(
+    ("command", "payload", "says"),
+    [
+        ("import", {}, '"moduleName" is missing'),
+        ("import", {"moduleName": None}, '"moduleName" is missing'),
+        ("import", {"moduleName": 3}, '"moduleName" takes a string, not a number'),
+        ("import", [], "object, not an array"),
+        ("import", "os", "object, not a string"),
+        ("call", {"handleId": "x", "methodName": "y", "args": {}}, '"args" takes an array, not an object'),
+        ("eval", {"locals": []}, '"locals" takes an object, not an array'),
+        ("exec", {"code": True}, "not a boolean"),
+        ("dispose", {"handleIds": ["a", 1]}, "an array of strings"),
+        ("session.create", {"env": {"A": 1}}, "an object of strings"),
+        ("session.create", {"idleTimeout": "1"}, "a number"),
+    ],
+)
+def test_the_fault_is_named(command: str, payload: Any, says: str) -> None:
+    """A wrong request is refused with the field and what it takes."""
+    with pytest.raises(InvalidRequest, match=says):
+        checked(command, payload)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    """A field that takes a number takes a whole one."""
+    assert checked("session.create", {"idleTimeout": 3})["idleTimeout"] == 3
+
+
+def test_any_value_is_any_value() -> None:
+    """A field without a type takes whatever JSON can hold."""
+    for value in (None, 0, "", [], {"$handle": "x"}):
+        assert checked("wrap", {"value": value}) == {"value": value}
