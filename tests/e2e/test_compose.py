@@ -140,6 +140,7 @@ def test_a_program_on_the_host_uses_the_socket(backends: dict[str, dict[str, Any
 def test_another_container_uses_the_socket(project: Project, backends: dict[str, dict[str, Any]]) -> None:
     """A container without a network that mounts the socket's directory runs Python through it."""
     project.env["VENVD_PIPE_TOKEN"] = backends["pipe"]["token"]
+    project.env["VENVD_PIPE_DIR"] = str(Path(backends["pipe"]["url"].removeprefix("unix://")).parent)
     told = project.compose("run", "--rm", "--no-deps", "example", "6 * 7")
     assert json.loads(told) == {"result": {"value": 42}}
 
