@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import ipaddress
 import json
 import signal
@@ -20,7 +21,7 @@ from harness.index import PASSWORD, serving
 from harness.stack import Quiet
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.docker import DockerEngine
+from venvd_engines.docker import DockerEngine, workshop
 from venvd_engines.engine import Image, VenvBuild
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -169,7 +170,7 @@ def test_a_killed_build_is_swept_and_done_again() -> None:
             from pathlib import Path
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             from harness.stack import Quiet
-            from venvd_engines.docker import DockerEngine
+            from venvd_engines.docker import DockerEngine, workshop
             from venvd_engines.engine import *
             class Slow(Quiet):
                 def phase(self, name):
@@ -262,6 +263,18 @@ def test_an_oci_runtime_that_is_not_there_is_told() -> None:
     """A setting for a runtime that the engine does not have is found by `check`, with those that it has."""
     with opened("docker") as bench, pytest.raises(Unavailable, match="runc"):
         DockerEngine(replace(bench.settings, oci_runtime="no-such-runtime")).check()
+
+
+@pytest.mark.parametrize("text", ["", "x" * 400_000 + "\nend\n", "\N{EURO SIGN}\N{GRINNING FACE}\n" * 30_000])
+def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: str) -> None:
+    """A file comes in whole, also where it is larger than what one environment variable carries."""
+    engine = docker_bench.engine
+    assert isinstance(engine, DockerEngine)
+    base = docker_bench.runtime().base
+    with workshop.workshop(engine._site, base, engine._venvs._tools(base), Quiet()) as shop:
+        shop.write("/tmp/venvd/file", text)
+        found = shop.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]
+    assert found == hashlib.sha256(text.encode()).hexdigest()
 
 
 # ---- an engine that goes away ------------------------------------------------------------------------------------

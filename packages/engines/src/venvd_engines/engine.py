@@ -73,7 +73,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class RuntimeRef:
-    """A CPython that was found: `version` as asked for, `resolved` exactly, `base` an image by ID or digest, or a path."""
+    """A CPython that was found: `version` as asked for, `resolved` exactly, `base` an image (ID, digest) or a path."""
 
     version: str
     resolved: str

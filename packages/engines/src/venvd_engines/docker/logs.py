@@ -13,7 +13,7 @@ import docker.errors
 
 from venvd_contract.resources import LogLine
 from venvd_engines.docker import labels
-from venvd_engines.docker.patience import Lines
+from venvd_engines.docker.patience import Lines, hang_up
 
 STREAMS = ("stdout", "stderr")
 
@@ -55,8 +55,7 @@ def followed(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
     finally:
         left.set()
         for _, _, raw in streams:
-            with contextlib.suppress(OSError, docker.errors.DockerException):
-                raw.close()
+            hang_up(raw)
 
 
 def _said(api: Any, launch_id: str, part: str, stream: str, tail: int | None) -> list[LogLine]:

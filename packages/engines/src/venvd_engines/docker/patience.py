@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -9,8 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+import docker.errors
+
 from venvd_contract.errors import DeadlineExceeded
 from venvd_engines.engine import Progress
+
+LONGEST_LINE = 1 << 16
+"""Bytes after which a line is cut: what has no end is not kept until it has one."""
 
 T = TypeVar("T")
 
@@ -38,7 +44,8 @@ class _End(Generic[T]):
 def items(stream: Iterable[T], progress: Progress, *, seconds: float, doing: str) -> Iterator[T]:
     """The items of a blocking stream, until it ends or the work is cancelled.
 
-    A thread reads the stream; whoever stops early ends the stream's source, and the thread with it.
+    A thread reads the stream, and closes it: the engine takes a closed connection as the end of what it does for it.
+    A thread that waits for a stream that stays silent ends when whoever stopped early ends the stream's source.
 
     Raises:
         Cancelled: by `progress.check`.
@@ -82,15 +89,24 @@ def _read(stream: Iterable[Any], found: queue.Queue[Any], left: threading.Event)
         put(_End(error))
     else:
         put(_End(None))
+    finally:
+        hang_up(stream)
+
+
+def hang_up(stream: Any) -> None:
+    """Close a stream of the SDK, which closes its connection in some cases only."""
+    with contextlib.suppress(OSError, AttributeError, docker.errors.DockerException):
+        stream.close()
+    response = getattr(stream, "_response", None)
+    if response is not None:
+        with contextlib.suppress(OSError, ValueError):
+            response.close()
 
 
 def result(
     call: Callable[[], T], progress: Progress, *, seconds: float, doing: str, late: Callable[[T], object] | None = None
 ) -> T:
-    """What a blocking call returns.
-
-    Args:
-        late: what to do with a result that comes after nobody waited any more.
+    """What a blocking call returns; `late` is given a result that comes after nobody waited any more.
 
     Raises:
         Cancelled: by `progress.check`; the call goes on behind.
@@ -130,6 +146,8 @@ class Lines:
 
     def feed(self, chunk: bytes) -> list[str]:
         *whole, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            whole, self._rest = [*whole, self._rest], b""
         return [line.decode("utf-8", "replace") for line in whole]
 
     def end(self) -> list[str]:

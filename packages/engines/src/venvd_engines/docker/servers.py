@@ -108,13 +108,9 @@ class Servers:
                 "memswap": self._site.settings.build_memory_bytes,
             },
         )
-        try:
-            for event in patience.items(
-                stream, progress, seconds=self._site.settings.build_timeout, doing="build the server's image"
-            ):
-                _follow(event, progress)
-        finally:
-            stream.close()
+        seconds = self._site.settings.build_timeout
+        for event in patience.items(stream, progress, seconds=seconds, doing="build the server's image"):
+            _follow(event, progress)
         if not self._there(name):
             raise Internal(f"the build of {name} ended without an image")
 

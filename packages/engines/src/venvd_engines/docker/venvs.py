@@ -59,7 +59,7 @@ class Venvs:
             return ""
         self._bases.ensure(runtime.base, progress)
         with workshop.workshop(self._site, runtime.base, self._tools(runtime.base), progress) as shop:
-            shop.write(_ASKED, "".join(f"{line}\n" for line in asked).encode())
+            shop.write(_ASKED, "".join(f"{line}\n" for line in asked))
             python = self._interpreter(shop)
             arguments = locking.compile_arguments(
                 _ASKED,
@@ -152,7 +152,7 @@ class Venvs:
         must(made, "make the environment (the base image needs Python's venv module)")
         if not lock:
             return
-        shop.write(_LOCK, lock.encode())
+        shop.write(_LOCK, lock)
         arguments = locking.install_arguments(
             _LOCK,
             python=self._interpreter(shop),

@@ -1,14 +1,16 @@
 """The build container: idle, with nothing of its own, and work done in it by `exec`.
 
 What is mounted lies below its tmpfs on /tmp, so that no mount leaves a trace in the image that is committed from it.
-For the same reason files come in through the input of a process: the engine's archive call would make the mounts'
-directories in the layer, and what it writes below /tmp would be in the image and not in the tmpfs.
+For the same reason files come in with a process: the engine's archive call would make the mounts' directories in the
+layer, and what it writes below /tmp would be in the image and not in the tmpfs. They come in its environment and not
+by its input, which some proxies in front of the engine do not pass on (HAProxy 2.6).
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +30,16 @@ UV = f"{TOOLS}/uv"
 CA_BUNDLE = f"{TOOLS}/ca.crt"
 
 SCRATCH_BYTES = 1 << 30
-MAX_KEPT = 1 << 20
-"""Characters of a command's output that are kept beside the log."""
+MAX_KEPT = 100_000
+"""Lines of a command's output that are kept beside the log."""
 
 APT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 """What dpkg and apt need of root."""
 
-_SAVE = "import sys; f = open(sys.argv[1], 'wb'); f.write(sys.stdin.buffer.read(int(sys.argv[2]))); f.close()"
+CHUNK_BYTES = 120_000
+"""What one environment variable carries; the kernel's limit is 128 KiB."""
+
+_WRITE = "import os, sys; open(sys.argv[1], sys.argv[2], encoding='utf-8').write(os.environ['CHUNK'])"
 
 
 @dataclass(frozen=True)
@@ -61,23 +66,21 @@ class Workshop:
         log: Callable[[str], None] | None = None,
         quiet: bool = False,
     ) -> Outcome:
-        """Run a command to its end; its lines go to the work's log as they come.
+        """Run a command to its end; its lines go to the work's log, or to `log`, as they come.
 
-        Args:
-            env: for this command alone; it is in no configuration and no image.
-            log: another place for the lines.
-            quiet: do not log standard output, which is an answer.
+        `env` is for this command alone: it is in no configuration and no image. With `quiet` standard output, which is
+        an answer, is not logged.
         """
         api = self._site.api
         made = api.exec_create(self._container, list(command), environment=dict(env or {}))["Id"]
         chunks = api.exec_start(made, stream=True, demux=True)
-        kept: tuple[list[str], list[str]] = ([], [])
+        kept = (deque[str](maxlen=MAX_KEPT), deque[str](maxlen=MAX_KEPT))
         lines = (patience.Lines(), patience.Lines())
         say = log or self._progress.log
 
         def take(which: int, found: list[str]) -> None:
+            kept[which].extend(found)
             for line in found:
-                kept[which].append(line)
                 if line.strip() and not (quiet and which == 0):
                     say(line)
 
@@ -86,8 +89,7 @@ class Workshop:
                 take(which, lines[which].feed(chunk or b""))
         for which in (0, 1):
             take(which, lines[which].end())
-        status = self._status(made)
-        return Outcome(status, *("\n".join(found)[-MAX_KEPT * 32 :] for found in kept))
+        return Outcome(self._status(made), "\n".join(kept[0]), "\n".join(kept[1]))
 
     def _status(self, made: str) -> int:
         status = self._site.api.exec_inspect(made)["ExitCode"]
@@ -95,21 +97,13 @@ class Workshop:
             raise Internal("the build container ended before its command did")
         return int(status)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: str) -> None:
         """Make a file in the container's tmpfs."""
-        api = self._site.api
-        command = ["python3", "-I", "-S", "-c", _SAVE, path, str(len(content))]
-        made = api.exec_create(self._container, command, stdin=True)["Id"]
-        stream = api.exec_start(made, socket=True)
-        try:
-            raw = getattr(stream, "_sock", stream)
-            raw.settimeout(self._seconds)
-            raw.sendall(content)
-            said = b"".join(iter(lambda: raw.recv(65536), b""))
-        finally:
-            stream.close()
-        if self._status(made) != 0:
-            raise Internal(f"a file could not be put into the build container: {said.decode(errors='replace')[-500:]}")
+        chunk = CHUNK_BYTES if content.isascii() else CHUNK_BYTES // 4
+        for start in range(0, max(1, len(content)), chunk):
+            command = ["python3", "-I", "-S", "-c", _WRITE, path, "a" if start else "w"]
+            made = self.run(command, {"CHUNK": content[start : start + chunk]})
+            must(made, "put a file into the build container")
 
     def commit(self, config: Mapping[str, Any]) -> str:
         """The ID of an image of what the container holds, configured as said and not as the container is."""
@@ -130,10 +124,8 @@ def workshop(
 ) -> Iterator[Workshop]:
     """A build container of the image `base`, removed at the end whatever happens.
 
-    Args:
-        tools: the volume with uv.
-        root_work: Debian packages will be installed, which needs some of root's capabilities.
-        key: content address of what is built, as a label for people.
+    `tools` is the volume with uv, `key` the content address of what is built, as a label for people. With `root_work`
+    Debian packages can be installed, which needs some of root's capabilities.
     """
     container = _create(site, base, tools, root_work=root_work, key=key)
     try:
