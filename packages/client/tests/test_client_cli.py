@@ -219,6 +219,24 @@ def test_no_controller(elsewhere: dict[str, str]) -> None:
     assert "docker compose up" in run(named, "list", status=4).err
 
 
+def test_another_controllers_port_is_not_ours(elsewhere: dict[str, str], site: Any) -> None:
+    """`up` on a port that another controller has fails and says so, although somebody answers there."""
+    port = site.url.rpartition(":")[2]
+    assert "VENVD_PORT" in run({**elsewhere, "VENVD_PORT": port}, "up", "--detach", status=1).err
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".."])
+def test_a_name_that_is_none_is_refused(cli: Cli, name: str) -> None:
+    """Exit code 2 and the rule for names; nothing is asked of the controller."""
+    assert "lower-case letters" in cli("stop", name, status=2).err
+
+
+def test_leaving_well_is_no_failure(cli: Cli) -> None:
+    """A program that ends with `sys.exit(0)` went well; with another status it did not."""
+    cli("exec", "import sys; sys.exit(0)")
+    cli("exec", "import sys; sys.exit(3)", status=1)
+
+
 def test_up_and_down(elsewhere: dict[str, str]) -> None:
     """A detached controller is found by its home, a second `up` leaves it, `down` stops it and only it."""
     port = str(venvd.launch.free_port())

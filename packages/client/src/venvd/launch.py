@@ -116,15 +116,21 @@ def start(
 
 def _wait(started: Started, begin: int) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT
-    with Controller(started.url, "") as controller:
-        while time.monotonic() < deadline:
-            with contextlib.suppress(VenvdError):
-                controller.ask(asks.ready())
+    while time.monotonic() < deadline:
+        if started.process.poll() is not None:
+            raise Unavailable(_why(started, begin, f"ended with status {started.process.returncode}"))
+        with contextlib.suppress(VenvdError):
+            if _answers(started):
                 return
-            if started.process.poll() is not None:
-                raise Unavailable(_why(started, begin, f"ended with status {started.process.returncode}"))
-            time.sleep(0.05)
+        time.sleep(0.05)
     raise Unavailable(_why(started, begin, f"is not ready after {_READY_TIMEOUT:g} s"))
+
+
+def _answers(started: Started) -> bool:
+    """Whether this controller is ready, and not another one that has its port."""
+    with Controller(started.url, read(started.home / "token") or "") as controller:
+        controller.ask(asks.ready())
+        return Path(controller.status().home) == started.home.absolute()
 
 
 def _why(started: Started, begin: int, what: str) -> str:

@@ -125,7 +125,7 @@ def _told(error: venvd.VenvdError) -> int:
     if error.traceback:
         click.echo(error.traceback.rstrip(), err=True)
     named = f"{error.error_type}: " if error.error_type else ""
-    lost = " (the session's state is lost)" if error.state_lost else ""
+    lost = " (the session's state is lost)" if error.state_lost and "state is lost" not in error.message else ""
     click.echo(f"{click.style('Error', fg='red')}: {named}{error.message}{lost}", err=True)
     if isinstance(error, venvd.NoController):
         return NO_CONTROLLER

@@ -14,7 +14,7 @@ import venvd
 from venvd.cli.backend import chosen
 from venvd.cli.command import Command, State, names, pass_state
 from venvd.session import Operations
-from venvd_contract.operations import Output
+from venvd_contract.operations import ExecutionError, Output
 from venvd_contract.values import Encoder, NotPlain
 
 
@@ -82,7 +82,7 @@ def eval_(state: State, /, code: str, timeout: float | None, **where: str | None
 @click.command("exec", cls=Code)
 @pass_state
 def exec_(state: State, /, code: str, timeout: float | None, **where: str | None) -> None:
-    """Run CODE (- is stdin) with its output as it comes; exit code 1 where it raises."""
+    """Run CODE (- is stdin) with its output as it comes; exit code 1 where it raises, sys.exit(0) apart."""
     with _session(state, **where) as session:
         output, streamed = _run(state, session, _text(code), timeout)
         if state.json:
@@ -90,10 +90,15 @@ def exec_(state: State, /, code: str, timeout: float | None, **where: str | None
             state.show({**shown, "result": _result(output.result)})
         else:
             _rest(output, streamed)
-    if output.error is not None:
+    if output.error is not None and not _left_well(output.error):
         if not state.json:
             click.echo(output.error.traceback.rstrip(), err=True)
         raise click.exceptions.Exit(1)
+
+
+def _left_well(error: ExecutionError) -> bool:
+    """Whether the code left by `sys.exit()` or `sys.exit(0)`, as programs do that went well."""
+    return error.errorType == "SystemExit" and error.message in {"", "0", "None"}
 
 
 def _run(state: State, target: Operations, code: str, timeout: float | None) -> tuple[Output, set[str]]:

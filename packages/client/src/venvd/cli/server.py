@@ -30,8 +30,8 @@ def _running() -> str | None:
 
 @click.command("up", cls=Command)
 @click.option("--detach", is_flag=True, help="Leave it running in the background, once it is ready.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
+@click.option("--host", envvar="VENVD_HOST", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", envvar="VENVD_PORT", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
 @pass_state
 def up(state: State, detach: bool, host: str, port: int) -> None:
     """Start a controller with the state of VENVD_HOME, and the manifest of this directory where there is one."""

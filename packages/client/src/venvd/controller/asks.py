@@ -93,7 +93,14 @@ Step = Ask[Any] | Follow | Sleep
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a path."""
+    """A name as one segment of a path.
+
+    Raises:
+        InvalidRequest: it would be none, or several.
+    """
+    if name in {"", ".", ".."} or "/" in name:
+        rule = "1 to 63 lower-case letters, digits and hyphens, a letter or digit first and last"
+        raise InvalidRequest(f'"{name[:80]}" is no name: {rule}')
     return quote(name, safe="")
 
 
