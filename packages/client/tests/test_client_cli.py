@@ -233,8 +233,8 @@ def test_a_name_that_is_none_is_refused(cli: Cli, name: str) -> None:
 
 def test_leaving_well_is_no_failure(cli: Cli) -> None:
     """A program that ends with `sys.exit(0)` went well; with another status it did not."""
-    cli("exec", "import sys; sys.exit(0)")
-    cli("exec", "import sys; sys.exit(3)", status=1)
+    cli("exec", "--backend", "main", "import sys; sys.exit(0)")
+    cli("exec", "--backend", "main", "import sys; sys.exit(3)", status=1)
 
 
 def test_up_and_down(elsewhere: dict[str, str]) -> None:
