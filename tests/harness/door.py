@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -83,9 +84,7 @@ class Door:
     def open(self, timeout: float = PATIENCE) -> Raw:
         parts = urlsplit(self.url)
         if parts.scheme == "unix":
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(timeout)
-            sock.connect(parts.path)
+            sock = _unix(parts.path, timeout)
         else:
             sock = socket.create_connection((parts.hostname, parts.port), timeout)
         return Raw(sock)
@@ -95,6 +94,26 @@ class Door:
         """Many connections, until the end of the block."""
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.open(timeout)) for _ in range(count)]
+
+
+def _unix(path: str, timeout: float) -> socket.socket:
+    """Where the queue of a socket is full, the kernel says so to who has a timeout, and lets others wait."""
+    end = time.monotonic() + timeout
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            sock.close()
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        except OSError:
+            sock.close()
+            raise
+        else:
+            return sock
 
 
 MAIN = {"http": "http", "pipe": "lines", "rpc": "grpc"}
