@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def test_a_backend_leaves_no_container_and_no_channel(docker_bench: Bench, docke
         pass
     label = f"label=dev.venvd.launch={launch.id}"
     assert docker("ps", "--all", "-q", "--filter", label) == docker("volume", "ls", "-q", "--filter", label) == ""
+
+
+def test_the_network_goes_with_the_last_backend(docker_bench: Bench, docker_image: Image) -> None:
+    """The home's network is there while a backend is, and not longer, also where many start and go at once."""
+    name = f"venvd-{docker_bench.settings.home_id}"
+    with docker_bench.running(docker_bench.launch(docker_image)):
+        with docker_bench.running(docker_bench.launch(docker_image)):
+            pass
+        assert name in docker("network", "ls", "--format", "{{.Name}}").split()
+    assert name not in docker("network", "ls", "--format", "{{.Name}}").split()
+
+    def once(_: int) -> None:
+        docker_bench.engine.destroy(docker_bench.engine.start(docker_bench.launch(docker_image), Quiet()))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(once, range(6)))
+    assert name not in docker("network", "ls", "--format", "{{.Name}}").split()
 
 
 def test_ports_are_published_where_asked_and_nowhere_else(docker_bench: Bench, docker_image: Image) -> None:

@@ -59,15 +59,19 @@ class Backends:
         socket = self._socket_name(launch)
         progress.check()
         try:
-            self._make_channel(launch)
-            with ThreadPoolExecutor(1, thread_name_prefix="docker: worker host") as pool:
-                worker = pool.submit(self._start_worker, launch)
-                handle = self._start_server(launch, server_image, socket, progress)
-                worker.result()
-            progress.check()
+            with self._networks.kept():
+                return self._started(launch, server_image, socket, progress)
         except BaseException:
             self._remove(launch.id, socket, server_image)
             raise
+
+    def _started(self, launch: Launch, server_image: str, socket: str | None, progress: Progress) -> Handle:
+        self._make_channel(launch)
+        with ThreadPoolExecutor(1, thread_name_prefix="docker: worker host") as pool:
+            worker = pool.submit(self._start_worker, launch)
+            handle = self._start_server(launch, server_image, socket, progress)
+            worker.result()
+        progress.check()
         return handle
 
     @staticmethod
@@ -250,6 +254,7 @@ class Backends:
             self._site.api.remove_volume(labels.part_name(launch_id, labels.CHANNEL))
         if socket is not None and not self._site.api.containers(all=True, filters=self._site.filters(socket=socket)):
             self._directories.remove(socket, image)
+        self._networks.release()
         if failures:
             raise failures[0]
 

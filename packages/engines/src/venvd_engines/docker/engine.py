@@ -120,7 +120,7 @@ class DockerEngine:
         self._site.sweep()
         self._venvs.sweep()
         self._volumes.remove_stale()
-        self._networks.sweep()
+        self._networks.release()
 
     def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
         with translated("read the logs"):

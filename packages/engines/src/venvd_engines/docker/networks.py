@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Iterator
 
 import docker.errors
 
@@ -11,21 +13,35 @@ from venvd_engines.docker.site import Site
 
 
 class Networks:
+    """Makes the network with the first backend and removes it with the last: an engine has room for some thirty."""
+
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._lock = threading.Lock()
+        self._starting = 0
 
     @property
     def name(self) -> str:
         return f"venvd-{self._site.settings.home_id}"
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """The network is not removed meanwhile: a start is under way that may not yet show."""
+        with self._lock:
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
+
     def ensure(self) -> str:
         """The network's name; made where it is absent."""
-        try:
-            self._site.api.inspect_network(self.name)
-        except docker.errors.NotFound:
-            with contextlib.suppress(docker.errors.APIError):
+        with self._lock:
+            try:
+                self._site.api.inspect_network(self.name)
+            except docker.errors.NotFound:
                 self._create()
-            self._site.api.inspect_network(self.name)
         return self.name
 
     def _create(self) -> None:
@@ -37,8 +53,12 @@ class Networks:
             labels=self._site.labels(labels.NETWORK),
         )
 
-    def sweep(self) -> None:
-        """Remove the network where no container of the home is left to use it."""
-        if not self._site.api.containers(all=True, filters=self._site.filters()):
-            with contextlib.suppress(docker.errors.APIError):
-                self._site.api.remove_network(self.name)
+    def release(self) -> None:
+        """Remove the network where no backend is left, and none starts, to use it."""
+        with self._lock:
+            if self._starting == 0 and not self._site.api.containers(all=True, filters=self._backends()):
+                with contextlib.suppress(docker.errors.APIError):
+                    self._site.api.remove_network(self.name)
+
+    def _backends(self) -> dict[str, list[str]]:
+        return {"label": [*self._site.filters()["label"], labels.LAUNCH]}
