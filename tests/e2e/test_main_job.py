@@ -103,9 +103,12 @@ def controller_until_gone(controller: Controller, name: str) -> None:
     raise AssertionError(f"{name} is still there")
 
 
-@pytest.mark.docker
 def test_two_runtimes_side_by_side(controller: Controller) -> None:
     """CPython 3.11 and 3.13 run at once, each reporting its exact version."""
+    for minor in ("3.11", "3.13"):
+        operation = controller.api("PUT", f"/v1/runtimes/{minor}")["operation"]
+        if controller.engine == "local" and operation and controller.wait(operation)["state"] == "failed":
+            pytest.skip(f"this machine has no CPython {minor}, and none can be fetched")
     found = {}
     for minor in ("3.11", "3.13"):
         name = unique(minor.replace(".", "-"))

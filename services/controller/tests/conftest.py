@@ -71,7 +71,9 @@ class Part:
     launch: Launch
     server: _Server
     ready: bool = True
-    parts: dict[str, PartState] = field(default_factory=lambda: dict.fromkeys(("server", "worker"), PartState("running")))
+    parts: dict[str, PartState] = field(
+        default_factory=lambda: dict.fromkeys(("server", "worker"), PartState("running"))
+    )
     lines: list[LogLine] = field(default_factory=list)
     said: threading.Condition = field(default_factory=threading.Condition)
 
@@ -135,7 +137,9 @@ class MemoryEngine:
         progress.log(f"installing {venv.lock}")
         self._step("build", progress)
         packages = [Package(line, "1") for line in venv.lock.splitlines()]
-        return self.images.setdefault(venv.key(), Image(venv.key(), f"ref-{venv.key()}", venv.runtime.resolved, packages))
+        return self.images.setdefault(
+            venv.key(), Image(venv.key(), f"ref-{venv.key()}", venv.runtime.resolved, packages)
+        )
 
     def find_image(self, key: str) -> Image | None:
         self._step("find_image")
@@ -205,7 +209,7 @@ class MemoryEngine:
         at = len(part.lines) - seen
         while True:
             with part.said:
-                part.said.wait_for(lambda: len(part.lines) > at or not follow or self._gone(handle), 30)
+                part.said.wait_for(lambda at=at: len(part.lines) > at or not follow or self._gone(handle), 30)
                 new = part.lines[at:]
             yield from new
             at += len(new)
