@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -87,7 +88,11 @@ class Starter:
             if not ports.free(launch.host, number):
                 taken.add(number)
                 raise _PortLost(f"port {number} was taken before the server could listen")
-        raise Unavailable(_why(directory))
+        why = _why(directory)
+        if os.strerror(errno.EADDRINUSE).lower() in why.lower():
+            # somebody tried the port in the very moment in which the server wanted it, and let it go again
+            raise _PortLost(f"of the ports {sorted(record.ports.values())} one was in use for a moment")
+        raise Unavailable(why)
 
     # ---- what is written down before anything runs ---------------------------------------------------------------
 
