@@ -17,9 +17,10 @@ from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFo
 from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
 from venvd_core.channel import PROTOCOL, Channel, Exited
+from venvd_core.life import Spec
 from venvd_core.limits import merged
 from venvd_core.measures import Gauges, Measures
-from venvd_core.session import Session, Spec
+from venvd_core.session import Session
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 

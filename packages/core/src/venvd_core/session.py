@@ -7,9 +7,8 @@ import contextlib
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from venvd_contract.errors import (
     Busy,
@@ -19,15 +18,13 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_contract.operations import Limits, SessionInfo
-from venvd_core import process as processes
+from venvd_contract.operations import SessionInfo
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply
-from venvd_core.channel import Channel, Exited, Link
+from venvd_core.channel import Exited
+from venvd_core.life import Ground, Life, Spec
 from venvd_core.limits import largest_reply
-from venvd_core.measures import Measures
-from venvd_core.process import Process
-from venvd_core.slots import FREE, RUNNING, Slots, SlotState
+from venvd_core.slots import RUNNING, SlotState
 from venvd_core.wire import GarbledError, Line, error_of, parse_data, request
 
 EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
@@ -35,39 +32,19 @@ EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
 _AGAIN = 0.01
 _FORCE_AFTER = 1.0
 """Seconds that the warden has, after the grace, to end what does not stop; then the server asks it to."""
-_EXIT_WITHIN = 0.5
-"""Seconds between the end of a stream and the news of its process, before that is taken for alive."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_SHORT_LIFE = 1.0
-_SLOT_FIRST, _SLOT_LAST = 0.001, 0.02
-_UP_WITHIN = 60.0
 _STRAY_BYTES = 1 << 20
 _EVENT_BYTES = 64
 """What an event counts for beside its data."""
 
 
-class Host(Protocol):
+class Host(Ground, Protocol):
     """What a session stands on."""
 
-    channel: Channel
-    slots: Slots
-    measures: Measures
     grace: float
     queue_limit: int
 
     def idle(self, session: Session) -> None:
         """The session had no call for as long as it may."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a session was asked to be; `idle_timeout` of 0 is never."""
-
-    id: str
-    limits: Limits
-    name: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    idle_timeout: float = 0.0
 
 
 class Session:
@@ -78,26 +55,15 @@ class Session:
         self.slot = slot
         self.created = dt.datetime.now(dt.UTC)
         self.calls = 0
-        self.restarts = 0
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
         self._running: Call | None = None
         self._number = 0
-        self._process: Process | None = None
-        self._ready = False
-        self._early: list[Exited] = []
-        self._trouble: str | None = None
-        self._ending: str | None = None
-        self._resetting = False
         self._stray = 0
-        self._proven: Link | None = None
         self._used = time.monotonic()
         self._alarm = Alarm(self._loop, self._due)
-        self._starts: list[asyncio.Future[None]] = []
-        self._hurry = asyncio.Event()
-        self._side: set[asyncio.Task[None]] = set()
-        self._life = asyncio.create_task(self._live(), name=f"session {spec.id}")
+        self._life = Life(spec, slot, host, self)
         if spec.idle_timeout:
             self._alarm.want(self._used + spec.idle_timeout)
 
@@ -117,29 +83,26 @@ class Session:
 
     @property
     def up(self) -> bool:
-        """Whether its calls are served: by a process that is up, or soon by one that replaces it."""
-        link = self._host.channel.link
-        if link is not None and self._ready and self.slot_state.state != FREE:
-            self._proven = link
-        return link is not None and self._proven is link and self._trouble is None
+        """Whether its calls are served."""
+        return self._life.up
 
     @property
     def trouble(self) -> str | None:
         """Why it cannot be started, while it cannot."""
-        return self._trouble
+        return self._life.trouble
 
     def info(self) -> SessionInfo:
         return SessionInfo(
             id=self.spec.id,
             name=self.spec.name,
-            state="busy" if self.busy else "idle" if self._ready else "starting",
+            state="busy" if self.busy else "idle" if self._life.ready else "starting",
             createdAt=self.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             limits=self.spec.limits,
             idleTimeout=self.spec.idle_timeout or None,
             queued=self.queued,
             calls=self.calls,
             handles=self.slot_state.handles,
-            restarts=self.restarts,
+            restarts=self._life.restarts,
         )
 
     # ---- calls
@@ -151,7 +114,7 @@ class Session:
             Busy: as many calls wait as may.
             Unavailable: there is no process, and it is not known when there will be one.
         """
-        if self._running is None and self._ready:
+        if self._running is None and self._life.ready:
             self._send(call)
         else:
             self._check()
@@ -162,8 +125,8 @@ class Session:
     def _check(self) -> None:
         if self._host.channel.link is None:
             raise Unavailable(f"{self._host.channel.why}; try again")
-        if self._trouble is not None:
-            raise Unavailable(self._trouble)
+        if self._life.trouble is not None:
+            raise Unavailable(self._life.trouble)
         if len(self._queue) >= self._host.queue_limit:
             raise Busy(f'the session "{self.spec.id}" has {len(self._queue)} calls waiting, which is its limit')
 
@@ -172,14 +135,14 @@ class Session:
         self._stray = 0
         self._number += 1
         call.number = self._number
-        if self._process is not None and self._process.stream is not None:
+        if self._life.process is not None and self._life.process.stream is not None:
             left = max(0.001, call.deadline - time.monotonic())
-            self._process.stream.write(request(call.number, left, call.line))
+            self._life.process.stream.write(request(call.number, left, call.line))
             for part in call.request.attachments:
-                self._process.stream.write(part)
+                self._life.process.stream.write(part)
 
     def _next(self) -> None:
-        while self._queue and self._running is None and self._ready:
+        while self._queue and self._running is None and self._life.ready:
             call = self._queue.popleft()
             if not call.done():
                 self._send(call)
@@ -247,30 +210,6 @@ class Session:
         if call is not None and call.request.on_event is not None and line.event is not None and not call.done():
             call.request.on_event(line.event, parse_data(line.data))
 
-    def on_broken(self, why: str) -> None:
-        self._ready = False
-        process = self._process
-        if process is None:
-            return
-        if why == "closed its channel":
-            self._loop.call_later(_EXIT_WITHIN, self._end_process, process, why)
-        else:
-            self._end_process(process, why)
-
-    def exited(self, event: Exited) -> None:
-        """News from the warden; it may come before its answer to the start has been read."""
-        if self._process is not None and self._process.pid == event.pid:
-            self._process.exited(event)
-        else:
-            self._early = [*self._early[-3:], event]
-
-    def _end_process(self, process: Process, why: str) -> None:
-        # The warden ends by name, and another session may have that name once this one is over.
-        current = process is self._process and self._ending is None
-        if current and not process.ended.done() and not process.link.gone.done():
-            process.blame = why
-            self._aside(process.kill(f"the session {why}"))
-
     # ---- stopping calls
 
     def _due(self, now: float) -> float | None:
@@ -302,7 +241,7 @@ class Session:
 
     def _interrupt(self, call: Call) -> None:
         """Tell the warden, as soon as the slot names the call: it stops a sequence, not whatever runs."""
-        process = self._process
+        process = self._life.process
         if self._running is not call or process is None or call.stop is None:
             return
         slot = self.slot_state
@@ -312,92 +251,26 @@ class Session:
             self._loop.call_later(_AGAIN, self._interrupt, call)
 
     def _force(self, call: Call) -> None:
-        if self._running is call and self._process is not None:
-            self._end_process(self._process, "did not stop")
+        if self._running is call and self._life.process is not None:
+            self._life.end_process(self._life.process, "did not stop")
 
     # ---- the process behind it
 
-    async def _live(self) -> None:
-        pause = _FIRST_PAUSE
-        while self._ending is None:
-            link = await self._host.channel.linked()
-            try:
-                died_young = await self._one_life(link)
-            except VenvdError as error:
-                self._not_started(error.message)
-                died_young = True
-            if self._host.channel.link is not link:
-                continue
-            pause = min(2 * pause, _LONGEST_PAUSE) if died_young else _FIRST_PAUSE
-            if died_young:
-                self._hurry.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), pause)
-
-    async def _one_life(self, link: Link) -> bool:
-        """Start a process and be there for it until it is gone; whether it died young, with no call to blame."""
-        self._host.slots.clear(self.slot)
-        spec = self.spec
-        process = await processes.start(link, self, session=spec.id, slot=self.slot, limits=spec.limits, env=spec.env)
-        born = time.monotonic()
-        self._begin(process)
-        try:
-            event = await process.wait()
-            self.restarts += 1
-            self._host.measures.restarted("reset" if self._resetting else event.reason)
-            if self._resetting:
-                self._resetting = False
-                return False
-            blameless = self._running is None
-            came_up = self._lost(event, process.how(event))
-            return blameless and (not came_up or time.monotonic() - born < _SHORT_LIFE)
-        finally:
-            self._ready = False
-            self._process = None
-            process.close()
-
-    def _begin(self, process: Process) -> None:
-        self._process = process
-        self._trouble = None
+    def on_process(self) -> None:
         self._stray = 0
-        self._ready = True
-        for event in self._early:
-            if event.pid == process.pid:
-                process.exited(event)
-        self._early = []
-        if self._starts:
-            self._aside(self._tell_when_up(process))
         self._next()
 
-    async def _tell_when_up(self, process: Process) -> None:
-        """Only those who wait for a start need to know, so the slot is looked at for them alone."""
-        pause = _SLOT_FIRST
-        while self._process is process and self.slot_state.state == FREE:
-            await asyncio.sleep(pause)
-            pause = min(1.5 * pause, _SLOT_LAST)
-        if self._process is process:
-            self._tell_starts(None)
+    def on_broken(self, why: str) -> None:
+        self._life.broken(why)
 
-    def _lost(self, event: Exited, how: str) -> bool:
-        """Answer every call that the process took with it; whether it had ever been able to take one."""
-        slot = self.slot_state
-        came_up = slot.state != FREE or slot.sequence > 0 or event.reason == "worker host"
-        if came_up or self._ending is not None:
-            self._fail_all(self._ending or f"the session's process {how}")
-        else:
-            self._not_started(f"its process {how}")
-        return came_up
-
-    def _not_started(self, why: str) -> None:
-        self._trouble = f'the session "{self.spec.id}" could not be started: {why}'
-        error = Unavailable(self._trouble)
-        self._tell_starts(error)
+    def on_failed_start(self, why: str) -> None:
         running, self._running = self._running, None
         for call in (*([running] if running else ()), *self._queue):
-            self._fail(call, Unavailable(self._trouble))
+            self._fail(call, Unavailable(why))
         self._queue.clear()
 
-    def _fail_all(self, why: str) -> None:
+    def on_loss(self, why: str) -> None:
+        """Answer every call that the process took with it."""
         running, self._running = self._running, None
         if running is not None:
             self._fail(running, self._lost_call(running, why))
@@ -420,53 +293,27 @@ class Session:
         Raises:
             Unavailable: it failed; says why.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._starts.append(future)
-        try:
-            async with asyncio.timeout(_UP_WITHIN):
-                await future
-        except TimeoutError:
-            raise Unavailable(f'the session "{self.spec.id}" did not come up within {_UP_WITHIN:g} s') from None
+        await self._life.started()
 
-    def _tell_starts(self, error: VenvdError | None) -> None:
-        waiting, self._starts = self._starts, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None) if error is None else future.set_exception(error)
+    def exited(self, event: Exited) -> None:
+        """News from the warden."""
+        self._life.exited(event)
 
     async def reset(self) -> None:
         """Replace the process; what runs and what waits is answered `session_lost`."""
-        self._fail_all("the session was reset")
-        self._ready = False
-        self._hurry.set()
-        again = asyncio.ensure_future(self.started())
-        if self._process is not None:
-            self._resetting = True
-            await self._process.kill("the session was reset")
-        await again
+        why = "the session was reset"
+        self.on_loss(why)
+        await self._life.renew(why)
 
     async def end(self, why: str) -> None:
         """End the session for good; returns when its whole tree is gone."""
-        self._ending = why
-        self._fail_all(why)
+        self.on_loss(why)
         self._alarm.cancel()
-        self._ready = False
-        link = self._host.channel.link
-        if link is not None:
-            await processes.kill(link, self.spec.id, why)
+        await self._life.end(why)
         self.close(why)
 
     def close(self, why: str) -> None:
         """Let go of everything at once; the warden ends the process when its server goes."""
-        self._ending = why
         self._alarm.cancel()
-        self._fail_all(why)
-        self._tell_starts(Unavailable(why))
-        self._life.cancel()
-        if self._process is not None:
-            self._process.close()
-
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._side.add(task)
-        task.add_done_callback(self._side.discard)
+        self.on_loss(why)
+        self._life.close(why)

@@ -8,8 +8,9 @@ import tempfile
 from typing import List
 
 from venvd_worker.environment import take_worker_env
+from venvd_worker.launching import Settings
 from venvd_worker.starting import FreshInterpreter
-from venvd_worker.warden import Settings, Warden
+from venvd_worker.warden import Warden
 
 
 def run_warden(archive: str, arguments: List[str]) -> None:

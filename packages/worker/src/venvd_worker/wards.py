@@ -1,0 +1,175 @@
+"""The sessions of a warden: what they say, what is watched of them, and how their processes are reaped."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, Optional, Set
+
+from venvd_worker import children, control, directories, logs
+from venvd_worker.control import Garbled, Packet
+from venvd_worker.endings import Verdict
+from venvd_worker.loop import Loop
+from venvd_worker.ward import Ward
+
+_WATCH_EVERY, _SWEEP_EVERY = 0.1, 1.0
+_LINGER = 0.5
+"""Seconds that a session whose control connection is closed may take to end by itself."""
+_FAREWELL = 5.0
+"""Seconds after which the end of a session is told although something of its tree cannot be killed."""
+_MOST_LOGS = 64
+"""Pipes of processes in the background that the warden reads for one session."""
+
+OnEnd = Callable[[Ward, Dict[str, Any]], None]
+
+
+class Wards:
+    """Sessions by name, from their start until their tree is gone.
+
+    Args:
+        on_end: told of a session that is over, with the data of its `exited` event.
+    """
+
+    def __init__(self, loop: Loop, on_end: OnEnd) -> None:
+        self._loop = loop
+        self._on_end = on_end
+        self._pid = os.getpid()
+        self._by_name: Dict[str, Ward] = {}
+        self._helpers: Set[int] = set()
+        self._watching = False
+
+    def __iter__(self) -> Iterator[Ward]:
+        return iter(list(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any session is left, or work that follows its end."""
+        return bool(self._by_name or self._helpers)
+
+    def get(self, name: str) -> Optional[Ward]:
+        return self._by_name.get(name)
+
+    def add(self, ward: Ward) -> None:
+        self._by_name[ward.name] = ward
+        self._loop.add(ward.control, lambda: self._hear(ward))
+        for pipe in ward.logs:
+            self._loop.add(pipe, partial(self._pass_on, pipe))
+        if ward.limited:
+            self._watch()
+
+    # ---- ends
+
+    def reap(self) -> None:
+        """Take note of every process that ended, and of sessions whose whole tree has."""
+        by_pid = {ward.pid: ward for ward in self if ward.alive}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            self._helpers.discard(pid)
+            if pid in by_pid:
+                by_pid[pid].exited(status)
+                self._loop.later(_FAREWELL, partial(self._bury, by_pid[pid]))
+        self._sweep()
+
+    def keep_sweeping(self) -> None:
+        """Look for strays now and every so often."""
+        self._sweep()
+        self._loop.later(_SWEEP_EVERY, self.keep_sweeping)
+
+    def _sweep(self) -> None:
+        """Kill what outlived its session: with its parents gone, it became a child of this process."""
+        alive = {ward.pid for ward in self if ward.alive}
+        anybody_ended = len(alive) < len(self)
+        found = children.all_children(self._pid) if anybody_ended else children.children(self._pid)
+        strays = [pid for pid in found if pid not in alive and pid not in self._helpers]
+        if strays:
+            children.end(strays)  # their end is a SIGCHLD, which leads here again
+        else:
+            self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        for ward in [ward for ward in self if not ward.alive]:
+            self._bury(ward)
+
+    def _bury(self, ward: Ward) -> None:
+        """Tell of the end of a session, once."""
+        if self._by_name.get(ward.name) is not ward:
+            return
+        del self._by_name[ward.name]
+        self._loop.remove(ward.control)
+        for pipe in ward.logs:
+            self._loop.remove(pipe)
+            pipe.pass_on()
+        farewell = ward.farewell()
+        ward.close()
+        self._remove(ward.directory.root)
+        self._on_end(ward, farewell)
+
+    def _remove(self, root: str) -> None:
+        """In a process of its own: a session may leave more files than the others should wait for."""
+        try:
+            pid = os.fork()
+        except OSError:
+            directories.remove(root)
+            return
+        if pid:
+            self._helpers.add(pid)
+            return
+        try:
+            directories.remove(root)
+        finally:
+            os._exit(0)
+
+    # ---- limits
+
+    def _watch(self) -> None:
+        """Look after the limits of sessions, as long as there are any that have some."""
+        if not self._watching:
+            self._watching = True
+            self._loop.later(_WATCH_EVERY, self._check_limits)
+
+    def _check_limits(self) -> None:
+        self._watching = False
+        limited = [ward for ward in self if ward.limited and ward.alive]
+        for ward in limited:
+            ward.check()
+        if limited:
+            self._watch()
+
+    # ---- what they say
+
+    def _hear(self, ward: Ward) -> None:
+        try:
+            packet = ward.control.receive()
+        except (EOFError, Garbled):
+            self._loop.remove(ward.control)
+            self._loop.later(_LINGER, lambda: ward.end(Verdict("exit", "closed the descriptors of its session")))
+            return
+        if packet is None:
+            return
+        if "log" in packet.message:
+            self._read_log(ward, packet)
+            return
+        control.close_all(packet.descriptors)
+        ward.came_up()
+
+    def _read_log(self, ward: Ward, packet: Packet) -> None:
+        """Go on reading what processes in the background write, so that they are not held up."""
+        target = 2 if packet.message["log"] == "stderr" else 1
+        for descriptor in packet.descriptors:
+            pipe = logs.LogPipe(target, descriptor)
+            if len(ward.logs) < _MOST_LOGS and self._loop.try_to_add(pipe, partial(self._pass_on, pipe)):
+                ward.logs.append(pipe)
+            else:
+                pipe.close()
+
+    def _pass_on(self, pipe: logs.LogPipe) -> None:
+        if not pipe.pass_on():
+            self._loop.remove(pipe)
