@@ -40,12 +40,22 @@ def find_controller(url: str | None, token: str | None) -> tuple[str, str | None
     Raises:
         NoController: none is named anywhere.
     """
-    directory = home()
-    own = read(directory / "url")
-    found = url or os.environ.get("VENVD_URL") or own
+    found = url or os.environ.get("VENVD_URL") or read(home() / "url")
     if found is None:
-        raise NoController(f"no controller is known (no VENVD_URL, nothing in {directory}): {HOW_TO_START}")
-    token = token or os.environ.get("VENVD_TOKEN")
-    if token is None and own is not None and found.rstrip("/") == own.rstrip("/"):
-        token = read(directory / "token")
-    return found, token
+        raise NoController(f"no controller is known (no VENVD_URL, nothing in {home()}): {HOW_TO_START}")
+    return found, token or os.environ.get("VENVD_TOKEN") or (read(home() / "token") if _of_home(found) else None)
+
+
+def _of_home(url: str) -> bool:
+    own = read(home() / "url")
+    return own is not None and url.rstrip("/") == own.rstrip("/")
+
+
+def token_source(url: str, token: str | None) -> str | None:
+    """Where `find_controller` has the token from that goes to `url`, in words; None where there is none."""
+    if token:
+        return "given with the call (--controller-token)"
+    if os.environ.get("VENVD_TOKEN"):
+        return "of VENVD_TOKEN"
+    file = home() / "token"
+    return f"of {file}" if _of_home(url) and read(file) else None

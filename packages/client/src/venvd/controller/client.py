@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 from venvd.controller import asks, flows
 from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
 from venvd.controller.flows import OnEvent, quiet
-from venvd.controller.wire import ControllerWire, Events, answer
+from venvd.controller.wire import ControllerWire, Events
 from venvd.errors import NoController, Unreachable
 from venvd.flow import Flow, drive
-from venvd.home import find_controller
+from venvd.home import find_controller, token_source
 from venvd.net.blocking import Pool
 from venvd.net.endpoint import deadline_after
 from venvd.net.sse import ServerEvent
@@ -48,9 +48,8 @@ class Controller:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        url, token = find_controller(url, token)
-        self.url = url
-        self._wire = ControllerWire(url, token)
+        self.url, found = find_controller(url, token)
+        self._wire = ControllerWire(self.url, found, token_source(self.url, token))
         self._pool = Pool(self._wire.endpoint)
         self.runtimes = Runtimes(self)
         self.venvs = Venvs(self)
@@ -100,7 +99,7 @@ class Controller:
             self._pool.run(exchange, deadline_after(ask.timeout))
         except Unreachable as error:
             raise self._wire.no_controller(error) from None
-        return answer(ask, reader)
+        return self._wire.answer(ask, reader)
 
     def follow(self, follow: Follow) -> None:
         """Follow a stream of events until it ends or enough has come."""
@@ -109,7 +108,7 @@ class Controller:
 
     def arrivals(self, follow: Follow) -> Iterator[None]:
         exchange, reader = self._wire.following(follow)
-        events = Events(follow, reader)
+        events = Events(self._wire, follow, reader)
         try:
             with closing(self._pool.stream(exchange)) as arrivals:  # type: ignore[type-var]
                 for _ in arrivals:

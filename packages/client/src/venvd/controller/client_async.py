@@ -11,10 +11,10 @@ from typing import Any, Self, TypeVar
 from venvd.controller import asks, flows
 from venvd.controller.asks import Ask, Follow, RuntimeChange, Sleep, Step
 from venvd.controller.flows import OnEvent, quiet
-from venvd.controller.wire import ControllerWire, Events, answer
+from venvd.controller.wire import ControllerWire, Events
 from venvd.errors import NoController, Unreachable
 from venvd.flow import Flow, drive_async
-from venvd.home import find_controller
+from venvd.home import find_controller, token_source
 from venvd.net.aio import Pool
 from venvd.net.endpoint import deadline_after
 from venvd.net.sse import ServerEvent
@@ -39,9 +39,8 @@ class AsyncController:
     """A client of one controller, for one event loop; arguments and errors are those of `venvd.Controller`."""
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        url, token = find_controller(url, token)
-        self.url = url
-        self._wire = ControllerWire(url, token)
+        self.url, found = find_controller(url, token)
+        self._wire = ControllerWire(self.url, found, token_source(self.url, token))
         self._pool = Pool(self._wire.endpoint)
         self.runtimes = AsyncRuntimes(self)
         self.venvs = AsyncVenvs(self)
@@ -91,7 +90,7 @@ class AsyncController:
             await self._pool.run(exchange, deadline_after(ask.timeout))
         except Unreachable as error:
             raise self._wire.no_controller(error) from None
-        return answer(ask, reader)
+        return self._wire.answer(ask, reader)
 
     async def follow(self, follow: Follow) -> None:
         """Follow a stream of events until it ends or enough has come."""
@@ -101,7 +100,7 @@ class AsyncController:
 
     async def arrivals(self, follow: Follow) -> AsyncIterator[None]:
         exchange, reader = self._wire.following(follow)
-        events = Events(follow, reader)
+        events = Events(self._wire, follow, reader)
         try:
             async with aclosing(self._pool.stream(exchange)) as arrivals:  # type: ignore[type-var]
                 async for _ in arrivals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from venvd.controller.asks import Ask, Follow
-from venvd.errors import NoController, Unreachable
+from venvd.errors import NoController, Unauthenticated, Unreachable, VenvdError
 from venvd.home import HOW_TO_START
 from venvd.net.endpoint import Endpoint, Exchange, parse
 from venvd.net.http1 import ResponseReader, head, with_body
@@ -16,8 +16,11 @@ T = TypeVar("T")
 
 
 class ControllerWire:
-    def __init__(self, url: str, token: str | None) -> None:
+    """Args: source: where the token is from, in words, for the message where the controller refuses it."""
+
+    def __init__(self, url: str, token: str | None, source: str | None = None) -> None:
         self.endpoint: Endpoint = parse(url, ("http", "https"))
+        self._source = source
         self._headers = [("Authorization", f"Bearer {token}")] if token else []
 
     def exchange(self, ask: Ask[Any]) -> tuple[Exchange, ResponseReader]:
@@ -40,25 +43,39 @@ class ControllerWire:
     def no_controller(self, error: Unreachable) -> NoController:
         return NoController(f"no controller answers at {self.endpoint.url} ({error.message}): {HOW_TO_START}")
 
+    def answer(self, ask: Ask[T], reader: ResponseReader) -> T:
+        """The caller's value; raises the error that the controller answered."""
+        if reader.status >= 400:
+            raise self.error(reader)
+        kind = reader.header("content-type")
+        if kind.startswith("text/"):
+            return ask.finish(bytes(reader.body).decode("utf-8", "replace"))
+        return ask.finish(json_of(reader.body) if reader.body else None)
+
+    def error(self, reader: ResponseReader) -> VenvdError:
+        """The error that the controller answered; whose token was refused is said, since a backend has one too."""
+        error = error_of(reader)
+        if not isinstance(error, Unauthenticated):
+            return error
+        if self._source is None:
+            return Unauthenticated(
+                f"the controller at {self.endpoint.url} needs its token: name it with VENVD_TOKEN "
+                "(it lies in the file `token` of the controller's home)"
+            )
+        return Unauthenticated(
+            f"the controller at {self.endpoint.url} refused the controller's token {self._source}: {error.message}"
+        )
+
 
 def _same(value: Any) -> Any:
     return value
 
 
-def answer(ask: Ask[T], reader: ResponseReader) -> T:
-    """The caller's value; raises the error that the controller answered."""
-    if reader.status >= 400:
-        raise error_of(reader)
-    kind = reader.header("content-type")
-    if kind.startswith("text/"):
-        return ask.finish(bytes(reader.body).decode("utf-8", "replace"))
-    return ask.finish(json_of(reader.body) if reader.body else None)
-
-
 class Events:
     """Gives each new event of a stream to what follows it."""
 
-    def __init__(self, follow: Follow, reader: ResponseReader) -> None:
+    def __init__(self, wire: ControllerWire, follow: Follow, reader: ResponseReader) -> None:
+        self._wire = wire
         self._follow = follow
         self._reader = reader
         self._parser = EventParser()
@@ -74,7 +91,7 @@ class Events:
             return False
         if reader.status >= 400:
             if reader.done:
-                raise error_of(reader)
+                raise self._wire.error(reader)
             return False
         enough = [self._follow.take(event) for event in self._parser.feed(reader.take())]
         return any(enough)
