@@ -35,14 +35,16 @@ class Ran:
 Cli = Callable[..., Ran]
 
 
-def run(environment: dict[str, str], *words: str, stdin: str = "", status: int | None = 0) -> Ran:
+def run(
+    environment: dict[str, str], *words: str, stdin: str = "", encoding: str = "utf-8", status: int | None = 0
+) -> Ran:
     done = subprocess.run(
         [sys.executable, "-m", "venvd", *words],
         env=environment,
         cwd=tempfile.gettempdir(),  # no manifest lies there
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding=encoding,
         timeout=120,
         check=False,
     )
@@ -195,7 +197,6 @@ def test_no_wait_leaves_an_operation_that_can_be_followed(cli: Cli) -> None:
         (["start", "http", "--env", "NOVALUE"], 2, "NOVALUE"),
         (["start", "http", "--model", "m"], 2, "--provider"),
         (["frobnicate"], 2, "venv"),
-        (["logs", "main", "--follow", "--json"], 2, "--follow"),
     ],
 )
 def test_exit_codes_and_what_they_say(cli: Cli, words: list[str], status: int, says: str) -> None:
@@ -203,6 +204,70 @@ def test_exit_codes_and_what_they_say(cli: Cli, words: list[str], status: int, s
     ran = cli(*words, status=status)
     assert says in ran.err
     assert ran.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        (["venv", "status", "nobody"], 3, "not_found"),
+        (["eval", "1", "--backend", "nobody"], 3, "not_found"),
+        (["eval", "1", "--backend", "main", "--session", "nobody"], 3, "not_found"),
+        (["eval", "1 / 0", "--backend", "main"], 1, "user_error"),
+        (["venv", "create", "No_Label"], 2, "invalid_request"),
+        (["start", "soap"], 2, "invalid_request"),
+        (["start", "http", "--port", "0"], 2, "invalid_request"),
+        (["frobnicate"], 2, "invalid_request"),
+        (["logs", "main", "--frobnicate"], 2, "invalid_request"),
+        (["logs", "main", "--follow"], 2, "invalid_request"),
+        (["--url", "http://127.0.0.1:1", "list"], 4, "unavailable"),
+        (["start", "http", "--venv", "plain", "--name", "nowhere", "--host", "192.0.2.1"], 1, "invalid_request"),
+    ],
+)
+def test_errors_as_json(cli: Cli, words: list[str], status: int, code: str) -> None:
+    """With --json an error too is one object on stdout: its code, what was wrong; the exit code stays."""
+    ran = cli(*words, "--json", status=status)
+    assert ran.json["code"] == code
+    assert ran.json["detail"] in ran.err
+    if "nowhere" in words:
+        cli("stop", "nowhere")
+
+
+def test_json_of_an_error_of_the_code(cli: Cli) -> None:
+    """The type and the traceback that the code raised are fields of their own."""
+    found = cli("eval", "--json", "1 / 0", "--backend", "main", status=1).json
+    assert (found["errorType"], found["detail"]) == ("ZeroDivisionError", "division by zero")
+    assert "ZeroDivisionError" in found["traceback"]
+
+
+@pytest.mark.parametrize("command", ["eval", "exec"])
+def test_input_fails_with_what_python_says(cli: Cli, command: str) -> None:
+    """There is nobody to type: an EOFError of the code, which is not the end of our own input."""
+    ran = cli(command, "input()", "--backend", "main", status=1)
+    assert "EOFError" in ran.err
+    assert "stopped" not in ran.err
+
+
+def test_code_on_stdin_that_is_not_utf_8(cli: Cli) -> None:
+    """The message names the byte; a byte order mark is none of the code."""
+    ran = cli("eval", "-", "--backend", "main", stdin="'caf\xe9'", encoding="latin-1", status=2)
+    assert "not UTF-8" in ran.err
+    assert "0xe9" in ran.err
+    assert cli("eval", "-", "--backend", "main", stdin="\ufeff6 * 7").out == "42\n"
+
+
+def test_a_refused_token_is_named(cli: Cli, site: Any) -> None:
+    """The controller's or the backend's, and where it came from."""
+    asked = ["list", "--json"]
+    given = cli("--controller-token", "wrong", *asked, status=1).json["detail"]
+    assert "controller's token given with the call (--controller-token)" in given
+    of_variable = run({**site.environment(), "VENVD_TOKEN": "wrong"}, *asked, status=1).json["detail"]
+    assert "controller's token of VENVD_TOKEN" in of_variable
+    elsewhere = {name: value for name, value in site.environment().items() if name != "VENVD_TOKEN"}
+    elsewhere |= {"VENVD_URL": site.url, "VENVD_HOME": tempfile.gettempdir()}
+    assert "needs its token: name it with VENVD_TOKEN" in run(elsewhere, *asked, status=1).json["detail"]
+    backend = ["eval", "1", "--backend", site.backend.url]
+    assert "backend's token given as --token" in cli(*backend, "--token", "wrong", status=1).err
+    assert "needs its token: name it with --token" in cli(*backend, status=1).err
 
 
 def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
@@ -285,7 +350,8 @@ def test_ctrl_c_cancels_what_is_waited_for(cli: Cli, site: Any, eventually: Any)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"cancelling venv.build of cut" in err
-    assert b"cancelled" in err
+    assert b"venv.build of cut was cancelled" in err
+    assert b"failed" not in err
     operations = cli("operation", "list", "--json").json
     assert [found["state"] for found in operations if found["target"] == "cut"] == ["cancelled"]
     cli("venv", "delete", "cut")

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
 import venvd
 from venvd.cli import backend, code, operation, runtime, server, venv
-from venvd.cli.command import Group, State, fields, names, pass_state
+from venvd.cli.command import Group, State, fields, names, pass_state, wants_json
+from venvd.cli.progress import FailedError
 
 DONE, FAILED, WRONG_WORDS, NOT_FOUND, NO_CONTROLLER = range(5)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class App(Group):
+    """The program's own group."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What the command returns; an error of ours becomes its exit code here.
+
+        Click must not see it: one that code raised is also Python's (`EOFError`), which Click takes for Ctrl-D.
+        """
+        try:
+            return super().invoke(ctx)
+        except venvd.VenvdError as error:
+            return _told(ctx.ensure_object(State), error)
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--url", help="The controller; absent is VENVD_URL, else the one of VENVD_HOME.")
 @click.option("--controller-token", "token", help="Its token; absent is VENVD_TOKEN, else that of VENVD_HOME.")
 @click.version_option(package_name="venvd", message="%(prog)s %(version)s")
@@ -104,16 +120,18 @@ def completion(state: State, shell: str) -> None:
 
 def run() -> int:
     """Run the program on `sys.argv`; returns its exit code."""
+    state = State()
+    state.json = wants_json(sys.argv[1:])
     try:
-        status = app.main(prog_name="venvd", standalone_mode=False)
+        status = app.main(prog_name="venvd", standalone_mode=False, obj=state)
     except click.ClickException as error:
         error.show()
+        state.show_error(as_ours(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
+        state.show_error(venvd.Cancelled("stopped"))
         return FAILED
-    except venvd.VenvdError as error:
-        return _told(error)
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,7 +139,16 @@ def run() -> int:
     return status if isinstance(status, int) else DONE
 
 
-def _told(error: venvd.VenvdError) -> int:
+def as_ours(error: click.ClickException) -> venvd.VenvdError:
+    """What Click says, as one of our errors."""
+    if isinstance(error, FailedError):
+        return error.reason
+    kind = venvd.InvalidRequest if isinstance(error, click.UsageError) else venvd.Unavailable
+    return kind(error.format_message())
+
+
+def _told(state: State, error: venvd.VenvdError) -> int:
+    state.show_error(error)
     if error.traceback:
         click.echo(error.traceback.rstrip(), err=True)
     named = f"{error.error_type}: " if error.error_type else ""

@@ -36,22 +36,37 @@ class Code(Command):
 
 @contextlib.contextmanager
 def _session(state: State, *, backend: str | None, token: str | None, session: str | None) -> Iterator[Operations]:
-    with _connect(state, backend, token) as connected:
-        yield connected.session(session) if session else connected
+    url, known = (backend, None) if backend and "://" in backend else _known(state, backend)
+    with venvd.connect(url, token or known) as connected:
+        try:
+            yield connected.session(session) if session else connected
+        except venvd.Unauthenticated as error:
+            if not token and not known:
+                raise venvd.Unauthenticated(f"the backend at {url} needs its token: name it with --token") from None
+            source = "given as --token" if token else "that the controller has for it"
+            raise venvd.Unauthenticated(
+                f"the backend at {url} refused the backend's token {source}: {error.message}"
+            ) from None
 
 
-def _connect(state: State, name: str | None, token: str | None) -> venvd.Backend:
-    if name is not None and "://" in name:
-        return venvd.connect(name, token)
+def _known(state: State, name: str | None) -> tuple[str, str | None]:
+    """URL and token of a backend, as the controller knows them."""
     found = state.controller.backends.get(chosen(state, name))
     if found.url is None:
         why = f": {found.error}" if found.error else ""
         raise venvd.Unavailable(f'backend "{found.name}" is {found.state}{why}')
-    return venvd.connect(found.url, token or found.token)
+    return found.url, found.token
 
 
 def _text(code: str) -> str:
-    return sys.stdin.read() if code == "-" else code
+    if code != "-":
+        return code
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise venvd.InvalidRequest(
+            f"the code on stdin is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        ) from None
 
 
 def _result(value: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class State:
         self.url: str | None = None
         self.token: str | None = None
         self.json = False
+        self._shown = False
 
     @functools.cached_property
     def controller(self) -> venvd.Controller:
@@ -34,9 +35,16 @@ class State:
     def show(self, data: Any, text: str | None = None) -> None:
         """A result on stdout: as JSON where asked for, else as text (None is nothing)."""
         if self.json:
+            self._shown = True
             click.echo(json.dumps(data, default=plain, ensure_ascii=False, indent=2))
         elif text is not None:
             click.echo(text)
+
+    def show_error(self, error: venvd.VenvdError) -> None:
+        """With `--json`, an error as the one object on stdout: problem details without what is HTTP's."""
+        if self.json and not self._shown:
+            problem = error.problem()
+            self.show({name: value for name, value in problem.items() if name not in {"type", "status"}})
 
     def say(self, text: str) -> None:
         """A word for the person who watches, on stderr."""
@@ -51,6 +59,12 @@ def plain(value: Any) -> Any:
 
 
 pass_state = click.make_pass_decorator(State, ensure=True)
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON: told before it is parsed, so that wrong words are answered in JSON too."""
+    before_code = words[: words.index("--")] if "--" in words else words
+    return "--json" in before_code
 
 
 def _set_json(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -16,10 +16,13 @@ _WORTH_TELLING = 0.1
 
 
 class FailedError(click.ClickException):
-    """An operation failed: exit code 1, whatever the error's code would be as an answer."""
+    """An operation failed or was cancelled: exit code 1, whatever the error's code would be as an answer."""
 
     def __init__(self, operation: OperationInfo, error: venvd.VenvdError) -> None:
-        super().__init__(f"{operation.kind} of {operation.target} failed: {error.message}")
+        ending = "was cancelled" if isinstance(error, venvd.Cancelled) else "failed"
+        why = "" if ending in error.message else f": {error.message}"
+        super().__init__(f"{operation.kind} of {operation.target} {ending}{why}")
+        self.reason = type(error)(self.message)
 
 
 class Progress:

@@ -52,7 +52,11 @@ def pairs(given: Sequence[str]) -> dict[str, str]:
 
 def requirement_lines(path: Path) -> list[str]:
     """The requirements of a file without comments and empty lines; options are left for the controller to refuse."""
-    lines = (line.split(" #")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8") from None
+    lines = (line.split(" #")[0].strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
