@@ -379,7 +379,7 @@ def test_completion_knows_the_names(site: Any) -> None:
 
 
 def test_the_log_is_followed(site: Any) -> None:
-    """`logs --follow` shows lines that come later, until it is stopped."""
+    """`logs --follow` shows lines that come later, those of the next instance too, until it is stopped."""
     command = [sys.executable, "-m", "venvd", "logs", "main", "--follow", "--tail", "0"]
     process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -387,6 +387,10 @@ def test_the_log_is_followed(site: Any) -> None:
     with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
         backend.eval("1 / 0")
     assert b"ZeroDivisionError" in process.stdout.readline()
+    run(site.environment(), "restart", "main")
+    with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
+        backend.eval("{}['again']")
+    assert any(b"KeyError" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     process.wait(30)
     process.stdout.close()

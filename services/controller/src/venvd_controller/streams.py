@@ -7,15 +7,16 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 
 from anyio.to_thread import run_sync
 from fastapi.responses import StreamingResponse
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.resources import Event, LogLine
+from venvd_controller.backends import Backends
 from venvd_controller.operations import Operations
 from venvd_engines.engine import Engine, Handle
 
@@ -24,7 +25,9 @@ log = logging.getLogger("venvd.controller")
 _QUIET_SECONDS = 10.0
 """After so long without an event a comment keeps the connection open."""
 _BEHIND = 10_000
-"""Lines that a follower may be behind before it is let go."""
+"""Lines that a follower may be behind; what it misses beyond that is read from the log again."""
+_PAUSE = 0.25
+"""Seconds between two looks for the next launch of a backend."""
 
 
 class Signal:
@@ -174,13 +177,69 @@ class _Topic:
         self._drop(self)
 
 
-async def backend_log(hub: LogHub, engine: Engine, handle: Handle, tail: int | None) -> AsyncIterator[Event | None]:
-    """The last lines of a backend's log and then each as it comes, until it ends: events `log`, and `done`."""
+class Launches:
+    """The launches of one backend: the one that runs, and after its end the one that follows it."""
+
+    def __init__(self, engine: Engine, backends: Backends, name: str) -> None:
+        self.engine = engine
+        self._backends = backends
+        self._name = name
+        self._last: str | None = None
+
+    def next(self) -> Handle | None:
+        """The launch to follow, None while there is none to come to.
+
+        Raises:
+            NotFound: the backend is removed.
+            Conflict: it never ran and is not going to.
+        """
+        row = self._backends.row(self._name)
+        if row.handle is None:
+            return None if row.state not in {"failed", "stopping"} else self._backends.handle(self._name)
+        handle = Handle(**row.handle)
+        if handle.launch_id != self._last or self.engine.inspect(handle).running:
+            self._last = handle.launch_id
+            return handle
+        if not row.wanted:
+            raise NotFound(f'the backend "{self._name}" is removed')
+        return None
+
+
+async def backend_log(
+    hub: LogHub, launches: Launches, launch: Handle | None, tail: int | None
+) -> AsyncIterator[Event | None]:
+    """The last lines of a backend's log and then each as it comes, over restarts too, until the backend is removed:
+    events `log`, and `done`. None, which keeps the connection open, where a while was quiet.
+    """
+    number, told = 0, ""
+    while not hub.closing:
+        if launch is not None:
+            async with aclosing(_launch_log(hub, launches.engine, launch, tail, told)) as lines:
+                async for line in lines:
+                    if line is not None:
+                        number, told = number + 1, line.time
+                    yield Event(number, "log", asdict(line)) if line else None
+            tail = None
+        try:
+            launch = await run_sync(launches.next)
+        except (NotFound, Conflict):
+            yield Event(number + 1, "done", None)
+            return
+        except VenvdError:
+            launch = None  # the engine is away, and may come back
+        yield None
+        await asyncio.sleep(_PAUSE)
+
+
+async def _launch_log(
+    hub: LogHub, engine: Engine, handle: Handle, tail: int | None, told: str
+) -> AsyncGenerator[LogLine | None]:
+    """What one launch has said after the time `told`, and says until it ends."""
     follower = Follower()
-    number = 0
 
     def said() -> list[LogLine]:
-        return list(engine.logs(handle, None if tail is None else max(tail, 1), follow=False))
+        lines = engine.logs(handle, None if tail is None else max(tail, 1), follow=False)
+        return [line for line in lines if line.time > told]
 
     with hub.following(handle, follower):
         history = await run_sync(said)
@@ -189,13 +248,11 @@ async def backend_log(hub: LogHub, engine: Engine, handle: Handle, tail: int | N
             follower.signal.clear()
             ended = follower.ended
             for line in lines:
-                number += 1
-                yield Event(number, "log", asdict(line))
-            lines = _new(follower.take(), history)
+                yield line
+            lines = [line for line in _new(follower.take(), history) if line.time > told]
             if lines:
                 continue
             if ended:
-                yield Event(number + 1, "done", None)
                 return
             if not await follower.signal.wait():
                 yield None

@@ -162,7 +162,7 @@ def _log_text(line: LogLine) -> str:
 
 @backend.command("logs")
 @click.argument("name", required=False, shell_complete=names("backends"))
-@click.option("-f", "--follow", is_flag=True, help="Go on with each line as it comes.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with each line as it comes, over restarts too.")
 @click.option("-n", "--tail", type=click.IntRange(0), help="Only the last lines.")
 @pass_state
 def logs(state: State, name: str | None, follow: bool, tail: int | None) -> None:

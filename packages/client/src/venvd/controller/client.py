@@ -224,7 +224,9 @@ class Backends:
         return self._controller.ask(asks.metrics(name))
 
     def follow_logs(self, name: str, tail: int | None = None) -> Iterator[LogLine]:
-        """The last lines of its log and then each as it comes, until the backend ends or the iterator is closed."""
+        """The last lines of its log and then each as it comes, over restarts too, until the backend is removed or
+        the iterator is closed.
+        """
         lines: queue.SimpleQueue[LogLine] = queue.SimpleQueue()
 
         def take(event: ServerEvent) -> bool:

@@ -216,7 +216,9 @@ class AsyncBackends:
         return await self._controller.ask(asks.metrics(name))
 
     async def follow_logs(self, name: str, tail: int | None = None) -> AsyncIterator[LogLine]:
-        """The last lines of its log and then each as it comes, until the backend ends or the iterator is closed."""
+        """The last lines of its log and then each as it comes, over restarts too, until the backend is removed or
+        the iterator is closed.
+        """
         lines: list[LogLine] = []
 
         def take(event: ServerEvent) -> bool:

@@ -59,10 +59,14 @@ def restart_backend(here: Here, name: str) -> BackendStart:
 async def get_logs(
     here: Here, name: str, tail: Annotated[int | None, Query(ge=0, le=100_000)] = 1000, follow: bool = False
 ) -> PageOf[LogLine] | StreamingResponse:
-    """The last lines of both parts, oldest first; with `follow` as server-sent events until the backend ends."""
-    handle = await run_sync(here.backends.handle, name)
+    """The last lines of both parts, oldest first; with `follow` as server-sent events, over restarts, until the backend
+    is removed.
+    """
     if follow:
-        return streams.response(streams.backend_log(here.logs, here.engine, handle, tail))
+        launches = streams.Launches(here.engine, here.backends, name)
+        first = await run_sync(launches.next)
+        return streams.response(streams.backend_log(here.logs, launches, first, tail))
+    handle = await run_sync(here.backends.handle, name)
     return PageOf(await run_sync(lambda: list(here.engine.logs(handle, tail, follow=False))))
 
 
