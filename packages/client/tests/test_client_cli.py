@@ -172,6 +172,26 @@ def test_start_without_a_venv_makes_the_default_one(cli: Cli) -> None:
     cli("stop", "of-default")
 
 
+def test_a_named_directory_of_sockets(cli: Cli, site: Any) -> None:
+    """It lies below the run directory, by name or path; elsewhere, taken or not empty is refused."""
+    run_dir = Path(cli("status", "--json").json["home"]) / "run"
+    pipe = ["start", "pipe", "--venv", "plain", "--json"]
+    started = cli(*pipe, "--name", "sockets", "--socket-dir", str(run_dir / "mine")).json
+    assert started["url"] == f"unix://{run_dir}/mine/pipe.sock"
+    assert cli("eval", "6 * 7", "--backend", "sockets").out == "42\n"
+    assert "sockets" in cli(*pipe, "--name", "other", "--socket-dir", "mine", status=1).json["detail"]
+    assert str(run_dir) in cli(*pipe, "--name", "other", "--socket-dir", "/tmp/mine", status=2).json["detail"]
+    assert cli("restart", "sockets", "--json").json["url"] == started["url"]
+    cli("stop", "sockets")
+    assert not (run_dir / "mine").exists()
+    (run_dir / "theirs").mkdir()
+    (run_dir / "theirs" / "file").touch()
+    found = cli(*pipe, "--name", "other", "--socket-dir", "theirs", status=1).json
+    assert (found["code"], (run_dir / "theirs" / "file").exists()) == ("conflict", True)
+    cli("stop", "other")
+    (run_dir / "theirs" / "file").unlink()
+
+
 def test_no_wait_leaves_an_operation_that_can_be_followed(cli: Cli) -> None:
     """`operation wait` follows it to its end."""
     change = cli("venv", "create", "later", "--python", MINOR, "--no-wait", "--json").json

@@ -74,7 +74,7 @@ def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
 def manifest(tmp_path: Path, text: str) -> Manifest:
     path = tmp_path / "venvd.yaml"
     path.write_text(text)
-    return read(path)
+    return read(path, tmp_path / "run")
 
 
 def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
@@ -105,6 +105,7 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
         ("backends:\n- {name: a}", r"line 2: backends\[0\].type"),
         ("backends:\n- name: a\n  type: http\n  limits: {cpu: 1}", r"line 4: backends\[0\].limits.cpu: is not known"),
         ("backends:\n- name: a\n  type: http\n  port: x", r"line 4: backends\[0\].port: "),
+        ("backends:\n- name: a\n  type: pipe\n  socketDir: /tmp/a", r"line 2: backends\[0\]: socketDir: .*/run/app"),
         ("runtimes: [3.13]", r"runtimes\[0\]: takes a version in quotes"),
         ("runtimes: ['latest']", "latest"),
         ("{", "YAML"),
@@ -119,7 +120,7 @@ def test_a_wrong_manifest_says_where(tmp_path: Path, text: str, says: str) -> No
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     """A manifest that was asked for and is not there is an error."""
     with pytest.raises(InvalidRequest, match="nowhere"):
-        read(tmp_path / "nowhere.yaml")
+        read(tmp_path / "nowhere.yaml", tmp_path)
 
 
 @pytest.mark.parametrize(

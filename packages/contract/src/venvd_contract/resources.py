@@ -127,6 +127,10 @@ class BackendSpec:
     """Null is the type's own port where free, else the next free one."""
     host: str = "127.0.0.1"
     """The address to publish on."""
+    socketDir: Optional[str] = None
+    """Type `pipe`: the directory of its sockets, directly below the run directory, by name or path; null is a short
+    hash of the backend's name. It must be absent or empty: it comes and goes with the backend.
+    """
     limits: BackendLimits = field(default_factory=BackendLimits)
     network: Optional[bool] = None
     """Null is what the venv says."""

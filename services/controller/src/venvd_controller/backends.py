@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,7 +19,7 @@ from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.operations import Operations
-from venvd_controller.specs import checked_backend
+from venvd_controller.specs import checked_backend, socket_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Handle
 
@@ -29,7 +30,16 @@ _MOST_WAIT = 60.0
 
 
 class Backends:
-    def __init__(self, database: Database, home: Home, engine_name: str, operations: Operations, venvs: Venvs) -> None:
+    def __init__(
+        self,
+        database: Database,
+        home: Home,
+        engine_name: str,
+        operations: Operations,
+        venvs: Venvs,
+        run_dir: Path,
+    ) -> None:
+        self.run_dir = run_dir
         self._database = database
         self._home = home
         self._engine_name = engine_name
@@ -79,7 +89,7 @@ class Backends:
             NotFound: there is no such venv.
             Conflict: the name is taken.
         """
-        spec = checked_backend(spec)
+        spec = checked_backend(spec, self.run_dir)
         with self._database.write() as session:
             venv = self._venv(session, spec.venv)
             row = self._add(session, spec, owned=owned)
@@ -99,8 +109,10 @@ class Backends:
         taken = set(session.scalars(select(BackendRow.name)))
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; delete it first, or take another name')
+        name = spec.name or _free_name(f"{spec.venv}-{spec.type}", taken)
+        self._check_sockets(session, spec, name)
         row = BackendRow(
-            name=spec.name or _free_name(f"{spec.venv}-{spec.type}", taken),
+            name=name,
             venv=spec.venv,
             spec=asdict(spec),
             wanted=True,
@@ -116,6 +128,13 @@ class Backends:
         session.add(row)
         session.flush()
         return row
+
+    def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
+        """Raises `Conflict` where another backend has the directory of sockets."""
+        wanted = socket_name(spec, self._home.id, name)
+        for row in session.scalars(select(BackendRow).where(BackendRow.name != name)):
+            if wanted is not None and socket_name(spec_of(row), self._home.id, row.name) == wanted:
+                raise Conflict(f'socketDir: the backend "{row.name}" has {self.run_dir / wanted}: name another')
 
     def _begin(self, session: Session, row: BackendRow) -> OperationInfo:
         operation = self._operations.submit(session, KIND, row.name)
@@ -141,6 +160,7 @@ class Backends:
             row = _found(session, str(spec.name))
             changed = row.spec != asdict(spec)
             self._venv(session, spec.venv)
+            self._check_sockets(session, spec, row.name)
             row.owned, row.venv, row.spec = True, spec.venv, asdict(spec)
             if changed and row.wanted:
                 self._operations.cancel_active(session, KIND, row.name)

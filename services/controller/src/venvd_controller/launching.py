@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.backends import Backends, spec_of
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import sha256
 from venvd_controller.settings import Settings
+from venvd_controller.specs import socket_name
 from venvd_engines.engine import Handle, Image, Launch, Port, WorkerLimits
 
 _PORTS = {
@@ -42,7 +44,7 @@ def plan(
             processes=spec.limits.processes or settings.worker_processes,
             tmpfs_bytes=settings.worker_tmpfs_bytes,
         ),
-        socket_name=_socket_name(home_id, row.name) if spec.type == "pipe" else None,
+        socket_name=socket_name(spec, home_id, row.name),
         labels=spec.labels,
     )
 
@@ -81,6 +83,16 @@ def _ports(spec: BackendSpec, before: Mapping[str, int]) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def _socket_name(home_id: str, name: str) -> str:
-    """Short, since paths of sockets are; two homes may share a run directory."""
-    return hashlib.sha256(f"{home_id}/{name}".encode()).hexdigest()[:10]
+def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
+    """Raises `Conflict` where a directory of sockets that was named holds something: a launch begins with it empty."""
+    if spec.socketDir is None:
+        return
+    path = run_dir / spec.socketDir
+    try:
+        empty = not path.is_symlink() and not any(path.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError:
+        empty = False
+    if not empty:
+        raise Conflict(f"socketDir: {path} is there already and no empty directory: name another, or remove it")

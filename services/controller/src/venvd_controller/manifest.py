@@ -32,8 +32,8 @@ class Manifest:
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
 
 
-def read(path: Path) -> Manifest:
-    """The manifest at `path`.
+def read(path: Path, run_dir: Path) -> Manifest:
+    """The manifest at `path`; directories of sockets are below `run_dir`.
 
     Raises:
         InvalidRequest: it is missing or wrong; says in which line and field.
@@ -49,12 +49,13 @@ def read(path: Path) -> Manifest:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"the manifest {path} is not YAML: {error}") from None
-    return _Reader(path, node).manifest({} if data is None else data)
+    return _Reader(path, run_dir, node).manifest({} if data is None else data)
 
 
 class _Reader:
-    def __init__(self, path: Path, node: yaml.Node | None) -> None:
+    def __init__(self, path: Path, run_dir: Path, node: yaml.Node | None) -> None:
         self._path = path
+        self._run_dir = run_dir
         self._node = node
 
     def manifest(self, data: Any) -> Manifest:
@@ -109,7 +110,7 @@ class _Reader:
         if isinstance(entry.get("limits"), dict):
             self._check_keys((*place, "limits"), entry["limits"], [one.name for one in fields(BackendLimits)])
         spec = self._record(place, BackendSpec, entry)
-        return name, self._checked(place, lambda: checked_backend(replace(spec, name=name)))
+        return name, self._checked(place, lambda: checked_backend(replace(spec, name=name), self._run_dir))
 
     def _name(self, place: Place, kind: str, entry: Any) -> str:
         name = entry.get("name") if isinstance(entry, dict) else None

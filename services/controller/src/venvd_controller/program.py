@@ -99,7 +99,7 @@ def build(settings: Settings, home: Home, choose: Choose) -> Program:
     images = Images(database, engine, operations, settings.image_keep)
     runtimes = Runtimes(database, engine, operations)
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds)
-    backends = Backends(database, home, engine.name, operations, venvs)
+    backends = Backends(database, home, engine.name, operations, venvs, settings.sockets)
     Starter(engine, settings, home, backends, venvs, images, operations)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     upkeep = Upkeep(settings.manifest, database, runtimes, venvs, backends)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.resources import BACKEND_TYPES, BackendSpec, VenvSpec, check_name, check_version
@@ -15,6 +17,7 @@ from venvd_engines import requirements
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
+_SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MOST = 200
 """Variables or labels of one venv or backend."""
 _LONGEST = 32_768
@@ -41,8 +44,8 @@ def checked_venv(spec: VenvSpec) -> VenvSpec:
     )
 
 
-def checked_backend(spec: BackendSpec) -> BackendSpec:
-    """A specification whose every field is right.
+def checked_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
+    """A specification whose every field is right, a directory of sockets given by its name in `run_dir`.
 
     Raises:
         InvalidRequest: says which field, and what would be right.
@@ -59,7 +62,32 @@ def checked_backend(spec: BackendSpec) -> BackendSpec:
     host = _address(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
         raise Forbidden(f"a backend without a token is served on loopback or a socket only, not on {host}")
-    return replace(spec, host=host)
+    return replace(spec, host=host, socketDir=_socket_dir(spec, run_dir))
+
+
+def _socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
+    given = spec.socketDir
+    if given is None:
+        return None
+    if spec.type != "pipe":
+        raise InvalidRequest(f"socketDir: a backend of type {spec.type} has none, it is reached by its port")
+    path = run_dir / os.path.normpath(given)
+    below = "\0" not in given and os.path.realpath(path.parent) == os.path.realpath(run_dir)
+    if not below or not _SOCKET_DIR.fullmatch(path.name):
+        raise InvalidRequest(
+            f'socketDir: "{given[:200]}" is not directly below the run directory {run_dir}: name it as {run_dir}/app '
+            "or app, in letters, digits, - and _ (the run directory is the controller's VENVD_RUN_DIR)"
+        )
+    return path.name
+
+
+def socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
+    """The name of a backend's directory of sockets: short, since their paths are, and two homes may share a run
+    directory.
+    """
+    if spec.type != "pipe":
+        return None
+    return spec.socketDir or hashlib.sha256(f"{home_id}/{name}".encode()).hexdigest()[:10]
 
 
 def _check_pairs(field: str, pairs: Mapping[str, str]) -> None:

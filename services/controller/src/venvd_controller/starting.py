@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_controller import launching, probes
-from venvd_controller.backends import KIND, Backends
+from venvd_controller.backends import KIND, Backends, spec_of
 from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
@@ -71,6 +71,7 @@ class Starter:
         self._engine.prepare(row.spec["type"], run)
         run.check()
         self._clear(row)
+        launching.check_socket_dir(spec_of(row), self._settings.sockets)
         env = launching.server_env(row, self._backends, self._settings, self._engine.name)
         venv = self._venvs.get(row.venv).spec
         launch = launching.plan(row, venv, image, env, self._settings, self._home.id)

@@ -48,7 +48,7 @@ class Upkeep:
         return self._path if self._manifest is not None else None
 
     def _read(self) -> Manifest:
-        declared = manifest.read(self._path)
+        declared = manifest.read(self._path, self._backends.run_dir)
         with self._database.read() as session:
             there = {"default", *declared.venvs, *session.scalars(select(VenvRow.name))}
         for name, spec in declared.backends.items():

@@ -81,6 +81,12 @@ def _venv(state: State, name: str | None, provider: str | None, model: str | Non
 @click.option("--host", help="The address to publish on; absent is the loopback.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to publish on; absent is a free one.")
 @click.option(
+    "--socket-dir",
+    "socketDir",
+    metavar="DIR",
+    help="The directory of a pipe's sockets, directly below the controller's run directory, by name or path.",
+)
+@click.option(
     "--network/--no-network",
     default=None,
     help="Whether user code may reach the network; absent is what the venv says.",
