@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from harness.rpc import RpcCaller
 from venvd_contract.errors import from_fields
@@ -24,6 +24,7 @@ class Caller(Protocol):
         session: str | None = None,
         timeout: float | None = None,
         values: str | None = None,
+        name: str | None = None,
     ) -> Any: ...
 
     def fresh(self) -> Caller:
@@ -48,15 +49,19 @@ class HttpCaller:
         session: str | None = None,
         timeout: float | None = None,
         values: str | None = None,
+        name: str | None = None,
     ) -> Any:
         method, path = BY_COMMAND[command].http
         if isinstance(payload, dict):
-            path = path.format(id=payload.get("id"))
+            path = path.format(id=quote(str(payload.get("id")), safe=""))
+        if method in {"GET", "DELETE"} and payload:
+            path += "?" + urlencode({name: value for name, value in payload.items() if name != "id"})
         wanted = {
             "Authorization": self._token and f"Bearer {self._token}",
             "X-Venvd-Session": session,
             "X-Venvd-Timeout": timeout and str(timeout),
             "X-Venvd-Values": values,
+            "X-Venvd-Call": name,
         }
         headers = {name: value for name, value in wanted.items() if value is not None}
         body = None if method == "GET" else json.dumps({} if payload is None else payload)
@@ -93,9 +98,10 @@ class PipeCaller:
         session: str | None = None,
         timeout: float | None = None,
         values: str | None = None,
+        name: str | None = None,
     ) -> Any:
         request = {"command": command, "payload": payload, "session": session, "timeout": timeout, "values": values}
-        line = json.dumps({**request, "token": self._token})
+        line = json.dumps({**request, "call": name, "token": self._token})
         self._socket.sendall(line.encode() + b"\n")
         reply = json.loads(self._lines.readline())
         if "error" in reply:

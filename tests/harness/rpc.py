@@ -54,11 +54,13 @@ class RpcCaller:
         session: str | None = None,
         timeout: float | None = None,
         values: str | None = None,
+        name: str | None = None,
     ) -> Any:
         metadata = {
             "authorization": self._token and f"Bearer {self._token}",
             "x-venvd-session": session,
             "x-venvd-values": values,
+            "x-venvd-call": name,
         }
         sent = [(name, value) for name, value in metadata.items() if value is not None]
         if timeout is not None:  # a deadline of gRPC's own ends the call here before the answer of the server comes

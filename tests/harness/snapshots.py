@@ -2,7 +2,7 @@
 
 A line that starts with `> ` is sent, one that starts with `< ` is what came back, `#` begins a comment. What is
 different each time stands there as a name: `<handle 1>` is the first handle that was given out, and means it when it
-is sent; `<token>` is the backend's token; `<time>`, `<seconds>`, `<count>` and `<address>` stand for such.
+is sent, `<call 1>` the first call that was left; `<token>` is the backend's token; `<time>`, `<seconds>`, `<count>` and `<address>` stand for such.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ UPDATE = "VENVD_UPDATE_SNAPSHOTS"
 
 _SENT, _RAW, _CAME = "> ", ">| ", "< "
 _VOLATILE = (
-    (re.compile(r'("createdAt":)"[^"]+"'), r"\1<time>"),
+    (re.compile(r'("(?:createdAt|startedAt|endedAt)":)"[^"]+"'), r"\1<time>"),
     (re.compile(r'("(?:durationMs|ageSeconds)":)[0-9.e+-]+'), r"\1<seconds>"),
     (re.compile(r'("(?:calls|restarts)":)\d+'), r"\1<count>"),
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
 )
+_LEFT = re.compile(r'"id":"([0-9a-f]{32})"')
 _GIVEN = re.compile(r'"handleId":"([^"]+)"')
 _NOT_SHOWN = {"date", "content-length"}
 
@@ -37,20 +38,24 @@ class Names:
     token: str
     handles: dict[str, str] = field(default_factory=dict)
 
+    calls: dict[str, str] = field(default_factory=dict)
+
     def hidden(self, text: str) -> str:
         """`text` with names in place of what is volatile."""
         for handle in _GIVEN.findall(text):
             self.handles.setdefault(handle, f"<handle {len(self.handles) + 1}>")
-        for handle, name in self.handles.items():
-            text = text.replace(handle, name)
+        for call in _LEFT.findall(text):
+            self.calls.setdefault(call, f"<call {len(self.calls) + 1}>")
+        for given, name in (*self.handles.items(), *self.calls.items()):
+            text = text.replace(given, name)
         for pattern, name in _VOLATILE:
             text = pattern.sub(name, text)
         return text
 
     def shown(self, text: str) -> str:
         """`text` with what its names stand for."""
-        for handle, name in self.handles.items():
-            text = text.replace(name, handle)
+        for given, name in (*self.handles.items(), *self.calls.items()):
+            text = text.replace(name, given)
         return text.replace("<token>", self.token)
 
 

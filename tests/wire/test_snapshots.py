@@ -53,7 +53,7 @@ def test_bodies_over_http(http: Running, path: Path) -> None:
 def test_every_command_is_in_a_snapshot() -> None:
     """Each command, also those that answer `not_implemented`, stands in a file of the pipe."""
     text = "".join(path.read_text() for path in PIPE)
-    sent = set(re.findall(r'^> .*"command": ?"([^"]+)"', text, re.MULTILINE))
+    sent = set(re.findall(r'^> .*?"command": ?"([^"]+)"', text, re.MULTILINE))
     assert sent >= {operation.command for operation in OPERATIONS} | (PLANNED - {"session.attach"})
 
 
@@ -63,7 +63,7 @@ def test_every_route_is_in_a_snapshot() -> None:
     sent = re.findall(r"^> ([A-Z]+) (/\S*)", text, re.MULTILINE)
     for method, path in (operation.http for operation in OPERATIONS):
         pattern = re.sub(r"\{id\}", "[^/]+", path)
-        assert any(each == method and re.fullmatch(pattern, route) for each, route in sent), f"{method} {path}"
+        assert any(each == method and re.fullmatch(pattern, route.partition("?")[0]) for each, route in sent), f"{method} {path}"
 
 
 def test_every_snapshot_holds_answers() -> None:

@@ -80,7 +80,7 @@ class Client:
     async def do(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> Any:
         return json.loads((await self.begin(do, request=request, **payload)).result)
 
-    async def command(self, command: str, **payload: Any) -> Any:
+    async def command(self, command: str, /, **payload: Any) -> Any:
         return json.loads((await self.backend.call(Request(command, json.dumps(payload).encode()))).result)
 
     async def ready(self) -> None:

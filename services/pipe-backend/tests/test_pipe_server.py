@@ -284,3 +284,17 @@ def test_calls_go_on_without_their_client_where_that_is_set(start: Start) -> Non
         server.clients.remove(client)
         until(lambda: not busy(server), "the call still runs")
         assert server.connect()("eval", {"expression": "left"})["result"] == {"value": 1}
+
+
+def test_a_request_is_cancelled_by_its_id(server: Server) -> None:
+    """`cancel` ends a request of the same connection by its ID; twice is no error, and IDs are told apart by type."""
+    client = server.connect()
+    client.send("exec", {"code": "while True: pass"}, id="7", token=TOKEN)
+    client.send("exec", {"code": "while True: pass"}, id=7)
+    client.send("cancel", {"id": 7}, id="waiting")
+    assert {client.receive()["id"] for _ in range(2)} == {7, "waiting"}
+    client.send("cancel", {"id": "7"}, id="first")
+    client.send("cancel", {"id": "7"}, id="second")
+    ended = [client.receive() for _ in range(3)]
+    assert {line["id"]: line.get("code") for line in ended} == {"first": None, "second": None, "7": "cancelled"}
+    assert client("cancel", {"id": "8"})["code"] == "not_found"

@@ -202,7 +202,7 @@ def test_old_clients_errors(server: Server) -> None:
     assert post(server, "Evaluate", {"Expression": "1 / 0"})[1]["errorType"] == "ZeroDivisionError"
     statuses = {
         "no method": post(server, "Nothing", {})[0],
-        "planned": post(server, "StartCall", {})[0],
+        "planned": post(server, "GetArray", {})[0],
         "no object": post(server, "Evaluate", [1])[0],
         "no JSON": post(server, "Evaluate", b"{")[0],
         "no token": server.http("POST", "/rpc/PythonService/Evaluate", {}, token=None)[0],

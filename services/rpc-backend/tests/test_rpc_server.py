@@ -163,7 +163,6 @@ def test_what_is_planned_says_so(server: Server) -> None:
     python = server.python
     venvs = venv_service_pb2_grpc.VenvServiceStub(server.channel)
     calls = [
-        (python.StartCall, pb.StartCallRequest(command="eval", payload_json="{}")),
         (python.GetArray, pb.GetArrayRequest(handle_id="h")),
         (python.PutArray, iter([pb.PutArrayRequest(chunk=b"x")])),
         (python.ListFiles, pb.ListFilesRequest()),
@@ -239,6 +238,18 @@ def test_a_stream_overtakes(server: Server) -> None:
     stream.send(3, "session.interrupt", {"id": "default"})
     found = {reply.id: reply for reply in stream.end()}
     assert found[1].error.code == "cancelled"
+
+
+def test_a_request_of_a_stream_is_cancelled(server: Server) -> None:
+    """`cancel` takes the ID of a request of the same stream, as number or text."""
+    for identity in (1, "1"):
+        stream = Stream(server)
+        stream.send(1, "eval", {"expression": SLEEP})
+        until(lambda: busy(server), "the call does not run")
+        stream.send(2, "cancel", {"id": identity})
+        found = {reply.id: reply for reply in stream.end()}
+        assert found[1].error.code == "cancelled"
+        assert json.loads(found[2].result_json) == {"success": True}
 
 
 def test_the_end_of_a_stream_waits_for_its_calls(server: Server) -> None:

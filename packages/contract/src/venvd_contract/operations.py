@@ -102,6 +102,30 @@ class SessionRequest:
     id: str
 
 
+@dataclass
+class CallStartRequest:
+    command: str
+    """An operation that a session answers."""
+    payload: Dict[str, Any] = field(default_factory=dict)
+    session: Optional[str] = None
+    """Where this and the next two are absent, what the request says beside its payload counts."""
+    timeout: Optional[float] = None
+    values: Optional[str] = None
+
+
+@dataclass
+class CallGetRequest:
+    id: str
+    wait: Optional[float] = None
+    """Seconds to wait for the call's end; absent is not at all."""
+
+
+@dataclass
+class CancelRequest:
+    id: Any
+    """What `call.start` answered, the name that a request gave its call, or the ID of a request of this connection."""
+
+
 # ---- responses -------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +229,39 @@ class HandleList:
     handles: List[HandleInfo]
 
 
+@dataclass
+class CallStarted:
+    id: str
+    state: str
+    """`queued` or `running`."""
+
+
+@dataclass
+class CallError:
+    code: str
+    message: str
+    errorType: Optional[str] = None
+    traceback: Optional[str] = None
+    stateLost: Optional[bool] = None
+
+
+@dataclass
+class CallInfo:
+    """A call that was started and left."""
+
+    id: str
+    command: str
+    session: str
+    state: str
+    """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
+    createdAt: str
+    startedAt: Optional[str]
+    endedAt: Optional[str]
+    result: Any = None
+    """The operation's response, once it succeeded."""
+    error: Optional[CallError] = None
+
+
 # ---- the table -------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +306,9 @@ OPERATIONS: Tuple[Operation, ...] = (
     Operation("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Whether a module can be imported"),
     Operation("wrap", _PYTHON + "WrapValue", ("POST", "/api/wrap"), WrapRequest, Handle, summary="Put a value behind a handle"),
     Operation("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="What is held by handle"),
+    Operation("call.start", _PYTHON + "StartCall", ("POST", "/v1/calls"), CallStartRequest, CallStarted, "server", summary="Start a call that is fetched later"),
+    Operation("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="State and result of a call"),
+    Operation("cancel", _PYTHON + "CancelCall", ("DELETE", "/v1/calls/{id}"), CancelRequest, Success, "server", summary="Cancel a call"),
     Operation("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
     Operation("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
     Operation("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
@@ -261,7 +321,7 @@ BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation i
 
 PLANNED: FrozenSet[str] = frozenset(
     {
-        "array.get", "array.put", "session.attach", "call.start", "call.get", "cancel",
+        "array.get", "array.put", "session.attach",
         "file.get", "file.put", "file.list", "file.delete",
         "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
     }
@@ -278,6 +338,8 @@ _KINDS: Dict[Any, Tuple[type, str]] = {
     Dict[str, Any]: (dict, "an object"),
     Dict[str, str]: (dict, "an object of strings"),
     float: (float, "a number"),
+    int: (int, "a whole number"),
+    bool: (bool, "true or false"),
 }
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from venvd_contract import operations
@@ -16,18 +17,22 @@ from venvd_contract.operations import BY_COMMAND, PLANNED
 from venvd_core import wire
 from venvd_core.auth import USE, Guard
 from venvd_core.calls import Call, Reply, Request
+from venvd_core.cancelling import Cancelling
+from venvd_core.detached import Detached
 from venvd_core.health import Checks
 from venvd_core.measures import Exposition
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 
-__all__ = ["Backend", "Reply", "Request"]
+__all__ = ["Backend", "Call", "Reply", "Request"]
 
 _SESSION_COMMANDS = frozenset(each.command for each in operations.OPERATIONS if each.served_by == "session")
 _VALUES = frozenset({"plain", "tagged"})
 _ENVELOPE = 4096
 """Bytes of a request's line that are not its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
+
+_ENDS_WITH_ITS_CLIENT = frozenset({"session.create", "call.get"})
 
 _Served = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
 
@@ -66,12 +71,18 @@ _SERVED: dict[str, _Served] = {
 
 
 @dataclass(frozen=True)
-class _Creation:
-    """Nobody may be left with a session that nobody knows of; what else was begun is brought to its end."""
+class _Ending:
+    """A task that ends with its client: nobody may be left with a session that nobody knows of, and nobody has to wait
+    for a call in another's place. What else was begun is brought to its end.
+    """
 
     task: asyncio.Task[None]
 
     def abandoned(self, _call: Call) -> None:
+        self.task.cancel()
+
+    def stop(self, call: Call) -> None:
+        call.stop = "cancelled"
         self.task.cancel()
 
 
@@ -87,18 +98,26 @@ class Backend:
         self._pool: Pool | None = None
         self._exposition: Exposition | None = None
         self._work: set[asyncio.Task[None]] = set()
+        self._detached: Detached | None = None
+        self._cancelling: Cancelling | None = None
+        self._about_calls: dict[str, Callable[[Request], Awaitable[Any]]] = {}
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, readiness tells when it is there."""
         self._loop = asyncio.get_running_loop()
         self._pool = pool = Pool(self.settings)
         self._exposition = Exposition(pool.measures, pool)
+        self._detached = detached = Detached(self.call, self.settings)
+        self._cancelling = cancelling = Cancelling(detached)
+        self._about_calls = {"call.start": detached.start, "call.get": detached.get, "cancel": cancelling.cancel}
         self.checks.register("session", pool.trouble)
         pool.start()
 
     async def close(self) -> None:
         """End every session and the connection to the warden."""
         pool, self._pool = self._pool, None
+        if self._detached is not None:
+            self._detached.close()
         for task in self._work:
             task.cancel()
         if pool is not None:
@@ -124,6 +143,8 @@ class Backend:
         if len(request.payload) > self._largest:
             raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
         call.began = time.monotonic()
+        if request.name is not None and self._cancelling is not None:
+            self._cancelling.name(call, request.name)
         if request.command not in _SESSION_COMMANDS:
             self._serve(call, request, pool)
             return
@@ -146,17 +167,22 @@ class Backend:
     # ---- what the server answers itself
 
     def _serve(self, call: Call, request: Request, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(_answer(self._serving(request, pool), pool, call))
+        if request.command in _ENDS_WITH_ITS_CLIENT:
+            call.owner = _Ending(task)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _serving(self, request: Request, pool: Pool) -> Callable[[], Awaitable[Any]]:
+        about_calls = self._about_calls.get(request.command)
+        if about_calls is not None:
+            return partial(about_calls, request)
         served = _SERVED.get(request.command)
         if served is None:
             if request.command in PLANNED:
                 raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
-        payload = operations.checked(request.command, wire.parse_object(request.payload))
-        task = asyncio.get_running_loop().create_task(_answer(served, pool, payload, call))
-        if request.command == "session.create":
-            call.owner = _Creation(task)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        return partial(served, pool, operations.checked(request.command, wire.parse_object(request.payload)))
 
     # ---- who may, and how it goes
 
@@ -183,16 +209,22 @@ class Backend:
         return b"" if self._exposition is None else self._exposition.text()
 
 
-async def _answer(served: _Served, pool: Pool, payload: dict[str, Any], call: Call) -> None:
+def _given_up(call: Call) -> VenvdError:
+    if call.cancelled():
+        return Cancelled("the client went away")
+    return Cancelled("the call was cancelled") if call.stop else Unavailable("the server is closing")
+
+
+async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
     """Run one of the server's own operations; a client that goes away does not leave it half done."""
     error: VenvdError | None = None
     result = b""
     try:
-        result = wire.encode(await served(pool, payload))
+        result = wire.encode(await serving())
     except VenvdError as raised:
         error = raised
     except asyncio.CancelledError:
-        error = Cancelled("the client went away") if call.cancelled() else Unavailable("the server is closing")
+        error = _given_up(call)
     except Exception as raised:  # noqa: BLE001 — a defect of ours is answered, not swallowed: the log has it
         error = Internal(f"{type(raised).__name__} in {call.request.command}")
         error.__cause__ = raised

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 OnEvent = Callable[[str, Any], None]
+Nearby = Callable[[Any], "Call | None"]
 
 
 @dataclass(slots=True)
@@ -22,6 +23,9 @@ class Request:
         values: `plain` or `tagged`.
         attachments: what stands behind the line on the pipe.
         on_event: called with each `stdout`, `stderr`, `display` and `progress` of a call that streams.
+        name: what the client calls it, so that `cancel` can end it from anywhere.
+        tag: the request's ID on its connection, as JSON.
+        nearby: finds a call of the same connection by its tag.
     """
 
     command: str
@@ -31,6 +35,9 @@ class Request:
     values: str = "plain"
     attachments: Sequence[bytes] = ()
     on_event: OnEvent | None = None
+    name: str | None = None
+    tag: bytes = b""
+    nearby: Nearby | None = None
 
 
 @dataclass(slots=True)
@@ -42,9 +49,13 @@ class Reply:
 
 
 class Owner(Protocol):
-    """Who has to know that nobody waits for a call any more."""
+    """Who runs a call."""
 
-    def abandoned(self, call: Call) -> None: ...
+    def abandoned(self, call: Call) -> None:
+        """Nobody waits for the call any more."""
+
+    def stop(self, call: Call) -> None:
+        """End the call; who waits for it is answered as soon as it has ended."""
 
 
 class Call(asyncio.Future[Reply]):
@@ -59,6 +70,8 @@ class Call(asyncio.Future[Reply]):
     number: int = 0
     began: float = 0.0
     deadline: float = 0.0
+    sent: float = 0.0
+    """When it left the queue; `time.monotonic`."""
     stop: str | None = None
     """Why it is being stopped: `timeout` or `cancelled`."""
 

@@ -136,7 +136,8 @@ class Session:
         self._number += 1
         call.number = self._number
         if self._life.process is not None and self._life.process.stream is not None:
-            left = max(0.001, call.deadline - time.monotonic())
+            call.sent = time.monotonic()
+            left = max(0.001, call.deadline - call.sent)
             self._life.process.stream.write(request(call.number, left, call.line))
             for part in call.request.attachments:
                 self._life.process.stream.write(part)
@@ -155,6 +156,14 @@ class Session:
         with contextlib.suppress(ValueError):
             self._queue.remove(call)
             self._finished(call, Cancelled.code, 0)
+
+    def stop(self, call: Call) -> None:
+        """End `call`, for which somebody waits."""
+        if call is self._running:
+            self._stop(call, "cancelled")
+        elif call in self._queue:
+            self._queue.remove(call)
+            self._fail(call, Cancelled("the call was cancelled before it began"))
 
     def interrupt(self) -> None:
         """Stop the running call, if any."""

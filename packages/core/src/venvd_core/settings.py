@@ -40,6 +40,11 @@ class BackendSettings(BaseSettings):
     session_limits: Limits = Limits()
     session_idle_timeout: float = Field(default=0, ge=0)
     cancel_on_disconnect: bool = True
+    kept_calls: int = Field(default=1000, ge=1, le=1_000_000)
+    """Calls that were started and left, ended or not."""
+    kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)
+    kept_call_bytes: int = Field(default=256 << 20, ge=0)
+    """Of the results of all such calls together."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("session_limits", mode="before")

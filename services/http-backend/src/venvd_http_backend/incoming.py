@@ -27,6 +27,7 @@ class Head:
     session: str | None = None
     timeout: float | None = None
     values: str = "plain"
+    call: str | None = None
     length: int = 0
     wants_events: bool = False
     expects: bool = False
@@ -63,6 +64,10 @@ def _values(head: Head, value: bytes) -> None:
     head.values = str(value, "latin-1")
 
 
+def _call(head: Head, value: bytes) -> None:
+    head.call = str(value, "latin-1") or None
+
+
 def _length(head: Head, value: bytes) -> None:
     head.length = int(value)
 
@@ -88,6 +93,7 @@ _HEADERS = {
     b"x-venvd-session": _session,
     b"x-venvd-timeout": _timeout,
     b"x-venvd-values": _values,
+    b"x-venvd-call": _call,
     b"content-length": _length,
     b"accept": _accept,
     b"expect": _expect,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from venvd_contract.errors import VenvdError
 from venvd_core import logs
@@ -56,9 +57,9 @@ class Operations:
         return self._backend.call(_request(command, head, body))
 
     async def serve(
-        self, command: str, scope: Scope, receive: Receive, send: Send, path: Mapping[str, str] | None = None
+        self, command: str, scope: Scope, receive: Receive, send: Send, path: Mapping[str, Any] | None = None
     ) -> None:
-        """Answer one request; `path` holds what its path named, where that is the payload."""
+        """Answer one request; `path` holds what its path and query named, where that is the payload."""
         try:
             head = self.admit(scope)
             body = await read_body(head, receive, self._limit, self._stall_timeout)
@@ -96,4 +97,4 @@ class Operations:
 
 
 def _request(command: str, head: Head, body: bytes) -> Request:
-    return Request(command, body or b"{}", head.session, head.timeout, head.values)
+    return Request(command, body or b"{}", head.session, head.timeout, head.values, name=head.call)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Header, Path, Request, Response, Security
+from fastapi import Body, FastAPI, Header, Path, Query, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
@@ -20,14 +20,12 @@ from starlette.types import Receive, Scope, Send
 from venvd_contract.errors import Internal, InvalidRequest, NotFound, VenvdError
 from venvd_contract.operations import OPERATIONS, PLANNED, Nothing, Operation
 from venvd_core.monitor import refuse
+from venvd_http_backend import query
 from venvd_http_backend.operations import Operations
 
 PLANNED_ROUTES = (
     ("GET", "/api/array", "array.get"),
     ("PUT", "/api/array", "array.put"),
-    ("POST", "/v1/calls", "call.start"),
-    ("GET", "/v1/calls/{id}", "call.get"),
-    ("DELETE", "/v1/calls/{id}", "cancel"),
     ("GET", "/v1/sessions/{id}/files", "file.list"),
     ("GET", "/v1/sessions/{id}/files/{path:path}", "file.get"),
     ("PUT", "/v1/sessions/{id}/files/{path:path}", "file.put"),
@@ -69,7 +67,7 @@ class Problem:
 class Answer(Response):
     """Hands the request on to `Operations`, which sends the response itself."""
 
-    def __init__(self, operations: Operations, command: str, path: dict[str, str]) -> None:
+    def __init__(self, operations: Operations, command: str, path: dict[str, Any]) -> None:
         super().__init__()
         self._operations = operations
         self._command = command
@@ -98,7 +96,11 @@ def _route_of(operations: Operations, command: str) -> type[APIRoute]:
     class Route(APIRoute):
         def get_route_handler(self) -> Handler:
             async def handle(request: Request) -> Response:
-                return Answer(operations, command, dict(request.path_params))
+                try:
+                    named = {**query.asked(command, request.query_params), **request.path_params}
+                except VenvdError as error:
+                    return Refusal(error, error.http_status)
+                return Answer(operations, command, named)
 
             return handle
 
@@ -108,9 +110,13 @@ def _route_of(operations: Operations, command: str) -> type[APIRoute]:
 def _signature(operation: Operation) -> inspect.Signature:
     """The parameters of an operation, as FastAPI reads them off a function."""
     found: dict[str, Any] = {}
-    if "{id}" in operation.http[1]:
-        found["id"] = Annotated[str, Path(description="The session's ID")]
-    elif operation.request is not Nothing:
+    method, path = operation.http
+    if "{id}" in path:
+        whose = "call" if "/calls/" in path else "session"
+        found["id"] = Annotated[str, Path(description=f"The {whose}'s ID")]
+    if method in {"GET", "DELETE"}:
+        found |= {name: Annotated[hint, Query()] for name, hint in query.fields(operation).items()}
+    elif "{id}" not in path and operation.request is not Nothing:
         found["body"] = Annotated[operation.request, Body()]
     if operation.served_by == "session":
         found |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader}

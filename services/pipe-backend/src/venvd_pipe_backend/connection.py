@@ -10,15 +10,16 @@ from typing import Any, Protocol, cast
 
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, Unauthenticated, VenvdError
 from venvd_contract.operations import OPERATIONS
-from venvd_core.backend import Backend, Reply, Request
+from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_pipe_backend import peers
-from venvd_pipe_backend.messages import MalformedError, Message, Reader
+from venvd_pipe_backend.messages import MalformedError, Message, Reader, decode
 from venvd_pipe_backend.peers import Departures
 from venvd_pipe_backend.replies import Order, Turn, event, failure, head, result
 from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
 
+CANCEL = "cancel"
 OPEN = frozenset(operation.command for operation in OPERATIONS if operation.open)
 HIGH_WATER = 256 * 1024
 """Bytes of unread replies at which no further request is read."""
@@ -178,11 +179,19 @@ class Connection(asyncio.Protocol):
             message.values or "plain",
             message.parts,
             partial(self._event, begin, turn) if message.stream else None,
+            message.call,
+            identity,
+            self._named if message.command == CANCEL else None,
         )
         call = self._backend.call(request)
         self._calls[call] = message.size
         self._cost += message.size
         call.add_done_callback(partial(self._finished, begin, turn))
+
+    def _named(self, identity: Any) -> Call | None:
+        """The running call of this connection whose request had that ID."""
+        tagged = (call for call in self._calls if isinstance(call, Call) and call.request.tag)
+        return next((call for call in tagged if decode(call.request.tag) == identity), None)
 
     def _let_in(self, message: Message) -> None:
         if message.token is None and (self._known or message.command in OPEN):

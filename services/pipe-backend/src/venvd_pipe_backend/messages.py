@@ -28,6 +28,7 @@ class Message(msgspec.Struct):
     token: str | None = None
     attachments: list[int] | None = None
     stream: bool | None = None
+    call: str | None = None
     parts: Sequence[bytes] = ()
     size: int = 0
 
@@ -57,6 +58,7 @@ class MalformedError(Exception):
         self.fatal = fatal
 
 
+decode = msgspec.json.Decoder().decode
 _message = msgspec.json.Decoder(Message)
 _identity = msgspec.json.Decoder(_Identity)
 

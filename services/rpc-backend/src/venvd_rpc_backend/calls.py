@@ -53,7 +53,8 @@ class Calls:
         if not method.open:
             contexts.authorise(self._backend, found)
         payload = b"{}" if message is None else messages.payload(message)
-        return Request(method.command, payload, found.session, contexts.timeout(context), found.values)
+        timeout = contexts.timeout(context)
+        return Request(method.command, payload, found.session, timeout, found.values, name=found.call)
 
     def _outcome(self, call: asyncio.Future[Reply]) -> Awaitable[Reply]:
         """What to wait for: the call, which ends with its client, or where that is not wanted goes on without it."""

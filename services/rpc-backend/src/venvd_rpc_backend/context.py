@@ -28,6 +28,7 @@ class Asked:
     token: str | None = None
     session: str | None = None
     values: str = "plain"
+    call: str | None = None
 
 
 def asked(context: Context) -> Asked:
@@ -44,6 +45,8 @@ def asked(context: Context) -> Asked:
             found.session = value
         elif key == "x-venvd-values":
             found.values = value
+        elif key == "x-venvd-call":
+            found.call = value
     return found
 
 

@@ -77,6 +77,8 @@ def _options(scope: Scope) -> dict[str, Any]:
             found["session"] = value.decode("latin-1")
         elif name == b"x-venvd-values":
             found["values"] = value.decode("latin-1")
+        elif name == b"x-venvd-call":
+            found["name"] = value.decode("latin-1")
         elif name == b"x-venvd-timeout":
             found["timeout"] = _seconds(value)
     return found

@@ -28,9 +28,6 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 PLANNED = {
     "PythonService/GetArray": "array.get",
     "PythonService/PutArray": "array.put",
-    "PythonService/StartCall": "call.start",
-    "PythonService/GetCall": "call.get",
-    "PythonService/CancelCall": "cancel",
     "PythonService/GetFile": "file.get",
     "PythonService/PutFile": "file.put",
     "PythonService/ListFiles": "file.list",

@@ -11,12 +11,14 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, LimitExceeded, VenvdError
-from venvd_core.backend import Backend, Reply, Request
+from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.context import Asked
 from venvd_rpc_backend.settings import RpcSettings
+
+CANCEL = "cancel"
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
@@ -121,7 +123,15 @@ class Stream:
             message.values if message.HasField("values") else self._asked.values,
             tuple(message.attachments),
             partial(self._event, message.id) if message.stream else None,
+            message.call if message.HasField("call") else None,
+            b"%d" % message.id,
+            self._named if message.command == CANCEL else None,
         )
+
+    def _named(self, identity: Any) -> Call | None:
+        """The running call of this stream whose request had that ID."""
+        running = (call for call in self._calls if isinstance(call, Call))
+        return next((call for call in running if call.request.tag == str(identity).encode()), None)
 
     def _event(self, number: int, kind: str, data: Any) -> None:
         self._send(SessionResponse(id=number, event=SessionEvent(event=kind, data_json=messages.encoded(data))))

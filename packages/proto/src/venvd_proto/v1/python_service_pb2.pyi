@@ -267,16 +267,18 @@ class ListHandlesResponse(_message.Message):
     def __init__(self, handles: _Optional[_Iterable[_Union[HandleInfo, _Mapping]]] = ...) -> None: ...
 
 class HandleInfo(_message.Message):
-    __slots__ = ("handle_id", "type_name", "size_bytes", "age_seconds")
+    __slots__ = ("handle_id", "type_name", "size_bytes", "age_seconds", "lease_seconds")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     type_name: str
     size_bytes: int
     age_seconds: float
-    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+    lease_seconds: float
+    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., age_seconds: _Optional[float] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
 
 class ArrayHeader(_message.Message):
     __slots__ = ("dtype", "shape", "order")
@@ -319,14 +321,18 @@ class PutArrayResponse(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
 
 class StartCallRequest(_message.Message):
-    __slots__ = ("command", "payload_json", "timeout")
+    __slots__ = ("command", "payload_json", "timeout", "session", "values")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     command: str
     payload_json: str
     timeout: float
-    def __init__(self, command: _Optional[str] = ..., payload_json: _Optional[str] = ..., timeout: _Optional[float] = ...) -> None: ...
+    session: str
+    values: str
+    def __init__(self, command: _Optional[str] = ..., payload_json: _Optional[str] = ..., timeout: _Optional[float] = ..., session: _Optional[str] = ..., values: _Optional[str] = ...) -> None: ...
 
 class StartCallResponse(_message.Message):
     __slots__ = ("id", "state")
@@ -345,16 +351,26 @@ class GetCallRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., wait: _Optional[float] = ...) -> None: ...
 
 class GetCallResponse(_message.Message):
-    __slots__ = ("id", "state", "result_json", "error")
+    __slots__ = ("id", "state", "result_json", "error", "command", "session", "created_at", "started_at", "ended_at")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     RESULT_JSON_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: str
     result_json: str
     error: Error
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    command: str
+    session: str
+    created_at: str
+    started_at: str
+    ended_at: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., command: _Optional[str] = ..., session: _Optional[str] = ..., created_at: _Optional[str] = ..., started_at: _Optional[str] = ..., ended_at: _Optional[str] = ...) -> None: ...
 
 class CancelCallRequest(_message.Message):
     __slots__ = ("id",)
@@ -369,22 +385,28 @@ class CancelCallResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class FileInfo(_message.Message):
-    __slots__ = ("path", "size_bytes", "modified_at", "is_directory")
+    __slots__ = ("path", "size_bytes", "modified_at", "is_directory", "kind")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MODIFIED_AT_FIELD_NUMBER: _ClassVar[int]
     IS_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     path: str
     size_bytes: int
     modified_at: str
     is_directory: bool
-    def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., modified_at: _Optional[str] = ..., is_directory: _Optional[bool] = ...) -> None: ...
+    kind: str
+    def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., modified_at: _Optional[str] = ..., is_directory: _Optional[bool] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class GetFileRequest(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "offset", "length")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    offset: int
+    length: int
+    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class GetFileResponse(_message.Message):
     __slots__ = ("info", "chunk")
@@ -395,10 +417,12 @@ class GetFileResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class FileHeader(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "parents")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    PARENTS_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    parents: bool
+    def __init__(self, path: _Optional[str] = ..., parents: _Optional[bool] = ...) -> None: ...
 
 class PutFileRequest(_message.Message):
     __slots__ = ("header", "chunk")
@@ -415,22 +439,32 @@ class PutFileResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ...) -> None: ...
 
 class ListFilesRequest(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "recursive", "limit", "after")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    recursive: bool
+    limit: int
+    after: str
+    def __init__(self, path: _Optional[str] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ListFilesResponse(_message.Message):
-    __slots__ = ("files",)
+    __slots__ = ("files", "next")
     FILES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     files: _containers.RepeatedCompositeFieldContainer[FileInfo]
-    def __init__(self, files: _Optional[_Iterable[_Union[FileInfo, _Mapping]]] = ...) -> None: ...
+    next: str
+    def __init__(self, files: _Optional[_Iterable[_Union[FileInfo, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class DeleteFileRequest(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "recursive")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    recursive: bool
+    def __init__(self, path: _Optional[str] = ..., recursive: _Optional[bool] = ...) -> None: ...
 
 class DeleteFileResponse(_message.Message):
     __slots__ = ("success",)
@@ -453,7 +487,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., error_type: _Optional[str] = ..., traceback: _Optional[str] = ..., state_lost: _Optional[bool] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("id", "command", "payload_json", "session", "timeout", "values", "stream", "attachments")
+    __slots__ = ("id", "command", "payload_json", "session", "timeout", "values", "stream", "attachments", "call", "lease")
     ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +496,8 @@ class SessionRequest(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     id: int
     command: str
     payload_json: str
@@ -470,7 +506,9 @@ class SessionRequest(_message.Message):
     values: str
     stream: bool
     attachments: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, id: _Optional[int] = ..., command: _Optional[str] = ..., payload_json: _Optional[str] = ..., session: _Optional[str] = ..., timeout: _Optional[float] = ..., values: _Optional[str] = ..., stream: _Optional[bool] = ..., attachments: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    call: str
+    lease: float
+    def __init__(self, id: _Optional[int] = ..., command: _Optional[str] = ..., payload_json: _Optional[str] = ..., session: _Optional[str] = ..., timeout: _Optional[float] = ..., values: _Optional[str] = ..., stream: _Optional[bool] = ..., attachments: _Optional[_Iterable[bytes]] = ..., call: _Optional[str] = ..., lease: _Optional[float] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("id", "result_json", "error", "event", "attachments")

@@ -1,0 +1,78 @@
+"""Ending a call by a name: one that was left, one that its client named, one of the same connection."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from venvd_contract import operations
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound
+from venvd_core import wire
+from venvd_core.calls import Call, Request
+
+_REMEMBERED = 4096
+_LONGEST_NAME = 128
+
+
+class Left(Protocol):
+    """The calls that nobody has to wait for."""
+
+    def call_of(self, identity: str) -> Call | None: ...
+
+    def was(self, identity: str) -> bool: ...
+
+
+class Cancelling:
+    """Finds calls by name and ends them; one that was ended before is no error."""
+
+    def __init__(self, left: Left) -> None:
+        self._left = left
+        self._named: dict[str, Call] = {}
+        self._known: OrderedDict[Any, None] = OrderedDict()
+
+    def name(self, call: Call, name: str) -> None:
+        """Let `cancel` find a call that its client waits for.
+
+        Raises:
+            Conflict: another call that has not ended has that name.
+            InvalidRequest: it is none.
+        """
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise InvalidRequest(f"the name of a call has at most {_LONGEST_NAME} characters, all of them printable")
+        if name in self._named:
+            raise Conflict(f'there is a call "{name}" already that has not ended')
+        self._named[name] = call
+        call.add_done_callback(lambda _: self._over(name))
+
+    async def cancel(self, request: Request) -> operations.Success:
+        """End the call that is named; who waits for it gets `cancelled`.
+
+        Raises:
+            NotFound: there is no such call, and none was.
+        """
+        identity = operations.checked("cancel", wire.parse_object(request.payload))["id"]
+        if type(identity) not in {str, int, float}:
+            raise InvalidRequest('cancel: the field "id" takes the ID or the name of a call')
+        call = self._find(request, identity)
+        if call is not None:
+            self._remember(identity)
+            if not call.done() and call.owner is not None:
+                call.owner.stop(call)
+        elif identity not in self._known and not self._left.was(str(identity)):
+            raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
+        return operations.Success()
+
+    def _find(self, request: Request, identity: Any) -> Call | None:
+        near = request.nearby(identity) if request.nearby is not None else None
+        if near is not None or not isinstance(identity, str):
+            return near
+        return self._left.call_of(identity) or self._named.get(identity)
+
+    def _over(self, name: str) -> None:
+        del self._named[name]
+        self._remember(name)
+
+    def _remember(self, identity: Any) -> None:
+        self._known[identity] = None
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)

@@ -1,0 +1,111 @@
+"""Calls that were left: how long they are kept, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from venvd_contract.errors import Busy, Conflict, InvalidRequest, NotFound
+from venvd_core.backend import Request
+
+
+async def leave(client: Any, do: str = "echo", **payload: Any) -> str:
+    found = await client.command("call.start", command="eval", payload={"do": do, **payload})
+    return str(found["id"])
+
+
+async def fetch(client: Any, identity: str) -> Any:
+    return await client.command("call.get", id=identity, wait=20)
+
+
+def test_a_result_is_kept_for_its_time(run: Any, wardens: Any, serve: Any) -> None:
+    """When its time has come a result goes, and its ID says so; it can still be cancelled."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(kept_call_seconds=0.3) as client:
+            await client.ready()
+            identity = await leave(client)
+            assert (await fetch(client, identity))["state"] == "succeeded"
+            with pytest.raises(NotFound, match=r"kept for 0\.3 s"):
+                while True:
+                    await fetch(client, identity)
+                    await asyncio.sleep(0.02)
+            assert await client.command("cancel", id=identity) == {"success": True}
+
+    run(work)
+
+
+def test_only_so_many_are_kept(run: Any, wardens: Any, serve: Any) -> None:
+    """The call that ended first makes room for the next; calls that have not ended do not, and then nothing starts."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(kept_calls=2) as client:
+            await client.ready()
+            first, second = await leave(client), await leave(client)
+            await fetch(client, second)
+            await leave(client, "sleep")
+            with pytest.raises(NotFound, match="make room"):
+                await fetch(client, first)
+            await leave(client, "echo")
+            with pytest.raises(Busy, match="2 calls"):
+                await leave(client)
+
+    run(work)
+
+
+def test_only_so_many_bytes_are_kept(run: Any, wardens: Any, serve: Any) -> None:
+    """Results together have a limit; the one that came last is there whatever its size."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(kept_call_bytes=1000) as client:
+            await client.ready()
+            first = await leave(client, text="x" * 600)
+            await fetch(client, first)
+            second = await leave(client, text="y" * 2000)
+            assert (await fetch(client, second))["state"] == "succeeded"
+            with pytest.raises(NotFound, match="make room"):
+                await fetch(client, first)
+
+    run(work)
+
+
+def test_a_name_is_taken_while_its_call_runs(run: Any, wardens: Any, serve: Any) -> None:
+    """Two calls under way have not one name; once the first has ended the name is free."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            running = client.begin("sleep", request={"name": "mine"})
+            with pytest.raises(Conflict, match="mine"):
+                await client.begin(request={"name": "mine"})
+            running.cancel()
+            await asyncio.sleep(0)
+            assert await client.do(request={"name": "mine"})
+            with pytest.raises(InvalidRequest, match="printable"):
+                await client.begin(request={"name": "a\nb"})
+
+    run(work)
+
+
+def test_waiting_is_cancelled_by_name(run: Any, wardens: Any, serve: Any) -> None:
+    """Who waits for a call that was left is let go by `cancel`, and the call goes on."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            identity = await leave(client, "sleep")
+            body = b'{"id":"%b","wait":60}' % identity.encode()
+            waiting = client.backend.call(Request("call.get", body, name="patience"))
+            await client.command("cancel", id="patience")
+            await asyncio.wait([waiting])
+            assert "cancelled" in str(waiting.exception())
+            assert (await client.command("call.get", id=identity))["state"] == "running"
+
+    run(work)

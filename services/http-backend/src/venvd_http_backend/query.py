@@ -1,0 +1,52 @@
+"""What a GET or a DELETE says in its query, as fields of its operation's request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from venvd_contract.errors import InvalidRequest
+from venvd_contract.operations import BY_COMMAND, Operation
+
+_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+
+
+def _bool(text: str) -> bool:
+    return _TRUTH[text.lower()]
+
+
+_READS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    float | None: (float, "a number"),
+    int | None: (int, "a whole number"),
+    bool | None: (_bool, "true or false"),
+    str | None: (str, "a text"),
+}
+
+
+@functools.cache
+def fields(operation: Operation) -> dict[str, Any]:
+    """The fields of the request that may stand in the query, with their types."""
+    hints = get_type_hints(operation.request)
+    return {name: hint for name, hint in hints.items() if hint in _READS}
+
+
+def asked(command: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that a query names; others are ignored.
+
+    Raises:
+        InvalidRequest: a value is not of its field's type; says which.
+    """
+    operation = BY_COMMAND.get(command)
+    if not given or operation is None or operation.http[0] not in {"GET", "DELETE"}:
+        return {}
+    known = fields(operation)
+    return {name: _read(command, name, known[name], text) for name, text in given.items() if name in known}
+
+
+def _read(command: str, name: str, hint: Any, text: str) -> Any:
+    read, says = _READS[hint]
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        raise InvalidRequest(f'{command}: the field "{name}" takes {says}, not "{text[:40]}"') from None
