@@ -2,7 +2,8 @@
 
 A line that starts with `> ` is sent, one that starts with `< ` is what came back, `#` begins a comment. What is
 different each time stands there as a name: `<handle 1>` is the first handle that was given out, and means it when it
-is sent, `<call 1>` the first call that was left; `<token>` is the backend's token; `<time>`, `<seconds>`, `<count>` and `<address>` stand for such.
+is sent, `<call 1>` the first call that was left; `<token>` is the backend's token; `<time>`, `<seconds>`, `<count>`
+and `<address>` stand for such.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def test_every_route_is_in_a_snapshot() -> None:
     sent = re.findall(r"^> ([A-Z]+) (/\S*)", text, re.MULTILINE)
     for method, path in (operation.http for operation in OPERATIONS):
         pattern = re.sub(r"\{id\}", "[^/]+", path)
-        assert any(each == method and re.fullmatch(pattern, route.partition("?")[0]) for each, route in sent), f"{method} {path}"
+        named = [route.partition("?")[0] for each, route in sent if each == method]
+        assert any(re.fullmatch(pattern, route) for route in named), f"{method} {path}"
 
 
 def test_every_snapshot_holds_answers() -> None:
