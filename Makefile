@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format up down base-images lock proto clean
+.PHONY: help install demo test test-fast lint bench format up down base-images lock proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test-fast: install ## the tests of the packages alone: no engine, no package ind
 
 lint: install ## ruff, mypy, stale locks and stubs
 	@scripts/lint
+
+bench: ## figures beside their floors, as a table and as JSON (ARGS="--quick --only http --engine local"; --help)
+	@scripts/with-engine scripts/bench $(ARGS)
 
 format: install ## ruff's formatter and its safe fixes
 	@$(PYTHON_BIN) -m ruff format . && $(PYTHON_BIN) -m ruff check --fix .

@@ -1,0 +1,97 @@
+"""A client in a process of its own, from both ends: `Asked` starts it and asks for batches, `main` is that process."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks import machine
+from benchmarks.figure import Address, Side, UnmeasurableError
+
+MODULE = "benchmarks.asking"
+PATIENCE = 180
+"""Seconds for one batch."""
+
+
+class Asked:
+    """A running client of one side, on the given cores."""
+
+    def __init__(self, side: Side, address: Address, cores: set[int]) -> None:
+        name = f"{side.client.__module__}:{side.client.__wrapped__.__name__}"  # type: ignore[attr-defined]
+        self._name = name
+        told = {"client": name, "address": asdict(address), "options": side.options, "cores": sorted(cores)}
+        command = [sys.executable, "-m", MODULE, json.dumps(told)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=machine.ENVIRONMENT
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+    def probe(self, batch: int) -> float:
+        """The figure of one batch.
+
+        Raises:
+            UnmeasurableError: the client says why there is none.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(batch, file=self._process.stdin, flush=True)
+            if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+                self._process.kill()
+                raise UnmeasurableError(f"no answer within {PATIENCE} s")
+            answer = json.loads(self._process.stdout.readline() or "{}")
+        except BrokenPipeError:
+            answer = {}
+        if "figure" not in answer:
+            raise UnmeasurableError(answer.get("why", f"{self._name} ended before it answered"))
+        return float(answer["figure"])
+
+
+@contextmanager
+def _client(told: dict[str, Any]) -> Iterator[Any]:
+    module, _, name = told["client"].partition(":")
+    client = getattr(importlib.import_module(module), name)
+    with client(Address(**told["address"]), **told["options"]) as probe:
+        yield probe
+
+
+def _answer(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    machine.place([os.getpid()], set(told["cores"]))
+    try:
+        with _client(told) as probe:
+            gc.freeze()
+            for line in sys.stdin:
+                _answer(figure=probe(int(line)))
+    except UnmeasurableError as error:
+        _answer(why=str(error))
+    except ModuleNotFoundError as error:
+        _answer(why=f"the package {error.name} is not installed (`make bench` installs it)")
+    except Exception as error:
+        _answer(why=f"{type(error).__name__}: {error}")
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The SDK's clients, as a user writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvloop
+
+import venvd
+from benchmarks.clients.timing import median_of, shared_out
+from benchmarks.figure import Address, Probe, UnmeasurableError
+
+
+def wanted(found: object) -> None:
+    if found != 2:
+        raise UnmeasurableError(f"1+1 came to {found!r}")
+
+
+@contextmanager
+def evals(at: Address) -> Iterator[Probe]:
+    """`eval("1+1")`, sync."""
+    with venvd.connect(at.url, at.token) as backend:
+        wanted(backend.eval("1+1"))
+        yield median_of(lambda: backend.eval("1+1"))
+
+
+@contextmanager
+def evals_async(at: Address, tasks: int) -> Iterator[Probe]:
+    """`eval("1+1")` from so many tasks on uvloop."""
+    loop = uvloop.new_event_loop()
+    backend = venvd.connect_async(at.url, at.token)
+    wanted(loop.run_until_complete(backend.eval("1+1")))
+    yield lambda batch: loop.run_until_complete(shared_out(lambda: backend.eval("1+1"), batch, tasks))
+    loop.run_until_complete(backend.close())

@@ -1,0 +1,47 @@
+"""Bare grpc.aio on uvloop: a unary echo, a bidirectional echo, and so many MB in 1 MB chunks; bytes, no messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import uvloop
+
+SERVICE = "floor.Echo"
+CHUNK = bytes(1_000_000)
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
+
+
+async def unary(request: bytes, _context: Any) -> bytes:
+    return request
+
+
+async def stream(_requests: Any, context: Any) -> None:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        await context.write(message)
+
+
+async def chunks(request: bytes, _context: Any) -> AsyncIterator[bytes]:
+    for _ in range(int(request)):
+        yield CHUNK
+
+
+HANDLERS = {
+    "Unary": grpc.unary_unary_rpc_method_handler(unary),
+    "Stream": grpc.stream_stream_rpc_method_handler(stream),
+    "Chunks": grpc.unary_stream_rpc_method_handler(chunks),
+}
+
+
+async def main() -> None:
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, HANDLERS),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"grpc://127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

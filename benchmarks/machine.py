@@ -1,0 +1,69 @@
+"""The machine: what it is, which core everything runs on, what its processes hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+"""Of the processes of a run, which import this package and the tests' harness."""
+
+
+def facts() -> dict[str, object]:
+    """What a figure depends on."""
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def tree(pid: int) -> list[int]:
+    """The process and everything below it."""
+    found, todo = [], [pid]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                todo += map(int, children.read_text().split())
+    return found
+
+
+def place(roots: Iterable[int], cores: set[int]) -> None:
+    """Let every thread of these processes and of those below them run on these cores only; what they start, too.
+
+    Raises:
+        RuntimeError: the kernel did not do it.
+    """
+    for pid in (pid for root in roots for pid in tree(root)):
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), cores)
+                if os.sched_getaffinity(int(task.name)) != cores:
+                    raise RuntimeError(f"process {pid} does not stay on the cores {sorted(cores)}")
+
+
+def pss(root: int) -> float:
+    """Proportional memory of a process and everything below it, in MB: what is shared is divided among its users."""
+    total = 0
+    for pid in tree(root):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+    return total * 1024 / 1e6

@@ -1,0 +1,1 @@
+"""Others that run Python remotely, from the package index, as their manuals say to run them."""
