@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import socket
 import threading
 import warnings
@@ -82,6 +84,35 @@ def test_errors_of_the_contract_pass() -> None:
     with pytest.raises(InvalidRequest) as caught, translated("dance"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "/venvd"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/venvd"),
+    ],
+)
+def test_files_of_this_machine_are_not_the_engine(error: OSError) -> None:
+    """A full or read-only disk is told as such, with the file; the engine answers all the while."""
+    with pytest.raises(Unavailable, match=f"could not dance on its own machine: {error.strerror}"), translated("dance"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+        requests.ConnectionError("gone"),
+        TimeoutError("slow"),
+    ],
+)
+def test_an_engine_that_is_away_is_told(error: OSError) -> None:
+    """What fails at the engine's socket is the engine's absence."""
+    with pytest.raises(Unavailable, match="the Docker Engine does not answer"), translated("dance"):
+        raise error
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from venvd_contract.errors import Conflict, Internal, NotFound, Unavailable, Ven
 AWAY = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What the SDK raises where the engine is not there, or goes away in the middle of a call."""
 
+_OF_FILES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""Errors of files that may come without a file's name, from a write."""
 _NOISE = re.compile(r"^\w*Error\(?|[()'\"]+$")
 
 
@@ -32,7 +35,15 @@ def translated(doing: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise _refused(doing, error) from error
     except AWAY as error:
+        if _is_files(error):
+            raise Unavailable(f"the controller could not {doing} on its own machine: {reason(error)}") from error
         raise Unavailable(f"the Docker Engine does not answer (to {doing}): {reason(error)}") from error
+
+
+def _is_files(error: Exception) -> bool:
+    """Whether a file of this machine is what failed, and not the connection to the engine."""
+    wrapped = isinstance(error, (docker.errors.DockerException, requests.RequestException))
+    return not wrapped and isinstance(error, OSError) and (error.filename is not None or error.errno in _OF_FILES)
 
 
 def _refused(doing: str, error: docker.errors.APIError) -> VenvdError:
@@ -55,10 +66,13 @@ def explanation(error: docker.errors.APIError) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause that says something."""
+    """The first cause that the system gave, else the innermost."""
     found = error
-    while found.__cause__ is not None or found.__context__ is not None:
-        found = found.__cause__ or found.__context__ or found
+    while not (isinstance(found, OSError) and found.strerror):
+        inner = found.__cause__ or found.__context__
+        if inner is None:
+            break
+        found = inner
     if isinstance(found, OSError) and found.strerror:
         return found.strerror + (f": {found.filename}" if found.filename else "")
     return _NOISE.sub("", str(found)) or type(found).__name__
