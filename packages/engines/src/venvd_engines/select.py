@@ -53,7 +53,9 @@ def _local(settings: EngineSettings) -> Engine:
 def _docker(settings: EngineSettings) -> Engine:
     from venvd_engines.docker.engine import DockerEngine  # noqa: PLC0415
 
-    return DockerEngine(settings)
+    engine = DockerEngine(settings)
+    engine.check()
+    return engine
 
 
 @dataclass(frozen=True)

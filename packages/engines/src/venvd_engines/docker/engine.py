@@ -60,7 +60,10 @@ class DockerEngine:
             return
         known = self._site.api.info().get("Runtimes") or {}
         if wanted not in known:
-            raise Unavailable(f'the Docker Engine has no OCI runtime "{wanted}"; it has {", ".join(sorted(known))}')
+            raise Unavailable(
+                f'VENVD_OCI_RUNTIME is "{wanted}": the Docker Engine has no such OCI runtime; '
+                f"it has {', '.join(sorted(known))}"
+            )
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
