@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 import venvd
 from venvd import launch, private, processes
@@ -37,6 +39,7 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
     """Start a controller with the state of VENVD_HOME, and the manifest of this directory where there is one."""
     url = _running()
     if url is not None:
+        _check_port(url, port)
         private.keep()
         shown = {"url": url, "pid": processes.recorded(_pid_file()), "home": str(home())}
         state.show(shown, f"a controller already answers at {url}")
@@ -46,6 +49,17 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
         state.say(f"its log: {started.log}; `venvd down` stops it")
     else:
         _attend(state, host, port)
+
+
+def _check_port(url: str, port: int) -> None:
+    """Raises `Conflict` where the home's controller runs, but on another port than was asked for."""
+    asked = click.get_current_context().get_parameter_source("port") is not ParameterSource.DEFAULT
+    running = urlsplit(url).port
+    if asked and running not in {None, port}:
+        raise venvd.Conflict(
+            f"the controller of {home()} runs already, at {url} and not on port {port}: `venvd down` stops it first; "
+            "another beside it needs a home of its own (VENVD_HOME)"
+        )
 
 
 def _start(state: State, host: str, port: int) -> launch.Started:
