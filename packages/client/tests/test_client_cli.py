@@ -141,6 +141,21 @@ def test_every_reading_command_speaks_json_and_text(cli: Cli, words: list[str], 
     assert cli(*words).out is not None
 
 
+def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site: Any) -> None:
+    """By the variable that sets it, or another that its default follows."""
+    found = {item["name"]: item for item in run(site.environment(), "config", "--json").json["settings"]}
+    assert found["VENVD_HOME"]["variable"] == "VENVD_HOME"
+    assert (found["VENVD_MAX_BODY"]["source"], found["VENVD_MAX_BODY"]["variable"]) == ("default", None)
+    theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(venvd.launch.free_port())}
+    run(theirs, "up", "--detach")
+    try:
+        text = run(theirs, "config").out
+    finally:
+        run(theirs, "down")
+    assert "/nowhere.pem  (environment: SSL_CERT_FILE)" in text
+    assert "missing: SSL_CERT_FILE" in text
+
+
 def test_lists_show_what_there_is(cli: Cli) -> None:
     """Names, states and versions are in the tables."""
     text = cli("list").out
@@ -329,6 +344,9 @@ def test_up_and_down(elsewhere: dict[str, str]) -> None:
     try:
         assert run(elsewhere, "status", "--json").json["home"] == elsewhere["VENVD_HOME"]
         assert run(elsewhere, "up", "--detach", "--port", port, "--json").json == up
+        assert run(elsewhere, "up", "--detach", "--json").json == up
+        other = run(elsewhere, "up", "--detach", "--port", "1", "--json", status=1).json
+        assert (other["code"], up["url"] in other["detail"]) == ("conflict", True)
     finally:
         down = run(elsewhere, "down", "--json").json
     assert down == {"stopped": True, "pid": up["pid"]}

@@ -36,7 +36,7 @@ def test_secrets_are_not_in_the_config(client: TestClient, program: Program) -> 
     """`/v1/config` tells settings and gaps of the engine, and no token."""
     answer = client.get("/v1/config")
     assert program.home.token not in answer.text
-    assert "engine" in {setting["name"] for setting in answer.json()["settings"]}
+    assert "VENVD_ENGINE" in {setting["name"] for setting in answer.json()["settings"]}
     assert any("network" in gap for gap in answer.json()["unsafe"])
 
 

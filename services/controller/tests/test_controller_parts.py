@@ -6,15 +6,51 @@ import stat
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import inspect
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import VenvSpec
+from venvd_controller.complaints import complaints
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
 from venvd_controller.manifest import Manifest, read
+from venvd_controller.settings import Settings
 from venvd_controller.specs import checked_venv, is_loopback, provider_name
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ENGINE", "abacus", "it takes auto, docker or local"),
+        ("PORT", "70000", "it takes a whole number of at least 0 and at most 65535"),
+        ("PORT", "http", "it takes a whole number of at least 0 and at most 65535"),
+        ("START_TIMEOUT", "0", "it takes a number of more than 0"),
+        ("IMAGE_KEEP", "nan", "it takes a number of at least 0"),
+        ("ALLOW_SOURCE_BUILDS", "maybe", "it takes 1 or 0"),
+        ("SESSION_LIMITS", "{", "it takes a JSON object of memoryBytes"),
+        ("SESSION_LIMITS", '{"handles": "many"}', "it takes a JSON object of memoryBytes"),
+        ("URL", "http://[", "it takes the address by which clients reach the controller"),
+        ("BASE_IMAGE", "python:{tag}", "it takes an image's name with {version} or {minor}"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:
+    """One line: the variable, what it has, what would be right."""
+    monkeypatch.setenv(f"VENVD_{variable}", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (line,) = complaints(caught.value)
+    assert line.startswith(f'VENVD_{variable} is "{value}": {says}')
+
+
+def test_each_wrong_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are told at once."""
+    monkeypatch.setenv("VENVD_ENGINE", "abacus")
+    monkeypatch.setenv("VENVD_PORT", "x")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [line.partition(" ")[0] for line in complaints(caught.value)] == ["VENVD_PORT", "VENVD_ENGINE"]
 
 
 def test_secrets_of_a_home_are_its_owners(tmp_path: Path) -> None:

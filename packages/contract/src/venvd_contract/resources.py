@@ -246,9 +246,12 @@ class ControllerStatus:
 @dataclass
 class Setting:
     name: str
+    """The environment variable that sets it."""
     value: Any
     source: str
     """`default`, `environment` or `file`."""
+    variable: Optional[str] = None
+    """The environment variable that the value is from, which may be another than `name`: `SSL_CERT_FILE`, say."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from venvd_contract.errors import Conflict, VenvdError
 from venvd_controller import app, logs
+from venvd_controller.complaints import complaints
 from venvd_controller.home import Home
 from venvd_controller.program import Program, build
 from venvd_controller.settings import Settings
@@ -68,7 +70,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with VENVD_PORT") from None
+        wrong = "VENVD_PORT" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "VENVD_HOST"
+        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with {wrong}") from None
     return listener
 
 
@@ -83,8 +86,7 @@ def main() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        for found in error.errors():
-            print(f"VENVD_{str(found['loc'][0]).upper()}: {found['msg']}", file=sys.stderr)
+        print(*complaints(error), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
     logs.configure(settings.log_level)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Unavailable, VenvdError
 from venvd_contract.resources import ConfigReport, ControllerStatus
 from venvd_controller import __version__, metrics, moving
 from venvd_controller.backends import Backends
@@ -92,7 +92,12 @@ def build(settings: Settings, home: Home, choose: Choose) -> Program:
     Raises:
         VenvdError: what keeps it from serving: its database, its engine, its manifest.
     """
-    settings.sockets.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        settings.sockets.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"the run directory {settings.sockets} cannot be made: {error.strerror}; name another with VENVD_RUN_DIR"
+        ) from None
     database = open_database(_database_url(settings, home))
     engine, reason = moving.choose_engine(settings.engine, database, home.id, choose)
     operations = Operations(database, settings.max_operations)

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,8 @@ from venvd_controller.specs import is_loopback
 from venvd_engines.engine import EngineSettings
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_FALLBACKS = {"home": ("XDG_STATE_HOME",), "ca_bundle": _CA_VARIABLES}
+"""Variables that the default of a setting comes from."""
 
 
 def default_home() -> Path:
@@ -41,10 +44,24 @@ def default_source_dir() -> Path | None:
     return None
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _limit(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
 class Settings(BaseSettings):
     """Fields are the variables of the same name with the prefix `VENVD_`."""
 
-    model_config = SettingsConfigDict(env_prefix="VENVD_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VENVD_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     home: Path = Field(default_factory=default_home)
     run_dir: Path | None = None
@@ -52,7 +69,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8600, ge=0, le=65535)
     url: str | None = None
     token: SecretStr | None = None
-    engine: str = Field(default="auto", pattern="^(auto|docker|local)$")
+    engine: Literal["auto", "docker", "local"] = "auto"
     base_image: str | None = None
     index_url: SecretStr | None = None
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
@@ -84,20 +101,42 @@ class Settings(BaseSettings):
     build_cpus: float = Field(default=2.0, gt=0)
     session_limits: str = "{}"
     """Limits of sessions that name none: JSON, fields of `Limits`."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("home", "run_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, text: str | None) -> str | None:
+        if text is not None and not _is_http(text):
+            raise ValueError("takes the address by which clients reach the controller, such as http://10.0.0.5:8600")
+        return text
+
+    @field_validator("base_image")
+    @classmethod
+    def _template(cls, text: str | None) -> str | None:
+        try:
+            if text is not None:
+                text.format(version="3.13.5", minor="3.13")
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError(
+                "takes an image's name with {version} or {minor} in it and no other braces: python:{version}-slim, say"
+            ) from None
+        return text
+
     @field_validator("session_limits")
     @classmethod
     def _known_limits(cls, text: str) -> str:
-        found = json.loads(text)
         known = [one.name for one in fields(Limits)]
-        if not isinstance(found, dict) or not set(found) <= set(known):
-            raise ValueError(f"takes a JSON object of {', '.join(known)}")
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not set(found) <= set(known) or not all(map(_limit, found.values())):
+            raise ValueError(f"takes a JSON object of {', '.join(known)}, each a whole number of at least 1, or null")
         return text
 
     @property
@@ -128,8 +167,9 @@ def report(
     """Every setting with its source, the guards that are off, and what does not work; secrets are not told."""
     found = []
     for name in type(settings).model_fields:
-        source = "environment" if f"VENVD_{name.upper()}" in os.environ else "default"
-        found.append(Setting(name, _shown(getattr(settings, name)), source))
+        variable = _variable(name)
+        source = "environment" if variable else "default"
+        found.append(Setting(f"VENVD_{name.upper()}", _shown(getattr(settings, name)), source, variable))
     unsafe = list(gaps)
     if not is_loopback(settings.host):
         unsafe.append(
@@ -145,12 +185,20 @@ def report(
     return ConfigReport(found, unsafe, [*_missing(settings), *problems])
 
 
+def _variable(field: str) -> str | None:
+    """The environment variable that gave a setting its value: its own, or one that its default comes from."""
+    candidates = (f"VENVD_{field.upper()}", *_FALLBACKS.get(field, ()))
+    there = {name.upper() for name, value in os.environ.items() if value}
+    return next((name for name in candidates if name in there), None)
+
+
 def _missing(settings: Settings) -> list[str]:
     missing = []
     if settings.ca_bundle is not None and not settings.ca_bundle.is_file():
-        missing.append(f"ca_bundle: there is no file {settings.ca_bundle}")
-    if settings.source_dir is None:
-        missing.append("source_dir: the servers' sources are not found; their images cannot be built")
+        missing.append(f"{_variable('ca_bundle')}: there is no file {settings.ca_bundle}")
+    if settings.source_dir is None or not (settings.source_dir / "services").is_dir():
+        where = f"below {settings.source_dir}" if settings.source_dir else "anywhere"
+        missing.append(f"VENVD_SOURCE_DIR: the servers' sources are not {where}; their images cannot be built")
     return missing
 
 

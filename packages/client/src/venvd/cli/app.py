@@ -13,6 +13,7 @@ import venvd
 from venvd.cli import backend, code, operation, runtime, server, venv
 from venvd.cli.command import Group, State, fields, names, pass_state, wants_json
 from venvd.cli.progress import FailedError
+from venvd_contract.resources import Setting
 
 DONE, FAILED, WRONG_WORDS, NOT_FOUND, NO_CONTROLLER = range(5)
 
@@ -100,10 +101,14 @@ def list_(state: State) -> None:
 def config(state: State) -> None:
     """Every setting and where it came from; what is unsafe or missing."""
     found = state.controller.config()
-    lines = [fields([(item.name, f"{item.value}  ({item.source})") for item in found.settings])]
+    lines = [fields([(item.name, f"{item.value}  ({_source(item)})") for item in found.settings])]
     lines += [click.style(f"unsafe: {word}", fg="yellow") for word in found.unsafe]
     lines += [click.style(f"missing: {word}", fg="yellow") for word in found.missing]
     state.show(found, "\n".join(lines))
+
+
+def _source(item: Setting) -> str:
+    return item.source if item.variable in {None, item.name} else f"{item.source}: {item.variable}"
 
 
 @app.command("completion")
