@@ -306,9 +306,17 @@ def test_a_refused_token_is_named(cli: Cli, site: Any) -> None:
 
 
 def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
-    """An operation that fails is exit code 1 and names the port; the failed backend can be stopped."""
+    """An operation that fails is exit code 1 and names the port. The backend stays with its error, stands in nobody's
+    way, and the next start of its name takes its place.
+    """
     port = site.backend.url.rpartition(":")[2]
-    assert port in cli("start", "http", "--venv", "plain", "--name", "taken", "--port", port, status=1).err
+    start = ["start", "http", "--venv", "plain", "--name", "taken"]
+    assert port in cli(*start, "--port", port, status=1).err
+    found = cli("status", "taken", "--json").json
+    assert (found["state"], port in found["error"]) == ("failed", True)
+    assert cli("eval", "6 * 7").out == "42\n"
+    assert cli(*start, "--json").json["state"] == "running"
+    assert cli(*start, "--json", status=1).json["code"] == "conflict"
     cli("stop", "taken")
 
 

@@ -81,7 +81,7 @@ class Backends:
     # ---- changing ----
 
     def start(self, spec: BackendSpec, *, owned: bool = False) -> tuple[Backend, OperationInfo]:
-        """Begin to start a new backend.
+        """Begin to start a new backend; it takes the place of one of that name which failed and never ran.
 
         Raises:
             InvalidRequest: a field is wrong.
@@ -106,11 +106,15 @@ class Backends:
         return row or self._venvs.add_default(session)
 
     def _add(self, session: Session, spec: BackendSpec, *, owned: bool) -> BackendRow:
-        taken = set(session.scalars(select(BackendRow.name)))
+        taken = {row.name for row in session.scalars(select(BackendRow)) if owned or not _replaceable(row)}
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; delete it first, or take another name')
         name = spec.name or _free_name(f"{spec.venv}-{spec.type}", taken)
         self._check_sockets(session, spec, name)
+        failed = session.get(BackendRow, name)
+        if failed is not None:
+            session.delete(failed)
+            session.flush()
         row = BackendRow(
             name=name,
             venv=spec.venv,
@@ -244,6 +248,11 @@ class Backends:
             error=row.error,
             operation=row.operation,
         )
+
+
+def _replaceable(row: BackendRow) -> bool:
+    """Whether a backend is kept only so that its error can be read: a new start of its name takes its place."""
+    return row.wanted and row.state == "failed" and not row.owned
 
 
 def wait_before(failures: int) -> float:

@@ -45,12 +45,13 @@ def details(found: Backend) -> str:
 
 
 def chosen(state: State, name: str | None) -> str:
-    """The backend that is meant: the one named, or the only one."""
+    """The backend that is meant: the one named, or the only one, apart from those that never came to run."""
     if name is not None:
         return name
-    found = state.controller.backends.list()
-    if not found:
+    listed = state.controller.backends.list()
+    if not listed:
         raise venvd.NotFound("no backend runs: `venvd start http` starts one")
+    found = [item for item in listed if item.state != "failed"] or listed
     if len(found) > 1:
         raise click.UsageError(f"which backend? {', '.join(item.name for item in found)}")
     return found[0].name

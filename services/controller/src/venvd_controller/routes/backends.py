@@ -26,6 +26,9 @@ def list_backends(here: Here, part: Part) -> PageOf[Backend]:
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
 def start_backend(here: Here, spec: Json[BackendSpec]) -> BackendStart:
+    """A backend whose first start fails stays, `failed`, with its error, until it is deleted, restarted, or started
+    again under the same name.
+    """
     return BackendStart(*here.backends.start(spec))
 
 
