@@ -13,6 +13,8 @@ from venvd_engines.local.processes import descendants
 
 PATIENCE = 30
 MIB = 1 << 20
+RESERVE = ("venvd-zygote", "venvd-spare")
+"""Names of processes that are no sessions."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,20 @@ class Parts:
     server: int
     warden: int
 
+    def zygote(self) -> list[int]:
+        """The zygote, and the forks of it that wait."""
+        return [pid for pid in descendants(self.warden) if _name(pid) in RESERVE]
+
     def sessions(self) -> list[int]:
-        return list(descendants(self.warden))
+        return [pid for pid in descendants(self.warden) if _name(pid) not in RESERVE]
 
     def held(self) -> dict[str, Held]:
-        parts = {"server": [self.server], "warden": [self.warden], "sessions": self.sessions()}
+        parts = {
+            "server": [self.server],
+            "warden": [self.warden],
+            "zygote": self.zygote(),
+            "sessions": self.sessions(),
+        }
         return {name: held(pids) for name, pids in parts.items()}
 
 
@@ -58,6 +69,13 @@ def held(pids: list[int]) -> Held:
     found = [each for pid in pids if (each := _held(pid)) is not None]
     columns = [sum(column) for column in zip(*found, strict=True)] or [0, 0, 0]
     return Held(len(found), *columns)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _held(pid: int) -> tuple[int, int, int] | None:

@@ -17,7 +17,7 @@ from harness.stack import Running, Stack
 
 SESSIONS = 7
 WARM_UP = 2.0
-GROWTH = {"server": 24 * MIB, "warden": 4 * MIB, "sessions": 24 * MIB}
+GROWTH = {"server": 24 * MIB, "warden": 4 * MIB, "zygote": 4 * MIB, "sessions": 24 * MIB}
 """Bytes that memory may grow by, however long the load was: allocators do not give all of it back."""
 SPARE_THREADS = 4
 """Of pools that grow to a size of their own and stay there."""

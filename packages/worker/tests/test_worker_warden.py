@@ -177,7 +177,7 @@ def test_sessions_die_with_their_warden(new_host: Any, tools: Any) -> None:
 
 
 def test_no_descriptors_are_lost(new_host: Any, tools: Any) -> None:
-    """A hundred sessions that come and go leave the warden with the descriptors that it had."""
+    """Sessions that come and go leave the warden with the descriptors that it had."""
     host = new_host()
 
     def count() -> int:
@@ -191,10 +191,10 @@ def test_no_descriptors_are_lost(new_host: Any, tools: Any) -> None:
         session.close()
 
     one()
-    before = tools.wait_for(count)
+    most = count() + SPARES  # of which none may have been there yet
     for _ in range(10):
         one()
-    assert count() <= before
+    assert count() <= most
 
 
 def test_user_code_cannot_read_the_warden(host: Any, session: Any) -> None:
@@ -204,6 +204,8 @@ def test_user_code_cannot_read_the_warden(host: Any, session: Any) -> None:
     assert session.eval(f"import os\nos.stat('/proc/{host.process.pid}/fd').st_uid") == 0
 
 
+SPARES = 2
+"""Forks of the zygote that wait, each with a descriptor of the warden's."""
 INSIDE = """
 import os, signal
 mine = []

@@ -1,4 +1,4 @@
-"""The programs of the worker archive: `warden` and `session`."""
+"""The programs of the worker archive: `warden`, `zygote` and `session`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ def main() -> None:
         _warden()
     elif program == "session" and len(sys.argv) == 3:
         _session(int(sys.argv[2]))
+    elif program == "zygote" and len(sys.argv) == 3:
+        _zygote(int(sys.argv[2]))
     else:
-        sys.exit("usage: python -I {} warden --channel DIR [--work-dir DIR] [--site DIR]".format(sys.argv[0]))
+        sys.exit(
+            "usage: python -I {} warden --channel DIR [--work-dir DIR] [--site DIR] [--preload MODULE]...".format(
+                sys.argv[0]
+            )
+        )
 
 
 def _session(control: int) -> NoReturn:
     from venvd_worker import session  # noqa: PLC0415 - each program loads only what it needs
 
     session.main(control)
+
+
+def _zygote(control: int) -> NoReturn:
+    from venvd_worker import zygote  # noqa: PLC0415
+
+    zygote.main(control)
 
 
 def _warden() -> None:

@@ -9,8 +9,13 @@ from typing import List
 
 from venvd_worker.environment import take_worker_env
 from venvd_worker.launching import Settings
+from venvd_worker.nursery import Nursery, Plan
 from venvd_worker.starting import FreshInterpreter
 from venvd_worker.warden import Warden
+
+_PRELOAD = "a module that is imported once, before sessions are forked; repeatable"
+_TIMEOUT = "what importing all of them may take"
+_SPARES = "processes that are forked ahead, for sessions that are yet to come"
 
 
 def run_warden(archive: str, arguments: List[str]) -> None:
@@ -19,6 +24,10 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     parser.add_argument("--channel", required=True, help="directory for warden.sock")
     parser.add_argument("--work-dir", help="directory for the directories of sessions; default: a new temporary one")
     parser.add_argument("--site", help="directory of installed packages, where the interpreter does not know it")
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=_PRELOAD)
+    parser.add_argument("--preload-timeout", type=float, default=30.0, metavar="SECONDS", help=_TIMEOUT)
+    parser.add_argument("--spares", type=int, default=2, metavar="N", help=_SPARES)
+    parser.add_argument("--no-zygote", action="store_true", help="every session is an interpreter of its own")
     chosen = parser.parse_args(arguments)
     work_dir = chosen.work_dir or tempfile.mkdtemp(prefix="venvd-work-")
     os.makedirs(work_dir, mode=0o700, exist_ok=True)
@@ -30,4 +39,13 @@ def run_warden(archive: str, arguments: List[str]) -> None:
         site=chosen.site and os.path.abspath(chosen.site),
         env=take_worker_env(),
     )
-    Warden(settings, FreshInterpreter(archive)).run()
+    plan = Plan(
+        work_dir=settings.work_dir,
+        site=settings.site,
+        env=settings.env,
+        preload=chosen.preload,
+        timeout=chosen.preload_timeout,
+        spares=None if chosen.no_zygote else max(0, chosen.spares),
+    )
+    zygote = FreshInterpreter(archive, "zygote")
+    Warden(settings, FreshInterpreter(archive), lambda loop, tell: Nursery(loop, plan, zygote, tell)).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 from collections import deque
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -120,6 +121,21 @@ def pair() -> Tuple[Control, socket.socket]:
     """Two ends of a new control connection: one to use here, one to hand on."""
     mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return Control(mine), other
+
+
+def awaited(own: Control) -> Packet:
+    """The next packet, however long it takes.
+
+    Raises:
+        EOFError, Garbled: as `receive` does.
+    """
+    poll = select.poll()
+    poll.register(own.fileno(), select.POLLIN)
+    packet = None
+    while packet is None:
+        poll.poll()
+        packet = own.receive()
+    return packet
 
 
 def close_all(descriptors: Sequence[int]) -> None:

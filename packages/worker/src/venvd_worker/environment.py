@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from typing import Dict, Mapping
+from typing import Dict, Iterable, Mapping
 
 from venvd_worker.directories import Directory
 
 WORKER_ENV = "VENVD_WORKER_ENV"
 
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_READ_AT_START = re.compile(
+    r"(PYTHON|LD_|MALLOC_|GLIBC_|LC_|LANG|OMP_|GOMP_|KMP_|MKL_|BLIS_|OPENBLAS|GOTO_|NUMEXPR|NUMBA_|VECLIB_)"
+    r"|.*_NUM_THREADS$"
+)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -41,3 +46,8 @@ def session_environment(asked: Mapping[str, str], directory: Directory) -> Dict[
         found["VIRTUAL_ENV"] = root
     found.update(asked)
     return found
+
+
+def read_at_start(asked: Iterable[str]) -> bool:
+    """Whether one of these variables counts only while an interpreter or a library starts: a fork comes too late."""
+    return any(_READ_AT_START.match(name) for name in asked)

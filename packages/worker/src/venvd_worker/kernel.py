@@ -17,6 +17,7 @@ _fflush.argtypes = [ctypes.c_void_p]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGNALFD_INFO = struct.Struct("<IiiI")
 _SIGNALFD_SIZE = 128
@@ -42,6 +43,17 @@ def adopt_orphans() -> None:
 def hide_memory() -> None:
     """Keep other processes of this user from reading this one's memory and taking its descriptors."""
     _control_process(_PR_SET_DUMPABLE, 0)
+
+
+def show_memory() -> None:
+    """Take `hide_memory` back."""
+    _control_process(_PR_SET_DUMPABLE, 1)
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` call this process, in 15 bytes."""
+    text = ctypes.create_string_buffer(name.encode())
+    _control_process(_PR_SET_NAME, ctypes.addressof(text))
 
 
 def flush_stdio() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.operations import Limits
 from venvd_worker import control, directories, logs
+from venvd_worker.directories import Directory
 from venvd_worker.environment import session_environment
+from venvd_worker.logs import LogPipe
+from venvd_worker.nursery import Child
 from venvd_worker.slots import Memory, Watch
 from venvd_worker.starting import Starter
 from venvd_worker.ward import Ward
@@ -26,6 +29,17 @@ class Settings:
     env: Dict[str, str]
 
 
+@dataclass(frozen=True)
+class Order:
+    """A session that was asked for; `env` is what its client asks for, `slot` its index in `memory`."""
+
+    name: str
+    slot: int
+    limits: Limits
+    env: Dict[str, str]
+    memory: Memory
+
+
 class Launcher:
     """Makes sessions; no two of them ever share a directory."""
 
@@ -34,39 +48,61 @@ class Launcher:
         self._starter = starter
         self._number = 0
 
-    def launch(self, name: str, index: int, limits: Limits, env: Dict[str, str], memory: Memory) -> Tuple[Ward, int]:
-        """A new session with the slot `index`, and the server's end of its stream.
+    def launch(self, order: Order, child: Optional[Child]) -> Tuple[Ward, int]:
+        """A new session, and the server's end of its stream.
+
+        Args:
+            order: what it is to be.
+            child: the process that becomes it; a fresh one where there is none.
 
         Raises:
             OSError: no process could be made.
         """
         self._number += 1
-        directory = directories.make(self._settings.work_dir, "{}-{}".format(name, self._number))
-        environment = session_environment({**self._settings.env, **env}, directory)
-        mine, its = control.pair()
-        server_end, session_end = socket.socketpair()
+        directory = directories.make(self._settings.work_dir, "{}-{}".format(order.name, self._number))
+        env = session_environment({**self._settings.env, **order.env}, directory)
         (output, output_end), (errors, errors_end) = logs.pipe(1), logs.pipe(2)
+        server_end, session_end = socket.socketpair()
+        config = self._config(order, directory)
+        descriptors = [session_end.detach(), os.dup(order.memory.descriptor)]
         try:
-            pid = self._starter.start(its, output_end, errors_end, environment, directory)
+            if child is None:
+                child = self._fresh([output_end, errors_end], env, directory)
+                control.close_all([output_end, errors_end])
+            else:
+                config["env"] = env
+                descriptors += [output_end, errors_end]
         except OSError:
-            for end in (server_end, session_end):
-                end.close()
-            for pipe in (output, errors):
-                pipe.close()
-            mine.close()
+            server_end.close()
+            control.close_all([*descriptors, output_end, errors_end])
+            _close([output, errors])
             directories.remove(directory.root)
+            raise
+        child.control.send(config, descriptors)
+        watch = Watch(order.memory, order.slot)
+        ward = Ward(order.name, child.pid, watch, order.limits, directory, child.control, [output, errors])
+        return ward, server_end.detach()
+
+    def _fresh(self, streams: Sequence[int], env: Dict[str, str], directory: Directory) -> Child:
+        mine, its = control.pair()
+        try:
+            return Child(self._starter.start(its, streams[0], streams[1], env, directory), mine)
+        except OSError:
+            mine.close()
             raise
         finally:
             its.close()
-            control.close_all([output_end, errors_end])
-        mine.send(self._config(limits, directory, memory, index), [session_end.detach(), os.dup(memory.descriptor)])
-        return Ward(name, pid, Watch(memory, index), limits, directory, mine, [output, errors]), server_end.detach()
 
-    def _config(self, limits: Limits, directory: directories.Directory, memory: Memory, index: int) -> Dict[str, Any]:
+    def _config(self, order: Order, directory: Directory) -> Dict[str, Any]:
         return {
-            "slots": memory.count,
-            "slot": index,
-            "limits": vars(limits),
+            "slots": order.memory.count,
+            "slot": order.slot,
+            "limits": vars(order.limits),
             "files": directory.files,
             "site": self._settings.site,
         }
+
+
+def _close(pipes: List[LogPipe]) -> None:
+    for pipe in pipes:
+        pipe.close()

@@ -10,7 +10,7 @@ import site
 import socket
 import sys
 from types import ModuleType, SimpleNamespace
-from typing import Any, Dict, List, NoReturn
+from typing import Any, Dict, List, NoReturn, Sequence
 
 from venvd_contract.errors import VenvdError
 from venvd_contract.operations import Limits
@@ -29,15 +29,25 @@ from venvd_worker.slots import Memory, Slot
 from venvd_worker.streams import Stream
 
 _OWN = ("venvd_contract", "venvd_worker")
+_NAME = "venvd-session"
 _OOM_SCORE = 900
 """Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
 
 
 def main(control_descriptor: int) -> NoReturn:
-    """Be the session that the warden describes over `control_descriptor`; never returns."""
+    """Be the session that the warden describes over `control_descriptor`, in an interpreter of its own."""
+    own = Control(socket.socket(fileno=lift(control_descriptor)))
+    config, descriptors = control.awaited(own)
+    seclude()
+    run(own, config, descriptors)
+
+
+def run(own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
+    """Be the session of `config`, with its stream and the memory of its slots; `seclude` came before."""
+    kernel.name_process(_NAME)
     kernel.adopt_orphans()
-    _be_killed_first()
-    session = Session(lift(control_descriptor))
+    yield_memory(_OOM_SCORE)
+    session = Session(own, config, descriptors)
     try:
         session.serve()
     finally:
@@ -48,10 +58,9 @@ def main(control_descriptor: int) -> NoReturn:
 class Session:
     """Answers requests until the server or the warden is gone."""
 
-    def __init__(self, control_descriptor: int) -> None:
+    def __init__(self, own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
         self.status = 1
-        self._control = Control(socket.socket(fileno=control_descriptor))
-        config, descriptors = _receive_config(self._control)
+        self._control = own
         stream, slots = map(lift, descriptors)
         memory = Memory(slots, config["slots"])
         self._slot = Slot(memory.map, config["slot"])
@@ -59,7 +68,6 @@ class Session:
         self._epoll = _lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
-        _seclude()
         _prepare_path(config)
         forks.guard(self._protected)
         self._guard.apply()
@@ -131,26 +139,16 @@ class Session:
             control.close_all(packet.descriptors)
 
 
-def _receive_config(own: Control) -> "tuple[Dict[str, Any], List[int]]":
-    """What the warden says this session is to be; it may say so long after the process was made."""
-    poll = select.poll()
-    poll.register(own.fileno(), select.POLLIN)
-    packet = None
-    while packet is None:
-        poll.poll()
-        packet = own.receive()
-    return packet
-
-
 def _lifted_epoll() -> select.epoll:
     made = select.epoll()
     return select.epoll.fromfd(lift(os.dup(made.fileno())))
 
 
-def _be_killed_first() -> None:
+def yield_memory(score: int) -> None:
+    """Where memory runs out, be ended before what has a lower score; of 1000."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(_OOM_SCORE))
+            file.write(str(score))
     except OSError:
         pass  # it is higher already
 
@@ -162,7 +160,7 @@ def _prepare_path(config: Dict[str, Any]) -> None:
         site.addsitedir(config["site"])
 
 
-def _seclude() -> None:
+def seclude() -> None:
     """Part our modules from the user's: nothing of ours can be imported, and ours keep the functions they have now.
 
     The user may well pin a package of one of our names, and may patch what we use of the standard library.

@@ -1,4 +1,4 @@
-"""Starting a session's process: a fresh interpreter for each."""
+"""Starting a process of the worker archive: a fresh interpreter for each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CANNOT_START = 127
 
 
 class Starter(Protocol):
-    """How sessions come to be. What they are to be, they read from `control`."""
+    """How processes come to be. What they are to be, they read from `control`."""
 
     def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
-        """The process ID of a new session.
+        """The process ID of a new process.
 
         Raises:
             OSError: no process could be made.
@@ -26,10 +26,15 @@ class Starter(Protocol):
 
 
 class FreshInterpreter:
-    """Each session is an interpreter of its own: it shares nothing, and takes as long as Python takes to start."""
+    """Each process is an interpreter of its own: it shares nothing, and takes as long as Python takes to start.
 
-    def __init__(self, archive: str) -> None:
+    Args:
+        program: which of the archive's it runs.
+    """
+
+    def __init__(self, archive: str, program: str = "session") -> None:
         self._archive = archive
+        self._program = program
 
     def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
         warden = os.getpid()
@@ -41,7 +46,7 @@ class FreshInterpreter:
             _take_streams(output, errors)
             os.set_inheritable(control.fileno(), True)
             os.chdir(directory.files)
-            arguments = [sys.executable, "-I", self._archive, "session", str(control.fileno())]
+            arguments = [sys.executable, "-I", self._archive, self._program, str(control.fileno())]
             os.execve(sys.executable, arguments, env)
         finally:
             os._exit(_CANNOT_START)

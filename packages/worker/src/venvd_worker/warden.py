@@ -13,17 +13,19 @@ import sys
 import time
 import traceback
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
 from venvd_worker import control, kernel, usage
 from venvd_worker.control import Control, Garbled, Packet
 from venvd_worker.endings import killed, not_stopping
+from venvd_worker.environment import read_at_start
 from venvd_worker.fields import seconds, text, whole
-from venvd_worker.launching import Launcher, Settings
+from venvd_worker.launching import Launcher, Order, Settings
 from venvd_worker.limits import read_limits
 from venvd_worker.listener import listen
 from venvd_worker.loop import Loop
+from venvd_worker.nursery import Child, Nursery
 from venvd_worker.slots import REASONS, Memory
 from venvd_worker.starting import Starter
 from venvd_worker.ward import Ward
@@ -40,6 +42,8 @@ _NUDGES = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+MakeNursery = Callable[[Loop, Callable[[Dict[str, Any]], None]], Nursery]
+
 _Answer = Tuple[Dict[str, Any], Sequence[int]]
 
 
@@ -50,13 +54,15 @@ class _Later(Exception):
 class Warden:
     """Serves one server at a time; a server that goes away ends its sessions."""
 
-    def __init__(self, settings: Settings, starter: Starter) -> None:
+    def __init__(self, settings: Settings, starter: Starter, make_nursery: MakeNursery) -> None:
         self._settings = settings
         self._launcher = Launcher(settings, starter)
         self._loop = Loop()
+        self._nursery = make_nursery(self._loop, self._tell_zygote)
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._wards = Wards(self._loop, self._tell_end)
+        self._wards = Wards(self._loop, self._nursery, self._tell_end)
+        self._starting: Set[str] = set()
         self._server: Optional[Control] = None
         self._memory: Optional[Memory] = None
         self._grace = 2.0
@@ -78,6 +84,7 @@ class Warden:
         self._listener = listen(os.path.join(self._settings.channel, SOCKET))
         self._loop.add(self._signals, self._take_signals)
         self._loop.add(self._listener, self._accept)
+        self._nursery.start()
         self._wards.keep_sweeping()
         while self._running:
             self._loop.turn()
@@ -125,6 +132,7 @@ class Warden:
 
     def _lose_server(self, why: str) -> None:
         server, self._server = self._server, None
+        self._starting.clear()
         if server is not None:
             self._loop.remove(server)
             server.close()
@@ -178,7 +186,7 @@ class Warden:
             "python": ".".join(map(str, sys.version_info[:3])),
             "pid": self._pid,
             "startedAt": self._started_at,
-            "zygote": None,
+            "zygote": self._nursery.report,
         }, ()
 
     def _forget_memory(self) -> None:
@@ -189,10 +197,20 @@ class Warden:
     # ---- commands
 
     def _start(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
+        order = self._order(message)
+        self._starting.add(order.name)
+        answer = partial(self._launch, self._server, message.get("id"), order)
+        if read_at_start(order.env):
+            answer(None)
+        else:
+            self._nursery.take(answer)
+        raise _Later
+
+    def _order(self, message: Dict[str, Any]) -> Order:
         name = text(message, "session")
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f'"{name[:80]}" is no name for a session')
-        if self._wards.get(name) is not None:
+        if self._wards.get(name) is not None or name in self._starting:
             raise Conflict('the session "{}" runs already'.format(name))
         memory = self._memory
         index = whole(message, "slot")
@@ -202,12 +220,25 @@ class Warden:
         env = message.get("env") or {}
         if type(env) is not dict or any(type(value) is not str for value in env.values()):
             raise InvalidRequest('"env" must be an object of strings')
+        return Order(name, index, limits, env, memory)
+
+    def _launch(self, server: Optional[Control], number: Any, order: Order, child: Optional[Child]) -> None:
+        """Answer a `start`, as soon as it is known which process the session will be."""
+        if server is None or server is not self._server:
+            if child is not None:
+                self._nursery.discard(child)
+            return
+        self._starting.discard(order.name)
         try:
-            ward, stream = self._launcher.launch(name, index, limits, env, memory)
+            ward, stream = self._launcher.launch(order, child)
         except OSError as error:
-            raise Unavailable("the worker host cannot start a session: {}".format(error)) from None
+            if child is not None:
+                self._nursery.discard(child)
+            why = Unavailable("the worker host cannot start a session: {}".format(error))
+            server.send({"id": number, "error": why.message, "code": why.code})
+            return
         self._wards.add(ward)
-        return {"pid": ward.pid}, [stream]
+        server.send({"id": number, "result": {"pid": ward.pid, "forked": child is not None}}, [stream])
 
     def _interrupt(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         ward = self._ward(message)
@@ -257,8 +288,13 @@ class Warden:
             for number in ward.waiting:
                 self._server.send({"id": number, "result": {}})
 
+    def _tell_zygote(self, report: Dict[str, Any]) -> None:
+        if self._server is not None and self._memory is not None:
+            self._server.send({"event": "zygote", "data": report})
+
     def _shut_down(self) -> None:
         os.unlink(os.path.join(self._settings.channel, SOCKET))
+        self._nursery.close()
         self._lose_server("the worker host stops")
         deadline = time.monotonic() + _SHUTDOWN
         while self._wards.busy and time.monotonic() < deadline:

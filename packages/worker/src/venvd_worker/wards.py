@@ -10,6 +10,7 @@ from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
 from venvd_worker.endings import Verdict
 from venvd_worker.loop import Loop
+from venvd_worker.nursery import Nursery
 from venvd_worker.ward import Ward
 
 _WATCH_EVERY, _SWEEP_EVERY = 0.1, 1.0
@@ -27,11 +28,13 @@ class Wards:
     """Sessions by name, from their start until their tree is gone.
 
     Args:
+        nursery: the processes that are about to become sessions.
         on_end: told of a session that is over, with the data of its `exited` event.
     """
 
-    def __init__(self, loop: Loop, on_end: OnEnd) -> None:
+    def __init__(self, loop: Loop, nursery: Nursery, on_end: OnEnd) -> None:
         self._loop = loop
+        self._nursery = nursery
         self._on_end = on_end
         self._pid = os.getpid()
         self._by_name: Dict[str, Ward] = {}
@@ -73,6 +76,7 @@ class Wards:
             if not pid:
                 break
             self._helpers.discard(pid)
+            self._nursery.ended(pid, status)
             if pid in by_pid:
                 by_pid[pid].exited(status)
                 self._loop.later(_FAREWELL, partial(self._bury, by_pid[pid]))
@@ -85,10 +89,12 @@ class Wards:
 
     def _sweep(self) -> None:
         """Kill what outlived its session: with its parents gone, it became a child of this process."""
-        alive = {ward.pid for ward in self if ward.alive}
-        anybody_ended = len(alive) < len(self)
+        anybody_ended = any(not ward.alive for ward in self)
         found = children.all_children(self._pid) if anybody_ended else children.children(self._pid)
-        strays = [pid for pid in found if pid not in alive and pid not in self._helpers]
+        self._nursery.hear()
+        alive = {ward.pid for ward in self if ward.alive}
+        known = alive | self._helpers
+        strays = [pid for pid in found if pid not in known and not self._nursery.owns(pid)]
         if strays:
             children.end(strays)  # their end is a SIGCHLD, which leads here again
         else:
