@@ -162,7 +162,7 @@ def test_attach_is_not_offered_yet(server: Server) -> None:
     """`session.attach` and the other planned commands say that they are not there."""
     client = server.connect(token=None)
     assert client("session.attach", {"id": "default"}, token=TOKEN)["code"] == "not_implemented"
-    assert client("array.get", {"handleId": "x"})["code"] == "not_implemented"
+    assert client("venv.list", {})["code"] == "not_implemented"
 
 
 def test_attachments_are_read_off_the_stream(server: Server) -> None:

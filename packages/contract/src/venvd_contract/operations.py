@@ -88,6 +88,25 @@ class WrapRequest:
 
 
 @dataclass
+class ArrayGetRequest:
+    handleId: str
+    shm: Optional[bool] = None
+    """The peer can map memory that it is given by descriptor."""
+
+
+@dataclass
+class ArrayPutRequest:
+    dtype: str
+    """As numpy writes it, such as `<f8`."""
+    shape: List[int]
+    order: str = "C"
+    shm: Optional[bool] = None
+    """Asks for a segment to write the array's bytes into."""
+    segment: Optional[str] = None
+    """The segment that holds them now."""
+
+
+@dataclass
 class SessionCreateRequest:
     name: Optional[str] = None
     limits: Optional[Dict[str, Any]] = None
@@ -152,6 +171,19 @@ class Result:
 
 
 @dataclass
+class Array:
+    """Describes the bytes that come beside it: behind the line, or in a segment."""
+
+    dtype: str
+    shape: List[int]
+    order: str
+    segment: Optional[str] = None
+    """Name of the segment, until it is disposed of like a handle."""
+    size: Optional[int] = None
+    """Bytes of the whole segment; the array's are its first."""
+
+
+@dataclass
 class ExecutionError:
     errorType: str
     message: str
@@ -194,6 +226,8 @@ class Limits:
     outputBytes: Optional[int] = 4 * 1024 * 1024
     handles: Optional[int] = 100_000
     resultBytes: Optional[int] = 16 * 1024 * 1024
+    arrayBytes: Optional[int] = 4 * 1024 * 1024 * 1024
+    """Of one array sent or fetched; `resultBytes` does not hold for it."""
 
 
 @dataclass
@@ -317,6 +351,12 @@ OPERATIONS: Tuple[Operation, ...] = (
     Operation("session.reset", _SESSIONS + "ResetSession", ("POST", "/v1/sessions/{id}/reset"), SessionRequest, SessionInfo, "server", summary="Start a session afresh"),
 )  # fmt: skip
 
+STREAMED: Tuple[Operation, ...] = (
+    Operation("array.get", _PYTHON + "GetArray", ("GET", "/api/array"), ArrayGetRequest, Array, summary="Fetch an array"),
+    Operation("array.put", _PYTHON + "PutArray", ("PUT", "/api/array"), ArrayPutRequest, Handle, summary="Send an array"),
+)  # fmt: skip
+"""Operations with more than JSON in a request or reply: each transport carries the bytes in a way of its own."""
+
 BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation in OPERATIONS}
 
 PLANNED: FrozenSet[str] = frozenset(
@@ -335,6 +375,7 @@ _KINDS: Dict[Any, Tuple[type, str]] = {
     str: (str, "a string"),
     List[Any]: (list, "an array"),
     List[str]: (list, "an array of strings"),
+    List[int]: (list, "an array of whole numbers"),
     Dict[str, Any]: (dict, "an object"),
     Dict[str, str]: (dict, "an object of strings"),
     float: (float, "a number"),
@@ -349,7 +390,7 @@ class _Field:
     kind: Optional[type]
     says: str
     required: bool
-    strings: bool
+    items: Optional[type]
     default: Any
 
 
@@ -364,12 +405,13 @@ def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
         factory = declared.default_factory
         default = factory if factory is not MISSING else (lambda value=declared.default: value)
         required = declared.default is MISSING and factory is MISSING
-        found.append(_Field(declared.name, kind, says, required, "strings" in says, default))
+        items = str if "strings" in says else int if "whole numbers" in says else None
+        found.append(_Field(declared.name, kind, says, required, items, default))
     return tuple(found)
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
-    operation.command: _checked_fields(operation.request) for operation in OPERATIONS
+    operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED)
 }
 
 
@@ -398,9 +440,9 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
 
 def _check_kind(command: str, spec: _Field, value: Any) -> None:
     right = type(value) is spec.kind or (spec.kind is float and type(value) is int)
-    if right and spec.strings:
+    if right and spec.items is not None:
         inside = value.values() if type(value) is dict else value
-        right = all(type(item) is str for item in inside)
+        right = all(type(item) is spec.items for item in inside)
     if not right:
         raise InvalidRequest('{}: the field "{}" takes {}, not {}'.format(command, spec.name, spec.says, _name(value)))
 

@@ -11,22 +11,27 @@ from functools import partial
 from typing import Any
 
 from venvd_contract import operations
+from venvd_contract.arrays import Header
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.operations import BY_COMMAND, PLANNED
 from venvd_core import wire
+from venvd_core.arrays import Incoming, Outgoing, Porter, Target
 from venvd_core.auth import USE, Guard
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.cancelling import Cancelling
 from venvd_core.detached import Detached
 from venvd_core.health import Checks
-from venvd_core.measures import Exposition
+from venvd_core.measures import Exposition, Measures
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 
-__all__ = ["Backend", "Call", "Reply", "Request"]
+__all__ = ["Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
-_SESSION_COMMANDS = frozenset(each.command for each in operations.OPERATIONS if each.served_by == "session")
+_SESSION_COMMANDS = frozenset(
+    each.command for each in (*operations.OPERATIONS, *operations.STREAMED) if each.served_by == "session"
+)
+_DEFAULT = Target()
 _VALUES = frozenset({"plain", "tagged"})
 _ENVELOPE = 4096
 """Bytes of a request's line that are not its payload, with room to spare."""
@@ -101,6 +106,7 @@ class Backend:
         self._detached: Detached | None = None
         self._cancelling: Cancelling | None = None
         self._about_calls: dict[str, Callable[[Request], Awaitable[Any]]] = {}
+        self._porter = Porter(self.call)
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, readiness tells when it is there."""
@@ -123,7 +129,39 @@ class Backend:
         if pool is not None:
             await pool.close()
 
-    def call(self, request: Request) -> asyncio.Future[Reply]:
+    async def get_array(self, handle: str, target: Target = _DEFAULT) -> Outgoing:
+        """The array behind a handle; whoever asked closes it.
+
+        Raises:
+            VenvdError: as for other calls; also where the object is no array that can travel.
+        """
+        found = await self._porter.get(handle, target)
+        self._measured().bytes_out += found.header.nbytes
+        return found
+
+    async def put_array(self, header: Header, target: Target = _DEFAULT, *, segment: bool = False) -> Incoming:
+        """Room for an array in a session: write its bytes, commit, and close in any case.
+
+        A client that sends slowly holds up nobody: the session is free between this and the commit.
+
+        Args:
+            header: of `venvd_contract.arrays.header` or `parse_npy`.
+            target: its time is for the session's part, not for the client's.
+            segment: whether the bytes must go into shared memory, however few they are.
+
+        Raises:
+            VenvdError: as for other calls; also where the array is too large, or the venv has no numpy.
+        """
+        found = await self._porter.put(header, target, segment=segment)
+        self._measured().bytes_in += header.nbytes
+        return found
+
+    def _measured(self) -> Measures:
+        if self._pool is None:
+            raise Unavailable("the server is closing")
+        return self._pool.measures
+
+    def call(self, request: Request) -> Call:
         """Begin a call. Every error comes as a `VenvdError` from the future; cancelling it cancels the call."""
         loop = self._loop or asyncio.get_running_loop()
         call = Call(request, loop)

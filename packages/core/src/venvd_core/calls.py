@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from venvd_core.process import Process
 
 OnEvent = Callable[[str, Any], None]
 Nearby = Callable[[Any], "Call | None"]
@@ -22,6 +25,7 @@ class Request:
         timeout: seconds; null is the backend's default.
         values: `plain` or `tagged`.
         attachments: what stands behind the line on the pipe.
+        preliminary: another request follows that counts for both.
         on_event: called with each `stdout`, `stderr`, `display` and `progress` of a call that streams.
         name: what the client calls it, so that `cancel` can end it from anywhere.
         tag: the request's ID on its connection, as JSON.
@@ -38,6 +42,7 @@ class Request:
     name: str | None = None
     tag: bytes = b""
     nearby: Nearby | None = None
+    preliminary: bool = False
 
 
 @dataclass(slots=True)
@@ -72,6 +77,8 @@ class Call(asyncio.Future[Reply]):
     deadline: float = 0.0
     sent: float = 0.0
     """When it left the queue; `time.monotonic`."""
+    process: Process | None = None
+    """Who it was sent to."""
     stop: str | None = None
     """Why it is being stopped: `timeout` or `cancelled`."""
 

@@ -38,6 +38,16 @@ class Exited(msgspec.Struct):
     reason: str = "exit"
 
 
+class Memory(msgspec.Struct):
+    """A session made a segment of shared memory, whose descriptor comes along, or gave some up: `gone`."""
+
+    session: str
+    pid: int
+    name: str = ""
+    size: int = 0
+    gone: list[str] = []
+
+
 class Hello(msgspec.Struct, rename="camel"):
     """What a warden says of itself."""
 
@@ -64,10 +74,13 @@ class Answer(msgspec.Struct):
 
 
 _packet = msgspec.json.Decoder(_Packet)
+_memory = msgspec.json.Decoder(Memory)
 _exited = msgspec.json.Decoder(Exited)
 _hello = msgspec.json.Decoder(Hello)
 
 OnExited = Callable[[Exited], None]
+OnMemory = Callable[[Memory, list[int]], None]
+"""Who is told closes the descriptors."""
 
 
 class Link:
@@ -81,11 +94,13 @@ class Link:
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
         on_exited: OnExited,
+        on_memory: OnMemory,
         on_gone: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
         self._on_exited = on_exited
+        self._on_memory = on_memory
         self._on_gone = on_gone
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -113,7 +128,7 @@ class Link:
                 return await future
         except (TimeoutError, asyncio.CancelledError) as error:
             if future.done() and not future.cancelled() and future.exception() is None:
-                _close(future.result().descriptors)
+                close_descriptors(future.result().descriptors)
             if not isinstance(error, TimeoutError):
                 raise
             self.drop(f"the worker host did not answer {command} within {within:g} s")
@@ -175,7 +190,7 @@ class Link:
                 self.drop(f"the worker host went away ({error.strerror})")
                 return
             if not data:
-                _close(descriptors)
+                close_descriptors(descriptors)
                 self.drop("the worker host went away")
                 return
             self._packet(data, descriptors)
@@ -188,7 +203,7 @@ class Link:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 found.frombytes(content[: len(content) - len(content) % found.itemsize])
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            _close(list(found))
+            close_descriptors(list(found))
             raise OSError(errno.EMSGSIZE, "a packet was larger than the protocol allows")
         return data, list(found)
 
@@ -197,21 +212,24 @@ class Link:
             packet = _packet.decode(data)
             if packet.event == "exited":
                 self._on_exited(_exited.decode(packet.data))
+            elif packet.event == "memory":
+                self._on_memory(_memory.decode(packet.data), descriptors)
+                return
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            _close(descriptors)
+            close_descriptors(descriptors)
             self.drop(f"the worker host sent what is no packet of the protocol: {error}")
             return
         future = self._waiting.get(packet.id or 0)
         if future is None or future.done() or packet.event is not None:
-            _close(descriptors)
+            close_descriptors(descriptors)
         elif packet.error is not None:
-            _close(descriptors)
+            close_descriptors(descriptors)
             future.set_exception(from_fields({"error": packet.error, "code": packet.code}))
         else:
             future.set_result(Answer(packet.result, descriptors))
 
 
-def _close(descriptors: Sequence[int]) -> None:
+def close_descriptors(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -223,15 +241,22 @@ class Channel:
     Args:
         greeting: the fields of `hello`; its descriptors are passed with each.
         on_exited: told of every session's process that ended.
+        on_memory: told of the segments of sessions.
     """
 
     def __init__(
-        self, directory: Path, greeting: dict[str, Any], descriptors: Sequence[int], on_exited: OnExited
+        self,
+        directory: Path,
+        greeting: dict[str, Any],
+        descriptors: Sequence[int],
+        on_exited: OnExited,
+        on_memory: OnMemory,
     ) -> None:
         self._path = str(directory / SOCKET)
         self._greeting = greeting
         self._descriptors = descriptors
         self._on_exited = on_exited
+        self._on_memory = on_memory
         self._next: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.link: Link | None = None
@@ -289,10 +314,10 @@ class Channel:
             if error.errno not in {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}:
                 self.why = f"the worker host cannot be reached: {error.strerror}"
             return None
-        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._lost)
+        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._on_memory, self._lost)
         try:
             answer = await link.request("hello", descriptors=self._descriptors, **self._greeting)
-            _close(answer.descriptors)
+            close_descriptors(answer.descriptors)
             link.hello = _hello.decode(answer.result)
         except (VenvdError, msgspec.MsgspecError) as error:
             link.drop(f"the worker host does not speak with this server: {error}")

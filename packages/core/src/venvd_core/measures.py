@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from venvd_contract.errors import Internal, VenvdError
-from venvd_contract.operations import OPERATIONS
+from venvd_contract.operations import OPERATIONS, STREAMED
 from venvd_core import logs
 from venvd_core.calls import Call
 
@@ -59,7 +59,7 @@ class Measures:
     def __init__(self) -> None:
         # no increase is seen in a counter that appears at 1, so what is watched for is there from the start
         self.requests: Counter[tuple[str, str]] = Counter(
-            {(each.command, outcome): 0 for each in OPERATIONS for outcome in ("ok", Internal.code)}
+            {(each.command, outcome): 0 for each in (*OPERATIONS, *STREAMED) for outcome in ("ok", Internal.code)}
         )
         self.seconds: dict[str, list[int]] = {}
         self.seconds_sum: dict[str, float] = {}
@@ -79,6 +79,8 @@ class Measures:
         error: VenvdError | None = None,
     ) -> None:
         """One call was answered, with `size` bytes of result and attachments."""
+        if call.request.preliminary and error is None:
+            return
         command = call.request.command
         self.requests[command, outcome] += 1
         buckets = self.seconds.get(command)

@@ -16,7 +16,7 @@ from venvd_contract import operations
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
-from venvd_core.channel import PROTOCOL, Channel, Exited
+from venvd_core.channel import PROTOCOL, Channel, Exited, Memory, close_descriptors
 from venvd_core.life import Spec
 from venvd_core.limits import merged
 from venvd_core.measures import Gauges, Measures
@@ -67,7 +67,7 @@ class Pool:
         self._version = version("venvd-core")
         self._side: set[asyncio.Task[None]] = set()
         greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
-        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited)
+        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited, self._shared)
 
     def start(self) -> None:
         self.channel.start()
@@ -86,6 +86,14 @@ class Pool:
         session = self._sessions.get(event.session)
         if session is not None:
             session.exited(event)
+
+    def _shared(self, event: Memory, descriptors: list[int]) -> None:
+        session = self._sessions.get(event.session)
+        segments = None if session is None else session.segments_of(event.pid)
+        if segments is None:
+            close_descriptors(descriptors)
+        else:
+            segments.told(event, descriptors)
 
     # ---- sessions
 

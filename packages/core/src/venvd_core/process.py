@@ -14,6 +14,7 @@ from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_contract.operations import Limits
 from venvd_core.channel import Answer, Exited, Link
 from venvd_core.limits import largest_reply
+from venvd_core.segments import Segments
 from venvd_core.stream import Reader, Stream
 
 _START_WITHIN = 60.0
@@ -36,6 +37,7 @@ class Process:
         self.link = link
         self.pid = pid
         self.stream: Stream | None = None
+        self.segments = Segments(self._tell)
         self.blame: str | None = None
         self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
 
@@ -67,7 +69,12 @@ class Process:
         await self._over(_EVENT_WITHIN)
         self.exited(Exited(self.session, self.pid, f"was killed: {reason}", "kill"))
 
+    def _tell(self, line: bytes) -> None:
+        if self.stream is not None:
+            self.stream.write(line)
+
     def close(self) -> None:
+        self.segments.close()
         if self.stream is not None:
             self.stream.close()
 

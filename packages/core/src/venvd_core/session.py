@@ -19,11 +19,13 @@ from venvd_contract.errors import (
     VenvdError,
 )
 from venvd_contract.operations import SessionInfo
+from venvd_core import arrays
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply
 from venvd_core.channel import Exited
 from venvd_core.life import Ground, Life, Spec
 from venvd_core.limits import largest_reply
+from venvd_core.segments import Segments
 from venvd_core.slots import RUNNING, SlotState
 from venvd_core.wire import GarbledError, Line, error_of, parse_data, request
 
@@ -135,6 +137,7 @@ class Session:
         self._stray = 0
         self._number += 1
         call.number = self._number
+        call.process = self._life.process
         if self._life.process is not None and self._life.process.stream is not None:
             call.sent = time.monotonic()
             left = max(0.001, call.deadline - call.sent)
@@ -200,6 +203,7 @@ class Session:
         if line.error is not None:
             self._fail(call, error_of(line))
         elif call.done():
+            arrays.abandoned(call, line.result)
             self._finished(call, Cancelled.code, 0)
         else:
             result = bytes(line.result)
@@ -303,6 +307,11 @@ class Session:
             Unavailable: it failed; says why.
         """
         await self._life.started()
+
+    def segments_of(self, pid: int) -> Segments | None:
+        """What is known of the memory that the process `pid` shares."""
+        process = self._life.process
+        return process.segments if process is not None and process.pid == pid else None
 
     def exited(self, event: Exited) -> None:
         """News from the warden."""

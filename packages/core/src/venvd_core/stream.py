@@ -48,6 +48,8 @@ class Stream(asyncio.Protocol):
         try:
             if self._line is None and not self._buffer and data.find(b"\n") == len(data) - 1:
                 self._take(parse_line(data))  # the usual case: one reply, whole
+                if self._line is not None:
+                    self._drain()  # its attachments may be empty, and nothing more come
             else:
                 self._buffer.feed(data)
                 self._drain()

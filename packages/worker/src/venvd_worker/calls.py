@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 from venvd_contract.errors import Internal, InvalidRequest, LimitExceeded, Unimplemented, UserError, VenvdError
-from venvd_contract.operations import BY_COMMAND, PLANNED, checked
+from venvd_contract.operations import BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
+from venvd_worker.arrays import Parcel
 from venvd_worker.handles import Handles
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.operations import Call, Operations
+from venvd_worker.replies import Reply
 from venvd_worker.slots import Slot, request_number
 from venvd_worker.streams import Request
 
 Emitter = Callable[[bytes], None]
 
 _COMMAND_BYTES = 24
-_COMMANDS = {name: name.encode()[:_COMMAND_BYTES] for name in BY_COMMAND}
+_COMMANDS = {each.command: each.command.encode()[:_COMMAND_BYTES] for each in (*OPERATIONS, *STREAMED)}
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
 
 
@@ -39,12 +41,15 @@ class Calls:
         self._handles = handles
         self._result_limit = result_limit
 
-    def answer(self, request: Request, send: Emitter) -> bytes:
-        """The reply to a request; `send` takes the events before it."""
+    def answer(self, request: Request, send: Emitter) -> Reply:
+        """The reply to a request, empty where there is none; `send` takes the events before it."""
         message = request.message
+        if "segments" in message and "command" not in message:
+            self._operations.arrays.told(message["segments"])
+            return b""
         identifier = replies.known_identifier(message)
         try:
-            command, call, timeout = self._prepare(message, identifier, send)
+            command, call, timeout = self._prepare(request, identifier, send)
         except VenvdError as error:
             return replies.error_line(identifier, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not look like the end of the session
@@ -55,7 +60,8 @@ class Calls:
         self._slot.end(failed, len(self._handles))
         return reply
 
-    def _prepare(self, message: Dict[str, Any], identifier: Any, send: Emitter) -> Tuple[str, Call, float]:
+    def _prepare(self, request: Request, identifier: Any, send: Emitter) -> Tuple[str, Call, float]:
+        message = request.message
         command = message.get("command")
         if type(command) is not str or (command not in self._operations.table and command != "exec"):
             raise _unknown(command)
@@ -69,15 +75,17 @@ class Calls:
             def emit(event: str, data: Any) -> None:
                 send(replies.event_line(identifier, event, data))
 
-        call = Call(checked(command, message.get("payload")), encode, emit)
+        call = Call(checked(command, message.get("payload")), encode, emit, request.attachments, request.peer)
         return command, call, _timeout(message.get("timeout"))
 
-    def _run(self, command: str, call: Call, identifier: Any) -> Tuple[bytes, bool]:
+    def _run(self, command: str, call: Call, identifier: Any) -> Tuple[Reply, bool]:
         """The reply, and whether it is an error."""
         try:
             result = self._perform(command, call)
             if not forks.is_session():
                 forks.leave(None)
+            if type(result) is Parcel:
+                return _packed(identifier, result, call), False
             return replies.result_line(identifier, result, self._result_limit), False
         except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
             if not forks.is_session():
@@ -118,6 +126,11 @@ class Calls:
         )
 
 
+def _packed(identifier: Any, parcel: Parcel, call: Call) -> Reply:
+    descriptors = () if parcel.segment is None else call.peer.introduce(parcel.segment)
+    return replies.package(identifier, parcel.result, parcel.attachments, descriptors)
+
+
 def _timeout(given: Any) -> float:
     if given is None:
         return 0.0
@@ -133,7 +146,7 @@ def _unknown(command: Any) -> VenvdError:
         return Unimplemented('"{}" is not implemented yet'.format(command))
     if command in BY_COMMAND:
         return InvalidRequest('"{}" is answered by the server, not by a session'.format(command))
-    known = ", ".join(operation for operation, found in BY_COMMAND.items() if found.served_by == "session")
+    known = ", ".join(each.command for each in (*OPERATIONS, *STREAMED) if each.served_by == "session")
     return InvalidRequest('there is no command "{}"; a session knows {}'.format(command[:80], known))
 
 

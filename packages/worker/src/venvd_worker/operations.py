@@ -6,12 +6,13 @@ import builtins
 import sys
 from importlib import import_module
 from time import perf_counter
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.operations import Limits
 from venvd_contract.values import Decoder, Encoder, NotPlain
 from venvd_worker import display, floats, forks, tracebacks
+from venvd_worker.arrays import Arrays, Parcel
 from venvd_worker.capture import Capture
 from venvd_worker.handles import Handles
 from venvd_worker.interpreter import Interpreter
@@ -19,16 +20,19 @@ from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.output import Emit, Output
 from venvd_worker.reprs import bounded
+from venvd_worker.segments import Segments
 
 Fields = Dict[str, Any]
 
 
 class Call(NamedTuple):
-    """One call of an operation: its checked fields, how values leave, and whom to tell of output."""
+    """One call of an operation: its checked fields, how values leave, whom to tell of output, and what came along."""
 
     fields: Fields
     encode: Callable[[Any], Any]
     emit: Optional[Emit]
+    attachments: Sequence[bytes] = ()
+    peer: Any = None
 
 
 class Parts(NamedTuple):
@@ -40,6 +44,7 @@ class Parts(NamedTuple):
     interrupts: Interrupts
     capture: Capture
     guard: Guard
+    segments: Segments
 
 
 class Operations:
@@ -52,6 +57,7 @@ class Operations:
         self._interrupts = parts.interrupts
         self._capture = parts.capture
         self._guard = parts.guard
+        self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
         self._decode = Decoder(parts.handles.find).decode
         self._output: Optional[Output] = None
         self.encoders: Dict[str, Callable[[Any], Any]] = {
@@ -71,6 +77,8 @@ class Operations:
             "module_available": self.module_available,
             "wrap": self.wrap,
             "handles": self.list_handles,
+            "array.get": self.get_array,
+            "array.put": self.put_array,
         }
 
     # ---- objects
@@ -100,7 +108,9 @@ class Operations:
         one, several = call.fields["handleId"], call.fields["handleIds"]
         if one is None and several is None:
             raise InvalidRequest('dispose: one of the fields "handleId" and "handleIds" is needed')
-        self._handles.drop([*([] if one is None else [one]), *(several or [])])
+        names = [*([] if one is None else [one]), *(several or [])]
+        self._handles.drop(names)
+        self.arrays.let_go(names)
         return {"success": True}
 
     def wrap(self, call: Call) -> Any:
@@ -116,6 +126,13 @@ class Operations:
 
     def to_float_array_2d(self, call: Call) -> Any:
         return call.encode(floats.rows(self._find(call)))
+
+    def get_array(self, call: Call) -> Any:
+        return self.arrays.get(self._find(call), call.fields["shm"] is True, call.peer)
+
+    def put_array(self, call: Call) -> Any:
+        taken = self.arrays.take(call.fields, call.attachments, call.peer)
+        return taken if isinstance(taken, Parcel) else self._held(taken)
 
     def module_available(self, call: Call) -> Any:
         return {"available": is_available(call.fields["moduleName"])}

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from json import encoder
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from venvd_contract.errors import LimitExceeded, VenvdError
 from venvd_contract.framing import MAX_LINE, dump_line
 
 _ROOM = 1024
 """Bytes of a line that are not the result."""
+
+
+class Package(NamedTuple):
+    """A line with the bytes behind it and the descriptors that go along."""
+
+    line: bytes
+    attachments: Sequence[Any] = ()
+    descriptors: Sequence[int] = ()
+
+
+Reply = Union[bytes, Package]
 
 
 def _encoding() -> Callable[[Any], str]:
@@ -41,6 +52,16 @@ def result_line(identifier: Any, result: Any, limit: Optional[int]) -> bytes:
     if type(identifier) is int:
         return b'{"id":%d,"result":%b}\n' % (identifier, data)
     return b'{"id":%b,"result":%b}\n' % (_encode(identifier).encode("utf-8"), data)
+
+
+def package(identifier: Any, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
+    """The reply of a call whose result has more to it than JSON."""
+    fields = {"id": identifier, "result": result}
+    if attachments:
+        fields["attachments"] = [len(part) for part in attachments]
+    if descriptors:
+        fields["descriptors"] = len(descriptors)
+    return Package(dump_line(fields), attachments, descriptors)
 
 
 def error_line(identifier: Any, error: VenvdError) -> bytes:

@@ -25,6 +25,7 @@ from venvd_worker.interpreter import Interpreter
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.operations import Operations, Parts
+from venvd_worker.segments import Segments, Server
 from venvd_worker.slots import Memory, Slot
 from venvd_worker.streams import Stream
 
@@ -64,7 +65,8 @@ class Session:
         stream, slots = map(lift, descriptors)
         memory = Memory(slots, config["slots"])
         self._slot = Slot(memory.map, config["slot"])
-        self._stream = Stream(stream)
+        self._server = Server(self._control)
+        self._stream = Stream(stream, self._server)
         self._epoll = _lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
@@ -79,7 +81,10 @@ class Session:
         self._capture = Capture(self._leave_pipe)
         handles = Handles(limits.handles)
         interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
-        operations = Operations(Parts(limits, interpreter, handles, interrupts, self._capture, self._guard))
+        self._segments = Segments(limits.memoryBytes, self._server.forget)
+        operations = Operations(
+            Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
+        )
         self._calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
         sys.modules["__main__"] = interpreter.main
         builtins.input = _no_input
@@ -110,7 +115,7 @@ class Session:
             self.status = CHANNEL_CLOSED
 
     def _turn(self) -> None:
-        for descriptor, _ in self._epoll.poll():
+        for descriptor, _ in self._epoll.poll(self._segments.expire()):
             if descriptor == self._stream.fileno():
                 self._serve_stream(self._stream)
             elif descriptor == self._control.fileno():

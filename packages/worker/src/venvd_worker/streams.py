@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _thread
 import socket
+from array import array
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from venvd_contract.errors import TooLarge
 from venvd_contract.framing import Buffer, attachment_sizes, parse_line
+from venvd_worker.replies import Package, Reply
 
 _CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
 
@@ -17,6 +19,8 @@ class Request(NamedTuple):
 
     message: Dict[str, Any]
     attachments: Sequence[bytes]
+    peer: Any = None
+    """Who is at the other end."""
 
 
 class Stream:
@@ -24,14 +28,16 @@ class Stream:
 
     Attributes:
         unreadable: a line was too long, and where the next one begins is not known.
+        peer: who is at the other end, as its requests say.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, peer: Any = None) -> None:
         self._sock = socket.socket(fileno=descriptor)
         self._sock.setblocking(True)
         self._buffer = Buffer()
         self._lock = _thread.allocate_lock()
         self.unreadable = False
+        self.peer = peer
         self._message: Optional[Dict[str, Any]] = None
         self._missing: List[int] = []
         self._attachments: List[bytes] = []
@@ -57,7 +63,7 @@ class Stream:
         if self._is_one_line(data):
             message = parse_line(data[:-1])
             if "attachments" not in message:
-                yield Request(message, ())
+                yield Request(message, (), self.peer)
                 return
         self._buffer.feed(data)
         yield from self.waiting()
@@ -67,19 +73,31 @@ class Stream:
         while self._next_message() and self._take_attachments():
             message, self._message = self._message or {}, None
             attachments, self._attachments = self._attachments, []
-            yield Request(message, attachments)
+            yield Request(message, attachments, self.peer)
 
-    def send(self, data: bytes) -> None:
-        """Send one or more whole lines.
+    def send(self, data: Reply) -> None:
+        """Send one or more whole lines, or one with what goes along.
 
         Raises:
             EOFError: the peer is gone.
         """
         with self._lock:
             try:
-                self._sock.sendall(data)
+                if isinstance(data, bytes):
+                    self._sock.sendall(data)
+                else:
+                    self._send_package(data)
             except ConnectionError as error:
                 raise EOFError(str(error)) from None
+
+    def _send_package(self, package: Package) -> None:
+        line = memoryview(package.line)
+        if package.descriptors:
+            rights = array("i", package.descriptors).tobytes()
+            line = line[self._sock.sendmsg([line], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]) :]
+        self._sock.sendall(line)
+        for part in package.attachments:
+            self._sock.sendall(part)
 
     def _is_one_line(self, data: bytes) -> bool:
         """Whether this is exactly one line, as it nearly always is: then it need not go through the buffer."""

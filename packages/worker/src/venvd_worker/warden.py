@@ -26,6 +26,7 @@ from venvd_worker.limits import read_limits
 from venvd_worker.listener import listen
 from venvd_worker.loop import Loop
 from venvd_worker.nursery import Child, Nursery
+from venvd_worker.segments import read_memory
 from venvd_worker.slots import REASONS, Memory
 from venvd_worker.starting import Starter
 from venvd_worker.ward import Ward
@@ -61,7 +62,7 @@ class Warden:
         self._nursery = make_nursery(self._loop, self._tell_zygote)
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._wards = Wards(self._loop, self._nursery, self._tell_end)
+        self._wards = Wards(self._loop, self._nursery, self._tell_end, self._tell_memory)
         self._starting: Set[str] = set()
         self._server: Optional[Control] = None
         self._memory: Optional[Memory] = None
@@ -291,6 +292,14 @@ class Warden:
     def _tell_zygote(self, report: Dict[str, Any]) -> None:
         if self._server is not None and self._memory is not None:
             self._server.send({"event": "zygote", "data": report})
+
+    def _tell_memory(self, ward: Ward, message: Dict[str, Any], descriptors: List[int]) -> None:
+        """Pass on what a session says of its segments: it may say anything and often, so some is dropped."""
+        said = read_memory(message, descriptors)
+        if self._server is None or self._server.blocked or said is None:
+            control.close_all(descriptors)
+        else:
+            self._server.send({"event": "memory", "data": {"session": ward.name, "pid": ward.pid, **said}}, descriptors)
 
     def _shut_down(self) -> None:
         os.unlink(os.path.join(self._settings.channel, SOCKET))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
@@ -22,6 +22,7 @@ _MOST_LOGS = 64
 """Pipes of processes in the background that the warden reads for one session."""
 
 OnEnd = Callable[[Ward, Dict[str, Any]], None]
+OnMemory = Callable[[Ward, Dict[str, Any], List[int]], None]
 
 
 class Wards:
@@ -30,12 +31,14 @@ class Wards:
     Args:
         nursery: the processes that are about to become sessions.
         on_end: told of a session that is over, with the data of its `exited` event.
+        on_memory: told of segments that a session made or gave up, with the descriptors, which it closes.
     """
 
-    def __init__(self, loop: Loop, nursery: Nursery, on_end: OnEnd) -> None:
+    def __init__(self, loop: Loop, nursery: Nursery, on_end: OnEnd, on_memory: OnMemory) -> None:
         self._loop = loop
         self._nursery = nursery
         self._on_end = on_end
+        self._on_memory = on_memory
         self._pid = os.getpid()
         self._by_name: Dict[str, Ward] = {}
         self._helpers: Set[int] = set()
@@ -162,6 +165,9 @@ class Wards:
             return
         if "log" in packet.message:
             self._read_log(ward, packet)
+            return
+        if "segment" in packet.message or "gone" in packet.message:
+            self._on_memory(ward, packet.message, packet.descriptors)
             return
         control.close_all(packet.descriptors)
         ward.came_up()

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionLimits(_message.Message):
-    __slots__ = ("memory_bytes", "cpu_seconds", "processes", "open_files", "file_size_bytes", "output_bytes", "handles", "result_bytes")
+    __slots__ = ("memory_bytes", "cpu_seconds", "processes", "open_files", "file_size_bytes", "output_bytes", "handles", "result_bytes", "array_bytes")
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class SessionLimits(_message.Message):
     OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     HANDLES_FIELD_NUMBER: _ClassVar[int]
     RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_BYTES_FIELD_NUMBER: _ClassVar[int]
     memory_bytes: int
     cpu_seconds: int
     processes: int
@@ -24,7 +25,8 @@ class SessionLimits(_message.Message):
     output_bytes: int
     handles: int
     result_bytes: int
-    def __init__(self, memory_bytes: _Optional[int] = ..., cpu_seconds: _Optional[int] = ..., processes: _Optional[int] = ..., open_files: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., output_bytes: _Optional[int] = ..., handles: _Optional[int] = ..., result_bytes: _Optional[int] = ...) -> None: ...
+    array_bytes: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., cpu_seconds: _Optional[int] = ..., processes: _Optional[int] = ..., open_files: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., output_bytes: _Optional[int] = ..., handles: _Optional[int] = ..., result_bytes: _Optional[int] = ..., array_bytes: _Optional[int] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
     __slots__ = ("id", "name", "state", "created_at", "limits", "idle_timeout", "queued", "calls", "handles", "restarts")

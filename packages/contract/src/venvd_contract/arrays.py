@@ -1,0 +1,203 @@
+"""What an array is on the way: type, shape and order of its elements, and the header of a `.npy` stream.
+
+Elements are of a fixed size and stand one behind the other. numpy is not needed to say how many bytes they take, nor to
+write and to read the header that numpy writes; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+from venvd_contract.errors import InvalidRequest, TooLarge
+
+MAX_DIMENSIONS = 64
+MAX_BYTES = (1 << 63) - 1
+"""What an address can reach: no array is larger, whatever the limits are."""
+MAX_NPY_HEADER = 64 * 1024
+"""Bytes of a `.npy` header, the part before the array's own bytes."""
+
+_MAGIC = b"\x93NUMPY"
+_ALIGNMENT = 64
+_GROWTH_DIGITS = 21
+_MOST_BRACKETS = 256
+_SIZES = {
+    "b": (1,),
+    "i": (1, 2, 4, 8),
+    "u": (1, 2, 4, 8),
+    "f": (2, 4, 8, 12, 16),
+    "c": (8, 16, 24, 32),
+    "m": (8,),
+    "M": (8,),
+}
+_TYPE = re.compile(r"([<>|=]?)([a-zA-Z])([0-9]{0,10})(\[[0-9]{0,10}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
+_PERMITTED = (
+    'numbers such as "<f8", ">i4" and "<c16", "|b1", times such as "<M8[ns]" and "<m8[s]", '
+    'and texts of a fixed length such as "|S5" and "<U7"'
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """An array without its bytes; made by `header`, which checks it.
+
+    Attributes:
+        dtype: as numpy writes it: byte order, kind, size.
+        shape: length of each dimension; `()` is one element.
+        order: "C" where the last dimension is the innermost, "F" where the first is.
+        itemsize: bytes of one element.
+        nbytes: bytes of all.
+    """
+
+    dtype: str
+    shape: Tuple[int, ...]
+    order: str
+    itemsize: int
+    nbytes: int
+
+    def fields(self) -> Dict[str, Any]:
+        """As in requests and replies."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "order": self.order}
+
+    def check_length(self, found: int) -> None:
+        """Raises:
+        InvalidRequest: `found` bytes are not what type and shape come to.
+        """
+        if found != self.nbytes:
+            raise InvalidRequest(
+                "an array of {} and shape {} takes {} bytes, and there are {}".format(
+                    self.dtype, list(self.shape), self.nbytes, found
+                )
+            )
+
+
+def header(dtype: Any, shape: Any, order: Any = "C") -> Header:
+    """A header of what a peer said.
+
+    Raises:
+        InvalidRequest: a type that cannot travel, or a shape or order that is none; says what would do.
+        TooLarge: more dimensions or bytes than an array can have.
+    """
+    name, itemsize = _checked_type(dtype)
+    lengths = _checked_shape(shape)
+    if order not in ("C", "F"):
+        raise InvalidRequest('the order of an array is "C" or "F", not {}'.format(_shown(order)))
+    return Header(name, lengths, order, itemsize, _size(lengths, itemsize))
+
+
+def _checked_type(dtype: Any) -> Tuple[str, int]:
+    if type(dtype) is not str:
+        raise InvalidRequest('the dtype of an array is a text such as "<f8", not {}'.format(_shown(dtype)))
+    match = _TYPE.fullmatch(dtype)
+    if match is None:
+        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shown(dtype), _PERMITTED))
+    byte_order, kind, digits, unit = match.groups()
+    if kind == "O":
+        raise InvalidRequest("arrays of objects cannot travel, elements of a fixed size can: {}".format(_PERMITTED))
+    if kind == "V":
+        raise InvalidRequest("structured and void arrays cannot travel: send their fields one by one")
+    itemsize = _item_size(dtype, kind, int(digits or 0))
+    if unit is not None and kind not in "mM":
+        raise InvalidRequest("{} is no dtype: only times (m8, M8) have a unit".format(_shown(dtype)))
+    single = kind == "S" or itemsize == 1
+    if not single and byte_order not in ("<", ">"):
+        raise InvalidRequest('{} does not say its byte order: begin it with "<" or ">"'.format(_shown(dtype)))
+    return "{}{}{}{}".format("|" if single else byte_order, kind, int(digits), unit or ""), itemsize
+
+
+def _item_size(dtype: str, kind: str, count: int) -> int:
+    if kind in "SU":
+        if not 1 <= count <= MAX_BYTES >> 2:
+            raise InvalidRequest("{} is no dtype that can travel: a text has a length from 1 on".format(_shown(dtype)))
+        return count if kind == "S" else 4 * count
+    if count not in _SIZES.get(kind, ()):
+        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shown(dtype), _PERMITTED))
+    return count
+
+
+def _checked_shape(shape: Any) -> Tuple[int, ...]:
+    if not isinstance(shape, (list, tuple)):
+        raise InvalidRequest("the shape of an array is a list of whole numbers, not {}".format(_shown(shape)))
+    if len(shape) > MAX_DIMENSIONS:
+        raise TooLarge("an array has at most {} dimensions, not {}".format(MAX_DIMENSIONS, len(shape)))
+    for length in shape:
+        if type(length) is not int or length < 0:
+            raise InvalidRequest("the shape of an array holds whole numbers from 0 on, not {}".format(_shown(length)))
+    return tuple(shape)
+
+
+def _size(shape: Sequence[int], itemsize: int) -> int:
+    """Bytes; like numpy, a shape that is too large is refused even where another dimension is 0."""
+    total = itemsize
+    for length in shape:
+        total *= length or 1
+        if total > MAX_BYTES:
+            raise TooLarge("an array of shape {} is larger than any memory".format(_shown(list(shape))))
+    return 0 if 0 in shape else total
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+# ---- .npy ------------------------------------------------------------------------------------------------------
+
+
+def dump_npy(head: Header) -> bytes:
+    """What stands before an array's bytes in a `.npy` stream: byte for byte what numpy writes."""
+    flat = len(head.shape) < 2 or head.nbytes == head.itemsize  # both orders are one
+    text = "{{'descr': '{}', 'fortran_order': {}, 'shape': {!r}, }}".format(
+        head.dtype, head.order == "F" and not flat, head.shape
+    )
+    if head.shape:
+        growing = head.shape[-1 if head.order == "F" and not flat else 0]
+        text += " " * (_GROWTH_DIGITS - len(repr(growing)))
+    before = len(_MAGIC) + 4
+    text += " " * (-(before + len(text) + 1) % _ALIGNMENT) + "\n"
+    return _MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin-1")
+
+
+def parse_npy(data: Union[bytes, bytearray, memoryview]) -> Optional[Tuple[Header, int]]:
+    """The header at the start of a `.npy` stream and how many bytes it takes; None while it is not whole.
+
+    Raises:
+        InvalidRequest: these are no `.npy` bytes of version 1.0 to 3.0, or an array that cannot travel.
+        TooLarge: the header itself, or the array it announces.
+    """
+    start = bytes(data[:12])
+    if start[:6] != _MAGIC[: len(start)]:
+        raise InvalidRequest("the body is no .npy stream: it must begin with \\x93NUMPY, as numpy.save writes it")
+    if len(start) < 8:
+        return None
+    version = (start[6], start[7])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise InvalidRequest("version {}.{} of .npy is unknown: 1.0, 2.0 and 3.0 can be read".format(*version))
+    begins = 10 if version == (1, 0) else 12
+    if len(start) < begins:
+        return None
+    ends = begins + int.from_bytes(start[8:begins], "little")
+    if ends > MAX_NPY_HEADER:
+        raise TooLarge("the .npy header has {} bytes, and at most {} are read".format(ends, MAX_NPY_HEADER))
+    if len(data) < ends:
+        return None
+    return _described(bytes(data[begins:ends]), "utf-8" if version == (3, 0) else "latin-1"), ends
+
+
+def _described(raw: bytes, encoding: str) -> Header:
+    try:
+        text = raw.decode(encoding)
+        if sum(map(text.count, "([{")) > _MOST_BRACKETS:
+            text = ""  # deep nesting is hard on the parser
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise InvalidRequest("the .npy header is no dictionary of literals: {}".format(error)) from None
+    if type(found) is not dict or set(found) != {"descr", "fortran_order", "shape"}:
+        raise InvalidRequest('the .npy header must have "descr", "fortran_order" and "shape", and nothing else')
+    if isinstance(found["descr"], (list, tuple)):
+        raise InvalidRequest("structured and void arrays cannot travel: send their fields one by one")
+    if type(found["fortran_order"]) is not bool or type(found["shape"]) is not tuple:
+        raise InvalidRequest('in a .npy header "fortran_order" is True or False, and "shape" a tuple')
+    return header(found["descr"], found["shape"], "F" if found["fortran_order"] else "C")

@@ -1,0 +1,129 @@
+"""Memory that a session shares with the server; it comes from where user code runs, and is treated so.
+
+A segment is a memfd whose size is sealed: it cannot shrink under this process, which would die of it. Every page of it
+is there already, so that touching it costs this process none of its own memory; that is looked at before each touch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from venvd_contract.errors import Internal
+from venvd_core.channel import Memory, close_descriptors
+from venvd_core.wire import encode
+
+MOST = 64
+"""Segments of one session."""
+_KNOWN_WITHIN = 10.0
+"""Seconds between a reply that names a segment and the news of it, which comes by way of the warden."""
+_BLOCK = 512
+# the standard library names these from CPython 3.13 on
+_F_GET_SEALS = 1034
+_F_SEAL_SHRINK = 2
+
+
+class Segment:
+    """One segment; the descriptor is this process's own."""
+
+    def __init__(self, name: str, size: int, descriptor: int) -> None:
+        self.name = name
+        self.size = size
+        self.descriptor = descriptor
+        self._map: mmap.mmap | None = None
+
+    def part(self, start: int, end: int) -> memoryview:
+        """Some of its bytes, to be read or written at once.
+
+        Raises:
+            Internal: the session has taken pages away.
+        """
+        if os.fstat(self.descriptor).st_blocks * _BLOCK < self.size:
+            raise Internal("the session took back memory that it shares")
+        if self._map is None:
+            self._map = mmap.mmap(self.descriptor, self.size)
+        return memoryview(self._map)[start:end]
+
+    def close(self) -> None:
+        """Let go; parts of it that are still used keep the memory."""
+        self._map = None
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class Segments:
+    """The segments of one session's process.
+
+    Args:
+        tell: sends a line to the session.
+    """
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
+        self._known: dict[str, Segment] = {}
+        self._used: dict[str, int] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+
+    def told(self, event: Memory, descriptors: list[int]) -> None:
+        """News of a segment."""
+        for name in event.gone:
+            if (gone := self._known.pop(name, None)) is not None:
+                gone.close()
+        if event.name and len(descriptors) == 1 and self._usable(event, descriptors[0]):
+            self._known[event.name] = Segment(event.name, event.size, descriptors[0])
+        else:
+            close_descriptors(descriptors)
+        waiting = self._waiting.pop(event.name, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _usable(self, event: Memory, descriptor: int) -> bool:
+        if event.name in self._known or len(self._known) >= MOST:
+            return False
+        try:
+            sealed = fcntl.fcntl(descriptor, _F_GET_SEALS) & _F_SEAL_SHRINK
+        except OSError:  # no memfd
+            return False
+        return bool(sealed) and os.fstat(descriptor).st_size == event.size
+
+    async def find(self, name: str) -> Segment:
+        """The segment that a reply names, which may be known only a moment later.
+
+        Raises:
+            Internal: it is not there, or cannot be used.
+        """
+        if name not in self._known:
+            waiting = self._waiting.setdefault(name, asyncio.get_running_loop().create_future())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KNOWN_WITHIN):
+                    await asyncio.shield(waiting)
+            self._waiting.pop(name, None)
+        found = self._known.get(name)
+        if found is None:
+            raise Internal("the session shares memory that cannot be used: not there, or not sealed")
+        return found
+
+    def release(self, names: Iterable[str]) -> None:
+        """The session may use these again."""
+        self._say("free", list(names))
+
+    def forsake(self, names: Iterable[str]) -> None:
+        """Somebody who is gone may still look at these: the session must not use them again."""
+        self._say("drop", list(names))
+
+    def _say(self, what: str, names: Sequence[str]) -> None:
+        if names:
+            self._tell(encode({"segments": {what: names}}) + b"\n")
+
+    def close(self) -> None:
+        for segment in self._known.values():
+            segment.close()
+        self._known.clear()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(None)
