@@ -277,3 +277,64 @@ def test_a_client_that_leaves_with_requests_behind_cancels_the_first(server: Any
         time.sleep(0.01)
     sock.close()
     assert server.eval("left", X_Venvd_Timeout="20") == "began"
+
+
+# ---- heads that repeat
+
+
+def evaluated(server: Any, sock: Any, *pieces: bytes) -> Any:
+    """The value that comes back for a request sent in these pieces, each of which is read before the next is sent."""
+    for piece in pieces[:-1]:
+        sock.sendall(piece)
+        time.sleep(0.05)
+    sock.sendall(pieces[-1])
+    answer = server.read_until(sock, b"}")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["value"]
+
+
+def test_requests_with_the_same_head_have_their_own_bodies(server: Any) -> None:
+    """A head that is sent again is the head of another request, whole, in pieces or behind a shorter one."""
+    head = server.head("POST", "/api/eval", "Content-Length: 20")
+    sock = server.connect()
+    for number in range(3):
+        assert evaluated(server, sock, head + b'{"expression":"%d+1"}' % number) == number + 1
+    assert evaluated(server, sock, head, b'{"expression":"7+1"}') == 8
+    assert evaluated(server, sock, head + b'{"expression"', b':"8+1"}') == 9
+    assert evaluated(server, sock, head[:30], head[30:] + b'{"expression":"9+1"}') == 10
+    assert evaluated(server, sock, head + b'{"expression":"1+1"}') == 2
+    sock.close()
+
+
+def test_requests_with_the_same_head_may_stand_behind_one_another(server: Any) -> None:
+    """Two of them in one segment are two requests, answered in order."""
+    request = server.head("POST", "/api/eval", "Content-Length: 20") + b'{"expression":"%d+1"}'
+    sock = server.connect()
+    assert evaluated(server, sock, request % 0) == 1
+    sock.sendall(request % 1 + request % 2)
+    answers = server.read_until(sock, b'{"value":3}')
+    assert answers.index(b'{"value":2}') < answers.index(b'{"value":3}')
+    sock.close()
+
+
+def test_a_body_that_looks_like_a_head_is_none(server: Any) -> None:
+    """What was sent as a body, and comes again as a request, is judged as a request: here it has no token."""
+    body = b"POST /api/eval HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    sock = server.connect()
+    sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}"))
+    time.sleep(0.05)
+    sock.sendall(body)
+    assert b" 400 " in server.read_until(sock, b"}").partition(b"\r\n")[0]
+    sock.sendall(body)
+    assert b" 401 " in server.read_until(sock, b"}").partition(b"\r\n")[0]
+    sock.close()
+
+
+def test_a_head_without_the_token_is_refused_each_time(server: Any) -> None:
+    """Being refused once makes no head known."""
+    request = b'POST /api/eval HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{"expression":"1+1"}'
+    sock = server.connect()
+    for _ in range(3):
+        sock.sendall(request)
+        assert b" 401 " in server.read_until(sock, b"}").partition(b"\r\n")[0]
+    sock.close()

@@ -81,14 +81,45 @@ class Call(asyncio.Future[Reply]):
     """Who it was sent to."""
     stop: str | None = None
     """Why it is being stopped: `timeout` or `cancelled`."""
+    _told: Callable[[Call], None] | None = None
 
     def __init__(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self.request = request
+
+    def tell(self, told: Callable[[Call], None]) -> None:
+        """Have `told` called when the call is over, and at that very moment; one may ask for that.
+
+        A future's own callbacks wait a turn of the loop, with its system calls. Where the call is over already it is
+        one of these, so that nobody is told while still asking.
+        """
+        if self.done():
+            self.add_done_callback(told)
+        else:
+            self._told = told
+
+    def set_result(self, result: Reply) -> None:
+        super().set_result(result)
+        if self._told is not None:
+            self._tell(self._told)
+
+    def set_exception(self, exception: type[BaseException] | BaseException) -> None:
+        super().set_exception(exception)
+        if self._told is not None:
+            self._tell(self._told)
 
     def cancel(self, msg: Any = None) -> bool:
         if not super().cancel(msg):
             return False
         if self.owner is not None:
             self.owner.abandoned(self)
+        if self._told is not None:
+            self._tell(self._told)
         return True
+
+    def _tell(self, told: Callable[[Call], None]) -> None:
+        self._told = None
+        try:
+            told(self)
+        except Exception as error:  # noqa: BLE001 — what goes wrong on one connection is not the session's affair
+            self.get_loop().call_exception_handler({"message": "who waited for a call", "exception": error})

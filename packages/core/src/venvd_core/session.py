@@ -116,7 +116,7 @@ class Session:
             Busy: as many calls wait as may.
             Unavailable: there is no process, and it is not known when there will be one.
         """
-        if self._running is None and self._life.ready:
+        if self._running is None and self._life.ready and not self._queue:
             self._send(call)
         else:
             self._check()
@@ -228,6 +228,8 @@ class Session:
     def _due(self, now: float) -> float | None:
         """End what ran out of time; the next time to look."""
         for call in [call for call in self._queue if call.deadline <= now]:
+            if call.done():
+                continue  # who was told of the one before let go of this one
             self._queue.remove(call)
             self._fail(call, DeadlineExceeded("the time for the call ran out while it waited for those before it"))
         running = self._running
@@ -278,17 +280,18 @@ class Session:
 
     def on_failed_start(self, why: str) -> None:
         running, self._running = self._running, None
-        for call in (*([running] if running else ()), *self._queue):
+        queue, self._queue = self._queue, deque()
+        for call in (*([running] if running else ()), *queue):
             self._fail(call, Unavailable(why))
-        self._queue.clear()
 
     def on_loss(self, why: str) -> None:
         """Answer every call that the process took with it."""
         running, self._running = self._running, None
+        queue, self._queue = self._queue, deque()
         if running is not None:
             self._fail(running, self._lost_call(running, why))
-        while self._queue:
-            self._fail(self._queue.popleft(), SessionLost(f"{why}, before this call began; its state is lost"))
+        for call in queue:
+            self._fail(call, SessionLost(f"{why}, before this call began; its state is lost"))
 
     def _lost_call(self, call: Call, why: str) -> VenvdError:
         grace = f"did not stop within {self._host.grace:g} s, and its session was killed; its state is lost"

@@ -3,17 +3,18 @@
 A small request that has come whole and whose answer is one piece of JSON needs nothing that ASGI offers, and a task,
 its events and its messages cost more than the call. Everything else (a body in pieces, a stream of events, a request
 behind another that is not answered yet) goes the usual way.
+
+Nor need a client's second request be parsed where its head is that of an earlier one, byte for byte: `Heads`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from http import HTTPStatus
 from typing import Protocol
 
 from venvd_contract.errors import Internal, VenvdError
-from venvd_core.backend import Reply
+from venvd_core.backend import Call
 from venvd_core.monitor import problem_of
 from venvd_http_backend.incoming import Head
 from venvd_http_backend.operations import Operations
@@ -25,6 +26,34 @@ STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for stat
 }
 
 _log = logging.getLogger(__name__)
+
+
+class Heads:
+    """Heads of hot requests of one connection that were parsed, and whose sender may call."""
+
+    MOST = 16
+    LARGEST = 4096
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, tuple[str, Head]] = {}
+
+    def learn(self, data: bytes, command: str, head: Head) -> None:
+        """Keep the head with which `data` begins, where nothing but its body follows."""
+        end = data.find(b"\r\n\r\n") + 4
+        if 4 <= end <= self.LARGEST and len(data) == end + head.length and data[:5] == b"POST ":
+            if len(self._found) >= self.MOST:
+                self._found.clear()
+            self._found[data[:end]] = command, head
+
+    def known(self, data: bytes) -> tuple[str, Head, bytes] | None:
+        """Command, head and body of a request that is whole, and the only thing that has come."""
+        end = data.find(b"\r\n\r\n") + 4
+        found = self._found.get(data[:end])
+        if found is None or len(data) != end + found[1].length:
+            return None
+        return (*found, data[end:])
 
 
 class Writer(Protocol):
@@ -48,7 +77,7 @@ class Exchange:
         self.response_complete = False
         self._cancels = cancels
         self._writer = writer
-        self._future: asyncio.Future[Reply] | None = None
+        self._future: Call | None = None
 
     @property
     def message_event(self) -> Exchange:
@@ -64,30 +93,28 @@ class Exchange:
             self._future.cancel()
 
     def begin(self, operations: Operations, command: str, head: Head, body: bytes) -> None:
-        """Check the request's sender and begin its call."""
+        """Begin the call of a request whose sender may."""
         try:
-            operations.check(head)
             self._future = operations.call(command, head, body)
         except VenvdError as error:
-            self._refuse(error)
+            self.refuse(error)
         except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
             _log.exception(command)
-            self._refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))
+            self.refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))
         else:
-            self._future.add_done_callback(self._done)
+            self._future.tell(self._done)
 
-    def _done(self, future: asyncio.Future[Reply]) -> None:
+    def _done(self, future: Call) -> None:
         if self.disconnected or future.cancelled():
             self.response_complete = True
             return
         error = future.exception()
         if error is None:
-            body = future.result().result
-            self._writer.answer(self, b"200 OK", b"content-type: application/json\r\n", body)
+            self._writer.answer(self, b"200 OK", b"content-type: application/json\r\n", future.result().result)
         else:
-            self._refuse(error if isinstance(error, VenvdError) else Internal(type(error).__name__))
+            self.refuse(error if isinstance(error, VenvdError) else Internal(type(error).__name__))
 
-    def _refuse(self, error: VenvdError) -> None:
+    def refuse(self, error: VenvdError) -> None:
         status, headers, body = problem_of(error)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._writer.answer(self, STATUS_LINE.get(status) or b"%d " % status, lines, body)

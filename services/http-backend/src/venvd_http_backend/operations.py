@@ -8,7 +8,7 @@ from typing import Any
 
 from venvd_contract.errors import VenvdError
 from venvd_core import logs
-from venvd_core.backend import Backend, Reply, Request
+from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.monitor import Receive, Scope, Send, refuse, respond
 from venvd_core.wire import encode
 from venvd_http_backend.events import serve_events
@@ -53,7 +53,7 @@ class Operations:
         self.check(head)
         return head
 
-    def call(self, command: str, head: Head, body: bytes) -> asyncio.Future[Reply]:
+    def call(self, command: str, head: Head, body: bytes) -> Call:
         return self._backend.call(_request(command, head, body))
 
     async def serve(

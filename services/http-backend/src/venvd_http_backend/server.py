@@ -17,7 +17,7 @@ from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_core.backend import Backend
 from venvd_core.wire import encode
 from venvd_http_backend.front import HOT, Front
-from venvd_http_backend.hot import LARGEST, Exchange
+from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head
 from venvd_http_backend.operations import Operations
 from venvd_http_backend.settings import HttpSettings
@@ -47,13 +47,31 @@ class Connection(HttpToolsProtocol):
     """The command of a hot request that is not whole yet; uvicorn has not been told of it."""
     _body = b""
     _exchange: Exchange | None = None
+    _arrived = b""
+    """What the parser is reading."""
+    _began_in = b""
+    """In which of these the request began."""
+    _at_rest = False
+    """Whether the last request was hot and is answered, and nothing of another has come."""
+    _rested = 0.0
+    """Since when, by the loop's clock."""
+    _defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._heads = Heads()
         self._close_in(KEEP_ALIVE)
 
     def data_received(self, data: bytes) -> None:
+        if self._at_rest:
+            known = self._heads.known(data)
+            if known is not None:
+                self._at_rest = False
+                self._begin(*known, keep_alive=True)
+                return
+        self._arrived = data
         super().data_received(data)
+        self._arrived = self._began_in = b""
         if self._hot is not None:
             self._usual_way()
         if self._in_head and not self.transport.is_closing():
@@ -68,6 +86,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._at_rest = False
+        self._began_in = self._arrived
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -110,10 +130,23 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._hot = None
-        operations = self.operations
-        exchange = self._exchange = Exchange(self, self.parser.should_keep_alive(), operations.cancels)
+        keep_alive = self.parser.should_keep_alive()
+        try:
+            self.operations.check(head)
+        except VenvdError as error:
+            self._exchanged(keep_alive).refuse(error)
+            return
+        if keep_alive and not head.expects and self._began_in is self._arrived:
+            self._heads.learn(self._arrived, command, head)
+        self._begin(command, head, self._body, keep_alive=keep_alive)
+
+    def _begin(self, command: str, head: Head, body: bytes, *, keep_alive: bool) -> None:
+        self._exchanged(keep_alive).begin(self.operations, command, head, body)
+
+    def _exchanged(self, keep_alive: bool) -> Exchange:
+        exchange = self._exchange = Exchange(self, keep_alive, self.operations.cancels)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
-        exchange.begin(operations, command, head, self._body)
+        return exchange
 
     def _usual_way(self) -> None:
         """Tell uvicorn of a request that turned out not to be hot."""
@@ -136,14 +169,43 @@ class Connection(HttpToolsProtocol):
     def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
         if not exchange.keep_alive:
             headers += b"connection: close\r\n"
-        for name, value in self.server_state.default_headers:
-            headers += b"%b: %b\r\n" % (name, value)
-        self.transport.write(b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\n\r\n%b" % (status, headers, len(body), body))
+        start = b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, self._default(), len(body))
+        self.transport.write(start + body)
         exchange.response_complete = True
         self._exchange = None
         if not exchange.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if exchange.keep_alive and self.cycle is exchange and not self._in_head and self._hot is None:  # type: ignore[comparison-overlap]
+            self._rest()
+        else:
+            self.on_response_complete()
+
+    def _default(self) -> bytes:
+        """The headers of every response; uvicorn makes a new list of them each second."""
+        made, lines = Connection._defaults
+        current = self.server_state.default_headers
+        if made is not current:
+            lines = b"".join(b"%b: %b\r\n" % header for header in current)
+            Connection._defaults = current, lines
+        return lines
+
+    def _rest(self) -> None:
+        """Wait for the next request: as `on_response_complete`, with no timer for each response."""
+        self.server_state.total_requests += 1
+        self._at_rest = True
+        self._rested = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self._still_at_rest)
+
+    def _still_at_rest(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._exchange is not None:
+            return
+        left = self._rested + KEEP_ALIVE - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self._still_at_rest)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _partial(self, size: int) -> None:
         now = time.monotonic()

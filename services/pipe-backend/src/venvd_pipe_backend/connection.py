@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         call = self._backend.call(request)
         self._calls[call] = message.size
         self._cost += message.size
-        call.add_done_callback(partial(self._finished, begin, turn))
+        call.tell(partial(self._finished, begin, turn))
 
     def _named(self, identity: Any) -> Call | None:
         """The running call of this connection whose request had that ID."""
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
             self._abandon()
 
     def _abandon(self) -> None:
-        self._ended = True
+        self._lost = self._ended = True  # what its calls come to is not written any more
         self._cancel_calls()
         self._transport.abort()
 

@@ -112,7 +112,7 @@ class Stream:
             return
         call = self._backend.call(request)
         self._calls.add(call)
-        call.add_done_callback(partial(self._finished, number))
+        call.tell(partial(self._finished, number))
 
     def _request(self, message: SessionRequest) -> Request:
         return Request(
