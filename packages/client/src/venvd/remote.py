@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from venvd import operators
+from venvd.arrays import array_of
 from venvd.errors import UserError, VenvdError
 from venvd.flow import drive
 from venvd.operators import InPlaceOperators, Operators, iteration, subscript
@@ -15,9 +16,7 @@ from venvd.scope import Scope
 
 _OWN = frozenset({"_venvd_scope", "_venvd_id", "_venvd_type"})
 # What numpy looks for before it takes an object for a sequence: answering with proxies would mislead it.
-_NOT_REMOTE = frozenset(
-    {"__array__", "__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"}
-)
+_NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"})
 
 
 class RemoteObject(Operators, InPlaceOperators):
@@ -116,6 +115,12 @@ class RemoteObject(Operators, InPlaceOperators):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a proxy cannot be pickled: its object lives in a session")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if copy is False:
+            raise ValueError("an array of a session cannot be had without a copy")
+        array = array_of(*self._venvd_scope.backend.fetch_array(self._venvd_scope.get_array(self)))  # type: ignore[attr-defined]
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     # containers
 

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
+from venvd.arrays import header_of
 from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
 from venvd.records import record, records
 from venvd.transports.base import Call
+from venvd_contract.arrays import Header
 from venvd_contract.operations import HandleInfo, Output
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
@@ -149,6 +151,12 @@ class Scope:
 
     def rows(self, target: Held, timeout: float | None = None) -> Call[list[list[float]]]:
         return self._call("tofloatarray2d", {"handleId": self._id(target)}, self._decoder.decode, timeout)
+
+    def get_array(self, target: Held, timeout: float | None = None) -> Call[Header]:
+        return self._call("array.get", {"handleId": self._id(target)}, header_of, timeout)
+
+    def put_array(self, header: Header, timeout: float | None = None) -> Call[Any]:
+        return self._call("array.put", header.fields(), self._proxy, timeout)
 
     def handles(self, timeout: float | None = None) -> Call[list[HandleInfo]]:
         convert = records(HandleInfo)

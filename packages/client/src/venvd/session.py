@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from venvd import session_calls
+from venvd.arrays import array_of, bytes_of
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd.release import Releaser
 from venvd.remote import RemoteObject
 from venvd.scope import Scope
 from venvd.transports import open_transport
 from venvd.transports.base import Call, Event, Transport
+from venvd_contract.arrays import Header
 from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
@@ -33,6 +35,12 @@ class Operations:
         raise NotImplementedError
 
     def stream_call(self, call: Call[Any]) -> Iterator[Event]:
+        raise NotImplementedError
+
+    def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        raise NotImplementedError
+
+    def send_array(self, call: Call[T], data: memoryview) -> T:
         raise NotImplementedError
 
     def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
@@ -91,6 +99,19 @@ class Operations:
         """A sequence of sequences or a two-dimensional array as lists of floats."""
         return self.run_call(self._scope.rows(target, timeout))
 
+    def get_array(self, target: RemoteObject, *, timeout: float | None = None) -> Any:
+        """The object behind a proxy as a numpy array: arrays, numbers, buffers, what pandas holds in one type.
+
+        Its memory is this program's own: changing it changes nothing in the session.
+        """
+        return array_of(*self.fetch_array(self._scope.get_array(target, timeout)))
+
+    def put_array(self, array: Any, *, timeout: float | None = None) -> RemoteObject:
+        """A proxy of a numpy array in the session, with the elements of `array`: whatever numpy sees as one."""
+        header, data = bytes_of(array)
+        made: RemoteObject = self.send_array(self._scope.put_array(header, timeout), data)
+        return made
+
     def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """What the session holds for clients."""
         return self.run_call(self._scope.handles(timeout))
@@ -119,6 +140,12 @@ class Session(Operations):
 
     def run_call(self, call: Call[T]) -> T:
         return self.backend.run_call(call)
+
+    def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        return self.backend.fetch_array(call)
+
+    def send_array(self, call: Call[T], data: memoryview) -> T:
+        return self.backend.send_array(call, data)
 
     def stream_call(self, call: Call[Any]) -> Iterator[Event]:
         return self.backend.stream_call(call)
@@ -237,6 +264,12 @@ class Backend(Operations):
 
     def run_call(self, call: Call[T]) -> T:
         return self._transport.call(call)
+
+    def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        return self._transport.get_array(call)
+
+    def send_array(self, call: Call[T], data: memoryview) -> T:
+        return self._transport.put_array(call, data)
 
     def stream_call(self, call: Call[Any]) -> Iterator[Event]:
         return self._transport.stream(call)

@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from venvd import session_calls
+from venvd.arrays import array_of, bytes_of
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd.release import AsyncReleaser
 from venvd.remote_async import AsyncRemoteObject
 from venvd.scope import Scope
 from venvd.transports import open_async_transport
 from venvd.transports.base import AsyncTransport, Call, Event
+from venvd_contract.arrays import Header
 from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
@@ -28,6 +30,12 @@ class AsyncOperations:
         raise NotImplementedError
 
     def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
+        raise NotImplementedError
+
+    async def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        raise NotImplementedError
+
+    async def send_array(self, call: Call[T], data: memoryview) -> T:
         raise NotImplementedError
 
     async def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
@@ -81,6 +89,19 @@ class AsyncOperations:
         """A sequence of sequences or a two-dimensional array as lists of floats."""
         return await self.run_call(self._scope.rows(target, timeout))
 
+    async def get_array(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Any:
+        """The object behind a proxy as a numpy array: arrays, numbers, buffers, what pandas holds in one type.
+
+        Its memory is this program's own: changing it changes nothing in the session.
+        """
+        return array_of(*await self.fetch_array(self._scope.get_array(target, timeout)))
+
+    async def put_array(self, array: Any, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """A proxy of a numpy array in the session, with the elements of `array`: whatever numpy sees as one."""
+        header, data = bytes_of(array)
+        made: AsyncRemoteObject = await self.send_array(self._scope.put_array(header, timeout), data)
+        return made
+
     async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """What the session holds for clients."""
         return await self.run_call(self._scope.handles(timeout))
@@ -109,6 +130,12 @@ class AsyncSession(AsyncOperations):
 
     async def run_call(self, call: Call[T]) -> T:
         return await self.backend.run_call(call)
+
+    async def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        return await self.backend.fetch_array(call)
+
+    async def send_array(self, call: Call[T], data: memoryview) -> T:
+        return await self.backend.send_array(call, data)
 
     def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
         return self.backend.stream_call(call)
@@ -207,6 +234,12 @@ class AsyncBackend(AsyncOperations):
 
     async def run_call(self, call: Call[T]) -> T:
         return await self._transport.call(call)
+
+    async def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        return await self._transport.get_array(call)
+
+    async def send_array(self, call: Call[T], data: memoryview) -> T:
+        return await self._transport.put_array(call, data)
 
     def stream_call(self, call: Call[Any]) -> AsyncIterator[Event]:
         return self._transport.stream(call)

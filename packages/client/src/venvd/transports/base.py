@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from venvd.errors import BadReply
 from venvd.net.endpoint import Endpoint, Exchange, Reader
+from venvd_contract.arrays import Header
 
 T = TypeVar("T")
 
@@ -73,6 +74,15 @@ class Transport(Protocol):
     def stream(self, call: Call[Any]) -> Iterator[Event]:
         """Send one call and yield its events; the last is `result`. Closing the iterator cancels the call."""
 
+    def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        """Fetch an array: its header and its bytes, as an object whose memory can be written and is the caller's alone.
+
+        `call` is an `array.get`, which decodes what the contract calls an *array*.
+        """
+
+    def put_array(self, call: Call[T], data: memoryview) -> T:
+        """Send the bytes of an array; `call` is an `array.put` with dtype, shape and order."""
+
     def close(self) -> None: ...
 
 
@@ -82,6 +92,10 @@ class AsyncTransport(Protocol):
     async def call(self, call: Call[T]) -> T: ...
 
     def stream(self, call: Call[Any]) -> AsyncIterator[Event]: ...
+
+    async def get_array(self, call: Call[Header]) -> tuple[Header, Any]: ...
+
+    async def put_array(self, call: Call[T], data: memoryview) -> T: ...
 
     async def close(self) -> None: ...
 
