@@ -127,7 +127,7 @@ def engine_stack(
 
 
 def remove_images(home_id: str) -> None:
-    """Images and volumes that carry the home's label."""
+    """Images and volumes that carry the home's label, and its tags of servers' images."""
     label = f"label=dev.venvd.home={home_id}"
     for kind, force in (("image", "--force"), ("volume", "--force")):
         listed = subprocess.run(
@@ -135,6 +135,10 @@ def remove_images(home_id: str) -> None:
         )
         if names := sorted(set(listed.stdout.split())):
             subprocess.run(["docker", kind, "rm", force, *names], capture_output=True, check=False)
+    held = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+    held += ["--filter", f"reference=venvd/*-backend:{home_id}-*"]
+    if tags := subprocess.run(held, capture_output=True, text=True, check=True).stdout.split():
+        subprocess.run(["docker", "image", "rm", *tags], capture_output=True, check=False)
 
 
 def _ca_bundle() -> Path | None:

@@ -207,6 +207,23 @@ def test_a_named_directory_of_sockets(cli: Cli, site: Any) -> None:
     (run_dir / "theirs" / "file").unlink()
 
 
+def test_prune(cli: Cli) -> None:
+    """It lists, asks or is told, and removes what nothing uses; what runs goes on."""
+    home = Path(cli("status", "--json").json["home"])
+    old = home / "venvs" / ("0" * 32)  # built, and no venv's
+    old.mkdir()
+    (old / "venvd.json").write_text("{}")
+    assert str(old) in cli("prune", "--dry-run").out
+    assert [one["name"] for one in cli("prune", "--dry-run", "--json").json["leftovers"]] == [str(old)]
+    assert "--yes" in cli("prune", status=2).err
+    assert cli("prune", "--json", status=2).json["code"] == "invalid_request"
+    assert [one["name"] for one in cli("prune", "--yes", "--json").json["removed"]] == [str(old)]
+    assert not old.exists()
+    assert cli("prune", "--yes").out == "nothing is left over\n"
+    assert cli("prune", "--all", "--yes", "--json").json["removed"] is not None
+    assert cli("eval", "6 * 7", "--backend", "main").out == "42\n"
+
+
 def test_no_wait_leaves_an_operation_that_can_be_followed(cli: Cli) -> None:
     """`operation wait` follows it to its end."""
     change = cli("venv", "create", "later", "--python", MINOR, "--no-wait", "--json").json

@@ -6,7 +6,7 @@ import http.server
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from venvd_contract.errors import Conflict, NotFound, Unavailable, VenvdError
-from venvd_contract.resources import LogLine, OperationInfo, Package
+from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
 from venvd_controller import app
 from venvd_controller.database import Database, open_database
 from venvd_controller.home import Home
@@ -104,6 +104,8 @@ class MemoryEngine:
         self.steps: list[str] = []
         self.images: dict[str, Image] = {}
         self.launches: dict[str, Part] = {}
+        self.others: list[Leftover] = []
+        """What nothing uses, apart from images."""
         self.ready = True
         self.releases = 0
         """How many releases the index has made: each locks otherwise."""
@@ -197,6 +199,16 @@ class MemoryEngine:
             Owned(key, part.launch.name, self._handle(part), self.inspect(self._handle(part)).running)
             for key, part in list(self.launches.items())
         ]
+
+    def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
+        self._step("leftovers")
+        venvs = [Leftover("venv", key, current=False) for key in self.images if key not in used]
+        return [*venvs, *self.others]
+
+    def discard(self, leftover: Leftover) -> None:
+        self._step("discard")
+        self.images.pop(leftover.name, None)
+        self.others = [one for one in self.others if one != leftover]
 
     def sweep(self) -> None:
         self._step("sweep")

@@ -219,6 +219,28 @@ class Event:
     data: Any
 
 
+# ---- what is left over ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Leftover:
+    """Something that a home keeps and nothing uses."""
+
+    kind: str
+    """`venv` and `server` (images), `worker` (a version of the worker archive), `tools` and `cache` (of builds)."""
+    name: str
+    """Of the image or volume, or the path of the file or directory."""
+    current: bool
+    """Whether the next build or start would use it; without, it would be made again."""
+    sizeBytes: Optional[int] = None
+    """What it takes, layers that images share included; null where the engine does not say."""
+
+
+@dataclass
+class LeftoverList:
+    items: List[Leftover]
+
+
 # ---- the controller itself -------------------------------------------------------------------------------------
 
 

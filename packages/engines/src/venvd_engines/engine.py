@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from venvd_contract.resources import LogLine, Package
+from venvd_contract.resources import Leftover, LogLine, Package
 
 
 class Progress(Protocol):
@@ -249,6 +249,12 @@ class Engine(Protocol):
         """Remove everything of a backend that `list_owned` found, whole or not."""
 
     def list_owned(self) -> Sequence[Owned]: ...
+
+    def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
+        """What this home keeps and nothing uses; `used` are the keys of venvs that are to stay."""
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove one of `leftovers`; none there is fine."""
 
     def sweep(self) -> None:
         """Remove what a killed controller left half made, backends apart: build containers, partial venvs."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Conflict, VenvdError
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow, ImageRow, VenvRow
 from venvd_controller.operations import Operations
@@ -53,6 +53,24 @@ class Images:
             if row is not None:
                 row.unused_since = 0.0
         self.sweep()
+
+    def idle(self) -> bool:
+        """Whether no work is under way that finds or makes images, which are not in the rows yet."""
+        return not self._users and not self._operations.targets()
+
+    @contextmanager
+    def alone(self) -> Iterator[set[str]]:
+        """The keys that are in use, and none other comes to be used meanwhile.
+
+        Raises:
+            Conflict: work is under way.
+        """
+        with self._lock:
+            if not self.idle():
+                raise Conflict("builds or starts are under way (venvd operation list): try again once they are done")
+            with self._database.read() as session:
+                used = _used(session)
+            yield used
 
     def sweep(self) -> None:
         """Remove the images that nobody has used for a while."""

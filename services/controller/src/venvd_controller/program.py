@@ -17,6 +17,7 @@ from venvd_controller.home import Home
 from venvd_controller.images import Images
 from venvd_controller.moving import Choose
 from venvd_controller.operations import Operations
+from venvd_controller.pruning import Pruner
 from venvd_controller.reconcile import Reconciler
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.settings import Settings, report
@@ -42,6 +43,7 @@ class Program:
     backends: Backends
     reconciler: Reconciler
     upkeep: Upkeep
+    pruner: Pruner
     logs: LogHub
     registry: CollectorRegistry
 
@@ -108,11 +110,12 @@ def build(settings: Settings, home: Home, choose: Choose) -> Program:
     Starter(engine, settings, home, backends, venvs, images, operations)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     upkeep = Upkeep(settings.manifest, database, runtimes, venvs, backends)
-    reconciler.chores += [upkeep.turn, images.sweep]
+    pruner = Pruner(engine, images)
+    reconciler.chores += [upkeep.turn, images.sweep, pruner.turn]
     operations.on_done.append(_waking(reconciler))
     registry = metrics.registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Program(
-        settings, home, engine, reason, database, operations, runtimes, venvs, backends, reconciler, upkeep,
+        settings, home, engine, reason, database, operations, runtimes, venvs, backends, reconciler, upkeep, pruner,
         LogHub(engine), registry,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,9 +12,9 @@ from click.shell_completion import get_completion_class
 
 import venvd
 from venvd.cli import backend, code, operation, runtime, server, venv
-from venvd.cli.command import Group, State, fields, names, pass_state, wants_json
+from venvd.cli.command import Group, State, fields, names, pass_state, table, wants_json
 from venvd.cli.progress import FailedError
-from venvd_contract.resources import Setting
+from venvd_contract.resources import Leftover, Setting
 
 DONE, FAILED, WRONG_WORDS, NOT_FOUND, NO_CONTROLLER = range(5)
 
@@ -109,6 +110,39 @@ def config(state: State) -> None:
 
 def _source(item: Setting) -> str:
     return item.source if item.variable in {None, item.name} else f"{item.source}: {item.variable}"
+
+
+@app.command("prune")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also what would be made again: caches, tools, current servers."
+)
+@click.option("--dry-run", is_flag=True, help="Only list it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_state
+def prune(state: State, everything: bool, dry_run: bool, yes: bool) -> None:
+    """Remove what this home keeps and nothing uses: images of venvs that are gone, servers of old versions."""
+    found = state.controller.leftovers(everything=everything)
+    if dry_run or not found:
+        state.show(
+            {"leftovers" if dry_run else "removed": found}, _leftovers(found) if found else "nothing is left over"
+        )
+        return
+    if not yes:
+        _confirm(state, found)
+    removed = state.controller.prune(everything=everything)
+    state.show({"removed": removed}, f"removed:\n{_leftovers(removed)}")
+
+
+def _confirm(state: State, found: Sequence[Leftover]) -> None:
+    if state.json or not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to be asked: --yes removes, --dry-run lists")
+    state.say(_leftovers(found))
+    click.confirm("Remove all of this?", abort=True, err=True)
+
+
+def _leftovers(found: Sequence[Leftover]) -> str:
+    sizes = ("" if one.sizeBytes is None else f"{one.sizeBytes / 1e6:.1f} MB" for one in found)
+    return table(("kind", "size", "name"), [(one.kind, size, one.name) for one, size in zip(found, sizes, strict=True)])
 
 
 @app.command("completion")

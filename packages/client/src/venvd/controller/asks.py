@@ -21,6 +21,8 @@ from venvd_contract.resources import (
     ConfigReport,
     ControllerStatus,
     Event,
+    Leftover,
+    LeftoverList,
     LogLine,
     OperationInfo,
     Package,
@@ -33,6 +35,7 @@ T = TypeVar("T")
 
 TIMEOUT = 60.0
 """Seconds for one answer of the controller; what takes longer is an operation."""
+_PRUNING = 1800.0
 
 
 @dataclass(slots=True)
@@ -169,6 +172,16 @@ def packages(name: str) -> Flow[Step, list[Package]]:
 
 def lock(name: str) -> Ask[str]:
     return Ask("GET", f"/v1/venvs/{segment(name)}/lock", lambda data: data if isinstance(data, str) else data["lock"])
+
+
+def leftovers(*, everything: bool, remove: bool) -> Ask[list[Leftover]]:
+    """What nothing uses; with `remove`, what was removed of it."""
+
+    def items(data: Any) -> list[Leftover]:
+        return record(LeftoverList, data).items
+
+    method = "DELETE" if remove else "GET"
+    return Ask(method, "/v1/leftovers", items, query={"everything": json.dumps(everything)}, timeout=_PRUNING)
 
 
 def ensure_provider(provider: str, model: str | None) -> Ask[VenvChange]:

@@ -25,6 +25,7 @@ from venvd_contract.resources import (
     BackendStart,
     ConfigReport,
     ControllerStatus,
+    Leftover,
     LogLine,
     OperationInfo,
     Package,
@@ -89,6 +90,14 @@ class Controller:
     def ensure_provider(self, provider: str, model: str | None = None) -> VenvChange:
         """The venv of a provider, made where it is absent."""
         return self.ask(asks.ensure_provider(provider, model))
+
+    def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """What the home keeps and nothing uses; `everything`: also what would be made again when it is needed."""
+        return self.ask(asks.leftovers(everything=everything, remove=False))
+
+    def prune(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """Remove what `leftovers` tells; what was removed."""
+        return self.ask(asks.leftovers(everything=everything, remove=True))
 
     # ---- what everything goes through ----
 

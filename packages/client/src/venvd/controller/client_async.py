@@ -24,6 +24,7 @@ from venvd_contract.resources import (
     BackendStart,
     ConfigReport,
     ControllerStatus,
+    Leftover,
     LogLine,
     OperationInfo,
     Package,
@@ -80,6 +81,14 @@ class AsyncController:
     async def ensure_provider(self, provider: str, model: str | None = None) -> VenvChange:
         """The venv of a provider, made where it is absent."""
         return await self.ask(asks.ensure_provider(provider, model))
+
+    async def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """What the home keeps and nothing uses; `everything`: also what would be made again when it is needed."""
+        return await self.ask(asks.leftovers(everything=everything, remove=False))
+
+    async def prune(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """Remove what `leftovers` tells; what was removed."""
+        return await self.ask(asks.leftovers(everything=everything, remove=True))
 
     # ---- what everything goes through ----
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from venvd_contract.errors import Unavailable
-from venvd_contract.resources import LogLine
+from venvd_contract.resources import Leftover, LogLine
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.leftovers import Leftovers
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.servers import Servers
 from venvd_engines.docker.site import Site
@@ -44,6 +45,7 @@ class DockerEngine:
         self._networks = Networks(self._site)
         self._servers = Servers(self._site, self._bases)
         self._venvs = Venvs(self._site, self._bases, self._volumes)
+        self._leftovers = Leftovers(self._site, self._venvs, self._servers, self._volumes)
         directories = SocketDirectories(self._site)
         self._backends = Backends(self._site, self._servers, self._volumes, self._networks, directories)
 
@@ -117,6 +119,14 @@ class DockerEngine:
     @translated("list the backends")
     def list_owned(self) -> Sequence[Owned]:
         return self._backends.list_owned()
+
+    @translated("look for what nothing uses")
+    def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
+        return list(self._leftovers.find(used))
+
+    @translated("remove what nothing uses")
+    def discard(self, leftover: Leftover) -> None:
+        self._leftovers.discard(leftover)
 
     @translated("remove what was left half made")
     def sweep(self) -> None:

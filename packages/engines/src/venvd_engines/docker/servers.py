@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -36,8 +37,9 @@ Context = dict[str, bytes]
 class Servers:
     """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
 
-    The images hold nothing of a home, and homes share them. A process keeps to the one that it found first: sources
-    that change under it are for the next.
+    The images hold nothing of a home, and homes share them; each holds those that it uses by a tag of its own, with its
+    identity before the hash. A process keeps to the one that it found first: sources that change under it are for the
+    next.
     """
 
     def __init__(self, site: Site, bases: Bases) -> None:
@@ -54,7 +56,7 @@ class Servers:
             progress.check()
         try:
             name = self._names.get(backend_type)
-            if name is None or not self._there(name):
+            if name is None or self._image(name) is None:
                 name = self._names[backend_type] = self._made(backend_type, progress)
             return name
         finally:
@@ -62,11 +64,61 @@ class Servers:
 
     def _made(self, backend_type: str, progress: Progress) -> str:
         context = _context(self._source(), backend_type)
-        name = f"venvd/{backend_type}-backend:{_digest(context, self._site.settings.base_image)}"
-        if not self._there(name):
+        digest = _digest(context, self._site.settings.base_image)
+        if not self._hold(backend_type, digest):
             progress.phase(f"{backend_type} server image")
+            name = f"{_repository(backend_type)}:{digest}"
             self._build(name, backend_type, context, progress)
-        return name
+            if not self._hold(backend_type, digest):
+                raise Internal(f"the build of {name} ended without an image")
+        return self._own(backend_type, digest)
+
+    def _own(self, backend_type: str, digest: str) -> str:
+        return f"{_repository(backend_type)}:{self._site.settings.home_id}-{digest}"
+
+    def _hold(self, backend_type: str, digest: str) -> bool:
+        """Give an image this home's tag too, so that no other home's tidying takes it away; whether there is one."""
+        own = self._own(backend_type, digest)
+        if self._image(own) is not None:
+            return True
+        try:
+            self._site.api.tag(f"{_repository(backend_type)}:{digest}", *own.split(":"))
+        except docker.errors.NotFound:
+            return False
+        return True
+
+    # ---- what this home holds --------------------------------------------------------------------------------
+
+    def held(self) -> Iterator[tuple[str, Any]]:
+        """The images that this home holds, each with its tag."""
+        for backend_type in BACKEND_TYPES:
+            for image in self._site.api.images(_repository(backend_type)):
+                for tag in image.get("RepoTags") or ():
+                    if tag.startswith(self._own(backend_type, "")):
+                        yield tag, image
+
+    def current(self) -> set[str]:
+        """The tags that a start would look for now."""
+        with self._lock:
+            found = set(self._names.values())
+        with contextlib.suppress(Unavailable):  # without sources there are none but those that were found before
+            for backend_type in BACKEND_TYPES:
+                digest = _digest(_context(self._source(), backend_type), self._site.settings.base_image)
+                found.add(self._own(backend_type, digest))
+        return found
+
+    def release(self, tag: str) -> None:
+        """Let go of an image; the last home that does removes it."""
+        repository, _, version = tag.partition(":")
+        shared = f"{repository}:{version.removeprefix(f'{self._site.settings.home_id}-')}"
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            self._site.api.remove_image(tag)
+        image = self._image(shared)
+        if image is not None and image["RepoTags"] == [shared]:
+            with contextlib.suppress(docker.errors.APIError):  # a container uses it, or it is gone
+                self._site.api.remove_image(shared)
+
+    # ---- building --------------------------------------------------------------------------------------------
 
     def _source(self) -> Path:
         source = self._site.settings.source_dir
@@ -84,12 +136,12 @@ class Servers:
             found[INDEX_URL] = self._site.settings.index_url.encode()
         return found
 
-    def _there(self, name: str) -> bool:
+    def _image(self, name: str) -> Any:
+        """What the engine tells of an image, or None."""
         try:
-            self._site.api.inspect_image(name)
+            return self._site.api.inspect_image(name)
         except docker.errors.ImageNotFound:
-            return False
-        return True
+            return None
 
     def _build(self, name: str, backend_type: str, context: Context, progress: Progress) -> None:
         base = self._bases.for_servers(progress)
@@ -111,8 +163,10 @@ class Servers:
         seconds = self._site.settings.build_timeout
         for event in patience.items(stream, progress, seconds=seconds, doing="build the server's image"):
             _follow(event, progress)
-        if not self._there(name):
-            raise Internal(f"the build of {name} ended without an image")
+
+
+def _repository(backend_type: str) -> str:
+    return f"venvd/{backend_type}-backend"
 
 
 def _follow(event: dict[str, Any], progress: Progress) -> None:

@@ -90,6 +90,18 @@ class Venvs:
                 return Image(key=key, ref=image["Id"], python=found[labels.PYTHON], packages=packages)
         return None
 
+    def accepted(self) -> Iterator[tuple[str, Any]]:
+        """The images of this home that have passed their check, each with its tag."""
+        for image in self._site.api.images(filters=self._site.filters(labels.VENV)):
+            for tag in image.get("RepoTags") or ():
+                if tag.startswith(f"{REPOSITORY}:{self._site.settings.home_id}-"):
+                    yield tag, image
+
+    @staticmethod
+    def key(tag: str) -> str:
+        """The key that a tag of `accepted` names."""
+        return tag.rpartition("-")[2]
+
     def remove(self, key: str) -> None:
         for image in self._site.api.images(filters=self._site.filters(labels.VENV, key=key)):
             users = self._site.api.containers(all=True, filters={"ancestor": [image["Id"]]})

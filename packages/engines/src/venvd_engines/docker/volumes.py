@@ -67,6 +67,17 @@ class FilledVolumes:
                     with contextlib.suppress(docker.errors.APIError):
                         api.remove_volume(volume["Name"])
 
+    def known(self) -> set[str]:
+        """The volumes that this process has filled or found filled: those of its version."""
+        with self._lock:
+            return set(self._filled)
+
+    def remove(self, name: str) -> None:
+        """Remove a volume that no container uses."""
+        with self._lock, contextlib.suppress(docker.errors.NotFound):
+            self._filled.discard(name)
+            self._site.api.remove_volume(name)
+
     def _exists(self, name: str) -> bool:
         try:
             self._site.api.inspect_volume(name)

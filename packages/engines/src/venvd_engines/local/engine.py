@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import uv
 
 from venvd_contract.errors import Unavailable, Unimplemented
-from venvd_contract.resources import BACKEND_TYPES, LogLine
+from venvd_contract.resources import BACKEND_TYPES, Leftover, LogLine
+from venvd_engines import archives
 from venvd_engines import requirements as rules
 from venvd_engines.engine import (
     BackendState,
@@ -28,7 +30,7 @@ from venvd_engines.engine import (
 from venvd_engines.local import environment, interpreters
 from venvd_engines.local.launches import ENGINE, Launches, Place, handle
 from venvd_engines.local.starting import Starter
-from venvd_engines.local.venvs import Tools, Venvs
+from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
 from venvd_worker import archive
 
@@ -122,6 +124,23 @@ class LocalEngine:
 
     def list_owned(self) -> Sequence[Owned]:
         return self._launches.owned()
+
+    def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
+        records = list(self._launches.records())
+        cache = self._settings.home / "cache" / "uv"
+        return [
+            *self._venvs.leftovers({*used, *(record.venv_key for record in records)}),
+            *archives.leftovers(self._settings.home / "worker", {record.archive for record in records}),
+            *([Leftover("cache", str(cache), current=True, sizeBytes=size(cache))] if cache.is_dir() else []),
+        ]
+
+    def discard(self, leftover: Leftover) -> None:
+        if leftover.kind == "venv":
+            self._venvs.remove(Path(leftover.name).name)
+        elif leftover.kind == "cache":
+            shutil.rmtree(leftover.name, ignore_errors=True)
+        else:
+            archives.remove(leftover.name)
 
     def sweep(self) -> None:
         self._launches.sweep()

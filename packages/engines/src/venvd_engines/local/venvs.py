@@ -15,14 +15,14 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from venvd_contract.errors import Internal, InUse, Unavailable
-from venvd_contract.resources import Package
+from venvd_contract.resources import Leftover, Package
 from venvd_engines import locking
 from venvd_engines.engine import Image, Progress, VenvBuild
 from venvd_engines.local import commands
@@ -169,6 +169,13 @@ class Venvs:
             started=note,
         )
 
+    def leftovers(self, used: Collection[str]) -> Iterator[Leftover]:
+        """The venvs that are built, but for those whose keys are `used`."""
+        for record in sorted(self._root.glob(f"*/{_RECORD}")):
+            folder = record.parent
+            if folder.name not in used and not folder.name.startswith(_RETIRED):
+                yield Leftover("venv", str(folder), current=False, sizeBytes=size(folder))
+
     def remove(self, key: str) -> None:
         """Remove a venv, or what there is of it.
 
@@ -262,6 +269,16 @@ class Venvs:
         with contextlib.suppress(OSError):
             return os.path.samestat(self._lock_path(key).stat(), os.fstat(lock))
         return False
+
+
+def size(folder: Path) -> int:
+    """Bytes that the files below a folder take."""
+    found = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - of many files
+    return found
 
 
 def python_of(image: Image) -> Path:

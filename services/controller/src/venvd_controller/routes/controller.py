@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 
 from venvd_contract.errors import Unavailable
-from venvd_contract.resources import ConfigReport, ControllerStatus
+from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
 from venvd_controller.routes.context import Here
 
@@ -62,6 +62,20 @@ def get_status(here: Here) -> ControllerStatus:
 def get_config(here: Here) -> ConfigReport:
     """Every setting, where it came from, what is unsafe or missing."""
     return here.config()
+
+
+@router.get("/v1/leftovers")
+def list_leftovers(here: Here, everything: bool = False) -> LeftoverList:
+    """What this home keeps and nothing uses: images, versions of the worker archive, tools of builds. With `everything`
+    also what the next build or start would use, and make again: the cache of builds among it.
+    """
+    return LeftoverList(here.pruner.leftovers(everything=everything))
+
+
+@router.delete("/v1/leftovers")
+def prune(here: Here, everything: bool = False) -> LeftoverList:
+    """Remove what `GET` lists; answers with what was removed. Nothing of another home is touched."""
+    return LeftoverList(here.pruner.prune(everything=everything))
 
 
 @router.get("/v1/sd/prometheus")
