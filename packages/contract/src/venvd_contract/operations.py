@@ -92,6 +92,8 @@ class ArrayGetRequest:
     handleId: str
     shm: Optional[bool] = None
     """The peer can map memory that it is given by descriptor."""
+    release: Optional[List[str]] = None
+    """Segments of earlier replies that the peer is done with."""
 
 
 @dataclass
@@ -104,6 +106,13 @@ class ArrayPutRequest:
     """Asks for a segment to write the array's bytes into."""
     segment: Optional[str] = None
     """The segment that holds them now."""
+    release: Optional[List[str]] = None
+    """Segments of earlier replies that the peer is done with."""
+
+
+@dataclass
+class ArrayReleaseRequest:
+    segments: List[str]
 
 
 @dataclass
@@ -178,9 +187,11 @@ class Array:
     shape: List[int]
     order: str
     segment: Optional[str] = None
-    """Name of the segment, until it is disposed of like a handle."""
+    """Name of the segment, the peer's until it is released."""
     size: Optional[int] = None
     """Bytes of the whole segment; the array's are its first."""
+    gone: Optional[List[str]] = None
+    """Segments that will not be used again: their mappings can go."""
 
 
 @dataclass
@@ -357,6 +368,11 @@ STREAMED: Tuple[Operation, ...] = (
 )  # fmt: skip
 """Operations with more than JSON in a request or reply: each transport carries the bytes in a way of its own."""
 
+ARRAY_RELEASE = Operation(
+    "array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Let go of shared memory"
+)
+"""Of the pipe alone: no other transport shares memory."""
+
 BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation in OPERATIONS}
 
 PLANNED: FrozenSet[str] = frozenset(
@@ -411,7 +427,7 @@ def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
-    operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED)
+    operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)
 }
 
 

@@ -48,10 +48,13 @@ _named = msgspec.json.Decoder(_Named)
 
 @dataclass(frozen=True)
 class Target:
-    """Which session, null is `default`; and how many seconds a call of it may take, null is the backend's default."""
+    """Which session, null is `default`; how many seconds a call of it may take, null is the backend's default; and what
+    the client calls it.
+    """
 
     session: str | None = None
     timeout: float | None = None
+    name: str | None = None
 
 
 class Calls(Protocol):
@@ -92,12 +95,11 @@ class Outgoing:
                 part = self.segment.part(start, end)
                 yield bytes(part) if start >= total - _COPIED else part
 
-    def keep(self) -> str:
-        """Leave the segment to the client, who says when it is done; its name."""
-        if self.segment is None:
-            raise Internal("an array without a segment cannot be kept")
-        self._lent = False
-        return self.segment.name
+    def forsake(self) -> None:
+        """Whoever maps the memory is gone, or may be: it is not used again."""
+        if self._lent and self.segment is not None:
+            self._lent = False
+            self.process.segments.forsake([self.segment.name])
 
     def close(self) -> None:
         """Let the session use the memory again; closing twice is no error."""
@@ -163,12 +165,11 @@ class Incoming:
         self._lent = False
         return reply
 
-    def keep(self) -> str:
-        """Leave the segment to the client, who writes and commits; its name."""
-        if self.segment is None:
-            raise Internal("an array without a segment cannot be kept")
-        self._lent = False
-        return self.segment.name
+    def forsake(self) -> None:
+        """Whoever maps the memory is gone, or may be: it is not used again."""
+        if self._lent and self.segment is not None and self.process is not None:
+            self._lent = False
+            self.process.segments.forsake([self.segment.name])
 
     def close(self) -> None:
         """Drop what was written, unless it became an array; closing twice is no error."""
@@ -185,7 +186,7 @@ class Porter:
 
     async def get(self, handle: str, target: Target) -> Outgoing:
         payload = encode({"handleId": handle, "shm": True})
-        call = self._call(Request("array.get", payload, target.session, target.timeout))
+        call = self._call(Request("array.get", payload, target.session, target.timeout, name=target.name))
         reply = await _answered(call)
         process = _process(call)
         try:
@@ -211,12 +212,14 @@ class Porter:
         def commit(payload: Any, data: bytes) -> Call:
             attachments = [] if "segment" in payload else [data]
             asked = Request("array.put", encode(payload), target.session, target.timeout, attachments=attachments)
+            asked.name = target.name
             return self._call(asked)
 
         if header.nbytes <= INLINE and not segment:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
-        call = self._call(Request("array.put", payload, target.session, target.timeout, preliminary=True))
+        asked = Request("array.put", payload, target.session, target.timeout, name=target.name, preliminary=True)
+        call = self._call(asked)
         reply = await _answered(call)
         process = _process(call)
         try:

@@ -113,9 +113,10 @@ class Arrays:
             self._segments.give_back(_names(what.get("free")))
             self._segments.forsake(_names(what.get("drop")))
 
-    def let_go(self, names: List[str]) -> None:
-        """Those of `names` that are segments are done with."""
-        self._interrupts.shield(lambda: self._segments.give_back(names))
+    def release(self, names: Sequence[str], peer: Peer) -> None:
+        """`peer` is done with the segments of these names."""
+        its = [name for name in names if self._segments.lent(name, peer) is not None]
+        self._interrupts.shield(lambda: self._segments.give_back(its))
 
     # ---- inside
 

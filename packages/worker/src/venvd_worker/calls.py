@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Optional, Tuple
 
 from venvd_contract.errors import Internal, InvalidRequest, LimitExceeded, Unimplemented, UserError, VenvdError
-from venvd_contract.operations import BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
+from venvd_contract.operations import ARRAY_RELEASE, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
 from venvd_worker.arrays import Parcel
 from venvd_worker.handles import Handles
@@ -19,7 +19,7 @@ from venvd_worker.streams import Request
 Emitter = Callable[[bytes], None]
 
 _COMMAND_BYTES = 24
-_COMMANDS = {each.command: each.command.encode()[:_COMMAND_BYTES] for each in (*OPERATIONS, *STREAMED)}
+_COMMANDS = {each.command: each.command.encode()[:_COMMAND_BYTES] for each in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)}
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
 
 

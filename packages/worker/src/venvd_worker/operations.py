@@ -79,6 +79,7 @@ class Operations:
             "handles": self.list_handles,
             "array.get": self.get_array,
             "array.put": self.put_array,
+            "array.release": self.release_segments,
         }
 
     # ---- objects
@@ -110,7 +111,6 @@ class Operations:
             raise InvalidRequest('dispose: one of the fields "handleId" and "handleIds" is needed')
         names = [*([] if one is None else [one]), *(several or [])]
         self._handles.drop(names)
-        self.arrays.let_go(names)
         return {"success": True}
 
     def wrap(self, call: Call) -> Any:
@@ -128,11 +128,17 @@ class Operations:
         return call.encode(floats.rows(self._find(call)))
 
     def get_array(self, call: Call) -> Any:
+        self.arrays.release(call.fields["release"] or (), call.peer)
         return self.arrays.get(self._find(call), call.fields["shm"] is True, call.peer)
 
     def put_array(self, call: Call) -> Any:
+        self.arrays.release(call.fields["release"] or (), call.peer)
         taken = self.arrays.take(call.fields, call.attachments, call.peer)
         return taken if isinstance(taken, Parcel) else self._held(taken)
+
+    def release_segments(self, call: Call) -> Any:
+        self.arrays.release(call.fields["segments"], call.peer)
+        return {"success": True}
 
     def module_available(self, call: Call) -> Any:
         return {"available": is_available(call.fields["moduleName"])}

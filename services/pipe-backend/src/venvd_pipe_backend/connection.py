@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, Unauthenticated, VenvdError
 from venvd_contract.operations import OPERATIONS
-from venvd_core.backend import Backend, Call, Reply, Request
-from venvd_pipe_backend import peers
+from venvd_core.backend import Backend, Call, Request
+from venvd_pipe_backend import arrays, peers
 from venvd_pipe_backend.messages import MalformedError, Message, Reader, decode
 from venvd_pipe_backend.peers import Departures
 from venvd_pipe_backend.replies import Order, Turn, event, failure, head, result
@@ -25,6 +25,8 @@ HIGH_WATER = 256 * 1024
 """Bytes of unread replies at which no further request is read."""
 SMALL = 16 * 1024
 """Bytes that a connection may hold whatever the others hold."""
+HAND_AGAIN = 0.001
+"""Seconds between tries to write with a descriptor."""
 LINGER = 5.0
 """Seconds that a refused peer has to read why."""
 LINGER_BYTES = 64 << 20
@@ -57,9 +59,16 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes)
         self._order = Order(self._write)
-        self._calls: dict[asyncio.Future[Reply], int] = {}
+        self._calls: dict[asyncio.Future[Any], int] = {}
         self._cost = 0
         self._held = 0
+        self._shared = arrays.Shared()
+        self._intake: arrays.Intake | None = None
+        self._seizing = asyncio.Lock()
+        self._behind: list[bytes] = []
+        """What waits until the array before it is written."""
+        self._behind_size = 0
+        self._writable: list[asyncio.Future[None]] = []
         self._known = False  # a request of it was let in
         self._paused = False
         self._congested = False
@@ -93,6 +102,10 @@ class Connection(asyncio.Protocol):
             self._discard(len(data))
             return
         self._touched = self._loop.time()
+        intake = self._intake
+        if intake is not None and intake.open and not self._reader.held and len(data) < intake.remaining:
+            intake.take(data)
+            return
         limit = self._settings.max_held_bytes
         if self._host.held + len(data) > limit and self._held + len(data) > SMALL:
             self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
@@ -115,6 +128,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._congested = False
+        self._tell_writers()
         self._advance()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -123,13 +137,17 @@ class Connection(asyncio.Protocol):
         self._host.dismiss(self)
         self._host.held -= self._held
         self._held = 0
+        self._tell_writers()
         self._cancel_calls()
+        self._shared.forsake()
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Begin every whole request that is there, as far as the client reads its replies."""
         while not self._ended:
+            if self._intake is not None and not self._fill(self._intake):
+                break
             if self._congested or len(self._calls) >= self._settings.max_pipelined:
                 self._pause()
                 break
@@ -152,6 +170,21 @@ class Connection(asyncio.Protocol):
                 break
         self._account()
 
+    def _fill(self, intake: arrays.Intake) -> bool:
+        """Give it what is there; whether it has all, and requests follow."""
+        if not intake.open:
+            self._pause()
+            return False
+        intake.take(self._reader.raw(intake.remaining))
+        if intake.remaining and not self._peer_ended:
+            self._await_more()
+            return False
+        if intake.remaining:
+            came = intake.size - intake.remaining
+            intake.fail(InvalidRequest(f"the array ended after {came} of the {intake.size} bytes that were announced"))
+        self._intake = None
+        return True
+
     def _await_more(self) -> None:
         if self._paused:
             self._paused = False
@@ -171,6 +204,9 @@ class Connection(asyncio.Protocol):
             return
         begin = head(identity)
         turn = None if identity else self._order.turn()
+        if message.command in arrays.COMMANDS:
+            self._transfer(message, begin, turn)
+            return
         request = Request(
             message.command,
             message.body(),
@@ -187,6 +223,14 @@ class Connection(asyncio.Protocol):
         self._calls[call] = message.size
         self._cost += message.size
         call.tell(partial(self._finished, begin, turn))
+
+    def _transfer(self, message: Message, begin: bytes, turn: Turn | None) -> None:
+        transfer = arrays.Transfer(self._backend, self, self._shared, message, turn)
+        self._intake = transfer.intake
+        task = self._loop.create_task(transfer.run())
+        self._calls[task] = message.size
+        self._cost += message.size
+        task.add_done_callback(partial(self._finished, begin, turn))
 
     def _named(self, identity: Any) -> Call | None:
         """The running call of this connection whose request had that ID."""
@@ -206,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     # ---- replies -----------------------------------------------------------------------------------------------
 
-    def _finished(self, begin: bytes, turn: Turn | None, call: asyncio.Future[Reply]) -> None:
+    def _finished(self, begin: bytes, turn: Turn | None, call: asyncio.Future[Any]) -> None:
         self._cost -= self._calls.pop(call)
         line = outcome(begin, call)
         if self._lost:
@@ -234,16 +278,70 @@ class Connection(asyncio.Protocol):
             self._order.turn().end(line)
 
     def _write(self, data: bytes) -> None:
-        if self._congested and self._transport.get_write_buffer_size() > self._settings.max_unread_bytes:
+        if self._seizing.locked():
+            self._behind.append(data)
+            self._behind_size += len(data)
+        unread = self._behind_size + (self._transport.get_write_buffer_size() if self._congested else 0)
+        if unread > self._settings.max_unread_bytes:
             log.warning("a client left more replies unread than VENVD_MAX_UNREAD_BYTES allows")
             self._abandon()
             return
+        if not self._behind:
+            self._written += len(data)
+            self._transport.write(data)
+
+    # ---- arrays, as `arrays.Line` ------------------------------------------------------------------------------
+
+    async def seize(self) -> None:
+        await self._seizing.acquire()
+
+    def let_go(self) -> None:
+        self._seizing.release()
+        behind, self._behind, self._behind_size = self._behind, [], 0
+        if behind and not self._lost:
+            self._write(b"".join(behind))
+
+    async def put(self, data: bytes | memoryview) -> None:
+        while self._congested and not self._lost:
+            writable: asyncio.Future[None] = self._loop.create_future()
+            self._writable.append(writable)
+            await writable
+        if self._lost:
+            raise Cancelled("the client went away")
         self._written += len(data)
         self._transport.write(data)
+
+    async def hand(self, data: bytes, descriptor: int) -> None:
+        while self._transport.get_write_buffer_size() and not self._lost:  # noqa: ASYNC110 — no event tells of that
+            await asyncio.sleep(HAND_AGAIN)
+        if self._lost:
+            raise Cancelled("the client went away")
+        sent = await peers.hand(self._descriptor, data, descriptor, HAND_AGAIN)
+        self._written += len(data)
+        if sent < len(data):
+            self._transport.write(data[sent:])
+
+    def proceed(self) -> None:
+        if not self._lost:
+            self._advance()
+
+    def give_up(self) -> None:
+        self._end()
+
+    def _tell_writers(self) -> None:
+        writable, self._writable = self._writable, []
+        for each in writable:
+            if not each.done():
+                each.set_result(None)
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
     def _refuse(self, error: VenvdError) -> None:
+        if self._intake is not None:
+            intake, self._intake = self._intake, None
+            intake.fail(error)
+            self._end()
+            return
         self._answer(b"", error)
         self._end()
 
@@ -278,6 +376,7 @@ class Connection(asyncio.Protocol):
 
     def _abandon(self) -> None:
         self._lost = self._ended = True  # what its calls come to is not written any more
+        self._tell_writers()
         self._cancel_calls()
         self._transport.abort()
 
@@ -321,19 +420,20 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
         elif self._ended:
             return
-        elif self._reader.midway and not self._paused and now - self._touched > limit:
+        elif (self._reader.midway or self._intake) and not self._paused and now - self._touched > limit:
             self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
         elif not self._known and now - self._since > self._settings.first_request_timeout:
             self._refuse(InvalidRequest(f"no request was let in for {self._settings.first_request_timeout:g} s"))
 
 
-def outcome(begin: bytes, call: asyncio.Future[Reply]) -> bytes:
-    """The line that answers a call that is done."""
+def outcome(begin: bytes, call: asyncio.Future[Any]) -> bytes:
+    """The line that answers a call that is done; none where it is written already."""
     if call.cancelled():
         return failure(begin, Cancelled("the call was cancelled"))
     error = call.exception()
     if error is None:
-        return result(begin, call.result())
+        reply = call.result()
+        return b"" if reply is None else result(begin, reply)
     if not isinstance(error, VenvdError):
         log.error("a call failed in a way that is no error of the contract", exc_info=error)
         error = Internal("the server failed; its log says how")

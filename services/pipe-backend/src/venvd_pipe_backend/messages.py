@@ -12,6 +12,9 @@ from venvd_contract.framing import Buffer, attachment_sizes
 MAX_ID = 256
 """Bytes of a request's ID as JSON: it is repeated in every event."""
 
+STREAMED = "array.put"
+"""The command whose attachment may be larger than what a request may hold."""
+
 _ABSENT = msgspec.Raw()
 _NULL = b"null"
 
@@ -31,6 +34,8 @@ class Message(msgspec.Struct):
     call: str | None = None
     parts: Sequence[bytes] = ()
     size: int = 0
+    behind: int | None = None
+    """Bytes that follow and are taken as they come: those of an array."""
 
     def body(self) -> bytes:
         """The payload; `{}` where it is absent or null."""
@@ -104,6 +109,9 @@ class Reader:
         message.size = len(line)
         if not message.attachments:
             return message
+        if message.command == STREAMED and len(message.attachments) == 1 and message.attachments[0] >= 0:
+            message.behind = message.attachments[0]
+            return message
         sizes = self._sizes(message)
         message.size += sum(sizes)
         return self._finished(message, sizes)
@@ -125,6 +133,10 @@ class Reader:
         self._unfinished = None
         message.parts = [self._buffer.take(size) or b"" for size in sizes]
         return message
+
+    def raw(self, most: int) -> bytes:
+        """What is there of the bytes behind a message, `most` at most."""
+        return self._buffer.take(min(most, len(self._buffer))) or b""
 
     def end(self) -> None:
         """The stream ends here, and so does its last line; a part of a line is never a whole request.

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from venvd_contract.errors import Forbidden
+from venvd_contract.errors import Cancelled, Forbidden
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -44,6 +44,21 @@ def check(connection: socket.socket, uids: frozenset[int] | None) -> None:
     uid = user_id(connection)
     if uid not in uids:
         raise Forbidden(f"user ID {uid} may not use this socket (VENVD_SOCKET_UIDS names those that may)")
+
+
+async def hand(connection: int, data: bytes, descriptor: int, pause: float) -> int:
+    """Write `data` with a descriptor, as soon as that can be; how many bytes were taken."""
+    own = socket.socket(fileno=os.dup(connection))
+    try:
+        while True:
+            try:
+                return socket.send_fds(own, [data], [descriptor])
+            except BlockingIOError:
+                await asyncio.sleep(pause)
+            except OSError as error:
+                raise Cancelled(f"the client went away ({error.strerror})") from None
+    finally:
+        own.close()
 
 
 def hung_up(descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Turn:
         self._order = order
         self.waiting: list[bytes] = []
         self.over = False
+        self.come: asyncio.Future[None] | None = None
 
     def write(self, data: bytes) -> None:
         """An event: written at once, or when the requests before are answered."""
@@ -57,6 +59,12 @@ class Turn:
             self._order.write(data)
         else:
             self.waiting.append(data)
+
+    async def first(self) -> None:
+        """Wait until the requests before are answered."""
+        if self._order.first is not self:
+            self.come = asyncio.get_running_loop().create_future()
+            await self.come
 
     def end(self, data: bytes) -> None:
         """The reply."""
@@ -88,3 +96,5 @@ class Order:
                 following = self._turns[0]
                 self.write(b"".join(following.waiting))
                 following.waiting.clear()
+            if self._turns and (come := self._turns[0].come) is not None and not come.done():
+                come.set_result(None)
