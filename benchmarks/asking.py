@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -51,14 +51,12 @@ class Asked:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):  # one that has ended has said why
             print(batch, file=self._process.stdin, flush=True)
-            if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
-                self._process.kill()
-                raise UnmeasurableError(f"no answer within {PATIENCE} s")
-            answer = json.loads(self._process.stdout.readline() or "{}")
-        except BrokenPipeError:
-            answer = {}
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            self._process.kill()
+            raise UnmeasurableError(f"no answer within {PATIENCE} s")
+        answer = json.loads(self._process.stdout.readline() or "{}")
         if "figure" not in answer:
             raise UnmeasurableError(answer.get("why", f"{self._name} ended before it answered"))
         return float(answer["figure"])

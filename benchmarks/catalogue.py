@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from benchmarks.clients import lean, other, rpc, sdk
+from benchmarks.clients import arrays, lean, load, other, peers, rpc, sdk, sessions
 from benchmarks.figure import Backend, Figure, Program, Side
 
 UNIX_ECHO = Side(lean.unix_echo, Program("benchmarks.floors.unix_echo"))
 ASGI = Program("benchmarks.floors.asgi")
 GRPC = Program("benchmarks.floors.rpc")
+LINES = Program("benchmarks.floors.lines")
+NUMERIC = ["numpy", "pandas"]
+SIZE = 100
+"""MB of an array."""
 
 CALLS = (
+    Figure(
+        "pipe eval, attached, SDK sync",
+        "Unix-socket echo of 64 bytes",
+        (UNIX_ECHO, Side(sdk.evals_attached, Backend("pipe"))),
+        batch=500,
+        reach=2.5,
+        stretch=1.5,
+    ),
     Figure(
         "pipe eval, through the server",
         "Unix-socket echo of 64 bytes",
@@ -64,4 +76,122 @@ CALLS = (
     ),
 )
 
-FIGURES = CALLS
+THROUGHPUT = (
+    Figure(
+        "pipe evals a second, 64 clients over 8 sessions, attached",
+        "uvloop Protocol that echoes lines",
+        (
+            Side(load.lines, LINES, {"clients": 64}),
+            Side(load.attached, Backend("pipe"), {"clients": 64, "sessions": 8}),
+        ),
+        unit="/s",
+        batch=20_000,
+        reach=0.35,
+        stretch=0.6,
+        better="higher",
+        pinned=False,
+        rounds=12,
+        note="all cores",
+    ),
+)
+
+
+FORK = Side(sessions.fork, options={"modules": NUMERIC})
+SESSIONS = (
+    Figure(
+        "new session to first answer, numpy and pandas preloaded",
+        "os.fork of such a process, one pipe round trip",
+        (FORK, Side(sessions.new, Backend("pipe", "numeric"), {"modules": NUMERIC})),
+        unit="ms",
+        batch=3,
+        rounds=15,
+        reach=3,
+        stretch=0.3,
+    ),
+    Figure(
+        "memory of one more idle session (Pss), numpy and pandas preloaded",
+        "a fresh interpreter that imports the same",
+        (
+            Side(sessions.fresh_memory, options={"modules": NUMERIC}),
+            Side(sessions.more_memory, Backend("pipe", "numeric"), {"modules": NUMERIC}),
+        ),
+        unit="MB",
+        batch=1,
+        rounds=4,
+        reach=1 / 8,
+        stretch=1 / 20,
+    ),
+)
+
+MEMCPY = Side(arrays.memcpy, options={"size": SIZE})
+ARRAYS = (
+    Figure(
+        "100 MB array to the client, pipe",
+        "one memcpy of it into touched memory",
+        (MEMCPY, Side(arrays.fetched, Backend("pipe", "numeric"), {"size": SIZE})),
+        unit="ms",
+        batch=3,
+        rounds=12,
+        reach=2,
+    ),
+    Figure(
+        "100 MB array to the client, HTTP",
+        "a bare server that sends 1 MB chunks",
+        (
+            Side(arrays.http_bytes, ASGI, {"size": SIZE}),
+            Side(arrays.fetched, Backend("http", "numeric"), {"size": SIZE}),
+        ),
+        unit="ms",
+        batch=2,
+        rounds=8,
+        reach=1.5,
+        stretch=1.2,
+    ),
+    Figure(
+        "100 MB array to the client, gRPC",
+        "a bare server that sends 1 MB chunks",
+        (
+            Side(arrays.rpc_bytes, GRPC, {"size": SIZE}),
+            Side(arrays.fetched, Backend("rpc", "numeric"), {"size": SIZE}),
+        ),
+        unit="ms",
+        batch=2,
+        rounds=8,
+        reach=1.5,
+        stretch=1.2,
+    ),
+)
+
+PEERS = (
+    Figure(
+        "RPyC eval, Unix socket",
+        "Unix-socket echo of 64 bytes",
+        (UNIX_ECHO, Side(peers.rpyc, Program("benchmarks.peers.rpyc_classic"))),
+        group="peers",
+    ),
+    Figure(
+        "Pyro5 eval, Unix socket",
+        "Unix-socket echo of 64 bytes",
+        (UNIX_ECHO, Side(peers.pyro, Program("benchmarks.peers.pyro"))),
+        group="peers",
+    ),
+    Figure(
+        "ipykernel, a cell of 1+1",
+        "Unix-socket echo of 64 bytes",
+        (UNIX_ECHO, Side(peers.kernel)),
+        batch=20,
+        rounds=20,
+        group="peers",
+    ),
+    Figure(
+        "ipykernel, new kernel to first answer, numpy and pandas imported",
+        "os.fork of such a process, one pipe round trip",
+        (FORK, Side(peers.new_kernel)),
+        unit="ms",
+        batch=1,
+        rounds=4,
+        group="peers",
+    ),
+)
+
+FIGURES = (*CALLS, *THROUGHPUT, *SESSIONS, *ARRAYS, *PEERS)

@@ -12,6 +12,8 @@ from benchmarks.figure import Figure
 from benchmarks.measuring import Outcome
 
 HEAD = ("figure", "floor in the same run", "floor", "ours", "ratio", "quartiles", "reach", "stretch", "")
+LONGEST = 120
+"""Characters of a reason in the table; the JSON has all of it."""
 RIGHT = {2, 3, 4, 6, 7}
 
 
@@ -38,7 +40,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     figure = outcome.figure
     wanted = bound(figure, figure.reach), bound(figure, figure.stretch)
     if outcome.why:
-        return (figure.name, figure.floor, "", "", "", "", *wanted, f"not measured: {outcome.why}")
+        return (figure.name, figure.floor, "", "", "", "", *wanted, f"not measured: {outcome.why[:LONGEST]}")
     low, high = outcome.spread
     floor, ours = statistics.median(outcome.floor), statistics.median(outcome.ours)
     figures = (number(floor, figure.unit), number(ours, figure.unit), ratio(outcome.ratio))
