@@ -30,6 +30,7 @@ def caller(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """A client of one transport, connected to a running backend of its type."""
     running = stack.start(request.param)
     client = CALLERS[request.param](running.url, running.token)
+    client.running = running
     yield client
     client.close()
     stack.stop(running)

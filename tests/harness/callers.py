@@ -53,7 +53,8 @@ class HttpCaller:
     ) -> Any:
         method, path = BY_COMMAND[command].http
         if isinstance(payload, dict):
-            path = path.format(id=quote(str(payload.get("id")), safe=""))
+            identity = session if command.startswith("file.") else payload.get("id")
+            path = path.format(id=quote(str(identity), safe=""), path=quote(str(payload.get("path")), safe="/"))
         if method in {"GET", "DELETE"} and payload:
             path += "?" + urlencode({name: value for name, value in payload.items() if name != "id"})
         wanted = {

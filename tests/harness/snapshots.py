@@ -22,13 +22,14 @@ UPDATE = "VENVD_UPDATE_SNAPSHOTS"
 
 _SENT, _RAW, _CAME = "> ", ">| ", "< "
 _VOLATILE = (
-    (re.compile(r'("(?:createdAt|startedAt|endedAt)":)"[^"]+"'), r"\1<time>"),
+    (re.compile(r'("(?:createdAt|startedAt|endedAt|modifiedAt)":)"[^"]+"'), r"\1<time>"),
     (re.compile(r'("(?:durationMs|ageSeconds)":)[0-9.e+-]+'), r"\1<seconds>"),
     (re.compile(r'("(?:calls|restarts)":)\d+'), r"\1<count>"),
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
 )
 _LEFT = re.compile(r'"id":"([0-9a-f]{32})"')
 _GIVEN = re.compile(r'"handleId":"([^"]+)"')
+_VERSION = re.compile(r'(?<=")\d+-\d{4}-[^"]+(?=")')
 _NOT_SHOWN = {"date", "content-length"}
 
 
@@ -140,7 +141,8 @@ def _response(raw: Raw, method: str, names: Names) -> list[str]:
     response = http.client.HTTPResponse(raw.socket, method=method)
     response.begin()
     body = response.read().decode()
-    headers = [f"{name.lower()}: {value}" for name, value in response.getheaders() if name.lower() not in _NOT_SHOWN]
+    given = [(name.lower(), value) for name, value in response.getheaders()]
+    headers = [f"{name}: {_VERSION.sub('<version>', value)}" for name, value in given if name not in _NOT_SHOWN]
     head = [f"{response.status} {response.reason}", *sorted(headers)]
     return [*head, "", *names.hidden(body).split("\n")] if body else head
 

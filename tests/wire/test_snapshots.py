@@ -62,7 +62,7 @@ def test_every_route_is_in_a_snapshot() -> None:
     text = "".join(path.read_text() for path in HTTP)
     sent = re.findall(r"^> ([A-Z]+) (/\S*)", text, re.MULTILINE)
     for method, path in (operation.http for operation in OPERATIONS):
-        pattern = re.sub(r"\{id\}", "[^/]+", path)
+        pattern = re.sub(r"\{(?:id|path)\}", "[^?]+", path)
         named = [route.partition("?")[0] for each, route in sent if each == method]
         assert any(re.fullmatch(pattern, route) for route in named), f"{method} {path}"
 

@@ -141,9 +141,6 @@ def test_the_pages_of_the_schema_are_served(server: Any) -> None:
 PLANNED = [
     ("GET", "/api/array?handleId=x"),
     ("PUT", "/api/array"),
-    ("GET", "/v1/sessions/default/files"),
-    ("GET", "/v1/sessions/default/files/a/b.txt"),
-    ("PUT", "/v1/sessions/default/files/a/b.txt"),
     ("POST", "/venv/create"),
     ("GET", "/venv/list"),
     ("GET", "/venv/status/x"),

@@ -165,7 +165,6 @@ def test_what_is_planned_says_so(server: Server) -> None:
     calls = [
         (python.GetArray, pb.GetArrayRequest(handle_id="h")),
         (python.PutArray, iter([pb.PutArrayRequest(chunk=b"x")])),
-        (python.ListFiles, pb.ListFilesRequest()),
         (venvs.ListEnvironments, venv_pb.ListEnvironmentsRequest()),
     ]
     for call, message in calls:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, get_type_hints
 
+from venvd_contract.detached import CallGetRequest, CallInfo, CallStarted, CallStartRequest, CancelRequest
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.files import (
+    FileDeleteRequest,
+    FileGetRequest,
+    FileInfo,
+    FileList,
+    FileListRequest,
+    FilePutRequest,
+)
 
 # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -128,30 +137,6 @@ class SessionCreateRequest:
 @dataclass
 class SessionRequest:
     id: str
-
-
-@dataclass
-class CallStartRequest:
-    command: str
-    """An operation that a session answers."""
-    payload: Dict[str, Any] = field(default_factory=dict)
-    session: Optional[str] = None
-    """Where this and the next two are absent, what the request says beside its payload counts."""
-    timeout: Optional[float] = None
-    values: Optional[str] = None
-
-
-@dataclass
-class CallGetRequest:
-    id: str
-    wait: Optional[float] = None
-    """Seconds to wait for the call's end; absent is not at all."""
-
-
-@dataclass
-class CancelRequest:
-    id: Any
-    """What `call.start` answered, the name that a request gave its call, or the ID of a request of this connection."""
 
 
 # ---- responses -------------------------------------------------------------------------------------------------
@@ -274,39 +259,6 @@ class HandleList:
     handles: List[HandleInfo]
 
 
-@dataclass
-class CallStarted:
-    id: str
-    state: str
-    """`queued` or `running`."""
-
-
-@dataclass
-class CallError:
-    code: str
-    message: str
-    errorType: Optional[str] = None
-    traceback: Optional[str] = None
-    stateLost: Optional[bool] = None
-
-
-@dataclass
-class CallInfo:
-    """A call that was started and left."""
-
-    id: str
-    command: str
-    session: str
-    state: str
-    """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
-    createdAt: str
-    startedAt: Optional[str]
-    endedAt: Optional[str]
-    result: Any = None
-    """The operation's response, once it succeeded."""
-    error: Optional[CallError] = None
-
-
 # ---- the table -------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +306,10 @@ OPERATIONS: Tuple[Operation, ...] = (
     Operation("call.start", _PYTHON + "StartCall", ("POST", "/v1/calls"), CallStartRequest, CallStarted, "server", summary="Start a call that is fetched later"),
     Operation("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="State and result of a call"),
     Operation("cancel", _PYTHON + "CancelCall", ("DELETE", "/v1/calls/{id}"), CancelRequest, Success, "server", summary="Cancel a call"),
+    Operation("file.get", _PYTHON + "GetFile", ("GET", "/v1/sessions/{id}/files/{path}"), FileGetRequest, FileInfo, "server", summary="Fetch a file of the working directory"),
+    Operation("file.put", _PYTHON + "PutFile", ("PUT", "/v1/sessions/{id}/files/{path}"), FilePutRequest, FileInfo, "server", summary="Send a file into the working directory"),
+    Operation("file.list", _PYTHON + "ListFiles", ("GET", "/v1/sessions/{id}/files"), FileListRequest, FileList, "server", summary="List files of the working directory"),
+    Operation("file.delete", _PYTHON + "DeleteFile", ("DELETE", "/v1/sessions/{id}/files/{path}"), FileDeleteRequest, Success, "server", summary="Delete a file of the working directory"),
     Operation("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
     Operation("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
     Operation("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
@@ -378,7 +334,6 @@ BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation i
 PLANNED: FrozenSet[str] = frozenset(
     {
         "array.get", "array.put", "session.attach",
-        "file.get", "file.put", "file.list", "file.delete",
         "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
     }
 )  # fmt: skip

@@ -21,6 +21,7 @@ from venvd_core.auth import USE, Guard
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.cancelling import Cancelling
 from venvd_core.detached import Detached
+from venvd_core.files import Files
 from venvd_core.health import Checks
 from venvd_core.measures import Exposition, Measures
 from venvd_core.pool import Pool
@@ -37,7 +38,7 @@ _ENVELOPE = 4096
 """Bytes of a request's line that are not its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
 
-_ENDS_WITH_ITS_CLIENT = frozenset({"session.create", "call.get"})
+_ENDS_WITH_ITS_CLIENT = frozenset({"session.create", "call.get", "file.get", "file.put", "file.list"})
 
 _Served = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
 
@@ -105,7 +106,8 @@ class Backend:
         self._work: set[asyncio.Task[None]] = set()
         self._detached: Detached | None = None
         self._cancelling: Cancelling | None = None
-        self._about_calls: dict[str, Callable[[Request], Awaitable[Any]]] = {}
+        self._files: Files | None = None
+        self._by_request: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._porter = Porter(self.call)
 
     async def start(self) -> None:
@@ -115,15 +117,22 @@ class Backend:
         self._exposition = Exposition(pool.measures, pool)
         self._detached = detached = Detached(self.call, self.settings)
         self._cancelling = cancelling = Cancelling(detached)
-        self._about_calls = {"call.start": detached.start, "call.get": detached.get, "cancel": cancelling.cancel}
+        self._files = files = Files(pool, self.settings)
+        self._by_request = {
+            "call.start": detached.start,
+            "call.get": detached.get,
+            "cancel": cancelling.cancel,
+            **files.served,
+        }
         self.checks.register("session", pool.trouble)
         pool.start()
 
     async def close(self) -> None:
         """End every session and the connection to the warden."""
         pool, self._pool = self._pool, None
-        if self._detached is not None:
+        if self._detached is not None and self._files is not None:
             self._detached.close()
+            self._files.close()
         for task in self._work:
             task.cancel()
         if pool is not None:
@@ -212,15 +221,26 @@ class Backend:
         task.add_done_callback(self._work.discard)
 
     def _serving(self, request: Request, pool: Pool) -> Callable[[], Awaitable[Any]]:
-        about_calls = self._about_calls.get(request.command)
-        if about_calls is not None:
-            return partial(about_calls, request)
+        by_request = self._by_request.get(request.command)
+        if by_request is not None:
+            return partial(by_request, request)
         served = _SERVED.get(request.command)
         if served is None:
             if request.command in PLANNED:
                 raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
         return partial(served, pool, operations.checked(request.command, wire.parse_object(request.payload)))
+
+    @property
+    def files(self) -> Files:
+        """The files of sessions as streams.
+
+        Raises:
+            Unavailable: the server is closing.
+        """
+        if self._files is None or self._pool is None:
+            raise Unavailable("the server is closing")
+        return self._files
 
     # ---- who may, and how it goes
 
@@ -256,9 +276,10 @@ def _given_up(call: Call) -> VenvdError:
 async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
     """Run one of the server's own operations; a client that goes away does not leave it half done."""
     error: VenvdError | None = None
-    result = b""
+    reply = Reply(b"")
     try:
-        result = wire.encode(await serving())
+        found = await serving()
+        reply = found if isinstance(found, Reply) else Reply(wire.encode(found))
     except VenvdError as raised:
         error = raised
     except asyncio.CancelledError:
@@ -267,7 +288,8 @@ async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call)
         error = Internal(f"{type(raised).__name__} in {call.request.command}")
         error.__cause__ = raised
     if not call.done():
-        call.set_result(Reply(result)) if error is None else call.set_exception(error)
+        call.set_result(reply) if error is None else call.set_exception(error)
     seconds = time.monotonic() - call.began
     outcome = "ok" if error is None else error.code
-    pool.measures.finished(call, outcome, seconds, size=len(result), error=error)
+    size = len(reply.result) + sum(map(len, reply.attachments))
+    pool.measures.finished(call, outcome, seconds, size=size, error=error)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from venvd_contract import operations
+from venvd_contract.detached import CallStarted
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, NotFound, VenvdError
 from venvd_contract.operations import BY_COMMAND
 from venvd_core import wire
@@ -104,7 +105,7 @@ class Detached:
 
     # ---- what clients ask
 
-    async def start(self, request: Request) -> operations.CallStarted:
+    async def start(self, request: Request) -> CallStarted:
         """Begin the call that `request` describes.
 
         Raises:
@@ -121,7 +122,7 @@ class Detached:
         left = _Left(secrets.token_hex(_ID_BYTES), call, dt.datetime.now(dt.UTC))
         self._calls[left.id] = left
         call.add_done_callback(lambda _: self._over(left))
-        return operations.CallStarted(left.id, left.state)
+        return CallStarted(left.id, left.state)
 
     async def get(self, request: Request) -> dict[str, Any]:
         """State and result, as `CallInfo`; waits as long as is asked, at most `LONGEST_WAIT`.

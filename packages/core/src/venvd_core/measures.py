@@ -96,6 +96,13 @@ class Measures:
         if error is not None or self._every_call:
             logs.call(command, outcome, seconds=seconds, session=session, error=error, bytesIn=received, bytesOut=size)
 
+    def moved(self, size: int, *, out: bool) -> None:
+        """Bytes beside the requests and results that are counted with their calls."""
+        if out:
+            self.bytes_out += size
+        else:
+            self.bytes_in += size
+
     def refused(self, command: str, error: VenvdError) -> None:
         """A call that was answered before it came to a session or to the server's own operations."""
         self.requests[command, error.code] += 1

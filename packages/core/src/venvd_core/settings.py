@@ -45,6 +45,10 @@ class BackendSettings(BaseSettings):
     kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)
     kept_call_bytes: int = Field(default=256 << 20, ge=0)
     """Of the results of all such calls together."""
+    max_file_bytes: int = Field(default=1 << 30, ge=0, le=1 << 50)
+    """Of one file that is sent."""
+    upload_timeout: float = Field(default=60, gt=0)
+    """Until the next part of a file that comes in several requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("session_limits", mode="before")

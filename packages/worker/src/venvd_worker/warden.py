@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
 from venvd_worker import control, kernel, usage
 from venvd_worker.control import Control, Garbled, Packet
+from venvd_worker.courier import Couriers
 from venvd_worker.endings import killed, not_stopping
 from venvd_worker.environment import read_at_start
 from venvd_worker.fields import seconds, text, whole
@@ -62,7 +63,8 @@ class Warden:
         self._nursery = make_nursery(self._loop, self._tell_zygote)
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._wards = Wards(self._loop, self._nursery, self._tell_end, self._tell_memory)
+        self._couriers = Couriers(settings.work_dir)
+        self._wards = Wards(self._loop, self._nursery, self._couriers, self._tell_end, self._tell_memory)
         self._starting: Set[str] = set()
         self._server: Optional[Control] = None
         self._memory: Optional[Memory] = None
@@ -73,6 +75,7 @@ class Warden:
             "interrupt": self._interrupt,
             "kill": self._kill,
             "attach": self._attach,
+            "courier": self._courier,
             "stats": self._stats,
         }
 
@@ -269,6 +272,12 @@ class Warden:
     def _attach(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         self._ward(message)
         raise Unimplemented("this worker takes no direct clients")
+
+    def _courier(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
+        ward = self._ward(message)
+        if len(descriptors) != 1:
+            raise InvalidRequest('"courier" takes the descriptor of a connection')
+        return {"pid": self._couriers.send(ward, message.get("task") or {}, descriptors[0])}, ()
 
     def _stats(self, _message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         sessions = {ward.name: ward.stats() for ward in self._wards if ward.alive}

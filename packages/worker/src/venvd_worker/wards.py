@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
+from venvd_worker.courier import Couriers
 from venvd_worker.endings import Verdict
 from venvd_worker.loop import Loop
 from venvd_worker.nursery import Nursery
@@ -30,17 +31,19 @@ class Wards:
 
     Args:
         nursery: the processes that are about to become sessions.
+        couriers: what carries files for them, and ends with them.
         on_end: told of a session that is over, with the data of its `exited` event.
         on_memory: told of segments that a session made or gave up, with the descriptors, which it closes.
     """
 
-    def __init__(self, loop: Loop, nursery: Nursery, on_end: OnEnd, on_memory: OnMemory) -> None:
+    def __init__(self, loop: Loop, nursery: Nursery, couriers: Couriers, on_end: OnEnd, on_memory: OnMemory) -> None:
         self._loop = loop
         self._nursery = nursery
         self._on_end = on_end
         self._on_memory = on_memory
         self._pid = os.getpid()
         self._by_name: Dict[str, Ward] = {}
+        self._couriers = couriers
         self._helpers: Set[int] = set()
         self._watching = False
 
@@ -80,6 +83,7 @@ class Wards:
                 break
             self._helpers.discard(pid)
             self._nursery.ended(pid, status)
+            self._couriers.ended(pid)
             if pid in by_pid:
                 by_pid[pid].exited(status)
                 self._loop.later(_FAREWELL, partial(self._bury, by_pid[pid]))
@@ -96,7 +100,7 @@ class Wards:
         found = children.all_children(self._pid) if anybody_ended else children.children(self._pid)
         self._nursery.hear()
         alive = {ward.pid for ward in self if ward.alive}
-        known = alive | self._helpers
+        known = alive | self._helpers | self._couriers.under_way
         strays = [pid for pid in found if pid not in known and not self._nursery.owns(pid)]
         if strays:
             children.end(strays)  # their end is a SIGCHLD, which leads here again
@@ -116,6 +120,7 @@ class Wards:
         for pipe in ward.logs:
             self._loop.remove(pipe)
             pipe.pass_on()
+        self._couriers.end(ward)
         farewell = ward.farewell()
         ward.close()
         self._remove(ward.directory.root)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import Forbidden, InvalidRequest, TooLarge, VenvdError
 from venvd_core.monitor import Receive
 
-_SWALLOWED = 64 << 20
+SWALLOWED = 64 << 20
 """Bytes over the limit that are still read, so that a client that only writes gets to see its answer."""
 
 
@@ -163,7 +163,7 @@ async def _rest(first: bytes, receive: Receive, limit: int, patience: float) -> 
         size += len(part)
         if size <= limit:
             parts.append(part)
-        elif size > limit + _SWALLOWED:
+        elif size > limit + SWALLOWED:
             raise Unread(limit)
         if not message.get("more_body"):
             break

@@ -29,6 +29,15 @@ class Operations:
         self._watch = Watch() if backend.settings.cancel_on_disconnect else None
 
     @property
+    def backend(self) -> Backend:
+        return self._backend
+
+    @property
+    def stall_timeout(self) -> float:
+        """Seconds for which a client in the middle of something may do nothing."""
+        return self._stall_timeout
+
+    @property
     def cancels(self) -> bool:
         """Whether a client that goes away cancels its call."""
         return self._watch is not None
@@ -57,13 +66,22 @@ class Operations:
         return self._backend.call(_request(command, head, body))
 
     async def serve(
-        self, command: str, scope: Scope, receive: Receive, send: Send, path: Mapping[str, Any] | None = None
+        self,
+        command: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path: Mapping[str, Any] | None = None,
+        session: str | None = None,
     ) -> None:
-        """Answer one request; `path` holds what its path and query named, where that is the payload."""
+        """Answer one request; `path` holds what its path and query named, where that is the payload,
+        and `session` the session, where its path did.
+        """
         try:
             head = self.admit(scope)
+            head.session = session or head.session
             body = await read_body(head, receive, self._limit, self._stall_timeout)
-            if path:
+            if path or session:
                 body = encode(path)
             request = _request(command, head, body)
             if head.wants_events and command == "exec":

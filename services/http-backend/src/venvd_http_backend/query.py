@@ -1,4 +1,4 @@
-"""What a GET or a DELETE says in its query, as fields of its operation's request."""
+"""What a GET, PUT or DELETE says in its query, as fields of its operation's request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def asked(command: str, given: Mapping[str, str]) -> dict[str, Any]:
         InvalidRequest: a value is not of its field's type; says which.
     """
     operation = BY_COMMAND.get(command)
-    if not given or operation is None or operation.http[0] not in {"GET", "DELETE"}:
+    if not given or operation is None or operation.http[0] == "POST":
         return {}
     known = fields(operation)
     return {name: _read(command, name, known[name], text) for name, text in given.items() if name in known}

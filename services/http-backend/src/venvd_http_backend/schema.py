@@ -14,22 +14,19 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Header, Path, Query, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from venvd_contract.errors import Internal, InvalidRequest, NotFound, VenvdError
 from venvd_contract.operations import OPERATIONS, PLANNED, Nothing, Operation
 from venvd_core.monitor import refuse
-from venvd_http_backend import query
+from venvd_http_backend import files, query
 from venvd_http_backend.operations import Operations
 
 PLANNED_ROUTES = (
     ("GET", "/api/array", "array.get"),
     ("PUT", "/api/array", "array.put"),
-    ("GET", "/v1/sessions/{id}/files", "file.list"),
-    ("GET", "/v1/sessions/{id}/files/{path:path}", "file.get"),
-    ("PUT", "/v1/sessions/{id}/files/{path:path}", "file.put"),
-    ("DELETE", "/v1/sessions/{id}/files/{path:path}", "file.delete"),
     ("POST", "/venv/create", "venv.create"),
     ("GET", "/venv/list", "venv.list"),
     ("GET", "/venv/status/{name}", "venv.status"),
@@ -50,6 +47,15 @@ ValuesHeader = Annotated[
 ]
 
 
+class FilePath(PathConvertor):
+    """What may stand in the path of a file: line ends, too."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("file", FilePath())
+
+
 @dataclass
 class Problem:
     """What went wrong (RFC 9457)."""
@@ -67,14 +73,15 @@ class Problem:
 class Answer(Response):
     """Hands the request on to `Operations`, which sends the response itself."""
 
-    def __init__(self, operations: Operations, command: str, path: dict[str, Any]) -> None:
+    def __init__(self, operations: Operations, command: str, path: dict[str, Any], session: str | None = None) -> None:
         super().__init__()
         self._operations = operations
         self._command = command
         self._path = path
+        self._session = session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._operations.serve(self._command, scope, receive, send, self._path)
+        await self._operations.serve(self._command, scope, receive, send, self._path, self._session)
 
 
 class Refusal(Response):
@@ -100,7 +107,12 @@ def _route_of(operations: Operations, command: str) -> type[APIRoute]:
                     named = {**query.asked(command, request.query_params), **request.path_params}
                 except VenvdError as error:
                     return Refusal(error, error.http_status)
-                return Answer(operations, command, named)
+                if command not in files.COMMANDS:
+                    return Answer(operations, command, named)
+                session = named.pop("id")
+                named |= files.named(request.scope)
+                kind = files.Answer if command in files.STREAMED else Answer
+                return kind(operations, command, named, session)
 
             return handle
 
@@ -114,8 +126,10 @@ def _signature(operation: Operation) -> inspect.Signature:
     if "{id}" in path:
         whose = "call" if "/calls/" in path else "session"
         found["id"] = Annotated[str, Path(description=f"The {whose}'s ID")]
-    if method in {"GET", "DELETE"}:
-        found |= {name: Annotated[hint, Query()] for name, hint in query.fields(operation).items()}
+    if "{path}" in path:
+        found["path"] = Annotated[str, Path(description="Relative to the session's working directory")]
+    if method != "POST":
+        found |= {name: Annotated[hint, Query()] for name, hint in query.fields(operation).items() if name not in found}
     elif "{id}" not in path and operation.request is not Nothing:
         found["body"] = Annotated[operation.request, Body()]
     if operation.served_by == "session":
@@ -124,7 +138,7 @@ def _signature(operation: Operation) -> inspect.Signature:
     missing = inspect.Parameter.empty
     return inspect.Signature(
         [
-            inspect.Parameter(name, kind, annotation=hint, default=missing if name in {"id", "body"} else None)
+            inspect.Parameter(name, kind, annotation=hint, default=missing if name in {"id", "path", "body"} else None)
             for name, hint in found.items()
         ]
     )
@@ -136,6 +150,7 @@ def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None
 
     endpoint.__signature__ = _signature(operation)  # type: ignore[attr-defined]
     method, path = operation.http
+    path = path.replace("{path}", "{path:file}")
     service, _, name = operation.rpc.partition("/")
     app.router.add_api_route(
         path,

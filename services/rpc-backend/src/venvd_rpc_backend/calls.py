@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from venvd_core.backend import Backend, Reply, Request
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import messages, status
-from venvd_rpc_backend.methods import EXECUTE, Method, methods
+from venvd_rpc_backend import files, messages, status
+from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, methods
 from venvd_rpc_backend.stream import Streams
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
@@ -46,6 +46,10 @@ class Calls:
         wrap, serve = kinds[method.takes_stream, method.gives_stream]
         if method.name == EXECUTE:
             serve = self._execute
+        elif method.name == GET_FILE:
+            serve = self._get_file
+        elif method.name == PUT_FILE:
+            serve = self._put_file
         return wrap(partial(serve, method), method.request.FromString, _serialized)
 
     def _request(self, method: Method, message: Message | None, context: Context) -> Request:
@@ -77,6 +81,21 @@ class Calls:
         try:
             reply = await self._backend.call(self._request(method, None, context))
             return method.respond(reply.result)
+        except Exception as error:  # noqa: BLE001 — every error becomes a status
+            await refuse(context, error)
+            return None
+
+    async def _get_file(self, method: Method, message: Message, context: Context) -> None:
+        """The file's description, then its bytes."""
+        try:
+            await files.send(self._backend, self._request(method, message, context), context)
+        except Exception as error:  # noqa: BLE001 — every error becomes a status
+            await refuse(context, error)
+
+    async def _put_file(self, method: Method, requests: AsyncIterator[Message], context: Context) -> Message | None:
+        """The header, then bytes."""
+        try:
+            return method.respond(await files.receive(self._backend, self._request(method, None, context), requests))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None

@@ -24,6 +24,7 @@ _NULL = b"null"
 _encode = msgspec.json.Encoder().encode
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _any = msgspec.json.Decoder().decode
+_bytes = msgspec.json.Decoder(bytes | None).decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -121,9 +122,10 @@ def _put(field: FieldDescriptor) -> Put:
         return _put_json_list(name) if field.is_repeated else lambda message, data: setattr(message, name, _text(data))
     if field.message_type is not None:
         return _put_messages(name) if field.is_repeated else _put_message(name)
+    read = _bytes if field.type == FieldDescriptor.TYPE_BYTES else _any
 
     def put(message: Message, data: msgspec.Raw) -> None:
-        value = _any(data)
+        value = read(data)
         if value is not None:
             setattr(message, name, value)
 

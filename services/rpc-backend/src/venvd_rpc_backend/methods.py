@@ -28,10 +28,6 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 PLANNED = {
     "PythonService/GetArray": "array.get",
     "PythonService/PutArray": "array.put",
-    "PythonService/GetFile": "file.get",
-    "PythonService/PutFile": "file.put",
-    "PythonService/ListFiles": "file.list",
-    "PythonService/DeleteFile": "file.delete",
     "VenvService/CreateEnvironment": "venv.create",
     "VenvService/ListEnvironments": "venv.list",
     "VenvService/GetEnvironment": "venv.status",
@@ -42,6 +38,7 @@ COMMANDS = {operation.rpc: operation.command for operation in OPERATIONS} | PLAN
 """From `Service/Method` to the command; the Session stream alone has none."""
 
 EXECUTE = "PythonService/Execute"
+GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
 
 Respond = Callable[[bytes], Message]
@@ -101,6 +98,12 @@ def _session(response: type[Any], result: bytes) -> Message:
     return made
 
 
+def _stored(result: bytes) -> Message:
+    made = python_service_pb2.PutFileResponse()
+    messages.fill(made.info, result)
+    return made
+
+
 def _output(result: bytes) -> Message:
     output = python_service_pb2.ExecuteOutput()
     return python_service_pb2.ExecuteResponse(output=messages.fill(output, result))
@@ -143,6 +146,7 @@ _PARTICULAR: dict[str, Respond] = {
     EXECUTE: _output,
     "PythonService/ToFloatArray": _floats,
     "PythonService/ToFloatArray2D": _rows,
+    "PythonService/PutFile": _stored,
     "SessionService/CreateSession": partial(_session, session_service_pb2.CreateSessionResponse),
     "SessionService/GetSession": partial(_session, session_service_pb2.GetSessionResponse),
     "SessionService/ResetSession": partial(_session, session_service_pb2.ResetSessionResponse),

@@ -1,0 +1,166 @@
+"""Files as each transport carries them, with nothing of the SDK in it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+import grpc
+
+from harness.callers import Caller
+from harness.rpc import RpcCaller, plain, told
+from harness.stack import Running
+from venvd_contract.errors import from_fields
+from venvd_proto.v1 import python_service_pb2 as pb
+from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
+
+PART = 4 << 20
+
+
+class Filer(Protocol):
+    """Fetches and stores files of one session; what is no UTF-8 in a path stands there as lone surrogates."""
+
+    def get(self, path: str, **part: int) -> bytes: ...
+
+    def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]: ...
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def named(path: str) -> dict[str, str]:
+    """How a request in JSON names a path."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {"pathBytes": b64encode(_bytes(path)).decode()}
+    return {"path": path}
+
+
+def _pieces(data: bytes | Iterable[bytes]) -> Iterator[bytes]:
+    if not isinstance(data, bytes):
+        yield from data
+        return
+    for start in range(0, max(len(data), 1), PART):
+        yield data[start : start + PART]
+
+
+class HttpFiler:
+    def __init__(self, running: Running, session: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=120)
+        self._headers = {"Authorization": f"Bearer {running.token}"}
+        self._folder = f"/v1/sessions/{session}/files/"
+
+    def _answer(self, method: str, path: str, body: Any = None, query: Any = ()) -> bytes:
+        target = self._folder + quote(_bytes(path), safe="/") + "?" + urlencode(query)
+        self._connection.request(method, target, body, self._headers)
+        response = self._connection.getresponse()
+        found = response.read()
+        if response.status >= 400:
+            raise from_fields(json.loads(found))
+        if method == "GET":
+            assert response.headers["content-type"] == "application/octet-stream"
+            assert response.headers["x-content-type-options"] == "nosniff"
+        return found
+
+    def get(self, path: str, **part: int) -> bytes:
+        return self._answer("GET", path, query=part)
+
+    def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._answer("PUT", path, data, fields))
+        return found
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class PipeFiler:
+    """One attachment a request; a larger file in several."""
+
+    def __init__(self, running: Running, session: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(120)
+        self._socket.connect(urlsplit(running.url).path)
+        self._reader = self._socket.makefile("rb")
+        self._fields = {"session": session, "token": running.token}
+
+    def _ask(self, command: str, payload: Any, *parts: bytes) -> tuple[Any, bytes]:
+        line = {"command": command, "payload": payload, "attachments": [len(part) for part in parts], **self._fields}
+        self._socket.sendall(json.dumps(line).encode() + b"\n")
+        for part in parts:
+            self._socket.sendall(part)
+        reply = json.loads(self._reader.readline())
+        if "error" in reply:
+            raise from_fields(reply)
+        return reply["result"], b"".join(self._reader.read(size) for size in reply.get("attachments", ()))
+
+    def get(self, path: str, **part: int) -> bytes:
+        if part:
+            return self._ask("file.get", {**named(path), **part})[1]
+        found = bytearray()
+        while True:
+            info, data = self._ask("file.get", {**named(path), "offset": len(found), "length": PART})
+            found += data
+            if len(found) >= info["sizeBytes"] or not data:
+                return bytes(found)
+
+    def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
+        pieces = list(_pieces(data))
+        payload = {**named(path), **fields}
+        for number, piece in enumerate(pieces, 1):
+            found, _ = self._ask("file.put", {**payload, "more": number < len(pieces)}, piece)
+            payload = {"upload": found.get("upload")}
+        stored: dict[str, Any] = found
+        return stored
+
+    def close(self) -> None:
+        self._reader.close()
+        self._socket.close()
+
+
+class RpcFiler:
+    def __init__(self, running: Running, session: str) -> None:
+        self._channel = grpc.insecure_channel(urlsplit(running.url).netloc)
+        self._stub = PythonServiceStub(self._channel)
+        self._metadata = [("authorization", f"Bearer {running.token}"), ("x-venvd-session", session)]
+
+    def get(self, path: str, **part: int) -> bytes:
+        request = pb.GetFileRequest(**_fields(path), **part)
+        try:
+            first, *chunks = self._stub.GetFile(request, metadata=self._metadata, timeout=120)
+        except grpc.RpcError as error:
+            raise told(error) from None
+        assert first.WhichOneof("part") == "info"
+        return b"".join(chunk.chunk for chunk in chunks)
+
+    def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
+        def requests() -> Iterator[pb.PutFileRequest]:
+            yield pb.PutFileRequest(header=pb.FileHeader(**_fields(path), **fields))
+            for piece in _pieces(data):
+                yield pb.PutFileRequest(chunk=piece)
+
+        try:
+            return plain(self._stub.PutFile(requests(), metadata=self._metadata, timeout=120).info)
+        except grpc.RpcError as error:
+            raise told(error) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _fields(path: str) -> dict[str, Any]:
+    found = named(path)
+    return {"path_bytes": b64decode(found["pathBytes"])} if "pathBytes" in found else dict(found)
+
+
+def filer(caller: Caller, running: Running, session: str) -> Any:
+    """What speaks the transport of a caller."""
+    if isinstance(caller, RpcCaller):
+        return RpcFiler(running, session)
+    return (HttpFiler if running.url.startswith("http") else PipeFiler)(running, session)
