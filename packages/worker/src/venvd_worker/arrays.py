@@ -147,7 +147,7 @@ def source_of(value: Any) -> Source:
     array = numpy.asarray(value)
     if array.dtype.hasobject:
         raise InvalidRequest(
-            "{} is an array of objects for numpy, and those cannot travel: convert to a type of fixed size".format(
+            "numpy makes an array of objects of {}, and those cannot travel: convert to a type of fixed size".format(
                 _described(value)
             )
         )
@@ -223,4 +223,4 @@ def _no_numpy(what: str) -> Unimplemented:
 
 
 def _described(value: Any) -> str:
-    return "a {}".format(tracebacks.class_name(type(value)))
+    return 'what is of the type "{}"'.format(tracebacks.class_name(type(value)))

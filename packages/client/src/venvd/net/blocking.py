@@ -56,23 +56,32 @@ def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
         raise
 
 
+def connected(endpoint: Endpoint, deadline: float | None) -> socket.socket:
+    """A socket that is connected to `endpoint`.
+
+    Raises:
+        Unreachable, DeadlineExceeded: nothing answers there, or not in time.
+    """
+    left = remaining(deadline, endpoint)
+    wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
+    try:
+        return _open(endpoint, wait)
+    except TimeoutError:
+        remaining(deadline, endpoint)
+        raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+
+
 class Connection:
     """One connected socket."""
 
     __slots__ = ("_endpoint", "_poll", "_socket", "_timeout", "fresh")
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
-        left = remaining(deadline, endpoint)
-        wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
-        try:
-            self._socket = _open(endpoint, wait)
-        except TimeoutError:
-            remaining(deadline, endpoint)
-            raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+        self._socket = connected(endpoint, deadline)
         self._endpoint = endpoint
-        self._timeout: float | None = wait
+        self._timeout = self._socket.gettimeout()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.fresh = True

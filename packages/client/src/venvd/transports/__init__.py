@@ -8,7 +8,7 @@ from venvd.errors import InvalidRequest
 from venvd.net.endpoint import parse
 from venvd.transports.base import AsyncTransport, Transport, Wire
 from venvd.transports.http import HttpWire
-from venvd.transports.pipe import PipeWire
+from venvd.transports.pipe import AsyncPipeTransport, PipeTransport, PipeWire
 from venvd.transports.wired import AsyncWiredTransport, WiredTransport
 
 _WIRES: dict[str, type[Wire]] = {"http": HttpWire, "https": HttpWire, "unix": PipeWire}
@@ -42,7 +42,8 @@ def open_transport(url: str, token: str | None) -> Transport:
     if _is_rpc(url):
         made: Transport = _rpc().RpcTransport(url, token)
         return made
-    return WiredTransport(_wire(url, token))
+    wire = _wire(url, token)
+    return PipeTransport(wire) if isinstance(wire, PipeWire) else WiredTransport(wire)
 
 
 def open_async_transport(url: str, token: str | None) -> AsyncTransport:
@@ -50,4 +51,5 @@ def open_async_transport(url: str, token: str | None) -> AsyncTransport:
     if _is_rpc(url):
         made: AsyncTransport = _rpc().AsyncRpcTransport(url, token)
         return made
-    return AsyncWiredTransport(_wire(url, token))
+    wire = _wire(url, token)
+    return AsyncPipeTransport(wire) if isinstance(wire, PipeWire) else AsyncWiredTransport(wire)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from venvd.errors import BadReply, InvalidRequest, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.lines import LineReader
 from venvd.transports.base import Call, Event
+from venvd.transports.carriers import Abort, Carriers
+from venvd.transports.wired import AsyncWiredTransport, WiredTransport
+from venvd_contract.arrays import Header
 from venvd_contract.framing import dump_line
+
+T = TypeVar("T")
 
 
 class PipeReply(LineReader):
@@ -39,7 +47,7 @@ class PipeWire:
 
     def __init__(self, endpoint: Endpoint, token: str | None) -> None:
         self.endpoint = endpoint
-        self._token = token
+        self.token = token
 
     def exchange(self, call: Call[Any], *, stream: bool) -> tuple[Exchange, PipeReply]:
         message: dict[str, Any] = {"id": 1, "command": call.command, "payload": call.payload, "values": "tagged"}
@@ -47,8 +55,8 @@ class PipeWire:
             message["session"] = call.session
         if call.timeout is not None:
             message["timeout"] = call.timeout
-        if self._token:
-            message["token"] = self._token
+        if self.token:
+            message["token"] = self.token
         if stream:
             message["stream"] = True
         try:
@@ -57,3 +65,52 @@ class PipeWire:
             raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
         reader = PipeReply()
         return Exchange(data, reader, call.repeatable), reader
+
+
+class PipeTransport(WiredTransport):
+    """Calls as lines, arrays on connections of their own."""
+
+    def __init__(self, wire: PipeWire) -> None:
+        super().__init__(wire)
+        self._carriers = Carriers(wire.endpoint, wire.token)
+
+    def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        return self._carriers.get(call)
+
+    def put_array(self, call: Call[T], data: memoryview) -> T:
+        return call.finish(self._carriers.put(call, data))
+
+    def close(self) -> None:
+        self._carriers.close()
+        super().close()
+
+
+class AsyncPipeTransport(AsyncWiredTransport):
+    """The same for asyncio; arrays are copied in threads, so that the loop goes on meanwhile."""
+
+    def __init__(self, wire: PipeWire) -> None:
+        super().__init__(wire)
+        self._carriers = Carriers(wire.endpoint, wire.token)
+
+    async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        abort = Abort()
+        return await _aside(abort, self._carriers.get, call, abort)
+
+    async def put_array(self, call: Call[T], data: memoryview) -> T:
+        abort = Abort()
+        return call.finish(await _aside(abort, self._carriers.put, call, data, abort))
+
+    async def close(self) -> None:
+        self._carriers.close()
+        await super().close()
+
+
+async def _aside(abort: Abort, work: Callable[..., T], *args: Any) -> T:
+    """Run `work` in a thread; cancelling this closes its connection, so that the server cancels too."""
+    running = asyncio.get_running_loop().run_in_executor(None, partial(work, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        abort.give_up()
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
