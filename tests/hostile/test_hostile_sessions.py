@@ -127,8 +127,8 @@ def test_a_forged_reply_to_its_own_call(call: Caller) -> None:
     call("exec", {"code": FORGES})
     before = restarts(call)
     forged = """
-running = next(at for at in range(0, len(memory), 128) if memory[at] == 2)
-number = int.from_bytes(memory[running + 40 : running + 48], "little")
+running = next(at for at in range(0, len(memory), 512) if memory[at + 68] == 2)
+number = int.from_bytes(memory[running + 24 : running + 32], "little")
 say('{"id":%d,"result":{"value":"forged"}}\\n' % number)
 'true'
 """
@@ -154,7 +154,7 @@ def test_scribbles_that_never_end(call: Caller) -> None:
     """Code that keeps its slot full of nonsense and runs past its deadline is ended all the same."""
     call("exec", {"code": FORGES})
     with pytest.raises(DeadlineExceeded):
-        call("eval", {"expression": "while True: memory[:128] = b'\\xff' * 128"}, timeout=0.3)
+        call("eval", {"expression": "while True: memory[:512] = b'\\xff' * 512"}, timeout=0.3)
 
 
 WARDEN = {

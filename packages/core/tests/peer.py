@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-SLOT = 128
+SLOT = 512
 
 
 class Stopped(BaseException):
@@ -41,8 +41,8 @@ class Session:
         struct.pack_into("<" + form, self.slots, self.at + offset, value)
 
     def stop_reason(self) -> str:
-        (reason,) = struct.unpack_from("<I", self.slots, self.at + 4)
-        (stop,) = struct.unpack_from("<Q", self.slots, self.at + 32)
+        (reason,) = struct.unpack_from("<I", self.slots, self.at + 128)
+        (stop,) = struct.unpack_from("<Q", self.slots, self.at + 136)
         return {1: "timeout", 2: "cancelled"}.get(reason, "cancelled") if stop == self.sequence else ""
 
     def on_sigint(self, *_: object) -> None:
@@ -54,7 +54,7 @@ class Session:
 
     def run(self) -> None:
         signal.signal(signal.SIGINT, self.on_sigint)
-        self.put(0, "I", 1)
+        self.put(68, "I", 1)
         with self.sock.makefile("rb") as lines:
             for line in lines:
                 request = json.loads(line)
@@ -66,10 +66,10 @@ class Session:
         deed = payload.get("do", "echo")
         self.request = request
         self.sequence += 1
-        self.put(8, "Q", self.sequence)
+        self.put(0, "Q", self.sequence)
         if deed != "hides":
-            self.put(40, "Q", request["id"])
-            self.put(0, "I", 2)
+            self.put(24, "Q", request["id"])
+            self.put(68, "I", 2)
         try:
             result = DEEDS[deed](self, payload, attachments)
             reply = {"result": result}
@@ -77,7 +77,7 @@ class Session:
             reply = {"error": "stopped", "code": self.stop_reason()}
         except ArithmeticError as error:
             reply = {"error": str(error), "code": "user_error", "errorType": type(error).__name__, "traceback": "…"}
-        self.put(0, "I", 1)
+        self.put(68, "I", 1)
         self.request = None
         if deed != "says" and reply.get("result") != "nothing":
             self.say({"id": request["id"], **reply})
@@ -224,8 +224,8 @@ class Warden:
 
     def do_interrupt(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
         pid, at = self.pids[request["session"]], self.index[request["session"]] * SLOT
-        struct.pack_into("<I", self.slots, at + 4, {"timeout": 1, "cancelled": 2}[request["reason"]])
-        struct.pack_into("<Q", self.slots, at + 32, request["seq"])
+        struct.pack_into("<I", self.slots, at + 128, {"timeout": 1, "cancelled": 2}[request["reason"]])
+        struct.pack_into("<Q", self.slots, at + 136, request["seq"])
         os.kill(pid, signal.SIGINT)
         self.kills.append((time.monotonic() + request["grace"], request["session"], request["seq"]))
         return {}, []
@@ -246,7 +246,10 @@ class Warden:
             self.kills.remove(entry)
             _, name, sequence = entry
             if name in self.pids:
-                state, running = struct.unpack_from("<I4xQ", self.slots, self.index[name] * SLOT)
+                state, running = (
+                    struct.unpack_from("<I", self.slots, self.index[name] * SLOT + 68)[0],
+                    struct.unpack_from("<Q", self.slots, self.index[name] * SLOT)[0],
+                )
                 if state == 2 and running == sequence:
                     self.why[name] = "interrupt"
                     os.kill(self.pids[name], signal.SIGKILL)

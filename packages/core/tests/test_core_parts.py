@@ -98,7 +98,7 @@ def test_whatever_is_in_a_slot_can_be_read() -> None:
     wild = slots.read(1)
     assert wild.state == 0
     assert wild.handles == 2**53
-    os.pwrite(slots.fd, struct.pack("<IIQ", 2, 0, 7), SIZE)
+    os.pwrite(slots.fd, struct.pack("<Q60xI", 7, 2), SIZE)
     assert (slots.read(1).state, slots.read(1).sequence) == (2, 7)
     slots.clear(1)
     assert (slots.read(1).state, slots.read(1).sequence) == (0, 0)

@@ -64,20 +64,20 @@ class Slot:
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         self._memory = memory
-        self._base = index * 128
+        self._base = index * 512
 
     def _read(self, form: str, offset: int) -> Any:
         return struct.unpack_from(form, self._memory, self._base + offset)[0]
 
-    state = property(lambda self: self._read("<I", 0))
-    sequence = property(lambda self: self._read("<Q", 8))
-    started = property(lambda self: self._read("<d", 16))
-    deadline = property(lambda self: self._read("<d", 24))
-    request = property(lambda self: self._read("<Q", 40))
-    calls = property(lambda self: self._read("<Q", 48))
-    errors = property(lambda self: self._read("<Q", 56))
-    handles = property(lambda self: self._read("<Q", 64))
-    command = property(lambda self: self._read("24s", 88).rstrip(b"\0").decode())
+    state = property(lambda self: self._read("<I", 68))
+    sequence = property(lambda self: self._read("<Q", 0))
+    started = property(lambda self: self._read("<d", 8))
+    deadline = property(lambda self: self._read("<d", 16))
+    request = property(lambda self: self._read("<Q", 24))
+    calls = property(lambda self: self._read("<Q", 72))
+    errors = property(lambda self: self._read("<Q", 80))
+    handles = property(lambda self: self._read("<Q", 88))
+    command = property(lambda self: self._read("24s", 40).rstrip(b"\0").decode())
 
 
 class Session:
@@ -185,8 +185,8 @@ class Host:
         self._replies: dict[int, tuple[dict[str, Any], list[int]]] = {}
         self._free = set(range(SLOTS))
         self._slots = os.memfd_create("slots", os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._slots, 128 * SLOTS)
-        self._memory = mmap.mmap(self._slots, 128 * SLOTS)
+        os.ftruncate(self._slots, 512 * SLOTS)
+        self._memory = mmap.mmap(self._slots, 512 * SLOTS)
         self.sessions: list[Session] = []
         self.connect()
         # `unshare` stays where it was, and the warden is its child
@@ -233,7 +233,7 @@ class Host:
 
     def start(self, name: str | None = None, *, env: dict[str, str] | None = None, **limits: int) -> Session:
         index = self._free.pop()
-        self._memory[index * 128 : (index + 1) * 128] = bytes(128)
+        self._memory[index * 512 : (index + 1) * 512] = bytes(512)
         name = name or f"s{index}"
         fields = {"session": name, "slot": index, "limits": limits, "env": env or {}}
         result, (stream,) = self.exchange("start", (), fields)

@@ -185,7 +185,7 @@ def test_value_modes(shared: Any) -> None:
         shared("eval", {"expression": "1"}, values="fancy")
 
 
-@pytest.mark.parametrize("command", ["session.attach"])
+@pytest.mark.parametrize("command", ["venv.list"])
 def test_planned_commands(shared: Any, command: str) -> None:
     """A command of the contract that is still to come is `not_implemented`."""
     with pytest.raises(Unimplemented, match=command):

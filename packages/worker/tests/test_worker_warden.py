@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unimplemented
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 
 
 def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
@@ -51,7 +51,7 @@ def test_names_of_sessions(host: Any, session: Any) -> None:
     for command in ("interrupt", "kill", "attach"):
         with pytest.raises(NotFound, match="nobody"):
             host.request(command, session="nobody", seq=1, reason="timeout")
-    with pytest.raises(Unimplemented):
+    with pytest.raises(InvalidRequest, match="descriptor"):
         host.request("attach", session=session.name)
     with pytest.raises(InvalidRequest, match="cancelled"):
         host.request("interrupt", session=session.name, seq=1, reason="boredom")

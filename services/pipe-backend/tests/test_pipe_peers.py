@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from venvd_contract.errors import Forbidden
+from venvd_core.departures import Departures
 from venvd_pipe_backend import peers
 from venvd_pipe_backend.settings import PipeSettings
 
@@ -86,7 +87,7 @@ def test_departures_are_told_without_reading() -> None:
 
     async def watch() -> list[str]:
         loop = asyncio.get_running_loop()
-        departures = peers.Departures(loop)
+        departures = Departures(loop)
         told: list[str] = []
         pairs = {name: socket.socketpair() for name in ("stays", "ends", "goes")}
         gone = asyncio.Event()

@@ -158,10 +158,9 @@ def test_the_end_of_writing_is_not_the_end(server: Server) -> None:
     assert client.lines.readline() == b""
 
 
-def test_attach_is_not_offered_yet(server: Server) -> None:
-    """`session.attach` and the other planned commands say that they are not there."""
-    client = server.connect(token=None)
-    assert client("session.attach", {"id": "default"}, token=TOKEN)["code"] == "not_implemented"
+def test_planned_commands(server: Server) -> None:
+    """What is still to come says that it is not there."""
+    client = server.connect()
     assert client("venv.list", {})["code"] == "not_implemented"
 
 

@@ -139,6 +139,12 @@ class SessionRequest:
     id: str
 
 
+@dataclass
+class AttachRequest:
+    id: Optional[str] = None
+    """The session; null is `default`."""
+
+
 # ---- responses -------------------------------------------------------------------------------------------------
 
 
@@ -333,11 +339,18 @@ BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation i
 
 PLANNED: FrozenSet[str] = frozenset(
     {
-        "array.get", "array.put", "session.attach",
+        "array.get", "array.put",
         "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
     }
 )  # fmt: skip
 """Commands of the contract that this version answers with `not_implemented`."""
+
+
+ATTACH = "session.attach"
+"""The first line of a pipe connection that is to be direct: takes an `AttachRequest`, gives a `SessionInfo`.
+
+It is in no table, for it is no call: other transports have no such thing, and answer it with `not_implemented`.
+"""
 
 
 # ---- checking requests -----------------------------------------------------------------------------------------
@@ -384,6 +397,7 @@ def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
     operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)
 }
+_CHECKS[ATTACH] = _checked_fields(AttachRequest)
 
 
 def checked(command: str, payload: Any) -> Dict[str, Any]:

@@ -14,20 +14,21 @@ from venvd_contract import operations
 from venvd_contract.arrays import Header
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_contract.operations import BY_COMMAND, PLANNED
+from venvd_contract.operations import ATTACH, BY_COMMAND, PLANNED
 from venvd_core import wire
 from venvd_core.arrays import Incoming, Outgoing, Porter, Target
 from venvd_core.auth import USE, Guard
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.cancelling import Cancelling
 from venvd_core.detached import Detached
+from venvd_core.direct import Attachment
 from venvd_core.files import Files
 from venvd_core.health import Checks
 from venvd_core.measures import Exposition, Measures
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 
-__all__ = ["Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
+__all__ = ["Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
 _SESSION_COMMANDS = frozenset(
     each.command for each in (*operations.OPERATIONS, *operations.STREAMED) if each.served_by == "session"
@@ -226,6 +227,8 @@ class Backend:
             return partial(by_request, request)
         served = _SERVED.get(request.command)
         if served is None:
+            if request.command == ATTACH:
+                raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
             if request.command in PLANNED:
                 raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
@@ -241,6 +244,23 @@ class Backend:
         if self._files is None or self._pool is None:
             raise Unavailable("the server is closing")
         return self._files
+
+    async def attach(self, session: str | None, attachment: Attachment) -> None:
+        """Hand a client's connection to a session, which answers it from then on.
+
+        Raises:
+            NotFound: there is no such session.
+            Unimplemented, Busy, Unavailable: direct clients are not taken, or no further one, or not now.
+        """
+        pool = self._pool
+        if pool is None:
+            raise Unavailable("the server is closing")
+        try:
+            await pool.find(session).attach(attachment)
+        except VenvdError as error:
+            pool.measures.refused(ATTACH, error)
+            raise
+        pool.measures.requests[ATTACH, "ok"] += 1
 
     # ---- who may, and how it goes
 

@@ -79,6 +79,8 @@ class Call(asyncio.Future[Reply]):
     """When it left the queue; `time.monotonic`."""
     process: Process | None = None
     """Who it was sent to."""
+    counted: bool = False
+    """Whether its end was measured."""
     stop: str | None = None
     """Why it is being stopped: `timeout` or `cancelled`."""
     _told: Callable[[Call], None] | None = None

@@ -48,6 +48,14 @@ class Memory(msgspec.Struct):
     gone: list[str] = []
 
 
+class Refused(msgspec.Struct):
+    """A session could not take a direct client's connection."""
+
+    session: str
+    connection: int
+    why: str = ""
+
+
 class Hello(msgspec.Struct, rename="camel"):
     """What a warden says of itself."""
 
@@ -55,6 +63,7 @@ class Hello(msgspec.Struct, rename="camel"):
     python: str = "unknown"
     pid: int = 0
     started_at: str | float | None = None
+    attach: bool = False
 
 
 class _Packet(msgspec.Struct):
@@ -76,11 +85,13 @@ class Answer(msgspec.Struct):
 _packet = msgspec.json.Decoder(_Packet)
 _memory = msgspec.json.Decoder(Memory)
 _exited = msgspec.json.Decoder(Exited)
+_refused = msgspec.json.Decoder(Refused)
 _hello = msgspec.json.Decoder(Hello)
 
 OnExited = Callable[[Exited], None]
 OnMemory = Callable[[Memory, list[int]], None]
 """Who is told closes the descriptors."""
+OnRefused = Callable[[Refused], None]
 
 
 class Link:
@@ -95,12 +106,14 @@ class Link:
         loop: asyncio.AbstractEventLoop,
         on_exited: OnExited,
         on_memory: OnMemory,
+        on_refused: OnRefused,
         on_gone: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
         self._on_exited = on_exited
         self._on_memory = on_memory
+        self._on_refused = on_refused
         self._on_gone = on_gone
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -215,6 +228,8 @@ class Link:
             elif packet.event == "memory":
                 self._on_memory(_memory.decode(packet.data), descriptors)
                 return
+            elif packet.event == "refused":
+                self._on_refused(_refused.decode(packet.data))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             close_descriptors(descriptors)
             self.drop(f"the worker host sent what is no packet of the protocol: {error}")
@@ -242,6 +257,7 @@ class Channel:
         greeting: the fields of `hello`; its descriptors are passed with each.
         on_exited: told of every session's process that ended.
         on_memory: told of the segments of sessions.
+        on_refused: told of every direct client that a session could not take.
     """
 
     def __init__(
@@ -251,12 +267,14 @@ class Channel:
         descriptors: Sequence[int],
         on_exited: OnExited,
         on_memory: OnMemory,
+        on_refused: OnRefused,
     ) -> None:
         self._path = str(directory / SOCKET)
         self._greeting = greeting
         self._descriptors = descriptors
         self._on_exited = on_exited
         self._on_memory = on_memory
+        self._on_refused = on_refused
         self._next: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.link: Link | None = None
@@ -314,7 +332,7 @@ class Channel:
             if error.errno not in {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}:
                 self.why = f"the worker host cannot be reached: {error.strerror}"
             return None
-        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._on_memory, self._lost)
+        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._on_memory, self._on_refused, self._lost)
         try:
             answer = await link.request("hello", descriptors=self._descriptors, **self._greeting)
             close_descriptors(answer.descriptors)

@@ -43,6 +43,8 @@ class Gauges:
     """How many in each state."""
     most_sessions: int = 0
     handles: int = 0
+    attached: int = 0
+    """Direct clients."""
     ready: bool = False
     memory: dict[str, int] = field(default_factory=dict)
     """Bytes resident, of `sessions` and of the `warden`."""
@@ -66,6 +68,10 @@ class Measures:
         self.restarts: Counter[str] = Counter()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.direct_calls = 0
+        self.direct_errors = 0
+        self.direct_bytes_in = 0
+        self.direct_bytes_out = 0
         self._every_call = logs.every_call()
 
     def finished(
@@ -107,6 +113,13 @@ class Measures:
         """A call that was answered before it came to a session or to the server's own operations."""
         self.requests[command, error.code] += 1
         logs.call(command, error.code, error=error)
+
+    def direct(self, calls: int, failed: int, received: int, sent: int) -> None:
+        """So many calls and bytes more went between direct clients and a session, as the session says."""
+        self.direct_calls += calls
+        self.direct_errors += failed
+        self.direct_bytes_in += received
+        self.direct_bytes_out += sent
 
     def restarted(self, cause: str) -> None:
         self.restarts[cause if cause in CAUSES else "other"] += 1
@@ -154,6 +167,22 @@ class Exposition(Collector):
         yield CounterMetricFamily(
             "venvd_response_bytes", "Bytes of results and attachments sent.", value=measures.bytes_out
         )
+        yield from self._direct()
+
+    def _direct(self) -> Iterable[Metric]:
+        measures = self._measures
+        calls = CounterMetricFamily(
+            "venvd_direct_requests", "Calls of direct clients that sessions answered.", labels=("outcome",)
+        )
+        calls.add_metric(("ok",), measures.direct_calls - measures.direct_errors)
+        calls.add_metric(("error",), measures.direct_errors)
+        yield calls
+        yield CounterMetricFamily(
+            "venvd_direct_request_bytes", "Bytes received from direct clients.", value=measures.direct_bytes_in
+        )
+        yield CounterMetricFamily(
+            "venvd_direct_response_bytes", "Bytes sent to direct clients.", value=measures.direct_bytes_out
+        )
 
     def _now(self, now: Gauges) -> Iterable[Metric]:
         yield GaugeMetricFamily("venvd_ready", "1 while the default session can take calls.", value=now.ready)
@@ -164,6 +193,7 @@ class Exposition(Collector):
             sessions.add_metric((state,), count)
         yield sessions
         yield GaugeMetricFamily("venvd_sessions_max", "Sessions that there may be.", value=now.most_sessions)
+        yield GaugeMetricFamily("venvd_direct_clients", "Connections handed to sessions.", value=now.attached)
         yield GaugeMetricFamily("venvd_handles", "Objects held by handle.", value=now.handles)
         memory = GaugeMetricFamily("venvd_worker_memory_bytes", "Resident memory of the worker host.", labels=("part",))
         for part, size in now.memory.items():

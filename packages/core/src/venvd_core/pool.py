@@ -16,7 +16,8 @@ from venvd_contract import operations
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
-from venvd_core.channel import PROTOCOL, Channel, Exited, Memory, close_descriptors
+from venvd_core.channel import PROTOCOL, Channel, Exited, Memory, Refused, close_descriptors
+from venvd_core.direct import Admission
 from venvd_core.life import Spec
 from venvd_core.limits import merged
 from venvd_core.measures import Gauges, Measures
@@ -59,6 +60,7 @@ class Pool:
         self.grace = settings.grace
         self.queue_limit = settings.queue_limit
         self.measures = Measures()
+        self.admission = Admission(settings)
         self.slots = Slots(settings.max_sessions)
         self._settings = settings
         self._sessions: dict[str, Session] = {}
@@ -67,7 +69,7 @@ class Pool:
         self._version = version("venvd-core")
         self._side: set[asyncio.Task[None]] = set()
         greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
-        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited, self._shared)
+        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited, self._shared, self._refused)
 
     def start(self) -> None:
         self.channel.start()
@@ -80,6 +82,7 @@ class Pool:
         await self.channel.close()
         for task in self._side:
             task.cancel()
+        self.admission.departures.close()
         self.slots.close()
 
     def _exited(self, event: Exited) -> None:
@@ -94,6 +97,11 @@ class Pool:
             close_descriptors(descriptors)
         else:
             segments.told(event, descriptors)
+
+    def _refused(self, refused: Refused) -> None:
+        session = self._sessions.get(refused.session)
+        if session is not None:
+            session.refused(refused.connection, refused.why)
 
     # ---- sessions
 
@@ -211,6 +219,7 @@ class Pool:
             sessions=states,
             most_sessions=self.slots.count,
             handles=sum(info.handles for info in infos),
+            attached=self.admission.count,
             ready=self.trouble() is None,
             memory=self._memory,
             build=self._build(),

@@ -23,7 +23,9 @@ from venvd_core import arrays
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply
 from venvd_core.channel import Exited
-from venvd_core.life import Ground, Life, Spec
+from venvd_core.direct import FORCE_AFTER, Attachment, Clients, lost_call
+from venvd_core.direct import Host as DirectHost
+from venvd_core.life import Life, Spec
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.slots import RUNNING, SlotState
@@ -32,17 +34,16 @@ from venvd_core.wire import GarbledError, Line, error_of, parse_data, request
 EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
 
 _AGAIN = 0.01
-_FORCE_AFTER = 1.0
-"""Seconds that the warden has, after the grace, to end what does not stop; then the server asks it to."""
+_TOO_LATE = "the time for the call ran out while it waited for those before it"
+_NOT_BEGUN = "the call was cancelled before it began"
 _STRAY_BYTES = 1 << 20
 _EVENT_BYTES = 64
 """What an event counts for beside its data."""
 
 
-class Host(Ground, Protocol):
+class Host(DirectHost, Protocol):
     """What a session stands on."""
 
-    grace: float
     queue_limit: int
 
     def idle(self, session: Session) -> None:
@@ -65,6 +66,7 @@ class Session:
         self._stray = 0
         self._used = time.monotonic()
         self._alarm = Alarm(self._loop, self._due)
+        self._clients = Clients(spec, slot, host, lambda: self._life)
         self._life = Life(spec, slot, host, self)
         if spec.idle_timeout:
             self._alarm.want(self._used + spec.idle_timeout)
@@ -77,7 +79,12 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        return self._running is not None
+        return self._running is not None or self._clients.running() is not None
+
+    @property
+    def attached(self) -> int:
+        """Direct clients."""
+        return len(self._clients)
 
     @property
     def slot_state(self) -> SlotState:
@@ -94,6 +101,7 @@ class Session:
         return self._life.trouble
 
     def info(self) -> SessionInfo:
+        self._clients.glance()
         return SessionInfo(
             id=self.spec.id,
             name=self.spec.name,
@@ -102,7 +110,7 @@ class Session:
             limits=self.spec.limits,
             idleTimeout=self.spec.idle_timeout or None,
             queued=self.queued,
-            calls=self.calls,
+            calls=self.calls + self._clients.calls,
             handles=self.slot_state.handles,
             restarts=self._life.restarts,
         )
@@ -166,14 +174,17 @@ class Session:
             self._stop(call, "cancelled")
         elif call in self._queue:
             self._queue.remove(call)
-            self._fail(call, Cancelled("the call was cancelled before it began"))
+            self._fail(call, Cancelled(_NOT_BEGUN))
 
     def interrupt(self) -> None:
         """Stop the running call, if any."""
-        if self._running is not None:
+        if not self._clients.interrupt() and self._running is not None:
             self._stop(self._running, "cancelled")
 
     def _finished(self, call: Call, outcome: str, size: int, error: VenvdError | None = None) -> None:
+        if call.counted:
+            return
+        call.counted = True
         self.calls += 1
         self._used = time.monotonic()
         seconds = self._used - call.began
@@ -185,6 +196,23 @@ class Session:
         else:
             call.set_exception(error)
         self._finished(call, error.code, 0, error)
+
+    async def attach(self, attachment: Attachment) -> None:
+        """Hand a client's connection to the process.
+
+        Raises:
+            Unimplemented, Busy: no further direct client is taken.
+            Unavailable: there is no process, and it is not known when there will be one.
+        """
+        self._clients.check()
+        if not self._life.ready:
+            self._check()
+            await self._life.started()
+        await self._clients.add(attachment, self.info())
+
+    def refused(self, connection: int, why: str) -> None:
+        """The process could not take a direct client's connection."""
+        self._clients.refused(connection, why)
 
     # ---- what the process says
 
@@ -201,7 +229,9 @@ class Session:
             raise GarbledError("a reply with neither result nor error")
         self._running = None
         if line.error is not None:
-            self._fail(call, error_of(line))
+            error = error_of(line)
+            withdrawn = call.stop == "timeout" and error.code == Cancelled.code
+            self._fail(call, DeadlineExceeded(_TOO_LATE) if withdrawn else error)
         elif call.done():
             arrays.abandoned(call, line.result)
             self._finished(call, Cancelled.code, 0)
@@ -231,15 +261,20 @@ class Session:
             if call.done():
                 continue  # who was told of the one before let go of this one
             self._queue.remove(call)
-            self._fail(call, DeadlineExceeded("the time for the call ran out while it waited for those before it"))
+            self._fail(call, DeadlineExceeded(_TOO_LATE))
         running = self._running
         if running is not None and running.stop is None and running.deadline <= now:
             self._stop(running, "timeout")
         idle = self.spec.idle_timeout
-        if idle and not self._queue and running is None and self._used + idle <= now:
+        if idle and not self._queue and running is None and self._last_used(now) + idle <= now:
             self._host.idle(self)
             return None
         return min(self._wanted(now), default=None)
+
+    def _last_used(self, now: float) -> float:
+        self._clients.glance()
+        self._used = now if self._clients.running() is not None else max(self._used, self._clients.used)
+        return self._used
 
     def _wanted(self, now: float) -> Iterator[float]:
         yield from (call.deadline for call in self._queue)
@@ -251,19 +286,36 @@ class Session:
     def _stop(self, call: Call, reason: str) -> None:
         if call.stop is None:
             call.stop = reason
-            self._interrupt(call)
-            self._loop.call_later(self._host.grace + _FORCE_AFTER, self._force, call)
+            self._host.slots.withdraw(self.slot, call.number)
+            self._interrupt(call, time.monotonic() + self._host.grace + FORCE_AFTER)
 
-    def _interrupt(self, call: Call) -> None:
-        """Tell the warden, as soon as the slot names the call: it stops a sequence, not whatever runs."""
+    def _interrupt(self, call: Call, until: float) -> None:
+        """Tell the warden, as soon as the slot names the call: it stops a sequence, not whatever runs.
+
+        Args:
+            call: the running one.
+            until: when the session is ended if the slot has not named the call, nor that of a direct client before it.
+        """
         process = self._life.process
         if self._running is not call or process is None or call.stop is None:
             return
+        now = time.monotonic()
         slot = self.slot_state
-        if slot.state == RUNNING and slot.request == call.number:
+        if slot.state == RUNNING and slot.request == call.number and not slot.connection:
             process.interrupt(slot.sequence, call.stop, self._host.grace)
+            self._loop.call_later(self._host.grace + FORCE_AFTER, self._force, call)
+        elif self._clients.running() is not None:
+            self._answer_waiting(call)
+            self._loop.call_later(_AGAIN, self._interrupt, call, now + self._host.grace + FORCE_AFTER)
+        elif now < until:
+            self._loop.call_later(_AGAIN, self._interrupt, call, until)
         else:
-            self._loop.call_later(_AGAIN, self._interrupt, call)
+            self._force(call)
+
+    def _answer_waiting(self, call: Call) -> None:
+        """A call that was withdrawn before it began; its reply, which still comes, is dropped."""
+        if not call.done():
+            self._fail(call, DeadlineExceeded(_TOO_LATE) if call.stop == "timeout" else Cancelled(_NOT_BEGUN))
 
     def _force(self, call: Call) -> None:
         if self._running is call and self._life.process is not None:
@@ -272,6 +324,7 @@ class Session:
     # ---- the process behind it
 
     def on_process(self) -> None:
+        self._clients.on_process()
         self._stray = 0
         self._next()
 
@@ -279,6 +332,7 @@ class Session:
         self._life.broken(why)
 
     def on_failed_start(self, why: str) -> None:
+        self._clients.lost(why)
         running, self._running = self._running, None
         queue, self._queue = self._queue, deque()
         for call in (*([running] if running else ()), *queue):
@@ -286,6 +340,7 @@ class Session:
 
     def on_loss(self, why: str) -> None:
         """Answer every call that the process took with it."""
+        self._clients.lost(why)
         running, self._running = self._running, None
         queue, self._queue = self._queue, deque()
         if running is not None:
@@ -294,12 +349,7 @@ class Session:
             self._fail(call, SessionLost(f"{why}, before this call began; its state is lost"))
 
     def _lost_call(self, call: Call, why: str) -> VenvdError:
-        grace = f"did not stop within {self._host.grace:g} s, and its session was killed; its state is lost"
-        if call.stop == "timeout":
-            return DeadlineExceeded(f"the call ran into its deadline, {grace}", state_lost=True)
-        if call.stop == "cancelled":
-            return Cancelled(f"the call was interrupted, {grace}", state_lost=True)
-        return SessionLost(f"{why}; its state is lost")
+        return lost_call(call.stop, why, self._host.grace)
 
     # ---- starting afresh, ending
 
@@ -337,4 +387,5 @@ class Session:
         """Let go of everything at once; the warden ends the process when its server goes."""
         self._alarm.cancel()
         self.on_loss(why)
+        self._clients.close()
         self._life.close(why)

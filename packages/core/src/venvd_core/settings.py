@@ -40,6 +40,10 @@ class BackendSettings(BaseSettings):
     session_limits: Limits = Limits()
     session_idle_timeout: float = Field(default=0, ge=0)
     cancel_on_disconnect: bool = True
+    attach: bool = True
+    """Whether pipe clients may have their connection handed to a session."""
+    max_attached: int = Field(default=512, ge=0, le=1_000_000)
+    max_attached_per_session: int = Field(default=64, ge=0, le=100_000)
     kept_calls: int = Field(default=1000, ge=1, le=1_000_000)
     """Calls that were started and left, ended or not."""
     kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)

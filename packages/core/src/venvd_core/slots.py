@@ -12,10 +12,12 @@ import os
 import struct
 from dataclasses import dataclass
 
-SIZE = 128
+SIZE = 512
 FREE, IDLE, RUNNING = 0, 1, 2
 
-_LAYOUT = struct.Struct("<IIQddQQQQQQQ24s")
+_LAYOUT = struct.Struct("<QddQQ24sIIQQQQQQQ")
+_WITHDRAWN = struct.Struct("<Q")
+_WITHDRAWN_AT, _ID_AT, _ID_BYTES = 144, 256, 256
 _LARGEST = 2**53
 # the standard library names these from CPython 3.13 on
 _F_ADD_SEALS = 1033
@@ -24,14 +26,22 @@ _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
+    """What a session says of itself; `deadline` and the numbers of calls and bytes may be anything."""
+
     state: int
     sequence: int
+    deadline: float
     request: int
+    connection: int
+    """The direct connection of the running call; 0 for the server's stream."""
+    id_bytes: int
+    """Of the request's ID as JSON, where it is no whole number."""
     answered: int
-    failed: int
     handles: int
     bytes_in: int
     bytes_out: int
+    direct_answered: int
+    direct_failed: int
 
 
 class Slots:
@@ -57,19 +67,41 @@ class Slots:
         self._map[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
 
     def read(self, index: int) -> SlotState:
-        state, _, sequence, _, _, _, request, answered, failed, handles, received, sent, _ = _LAYOUT.unpack_from(
-            self._map, index * SIZE
-        )
+        found = _LAYOUT.unpack_from(self._map, index * SIZE)
+        sequence, _, deadline, request, connection, _, id_bytes, state, *counts = found
+        answered, _, handles, received, sent, direct_answered, direct_failed = (min(each, _LARGEST) for each in counts)
         return SlotState(
             state if state in {FREE, IDLE, RUNNING} else FREE,
             sequence,
+            deadline,
             request,
-            min(answered, _LARGEST),
-            min(failed, _LARGEST),
-            min(handles, _LARGEST),
-            min(received, _LARGEST),
-            min(sent, _LARGEST),
+            connection,
+            id_bytes,
+            answered,
+            handles,
+            received,
+            sent,
+            direct_answered,
+            direct_failed,
         )
+
+    def state(self, index: int) -> int:
+        """FREE, IDLE or RUNNING."""
+        return self.read(index).state
+
+    def identity(self, index: int) -> bytes:
+        """The ID of the running request as JSON; unchecked, and empty where there is none that could be one."""
+        slot = self.read(index)
+        if not slot.id_bytes:
+            return b"%d" % slot.request
+        if slot.id_bytes > _ID_BYTES:
+            return b""
+        start = index * SIZE + _ID_AT
+        return self._map[start : start + slot.id_bytes]
+
+    def withdraw(self, index: int, number: int) -> None:
+        """Ask the session not to begin the server's request `number` any more."""
+        _WITHDRAWN.pack_into(self._map, index * SIZE + _WITHDRAWN_AT, number)
 
     def close(self) -> None:
         self._map.close()

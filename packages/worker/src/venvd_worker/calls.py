@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from venvd_contract.errors import Internal, InvalidRequest, LimitExceeded, Unimplemented, UserError, VenvdError
-from venvd_contract.operations import ARRAY_RELEASE, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
+from venvd_contract.errors import (
+    Cancelled,
+    Internal,
+    InvalidRequest,
+    LimitExceeded,
+    Unimplemented,
+    UserError,
+    VenvdError,
+)
+from venvd_contract.operations import ARRAY_RELEASE, ATTACH, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
 from venvd_worker.arrays import Parcel
 from venvd_worker.handles import Handles
@@ -13,10 +21,8 @@ from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.operations import Call, Operations
 from venvd_worker.replies import Reply
-from venvd_worker.slots import Slot, request_number
-from venvd_worker.streams import Request
-
-Emitter = Callable[[bytes], None]
+from venvd_worker.slots import Slot
+from venvd_worker.streams import Request, Stream
 
 _COMMAND_BYTES = 24
 _COMMANDS = {each.command: each.command.encode()[:_COMMAND_BYTES] for each in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)}
@@ -41,30 +47,39 @@ class Calls:
         self._handles = handles
         self._result_limit = result_limit
 
-    def answer(self, request: Request, send: Emitter) -> Reply:
-        """The reply to a request, empty where there is none; `send` takes the events before it."""
+    def answer(self, request: Request, stream: Stream) -> Reply:
+        """The reply to a request that came over `stream`, which takes the events before it."""
         message = request.message
-        if "segments" in message and "command" not in message:
-            self._operations.arrays.told(message["segments"])
-            return b""
-        identifier = replies.known_identifier(message)
+        begin = replies.NO_ID
         try:
-            command, call, timeout = self._prepare(request, identifier, send)
+            begin, identifier = replies.head(message.get("id"))
+            command, call, timeout = self._prepare(request, begin, stream)
         except VenvdError as error:
-            return replies.error_line(identifier, error)
+            return replies.error_line(begin, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not look like the end of the session
-            return replies.error_line(identifier, _defect(error))
+            return replies.error_line(begin, _defect(error))
+        direct = stream.connection
+        if not direct and identifier == self._slot.withdrawn():
+            return replies.error_line(begin, Cancelled("the call was withdrawn before it began"))
         self._interrupts.install()
-        self._slot.begin(request_number(identifier), _COMMANDS[command], timeout)
-        reply, failed = self._run(command, call, identifier)
-        self._slot.end(failed, len(self._handles))
+        self._slot.begin(identifier, _COMMANDS[command], timeout, direct)
+        reply, failed = self._run(command, call, begin)
+        self._slot.end(failed, len(self._handles), direct > 0)
         return reply
 
-    def _prepare(self, request: Request, identifier: Any, send: Emitter) -> Tuple[str, Call, float]:
+    def told(self, message: Dict[str, Any]) -> bool:
+        """Take what the server tells and no reply is for; whether this is that."""
+        if "segments" not in message or "command" in message:
+            return False
+        self._operations.arrays.told(message["segments"])
+        return True
+
+    def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[str, Call, float]:
         message = request.message
         command = message.get("command")
         if type(command) is not str or (command not in self._operations.table and command != "exec"):
-            raise _unknown(command)
+            raise _unknown(command, stream.connection)
+        timeout = stream.admit(message)
         mode = message.get("values") or "plain"
         encode = self._operations.encoders.get(mode) if type(mode) is str else None
         if encode is None:
@@ -73,24 +88,24 @@ class Calls:
         if message.get("stream") is True:
 
             def emit(event: str, data: Any) -> None:
-                send(replies.event_line(identifier, event, data))
+                stream.send(replies.event_line(begin, event, data))
 
         call = Call(checked(command, message.get("payload")), encode, emit, request.attachments, request.peer)
-        return command, call, _timeout(message.get("timeout"))
+        return command, call, timeout
 
-    def _run(self, command: str, call: Call, identifier: Any) -> Tuple[Reply, bool]:
+    def _run(self, command: str, call: Call, begin: bytes) -> Tuple[Reply, bool]:
         """The reply, and whether it is an error."""
         try:
             result = self._perform(command, call)
             if not forks.is_session():
                 forks.leave(None)
             if type(result) is Parcel:
-                return _packed(identifier, result, call), False
-            return replies.result_line(identifier, result, self._result_limit), False
+                return _packed(begin, result, call), False
+            return replies.result_line(begin, result, self._result_limit), False
         except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
             if not forks.is_session():
                 forks.leave(raised)
-            return self._failure(identifier, raised), True
+            return self._failure(begin, raised), True
 
     def _perform(self, command: str, call: Call) -> Any:
         if command == "exec":
@@ -98,14 +113,14 @@ class Calls:
         operation = self._operations.table[command]
         return self._interrupts.run(lambda: operation(call))
 
-    def _failure(self, identifier: Any, raised: BaseException) -> bytes:
+    def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:
-            return replies.error_line(identifier, self._error(raised))
+            return replies.error_line(begin, self._error(raised))
         except MemoryError:
             # Drop what the failed call still holds, and take what was kept for this.
             raised.__traceback__ = None
             self._guard.make_room()
-            reply = replies.error_line(identifier, self._guard.explain(MemoryError()) or _NO_ROOM)
+            reply = replies.error_line(begin, self._guard.explain(MemoryError()) or _NO_ROOM)
             self._guard.take_room_back()
             return reply
 
@@ -126,26 +141,21 @@ class Calls:
         )
 
 
-def _packed(identifier: Any, parcel: Parcel, call: Call) -> Reply:
+def _packed(begin: bytes, parcel: Parcel, call: Call) -> Reply:
     descriptors = () if parcel.segment is None else call.peer.introduce(parcel.segment)
-    return replies.package(identifier, parcel.result, parcel.attachments, descriptors)
+    return replies.package(begin, parcel.result, parcel.attachments, descriptors)
 
 
-def _timeout(given: Any) -> float:
-    if given is None:
-        return 0.0
-    if type(given) not in (int, float) or not 0 <= given < float("inf"):
-        raise InvalidRequest('"timeout" takes a number of seconds from 0 on')
-    return float(given)
-
-
-def _unknown(command: Any) -> VenvdError:
+def _unknown(command: Any, connection: int) -> VenvdError:
     if type(command) is not str:
         return InvalidRequest('the field "command" is missing; it takes a string')
+    if command == ATTACH:
+        return InvalidRequest("this connection is attached already; open another one to attach that")
     if command in PLANNED:
         return Unimplemented('"{}" is not implemented yet'.format(command))
     if command in BY_COMMAND:
-        return InvalidRequest('"{}" is answered by the server, not by a session'.format(command))
+        where = ": use another connection, this one is attached to a session" if connection else ", not by a session"
+        return InvalidRequest('"{}" is answered by the server{}'.format(command, where))
     known = ", ".join(each.command for each in (*OPERATIONS, *STREAMED) if each.served_by == "session")
     return InvalidRequest('there is no command "{}"; a session knows {}'.format(command[:80], known))
 

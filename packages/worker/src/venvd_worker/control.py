@@ -22,6 +22,14 @@ class Garbled(Exception):
     """What came is no packet of the protocol."""
 
 
+class Shortened(Garbled):
+    """A packet whose descriptors this process has no room for; `message` is what it said."""
+
+    def __init__(self, message: Dict[str, Any]) -> None:
+        super().__init__("there is no room for the descriptors of a packet")
+        self.message = message
+
+
 class Packet(NamedTuple):
     """One packet; who takes it owns its descriptors."""
 
@@ -74,6 +82,7 @@ class Control:
         Raises:
             EOFError: the peer is gone.
             Garbled: it sent what is no JSON object, or more than a packet may hold.
+            Shortened: there was no room for its descriptors.
         """
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(LARGEST_PACKET, _SPACE, socket.MSG_CMSG_CLOEXEC)
@@ -106,14 +115,16 @@ def _descriptors(ancillary: List[Tuple[int, int, bytes]]) -> List[int]:
 def _message(data: bytes, flags: int) -> Dict[str, Any]:
     if not data:
         raise EOFError("the peer went away")
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise Garbled("a packet holds more than {} bytes or {} descriptors".format(LARGEST_PACKET, MOST_DESCRIPTORS))
+    if flags & socket.MSG_TRUNC:
+        raise Garbled("a packet holds more than {} bytes".format(LARGEST_PACKET))
     try:
         message = _decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Garbled("a packet is not JSON: {}".format(error)) from None
     if type(message) is not dict:
         raise Garbled("a packet must hold a JSON object")
+    if flags & socket.MSG_CTRUNC:
+        raise Shortened(message)
     return message
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from json import encoder
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
-from venvd_contract.errors import LimitExceeded, VenvdError
+from venvd_contract.errors import InvalidRequest, LimitExceeded, VenvdError
 from venvd_contract.framing import MAX_LINE, dump_line
+from venvd_worker.slots import MOST_ID_BYTES
 
 _ROOM = 1024
 """Bytes of a line that are not the result."""
+_LARGEST_ID = (1 << 64) - 1
+_INFINITY = float("inf")
+_ascii = json.JSONEncoder().encode
+
+NO_ID = b'{"id":null,'
+"""The `head` of what has no ID."""
 
 
 class Package(NamedTuple):
@@ -38,8 +45,26 @@ def _encoding() -> Callable[[Any], str]:
 _encode = _encoding()
 
 
-def result_line(identifier: Any, result: Any, limit: Optional[int]) -> bytes:
-    """The reply of a call that went well.
+def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
+    """How every line that answers a request begins, and its ID: a whole number, else as JSON.
+
+    Raises:
+        InvalidRequest: the ID is neither a text nor a number, or too long to be repeated.
+    """
+    if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
+        return b'{"id":%d,' % identifier, identifier
+    if identifier is None:
+        return NO_ID, b"null"
+    if type(identifier) not in (int, str, float) or identifier in (_INFINITY, -_INFINITY):
+        raise InvalidRequest('"id" must be a text or a number')
+    text = _ascii(identifier).encode()
+    if len(text) > MOST_ID_BYTES:
+        raise InvalidRequest('"id" is longer than {} bytes'.format(MOST_ID_BYTES))
+    return b'{"id":%b,' % text, text
+
+
+def result_line(begin: bytes, result: Any, limit: Optional[int]) -> bytes:
+    """The reply of a call that went well; `begin` is its `head`.
 
     Raises:
         LimitExceeded: the result is larger than `limit` bytes, or than a line may be.
@@ -49,31 +74,23 @@ def result_line(identifier: Any, result: Any, limit: Optional[int]) -> bytes:
         raise LimitExceeded("the result takes {} bytes as JSON: resultBytes is {}".format(len(data), limit))
     if len(data) > MAX_LINE - _ROOM:
         raise LimitExceeded("the result takes {} bytes as JSON, and a line holds {}".format(len(data), MAX_LINE))
-    if type(identifier) is int:
-        return b'{"id":%d,"result":%b}\n' % (identifier, data)
-    return b'{"id":%b,"result":%b}\n' % (_encode(identifier).encode("utf-8"), data)
+    return b'%b"result":%b}\n' % (begin, data)
 
 
-def package(identifier: Any, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
+def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
     """The reply of a call whose result has more to it than JSON."""
-    fields = {"id": identifier, "result": result}
+    fields: Dict[str, Any] = {"result": result}
     if attachments:
         fields["attachments"] = [len(part) for part in attachments]
     if descriptors:
         fields["descriptors"] = len(descriptors)
-    return Package(dump_line(fields), attachments, descriptors)
+    return Package(begin + dump_line(fields)[1:], attachments, descriptors)
 
 
-def error_line(identifier: Any, error: VenvdError) -> bytes:
+def error_line(begin: bytes, error: VenvdError) -> bytes:
     """The reply of a call that did not."""
-    return dump_line({"id": identifier, **error.fields()})
+    return begin + dump_line(error.fields())[1:]
 
 
-def event_line(identifier: Any, event: str, data: Any) -> bytes:
-    return dump_line({"id": identifier, "event": event, "data": data})
-
-
-def known_identifier(message: Dict[str, Any]) -> Any:
-    """The `id` of a request, if it is one that can be told again."""
-    found = message.get("id")
-    return found if type(found) in (int, str, float) else None
+def event_line(begin: bytes, event: str, data: Any) -> bytes:
+    return begin + dump_line({"event": event, "data": data})[1:]

@@ -12,13 +12,14 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Sequence
 
-from venvd_contract.errors import VenvdError
 from venvd_contract.operations import Limits
-from venvd_worker import control, forks, kernel, replies
+from venvd_worker import control, forks, kernel
 from venvd_worker.calls import Calls
 from venvd_worker.capture import Capture
-from venvd_worker.control import Control, Garbled
+from venvd_worker.control import Control, Garbled, Shortened
 from venvd_worker.descriptors import lift
+from venvd_worker.desk import Desk
+from venvd_worker.direct import DirectStream, Terms
 from venvd_worker.endings import CHANNEL_CLOSED
 from venvd_worker.handles import Handles
 from venvd_worker.interpreter import Interpreter
@@ -85,7 +86,8 @@ class Session:
         operations = Operations(
             Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
         )
-        self._calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        self._desk = Desk(self._epoll, self._stream, calls, self._slot, self._segments)
         sys.modules["__main__"] = interpreter.main
         builtins.input = _no_input
         builtins.display = operations.display  # type: ignore[attr-defined]
@@ -93,7 +95,8 @@ class Session:
         _renew_streams(self._capture)
 
     def _protected(self) -> List[int]:
-        return [*self._descriptors, self._epoll.fileno(), *self._capture.descriptors.values()]
+        captured = self._capture.descriptors.values()
+        return [*self._descriptors, *self._desk.descriptors, self._epoll.fileno(), *captured]
 
     def _leave_pipe(self, stream: str, descriptor: int) -> None:
         self._control.send({"log": stream}, [descriptor])
@@ -102,46 +105,42 @@ class Session:
 
     def serve(self) -> None:
         """Answer until nobody asks any more; `status` is the exit status then."""
-        self._epoll.register(self._stream.fileno(), select.EPOLLIN)
-        self._epoll.register(self._control.fileno(), select.EPOLLIN)
+        self._desk.listen(self._control.fileno(), self._hear_warden)
         self._slot.ready()
         self._control.send({"ready": True})
         try:
-            while True:
-                self._turn()
+            self._desk.serve()
         except EOFError:
             self.status = 0
         except (OSError, ValueError):  # the user's code closed our descriptors
             self.status = CHANNEL_CLOSED
 
-    def _turn(self) -> None:
-        for descriptor, _ in self._epoll.poll(self._segments.expire()):
-            if descriptor == self._stream.fileno():
-                self._serve_stream(self._stream)
-            elif descriptor == self._control.fileno():
-                self._hear_warden()
-
-    def _serve_stream(self, stream: Stream) -> None:
-        requests = stream.requests()
-        while True:
-            try:
-                for request in requests:
-                    stream.send(self._calls.answer(request, stream.send))
-            except VenvdError as error:  # a line that is no request
-                stream.send(replies.error_line(None, error))
-                if stream.unreadable:
-                    raise EOFError(error.message) from None
-                requests = stream.waiting()
-            else:
-                return
-
     def _hear_warden(self) -> None:
         try:
             packet = self._control.receive()
+        except Shortened as shortened:
+            self._refuse(shortened.message, "it has too many open files")
+            return
         except Garbled:
             return
-        if packet is not None:
+        if packet is None:
+            return
+        if "attach" in packet.message:
+            self._take_client(Terms(**packet.message["attach"]), packet.descriptors)
+        else:
             control.close_all(packet.descriptors)
+
+    def _take_client(self, terms: Terms, descriptors: List[int]) -> None:
+        rest = b""
+        if len(descriptors) > 1:
+            with open(descriptors.pop(), "rb") as file:
+                file.seek(0)
+                rest = file.read()
+        self._desk.add(DirectStream(lift(descriptors[0]), terms, rest, self._slot))
+
+    def _refuse(self, message: Dict[str, Any], why: str) -> None:
+        if "attach" in message:
+            self._control.send({"refused": message["attach"]["connection"], "why": why})
 
 
 def _lifted_epoll() -> select.epoll:

@@ -8,19 +8,22 @@ import struct
 from time import monotonic
 from typing import Union
 
-SIZE = 128
+SIZE = 512
 IDLE, RUNNING = 1, 2
 TIMEOUT, CANCELLED = 1, 2
 REASONS = {"timeout": TIMEOUT, "cancelled": CANCELLED}
+MOST_ID_BYTES = 256
 
+# What starts a call ends with the state, and what ends one begins with it: each is written at once.
+_BEGIN = struct.Struct("<QddQQ24sII")
+_END = struct.Struct("<IQQQQQQQ")
 _STATE = struct.Struct("<I")
+_SEQUENCE = struct.Struct("<Q")
 _REASON = struct.Struct("<I")
-_CALL = struct.Struct("<Qdd")
 _STOP = struct.Struct("<Q")
-_RECORD = struct.Struct("<QQQQQQ24s")
-_COUNTS = struct.Struct("<QQQQQ")
+_WITHDRAWN = struct.Struct("<Q")
 
-_STATE_AT, _REASON_AT, _SEQUENCE_AT, _STOP_AT, _RECORD_AT, _COUNTS_AT = 0, 4, 8, 32, 40, 48
+_SEQUENCE_AT, _STATE_AT, _REASON_AT, _STOP_AT, _WITHDRAWN_AT, _ID_AT = 0, 68, 128, 136, 144, 256
 
 _LARGEST_ID = (1 << 64) - 1
 
@@ -46,35 +49,60 @@ class Slot:
     def __init__(self, memory: Union[mmap.mmap, bytearray], index: int) -> None:
         self._memory = memory
         self._base = index * SIZE
+        self._end = self._base + _STATE_AT
         self.sequence = 0
         self.calls = 0
         self.errors = 0
         self.handles = 0
         self.received = 0
         self.sent = 0
+        self.direct_calls = 0
+        self.direct_errors = 0
 
     def ready(self) -> None:
         """Say that the session is able to take calls."""
-        _STATE.pack_into(self._memory, self._base + _STATE_AT, IDLE)
+        _STATE.pack_into(self._memory, self._end, IDLE)
 
-    def begin(self, request: int, command: bytes, timeout: float) -> None:
-        """A call starts; `timeout` in seconds, 0 for none."""
-        base, memory, now = self._base, self._memory, monotonic()
+    def begin(self, identifier: object, command: bytes, timeout: float, connection: int) -> None:
+        """A call starts.
+
+        Args:
+            identifier: the request's ID: a whole number, or its JSON as bytes, 256 at most.
+            command: what it calls, 24 bytes at most.
+            timeout: seconds, 0 for none.
+            connection: the direct connection that it came over; 0 for the server's stream.
+        """
+        now = monotonic()
         self.sequence += 1
-        _CALL.pack_into(memory, base + _SEQUENCE_AT, self.sequence, now, now + timeout if timeout else 0.0)
-        record = (request, self.calls, self.errors, self.handles, self.received, self.sent, command)
-        _RECORD.pack_into(memory, base + _RECORD_AT, *record)
-        # The state comes last: who sees `running` finds the rest in place.
-        _STATE.pack_into(memory, base + _STATE_AT, RUNNING)
+        number, length = 0, 0
+        if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
+            number = identifier
+        elif type(identifier) is bytes:
+            length = len(identifier)
+            self._memory[self._base + _ID_AT : self._base + _ID_AT + length] = identifier
+        deadline = now + timeout if timeout else 0.0
+        _BEGIN.pack_into(
+            self._memory, self._base, self.sequence, now, deadline, number, connection, command, length, RUNNING
+        )
 
-    def end(self, failed: bool, handles: int) -> None:
-        """The call was answered."""
+    def end(self, failed: bool, handles: int, direct: bool) -> None:
+        """The call was answered, or is about to be."""
         self.calls += 1
-        self.errors += failed
+        if failed:
+            self.errors += 1
+        if direct:
+            self.direct_calls += 1
+            if failed:
+                self.direct_errors += 1
         self.handles = handles
-        counts = (self.calls, self.errors, handles, self.received, self.sent)
-        _COUNTS.pack_into(self._memory, self._base + _COUNTS_AT, *counts)
-        _STATE.pack_into(self._memory, self._base + _STATE_AT, IDLE)
+        _END.pack_into(
+            self._memory, self._end, IDLE, self.calls, self.errors, handles, self.received, self.sent,
+            self.direct_calls, self.direct_errors,
+        )  # fmt: skip
+
+    def unanswered(self) -> None:
+        """The reply of the call that ended last could not be sent."""
+        _STATE.pack_into(self._memory, self._end, RUNNING)
 
     def stop_reason(self) -> int:
         """`TIMEOUT` or `CANCELLED` where the running call is the one to stop, else 0."""
@@ -82,6 +110,10 @@ class Slot:
         if sequence != self.sequence or not sequence:
             return 0
         return int(_REASON.unpack_from(self._memory, self._base + _REASON_AT)[0])
+
+    def withdrawn(self) -> int:
+        """The number of the server's request that is not to be begun any more."""
+        return int(_WITHDRAWN.unpack_from(self._memory, self._base + _WITHDRAWN_AT)[0])
 
 
 class Watch:
@@ -98,12 +130,5 @@ class Watch:
     def runs(self, sequence: int) -> bool:
         """Whether the session still says that it runs this call."""
         (state,) = _STATE.unpack_from(self._memory, self._base + _STATE_AT)
-        found, _, _ = _CALL.unpack_from(self._memory, self._base + _SEQUENCE_AT)
+        (found,) = _SEQUENCE.unpack_from(self._memory, self._base + _SEQUENCE_AT)
         return bool(state == RUNNING and found == sequence)
-
-
-def request_number(identifier: object) -> int:
-    """A request's `id` as a slot can hold it; 0 for what is no such number."""
-    if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
-        return identifier
-    return 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import _thread
 import socket
 from array import array
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from venvd_contract.errors import TooLarge
-from venvd_contract.framing import Buffer, attachment_sizes, parse_line
-from venvd_worker.replies import Package, Reply
+from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line
+from venvd_worker.replies import NO_ID, Package, Reply
 
-_CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
+CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
 
 
 class Request(NamedTuple):
@@ -24,20 +24,30 @@ class Request(NamedTuple):
 
 
 class Stream:
-    """One end of a connection.
+    """The session's end of a connection, which is the server's, or directly a client's.
 
     Attributes:
-        unreadable: a line was too long, and where the next one begins is not known.
         peer: who is at the other end, as its requests say.
+        connection: the number of a direct connection, 0 for the server's stream.
+        waiting: more was read than has been asked for.
+        unreadable: where the next line begins is not known.
+        begin: how the answer to what is no request begins.
+        blocked: replies wait until the peer reads.
     """
 
-    def __init__(self, descriptor: int, peer: Any = None) -> None:
+    connection = 0
+    blocked = False
+
+    def __init__(self, descriptor: int, peer: Any, max_line: int = MAX_LINE) -> None:
         self._sock = socket.socket(fileno=descriptor)
-        self._sock.setblocking(True)
-        self._buffer = Buffer()
+        self._recv = self._sock.recv
         self._lock = _thread.allocate_lock()
+        self._buffer = Buffer(max_line)
+        self._max_line = max_line
+        self.waiting = False
         self.unreadable = False
         self.peer = peer
+        self.begin = NO_ID
         self._message: Optional[Dict[str, Any]] = None
         self._missing: List[int] = []
         self._attachments: List[bytes] = []
@@ -45,41 +55,34 @@ class Stream:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def requests(self) -> Iterator[Request]:
-        """Read what is there, and yield the requests that are complete.
+    def request(self) -> Optional[Request]:
+        """The next request: out of what was read already, else of what can be read now; None where none is whole.
 
         Raises:
             EOFError: the peer is gone.
             InvalidRequest, TooLarge: a line is no request; the next one can be read, unless the stream is `unreadable`.
         """
-        try:
-            data = self._sock.recv(_CHUNK, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except ConnectionError as error:
-            raise EOFError(str(error)) from None
-        if not data:
-            raise EOFError("the peer went away")
-        if self._is_one_line(data):
-            message = parse_line(data[:-1])
+        if self.waiting:
+            found = self._next()
+            if found is not None:
+                return found
+        data = self._receive()
+        if data is None:
+            return None
+        end = len(data) - 1
+        if data.find(b"\n") == end and not self.waiting and data.startswith(b"{") and end <= self._max_line:
+            # exactly one line, as it nearly always is: then it need not go through the buffer
+            message = parse_line(data[:end])
             if "attachments" not in message:
-                yield Request(message, (), self.peer)
-                return
+                return Request(message, (), self.peer)
         self._buffer.feed(data)
-        yield from self.waiting()
-
-    def waiting(self) -> Iterator[Request]:
-        """The complete requests among what was read already."""
-        while self._next_message() and self._take_attachments():
-            message, self._message = self._message or {}, None
-            attachments, self._attachments = self._attachments, []
-            yield Request(message, attachments, self.peer)
+        return self._next()
 
     def send(self, data: Reply) -> None:
         """Send one or more whole lines, or one with what goes along.
 
         Raises:
-            EOFError: the peer is gone.
+            EOFError: the server is gone.
         """
         with self._lock:
             try:
@@ -99,19 +102,50 @@ class Stream:
         for part in package.attachments:
             self._sock.sendall(part)
 
-    def _is_one_line(self, data: bytes) -> bool:
-        """Whether this is exactly one line, as it nearly always is: then it need not go through the buffer."""
-        alone = self._message is None and not len(self._buffer)
-        return alone and data.startswith(b"{") and data.find(b"\n") == len(data) - 1
+    def admit(self, message: Dict[str, Any]) -> float:
+        """The seconds that a call may take, 0 for no limit.
+
+        Raises:
+            InvalidRequest: a field beside the operation's own is wrong.
+        """
+        given = message.get("timeout")
+        if given is None:
+            return 0.0
+        if type(given) not in (int, float) or not 0 <= given < float("inf"):
+            raise InvalidRequest('"timeout" takes a number of seconds from 0 on')
+        return float(given)
+
+    def _receive(self) -> Optional[bytes]:
+        try:
+            data = self._recv(CHUNK, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise EOFError(str(error)) from None
+        return data or self._ended()
+
+    def _ended(self) -> bytes:
+        """What the end of what the peer sends stands for."""
+        raise EOFError("the peer went away")
+
+    def _next(self) -> Optional[Request]:
+        self.waiting = True
+        if not (self._next_message() and self._take_attachments()):
+            return None
+        message, self._message = self._message or {}, None
+        attachments, self._attachments = self._attachments, []
+        self.waiting = len(self._buffer) > 0
+        return Request(message, attachments, self.peer)
 
     def _next_message(self) -> bool:
         while self._message is None:
             line = self._next_line()
             if line is None:
+                self.waiting = len(self._buffer) > 0
                 return False
             if line.strip():
                 message = parse_line(line)
-                self._missing = list(attachment_sizes(message.get("attachments")))
+                self._missing = self._sizes(message)
                 self._message = message
         return True
 
@@ -121,6 +155,9 @@ class Stream:
         except TooLarge:
             self.unreadable = True
             raise
+
+    def _sizes(self, message: Dict[str, Any]) -> List[int]:
+        return list(attachment_sizes(message.get("attachments")))
 
     def _take_attachments(self) -> bool:
         while self._missing:

@@ -15,7 +15,7 @@ import traceback
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
+from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
 from venvd_worker import control, kernel, usage
 from venvd_worker.control import Control, Garbled, Packet
 from venvd_worker.courier import Couriers
@@ -64,7 +64,9 @@ class Warden:
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._couriers = Couriers(settings.work_dir)
-        self._wards = Wards(self._loop, self._nursery, self._couriers, self._tell_end, self._tell_memory)
+        self._wards = Wards(
+            self._loop, self._nursery, self._couriers, self._tell_end, self._tell_memory, self._tell_refusal
+        )
         self._starting: Set[str] = set()
         self._server: Optional[Control] = None
         self._memory: Optional[Memory] = None
@@ -190,6 +192,7 @@ class Warden:
             "python": ".".join(map(str, sys.version_info[:3])),
             "pid": self._pid,
             "startedAt": self._started_at,
+            "attach": True,
             "zygote": self._nursery.report,
         }, ()
 
@@ -269,9 +272,17 @@ class Warden:
         self._wards.reap()
         raise _Later
 
-    def _attach(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
-        self._ward(message)
-        raise Unimplemented("this worker takes no direct clients")
+    def _attach(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
+        ward = self._ward(message)
+        if not 1 <= len(descriptors) <= 2:
+            raise InvalidRequest('"attach" takes the descriptor of a client, and one of what was read of it')
+        terms = message.get("terms")
+        if type(terms) is not dict:
+            raise InvalidRequest('"terms" must be an object')
+        if not ward.alive or ward.control.blocked:
+            raise Unavailable('the session "{}" takes no clients at this moment'.format(ward.name))
+        ward.control.send({"attach": terms}, list(map(os.dup, descriptors)))
+        return {}, ()
 
     def _courier(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
         ward = self._ward(message)
@@ -309,6 +320,11 @@ class Warden:
             control.close_all(descriptors)
         else:
             self._server.send({"event": "memory", "data": {"session": ward.name, "pid": ward.pid, **said}}, descriptors)
+
+    def _tell_refusal(self, ward: Ward, told: Dict[str, Any]) -> None:
+        if self._server is not None:
+            data = {"session": ward.name, "connection": told["refused"], "why": str(told.get("why"))}
+            self._server.send({"event": "refused", "data": data})
 
     def _shut_down(self) -> None:
         os.unlink(os.path.join(self._settings.channel, SOCKET))

@@ -24,6 +24,7 @@ _MOST_LOGS = 64
 
 OnEnd = Callable[[Ward, Dict[str, Any]], None]
 OnMemory = Callable[[Ward, Dict[str, Any], List[int]], None]
+OnRefusal = Callable[[Ward, Dict[str, Any]], None]
 
 
 class Wards:
@@ -34,13 +35,18 @@ class Wards:
         couriers: what carries files for them, and ends with them.
         on_end: told of a session that is over, with the data of its `exited` event.
         on_memory: told of segments that a session made or gave up, with the descriptors, which it closes.
+        on_refusal: told of a session that could not take a direct client, with what it says.
     """
 
-    def __init__(self, loop: Loop, nursery: Nursery, couriers: Couriers, on_end: OnEnd, on_memory: OnMemory) -> None:
+    def __init__(
+        self, loop: Loop, nursery: Nursery, couriers: Couriers,
+        on_end: OnEnd, on_memory: OnMemory, on_refusal: OnRefusal,
+    ) -> None:  # fmt: skip
         self._loop = loop
         self._nursery = nursery
         self._on_end = on_end
         self._on_memory = on_memory
+        self._on_refusal = on_refusal
         self._pid = os.getpid()
         self._by_name: Dict[str, Ward] = {}
         self._couriers = couriers
@@ -175,7 +181,10 @@ class Wards:
             self._on_memory(ward, packet.message, packet.descriptors)
             return
         control.close_all(packet.descriptors)
-        ward.came_up()
+        if "refused" in packet.message:
+            self._on_refusal(ward, packet.message)
+        else:
+            ward.came_up()
 
     def _read_log(self, ward: Ward, packet: Packet) -> None:
         """Go on reading what processes in the background write, so that they are not held up."""

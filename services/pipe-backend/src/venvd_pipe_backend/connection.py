@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, Unauthenticated, VenvdError
-from venvd_contract.operations import OPERATIONS
+from venvd_contract.operations import ATTACH, OPERATIONS
 from venvd_core.backend import Backend, Call, Request
-from venvd_pipe_backend import arrays, peers
+from venvd_core.departures import Departures
+from venvd_pipe_backend import arrays, handover, peers
 from venvd_pipe_backend.messages import MalformedError, Message, Reader, decode
-from venvd_pipe_backend.peers import Departures
 from venvd_pipe_backend.replies import Order, Turn, event, failure, head, result
 from venvd_pipe_backend.settings import PipeSettings
 
@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
         self._behind_size = 0
         self._writable: list[asyncio.Future[None]] = []
         self._known = False  # a request of it was let in
+        self._first = True
+        self._handing: asyncio.Task[None] | None = None
         self._paused = False
         self._congested = False
         self._ended = False  # no further request will be read
@@ -140,12 +142,14 @@ class Connection(asyncio.Protocol):
         self._tell_writers()
         self._cancel_calls()
         self._shared.forsake()
+        if self._handing is not None:
+            self._handing.cancel()
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Begin every whole request that is there, as far as the client reads its replies."""
-        while not self._ended:
+        while not self._ended and self._handing is None:
             if self._intake is not None and not self._fill(self._intake):
                 break
             if self._congested or len(self._calls) >= self._settings.max_pipelined:
@@ -157,6 +161,7 @@ class Connection(asyncio.Protocol):
                     self._reader.end()
                     continue
             except MalformedError as wrong:
+                self._first = False
                 self._answer(wrong.id, wrong.error)
                 if wrong.fatal:
                     self._end()
@@ -197,8 +202,12 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, message: Message) -> None:
         identity = bytes(message.id)
+        first, self._first = self._first, False
         try:
             self._let_in(message)
+            if message.command == ATTACH:
+                self._attach(message, identity, first=first)
+                return
         except VenvdError as error:
             self._answer(identity, error)
             return
@@ -236,6 +245,30 @@ class Connection(asyncio.Protocol):
         """The running call of this connection whose request had that ID."""
         tagged = (call for call in self._calls if isinstance(call, Call) and call.request.tag)
         return next((call for call in tagged if decode(call.request.tag) == identity), None)
+
+    def _attach(self, message: Message, identity: bytes, *, first: bool) -> None:
+        if not first:
+            raise InvalidRequest(f"{ATTACH} must be the first line of a connection: open another one for it")
+        session = handover.session_of(message)
+        self._pause()
+        self._handing = self._loop.create_task(self._hand_over(session, identity))
+
+    async def _hand_over(self, session: str | None, identity: bytes) -> None:
+        """Let the session have the connection; what was read behind the first line goes with it."""
+        rest = self._reader.rest()
+        attachment = handover.attachment(self._descriptor, rest, identity, self._settings)
+        try:
+            await self._backend.attach(session, attachment)
+        except VenvdError as error:
+            attachment.sock.close()
+            self._handing = None
+            self._reader.feed(rest)
+            self._answer(identity, error)
+            self._advance()
+        else:
+            # Not when the connection is lost: its descriptor is closed then, and could not be forgotten any more.
+            self._host.departures.forget(self._descriptor, self._hung_up)
+            self._abandon()
 
     def _let_in(self, message: Message) -> None:
         if message.token is None and (self._known or message.command in OPEN):

@@ -138,6 +138,10 @@ class Reader:
         """What is there of the bytes behind a message, `most` at most."""
         return self._buffer.take(min(most, len(self._buffer))) or b""
 
+    def rest(self) -> bytes:
+        """Everything that is no whole request yet; nothing is left."""
+        return self._buffer.rest()
+
     def end(self) -> None:
         """The stream ends here, and so does its last line; a part of a line is never a whole request.
 

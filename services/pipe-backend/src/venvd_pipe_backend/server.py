@@ -9,6 +9,7 @@ import socket
 
 from venvd_contract.errors import Busy
 from venvd_core.backend import Backend
+from venvd_core.departures import Departures
 from venvd_pipe_backend import http, listeners, peers
 from venvd_pipe_backend.connection import Connection
 from venvd_pipe_backend.settings import PipeSettings
@@ -50,7 +51,7 @@ class PipeServer:
         self._uids = peers.allowed(
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
-        self.departures = peers.Departures(loop)
+        self.departures = Departures(loop)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG
         )

@@ -1,0 +1,175 @@
+"""Where requests come in: from the server and from direct clients, one at a time and in turn."""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from time import monotonic
+from typing import Callable, Deque, Dict, List, Optional, Set
+
+from venvd_contract.errors import VenvdError
+from venvd_worker import replies
+from venvd_worker.calls import Calls
+from venvd_worker.direct import DirectStream
+from venvd_worker.replies import Reply
+from venvd_worker.segments import Segments
+from venvd_worker.slots import Slot
+from venvd_worker.streams import Stream
+
+_FRESH = 0.005
+"""Seconds for which what epoll said is taken for true while requests wait their turn."""
+_LOOK_EVERY = 1.0
+"""Seconds between looks at clients that do not read."""
+_HUNG_UP = select.EPOLLHUP | select.EPOLLERR
+
+
+class Desk:
+    """Answers the streams of a session. Each that has a request gets its turn before any gets another.
+
+    Args:
+        server: the server's stream; its end is the end of the session.
+        segments: what the session shares with those who call.
+    """
+
+    def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
+        self._epoll = epoll
+        self._calls = calls
+        self._slot = slot
+        self._segments = segments
+        self._others: Dict[int, Callable[[], None]] = {}
+        self._server = server
+        self._streams: Dict[int, Stream] = {server.fileno(): server}
+        self._clients: Dict[int, DirectStream] = {}
+        self._slow: Set[DirectStream] = set()
+        self._turns: Deque[Stream] = deque()
+        self._looked = 0.0
+        epoll.register(server.fileno(), select.EPOLLIN)
+
+    @property
+    def descriptors(self) -> List[int]:
+        """Those of direct clients."""
+        return list(self._clients)
+
+    def add(self, client: DirectStream) -> None:
+        """Serve a client from now on."""
+        self._clients[client.fileno()] = client
+        self._streams[client.fileno()] = client
+        self._epoll.register(client.fileno(), select.EPOLLIN)
+        if client.waiting:
+            self._turns.append(client)
+
+    def listen(self, descriptor: int, action: Callable[[], None]) -> None:
+        """Call `action` whenever there is something to read that is no request."""
+        self._others[descriptor] = action
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def serve(self) -> None:
+        """Answer until the server is gone.
+
+        Raises:
+            EOFError: it is.
+            OSError, ValueError: a descriptor of ours was closed.
+        """
+        turns = self._turns
+        while True:
+            if not turns:
+                self._poll(None)
+            elif monotonic() - self._looked > _FRESH:
+                self._poll(0)
+            if turns:
+                self._answer(turns.popleft())
+
+    def _poll(self, patience: Optional[float]) -> None:
+        """Wait for requests, for ever where `patience` is None; meanwhile let go of what nobody uses any more."""
+        expiry = self._segments.expire()
+        if patience is None:
+            patience = expiry
+        if self._slow:
+            self._end_stalled()
+            patience = _LOOK_EVERY if patience is None else min(patience, _LOOK_EVERY)
+        for descriptor, events in self._epoll.poll(patience):
+            stream = self._streams.get(descriptor)
+            if stream is None:
+                self._others[descriptor]()
+            elif stream is self._server:
+                self._take_turn(stream)
+            else:
+                self._attend(self._clients[descriptor], events)
+        self._looked = monotonic()
+
+    def _take_turn(self, stream: Stream) -> None:
+        if stream not in self._turns:
+            self._turns.append(stream)
+
+    def _attend(self, client: DirectStream, events: int) -> None:
+        if events & _HUNG_UP and (client.cancels or client.lingers or not events & select.EPOLLIN):
+            self._drop(client)
+        elif client.lingers:
+            if not client.discard():
+                self._drop(client)
+        elif client.blocked:
+            client.flush()
+            self._settle(client)
+        else:
+            self._take_turn(client)
+
+    def _answer(self, stream: Stream) -> None:
+        """Answer one request of a stream, if it has one."""
+        try:
+            request = stream.request()
+            if request is None or (stream is self._server and self._calls.told(request.message)):
+                return
+            reply: Reply = self._calls.answer(request, stream)
+        except VenvdError as error:  # a line that is no request
+            reply = replies.error_line(stream.begin, error)
+        except EOFError:
+            if stream is self._server:
+                raise
+            self._drop(self._clients[stream.fileno()])
+            return
+        try:
+            stream.send(reply)
+        except OSError:
+            self._slot.unanswered()
+            raise
+        if stream is not self._server:
+            self._settle(self._clients[stream.fileno()])
+        elif stream.unreadable:
+            raise EOFError("a line was too long")
+        elif stream.waiting:
+            self._turns.append(stream)
+
+    def _settle(self, client: DirectStream) -> None:
+        """What follows once a client has got a reply, or as much of it as it took."""
+        if client.gone and client.cancels:
+            self._drop(client)
+        elif client.blocked:
+            self._slow.add(client)
+            self._epoll.modify(client.fileno(), select.EPOLLOUT)
+        elif client.unreadable:
+            self._slow.add(client)
+            self._epoll.modify(client.fileno(), select.EPOLLIN)
+            client.linger()
+        else:
+            if client in self._slow:
+                self._slow.discard(client)
+                self._epoll.modify(client.fileno(), select.EPOLLIN)
+            if client.waiting:
+                self._take_turn(client)
+
+    def _end_stalled(self) -> None:
+        now = monotonic()
+        for client in list(self._slow):
+            if client.stalls(now):
+                self._drop(client)
+
+    def _drop(self, client: DirectStream) -> None:
+        del self._clients[client.fileno()]
+        del self._streams[client.fileno()]
+        self._slow.discard(client)
+        if client in self._turns:
+            self._turns.remove(client)
+        # Closing would not do: the server has the same socket.
+        self._epoll.unregister(client.fileno())
+        client.close()
+        self._segments.forsake(self._segments.lent_to(client.peer))

@@ -1,0 +1,42 @@
+"""Handing a connection to a session: `session.attach`."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from venvd_contract.errors import InvalidRequest
+from venvd_contract.operations import ATTACH, SessionInfo, checked
+from venvd_core import wire
+from venvd_core.backend import Attachment, Reply
+from venvd_pipe_backend.messages import Message
+from venvd_pipe_backend.replies import failure, head, result
+from venvd_pipe_backend.settings import PipeSettings
+
+
+def session_of(message: Message) -> str | None:
+    """The session that the first line names, by its payload or by its own field.
+
+    Raises:
+        InvalidRequest: it names two, or the payload is wrong.
+    """
+    named: str | None = checked(ATTACH, wire.parse_object(message.body()))["id"]
+    if named is not None and message.session not in {None, named}:
+        raise InvalidRequest(f'{ATTACH}: the payload names the session "{named}", and the line "{message.session}"')
+    return message.session if named is None else named
+
+
+def attachment(descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings) -> Attachment:
+    """The connection `descriptor`, duplicated; `rest` was read of it, `identity` is the first line's ID as JSON."""
+
+    def greeting(info: SessionInfo) -> bytes:
+        return result(head(identity), Reply(wire.encode(info)))
+
+    return Attachment(
+        socket.socket(fileno=os.dup(descriptor)),
+        rest,
+        settings.max_body,
+        settings.max_attachment_bytes,
+        greeting,
+        lambda request, error: failure(head(request), error),
+    )
