@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness.callers import CALLERS, Caller
+from harness.callers import WAYS, Caller
 from harness.stack import Stack, engine_stack
 
 ENGINES = [
@@ -25,11 +25,12 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-@pytest.fixture(scope="package", params=list(CALLERS))
+@pytest.fixture(scope="package", params=list(WAYS))
 def caller(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """A client of one transport, connected to a running backend of its type."""
-    running = stack.start(request.param)
-    client = CALLERS[request.param](running.url, running.token)
+    kind, made = WAYS[request.param]
+    running = stack.start(kind)
+    client = made(running.url, running.token)
     client.running = running
     yield client
     client.close()

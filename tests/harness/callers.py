@@ -109,6 +109,18 @@ class PipeCaller:
             raise from_fields(reply)
         return reply["result"]
 
+    def ended(self) -> bool:
+        """Whether the other end is closed."""
+        self._socket.setblocking(False)
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        finally:
+            self._socket.settimeout(60)
+
     def fresh(self) -> PipeCaller:
         return PipeCaller(self._url, self._token)
 
@@ -120,4 +132,42 @@ class PipeCaller:
         self._socket.close()
 
 
+class AttachCaller:
+    """Calls over a pipe of which sessions answer theirs directly, each on a connection that was handed to it."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._url, self._token = url, token
+        self._server = PipeCaller(url, token)
+        self._direct: dict[str | None, PipeCaller] = {}
+
+    def __call__(
+        self, command: str, payload: Any = None, *, session: str | None = None, name: str | None = None, **options: Any
+    ) -> Any:
+        operation = BY_COMMAND.get(command)
+        if name is not None or operation is None or operation.served_by != "session":
+            return self._server(command, payload, session=session, name=name, **options)
+        direct = self._direct.get(session)
+        if direct is not None and direct.ended():
+            self._direct.pop(session).close()
+        if session not in self._direct:
+            made = self._direct[session] = PipeCaller(self._url, self._token)
+            made("session.attach", session=session)
+        return self._direct[session](command, payload, **options)
+
+    def fresh(self) -> AttachCaller:
+        return AttachCaller(self._url, self._token)
+
+    def with_token(self, token: str | None) -> AttachCaller:
+        return AttachCaller(self._url, token)
+
+    def close(self) -> None:
+        for each in (self._server, *self._direct.values()):
+            each.close()
+
+
 CALLERS: dict[str, Any] = {"http": HttpCaller, "pipe": PipeCaller, "rpc": RpcCaller}
+WAYS: dict[str, tuple[str, Any]] = {
+    **{kind: (kind, made) for kind, made in CALLERS.items()},
+    "attach": ("pipe", AttachCaller),
+}
+"""Ways to call: the type of the backend, and the caller."""
