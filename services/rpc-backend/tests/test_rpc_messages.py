@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
 from venvd_contract.operations import BY_COMMAND, OPERATIONS
+from venvd_core.calls import Call, Reply, Request
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
-from venvd_rpc_backend import messages
+from venvd_rpc_backend import messages, stream
 from venvd_rpc_backend.methods import COMMANDS, PLANNED, SERVICES, SESSION, Method, methods
 
 METHODS = {method.command: method for service in SERVICES for method in methods(service)}
@@ -92,10 +94,25 @@ def test_json_fields_nested_without_end() -> None:
 
 
 def test_a_value_comes_as_text() -> None:
-    """A plain result holds the value as JSON text; null is a value."""
+    """A plain result holds the value as JSON text; null is a value, and so is one that is no ASCII."""
     made = method("eval").respond(b'{"value":{"a":[1.0,12345678901234567890]}}')
-    assert made == python.EvaluateResponse(value_json='{"a":[1.0,12345678901234567890]}')
+    assert python.EvaluateResponse.FromString(made) == python.EvaluateResponse(
+        value_json='{"a":[1.0,12345678901234567890]}'
+    )
     assert method("call").respond(b'{"value":null}') == python.CallMethodResponse(value_json="null")
+    assert method("getattr").respond('{"value":"☃"}'.encode()) == python.GetAttributeResponse(value_json='"☃"')
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 16384, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("result", ["1", '"☃"', f'"{"a" * 300}"'])
+@pytest.mark.parametrize("attachments", [(), (b"", b"\0" * 200)])
+def test_replies_of_the_stream_are_messages(number: int, result: str, attachments: tuple[bytes, ...]) -> None:
+    """What is written by hand is what gRPC's own library reads: ID, result, attachments."""
+    with asyncio.Runner() as runner:
+        call = Call(Request("eval"), runner.get_loop())
+        call.set_result(Reply(result.encode(), attachments))
+        made = python.SessionResponse.FromString(stream.response(number, call))
+    assert made == python.SessionResponse(id=number, result_json=result, attachments=attachments)
 
 
 def test_a_handle_comes_as_fields() -> None:

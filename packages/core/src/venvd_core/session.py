@@ -146,12 +146,12 @@ class Session:
         self._number += 1
         call.number = self._number
         call.process = self._life.process
-        if self._life.process is not None and self._life.process.stream is not None:
+        stream = None if call.process is None else call.process.stream
+        if stream is not None:
             call.sent = time.monotonic()
-            left = max(0.001, call.deadline - call.sent)
-            self._life.process.stream.write(request(call.number, left, call.line))
+            stream.write(request(call.number, max(0.001, call.deadline - call.sent), call.line))
             for part in call.request.attachments:
-                self._life.process.stream.write(part)
+                stream.write(part)
 
     def _next(self) -> None:
         while self._queue and self._running is None and self._life.ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,13 +141,13 @@ def tail(command: str, payload: bytes, values: str, stream: bool, attachments: S
     announced = b""
     if attachments:
         announced = b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in attachments)
-    return b',"command":"%b","values":"%b","stream":%b%b,"payload":%b}\n' % (
-        command.encode(),
-        values.encode(),
-        b"true" if stream else b"false",
-        announced,
-        payload,
-    )
+    return b'%b%b,"payload":%b}\n' % (_terms(command, values, stream), announced, payload)
+
+
+@functools.lru_cache(256)
+def _terms(command: str, values: str, stream: bool) -> bytes:
+    said = (command.encode(), values.encode(), b"true" if stream else b"false")
+    return b',"command":"%b","values":"%b","stream":%b' % said
 
 
 def request(number: int, timeout: float, rest: bytes) -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -50,7 +49,7 @@ class Calls:
             serve = self._get_file
         elif method.name == PUT_FILE:
             serve = self._put_file
-        return wrap(partial(serve, method), method.request.FromString, _serialized)
+        return wrap(_function(serve, method), method.request.FromString, _serialized)
 
     def _request(self, method: Method, message: Message | None, context: Context) -> Request:
         found = contexts.asked(context)
@@ -64,7 +63,7 @@ class Calls:
         """What to wait for: the call, which ends with its client, or where that is not wanted goes on without it."""
         return call if self._cancel else asyncio.shield(call)
 
-    async def _unary(self, method: Method, message: Message, context: Context) -> Message | None:
+    async def _unary(self, method: Method, message: Message, context: Context) -> Message | bytes | None:
         try:
             reply = await self._outcome(self._backend.call(self._request(method, message, context)))
             return method.respond(reply.result)
@@ -76,7 +75,9 @@ class Calls:
         """Methods with a stream of responses that no version of core serves yet; core says so."""
         await self._unary(method, message, context)
 
-    async def _streamed(self, method: Method, _messages: AsyncIterator[Message], context: Context) -> Message | None:
+    async def _streamed(
+        self, method: Method, _messages: AsyncIterator[Message], context: Context
+    ) -> Message | bytes | None:
         """Methods with a stream of requests that no version of core serves yet; core says so."""
         try:
             reply = await self._backend.call(self._request(method, None, context))
@@ -92,7 +93,9 @@ class Calls:
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
 
-    async def _put_file(self, method: Method, requests: AsyncIterator[Message], context: Context) -> Message | None:
+    async def _put_file(
+        self, method: Method, requests: AsyncIterator[Message], context: Context
+    ) -> Message | bytes | None:
         """The header, then bytes."""
         try:
             return method.respond(await files.receive(self._backend, self._request(method, None, context), requests))
@@ -119,6 +122,15 @@ class Calls:
                 call.cancel()
 
 
+def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
+    """A function of its own: gRPC asks of each call anew whether its handler is one, and takes long over others."""
+
+    async def handle(message: Any, context: Context) -> Any:
+        return await serve(method, message, context)
+
+    return handle
+
+
 def _event(kind: str, data: Any) -> ExecuteResponse:
     made = ExecuteResponse()
     if kind in {"stdout", "stderr"}:
@@ -128,8 +140,8 @@ def _event(kind: str, data: Any) -> ExecuteResponse:
     return made
 
 
-def _serialized(message: Message) -> bytes:
-    return bytes(message.SerializeToString())
+def _serialized(message: Message | bytes) -> bytes:
+    return message if type(message) is bytes else message.SerializeToString()  # type: ignore[union-attr]
 
 
 def generic_handlers(

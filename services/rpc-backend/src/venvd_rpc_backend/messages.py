@@ -90,6 +90,16 @@ def encoded(data: Any) -> str:
 # ---- responses -------------------------------------------------------------------------------------------------
 
 
+def only_value(result: bytes) -> bytes | None:
+    """The JSON of a *result* that is plain data; None where it is a handle, or no result that `fill` would take."""
+    try:
+        fields = _object(result)
+        value = bytes(fields["value"]) if len(fields) == 1 else _NULL
+        return None if value == _NULL or not value.isascii() else value
+    except (msgspec.MsgspecError, RecursionError, KeyError):
+        return None
+
+
 def fill(message: Message, result: bytes) -> Message:
     """`message` with what a result holds; fields that the proto does not have are left out.
 

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from venvd_contract.errors import Internal
 from venvd_contract.operations import BY_COMMAND, OPERATIONS
 from venvd_proto.v1 import python_service_pb2, session_service_pb2, venv_service_pb2
-from venvd_rpc_backend import messages
+from venvd_rpc_backend import messages, protobuf
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     *python_service_pb2.DESCRIPTOR.services_by_name.values(),
@@ -41,7 +41,7 @@ EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
 
-Respond = Callable[[bytes], Message]
+Respond = Callable[[bytes], Message | bytes]
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,24 @@ def _method(name: str, method: MethodDescriptor) -> Method:
         command,
         command in BY_COMMAND and BY_COMMAND[command].open,
         messages.message_class(method.input_type),
-        _PARTICULAR.get(name) or partial(_plain, response),
+        _PARTICULAR.get(name) or _plain(response),
         method.client_streaming,
         method.server_streaming,
     )
 
 
-def _plain(response: type[Message], result: bytes) -> Message:
-    return messages.fill(response(), result)
+def _plain(response: type[Message]) -> Respond:
+    """A field of the response for each member; where the only one is `value`, its bytes are written at once."""
+    field = response.DESCRIPTOR.fields_by_name.get("value_json")
+    before = None if field is None else protobuf.tag(field.number, protobuf.BYTES)
+
+    def respond(result: bytes) -> Message | bytes:
+        value = None if before is None else messages.only_value(result)
+        if before is None or value is None:
+            return messages.fill(response(), result)
+        return protobuf.text(before, value)
+
+    return respond
 
 
 def _session(response: type[Any], result: bytes) -> Message:

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_contract.errors import Cancelled, LimitExceeded, VenvdError
+from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import messages, status
+from venvd_rpc_backend import messages, protobuf, status
 from venvd_rpc_backend.context import Asked
 from venvd_rpc_backend.settings import RpcSettings
 
@@ -34,9 +34,7 @@ class Streams:
         """The handler of the Session stream, where the service has it."""
         if "Session" not in service.methods_by_name:
             return {}
-        handler = grpc.stream_stream_rpc_method_handler(
-            self._serve, SessionRequest.FromString, SessionResponse.SerializeToString
-        )
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._serve, SessionRequest.FromString)
         return {"Session": handler}
 
     async def _serve(self, _requests: Any, context: Context) -> None:
@@ -70,11 +68,12 @@ class Stream:
         self._max_pipelined = settings.max_pipelined
         self._max_unread = settings.max_unread_bytes
         self._unread = 0
-        self.overflowed: asyncio.Future[VenvdError] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.overflowed: asyncio.Future[VenvdError] = self._loop.create_future()
         self._calls: set[asyncio.Future[Reply]] = set()
-        self._outbox: deque[SessionResponse] = deque()
+        self._outbox: deque[bytes] = deque()
         self._over = False
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
 
     async def read(self) -> None:
@@ -85,19 +84,24 @@ class Stream:
                 await self._room.wait()
             self._begin(message)
         self._over = True
-        self._news.set()
+        self._wake()
 
     async def write(self) -> None:
         """Send replies and events until the last of them is sent."""
         while self._outbox or self._calls or not self._over:
             if not self._outbox:
-                self._news.clear()
-                await self._news.wait()
+                self._news = self._loop.create_future()
+                await self._news
                 continue
             message = self._outbox.popleft()
             await self._context.write(message)
-            self._unread -= message.ByteSize()
+            self._unread -= len(message)
             self._room.set()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
 
     def cancel(self) -> None:
         for call in list(self._calls):
@@ -108,7 +112,7 @@ class Stream:
         try:
             request = self._request(message)
         except VenvdError as error:
-            self._send(SessionResponse(id=number, error=error_of(error)))
+            self._send(failure(number, error))
             return
         call = self._backend.call(request)
         self._calls.add(call)
@@ -134,30 +138,49 @@ class Stream:
         return next((call for call in running if call.request.tag == str(identity).encode()), None)
 
     def _event(self, number: int, kind: str, data: Any) -> None:
-        self._send(SessionResponse(id=number, event=SessionEvent(event=kind, data_json=messages.encoded(data))))
+        event = SessionEvent(event=kind, data_json=messages.encoded(data))
+        self._send(SessionResponse(id=number, event=event).SerializeToString())
 
     def _finished(self, number: int, call: asyncio.Future[Reply]) -> None:
         self._calls.discard(call)
         self._send(response(number, call))
 
-    def _send(self, message: SessionResponse) -> None:
+    def _send(self, message: bytes) -> None:
         if self._unread > self._max_unread and not self.overflowed.done():
             limit = self._max_unread
             self.overflowed.set_result(LimitExceeded(f"more than {limit} bytes of replies on the stream were not read"))
-        self._unread += message.ByteSize()
+        self._unread += len(message)
         self._outbox.append(message)
-        self._news.set()
+        if self._news is not None:
+            self._wake()
 
 
-def response(number: int, call: asyncio.Future[Reply]) -> SessionResponse:
-    """The message that answers a call that is done."""
+_ID = protobuf.tag(SessionResponse.ID_FIELD_NUMBER, protobuf.VARINT)
+_RESULT = protobuf.tag(SessionResponse.RESULT_JSON_FIELD_NUMBER, protobuf.BYTES)
+_ATTACHMENT = protobuf.tag(SessionResponse.ATTACHMENTS_FIELD_NUMBER, protobuf.BYTES)
+
+
+def response(number: int, call: asyncio.Future[Reply]) -> bytes:
+    """The message that answers a call that is done, a `SessionResponse`."""
     if call.cancelled():
-        return SessionResponse(id=number, error=error_of(Cancelled("the call was cancelled")))
+        return failure(number, Cancelled("the call was cancelled"))
     error = call.exception()
     if error is not None:
-        return SessionResponse(id=number, error=error_of(status.known(error)))
+        return failure(number, status.known(error))
     reply = call.result()
-    return SessionResponse(id=number, result_json=reply.result.decode(), attachments=reply.attachments)
+    try:
+        made = _ID + protobuf.varint(number) + protobuf.text(_RESULT, reply.result)
+    except UnicodeDecodeError:
+        return failure(number, Internal("the session answered with what is not UTF-8"))
+    for part in reply.attachments:
+        made += b"%b%b%b" % (_ATTACHMENT, protobuf.varint(len(part)), part)
+    return made
+
+
+def failure(number: int, error: VenvdError) -> bytes:
+    """The message that answers with an error."""
+    made: bytes = SessionResponse(id=number, error=error_of(error)).SerializeToString()
+    return made
 
 
 def error_of(error: VenvdError) -> Error:
