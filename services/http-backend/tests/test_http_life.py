@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -277,6 +279,63 @@ def test_a_client_that_leaves_with_requests_behind_cancels_the_first(server: Any
         time.sleep(0.01)
     sock.close()
     assert server.eval("left", X_Venvd_Timeout="20") == "began"
+
+
+# ---- clients that do not read
+
+
+def resident(server: Any) -> int:
+    """Bytes of memory that the server holds."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def descriptors(server: Any) -> int:
+    """How many files and sockets the server has open."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_a_client_that_never_reads_is_ended(start_server: Any, size: int) -> None:
+    """What it sends ahead and what it leaves unread is bounded, and after a while the connection is gone."""
+    server = start_server(stall_timeout="1")
+    assert server.eval("1") == 1
+    body = json.dumps({"expression": f"'x' * {size}"}).encode()
+    request = server.head("POST", "/api/eval", f"Content-Length: {len(body)}") + body
+    before, sock = resident(server), server.connect()
+    with pytest.raises(ConnectionError):
+        for _ in range(20_000):  # more than any buffer between us takes
+            sock.sendall(request * 100)
+    assert resident(server) - before < 100 << 20
+    assert server.eval("1") == 1
+
+
+def test_an_answer_that_is_never_read(start_server: Any) -> None:
+    """One answer that does not fit between us ends the connection too, where nobody takes it."""
+    server = start_server(stall_timeout="1")
+    body = json.dumps({"expression": "'x' * 15_000_000"}).encode()
+    assert server.eval("1") == 1
+    until, before = time.monotonic() + 60, descriptors(server)
+    sock = server.connect()
+    sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}") + body)
+    select.select([sock], [], [])
+    while descriptors(server) > before:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_client_that_reads_slowly_is_served(start_server: Any) -> None:
+    """As long as something of an answer goes out, a connection stays, however long that takes."""
+    server = start_server(stall_timeout="2")
+    body = json.dumps({"expression": "'x' * 8_000_000"}).encode()
+    sock = server.connect()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}", "Connection: close") + body)
+    found = 0
+    while part := sock.recv(400_000):
+        found += len(part)
+        time.sleep(0.04)
+    assert found > 8_000_000
 
 
 # ---- heads that repeat

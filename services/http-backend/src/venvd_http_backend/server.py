@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_core.backend import Backend
 from venvd_core.wire import encode
+from venvd_http_backend.flow import Flow, Unread
 from venvd_http_backend.front import HOT, Front
 from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head
@@ -35,10 +36,12 @@ _REASONS = {400: b"Bad Request", 413: b"Content Too Large"}
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. A head may have `HEAD_BYTES`, and take `head_within` seconds from its first byte."""
+    """One connection. A head may have `HEAD_BYTES`, and take `stall_timeout` seconds from its first byte; answers may
+    lie unread for as long.
+    """
 
     operations: ClassVar[Operations]
-    head_within: ClassVar[float]
+    stall_timeout: ClassVar[float]
 
     _in_head = False
     _head = 0
@@ -59,6 +62,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport)
+        self._unread = Unread(transport, self.stall_timeout)
         self._heads = Heads()
         self._close_in(KEEP_ALIVE)
 
@@ -79,8 +84,17 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unread.stop()
         if self._exchange is not None:
             self._exchange.gone()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.stop()
 
     # ---- the parser's callbacks
 
@@ -166,6 +180,11 @@ class Connection(HttpToolsProtocol):
 
     # ---- answers
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if len(self.pipeline) >= PIPELINED:
+            self.flow.pause_reading()  # uvicorn would read further ones behind those that wait
+
     def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
         if not exchange.keep_alive:
             headers += b"connection: close\r\n"
@@ -215,7 +234,7 @@ class Connection(HttpToolsProtocol):
         if self._head > HEAD_BYTES:
             self._refuse(TooLarge(f"the request's head is larger than {HEAD_BYTES} bytes"))
         else:
-            self._close_in(max(0.0, self._since + self.head_within - now))
+            self._close_in(max(0.0, self._since + self.stall_timeout - now))
 
     def _close_in(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
@@ -252,7 +271,7 @@ def server(settings: HttpSettings, **options: Any) -> Server:
     """The whole server, not running yet; `options` are uvicorn's."""
     backend = Backend(settings)
     operations = Operations(backend, settings.stall_timeout)
-    connection = {"operations": operations, "head_within": settings.stall_timeout}
+    connection = {"operations": operations, "stall_timeout": settings.stall_timeout}
     config = uvicorn.Config(
         Front(backend, operations),
         host=settings.host,

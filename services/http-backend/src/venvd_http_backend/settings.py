@@ -11,4 +11,4 @@ class HttpSettings(BackendSettings):
     host: str = "0.0.0.0"  # noqa: S104 — in its container; what is published is the engine's matter
     port: int = Field(default=5678, ge=0, le=65535)
     stall_timeout: float = Field(default=60, gt=0)
-    """Seconds that a request's head may take, and that its body may pause."""
+    """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
