@@ -7,6 +7,8 @@ A session does what the payload's `do` says: see `DEEDS`.
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -29,13 +31,17 @@ class Stopped(BaseException):
 
 
 class Session:
-    def __init__(self, sock: socket.socket, slots: mmap.mmap, index: int) -> None:
+    def __init__(self, sock: socket.socket, slots: mmap.mmap, index: int, control: socket.socket, name: str) -> None:
         self.sock = sock
+        self.control = control  # that of the warden: a session that stands as near as it gets
+        self.name = name
         self.slots = slots
         self.at = index * SLOT
         self.sequence = 0
         self.request = None
         self.kept = 0
+        self.told = []
+        self.extra = {}
 
     def put(self, offset: int, form: str, value: float) -> None:
         struct.pack_into("<" + form, self.slots, self.at + offset, value)
@@ -58,12 +64,15 @@ class Session:
         with self.sock.makefile("rb") as lines:
             for line in lines:
                 request = json.loads(line)
+                if "command" not in request:
+                    self.told.append(request)
+                    continue
                 sizes = request.get("attachments", [])
                 self.answer(request, [lines.read(size) for size in sizes])
 
     def answer(self, request: dict, attachments: list[bytes]) -> None:
         payload = request["payload"]
-        deed = payload.get("do", "echo")
+        deed = payload.get("do", payload.get("handleId", "echo")).partition(" ")[0]
         self.request = request
         self.sequence += 1
         self.put(0, "Q", self.sequence)
@@ -72,7 +81,8 @@ class Session:
             self.put(68, "I", 2)
         try:
             result = DEEDS[deed](self, payload, attachments)
-            reply = {"result": result}
+            reply = {"result": result, **self.extra}
+            self.extra = {}
         except Stopped:
             reply = {"error": "stopped", "code": self.stop_reason()}
         except ArithmeticError as error:
@@ -134,12 +144,50 @@ def echoes(session: Session, payload: dict, attachments: list[bytes]) -> object:
     return {"request": session.request, "attachments": [len(part) for part in attachments]}
 
 
+def shares(session: Session, payload: dict, _: list[bytes]) -> object:
+    """Answers `array.get` with a segment; the handle says in what way it is no good."""
+    kind = payload["handleId"].split()[1]
+    size = 1 << 20
+    descriptor = os.memfd_create("segment", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, 4096 if kind == "small" else size)
+    if kind not in {"hole", "small"}:
+        os.posix_fallocate(descriptor, 0, size)
+        os.pwrite(descriptor, b"\x07" * size, 0)
+    if kind != "unsealed":
+        fcntl.fcntl(descriptor, 1033, {"growable": 2}.get(kind, 7))
+    if kind == "file":
+        descriptor = os.open(__file__, os.O_RDONLY)
+    name = f"{kind}-{session.kept}"
+    session.kept += 1
+    if kind != "silent":
+        data = {"session": session.name, "pid": os.getpid(), "name": name, "size": size}
+        packet = json.dumps({"event": "memory", "data": data}).encode()
+        for _ in range(200 if kind == "flood" else 1):
+            socket.send_fds(session.control, [packet], [] if kind == "bare" else [descriptor])
+    if kind == "punched":
+        ctypes.CDLL(None).fallocate(descriptor, 3, ctypes.c_long(0), ctypes.c_long(size))
+    shape = [1 << 40] if kind == "huge" else [-1] if kind == "negative" else [size // 8]
+    return {"dtype": "O" if kind == "object" else "<f8", "shape": shape, "order": "C", "segment": name, "size": size}
+
+
+def attaches(session: Session, payload: dict, _: list[bytes]) -> object:
+    """Answers `array.get` with an attachment of another length than it says."""
+    session.sock.sendall(
+        b'{"id":%d,"result":{"dtype":"<f8","shape":[3],"order":"C"},"attachments":[8]}\n12345678'
+        % session.request["id"]
+    )
+    return "nothing"
+
+
 def ends_warden(session: Session, payload: dict, _: list[bytes]) -> object:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
 
 
 DEEDS = {
+    "share": shares,
+    "attach": attaches,
+    "told": lambda session, *_: {"told": session.told},
     "echo": echoes,
     "count": counts,
     "sleep": sleeps,
@@ -209,12 +257,11 @@ class Warden:
         pid = os.fork()
         if pid == 0:
             server.close()
-            self.control.close()
             os.environ.update(request["env"])
             if "stillborn" in self.traits:
                 os._exit(3)
             try:
-                Session(own, self.slots, request["slot"]).run()
+                Session(own, self.slots, request["slot"], self.control, request["session"]).run()
             finally:
                 os._exit(0)
         own.close()

@@ -138,6 +138,17 @@ class Session:
                 raise EOFError("the session closed its stream")
             self._buffer.feed(data)
 
+    def bytes(self, size: int) -> bytes:
+        """The next bytes, which are no line."""
+        while True:
+            found = self._buffer.take(size)
+            if found is not None:
+                return found
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise EOFError("the session closed its stream")
+            self._buffer.feed(data)
+
     def shown(self, text: str) -> None:
         """Wait until a call that streams has printed something."""
         while text not in "".join(str(event["data"]) for event in self.events):
@@ -183,6 +194,7 @@ class Host:
         self._numbers = itertools.count(1)
         self._events: list[dict[str, Any]] = []
         self._replies: dict[int, tuple[dict[str, Any], list[int]]] = {}
+        self._segments: list[tuple[dict[str, Any], list[int]]] = []
         self._free = set(range(SLOTS))
         self._slots = os.memfd_create("slots", os.MFD_ALLOW_SEALING)
         os.ftruncate(self._slots, 512 * SLOTS)
@@ -221,12 +233,23 @@ class Host:
                     return dict(event["data"])
             self._receive()
 
+    def memory(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[int]]:
+        """News of a session's shared memory, and the descriptor."""
+        while True:
+            for found in self._segments:
+                if wanted(found[0]):
+                    self._segments.remove(found)
+                    return found
+            self._receive()
+
     def _receive(self) -> None:
         data, descriptors, _, _ = socket.recv_fds(self.sock, 1 << 18, 4)
         if not data:
             raise EOFError("the warden went away")
         message = json.loads(data)
-        if "event" in message:
+        if message.get("event") == "memory":
+            self._segments.append((message["data"], descriptors))
+        elif "event" in message:
             self._events.append(message)
         else:
             self._replies[message["id"]] = message, descriptors

@@ -70,7 +70,7 @@ class Process:
         self.exited(Exited(self.session, self.pid, f"was killed: {reason}", "kill"))
 
     def _tell(self, line: bytes) -> None:
-        if self.stream is not None:
+        if self.stream is not None and not self.stream.over:
             self.stream.write(line)
 
     def close(self) -> None:

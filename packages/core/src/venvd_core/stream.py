@@ -38,6 +38,11 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is read or written any more."""
+        return self._reader is None
+
     def write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)

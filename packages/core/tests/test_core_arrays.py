@@ -1,0 +1,159 @@
+"""Arrays between server and session, with sessions that lie about the memory they share."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from venvd_contract import arrays
+from venvd_contract.errors import Internal, InvalidRequest, NotFound
+from venvd_core.arrays import CHUNK, Target
+from venvd_core.backend import Request
+
+SIZE = 1 << 20
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def told(client: Any) -> Any:
+    return client.do("told")
+
+
+def test_an_array_is_given_out_in_parts(run: Any, wardens: Any, serve: Any) -> None:
+    """The bytes of a segment come in parts of bounded size, and closing lets the session use it again, once."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            found = await client.backend.get_array("share good")
+            assert (found.header.dtype, found.header.shape, found.header.nbytes) == ("<f8", (SIZE // 8,), SIZE)
+            parts = list(found)
+            assert max(map(len, parts)) <= CHUNK
+            assert b"".join(parts) == b"\x07" * SIZE
+            found.close()
+            found.close()
+            assert await told(client) == {"told": [{"segments": {"free": ["good-0"]}}]}
+
+    run(work)
+
+
+def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: Any) -> None:
+    """A segment whose reader went away is never used again."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            found = await client.backend.get_array("share good")
+            found.forsake()
+            found.close()
+            assert await told(client) == {"told": [{"segments": {"drop": ["good-0"]}}]}
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "kind", ["unsealed", "growable", "small", "file", "bare", "huge", "negative", "object", "hole", "punched", "flood"]
+)
+def test_memory_that_cannot_be_trusted_is_refused(run: Any, wardens: Any, serve: Any, kind: str) -> None:
+    """Memory that could shrink, is too small, has holes or is none: the call fails, and the server goes on."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            before = descriptors()
+            if kind in {"growable", "flood"}:  # odd, and harmless
+                found = await client.backend.get_array(f"share {kind}")
+                assert b"".join(found) == b"\x07" * SIZE
+                found.close()
+            else:
+                with pytest.raises(Internal):
+                    b"".join(await client.backend.get_array(f"share {kind}"))
+            assert (await client.do("count"))["count"] == 2
+            assert descriptors() - before <= 2, "one for the segment, one for its mapping"
+
+    run(work)
+
+
+def test_a_lie_about_length_is_an_error(run: Any, wardens: Any, serve: Any) -> None:
+    """An attachment that is not what type and shape come to is refused."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            with pytest.raises(Internal, match="takes 24 bytes, and there are 8"):
+                await client.backend.get_array("attach")
+            assert (await client.do("count"))["count"] == 1
+
+    run(work)
+
+
+def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, serve: Any) -> None:
+    """Descriptors of a session's memory are closed with it; what is being sent is still whole."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            before = descriptors()
+            found = await client.backend.get_array("share good")
+            first = next(iter(found))
+            await client.command("session.reset", id="default")
+            assert bytes(first) == b"\x07" * SIZE
+            found.close()
+            await client.until(lambda: descriptors() <= before)
+
+    run(work)
+
+
+def test_a_cancelled_fetch_gives_its_memory_back(run: Any, wardens: Any, serve: Any) -> None:
+    """Where nobody waits for the reply any more, the segment that it names is freed."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            task = asyncio.ensure_future(client.backend.get_array("share good"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            freed = {"segments": {"free": ["good-0"]}}
+            await client.until(lambda: _has(client, freed))
+
+    run(work)
+
+
+async def _has(client: Any, line: Any) -> bool:
+    found = (await told(client))["told"]
+    return line in found or not found  # cancelled before it was sent, there is nothing to free
+
+
+def test_a_target_must_exist(run: Any, wardens: Any, serve: Any) -> None:
+    """A session that is not there is an error of the call, like for other calls; so is a length that is too large."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            with pytest.raises(NotFound):
+                await client.backend.get_array("x", Target("nobody"))
+            header = arrays.header("|u1", [4])
+            incoming = await client.backend.put_array(header)
+            incoming.write(b"123")
+            with pytest.raises(InvalidRequest, match="there are 3"):
+                await incoming.commit()
+            with pytest.raises(InvalidRequest, match="there are 5"):
+                incoming.write(b"45")
+            incoming.write(b"4")
+            incoming.close()
+            await client.backend.call(Request("eval", b'{"do": "count"}'))
+
+    run(work)
