@@ -1,4 +1,4 @@
-"""Descriptions of arrays: what may travel, how many bytes it takes, and the header of a `.npy` stream beside numpy's."""
+"""Descriptions of arrays: what may travel, what it takes, and the header of a `.npy` stream beside numpy's."""
 
 from __future__ import annotations
 

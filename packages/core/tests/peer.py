@@ -1,7 +1,8 @@
 """A warden with sessions that behave or misbehave as they are told: the small real program that tests connect to.
 
 Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
-exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor).
+exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor),
+`shares` (its sessions may use its connection to the server).
 A session does what the payload's `do` says: see `DEEDS`.
 """
 
@@ -257,6 +258,8 @@ class Warden:
         pid = os.fork()
         if pid == 0:
             server.close()
+            if "shares" not in self.traits:
+                self.control.close()
             os.environ.update(request["env"])
             if "stillborn" in self.traits:
                 os._exit(3)

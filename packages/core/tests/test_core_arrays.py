@@ -26,7 +26,7 @@ def told(client: Any) -> Any:
 
 def test_an_array_is_given_out_in_parts(run: Any, wardens: Any, serve: Any) -> None:
     """The bytes of a segment come in parts of bounded size, and closing lets the session use it again, once."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -45,7 +45,7 @@ def test_an_array_is_given_out_in_parts(run: Any, wardens: Any, serve: Any) -> N
 
 def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: Any) -> None:
     """A segment whose reader went away is never used again."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -63,7 +63,7 @@ def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: A
 )
 def test_memory_that_cannot_be_trusted_is_refused(run: Any, wardens: Any, serve: Any, kind: str) -> None:
     """Memory that could shrink, is too small, has holes or is none: the call fails, and the server goes on."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -84,7 +84,7 @@ def test_memory_that_cannot_be_trusted_is_refused(run: Any, wardens: Any, serve:
 
 def test_a_lie_about_length_is_an_error(run: Any, wardens: Any, serve: Any) -> None:
     """An attachment that is not what type and shape come to is refused."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -98,7 +98,7 @@ def test_a_lie_about_length_is_an_error(run: Any, wardens: Any, serve: Any) -> N
 
 def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, serve: Any) -> None:
     """Descriptors of a session's memory are closed with it; what is being sent is still whole."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -116,7 +116,7 @@ def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, se
 
 def test_a_cancelled_fetch_gives_its_memory_back(run: Any, wardens: Any, serve: Any) -> None:
     """Where nobody waits for the reply any more, the segment that it names is freed."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
@@ -138,7 +138,7 @@ async def _has(client: Any, line: Any) -> bool:
 
 def test_a_target_must_exist(run: Any, wardens: Any, serve: Any) -> None:
     """A session that is not there is an error of the call, like for other calls; so is a length that is too large."""
-    wardens.start()
+    wardens.start("shares")
 
     async def work() -> None:
         async with serve() as client:
