@@ -73,7 +73,7 @@ class Session:
 
     def answer(self, request: dict, attachments: list[bytes]) -> None:
         payload = request["payload"]
-        deed = payload.get("do", payload.get("handleId", "echo")).partition(" ")[0]
+        deed = payload.get("handleId", "").partition(" ")[0] or payload.get("do", "echo")
         self.request = request
         self.sequence += 1
         self.put(0, "Q", self.sequence)
