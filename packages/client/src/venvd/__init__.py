@@ -13,6 +13,7 @@
 `connect_async`, `backend_async` and `AsyncController` are the same for asyncio.
 """
 
+from venvd.background import AsyncRemoteCall, RemoteCall
 from venvd.controller import AsyncController, Controller
 from venvd.errors import (
     BadReply,
@@ -43,23 +44,28 @@ from venvd.remote_async import AsyncRemoteObject
 from venvd.session import Backend, Session, connect
 from venvd.session_async import AsyncBackend, AsyncSession, connect_async
 from venvd.transports.base import Event
+from venvd_contract.detached import CallInfo
+from venvd_contract.files import FileInfo
 from venvd_contract.operations import Limits, Output, SessionInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
 
 __all__ = [
     "AsyncBackend",
     "AsyncController",
+    "AsyncRemoteCall",
     "AsyncRemoteObject",
     "AsyncSession",
     "Backend",
     "BackendLimits",
     "BadReply",
     "Busy",
+    "CallInfo",
     "Cancelled",
     "Conflict",
     "Controller",
     "DeadlineExceeded",
     "Event",
+    "FileInfo",
     "Forbidden",
     "HandleNotFound",
     "InUse",
@@ -70,6 +76,7 @@ __all__ = [
     "NoController",
     "NotFound",
     "Output",
+    "RemoteCall",
     "RemoteObject",
     "Session",
     "SessionInfo",

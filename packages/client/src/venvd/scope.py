@@ -49,6 +49,16 @@ class Scope:
         self._make_proxy = make_proxy
         self._encoder = Encoder(tagged=True, fallback=self._handle_of)
         self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
+        plain = self._decoder.decode
+        self._decoders: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(("eval", "call", "getattr"), self.decoded),
+            **dict.fromkeys(("import", "create", "wrap"), self._proxy),
+            **dict.fromkeys(("tofloatarray", "tofloatarray2d"), plain),
+            **dict.fromkeys(("setattr", "dispose"), _nothing),
+            "exec": self._output,
+            "module_available": lambda result: result["available"] is True,
+            "handles": lambda result: records(HandleInfo)(result["handles"]),
+        }
 
     # ---- values ----
 
@@ -92,6 +102,10 @@ class Scope:
             # A result inside an output is itself a *result*.
             output.result = self.decoded(output.result)
         return output
+
+    def result_of(self, command: str, result: Any) -> Any:
+        """What the caller of `command` gets of its result."""
+        return self._decoders[command](result)
 
     # ---- calls ----
 

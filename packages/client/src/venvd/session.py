@@ -10,7 +10,9 @@ from typing import Any, Self, TypeVar
 
 from venvd import session_calls
 from venvd.arrays import array_of, bytes_of
+from venvd.background import Background
 from venvd.errors import DeadlineExceeded, Unreachable
+from venvd.files import Files
 from venvd.release import Releaser
 from venvd.remote import RemoteObject
 from venvd.scope import Scope
@@ -30,6 +32,16 @@ class Operations:
     """
 
     _scope: Scope
+
+    @property
+    def files(self) -> Files:
+        """Files of the session's working directory: put, get, save, list, delete."""
+        return Files(self._scope, self.run_call)
+
+    @property
+    def background(self) -> Background:
+        """Calls that are started and left; their results are fetched later, by ID."""
+        return Background(self._scope, self.run_call)
 
     def run_call(self, call: Call[T]) -> T:
         raise NotImplementedError

@@ -9,7 +9,9 @@ from typing import Any, Self, TypeVar
 
 from venvd import session_calls
 from venvd.arrays import array_of, bytes_of
+from venvd.background import AsyncBackground
 from venvd.errors import DeadlineExceeded, Unreachable
+from venvd.files import AsyncFiles
 from venvd.release import AsyncReleaser
 from venvd.remote_async import AsyncRemoteObject
 from venvd.scope import Scope
@@ -25,6 +27,16 @@ class AsyncOperations:
     """What a session does, as in `venvd.session.Operations`; cancelling a task cancels its call in the session."""
 
     _scope: Scope
+
+    @property
+    def files(self) -> AsyncFiles:
+        """Files of the session's working directory: put, get, save, list, delete."""
+        return AsyncFiles(self._scope, self.run_call)
+
+    @property
+    def background(self) -> AsyncBackground:
+        """Calls that are started and left; their results are fetched later, by ID."""
+        return AsyncBackground(self._scope, self.run_call)
 
     async def run_call(self, call: Call[T]) -> T:
         raise NotImplementedError

@@ -28,6 +28,7 @@ class Call(Generic[T]):
         timeout: seconds that the call may run; null is the backend's default.
         repeatable: whether sending it twice does no harm.
         received: bytes of the reply, once it is there.
+        body: bytes that the request carries beside its JSON. Those of a reply stand in its JSON as `attached`.
     """
 
     command: str
@@ -37,6 +38,7 @@ class Call(Generic[T]):
     timeout: float | None = None
     repeatable: bool = False
     received: int = 0
+    body: bytes | None = None
 
     @property
     def patience(self) -> float | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
 
 from venvd.errors import BadReply, InvalidRequest, Unavailable, VenvdError, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.http1 import ResponseReader, head, with_body
 from venvd.net.sse import EventParser, ServerEvent
+from venvd.transports import targets
 from venvd.transports.base import Call, Event
 from venvd_contract.operations import BY_COMMAND
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STREAM = "text/event-stream"
+_FILE = "application/octet-stream"
 
 
 def json_of(data: bytes | bytearray) -> Any:
@@ -80,6 +81,8 @@ class HttpReply(ResponseReader):
     def result(self) -> Any:
         if self.status >= 400:
             raise error_of(self)
+        if self.header("content-type") == _FILE:
+            return {**targets.version(self.header("etag")), "attached": bytes(self.body)}
         return json_of(self.body) if self._output is None else self._output.whole()
 
     def received(self) -> int:
@@ -130,7 +133,7 @@ class StreamedOutput:
 def _body(call: Call[Any]) -> bytes:
     method, path = BY_COMMAND[call.command].http
     if method != "POST" or "{id}" in path:
-        return b""  # all that these ask is in the path
+        return call.body or b""  # all else that these ask is in the path and the query
     try:
         return _dumps(call.payload).encode("utf-8")
     except ValueError as error:
@@ -161,7 +164,7 @@ class HttpWire:
         method, path = BY_COMMAND[call.command].http
         names_one = "{id}" in path
         if names_one:
-            path = path.replace("{id}", quote(call.payload["id"], safe=""))
+            path = targets.target(call, method, path)
         headers = [*self._common, ("Accept", _STREAM if stream else "application/json")]
         if call.session is not None:
             headers.append(("X-Venvd-Session", call.session))

@@ -36,7 +36,8 @@ class PipeReply(LineReader):
             raise decoded(self.reply)
         if "result" not in self.reply:
             raise BadReply('the reply has neither "result" nor "error"')
-        return self.reply["result"]
+        result = self.reply["result"]
+        return {**result, "attached": b"".join(self.attachments)} if "attachments" in self.reply else result
 
     def received(self) -> int:
         return self.size
@@ -59,12 +60,14 @@ class PipeWire:
             message["token"] = self.token
         if stream:
             message["stream"] = True
+        if call.body is not None:
+            message["attachments"] = [len(call.body)]
         try:
             data = dump_line(message)
         except ValueError as error:
             raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
         reader = PipeReply()
-        return Exchange(data, reader, call.repeatable), reader
+        return Exchange(data + call.body if call.body else data, reader, call.repeatable), reader
 
 
 class PipeTransport(WiredTransport):

@@ -67,6 +67,7 @@ class RpcWire:
             timeout=call.timeout,
             values="tagged",
             stream=stream,
+            attachments=[] if call.body is None else [call.body],
         )
 
     def event(self, answer: messages.SessionResponse) -> Event | None:
@@ -87,7 +88,10 @@ class RpcWire:
             raise decoded(fields)
         call.received = len(answer.result_json)
         try:
-            return call.finish(json.loads(answer.result_json))
+            result = json.loads(answer.result_json)
+            if answer.attachments:
+                result["attached"] = b"".join(answer.attachments)
+            return call.finish(result)
         except json.JSONDecodeError as error:
             raise BadReply(f"{call.command}: the reply is not JSON: {error}") from None
 
