@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,8 +61,10 @@ class Stack:
         self.home = home
         self.run_dir = run_dir
 
-    def start(self, kind: str, **server_env: str) -> Running:
-        """A backend that is ready."""
+    def start(
+        self, kind: str, *, preload: Sequence[str] = (), env: Mapping[str, str] | None = None, **server_env: str
+    ) -> Running:
+        """A backend that is ready; `env` is the venv's own."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
         launch = Launch(
@@ -76,6 +78,8 @@ class Stack:
                 "VENVD_TOKEN_SHA256": hashlib.sha256(token.encode()).hexdigest(),
                 **server_env,
             },
+            worker_env=env or {},
+            preload=preload,
             ports=PORTS[kind],
             socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
         )

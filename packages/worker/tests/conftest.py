@@ -164,7 +164,7 @@ class Session:
 
     def exited(self) -> dict[str, Any]:
         """The data of the event that tells of its end."""
-        return self.host.event(lambda event: event["data"]["pid"] == self.pid)
+        return self.host.event(lambda event: event["event"] == "exited" and event["data"]["pid"] == self.pid)
 
     def close(self) -> None:
         self._sock.close()

@@ -7,17 +7,20 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from venvd_contract.errors import Unavailable, VenvdError, from_fields
 from venvd_core.wire import encode
+
+_log = logging.getLogger("venvd.worker")
 
 PROTOCOL = 1
 SOCKET = "warden.sock"
@@ -56,6 +59,29 @@ class Refused(msgspec.Struct):
     why: str = ""
 
 
+class CameUp(msgspec.Struct):
+    """A session's process takes requests."""
+
+    session: str
+    pid: int = 0
+
+
+class Preload(msgspec.Struct):
+    """A module that the zygote imported, or the error that came of it."""
+
+    module: str = ""
+    seconds: float = 0.0
+    error: str | None = None
+
+
+class Zygote(msgspec.Struct):
+    """How it stands with the process that sessions are forked from; `why` says what is wrong."""
+
+    state: str = "off"
+    why: str = ""
+    preload: list[Preload] = []
+
+
 class Hello(msgspec.Struct, rename="camel"):
     """What a warden says of itself."""
 
@@ -64,6 +90,7 @@ class Hello(msgspec.Struct, rename="camel"):
     pid: int = 0
     started_at: str | float | None = None
     attach: bool = False
+    zygote: Zygote = msgspec.field(default_factory=Zygote)
 
 
 class _Packet(msgspec.Struct):
@@ -86,12 +113,22 @@ _packet = msgspec.json.Decoder(_Packet)
 _memory = msgspec.json.Decoder(Memory)
 _exited = msgspec.json.Decoder(Exited)
 _refused = msgspec.json.Decoder(Refused)
+_came_up = msgspec.json.Decoder(CameUp)
+_zygote = msgspec.json.Decoder(Zygote)
 _hello = msgspec.json.Decoder(Hello)
 
-OnExited = Callable[[Exited], None]
-OnMemory = Callable[[Memory, list[int]], None]
-"""Who is told closes the descriptors."""
-OnRefused = Callable[[Refused], None]
+
+class Ear(Protocol):
+    """Who is told what the warden says by itself."""
+
+    def came_up(self, event: CameUp) -> None: ...
+
+    def exited(self, event: Exited) -> None: ...
+
+    def shared(self, event: Memory, descriptors: list[int]) -> None:
+        """Closes the descriptors."""
+
+    def refused(self, event: Refused) -> None: ...
 
 
 class Link:
@@ -104,22 +141,19 @@ class Link:
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        on_exited: OnExited,
-        on_memory: OnMemory,
-        on_refused: OnRefused,
+        ear: Ear,
         on_gone: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
-        self._on_exited = on_exited
-        self._on_memory = on_memory
-        self._on_refused = on_refused
+        self._ear = ear
         self._on_gone = on_gone
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.gone: asyncio.Future[str] = loop.create_future()
         self.hello = Hello()
+        self.zygote: Zygote | None = None
         loop.add_reader(sock.fileno(), self._readable)
 
     async def request(
@@ -220,16 +254,25 @@ class Link:
             raise OSError(errno.EMSGSIZE, "a packet was larger than the protocol allows")
         return data, list(found)
 
+    def _event(self, name: str, data: msgspec.Raw) -> None:
+        if name == "exited":
+            self._ear.exited(_exited.decode(data))
+        elif name == "up":
+            self._ear.came_up(_came_up.decode(data))
+        elif name == "refused":
+            self._ear.refused(_refused.decode(data))
+        elif name == "zygote":
+            self.zygote = _zygote.decode(data)
+            _log_zygote(self.zygote)
+
     def _packet(self, data: bytes, descriptors: list[int]) -> None:
         try:
             packet = _packet.decode(data)
-            if packet.event == "exited":
-                self._on_exited(_exited.decode(packet.data))
-            elif packet.event == "memory":
-                self._on_memory(_memory.decode(packet.data), descriptors)
+            if packet.event == "memory":
+                self._ear.shared(_memory.decode(packet.data), descriptors)
                 return
-            elif packet.event == "refused":
-                self._on_refused(_refused.decode(packet.data))
+            if packet.event is not None:
+                self._event(packet.event, packet.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             close_descriptors(descriptors)
             self.drop(f"the worker host sent what is no packet of the protocol: {error}")
@@ -244,6 +287,15 @@ class Link:
             future.set_result(Answer(packet.result, descriptors))
 
 
+def _log_zygote(zygote: Zygote) -> None:
+    if zygote.state == "starting":
+        return
+    seconds = {each.module: each.seconds for each in zygote.preload}
+    fields = {"state": zygote.state, "why": zygote.why, "preload": seconds}
+    level = logging.WARNING if zygote.why else logging.INFO
+    _log.log(level, "zygote", extra={"fields": fields})
+
+
 def close_descriptors(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
@@ -255,26 +307,14 @@ class Channel:
 
     Args:
         greeting: the fields of `hello`; its descriptors are passed with each.
-        on_exited: told of every session's process that ended.
-        on_memory: told of the segments of sessions.
-        on_refused: told of every direct client that a session could not take.
+        ear: told of every session's process that came up or ended, of its segments, and of whom it refused.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        greeting: dict[str, Any],
-        descriptors: Sequence[int],
-        on_exited: OnExited,
-        on_memory: OnMemory,
-        on_refused: OnRefused,
-    ) -> None:
+    def __init__(self, directory: Path, greeting: dict[str, Any], descriptors: Sequence[int], ear: Ear) -> None:
         self._path = str(directory / SOCKET)
         self._greeting = greeting
         self._descriptors = descriptors
-        self._on_exited = on_exited
-        self._on_memory = on_memory
-        self._on_refused = on_refused
+        self._ear = ear
         self._next: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.link: Link | None = None
@@ -332,11 +372,14 @@ class Channel:
             if error.errno not in {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}:
                 self.why = f"the worker host cannot be reached: {error.strerror}"
             return None
-        link = Link(sock, asyncio.get_running_loop(), self._on_exited, self._on_memory, self._on_refused, self._lost)
+        link = Link(sock, asyncio.get_running_loop(), self._ear, self._lost)
         try:
             answer = await link.request("hello", descriptors=self._descriptors, **self._greeting)
             close_descriptors(answer.descriptors)
             link.hello = _hello.decode(answer.result)
+            if link.zygote is None:  # news of it may have come meanwhile
+                link.zygote = link.hello.zygote
+                _log_zygote(link.zygote)
         except (VenvdError, msgspec.MsgspecError) as error:
             link.drop(f"the worker host does not speak with this server: {error}")
             return None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_contract.operations import Limits
 from venvd_core import process as processes
-from venvd_core.channel import Channel, Exited, Link
+from venvd_core.channel import CameUp, Channel, Exited, Link
 from venvd_core.measures import Measures
 from venvd_core.process import Process
 from venvd_core.slots import FREE, Slots
@@ -22,7 +22,7 @@ _EXIT_WITHIN = 0.5
 """Seconds between the end of a stream and the news of its process, before that is taken for alive."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SHORT_LIFE = 1.0
-_SLOT_FIRST, _SLOT_LAST = 0.001, 0.02
+_LOOK_AGAIN = 0.02
 _UP_WITHIN = 60.0
 
 
@@ -87,6 +87,7 @@ class Life:
         self._proven: Link | None = None
         self._starts: list[asyncio.Future[None]] = []
         self._hurry = asyncio.Event()
+        self._up = asyncio.Event()
         self._side: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._live(), name=f"session {spec.id}")
 
@@ -110,6 +111,11 @@ class Life:
             self._loop.call_later(_EXIT_WITHIN, self.end_process, process, why)
         else:
             self.end_process(process, why)
+
+    def came_up(self, event: CameUp) -> None:
+        """The warden says so, a moment after its answer to the start."""
+        if self.process is not None and self.process.pid == event.pid:
+            self._up.set()
 
     def exited(self, event: Exited) -> None:
         """News from the warden; it may come before its answer to the start has been read."""
@@ -169,6 +175,7 @@ class Life:
 
     def _begin(self, process: Process) -> None:
         self.process = process
+        self._up.clear()
         self.trouble = None
         self.ready = True
         for event in self._early:
@@ -180,11 +187,10 @@ class Life:
         self._owner.on_process()
 
     async def _tell_when_up(self, process: Process) -> None:
-        """Only those who wait for a start need to know, so the slot is looked at for them alone."""
-        pause = _SLOT_FIRST
-        while self.process is process and self._ground.slots.read(self._slot).state == FREE:
-            await asyncio.sleep(pause)
-            pause = min(1.5 * pause, _SLOT_LAST)
+        """For those who wait for a start; its slot tells as well, should the news have come too early."""
+        while self.process is process and not self._up.is_set() and self._ground.slots.read(self._slot).state == FREE:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._up.wait(), _LOOK_AGAIN)
         if self.process is process:
             self._tell_starts(None)
 

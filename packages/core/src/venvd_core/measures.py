@@ -47,7 +47,10 @@ class Gauges:
     """Direct clients."""
     ready: bool = False
     memory: dict[str, int] = field(default_factory=dict)
-    """Bytes resident, of `sessions` and of the `warden`."""
+    """Bytes resident, of `sessions`, of the `warden` and of the `zygote`."""
+    zygote_ready: bool = False
+    preloaded: dict[str, bool] = field(default_factory=dict)
+    """Modules to preload, and whether they could be imported."""
     build: dict[str, str] = field(default_factory=dict)
 
 
@@ -199,6 +202,13 @@ class Exposition(Collector):
         for part, size in now.memory.items():
             memory.add_metric((part,), size)
         yield memory
+        yield GaugeMetricFamily("venvd_zygote_ready", "1 while sessions are forked.", value=now.zygote_ready)
+        preloaded = GaugeMetricFamily(
+            "venvd_preloaded", "1 for a module that sessions find imported, 0 where that failed.", labels=("module",)
+        )
+        for module, imported in now.preloaded.items():
+            preloaded.add_metric((module,), imported)
+        yield preloaded
         yield InfoMetricFamily(
             "venvd_build", "Versions of the server, its worker host and the user's CPython.", value=now.build
         )

@@ -16,7 +16,7 @@ from venvd_contract import operations
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
-from venvd_core.channel import PROTOCOL, Channel, Exited, Memory, Refused, close_descriptors
+from venvd_core.channel import PROTOCOL, CameUp, Channel, Exited, Memory, Refused, Zygote, close_descriptors
 from venvd_core.direct import Admission
 from venvd_core.life import Spec
 from venvd_core.limits import merged
@@ -38,6 +38,7 @@ class _SessionStats(msgspec.Struct, rename={"rss": "rssBytes"}):
 class _Stats(msgspec.Struct):
     sessions: dict[str, _SessionStats] = {}
     warden: _SessionStats = msgspec.field(default_factory=_SessionStats)
+    zygote: _SessionStats = msgspec.field(default_factory=_SessionStats)
 
 
 _stats = msgspec.json.Decoder(_Stats)
@@ -69,7 +70,7 @@ class Pool:
         self._version = version("venvd-core")
         self._side: set[asyncio.Task[None]] = set()
         greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
-        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self._exited, self._shared, self._refused)
+        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self)
 
     def start(self) -> None:
         self.channel.start()
@@ -85,12 +86,19 @@ class Pool:
         self.admission.departures.close()
         self.slots.close()
 
-    def _exited(self, event: Exited) -> None:
+    # ---- what the warden tells
+
+    def came_up(self, event: CameUp) -> None:
+        session = self._sessions.get(event.session)
+        if session is not None:
+            session.came_up(event)
+
+    def exited(self, event: Exited) -> None:
         session = self._sessions.get(event.session)
         if session is not None:
             session.exited(event)
 
-    def _shared(self, event: Memory, descriptors: list[int]) -> None:
+    def shared(self, event: Memory, descriptors: list[int]) -> None:
         session = self._sessions.get(event.session)
         segments = None if session is None else session.segments_of(event.pid)
         if segments is None:
@@ -98,10 +106,10 @@ class Pool:
         else:
             segments.told(event, descriptors)
 
-    def _refused(self, refused: Refused) -> None:
-        session = self._sessions.get(refused.session)
+    def refused(self, event: Refused) -> None:
+        session = self._sessions.get(event.session)
         if session is not None:
-            session.refused(refused.connection, refused.why)
+            session.refused(event.connection, event.why)
 
     # ---- sessions
 
@@ -213,6 +221,8 @@ class Pool:
     def gauges(self) -> Gauges:
         infos = [session.info() for session in self._sessions.values()]
         states = {state: sum(info.state == state for info in infos) for state in ("idle", "busy", "starting")}
+        link = self.channel.link
+        zygote = (None if link is None else link.zygote) or Zygote()
         return Gauges(
             in_flight=states["busy"],
             queued=sum(info.queued for info in infos),
@@ -222,6 +232,8 @@ class Pool:
             attached=self.admission.count,
             ready=self.trouble() is None,
             memory=self._memory,
+            zygote_ready=zygote.state == "ready",
+            preloaded={each.module: each.error is None for each in zygote.preload},
             build=self._build(),
         )
 
@@ -244,7 +256,11 @@ class Pool:
             found = _stats.decode((await link.request("stats")).result)
         except (VenvdError, msgspec.MsgspecError):
             return
-        self._memory = {"sessions": sum(each.rss for each in found.sessions.values()), "warden": found.warden.rss}
+        self._memory = {
+            "sessions": sum(each.rss for each in found.sessions.values()),
+            "warden": found.warden.rss,
+            "zygote": found.zygote.rss,
+        }
 
 
 def _checked_environment(env: dict[str, str]) -> dict[str, str]:

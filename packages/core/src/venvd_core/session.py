@@ -22,7 +22,7 @@ from venvd_contract.operations import SessionInfo
 from venvd_core import arrays
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply
-from venvd_core.channel import Exited
+from venvd_core.channel import CameUp, Exited
 from venvd_core.direct import FORCE_AFTER, Attachment, Clients, lost_call
 from venvd_core.direct import Host as DirectHost
 from venvd_core.life import Life, Spec
@@ -365,6 +365,9 @@ class Session:
         """What is known of the memory that the process `pid` shares."""
         process = self._life.process
         return process.segments if process is not None and process.pid == pid else None
+
+    def came_up(self, event: CameUp) -> None:
+        self._life.came_up(event)
 
     def exited(self, event: Exited) -> None:
         """News from the warden."""

@@ -140,6 +140,9 @@ class Launch:
         id: new for each start; names what the engine makes.
         server_env: the settings of the server (`VENVD_…`), without those of `SERVER_PATHS`, which the engine adds.
         worker_env: what user code finds in its environment beside the allow-list.
+        preload: modules that are imported once, before sessions are forked.
+        preload_timeout: seconds that this may take; without, each session is an interpreter of its own.
+        spare_sessions: processes forked ahead, for sessions that are yet to come.
         network: whether user code may reach the network.
         socket_name: name of the backend's subdirectory of the run directory, where it has one.
     """
@@ -150,12 +153,20 @@ class Launch:
     image: Image
     server_env: Mapping[str, str]
     worker_env: Mapping[str, str] = field(default_factory=dict)
+    preload: Sequence[str] = ()
+    preload_timeout: float = 30.0
+    spare_sessions: int = 2
     host: str = "127.0.0.1"
     ports: Sequence[Port] = ()
     network: bool = False
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    def warden_options(self) -> list[str]:
+        """Words of the warden's command line that do not depend on where it runs."""
+        preload = [word for module in self.preload for word in ("--preload", module)]
+        return [*preload, "--preload-timeout", f"{self.preload_timeout:g}", "--spares", str(self.spare_sessions)]
 
 
 SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR")

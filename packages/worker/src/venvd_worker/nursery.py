@@ -122,6 +122,10 @@ class Nursery:
         pid = None if self._zygote is None else self._zygote.pid
         return {**vars(self._report), "pid": pid}
 
+    def resident(self) -> int:
+        """Bytes of memory of the zygote; its forks share nearly all of it."""
+        return 0 if self._zygote is None else usage.resident(self._zygote.pid)
+
     def start(self) -> None:
         """Begin to prepare a zygote; the first sessions wait for it."""
         if self._plan.spares is None:

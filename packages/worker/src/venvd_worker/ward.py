@@ -59,10 +59,13 @@ class Ward:
     def tree(self) -> List[int]:
         return children.descendants([self.pid]) if self.alive else []
 
+    @property
+    def up(self) -> bool:
+        return self._baseline is not None
+
     def came_up(self) -> None:
-        """What the session uses now, it used before any code of the user's ran; said again later, it counts no more."""
-        if self._baseline is None:
-            self._baseline = usage.measure([self.pid]).private
+        """What the session uses now, it used before any code of the user's ran."""
+        self._baseline = usage.measure([self.pid]).private
 
     # ---- ending
 

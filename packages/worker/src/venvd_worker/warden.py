@@ -64,9 +64,7 @@ class Warden:
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._couriers = Couriers(settings.work_dir)
-        self._wards = Wards(
-            self._loop, self._nursery, self._couriers, self._tell_end, self._tell_memory, self._tell_refusal
-        )
+        self._wards = Wards(self._loop, self._nursery, self._couriers, self)
         self._starting: Set[str] = set()
         self._server: Optional[Control] = None
         self._memory: Optional[Memory] = None
@@ -292,7 +290,8 @@ class Warden:
 
     def _stats(self, _message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
         sessions = {ward.name: ward.stats() for ward in self._wards if ward.alive}
-        return {"sessions": sessions, "warden": {"rssBytes": usage.resident(self._pid)}}, ()
+        own = {"rssBytes": usage.resident(self._pid)}
+        return {"sessions": sessions, "warden": own, "zygote": {"rssBytes": self._nursery.resident()}}, ()
 
     def _ward(self, message: Dict[str, Any]) -> Ward:
         name = text(message, "session")
@@ -303,7 +302,11 @@ class Warden:
 
     # ---- ends
 
-    def _tell_end(self, ward: Ward, farewell: Dict[str, Any]) -> None:
+    def came_up(self, ward: Ward) -> None:
+        if self._server is not None:
+            self._server.send({"event": "up", "data": {"session": ward.name, "pid": ward.pid}})
+
+    def ended(self, ward: Ward, farewell: Dict[str, Any]) -> None:
         if self._server is not None:
             self._server.send({"event": "exited", "data": farewell})
             for number in ward.waiting:
@@ -313,7 +316,7 @@ class Warden:
         if self._server is not None and self._memory is not None:
             self._server.send({"event": "zygote", "data": report})
 
-    def _tell_memory(self, ward: Ward, message: Dict[str, Any], descriptors: List[int]) -> None:
+    def shared(self, ward: Ward, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Pass on what a session says of its segments: it may say anything and often, so some is dropped."""
         said = read_memory(message, descriptors)
         if self._server is None or self._server.blocked or said is None:
@@ -321,7 +324,7 @@ class Warden:
         else:
             self._server.send({"event": "memory", "data": {"session": ward.name, "pid": ward.pid, **said}}, descriptors)
 
-    def _tell_refusal(self, ward: Ward, told: Dict[str, Any]) -> None:
+    def refused(self, ward: Ward, told: Dict[str, Any]) -> None:
         if self._server is not None:
             data = {"session": ward.name, "connection": told["refused"], "why": str(told.get("why"))}
             self._server.send({"event": "refused", "data": data})

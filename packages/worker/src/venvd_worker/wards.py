@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
@@ -22,9 +22,21 @@ _FAREWELL = 5.0
 _MOST_LOGS = 64
 """Pipes of processes in the background that the warden reads for one session."""
 
-OnEnd = Callable[[Ward, Dict[str, Any]], None]
-OnMemory = Callable[[Ward, Dict[str, Any], List[int]], None]
-OnRefusal = Callable[[Ward, Dict[str, Any]], None]
+
+class Ear(Protocol):
+    """Who is told what becomes of sessions, and what they say."""
+
+    def came_up(self, ward: Ward) -> None:
+        """It takes requests from now on."""
+
+    def ended(self, ward: Ward, farewell: Dict[str, Any]) -> None:
+        """It is over, and this is the data of its `exited` event."""
+
+    def shared(self, ward: Ward, message: Dict[str, Any], descriptors: List[int]) -> None:
+        """It made segments of memory or gave some up; the descriptors are to be closed."""
+
+    def refused(self, ward: Ward, told: Dict[str, Any]) -> None:
+        """It could not take a direct client."""
 
 
 class Wards:
@@ -33,20 +45,12 @@ class Wards:
     Args:
         nursery: the processes that are about to become sessions.
         couriers: what carries files for them, and ends with them.
-        on_end: told of a session that is over, with the data of its `exited` event.
-        on_memory: told of segments that a session made or gave up, with the descriptors, which it closes.
-        on_refusal: told of a session that could not take a direct client, with what it says.
     """
 
-    def __init__(
-        self, loop: Loop, nursery: Nursery, couriers: Couriers,
-        on_end: OnEnd, on_memory: OnMemory, on_refusal: OnRefusal,
-    ) -> None:  # fmt: skip
+    def __init__(self, loop: Loop, nursery: Nursery, couriers: Couriers, ear: Ear) -> None:
         self._loop = loop
         self._nursery = nursery
-        self._on_end = on_end
-        self._on_memory = on_memory
-        self._on_refusal = on_refusal
+        self._ear = ear
         self._pid = os.getpid()
         self._by_name: Dict[str, Ward] = {}
         self._couriers = couriers
@@ -130,7 +134,7 @@ class Wards:
         farewell = ward.farewell()
         ward.close()
         self._remove(ward.directory.root)
-        self._on_end(ward, farewell)
+        self._ear.ended(ward, farewell)
 
     def _remove(self, root: str) -> None:
         """In a process of its own: a session may leave more files than the others should wait for."""
@@ -178,12 +182,13 @@ class Wards:
             self._read_log(ward, packet)
             return
         if "segment" in packet.message or "gone" in packet.message:
-            self._on_memory(ward, packet.message, packet.descriptors)
+            self._ear.shared(ward, packet.message, packet.descriptors)
             return
         control.close_all(packet.descriptors)
         if "refused" in packet.message:
-            self._on_refusal(ward, packet.message)
-        else:
+            self._ear.refused(ward, packet.message)
+        elif not ward.up:
+            self._ear.came_up(ward)
             ward.came_up()
 
     def _read_log(self, ward: Ward, packet: Packet) -> None:

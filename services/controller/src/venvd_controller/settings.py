@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     build_timeout: float = Field(default=1800.0, gt=0)
     build_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     build_cpus: float = Field(default=2.0, gt=0)
+    preload_timeout: float = Field(default=30.0, gt=0, le=600)
+    """Seconds that importing a venv's `preload` may take; where they do not suffice, sessions start without it."""
+    spare_sessions: int = Field(default=2, ge=0, le=64)
+    """Sessions of each backend that are forked ahead, so that the next one is there at once."""
     session_limits: str = "{}"
     """Limits of sessions that name none: JSON, fields of `Limits`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -120,7 +120,7 @@ class Backends:
             launch.image.ref,
             config=config,
             labels=self._labels(launch, labels.WORKER),
-            command=[*warden, "--channel", CHANNEL, "--work-dir", WORK],
+            command=[*warden, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
             environment={"VENVD_WORKER_ENV": json.dumps(dict(launch.worker_env)), "HOME": WORK, "TMPDIR": TMP},
             user=f"{labels.WORKER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.WORKER),

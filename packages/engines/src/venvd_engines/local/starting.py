@@ -193,6 +193,7 @@ def _spec(
         if port in record.ports:
             paths[variable] = str(record.ports[port])
     warden = [str(python_of(launch.image)), "-I", str(archive), "warden"]
+    places = ["--channel", str(directory / "channel"), "--work-dir", str(directory / "work")]
     return {
         "server": {
             "argv": list(server),
@@ -200,7 +201,7 @@ def _spec(
             "cwd": str(directory),
         },
         "worker": {
-            "argv": [*warden, "--channel", str(directory / "channel"), "--work-dir", str(directory / "work")],
+            "argv": [*warden, *places, *launch.warden_options()],
             "env": environment.of_worker(directory, launch.worker_env),
             "cwd": str(directory / "work"),
         },
