@@ -91,9 +91,10 @@ def test_the_handler_is_taken_back(session: Any) -> None:
     "code",
     [
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{}\nwhile True: pass",
-        "{}\nimport time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
-        "{}\nsum(range(10**15))",
-        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n{}\ntime.sleep(60)",
+        "import time\nwhile True:\n    try:\n        {}\n        time.sleep(60)\n    except BaseException: pass",
+        "while True:\n    try:\n        {}\n        sum(range(10**15))\n    except BaseException: pass",
+        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "while True:\n    try:\n        {}\n        time.sleep(60)\n    except BaseException: pass",
     ],
     ids=["ignores", "swallows", "C loop", "blocks"],
 )
