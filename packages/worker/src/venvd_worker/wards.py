@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Protocol, Set
 
 from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
