@@ -93,8 +93,10 @@ def test_the_handler_is_taken_back(session: Any) -> None:
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{}\nwhile True: pass",
         "import time\nwhile True:\n    try:\n        {}\n        time.sleep(60)\n    except BaseException: pass",
         "while True:\n    try:\n        {}\n        sum(range(10**15))\n    except BaseException: pass",
-        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
-        "while True:\n    try:\n        {}\n        time.sleep(60)\n    except BaseException: pass",
+        (
+            "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+            "while True:\n    try:\n        {}\n        time.sleep(60)\n    except BaseException: pass"
+        ),
     ],
     ids=["ignores", "swallows", "C loop", "blocks"],
 )
