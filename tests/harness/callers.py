@@ -25,6 +25,7 @@ class Caller(Protocol):
         timeout: float | None = None,
         values: str | None = None,
         name: str | None = None,
+        lease: float | None = None,
     ) -> Any: ...
 
     def fresh(self) -> Caller:
@@ -50,6 +51,7 @@ class HttpCaller:
         timeout: float | None = None,
         values: str | None = None,
         name: str | None = None,
+        lease: float | None = None,
     ) -> Any:
         method, path = BY_COMMAND[command].http
         if isinstance(payload, dict):
@@ -63,6 +65,7 @@ class HttpCaller:
             "X-Venvd-Timeout": timeout and str(timeout),
             "X-Venvd-Values": values,
             "X-Venvd-Call": name,
+            "X-Venvd-Lease": lease and str(lease),
         }
         headers = {name: value for name, value in wanted.items() if value is not None}
         body = None if method == "GET" else json.dumps({} if payload is None else payload)
@@ -100,9 +103,10 @@ class PipeCaller:
         timeout: float | None = None,
         values: str | None = None,
         name: str | None = None,
+        lease: float | None = None,
     ) -> Any:
         request = {"command": command, "payload": payload, "session": session, "timeout": timeout, "values": values}
-        line = json.dumps({**request, "call": name, "token": self._token})
+        line = json.dumps({**request, "call": name, "lease": lease, "token": self._token})
         self._socket.sendall(line.encode() + b"\n")
         reply = json.loads(self._lines.readline())
         if "error" in reply:

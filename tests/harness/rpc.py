@@ -55,12 +55,14 @@ class RpcCaller:
         timeout: float | None = None,
         values: str | None = None,
         name: str | None = None,
+        lease: float | None = None,
     ) -> Any:
         metadata = {
             "authorization": self._token and f"Bearer {self._token}",
             "x-venvd-session": session,
             "x-venvd-values": values,
             "x-venvd-call": name,
+            "x-venvd-lease": lease and str(lease),
         }
         sent = [(name, value) for name, value in metadata.items() if value is not None]
         if timeout is not None:  # a deadline of gRPC's own ends the call here before the answer of the server comes

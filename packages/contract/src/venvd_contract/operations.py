@@ -258,6 +258,8 @@ class HandleInfo:
     typeName: str
     sizeBytes: int
     ageSeconds: float
+    leaseSeconds: Optional[float] = None
+    """Until it is freed unless it is used; absent where it has no lease. While calls run, no lease becomes shorter."""
 
 
 @dataclass

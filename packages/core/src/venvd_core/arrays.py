@@ -55,6 +55,8 @@ class Target:
     session: str | None = None
     timeout: float | None = None
     name: str | None = None
+    lease: float | None = None
+    """Seconds for which the handle of an array that is sent lives unless it is used."""
 
 
 class Calls(Protocol):
@@ -212,13 +214,14 @@ class Porter:
         def commit(payload: Any, data: bytes) -> Call:
             attachments = [] if "segment" in payload else [data]
             asked = Request("array.put", encode(payload), target.session, target.timeout, attachments=attachments)
-            asked.name = target.name
+            asked.name, asked.lease = target.name, target.lease
             return self._call(asked)
 
         if header.nbytes <= INLINE and not segment:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
         asked = Request("array.put", payload, target.session, target.timeout, name=target.name, preliminary=True)
+        asked.lease = target.lease
         call = self._call(asked)
         reply = await _answered(call)
         process = _process(call)

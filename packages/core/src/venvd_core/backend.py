@@ -201,7 +201,12 @@ class Backend:
         payload = wire.checked(request.payload)
         call.deadline = call.began + self._timeout(request.timeout)
         call.line = wire.tail(
-            request.command, payload, request.values, request.on_event is not None, request.attachments
+            request.command,
+            payload,
+            request.values,
+            request.on_event is not None,
+            request.attachments,
+            _checked_lease(request.lease),
         )
         pool.find(request.session).submit(call)
 
@@ -285,6 +290,12 @@ class Backend:
     def metrics(self) -> bytes:
         """Everything measured, in Prometheus' text format."""
         return b"" if self._exposition is None else self._exposition.text()
+
+
+def _checked_lease(asked: float | None) -> float | None:
+    if asked is not None and not (math.isfinite(asked) and asked > 0):
+        raise InvalidRequest("lease takes seconds, more than 0")
+    return asked
 
 
 def _given_up(call: Call) -> VenvdError:

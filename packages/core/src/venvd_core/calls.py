@@ -29,6 +29,7 @@ class Request:
         on_event: called with each `stdout`, `stderr`, `display` and `progress` of a call that streams.
         name: what the client calls it, so that `cancel` can end it from anywhere.
         tag: the request's ID on its connection, as JSON.
+        lease: seconds after which handles that the call makes are freed unless they are used.
         nearby: finds a call of the same connection by its tag.
     """
 
@@ -41,6 +42,7 @@ class Request:
     on_event: OnEvent | None = None
     name: str | None = None
     tag: bytes = b""
+    lease: float | None = None
     nearby: Nearby | None = None
     preliminary: bool = False
 

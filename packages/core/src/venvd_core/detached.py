@@ -227,4 +227,5 @@ def _described(request: Request) -> Request:
         session=asked["session"] or request.session,
         timeout=asked["timeout"],  # that of the request itself is for its own answer
         values=asked["values"] or request.values,
+        lease=request.lease,
     )

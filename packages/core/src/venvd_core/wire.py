@@ -136,11 +136,18 @@ def _not_json(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the request is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
 
 
-def tail(command: str, payload: bytes, values: str, stream: bool, attachments: Sequence[bytes]) -> bytes:
+def tail(
+    command: str,
+    payload: bytes,
+    values: str,
+    stream: bool,
+    attachments: Sequence[bytes],
+    lease: float | None = None,
+) -> bytes:
     """A request for a session but for what is known only when it is sent: see `request`."""
-    announced = b""
+    announced = b"" if lease is None else b',"lease":%r' % lease
     if attachments:
-        announced = b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in attachments)
+        announced += b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in attachments)
     return b'%b%b,"payload":%b}\n' % (_terms(command, values, stream), announced, payload)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any, Dict, Optional, Tuple
 
 from venvd_contract.errors import (
@@ -63,9 +64,20 @@ class Calls:
             return replies.error_line(begin, Cancelled("the call was withdrawn before it began"))
         self._interrupts.install()
         self._slot.begin(identifier, _COMMANDS[command], timeout, direct)
+        began = monotonic() if self._handles.leased else 0.0
         reply, failed = self._run(command, call, begin)
+        if began:
+            self._handles.worked(monotonic() - began)
         self._slot.end(failed, len(self._handles), direct > 0)
         return reply
+
+    def expire(self) -> Optional[float]:
+        """Let go of handles whose lease has ended; seconds until the next one ends, None where there is none."""
+        before = len(self._handles)
+        left = self._handles.expire()
+        if len(self._handles) != before:
+            self._slot.holds(len(self._handles))
+        return left
 
     def told(self, message: Dict[str, Any]) -> bool:
         """Take what the server tells and no reply is for; whether this is that."""
@@ -84,6 +96,7 @@ class Calls:
         encode = self._operations.encoders.get(mode) if type(mode) is str else None
         if encode is None:
             raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(message["values"])[:40]))
+        self._handles.lease = _lease(message["lease"]) if "lease" in message else None
         emit = None
         if message.get("stream") is True:
 
@@ -139,6 +152,14 @@ class Calls:
             error_type=tracebacks.type_name(raised),
             traceback=tracebacks.formatted(raised),
         )
+
+
+def _lease(given: Any) -> Optional[float]:
+    if given is None:
+        return None
+    if type(given) not in (int, float) or not 0 < given < float("inf"):
+        raise InvalidRequest('"lease" takes a number of seconds, more than 0')
+    return float(given)
 
 
 def _packed(begin: bytes, parcel: Parcel, call: Call) -> Reply:

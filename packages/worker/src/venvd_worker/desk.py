@@ -81,9 +81,9 @@ class Desk:
 
     def _poll(self, patience: Optional[float]) -> None:
         """Wait for requests, for ever where `patience` is None; meanwhile let go of what nobody uses any more."""
-        expiry = self._segments.expire()
+        ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
         if patience is None:
-            patience = expiry
+            patience = min(ends, default=None)
         if self._slow:
             self._end_stalled()
             patience = _LOOK_EVERY if patience is None else min(patience, _LOOK_EVERY)

@@ -94,6 +94,10 @@ class Slot:
             self.direct_calls += 1
             if failed:
                 self.direct_errors += 1
+        self.holds(handles)
+
+    def holds(self, handles: int) -> None:
+        """No call runs, and so many handles are held."""
         self.handles = handles
         _END.pack_into(
             self._memory, self._end, IDLE, self.calls, self.errors, handles, self.received, self.sent,

@@ -28,6 +28,7 @@ class Head:
     timeout: float | None = None
     values: str = "plain"
     call: str | None = None
+    lease: float | None = None
     length: int = 0
     wants_events: bool = False
     expects: bool = False
@@ -68,6 +69,13 @@ def _call(head: Head, value: bytes) -> None:
     head.call = str(value, "latin-1") or None
 
 
+def _lease(head: Head, value: bytes) -> None:
+    try:
+        head.lease = float(value)
+    except ValueError:
+        raise InvalidRequest("X-Venvd-Lease takes seconds, such as 60") from None
+
+
 def _length(head: Head, value: bytes) -> None:
     head.length = int(value)
 
@@ -94,6 +102,7 @@ _HEADERS = {
     b"x-venvd-timeout": _timeout,
     b"x-venvd-values": _values,
     b"x-venvd-call": _call,
+    b"x-venvd-lease": _lease,
     b"content-length": _length,
     b"accept": _accept,
     b"expect": _expect,

@@ -115,4 +115,4 @@ class Operations:
 
 
 def _request(command: str, head: Head, body: bytes) -> Request:
-    return Request(command, body or b"{}", head.session, head.timeout, head.values, name=head.call)
+    return Request(command, body or b"{}", head.session, head.timeout, head.values, name=head.call, lease=head.lease)

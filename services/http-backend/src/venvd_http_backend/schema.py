@@ -42,6 +42,10 @@ for the object behind a handle, at any depth. Errors are problem details (RFC 94
 
 SessionHeader = Annotated[str | None, Header(alias="X-Venvd-Session", description="Session; `default` if absent")]
 TimeoutHeader = Annotated[float | None, Header(alias="X-Venvd-Timeout", description="Seconds")]
+LeaseHeader = Annotated[
+    float | None,
+    Header(alias="X-Venvd-Lease", description="Seconds for which handles made live unless they are used"),
+]
 ValuesHeader = Annotated[
     str | None, Header(alias="X-Venvd-Values", description="`plain` or `tagged`", pattern="^(plain|tagged)$")
 ]
@@ -133,7 +137,7 @@ def _signature(operation: Operation) -> inspect.Signature:
     elif "{id}" not in path and operation.request is not Nothing:
         found["body"] = Annotated[operation.request, Body()]
     if operation.served_by == "session":
-        found |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader}
+        found |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader, "lease": LeaseHeader}
     kind = inspect.Parameter.KEYWORD_ONLY
     missing = inspect.Parameter.empty
     return inspect.Signature(

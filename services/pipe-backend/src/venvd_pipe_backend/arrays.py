@@ -153,7 +153,7 @@ class Transfer:
         self._shared = shared
         self._message = message
         self._turn = turn
-        self._target = Target(message.session, message.timeout, message.call)
+        self._target = Target(message.session, message.timeout, message.call, message.lease)
         self.intake = None if message.behind is None else Intake(message.behind)
 
     async def run(self) -> Reply | None:

@@ -226,6 +226,7 @@ class Connection(asyncio.Protocol):
             partial(self._event, begin, turn) if message.stream else None,
             message.call,
             identity,
+            message.lease,
             self._named if message.command == CANCEL else None,
         )
         call = self._backend.call(request)

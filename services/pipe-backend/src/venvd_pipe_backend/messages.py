@@ -32,6 +32,7 @@ class Message(msgspec.Struct):
     attachments: list[int] | None = None
     stream: bool | None = None
     call: str | None = None
+    lease: float | None = None
     parts: Sequence[bytes] = ()
     size: int = 0
     behind: int | None = None

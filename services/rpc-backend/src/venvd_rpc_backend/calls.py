@@ -57,7 +57,9 @@ class Calls:
             contexts.authorise(self._backend, found)
         payload = b"{}" if message is None else messages.payload(message)
         timeout = contexts.timeout(context)
-        return Request(method.command, payload, found.session, timeout, found.values, name=found.call)
+        return Request(
+            method.command, payload, found.session, timeout, found.values, name=found.call, lease=found.lease
+        )
 
     def _outcome(self, call: asyncio.Future[Reply]) -> Awaitable[Reply]:
         """What to wait for: the call, which ends with its client, or where that is not wanted goes on without it."""

@@ -29,6 +29,7 @@ class Asked:
     session: str | None = None
     values: str = "plain"
     call: str | None = None
+    lease: float | None = None
 
 
 def asked(context: Context) -> Asked:
@@ -47,7 +48,16 @@ def asked(context: Context) -> Asked:
             found.values = value
         elif key == "x-venvd-call":
             found.call = value
+        elif key == "x-venvd-lease":
+            found.lease = seconds(value)
     return found
+
+
+def seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InvalidRequest('the metadata "x-venvd-lease" takes seconds, such as 60') from None
 
 
 def bearer(value: str) -> str:

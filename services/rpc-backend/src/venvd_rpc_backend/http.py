@@ -20,6 +20,7 @@ from venvd_rpc_backend.patience import Connection
 from venvd_rpc_backend.status import known
 
 PREFIX = "/rpc/"
+_SECONDS = {b"x-venvd-timeout": "timeout", b"x-venvd-lease": "lease"}
 SERVICE = "PythonService/"
 METHODS: dict[str, Operation] = {each.rpc: each for each in OPERATIONS if each.rpc.startswith(SERVICE)}
 
@@ -79,8 +80,8 @@ def _options(scope: Scope) -> dict[str, Any]:
             found["values"] = value.decode("latin-1")
         elif name == b"x-venvd-call":
             found["name"] = value.decode("latin-1")
-        elif name == b"x-venvd-timeout":
-            found["timeout"] = _seconds(value)
+        elif name in _SECONDS:
+            found[_SECONDS[name]] = _seconds(value)
     return found
 
 
@@ -88,7 +89,7 @@ def _seconds(value: bytes) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InvalidRequest("X-Venvd-Timeout takes seconds") from None
+        raise InvalidRequest("X-Venvd-Timeout and X-Venvd-Lease take seconds") from None
 
 
 async def _body(receive: Receive, limit: int, stall_timeout: float) -> bytes:

@@ -129,6 +129,7 @@ class Stream:
             partial(self._event, message.id) if message.stream else None,
             message.call if message.HasField("call") else None,
             b"%d" % message.id,
+            message.lease if message.HasField("lease") else self._asked.lease,
             self._named if message.command == CANCEL else None,
         )
 
