@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness.controller import Controller, caller, free_port, unique
+from harness.controller import Controller, caller, unique
+from harness.ports import free_port
 
 from venvd_contract.errors import Conflict, InUse, NotFound
 

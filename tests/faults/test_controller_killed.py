@@ -7,7 +7,8 @@ import sys
 import time
 
 import pytest
-from harness.controller import Controller, caller, free_port, unique
+from harness.controller import Controller, caller, unique
+from harness.ports import free_port
 
 pytestmark = pytest.mark.network
 MINOR = f"3.{sys.version_info.minor}"

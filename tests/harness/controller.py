@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,18 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.callers import HttpCaller
+from harness.ports import free_port
 from harness.stack import ROOT, probe, remove_images
 from venvd_contract.errors import from_fields
 from venvd_engines.engine import EngineSettings
 from venvd_engines.select import choose
 
 DONE = {"succeeded", "failed", "cancelled"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
 
 
 class Controller:

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from harness.controller import Controller, free_port
+from harness.controller import Controller
+from harness.ports import free_port
 from harness.stack import ROOT
 
 MONITORING = ROOT / "deploy" / "monitoring"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.controller import free_port, remove_images
+from harness.ports import free_port
 from harness.prometheus import Prometheus
-from harness.stack import ROOT
+from harness.stack import ROOT, remove_images
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 

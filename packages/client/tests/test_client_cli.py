@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.ports import free_port
 
 import venvd
 
@@ -146,7 +147,7 @@ def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site
     found = {item["name"]: item for item in run(site.environment(), "config", "--json").json["settings"]}
     assert found["VENVD_HOME"]["variable"] == "VENVD_HOME"
     assert (found["VENVD_MAX_BODY"]["source"], found["VENVD_MAX_BODY"]["variable"]) == ("default", None)
-    theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(venvd.launch.free_port())}
+    theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(free_port())}
     run(theirs, "up", "--detach")
     try:
         text = run(theirs, "config").out
@@ -166,7 +167,8 @@ def test_a_venv_and_a_backend_come_and_go(cli: Cli) -> None:
     """Create, start, use, restart, stop, delete; `start --json` prints the fields of the contract."""
     made = cli("venv", "create", "cli-venv", "--python", MINOR, "--json").json
     assert made["state"] == "ready"
-    started = cli("start", "http", "--venv", "cli-venv", "--name", "cli", "--env", "COLOUR=green", "--json").json
+    start = ["start", "http", "--venv", "cli-venv", "--name", "cli", "--port", str(free_port())]
+    started = cli(*start, "--env", "COLOUR=green", "--json").json
     assert list(started) == ["name", "type", "venv", "url", "token", "state"]
     assert started["state"] == "running"
     assert cli("eval", "--backend", "cli", "__import__('os').environ['COLOUR']").out == "green\n"
@@ -364,7 +366,7 @@ def test_leaving_well_is_no_failure(cli: Cli) -> None:
 
 def test_up_and_down(elsewhere: dict[str, str]) -> None:
     """A detached controller is found by its home, a second `up` leaves it, `down` stops it and only it."""
-    port = str(venvd.launch.free_port())
+    port = str(free_port())
     up = run(elsewhere, "up", "--detach", "--port", port, "--json").json
     try:
         assert run(elsewhere, "status", "--json").json["home"] == elsewhere["VENVD_HOME"]
@@ -390,7 +392,7 @@ def test_down_leaves_a_stranger_with_the_same_number(elsewhere: dict[str, str]) 
 
 def test_up_in_the_foreground_ends_with_ctrl_c(elsewhere: dict[str, str], eventually: Any) -> None:
     """Ctrl-C ends the controller too."""
-    command = [sys.executable, "-m", "venvd", "up", "--port", str(venvd.launch.free_port())]
+    command = [sys.executable, "-m", "venvd", "up", "--port", str(free_port())]
     process = subprocess.Popen(
         command, env=elsewhere, cwd=tempfile.gettempdir(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

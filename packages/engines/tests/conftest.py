@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import uv
+from harness.ports import free_port
 from harness.stack import Quiet
 
 from venvd_engines.engine import Image, Launch, Port
@@ -201,9 +201,3 @@ def launch(tmp_path: Path) -> Launch:
         ports=(Port("main", 5678, free_port()),),
         labels={"team": "a"},
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -82,6 +82,16 @@ def test_no_secret_is_on_a_command_line_or_in_a_file(site: Site, launch: Launch)
     assert {path.stat().st_mode & 0o077 for path in [*files, site.directory(launch)]} == {0}
 
 
+def test_a_port_of_another_backend_is_no_choice(site: Site, launch: Launch) -> None:
+    """A port to which another one comes back is passed over although nobody listens, and refused if asked for."""
+    wanted = launch.ports[0].wanted
+    record = site.start(replace(launch, reserved={wanted}))
+    assert record.ports["main"] > wanted
+    exact = replace(launch.ports[0], exact=True)
+    with pytest.raises(Conflict, match=str(wanted)):
+        site.start(replace(site.again(launch), ports=(exact,), reserved={wanted}))
+
+
 def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
     """Two backends that want one port get two, and one that must have it is told who has it."""
     first, second = site.start(launch), site.start(site.again(launch))

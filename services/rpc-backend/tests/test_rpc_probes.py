@@ -14,10 +14,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from harness.ports import free_port
 
 from venvd_proto.v1 import python_service_pb2 as pb
 
-from .conftest import METADATA, Server, Start, free_port, is_ready, serve, until, warden  # type: ignore[import-not-found]
+from .conftest import METADATA, Server, Start, is_ready, serve, until, warden  # type: ignore[import-not-found]
 
 SERVICES = ("", "venvd.v1.PythonService", "venvd.v1.SessionService", "venvd.v1.VenvService")
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,18 +28,12 @@ def installed() -> bool:
     return importlib.util.find_spec(PROGRAM) is not None
 
 
-def free_port() -> int:
-    """A port of the loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Started:
     """A controller that this process started."""
 
     url: str
+    """Empty until it is known, where the system chose the port."""
     token: str | None
     home: Path
     process: subprocess.Popen[bytes]
@@ -73,7 +66,8 @@ def start(
 ) -> Started:
     """Start a controller with its own log below `home` and wait until it is ready.
 
-    It runs in `directory`, by default its home, so that no manifest that lies about is taken for its own.
+    Without a `port` the system chooses one. It runs in `directory`, by default its home, so that no manifest that lies
+    about is taken for its own.
     It has a session of its own, so that Ctrl-C at a terminal reaches the client alone, which then ends it in order.
 
     Raises:
@@ -83,13 +77,12 @@ def start(
     if not installed():
         raise NoController(f"the controller is not installed in this environment: {HOW_TO_START}")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    port = free_port() if port is None else port
     env = {
         **os.environ,
         **(settings or {}),
         "VENVD_HOME": str(home.absolute()),
         "VENVD_HOST": host,
-        "VENVD_PORT": str(port),
+        "VENVD_PORT": str(port or 0),
     }
     log = home / "controller.log"
     with log.open("ab") as output:
@@ -104,7 +97,7 @@ def start(
             start_new_session=True,
         )
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-    started = Started(f"http://{shown}:{port}", None, home, process, log)
+    started = Started(f"http://{shown}:{port}" if port else "", None, home, process, log)
     try:
         _wait(started, begin)
     except BaseException:
@@ -128,9 +121,14 @@ def _wait(started: Started, begin: int) -> None:
 
 def _answers(started: Started) -> bool:
     """Whether this controller is ready, and not another one that has its port."""
-    with Controller(started.url, read(started.home / "token") or "") as controller:
+    url = started.url or read(started.home / "url")
+    if url is None:
+        return False
+    with Controller(url, read(started.home / "token") or "") as controller:
         controller.ask(asks.ready())
-        return Path(controller.status().home) == started.home.absolute()
+        ours = Path(controller.status().home) == started.home.absolute()
+    started.url = url if ours else started.url
+    return ours
 
 
 def _why(started: Started, begin: int, what: str) -> str:

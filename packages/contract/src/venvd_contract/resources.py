@@ -159,6 +159,7 @@ class Backend:
     key: Optional[str] = None
     startedAt: Optional[str] = None
     restarts: int = 0
+    """How often it ended and was started again by itself."""
     error: Optional[str] = None
     operation: Optional[str] = None
 

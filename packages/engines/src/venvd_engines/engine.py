@@ -143,6 +143,7 @@ class Launch:
         preload: modules that are imported once, before sessions are forked.
         preload_timeout: seconds that this may take; without, each session is an interpreter of its own.
         spare_sessions: processes forked ahead, for sessions that are yet to come.
+        reserved: ports that other backends of the home have, or come back to in a moment.
         network: whether user code may reach the network.
         socket_name: name of the backend's subdirectory of the run directory, where it has one.
     """
@@ -158,6 +159,7 @@ class Launch:
     spare_sessions: int = 2
     host: str = "127.0.0.1"
     ports: Sequence[Port] = ()
+    reserved: Collection[int] = ()
     network: bool = False
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None

@@ -63,6 +63,11 @@ class Backends:
         with self._database.read() as session:
             return _found(session, name)
 
+    def reserved(self, name: str) -> set[int]:
+        """The ports of the other backends: one that is just being started again comes back to its own."""
+        others = [row for row in self.rows() if row.name != name and row.wanted and row.state != "failed"]
+        return {number for row in others for number in row.ports.values()}
+
     def handle(self, name: str) -> Handle:
         """Where a backend runs; `Conflict` while it does not."""
         row = self.row(name)
@@ -196,11 +201,10 @@ class Backends:
             session.execute(_of(seen.name).values(**values))
         return True
 
-    def begin_again(self, seen: BackendRow, **values: object) -> None:
+    def begin_again(self, seen: BackendRow) -> None:
         """Have a backend started, unless somebody has seen to it since it was looked at."""
         with self._database.write() as session:
             if not self._changed_since(session, seen):
-                session.execute(_of(seen.name).values(**values))
                 self._begin(session, _found(session, seen.name))
 
     def _changed_since(self, session: Session, seen: BackendRow) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +24,13 @@ _PORTS = {
 
 
 def plan(
-    row: BackendRow, venv: VenvSpec, image: Image, server_env: Mapping[str, str], settings: Settings, home_id: str
+    row: BackendRow,
+    venv: VenvSpec,
+    image: Image,
+    server_env: Mapping[str, str],
+    settings: Settings,
+    home_id: str,
+    reserved: Collection[int],
 ) -> Launch:
     """A fresh launch of a backend."""
     spec = spec_of(row)
@@ -40,6 +46,7 @@ def plan(
         spare_sessions=settings.spare_sessions,
         host=spec.host,
         ports=_ports(spec, row.ports),
+        reserved=reserved,
         network=venv.network if spec.network is None else spec.network,
         limits=WorkerLimits(
             memory_bytes=spec.limits.memoryBytes or settings.worker_memory_bytes,

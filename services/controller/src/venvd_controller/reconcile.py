@@ -208,13 +208,17 @@ class Reconciler:
         log.warning("%s: %s", row.name, reason)
         self._forget_probes(row.name)
         failures = 0 if time.time() - started >= _STAYED_SECONDS else row.failures
-        noted = {"failures": failures + 1, "retry_at": time.time() + wait_before(failures)}
+        noted = {
+            "failures": failures + 1,
+            "retry_at": time.time() + wait_before(failures),
+            "restarts": row.restarts + 1,  # however many tries that takes
+        }
         if self._backends.note(row, state="unhealthy", error=reason, **noted):
             self.wake()
 
     def _start_again(self, row: BackendRow) -> None:
         if time.time() >= row.retry_at:
-            self._backends.begin_again(row, restarts=row.restarts + (1 if row.started_at else 0))
+            self._backends.begin_again(row)
 
 
 def _told(state: BackendState | None) -> str:

@@ -74,7 +74,8 @@ class Starter:
         launching.check_socket_dir(spec_of(row), self._settings.sockets)
         env = launching.server_env(row, self._backends, self._settings, self._engine.name)
         venv = self._venvs.get(row.venv).spec
-        launch = launching.plan(row, venv, image, env, self._settings, self._home.id)
+        reserved = self._backends.reserved(row.name)
+        launch = launching.plan(row, venv, image, env, self._settings, self._home.id, reserved)
         # known before anything is made: a controller killed now finds the launch by its label and row
         self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)
         run.phase("start")

@@ -138,7 +138,7 @@ class Backends:
             path = self._directories.make(socket, sockets.OPEN if guarded else sockets.CLOSED, launch.image.ref)
             mounts.append(Mount(sockets.INSIDE, str(path), type="bind"))
         near = self._site.settings.docker_network is None
-        search = PortSearch(launch.host, launch.ports, self._published(), near=near)
+        search = PortSearch(launch.host, launch.ports, {*self._published(), *launch.reserved}, near=near)
         while True:
             progress.check()
             chosen = search.choose()

@@ -75,7 +75,7 @@ class Starter:
 
     def _attempt(self, launch: Launch, directory: Path, archive: Path, progress: Progress, taken: set[int]) -> State:
         with self._choosing:
-            record = self._record(launch, archive, taken | self._claimed(launch.id))
+            record = self._record(launch, archive, taken | self._claimed(launch.id) | set(launch.reserved))
             state.write(directory, record)
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
