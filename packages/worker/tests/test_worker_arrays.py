@@ -163,6 +163,13 @@ def test_garbled_words_about_segments_change_nothing(borrowed: Borrowed) -> None
     assert borrowed.session.eval("1 + 1") == 2
 
 
+def test_words_about_segments_hold_nothing_up(session: Any) -> None:
+    """A request that came in one piece with a line about segments is answered like any other."""
+    ask = {"id": 77, "command": "eval", "payload": {"expression": "6 * 7"}}
+    session.write(b'{"segments":{"free":["x"]}}\n' + json.dumps(ask).encode() + b"\n")
+    assert session.reply() == {"id": 77, "result": {"value": 42}}
+
+
 def test_limits_are_named(start: Any) -> None:
     """`arrayBytes` and `memoryBytes` bound what is shared, `resultBytes` does not; too many segments are refused."""
     small = Borrowed(start(arrayBytes=LARGE, resultBytes=4000))

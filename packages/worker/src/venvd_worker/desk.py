@@ -117,7 +117,11 @@ class Desk:
         """Answer one request of a stream, if it has one."""
         try:
             request = stream.request()
-            if request is None or (stream is self._server and self._calls.told(request.message)):
+            if request is None:
+                return
+            if stream is self._server and self._calls.told(request.message):
+                if stream.waiting:
+                    self._turns.append(stream)
                 return
             reply: Reply = self._calls.answer(request, stream)
         except VenvdError as error:  # a line that is no request

@@ -1,0 +1,151 @@
+"""How arrays go over each transport, with nothing of the SDK in it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from venvd_contract.errors import from_fields
+
+Array = np.ndarray[Any, Any]
+
+
+class ArrayCaller(Protocol):
+    """Calls operations, and sends and fetches arrays; errors are raised as those of the contract."""
+
+    def __call__(self, command: str, payload: Any = None, **fields: Any) -> Any: ...
+
+    def get(self, handle: str) -> Array: ...
+
+    def put(self, array: Array, **wrong: Any) -> str:
+        """The handle; `wrong` are fields of the description that lie."""
+
+    def close(self) -> None: ...
+
+
+def described(array: Array) -> tuple[dict[str, Any], bytes]:
+    """dtype, shape and order of an array, and its bytes in that order."""
+    columns = array.flags.f_contiguous and not array.flags.c_contiguous
+    fields = {"dtype": array.dtype.str, "shape": list(array.shape), "order": "F" if columns else "C"}
+    return fields, array.tobytes("F" if columns else "C")
+
+
+def made(fields: dict[str, Any], data: Any) -> Array:
+    flat = np.frombuffer(bytes(data), dtype=fields["dtype"]) if len(data) else np.empty(0, fields["dtype"])
+    return flat.reshape(fields["shape"], order=fields["order"])
+
+
+class PipeArrays:
+    """Arrays as attachments."""
+
+    attached = False
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(urlsplit(url).path)
+        self._bytes = b""
+        self.descriptors: list[int] = []
+        self._token = token
+        if self.attached:
+            self("session.attach")
+
+    def __call__(self, command: str, payload: Any = None, **fields: Any) -> Any:
+        return self.exchange(command, payload, **fields)[0]["result"]
+
+    def exchange(self, command: str, payload: Any, data: bytes | None = None, **fields: Any) -> tuple[Any, bytes]:
+        """The reply, and the bytes behind it."""
+        message = {"command": command, "payload": payload, "token": self._token, **fields}
+        if data is not None:
+            message["attachments"] = [len(data)]
+        self._socket.sendall(json.dumps(message).encode() + b"\n" + (data or b""))
+        while b"\n" not in self._bytes:
+            self._receive()
+        line, _, self._bytes = self._bytes.partition(b"\n")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise from_fields(reply)
+        size = sum(reply.get("attachments") or ())
+        while len(self._bytes) < size:
+            self._receive()
+        found, self._bytes = self._bytes[:size], self._bytes[size:]
+        return reply, found
+
+    def _receive(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self._socket, 1 << 20, 4)
+        assert data, "the server closed the connection"
+        self._bytes += data
+        self.descriptors += descriptors
+
+    def get(self, handle: str) -> Array:
+        reply, data = self.exchange("array.get", {"handleId": handle})
+        return made(reply["result"], data)
+
+    def put(self, array: Array, **wrong: Any) -> str:
+        fields, data = described(array)
+        return str(self.exchange("array.put", {**fields, **wrong}, data)[0]["result"]["handleId"])
+
+    def close(self) -> None:
+        self._socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+class SharedArrays(PipeArrays):
+    """Arrays in memory that both sides map."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        super().__init__(url, token)
+        self.maps: dict[str, mmap.mmap] = {}
+        self.release: list[str] = []
+
+    def get(self, handle: str) -> Array:
+        released, self.release = self.release, []
+        reply, data = self.exchange("array.get", {"handleId": handle, "shm": True, "release": released})
+        result = reply["result"]
+        if result.get("segment") is None:
+            return made(result, data)
+        size = int(np.dtype(result["dtype"]).itemsize * np.prod(result["shape"], dtype=np.int64))
+        found = made(result, self.map(reply)[:size])
+        self.release.append(result["segment"])
+        return found
+
+    def put(self, array: Array, **wrong: Any) -> str:
+        fields, data = described(array)
+        reply, _ = self.exchange("array.put", {**fields, "shm": True})
+        self.map(reply)[: len(data)] = data
+        segment = reply["result"]["segment"]
+        return str(self("array.put", {**fields, "segment": segment, **wrong})["handleId"])
+
+    def map(self, reply: dict[str, Any]) -> mmap.mmap:
+        """The segment of a reply: its descriptor comes with the first reply that names it."""
+        name = reply["result"]["segment"]
+        assert (name not in self.maps) == (reply.get("descriptors") == 1) == bool(self.descriptors)
+        if name not in self.maps:
+            descriptor = self.descriptors.pop()
+            self.maps[name] = mmap.mmap(descriptor, reply["result"]["size"])
+            os.close(descriptor)
+        return self.maps[name]
+
+
+class AttachedArrays(PipeArrays):
+    attached = True
+
+
+class AttachedSharedArrays(SharedArrays):
+    attached = True
+
+
+ARRAY_WAYS: dict[str, tuple[str, Any]] = {
+    "pipe": ("pipe", PipeArrays),
+    "pipe-shm": ("pipe", SharedArrays),
+    "attach": ("pipe", AttachedArrays),
+    "attach-shm": ("pipe", AttachedSharedArrays),
+}
+"""Ways of an array: the type of the backend, and the caller."""
