@@ -51,6 +51,8 @@ class Arrays:
         self._segments = segments
         self._interrupts = interrupts
         self._most = most
+        self._rooms: Dict[str, Header] = {}
+        """For which arrays peers were given segments."""
 
     # ---- out
 
@@ -93,6 +95,8 @@ class Arrays:
         """A segment for `peer` to write the bytes of an array into."""
         _numpy("array.put")
         segment = self._lend(max(1, head.nbytes), peer)
+        self._rooms = {name: meant for name, meant in self._rooms.items() if self._segments.is_lent(name)}
+        self._rooms[segment.name] = head
         return Parcel({**head.fields(), "segment": segment.name, "size": segment.size}, (), segment)
 
     def adopt(self, head: Header, name: str, peer: Peer) -> Any:
@@ -102,8 +106,9 @@ class Arrays:
             raise InvalidRequest(
                 'the segment "{}" is not lent to this connection: ask for one with "shm"'.format(name[:80])
             )
-        if head.nbytes > segment.size:
-            raise InvalidRequest("the array takes {} bytes, and its segment has {}".format(head.nbytes, segment.size))
+        if self._rooms.pop(name, None) != head:
+            self.release([name], peer)
+            raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
         _numpy("array.put")
         return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
 

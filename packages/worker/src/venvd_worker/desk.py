@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from collections import deque
 from time import monotonic
-from typing import Callable, Deque, Dict, List, Optional, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
 from venvd_contract.errors import VenvdError
 from venvd_worker import replies
@@ -117,11 +117,7 @@ class Desk:
         """Answer one request of a stream, if it has one."""
         try:
             request = stream.request()
-            if request is None:
-                return
-            if stream is self._server and self._calls.told(request.message):
-                if stream.waiting:
-                    self._turns.append(stream)
+            if request is None or self._is_word(stream, request.message):
                 return
             reply: Reply = self._calls.answer(request, stream)
         except VenvdError as error:  # a line that is no request
@@ -142,6 +138,14 @@ class Desk:
             raise EOFError("a line was too long")
         elif stream.waiting:
             self._turns.append(stream)
+
+    def _is_word(self, stream: Stream, message: Dict[str, Any]) -> bool:
+        """Whether this was no request but a word of the server's, which is not answered."""
+        if stream is not self._server or not self._calls.told(message):
+            return False
+        if stream.waiting:
+            self._turns.append(stream)
+        return True
 
     def _settle(self, client: DirectStream) -> None:
         """What follows once a client has got a reply, or as much of it as it took."""

@@ -164,6 +164,9 @@ class Segments:
         """Whoever had these is gone, and may still look at them: they are never lent again."""
         self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
 
+    def is_lent(self, name: str) -> bool:
+        return name in self._lent
+
     def lent_to(self, peer: Peer) -> List[str]:
         return [name for name, holder in self._lent.items() if holder is peer]
 

@@ -236,7 +236,7 @@ class Carrier:
         self.released.append(name)
 
     def adopted(self, name: str) -> None:
-        """The session keeps that segment until its array has died; then it may come again."""
+        """The session has that segment again, whether it keeps it for an array or refused that."""
         self._lent.discard(name)
 
     def _gone(self, error: OSError | None) -> Unavailable:
@@ -340,9 +340,10 @@ class Carriers:
         for start in range(0, data.nbytes, _STEP):
             end = min(start + _STEP, data.nbytes)
             target[start:end] = data[start:end]
-        _, made = carrier.ask(call, {**call.payload, "segment": name}, deadline)
-        carrier.adopted(name)
-        return made
+        try:
+            return carrier.ask(call, {**call.payload, "segment": name}, deadline)[1]
+        finally:
+            carrier.adopted(name)
 
     def _put_behind(self, carrier: Carrier, call: Call[Any], deadline: float | None, data: memoryview) -> Any:
         return carrier.ask(call, call.payload, deadline, data)[1]
