@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -298,3 +299,22 @@ def test_a_limit_on_the_size(call: Any) -> None:
     finally:
         found.close()
         call("session.delete", {"id": made["id"]})
+
+
+def test_an_upload_that_breaks_off(call: Any, session: str, files: Filer) -> None:
+    """A client that goes away in the middle of a file replaces nothing."""
+    files.put("a", b"whole")
+    for _ in range(5):
+        filer(call, call.running, session).break_off("a", b"half")
+    time.sleep(0.3)  # what would come too late must not come at all
+    assert files.get("a") == b"whole"
+
+
+def test_a_size_that_was_announced(call: Caller, session: str, files: Filer) -> None:
+    """A file that turns out to be longer or shorter than its sender said is refused, and nothing is replaced."""
+    files.put("a", b"whole", sizeBytes=5)
+    for size in (4, 6):
+        with pytest.raises(InvalidRequest, match=f"sizeBytes says {size}"):
+            files.put("a", b"other", sizeBytes=size)
+    assert files.get("a") == b"whole"
+    assert listed(call, session) == ["a"]

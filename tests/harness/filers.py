@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import grpc
 
 from harness.callers import Caller
-from harness.rpc import RpcCaller, plain, told
+from harness.rpc import RpcCaller, plain, snake, told
 from harness.stack import Running
 from venvd_contract.errors import from_fields
 from venvd_proto.v1 import python_service_pb2 as pb
@@ -28,6 +30,9 @@ class Filer(Protocol):
     def get(self, path: str, **part: int) -> bytes: ...
 
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]: ...
+
+    def break_off(self, path: str, data: bytes) -> None:
+        """Begin to send a file, and go away before its end."""
 
 
 def _bytes(path: str) -> bytes:
@@ -55,6 +60,7 @@ class HttpFiler:
     def __init__(self, running: Running, session: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=120)
         self._headers = {"Authorization": f"Bearer {running.token}"}
+        self._address = urlsplit(running.url)
         self._folder = f"/v1/sessions/{session}/files/"
 
     def _answer(self, method: str, path: str, body: Any = None, query: Any = ()) -> bytes:
@@ -75,6 +81,13 @@ class HttpFiler:
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._answer("PUT", path, data, fields))
         return found
+
+    def break_off(self, path: str, data: bytes) -> None:
+        target = self._folder + quote(path)
+        head = {"Host": "backend", "Transfer-Encoding": "chunked", **self._headers}
+        lines = [f"PUT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+        with socket.create_connection((self._address.hostname, self._address.port or 80)) as raw:
+            raw.sendall("\r\n".join(lines).encode() + b"%x\r\n%b\r\n" % (len(data), data))
 
     def close(self) -> None:
         self._connection.close()
@@ -119,6 +132,10 @@ class PipeFiler:
         stored: dict[str, Any] = found
         return stored
 
+    def break_off(self, path: str, data: bytes) -> None:
+        self._ask("file.put", {**named(path), "more": True}, data)
+        self.close()
+
     def close(self) -> None:
         self._reader.close()
         self._socket.close()
@@ -141,7 +158,8 @@ class RpcFiler:
 
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
         def requests() -> Iterator[pb.PutFileRequest]:
-            yield pb.PutFileRequest(header=pb.FileHeader(**_fields(path), **fields))
+            asked = {snake(name): value for name, value in fields.items()}
+            yield pb.PutFileRequest(header=pb.FileHeader(**_fields(path), **asked))
             for piece in _pieces(data):
                 yield pb.PutFileRequest(chunk=piece)
 
@@ -149,6 +167,19 @@ class RpcFiler:
             return plain(self._stub.PutFile(requests(), metadata=self._metadata, timeout=120).info)
         except grpc.RpcError as error:
             raise told(error) from None
+
+    def break_off(self, path: str, data: bytes) -> None:
+        ended = threading.Event()
+
+        def requests() -> Iterator[pb.PutFileRequest]:
+            yield pb.PutFileRequest(header=pb.FileHeader(path=path))
+            yield pb.PutFileRequest(chunk=data)
+            ended.wait(60)
+
+        call = self._stub.PutFile.future(requests(), metadata=self._metadata)
+        time.sleep(0.2)  # so that some of it is there
+        call.cancel()
+        ended.set()
 
     def close(self) -> None:
         self._channel.close()

@@ -23,6 +23,8 @@ class FilePutRequest:
     path: Optional[str] = None
     """What is there already is replaced, in one step, when the last byte has come."""
     pathBytes: Optional[str] = None
+    sizeBytes: Optional[int] = None
+    """What the whole file has; one that turns out to have another size is refused, and nothing is replaced."""
     parents: Optional[bool] = None
     """Whether directories on the way are made; absent is yes."""
     more: Optional[bool] = None

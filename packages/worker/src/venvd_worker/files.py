@@ -78,11 +78,11 @@ class Files:
         names = _names(asked)
         directory = paths.open_directory(self._root, names[:-1], make=asked["parents"] is not False)
         try:
-            self._store(directory, names)
+            self._store(directory, names, _whole(asked, "sizeBytes"))
         finally:
             os.close(directory)
 
-    def _store(self, directory: int, names: List[bytes]) -> None:
+    def _store(self, directory: int, names: List[bytes], expected: Optional[int]) -> None:
         there = paths.status(directory, names[-1])
         if there is not None and stat.S_ISDIR(there.st_mode):
             raise InvalidRequest('"{}" is a directory, and no file can take its place'.format(paths.shown(names)))
@@ -91,7 +91,7 @@ class Files:
             file = os.open(part, _NEW, 0o666, dir_fd=directory)
             try:
                 self._parcels.result({})
-                self._fill(file, names)
+                self._fill(file, names, expected)
                 if there is not None and stat.S_ISREG(there.st_mode):
                     os.fchmod(file, there.st_mode & 0o777)
                 os.rename(part, names[-1], src_dir_fd=directory, dst_dir_fd=directory)
@@ -105,7 +105,7 @@ class Files:
             raise self._told(error, names, directory) from None
         self._parcels.result(_info(names, found))
 
-    def _fill(self, file: int, names: List[bytes]) -> None:
+    def _fill(self, file: int, names: List[bytes], expected: Optional[int]) -> None:
         size = 0
         for chunk in self._parcels.received():
             size += len(chunk)
@@ -114,6 +114,8 @@ class Files:
             view = memoryview(chunk)
             while view:
                 view = view[os.write(file, view) :]
+        if expected is not None and size != expected:
+            raise InvalidRequest("{} bytes came, and sizeBytes says {}".format(size, expected))
 
     def _told(self, error: OSError, names: List[bytes], directory: int) -> Exception:
         if error.errno == errno.EFBIG:

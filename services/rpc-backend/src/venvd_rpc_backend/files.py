@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from venvd_contract.errors import InvalidRequest
 from venvd_core.backend import Backend, Request
 from venvd_proto.v1.python_service_pb2 import FileInfo, GetFileResponse
 from venvd_rpc_backend import messages
+
+SETTLE = 0.05
+"""Seconds between the end of a stream and what follows from it: gRPC tells of the end of a stream that breaks, too, and
+cancels its handler a moment later."""
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
@@ -36,13 +41,16 @@ async def receive(backend: Backend, request: Request, requests: AsyncIterator[An
     Raises:
         VenvdError: the file cannot be stored, or the messages are in no order.
     """
-    request.payload = messages.payload(await _header(requests))
+    header = await _header(requests)
+    request.payload = messages.payload(header)
     upload = await backend.files.upload(request)
     try:
         async for message in requests:
             if message.WhichOneof("part") != "chunk":
                 raise InvalidRequest("PutFile: the header comes first and once, then chunks")
             await upload.write(message.chunk)
+        if not header.HasField("size_bytes"):
+            await asyncio.sleep(SETTLE)
         return await upload.commit()
     finally:
         upload.close()

@@ -421,14 +421,16 @@ class GetFileResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class FileHeader(_message.Message):
-    __slots__ = ("path", "parents", "path_bytes")
+    __slots__ = ("path", "parents", "path_bytes", "size_bytes")
     PATH_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     PATH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     path: str
     parents: bool
     path_bytes: bytes
-    def __init__(self, path: _Optional[str] = ..., parents: _Optional[bool] = ..., path_bytes: _Optional[bytes] = ...) -> None: ...
+    size_bytes: int
+    def __init__(self, path: _Optional[str] = ..., parents: _Optional[bool] = ..., path_bytes: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class PutFileRequest(_message.Message):
     __slots__ = ("header", "chunk")
