@@ -84,33 +84,44 @@ def test_what_cannot_begin_is_no_stream(server: Any) -> None:
     assert server.ask("POST", "/api/exec", {"code": "1"}, token=None, **STREAM).status == 401
 
 
-def sleep_then_leave(server: Any, path: str, *headers: str) -> None:
-    """Begin a call that takes long, wait until it runs, and close the connection."""
-    code = "left = 'began'\nimport time\ntime.sleep(60)\nleft = 'ended'"
-    body = json.dumps({"code": code}).encode()
-    sock = server.connect()
-    sock.sendall(server.head("POST", path, f"Content-Length: {len(body)}", *headers) + body)
+def sleeper(mark: Path) -> bytes:
+    """The body of a call that takes long, and makes a file once it runs."""
+    code = f"left = 'began'\nimport time\nopen({str(mark)!r}, 'w').close()\ntime.sleep(60)\nleft = 'ended'"
+    return json.dumps({"code": code}).encode()
+
+
+def until_there(mark: Path) -> None:
     until = time.monotonic() + 20
-    while server.ask("GET", "/v1/sessions/default").json["state"] != "busy":
+    while not mark.exists():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def sleep_then_leave(server: Any, path: str, mark: Path, *headers: str) -> None:
+    """Begin a call that takes long, wait until it runs, and close the connection."""
+    body = sleeper(mark)
+    sock = server.connect()
+    sock.sendall(server.head("POST", path, f"Content-Length: {len(body)}", *headers) + body)
+    until_there(mark)
     sock.close()
 
 
 @pytest.mark.parametrize(
     ("path", "headers"), [("/api/eval", ()), ("/api/exec", ()), ("/api/exec", ("Accept: text/event-stream",))]
 )
-def test_a_client_that_goes_away_cancels_its_call(server: Any, path: str, headers: tuple[str, ...]) -> None:
+def test_a_client_that_goes_away_cancels_its_call(
+    server: Any, path: str, headers: tuple[str, ...], tmp_path: Path
+) -> None:
     """The call is interrupted, its session keeps its state and answers the next one."""
     server.eval("left = None\n1")
-    sleep_then_leave(server, path, *headers)
+    sleep_then_leave(server, path, tmp_path / "began", *headers)
     assert server.eval("left", X_Venvd_Timeout="20") == "began"
 
 
-def test_a_client_may_go_away_where_that_is_wanted(start_server: Any) -> None:
+def test_a_client_may_go_away_where_that_is_wanted(start_server: Any, tmp_path: Path) -> None:
     """With VENVD_CANCEL_ON_DISCONNECT=0 the call goes on without its client."""
     server = start_server(cancel_on_disconnect="0")
-    sleep_then_leave(server, "/api/eval")
+    sleep_then_leave(server, "/api/eval", tmp_path / "began")
     time.sleep(0.5)
     assert server.ask("GET", "/v1/sessions/default").json["state"] == "busy"
     server.stop()
@@ -266,17 +277,14 @@ def test_old_clients_are_served(server: Any, lines: tuple[str, ...]) -> None:
     assert server.read_all(sock).endswith(VALUE)
 
 
-def test_a_client_that_leaves_with_requests_behind_cancels_the_first(server: Any) -> None:
+def test_a_client_that_leaves_with_requests_behind_cancels_the_first(server: Any, tmp_path: Path) -> None:
     """A connection that closes while one request runs and another waits ends the one that runs."""
     server.eval("left = None\n1")
-    sleeper = json.dumps({"code": "left = 'began'\nimport time\ntime.sleep(60)"}).encode()
+    mark = tmp_path / "began"
     sock = server.connect()
-    for body in (sleeper, BODY):
+    for body in (sleeper(mark), BODY):
         sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}") + body)
-    until = time.monotonic() + 20
-    while server.ask("GET", "/v1/sessions/default").json["state"] != "busy":
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until_there(mark)
     sock.close()
     assert server.eval("left", X_Venvd_Timeout="20") == "began"
 
