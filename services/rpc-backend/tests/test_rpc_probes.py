@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -248,3 +250,16 @@ def test_old_clients_that_go(server: Server) -> None:
     until(busy, "the call does not run")
     connection.close()
     until(lambda: not busy(), "the call still runs")
+
+
+def test_a_client_that_never_reads(start: Start) -> None:
+    """An answer that does not fit between us ends the connection, where nobody takes it for the time of a stall."""
+    with start(worker=True, VENVD_STALL_TIMEOUT="1") as server, socket.socket() as client:
+        open_files = Path(f"/proc/{server.process.pid}/fd")
+        client.connect(("127.0.0.1", server.http_port))
+        connected = len(list(open_files.iterdir()))
+        body = json.dumps({"Code": "'x' * 15_000_000"})
+        head = f"POST /rpc/PythonService/Evaluate HTTP/1.1\r\nHost: test\r\nAuthorization: {METADATA[0][1]}\r\n"
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        select.select([client], [], [])
+        until(lambda: len(list(open_files.iterdir())) < connected, "the connection is still there")

@@ -1,4 +1,4 @@
-"""How much of a connection is held: what its client sends ahead, and the answers that it does not read."""
+"""How much is read of a client that does not read."""
 
 from __future__ import annotations
 
@@ -38,27 +38,3 @@ class Flow(FlowControl):
             super().pause_reading()
         else:
             super().resume_reading()
-
-
-class Unread:
-    """Ends a connection on which answers lie unread and nothing of them goes out for `within` seconds."""
-
-    def __init__(self, transport: asyncio.Transport, within: float) -> None:
-        self._transport = transport
-        self._within = within
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        self._timer = asyncio.get_running_loop().call_later(self._within, self._look, left)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, before: int) -> None:
-        if self._transport.get_write_buffer_size() >= before:
-            self._transport.abort()
-        else:
-            self.watch()

@@ -15,8 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_core.backend import Backend
+from venvd_core.patience import Unread
 from venvd_core.wire import encode
-from venvd_http_backend.flow import Flow, Unread
+from venvd_http_backend.flow import Flow
 from venvd_http_backend.front import HOT, Front
 from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head

@@ -7,10 +7,11 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from venvd_core import monitor
 from venvd_core.backend import Backend
-from venvd_pipe_backend.patience import Connection
+from venvd_core.patience import patient
 
 
 class Monitor(uvicorn.Server):
@@ -24,7 +25,7 @@ class Monitor(uvicorn.Server):
 def server(backend: Backend, stall_timeout: float) -> Monitor:
     config = uvicorn.Config(
         monitor.app(backend),
-        http=type("Connection", (Connection,), {"head_within": stall_timeout}),
+        http=patient(HttpToolsProtocol, stall_timeout),
         lifespan="off",
         log_config=None,
         log_level="warning",

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from venvd_contract.errors import InvalidRequest, NotFound, TooLarge, Unimplemented, VenvdError
 from venvd_contract.operations import OPERATIONS, Operation
 from venvd_core import monitor
 from venvd_core.backend import Backend, Reply, Request
 from venvd_core.monitor import ASGIApp, Receive, Scope, Send
+from venvd_core.patience import patient
 from venvd_rpc_backend import pascal
 from venvd_rpc_backend.methods import PLANNED
-from venvd_rpc_backend.patience import Connection
 from venvd_rpc_backend.status import known
 
 PREFIX = "/rpc/"
@@ -140,7 +141,7 @@ class Server(uvicorn.Server):
 def server(backend: Backend, stall_timeout: float) -> Server:
     config = uvicorn.Config(
         app(backend, stall_timeout),
-        http=type("Connection", (Connection,), {"head_within": stall_timeout}),
+        http=patient(HttpToolsProtocol, stall_timeout),
         lifespan="off",
         log_config=None,
         log_level="warning",
