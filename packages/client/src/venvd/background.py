@@ -24,7 +24,7 @@ def _started(scope: Scope, call: Call[Any]) -> Call[str]:
     payload: dict[str, Any] = {"command": call.command, "payload": call.payload}
     if call.timeout is not None:
         payload["timeout"] = call.timeout
-    return Call("call.start", payload, lambda result: str(result["id"]), scope.session)
+    return Call("call.start", payload, lambda result: str(result["id"]), scope.session, lease=scope.lease)
 
 
 def _asked(identity: str, wait: float) -> Call[CallInfo]:

@@ -50,6 +50,14 @@ class _Ledger:
         self._live: set[Dead] = set()
         self._pid = os.getpid()
 
+    def alive(self) -> list[Dead]:
+        """The handles of proxies that live."""
+        return list(self._live) if self._own() else []
+
+    def forget(self, dead: Dead) -> None:
+        """Nothing needs to be sent of a handle that is not there any more."""
+        self._live.discard(dead)
+
     def _watch(self, proxy: object, dead: Dead) -> None:
         self._live.add(dead)
         finalizer = weakref.finalize(proxy, self._died, dead)

@@ -39,13 +39,22 @@ class Scope:
         backend: what the session belongs to; handles of another are refused.
         session: its name or ID; None is `default`.
         timeout: seconds for calls that name none; None leaves it to the backend.
+        lease: seconds for which handles live unless they are used; None is as long as their session.
         make_proxy: makes a proxy of scope, handle, type name and, where it is known, repr.
     """
 
-    def __init__(self, backend: object, session: str | None, timeout: float | None, make_proxy: MakeProxy) -> None:
+    def __init__(
+        self,
+        backend: object,
+        session: str | None,
+        timeout: float | None,
+        make_proxy: MakeProxy,
+        lease: float | None = None,
+    ) -> None:
         self.backend = backend
         self.session = session
         self.timeout = timeout
+        self.lease = lease
         self._make_proxy = make_proxy
         self._encoder = Encoder(tagged=True, fallback=self._handle_of)
         self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
@@ -115,7 +124,9 @@ class Scope:
         timeout = self.timeout if timeout is None else timeout
         if timeout is not None and not timeout > 0:
             raise DeadlineExceeded(f"{command}: the timeout of {timeout:g} s has passed before the call began")
-        return Call(command, payload, decode, self.session, timeout, command in _REPEATABLE)
+        made = Call(command, payload, decode, self.session, timeout, command in _REPEATABLE)
+        made.lease = self.lease
+        return made
 
     def ping(self, timeout: float | None = None) -> Call[bool]:
         return self._call("ping", {}, lambda result: result.get("status") == "ok", timeout)

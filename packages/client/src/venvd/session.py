@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from venvd import session_calls
+from venvd import leases, session_calls
 from venvd.arrays import array_of, bytes_of
 from venvd.background import Background
 from venvd.errors import DeadlineExceeded, Unreachable
@@ -136,7 +136,7 @@ class Session(Operations):
         self.backend = backend
         self.name = name
         self.info = info
-        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy)
+        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy, backend.lease)
 
     def __repr__(self) -> str:
         return f"<venvd session {self.name!r} of {self.backend.url}>"
@@ -227,18 +227,26 @@ class Backend(Operations):
         url: `http://host:port` or `unix:///path`.
         token: what the backend asks for.
         timeout: seconds for calls that name none; None leaves it to the backend (300 s).
+        lease: seconds after which what this client holds is freed should it die or lose its way; proxies that live
+            are renewed in the background. None keeps it as long as its session.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+    ) -> None:
         self.timeout = timeout
+        self.lease = leases.checked(lease)
         self._transport: Transport = open_transport(url, token)
         self.url = url
-        self._scope = Scope(self, None, timeout, self.make_proxy)
+        self._scope = Scope(self, None, timeout, self.make_proxy, lease)
         # The thread that releases handles knows the transport, not this object: it must not keep it alive.
         transport = self._transport
         self._releaser = Releaser(lambda *dead: transport.call(session_calls.dispose(*dead)), transport.close)
-        self._end = weakref.finalize(self, self._releaser.stop)
+        self._keeper = None if lease is None else leases.Keeper(lease, self._releaser, transport.call)
+        self._end = weakref.finalize(self, _stop, self._releaser, self._keeper)
         self._end.atexit = False
+        if self._keeper is not None:
+            self._keeper.start()
         _open.add(self)
 
     def __repr__(self) -> str:
@@ -255,6 +263,8 @@ class Backend(Operations):
     def close(self) -> None:
         """Release every handle and close the connections; the sessions and what their code made stay."""
         if self._end.detach() is not None:
+            if self._keeper is not None:
+                self._keeper.stop()
             self._releaser.close()
             self._transport.close()
 
@@ -292,6 +302,12 @@ class Backend(Operations):
         return proxy
 
 
+def _stop(releaser: Releaser, keeper: leases.Keeper | None) -> None:
+    if keeper is not None:
+        keeper.stop()
+    releaser.stop()
+
+
 _open: weakref.WeakSet[Backend] = weakref.WeakSet()
 
 
@@ -302,6 +318,6 @@ def _close_all() -> None:
         backend.close()
 
 
-def connect(url: str, token: str | None = None, *, timeout: float | None = None) -> Backend:
+def connect(url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None) -> Backend:
     """A client of the backend at `url` (`http://…`, `unix:///…`); nothing is sent yet."""
-    return Backend(url, token, timeout=timeout)
+    return Backend(url, token, timeout=timeout, lease=lease)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from venvd import session_calls
+from venvd import leases, session_calls
 from venvd.arrays import array_of, bytes_of
 from venvd.background import AsyncBackground
 from venvd.errors import DeadlineExceeded, Unreachable
@@ -126,7 +126,7 @@ class AsyncSession(AsyncOperations):
         self.backend = backend
         self.name = name
         self.info = info
-        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy)
+        self._scope = Scope(backend, name, backend.timeout, backend.make_proxy, backend.lease)
 
     def __repr__(self) -> str:
         return f"<venvd session {self.name!r} of {self.backend.url}>"
@@ -205,12 +205,16 @@ class AsyncSessions:
 class AsyncBackend(AsyncOperations):
     """A client of one backend, for one event loop; the arguments are those of `venvd.session.Backend`."""
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+    ) -> None:
         self.timeout = timeout
+        self.lease = leases.checked(lease)
         self.url = url
         self._transport: AsyncTransport = open_async_transport(url, token)
         self._releaser = AsyncReleaser(self._dispose)
-        self._scope = Scope(self, None, timeout, self.make_proxy)
+        self._scope = Scope(self, None, timeout, self.make_proxy, lease)
+        self._keeper = None if lease is None else leases.AsyncKeeper(lease, self._releaser, self._transport.call)
 
     def __repr__(self) -> str:
         return f"<venvd backend {self.url}>"
@@ -225,6 +229,8 @@ class AsyncBackend(AsyncOperations):
 
     async def close(self) -> None:
         """Release every handle and close the connections."""
+        if self._keeper is not None:
+            await self._keeper.stop()
         await self._releaser.close()
         await self._transport.close()
 
@@ -259,12 +265,16 @@ class AsyncBackend(AsyncOperations):
     def make_proxy(self, scope: Scope, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
         proxy = AsyncRemoteObject(scope, handle, type_name)
         self._releaser.watch(proxy, scope.session, handle)
+        if self._keeper is not None:
+            self._keeper.start()
         return proxy
 
     async def _dispose(self, session: str | None, handles: list[str], timeout: float) -> None:
         await self.run_call(session_calls.dispose(session, handles, timeout))
 
 
-def connect_async(url: str, token: str | None = None, *, timeout: float | None = None) -> AsyncBackend:
+def connect_async(
+    url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+) -> AsyncBackend:
     """A client of the backend at `url` for asyncio; nothing is sent yet."""
-    return AsyncBackend(url, token, timeout=timeout)
+    return AsyncBackend(url, token, timeout=timeout, lease=lease)

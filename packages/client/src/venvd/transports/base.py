@@ -28,6 +28,7 @@ class Call(Generic[T]):
         timeout: seconds that the call may run; null is the backend's default.
         repeatable: whether sending it twice does no harm.
         received: bytes of the reply, once it is there.
+        lease: seconds for which handles that the call makes live unless they are used; null is as long as the session.
         body: bytes that the request carries beside its JSON. Those of a reply stand in its JSON as `attached`.
     """
 
@@ -39,6 +40,7 @@ class Call(Generic[T]):
     repeatable: bool = False
     received: int = 0
     body: bytes | None = None
+    lease: float | None = None
 
     @property
     def patience(self) -> float | None:

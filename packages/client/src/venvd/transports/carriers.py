@@ -135,6 +135,7 @@ class Carrier:
             "payload": payload,
             "session": call.session,
             "timeout": call.timeout,
+            "lease": call.lease,
             "token": self._token,
         }
         return {name: value for name, value in fields.items() if value is not None}

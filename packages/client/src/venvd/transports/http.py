@@ -154,6 +154,8 @@ class HttpWire:
         start = self._heads.get((call.command, call.session))
         if start is None or stream:
             start = self._head(call, stream=stream)
+        if call.lease is not None:
+            start += b"X-Venvd-Lease: %s\r\n" % repr(float(call.lease)).encode("ascii")
         if call.timeout is not None:
             start += b"X-Venvd-Timeout: %s\r\n" % repr(float(call.timeout)).encode("ascii")
         body = _body(call)

@@ -54,6 +54,8 @@ class PipeWire:
         message: dict[str, Any] = {"id": 1, "command": call.command, "payload": call.payload, "values": "tagged"}
         if call.session is not None:
             message["session"] = call.session
+        if call.lease is not None:
+            message["lease"] = call.lease
         if call.timeout is not None:
             message["timeout"] = call.timeout
         if self.token:

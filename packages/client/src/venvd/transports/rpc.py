@@ -65,6 +65,7 @@ class RpcWire:
             payload_json=payload,
             session=call.session,
             timeout=call.timeout,
+            lease=call.lease,
             values="tagged",
             stream=stream,
             attachments=[] if call.body is None else [call.body],
