@@ -7,6 +7,7 @@ whole attachments. Source of the rules: CONTRACT, "Pipe".
 from __future__ import annotations
 
 import json
+from json import encoder
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.errors import InvalidRequest, TooLarge
@@ -136,7 +137,19 @@ def attachment_sizes(announced: Any) -> List[int]:
     return announced
 
 
-_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+def _dumper() -> Callable[[Any], str]:
+    """What `JSONEncoder.encode` does, without making its C part anew for every call."""
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+    make = getattr(encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    chunks = make(None, plain.default, encoder.encode_basestring, None, ":", ",", False, False, False)
+    join = "".join
+    return lambda value: join(chunks(value, 0))
+
+
+dump: Callable[[Any], str] = _dumper()
+"""A value as JSON without white space; raises ValueError, TypeError or RecursionError where it has no such form."""
 
 
 def dump_line(message: Dict[str, Any], attachments: Sequence[bytes] = ()) -> bytes:
@@ -147,5 +160,5 @@ def dump_line(message: Dict[str, Any], attachments: Sequence[bytes] = ()) -> byt
     """
     if attachments:
         message = dict(message, attachments=[len(part) for part in attachments])
-    line = _dumps(message).encode("utf-8") + b"\n"
+    line = dump(message).encode("utf-8") + b"\n"
     return b"".join((line, *attachments)) if attachments else line

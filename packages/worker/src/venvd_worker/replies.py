@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from json import encoder
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from venvd_contract.errors import InvalidRequest, LimitExceeded, VenvdError
-from venvd_contract.framing import MAX_LINE, dump_line
+from venvd_contract.framing import MAX_LINE, dump, dump_line
 from venvd_worker.slots import MOST_ID_BYTES
 
 _ROOM = 1024
@@ -29,20 +28,6 @@ class Package(NamedTuple):
 
 
 Reply = Union[bytes, Package]
-
-
-def _encoding() -> Callable[[Any], str]:
-    """What `JSONEncoder.encode` does, without making its C part anew for every call."""
-    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
-    make = getattr(encoder, "c_make_encoder", None)
-    if make is None:
-        return plain.encode
-    chunks = make(None, plain.default, encoder.encode_basestring, None, ":", ",", False, False, False)
-    join = "".join
-    return lambda value: join(chunks(value, 0))
-
-
-_encode = _encoding()
 
 
 def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
@@ -69,7 +54,7 @@ def result_line(begin: bytes, result: Any, limit: Optional[int]) -> bytes:
     Raises:
         LimitExceeded: the result is larger than `limit` bytes, or than a line may be.
     """
-    data = _encode(result).encode("utf-8")
+    data = dump(result).encode("utf-8")
     if limit is not None and len(data) > limit:
         raise LimitExceeded("the result takes {} bytes as JSON: resultBytes is {}".format(len(data), limit))
     if len(data) > MAX_LINE - _ROOM:

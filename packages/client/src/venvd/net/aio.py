@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, reader: Reader, exc: Exception | None) -> Exception | None:
         if not reader.started and not self.fresh:
-            return _GoneError()
+            return GoneError()
         if exc is not None or not reader.started:
             reason = f": {exc}" if exc else ""
             return Unavailable(f"{self._endpoint.url} closed the connection without a whole answer{reason}")
@@ -146,7 +146,31 @@ async def _unix_socket(path: str) -> socket.socket:
         raise
 
 
-class _GoneError(Exception):
+async def connected(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
+    """A connection to `endpoint`.
+
+    Raises:
+        Unreachable, DeadlineExceeded: nothing answers there, or not in time.
+    """
+    left = remaining(deadline, endpoint)
+    wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
+
+    def factory() -> Connection:
+        return Connection(endpoint, loop)
+
+    try:
+        async with asyncio.timeout(wait):
+            if endpoint.path is not None:
+                return (await loop.create_unix_connection(factory, sock=await _unix_socket(endpoint.path)))[1]
+            return (await loop.create_connection(factory, endpoint.host, endpoint.port, ssl=endpoint.tls()))[1]
+    except TimeoutError:
+        remaining(deadline, endpoint)
+        raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+
+
+class GoneError(Exception):
     """The peer closed a connection that had been idle before it answered anything."""
 
 
@@ -193,7 +217,7 @@ class Pool:
             try:
                 connection.send(exchange, streaming=streaming)
                 await connection.wait(deadline)
-            except _GoneError:
+            except GoneError:
                 self._drop()
                 if not exchange.repeatable:
                     raise Unavailable(
@@ -216,26 +240,7 @@ class Pool:
             connection = self._idle.pop()
             if not connection.lost:
                 return connection
-        return await self._open(loop, deadline)
-
-    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
-        endpoint = self.endpoint
-        left = remaining(deadline, endpoint)
-        wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
-
-        def factory() -> Connection:
-            return Connection(endpoint, loop)
-
-        try:
-            async with asyncio.timeout(wait):
-                if endpoint.path is not None:
-                    return (await loop.create_unix_connection(factory, sock=await _unix_socket(endpoint.path)))[1]
-                return (await loop.create_connection(factory, endpoint.host, endpoint.port, ssl=endpoint.tls()))[1]
-        except TimeoutError:
-            remaining(deadline, endpoint)
-            raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+        return await connected(self.endpoint, loop, deadline)
 
     def _put(self, connection: Connection) -> None:
         if connection.finish() and not self._closed and len(self._idle) < _MAX_IDLE:

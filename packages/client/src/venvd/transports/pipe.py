@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any, TypeVar
 
 from venvd.errors import BadReply, InvalidRequest, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.lines import LineReader
+from venvd.transports import attached
 from venvd.transports.base import Call, Event
 from venvd.transports.carriers import Abort, Carriers
+from venvd.transports.direct import Attached
+from venvd.transports.direct_async import AsyncAttached
 from venvd.transports.wired import AsyncWiredTransport, WiredTransport
 from venvd_contract.arrays import Header
 from venvd_contract.framing import dump_line
@@ -73,11 +77,35 @@ class PipeWire:
 
 
 class PipeTransport(WiredTransport):
-    """Calls as lines, arrays on connections of their own."""
+    """Calls as lines, to their session directly where the backend offers that; arrays on connections of their own."""
 
     def __init__(self, wire: PipeWire) -> None:
         super().__init__(wire)
         self._carriers = Carriers(wire.endpoint, wire.token)
+        self._attached = Attached(wire.endpoint, wire.token)
+
+    def call(self, call: Call[T]) -> T:
+        reply = self._attached.call(call)
+        if reply is not None:
+            return call.finish(attached.result(reply))
+        if not attached.ends_state(call):
+            return super().call(call)
+        self._attached.forget(call.payload["id"])
+        try:
+            return super().call(call)
+        finally:
+            self._attached.forget(call.payload["id"])
+
+    def stream(self, call: Call[Any]) -> Iterator[Event]:
+        reader = PipeReply()
+        arrivals = self._attached.stream(call, reader)
+        if arrivals is None:
+            yield from super().stream(call)
+            return
+        with closing(arrivals):  # type: ignore[type-var]
+            for _ in arrivals:
+                yield from reader.events()
+        yield Event("result", call.finish(reader.result()))
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         return self._carriers.get(call)
@@ -87,6 +115,7 @@ class PipeTransport(WiredTransport):
 
     def close(self) -> None:
         self._carriers.close()
+        self._attached.close()
         super().close()
 
 
@@ -96,6 +125,32 @@ class AsyncPipeTransport(AsyncWiredTransport):
     def __init__(self, wire: PipeWire) -> None:
         super().__init__(wire)
         self._carriers = Carriers(wire.endpoint, wire.token)
+        self._attached = AsyncAttached(wire.endpoint, wire.token)
+
+    async def call(self, call: Call[T]) -> T:
+        reply = await self._attached.call(call)
+        if reply is not None:
+            return call.finish(attached.result(reply))
+        if not attached.ends_state(call):
+            return await super().call(call)
+        self._attached.forget(call.payload["id"])
+        try:
+            return await super().call(call)
+        finally:
+            self._attached.forget(call.payload["id"])
+
+    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+        reader = PipeReply()
+        arrivals = await self._attached.stream(call, reader)
+        if arrivals is None:
+            async for event in super().stream(call):
+                yield event
+            return
+        async with aclosing(arrivals):  # type: ignore[type-var]
+            async for _ in arrivals:
+                for event in reader.events():
+                    yield event
+        yield Event("result", call.finish(reader.result()))
 
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         abort = Abort()
@@ -107,6 +162,7 @@ class AsyncPipeTransport(AsyncWiredTransport):
 
     async def close(self) -> None:
         self._carriers.close()
+        self._attached.close()
         await super().close()
 
 

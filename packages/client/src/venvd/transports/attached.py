@@ -1,0 +1,201 @@
+"""Connections that a session answers itself, without the server in between: `session.attach` of the contract.
+
+What the two kinds of client have in common: which calls go there, what a loss means, and when not to try.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, Generic, Protocol, TypeVar
+
+from venvd.errors import BadReply, InvalidRequest, SessionLost, decoded
+from venvd.transports.base import Call
+from venvd_contract.framing import dump, dump_line
+from venvd_contract.operations import ATTACH, BY_COMMAND
+
+_MOST = 8
+"""Direct connections of one client to one session; it runs one call at a time, so that more would help nobody."""
+_TRY_AGAIN = 1.0
+"""Seconds after which a session is asked again that took no further direct client."""
+_NEVER = ("not_implemented", "invalid_request")
+"""Codes of a backend that takes no direct clients."""
+
+
+class Connection(Protocol):
+    def close(self) -> None: ...
+
+
+ConnectionType = TypeVar("ConnectionType", bound=Connection)
+
+
+class Line(Generic[ConnectionType]):
+    """The direct connections of one client to one session.
+
+    Attributes:
+        idle: those that carry no call.
+        count: how many there are; never more than `_MOST`.
+        lost: the session lost its state, and nobody was told yet.
+    """
+
+    def __init__(self) -> None:
+        self.idle: deque[ConnectionType] = deque()
+        self.count = 0
+        self.lost = False
+        self.not_before = 0.0
+        self._lock = threading.Lock()
+
+    def take_place(self) -> bool:
+        """Whether one more connection may be made; who makes it gives the place back with `give_up`."""
+        with self._lock:
+            if self.count >= _MOST or time.monotonic() < self.not_before:
+                return False
+            self.count += 1
+            return True
+
+    def give_up(self, connection: ConnectionType | None) -> None:
+        """One connection is of no use any more."""
+        with self._lock:
+            self.count -= 1
+        if connection is not None:
+            connection.close()
+
+    def drop(self) -> None:
+        """Close what is idle: the process behind it is gone."""
+        while self.idle:
+            try:
+                self.give_up(self.idle.pop())
+            except IndexError:
+                return
+
+    def ended(self, *, told: bool) -> None:
+        """The process behind it has ended; `told`: somebody is being told so by an error."""
+        self.lost = not told
+        self.drop()
+
+
+class Lines(Generic[ConnectionType]):
+    """The direct connections of one client, by session."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+        self._lines: dict[str | None, Line[ConnectionType]] = {}
+        self._offered = True
+        self.closed = False
+
+    def of(self, call: Call[Any]) -> Line[ConnectionType] | None:
+        """Where a call may go directly; None where the server answers it.
+
+        The first call of a session takes the server's connection: many clients make no second one.
+
+        Raises:
+            SessionLost: the session lost its state since the last call, once.
+        """
+        line = self._lines.get(call.session)
+        if line is None:
+            if self._offered and goes_directly(call):
+                self._lines.setdefault(call.session, Line())
+            return None
+        if not self._offered or not goes_directly(call):
+            return None
+        if line.lost and not call.repeatable:
+            line.lost = False
+            raise lost(call)
+        return line
+
+    def greeting(self, call: Call[Any]) -> bytes:
+        """The first line of a connection to the call's session."""
+        message: dict[str, Any] = {"id": 0, "command": ATTACH, "payload": {"id": call.session}}
+        if self._token:
+            message["token"] = self._token
+        return dump_line(message)
+
+    def refused(self, line: Line[ConnectionType], reply: dict[str, Any]) -> bool:
+        """Whether this is no welcome; the server's connection is used then, which says what is wrong, if anything."""
+        if "error" not in reply:
+            return False
+        if reply.get("code") in _NEVER:
+            self._offered = False
+        line.not_before = time.monotonic() + _TRY_AGAIN
+        return True
+
+    def forget(self, session: str | None) -> None:
+        """Report no loss: it is this client that ends the session's process."""
+        for name in (session, None) if session == "default" else (session,):
+            line = self._lines.get(name)
+            if line is not None:
+                line.lost = False
+                line.drop()
+
+    def close(self) -> None:
+        self.closed = True
+        self.clear()
+
+    def clear(self) -> None:
+        """Close what is idle and know nothing of it any more: it belongs to a parent process, say."""
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            line.drop()
+
+
+class RepeatError(Exception):
+    """The connection ended without an answer to a call that does no harm when it is sent twice."""
+
+
+_DIRECT = frozenset(command for command, operation in BY_COMMAND.items() if operation.served_by == "session")
+
+
+def goes_directly(call: Call[Any]) -> bool:
+    return call.command in _DIRECT
+
+
+def ends_state(call: Call[Any]) -> bool:
+    """Whether the call replaces or ends a session's process."""
+    return call.command in {"session.reset", "session.delete"}
+
+
+def lost(call: Call[Any]) -> SessionLost:
+    name = "default" if call.session is None else call.session
+    return SessionLost(
+        f'the process of the session "{name}" ended or was replaced since the last call: what was defined and held in '
+        "it is gone, and this call was not begun",
+        state_lost=True,
+    )
+
+
+def cut(call: Call[Any]) -> SessionLost:
+    """A direct connection ended with no answer: only the end of its process does that."""
+    name = "default" if call.session is None else call.session
+    return SessionLost(
+        f'the process of the session "{name}" ended or was replaced before it answered: its state is lost, and the '
+        "call may have run",
+        state_lost=True,
+    )
+
+
+def request(call: Call[Any], *, stream: bool) -> bytes:
+    """The line of a call; the connection stands for session and token.
+
+    Raises:
+        InvalidRequest: something in it has no JSON form.
+    """
+    message: dict[str, Any] = {"id": 1, "command": call.command, "values": "tagged", "payload": call.payload}
+    if call.timeout is not None:
+        message["timeout"] = call.timeout
+    if stream:
+        message["stream"] = True
+    try:
+        return dump(message).encode() + b"\n"
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
+
+
+def result(reply: dict[str, Any]) -> Any:
+    """The JSON of the result; raises the error that the session answered."""
+    if "error" in reply:
+        raise decoded(reply)
+    try:
+        return reply["result"]
+    except KeyError:
+        raise BadReply('the reply has neither "result" nor "error"') from None
