@@ -27,9 +27,9 @@ import pytest
 import venvd
 from venvd import launch
 from venvd_contract import resources
-from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, UserError, VenvdError
+from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Unimplemented, UserError, VenvdError
 from venvd_contract.framing import dump_line, parse_line
-from venvd_contract.operations import OPERATIONS, checked
+from venvd_contract.operations import ATTACH, OPERATIONS, checked
 from venvd_contract.resources import VenvSpec
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
@@ -256,6 +256,8 @@ def pipe_handler(interpreter: Interpreter) -> type[socketserver.StreamRequestHan
                 try:
                     if message["command"] != "ping" and message.get("token") != TOKEN:
                         raise Unauthenticated("who are you?")
+                    if message["command"] == ATTACH:
+                        raise Unimplemented("there are no direct connections here")
                     found = interpreter.answer(
                         message["command"], message.get("payload"), message.get("session"), message.get("timeout")
                     )

@@ -223,6 +223,10 @@ class Sessions:
 class Backend(Operations):
     """A client of one backend; any thread may use it.
 
+    Over a pipe, sessions answer it themselves, on connections of their own; what concerns sessions goes another way, so
+    that `interrupt` works while a call runs. Such a client notices that a session's process has ended or was replaced,
+    other than by its own `reset`: the call that ran, or else the next one, raises `SessionLost`, once.
+
     Args:
         url: `http://host:port` or `unix:///path`.
         token: what the backend asks for.
