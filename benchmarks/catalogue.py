@@ -6,8 +6,8 @@ from benchmarks.clients import arrays, lean, load, other, peers, rpc, sdk, sessi
 from benchmarks.figure import Backend, Figure, Program, Side
 
 UNIX_ECHO = Side(lean.unix_echo, Program("benchmarks.floors.unix_echo"))
-ASGI = Program("benchmarks.floors.asgi")
-GRPC = Program("benchmarks.floors.rpc")
+ASGI = Program("benchmarks.floors.asgi", Backend("http"))
+GRPC = Program("benchmarks.floors.rpc", Backend("rpc"))
 LINES = Program("benchmarks.floors.lines")
 NUMERIC = ["numpy", "pandas"]
 SIZE = 100

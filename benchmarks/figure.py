@@ -43,10 +43,16 @@ class Backend:
 
 @dataclass(frozen=True)
 class Program:
-    """A program of this package that prints its address: a module's name and its arguments."""
+    """A program of this package that prints its address.
+
+    Attributes:
+        module: its name.
+        beside: on Docker it runs in the server image of this backend, on the same network: the same CPython, the same
+            libraries, the same way there. Such a program takes a host and a port, and nothing else of this package.
+    """
 
     module: str
-    arguments: tuple[str, ...] = ()
+    beside: Backend | None = None
 
 
 @dataclass(frozen=True)

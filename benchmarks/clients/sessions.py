@@ -18,7 +18,7 @@ from benchmarks.clients.sdk import wanted
 from benchmarks.clients.timing import MILLI
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
-REST = 0.15
+REST = 0.3
 """Seconds between two new sessions, in which the forks made ahead are made anew."""
 PRELOADED = "all(name in __import__('sys').modules for name in {modules!r})"
 TOGETHER = 4

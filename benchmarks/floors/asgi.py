@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 import uvicorn
@@ -34,10 +35,11 @@ async def _stream(size: int, send: Any) -> None:
 
 
 def main() -> None:
+    host, port = sys.argv[1:] or ("127.0.0.1", "0")
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, int(port)))
     listener.listen(1024)
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
     options = {"lifespan": "off", "access_log": False, "log_level": "warning", "timeout_keep_alive": 600}
     uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", **options)).run([listener])
 

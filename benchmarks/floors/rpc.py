@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -37,9 +38,10 @@ HANDLERS = {
 async def main() -> None:
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, HANDLERS),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    host, wanted = sys.argv[1:] or ("127.0.0.1", "0")
+    port = server.add_insecure_port(f"{host}:{wanted}")
     await server.start()
-    print(f"grpc://127.0.0.1:{port}", flush=True)
+    print(f"grpc://{host}:{port}", flush=True)
     await server.wait_for_termination()
 
 
