@@ -68,7 +68,7 @@ class Arrays:
         except BaseException:
             self._segments.give_back([segment.name])
             raise
-        return Parcel({**source.header.fields(), "segment": segment.name, "size": segment.size}, (), segment)
+        return self._parcel(source.header, segment, peer)
 
     # ---- in
 
@@ -97,7 +97,7 @@ class Arrays:
         segment = self._lend(max(1, head.nbytes), peer)
         self._rooms = {name: meant for name, meant in self._rooms.items() if self._segments.is_lent(name)}
         self._rooms[segment.name] = head
-        return Parcel({**head.fields(), "segment": segment.name, "size": segment.size}, (), segment)
+        return self._parcel(head, segment, peer)
 
     def adopt(self, head: Header, name: str, peer: Peer) -> Any:
         """The array that `peer` has written into the segment that it was lent."""
@@ -110,7 +110,12 @@ class Arrays:
             self.release([name], peer)
             raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
         _numpy("array.put")
-        return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
+        if not self._segments.crowded:
+            return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
+        try:
+            return _array(head, bytearray(memoryview(segment.map)[: head.nbytes]))
+        finally:
+            self.release([name], peer)
 
     def told(self, what: Any) -> None:
         """A line of the server's: names of segments that are `free` again, or that nobody may use any more."""
@@ -124,6 +129,13 @@ class Arrays:
         self._interrupts.shield(lambda: self._segments.give_back(its))
 
     # ---- inside
+
+    def _parcel(self, head: Header, segment: Segment, peer: Peer) -> Parcel:
+        result = {**head.fields(), "segment": segment.name, "size": segment.size}
+        gone = self._segments.gone(peer)
+        if gone:
+            result["gone"] = gone
+        return Parcel(result, (), segment)
 
     def _lend(self, size: int, peer: Peer) -> Segment:
         return self._interrupts.shield(lambda: self._segments.lend(size, peer))

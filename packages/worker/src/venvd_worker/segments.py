@@ -118,7 +118,7 @@ class Segments:
 
     def __init__(self, most: Optional[int], gone: Callable[[List[str]], None]) -> None:
         self._most = most
-        self._gone = gone
+        self._tell_gone = gone
         self._all: Dict[str, Segment] = {}
         self._idle: List[Segment] = []
         self._lent: Dict[str, Peer] = {}
@@ -164,11 +164,22 @@ class Segments:
         """Whoever had these is gone, and may still look at them: they are never lent again."""
         self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are in use that further arrays had better not stay in theirs."""
+        return len(self._all) - len(self._idle) > MOST // 2
+
     def is_lent(self, name: str) -> bool:
         return name in self._lent
 
     def lent_to(self, peer: Peer) -> List[str]:
         return [name for name, holder in self._lent.items() if holder is peer]
+
+    def gone(self, peer: Peer) -> List[str]:
+        """What `peer` knows and will not see again, told once."""
+        names = [name for name in peer.known if name not in self._all]
+        peer.known.difference_update(names)
+        return names
 
     def expire(self) -> Optional[float]:
         """Drop what has been idle for long; seconds until there may be more to drop, None where there is nothing."""
@@ -223,4 +234,4 @@ class Segments:
             del self._all[segment.name]
             segment.close()
         if segments:
-            self._gone([segment.name for segment in segments])
+            self._tell_gone([segment.name for segment in segments])
