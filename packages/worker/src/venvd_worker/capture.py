@@ -45,6 +45,11 @@ class Capture:
         """The ends of the pipes to read from, while an `exec` runs."""
         return self._pipes
 
+    def close(self) -> None:
+        """Give up the worker host's log."""
+        for descriptor in self._log.values():
+            os.close(descriptor)
+
     @property
     def error_log(self) -> int:
         return self._log["stderr"]

@@ -16,10 +16,15 @@ def is_session() -> bool:
     return os.getpid() == _session
 
 
-def guard(descriptors: Callable[[], Sequence[int]]) -> None:
-    """From now on a forked child loses the `descriptors` of the session and gets Python's own signal handlers."""
+def claim() -> None:
+    """Say that the session is this process, and no fork of it."""
     global _session  # noqa: PLW0603 - there is one session in a process
     _session = os.getpid()
+
+
+def guard(descriptors: Callable[[], Sequence[int]]) -> None:
+    """From now on a forked child loses the `descriptors` of the session and gets Python's own signal handlers."""
+    claim()
 
     def in_child() -> None:
         for descriptor in descriptors():

@@ -23,7 +23,7 @@ _LONGEST_WAIT = 40.0
 """Seconds that the first sessions wait for the first zygote; after them they start by exec."""
 _FORK_WITHIN = 10.0
 _PROBE_WITHIN = 15.0
-_QUIET = 0.01
+_QUIET = 0.03
 """Seconds without a start before a fork is made ahead: it takes its time from nobody who waits."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _LONG_LIFE = 60.0

@@ -27,11 +27,12 @@ from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.operations import Operations, Parts
 from venvd_worker.segments import Segments, Server
-from venvd_worker.slots import Memory, Slot
+from venvd_worker.slots import SIZE, Memory, Slot
 from venvd_worker.streams import Stream
 
 _OWN = ("venvd_contract", "venvd_worker")
 _NAME = "venvd-session"
+_REHEARSED = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
 _OOM_SCORE = 900
 """Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
 
@@ -50,6 +51,7 @@ def run(own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> NoR
     kernel.adopt_orphans()
     yield_memory(_OOM_SCORE)
     session = Session(own, config, descriptors)
+    session.take_over(config)
     try:
         session.serve()
     finally:
@@ -57,8 +59,29 @@ def run(own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> NoR
         os._exit(session.status)
 
 
+def rehearse(files: str) -> None:
+    """Be a session for one call, and leave nothing of it.
+
+    What a fork writes to for the first time is copied, page by page; now nobody waits for that.
+    """
+    forks.claim()
+    mine, its = control.pair()
+    stream, session_end = socket.socketpair()
+    slots = os.memfd_create("venvd-rehearsal")
+    os.ftruncate(slots, SIZE)
+    config = {"limits": {}, "slots": 1, "slot": 0, "files": files}
+    session = Session(Control(its), config, [session_end.detach(), slots])
+    stream.sendall(_REHEARSED)
+    stream.shutdown(socket.SHUT_WR)
+    session.take_streams()
+    session.serve()
+    stream.close()
+    mine.close()
+    session.close()
+
+
 class Session:
-    """Answers requests until the server or the warden is gone."""
+    """Answers requests until the server or the warden is gone; the process is all its own once it has taken over."""
 
     def __init__(self, own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
         self.status = 1
@@ -71,28 +94,42 @@ class Session:
         self._epoll = _lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
+
+    def take_over(self, config: Dict[str, Any]) -> None:
+        """Put in place what there is one of in a process: `__main__`, handlers of signals, streams, limits."""
+        sys.modules["__main__"] = self._interpreter.main
+        builtins.input = _no_input
+        builtins.display = self._operations.display  # type: ignore[attr-defined]
+        self._interrupts.install()
+        self.take_streams()
         _prepare_path(config)
         forks.guard(self._protected)
         self._guard.apply()
 
+    def take_streams(self) -> None:
+        """Give Python streams of its own over descriptors 1 and 2."""
+        sys.stdout = sys.stderr = None
+        self._capture.bind_streams()
+        faulthandler.enable(file=self._capture.error_log)
+
+    def close(self) -> None:
+        """Close what is not closed with the objects that hold it."""
+        self._capture.close()
+        os.close(self._descriptors[-1])
+
     def _compose(self, config: Dict[str, Any]) -> None:
         limits = Limits(**config["limits"])
-        interrupts = Interrupts(self._slot)
+        self._interrupts = interrupts = Interrupts(self._slot)
         self._guard = Guard(limits)
         self._capture = Capture(self._leave_pipe)
         handles = Handles(limits.handles)
-        interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
+        self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
         self._segments = Segments(limits.memoryBytes, self._server.forget)
-        operations = Operations(
+        self._operations = operations = Operations(
             Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
         )
         calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
         self._desk = Desk(self._epoll, self._stream, calls, self._slot, self._segments)
-        sys.modules["__main__"] = interpreter.main
-        builtins.input = _no_input
-        builtins.display = operations.display  # type: ignore[attr-defined]
-        interrupts.install()
-        _renew_streams(self._capture)
 
     def _protected(self) -> List[int]:
         captured = self._capture.descriptors.values()
@@ -175,12 +212,6 @@ def seclude() -> None:
             if isinstance(value, ModuleType) and value not in (sys, builtins) and value.__name__ not in own:
                 setattr(module, name, SimpleNamespace(**vars(value)))
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "__main__"]
-
-
-def _renew_streams(capture: Capture) -> None:
-    sys.stdout = sys.stderr = None
-    capture.bind_streams()
-    faulthandler.enable(file=capture.error_log)
 
 
 def _no_input(_prompt: object = "") -> NoReturn:

@@ -116,6 +116,7 @@ class Zygote:
             own = Control(socket.socket(fileno=lift(packet.descriptors[0])))
             gc.enable()
             _part()
+            _rehearse()
             if packet.message["probe"]:
                 _probe()
                 own.send({"probed": True})
@@ -145,6 +146,13 @@ def _part() -> None:
     files = sys.modules.get("tempfile")
     if files is not None:
         files.tempdir = None  # type: ignore[attr-defined]
+
+
+def _rehearse() -> None:
+    session.rehearse(os.getcwd())
+    env = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
 
 
 def _probe() -> None:
