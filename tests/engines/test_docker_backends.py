@@ -155,6 +155,30 @@ def test_an_owner_in_a_network_reaches_servers_by_name(docker_bench: Bench, dock
         docker("network", "rm", network)
 
 
+def test_a_directory_that_is_mounted_stays_over_a_restart(docker_bench: Bench, docker_image: Image) -> None:
+    """A client in a container finds the sockets of the next launch where those of the last were; the end takes all."""
+    engine, launch = docker_bench.engine, docker_bench.launch(docker_image, "pipe")
+    engine.prepare("pipe", Quiet())
+    first = engine.start(launch, Quiet())
+    directory = docker_bench.settings.run_dir / str(launch.socket_name)
+    wait_ready(first.probe_url)
+    look = ["sh", "-c", "while ! test -e /sockets/again; do sleep 0.1; done; ls /sockets"]
+    home = f"dev.venvd.home={docker_bench.settings.home_id}"
+    client = docker("run", "-d", f"--label={home}", f"--volume={directory}:/sockets", docker_image.ref, *look).strip()
+    try:
+        engine.destroy(first, again=True)
+        assert list(directory.iterdir()) == []
+        second = engine.start(replace(launch, id=secrets.token_hex(6)), Quiet())
+        wait_ready(second.probe_url)
+        (directory / "again").touch()
+        docker("wait", client)
+        assert docker("logs", client).split() == ["again", "http.sock", "pipe.sock"]
+        engine.destroy(second)
+        assert not directory.exists()
+    finally:
+        docker("rm", "--force", client)
+
+
 def test_a_port_that_only_the_engine_sees_taken_is_passed_over(docker_bench: Bench, docker_image: Image) -> None:
     """An owner in a container cannot look at the host's ports: what the engine refuses is left for the next one."""
     network = f"venvd-test-{secrets.token_hex(4)}"
@@ -231,6 +255,11 @@ def test_an_unprivileged_owner_has_its_directories_made(
         made = directories.make("mine", OPEN, docker_image.ref)
     found = made.stat()
     assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (NOBODY, 10000, oct(OPEN))
+    (made / "left.sock").touch()
+    os.chown(made / "left.sock", 10001, 10000)
+    with unprivileged():
+        directories.remove("mine", docker_image.ref, keep=True)
+    assert list(made.iterdir()) == []
     (made / "left.sock").touch()
     os.chown(made / "left.sock", 10001, 10000)
     with unprivileged():

@@ -183,7 +183,7 @@ class MemoryEngine:
     def stop(self, handle: Handle, grace: float) -> None:
         self._step("stop")
 
-    def destroy(self, handle: Handle) -> None:
+    def destroy(self, handle: Handle, *, again: bool = False) -> None:
         self._step("destroy")
         if part := self.launches.pop(handle.launch_id, None):
             part.close()

@@ -255,8 +255,10 @@ class Engine(Protocol):
     def stop(self, handle: Handle, grace: float) -> None:
         """Stop both parts within `grace` seconds."""
 
-    def destroy(self, handle: Handle) -> None:
-        """Remove everything of the backend."""
+    def destroy(self, handle: Handle, *, again: bool = False) -> None:
+        """Remove everything of the backend; with `again`, which says that it is about to be started anew, but for the
+        directory of its sockets, which clients in containers have mounted.
+        """
 
     def destroy_owned(self, owned: Owned) -> None:
         """Remove everything of a backend that `list_owned` found, whole or not."""

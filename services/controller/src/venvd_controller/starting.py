@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict
 
@@ -15,7 +16,7 @@ from venvd_controller.images import Images
 from venvd_controller.operations import Kind, Operations, Run
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import Engine, Handle, Owned
+from venvd_engines.engine import Engine, Handle, Image, Owned
 
 _PROBE_SECONDS = 0.05
 _INSPECT_SECONDS = 0.3
@@ -70,7 +71,16 @@ class Starter:
         run.phase("server")
         self._engine.prepare(row.spec["type"], run)
         run.check()
-        self._clear(row)
+        before = self._clear(row)
+        try:
+            self._launch(row, image, run)
+        except BaseException:
+            if before is not None:
+                with contextlib.suppress(VenvdError):
+                    self._engine.destroy(before)  # also what was kept for a launch that there is not
+            raise
+
+    def _launch(self, row: BackendRow, image: Image, run: Run) -> None:
         launching.check_socket_dir(spec_of(row), self._settings.sockets)
         env = launching.server_env(row, self._backends, self._settings, self._engine.name)
         venv = self._venvs.get(row.venv).spec
@@ -86,15 +96,16 @@ class Starter:
     def _owned(self, row: BackendRow) -> Owned | None:
         return next((found for found in self._engine.list_owned() if found.launch_id == row.launch), None)
 
-    def _clear(self, row: BackendRow) -> None:
-        """End what runs of it, also what a killed controller had only begun."""
-        if row.handle is not None:
-            handle = Handle(**row.handle)
+    def _clear(self, row: BackendRow) -> Handle | None:
+        """End what runs of it, also what a killed controller had only begun; the handle of what ran."""
+        handle = Handle(**row.handle) if row.handle is not None else None
+        if handle is not None:
             self._engine.stop(handle, self._settings.stop_grace)
-            self._engine.destroy(handle)
+            self._engine.destroy(handle, again=True)
         elif row.launch is not None and (owned := self._owned(row)) is not None:
             self._engine.destroy_owned(owned)
         self._backends.update(row.name, launch=None, handle=None)
+        return handle
 
     def _note_launch(self, row: BackendRow, handle: Handle) -> None:
         self._backends.update(row.name, handle=asdict(handle), url=handle.url, ports=launching.had(handle))

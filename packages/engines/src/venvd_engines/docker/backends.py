@@ -232,8 +232,8 @@ class Backends:
             with contextlib.suppress(docker.errors.NotFound):
                 self._site.api.stop(labels.part_name(handle.launch_id, part), timeout=math.floor(left))
 
-    def destroy(self, handle: Handle) -> None:
-        self._remove(handle.launch_id, handle.data.get("socket"), handle.data.get("image"))
+    def destroy(self, handle: Handle, *, again: bool = False) -> None:
+        self._remove(handle.launch_id, handle.data.get("socket"), handle.data.get("image"), again=again)
 
     def destroy_owned(self, owned: Owned) -> None:
         if owned.handle is not None:
@@ -241,7 +241,7 @@ class Backends:
         else:
             self._remove(owned.launch_id, None, None)
 
-    def _remove(self, launch_id: str, socket: str | None, image: str | None) -> None:
+    def _remove(self, launch_id: str, socket: str | None, image: str | None, *, again: bool = False) -> None:
         """Remove whatever there is of a launch, all of it even where a part resists."""
         works: list[Callable[[], object]] = [
             lambda: self._site.remove_container(labels.part_name(launch_id, labels.SERVER)),
@@ -253,7 +253,7 @@ class Backends:
         with contextlib.suppress(docker.errors.NotFound):
             self._site.api.remove_volume(labels.part_name(launch_id, labels.CHANNEL))
         if socket is not None and not self._site.api.containers(all=True, filters=self._site.filters(socket=socket)):
-            self._directories.remove(socket, image)
+            self._directories.remove(socket, image, keep=again)
         self._networks.release()
         if failures:
             raise failures[0]

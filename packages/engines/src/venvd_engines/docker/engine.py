@@ -109,8 +109,8 @@ class DockerEngine:
         self._backends.stop(handle, grace)
 
     @translated("remove the backend")
-    def destroy(self, handle: Handle) -> None:
-        self._backends.destroy(handle)
+    def destroy(self, handle: Handle, *, again: bool = False) -> None:
+        self._backends.destroy(handle, again=again)
 
     @translated("remove the backend")
     def destroy_owned(self, owned: Owned) -> None:

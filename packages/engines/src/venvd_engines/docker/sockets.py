@@ -38,8 +38,12 @@ os.chown(path, owner, group)
 os.chmod(path, mode)
 """
 _REMOVE = """
-import json, shutil, sys
-shutil.rmtree(json.loads(sys.argv[1])[0], ignore_errors=True)
+import json, os, shutil, sys
+path, keep = json.loads(sys.argv[1])
+for entry in os.scandir(path) if os.path.isdir(path) else ():
+    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+if not keep and os.path.isdir(path):
+    os.rmdir(path)
 """
 
 
@@ -75,16 +79,18 @@ class SocketDirectories:
             self._by_container(_MAKE, [f"{_PLACE}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
-    def remove(self, name: str, image: str | None) -> None:
+    def remove(self, name: str, image: str | None, *, keep: bool = False) -> None:
+        """Remove the directory with what is in it; with `keep` it stays, empty, for those who have it mounted."""
         path = self.path(name)
         try:
             self._empty(path)
             with contextlib.suppress(FileNotFoundError):
-                path.rmdir()
+                if not keep:
+                    path.rmdir()
         except PermissionError:
             if image is None:
                 raise
-            self._by_container(_REMOVE, [f"{_PLACE}/{name}"], image)
+            self._by_container(_REMOVE, [f"{_PLACE}/{name}", keep], image)
 
     @staticmethod
     def _empty(path: Path) -> None:

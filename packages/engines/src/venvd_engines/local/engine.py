@@ -116,7 +116,7 @@ class LocalEngine:
     def stop(self, handle: Handle, grace: float) -> None:
         self._launches.stop(handle.launch_id, grace)
 
-    def destroy(self, handle: Handle) -> None:
+    def destroy(self, handle: Handle, *, again: bool = False) -> None:  # noqa: ARG002 - clients name paths here
         self._launches.destroy(handle.launch_id)
 
     def destroy_owned(self, owned: Owned) -> None:
