@@ -459,3 +459,21 @@ def test_the_log_is_followed(site: Any) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(30)
     process.stdout.close()
+
+
+def test_files_go_and_come(cli: Cli, tmp_path: Path) -> None:
+    """Files are sent, listed, fetched and deleted, from and to stdin and stdout as well."""
+    here = tmp_path / "here.txt"
+    here.write_text("one")
+    assert "3 bytes" in cli("files", "put", str(here), "cli/").out
+    cli("files", "put", "-", "cli/two.txt", stdin="two")
+    assert [each["path"] for each in cli("files", "ls", "cli", "--json").json] == ["cli/here.txt", "cli/two.txt"]
+    assert "cli/two.txt" in cli("files", "ls", "-r").out
+    assert cli("files", "get", "cli/two.txt", "-").out == "two"
+    cli("files", "get", "cli/here.txt", str(tmp_path / "back.txt"))
+    assert (tmp_path / "back.txt").read_text() == "one"
+    cli("files", "rm", "cli", status=1)
+    cli("files", "rm", "-r", "cli")
+    assert "cli" in cli("files", "get", "cli/here.txt", "-", status=3).err
+    assert "missing" in cli("files", "put", str(tmp_path / "missing"), status=2).err
+    assert "nowhere" in cli("files", "ls", "--session", "nowhere", status=3).err

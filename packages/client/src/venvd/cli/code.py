@@ -35,7 +35,12 @@ class Code(Command):
 
 
 @contextlib.contextmanager
-def _session(state: State, *, backend: str | None, token: str | None, session: str | None) -> Iterator[Operations]:
+def reached(state: State, *, backend: str | None, token: str | None, session: str | None) -> Iterator[Operations]:
+    """The session that the options name.
+
+    Raises:
+        VenvdError: there is none, or it cannot be reached.
+    """
     url, known = (backend, None) if backend and "://" in backend else _known(state, backend)
     with venvd.connect(url, token or known) as connected:
         try:
@@ -89,7 +94,7 @@ def _shown(value: Any) -> str | None:
 @pass_state
 def eval_(state: State, /, code: str, timeout: float | None, **where: str | None) -> None:
     """Evaluate CODE (- is stdin) and print the value of its last expression."""
-    with _session(state, **where) as session:
+    with reached(state, **where) as session:
         value = session.eval(_text(code), timeout=timeout)
         state.show(_result(value), _shown(value))
 
@@ -98,7 +103,7 @@ def eval_(state: State, /, code: str, timeout: float | None, **where: str | None
 @pass_state
 def exec_(state: State, /, code: str, timeout: float | None, **where: str | None) -> None:
     """Run CODE (- is stdin) with its output as it comes; exit code 1 where it raises, sys.exit(0) apart."""
-    with _session(state, **where) as session:
+    with reached(state, **where) as session:
         output, streamed = _run(state, session, _text(code), timeout)
         if state.json:
             shown = dataclasses.asdict(dataclasses.replace(output, result=None))

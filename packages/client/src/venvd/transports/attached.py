@@ -183,6 +183,8 @@ def request(call: Call[Any], *, stream: bool) -> bytes:
     message: dict[str, Any] = {"id": 1, "command": call.command, "values": "tagged", "payload": call.payload}
     if call.timeout is not None:
         message["timeout"] = call.timeout
+    if call.lease is not None:
+        message["lease"] = call.lease
     if stream:
         message["stream"] = True
     try:
