@@ -108,12 +108,23 @@ class Connection(asyncio.Protocol):
         if intake is not None and intake.open and not self._reader.held and len(data) < intake.remaining:
             intake.take(data)
             return
+        message = self._reader.alone(data) if len(data) <= SMALL and self._is_open() else None
+        if message is not None:  # as it nearly always is: then it need not go through the buffer
+            self._begin(message)
+            if self._cost > SMALL:
+                self._account()
+            return
         limit = self._settings.max_held_bytes
         if self._host.held + len(data) > limit and self._held + len(data) > SMALL:
             self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
             return
         self._reader.feed(data)
         self._advance()
+
+    def _is_open(self) -> bool:
+        """Whether a request would be begun at once."""
+        held_up = self._paused or self._congested or self._intake is not None or self._handing is not None
+        return not held_up and len(self._calls) < self._settings.max_pipelined
 
     def eof_received(self) -> bool:
         self._peer_ended = True
@@ -297,7 +308,7 @@ class Connection(asyncio.Protocol):
             self._advance()
         elif self._ended:
             self._close_if_done()
-        else:
+        elif self._held or self._cost > SMALL:
             self._account()
 
     def _event(self, begin: bytes, turn: Turn | None, kind: str, data: Any) -> None:

@@ -74,6 +74,7 @@ class Reader:
 
     def __init__(self, max_line: int, max_attachment_bytes: int) -> None:
         self._buffer = Buffer(max_line)
+        self._max_line = max_line
         self._max_attachment_bytes = max_attachment_bytes
         self._unfinished: tuple[Message, list[int]] | None = None
 
@@ -89,6 +90,17 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         self._buffer.feed(data)
+
+    def alone(self, data: bytes) -> Message | None:
+        """The request that `data` is, where nothing else is there; None where it has to be fed."""
+        if data.find(b"\n") != len(data) - 1 or len(data) > self._max_line or self.midway:
+            return None
+        try:
+            message = parse(data)
+        except MalformedError:
+            return None
+        message.size = len(data)
+        return None if message.attachments else message
 
     def next(self) -> Message | None:
         """The next whole request, or None while it is not there yet. Blank lines are skipped.
