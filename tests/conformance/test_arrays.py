@@ -169,6 +169,29 @@ def test_a_large_array_goes_both_ways(arrays: ArrayCaller) -> None:
         arrays("dispose", {"handleId": handle})
 
 
+FORKED = """
+def changed_by_a_child(array):
+    import os
+    child = os.fork()
+    if child == 0:
+        array[:] = -1
+        os._exit(0)
+    os.waitpid(child, 0)
+    return float(array.sum())
+"""
+
+
+def test_an_array_that_was_sent_belongs_to_its_process(arrays: ArrayCaller) -> None:
+    """A process that the session forks changes its own copy; and the next array knows nothing of what was changed."""
+    arrays("exec", {"code": FORKED})
+    for number in range(3):
+        handle = arrays.put(np.full(100_000, float(number)))
+        assert value(arrays, "changed_by_a_child(x)", x=handle) == 100_000 * number
+        value(arrays, "x.fill(9)", x=handle)
+        assert arrays.get(handle).sum() == 900_000
+        arrays("dispose", {"handleId": handle})
+
+
 def test_a_fetched_array_is_a_copy(arrays: ArrayCaller) -> None:
     """What is changed in the session after an array was fetched does not change what was fetched, nor the next one."""
     handle = held(arrays, "np.zeros(100_000)")

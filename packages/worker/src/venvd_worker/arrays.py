@@ -113,7 +113,7 @@ class Arrays:
         if not self._segments.crowded:
             return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
         try:
-            return _array(head, bytearray(memoryview(segment.map)[: head.nbytes]))
+            return _array(head, bytearray(memoryview(segment.map).cast("B")[: head.nbytes]))
         finally:
             self.release([name], peer)
 
@@ -199,7 +199,7 @@ def _copy(source: Source, segment: Segment) -> None:
     """One copy, whatever the order of the elements; numpy lets other threads run meanwhile."""
     numpy = _found_numpy()
     if numpy is None:
-        memoryview(segment.map)[: source.header.nbytes] = source.data or b""
+        memoryview(segment.map).cast("B")[: source.header.nbytes] = source.data or b""
         return
     if source.data is None:
         flat = numpy.frombuffer(segment.map, dtype=source.array.dtype, count=source.array.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Iterable, NamedTuple
@@ -15,6 +16,15 @@ _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 _fflush = _libc.fflush
 _fflush.argtypes = [ctypes.c_void_p]
 
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_munmap = _libc.munmap
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+_PROT_READ, _PROT_WRITE = 1, 2
+_MAP_SHARED, _MAP_PRIVATE, _MAP_POPULATE = 1, 2, 0x8000
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -54,6 +64,25 @@ def name_process(name: str) -> None:
     """What `ps` and `top` call this process, in 15 bytes."""
     text = ctypes.create_string_buffer(name.encode())
     _control_process(_PR_SET_NAME, ctypes.addressof(text))
+
+
+def map_file(descriptor: int, size: int, private: bool) -> int:
+    """Where `size` bytes of a file are mapped, readable and writable; `mmap` would keep a copy of the descriptor.
+
+    What is written to a `private` mapping is seen there alone; of any other every page is mapped at once.
+    """
+    flags = _MAP_PRIVATE if private else _MAP_SHARED | _MAP_POPULATE
+    address = _mmap(None, size, _PROT_READ | _PROT_WRITE, flags, descriptor, 0)
+    if address in (None, _MAP_FAILED):
+        error = ctypes.get_errno()
+        if error == errno.ENOMEM:
+            raise MemoryError
+        raise OSError(error, os.strerror(error))
+    return int(address)
+
+
+def unmap(address: int, size: int) -> None:
+    _munmap(address, size)
 
 
 def flush_stdio() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import mmap
 import os
 import weakref
 from binascii import hexlify
@@ -18,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protoco
 
 from venvd_contract.arrays import MAX_BYTES
 from venvd_contract.errors import LimitExceeded
+from venvd_worker import kernel
 from venvd_worker.control import Control
 from venvd_worker.descriptors import lift
 
@@ -34,7 +34,6 @@ _LONGEST_NAME = 64
 # the standard library names these from CPython 3.13 on
 _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
-_MAP_POPULATE = 0x8000
 
 
 class Peer(Protocol):
@@ -93,19 +92,27 @@ class Segment:
             fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
             # Whoever touches a page first pays for it: that is to be this process, not its peers.
             os.posix_fallocate(self.descriptor, 0, size)
-            self.map = mmap.mmap(self.descriptor, size, flags=mmap.MAP_SHARED | _MAP_POPULATE)
+            self.map = _mapped(self.descriptor, size, private=False)
         except BaseException:
             os.close(self.descriptor)
             raise
         self.idle_since = 0.0
 
-    def part(self, size: int) -> Any:
-        """Its first bytes as an object that can be watched: who uses them keeps it alive."""
-        return (ctypes.c_char * size).from_buffer(self.map)
+    def copy_on_write(self, size: int) -> Any:
+        """Its first bytes, as an object: what is written there, by a forked process too, is seen there alone."""
+        return _mapped(self.descriptor, size, private=True)
 
     def close(self) -> None:
         """Let go of it; what of it is still used stays until that is over."""
         os.close(self.descriptor)
+
+
+def _mapped(descriptor: int, size: int, private: bool) -> Any:
+    """Memory as an object that can be watched: who uses it keeps it alive, and the mapping lives as long."""
+    address = kernel.map_file(descriptor, max(1, size), private)
+    found = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(found, kernel.unmap, address, max(1, size)).atexit = False
+    return found
 
 
 class Segments:
@@ -154,10 +161,9 @@ class Segments:
 
     def keep(self, segment: Segment, size: int) -> Any:
         """The first bytes of a lent segment for an object of the session; it comes back when that has died."""
+        part = segment.copy_on_write(size)
+        weakref.finalize(part, self._returned.append, segment).atexit = False
         del self._lent[segment.name]
-        part = segment.part(size)
-        finalizer = weakref.finalize(part, self._returned.append, segment)
-        finalizer.atexit = False
         return part
 
     def forsake(self, names: Iterable[str]) -> None:
