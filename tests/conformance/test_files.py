@@ -318,3 +318,20 @@ def test_a_size_that_was_announced(call: Caller, session: str, files: Filer) -> 
             files.put("a", b"other", sizeBytes=size)
     assert files.get("a") == b"whole"
     assert listed(call, session) == ["a"]
+
+
+def test_files_are_use_of_a_session(call: Any) -> None:
+    """A session that ends when it is not used does not end while a file is under way."""
+    made = call("session.create", {"idleTimeout": 0.6})
+    found = filer(call, call.running, made["id"])
+    try:
+        found.put("a", slowly([b"one", b"two", b"three"]))
+        assert found.get("a") == b"onetwothree"
+    finally:
+        found.close()
+
+
+def slowly(pieces: list[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        time.sleep(0.7)

@@ -124,13 +124,12 @@ class PipeFiler:
                 return bytes(found)
 
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
-        pieces = list(_pieces(data))
         payload = {**named(path), **fields}
-        for number, piece in enumerate(pieces, 1):
-            found, _ = self._ask("file.put", {**payload, "more": number < len(pieces)}, piece)
-            payload = {"upload": found.get("upload")}
-        stored: dict[str, Any] = found
-        return stored
+        if isinstance(data, bytes) and len(data) <= PART:
+            return dict(self._ask("file.put", payload, data)[0])
+        for piece in _pieces(data):
+            payload = {"upload": self._ask("file.put", {**payload, "more": True}, piece)[0]["upload"]}
+        return dict(self._ask("file.put", payload)[0])
 
     def break_off(self, path: str, data: bytes) -> None:
         self._ask("file.put", {**named(path), "more": True}, data)

@@ -117,6 +117,9 @@ def test_the_schema_has_real_models(server: Any) -> None:
             continue
         method, path = operation.http
         declared = schema["paths"][path][method.lower()]
+        if operation.command == "file.get":
+            assert list(declared["responses"]["200"]["content"]) == ["application/octet-stream"]
+            continue
         answer = declared["responses"]["200"]["content"]["application/json"]["schema"]
         if hasattr(operation.response, "__dataclass_fields__"):
             model = models[answer["$ref"].rpartition("/")[2]]

@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,12 +24,24 @@ _LARGEST_ANSWER = 32 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE, _START_WITHIN = 0.01, 0.2, 30.0
 
 
+class User(Protocol):
+    """Whose files they are."""
+
+    couriers: int
+
+
 class Courier:
     """One courier; nothing of a file is held here but the piece that is under way."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._user: User | None = None
+
+    def work_for(self, user: User) -> None:
+        """Count as use of a session until it is closed."""
+        self._user = user
+        user.couriers += 1
 
     async def answer(self) -> msgspec.Raw:
         """The next result.
@@ -82,6 +94,9 @@ class Courier:
     def close(self) -> None:
         """Let go of it; what it had not finished it undoes."""
         self._writer.transport.abort()
+        user, self._user = self._user, None
+        if user is not None:
+            user.couriers -= 1
 
 
 def _told(data: bytes) -> VenvdError:

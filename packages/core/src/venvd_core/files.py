@@ -132,7 +132,9 @@ class Files:
             "largest": self._largest,
             "within": within,
         }
-        return await courier.send(self._pool.channel, session.spec.id, task)
+        carrier = await courier.send(self._pool.channel, session.spec.id, task)
+        carrier.work_for(session)
+        return carrier
 
     # ---- whole answers
 

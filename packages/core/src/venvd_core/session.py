@@ -58,6 +58,8 @@ class Session:
         self.slot = slot
         self.created = dt.datetime.now(dt.UTC)
         self.calls = 0
+        self.couriers = 0
+        """Under way with files of it, which is use, too."""
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
@@ -273,7 +275,8 @@ class Session:
 
     def _last_used(self, now: float) -> float:
         self._clients.glance()
-        self._used = now if self._clients.running() is not None else max(self._used, self._clients.used)
+        used = self._clients.running() is not None or self.couriers
+        self._used = now if used else max(self._used, self._clients.used)
         return self._used
 
     def _wanted(self, now: float) -> Iterator[float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Header, Path, Query, Request, Response, Security
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -160,11 +161,13 @@ def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None
         path,
         endpoint,
         methods=[method],
-        response_model=operation.response,
+        response_model=None if name in files.RESPONSES else operation.response,
+        response_class=Response if name in files.RESPONSES else JSONResponse,
         operation_id=name,
         summary=operation.summary,
         tags=[service.removesuffix("Service")],
-        responses={"default": {"model": Problem, "description": "What went wrong"}},
+        responses={"default": {"model": Problem, "description": "What went wrong"}, **files.RESPONSES.get(name, {})},
+        openapi_extra=files.BODIES.get(name),
         dependencies=[] if operation.open else [Security(HTTPBearer(auto_error=False))],
         route_class_override=_route_of(operations, operation.command),
     )
