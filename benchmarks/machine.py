@@ -58,6 +58,12 @@ def place(roots: Iterable[int], cores: set[int]) -> None:
                     raise RuntimeError(f"process {pid} does not stay on the cores {sorted(cores)}")
 
 
+def switches(pid: int) -> int:
+    """How often a process went to sleep: more often, each time that it had something to do."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+
 def pss(root: int) -> float:
     """Proportional memory of a process and everything below it, in MB: what is shared is divided among its users."""
     total = 0

@@ -107,7 +107,7 @@ def attached(at: Address, clients: int, sessions: int) -> Iterator[Probe]:
         made = [backend.sessions.create() for _ in range(sessions)]
         greeting = {"command": "session.attach", "token": at.token}
         names = [made[number % sessions].name for number in range(clients)]
-        greetings = [json.dumps({**greeting, "session": name}).encode() + b"\n" for name in names]
+        greetings = [json.dumps({**greeting, "payload": {"id": name}}).encode() + b"\n" for name in names]
         try:
             with _loaded(at, greetings) as probe:
                 yield probe
