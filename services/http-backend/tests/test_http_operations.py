@@ -142,8 +142,6 @@ def test_the_pages_of_the_schema_are_served(server: Any) -> None:
 
 
 PLANNED = [
-    ("GET", "/api/array?handleId=x"),
-    ("PUT", "/api/array"),
     ("POST", "/venv/create"),
     ("GET", "/venv/list"),
     ("GET", "/venv/status/x"),

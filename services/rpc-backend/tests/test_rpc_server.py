@@ -159,12 +159,9 @@ def test_sessions_are_named_in_metadata(server: Server) -> None:
 
 
 def test_what_is_planned_says_so(server: Server) -> None:
-    """Methods that the proto declares and this version lacks are UNIMPLEMENTED, streams among them."""
-    python = server.python
+    """Methods that the proto declares and this version lacks are UNIMPLEMENTED."""
     venvs = venv_service_pb2_grpc.VenvServiceStub(server.channel)
     calls = [
-        (python.GetArray, pb.GetArrayRequest(handle_id="h")),
-        (python.PutArray, iter([pb.PutArrayRequest(chunk=b"x")])),
         (venvs.ListEnvironments, venv_pb.ListEnvironmentsRequest()),
     ]
     for call, message in calls:

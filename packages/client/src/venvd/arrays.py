@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +44,12 @@ def bytes_of(value: Any) -> tuple[Header, memoryview]:
     header = arrays.header("O" if array.dtype.hasobject else array.dtype.str, array.shape, "F" if columns else "C")
     straight = numpy.ascontiguousarray(array.T if columns else array)
     return header, memoryview(straight.reshape(-1).view("u1"))
+
+
+def room(size: int) -> memoryview:
+    """Memory for what comes; not filled with zeros first where numpy is there to make it so."""
+    numpy = sys.modules.get("numpy")
+    return memoryview(bytearray(size) if numpy is None else numpy.empty(size, "u1"))
 
 
 def _numpy() -> Any:

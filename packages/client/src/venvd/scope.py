@@ -11,13 +11,14 @@ from venvd.arrays import header_of
 from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
 from venvd.records import record, records
 from venvd.transports.base import Call
-from venvd_contract.arrays import Header
+from venvd_contract.arrays import Header, plain_bytes
 from venvd_contract.operations import HandleInfo, Output
+from venvd_contract.tables import FORMAT, check_into
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
 T = TypeVar("T")
 
-_REPEATABLE = frozenset({"ping", "dispose", "module_available", "handles", "session.list", "session.get"})
+_REPEATABLE = frozenset({"ping", "dispose", "module_available", "handles", "array.get", "session.list", "session.get"})
 
 
 class Held(Protocol):
@@ -182,6 +183,14 @@ class Scope:
 
     def put_array(self, header: Header, timeout: float | None = None) -> Call[Any]:
         return self._call("array.put", header.fields(), self._proxy, timeout)
+
+    def get_table(self, target: Held, timeout: float | None = None) -> Call[Header]:
+        return self._call("array.get", {"handleId": self._id(target), "format": FORMAT}, header_of, timeout)
+
+    def put_table(self, size: int, into: str, timeout: float | None = None) -> Call[Any]:
+        check_into(into)
+        payload = {**plain_bytes(size).fields(), "format": FORMAT, "into": into}
+        return self._call("array.put", payload, self._proxy, timeout)
 
     def handles(self, timeout: float | None = None) -> Call[list[HandleInfo]]:
         convert = records(HandleInfo)

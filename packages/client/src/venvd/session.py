@@ -16,6 +16,7 @@ from venvd.files import Files
 from venvd.release import Releaser
 from venvd.remote import RemoteObject
 from venvd.scope import Scope
+from venvd.tables import stream_of, table_of
 from venvd.transports import open_transport
 from venvd.transports.base import Call, Event, Transport
 from venvd_contract.arrays import Header
@@ -122,6 +123,22 @@ class Operations:
         """A proxy of a numpy array in the session, with the elements of `array`: whatever numpy sees as one."""
         header, data = bytes_of(array)
         made: RemoteObject = self.send_array(self._scope.put_array(header, timeout), data)
+        return made
+
+    def get_table(self, target: RemoteObject, *, timeout: float | None = None) -> Any:
+        """The object behind a proxy as a `pyarrow.Table`: tables of pyarrow, data frames of pandas and polars."""
+        return table_of((self.fetch_array(self._scope.get_table(target, timeout)))[1])
+
+    def put_table(self, table: Any, *, into: str = "table", timeout: float | None = None) -> RemoteObject:
+        """A proxy of a table in the session with the columns of `table`, which is one of pyarrow, pandas or polars.
+
+        Args:
+            table: its columns have types that Arrow knows.
+            into: "table" for a `pyarrow.Table`, "pandas" or "polars" for a data frame of theirs.
+            timeout: seconds for the session's part.
+        """
+        data = stream_of(table)
+        made: RemoteObject = self.send_array(self._scope.put_table(len(data), into, timeout), data)
         return made
 
     def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:

@@ -15,6 +15,7 @@ from venvd.files import AsyncFiles
 from venvd.release import AsyncReleaser
 from venvd.remote_async import AsyncRemoteObject
 from venvd.scope import Scope
+from venvd.tables import stream_of, table_of
 from venvd.transports import open_async_transport
 from venvd.transports.base import AsyncTransport, Call, Event
 from venvd_contract.arrays import Header
@@ -112,6 +113,22 @@ class AsyncOperations:
         """A proxy of a numpy array in the session, with the elements of `array`: whatever numpy sees as one."""
         header, data = bytes_of(array)
         made: AsyncRemoteObject = await self.send_array(self._scope.put_array(header, timeout), data)
+        return made
+
+    async def get_table(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Any:
+        """The object behind a proxy as a `pyarrow.Table`: tables of pyarrow, data frames of pandas and polars."""
+        return table_of((await self.fetch_array(self._scope.get_table(target, timeout)))[1])
+
+    async def put_table(self, table: Any, *, into: str = "table", timeout: float | None = None) -> AsyncRemoteObject:
+        """A proxy of a table in the session with the columns of `table`, which is one of pyarrow, pandas or polars.
+
+        Args:
+            table: its columns have types that Arrow knows.
+            into: "table" for a `pyarrow.Table`, "pandas" or "polars" for a data frame of theirs.
+            timeout: seconds for the session's part.
+        """
+        data = stream_of(table)
+        made: AsyncRemoteObject = await self.send_array(self._scope.put_table(len(data), into, timeout), data)
         return made
 
     async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:

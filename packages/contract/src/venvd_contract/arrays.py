@@ -87,6 +87,11 @@ def header(dtype: Any, shape: Any, order: Any = "C") -> Header:
     return Header(name, lengths, order, itemsize, _size(lengths, itemsize))
 
 
+def plain_bytes(size: int) -> Header:
+    """The header of bytes that are something else than an array: a table, say."""
+    return header("|u1", [size])
+
+
 def _checked_type(dtype: Any) -> Tuple[str, int]:
     if type(dtype) is not str:
         raise InvalidRequest('the dtype of an array is a text such as "<f8", not {}'.format(_shown(dtype)))

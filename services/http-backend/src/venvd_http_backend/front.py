@@ -10,6 +10,7 @@ from venvd_contract.operations import OPERATIONS
 from venvd_core import monitor
 from venvd_core.backend import Backend
 from venvd_core.monitor import Message, Receive, Scope, Send, refuse
+from venvd_http_backend.arrays import METHODS, PATH, Arrays
 from venvd_http_backend.operations import Operations
 from venvd_http_backend.schema import schema_app
 
@@ -27,10 +28,11 @@ _PAGES = frozenset({"/docs", "/openapi.json"})
 class Front:
     """Answers everything; whatever goes wrong is problem details."""
 
-    def __init__(self, backend: Backend, operations: Operations) -> None:
+    def __init__(self, backend: Backend, operations: Operations, arrays: Arrays) -> None:
         self._backend = backend
         self._operations = operations
         self._monitor = monitor.app(backend)
+        self._arrays = arrays
         self._rest = schema_app(self._operations, version("venvd-http-backend"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +57,8 @@ class Front:
         try:
             if scope["path"] in monitor.PATHS:
                 await self._monitor(scope, receive, watched)
+            elif scope["path"] == PATH and scope["method"] in METHODS:
+                await self._arrays.serve(scope, receive, watched)
             else:
                 self._admit(scope)
                 await self._rest(scope, receive, watched)

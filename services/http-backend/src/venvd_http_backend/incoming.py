@@ -30,10 +30,15 @@ class Head:
     call: str | None = None
     lease: float | None = None
     length: int = 0
+    chunked: bool = False
     wants_events: bool = False
     expects: bool = False
     origin: bytes | None = None
     host: bytes = b""
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or self.length > 0
 
     @classmethod
     def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Head:
@@ -80,6 +85,10 @@ def _length(head: Head, value: bytes) -> None:
     head.length = int(value)
 
 
+def _encoding(head: Head, _value: bytes) -> None:
+    head.chunked = True
+
+
 def _accept(head: Head, value: bytes) -> None:
     head.wants_events = b"text/event-stream" in value.lower()
 
@@ -104,6 +113,7 @@ _HEADERS = {
     b"x-venvd-call": _call,
     b"x-venvd-lease": _lease,
     b"content-length": _length,
+    b"transfer-encoding": _encoding,
     b"accept": _accept,
     b"expect": _expect,
     b"origin": _origin,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from venvd_contract.errors import VenvdError
 from venvd_core import logs
@@ -16,6 +16,8 @@ from venvd_http_backend.incoming import ClientGone, Head, Unread, check_origin, 
 from venvd_http_backend.watch import Watch
 
 _CLOSE = ((b"connection", b"close"),)
+
+T = TypeVar("T")
 
 
 class Operations:
@@ -98,8 +100,18 @@ class Operations:
         else:
             await respond(send, 200, reply.result)
 
+    async def until_gone(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
+        """What `work` comes to; a client that goes away meanwhile cancels it.
+
+        Raises:
+            ClientGone: it did.
+        """
+        return await self._waited(asyncio.ensure_future(work), receive)
+
     async def _reply(self, request: Request, receive: Receive) -> Reply:
-        future = self._backend.call(request)
+        return await self._waited(self._backend.call(request), receive)
+
+    async def _waited(self, future: asyncio.Future[T], receive: Receive) -> T:
         if self._watch is None:
             return await future
         self._watch.note(future, receive)

@@ -20,14 +20,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from venvd_contract.errors import Internal, InvalidRequest, NotFound, VenvdError
-from venvd_contract.operations import OPERATIONS, PLANNED, Nothing, Operation
+from venvd_contract.operations import OPERATIONS, PLANNED, STREAMED, Nothing, Operation
 from venvd_core.monitor import refuse
-from venvd_http_backend import files, query
+from venvd_http_backend import arrays, files, query
 from venvd_http_backend.operations import Operations
 
 PLANNED_ROUTES = (
-    ("GET", "/api/array", "array.get"),
-    ("PUT", "/api/array", "array.put"),
     ("POST", "/venv/create", "venv.create"),
     ("GET", "/venv/list", "venv.list"),
     ("GET", "/venv/status/{name}", "venv.status"),
@@ -173,6 +171,42 @@ def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None
     )
 
 
+def _declare_arrays(app: FastAPI) -> None:
+    """`/api/array`, which the front answers before FastAPI sees it."""
+
+    def get_array(handleId: str, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:  # noqa: N803
+        """Only its signature is used."""
+
+    def put_array(session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:
+        """Only its signature is used."""
+
+    binary = {"content": {arrays.NPY.decode(): {"schema": {"type": "string", "format": "binary"}}}}
+    common: dict[str, Any] = {"tags": ["Python"], "dependencies": [Security(HTTPBearer(auto_error=False))]}
+    problem: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "What went wrong"}}
+    get, put = (each for each in STREAMED if each.http[1] == arrays.PATH)
+    app.router.add_api_route(
+        get.http[1],
+        get_array,
+        methods=["GET"],
+        operation_id="GetArray",
+        summary=get.summary,
+        response_class=Response,
+        responses={**problem, 200: {"description": "A `.npy` stream", **binary}},
+        **common,
+    )
+    app.router.add_api_route(
+        put.http[1],
+        put_array,
+        methods=["PUT"],
+        operation_id="PutArray",
+        summary=put.summary,
+        response_model=put.response,
+        responses=problem,
+        openapi_extra={"requestBody": {"required": True, **binary}},
+        **common,
+    )
+
+
 def schema_app(operations: Operations, version: str) -> FastAPI:
     app = FastAPI(
         title="venvd HTTP backend",
@@ -185,6 +219,7 @@ def schema_app(operations: Operations, version: str) -> FastAPI:
     for operation in OPERATIONS:
         if operation.command != "ping":
             _declare(app, operations, operation)
+    _declare_arrays(app)
     for method, path, command in PLANNED_ROUTES:
         if command in PLANNED:
             route = _route_of(operations, command)

@@ -17,12 +17,14 @@ from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_core.backend import Backend
 from venvd_core.patience import Unread
 from venvd_core.wire import encode
+from venvd_http_backend.arrays import Arrays
 from venvd_http_backend.flow import Flow
 from venvd_http_backend.front import HOT, Front
 from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head
 from venvd_http_backend.operations import Operations
 from venvd_http_backend.settings import HttpSettings
+from venvd_http_backend.transfer import TRANSPORT
 
 KEEP_ALIVE = 120
 HEAD_BYTES = 64 * 1024
@@ -175,6 +177,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expect
         self.headers.extend(headers)
+        self.scope["extensions"] = {TRANSPORT: {"transport": self.transport}}
         super().on_headers_complete()
         if 0 < len(self.pipeline) < PIPELINED:
             self.flow.resume_reading()  # who does not read does not see the client leave either
@@ -274,7 +277,7 @@ def server(settings: HttpSettings, **options: Any) -> Server:
     operations = Operations(backend, settings.stall_timeout)
     connection = {"operations": operations, "stall_timeout": settings.stall_timeout}
     config = uvicorn.Config(
-        Front(backend, operations),
+        Front(backend, operations, Arrays(backend, operations, settings.stall_timeout)),
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from venvd_core.backend import Reply
 from venvd_core.monitor import Receive
 
 _EVERY = 0.1
@@ -18,16 +18,16 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._noted: dict[asyncio.Future[Reply], Receive] = {}
+        self._noted: dict[asyncio.Future[Any], Receive] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def note(self, future: asyncio.Future[Reply], receive: Receive) -> None:
+    def note(self, future: asyncio.Future[Any], receive: Receive) -> None:
         self._noted[future] = receive
         if self._timer is None:
             self._timer = future.get_loop().call_later(_EVERY, self._tick)
 
-    def forget(self, future: asyncio.Future[Reply]) -> None:
+    def forget(self, future: asyncio.Future[Any]) -> None:
         self._noted.pop(future, None)
 
     def _tick(self) -> None:
@@ -40,7 +40,7 @@ class Watch:
                 task.add_done_callback(self._tasks.discard)
 
 
-async def _until_gone(future: asyncio.Future[Reply], receive: Receive) -> None:
+async def _until_gone(future: asyncio.Future[Any], receive: Receive) -> None:
     """Once the request is read, all that is left to receive is its end, the response's or the connection's."""
     while (await receive())["type"] != "http.disconnect":
         pass

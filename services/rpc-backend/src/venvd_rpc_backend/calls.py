@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -15,7 +15,6 @@ from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, messages, status
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, methods
-from venvd_rpc_backend.stream import Streams
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
@@ -146,13 +145,18 @@ def _serialized(message: Message | bytes) -> bytes:
     return message if type(message) is bytes else message.SerializeToString()  # type: ignore[union-attr]
 
 
-def generic_handlers(
-    backend: Backend, services: tuple[ServiceDescriptor, ...], streams: Streams, *, cancel: bool
-) -> tuple[grpc.GenericRpcHandler, ...]:
+class Handlers(Protocol):
+    """What answers some methods of a service."""
+
+    def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]: ...
+
+
+def generic_handlers(services: tuple[ServiceDescriptor, ...], *parts: Handlers) -> tuple[grpc.GenericRpcHandler, ...]:
     """What a `grpc.aio.Server` takes: one handler for each service."""
-    calls = Calls(backend, cancel_on_disconnect=cancel)
     found = []
     for service in services:
-        handlers = calls.handlers(service) | streams.handlers(service)
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for part in parts:
+            handlers |= part.handlers(service)
         found.append(grpc.method_handlers_generic_handler(service.full_name, handlers))
     return tuple(found)

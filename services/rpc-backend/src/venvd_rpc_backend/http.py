@@ -17,7 +17,7 @@ from venvd_core.backend import Backend, Reply, Request
 from venvd_core.monitor import ASGIApp, Receive, Scope, Send
 from venvd_core.patience import patient
 from venvd_rpc_backend import pascal
-from venvd_rpc_backend.methods import PLANNED
+from venvd_rpc_backend.methods import BY_OTHERS, PLANNED
 from venvd_rpc_backend.status import known
 
 PREFIX = "/rpc/"
@@ -64,7 +64,7 @@ def _operation(scope: Scope) -> Operation:
     name = scope["path"].removeprefix(PREFIX)
     operation = METHODS.get(name)
     if operation is None:
-        if name in PLANNED:
+        if name in PLANNED or name in BY_OTHERS:
             raise Unimplemented(f"{name} is served over gRPC only")
         raise NotFound(f"no such method: {name[:100]}; known are {', '.join(METHODS)}")
     if scope["method"] != "POST":

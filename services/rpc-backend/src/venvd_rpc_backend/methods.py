@@ -26,8 +26,6 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 )
 
 PLANNED = {
-    "PythonService/GetArray": "array.get",
-    "PythonService/PutArray": "array.put",
     "VenvService/CreateEnvironment": "venv.create",
     "VenvService/ListEnvironments": "venv.list",
     "VenvService/GetEnvironment": "venv.status",
@@ -35,11 +33,13 @@ PLANNED = {
     "VenvService/EnsureProviderEnvironment": "venv.ensure",
 }
 COMMANDS = {operation.rpc: operation.command for operation in OPERATIONS} | PLANNED
-"""From `Service/Method` to the command; the Session stream alone has none."""
+"""From `Service/Method` to the command."""
 
 EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
+BY_OTHERS = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
+"""Methods that stream in a way of their own, and are answered by modules of their own."""
 
 Respond = Callable[[bytes], Message | bytes]
 
@@ -66,10 +66,10 @@ class Method:
 
 
 def methods(service: ServiceDescriptor) -> Iterator[Method]:
-    """The methods of a service, without the Session stream."""
+    """The methods of a service, without those that are answered `BY_OTHERS`."""
     for method in service.methods:
         name = f"{service.name}/{method.name}"
-        if name != SESSION:
+        if name not in BY_OTHERS:
             yield _method(name, method)
 
 

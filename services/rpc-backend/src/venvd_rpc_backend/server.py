@@ -12,7 +12,8 @@ import grpc
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
 from venvd_rpc_backend import http, probes
-from venvd_rpc_backend.calls import generic_handlers
+from venvd_rpc_backend.arrays import Arrays
+from venvd_rpc_backend.calls import Calls, generic_handlers
 from venvd_rpc_backend.methods import SERVICES
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.stream import Streams
@@ -64,10 +65,11 @@ class RpcServer:
         listener = listen(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+        cancel = settings.cancel_on_disconnect
+        calls = Calls(self._backend, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, settings)
-        self._server.add_generic_rpc_handlers(
-            generic_handlers(self._backend, SERVICES, streams, cancel=settings.cancel_on_disconnect)
-        )
+        arrays = Arrays(self._backend, settings.stall_timeout, cancel=cancel)
+        self._server.add_generic_rpc_handlers(generic_handlers(SERVICES, calls, streams, arrays))
         self._health = probes.add(self._server, self._backend, NAMES)
         self.port = self._listen()
         await self._health.look()

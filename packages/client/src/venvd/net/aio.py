@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 from venvd.errors import Unavailable, Unreachable, VenvdError
+from venvd.net.bulk import BulkReader, Filler, pieces
 from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
 _MAX_IDLE = 64
@@ -21,7 +22,10 @@ _MAX_OPEN = 100
 class Connection(asyncio.Protocol):
     """One connected socket: feeds the reader of the exchange that runs, and wakes whoever waits for it."""
 
-    __slots__ = ("_endpoint", "_failure", "_loop", "_reader", "_streaming", "_transport", "_waiter", "fresh", "lost")
+    __slots__ = (
+        "_endpoint", "_failure", "_loop", "_reader", "_room", "_streaming", "_transport", "_waiter", "fresh", "lost",
+        "whole",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
         self._endpoint = endpoint
@@ -31,8 +35,11 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._streaming = False
+        self._room: asyncio.Event | None = None
         self.fresh = True
         self.lost = False
+        self.whole = True
+        """Whether every request was sent to its end."""
 
     # what the event loop calls
 
@@ -63,7 +70,16 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         if reader is not None and not reader.done and self._failure is None:
             self._failure = self._ended(reader, exc)
+        self.resume_writing()
         self._wake()
+
+    def pause_writing(self) -> None:
+        if self._room is not None:
+            self._room.clear()
+
+    def resume_writing(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     # what the pool calls
 
@@ -95,6 +111,40 @@ class Connection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
 
+    async def send_body(self, body: memoryview, reader: Reader, deadline: float | None) -> None:
+        """Send a body until it is sent, or answered before that."""
+        self.whole = False
+        self._room = asyncio.Event()
+        self._room.set()
+        assert self._transport is not None
+        try:
+            async with asyncio.timeout(remaining(deadline, self._endpoint)):
+                for piece in pieces(body):
+                    if self.lost or reader.started:
+                        return
+                    self._transport.write(piece)
+                    await self._room.wait()
+        except TimeoutError:
+            raise too_late(self._endpoint) from None
+        finally:
+            self._room = None
+        self.whole = True
+
+    async def fill(self, reader: BulkReader, deadline: float | None) -> None:
+        """Until the reader's room is full, read straight into it."""
+        if self._failure is not None:
+            raise self._failure
+        assert self._transport is not None
+        filler = Filler(self, reader, self._transport)
+        self._transport.resume_reading()
+        try:
+            async with asyncio.timeout(remaining(deadline, self._endpoint)):
+                await filler.ended
+        except TimeoutError:
+            raise too_late(self._endpoint) from None
+        if self._failure is not None:
+            raise self._failure
+
     def finish(self) -> bool:
         """End the exchange; whether the connection can carry another."""
         reader, self._reader = self._reader, None
@@ -102,7 +152,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         self._streaming = False
         self.fresh = False
-        return reader is not None and reader.done and reader.reusable and not self.lost
+        return reader is not None and reader.done and reader.reusable and self.whole and not self.lost
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -207,6 +257,21 @@ class Pool:
             finally:
                 self._put(connection)
 
+    async def transfer(self, exchange: Exchange, reader: BulkReader, deadline: float | None = None) -> None:
+        """As `run`, with a body of any size each way; `reader` is the exchange's own."""
+        async with self._turns:
+            connection = await self._begun(exchange, deadline, streaming=True)
+            try:
+                while not reader.done:
+                    if reader.room:
+                        await connection.fill(reader, deadline)
+                    else:
+                        await connection.wait(deadline)
+            except BaseException:
+                connection.abort()
+                raise
+            self._put(connection)
+
     async def close(self) -> None:
         self._closed = True
         self._drop()
@@ -216,6 +281,8 @@ class Pool:
             connection = await self._take(deadline)
             try:
                 connection.send(exchange, streaming=streaming)
+                if exchange.body is not None:
+                    await connection.send_body(exchange.body, exchange.reader, deadline)
                 await connection.wait(deadline)
             except GoneError:
                 self._drop()

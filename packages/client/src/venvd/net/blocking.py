@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from venvd.errors import Unavailable, Unreachable
+from venvd.net.bulk import BulkReader, pieces
 from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
 _CHUNK = 128 * 1024
@@ -76,7 +77,7 @@ def connected(endpoint: Endpoint, deadline: float | None) -> socket.socket:
 class Connection:
     """One connected socket."""
 
-    __slots__ = ("_endpoint", "_poll", "_socket", "_timeout", "fresh")
+    __slots__ = ("_endpoint", "_poll", "_socket", "_timeout", "fresh", "whole")
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._socket = connected(endpoint, deadline)
@@ -85,6 +86,8 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.fresh = True
+        self.whole = True
+        """Whether every request was sent to its end."""
 
     def quiet(self) -> bool:
         """Whether an idle connection can be used: bytes or an end that nobody asked for say no."""
@@ -117,6 +120,39 @@ class Connection:
             reader.feed(data)
         elif not reader.started:
             raise self._gone(None, sent=True)
+        else:
+            reader.eof()
+
+    def send_body(self, body: memoryview, deadline: float | None) -> None:
+        """Send a body until it is sent, or answered before that."""
+        answers_show = self._endpoint.scheme != "https"  # TLS has bytes of its own to send
+        self.whole = False
+        for piece in pieces(body):
+            if answers_show and not self.quiet():
+                return
+            self._limit(deadline)
+            try:
+                self._socket.sendall(piece)
+            except TimeoutError:
+                raise too_late(self._endpoint) from None
+            except OSError:
+                return  # whoever closes before the end may have said why
+        self.whole = True
+
+    def receive_bulk(self, reader: BulkReader, deadline: float | None) -> None:
+        """As `receive`, straight into the reader's room where there is some."""
+        if not reader.room:
+            self.receive(reader, deadline)
+            return
+        self._limit(deadline)
+        try:
+            count = self._socket.recv_into(reader.room)
+        except TimeoutError:
+            raise too_late(self._endpoint) from None
+        except OSError as error:
+            raise Unavailable(f"the connection to {self._endpoint.url} broke: {error}") from None
+        if count:
+            reader.filled(count)
         else:
             reader.eof()
 
@@ -160,6 +196,17 @@ class Pool:
             raise
         self._put(connection, reader.reusable)
 
+    def transfer(self, exchange: Exchange, reader: BulkReader, deadline: float | None = None) -> None:
+        """As `run`, with a body of any size each way; `reader` is the exchange's own."""
+        connection = self._sent(exchange, deadline)
+        try:
+            while not reader.done:
+                connection.receive_bulk(reader, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._put(connection, reader.reusable and connection.whole)
+
     def stream(self, exchange: Exchange, deadline: float | None = None) -> Iterator[None]:
         """The same, yielding whenever the reader may have something new; closing the iterator cancels."""
         connection = self._sent(exchange, deadline)
@@ -186,6 +233,8 @@ class Pool:
             connection = self._take(deadline)
             try:
                 connection.send(exchange.data, deadline)
+                if exchange.body is not None:
+                    connection.send_body(exchange.body, deadline)
                 connection.receive(exchange.reader, deadline)
             except _GoneError as gone:
                 connection.close()

@@ -86,11 +86,15 @@ class Reader(Protocol):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and the reader of its answer; `repeatable` where sending it twice does no harm."""
+    """One request and the reader of its answer; `repeatable` where sending it twice does no harm.
+
+    `body` follows `data` in a bulk transfer; nothing else sends it.
+    """
 
     data: bytes
     reader: Reader
     repeatable: bool = False
+    body: memoryview | None = None
 
 
 def deadline_after(timeout: float | None) -> float | None:

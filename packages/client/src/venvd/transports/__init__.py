@@ -6,16 +6,16 @@ from types import ModuleType
 
 from venvd.errors import InvalidRequest
 from venvd.net.endpoint import parse
-from venvd.transports.base import AsyncTransport, Transport, Wire
+from venvd.transports.base import AsyncTransport, Transport
 from venvd.transports.http import HttpWire
+from venvd.transports.http_bulk import AsyncHttpTransport, HttpTransport
 from venvd.transports.pipe import AsyncPipeTransport, PipeTransport, PipeWire
-from venvd.transports.wired import AsyncWiredTransport, WiredTransport
 
-_WIRES: dict[str, type[Wire]] = {"http": HttpWire, "https": HttpWire, "unix": PipeWire}
+_WIRES: dict[str, type[HttpWire | PipeWire]] = {"http": HttpWire, "https": HttpWire, "unix": PipeWire}
 _RPC_SCHEMES = ("grpc", "grpcs")
 
 
-def _wire(url: str, token: str | None) -> Wire:
+def _wire(url: str, token: str | None) -> HttpWire | PipeWire:
     endpoint = parse(url, (*_WIRES, *_RPC_SCHEMES))
     return _WIRES[endpoint.scheme](endpoint, token)
 
@@ -43,7 +43,7 @@ def open_transport(url: str, token: str | None) -> Transport:
         made: Transport = _rpc().RpcTransport(url, token)
         return made
     wire = _wire(url, token)
-    return PipeTransport(wire) if isinstance(wire, PipeWire) else WiredTransport(wire)
+    return PipeTransport(wire) if isinstance(wire, PipeWire) else HttpTransport(wire)
 
 
 def open_async_transport(url: str, token: str | None) -> AsyncTransport:
@@ -52,4 +52,4 @@ def open_async_transport(url: str, token: str | None) -> AsyncTransport:
         made: AsyncTransport = _rpc().AsyncRpcTransport(url, token)
         return made
     wire = _wire(url, token)
-    return AsyncPipeTransport(wire) if isinstance(wire, PipeWire) else AsyncWiredTransport(wire)
+    return AsyncPipeTransport(wire) if isinstance(wire, PipeWire) else AsyncHttpTransport(wire)

@@ -162,6 +162,17 @@ class HttpWire:
         reader = HttpReply()
         return Exchange(with_body(start, body), reader, call.repeatable), reader
 
+    def headers(self, call: Call[Any]) -> list[tuple[str, str]]:
+        """What a request says of its call outside of path and body."""
+        found = list(self._common)
+        if call.session is not None:
+            found.append(("X-Venvd-Session", call.session))
+        if call.timeout is not None:
+            found.append(("X-Venvd-Timeout", repr(float(call.timeout))))
+        if call.lease is not None:
+            found.append(("X-Venvd-Lease", repr(float(call.lease))))
+        return found
+
     def _head(self, call: Call[Any], *, stream: bool) -> bytes:
         method, path = BY_COMMAND[call.command].http
         names_one = "{id}" in path

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,8 +16,11 @@ import grpc
 from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo
 from grpc_status import rpc_status
 
+from venvd.arrays import room
 from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest, Unavailable, Unreachable, VenvdError, decoded
+from venvd.transports import rpc_bulk
 from venvd.transports.base import Call, Event
+from venvd_contract.arrays import Header
 from venvd_proto.v1 import python_service_pb2 as messages
 from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
 
@@ -28,6 +32,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.max_frame_size", 2 << 20),  # a chunk of an array in one frame, not in sixty-four
 )
 _CODES = {
     grpc.StatusCode.CANCELLED: "cancelled",
@@ -134,6 +139,7 @@ class RpcTransport:
             self._channel = grpc.secure_channel(self._wire.target, grpc.ssl_channel_credentials(), _OPTIONS)
         else:
             self._channel = grpc.insecure_channel(self._wire.target, _OPTIONS)
+        self._bulk: Any = self._channel  # whose types know of methods with serializers only
         self._stub = PythonServiceStub(self._channel)
 
     def call(self, call: Call[T]) -> T:
@@ -148,6 +154,37 @@ class RpcTransport:
             if event is None:
                 return
         raise self._wire.cut()
+
+    def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        parts = rpc_bulk.Parts(room)
+        metadata = rpc_bulk.metadata_of(call, self._wire.metadata)
+        with self._errors():
+            answers = self._bulk.unary_stream(rpc_bulk.GET_ARRAY)(
+                rpc_bulk.asked(call), metadata=metadata, timeout=call.patience
+            )
+            try:
+                for message in answers:
+                    parts.take(message)
+            finally:
+                answers.cancel()
+        return parts.whole()
+
+    def put_array(self, call: Call[T], data: memoryview) -> T:
+        metadata = rpc_bulk.metadata_of(call, self._wire.metadata)
+        with self._errors():
+            answer = self._bulk.stream_unary(rpc_bulk.PUT_ARRAY)(
+                rpc_bulk.sent(call, data), metadata=metadata, timeout=call.patience
+            )
+        return call.finish(rpc_bulk.put_reply(answer))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._wire.raised(error) from None
+        except ValueError as error:  # gRPC's word for a channel that was closed
+            raise Unavailable(f"the client of {self.url} was closed") from error
 
     def _answers(self, call: Call[Any], *, stream: bool) -> Iterator[messages.SessionResponse]:
         request = self._wire.request(call, stream=stream)
@@ -176,6 +213,9 @@ class AsyncRpcTransport:
         self._closed = False
 
     def _stub(self) -> Any:
+        return PythonServiceStub(self._opened())
+
+    def _opened(self) -> Any:
         if self._closed:
             raise Unavailable(f"the client of {self.url} was closed")
         if self._channel is None:
@@ -183,7 +223,7 @@ class AsyncRpcTransport:
                 self._channel = grpc.aio.secure_channel(self._wire.target, grpc.ssl_channel_credentials(), _OPTIONS)
             else:
                 self._channel = grpc.aio.insecure_channel(self._wire.target, _OPTIONS)
-        return PythonServiceStub(self._channel)
+        return self._channel
 
     async def call(self, call: Call[T]) -> T:
         async for answer in self._answers(call, stream=False):
@@ -197,6 +237,44 @@ class AsyncRpcTransport:
             if event is None:
                 return
         raise self._wire.cut()
+
+    async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        parts = rpc_bulk.Parts(room)
+        metadata = rpc_bulk.metadata_of(call, self._wire.metadata)
+        with self._errors():
+            answers = self._opened().unary_stream(rpc_bulk.GET_ARRAY)(
+                rpc_bulk.asked(call), metadata=metadata, timeout=call.patience
+            )
+            try:
+                async for message in answers:
+                    parts.take(message)
+            finally:
+                answers.cancel()
+        return parts.whole()
+
+    async def put_array(self, call: Call[T], data: memoryview) -> T:
+        metadata = rpc_bulk.metadata_of(call, self._wire.metadata)
+        with self._errors():
+            sending = self._opened().stream_unary(rpc_bulk.PUT_ARRAY)(metadata=metadata, timeout=call.patience)
+            try:
+                # What is refused midway is told by the call itself.
+                with suppress(asyncio.InvalidStateError, grpc.RpcError):
+                    for message in rpc_bulk.sent(call, data):
+                        await sending.write(message)
+                    await sending.done_writing()
+                answer = await sending
+            finally:
+                sending.cancel()
+        return call.finish(rpc_bulk.put_reply(answer))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._wire.raised(error) from None
+        except asyncio.InvalidStateError:
+            raise self._wire.cut() from None
 
     async def _answers(self, call: Call[Any], *, stream: bool) -> AsyncIterator[messages.SessionResponse]:
         request = self._wire.request(call, stream=stream)

@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
-from venvd.errors import Unimplemented
 from venvd.net import aio, blocking
 from venvd.net.endpoint import deadline_after
 from venvd.transports.base import Call, Event, Wire
-from venvd_contract.arrays import Header
 
 T = TypeVar("T")
 
@@ -33,12 +31,6 @@ class WiredTransport:
             for _ in arrivals:
                 yield from reader.events()
         yield Event("result", call.finish(reader.result()))
-
-    def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
-        raise Unimplemented(f"{call.command} over {self.url} is not part of this version of venvd yet")
-
-    def put_array(self, call: Call[T], data: memoryview) -> T:  # noqa: ARG002 - a scheme that carries arrays overrides it
-        raise Unimplemented(f"{call.command} over {self.url} is not part of this version of venvd yet")
 
     def close(self) -> None:
         self._pool.close()
@@ -63,12 +55,6 @@ class AsyncWiredTransport:
                 for event in reader.events():
                     yield event
         yield Event("result", call.finish(reader.result()))
-
-    async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
-        raise Unimplemented(f"{call.command} over {self.url} is not part of this version of venvd yet")
-
-    async def put_array(self, call: Call[T], data: memoryview) -> T:  # noqa: ARG002 - a scheme that carries arrays overrides it
-        raise Unimplemented(f"{call.command} over {self.url} is not part of this version of venvd yet")
 
     async def close(self) -> None:
         await self._pool.close()

@@ -281,20 +281,24 @@ class HandleInfo(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., age_seconds: _Optional[float] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
 
 class ArrayHeader(_message.Message):
-    __slots__ = ("dtype", "shape", "order")
+    __slots__ = ("dtype", "shape", "order", "format")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
     dtype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     order: str
-    def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., order: _Optional[str] = ...) -> None: ...
+    format: str
+    def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., order: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class GetArrayRequest(_message.Message):
-    __slots__ = ("handle_id",)
+    __slots__ = ("handle_id", "format")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
-    def __init__(self, handle_id: _Optional[str] = ...) -> None: ...
+    format: str
+    def __init__(self, handle_id: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class GetArrayResponse(_message.Message):
     __slots__ = ("header", "chunk")
@@ -305,12 +309,14 @@ class GetArrayResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ArrayHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class PutArrayRequest(_message.Message):
-    __slots__ = ("header", "chunk")
+    __slots__ = ("header", "chunk", "into")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    INTO_FIELD_NUMBER: _ClassVar[int]
     header: ArrayHeader
     chunk: bytes
-    def __init__(self, header: _Optional[_Union[ArrayHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    into: str
+    def __init__(self, header: _Optional[_Union[ArrayHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., into: _Optional[str] = ...) -> None: ...
 
 class PutArrayResponse(_message.Message):
     __slots__ = ("handle_id", "type_name")

@@ -260,14 +260,14 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetArray(self, request, context):
-        """Fetches an array: its header first, then its bytes in chunks.
+        """Fetches an array or a table: its header first, then its bytes in chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutArray(self, request_iterator, context):
-        """Sends an array: its header first, then its bytes in chunks.
+        """Sends an array or a table: its header first, then its bytes in chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
