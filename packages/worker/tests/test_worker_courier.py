@@ -141,6 +141,16 @@ def test_couriers_are_no_strays(host: Any, session: Any, ask: Any) -> None:
     assert courier.end()["sizeBytes"] == 1
 
 
+def test_code_that_stops_or_kills_a_courier(session: Any, ask: Any, tools: Any) -> None:
+    """A courier that the session's code stops is ended, so that nobody waits for it; one that it kills has ended."""
+    for number in ("SIGSTOP", "SIGKILL"):
+        courier = ask("file.put", path="x")
+        courier.answer()
+        session.eval(f"import os, signal; os.kill({courier.pid}, signal.{number})")
+        assert courier.read(1) == b""
+        tools.wait_for(lambda pid=courier.pid: not tools.alive(pid))
+
+
 def test_there_are_only_so_many(session: Any, ask: Any, tools: Any) -> None:
     """A courier too many is refused; when one ends there is room again."""
     couriers = [ask("file.put", path=f"{number}") for number in range(32)]

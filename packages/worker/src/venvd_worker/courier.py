@@ -70,6 +70,12 @@ class Couriers:
     def under_way(self) -> Set[int]:
         return set(self._under_way)
 
+    def end_stopped(self) -> None:
+        """End those that somebody stopped: only the user's code would, so that the server waits for ever."""
+        for pid in self._under_way:
+            if children.stat_fields(pid)[:1] == [b"T"]:
+                children.send(pid, signal.SIGKILL)
+
     def end(self, ward: Ward) -> None:
         """End those of a session whose directory goes."""
         for pid, whose in self._under_way.items():

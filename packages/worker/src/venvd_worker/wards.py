@@ -102,6 +102,7 @@ class Wards:
     def keep_sweeping(self) -> None:
         """Look for strays now and every so often."""
         self._sweep()
+        self._couriers.end_stopped()
         self._loop.later(_SWEEP_EVERY, self.keep_sweeping)
 
     def _sweep(self) -> None:
