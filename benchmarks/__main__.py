@@ -28,6 +28,7 @@ def words() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"at most {QUICK} rounds a row")
     parser.add_argument("--engine", choices=("auto", "docker", "local"), default=os.environ.get("VENVD_ENGINE", "auto"))
     parser.add_argument("--json", metavar="PATH", type=Path, default=ROOT / ".build" / "bench.json")
+    parser.add_argument("--into", metavar="PATH", type=Path, help="put the table into a document that has its marks")
     parser.add_argument("--list", action="store_true", help="name the rows and end")
     return parser.parse_args()
 
@@ -83,8 +84,10 @@ def main() -> None:
             outcomes = run(figures, ground, quick=asked.quick)
     except VenvdError as error:
         sys.exit(f"the engine {engine} cannot be used: {error.message}")
-    print(report.table(outcomes))
-    print(f"\n{report.conditions(facts)}")
+    text = f"{report.table(outcomes)}\n\n{report.conditions(facts)}"
+    print(text)
+    if asked.into is not None:
+        report.embed(asked.into, text)
     report.write(asked.json, facts, outcomes)
     say(f"every round: {asked.json}")
 

@@ -107,7 +107,18 @@ class Ground:
         image, network = inspected(LIKE, part_name(self._running[beside].handle.launch_id, SERVER))
         name, port = f"venvd-bench-{secrets.token_hex(4)}", str(PORTS[beside.kind][0].inside)
         file = Path(*program.module.split(".")).with_suffix(".py")
-        command = ["docker", "run", "--rm", "--name", name, "--network", network, "--label", "dev.venvd.bench=1"]
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--no-healthcheck",
+            "--name",
+            name,
+            "--network",
+            network,
+            "--label",
+            "dev.venvd.bench=1",
+        ]
         command += ["--volume", f"{machine.ROOT / file}:/floor.py:ro", "--entrypoint", "/opt/venv/bin/python", image]
         process = subprocess.Popen([*command, "-u", "/floor.py", EVERYWHERE, port], stdout=subprocess.PIPE, text=True)
         self._open.callback(_end, process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.figure import Figure
 from benchmarks.measuring import Outcome
 
 HEAD = ("figure", "floor in the same run", "floor", "ours", "ratio", "quartiles", "reach", "stretch", "")
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 LONGEST = 120
 """Characters of a reason in the table; the JSON has all of it."""
 RIGHT = {2, 3, 4, 6, 7}
@@ -83,6 +85,16 @@ def conditions(facts: dict[str, Any]) -> str:
         f"{facts['load'][0]} at the start. Clients, servers and sessions of both sides are pinned to core "
         f"{facts['pinnedTo']}, but for rows that say that they use all cores."
     )
+
+
+def embed(path: Path, text: str) -> None:
+    """Put the table where a document has a place for it."""
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{path} has no place for the table: {BEGIN} and {END}")
+    narrow = re.sub(r"-{3,}", "---", re.sub(r" {2,}", " ", text))
+    path.write_text(f"{before}{begin}\n{narrow}\n{end}{after}")
 
 
 def write(path: Path, facts: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
