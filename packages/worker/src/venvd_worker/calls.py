@@ -50,7 +50,7 @@ class Calls:
 
     def answer(self, request: Request, stream: Stream) -> Reply:
         """The reply to a request that came over `stream`, which takes the events before it."""
-        message = request.message
+        message = request[0]
         begin = replies.NO_ID
         try:
             begin, identifier = replies.head(message.get("id"))
@@ -73,6 +73,8 @@ class Calls:
 
     def expire(self) -> Optional[float]:
         """Let go of handles whose lease has ended; seconds until the next one ends, None where there is none."""
+        if not self._handles.leased:
+            return None
         before = len(self._handles)
         left = self._handles.expire()
         if len(self._handles) != before:
@@ -87,7 +89,7 @@ class Calls:
         return True
 
     def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[str, Call, float]:
-        message = request.message
+        message, attachments = request
         command = message.get("command")
         if type(command) is not str or (command not in self._operations.table and command != "exec"):
             raise _unknown(command, stream.connection)
@@ -103,13 +105,16 @@ class Calls:
             def emit(event: str, data: Any) -> None:
                 stream.send(replies.event_line(begin, event, data))
 
-        call = Call(checked(command, message.get("payload")), encode, emit, request.attachments, request.peer)
+        call = Call(checked(command, message.get("payload")), encode, emit, attachments, stream.peer)
         return command, call, timeout
 
     def _run(self, command: str, call: Call, begin: bytes) -> Tuple[Reply, bool]:
         """The reply, and whether it is an error."""
         try:
-            result = self._perform(command, call)
+            if command == "exec":
+                result = self._operations.execute(call)
+            else:
+                result = self._interrupts.run(self._operations.table[command], call)
             if not forks.is_session():
                 forks.leave(None)
             if type(result) is Parcel:
@@ -119,12 +124,6 @@ class Calls:
             if not forks.is_session():
                 forks.leave(raised)
             return self._failure(begin, raised), True
-
-    def _perform(self, command: str, call: Call) -> Any:
-        if command == "exec":
-            return self._operations.execute(call)
-        operation = self._operations.table[command]
-        return self._interrupts.run(lambda: operation(call))
 
     def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:

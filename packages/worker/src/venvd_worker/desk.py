@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from collections import deque
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, Optional, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from venvd_contract.errors import VenvdError
 from venvd_worker import replies
@@ -73,11 +73,25 @@ class Desk:
         turns = self._turns
         while True:
             if not turns:
-                self._poll(None)
+                self._wait()
             elif monotonic() - self._looked > _FRESH:
                 self._poll(0)
             if turns:
                 self._answer(turns.popleft())
+
+    def _wait(self) -> None:
+        """Wait for requests; the one that comes alone, as most do, is answered at once."""
+        if self._slow or self._segments.expire() is not None or self._calls.expire() is not None:
+            self._poll(None)
+            return
+        ready = self._epoll.poll()
+        if len(ready) == 1:
+            descriptor, events = ready[0]
+            stream = self._streams.get(descriptor)
+            if stream is not None and events == select.EPOLLIN:
+                self._answer(stream)
+                return
+        self._take(ready)
 
     def _poll(self, patience: Optional[float]) -> None:
         """Wait for requests, for ever where `patience` is None; meanwhile let go of what nobody uses any more."""
@@ -87,7 +101,10 @@ class Desk:
         if self._slow:
             self._end_stalled()
             patience = _LOOK_EVERY if patience is None else min(patience, _LOOK_EVERY)
-        for descriptor, events in self._epoll.poll(patience):
+        self._take(self._epoll.poll(patience))
+
+    def _take(self, ready: List[Tuple[int, int]]) -> None:
+        for descriptor, events in ready:
             stream = self._streams.get(descriptor)
             if stream is None:
                 self._others[descriptor]()
@@ -117,7 +134,7 @@ class Desk:
         """Answer one request of a stream, if it has one."""
         try:
             request = stream.request()
-            if request is None or self._is_word(stream, request.message):
+            if request is None or (not stream.connection and self._is_word(stream, request[0])):
                 return
             reply: Reply = self._calls.answer(request, stream)
         except VenvdError as error:  # a line that is no request
@@ -132,8 +149,9 @@ class Desk:
         except OSError:
             self._slot.unanswered()
             raise
-        if stream is not self._server:
-            self._settle(self._clients[stream.fileno()])
+        if stream.connection:
+            if stream.waiting or stream.blocked or stream.gone or stream.unreadable or self._slow:
+                self._settle(self._clients[stream.fileno()])
         elif stream.unreadable:
             raise EOFError("a line was too long")
         elif stream.waiting:
@@ -141,7 +159,7 @@ class Desk:
 
     def _is_word(self, stream: Stream, message: Dict[str, Any]) -> bool:
         """Whether this was no request but a word of the server's, which is not answered."""
-        if stream is not self._server or not self._calls.told(message):
+        if not self._calls.told(message):
             return False
         if stream.waiting:
             self._turns.append(stream)

@@ -9,14 +9,14 @@ import socket
 from array import array
 from collections import deque
 from time import monotonic
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Deque, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import attachment_sizes
 from venvd_worker.control import close_all
 from venvd_worker.replies import NO_ID, Package, Reply, head
 from venvd_worker.segments import Segment
-from venvd_worker.slots import Slot
+from venvd_worker.slots import Traffic
 from venvd_worker.streams import Stream
 
 _LONGEST_TIMEOUT = 365 * 86400.0
@@ -58,8 +58,8 @@ class Guest:
 class DirectStream(Stream):
     """One direct client. It never holds up the session: replies that it does not read wait, and it is not read."""
 
-    def __init__(self, descriptor: int, terms: Terms, rest: bytes, traffic: Slot) -> None:
-        super().__init__(descriptor, Guest(), terms.max_line)
+    def __init__(self, descriptor: int, terms: Terms, rest: bytes, traffic: Traffic) -> None:
+        super().__init__(descriptor, Guest(), traffic, terms.max_line)
         # Not `setblocking`: the server uses the same socket.
         self.connection = terms.connection
         self.session = terms.session
@@ -67,7 +67,6 @@ class DirectStream(Stream):
         self.gone = False
         self._timeout = terms.timeout
         self._most_attachments = terms.max_attachment_bytes
-        self._traffic = traffic
         self._unsent: Deque[Tuple[memoryview, List[int]]] = deque()
         self._moved = 0.0
         self._ending = False
@@ -79,12 +78,6 @@ class DirectStream(Stream):
             self.waiting = True
 
     # ---- requests
-
-    def _receive(self) -> Optional[bytes]:
-        data = super()._receive()
-        if data:
-            self._traffic.received += len(data)
-        return data
 
     def _ended(self) -> bytes:
         if self._ending:
@@ -148,7 +141,12 @@ class DirectStream(Stream):
         with self._lock:
             if self.gone:
                 return
-            if type(data) is bytes:
+            if type(data) is bytes and not self.blocked:
+                sent = self._offer(data, ())
+                self._traffic.sent += len(data)
+                if sent < len(data):
+                    self._keep(data[sent:], ())
+            elif type(data) is bytes:
                 self._pass(data)
             elif isinstance(data, Package):
                 self._pass(data.line, data.descriptors)
@@ -239,11 +237,13 @@ class DirectStream(Stream):
     def discard(self) -> bool:
         """Throw away what the client goes on sending; whether there may be more of it."""
         try:
-            data = self._receive()
-        except (EOFError, InvalidRequest):
+            data = self._recv(LARGE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
             return False
-        self._discarded += len(data or b"")
-        return self._discarded <= _LINGER_BYTES
+        self._discarded += len(data)
+        return bool(data) and self._discarded <= _LINGER_BYTES
 
     def close(self) -> None:
         """End the connection; the server keeps a descriptor of it, so that closing this one would not."""

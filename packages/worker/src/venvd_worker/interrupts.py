@@ -9,6 +9,7 @@ from typing import Callable, TypeVar
 from venvd_contract.errors import Cancelled, DeadlineExceeded, VenvdError
 from venvd_worker.slots import TIMEOUT, Slot
 
+_Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
 
@@ -37,12 +38,13 @@ class Interrupts:
         if getsignal(signal.SIGXCPU) is not self._cpu_handler:
             signal.signal(signal.SIGXCPU, self._cpu_handler)
 
-    def run(self, action: Callable[[], _Result]) -> _Result:
+    def run(self, action: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
         """Run the user's code so that it can be interrupted."""
         self._armed = True
         try:
-            self._check()
-            return action()
+            if self._slot.stop_reason():
+                self._check()
+            return action(argument)
         finally:
             self._armed = False
 

@@ -160,7 +160,7 @@ class Operations:
         self._capture.begin(output)
         self._output = output
         try:
-            outcome = self._interrupts.run(lambda: self._execute(call))
+            outcome = self._interrupts.run(self._execute, call)
         finally:
             if not forks.is_session():
                 forks.leave(sys.exc_info()[1])

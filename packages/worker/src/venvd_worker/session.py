@@ -27,7 +27,7 @@ from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
 from venvd_worker.operations import Operations, Parts
 from venvd_worker.segments import Segments, Server
-from venvd_worker.slots import SIZE, Memory, Slot
+from venvd_worker.slots import SIZE, Memory, Slot, Traffic
 from venvd_worker.streams import Stream
 
 _OWN = ("venvd_contract", "venvd_worker")
@@ -90,7 +90,7 @@ class Session:
         memory = Memory(slots, config["slots"])
         self._slot = Slot(memory.map, config["slot"])
         self._server = Server(self._control)
-        self._stream = Stream(stream, self._server)
+        self._stream = Stream(stream, self._server, Traffic())
         self._epoll = _lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
@@ -173,7 +173,7 @@ class Session:
             with open(descriptors.pop(), "rb") as file:
                 file.seek(0)
                 rest = file.read()
-        self._desk.add(DirectStream(lift(descriptors[0]), terms, rest, self._slot))
+        self._desk.add(DirectStream(lift(descriptors[0]), terms, rest, self._slot.traffic))
 
     def _refuse(self, message: Dict[str, Any], why: str) -> None:
         if "attach" in message:

@@ -43,6 +43,16 @@ class Memory:
         os.close(self.descriptor)
 
 
+class Traffic:
+    """Bytes that came and went over the streams that share it."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 class Slot:
     """A session's own slot: what it writes at the start and the end of each call."""
 
@@ -54,8 +64,8 @@ class Slot:
         self.calls = 0
         self.errors = 0
         self.handles = 0
-        self.received = 0
-        self.sent = 0
+        self.traffic = Traffic()
+        """Of direct clients."""
         self.direct_calls = 0
         self.direct_errors = 0
 
@@ -100,7 +110,7 @@ class Slot:
         """No call runs, and so many handles are held."""
         self.handles = handles
         _END.pack_into(
-            self._memory, self._end, IDLE, self.calls, self.errors, handles, self.received, self.sent,
+            self._memory, self._end, IDLE, self.calls, self.errors, handles, self.traffic.received, self.traffic.sent,
             self.direct_calls, self.direct_errors,
         )  # fmt: skip
 

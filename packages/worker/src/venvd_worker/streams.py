@@ -5,22 +5,19 @@ from __future__ import annotations
 import _thread
 import socket
 from array import array
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.errors import InvalidRequest, TooLarge
-from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line
+from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line, parse_whole
 from venvd_worker.replies import NO_ID, Package, Reply
+from venvd_worker.slots import Traffic
 
+_BRACE = ord("{")
 CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
 
 
-class Request(NamedTuple):
-    """One request as it came, with its attachments."""
-
-    message: Dict[str, Any]
-    attachments: Sequence[bytes]
-    peer: Any = None
-    """Who is at the other end."""
+Request = Tuple[Dict[str, Any], Sequence[bytes]]
+"""One request as it came, with its attachments."""
 
 
 class Stream:
@@ -33,15 +30,18 @@ class Stream:
         unreadable: where the next line begins is not known.
         begin: how the answer to what is no request begins.
         blocked: replies wait until the peer reads.
+        gone: nobody reads them any more.
     """
 
     connection = 0
     blocked = False
+    gone = False
 
-    def __init__(self, descriptor: int, peer: Any, max_line: int = MAX_LINE) -> None:
+    def __init__(self, descriptor: int, peer: Any, traffic: Traffic, max_line: int = MAX_LINE) -> None:
         self._sock = socket.socket(fileno=descriptor)
         self._recv = self._sock.recv
         self._lock = _thread.allocate_lock()
+        self._traffic = traffic
         self._buffer = Buffer(max_line)
         self._max_line = max_line
         self.waiting = False
@@ -66,15 +66,19 @@ class Stream:
             found = self._next()
             if found is not None:
                 return found
-        data = self._receive()
-        if data is None:
+        try:
+            data = self._recv(CHUNK, socket.MSG_DONTWAIT) or self._ended()
+        except BlockingIOError:
             return None
+        except ConnectionError as error:
+            raise EOFError(str(error)) from None
+        self._traffic.received += len(data)
         end = len(data) - 1
-        if data.find(b"\n") == end and not self.waiting and data.startswith(b"{") and end <= self._max_line:
+        if data.find(b"\n") == end and not self.waiting and end <= self._max_line and data[0] == _BRACE:
             # exactly one line, as it nearly always is: then it need not go through the buffer
-            message = parse_line(data[:end])
+            message = parse_whole(data)
             if "attachments" not in message:
-                return Request(message, (), self.peer)
+                return message, ()
         self._buffer.feed(data)
         return self._next()
 
@@ -115,15 +119,6 @@ class Stream:
             raise InvalidRequest('"timeout" takes a number of seconds from 0 on')
         return float(given)
 
-    def _receive(self) -> Optional[bytes]:
-        try:
-            data = self._recv(CHUNK, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except ConnectionError as error:
-            raise EOFError(str(error)) from None
-        return data or self._ended()
-
     def _ended(self) -> bytes:
         """What the end of what the peer sends stands for."""
         raise EOFError("the peer went away")
@@ -135,7 +130,7 @@ class Stream:
         message, self._message = self._message or {}, None
         attachments, self._attachments = self._attachments, []
         self.waiting = len(self._buffer) > 0
-        return Request(message, attachments, self.peer)
+        return message, attachments
 
     def _next_message(self) -> bool:
         while self._message is None:

@@ -180,16 +180,17 @@ def request(call: Call[Any], *, stream: bool) -> bytes:
     Raises:
         InvalidRequest: something in it has no JSON form.
     """
-    message: dict[str, Any] = {"id": 1, "command": call.command, "values": "tagged", "payload": call.payload}
-    if call.timeout is not None:
-        message["timeout"] = call.timeout
-    if call.lease is not None:
-        message["lease"] = call.lease
-    if stream:
-        message["stream"] = True
     try:
-        return dump(message).encode() + b"\n"
+        payload = dump(call.payload)
     except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
+    timeout = "" if call.timeout is None else f',"timeout":{float(call.timeout)!r}'
+    lease = "" if call.lease is None else f',"lease":{float(call.lease)!r}'
+    streams = ',"stream":true' if stream else ""
+    line = f'{{"id":1,"command":"{call.command}","values":"tagged"{timeout}{lease}{streams},"payload":{payload}}}\n'
+    try:
+        return line.encode()
+    except ValueError as error:
         raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
 
 

@@ -13,7 +13,7 @@ from venvd.net.lines import LineReader
 from venvd.transports import attached
 from venvd.transports.attached import Line, Lines
 from venvd.transports.base import Call
-from venvd_contract.framing import parse_line
+from venvd_contract.framing import parse_whole
 
 _CHUNK = 128 * 1024
 
@@ -45,13 +45,22 @@ class Connection:
         Raises:
             _CutError, DeadlineExceeded, BadReply.
         """
-        self.send(data, deadline)
-        found = self.receive(deadline)
-        self.received = len(found)
-        if found.find(b"\n") != self.received - 1:
+        if deadline is None and not self._timed:
+            try:
+                self._send(data)
+                found = self._recv(_CHUNK)
+            except OSError:
+                raise _CutError from None
+            if not found:
+                raise _CutError
+        else:
+            self.send(data, deadline)
+            found = self.receive(deadline)
+        self.received = size = len(found)
+        if found.find(b"\n") != size - 1:
             return self._rest(found, deadline)
         try:
-            return parse_line(found[:-1])
+            return parse_whole(found)
         except VenvdError as error:
             raise BadReply(f"the backend's answer cannot be read: {error.message}") from None
 
