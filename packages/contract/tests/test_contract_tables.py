@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from venvd_contract import tables
+from venvd_contract import arrays, tables
 from venvd_contract.errors import InvalidRequest, Unimplemented
 
 SAMPLE = pa.table(
@@ -104,5 +104,15 @@ def test_extension_types_that_nobody_registered_run_nothing() -> None:
 
 def test_into_is_checked() -> None:
     """What a table may become is named where something else is asked for."""
-    with pytest.raises(InvalidRequest, match='"table" or "pandas" or "polars", not "numpy"'):
-        tables.check_into("numpy")
+    with pytest.raises(InvalidRequest, match='"table" or "pandas" or "polars"'):
+        arrays.table(8, "numpy")
+
+
+def test_a_table_is_described_as_bytes() -> None:
+    """Format and what it shall become stand beside the number of bytes, and nothing else is taken for a table."""
+    header = arrays.table(300, "pandas")
+    assert arrays.described(header.fields()) == header
+    assert arrays.described(arrays.header("<f8", [3]).fields()).format is None
+    for wrong in ({"dtype": "<f8"}, {"shape": [3, 100]}, {"format": "csv"}, {"format": None}):
+        with pytest.raises(InvalidRequest):
+            arrays.described({**header.fields(), **wrong})

@@ -18,7 +18,7 @@ def header_of(result: Any) -> Header:
         BadReply: it is none.
     """
     try:
-        return arrays.header(result["dtype"], result["shape"], result["order"])
+        return arrays.described(result)
     except VenvdError as error:
         raise BadReply(f"the backend described an array that cannot be: {error.message}") from None
 

@@ -11,9 +11,8 @@ from venvd.arrays import header_of
 from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
 from venvd.records import record, records
 from venvd.transports.base import Call
-from venvd_contract.arrays import Header, plain_bytes
+from venvd_contract.arrays import ARROW, Header, table
 from venvd_contract.operations import HandleInfo, Output
-from venvd_contract.tables import FORMAT, check_into
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
 T = TypeVar("T")
@@ -185,12 +184,10 @@ class Scope:
         return self._call("array.put", header.fields(), self._proxy, timeout)
 
     def get_table(self, target: Held, timeout: float | None = None) -> Call[Header]:
-        return self._call("array.get", {"handleId": self._id(target), "format": FORMAT}, header_of, timeout)
+        return self._call("array.get", {"handleId": self._id(target), "format": ARROW}, header_of, timeout)
 
     def put_table(self, size: int, into: str, timeout: float | None = None) -> Call[Any]:
-        check_into(into)
-        payload = {**plain_bytes(size).fields(), "format": FORMAT, "into": into}
-        return self._call("array.put", payload, self._proxy, timeout)
+        return self._call("array.put", table(size, into).fields(), self._proxy, timeout)
 
     def handles(self, timeout: float | None = None) -> Call[list[HandleInfo]]:
         convert = records(HandleInfo)

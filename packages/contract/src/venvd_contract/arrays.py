@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from venvd_contract.errors import InvalidRequest, TooLarge
@@ -18,6 +18,11 @@ MAX_BYTES = (1 << 63) - 1
 """What an address can reach: no array is larger, whatever the limits are."""
 MAX_NPY_HEADER = 64 * 1024
 """Bytes of a `.npy` header, the part before the array's own bytes."""
+
+ARROW = "arrow"
+"""The format of tables."""
+INTO = ("table", "pandas", "polars")
+"""What a table that comes in may become; the first is what it becomes where nothing is said."""
 
 _MAGIC = b"\x93NUMPY"
 _ALIGNMENT = 64
@@ -49,6 +54,8 @@ class Header:
         order: "C" where the last dimension is the innermost, "F" where the first is.
         itemsize: bytes of one element.
         nbytes: bytes of all.
+        format: null for an array; "arrow" where the bytes are a table as an Arrow IPC stream.
+        into: what a table shall become; null is a `pyarrow.Table`.
     """
 
     dtype: str
@@ -56,10 +63,17 @@ class Header:
     order: str
     itemsize: int
     nbytes: int
+    format: Optional[str] = None
+    into: Optional[str] = None
 
     def fields(self) -> Dict[str, Any]:
         """As in requests and replies."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "order": self.order}
+        found = {"dtype": self.dtype, "shape": list(self.shape), "order": self.order}
+        if self.format is not None:
+            found["format"] = self.format
+        if self.into is not None:
+            found["into"] = self.into
+        return found
 
     def check_length(self, found: int) -> None:
         """Raises:
@@ -87,9 +101,45 @@ def header(dtype: Any, shape: Any, order: Any = "C") -> Header:
     return Header(name, lengths, order, itemsize, _size(lengths, itemsize))
 
 
-def plain_bytes(size: int) -> Header:
-    """The header of bytes that are something else than an array: a table, say."""
-    return header("|u1", [size])
+def table(size: int, into: Optional[str] = None) -> Header:
+    """The header of a table as an Arrow IPC stream of `size` bytes.
+
+    Raises:
+        InvalidRequest: nothing is called `into`.
+        TooLarge: no memory has as many bytes.
+    """
+    if into is not None and into not in INTO:
+        raise InvalidRequest('"into" takes {}, not {}'.format(" or ".join(map('"{}"'.format, INTO)), _shown(into)))
+    plain = header("|u1", [size])
+    return replace(plain, format=ARROW, into=into)
+
+
+def described(fields: Dict[str, Any]) -> Header:
+    """The header that a request or reply describes.
+
+    Raises:
+        InvalidRequest, TooLarge: as `header` and `table`; or another format.
+    """
+    head = header(fields["dtype"], fields["shape"], fields.get("order", "C"))
+    form = fields.get("format")
+    if form is None:
+        if fields.get("into") is not None:
+            raise InvalidRequest('"into" says what a table shall become: "format" must be "{}"'.format(ARROW))
+        return head
+    check_format(form)
+    if head.dtype != "|u1" or len(head.shape) != 1:
+        raise InvalidRequest('a table is described as bytes: dtype "|u1", shape [their number]')
+    return table(head.nbytes, fields.get("into"))
+
+
+def check_format(form: Any) -> None:
+    """Raises:
+    InvalidRequest: it is neither null nor a format that is known.
+    """
+    if form is not None and form != ARROW:
+        raise InvalidRequest(
+            '"format" takes "{}" for a table, or nothing for an array, not {}'.format(ARROW, _shown(form))
+        )
 
 
 def _checked_type(dtype: Any) -> Tuple[str, int]:

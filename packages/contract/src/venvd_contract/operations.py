@@ -99,6 +99,8 @@ class WrapRequest:
 @dataclass
 class ArrayGetRequest:
     handleId: str
+    format: Optional[str] = None
+    """`arrow` for a table as an Arrow IPC stream; null for an array."""
     shm: Optional[bool] = None
     """The peer can map memory that it is given by descriptor."""
     release: Optional[List[str]] = None
@@ -111,6 +113,10 @@ class ArrayPutRequest:
     """As numpy writes it, such as `<f8`."""
     shape: List[int]
     order: str = "C"
+    format: Optional[str] = None
+    """`arrow` where the bytes, of which dtype and shape tell the number, are a table as an Arrow IPC stream."""
+    into: Optional[str] = None
+    """What such a table shall become: `table` (pyarrow's), `pandas` or `polars`."""
     shm: Optional[bool] = None
     """Asks for a segment to write the array's bytes into."""
     segment: Optional[str] = None
@@ -177,6 +183,9 @@ class Array:
     dtype: str
     shape: List[int]
     order: str
+    format: Optional[str] = None
+    """`arrow` where the bytes are a table as an Arrow IPC stream."""
+    into: Optional[str] = None
     segment: Optional[str] = None
     """Name of the segment, the peer's until it is released."""
     size: Optional[int] = None

@@ -13,9 +13,6 @@ from typing import Any, Tuple
 from venvd_contract.errors import InvalidRequest, Unimplemented
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
-FORMAT = "arrow"
-INTO = ("table", "pandas", "polars")
-"""What a stream that comes in may become; the first is what it becomes where nothing is said."""
 
 _OLDEST = (14, 0, 1)
 _SOURCES = "a pyarrow Table or RecordBatch, a pandas DataFrame or Series, or what has __arrow_c_stream__ (polars)"
@@ -124,14 +121,6 @@ def table_in(pyarrow: Any, memory: Any) -> Any:
     if left:
         raise InvalidRequest("{} bytes stand behind the end of the Arrow IPC stream".format(left))
     return table
-
-
-def check_into(into: str) -> None:
-    """Raises:
-    InvalidRequest: it names nothing that a stream can become.
-    """
-    if into not in INTO:
-        raise InvalidRequest('"into" takes {}, not "{}"'.format(" or ".join(map('"{}"'.format, INTO)), into[:40]))
 
 
 def converted(table: Any, into: str, module: Any) -> Any:

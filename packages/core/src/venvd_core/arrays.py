@@ -34,6 +34,7 @@ class _Described(msgspec.Struct):
     dtype: str
     shape: list[int]
     order: str
+    format: str | None = None
     segment: str | None = None
     size: int = 0
 
@@ -186,8 +187,8 @@ class Porter:
     def __init__(self, call: Calls) -> None:
         self._call = call
 
-    async def get(self, handle: str, target: Target) -> Outgoing:
-        payload = encode({"handleId": handle, "shm": True})
+    async def get(self, handle: str, target: Target, form: str | None) -> Outgoing:
+        payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._call(Request("array.get", payload, target.session, target.timeout, name=target.name))
         reply = await _answered(call)
         process = _process(call)
@@ -282,7 +283,8 @@ def _read(result: bytes) -> _Described:
 
 def _header(said: _Described) -> Header:
     try:
-        return arrays.header(said.dtype, said.shape, said.order)
+        fields = {"dtype": said.dtype, "shape": said.shape, "order": said.order, "format": said.format}
+        return arrays.described(fields)
     except VenvdError as error:
         raise Internal(f"the session described an array that cannot be: {error.message}") from None
 

@@ -139,13 +139,13 @@ class Backend:
         if pool is not None:
             await pool.close()
 
-    async def get_array(self, handle: str, target: Target = _DEFAULT) -> Outgoing:
-        """The array behind a handle; whoever asked closes it.
+    async def get_array(self, handle: str, target: Target = _DEFAULT, form: str | None = None) -> Outgoing:
+        """The array behind a handle, or where `form` is "arrow" the table; whoever asked closes it.
 
         Raises:
             VenvdError: as for other calls; also where the object is no array that can travel.
         """
-        found = await self._porter.get(handle, target)
+        found = await self._porter.get(handle, target, form)
         self._measured().bytes_out += found.header.nbytes
         return found
 

@@ -6,9 +6,9 @@ import sys
 from importlib import import_module
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from venvd_contract.arrays import Header, header
+from venvd_contract.arrays import Header, check_format, described, header, table
 from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented
-from venvd_worker import tracebacks
+from venvd_worker import tables, tracebacks
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.segments import Peer, Segment, Segments
 
@@ -56,9 +56,10 @@ class Arrays:
 
     # ---- out
 
-    def get(self, value: Any, shm: bool, peer: Peer) -> Parcel:
-        """Send what can be seen as an array."""
-        source = source_of(value)
+    def get(self, value: Any, form: Optional[str], shm: bool, peer: Peer) -> Parcel:
+        """Send what can be seen as an array or, where `form` says so, as a table."""
+        check_format(form)
+        source = source_of(value) if form is None else _table_source(value)
         self._check_size(source.header)
         if not shm or source.header.nbytes <= INLINE:
             return Parcel(source.header.fields(), [_bytes_of(source)])
@@ -74,7 +75,7 @@ class Arrays:
 
     def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], peer: Peer) -> Any:
         """What `array.put` comes to: the array, or a `Parcel` with the segment that was asked for."""
-        head = header(fields["dtype"], fields["shape"], fields["order"])
+        head = described(fields)
         self._check_size(head)
         if fields["segment"] is not None:
             return self.adopt(head, fields["segment"], peer)
@@ -93,7 +94,7 @@ class Arrays:
 
     def room(self, head: Header, peer: Peer) -> Parcel:
         """A segment for `peer` to write the bytes of an array into."""
-        _numpy("array.put")
+        _check_means(head)
         segment = self._lend(max(1, head.nbytes), peer)
         self._rooms = {name: meant for name, meant in self._rooms.items() if self._segments.is_lent(name)}
         self._rooms[segment.name] = head
@@ -109,7 +110,7 @@ class Arrays:
         if self._rooms.pop(name, None) != head:
             self.release([name], peer)
             raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
-        _numpy("array.put")
+        _check_means(head)
         if not self._segments.crowded:
             return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
         try:
@@ -191,12 +192,31 @@ def _flat(view: memoryview) -> memoryview:
     return view.cast("B") if view.nbytes and view.c_contiguous else memoryview(view.tobytes("A"))
 
 
+def _table_source(value: Any) -> Source:
+    stream = tables.stream_of(value)
+    return Source(table(stream.size), None, stream)
+
+
+def _check_means(head: Header) -> None:
+    if head.format is None:
+        _numpy("array.put")
+    else:
+        tables.check(head.into)
+
+
 def _bytes_of(source: Source) -> Any:
+    if source.header.format is not None:
+        memory = bytearray(source.header.nbytes)
+        source.array.write(memory)
+        return memory
     return source.array.tobytes() if source.data is None else source.data
 
 
 def _copy(source: Source, segment: Segment) -> None:
     """One copy, whatever the order of the elements; numpy lets other threads run meanwhile."""
+    if source.header.format is not None:
+        source.array.write(memoryview(segment.map).cast("B")[: source.header.nbytes])
+        return
     numpy = _found_numpy()
     if numpy is None:
         memoryview(segment.map).cast("B")[: source.header.nbytes] = source.data or b""
@@ -212,6 +232,8 @@ def _copy(source: Source, segment: Segment) -> None:
 
 
 def _array(head: Header, memory: Any) -> Any:
+    if head.format is not None:
+        return tables.made(memory, head.into)
     numpy = _numpy("array.put")
     try:
         flat = numpy.frombuffer(memory, dtype=head.dtype) if head.nbytes else numpy.empty(0, dtype=head.dtype)

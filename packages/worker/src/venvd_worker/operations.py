@@ -129,7 +129,7 @@ class Operations:
 
     def get_array(self, call: Call) -> Any:
         self.arrays.release(call.fields["release"] or (), call.peer)
-        return self.arrays.get(self._find(call), call.fields["shm"] is True, call.peer)
+        return self.arrays.get(self._find(call), call.fields["format"], call.fields["shm"] is True, call.peer)
 
     def put_array(self, call: Call) -> Any:
         self.arrays.release(call.fields["release"] or (), call.peer)

@@ -58,6 +58,13 @@ class FilePath(PathConvertor):
 
 register_url_convertor("file", FilePath())
 
+HandleQuery = Annotated[str, Query(alias="handleId")]
+FormatQuery = Annotated[str | None, Query(alias="format", description="`arrow` for a table", pattern="^arrow$")]
+IntoQuery = Annotated[
+    str | None,
+    Query(description="What a table becomes: `table`, `pandas` or `polars`", pattern="^(table|pandas|polars)$"),
+]
+
 
 @dataclass
 class Problem:
@@ -174,13 +181,16 @@ def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None
 def _declare_arrays(app: FastAPI) -> None:
     """`/api/array`, which the front answers before FastAPI sees it."""
 
-    def get_array(handleId: str, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:  # noqa: N803
+    def get_array(
+        handle: HandleQuery, form: FormatQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None
+    ) -> None:
         """Only its signature is used."""
 
-    def put_array(session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:
+    def put_array(into: IntoQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:
         """Only its signature is used."""
 
-    binary = {"content": {arrays.NPY.decode(): {"schema": {"type": "string", "format": "binary"}}}}
+    body = {"schema": {"type": "string", "format": "binary"}}
+    binary = {"content": {kind.decode(): body for kind in (arrays.NPY, arrays.ARROW)}}
     common: dict[str, Any] = {"tags": ["Python"], "dependencies": [Security(HTTPBearer(auto_error=False))]}
     problem: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "What went wrong"}}
     get, put = (each for each in STREAMED if each.http[1] == arrays.PATH)
@@ -191,7 +201,7 @@ def _declare_arrays(app: FastAPI) -> None:
         operation_id="GetArray",
         summary=get.summary,
         response_class=Response,
-        responses={**problem, 200: {"description": "A `.npy` stream", **binary}},
+        responses={**problem, 200: {"description": "A `.npy` stream, or an Arrow IPC stream", **binary}},
         **common,
     )
     app.router.add_api_route(

@@ -182,7 +182,7 @@ class Transfer:
         if command == GET:
             await self._get(fields)
             return None
-        header = arrays.header(fields["dtype"], fields["shape"], fields["order"])
+        header = arrays.described(fields)
         if self.intake is not None:
             return await self._put(header, self.intake)
         if fields["segment"] is not None:
@@ -211,7 +211,7 @@ class Transfer:
             incoming.close()
 
     async def _get(self, fields: dict[str, Any]) -> None:
-        outgoing = await self._backend.get_array(fields["handleId"], self._target)
+        outgoing = await self._backend.get_array(fields["handleId"], self._target, fields["format"])
         if fields["shm"] and outgoing.segment is not None:
             await self._offer(outgoing)
             return

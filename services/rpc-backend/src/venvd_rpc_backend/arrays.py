@@ -51,7 +51,11 @@ def _parsed(message: bytes) -> Header | memoryview:
         raise InvalidRequest('a PutArrayRequest has a "header" or a "chunk"')
     if kind == "chunk":
         return memoryview(found.chunk)
-    return arrays.header(found.header.dtype, list(found.header.shape), found.header.order or "C")
+    header = found.header
+    fields = {"dtype": header.dtype, "shape": list(header.shape), "order": header.order or "C"}
+    fields["format"] = header.format if header.HasField("format") else None
+    fields["into"] = found.into if found.HasField("into") else None
+    return arrays.described(fields)
 
 
 def _target(found: contexts.Asked, context: Context) -> Target:
@@ -95,11 +99,12 @@ class Arrays:
         found = contexts.asked(context)
         contexts.authorise(self._backend, found)
         target = _target(found, context)
-        return await self._waited(self._backend.get_array(message.handle_id, target))
+        form = message.format if message.HasField("format") else None
+        return await self._waited(self._backend.get_array(message.handle_id, target, form))
 
     async def _pour(self, outgoing: Outgoing, context: Context) -> None:
         header = outgoing.header
-        first = GetArrayResponse(header=ArrayHeader(dtype=header.dtype, shape=header.shape, order=header.order))
+        first = GetArrayResponse(header=ArrayHeader(**header.fields()))
         await self._in_time(context.write(first.SerializeToString()), "read")
         for piece in outgoing:
             await self._in_time(context.write(chunks.dump(piece)), "read")

@@ -40,7 +40,7 @@ def _got(call: Call[Header], reader: BulkReader) -> tuple[Header, memoryview]:
     whole = reader.whole()
     call.received = len(whole)
     if reader.header("content-type").startswith(tables.MEDIA_TYPE):
-        return arrays.plain_bytes(len(whole)), whole
+        return arrays.table(len(whole)), whole
     try:
         parsed = arrays.parse_npy(whole)
         if parsed is not None:

@@ -1,0 +1,55 @@
+"""Tables in and out of a session as Arrow IPC streams, with the pyarrow of its venv."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, Optional
+
+from venvd_contract import tables
+from venvd_contract.errors import InvalidRequest, Unimplemented
+
+
+def stream_of(value: Any) -> tables.Stream:
+    """The stream of a value that holds columns.
+
+    Raises:
+        InvalidRequest: it holds none, or some that Arrow has no type for.
+        Unimplemented: the venv has no pyarrow.
+    """
+    return tables.stream_of(needed("pyarrow"), value)
+
+
+def check(into: Optional[str]) -> None:
+    """Raises:
+    Unimplemented: the venv has not what it takes to make that of a table.
+    """
+    tables.check_version(needed("pyarrow"))
+    if into in ("pandas", "polars"):
+        needed(into)
+
+
+def made(memory: Any, into: Optional[str]) -> Any:
+    """What a stream becomes.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    check(into)
+    table = tables.table_in(needed("pyarrow"), memory)
+    if into not in ("pandas", "polars"):
+        return table
+    try:
+        return tables.converted(table, into, needed(into))
+    except (TypeError, ValueError) as error:  # those of pyarrow among them
+        raise InvalidRequest("{} cannot hold that table: {}".format(into, error)) from None
+
+
+def needed(name: str) -> Any:
+    """A module of the venv: the user's own, whatever version."""
+    try:
+        return sys.modules.get(name) or import_module(name)
+    except ImportError:
+        raise Unimplemented(
+            "tables need {}, which this venv does not have: add it to the requirements".format(name)
+        ) from None
