@@ -69,7 +69,7 @@ def bound(figure: Figure, wanted: float | None) -> str:
 
 
 def ratio(value: float) -> str:
-    return f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×"
+    return f"{value:,.0f}×" if value >= 100 else f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×"
 
 
 def number(value: float, unit: str) -> str:
