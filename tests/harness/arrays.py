@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
 import socket
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
+import grpc
 import numpy as np
+from harness.callers import HttpCaller
+from harness.rpc import RpcCaller, told
 
-from venvd_contract.errors import from_fields
+from venvd_contract.errors import InvalidRequest, from_fields
+from venvd_proto.v1 import python_service_pb2 as pb
+from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
 
 Array = np.ndarray[Any, Any]
 
@@ -142,10 +148,76 @@ class AttachedSharedArrays(SharedArrays):
     attached = True
 
 
+class HttpArrays(HttpCaller):
+    """Arrays as `.npy` bodies, which numpy writes and reads."""
+
+    def get(self, handle: str) -> Array:
+        status, data = self._asked("GET", f"?handleId={handle}")
+        return np.load(io.BytesIO(data), allow_pickle=False) if status == 200 else _raise(data)
+
+    def put(self, array: Array, **wrong: Any) -> str:
+        body = io.BytesIO()
+        fields, data = described(array)
+        fields |= wrong
+        order = {"C": False, "F": True}.get(fields["order"], fields["order"])
+        header = {"descr": fields["dtype"], "fortran_order": order, "shape": _tuple(fields["shape"])}
+        np.lib.format.write_array_header_2_0(body, header)
+        status, answer = self._asked("PUT", "", body.getvalue() + data)
+        return str(json.loads(answer)["handleId"]) if status == 200 else _raise(answer)
+
+    def _asked(self, method: str, query: str, body: bytes | None = None) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        self._connection.request(method, f"/api/array{query}", body, headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+
+def _tuple(shape: Any) -> Any:
+    return tuple(shape) if isinstance(shape, list) else shape
+
+
+def _raise(data: bytes) -> NoReturn:
+    raise from_fields(json.loads(data))
+
+
+class RpcArrays(RpcCaller):
+    """Arrays as messages of the stubs."""
+
+    def get(self, handle: str) -> Array:
+        try:
+            answers = list(self._python().GetArray(pb.GetArrayRequest(handle_id=handle), metadata=self._metadata()))
+        except grpc.RpcError as error:
+            raise told(error) from None
+        header = answers[0].header
+        fields = {"dtype": header.dtype, "shape": list(header.shape), "order": header.order}
+        return made(fields, b"".join(answer.chunk for answer in answers[1:]))
+
+    def put(self, array: Array, **wrong: Any) -> str:
+        fields, data = described(array)
+        size = 100_001  # no round number, and no limit of anybody's
+        try:
+            parts = [pb.PutArrayRequest(header=pb.ArrayHeader(**{**fields, **wrong}))]
+        except ValueError as error:  # what the message cannot even say
+            raise InvalidRequest(str(error)) from None
+        parts += [pb.PutArrayRequest(chunk=data[at : at + size]) for at in range(0, len(data), size)]
+        try:
+            return str(self._python().PutArray(iter(parts), metadata=self._metadata()).handle_id)
+        except grpc.RpcError as error:
+            raise told(error) from None
+
+    def _python(self) -> Any:
+        return PythonServiceStub(self._channel)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self._token}")]
+
+
 ARRAY_WAYS: dict[str, tuple[str, Any]] = {
     "pipe": ("pipe", PipeArrays),
     "pipe-shm": ("pipe", SharedArrays),
     "attach": ("pipe", AttachedArrays),
     "attach-shm": ("pipe", AttachedSharedArrays),
+    "http": ("http", HttpArrays),
+    "rpc": ("rpc", RpcArrays),
 }
 """Ways of an array: the type of the backend, and the caller."""

@@ -27,7 +27,7 @@ def numeric(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield made
 
 
-@pytest.fixture(scope="module", params=["pipe"])
+@pytest.fixture(scope="module", params=["pipe", "http", "rpc"])
 def running(numeric: Stack, request: pytest.FixtureRequest) -> Iterator[Running]:
     made = numeric.start(request.param)
     yield made
