@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import timeit
 from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 """Of the processes of a run, which import this package and the tests' harness."""
+
+COMPILE = "compile('1+1', '', 'eval')"
+"""How fast the interpreter is here: the kernel's echo, which some floors are, does not get slower with it."""
 
 
 def facts() -> dict[str, object]:
@@ -20,6 +24,7 @@ def facts() -> dict[str, object]:
         "cpu": _cpu(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "compileMicroseconds": round(min(timeit.repeat(COMPILE, number=2000, repeat=9)) / 2000 * 1e6, 2),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 

@@ -81,7 +81,8 @@ def conditions(facts: dict[str, Any]) -> str:
     """Under which the table came to be."""
     return (
         f"Medians; ratios are those of single rounds, floor and ours by turns. Engine {facts['engine']}, "
-        f"{facts['cores']} cores ({facts['cpu']}), Linux {facts['kernel']}, CPython {facts['python']}, load "
+        f"{facts['cores']} cores ({facts['cpu']}), Linux {facts['kernel']}, CPython {facts['python']} "
+        f"(compiles `1+1` in {facts['compileMicroseconds']} µs), load "
         f"{facts['load'][0]} at the start. Clients, servers and sessions of both sides are pinned to core "
         f"{facts['pinnedTo']}, but for rows that say that they use all cores."
     )
