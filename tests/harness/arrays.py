@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
+
 from harness.callers import HttpCaller
 from harness.rpc import RpcCaller, told
-
 from venvd_contract.errors import InvalidRequest, from_fields
 from venvd_proto.v1 import python_service_pb2 as pb
 from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
