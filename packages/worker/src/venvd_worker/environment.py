@@ -17,6 +17,9 @@ _READ_AT_START = re.compile(
     r"(PYTHON|LD_|MALLOC_|GLIBC_|LC_|LANG|OMP_|GOMP_|KMP_|MKL_|BLIS_|OPENBLAS|GOTO_|NUMEXPR|NUMBA_|VECLIB_)"
     r"|.*_NUM_THREADS$"
 )
+_BINARIES = os.path.dirname(sys.executable)
+_ROOT = os.path.dirname(_BINARIES)
+_IS_VENV = os.path.exists(os.path.join(_ROOT, "pyvenv.cfg"))
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -34,16 +37,14 @@ def take_worker_env() -> Dict[str, str]:
 
 def session_environment(asked: Mapping[str, str], directory: Directory) -> Dict[str, str]:
     """The whole environment of a session; `asked` wins over everything else."""
-    binaries = os.path.dirname(sys.executable)
     found = {name: os.environ[name] for name in _KEPT if name in os.environ}
     found.setdefault("LANG", "C.UTF-8")
-    found["PATH"] = os.pathsep.join((binaries, os.environ.get("PATH") or _DEFAULT_PATH))
+    found["PATH"] = os.pathsep.join((_BINARIES, os.environ.get("PATH") or _DEFAULT_PATH))
     found["HOME"] = directory.home
     found["TMPDIR"] = directory.temporary
     found["MPLBACKEND"] = "Agg"  # there is no screen
-    root = os.path.dirname(binaries)
-    if os.path.exists(os.path.join(root, "pyvenv.cfg")):
-        found["VIRTUAL_ENV"] = root
+    if _IS_VENV:
+        found["VIRTUAL_ENV"] = _ROOT
     found.update(asked)
     return found
 

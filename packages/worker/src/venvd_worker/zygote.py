@@ -177,9 +177,11 @@ def _become_session(own: Control) -> NoReturn:
 
 def _take_place(config: Dict[str, Any], streams: Sequence[int]) -> None:
     """What a fresh process would have been given by exec."""
+    zone = os.environ.get("TZ")
     os.environ.clear()
     os.environ.update(config["env"])
-    time.tzset()
+    if os.environ.get("TZ") != zone:
+        time.tzset()
     os.chdir(config["files"])
     output, errors = streams
     os.dup2(output, 1)

@@ -1,0 +1,67 @@
+"""Backends on both engines whose sessions are harmed, each with a session beside it that must notice nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness.callers import CALLERS, Caller
+from harness.stack import Stack, engine_stack
+
+from venvd_contract.errors import VenvdError
+
+ENGINES = [
+    pytest.param("local", id="local"),
+    pytest.param("docker", id="docker", marks=pytest.mark.docker),
+]
+SETTINGS = {"VENVD_GRACE": "1.5"}
+PRELOAD = ("decimal", "json")
+WITNESS = "witness"
+
+
+@pytest.fixture(scope="package", params=ENGINES)
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture(scope="package", params=list(CALLERS))
+def backend(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
+    """A client of a running backend; at the end both its parts still run."""
+    running = stack.start(request.param, preload=PRELOAD, **SETTINGS)
+    made = CALLERS[request.param](running.url, running.token)
+    made("session.create", {"name": WITNESS})
+    made("eval", {"expression": "seen = 'unharmed'"}, session=WITNESS)
+    yield made
+    made.close()
+    assert stack.engine.inspect(running.handle).running
+    stack.stop(running)
+
+
+@pytest.fixture
+def call(backend: Caller) -> Iterator[Caller]:
+    """Afterwards the server is healthy, and the witness has its state and its process."""
+    before = process_of(backend, WITNESS)
+    yield backend
+    assert backend("ping") == {"status": "ok"}
+    assert backend("eval", {"expression": "seen"}, session=WITNESS) == {"value": "unharmed"}
+    assert process_of(backend, WITNESS) == before
+    made = backend("session.create", {})["id"]
+    assert backend("eval", {"expression": "'decimal' in __import__('sys').modules"}, session=made) == {"value": True}
+    backend("session.delete", {"id": made})
+
+
+@pytest.fixture
+def victim(call: Caller) -> Iterator[str]:
+    """A session of the test's own, with some state."""
+    made = call("session.create", {})["id"]
+    call("eval", {"expression": "kept = 1"}, session=made)
+    yield str(made)
+    call("session.delete", {"id": made})
+
+
+def process_of(call: Caller, session: str) -> object:
+    try:
+        return call("eval", {"expression": "import os; os.getpid()"}, session=session)["value"]
+    except VenvdError as error:
+        return error

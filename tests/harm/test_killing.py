@@ -1,0 +1,77 @@
+"""Code that kills what it can see: on a backend of its own, since its other sessions may go as well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from harness.callers import CALLERS, Caller
+from harness.measure import until
+from harness.stack import Running, Stack
+
+from venvd_contract.errors import SessionLost, VenvdError
+
+PRELOAD = ("decimal", "json")
+
+KILLS_SIBLINGS = """
+import os, signal
+parent = os.getppid()
+def children():
+    return [int(pid) for task in os.listdir(f"/proc/{parent}/task")
+            for pid in open(f"/proc/{parent}/task/{task}/children").read().split()]
+for _ in range(3):
+    for pid in children():
+        if pid != os.getpid(): os.kill(pid, signal.SIGKILL)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(params=list(CALLERS))
+def own(stack: Stack, request: pytest.FixtureRequest) -> Iterator[tuple[Running, Caller]]:
+    running = stack.start(request.param, preload=PRELOAD)
+    made = CALLERS[request.param](running.url, running.token)
+    yield running, made
+    made.close()
+    stack.stop(running)
+
+
+def forked(call: Caller) -> bool:
+    """Whether a new session finds what is preloaded."""
+    made = call("session.create", {})["id"]
+    found = call("eval", {"expression": "'decimal' in __import__('sys').modules"}, session=made)["value"]
+    call("session.delete", {"id": made})
+    return bool(found)
+
+
+def test_killing_every_sibling(own: tuple[Running, Caller]) -> None:
+    """Other sessions, zygote and spares: losses are told, sessions serve again, and soon they are forked again."""
+    _, call = own
+    call("session.create", {"name": "other"})
+    call("eval", {"expression": "kept = 1"}, session="other")
+    with pytest.raises(SessionLost, match="SIGKILL"):
+        call("eval", {"expression": KILLS_SIBLINGS})
+    assert call("ping") == {"status": "ok"}
+    until(lambda: answers(call, "default") and answers(call, "other"), "the sessions do not serve again")
+    assert call("eval", {"expression": "'kept' in globals()"}, session="other") == {"value": False}
+    assert call("session.get", {"id": "other"})["restarts"] == 1
+    until(lambda: forked(call), "sessions are not forked again")
+
+
+def answers(call: Caller, session: str) -> bool:
+    with contextlib.suppress(VenvdError):
+        return bool(call("eval", {"expression": "1"}, session=session) == {"value": 1})
+    return False
+
+
+def test_killing_the_parent(stack: Stack, own: tuple[Running, Caller]) -> None:
+    """In a container nothing comes of it. Without one the worker host is gone: the answer and the engine say so."""
+    running, call = own
+    code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\n'alive'"
+    if stack.engine.name == "docker":
+        assert call("eval", {"expression": code}) == {"value": "alive"}
+        assert stack.engine.inspect(running.handle).running
+        return
+    with pytest.raises(SessionLost, match="worker host"):
+        call("eval", {"expression": code})
+    until(lambda: not stack.engine.inspect(running.handle).running, "the engine does not notice")

@@ -1,0 +1,121 @@
+"""Sessions that come and go, and many at once: nothing is left of them.
+
+VENVD_CHURN is how many come and go on each transport (500 at first, fewer make a quick run).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from harness.callers import CALLERS, Caller
+from harness.measure import MIB, Held, Parts, parts, until
+from harness.stack import Running, Stack
+
+SESSIONS = int(os.environ.get("VENVD_CHURN", "500"))
+ALIVE = 50
+PRELOAD = ("decimal", "json", "http.client", "unittest.mock")
+GROWTH = {"server": 16 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
+SETTLED_AFTER = 25
+"""Sessions after which caches and pools have the size that they keep."""
+SPARE_THREADS = 4
+
+
+@pytest.fixture
+def running(stack: Stack, kind: str) -> Iterator[Running]:
+    made = stack.start(kind, preload=PRELOAD)
+    yield made
+    stack.stop(made)
+
+
+@pytest.fixture
+def call(kind: str, running: Running) -> Iterator[Caller]:
+    made = CALLERS[kind](running.url, running.token)
+    yield made
+    made.close()
+
+
+def one(call: Caller) -> None:
+    """A session that is used, prints, starts a process, and goes."""
+    made = call("session.create", {})["id"]
+    assert call("eval", {"expression": "import decimal; str(decimal.Decimal(1) + 1)"}, session=made) == {"value": "2"}
+    call("session.delete", {"id": made})
+
+
+def left(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
+    """What there is more of than before."""
+    return [
+        f"{name}: {now}, before: {was}"
+        for name, was in before.items()
+        if (now := after[name]).processes > was.processes
+        or now.descriptors > was.descriptors
+        or now.threads > was.threads + SPARE_THREADS
+        or now.memory > was.memory + GROWTH[name]
+    ]
+
+
+def settled(processes: Parts, sessions: int) -> dict[str, Held]:
+    """What is held once no session but `sessions` is left, and zygote and spares are there."""
+    until(
+        lambda: (held := processes.held())["sessions"].processes == sessions and held["zygote"].processes == 3,
+        lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in processes.held().items()} }",
+    )
+    return processes.held()
+
+
+def test_sessions_that_come_and_go(
+    stack: Stack, kind: str, running: Running, call: Caller, record_property: Any
+) -> None:
+    """After hundreds of them, processes, descriptors, threads, slots, directories and memory are as before."""
+    processes = parts(stack, running)
+    for _ in range(SETTLED_AFTER):
+        one(call)
+    before = settled(processes, 1)
+    began = time.monotonic()
+    for _ in range(SESSIONS):
+        one(call)
+    took = time.monotonic() - began
+    settled(processes, 1)
+    until(lambda: not left(before, processes.held()), lambda: left(before, processes.held()))
+    assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
+    work = stack.home / "backends" / running.handle.launch_id / "work"
+    until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
+    record_property("figure", f"{kind}: {SESSIONS} sessions came and went in {took:.1f} s")
+    for name, now in processes.held().items():
+        record_property("figure", f"  {name}: {now} (before: {before[name]})")
+
+
+def test_many_sessions_at_once(stack: Stack, kind: str, running: Running, call: Caller, record_property: Any) -> None:
+    """Fifty, made at once and used at once, each with a process and state of its own; afterwards all is as before."""
+    processes = parts(stack, running)
+    one(call)
+    before = settled(processes, 1)
+
+    def live(number: int) -> str:
+        own = call.fresh()
+        made = str(own("session.create", {})["id"])
+        own("eval", {"expression": f"number = {number}"}, session=made)
+        own.close()
+        return made
+
+    def end(name: str) -> None:
+        own = call.fresh()
+        own("session.delete", {"id": name})
+        own.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(live, range(ALIVE)))
+        held = settled(processes, ALIVE + 1)
+        state = "import os; [number, os.getpid()]"
+        found = [call("eval", {"expression": state}, session=name)["value"] for name in made]
+        assert [number for number, _ in found] == list(range(ALIVE))
+        assert len({pid for _, pid in found}) == ALIVE
+        list(pool.map(end, made))
+    settled(processes, 1)
+    until(lambda: not left(before, processes.held()), lambda: left(before, processes.held()))
+    for name, now in held.items():
+        record_property("figure", f"{kind}, {ALIVE} sessions: {name}: {now} (before: {before[name]})")
