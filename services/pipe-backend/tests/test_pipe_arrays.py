@@ -205,6 +205,22 @@ def test_what_one_client_maps_no_other_gets(server: Server) -> None:
     os.close(its)
 
 
+@pytest.mark.parametrize("name", [{"id": "fetch"}, {"id": 5}, {"id": 7, "call": "fetch"}])
+def test_a_fetch_can_be_cancelled(server: Server, name: dict[str, Any]) -> None:
+    """`cancel` ends a fetch by the ID of its request, or by the name that the client gave it, like any other call."""
+    client = server.connect()
+    handle = held(client, LARGE)
+    blocker = server.connect()
+    blocker.send("exec", {"code": "import time; time.sleep(60)"}, id=1)
+    client.send("array.get", {"handleId": handle}, **name)
+    client.send("cancel", {"id": name.get("call", name["id"])}, id="cancel")
+    replies = {reply["id"]: reply for reply in (client.receive(), client.receive())}
+    assert replies["cancel"]["result"] == {"success": True}
+    assert replies[name["id"]]["code"] == "cancelled"
+    blocker.send("cancel", {"id": 1}, id=2)
+    assert {blocker.receive()["id"], blocker.receive()["id"]} == {1, 2}
+
+
 def test_small_arrays_are_not_shared(server: Server) -> None:
     """An array that is not worth a segment comes as an attachment, also where it could be shared."""
     client = server.connect()

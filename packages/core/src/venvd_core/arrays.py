@@ -58,6 +58,10 @@ class Target:
     name: str | None = None
     lease: float | None = None
     """Seconds for which the handle of an array that is sent lives unless it is used."""
+    tag: bytes = b""
+    """As in `Request`."""
+    on_call: Callable[[Call], None] | None = None
+    """Told of each call that is made of a session."""
 
 
 class Calls(Protocol):
@@ -187,9 +191,17 @@ class Porter:
     def __init__(self, call: Calls) -> None:
         self._call = call
 
+    def _begin(self, request: Request, target: Target) -> Call:
+        request.session, request.timeout = target.session, target.timeout
+        request.name, request.lease, request.tag = target.name, target.lease, target.tag
+        call = self._call(request)
+        if target.on_call is not None:
+            target.on_call(call)
+        return call
+
     async def get(self, handle: str, target: Target, form: str | None) -> Outgoing:
         payload = encode({"handleId": handle, "format": form, "shm": True})
-        call = self._call(Request("array.get", payload, target.session, target.timeout, name=target.name))
+        call = self._begin(Request("array.get", payload), target)
         reply = await _answered(call)
         process = _process(call)
         try:
@@ -214,16 +226,12 @@ class Porter:
     async def put(self, header: Header, target: Target, *, segment: bool) -> Incoming:
         def commit(payload: Any, data: bytes) -> Call:
             attachments = [] if "segment" in payload else [data]
-            asked = Request("array.put", encode(payload), target.session, target.timeout, attachments=attachments)
-            asked.name, asked.lease = target.name, target.lease
-            return self._call(asked)
+            return self._begin(Request("array.put", encode(payload), attachments=attachments), target)
 
         if header.nbytes <= INLINE and not segment:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
-        asked = Request("array.put", payload, target.session, target.timeout, name=target.name, preliminary=True)
-        asked.lease = target.lease
-        call = self._call(asked)
+        call = self._begin(Request("array.put", payload, preliminary=True), target)
         reply = await _answered(call)
         process = _process(call)
         try:

@@ -10,7 +10,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.operations import checked
-from venvd_core.backend import Backend, Incoming, Outgoing, Reply, Target
+from venvd_core.backend import Backend, Call, Incoming, Outgoing, Reply, Target
 from venvd_core.segments import Segment
 from venvd_core.wire import encode, parse_object
 from venvd_pipe_backend.messages import Message
@@ -47,9 +47,15 @@ class Shared:
     """Segments that one client maps: those that hold an array for it, and those that it writes into."""
 
     def __init__(self) -> None:
+        self.calls: set[Call] = set()
+        """Those under way for arrays of this client."""
         self._known: dict[str, Segment] = {}
         self._lent: dict[str, Outgoing] = {}
         self._rooms: dict[str, Incoming] = {}
+
+    def begun(self, call: Call) -> None:
+        self.calls.add(call)
+        call.add_done_callback(self.calls.discard)
 
     def lend(self, array: Outgoing | Incoming, segment: Segment) -> int | None:
         """Leave it to the client; the descriptor to be sent along, where the client does not have it yet."""
@@ -153,7 +159,8 @@ class Transfer:
         self._shared = shared
         self._message = message
         self._turn = turn
-        self._target = Target(message.session, message.timeout, message.call, message.lease)
+        tag = bytes(message.id)
+        self._target = Target(message.session, message.timeout, message.call, message.lease, tag, shared.begun)
         self.intake = None if message.behind is None else Intake(message.behind)
 
     async def run(self) -> Reply | None:

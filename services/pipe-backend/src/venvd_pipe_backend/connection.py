@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def _named(self, identity: Any) -> Call | None:
         """The running call of this connection whose request had that ID."""
-        tagged = (call for call in self._calls if isinstance(call, Call) and call.request.tag)
+        tagged = (call for call in (*self._calls, *self._shared.calls) if isinstance(call, Call) and call.request.tag)
         return next((call for call in tagged if decode(call.request.tag) == identity), None)
 
     def _attach(self, message: Message, identity: bytes, *, first: bool) -> None:
