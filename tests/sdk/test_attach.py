@@ -213,3 +213,15 @@ def test_asyncio(pipe: Running) -> None:
             assert await backend.eval("1") == 1
 
     asyncio.run(main())
+
+
+def test_a_session_without_room(pipe: Running) -> None:
+    """A session that cannot take one more connection is called by way of the server; nothing is told of it."""
+    with venvd.connect(pipe.url, pipe.token) as first:
+        session = first.sessions.create("narrow", limits={"openFiles": 40})
+        others = [venvd.connect(pipe.url, pipe.token) for _ in range(40)]
+        for _ in range(3):
+            assert [other.session("narrow").eval("1") for other in others] == [1] * 40
+        for other in others:
+            other.close()
+        session.delete()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -456,3 +457,22 @@ def test_nothing_is_left(server: Server, session: str) -> None:
         direct.close()
     until(lambda: server.descriptors() <= held, "the server keeps descriptors")
     until(lambda: value(other, count, session=session) <= kept, "the session keeps descriptors")
+
+
+def test_a_session_without_room(server: Server) -> None:
+    """A session whose limit on open files is reached takes no further connection, says so, and goes on."""
+    other = server.connect()
+    other("session.create", {"name": "narrow", "limits": {"openFiles": 48}})
+    clients = []
+    refused = {}
+    while not refused:
+        clients.append(attach(server, "narrow"))
+        with contextlib.suppress(BrokenPipeError):
+            clients[-1].send("eval", {"expression": "1"})
+        reply = clients[-1].receive()
+        refused = reply if "error" in reply else {}
+    assert refused["code"] == "limit_exceeded"
+    assert "open files" in refused["error"]
+    assert clients[-1].closed()
+    assert value(clients[0], "2") == 2
+    other("session.delete", {"id": "narrow"})

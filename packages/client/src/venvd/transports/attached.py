@@ -120,6 +120,13 @@ class Lines(Generic[ConnectionType]):
         line.not_before = time.monotonic() + _TRY_AGAIN
         return True
 
+    def turned_away(self, line: Line[ConnectionType], reply: dict[str, Any]) -> bool:
+        """The same as `turns_away`; the session is left alone for a while then."""
+        if not turns_away(reply):
+            return False
+        line.not_before = time.monotonic() + _TRY_AGAIN
+        return True
+
     def forget(self, session: str | None) -> None:
         """Report no loss: it is this client that ends the session's process."""
         for name in (session, None) if session == "default" else (session,):
@@ -153,6 +160,11 @@ def goes_directly(call: Call[Any]) -> bool:
 def ends_state(call: Call[Any]) -> bool:
     """Whether the call replaces or ends a session's process."""
     return call.command in {"session.reset", "session.delete"}
+
+
+def turns_away(reply: dict[str, Any]) -> bool:
+    """Whether the session could not take the connection after all, and nothing was begun."""
+    return reply.get("id") is None and "error" in reply
 
 
 def lost(call: Call[Any]) -> SessionLost:

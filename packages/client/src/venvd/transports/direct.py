@@ -47,7 +47,10 @@ class Connection:
         """
         if deadline is None and not self._timed:
             try:
-                self._send(data)
+                try:  # noqa: SIM105 - `suppress` would cost every call something
+                    self._send(data)
+                except BrokenPipeError:
+                    pass  # what the other end said before it closed is still there
                 found = self._recv(_CHUNK)
             except OSError:
                 raise _CutError from None
@@ -132,6 +135,9 @@ class Attached(Lines[Connection]):
             # The connection holds half an answer; closing it also tells the server that nobody waits.
             line.give_up(connection)
             raise
+        if self.turned_away(line, reply):
+            line.give_up(connection)
+            return None
         call.received = connection.received
         self._put(line, connection, reply)
         return reply

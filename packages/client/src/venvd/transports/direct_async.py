@@ -52,6 +52,8 @@ class AsyncAttached(Lines[_Closing]):
                 pass
         except attached.RepeatError:
             return None
+        if attached.turns_away(reader.reply):
+            return None
         call.received = reader.size
         return reader.reply
 
@@ -101,7 +103,9 @@ class AsyncAttached(Lines[_Closing]):
     def _put(self, line: Line[_Closing], closing: _Closing, exchange: Exchange) -> None:
         reusable = closing.connection.finish()
         reply = exchange.reader.reply if isinstance(exchange.reader, LineReader) else {}
-        if reply.get("stateLost"):
+        if self.turned_away(line, reply):
+            line.give_up(closing)
+        elif reply.get("stateLost"):
             line.give_up(closing)
             line.ended(told=True)
         elif self.closed or not reusable:
