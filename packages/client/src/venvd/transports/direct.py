@@ -23,9 +23,14 @@ class _CutError(Exception):
 
 
 class Connection:
-    """One socket, which a session answers."""
+    """One socket, which a session answers.
 
-    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timed", "received")
+    Attributes:
+        received: bytes of the last answer.
+        clean: nothing came that was not asked for.
+    """
+
+    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timed", "clean", "received")
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._endpoint = endpoint
@@ -35,6 +40,7 @@ class Connection:
         self._send = self._socket.sendall
         self._recv = self._socket.recv
         self.received = 0
+        self.clean = True
 
     def close(self) -> None:
         self._socket.close()
@@ -98,6 +104,7 @@ class Connection:
         while not reader.done:
             reader.feed(self.receive(deadline))
         self.received = reader.size
+        self.clean = reader.reusable
         return reader.reply
 
     def _limit(self, deadline: float | None) -> None:
@@ -203,7 +210,8 @@ class Attached(Lines[Connection]):
         connection = None
         try:
             connection = Connection(self._endpoint, deadline)
-            refused = self.refused(line, connection.exchange(self.greeting(call), deadline))
+            welcome = connection.exchange(self.greeting(call), deadline)
+            refused = self.refused(line, welcome) or not connection.clean
         except _CutError:
             refused = True
         except BaseException:
