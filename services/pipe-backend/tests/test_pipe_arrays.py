@@ -113,6 +113,22 @@ def test_an_array_that_comes_in_slowly_holds_up_nobody(server: Server) -> None:
     assert slow("eval", {"expression": "1 + 1"}) == {"result": {"value": 2}}
 
 
+def test_a_large_array_comes_in_in_bounded_memory(start: Start) -> None:
+    """300 MB, more than an attachment may have, are taken, and the server keeps a few of them at a time."""
+    with start(worker=True, VENVD_MAX_ATTACHMENT_BYTES="1000000") as server:
+        client = server.connect()
+        line = {"command": "array.put", "payload": {"dtype": "<f8", "shape": [300, 125_000]}}
+        client.raw(json.dumps({**line, "attachments": [300_000_000]}).encode() + b"\n")
+        before, most = resident(server), 0
+        for _ in range(300):
+            client.raw(b"\0\0\0\0\0\0\xf0\x3f" * 125_000)
+            most = max(most, resident(server) - before)
+        handle = client.receive()["result"]["handleId"]
+        assert most < 32 << 20
+        code = {"expression": "float(x.sum())", "locals": {"x": {"$handle": handle}}}
+        assert client("eval", code) == {"result": {"value": 37_500_000.0}}
+
+
 @pytest.mark.parametrize(
     ("payload", "size", "code"),
     [
