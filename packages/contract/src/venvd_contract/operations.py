@@ -350,7 +350,6 @@ BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation i
 
 PLANNED: FrozenSet[str] = frozenset(
     {
-        "array.get", "array.put",
         "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
     }
 )  # fmt: skip

@@ -33,6 +33,7 @@ __all__ = ["Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Re
 _SESSION_COMMANDS = frozenset(
     each.command for each in (*operations.OPERATIONS, *operations.STREAMED) if each.served_by == "session"
 )
+_KNOWN = frozenset({*BY_COMMAND, *PLANNED}) | _SESSION_COMMANDS
 _DEFAULT = Target()
 _VALUES = frozenset({"plain", "tagged"})
 _ENVELOPE = 4096
@@ -180,7 +181,7 @@ class Backend:
         except VenvdError as error:
             call.set_exception(error)
             if self._pool is not None:
-                known = request.command in BY_COMMAND or request.command in PLANNED
+                known = request.command in _KNOWN
                 self._pool.measures.refused(request.command if known else "unknown", error)
         return call
 
