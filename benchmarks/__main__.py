@@ -6,6 +6,7 @@ import argparse
 import datetime as dt
 import fnmatch
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ def run(figures: list[Figure], ground: Ground, *, quick: bool) -> list[Outcome]:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends a run, its backends end with it
     asked = words()
     figures = chosen(asked.only)
     if asked.list:
