@@ -13,6 +13,7 @@ from venvd_contract.errors import VenvdError
 from venvd_core import logs
 from venvd_core.backend import Backend
 from venvd_core.settings import load
+from venvd_rpc_backend import memory
 from venvd_rpc_backend.server import RpcServer
 from venvd_rpc_backend.settings import RpcSettings
 
@@ -38,6 +39,7 @@ async def run(settings: RpcSettings) -> None:
 
 
 def main() -> None:
+    memory.keep_freed()
     settings = load(RpcSettings)
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     try:
