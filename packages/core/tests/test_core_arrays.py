@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from venvd_contract import arrays
-from venvd_contract.errors import Internal, InvalidRequest, NotFound
+from venvd_contract.errors import Internal, InvalidRequest, NotFound, SessionLost
 from venvd_core.arrays import CHUNK, Target
 from venvd_core.backend import Request
 
@@ -97,7 +97,7 @@ def test_a_lie_about_length_is_an_error(run: Any, wardens: Any, serve: Any) -> N
 
 
 def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, serve: Any) -> None:
-    """Descriptors of a session's memory are closed with it; what is being sent is still whole."""
+    """Descriptors of a session's memory are closed with it; a part being sent is still whole, the next is lost."""
     wardens.start("shares")
 
     async def work() -> None:
@@ -108,6 +108,8 @@ def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, se
             first = next(iter(found))
             await client.command("session.reset", id="default")
             assert bytes(first) == b"\x07" * SIZE
+            with pytest.raises(SessionLost, match="while an array was under way"):
+                list(found)
             found.close()
             await client.until(lambda: descriptors() <= before)
 

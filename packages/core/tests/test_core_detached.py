@@ -74,6 +74,23 @@ def test_only_so_many_bytes_are_kept(run: Any, wardens: Any, serve: Any) -> None
     run(work)
 
 
+def test_errors_count_as_bytes(run: Any, wardens: Any, serve: Any) -> None:
+    """What a session says of a call that failed is kept within the same limit as results."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(kept_call_bytes=1000) as client:
+            await client.ready()
+            fails = '{"id":{id},"error":"%s","code":"user_error"}\n' % ("x" * 900)
+            first = await leave(client, "says", text=fails)
+            assert (await fetch(client, first))["error"]["message"] == "x" * 900
+            await fetch(client, await leave(client, "says", text=fails))
+            with pytest.raises(NotFound, match="make room"):
+                await fetch(client, first)
+
+    run(work)
+
+
 def test_a_name_is_taken_while_its_call_runs(run: Any, wardens: Any, serve: Any) -> None:
     """Two calls under way have not one name; once the first has ended the name is free."""
     wardens.start()

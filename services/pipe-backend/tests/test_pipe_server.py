@@ -63,6 +63,17 @@ def test_replies_with_id_come_when_they_are_there(server: Server) -> None:
     assert found["slow"]["code"] == "cancelled"
 
 
+def test_parts_that_come_together(server: Server) -> None:
+    """Of two last parts of one file the first is stored, and the other is told that the upload has ended."""
+    client = server.connect()
+    upload = client("file.put", {"path": "parts", "more": True})["result"]["upload"]
+    line = {"command": "file.put", "payload": {"upload": upload}, "attachments": [1]}
+    client.raw(b"".join(json.dumps({**line, "id": number}).encode() + b"\nx" for number in (1, 2)))
+    found = {reply["id"]: reply for reply in (client.receive(), client.receive())}
+    assert found[1]["result"]["sizeBytes"] == 1
+    assert found[2]["code"] == "not_found"
+
+
 def test_many_requests_at_once(server: Server) -> None:
     """Hundreds of pipelined requests are all answered, whatever pieces they come in."""
     client = server.connect()

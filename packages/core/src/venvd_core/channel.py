@@ -150,7 +150,7 @@ class Link:
         self._on_gone = on_gone
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self.gone: asyncio.Future[str] = loop.create_future()
         self.hello = Hello()
         self.zygote: Zygote | None = None
@@ -159,7 +159,7 @@ class Link:
     async def request(
         self, command: str, *, within: float = _ANSWER_WITHIN, descriptors: Sequence[int] = (), **fields: Any
     ) -> Answer:
-        """Ask the warden, and wait for its answer.
+        """Ask the warden, and wait for its answer. The descriptors stay the caller's, who may close them at any time.
 
         Raises:
             Unavailable: it went away, or does not answer within `within` seconds: then the connection is dropped.
@@ -196,6 +196,8 @@ class Link:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
+        while self._unsent:
+            close_descriptors(self._unsent.popleft()[1])
         self._on_gone(why)
         for future in self._waiting.values():
             if not future.done():
@@ -207,7 +209,7 @@ class Link:
         number = next(self._ids)
         packet = encode({"id": number, "command": command, **fields})
         if not self.gone.done():
-            self._unsent.append((packet, descriptors))
+            self._unsent.append((packet, list(map(os.dup, descriptors))))
             self._flush()
         return number
 
@@ -223,6 +225,7 @@ class Link:
                 self.drop(f"the worker host went away ({error.strerror})")
                 return
             self._unsent.popleft()
+            close_descriptors(descriptors)
         self._loop.remove_writer(self._sock.fileno())
 
     # ---- receiving

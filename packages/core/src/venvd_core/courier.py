@@ -120,7 +120,7 @@ async def send(channel: Channel, session: str, task: dict[str, Any]) -> Courier:
         if link is None:
             raise Unavailable(f"{channel.why}; try again")
         try:
-            return await asyncio.shield(loop.create_task(_connected(link, session, task)))
+            return await _connected(link, session, task)
         except NotFound:
             if loop.time() > end:
                 raise Unavailable(f'the session "{session}" has no process at the moment; try again') from None
@@ -129,7 +129,6 @@ async def send(channel: Channel, session: str, task: dict[str, Any]) -> Courier:
 
 
 async def _connected(link: Link, session: str, task: dict[str, Any]) -> Courier:
-    """In a task of its own: a descriptor must not be closed before it was sent."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:

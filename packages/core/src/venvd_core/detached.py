@@ -47,7 +47,10 @@ class _Left:
 
     @property
     def size(self) -> int:
-        return len(self.outcome.result) if isinstance(self.outcome, Reply) else 0
+        """Bytes, about, of what the call came to."""
+        if isinstance(self.outcome, Reply):
+            return len(self.outcome.result)
+        return 0 if self.outcome is None else len(self.outcome.message) + len(self.outcome.traceback or "")
 
     @property
     def state(self) -> str:
@@ -165,6 +168,7 @@ class Detached:
             return
         left.ended = time.monotonic()
         left.outcome = _outcome(left.call)
+        left.call.line = left.call.request.payload = b""  # what was asked is of no use any more
         self._bytes += left.size
         self._ended[left.id] = left
         while self._bytes > self._most_bytes and len(self._ended) > 1:

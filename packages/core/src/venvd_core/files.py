@@ -182,6 +182,7 @@ class Files:
             identity, opened = part.upload, self._find(part.upload, session)
         try:
             async with opened.turn:
+                self._find(identity, session)  # the part before may have been the last, or gone wrong
                 for data in request.attachments:
                     await opened.upload.write(data)
                 if part.more:

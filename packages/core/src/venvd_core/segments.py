@@ -13,7 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from venvd_contract.errors import Internal
+from venvd_contract.errors import Internal, SessionLost
 from venvd_core.channel import Memory, close_descriptors
 from venvd_core.wire import encode
 
@@ -35,21 +35,32 @@ class Segment:
         self.size = size
         self.descriptor = descriptor
         self._map: mmap.mmap | None = None
+        self._ended = False
 
     def part(self, start: int, end: int) -> memoryview:
         """Some of its bytes, to be read or written at once.
 
         Raises:
             Internal: the session has taken pages away.
+            SessionLost: its process ended.
         """
-        if os.fstat(self.descriptor).st_blocks * _BLOCK < self.size:
+        if self._ended:
+            raise SessionLost("the session's process ended while an array was under way; its state is lost")
+        if self.descriptor < 0 or os.fstat(self.descriptor).st_blocks * _BLOCK < self.size:
             raise Internal("the session took back memory that it shares")
         if self._map is None:
-            self._map = mmap.mmap(self.descriptor, self.size)
+            self._map = self._mapped()
         return memoryview(self._map)[start:end]
 
-    def close(self) -> None:
-        """Let go; parts of it that are still used keep the memory."""
+    def _mapped(self) -> mmap.mmap:
+        try:
+            return mmap.mmap(self.descriptor, self.size)
+        except OSError as error:
+            raise Internal(f"memory that the session shares cannot be mapped: {error.strerror}") from None
+
+    def close(self, *, ended: bool = False) -> None:
+        """Let go, also because the session's process `ended`; parts of it that are still used keep the memory."""
+        self._ended = ended
         self._map = None
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
@@ -66,7 +77,6 @@ class Segments:
     def __init__(self, tell: Callable[[bytes], None]) -> None:
         self._tell = tell
         self._known: dict[str, Segment] = {}
-        self._used: dict[str, int] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def told(self, event: Memory, descriptors: list[int]) -> None:
@@ -121,8 +131,9 @@ class Segments:
             self._tell(encode({"segments": {what: names}}) + b"\n")
 
     def close(self) -> None:
+        """The session's process ended."""
         for segment in self._known.values():
-            segment.close()
+            segment.close(ended=True)
         self._known.clear()
         for waiting in self._waiting.values():
             if not waiting.done():
