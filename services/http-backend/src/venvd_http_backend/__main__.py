@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from venvd_core import logs
+from venvd_core import descriptors, logs
 from venvd_core.settings import load
 from venvd_http_backend.server import server
 from venvd_http_backend.settings import HttpSettings
@@ -11,6 +11,7 @@ from venvd_http_backend.settings import HttpSettings
 def main() -> None:
     settings = load(HttpSettings)
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
+    descriptors.raise_limit()
     server(settings).run()
 
 

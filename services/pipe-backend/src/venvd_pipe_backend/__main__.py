@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import signal
 import sys
 
 import uvloop
 
 from venvd_contract.errors import VenvdError
-from venvd_core import logs
+from venvd_core import descriptors, logs
 from venvd_core.backend import Backend
 from venvd_core.settings import load
 from venvd_pipe_backend.server import PIPE, PipeServer
@@ -38,16 +37,10 @@ async def run(settings: PipeSettings) -> None:
         await backend.close()
 
 
-def raise_file_limit() -> None:
-    """Every connection is a descriptor: use as many as this process may have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def main() -> None:
     settings = load(PipeSettings)
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
-    raise_file_limit()
+    descriptors.raise_limit()
     try:
         uvloop.run(run(settings))
     except VenvdError as error:

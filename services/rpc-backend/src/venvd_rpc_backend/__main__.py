@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from venvd_contract.errors import VenvdError
-from venvd_core import logs
+from venvd_core import descriptors, logs
 from venvd_core.backend import Backend
 from venvd_core.settings import load
 from venvd_rpc_backend import memory
@@ -42,6 +42,7 @@ def main() -> None:
     memory.keep_freed()
     settings = load(RpcSettings)
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
+    descriptors.raise_limit()
     try:
         uvloop.run(run(settings))
     except VenvdError as error:
