@@ -19,7 +19,7 @@ from harness.stack import Running, Stack
 SESSIONS = int(os.environ.get("VENVD_CHURN", "500"))
 ALIVE = 50
 PRELOAD = ("decimal", "json", "http.client", "unittest.mock")
-GROWTH = {"server": 16 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
+GROWTH = {"server": 24 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
 SETTLED_AFTER = 25
 """Sessions after which caches and pools have the size that they keep."""
 SPARE_THREADS = 4
