@@ -43,8 +43,10 @@ class BulkReader(ResponseReader):
         self.done = not self.room
 
     def whole(self) -> memoryview:
-        """The body of a success, once it is done."""
-        return self.content or memoryview(self.body)
+        """The body of a success, once it is done; the reader, which lives until a garbage collection, lets go of it."""
+        content = self.content or memoryview(self.body)
+        self.content = self.room = memoryview(b"")
+        return content
 
     def _choose_body(self) -> None:
         length = self.headers.get(b"content-length")
