@@ -29,6 +29,7 @@ def site(tmp_path: Path) -> Path:
     (made / "broken.py").write_text("raise RuntimeError('no good')\n")
     (made / "leaves.py").write_text("raise SystemExit(3)\n")
     (made / "crashes.py").write_text("import os\nos.abort()\n")
+    (made / "odd.py").write_text("raise RuntimeError('half a character: \\ud800')\n")
     (made / "endless.py").write_text("import time\ntime.sleep(600)\n")
     (made / "threaded.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
@@ -154,6 +155,17 @@ def test_sessions_draw_different_numbers(preloading: Any) -> None:
         assert len(set(column)) == 4
 
 
+def test_a_fork_has_the_descriptors_of_a_fresh_process(preloading: Any) -> None:
+    """Nothing that was opened on the way to a session is left in it."""
+    host = preloading("counted")
+    settled(host)
+    forked, fresh = host.start(), host.start(env={"PYTHONHASHSEED": "1"})
+    assert forked.eval("'counted' in __import__('sys').modules")
+    assert not fresh.eval("'counted' in __import__('sys').modules")
+    count = "len(__import__('os').listdir('/proc/self/fd'))"
+    assert forked.eval(count) == fresh.eval(count)
+
+
 def test_a_fork_keeps_what_it_shares(preloading: Any) -> None:
     """A garbage collection in a session copies next to nothing of what the zygote imported."""
     host = preloading("shared", "asyncio", "unittest.mock", "http.client", "decimal", "xml.dom.minidom")
@@ -177,7 +189,10 @@ def test_limits_count_from_the_fork(preloading: Any) -> None:
 # ---- what cannot be preloaded ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "told"), [("broken", "no good"), ("leaves", "SystemExit"), ("absent", "absent")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("broken", "no good"), ("leaves", "SystemExit"), ("absent", "absent"), ("odd", "half a character: ?")],
+)
 def test_a_module_that_cannot_be_imported(preloading: Any, name: str, told: str) -> None:
     """The others are preloaded all the same, and the warden says which failed and why."""
     host = preloading(name, "counted")

@@ -87,8 +87,8 @@ class Session:
         self.status = 1
         self._control = own
         stream, slots = map(lift, descriptors)
-        memory = Memory(slots, config["slots"])
-        self._slot = Slot(memory.map, config["slot"])
+        self._memory = Memory(slots, config["slots"])
+        self._slot = Slot(self._memory.map, config["slot"])
         self._server = Server(self._control)
         self._stream = Stream(stream, self._server, Traffic())
         self._epoll = _lifted_epoll()
@@ -113,9 +113,12 @@ class Session:
         faulthandler.enable(file=self._capture.error_log)
 
     def close(self) -> None:
-        """Close what is not closed with the objects that hold it."""
+        """Close every descriptor, now: its objects hold one another, and user code might have theirs by the time."""
         self._capture.close()
-        os.close(self._descriptors[-1])
+        self._control.close()
+        self._stream.close()
+        self._epoll.close()
+        self._memory.close()
 
     def _compose(self, config: Dict[str, Any]) -> None:
         limits = Limits(**config["limits"])

@@ -106,6 +106,9 @@ class Stream:
         for part in package.attachments:
             self._sock.sendall(part)
 
+    def close(self) -> None:
+        self._sock.close()
+
     def admit(self, message: Dict[str, Any]) -> float:
         """The seconds that a call may take, 0 for no limit.
 
