@@ -233,6 +233,14 @@ class Host:
                     return dict(event["data"])
             self._receive()
 
+    def held(self) -> list[dict[str, Any]]:
+        """The events that nobody has asked for yet."""
+        return self._events
+
+    def held_memory(self, session: str) -> list[dict[str, Any]]:
+        """News of a session's shared memory that nobody has asked for yet."""
+        return [data for data, _ in self._segments if data["session"] == session]
+
     def memory(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[int]]:
         """News of a session's shared memory, and the descriptor."""
         while True:

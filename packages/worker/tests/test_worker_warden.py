@@ -75,6 +75,36 @@ def test_stats(host: Any, start: Any) -> None:
     assert found["warden"]["rssBytes"] > 1 << 20
 
 
+LIES = """
+import json, os, socket
+for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+    try:
+        found = socket.socket(fileno=os.dup(number))
+    except OSError:
+        continue
+    if found.type == socket.SOCK_SEQPACKET:
+        for lie in json.loads(lies):
+            found.send(json.dumps(lie).encode())
+"""
+
+
+def test_a_session_cannot_garble_what_the_server_reads(host: Any, start: Any) -> None:
+    """What a session says to the warden is passed on only as far as it is of the right form."""
+    session = start()
+    half = "\ud800"
+    lies = [
+        {"refused": "1"}, {"refused": 1 << 80}, {"refused": -1}, {"refused": 7, "why": half * 5000},
+        {"gone": [half, 5]}, {"gone": half}, {"segment": {"name": half, "size": 1}}, {"gone": ["seg-last"]},
+    ]  # fmt: skip
+    session.eval(LIES + "1", lies=json.dumps(lies))
+    told, _ = host.memory(lambda data: data.get("gone") == ["seg-last"])
+    assert told["session"] == session.name
+    refusal = host.event(lambda event: event["event"] == "refused")
+    assert (refusal["connection"], refusal["why"]) == (7, "?" * 2000)
+    assert not [event for event in host.held() if event["event"] == "refused"]
+    assert [data["gone"] for data in host.held_memory(session.name)] == [[]]
+
+
 def test_the_socket_is_for_the_group(new_host: Any) -> None:
     """The socket's mode is 0660 whatever the umask, so that the server in the other container may connect."""
     before = os.umask(0o077)

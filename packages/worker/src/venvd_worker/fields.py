@@ -1,4 +1,4 @@
-"""The fields of requests to the warden, checked."""
+"""The fields of requests to the warden, checked; and what it passes on of what user code may have written."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def seconds(message: Dict[str, Any], name: str, default: float) -> float:
     if type(value) not in (int, float) or not 0 <= value < float("inf"):
         raise InvalidRequest('"{}" must be a number of seconds from 0 on'.format(name))
     return float(value)
+
+
+def passable(said: Any, most: int = 2000) -> str:
+    """What a process said that runs user code, as a text of `most` characters at most that every reader takes."""
+    return str(said)[:most].encode("utf-8", "replace").decode()

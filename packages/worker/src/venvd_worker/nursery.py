@@ -14,6 +14,7 @@ from venvd_worker.control import Control, Garbled
 from venvd_worker.directories import Directory
 from venvd_worker.endings import judge
 from venvd_worker.environment import session_environment
+from venvd_worker.fields import passable
 from venvd_worker.loop import Loop
 from venvd_worker.starting import Starter
 
@@ -273,22 +274,33 @@ class Nursery:
 
     def _heard(self, zygote: _Zygote, message: Dict[str, Any]) -> None:
         if "importing" in message:
-            zygote.importing = str(message["importing"])
+            zygote.importing = passable(message["importing"])
         elif "imported" in message:
             zygote.importing = None
-            self._report.preload.append(
-                {"module": message["imported"], "seconds": message.get("seconds"), "error": message.get("error")}
-            )
+            self._imported(message)
         elif "prepared" in message:
             self._prepared(message.get("threads"))
         elif "forked" in message:
             self._forked(message["forked"], message.get("pid"))
         elif "failed" in message:
-            self._not_forked(message["failed"], str(message.get("why")))
+            self._not_forked(message["failed"], passable(message.get("why")))
+
+    def _imported(self, message: Dict[str, Any]) -> None:
+        """It may say anything: what it imports is the user's."""
+        seconds, error = message.get("seconds"), message.get("error")
+        if len(self._report.preload) < len(self._plan.preload):
+            self._report.preload.append(
+                {
+                    "module": passable(message["imported"]),
+                    "seconds": seconds if type(seconds) is float and 0 <= seconds < float("inf") else 0.0,
+                    "error": None if error is None else passable(error),
+                }
+            )
 
     def _prepared(self, threads: object) -> None:
         if threads != 1:
-            why = "what it imported started {} threads, and a process with threads cannot be forked".format(threads)
+            why = "what it imported started {} threads, and a process with threads cannot be forked"
+            why = why.format(passable(threads, 20))
             self._fail(why, for_good=True)
         else:
             self._ask(probe=True)

@@ -73,11 +73,15 @@ def read_memory(message: Dict[str, Any], descriptors: Sequence[int]) -> Optional
     made, gone = message.get("segment"), message.get("gone")
     if type(made) is dict and len(descriptors) == 1:
         name, size = made.get("name"), made.get("size")
-        if type(name) is str and len(name) <= _LONGEST_NAME and type(size) is int and 0 < size <= MAX_BYTES:
+        if _is_name(name) and type(size) is int and 0 < size <= MAX_BYTES:
             return {"name": name, "size": size}
     elif type(gone) is list and len(gone) <= MOST and not descriptors:
-        return {"gone": [name for name in gone if type(name) is str and len(name) <= _LONGEST_NAME]}
+        return {"gone": [name for name in gone if _is_name(name)]}
     return None
+
+
+def _is_name(found: Any) -> bool:
+    return type(found) is str and len(found) <= _LONGEST_NAME and found.isascii()
 
 
 class Segment:

@@ -21,7 +21,7 @@ from venvd_worker.control import Control, Garbled, Packet
 from venvd_worker.courier import Couriers
 from venvd_worker.endings import killed, not_stopping
 from venvd_worker.environment import read_at_start
-from venvd_worker.fields import seconds, text, whole
+from venvd_worker.fields import passable, seconds, text, whole
 from venvd_worker.launching import Launcher, Order, Settings
 from venvd_worker.limits import read_limits
 from venvd_worker.listener import listen
@@ -41,6 +41,8 @@ _REAP_EVERY = 0.1
 _SHUTDOWN = 3.0
 _NUDGES = 8
 """How often a call is interrupted within its grace: C code may have swallowed the first signal."""
+
+_MOST_CLIENTS = 1 << 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -325,8 +327,15 @@ class Warden:
             self._server.send({"event": "memory", "data": {"session": ward.name, "pid": ward.pid, **said}}, descriptors)
 
     def refused(self, ward: Ward, told: Dict[str, Any]) -> None:
-        if self._server is not None:
-            data = {"session": ward.name, "connection": told["refused"], "why": str(told.get("why"))}
+        """As with segments: the session may say anything."""
+        number = told["refused"]
+        if (
+            self._server is not None
+            and not self._server.blocked
+            and type(number) is int
+            and 0 <= number < _MOST_CLIENTS
+        ):
+            data = {"session": ward.name, "connection": number, "why": passable(told.get("why"))}
             self._server.send({"event": "refused", "data": data})
 
     def _shut_down(self) -> None:
