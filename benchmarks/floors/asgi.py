@@ -1,4 +1,7 @@
-"""Bare ASGI on uvicorn with uvloop and httptools: `POST` echoes the body, `GET` sends so many MB in 1 MB chunks."""
+"""Bare ASGI on uvicorn with uvloop and httptools: `POST` echoes the body, `GET` sends so many MB in 1 MB chunks.
+
+Each chunk lies in memory of its own, as the parts of an array do: one that is sent again and again comes from the cache.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import uvicorn
 
 MB = 1_000_000
-CHUNK = bytes(MB)
+CHUNKS: list[bytes] = []
 HEADERS = [(b"content-type", b"application/json")]
 
 
@@ -27,11 +30,17 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def _chunks(size: int) -> list[bytes]:
+    CHUNKS.extend(b"\x01" * MB for _ in range(size - len(CHUNKS)))
+    return CHUNKS[:size]
+
+
 async def _stream(size: int, send: Any) -> None:
     headers = [(b"content-length", b"%d" % (size * MB))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for left in range(size - 1, -1, -1):
-        await send({"type": "http.response.body", "body": CHUNK, "more_body": left > 0})
+    for chunk in _chunks(size):
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def main() -> None:

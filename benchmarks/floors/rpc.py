@@ -1,4 +1,7 @@
-"""Bare grpc.aio on uvloop: a unary echo, a bidirectional echo, and so many MB in 1 MB chunks; bytes, no messages."""
+"""Bare grpc.aio on uvloop: a unary echo, a bidirectional echo, and so many MB in 1 MB chunks; bytes, no messages.
+
+Each chunk lies in memory of its own, as the parts of an array do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import grpc
 import uvloop
 
 SERVICE = "floor.Echo"
-CHUNK = bytes(1_000_000)
+MB = 1_000_000
+CHUNKS: list[bytes] = []
 OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)]
 
 
@@ -24,8 +28,10 @@ async def stream(_requests: Any, context: Any) -> None:
 
 
 async def chunks(request: bytes, _context: Any) -> AsyncIterator[bytes]:
-    for _ in range(int(request)):
-        yield CHUNK
+    size = int(request)
+    CHUNKS.extend(b"\x01" * MB for _ in range(size - len(CHUNKS)))
+    for chunk in CHUNKS[:size]:
+        yield chunk
 
 
 HANDLERS = {
