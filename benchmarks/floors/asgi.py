@@ -1,6 +1,6 @@
 """Bare ASGI on uvicorn with uvloop and httptools: `POST` echoes the body, `GET` sends so many MB in 1 MB chunks.
 
-Each chunk lies in memory of its own, as the parts of an array do: one that is sent again and again comes from the cache.
+Each chunk lies in memory of its own, as the parts of an array do: one that is sent again would come from the cache.
 """
 
 from __future__ import annotations
