@@ -149,7 +149,7 @@ class Clients:
         self._host.admission.check(self._spec.id, len(self._clients))
 
     async def add(self, attachment: Attachment, info: SessionInfo) -> None:
-        """Greet a client and hand its connection over; where the session cannot take it after all, it is ended.
+        """Greet a client and hand its connection over; where it cannot be taken after all, it is told so and ended.
 
         Raises:
             Unimplemented, Busy: as `check`.
@@ -176,8 +176,8 @@ class Clients:
             descriptors.append(_in_memory(attachment.rest))
         try:
             await link.request("attach", descriptors=descriptors, session=self._spec.id, terms=terms)
-        except VenvdError:
-            self._end(client)
+        except VenvdError as error:
+            self._turn_away(client, error)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -215,9 +215,12 @@ class Clients:
         """The session could not take the connection."""
         client = self._clients.get(number)
         if client is not None:
-            error = LimitExceeded(f"the session could not take the connection: {why[:200]}")
-            client.tell(client.attachment.failure(b"", error))
-            self._end(client)
+            self._turn_away(client, LimitExceeded(f"the session could not take the connection: {why[:200]}"))
+
+    def _turn_away(self, client: _Client, error: VenvdError) -> None:
+        """It was greeted, and not taken: a mere end would tell it that the session's state is lost."""
+        client.tell(client.attachment.failure(b"", error))
+        self._end(client)
 
     def _end(self, client: _Client) -> None:
         if client.number in self._clients:
