@@ -13,6 +13,8 @@ from venvd_contract.errors import NotFound
 
 FOREVER = "import time\nprint('in')\nwhile True: time.sleep(0.01)"
 
+TRACED = "import ctypes, os; ctypes.CDLL(None).ptrace(0, 0, None, None); os.kill(os.getpid(), 10)"
+
 
 def lost(session: Any, code: str) -> dict[str, Any]:
     """How a session ended that runs `code`; its stream is closed then."""
@@ -123,6 +125,7 @@ def test_code_that_will_not_stop_is_killed(session: Any, tools: Any, code: str) 
         ("import os; os.abort()", "was killed by signal 6 (SIGABRT)", "signal"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by signal 9 (SIGKILL)", "signal"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "was killed by signal 15 (SIGTERM)", "signal"),
+        (TRACED, "was stopped by signal 10 (SIGUSR1) in the trace that it asked for", "signal"),
         ("import os; os.closerange(3, 10000)", "closed the descriptors", "exit"),
         ("import os; os.closerange(0, 10000)", "closed the descriptors", "exit"),
         ("import os; os.execv('/bin/true', ['true'])", "exited with status 0", "exit"),

@@ -55,6 +55,14 @@ class Client:
         self.send(command, payload, **fields)
         return self.receive()
 
+    def rest(self) -> bytes:
+        """What comes until the server closes the connection."""
+        came = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := self.lines.read1(1 << 20):
+                came += data
+        return came
+
     def closed(self) -> bool:
         """Whether nothing more comes; what still comes is dropped."""
         with contextlib.suppress(ConnectionResetError):

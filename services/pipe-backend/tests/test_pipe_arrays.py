@@ -100,6 +100,32 @@ def test_a_client_that_reads_slowly_gets_all_of_it_in_bounded_memory(server: Ser
     client("dispose", {"handleId": handle})
 
 
+def test_an_array_that_is_lost_midway_ends_the_connection(server: Server) -> None:
+    """A session that ends while its array is read: the bytes break off, with no error among them."""
+    client, other = server.connect(), server.connect()
+    client.send("array.get", {"handleId": held(client, 2 * LARGE)})
+    reply = client.receive()
+    other("session.reset", {"id": "default"})
+    came = client.rest()
+    assert len(came) < reply["attachments"][0]
+    assert expected(2 * LARGE).startswith(came)
+    assert other("eval", {"expression": "6 * 7"}) == {"result": {"value": 42}}
+
+
+def test_an_array_whose_session_ends_while_it_comes_in_is_told(server: Server) -> None:
+    """What still comes is dropped, and the connection goes on."""
+    client, other = server.connect(), server.connect()
+    before = other("session.get", {"id": "default"})["result"]["calls"]
+    line = {"command": "array.put", "payload": {"dtype": "|u1", "shape": [LARGE]}, "attachments": [LARGE]}
+    client.raw(json.dumps(line).encode() + b"\n" + bytes(LARGE // 2))
+    until(lambda: other("session.get", {"id": "default"})["result"]["calls"] > before, "no memory is asked for")
+    other("session.reset", {"id": "default"})
+    client.raw(bytes(LARGE // 2))
+    reply = client.receive()
+    assert (reply["code"], reply["stateLost"]) == ("session_lost", True)
+    assert client("eval", {"expression": "6 * 7"}) == {"result": {"value": 42}}
+
+
 def test_an_array_that_comes_in_slowly_holds_up_nobody(server: Server) -> None:
     """While the bytes of an `array.put` are missing, others use the session; whole, it is an array."""
     slow, other = server.connect(), server.connect()

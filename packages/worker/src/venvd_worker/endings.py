@@ -39,6 +39,11 @@ def killed(why: str) -> Verdict:
     return Verdict("idle" if why == "idle" else "kill", "was ended: {}".format(why))
 
 
+def traced(status: int) -> Verdict:
+    """It asked to be traced, by the warden, which has no use for that."""
+    return Verdict("signal", "was stopped by {} in the trace that it asked for".format(_signal(os.WSTOPSIG(status))))
+
+
 def judge(status: int, verdict: Optional[Verdict], memory_kill: bool) -> Dict[str, Any]:
     """The fields `how`, `exitCode`, `signal` and `reason` of an `exited` event.
 
@@ -62,11 +67,12 @@ def _verdict(code: Optional[int], number: Optional[int], memory_kill: bool) -> V
         return Verdict("cpu", "used up its processor time")
     if number == signal.SIGKILL and memory_kill:
         return Verdict("memory", "was killed by the kernel: the worker host ran out of memory")
-    return Verdict("signal", "was killed by signal {} ({})".format(number, _name(number)))
+    return Verdict("signal", "was killed by {}".format(_signal(number)))
 
 
-def _name(number: int) -> str:
+def _signal(number: int) -> str:
     try:
-        return signal.Signals(number).name
+        name = signal.Signals(number).name
     except ValueError:
-        return "a real-time signal"
+        name = "a real-time signal"
+    return "signal {} ({})".format(number, name)

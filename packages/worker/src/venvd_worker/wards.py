@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Protocol, Set
 from venvd_worker import children, control, directories, logs
 from venvd_worker.control import Garbled, Packet
 from venvd_worker.courier import Couriers
-from venvd_worker.endings import Verdict
+from venvd_worker.endings import Verdict, traced
 from venvd_worker.loop import Loop
 from venvd_worker.nursery import Nursery
 from venvd_worker.ward import Ward
@@ -91,13 +91,26 @@ class Wards:
                 break
             if not pid:
                 break
-            self._helpers.discard(pid)
-            self._nursery.ended(pid, status)
-            self._couriers.ended(pid)
-            if pid in by_pid:
-                by_pid[pid].exited(status)
-                self._loop.later(_FAREWELL, partial(self._bury, by_pid[pid]))
+            if os.WIFSTOPPED(status):  # told of processes that asked for it with PTRACE_TRACEME
+                self._stopped(pid, by_pid.get(pid), status)
+            else:
+                self._ended(pid, by_pid.get(pid), status)
         self._sweep()
+
+    def _ended(self, pid: int, ward: Optional[Ward], status: int) -> None:
+        self._helpers.discard(pid)
+        self._nursery.ended(pid, status)
+        self._couriers.ended(pid)
+        if ward is not None:
+            ward.exited(status)
+            self._loop.later(_FAREWELL, partial(self._bury, ward))
+
+    def _stopped(self, pid: int, ward: Optional[Ward], status: int) -> None:
+        """It would wait for ever for its tracer to let it go on."""
+        if ward is not None:
+            ward.end(traced(status))
+        else:
+            children.end([pid])
 
     def keep_sweeping(self) -> None:
         """Look for strays now and every so often."""

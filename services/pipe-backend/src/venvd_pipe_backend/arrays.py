@@ -42,6 +42,9 @@ class Line(Protocol):
     def give_up(self) -> None:
         """Read no further request."""
 
+    def abort(self) -> None:
+        """Close at once."""
+
 
 class Shared:
     """Segments that one client maps: those that hold an array for it, and those that it writes into."""
@@ -226,15 +229,21 @@ class Transfer:
             await self._first()
             await self._line.seize()
             try:
-                await self._line.put(
-                    self._begun(outgoing.header.fields(), b',"attachments":[%d]' % outgoing.header.nbytes)
-                )
-                for part in outgoing:
-                    await self._line.put(part)
+                await self._pour(outgoing)
             finally:
                 self._line.let_go()
         finally:
             outgoing.close()
+
+    async def _pour(self, array: Outgoing) -> None:
+        header = array.header
+        try:
+            await self._line.put(self._begun(header.fields(), b',"attachments":[%d]' % header.nbytes))
+            for part in array:
+                await self._line.put(part)
+        except BaseException:
+            self._line.abort()  # an error would be read as bytes of the array
+            raise
 
     async def _offer(self, array: Outgoing | Incoming) -> None:
         """Answer with the segment in which the array lies, or is to be written."""
