@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness.callers import Caller
+from harness.filers import filer
 
 from venvd_contract.errors import Cancelled, InvalidRequest, NotFound
 
@@ -74,10 +75,14 @@ def test_a_call_that_raised(call: Caller, session: str) -> None:
     assert found.get("result") is None
 
 
-def test_the_session_died(call: Caller, session: str) -> None:
+def test_the_session_died(call: Any, session: str) -> None:
     """A call whose session ended meanwhile failed with `session_lost`; so did one that waited behind it."""
-    dying = started(call, session, "exec", {"code": "import os, time; time.sleep(0.2); os._exit(3)"})
+    code = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\nos._exit(3)"
+    dying = started(call, session, "exec", {"code": code})
     behind = started(call, session, "eval", {"expression": "1"})
+    files = filer(call, call.running, session)
+    files.put("go", b"")
+    files.close()
     for identity in (dying, behind):
         found = fetched(call, identity)
         assert (found["state"], found["error"]["code"]) == ("failed", "session_lost")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -448,9 +448,10 @@ def test_the_log_is_followed(site: Any) -> None:
     command = [sys.executable, "-m", "venvd", "logs", "main", "--follow", "--tail", "0"]
     process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE)
     assert process.stdout is not None
-    time.sleep(1)
-    with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
-        backend.eval("1 / 0")
+    with venvd.connect(site.backend.url, site.backend.token) as backend:
+        while not select.select([process.stdout], [], [], 0.5)[0]:  # nothing tells when it begins to follow
+            with pytest.raises(venvd.UserError):
+                backend.eval("1 / 0")
     assert b"ZeroDivisionError" in process.stdout.readline()
     run(site.environment(), "restart", "main")
     with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):

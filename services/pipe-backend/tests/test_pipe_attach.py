@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -350,25 +351,31 @@ def test_a_client_that_goes_away(server: Server, session: str) -> None:
     assert info(other, session)["restarts"] == 0
 
 
-def test_a_client_that_goes_away_before_its_turn(server: Server, session: str) -> None:
+def waits_for(path: Path) -> str:
+    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)\n"
+
+
+def test_a_client_that_goes_away_before_its_turn(server: Server, session: str, tmp_path: Path) -> None:
     """A call that waits behind another's is not begun once its client has gone."""
     first, second, other = attach(server, session), attach(server, session), server.connect()
-    first.send("eval", {"expression": "__import__('time').sleep(0.5)"})
+    first.send("eval", {"expression": waits_for(tmp_path / "go") + "None"})
     until_running(server, session)
     second.send("exec", {"code": "begun = True"})
     second.close()
+    (tmp_path / "go").touch()
     assert first.receive()["result"] == {"value": None}
     assert value(other, "'begun' in globals()", session=session) is False
 
 
-def test_going_away_may_cancel_nothing(start: Start) -> None:
+def test_going_away_may_cancel_nothing(start: Start, tmp_path: Path) -> None:
     """With the setting off a call goes on when its client has gone."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
         direct, other = attach(server), server.connect()
-        direct.send("exec", {"code": "import time; time.sleep(0.3); ended = True"})
+        direct.send("exec", {"code": waits_for(tmp_path / "go") + "ended = True"})
         direct.send("exec", {"code": "also = True"})
         until_running(server, "default")
         direct.close()
+        (tmp_path / "go").touch()
         until(lambda: value(other, "{'ended', 'also'} <= set(globals())"), "the calls did not go on")
 
 
@@ -436,9 +443,9 @@ def test_it_counts(server: Server, session: str) -> None:
 def test_idle_sessions(server: Server) -> None:
     """Direct calls keep a session; without any it ends, and its direct connections with it."""
     other = server.connect()
-    other("session.create", {"name": "brief", "idleTimeout": 1.0})
+    other("session.create", {"name": "brief", "idleTimeout": 2.0})
     direct = attach(server, "brief")
-    end = time.monotonic() + 2.5
+    end = time.monotonic() + 3.5
     while time.monotonic() < end:
         assert value(direct, "__import__('time').sleep(0.2) or 1") == 1
     assert direct.closed()

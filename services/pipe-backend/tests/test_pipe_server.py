@@ -18,6 +18,10 @@ from .conftest import TOKEN, Client, Server, Start, until  # type: ignore[import
 SLEEP = "import time\nwhile True: time.sleep(0.01)"
 
 
+def waits_for(path: Path) -> str:
+    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)\n"
+
+
 def busy(server: Server, session: str = "default") -> bool:
     found = server.connect()("session.get", {"id": session})
     return bool(found["result"]["state"] == "busy")
@@ -270,13 +274,14 @@ def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes) ->
     assert b"Traceback" not in ended.stderr
 
 
-def test_sigterm_lets_running_calls_end(start: Start) -> None:
+def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
     """Asked to end, the server answers what runs, begins nothing more, and takes its sockets away."""
-    with start(worker=True) as server:
+    with start(worker=True, VENVD_GRACE="20") as server:
         client = server.connect()
-        client.send("eval", {"expression": "__import__('time').sleep(0.5) or 'done'"})
+        client.send("eval", {"expression": waits_for(tmp_path / "go") + "'done'"})
         until(lambda: busy(server), "the call does not run")
         server.process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
         assert client.receive() == {"result": {"value": "done"}}
         assert client.lines.readline() == b""
         assert server.process.wait(60) == 0
@@ -284,14 +289,15 @@ def test_sigterm_lets_running_calls_end(start: Start) -> None:
         assert not (server.directory / "http.sock").exists()
 
 
-def test_calls_go_on_without_their_client_where_that_is_set(start: Start) -> None:
+def test_calls_go_on_without_their_client_where_that_is_set(start: Start, tmp_path: Path) -> None:
     """With `VENVD_CANCEL_ON_DISCONNECT=0` a call outlives its client."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
         client = server.connect()
-        client.send("eval", {"expression": "import time; time.sleep(0.5); left = 1"})
+        client.send("eval", {"expression": waits_for(tmp_path / "go") + "left = 1"})
         until(lambda: busy(server), "the call does not run")
         client.close()
         server.clients.remove(client)
+        (tmp_path / "go").touch()
         until(lambda: not busy(server), "the call still runs")
         assert server.connect()("eval", {"expression": "left"})["result"] == {"value": 1}
 

@@ -6,6 +6,7 @@ import json
 import queue
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -307,12 +308,14 @@ def test_a_stream_that_is_not_read(start: Start) -> None:
 # ---- the end ---------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_lets_running_calls_end(start: Start) -> None:
+def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
     """Asked to end, the server answers what runs, and ends."""
-    with start(worker=True) as server:
-        code = "__import__('time').sleep(0.5) or 'done'"
+    with start(worker=True, VENVD_GRACE="20") as server:
+        go = tmp_path / "go"
+        code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n'done'"
         call = server.python.Evaluate.future(pb.EvaluateRequest(expression=code), metadata=METADATA)
         until(lambda: busy(server), "the call does not run")
         server.process.send_signal(signal.SIGTERM)
+        go.touch()
         assert call.result(60).value_json == '"done"'
         assert server.process.wait(60) == 0
