@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -259,6 +260,36 @@ def test_clients_that_leave_midway_leave_nothing(server: Any) -> None:
             sock.sendall(server.head("PUT", "/api/array", f"Content-Length: {128 + 8 * MB}") + npy(np.zeros(MB))[:MB])
     until(lambda: server.ask("PUT", "/api/array", npy(np.zeros(MB))).status == 200, "memory was not given back")
     assert get(server, found).shape == (4 * MB,)
+
+
+def test_an_array_whose_session_ends_breaks_off(server: Any) -> None:
+    """Out: fewer bytes than were announced, and no failure of the server in its log; in: the client is told."""
+    server.post("/v1/sessions", {"name": "ends"})
+    found = put(server, np.ones(4 * MB), **{"X-Venvd-Session": "ends"})
+    logged = server.log.stat().st_size
+    with server.connect() as sock:
+        sock.sendall(server.head("GET", f"/api/array?handleId={found}", "X-Venvd-Session: ends"))
+        server.read_until(sock, b"\r\n\r\n")
+        server.post("/v1/sessions/ends/reset")
+        with contextlib.suppress(ConnectionResetError):
+            assert len(server.read_all(sock)) < 32 * MB
+    broken_off = b"a response broke off: the session's process ended"
+    until(lambda: broken_off in server.log.read_bytes()[logged:], "nothing was logged")
+    body, before = npy(np.ones(4 * MB)), calls(server, "ends")
+    with server.connect() as sock:
+        lines = (f"Content-Length: {len(body)}", "X-Venvd-Session: ends")
+        sock.sendall(server.head("PUT", "/api/array", *lines) + body[: 8 * MB])
+        until(lambda: calls(server, "ends") > before, "no memory was asked for")
+        server.post("/v1/sessions/ends/reset")
+        sock.sendall(body[8 * MB :] + server.head("GET", "/health", "Connection: close"))
+        assert b'"session_lost"' in server.read_all(sock)
+    assert b"Traceback" not in server.log.read_bytes()[logged:]
+    server.ask("DELETE", "/v1/sessions/ends")
+
+
+def calls(server: Any, session: str) -> int:
+    """How many a session has answered."""
+    return int(server.ask("GET", f"/v1/sessions/{session}").json["calls"])
 
 
 def test_a_client_that_does_not_read_is_cut(start_server: Any) -> None:

@@ -18,6 +18,13 @@ def still_serves(server: Any) -> Any:
     assert server.eval("40 + 2") == 42
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "1e999", "x", ""])
+def test_numbers_of_a_query(server: Any, number: str) -> None:
+    """What JSON could not say is no number of a query either, and is not taken for an absent one."""
+    problem = server.ask("GET", f"/v1/calls/none?wait={number}").problem
+    assert (problem["code"], "takes a number" in problem["detail"]) == ("invalid_request", True)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "says"),
     [

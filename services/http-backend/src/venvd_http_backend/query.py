@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -16,8 +17,15 @@ def _bool(text: str) -> bool:
     return _TRUTH[text.lower()]
 
 
+def _number(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):  # JSON has no such number, and so no field takes it
+        raise ValueError(text)
+    return found
+
+
 _READS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    float | None: (float, "a number"),
+    float | None: (_number, "a number"),
     int | None: (int, "a whole number"),
     bool | None: (_bool, "true or false"),
     str | None: (str, "a text"),

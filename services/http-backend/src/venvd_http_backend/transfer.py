@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 
-from venvd_contract.errors import InvalidRequest
+from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_core.monitor import Headers, Receive, Scope, Send
 from venvd_http_backend.incoming import SWALLOWED, ClientGone, Head
+
+_log = logging.getLogger(__name__)
 
 TRANSPORT = "venvd.transport"
 """The ASGI extension under which a request finds the transport of its connection."""
@@ -32,7 +35,8 @@ async def send_pieces(
     """Send a response of known length; when this returns, no piece is needed any more.
 
     Raises:
-        ClientGone: the client went away, or left a piece unread for `patience` seconds; the connection is closed then.
+        ClientGone: the connection is closed, with nobody to answer on it: the client went away, or left a piece unread
+            for `patience` seconds, or the next piece could not be had.
     """
     transport: asyncio.Transport = scope["extensions"][TRANSPORT]["transport"]
     with _nothing_held_back(transport):
@@ -41,6 +45,10 @@ async def send_pieces(
             for piece in pieces:
                 await _send_piece(transport, send, piece, patience)
             await _send_piece(transport, send, b"", patience)  # which waits for the last of them
+        except VenvdError as error:
+            transport.abort()
+            _log.warning("a response broke off: %s", error.message)
+            raise ClientGone from error
         except BaseException:
             transport.abort()
             raise
