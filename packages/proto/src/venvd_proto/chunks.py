@@ -5,6 +5,8 @@ In every message of venvd that has a field `chunk`, its number is 2; such a mess
 
 from __future__ import annotations
 
+from venvd_proto.fields import varint
+
 SIZE = 1 << 20
 """Bytes of a chunk: small enough for the message limits that gRPC has by default."""
 
@@ -14,19 +16,10 @@ _LONGEST_LENGTH = 10
 
 def dump(data: bytes | memoryview) -> bytes:
     """The message whose chunk is `data`."""
-    return b"".join((_BEGIN, _varint(len(data)), data))
+    return b"".join((_BEGIN, varint(len(data)), data))
 
 
 _BEGIN = bytes([_TAG])
-
-
-def _varint(number: int) -> bytes:
-    made = bytearray()
-    while number > 0x7F:
-        made.append(number & 0x7F | 0x80)
-        number >>= 7
-    made.append(number)
-    return bytes(made)
 
 
 def load(message: bytes) -> memoryview | None:

@@ -18,6 +18,13 @@ from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, metho
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
+_WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+}
+"""By whether a method takes a stream, and whether it gives one."""
+
 
 async def refuse(context: Context, error: BaseException) -> None:
     """End a call with the status of an error."""
@@ -36,18 +43,9 @@ class Calls:
         return {method.name.partition("/")[2]: self._handler(method) for method in methods(service)}
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
-        kinds = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, self._unary),
-            (False, True): (grpc.unary_stream_rpc_method_handler, self._streaming),
-            (True, False): (grpc.stream_unary_rpc_method_handler, self._streamed),
-        }
-        wrap, serve = kinds[method.takes_stream, method.gives_stream]
-        if method.name == EXECUTE:
-            serve = self._execute
-        elif method.name == GET_FILE:
-            serve = self._get_file
-        elif method.name == PUT_FILE:
-            serve = self._put_file
+        wrap = _WRAPS[method.takes_stream, method.gives_stream]
+        streaming = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}
+        serve = streaming.get(method.name, self._unary)
         return wrap(_function(serve, method), method.request.FromString, _serialized)
 
     def _request(self, method: Method, message: Message | None, context: Context) -> Request:
@@ -67,21 +65,6 @@ class Calls:
     async def _unary(self, method: Method, message: Message, context: Context) -> Message | bytes | None:
         try:
             reply = await self._outcome(self._backend.call(self._request(method, message, context)))
-            return method.respond(reply.result)
-        except Exception as error:  # noqa: BLE001 — every error becomes a status
-            await refuse(context, error)
-            return None
-
-    async def _streaming(self, method: Method, message: Message, context: Context) -> None:
-        """Methods with a stream of responses that no version of core serves yet; core says so."""
-        await self._unary(method, message, context)
-
-    async def _streamed(
-        self, method: Method, _messages: AsyncIterator[Message], context: Context
-    ) -> Message | bytes | None:
-        """Methods with a stream of requests that no version of core serves yet; core says so."""
-        try:
-            reply = await self._backend.call(self._request(method, None, context))
             return method.respond(reply.result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)

@@ -16,8 +16,9 @@ from google.protobuf.message import Message
 
 from venvd_contract.errors import Internal
 from venvd_contract.operations import BY_COMMAND, OPERATIONS
+from venvd_proto import fields
 from venvd_proto.v1 import python_service_pb2, session_service_pb2, venv_service_pb2
-from venvd_rpc_backend import messages, protobuf
+from venvd_rpc_backend import messages
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     *python_service_pb2.DESCRIPTOR.services_by_name.values(),
@@ -90,13 +91,13 @@ def _method(name: str, method: MethodDescriptor) -> Method:
 def _plain(response: type[Message]) -> Respond:
     """A field of the response for each member; where the only one is `value`, its bytes are written at once."""
     field = response.DESCRIPTOR.fields_by_name.get("value_json")
-    before = None if field is None else protobuf.tag(field.number, protobuf.BYTES)
+    before = None if field is None else fields.tag(field.number, fields.BYTES)
 
     def respond(result: bytes) -> Message | bytes:
         value = None if before is None else messages.only_value(result)
         if before is None or value is None:
             return messages.fill(response(), result)
-        return protobuf.text(before, value)
+        return fields.text(before, value)
 
     return respond
 

@@ -12,9 +12,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
 from venvd_core.backend import Backend, Call, Reply, Request
+from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import messages, protobuf, status
+from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.context import Asked
 from venvd_rpc_backend.settings import RpcSettings
 
@@ -156,9 +157,9 @@ class Stream:
             self._wake()
 
 
-_ID = protobuf.tag(SessionResponse.ID_FIELD_NUMBER, protobuf.VARINT)
-_RESULT = protobuf.tag(SessionResponse.RESULT_JSON_FIELD_NUMBER, protobuf.BYTES)
-_ATTACHMENT = protobuf.tag(SessionResponse.ATTACHMENTS_FIELD_NUMBER, protobuf.BYTES)
+_ID = fields.tag(SessionResponse.ID_FIELD_NUMBER, fields.VARINT)
+_RESULT = fields.tag(SessionResponse.RESULT_JSON_FIELD_NUMBER, fields.BYTES)
+_ATTACHMENT = fields.tag(SessionResponse.ATTACHMENTS_FIELD_NUMBER, fields.BYTES)
 
 
 def response(number: int, call: asyncio.Future[Reply]) -> bytes:
@@ -170,11 +171,11 @@ def response(number: int, call: asyncio.Future[Reply]) -> bytes:
         return failure(number, status.known(error))
     reply = call.result()
     try:
-        made = _ID + protobuf.varint(number) + protobuf.text(_RESULT, reply.result)
+        made: bytes = _ID + fields.varint(number) + fields.text(_RESULT, reply.result)
     except UnicodeDecodeError:
         return failure(number, Internal("the session answered with what is not UTF-8"))
     for part in reply.attachments:
-        made += b"%b%b%b" % (_ATTACHMENT, protobuf.varint(len(part)), part)
+        made += b"%b%b%b" % (_ATTACHMENT, fields.varint(len(part)), part)
     return made
 
 

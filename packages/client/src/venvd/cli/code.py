@@ -18,15 +18,22 @@ from venvd_contract.operations import ExecutionError, Output
 from venvd_contract.values import Encoder, NotPlain
 
 
+def place_options() -> list[click.Parameter]:
+    """The options that say in which session, as `reached` takes them."""
+    return [
+        click.Option(["--backend"], shell_complete=names("backends"), help="Name or URL; absent is the only one."),
+        click.Option(["--token"], help="The backend's token, where --backend is a URL."),
+        click.Option(["--session"], help="The session; absent is `default`, which all clients share."),
+    ]
+
+
 class Code(Command):
     """A command that takes code, and the options that say where it runs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params[:0] = [
-            click.Option(["--backend"], shell_complete=names("backends"), help="Name or URL; absent is the only one."),
-            click.Option(["--token"], help="The backend's token, where --backend is a URL."),
-            click.Option(["--session"], help="The session; absent is `default`, which all clients share."),
+            *place_options(),
             click.Option(
                 ["--timeout"], type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="For how long."
             ),

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 import venvd
-from venvd.cli.code import reached
-from venvd.cli.command import Command, Group, State, names, pass_state, table
+from venvd.cli.code import place_options, reached
+from venvd.cli.command import Command, Group, State, pass_state, table
 from venvd_contract.files import FileInfo
 
 
@@ -21,11 +21,7 @@ class About(Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params[:0] = [
-            click.Option(["--backend"], shell_complete=names("backends"), help="Name or URL; absent is the only one."),
-            click.Option(["--token"], help="The backend's token, where --backend is a URL."),
-            click.Option(["--session"], help="The session; absent is `default`, which all clients share."),
-        ]
+        self.params[:0] = place_options()
 
 
 @click.group("files", cls=Group)
