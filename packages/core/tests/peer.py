@@ -2,7 +2,8 @@
 
 Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
 exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor),
-`shares` (its sessions may use its connection to the server), `full` (its sessions take no direct clients).
+`shares` (its sessions may use its connection to the server), `full` (its sessions take no direct clients),
+`deaf` (they take them, and read nothing).
 A session does what the payload's `do` says: see `DEEDS`.
 """
 
@@ -249,11 +250,12 @@ class Warden:
 
     def do_hello(self, request: dict, descriptors: list[int]) -> tuple[dict, list[int]]:
         self.slots = mmap.mmap(descriptors[0], request["slots"] * SLOT)
-        return {
-            "worker": "peer", "python": sys.version.split()[0], "pid": os.getpid(), "attach": "full" in self.traits
-        }, []  # fmt: skip
+        attach = bool({"full", "deaf"} & self.traits)
+        return {"worker": "peer", "python": sys.version.split()[0], "pid": os.getpid(), "attach": attach}, []
 
     def do_attach(self, _request: dict, _: list[int]) -> tuple[dict, list[int]]:
+        if "deaf" in self.traits:
+            return {}, []
         raise RuntimeError("it takes no clients at this moment")
 
     def do_start(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:

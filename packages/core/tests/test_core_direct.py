@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -11,22 +12,23 @@ from venvd_contract.operations import SessionInfo
 from venvd_core.backend import Attachment
 
 
+def attachment(sock: socket.socket) -> Attachment:
+    def greeting(info: SessionInfo) -> bytes:
+        return info.id.encode() + b"\n"
+
+    return Attachment(sock, b"", 1 << 20, 1 << 20, greeting, lambda _, error: json.dumps(error.fields()).encode())
+
+
 def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) -> None:
     """A connection that was greeted and not handed over says so: its mere end would mean that the state is lost."""
     wardens.start("full")
-
-    def greeting(info: SessionInfo) -> bytes:
-        return info.id.encode() + b"\n"
 
     async def work() -> None:
         async with serve() as client:
             await client.ready()
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
             ours, theirs = socket.socketpair()
-            given = Attachment(
-                theirs, b"", 1 << 20, 1 << 20, greeting, lambda _, error: json.dumps(error.fields()).encode()
-            )
-            await client.backend.attach(None, given)
+            await client.backend.attach(None, attachment(theirs))
             ours.settimeout(30)
             with ours.makefile("rb") as lines:
                 assert lines.readline() == b"default\n"
@@ -34,5 +36,24 @@ def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) 
             ours.close()
             assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
             assert (await client.do("count"))["count"] == 1
+
+    run(work)
+
+
+def test_a_client_that_goes_with_the_server(run: Any, wardens: Any, serve: Any) -> None:
+    """Nobody looks into the slot of a client that left once its session is gone."""
+    wardens.start("deaf")
+
+    async def work() -> None:
+        wrong: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        async with serve() as client:
+            await client.ready()
+            ours, theirs = socket.socketpair()
+            await client.backend.attach(None, attachment(theirs))
+            ours.close()
+            await client.until(lambda: theirs.fileno() < 0)
+        await asyncio.sleep(0.7)  # what was to happen after half a second has happened then
+        assert not wrong
 
     run(work)

@@ -207,6 +207,8 @@ class Clients:
                 self._loop.call_later(seconds, self._cancel, client.number)
 
     def _cancel(self, number: int) -> None:
+        if self._life().process is None:
+            return  # the slot may be another session's by now, or gone
         slot = self._host.slots.read(self._slot)
         if slot.state == RUNNING and slot.connection == number:
             self._stop(slot.sequence, "cancelled")
@@ -316,6 +318,8 @@ class Clients:
             self._loop.call_later(self._host.grace + FORCE_AFTER, self._force, process, sequence)
 
     def _force(self, process: Process, sequence: int) -> None:
+        if self._life().process is not process:
+            return
         slot = self._host.slots.read(self._slot)
         if slot.state == RUNNING and slot.sequence == sequence:
             self._life().end_process(process, "did not stop")
