@@ -102,6 +102,18 @@ def test_a_process_that_dies(backend: venvd.Backend) -> None:
     assert backend.eval("1 + 1") == 2
 
 
+def test_a_loss_that_two_calls_see_is_told_once(backend: venvd.Backend) -> None:
+    """What was told by one call is no news for the next because of a call that could be sent twice."""
+    backend.exec("kept = 1")
+    waiting = threading.Thread(target=backend.handles)
+    with pytest.raises(venvd.SessionLost):
+        for event in backend.exec_stream("import os, time\nprint('in')\ntime.sleep(1)\nos._exit(3)"):
+            if event.kind == "stdout" and waiting.ident is None:
+                waiting.start()
+    waiting.join()
+    assert backend.eval("'kept' in globals()") is False
+
+
 def test_a_loss_between_calls_is_told_once(pipe: Running, backend: venvd.Backend) -> None:
     """Somebody else resets the session: the next call raises `SessionLost`, the one after it is served."""
     backend.exec("kept = 1")

@@ -24,6 +24,9 @@ _NEVER = ("not_implemented", "invalid_request")
 
 
 class Connection(Protocol):
+    process: Any
+    """Which of the session's processes answers it, as `process_of` tells; None where that is not known."""
+
     def close(self) -> None: ...
 
 
@@ -44,6 +47,7 @@ class Line(Generic[ConnectionType]):
         self.count = 0
         self.lost = False
         self.not_before = 0.0
+        self._told: Any = None
         self._lock = threading.Lock()
 
     def take_place(self) -> bool:
@@ -69,9 +73,16 @@ class Line(Generic[ConnectionType]):
             except IndexError:
                 return
 
-    def ended(self, *, told: bool) -> None:
-        """The process behind it has ended; `told`: somebody is being told so by an error."""
-        self.lost = not told
+    def ended(self, connection: ConnectionType, *, told: bool) -> None:
+        """The process behind a connection has ended; `told`: somebody is being told so by an error.
+
+        Several connections see the same end: it is news once.
+        """
+        if told:
+            self.lost = False
+            self._told = connection.process
+        elif connection.process is None or connection.process != self._told:
+            self.lost = True
         self.drop()
 
 
@@ -144,6 +155,12 @@ class Lines(Generic[ConnectionType]):
         lines, self._lines = self._lines, {}
         for line in lines.values():
             line.drop()
+
+
+def process_of(welcome: dict[str, Any]) -> Any:
+    """Which of a session's processes it is that a welcome speaks of."""
+    info = welcome.get("result")
+    return (info.get("createdAt"), info.get("restarts")) if isinstance(info, dict) else None
 
 
 class RepeatError(Exception):

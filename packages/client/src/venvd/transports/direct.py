@@ -28,9 +28,10 @@ class Connection:
     Attributes:
         received: bytes of the last answer.
         clean: nothing came that was not asked for.
+        process: as in `attached.Connection`.
     """
 
-    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timed", "clean", "received")
+    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timed", "clean", "process", "received")
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._endpoint = endpoint
@@ -41,6 +42,7 @@ class Connection:
         self._recv = self._socket.recv
         self.received = 0
         self.clean = True
+        self.process: Any = None
 
     def close(self) -> None:
         self._socket.close()
@@ -187,14 +189,14 @@ class Attached(Lines[Connection]):
 
     def _cut(self, line: Line[Connection], connection: Connection, call: Call[Any]) -> None:
         line.give_up(connection)
-        line.ended(told=not call.repeatable)
+        line.ended(connection, told=not call.repeatable)
         if not call.repeatable:
             raise attached.cut(call)
 
     def _put(self, line: Line[Connection], connection: Connection, reply: dict[str, Any]) -> None:
         if reply.get("stateLost"):
             line.give_up(connection)
-            line.ended(told=True)
+            line.ended(connection, told=True)
         elif self.closed:
             line.give_up(connection)
         else:
@@ -211,6 +213,7 @@ class Attached(Lines[Connection]):
         try:
             connection = Connection(self._endpoint, deadline)
             welcome = connection.exchange(self.greeting(call), deadline)
+            connection.process = attached.process_of(welcome)
             refused = self.refused(line, welcome) or not connection.clean
         except _CutError:
             refused = True

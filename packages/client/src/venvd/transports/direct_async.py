@@ -20,10 +20,11 @@ from venvd.transports.base import Call
 class _Closing:
     """A connection as `Line` closes one."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("connection", "process")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.process: Any = None
 
     def close(self) -> None:
         self.connection.abort()
@@ -93,7 +94,7 @@ class AsyncAttached(Lines[_Closing]):
                 yield
         except (GoneError, Unavailable):
             line.give_up(closing)
-            line.ended(told=not call.repeatable)
+            line.ended(closing, told=not call.repeatable)
             raise (attached.RepeatError() if call.repeatable else attached.cut(call)) from None
         except BaseException:
             line.give_up(closing)
@@ -107,7 +108,7 @@ class AsyncAttached(Lines[_Closing]):
             line.give_up(closing)
         elif reply.get("stateLost"):
             line.give_up(closing)
-            line.ended(told=True)
+            line.ended(closing, told=True)
         elif self.closed or not reusable:
             line.give_up(closing)
         else:
@@ -121,7 +122,7 @@ class AsyncAttached(Lines[_Closing]):
             if not closing.connection.lost:
                 return closing
             line.give_up(closing)
-            line.ended(told=not call.repeatable)
+            line.ended(closing, told=not call.repeatable)
             if call.repeatable:
                 return None
             raise attached.lost(call)
@@ -137,6 +138,7 @@ class AsyncAttached(Lines[_Closing]):
             closing = _Closing(connection)
             connection.send(Exchange(self.greeting(call), reader), streaming=False)
             await connection.wait(deadline)
+            closing.process = attached.process_of(reader.reply)
             refused = self.refused(line, reader.reply) or not connection.finish()
         except Unreachable:
             line.give_up(closing)
