@@ -59,8 +59,11 @@ def test_errors_of_files(session: venvd.Session, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(venvd.InvalidRequest, match="absolute"):
         session.files.put("/etc/x", b"")
-    with pytest.raises(venvd.InvalidRequest, match="text"):
-        session.files.put("x", "text")  # type: ignore[arg-type]
+    with pytest.raises(venvd.InvalidRequest, match="is no file"):
+        session.files.save("gone", "text")  # type: ignore[arg-type]
+    for source in ("text", iter([b"x"]), io.StringIO("text")):
+        with pytest.raises(venvd.InvalidRequest, match="neither bytes nor a file"):
+            session.files.put("x", source)  # type: ignore[arg-type]
     with pytest.raises(venvd.Conflict, match="not empty"):
         session.files.put("a/b", b"")
         session.files.delete("a")

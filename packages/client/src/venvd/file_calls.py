@@ -62,16 +62,20 @@ def _call(asker: Asker, command: str, fields: dict[str, Any], body: bytes | None
 
 def put(asker: Asker, path: str, source: Source, *, parents: bool) -> Flow[Step, FileInfo]:
     """Send a file, in as many parts as it takes; it is in its place when the last of them is there."""
-    if isinstance(source, str):
-        raise InvalidRequest(
-            "a text is neither bytes nor a file: give bytes, a pathlib.Path or a file opened with 'rb'"
-        )
     if isinstance(source, _Bytes):
         return (yield from _put(asker, path, _reader(source), parents=parents))
     if isinstance(source, os.PathLike):
         with (yield Local(lambda: Path(source).open("rb"))) as file:
             return (yield from _put(asker, path, file.read, parents=parents))
+    if not hasattr(source, "read"):
+        raise _no_source(source)
     return (yield from _put(asker, path, source.read, parents=parents))
+
+
+def _no_source(found: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"{type(found).__name__} is neither bytes nor a file: give bytes, a pathlib.Path or a file opened with 'rb'"
+    )
 
 
 def _reader(data: _Bytes) -> Callable[[int], bytes]:
@@ -89,6 +93,8 @@ def _reader(data: _Bytes) -> Callable[[int], bytes]:
 def _put(asker: Asker, path: str, read: Callable[[int], bytes], *, parents: bool) -> Flow[Step, FileInfo]:
     fields: dict[str, Any] = {**_named(path), "parents": None if parents else False}
     piece = yield Local(lambda: read(PART))
+    if not isinstance(piece, bytes):
+        raise _no_source(piece)
     while True:
         following = (yield Local(lambda: read(PART))) if piece else b""
         result = yield _call(asker, "file.put", {**fields, "more": bool(following)}, piece)
@@ -111,6 +117,8 @@ def get(asker: Asker, path: str) -> Flow[Step, bytes]:
 def save(asker: Asker, path: str, target: Target) -> Flow[Step, FileInfo]:
     """Fetch a file into one of this machine, which is replaced when all of it is there."""
     if not isinstance(target, os.PathLike):
+        if not hasattr(target, "write"):
+            raise InvalidRequest(f"{type(target).__name__} is no file: give a pathlib.Path, or a file opened with 'wb'")
         return (yield from _fetch(asker, path, target.write))
     final = Path(target)
     part = final.with_name(f".{final.name[:100]}.{token_hex(4)}.part")
