@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from harness.rpc import RpcCaller
-from venvd_contract.errors import from_fields
+from venvd_contract.errors import VenvdError, from_fields
 from venvd_contract.operations import BY_COMMAND
 
 
@@ -156,7 +156,12 @@ class AttachCaller:
         if session not in self._direct:
             made = self._direct[session] = PipeCaller(self._url, self._token)
             made("session.attach", session=session)
-        return self._direct[session](command, payload, **options)
+        try:
+            return self._direct[session](command, payload, **options)
+        except VenvdError as error:
+            if error.state_lost:  # and with it the connection, as soon as the server comes to it
+                self._direct.pop(session).close()
+            raise
 
     def fresh(self) -> AttachCaller:
         return AttachCaller(self._url, self._token)

@@ -31,7 +31,7 @@ def watched_controller(engine: str, place: Path) -> Iterator[Watched]:
         try:
             prometheus.start()
             prometheus.until('up{job="venvd-controller"} == 1')
-            controller.venv("bare", python=f"3.{sys.version_info.minor}")
+            controller.venv("bare", python=f"3.{sys.version_info.minor}", preload=["json"])
             yield Watched(controller, prometheus, "bare")
         finally:
             prometheus.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ def lost(session: Any, code: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("reason", "code"), [("timeout", "timeout"), ("cancelled", "cancelled")])
 @pytest.mark.parametrize("command", ["eval", "exec"])
-def test_an_interrupt_leaves_the_state(session: Any, command: str, reason: str, code: str) -> None:
+def test_an_interrupt_leaves_the_state(session: Any, tmp_path: Path, command: str, reason: str, code: str) -> None:
     """An interrupted call is answered by the reason, with its traceback, and names defined before are there."""
     session.eval("before = 5")
     field = "code" if command == "exec" else "expression"
-    session.send(command, {field: "import time\nx = 1\nwhile True: time.sleep(0.01)"})
+    began = tmp_path / "began"
+    session.send(command, {field: f"import time\nopen({str(began)!r}, 'w')\nwhile True: time.sleep(0.01)"})
+    deadline = time.monotonic() + 20
+    while not began.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     session.interrupt(reason)
     reply = session.reply()
     assert reply["code"] == code

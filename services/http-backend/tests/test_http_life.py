@@ -228,6 +228,10 @@ def test_every_call_is_one_line_of_json(server: Any) -> None:
     """At level `debug` each call is a line with command, outcome and time; user code's message is in none."""
     server.eval("1")
     server.post("/api/eval", {"expression": "raise ValueError('private')"})
+    until = time.monotonic() + 20
+    while '"user_error"' not in server.log.read_text():  # a line may be written after the answer
+        assert time.monotonic() < until
+        time.sleep(0.01)
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     calls = [line for line in lines if line["logger"] == "venvd.call"]
     assert {"command", "outcome", "durationMs", "session", "bytesIn", "bytesOut"} <= calls[-1].keys()
