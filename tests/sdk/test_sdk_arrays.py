@@ -40,6 +40,9 @@ def backend(running: Running) -> Iterator[venvd.Backend]:
         yield made
 
 
+SHARED = pytest.mark.parametrize("running", ["pipe"], indirect=True)
+"""For tests of shared memory, which the pipe alone has."""
+
 ARRAYS: tuple[Any, ...] = (
     np.arange(6.0).reshape(2, 3),
     np.asfortranarray(np.arange(600_000).reshape(1000, 600)),
@@ -195,10 +198,9 @@ def test_a_fetch_that_is_cancelled_is_stopped(running: Running) -> None:
     asyncio.run(work())
 
 
+@SHARED
 def test_memory_is_given_back(backend: venvd.Backend) -> None:
     """Where arrays die and no further ones are asked for, the session is told of it all the same."""
-    if not backend.url.startswith("unix:"):
-        pytest.skip("only the pipe shares memory")
     proxy = backend.put_array(np.zeros(100_000))
     found = [backend.get_array(proxy) for _ in range(5)]
     idle = backend._transport._carriers._idle  # type: ignore[attr-defined]
@@ -211,10 +213,9 @@ def test_memory_is_given_back(backend: venvd.Backend) -> None:
         time.sleep(0.02)
 
 
+@SHARED
 def test_without_descriptors_arrays_still_come(backend: venvd.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where something between passes bytes and loses descriptors, arrays come and go as attachments."""
-    if not backend.url.startswith("unix:"):
-        pytest.skip("only the pipe shares memory")
 
     def deaf(connection: Any, size: int, *_: Any) -> Any:
         return connection.recv(size), [], 0, None

@@ -95,10 +95,9 @@ def test_asyncio_has_them_too(tabular: Running) -> None:
     assert asyncio.run(both()).equals(table(30_000))
 
 
+@pytest.mark.parametrize("tabular", ["http"], indirect=True)
 def test_any_http_client_can_ask_for_arrow(tabular: Running, backend: venvd.Backend) -> None:
     """With `Accept` or `format=arrow` a frame is an Arrow stream, and a body of that type becomes one."""
-    if not tabular.url.startswith("http"):
-        pytest.skip("HTTP alone has headers")
     there = backend.put_table(table(5))
     for query, headers in (("", {"Accept": STREAM}), ("&format=arrow", {})):
         answer = ask(tabular, f"?handleId={there._venvd_id}{query}", headers)
