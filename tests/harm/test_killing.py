@@ -22,7 +22,10 @@ def children():
             for pid in open(f"/proc/{parent}/task/{task}/children").read().split()]
 for _ in range(3):
     for pid in children():
-        if pid != os.getpid(): os.kill(pid, signal.SIGKILL)
+        try:
+            if pid != os.getpid(): os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it was just reaped
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

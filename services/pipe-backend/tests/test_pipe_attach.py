@@ -339,13 +339,13 @@ def test_reset_and_delete(server: Server, command: str) -> None:
     other("session.delete", {"id": name})
 
 
-def test_a_client_that_goes_away(server: Server, session: str) -> None:
+def test_a_client_that_goes_away(server: Server, session: str, tmp_path: Path) -> None:
     """Its running call is interrupted, what it had sent behind that is not begun, and the state is kept."""
     direct, other = attach(server, session), server.connect()
     direct("exec", {"code": "runs = 0"})
-    direct.send("exec", {"code": "runs += 1\n" + LOOPS})
+    direct.send("exec", {"code": f"runs += 1\nopen({str(tmp_path / 'began')!r}, 'w')\n" + LOOPS})
     direct.send("exec", {"code": "runs += 1"})
-    until_running(server, session)
+    until((tmp_path / "began").exists, "the call does not run")
     direct.close()
     assert value(other, "runs", session=session) == 1
     assert info(other, session)["restarts"] == 0
