@@ -47,7 +47,8 @@ def within(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
         now = after[name]
         if name == "zygote" and now.processes <= RESERVES:
             continue  # spare forks come and go
-        if now.processes > was.processes or now.descriptors > was.descriptors:
+        spare = RESERVES if name == "warden" else 0  # one for each
+        if now.processes > was.processes or now.descriptors > was.descriptors + spare:
             found.append(f"{name}: {now}, before: {was}")
         if now.threads > was.threads + SPARE_THREADS or now.memory > was.memory + GROWTH[name]:
             found.append(f"{name}: {now}, before: {was}")
