@@ -22,6 +22,8 @@ PRELOAD = ("decimal", "json", "http.client", "unittest.mock")
 GROWTH = {"server": 24 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
 SETTLED_AFTER = 25
 """Sessions after which caches and pools have the size that they keep."""
+RECOVERY = 90
+"""Seconds that zygote and spares may take: one that failed on a busy machine comes again after a pause."""
 SPARE_THREADS = 4
 
 
@@ -63,6 +65,7 @@ def settled(processes: Parts, sessions: int) -> dict[str, Held]:
     until(
         lambda: (held := processes.held())["sessions"].processes == sessions and held["zygote"].processes == 3,
         lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in processes.held().items()} }",
+        seconds=RECOVERY,
     )
     return processes.held()
 
