@@ -280,14 +280,11 @@ class AsyncRpcTransport:
         request = self._wire.request(call, stream=stream)
         answers = self._stub().Session(metadata=self._wire.metadata, timeout=call.patience)
         try:
-            await answers.write(request)
-            await answers.done_writing()
-            while (answer := await answers.read()) is not grpc.aio.EOF:
-                yield answer
-        except grpc.RpcError as error:
-            raise self._wire.raised(error) from None
-        except asyncio.InvalidStateError:
-            raise self._wire.cut() from None
+            with self._errors():
+                await answers.write(request)
+                await answers.done_writing()
+                while (answer := await answers.read()) is not grpc.aio.EOF:
+                    yield answer
         finally:
             answers.cancel()
 
