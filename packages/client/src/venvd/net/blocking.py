@@ -14,7 +14,8 @@ from venvd.errors import Unavailable, Unreachable
 from venvd.net.bulk import BulkReader, pieces
 from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
-_CHUNK = 128 * 1024
+_CHUNK = 64 * 1024
+"""Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
 _MAX_IDLE = 64
 
 

@@ -15,7 +15,8 @@ from venvd.transports.attached import Line, Lines
 from venvd.transports.base import Call
 from venvd_contract.framing import parse_whole
 
-_CHUNK = 128 * 1024
+_CHUNK = 64 * 1024
+"""Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
 
 
 class _CutError(Exception):
