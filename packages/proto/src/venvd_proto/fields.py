@@ -26,11 +26,11 @@ def tag(number: int, kind: int) -> bytes:
 
 
 def text(before: bytes, data: bytes) -> bytes:
-    """A field of text; `before` is its tag.
+    """A field of text; `before` is its tag, and what comes before that.
 
     Raises:
         UnicodeDecodeError: the text is not UTF-8, which gRPC's messages have to be.
     """
     if not data.isascii():
         data.decode()
-    return b"%b%b%b" % (before, varint(len(data)), data)
+    return before + varint(len(data)) + data

@@ -96,7 +96,7 @@ class Arrays:
             await refuse(context, error)
 
     async def _fetched(self, message: GetArrayRequest, context: Context) -> Outgoing:
-        found = contexts.asked(context)
+        found = contexts.asked(context.invocation_metadata())
         contexts.authorise(self._backend, found)
         target = _target(found, context)
         form = message.format if message.HasField("format") else None
@@ -118,7 +118,7 @@ class Arrays:
             return None
 
     async def _taken(self, context: Context) -> Reply:
-        found = contexts.asked(context)
+        found = contexts.asked(context.invocation_metadata())
         contexts.authorise(self._backend, found)
         header = await self._next(context)
         if not isinstance(header, Header):

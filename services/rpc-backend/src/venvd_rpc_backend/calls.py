@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -17,18 +18,22 @@ from venvd_rpc_backend import files, messages, status
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, methods
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
+Metadata = contexts.Metadata
 
 _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
 }
-"""By whether a method takes a stream, and whether it gives one."""
+"""By whether a method takes a stream, and whether it gives one; what does neither is a `UnaryCall`."""
 
 
 async def refuse(context: Context, error: BaseException) -> None:
     """End a call with the status of an error."""
     await context.abort_with_status(status.status_of(status.known(error)))
+
+
+def _serialized(message: Message | bytes) -> bytes:
+    return message if type(message) is bytes else message.SerializeToString()  # type: ignore[union-attr]
 
 
 class Calls:
@@ -38,18 +43,29 @@ class Calls:
         self._backend = backend
         self._cancel = cancel_on_disconnect
 
+    def unary(self, service: ServiceDescriptor) -> dict[str, Callable[[Metadata], UnaryCall]]:
+        """What begins a call of each method that does not stream, by its name without the service."""
+        return {_short(method): partial(UnaryCall, self, method) for method in methods(service) if not _streams(method)}
+
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """A handler for each method, by its name without the service."""
-        return {method.name.partition("/")[2]: self._handler(method) for method in methods(service)}
+        """A handler for each method that streams."""
+        return {_short(method): self._handler(method) for method in methods(service) if _streams(method)}
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         wrap = _WRAPS[method.takes_stream, method.gives_stream]
-        streaming = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}
-        serve = streaming.get(method.name, self._unary)
+        serve = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}[method.name]
         return wrap(_function(serve, method), method.request.FromString, _serialized)
 
     def _request(self, method: Method, message: Message | None, context: Context) -> Request:
-        found = contexts.asked(context)
+        return self.request(method, message, context, context.invocation_metadata())
+
+    def request(self, method: Method, message: Message | None, context: Context, metadata: Metadata) -> Request:
+        """What a call asks of core.
+
+        Raises:
+            VenvdError: it may not, or what it asks for cannot be.
+        """
+        found = contexts.asked(metadata)
         if not method.open:
             contexts.authorise(self._backend, found)
         payload = b"{}" if message is None else messages.payload(message)
@@ -58,17 +74,10 @@ class Calls:
             method.command, payload, found.session, timeout, found.values, name=found.call, lease=found.lease
         )
 
-    def _outcome(self, call: asyncio.Future[Reply]) -> Awaitable[Reply]:
-        """What to wait for: the call, which ends with its client, or where that is not wanted goes on without it."""
+    def outcome(self, request: Request) -> Awaitable[Reply]:
+        """What to wait for: a call, which ends with its client, or where that is not wanted goes on without it."""
+        call = self._backend.call(request)
         return call if self._cancel else asyncio.shield(call)
-
-    async def _unary(self, method: Method, message: Message, context: Context) -> Message | bytes | None:
-        try:
-            reply = await self._outcome(self._backend.call(self._request(method, message, context)))
-            return method.respond(reply.result)
-        except Exception as error:  # noqa: BLE001 — every error becomes a status
-            await refuse(context, error)
-            return None
 
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
         """The file's description, then its bytes."""
@@ -106,6 +115,40 @@ class Calls:
                 call.cancel()
 
 
+class UnaryCall:
+    """One call of a method that does not stream, which to gRPC is the handler that it looks for.
+
+    So the call comes with its metadata: gRPC has read it by then, and takes long to do so a second time.
+    """
+
+    __slots__ = ("_calls", "_metadata", "_method", "request_deserializer")
+    request_streaming = response_streaming = False
+    response_serializer = staticmethod(_serialized)
+
+    def __init__(self, calls: Calls, method: Method, metadata: Metadata) -> None:
+        self._calls = calls
+        self._method = method
+        self._metadata = metadata
+        self.request_deserializer = method.request.FromString
+
+    async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
+        """Answer the call."""
+        try:
+            request = self._calls.request(self._method, message, context, self._metadata)
+            return self._method.respond((await self._calls.outcome(request)).result)
+        except Exception as error:  # noqa: BLE001 — every error becomes a status
+            await refuse(context, error)
+            return None
+
+
+def _short(method: Method) -> str:
+    return method.name.partition("/")[2]
+
+
+def _streams(method: Method) -> bool:
+    return method.takes_stream or method.gives_stream
+
+
 def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
     """A function of its own: gRPC asks of each call anew whether its handler is one, and takes long over others."""
 
@@ -122,24 +165,3 @@ def _event(kind: str, data: Any) -> ExecuteResponse:
     else:
         setattr(made, f"{kind}_json", messages.encoded(data))
     return made
-
-
-def _serialized(message: Message | bytes) -> bytes:
-    return message if type(message) is bytes else message.SerializeToString()  # type: ignore[union-attr]
-
-
-class Handlers(Protocol):
-    """What answers some methods of a service."""
-
-    def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]: ...
-
-
-def generic_handlers(services: tuple[ServiceDescriptor, ...], *parts: Handlers) -> tuple[grpc.GenericRpcHandler, ...]:
-    """What a `grpc.aio.Server` takes: one handler for each service."""
-    found = []
-    for service in services:
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        for part in parts:
-            handlers |= part.handlers(service)
-        found.append(grpc.method_handlers_generic_handler(service.full_name, handlers))
-    return tuple(found)

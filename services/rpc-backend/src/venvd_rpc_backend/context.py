@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,9 +17,11 @@ client, with what became of the session's state: after the deadline gRPC would t
 class Context(Protocol):
     """What is used of `grpc.aio.ServicerContext`."""
 
-    def invocation_metadata(self) -> Any: ...
-
     def time_remaining(self) -> float | None: ...
+
+
+Metadata = Iterable[tuple[str, Any]] | None
+"""Of `invocation_metadata`."""
 
 
 @dataclass(slots=True)
@@ -32,14 +35,14 @@ class Asked:
     lease: float | None = None
 
 
-def asked(context: Context) -> Asked:
+def asked(metadata: Metadata) -> Asked:
     """Read the metadata.
 
     Raises:
         InvalidRequest: the authorization is no bearer token.
     """
     found = Asked()
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata or ():
         if key == "authorization":
             found.token = bearer(value)
         elif key == "x-venvd-session":

@@ -46,7 +46,7 @@ def payload(message: Message) -> bytes:
         InvalidRequest: a `…_json` field is not JSON; says which.
         TooLarge: it is nested too deeply.
     """
-    return b"{%b}" % b",".join(_member(field)(value) for field, value in message.ListFields())
+    return b"{" + b",".join([_member(field)(value) for field, value in message.ListFields()]) + b"}"
 
 
 @functools.cache

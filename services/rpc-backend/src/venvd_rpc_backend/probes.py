@@ -60,7 +60,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
     async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         try:
-            contexts.authorise(self._backend, contexts.asked(context))
+            contexts.authorise(self._backend, contexts.asked(context.invocation_metadata()))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         async for response in super().ServerReflectionInfo(requests, context):

@@ -13,8 +13,9 @@ from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
 from venvd_rpc_backend import http, probes
 from venvd_rpc_backend.arrays import Arrays
-from venvd_rpc_backend.calls import Calls, generic_handlers
+from venvd_rpc_backend.calls import Calls
 from venvd_rpc_backend.methods import SERVICES
+from venvd_rpc_backend.routes import Routes
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.stream import Streams
 
@@ -69,7 +70,7 @@ class RpcServer:
         calls = Calls(self._backend, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, settings)
         arrays = Arrays(self._backend, settings.stall_timeout, cancel=cancel)
-        self._server.add_generic_rpc_handlers(generic_handlers(SERVICES, calls, streams, arrays))
+        self._server.add_generic_rpc_handlers((Routes(SERVICES, calls, streams, arrays),))
         self._health = probes.add(self._server, self._backend, NAMES)
         self.port = self._listen()
         await self._health.look()

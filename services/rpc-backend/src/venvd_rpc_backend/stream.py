@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
-from venvd_core.backend import Backend, Call, Reply, Request
+from venvd_core.backend import Backend, Call, Request
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
@@ -40,7 +40,7 @@ class Streams:
 
     async def _serve(self, _requests: Any, context: Context) -> None:
         try:
-            found = contexts.asked(context)
+            found = contexts.asked(context.invocation_metadata())
             contexts.authorise(self._backend, found)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
@@ -71,7 +71,7 @@ class Stream:
         self._unread = 0
         self._loop = asyncio.get_running_loop()
         self.overflowed: asyncio.Future[VenvdError] = self._loop.create_future()
-        self._calls: set[asyncio.Future[Reply]] = set()
+        self._calls: dict[Call, int] = {}
         self._outbox: deque[bytes] = deque()
         self._over = False
         self._news: asyncio.Future[None] | None = None
@@ -109,43 +109,36 @@ class Stream:
             call.cancel()
 
     def _begin(self, message: SessionRequest) -> None:
-        number = message.id
-        try:
-            request = self._request(message)
-        except VenvdError as error:
-            self._send(failure(number, error))
-            return
-        call = self._backend.call(request)
-        self._calls.add(call)
-        call.tell(partial(self._finished, number))
+        call = self._backend.call(self._request(message))
+        self._calls[call] = message.id
+        call.tell(self._finished)
 
     def _request(self, message: SessionRequest) -> Request:
+        given, asked, command = message.HasField, self._asked, message.command
         return Request(
-            message.command,
-            messages.checked("payload_json", message.payload_json) if message.HasField("payload_json") else b"{}",
-            message.session if message.HasField("session") else self._asked.session,
-            message.timeout if message.HasField("timeout") else None,
-            message.values if message.HasField("values") else self._asked.values,
-            tuple(message.attachments),
+            command,
+            message.payload_json.encode() if given("payload_json") else b"{}",  # core sees to what is in it
+            message.session if given("session") else asked.session,
+            message.timeout if given("timeout") else None,
+            message.values if given("values") else asked.values,
+            message.attachments or (),
             partial(self._event, message.id) if message.stream else None,
-            message.call if message.HasField("call") else None,
-            b"%d" % message.id,
-            message.lease if message.HasField("lease") else self._asked.lease,
-            self._named if message.command == CANCEL else None,
+            message.call if given("call") else None,
+            b"",
+            message.lease if given("lease") else asked.lease,
+            self._named if command == CANCEL else None,
         )
 
     def _named(self, identity: Any) -> Call | None:
         """The running call of this stream whose request had that ID."""
-        running = (call for call in self._calls if isinstance(call, Call))
-        return next((call for call in running if call.request.tag == str(identity).encode()), None)
+        return next((call for call, number in self._calls.items() if str(number) == str(identity)), None)
 
     def _event(self, number: int, kind: str, data: Any) -> None:
         event = SessionEvent(event=kind, data_json=messages.encoded(data))
         self._send(SessionResponse(id=number, event=event).SerializeToString())
 
-    def _finished(self, number: int, call: asyncio.Future[Reply]) -> None:
-        self._calls.discard(call)
-        self._send(response(number, call))
+    def _finished(self, call: Call) -> None:
+        self._send(response(self._calls.pop(call), call))
 
     def _send(self, message: bytes) -> None:
         if self._unread > self._max_unread and not self.overflowed.done():
@@ -162,18 +155,17 @@ _RESULT = fields.tag(SessionResponse.RESULT_JSON_FIELD_NUMBER, fields.BYTES)
 _ATTACHMENT = fields.tag(SessionResponse.ATTACHMENTS_FIELD_NUMBER, fields.BYTES)
 
 
-def response(number: int, call: asyncio.Future[Reply]) -> bytes:
+def response(number: int, call: Call) -> bytes:
     """The message that answers a call that is done, a `SessionResponse`."""
-    if call.cancelled():
-        return failure(number, Cancelled("the call was cancelled"))
-    error = call.exception()
-    if error is not None:
-        return failure(number, status.known(error))
-    reply = call.result()
     try:
-        made: bytes = _ID + fields.varint(number) + fields.text(_RESULT, reply.result)
+        reply = call.result()
+        made: bytes = fields.text(_ID + fields.varint(number) + _RESULT, reply.result)
+    except asyncio.CancelledError:
+        return failure(number, Cancelled("the call was cancelled"))
     except UnicodeDecodeError:
         return failure(number, Internal("the session answered with what is not UTF-8"))
+    except Exception as error:  # noqa: BLE001 — every error becomes a message
+        return failure(number, status.known(error))
     for part in reply.attachments:
         made += b"%b%b%b" % (_ATTACHMENT, fields.varint(len(part)), part)
     return made
