@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ PATIENCE = 30
 MIB = 1 << 20
 RESERVE = ("venvd-zygote", "venvd-spare")
 """Names of processes that are no sessions."""
+RESERVES = 3
+"""The zygote and its spare forks."""
+SPARE_THREADS = 4
+"""Of pools that grow to a size of their own and stay there."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,31 @@ def held(pids: list[int]) -> Held:
     found = [each for pid in pids if (each := _held(pid)) is not None]
     columns = [sum(column) for column in zip(*found, strict=True)] or [0, 0, 0]
     return Held(len(found), *columns)
+
+
+def settled(processes: Parts, sessions: int) -> dict[str, Held]:
+    """What is held once no sessions but so many are left, and zygote and spare forks are there."""
+    found = processes.held()
+
+    def settles() -> bool:
+        nonlocal found
+        found = processes.held()
+        return found["sessions"].processes == sessions and found["zygote"].processes == RESERVES
+
+    until(settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in found.items()} }")
+    return found
+
+
+def left(before: Mapping[str, Held], after: Mapping[str, Held], growth: Mapping[str, int]) -> list[str]:
+    """What there is more of than before, both times when it had settled; memory may grow by so many bytes."""
+    return [
+        f"{name}: {now}, before: {was}"
+        for name, was in before.items()
+        if (now := after[name]).processes > was.processes
+        or now.descriptors > was.descriptors
+        or now.threads > was.threads + SPARE_THREADS
+        or now.memory > was.memory + growth[name]
+    ]
 
 
 def _name(pid: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.measure import MIB, Held, Parts, parts, until
+from harness.measure import MIB, left, parts, settled, until
 from harness.stack import Running, Stack
 
 SESSIONS = int(os.environ.get("VENVD_CHURN", "500"))
@@ -22,9 +22,6 @@ PRELOAD = ("decimal", "json", "http.client", "unittest.mock")
 GROWTH = {"server": 24 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
 SETTLED_AFTER = 25
 """Sessions after which caches and pools have the size that they keep."""
-RECOVERY = 90
-"""Seconds that zygote and spares may take: one that failed on a busy machine comes again after a pause."""
-SPARE_THREADS = 4
 
 
 @pytest.fixture
@@ -48,28 +45,6 @@ def one(call: Caller) -> None:
     call("session.delete", {"id": made})
 
 
-def left(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
-    """What there is more of than before."""
-    return [
-        f"{name}: {now}, before: {was}"
-        for name, was in before.items()
-        if (now := after[name]).processes > was.processes
-        or now.descriptors > was.descriptors
-        or now.threads > was.threads + SPARE_THREADS
-        or now.memory > was.memory + GROWTH[name]
-    ]
-
-
-def settled(processes: Parts, sessions: int) -> dict[str, Held]:
-    """What is held once no session but `sessions` is left, and zygote and spares are there."""
-    until(
-        lambda: (held := processes.held())["sessions"].processes == sessions and held["zygote"].processes == 3,
-        lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in processes.held().items()} }",
-        seconds=RECOVERY,
-    )
-    return processes.held()
-
-
 def test_sessions_that_come_and_go(
     stack: Stack, kind: str, running: Running, call: Caller, record_property: Any
 ) -> None:
@@ -83,7 +58,7 @@ def test_sessions_that_come_and_go(
         one(call)
     took = time.monotonic() - began
     settled(processes, 1)
-    until(lambda: not left(before, processes.held()), lambda: left(before, processes.held()))
+    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
     work = stack.home / "backends" / running.handle.launch_id / "work"
     until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
@@ -119,6 +94,6 @@ def test_many_sessions_at_once(stack: Stack, kind: str, running: Running, call: 
         assert len({pid for _, pid in found}) == ALIVE
         list(pool.map(end, made))
     settled(processes, 1)
-    until(lambda: not left(before, processes.held()), lambda: left(before, processes.held()))
+    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     for name, now in held.items():
         record_property("figure", f"{kind}, {ALIVE} sessions: {name}: {now} (before: {before[name]})")

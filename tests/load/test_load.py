@@ -12,17 +12,13 @@ from typing import Any
 import pytest
 from harness.callers import CALLERS, Caller
 from harness.load import CLIENTS, load
-from harness.measure import MIB, Held, parts, until
+from harness.measure import MIB, left, parts, settled, until
 from harness.stack import Running, Stack
 
 SESSIONS = 7
 WARM_UP = 2.0
 GROWTH = {"server": 24 * MIB, "warden": 4 * MIB, "zygote": 4 * MIB, "sessions": 24 * MIB}
 """Bytes that memory may grow by, however long the load was: allocators do not give all of it back."""
-RESERVES = 3
-"""The zygote and its spare forks."""
-SPARE_THREADS = 4
-"""Of pools that grow to a size of their own and stay there."""
 
 
 @pytest.fixture
@@ -40,21 +36,6 @@ def call(kind: str, running: Running) -> Iterator[Caller]:
     made.close()
 
 
-def within(before: dict[str, Held], after: dict[str, Held]) -> list[str]:
-    """What there is more of than before."""
-    found = []
-    for name, was in before.items():
-        now = after[name]
-        if name == "zygote" and now.processes <= RESERVES:
-            continue  # spare forks come and go
-        spare = RESERVES if name == "warden" else 0  # one for each
-        if now.processes > was.processes or now.descriptors > was.descriptors + spare:
-            found.append(f"{name}: {now}, before: {was}")
-        if now.threads > was.threads + SPARE_THREADS or now.memory > was.memory + GROWTH[name]:
-            found.append(f"{name}: {now}, before: {was}")
-    return found
-
-
 def test_many_clients_at_once(
     stack: Stack, kind: str, running: Running, sessions: list[str], call: Caller, record_property: Any
 ) -> None:
@@ -63,12 +44,11 @@ def test_many_clients_at_once(
     processes = parts(stack, running)
     warm = load(call.fresh, sessions, WARM_UP)
     assert not warm.wrong
-    until(lambda: processes.held()["sessions"].processes == len(sessions), "sessions that ended are still there")
-    before = processes.held()
+    before = settled(processes, len(sessions))
     tally = load(call.fresh, sessions, seconds)
     assert not tally.wrong
-    until(lambda: not within(before, processes.held()), lambda: within(before, processes.held()))
-    after = processes.held()
+    after = settled(processes, len(sessions))
+    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     record_property("figure", f"{kind}, {CLIENTS} clients, {seconds:g} s: {tally}")
     for name, now in after.items():
         record_property("figure", f"  {name}: {now} (before: {before[name]})")

@@ -9,9 +9,10 @@ from typing import List
 
 from venvd_worker.environment import take_worker_env
 from venvd_worker.launching import Settings
-from venvd_worker.nursery import Nursery, Plan
+from venvd_worker.nursery import Nursery
 from venvd_worker.starting import FreshInterpreter
 from venvd_worker.warden import Warden
+from venvd_worker.zygotes import Plan
 
 _PRELOAD = "a module that is imported once, before sessions are forked; repeatable"
 _TIMEOUT = "what importing all of them may take"

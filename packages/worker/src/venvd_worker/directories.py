@@ -37,6 +37,11 @@ def make(work_dir: str, name: str) -> Directory:
     return directory
 
 
+def whole(directory: Directory) -> bool:
+    """Whether nothing that `make` made was removed."""
+    return all(map(os.path.isdir, (directory.files, directory.home, directory.temporary)))
+
+
 def remove(root: str) -> None:
     """Remove `root` and all below it; what cannot be removed stays.
 

@@ -7,49 +7,34 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
-from venvd_worker import children, control, directories, logs, usage
+from venvd_worker import children, control, usage
 from venvd_worker.control import Control, Garbled
-from venvd_worker.directories import Directory
 from venvd_worker.endings import judge
-from venvd_worker.environment import session_environment
 from venvd_worker.fields import passable
 from venvd_worker.loop import Loop
+from venvd_worker.progress import Progress
 from venvd_worker.starting import Starter
+from venvd_worker.zygotes import Plan, Zygote, Zygotes
 
 STARTING, READY, FAILED, OFF = "starting", "ready", "failed", "off"
 
 _LONGEST_WAIT = 40.0
 """Seconds that the first sessions wait for the first zygote; after them they start by exec."""
-_FORK_WITHIN = 10.0
-_PROBE_WITHIN = 15.0
+_LOOK_EVERY = 5.0
+"""Seconds between looks at a fork that has not answered."""
+_FORK_WITHIN, _LONGEST_FORK = 10.0, 60.0
+"""Seconds that somebody waits for a fork, and that one may take which gets on, but slowly."""
+_LINGER = 0.5
+"""Seconds that a zygote whose control connection is closed may take to end by itself."""
 _QUIET = 0.03
 """Seconds without a start before a fork is made ahead: it takes its time from nobody who waits."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _LONG_LIFE = 60.0
-"""Seconds after which a zygote that ends is taken for one that worked."""
-_MOST_FAILURES = 5
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Threads that stand in the way of a fork; what the venv itself asks for wins."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a zygote is to be.
-
-    Attributes:
-        preload: modules that it imports, in this order.
-        timeout: seconds that this may take.
-        spares: forks that wait to become sessions; None is no zygote at all.
-    """
-
-    work_dir: str
-    site: Optional[str]
-    env: Dict[str, str]
-    preload: Sequence[str] = ()
-    timeout: float = 30.0
-    spares: Optional[int] = 2
+"""Seconds after which a zygote that ends does not lengthen the pause before the next."""
+_MOST_FAULTS = 5
+"""Zygotes in a row that came to nothing by themselves; after them no other is tried."""
 
 
 class Child(NamedTuple):
@@ -65,21 +50,15 @@ Ready = Callable[[Optional[Child]], None]
 
 @dataclass
 class _Fork:
-    """One that was asked for and has not answered yet."""
+    """One that was asked for and has not answered yet; nobody waits for one that is late."""
 
     number: int
     control: Control
     probe: bool
+    asked_at: float
+    progress: Progress = field(default_factory=Progress)
+    late: bool = False
     pid: Optional[int] = None
-
-
-@dataclass
-class _Zygote:
-    pid: int
-    control: Control
-    memory_kills: int
-    importing: Optional[str] = None
-    ready_at: Optional[float] = None
 
 
 @dataclass
@@ -101,18 +80,19 @@ class Nursery:
     def __init__(self, loop: Loop, plan: Plan, starter: Starter, tell: Callable[[Dict[str, Any]], None]) -> None:
         self._loop = loop
         self._plan = plan
-        self._starter = starter
+        self._zygotes = Zygotes(loop, plan, starter)
         self._tell = tell
         self._pid = os.getpid()
         self._report = _Report(OFF)
-        self._zygote: Optional[_Zygote] = None
+        self._zygote: Optional[Zygote] = None
         self._forks: Dict[int, _Fork] = {}
         self._spares: Deque[Child] = deque()
         self._waiting: Deque[Ready] = deque()
         self._number = 0
-        self._directories: List[Directory] = []
         self._failures = 0
+        self._faults = 0
         self._patient = False
+        self._wanted = plan.spares or 0
         self._taken_at = 0.0
         self._refilling = False
         self._closed = False
@@ -142,8 +122,7 @@ class Nursery:
         for child in self._spares:
             self._drop(child)
         self._spares.clear()
-        for directory in self._directories:
-            directories.remove(directory.root)
+        self._zygotes.close()
 
     # ---- for the sessions
 
@@ -183,64 +162,61 @@ class Nursery:
     def ended(self, pid: int, status: int) -> None:
         """A child of the warden was reaped."""
         zygote = self._zygote
-        if zygote is not None and zygote.pid == pid:
-            self.hear()
+        if zygote is None or zygote.pid != pid:
+            return
+        self.hear()
+        if zygote is self._zygote:
             memory_kill = usage.out_of_memory_kills() > zygote.memory_kills
             where = "" if zygote.importing is None else ' while it imported "{}"'.format(zygote.importing)
-            self._fail("the zygote {}{}".format(judge(status, None, memory_kill)["how"], where))
+            self._fail("the zygote {}{}".format(judge(status, None, memory_kill)["how"], where), faults=1)
 
     # ---- the zygote
 
     def _spawn(self) -> None:
         if self._closed or self._zygote is not None:
             return
-        mine, its = control.pair()
-        (output, output_end), (errors, errors_end) = logs.pipe(1), logs.pipe(2)
-        for pipe in (output, errors):
-            self._loop.add(pipe, partial(self._pass_on, pipe))
         try:
-            directory = self._directory()
-            env = session_environment({**_ONE_THREAD, **self._plan.env}, directory)
-            pid = self._starter.start(its, output_end, errors_end, env, directory)
+            zygote = self._zygotes.start()
         except OSError as error:
-            mine.close()
             self._fail("the zygote could not be started: {}".format(error))
             return
-        finally:
-            its.close()
-            control.close_all([output_end, errors_end])
-        self._zygote = _Zygote(pid, mine, usage.out_of_memory_kills())
+        self._zygote = zygote
         self._report = _Report(STARTING)
-        self._loop.add(mine, self.hear)
-        self._loop.later(self._plan.timeout, partial(self._check_prepared, self._zygote))
-        mine.send({"site": self._plan.site, "preload": list(self._plan.preload)})
+        self._loop.add(zygote.control, self.hear)
+        self._loop.later(self._plan.timeout, partial(self._check_prepared, zygote))
 
-    def _directory(self) -> Directory:
-        """A new one, whose name no session's can have."""
-        number = len(self._directories) + 1
-        self._directories.append(directories.make(self._plan.work_dir, ".zygote-{}".format(number)))
-        return self._directories[-1]
+    def _check_prepared(self, zygote: Zygote) -> None:
+        """The time in which there was no processor for it does not count."""
+        if zygote is not self._zygote or zygote.prepared:
+            return
+        left = self._plan.timeout - zygote.own_time()
+        if left > 0:
+            self._loop.later(left, partial(self._check_prepared, zygote))
+            return
+        what = "its start" if zygote.importing is None else 'the import of "{}"'.format(zygote.importing)
+        self._fail("{} was not done after {:g} s".format(what, self._plan.timeout), faults=1)
 
-    def _check_prepared(self, zygote: _Zygote) -> None:
-        if zygote is self._zygote and zygote.importing is not None:
-            self._fail('the import of "{}" was not done after {:g} s'.format(zygote.importing, self._plan.timeout))
+    def _fail(self, why: str, *, faults: int = 0) -> None:
+        """Do without a zygote, for a while or for good.
 
-    def _fail(self, why: str, *, for_good: bool = False) -> None:
-        """Do without a zygote, for a while or for good."""
+        `faults` says how much it was its own doing. One that worked once is worth another try, however it ended.
+        """
         zygote = self._drop_zygote()
-        if zygote is not None and zygote.ready_at is not None and monotonic() - zygote.ready_at > _LONG_LIFE:
-            self._failures = 0
-        self._failures = _MOST_FAILURES if for_good else self._failures + 1
-        if self._failures < _MOST_FAILURES:
-            self._loop.later(min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE), self._spawn)
-            why += "; sessions start without it until there is another"
+        ready_at = None if zygote is None else zygote.ready_at
+        lived_long = ready_at is not None and monotonic() - ready_at > _LONG_LIFE
+        self._failures = 1 if lived_long else self._failures + 1
+        self._faults = self._faults + faults if ready_at is None else 0
+        if self._faults < _MOST_FAULTS:
+            pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
+            self._loop.later(pause, self._spawn)
+            why += "; sessions start without it until there is another, which is tried in {:g} s".format(pause)
         else:
             why += "; sessions start without it"
         self._report = _Report(FAILED, why, self._report.preload)
         self._tell(self.report)
         self._lose_patience()
 
-    def _drop_zygote(self) -> Optional[_Zygote]:
+    def _drop_zygote(self) -> Optional[Zygote]:
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             self._loop.remove(zygote.control)
@@ -264,21 +240,28 @@ class Nursery:
             zygote = self._zygote
             try:
                 packet = zygote.control.receive()
-            except (EOFError, Garbled):
-                self._loop.remove(zygote.control)  # its end tells the rest
+            except (EOFError, Garbled) as error:
+                self._loop.remove(zygote.control)
+                self._loop.later(_LINGER, partial(self._check_silent, zygote, str(error)))
                 return
             if packet is None:
                 return
             control.close_all(packet.descriptors)
             self._heard(zygote, packet.message)
 
-    def _heard(self, zygote: _Zygote, message: Dict[str, Any]) -> None:
+    def _check_silent(self, zygote: Zygote, why: str) -> None:
+        """Most often its end has told the rest by now."""
+        if zygote is self._zygote:
+            self._fail("the zygote cannot be heard any more: {}".format(why), faults=1)
+
+    def _heard(self, zygote: Zygote, message: Dict[str, Any]) -> None:
         if "importing" in message:
             zygote.importing = passable(message["importing"])
         elif "imported" in message:
             zygote.importing = None
             self._imported(message)
         elif "prepared" in message:
+            zygote.prepared = True
             self._prepared(message.get("threads"))
         elif "forked" in message:
             self._forked(message["forked"], message.get("pid"))
@@ -301,11 +284,11 @@ class Nursery:
         if threads != 1:
             why = "what it imported started {} threads, and a process with threads cannot be forked"
             why = why.format(passable(threads, 20))
-            self._fail(why, for_good=True)
+            self._fail(why, faults=_MOST_FAULTS)
         else:
             self._ask(probe=True)
 
-    def _trust(self, zygote: _Zygote) -> None:
+    def _trust(self, zygote: Zygote) -> None:
         zygote.ready_at = monotonic()
         self._patient = False
         failed = [each for each in self._report.preload if each["error"]]
@@ -323,14 +306,34 @@ class Nursery:
             return
         self._number += 1
         mine, its = control.pair()
-        fork = self._forks[self._number] = _Fork(self._number, mine, probe)
+        fork = self._forks[self._number] = _Fork(self._number, mine, probe, monotonic())
         self._loop.add(mine, partial(self._hear_fork, fork))
-        self._loop.later(_PROBE_WITHIN if probe else _FORK_WITHIN, partial(self._check_fork, fork))
+        self._loop.later(_LOOK_EVERY, partial(self._look_at, fork, zygote))
         zygote.control.send({"fork": fork.number, "probe": probe}, [its.detach()])
 
-    def _check_fork(self, fork: _Fork) -> None:
-        if self._forks.get(fork.number) is fork:
-            self._fail("a fork of the zygote did not answer")
+    def _look_at(self, fork: _Fork, zygote: Zygote) -> None:
+        """It has had some time: wait on while it gets on, but let nobody else wait for long."""
+        if self._forks.get(fork.number) is not fork:
+            return
+        on_the_way = [fork.pid] if fork.pid is not None else children.descendants([zygote.pid])
+        gets_on = fork.progress.made(on_the_way)
+        age = monotonic() - fork.asked_at
+        if age < _FORK_WITHIN or (gets_on and age < _LONGEST_FORK):
+            self._loop.later(_LOOK_EVERY, partial(self._look_at, fork, zygote))
+            if age >= _FORK_WITHIN:
+                self._let_go(fork)
+        elif fork.probe or fork.pid is None:
+            self._fail("a fork of the zygote did not answer within {:g} s".format(age), faults=int(fork.probe))
+        else:
+            self._fork_lost(fork, "it did not answer")
+
+    def _let_go(self, fork: _Fork) -> None:
+        """Whoever waits for this one starts by exec."""
+        if fork.probe:
+            self._lose_patience()
+        elif not fork.late and self._waiting:
+            self._waiting.popleft()(None)
+        fork.late = True
 
     def _forked(self, number: object, pid: object) -> None:
         fork = self._forks.get(number) if type(number) is int else None
@@ -340,7 +343,7 @@ class Nursery:
     def _not_forked(self, number: object, why: str) -> None:
         fork = self._forks.get(number) if type(number) is int else None
         if fork is not None:
-            self._fork_lost(fork, why)
+            self._fork_lost(fork, why, faults=0)  # no room for a process: there may be some again soon
 
     def _hear_fork(self, fork: _Fork) -> None:
         try:
@@ -369,19 +372,20 @@ class Nursery:
         child = Child(pid, fork.control)
         if self._waiting:
             self._waiting.popleft()(child)
-        else:
+        elif len(self._spares) < self._wanted:
             self._spares.append(child)
             self._loop.add(child.control, partial(self._spare_lost, child))
+        else:  # who wanted it did not wait for it
+            self.discard(child)
         self._refill_later()
 
-    def _fork_lost(self, fork: _Fork, why: str) -> None:
+    def _fork_lost(self, fork: _Fork, why: str, faults: int = 1) -> None:
         self._drop_fork(fork)
         if fork.probe:
-            self._fail("a fork of the zygote does not work: {}".format(why))
-        elif self._waiting:
-            self._waiting.popleft()(None)
-        else:
-            self._loop.later(_FIRST_PAUSE, self._refill)
+            self._fail("a fork of the zygote does not work: {}".format(why), faults=faults)
+            return
+        self._let_go(fork)
+        self._loop.later(_FIRST_PAUSE, self._refill)
 
     def _drop_fork(self, fork: _Fork) -> None:
         self._forks.pop(fork.number, None)
@@ -406,7 +410,7 @@ class Nursery:
 
     def _ask_for_those_who_wait(self) -> None:
         if self._report.state == READY:
-            for _ in range(len(self._waiting) - len(self._forks)):
+            for _ in range(len(self._waiting) - sum(not fork.late for fork in self._forks.values())):
                 self._ask()
 
     def _refill_later(self) -> None:
@@ -423,14 +427,8 @@ class Nursery:
 
     def _refill(self) -> None:
         """One after the other, so that a start never waits for more than one of them."""
-        wanted = self._plan.spares or 0
-        if self._report.state == READY and not self._forks and len(self._spares) < wanted:
+        if self._report.state == READY and not self._forks and len(self._spares) < self._wanted:
             self._ask()
-
-    def _pass_on(self, pipe: logs.LogPipe) -> None:
-        if not pipe.pass_on():
-            self._loop.remove(pipe)
-            pipe.close()
 
 
 def _parent(pid: int) -> Optional[int]:
