@@ -11,11 +11,13 @@ from venvd.errors import DeadlineExceeded, decoded
 from venvd.flow import Flow, drive, drive_async
 from venvd.records import record
 from venvd.scope import Held, Scope
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 from venvd_contract.detached import CallInfo
 
 _ROUND = 30.0
 """Seconds for which one request waits."""
+_GET = Kind("call.get", lambda result: record(CallInfo, result), repeatable=True)
+_CANCEL: Kind[None] = Kind("cancel", lambda _: None, repeatable=True)
 _UNDER_WAY = frozenset({"queued", "running"})
 
 
@@ -24,18 +26,18 @@ def _started(scope: Scope, call: Call[Any]) -> Call[str]:
     payload: dict[str, Any] = {"command": call.command, "payload": call.payload}
     if call.timeout is not None:
         payload["timeout"] = call.timeout
-    return Call("call.start", payload, lambda result: str(result["id"]), scope.session, lease=scope.lease)
+    return Call(Kind("call.start", lambda result: str(result["id"]), scope.session, lease=scope.lease), payload)
 
 
 def _asked(identity: str, wait: float) -> Call[CallInfo]:
     fields: dict[str, Any] = {"id": identity}
     if wait:
         fields["wait"] = wait
-    return Call("call.get", fields, lambda result: record(CallInfo, result), repeatable=True)
+    return Call(_GET, fields)
 
 
 def _cancel(identity: str) -> Call[None]:
-    return Call("cancel", {"id": identity}, lambda _: None, repeatable=True)
+    return Call(_CANCEL, {"id": identity})
 
 
 def _result(scope: Scope, identity: str, timeout: float | None) -> Flow[Call[Any], Any]:

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 from venvd.errors import Conflict, InvalidRequest
 from venvd.flow import Flow
 from venvd.records import record
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 from venvd_contract.files import FileInfo, FileList
 
 PART = 8 << 20
@@ -54,7 +54,8 @@ def _named(path: str) -> dict[str, str]:
 
 def _call(asker: Asker, command: str, fields: dict[str, Any], body: bytes | None = None) -> Call[Any]:
     payload = {name: value for name, value in fields.items() if value is not None}
-    return Call(command, payload, lambda result: result, asker.session, asker.timeout, command != "file.put", body=body)
+    kind = Kind(command, lambda result: result, asker.session, repeatable=command != "file.put")
+    return Call(kind, payload, asker.timeout, body)
 
 
 # ---- put -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from venvd.errors import HandleNotFound, InvalidRequest, VenvdError
 from venvd.flow import Flow, drive, drive_async
 from venvd.release import Dead, batches
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 
 _SHARE = 3
 """How often within one lease its handles are used."""
@@ -41,7 +41,7 @@ def checked(lease: float | None) -> float | None:
 def _use(session: str | None, handles: list[str]) -> Call[None]:
     held = [{"$handle": handle} for handle in handles]
     payload = {"expression": "None", "locals": {"held": held}}
-    return Call("eval", payload, lambda _: None, session, _TIMEOUT, repeatable=True)
+    return Call(Kind("eval", lambda _: None, session, repeatable=True), payload, _TIMEOUT)
 
 
 def renewal(ledger: Ledger) -> Flow[Call[Any], None]:

@@ -29,7 +29,7 @@ def record(kind: type[T], data: Any) -> T:
     for name, convert, default in plan:
         value = data.get(name)
         if value is not None:
-            found[name] = convert(value)
+            found[name] = value if convert is None else convert(value)
         elif default is MISSING:
             raise BadReply(f'a {kind.__name__} lacks the field "{name}"')
         else:
@@ -48,7 +48,7 @@ def records(kind: type[T]) -> Callable[[Any], list[T]]:
     return convert
 
 
-_Plan = tuple[tuple[str, _Convert, Any], ...]
+_Plan = tuple[tuple[str, _Convert | None, Any], ...]
 _plans: dict[type[Any], _Plan] = {}
 
 
@@ -76,11 +76,8 @@ def _optional(hint: Any) -> Any:
     return inner[0] if len(inner) == 1 else None
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _converter(hint: Any) -> _Convert:
+def _converter(hint: Any) -> _Convert | None:
+    """What makes a field's value of its JSON; None where they are the same."""
     inner = _optional(hint)
     if inner is not None:
         return _converter(inner)
@@ -89,4 +86,4 @@ def _converter(hint: Any) -> _Convert:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is list and is_dataclass(arguments[0]):
         return records(typing.cast("type[Any]", arguments[0]))
-    return _same
+    return None

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 from venvd.arrays import header_of
-from venvd.errors import BadReply, DeadlineExceeded, InvalidRequest
+from venvd.errors import BadReply, InvalidRequest
 from venvd.records import record, records
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 from venvd_contract.arrays import ARROW, Header, table
 from venvd_contract.operations import HandleInfo, Output
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
-T = TypeVar("T")
-
+_handles = records(HandleInfo)
 _REPEATABLE = frozenset({"ping", "dispose", "module_available", "handles", "array.get", "session.list", "session.get"})
 
 
@@ -58,15 +57,20 @@ class Scope:
         self._make_proxy = make_proxy
         self._encoder = Encoder(tagged=True, fallback=self._handle_of)
         self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
-        plain = self._decoder.decode
-        self._decoders: dict[str, Callable[[Any], Any]] = {
+        decoders: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(("eval", "call", "getattr"), self.decoded),
-            **dict.fromkeys(("import", "create", "wrap"), self._proxy),
-            **dict.fromkeys(("tofloatarray", "tofloatarray2d"), plain),
+            **dict.fromkeys(("import", "create", "wrap", "array.put"), self._proxy),
+            **dict.fromkeys(("tofloatarray", "tofloatarray2d"), self._decoder.decode),
             **dict.fromkeys(("setattr", "dispose"), _nothing),
             "exec": self._output,
             "module_available": lambda result: result["available"] is True,
-            "handles": lambda result: records(HandleInfo)(result["handles"]),
+            "handles": lambda result: _handles(result["handles"]),
+            "array.get": header_of,
+            "ping": lambda result: result.get("status") == "ok",
+        }
+        self._kinds: dict[str, Kind[Any]] = {
+            command: Kind(command, decode, session, timeout=timeout, lease=lease, repeatable=command in _REPEATABLE)
+            for command, decode in decoders.items()
         }
 
     # ---- values ----
@@ -100,7 +104,8 @@ class Scope:
         if result.get("isHandle"):
             return self._make_proxy(self, _text(result["handleId"]), _text(result["typeName"]), result.get("repr"))
         value = result.get("value")
-        return self._decoder.decode(value) if type(value) in {dict, list} else value
+        kind = type(value)
+        return self._decoder.decode(value) if kind is dict or kind is list else value
 
     def _proxy(self, result: Any) -> Any:
         return self._make_proxy(self, _text(result["handleId"]), _text(result["typeName"]), None)
@@ -114,84 +119,73 @@ class Scope:
 
     def result_of(self, command: str, result: Any) -> Any:
         """What the caller of `command` gets of its result."""
-        return self._decoders[command](result)
+        return self._kinds[command].decode(result)
 
     # ---- calls ----
 
-    def _call(
-        self, command: str, payload: dict[str, Any], decode: Callable[[Any], T], timeout: float | None
-    ) -> Call[T]:
-        timeout = self.timeout if timeout is None else timeout
-        if timeout is not None and not timeout > 0:
-            raise DeadlineExceeded(f"{command}: the timeout of {timeout:g} s has passed before the call began")
-        made = Call(command, payload, decode, self.session, timeout, command in _REPEATABLE)
-        made.lease = self.lease
-        return made
-
     def ping(self, timeout: float | None = None) -> Call[bool]:
-        return self._call("ping", {}, lambda result: result.get("status") == "ok", timeout)
+        return Call(self._kinds["ping"], {}, timeout)
 
     def import_module(self, name: str, timeout: float | None = None) -> Call[Any]:
-        return self._call("import", {"moduleName": name}, self._proxy, timeout)
+        return Call(self._kinds["import"], {"moduleName": name}, timeout)
 
     def module_available(self, name: str, timeout: float | None = None) -> Call[bool]:
-        return self._call("module_available", {"moduleName": name}, lambda result: result["available"] is True, timeout)
+        return Call(self._kinds["module_available"], {"moduleName": name}, timeout)
 
     def create(
         self, module: Held, name: str, args: Iterable[Any], kwargs: Mapping[str, Any], timeout: float | None = None
     ) -> Call[Any]:
         payload = {"moduleHandleId": self._id(module), "className": name, **self._arguments(args, kwargs)}
-        return self._call("create", payload, self._proxy, timeout)
+        return Call(self._kinds["create"], payload, timeout)
 
     def call(
         self, target: Held, method: str, args: Iterable[Any], kwargs: Mapping[str, Any], timeout: float | None = None
     ) -> Call[Any]:
         payload = {"handleId": self._id(target), "methodName": method, **self._arguments(args, kwargs)}
-        return self._call("call", payload, self.decoded, timeout)
+        return Call(self._kinds["call"], payload, timeout)
 
     def getattr(self, target: Held, name: str, timeout: float | None = None) -> Call[Any]:
-        return self._call("getattr", {"handleId": self._id(target), "attributeName": name}, self.decoded, timeout)
+        return Call(self._kinds["getattr"], {"handleId": self._id(target), "attributeName": name}, timeout)
 
     def setattr(self, target: Held, name: str, value: Any, timeout: float | None = None) -> Call[None]:
         payload = {"handleId": self._id(target), "attributeName": name, "value": self.encoded(value)}
-        return self._call("setattr", payload, _nothing, timeout)
+        return Call(self._kinds["setattr"], payload, timeout)
 
     def eval(self, code: str, names: Mapping[str, Any] | None = None, timeout: float | None = None) -> Call[Any]:
         payload: dict[str, Any] = {"expression": code}
         if names:
             payload["locals"] = {name: self.encoded(value) for name, value in names.items()}
-        return self._call("eval", payload, self.decoded, timeout)
+        return Call(self._kinds["eval"], payload, timeout)
 
     def exec(self, code: str, timeout: float | None = None) -> Call[Output]:
-        return self._call("exec", {"code": code}, self._output, timeout)
+        return Call(self._kinds["exec"], {"code": code}, timeout)
 
     def wrap(self, value: Any, timeout: float | None = None) -> Call[Any]:
-        return self._call("wrap", {"value": self.encoded(value)}, self._proxy, timeout)
+        return Call(self._kinds["wrap"], {"value": self.encoded(value)}, timeout)
 
     def dispose(self, handles: list[str], timeout: float | None = None) -> Call[None]:
-        return self._call("dispose", {"handleIds": handles}, _nothing, timeout)
+        return Call(self._kinds["dispose"], {"handleIds": handles}, timeout)
 
     def floats(self, target: Held, timeout: float | None = None) -> Call[list[float]]:
-        return self._call("tofloatarray", {"handleId": self._id(target)}, self._decoder.decode, timeout)
+        return Call(self._kinds["tofloatarray"], {"handleId": self._id(target)}, timeout)
 
     def rows(self, target: Held, timeout: float | None = None) -> Call[list[list[float]]]:
-        return self._call("tofloatarray2d", {"handleId": self._id(target)}, self._decoder.decode, timeout)
+        return Call(self._kinds["tofloatarray2d"], {"handleId": self._id(target)}, timeout)
 
     def get_array(self, target: Held, timeout: float | None = None) -> Call[Header]:
-        return self._call("array.get", {"handleId": self._id(target)}, header_of, timeout)
+        return Call(self._kinds["array.get"], {"handleId": self._id(target)}, timeout)
 
     def put_array(self, header: Header, timeout: float | None = None) -> Call[Any]:
-        return self._call("array.put", header.fields(), self._proxy, timeout)
+        return Call(self._kinds["array.put"], header.fields(), timeout)
 
     def get_table(self, target: Held, timeout: float | None = None) -> Call[Header]:
-        return self._call("array.get", {"handleId": self._id(target), "format": ARROW}, header_of, timeout)
+        return Call(self._kinds["array.get"], {"handleId": self._id(target), "format": ARROW}, timeout)
 
     def put_table(self, size: int, into: str, timeout: float | None = None) -> Call[Any]:
-        return self._call("array.put", table(size, into).fields(), self._proxy, timeout)
+        return Call(self._kinds["array.put"], table(size, into).fields(), timeout)
 
     def handles(self, timeout: float | None = None) -> Call[list[HandleInfo]]:
-        convert = records(HandleInfo)
-        return self._call("handles", {}, lambda result: convert(result["handles"]), timeout)
+        return Call(self._kinds["handles"], {}, timeout)
 
     def _arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"args": [self.encoded(value) for value in args]}

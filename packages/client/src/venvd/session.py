@@ -18,7 +18,7 @@ from venvd.remote import RemoteObject
 from venvd.scope import Scope
 from venvd.tables import stream_of, table_of
 from venvd.transports import open_transport
-from venvd.transports.base import Call, Event, Transport
+from venvd.transports.base import Call, Event, Run, Transport
 from venvd_contract.arrays import Header
 from venvd_contract.operations import HandleInfo, Output, SessionInfo
 
@@ -33,6 +33,8 @@ class Operations:
     """
 
     _scope: Scope
+    run_call: Run
+    """Sends one call and waits for what it comes to."""
 
     @property
     def files(self) -> Files:
@@ -43,9 +45,6 @@ class Operations:
     def background(self) -> Background:
         """Calls that are started and left; their results are fetched later, by ID."""
         return Background(self._scope, self.run_call)
-
-    def run_call(self, call: Call[T]) -> T:
-        raise NotImplementedError
 
     def stream_call(self, call: Call[Any]) -> Iterator[Event]:
         raise NotImplementedError
@@ -153,6 +152,7 @@ class Session(Operations):
         self.backend = backend
         self.name = name
         self.info = info
+        self.run_call = backend.run_call
         self._scope = Scope(backend, name, backend.timeout, backend.make_proxy, backend.lease)
 
     def __repr__(self) -> str:
@@ -166,9 +166,6 @@ class Session(Operations):
     ) -> None:
         if self.info is not None:
             self.backend.sessions.delete(self.info.id)
-
-    def run_call(self, call: Call[T]) -> T:
-        return self.backend.run_call(call)
 
     def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
         return self.backend.fetch_array(call)
@@ -258,6 +255,7 @@ class Backend(Operations):
         self.timeout = timeout
         self.lease = leases.checked(lease)
         self._transport: Transport = open_transport(url, token)
+        self.run_call = self._transport.call
         self.url = url
         self._scope = Scope(self, None, timeout, self.make_proxy, lease)
         # The thread that releases handles knows the transport, not this object: it must not keep it alive.
@@ -304,9 +302,6 @@ class Backend(Operations):
     def session(self, name: str) -> Session:
         """The session of that name or ID, which exists; nothing is sent."""
         return Session(self, name)
-
-    def run_call(self, call: Call[T]) -> T:
-        return self._transport.call(call)
 
     def fetch_array(self, call: Call[Header]) -> tuple[Header, Any]:
         return self._transport.get_array(call)

@@ -7,7 +7,7 @@ from typing import Any
 
 from venvd.errors import decoded
 from venvd.records import record, records
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 from venvd_contract.operations import Output, SessionInfo
 
 
@@ -19,6 +19,15 @@ def _nothing(_: Any) -> None:
     return None
 
 
+_listed = records(SessionInfo)
+_CREATE = Kind("session.create", _info)
+_LIST = Kind("session.list", lambda result: _listed(result["sessions"]), repeatable=True)
+_GET = Kind("session.get", _info, repeatable=True)
+_DELETE = Kind("session.delete", _nothing)
+_INTERRUPT = Kind("session.interrupt", _nothing)
+_RESET = Kind("session.reset", _info)
+
+
 def create(
     name: str | None, limits: Mapping[str, Any] | None, env: Mapping[str, str] | None, idle_timeout: float | None
 ) -> Call[SessionInfo]:
@@ -28,32 +37,31 @@ def create(
         "env": dict(env) if env is not None else None,
         "idleTimeout": idle_timeout,
     }
-    return Call("session.create", {key: value for key, value in fields.items() if value is not None}, _info)
+    return Call(_CREATE, {key: value for key, value in fields.items() if value is not None})
 
 
 def listed() -> Call[list[SessionInfo]]:
-    convert = records(SessionInfo)
-    return Call("session.list", {}, lambda result: convert(result["sessions"]), repeatable=True)
+    return Call(_LIST, {})
 
 
 def get(session: str) -> Call[SessionInfo]:
-    return Call("session.get", {"id": session}, _info, repeatable=True)
+    return Call(_GET, {"id": session})
 
 
 def delete(session: str) -> Call[None]:
-    return Call("session.delete", {"id": session}, _nothing)
+    return Call(_DELETE, {"id": session})
 
 
 def interrupt(session: str) -> Call[None]:
-    return Call("session.interrupt", {"id": session}, _nothing)
+    return Call(_INTERRUPT, {"id": session})
 
 
 def reset(session: str) -> Call[SessionInfo]:
-    return Call("session.reset", {"id": session}, _info)
+    return Call(_RESET, {"id": session})
 
 
 def dispose(session: str | None, handles: list[str], timeout: float) -> Call[None]:
-    return Call("dispose", {"handleIds": handles}, _nothing, session, timeout, repeatable=True)
+    return Call(Kind("dispose", _nothing, session, repeatable=True), {"handleIds": handles}, timeout)
 
 
 def checked(output: Output, *, check: bool) -> Output:

@@ -152,6 +152,10 @@ def _numpy_scalar(value: Any) -> Any:
 # ---- from JSON -------------------------------------------------------------------------------------------------
 
 
+_ATOMS = frozenset({int, float, str, bool, type(None)})
+"""JSON data that holds nothing and stands for itself."""
+
+
 class Decoder:
     """Decodes JSON data; `resolve` turns the ID of a handle into what it stands for."""
 
@@ -168,15 +172,17 @@ class Decoder:
         """
         kind = type(data)
         if kind is list:
-            _check_depth(depth)
-            return [self.decode(item, depth + 1) for item in data]
+            if depth >= MAX_DEPTH:
+                raise _too_deep()
+            return [item if type(item) in _ATOMS else self.decode(item, depth + 1) for item in data]
         if kind is dict:
-            _check_depth(depth)
+            if depth >= MAX_DEPTH:
+                raise _too_deep()
             if len(data) == 1:
                 ((key, item),) = data.items()
                 if key.startswith("$"):
                     return self._tag(key, item, depth)
-            return {key: self.decode(item, depth + 1) for key, item in data.items()}
+            return {key: item if type(item) in _ATOMS else self.decode(item, depth + 1) for key, item in data.items()}
         return data
 
     def _tag(self, tag: str, data: Any, depth: int) -> Any:
@@ -187,7 +193,7 @@ class Decoder:
             if tag == "$dict":
                 return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in data}
             if container is not None:
-                return container([self.decode(item, depth + 1) for item in _listed(data)])
+                return container(self.decode(_listed(data), depth))
             scalar = _TAGGED_SCALARS.get(tag)
             if scalar is None:
                 raise InvalidRequest(_unknown_tag(tag))
@@ -201,11 +207,6 @@ class Decoder:
         if self._resolve is None:
             raise InvalidRequest("a handle has no meaning here")
         return self._resolve(data)
-
-
-def _check_depth(depth: int) -> None:
-    if depth >= MAX_DEPTH:
-        raise _too_deep()
 
 
 def _unknown_tag(tag: str) -> str:

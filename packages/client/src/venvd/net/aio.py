@@ -11,7 +11,7 @@ from typing import cast
 
 from venvd.errors import Unavailable, Unreachable, VenvdError
 from venvd.net.bulk import BulkReader, Filler, pieces
-from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
+from venvd.net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
 _MAX_IDLE = 64
 _FULL_PAUSE = 0.01
@@ -45,6 +45,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = CHUNK
         made = transport.get_extra_info("socket")
         if made is not None and made.family != socket.AF_UNIX:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

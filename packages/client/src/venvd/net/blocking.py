@@ -12,10 +12,8 @@ from collections.abc import Iterator
 
 from venvd.errors import Unavailable, Unreachable
 from venvd.net.bulk import BulkReader, pieces
-from venvd.net.endpoint import CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
+from venvd.net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader, remaining, too_late
 
-_CHUNK = 64 * 1024
-"""Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
 _MAX_IDLE = 64
 
 
@@ -110,7 +108,7 @@ class Connection:
         """Take what has come, at least one byte."""
         self._limit(deadline)
         try:
-            data = self._socket.recv(_CHUNK)
+            data = self._socket.recv(CHUNK)
         except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError as error:

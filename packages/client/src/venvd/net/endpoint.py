@@ -13,6 +13,8 @@ from venvd.errors import DeadlineExceeded, InvalidRequest
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection to be made."""
+CHUNK = 64 * 1024
+"""Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
 
 
 @dataclass(frozen=True, slots=True)

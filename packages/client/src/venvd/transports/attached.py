@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from json.encoder import encode_basestring
 from typing import Any, Generic, Protocol, TypeVar
 
 from venvd.errors import BadReply, InvalidRequest, SessionLost, decoded
 from venvd.transports.base import Call
 from venvd_contract.framing import dump, dump_line
-from venvd_contract.operations import ATTACH, BY_COMMAND
+from venvd_contract.operations import ATTACH
 
 _MOST = 8
 """Direct connections of one client to one session; it runs one call at a time, so that more would help nobody."""
@@ -51,7 +52,7 @@ class Line(Generic[ConnectionType]):
         self._lock = threading.Lock()
 
     def take_place(self) -> bool:
-        """Whether one more connection may be made; who makes it gives the place back with `give_up`."""
+        """Whether there is room for one more connection, which then is taken."""
         with self._lock:
             if self.count >= _MOST or time.monotonic() < self.not_before:
                 return False
@@ -103,17 +104,22 @@ class Lines(Generic[ConnectionType]):
         Raises:
             SessionLost: the session lost its state since the last call, once.
         """
-        line = self._lines.get(call.session)
-        if line is None:
-            if self._offered and goes_directly(call):
-                self._lines.setdefault(call.session, Line())
+        kind = call.kind
+        if not kind.direct:
             return None
-        if not self._offered or not goes_directly(call):
+        line = self._lines.get(kind.session)
+        if line is None:
+            if self._offered:
+                self._lines.setdefault(kind.session, Line())
             return None
         if line.lost and not call.repeatable:
             line.lost = False
             raise lost(call)
         return line
+
+    def may_have(self, line: Line[ConnectionType]) -> bool:
+        """Whether one more connection may be made; who makes it gives its place back with `give_up`."""
+        return self._offered and not self.closed and line.take_place()
 
     def greeting(self, call: Call[Any]) -> bytes:
         """The first line of a connection to the call's session."""
@@ -148,13 +154,16 @@ class Lines(Generic[ConnectionType]):
 
     def close(self) -> None:
         self.closed = True
-        self.clear()
-
-    def clear(self) -> None:
-        """Close what is idle and know nothing of it any more: it belongs to a parent process, say."""
         lines, self._lines = self._lines, {}
         for line in lines.values():
             line.drop()
+
+    def abandon(self) -> None:
+        """Know nothing of any connection any more: they are the parent process's. Takes no lock that it may hold."""
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            while line.idle:
+                line.idle.pop().close()
 
 
 def process_of(welcome: dict[str, Any]) -> Any:
@@ -165,13 +174,6 @@ def process_of(welcome: dict[str, Any]) -> Any:
 
 class RepeatError(Exception):
     """The connection ended without an answer to a call that does no harm when it is sent twice."""
-
-
-_DIRECT = frozenset(command for command, operation in BY_COMMAND.items() if operation.served_by == "session")
-
-
-def goes_directly(call: Call[Any]) -> bool:
-    return call.command in _DIRECT
 
 
 def ends_state(call: Call[Any]) -> bool:
@@ -203,23 +205,26 @@ def cut(call: Call[Any]) -> SessionLost:
     )
 
 
-def request(call: Call[Any], *, stream: bool) -> bytes:
+def request(call: Call[Any], *, stream: bool = False) -> bytes:
     """The line of a call; the connection stands for session and token.
 
     Raises:
         InvalidRequest: something in it has no JSON form.
     """
+    options = "" if call.timeout is None else f',"timeout":{float(call.timeout)!r}'
+    if call.kind.lease is not None:
+        options += f',"lease":{float(call.kind.lease)!r}'
+    if stream:
+        options += ',"stream":true'
+    line = f'{{"id":1,"command":"{call.kind.command}","values":"tagged"{options},"payload":'
+    payload, mark = call.payload, "{"
     try:
-        payload = dump(call.payload)
+        for name in payload:
+            value = payload[name]
+            line += f'{mark}"{name}":{encode_basestring(value) if type(value) is str else dump(value)}'
+            mark = ","
+        return (line + ("}}\n" if payload else "{}}\n")).encode()
     except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
-    timeout = "" if call.timeout is None else f',"timeout":{float(call.timeout)!r}'
-    lease = "" if call.lease is None else f',"lease":{float(call.lease)!r}'
-    streams = ',"stream":true' if stream else ""
-    line = f'{{"id":1,"command":"{call.command}","values":"tagged"{timeout}{lease}{streams},"payload":{payload}}}\n'
-    try:
-        return line.encode()
-    except ValueError as error:
         raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
 
 

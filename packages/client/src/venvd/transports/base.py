@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from venvd.errors import BadReply
+from venvd.errors import BadReply, DeadlineExceeded
 from venvd.net.endpoint import Endpoint, Exchange, Reader
 from venvd_contract.arrays import Header
+from venvd_contract.operations import BY_COMMAND
 
 T = TypeVar("T")
 
@@ -16,31 +17,87 @@ DEADLINE_SLACK = 5.0
 """Seconds that the client waits beyond a call's timeout: the server's grace, and the way back."""
 
 
-@dataclass(slots=True)
+_DIRECT = frozenset(command for command, operation in BY_COMMAND.items() if operation.served_by == "session")
+
+
+class Kind(Generic[T]):
+    """What the calls of one command to one session have in common.
+
+    Attributes:
+        command: as in `venvd_contract.operations`.
+        decode: makes the caller's value of the reply's JSON.
+        session: null is the session `default`.
+        timeout: seconds for calls that name none; null is the backend's default.
+        lease: seconds for which handles that the call makes live unless they are used; null is as long as the session.
+        repeatable: whether sending it twice does no harm.
+        direct: whether it is the session that answers, rather than the server.
+    """
+
+    __slots__ = ("command", "decode", "direct", "lease", "repeatable", "session", "timeout")
+
+    def __init__(
+        self,
+        command: str,
+        decode: Callable[[Any], T],
+        session: str | None = None,
+        *,
+        timeout: float | None = None,
+        lease: float | None = None,
+        repeatable: bool = False,
+    ) -> None:
+        self.command = command
+        self.decode = decode
+        self.session = session
+        self.timeout = timeout
+        self.lease = lease
+        self.repeatable = repeatable
+        self.direct = command in _DIRECT
+
+
 class Call(Generic[T]):
     """One operation: what is asked, and how the reply becomes what the caller gets.
 
     Attributes:
-        command: as in `venvd_contract.operations`.
+        kind: what it has in common with others.
         payload: the JSON of the request.
-        decode: makes the caller's value of the reply's JSON.
-        session: null is the session `default`.
         timeout: seconds that the call may run; null is the backend's default.
-        repeatable: whether sending it twice does no harm.
-        received: bytes of the reply, once it is there.
-        lease: seconds for which handles that the call makes live unless they are used; null is as long as the session.
         body: bytes that the request carries beside its JSON. Those of a reply stand in its JSON as `attached`.
+        received: bytes of the reply, once it is there.
+
+    Raises:
+        DeadlineExceeded: the timeout is none that can be kept.
     """
 
-    command: str
-    payload: dict[str, Any]
-    decode: Callable[[Any], T]
-    session: str | None = None
-    timeout: float | None = None
-    repeatable: bool = False
-    received: int = 0
-    body: bytes | None = None
-    lease: float | None = None
+    __slots__ = ("body", "kind", "payload", "received", "timeout")
+
+    def __init__(
+        self, kind: Kind[T], payload: dict[str, Any], timeout: float | None = None, body: bytes | None = None
+    ) -> None:
+        if timeout is None:
+            timeout = kind.timeout
+        if timeout is not None and not timeout > 0:
+            raise DeadlineExceeded(f"{kind.command}: the timeout of {timeout:g} s has passed before the call began")
+        self.kind = kind
+        self.payload = payload
+        self.timeout = timeout
+        self.body = body
+        self.received = 0
+
+    @property
+    def command(self) -> str:
+        return self.kind.command
+
+    @property
+    def session(self) -> str | None:
+        return self.kind.session
+
+    @property
+    def lease(self) -> float | None:
+        return self.kind.lease
+
+    @property
+    def repeatable(self) -> bool:
+        return self.kind.repeatable
 
     @property
     def patience(self) -> float | None:
@@ -54,7 +111,7 @@ class Call(Generic[T]):
             BadReply: the reply has not the shape that the contract says.
         """
         try:
-            return self.decode(result)
+            return self.kind.decode(result)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadReply(f"{self.command}: the reply has not the shape of the contract: {error!r}") from None
 
@@ -69,10 +126,15 @@ class Event:
     data: Any
 
 
+class Run(Protocol):
+    def __call__(self, call: Call[T], /) -> T:
+        """Send one call and wait for its reply; raises the error that the backend answered."""
+
+
 class Transport(Protocol):
     url: str
 
-    def call(self, call: Call[T]) -> T:
+    def call(self, call: Call[T], /) -> T:
         """Send one call and wait for its reply; raises the error that the backend answered."""
 
     def stream(self, call: Call[Any]) -> Iterator[Event]:

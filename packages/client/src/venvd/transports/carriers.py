@@ -19,7 +19,7 @@ from typing import Any
 from venvd.errors import BadReply, InvalidRequest, LimitExceeded, Unavailable, VenvdError, decoded
 from venvd.net.blocking import connected
 from venvd.net.endpoint import Endpoint, deadline_after, remaining, too_late
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Kind
 from venvd_contract.arrays import Header
 from venvd_contract.framing import Buffer, dump_line, parse_line
 
@@ -420,7 +420,7 @@ def _tell(dead: queue.SimpleQueue[Any], idle: deque[Carrier]) -> None:
                 idle.append(carrier)
 
 
-_RELEASE: Call[Any] = Call("array.release", {}, lambda _: None)
+_RELEASE: Call[Any] = Call(Kind("array.release", lambda _: None), {})
 
 
 def _checked(header: Header, found: bytearray) -> bytearray:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from venvd.errors import BadReply, VenvdError
+from venvd.errors import VenvdError
 from venvd.net.blocking import connected
-from venvd.net.endpoint import Endpoint, deadline_after, remaining, too_late
+from venvd.net.endpoint import CHUNK, Endpoint, deadline_after, remaining, too_late
 from venvd.net.lines import LineReader
 from venvd.transports import attached
 from venvd.transports.attached import Line, Lines
-from venvd.transports.base import Call
+from venvd.transports.base import Call, Run
 from venvd_contract.framing import parse_whole
 
-_CHUNK = 64 * 1024
-"""Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
+T = TypeVar("T")
+
+
+_LINE_END = ord("\n")
+_BLUNT = 0.1
+"""Seconds by which a wait may be too long: calls with the same timeout then need not set it anew."""
 
 
 class _CutError(Exception):
@@ -32,13 +37,12 @@ class Connection:
         process: as in `attached.Connection`.
     """
 
-    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timed", "clean", "process", "received")
+    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timeout", "clean", "process", "received")
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._endpoint = endpoint
         self._socket = connected(endpoint, deadline)
-        self._socket.settimeout(None)
-        self._timed = False
+        self._timeout = self._socket.gettimeout()
         self._send = self._socket.sendall
         self._recv = self._socket.recv
         self.received = 0
@@ -54,31 +58,32 @@ class Connection:
         Raises:
             _CutError, DeadlineExceeded, BadReply.
         """
-        if deadline is None and not self._timed:
-            try:
-                try:  # noqa: SIM105 - `suppress` would cost every call something
-                    self._send(data)
-                except BrokenPipeError:
-                    pass  # what the other end said before it closed is still there
-                found = self._recv(_CHUNK)
-            except OSError:
-                raise _CutError from None
-            if not found:
-                raise _CutError
-        else:
-            self.send(data, deadline)
-            found = self.receive(deadline)
-        self.received = size = len(found)
-        if found.find(b"\n") != size - 1:
-            return self._rest(found, deadline)
+        if deadline is not None or self._timeout is not None:
+            self._limit(deadline)
         try:
-            return parse_whole(found)
-        except VenvdError as error:
-            raise BadReply(f"the backend's answer cannot be read: {error.message}") from None
+            try:
+                self._send(data)
+                if deadline is not None and len(data) > CHUNK:
+                    self._limit(deadline)  # what is so long may have waited to be sent
+            except BrokenPipeError:
+                pass  # what the other end said before it closed is still there
+            found = self._recv(CHUNK)
+        except TimeoutError:
+            raise too_late(self._endpoint) from None
+        except OSError:
+            raise _CutError from None
+        if not found:
+            raise _CutError
+        self.received = len(found)
+        try:
+            if found[-1] == _LINE_END:
+                return parse_whole(found)
+        except VenvdError:
+            pass  # more than one line, or none that can be read
+        return self._rest(found, deadline)
 
     def send(self, data: bytes, deadline: float | None) -> None:
-        if deadline is not None or self._timed:
-            self._limit(deadline)
+        self._limit(deadline)
         try:
             self._send(data)
         except TimeoutError:
@@ -88,10 +93,9 @@ class Connection:
 
     def receive(self, deadline: float | None) -> bytes:
         """What has come, at least one byte."""
-        if deadline is not None:
-            self._limit(deadline)
+        self._limit(deadline)
         try:
-            found = self._recv(_CHUNK)
+            found = self._recv(CHUNK)
         except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError:
@@ -101,7 +105,7 @@ class Connection:
         return found
 
     def _rest(self, begun: bytes, deadline: float | None) -> dict[str, Any]:
-        """An answer that came in pieces."""
+        """An answer that came in pieces, or with something behind it."""
         reader = LineReader()
         reader.feed(begun)
         while not reader.done:
@@ -111,61 +115,98 @@ class Connection:
         return reader.reply
 
     def _limit(self, deadline: float | None) -> None:
-        self._timed = deadline is not None
-        self._socket.settimeout(remaining(deadline, self._endpoint))
+        left, timeout = remaining(deadline, self._endpoint), self._timeout
+        if left is not None and timeout is not None and left <= timeout <= left + _BLUNT:
+            return
+        self._timeout = None if left is None else left + _BLUNT / 2
+        if self._timeout != timeout:
+            self._socket.settimeout(self._timeout)
 
 
 class Attached(Lines[Connection]):
-    """The direct connections of one client; any thread may use it, and a forked child makes its own."""
+    """The direct connections of one client; any thread may use it, and a forked child makes its own.
 
-    def __init__(self, endpoint: Endpoint, token: str | None) -> None:
+    Args:
+        endpoint, token: of the backend.
+        server: runs the calls that do not go directly.
+    """
+
+    def __init__(self, endpoint: Endpoint, token: str | None, server: Run) -> None:
         super().__init__(token)
         self._endpoint = endpoint
-        self._pid = os.getpid()
+        self._server = server
+        _clients.add(self)
 
-    def call(self, call: Call[Any]) -> dict[str, Any] | None:
-        """The session's reply; None where the server is to be asked.
+    def call(self, call: Call[T]) -> T:
+        """What `Transport.call` says.
 
         Raises:
             SessionLost: the process is gone, or was since the last call.
         """
-        line = self._line(call)
-        if line is None:
-            return None
-        deadline = deadline_after(call.patience)
-        connection = self._taken(line, call, deadline)
-        if connection is None:
-            return None
+        kind = call.kind
+        line = self._lines.get(kind.session)
+        if line is None or line.lost or not kind.direct:
+            line = self.of(call)
+            if line is None:
+                return self._by_server(call)
+        data = attached.request(call)
+        deadline = None if call.timeout is None else deadline_after(call.patience)
         try:
-            reply = connection.exchange(attached.request(call, stream=False), deadline)
+            connection = line.idle.pop()
+        except IndexError:
+            made = self._made(line, call, deadline)
+            if made is None:
+                return self._by_server(call)
+            connection = made
+        try:
+            reply = connection.exchange(data, deadline)
         except _CutError:
             self._cut(line, connection, call)
-            return None
+            return self._by_server(call)
         except BaseException:
             # The connection holds half an answer; closing it also tells the server that nobody waits.
             line.give_up(connection)
             raise
+        call.received = connection.received
+        if "result" not in reply or self.closed:
+            return self._ended(line, connection, call, reply)
+        line.idle.append(connection)
+        return call.finish(reply["result"])
+
+    def _ended(self, line: Line[Connection], connection: Connection, call: Call[T], reply: dict[str, Any]) -> T:
+        """The end of a call that went wrong, or of a client."""
         if self.turned_away(line, reply):
             line.give_up(connection)
-            return None
-        call.received = connection.received
+            return self._by_server(call)
         self._put(line, connection, reply)
-        return reply
+        return call.finish(attached.result(reply))
+
+    def _by_server(self, call: Call[T]) -> T:
+        if not attached.ends_state(call):
+            return self._server(call)
+        self.forget(call.payload["id"])
+        try:
+            return self._server(call)
+        finally:
+            self.forget(call.payload["id"])
 
     def stream(self, call: Call[Any], reader: LineReader) -> Iterator[None] | None:
-        """The same, feeding `reader` and yielding whenever it may have something new; closing it cancels the call."""
-        line = self._line(call)
-        deadline = deadline_after(call.patience)
-        connection = None if line is None else self._taken(line, call, deadline)
-        if line is None or connection is None:
-            return None
-        return self._stream(line, connection, call, reader, deadline)
+        """Feed `reader`, and yield whenever it may have something new; closing it cancels the call.
 
-    def _line(self, call: Call[Any]) -> Line[Connection] | None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self.clear()
-        return self.of(call)
+        None where the server is to be asked.
+        """
+        line = self.of(call)
+        if line is None:
+            return None
+        deadline = deadline_after(call.patience)
+        try:
+            connection = line.idle.pop()
+        except IndexError:
+            made = self._made(line, call, deadline)
+            if made is None:
+                return None
+            connection = made
+        return self._stream(line, connection, call, reader, deadline)
 
     def _stream(
         self,
@@ -203,13 +244,10 @@ class Attached(Lines[Connection]):
         else:
             line.idle.append(connection)
 
-    def _taken(self, line: Line[Connection], call: Call[Any], deadline: float | None) -> Connection | None:
-        try:
-            return line.idle.pop()
-        except IndexError:
-            return self._made(line, call, deadline) if line.take_place() else None
-
     def _made(self, line: Line[Connection], call: Call[Any], deadline: float | None) -> Connection | None:
+        """One more connection; None where there may be none."""
+        if not self.may_have(line):
+            return None
         connection = None
         try:
             connection = Connection(self._endpoint, deadline)
@@ -225,3 +263,15 @@ class Attached(Lines[Connection]):
             line.give_up(connection)
             return None
         return connection
+
+
+_clients: weakref.WeakSet[Attached] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for client in list(_clients):
+        client.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

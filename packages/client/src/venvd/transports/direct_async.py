@@ -126,7 +126,7 @@ class AsyncAttached(Lines[_Closing]):
             if call.repeatable:
                 return None
             raise attached.lost(call)
-        return await self._made(line, call, loop, deadline) if line.take_place() else None
+        return await self._made(line, call, loop, deadline) if self.may_have(line) else None
 
     async def _made(
         self, line: Line[_Closing], call: Call[Any], loop: asyncio.AbstractEventLoop, deadline: float | None

@@ -12,7 +12,7 @@ from venvd.errors import BadReply, InvalidRequest, decoded
 from venvd.net.endpoint import Endpoint, Exchange
 from venvd.net.lines import LineReader
 from venvd.transports import attached
-from venvd.transports.base import Call, Event
+from venvd.transports.base import Call, Event, Run
 from venvd.transports.carriers import Abort, Carriers
 from venvd.transports.direct import Attached
 from venvd.transports.direct_async import AsyncAttached
@@ -76,31 +76,21 @@ class PipeWire:
         return Exchange(data + call.body if call.body else data, reader, call.repeatable), reader
 
 
-class PipeTransport(WiredTransport):
+class PipeTransport:
     """Calls as lines, to their session directly where the backend offers that; arrays on connections of their own."""
 
     def __init__(self, wire: PipeWire) -> None:
-        super().__init__(wire)
+        self.url = wire.endpoint.url
+        self._server = WiredTransport(wire)
         self._carriers = Carriers(wire.endpoint, wire.token)
-        self._attached = Attached(wire.endpoint, wire.token)
-
-    def call(self, call: Call[T]) -> T:
-        reply = self._attached.call(call)
-        if reply is not None:
-            return call.finish(attached.result(reply))
-        if not attached.ends_state(call):
-            return super().call(call)
-        self._attached.forget(call.payload["id"])
-        try:
-            return super().call(call)
-        finally:
-            self._attached.forget(call.payload["id"])
+        self._attached = Attached(wire.endpoint, wire.token, self._server.call)
+        self.call: Run = self._attached.call
 
     def stream(self, call: Call[Any]) -> Iterator[Event]:
         reader = PipeReply()
         arrivals = self._attached.stream(call, reader)
         if arrivals is None:
-            yield from super().stream(call)
+            yield from self._server.stream(call)
             return
         with closing(arrivals):  # type: ignore[type-var]
             for _ in arrivals:
@@ -116,7 +106,7 @@ class PipeTransport(WiredTransport):
     def close(self) -> None:
         self._carriers.close()
         self._attached.close()
-        super().close()
+        self._server.close()
 
 
 class AsyncPipeTransport(AsyncWiredTransport):
