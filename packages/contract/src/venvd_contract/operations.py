@@ -7,7 +7,7 @@ schemas take their models from it. Field names are those on the wire, hence came
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, get_type_hints
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, get_type_hints
 
 from venvd_contract.detached import CallGetRequest, CallInfo, CallStarted, CallStartRequest, CancelRequest
 from venvd_contract.errors import InvalidRequest
@@ -408,34 +408,59 @@ _CHECKS: Dict[str, Tuple[_Field, ...]] = {
     operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)
 }
 _CHECKS[ATTACH] = _checked_fields(AttachRequest)
-_FAST: Dict[str, List[Tuple[str, Any, _Field]]] = {
-    command: [(spec.name, None if spec.items is not None else spec.kind, spec) for spec in specs]
-    for command, specs in _CHECKS.items()
-}
-"""The same with the type that needs no second look."""
+
+
+class _Shape(NamedTuple):
+    """What nearly every payload of a command looks like: only declared fields, of types that need no second look."""
+
+    types: Dict[str, type]
+    required: FrozenSet[str]
+    defaults: Dict[str, Any]
+
+
+def _shape(specs: Tuple[_Field, ...]) -> _Shape:
+    return _Shape(
+        {spec.name: spec.kind for spec in specs if spec.kind is not None and spec.items is None},
+        frozenset(spec.name for spec in specs if spec.required),
+        {spec.name: spec.default() for spec in specs if not spec.required},
+    )
+
+
+_SHAPES: Dict[str, _Shape] = {command: _shape(specs) for command, specs in _CHECKS.items()}
 
 
 def checked(command: str, payload: Any) -> Dict[str, Any]:
     """The payload of a request with every declared field present: absent and null become the default.
 
+    The values are not the caller's to change: defaults are shared.
+
     Raises:
         InvalidRequest: the payload is no object, a field is missing or has the wrong type; says which.
     """
-    if payload is None:
-        payload = {}
+    if type(payload) is dict:
+        types, required, defaults = _SHAPES[command]
+        for name, value in payload.items():
+            if type(value) is not types.get(name):
+                break
+        else:
+            if required <= payload.keys():
+                return {**defaults, **payload}
+    return _looked_at(command, {} if payload is None else payload)
+
+
+def _looked_at(command: str, payload: Any) -> Dict[str, Any]:
     if type(payload) is not dict:
         raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
     found = {}
-    get = payload.get
-    for name, plain, spec in _FAST[command]:
-        value = get(name)
+    for spec in _CHECKS[command]:
+        value = payload.get(spec.name)
         if value is None:
             if spec.required:
-                raise InvalidRequest('{}: the field "{}" is missing; it takes {}'.format(command, name, spec.says))
+                raise InvalidRequest('{}: the field "{}" is missing; it takes {}'.format(command, spec.name, spec.says))
             value = spec.default()
-        elif type(value) is not plain and spec.kind is not None:
+        elif spec.kind is not None:
             _check_kind(command, spec, value)
-        found[name] = value
+        found[spec.name] = value
     return found
 
 

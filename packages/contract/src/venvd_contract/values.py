@@ -55,7 +55,12 @@ class Encoder:
             TooLarge: nested deeper than `MAX_DEPTH`, which a value that holds itself always is.
         """
         kind = type(value)
-        if kind is bool or value is None:
+        if (
+            (kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER)
+            or (kind is str and value.isascii())
+            or kind is bool
+            or value is None
+        ):
             return value
         scalar = _SCALARS.get(kind)
         if scalar is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 from venvd_contract.errors import (
     Cancelled,
@@ -14,7 +15,7 @@ from venvd_contract.errors import (
     UserError,
     VenvdError,
 )
-from venvd_contract.operations import ARRAY_RELEASE, ATTACH, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
+from venvd_contract.operations import ATTACH, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
 from venvd_worker.arrays import Parcel
 from venvd_worker.handles import Handles
@@ -26,8 +27,24 @@ from venvd_worker.slots import Slot
 from venvd_worker.streams import Request, Stream
 
 _COMMAND_BYTES = 24
-_COMMANDS = {each.command: each.command.encode()[:_COMMAND_BYTES] for each in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)}
+"""Of a command's name, in a slot."""
+_USUAL = frozenset({"id", "command", "payload", "values"})
+"""The fields of requests that ask for nothing more than a result."""
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
+_new: Callable[[Type[Call], Tuple[Any, ...]], Call] = tuple.__new__
+
+
+class _Step(NamedTuple):
+    """How a command is answered.
+
+    Attributes:
+        name: as slots hold it.
+        armed: whether it is interrupted wherever it is; else it says itself where it may be.
+    """
+
+    action: Callable[[Call], Any]
+    name: bytes
+    armed: bool
 
 
 class Calls:
@@ -41,89 +58,97 @@ class Calls:
         self, operations: Operations, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
         result_limit: Optional[int],
     ) -> None:  # fmt: skip
-        self._operations = operations
+        self._arrays = operations.arrays
+        self._encoders = operations.encoders
         self._slot = slot
         self._interrupts = interrupts
         self._guard = guard
         self._handles = handles
+        self.leases = handles.leases
         self._result_limit = result_limit
+        self._steps = {
+            command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
+            for command, action in operations.table.items()
+        }
+        self._steps["exec"] = _Step(operations.execute, b"exec", armed=False)
 
     def answer(self, request: Request, stream: Stream) -> Reply:
         """The reply to a request that came over `stream`, which takes the events before it."""
-        message = request[0]
         begin = replies.NO_ID
         try:
-            begin, identifier = replies.head(message.get("id"))
-            command, call, timeout = self._prepare(request, begin, stream)
+            begin, identifier = replies.head(request[0].get("id"))
+            step, call, timeout = self._prepare(request, begin, stream)
         except VenvdError as error:
             return replies.error_line(begin, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not look like the end of the session
             return replies.error_line(begin, _defect(error))
-        direct = stream.connection
-        if not direct and identifier == self._slot.withdrawn():
+        slot, interrupts, handles, direct = self._slot, self._interrupts, self._handles, stream.connection
+        if not direct and identifier == slot.withdrawn():
             return replies.error_line(begin, Cancelled("the call was withdrawn before it began"))
-        self._interrupts.install()
-        self._slot.begin(identifier, _COMMANDS[command], timeout, direct)
-        began = monotonic() if self._handles.leased else 0.0
-        reply, failed = self._run(command, call, begin)
+        interrupts.install()
+        began = monotonic() if handles.leases else 0.0
+        reply: Reply
+        failed = False
+        slot.sequence += 1  # before signals are heeded: one that is late for the call before is not for this one
+        try:
+            try:
+                interrupts.armed = step.armed
+                slot.begin(identifier, step.name, timeout, direct)
+                result = step.action(call)
+            finally:
+                interrupts.armed = False
+            if not forks.is_session():
+                forks.leave(None)
+            if type(result) is Parcel:
+                reply = _packed(begin, result, call)
+            else:
+                reply = replies.result_line(begin, result, self._result_limit)
+        except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
+            if not forks.is_session():
+                forks.leave(raised)
+            failed = True
+            reply = self._failure(begin, raised)
         if began:
-            self._handles.worked(monotonic() - began)
-        self._slot.end(failed, len(self._handles), direct > 0)
+            handles.worked(monotonic() - began)
+        slot.end(failed, len(handles.held), direct > 0)
         return reply
 
     def expire(self) -> Optional[float]:
         """Let go of handles whose lease has ended; seconds until the next one ends, None where there is none."""
-        if not self._handles.leased:
+        handles = self._handles
+        if not handles.leases:
             return None
-        before = len(self._handles)
-        left = self._handles.expire()
-        if len(self._handles) != before:
-            self._slot.holds(len(self._handles))
+        before = len(handles.held)
+        left = handles.expire()
+        if len(handles.held) != before:
+            self._slot.rest(len(handles.held))
         return left
 
     def told(self, message: Dict[str, Any]) -> bool:
         """Take what the server tells and no reply is for; whether this is that."""
         if "segments" not in message or "command" in message:
             return False
-        self._operations.arrays.told(message["segments"])
+        self._arrays.told(message["segments"])
         return True
 
-    def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[str, Call, float]:
+    def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[_Step, Call, float]:
         message, attachments = request
-        command = message.get("command")
-        if type(command) is not str or (command not in self._operations.table and command != "exec"):
+        command: Any = message.get("command")
+        step = self._steps.get(command) if type(command) is str else None
+        if step is None:
             raise _unknown(command, stream.connection)
-        timeout = stream.admit(message)
         mode = message.get("values") or "plain"
-        encode = self._operations.encoders.get(mode) if type(mode) is str else None
+        encode = self._encoders.get(mode) if type(mode) is str else None
         if encode is None:
             raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(message["values"])[:40]))
-        self._handles.lease = _lease(message["lease"]) if "lease" in message else None
-        emit = None
-        if message.get("stream") is True:
-
-            def emit(event: str, data: Any) -> None:
-                stream.send(replies.event_line(begin, event, data))
-
-        call = Call(checked(command, message.get("payload")), encode, emit, attachments, stream.peer)
-        return command, call, timeout
-
-    def _run(self, command: str, call: Call, begin: bytes) -> Tuple[Reply, bool]:
-        """The reply, and whether it is an error."""
-        try:
-            if command == "exec":
-                result = self._operations.execute(call)
-            else:
-                result = self._interrupts.run(self._operations.table[command], call)
-            if not forks.is_session():
-                forks.leave(None)
-            if type(result) is Parcel:
-                return _packed(begin, result, call), False
-            return replies.result_line(begin, result, self._result_limit), False
-        except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
-            if not forks.is_session():
-                forks.leave(raised)
-            return self._failure(begin, raised), True
+        timeout = stream.timeout
+        self._handles.lease = emit = None
+        if not message.keys() <= _USUAL:
+            timeout = stream.admit(message)
+            self._handles.lease = _lease(message.get("lease"))
+            emit = partial(_tell, stream, begin) if message.get("stream") is True else None
+        fields = checked(command, message.get("payload"))
+        return step, _new(Call, (fields, encode, emit, attachments, stream.peer)), timeout
 
     def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:
@@ -164,6 +189,10 @@ def _lease(given: Any) -> Optional[float]:
 def _packed(begin: bytes, parcel: Parcel, call: Call) -> Reply:
     descriptors = () if parcel.segment is None else call.peer.introduce(parcel.segment)
     return replies.package(begin, parcel.result, parcel.attachments, descriptors)
+
+
+def _tell(stream: Stream, begin: bytes, event: str, data: Any) -> None:
+    stream.send(replies.event_line(begin, event, data))
 
 
 def _unknown(command: Any, connection: int) -> VenvdError:

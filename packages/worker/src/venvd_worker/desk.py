@@ -20,6 +20,7 @@ _FRESH = 0.005
 """Seconds for which what epoll said is taken for true while requests wait their turn."""
 _LOOK_EVERY = 1.0
 """Seconds between looks at clients that do not read."""
+_READABLE = int(select.EPOLLIN)
 _HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -33,6 +34,7 @@ class Desk:
 
     def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
         self._epoll = epoll
+        self._wait = epoll.poll
         self._calls = calls
         self._slot = slot
         self._segments = segments
@@ -43,6 +45,8 @@ class Desk:
         self._slow: Set[DirectStream] = set()
         self._turns: Deque[Stream] = deque()
         self._looked = 0.0
+        self._aging = (segments.idle, segments.returned, calls.leases)
+        """What is let go of in time, while there is any."""
         epoll.register(server.fileno(), select.EPOLLIN)
 
     @property
@@ -70,25 +74,25 @@ class Desk:
             EOFError: it is.
             OSError, ValueError: a descriptor of ours was closed.
         """
-        turns = self._turns
+        turns, slow, aging = self._turns, self._slow, self._aging
         while True:
-            if not turns:
-                self._wait()
-            elif monotonic() - self._looked > _FRESH:
-                self._poll(0)
             if turns:
-                self._answer(turns.popleft())
+                if monotonic() - self._looked > _FRESH:
+                    self._poll(0)
+                if turns:
+                    self._answer(turns.popleft())
+            elif slow or any(aging):
+                self._poll(None)
+            else:
+                self._answer_one()
 
-    def _wait(self) -> None:
+    def _answer_one(self) -> None:
         """Wait for requests; the one that comes alone, as most do, is answered at once."""
-        if self._slow or self._segments.expire() is not None or self._calls.expire() is not None:
-            self._poll(None)
-            return
-        ready = self._epoll.poll()
+        ready = self._wait()
         if len(ready) == 1:
             descriptor, events = ready[0]
             stream = self._streams.get(descriptor)
-            if stream is not None and events == select.EPOLLIN:
+            if stream is not None and events == _READABLE:
                 self._answer(stream)
                 return
         self._take(ready)

@@ -65,7 +65,7 @@ class DirectStream(Stream):
         self.session = terms.session
         self.cancels = terms.cancel
         self.gone = False
-        self._timeout = terms.timeout
+        self.timeout = terms.timeout
         self._most_attachments = terms.max_attachment_bytes
         self._unsent: Deque[Tuple[memoryview, List[int]]] = deque()
         self._moved = 0.0
@@ -125,7 +125,7 @@ class DirectStream(Stream):
             raise InvalidRequest('"stream" takes true or false')
         given = message.get("timeout")
         if given is None:
-            return self._timeout
+            return self.timeout
         if type(given) not in (int, float) or not 0 < given < float("inf"):
             raise InvalidRequest("timeout takes seconds, more than 0")
         return min(float(given), _LONGEST_TIMEOUT)
@@ -141,12 +141,7 @@ class DirectStream(Stream):
         with self._lock:
             if self.gone:
                 return
-            if type(data) is bytes and not self.blocked:
-                sent = self._offer(data, ())
-                self._traffic.sent += len(data)
-                if sent < len(data):
-                    self._keep(data[sent:], ())
-            elif type(data) is bytes:
+            if type(data) is bytes:
                 self._pass(data)
             elif isinstance(data, Package):
                 self._pass(data.line, data.descriptors)

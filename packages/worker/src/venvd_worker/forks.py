@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from os import getpid
 from typing import Callable, NoReturn, Sequence
 
 _session = 0
@@ -13,13 +14,13 @@ _session = 0
 
 def is_session() -> bool:
     """Whether this process is the session, and no fork of it."""
-    return os.getpid() == _session
+    return getpid() == _session
 
 
 def claim() -> None:
     """Say that the session is this process, and no fork of it."""
     global _session  # noqa: PLW0603 - there is one session in a process
-    _session = os.getpid()
+    _session = getpid()
 
 
 def guard(descriptors: Callable[[], Sequence[int]]) -> None:

@@ -29,18 +29,17 @@ class Handles:
     """Objects by unguessable names; `most` is the limit, None for none.
 
     Attributes:
+        held: by name.
+        leases: of those that have one.
         lease: seconds for which handles that are made now live unless they are used; None for ever.
     """
 
     def __init__(self, most: Optional[int]) -> None:
         self._most = most
-        self._held: Dict[str, _Held] = {}
-        self._leases: Dict[str, _Lease] = {}
+        self.held: Dict[str, _Held] = {}
+        self.leases: Dict[str, _Lease] = {}
         self._busy = 0.0
         self.lease: Optional[float] = None
-
-    def __len__(self) -> int:
-        return len(self._held)
 
     def hold(self, value: Any) -> str:
         """A new handle of `value`.
@@ -48,12 +47,12 @@ class Handles:
         Raises:
             LimitExceeded: as many handles are held as may be.
         """
-        if self._most is not None and len(self._held) >= self._most:
+        if self._most is not None and len(self.held) >= self._most:
             raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self._most))
         name = hexlify(urandom(_RANDOM_BYTES)).decode()
-        self._held[name] = _Held(value, monotonic())
+        self.held[name] = _Held(value, monotonic())
         if self.lease is not None:
-            self._leases[name] = _Lease(self.lease, self._now() + self.lease)
+            self.leases[name] = _Lease(self.lease, self._now() + self.lease)
         return name
 
     def find(self, name: str) -> Any:
@@ -62,24 +61,19 @@ class Handles:
         Raises:
             HandleNotFound: it was disposed, or never given out by this session.
         """
-        held = self._held.get(name)
+        held = self.held.get(name)
         if held is None:
             raise HandleNotFound('there is no handle "{}" in this session'.format(name[:80]))
-        if self._leases:
+        if self.leases:
             self._renew(name)
         return held.value
 
     def drop(self, names: Iterable[str]) -> None:
         for name in names:
-            self._held.pop(name, None)
-            self._leases.pop(name, None)
+            self.held.pop(name, None)
+            self.leases.pop(name, None)
 
     # ---- leases
-
-    @property
-    def leased(self) -> bool:
-        """Whether any handle has a lease."""
-        return bool(self._leases)
 
     def worked(self, seconds: float) -> None:
         """A call took so long: nobody could have used a handle meanwhile, so that no lease has become shorter."""
@@ -87,22 +81,22 @@ class Handles:
 
     def expire(self) -> Optional[float]:
         """Drop what was not used within its lease; seconds until the next one ends, None where there is none."""
-        if not self._leases:
+        if not self.leases:
             return None
         now = self._now()
-        self.drop([name for name, lease in self._leases.items() if lease.end <= now])
-        return min((lease.end - now for lease in self._leases.values()), default=None)
+        self.drop([name for name, lease in self.leases.items() if lease.end <= now])
+        return min((lease.end - now for lease in self.leases.values()), default=None)
 
     def _now(self) -> float:
         return monotonic() - self._busy
 
     def _renew(self, name: str) -> None:
-        lease = self._leases.get(name)
+        lease = self.leases.get(name)
         if lease is not None:
-            self._leases[name] = lease._replace(end=self._now() + lease.seconds)
+            self.leases[name] = lease._replace(end=self._now() + lease.seconds)
 
     def _left(self, name: str) -> Dict[str, float]:
-        lease = self._leases.get(name)
+        lease = self.leases.get(name)
         return {} if lease is None else {"leaseSeconds": round(max(0.0, lease.end - self._now()), 3)}
 
     def listed(self) -> List[Dict[str, Any]]:
@@ -116,7 +110,7 @@ class Handles:
                 "ageSeconds": round(now - held.since, 3),
                 **self._left(name),
             }
-            for name, held in list(self._held.items())
+            for name, held in list(self.held.items())
         ]
 
 

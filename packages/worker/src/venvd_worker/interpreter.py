@@ -89,7 +89,7 @@ class Interpreter:
         self.main = Main(self._definitions)
         self._namespace: Dict[str, Any] = self.main.__dict__
         self._sources = Sources()
-        self._programs: "OrderedDict[Tuple[Any, ...], Program]" = OrderedDict()
+        self._programs: Dict[Tuple[Any, ...], Program] = {}
         self._loop: Any = None
 
     def run(self, source: str, variables: Dict[str, Any], kind: str) -> Any:
@@ -100,7 +100,9 @@ class Interpreter:
             variables: names that only this run sees.
             kind: `eval` or `exec`, for the name under which tracebacks show the code.
         """
-        program = self._program(source, variables, kind)
+        program = self._programs.get((kind, source, *variables)) or self._program(source, variables, kind)
+        if program.plain:
+            return eval(program.last, self._namespace)  # type: ignore[arg-type]  # noqa: S307 - what this program is for
         if program.function is not None:
             found = FunctionType(program.function, self._namespace)(*variables.values())
             return self._await(found) if program.awaits else found
@@ -109,7 +111,7 @@ class Interpreter:
         if program.awaits:
             return self._await(self._run_awaiting(program))
         if program.body is not None:
-            exec(program.body, self._namespace)  # noqa: S102 - what this program is for
+            exec(program.body, self._namespace)  # noqa: S102
         return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
 
     async def _run_awaiting(self, program: Program) -> Any:
@@ -122,20 +124,16 @@ class Interpreter:
         return found
 
     def _program(self, source: str, variables: Dict[str, Any], kind: str) -> Program:
-        key = (kind, source, *variables)
-        program = self._programs.get(key)
-        if program is not None:
-            self._programs.move_to_end(key)
-            return program
+        """Compiled, and kept until so many others were."""
         name = self._sources.name(kind)
         self._sources.add(name, source, defines=False)  # for the traceback of a syntax error
         program = programs.build(source, name, tuple(variables))
         if program.defines:
             self._sources.add(name, source, defines=True)
         if len(source) <= _LONGEST_CACHED:
-            self._programs[key] = program
+            self._programs[(kind, source, *variables)] = program
             if len(self._programs) > _MOST_CACHED:
-                self._sources.forget(self._programs.popitem(last=False)[1].name)
+                self._sources.forget(self._programs.pop(next(iter(self._programs))).name)
         return program
 
     def _await(self, coroutine: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Callable, TypeVar
 from venvd_contract.errors import Cancelled, DeadlineExceeded, VenvdError
 from venvd_worker.slots import TIMEOUT, Slot
 
+_SIGINT, _SIGXCPU = int(signal.SIGINT), int(signal.SIGXCPU)
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
@@ -26,35 +27,36 @@ class Interrupts:
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
-        self._armed = False
+        self.armed = False
+        """Whether the user's code runs."""
         self._raised = 0
         self._handler: Callable[[int, object], None] = self._on_interrupt
         self._cpu_handler: Callable[[int, object], None] = self._on_used_up
 
     def install(self) -> None:
         """Take the signals (again: code that ran before may have taken them away)."""
-        if getsignal(signal.SIGINT) is not self._handler:
+        if getsignal(_SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
-        if getsignal(signal.SIGXCPU) is not self._cpu_handler:
+        if getsignal(_SIGXCPU) is not self._cpu_handler:
             signal.signal(signal.SIGXCPU, self._cpu_handler)
 
     def run(self, action: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
         """Run the user's code so that it can be interrupted."""
-        self._armed = True
+        self.armed = True
         try:
             if self._slot.stop_reason():
                 self._check()
             return action(argument)
         finally:
-            self._armed = False
+            self.armed = False
 
     def shield(self, action: Callable[[], _Result]) -> _Result:
         """Run our own code in the middle of the user's; an interrupt waits until it is done."""
-        armed, self._armed = self._armed, False
+        armed, self.armed = self.armed, False
         try:
             return action()
         finally:
-            self._armed = armed
+            self.armed = armed
             if armed:
                 self._check()
 
@@ -76,15 +78,15 @@ class Interrupts:
 
     def _check(self) -> None:
         if self._raised != self._slot.sequence and self._slot.stop_reason():
-            self._armed = False
+            self.armed = False
             self._raised = self._slot.sequence
             raise KeyboardInterrupt
 
     def _on_interrupt(self, _number: int, _frame: object) -> None:
-        if self._armed:
+        if self.armed:
             self._check()
 
     def _on_used_up(self, _number: int, _frame: object) -> None:
-        if self._armed:  # else the kernel says so again, a second of processor time later
-            self._armed = False
+        if self.armed:  # else the kernel says so again, a second of processor time later
+            self.armed = False
             raise ProcessorTimeUsedUp("the session used up its processor time")

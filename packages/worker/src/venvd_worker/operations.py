@@ -150,7 +150,9 @@ class Operations:
         source = fields["expression"] if fields["code"] is None else fields["code"]
         if source is None:
             raise InvalidRequest('eval: the field "expression" is missing; it takes a string')
-        variables = fields["locals"] and {name: self._decode(value) for name, value in fields["locals"].items()}
+        variables = fields["locals"]
+        if variables:
+            variables = {name: self._decode(value) for name, value in variables.items()}
         return self._result(self._interpreter.run(source, variables, "eval"), call)
 
     def execute(self, call: Call) -> Any:

@@ -27,6 +27,7 @@ class Program(NamedTuple):
         last: the last expression; None where the last statement is none.
         function: instead of both, where the code sees names of its own: takes them as parameters, by position.
         awaits: whether it must run on an event loop.
+        plain: whether it is nothing but an expression that awaits nothing.
         states: whether the body holds definitions that `definitions` would find.
     """
 
@@ -37,6 +38,7 @@ class Program(NamedTuple):
     function: Optional[CodeType] = None
     awaits: bool = False
     states: bool = False
+    plain: bool = False
 
     @property
     def defines(self) -> bool:
@@ -62,7 +64,8 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
     if names:
         function = _function(statements, expression, names, name, awaits, inherited)
         return Program(name, source, function=function, awaits=awaits)
-    return Program(name, source, body, last, awaits=awaits, states=any(map(_states, statements)))
+    plain = body is None and last is not None and not awaits
+    return Program(name, source, body, last, awaits=awaits, states=any(map(_states, statements)), plain=plain)
 
 
 def is_coroutine(code: CodeType) -> bool:

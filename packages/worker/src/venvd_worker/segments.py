@@ -131,9 +131,9 @@ class Segments:
         self._most = most
         self._tell_gone = gone
         self._all: Dict[str, Segment] = {}
-        self._idle: List[Segment] = []
+        self.idle: List[Segment] = []
         self._lent: Dict[str, Peer] = {}
-        self._returned: Deque[Segment] = deque()
+        self.returned: Deque[Segment] = deque()
         """By arrays that died, wherever the garbage collector ran: it must not find a list half changed."""
 
     def lend(self, size: int, peer: Peer) -> Segment:
@@ -143,10 +143,10 @@ class Segments:
             LimitExceeded: too many, or too large together.
         """
         self._collect()
-        fitting = [each for each in self._idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
+        fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
         if fitting:
             found = min(fitting, key=lambda each: (each.name not in peer.known, each.size))
-            self._idle.remove(found)
+            self.idle.remove(found)
         else:
             found = self._made(-(-size // _GRAIN) * _GRAIN)
         self._lent[found.name] = peer
@@ -166,7 +166,7 @@ class Segments:
     def keep(self, segment: Segment, size: int) -> Any:
         """The first bytes of a lent segment for an object of the session; it comes back when that has died."""
         part = segment.copy_on_write(size)
-        weakref.finalize(part, self._returned.append, segment).atexit = False
+        weakref.finalize(part, self.returned.append, segment).atexit = False
         del self._lent[segment.name]
         return part
 
@@ -177,7 +177,7 @@ class Segments:
     @property
     def crowded(self) -> bool:
         """Whether so many are in use that further arrays had better not stay in theirs."""
-        return len(self._all) - len(self._idle) > MOST // 2
+        return len(self._all) - len(self.idle) > MOST // 2
 
     def is_lent(self, name: str) -> bool:
         return name in self._lent
@@ -193,12 +193,12 @@ class Segments:
 
     def expire(self) -> Optional[float]:
         """Drop what has been idle for long; seconds until there may be more to drop, None where there is nothing."""
-        if not self._idle and not self._returned:
+        if not self.idle and not self.returned:
             return None
         self._collect()
         now = monotonic()
-        self._drop([each for each in self._idle if now - each.idle_since >= _IDLE_SECONDS])
-        return max(0.1, self._idle[0].idle_since + _IDLE_SECONDS - now) if self._idle else None
+        self._drop([each for each in self.idle if now - each.idle_since >= _IDLE_SECONDS])
+        return max(0.1, self.idle[0].idle_since + _IDLE_SECONDS - now) if self.idle else None
 
     # ---- inside
 
@@ -218,29 +218,29 @@ class Segments:
 
     def _make_room(self, size: int) -> None:
         """Give up idle ones, oldest first, where a new one would be one too many."""
-        while self._idle and (len(self._all) >= MOST or (self._most is not None and self._total() + size > self._most)):
-            self._drop([self._idle[0]])
+        while self.idle and (len(self._all) >= MOST or (self._most is not None and self._total() + size > self._most)):
+            self._drop([self.idle[0]])
 
     def _total(self) -> int:
         return sum(each.size for each in self._all.values())
 
     def _collect(self) -> None:
-        while self._returned:
-            self._rest(self._returned.popleft())
+        while self.returned:
+            self._rest(self.returned.popleft())
         self._trim()
 
     def _rest(self, segment: Segment) -> None:
         segment.idle_since = monotonic()
-        self._idle.append(segment)
+        self.idle.append(segment)
 
     def _trim(self) -> None:
-        while sum(each.size for each in self._idle) > _IDLE_BYTES:
-            self._drop([self._idle[0]])
+        while sum(each.size for each in self.idle) > _IDLE_BYTES:
+            self._drop([self.idle[0]])
 
     def _drop(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
-            if segment in self._idle:
-                self._idle.remove(segment)
+            if segment in self.idle:
+                self.idle.remove(segment)
             del self._all[segment.name]
             segment.close()
         if segments:

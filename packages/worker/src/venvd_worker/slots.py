@@ -25,8 +25,6 @@ _WITHDRAWN = struct.Struct("<Q")
 
 _SEQUENCE_AT, _STATE_AT, _REASON_AT, _STOP_AT, _WITHDRAWN_AT, _ID_AT = 0, 68, 128, 136, 144, 256
 
-_LARGEST_ID = (1 << 64) - 1
-
 
 class Memory:
     """The slots' memory, mapped; it was made by the server."""
@@ -63,7 +61,6 @@ class Slot:
         self.sequence = 0
         self.calls = 0
         self.errors = 0
-        self.handles = 0
         self.traffic = Traffic()
         """Of direct clients."""
         self.direct_calls = 0
@@ -73,44 +70,41 @@ class Slot:
         """Say that the session is able to take calls."""
         _STATE.pack_into(self._memory, self._end, IDLE)
 
-    def begin(self, identifier: object, command: bytes, timeout: float, connection: int) -> None:
-        """A call starts.
+    def begin(self, identifier: Union[int, bytes], command: bytes, timeout: float, connection: int) -> None:
+        """A call starts, whose `sequence` was set before.
 
         Args:
-            identifier: the request's ID: a whole number, or its JSON as bytes, 256 at most.
+            identifier: the request's ID: a whole number below 2**64, or its JSON as bytes, 256 at most.
             command: what it calls, 24 bytes at most.
             timeout: seconds, 0 for none.
             connection: the direct connection that it came over; 0 for the server's stream.
         """
         now = monotonic()
-        self.sequence += 1
-        number, length = 0, 0
-        if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
-            number = identifier
-        elif type(identifier) is bytes:
+        length = 0
+        if type(identifier) is bytes:
             length = len(identifier)
             self._memory[self._base + _ID_AT : self._base + _ID_AT + length] = identifier
+            identifier = 0
         deadline = now + timeout if timeout else 0.0
         _BEGIN.pack_into(
-            self._memory, self._base, self.sequence, now, deadline, number, connection, command, length, RUNNING
+            self._memory, self._base, self.sequence, now, deadline, identifier, connection, command, length, RUNNING
         )
 
     def end(self, failed: bool, handles: int, direct: bool) -> None:
         """The call was answered, or is about to be."""
         self.calls += 1
-        if failed:
-            self.errors += 1
         if direct:
             self.direct_calls += 1
-            if failed:
-                self.direct_errors += 1
-        self.holds(handles)
+        if failed:
+            self.errors += 1
+            self.direct_errors += direct
+        self.rest(handles)
 
-    def holds(self, handles: int) -> None:
+    def rest(self, handles: int) -> None:
         """No call runs, and so many handles are held."""
-        self.handles = handles
+        traffic = self.traffic
         _END.pack_into(
-            self._memory, self._end, IDLE, self.calls, self.errors, handles, self.traffic.received, self.traffic.sent,
+            self._memory, self._end, IDLE, self.calls, self.errors, handles, traffic.received, traffic.sent,
             self.direct_calls, self.direct_errors,
         )  # fmt: skip
 

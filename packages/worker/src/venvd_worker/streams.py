@@ -31,11 +31,13 @@ class Stream:
         begin: how the answer to what is no request begins.
         blocked: replies wait until the peer reads.
         gone: nobody reads them any more.
+        timeout: seconds that a call may take which says nothing of it, 0 for no limit.
     """
 
     connection = 0
     blocked = False
     gone = False
+    timeout = 0.0
 
     def __init__(self, descriptor: int, peer: Any, traffic: Traffic, max_line: int = MAX_LINE) -> None:
         self._sock = socket.socket(fileno=descriptor)
@@ -43,7 +45,7 @@ class Stream:
         self._lock = _thread.allocate_lock()
         self._traffic = traffic
         self._buffer = Buffer(max_line)
-        self._max_line = max_line
+        self._max_size = max_line + 1
         self.waiting = False
         self.unreadable = False
         self.peer = peer
@@ -72,9 +74,9 @@ class Stream:
             return None
         except ConnectionError as error:
             raise EOFError(str(error)) from None
-        self._traffic.received += len(data)
-        end = len(data) - 1
-        if data.find(b"\n") == end and not self.waiting and end <= self._max_line and data[0] == _BRACE:
+        size = len(data)
+        self._traffic.received += size
+        if data.find(b"\n") == size - 1 and not self.waiting and size <= self._max_size and data[0] == _BRACE:
             # exactly one line, as it nearly always is: then it need not go through the buffer
             message = parse_whole(data)
             if "attachments" not in message:
@@ -110,14 +112,14 @@ class Stream:
         self._sock.close()
 
     def admit(self, message: Dict[str, Any]) -> float:
-        """The seconds that a call may take, 0 for no limit.
+        """The seconds that a call may take which has more to it than command and payload, 0 for no limit.
 
         Raises:
             InvalidRequest: a field beside the operation's own is wrong.
         """
         given = message.get("timeout")
         if given is None:
-            return 0.0
+            return self.timeout
         if type(given) not in (int, float) or not 0 <= given < float("inf"):
             raise InvalidRequest('"timeout" takes a number of seconds from 0 on')
         return float(given)
