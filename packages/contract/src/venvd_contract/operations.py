@@ -362,6 +362,12 @@ ATTACH = "session.attach"
 It is in no table, for it is no call: other transports have no such thing, and answer it with `not_implemented`.
 """
 
+PIPES = "session.pipes"
+"""The first line of a direct connection whose lines are to go over two pipes from then on; no call, either.
+
+The answer comes with two descriptors: where to write requests, and where to read replies.
+"""
+
 
 # ---- checking requests -----------------------------------------------------------------------------------------
 
@@ -443,7 +449,7 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
             if type(value) is not types.get(name):
                 break
         else:
-            if required <= payload.keys():
+            if not required or required <= payload.keys():
                 return {**defaults, **payload}
     return _looked_at(command, {} if payload is None else payload)
 

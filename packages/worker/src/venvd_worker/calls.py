@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from functools import partial
 from time import monotonic
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
@@ -28,8 +29,8 @@ from venvd_worker.streams import Request, Stream
 
 _COMMAND_BYTES = 24
 """Of a command's name, in a slot."""
-_USUAL = frozenset({"id", "command", "payload", "values"})
-"""The fields of requests that ask for nothing more than a result."""
+_USUAL = 3
+"""Fields of requests that say no more than `id`, `command` and `payload`."""
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
 _new: Callable[[Type[Call], Tuple[Any, ...]], Call] = tuple.__new__
 
@@ -66,6 +67,7 @@ class Calls:
         self._handles = handles
         self.leases = handles.leases
         self._result_limit = result_limit
+        self._telling = _thread.allocate_lock()
         self._steps = {
             command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
             for command, action in operations.table.items()
@@ -137,18 +139,21 @@ class Calls:
         step = self._steps.get(command) if type(command) is str else None
         if step is None:
             raise _unknown(command, stream.connection)
-        mode = message.get("values") or "plain"
-        encode = self._encoders.get(mode) if type(mode) is str else None
-        if encode is None:
-            raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(message["values"])[:40]))
-        timeout = stream.timeout
-        self._handles.lease = emit = None
-        if not message.keys() <= _USUAL:
+        mode, timeout, emit = stream.values, stream.timeout, None
+        self._handles.lease = None
+        if len(message) > _USUAL or "payload" not in message or "id" not in message:
             timeout = stream.admit(message)
+            mode = value_mode(message, mode)
             self._handles.lease = _lease(message.get("lease"))
-            emit = partial(_tell, stream, begin) if message.get("stream") is True else None
+            emit = partial(self._tell, stream, begin) if message.get("stream") is True else None
         fields = checked(command, message.get("payload"))
-        return step, _new(Call, (fields, encode, emit, attachments, stream.peer)), timeout
+        return step, _new(Call, (fields, self._encoders[mode], emit, attachments, stream.peer)), timeout
+
+    def _tell(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
+        """Events come from the thread that reads the output, too."""
+        line = replies.event_line(begin, event, data)
+        with self._telling:
+            stream.send(line)
 
     def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:
@@ -191,8 +196,16 @@ def _packed(begin: bytes, parcel: Parcel, call: Call) -> Reply:
     return replies.package(begin, parcel.result, parcel.attachments, descriptors)
 
 
-def _tell(stream: Stream, begin: bytes, event: str, data: Any) -> None:
-    stream.send(replies.event_line(begin, event, data))
+def value_mode(message: Dict[str, Any], usual: str) -> str:
+    """How values leave.
+
+    Raises:
+        InvalidRequest: there is no such mode.
+    """
+    mode = message.get("values") or usual
+    if mode not in ("plain", "tagged"):
+        raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(mode)[:40]))
+    return str(mode)
 
 
 def _unknown(command: Any, connection: int) -> VenvdError:

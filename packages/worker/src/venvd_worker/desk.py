@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import select
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import LimitExceeded, VenvdError
+from venvd_contract.operations import PIPES
 from venvd_worker import replies
-from venvd_worker.calls import Calls
+from venvd_worker.calls import Calls, value_mode
 from venvd_worker.direct import DirectStream
 from venvd_worker.replies import Reply
 from venvd_worker.segments import Segments
@@ -20,6 +22,7 @@ _FRESH = 0.005
 """Seconds for which what epoll said is taken for true while requests wait their turn."""
 _LOOK_EVERY = 1.0
 """Seconds between looks at clients that do not read."""
+_MOST_READY = 64
 _READABLE = int(select.EPOLLIN)
 _HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
@@ -34,14 +37,16 @@ class Desk:
 
     def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
         self._epoll = epoll
-        self._wait = epoll.poll
+        self._wait = partial(epoll.poll, -1, _MOST_READY)
         self._calls = calls
         self._slot = slot
         self._segments = segments
         self._others: Dict[int, Callable[[], None]] = {}
         self._server = server
         self._streams: Dict[int, Stream] = {server.fileno(): server}
-        self._clients: Dict[int, DirectStream] = {}
+        self._clients: Set[DirectStream] = set()
+        self._watched: Set[int] = set()
+        """Descriptors of clients."""
         self._slow: Set[DirectStream] = set()
         self._turns: Deque[Stream] = deque()
         self._looked = 0.0
@@ -52,13 +57,13 @@ class Desk:
     @property
     def descriptors(self) -> List[int]:
         """Those of direct clients."""
-        return list(self._clients)
+        return [each for client in self._clients for each in client.descriptors]
 
     def add(self, client: DirectStream) -> None:
         """Serve a client from now on."""
-        self._clients[client.fileno()] = client
+        self._clients.add(client)
         self._streams[client.fileno()] = client
-        self._epoll.register(client.fileno(), select.EPOLLIN)
+        self._watch(client.fileno(), select.EPOLLIN)
         if client.waiting:
             self._turns.append(client)
 
@@ -111,19 +116,20 @@ class Desk:
         for descriptor, events in ready:
             stream = self._streams.get(descriptor)
             if stream is None:
-                self._others[descriptor]()
-            elif stream is self._server:
-                self._take_turn(stream)
+                # Of a client that was dropped a moment ago nothing is left.
+                self._others.get(descriptor, _nothing)()
+            elif isinstance(stream, DirectStream):
+                self._attend(stream, descriptor, events)
             else:
-                self._attend(self._clients[descriptor], events)
+                self._take_turn(stream)
         self._looked = monotonic()
 
     def _take_turn(self, stream: Stream) -> None:
         if stream not in self._turns:
             self._turns.append(stream)
 
-    def _attend(self, client: DirectStream, events: int) -> None:
-        if events & _HUNG_UP and (client.cancels or client.lingers or not events & select.EPOLLIN):
+    def _attend(self, client: DirectStream, descriptor: int, events: int) -> None:
+        if events & _HUNG_UP and descriptor == client.fileno() and not self._outlives(client, events):
             self._drop(client)
         elif client.lingers:
             if not client.discard():
@@ -134,19 +140,29 @@ class Desk:
         else:
             self._take_turn(client)
 
+    def _outlives(self, client: DirectStream, events: int) -> bool:
+        """Whether what a client sent before it went is still to be run."""
+        if client.cancels or client.lingers:
+            return False
+        if client.piped:
+            self._ignore(client.fileno())
+            client.leave()
+            return True
+        return bool(events & _READABLE)
+
     def _answer(self, stream: Stream) -> None:
         """Answer one request of a stream, if it has one."""
         try:
             request = stream.request()
-            if request is None or (not stream.connection and self._is_word(stream, request[0])):
+            if request is None or (stream.fresh and self._is_no_call(stream, request[0])):
                 return
             reply: Reply = self._calls.answer(request, stream)
         except VenvdError as error:  # a line that is no request
             reply = replies.error_line(stream.begin, error)
         except EOFError:
-            if stream is self._server:
+            if not isinstance(stream, DirectStream):
                 raise
-            self._drop(self._clients[stream.fileno()])
+            self._drop(stream)
             return
         try:
             stream.send(reply)
@@ -155,17 +171,23 @@ class Desk:
             raise
         if stream.connection:
             if stream.waiting or stream.blocked or stream.gone or stream.unreadable or self._slow:
-                self._settle(self._clients[stream.fileno()])
+                assert isinstance(stream, DirectStream)
+                self._settle(stream)
         elif stream.unreadable:
             raise EOFError("a line was too long")
         elif stream.waiting:
             self._turns.append(stream)
 
-    def _is_word(self, stream: Stream, message: Dict[str, Any]) -> bool:
-        """Whether this was no request but a word of the server's, which is not answered."""
-        if not self._calls.told(message):
+    def _is_no_call(self, stream: Stream, message: Dict[str, Any]) -> bool:
+        """Whether this was a word of the server's, which is not answered, or a client's that chooses pipes."""
+        if isinstance(stream, DirectStream):
+            stream.fresh = False
+            if message.get("command") != PIPES:
+                return False
+            self._take_pipes(stream, message)
+        elif not self._calls.told(message):
             return False
-        if stream.waiting:
+        elif stream.waiting:
             self._turns.append(stream)
         return True
 
@@ -175,17 +197,50 @@ class Desk:
             self._drop(client)
         elif client.blocked:
             self._slow.add(client)
-            self._epoll.modify(client.fileno(), select.EPOLLOUT)
+            self._ignore(client.source)
+            self._watch(client.sink, select.EPOLLOUT)
+        elif client.unreadable and client.piped:
+            self._drop(client)  # what it has not read yet it still can
         elif client.unreadable:
             self._slow.add(client)
-            self._epoll.modify(client.fileno(), select.EPOLLIN)
+            self._watch(client.source, select.EPOLLIN)
             client.linger()
         else:
             if client in self._slow:
                 self._slow.discard(client)
-                self._epoll.modify(client.fileno(), select.EPOLLIN)
+                self._ignore(client.sink)
+                self._watch(client.source, select.EPOLLIN)
             if client.waiting:
                 self._take_turn(client)
+
+    def _take_pipes(self, client: DirectStream, message: Dict[str, Any]) -> None:
+        begin = replies.NO_ID
+        try:
+            begin, _ = replies.head(message.get("id"))
+            mode = value_mode(message, client.values)
+            client.take_pipes(begin)
+            client.values = mode
+        except VenvdError as error:
+            client.send(replies.error_line(begin, error))
+        except OSError as error:
+            no_room = LimitExceeded("the session has no room for two pipes: {}".format(error))
+            client.send(replies.error_line(begin, no_room))
+        else:
+            self._streams[client.source] = self._streams[client.sink] = client
+            self._watch(client.fileno(), 0)  # only for its end
+            self._watch(client.source, select.EPOLLIN)
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        if descriptor in self._watched:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+            self._watched.add(descriptor)
+
+    def _ignore(self, descriptor: int) -> None:
+        if descriptor in self._watched:
+            self._watched.remove(descriptor)
+            self._epoll.unregister(descriptor)
 
     def _end_stalled(self) -> None:
         now = monotonic()
@@ -194,12 +249,16 @@ class Desk:
                 self._drop(client)
 
     def _drop(self, client: DirectStream) -> None:
-        del self._clients[client.fileno()]
-        del self._streams[client.fileno()]
+        self._clients.remove(client)
         self._slow.discard(client)
         if client in self._turns:
             self._turns.remove(client)
-        # Closing would not do: the server has the same socket.
-        self._epoll.unregister(client.fileno())
+        for descriptor in {client.fileno(), client.source, client.sink}:
+            del self._streams[descriptor]
+            self._ignore(descriptor)  # closing would not do: the server has the same socket
         client.close()
         self._segments.forsake(self._segments.lent_to(client.peer))
+
+
+def _nothing() -> None:
+    pass

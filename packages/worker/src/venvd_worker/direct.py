@@ -8,16 +8,19 @@ import select
 import socket
 from array import array
 from collections import deque
+from functools import partial
 from time import monotonic
-from typing import Any, Deque, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import attachment_sizes
+from venvd_contract.operations import PIPES
 from venvd_worker.control import close_all
-from venvd_worker.replies import NO_ID, Package, Reply, head
+from venvd_worker.pipes import Pipes
+from venvd_worker.replies import NO_ID, Package, Reply, head, package
 from venvd_worker.segments import Segment
 from venvd_worker.slots import Traffic
-from venvd_worker.streams import Stream
+from venvd_worker.streams import CHUNK, Stream
 
 _LONGEST_TIMEOUT = 365 * 86400.0
 _STALL = 60.0
@@ -47,6 +50,8 @@ class Guest:
 
     def __init__(self) -> None:
         self.known: Set[str] = set()
+        self.shares = True
+        """Whether descriptors reach it."""
 
     def introduce(self, segment: Segment) -> List[int]:
         if segment.name in self.known:
@@ -56,11 +61,19 @@ class Guest:
 
 
 class DirectStream(Stream):
-    """One direct client. It never holds up the session: replies that it does not read wait, and it is not read."""
+    """One direct client. It never holds up the session: replies that it does not read wait, and it is not read.
+
+    Attributes:
+        source: the descriptor that its requests come from.
+        sink: the one that takes its replies.
+    """
 
     def __init__(self, descriptor: int, terms: Terms, rest: bytes, traffic: Traffic) -> None:
         super().__init__(descriptor, Guest(), traffic, terms.max_line)
         # Not `setblocking`: the server uses the same socket.
+        self._write: Callable[[Union[bytes, memoryview]], int] = lambda data: self._sock.send(data, _SEND)
+        self._pipes: Optional[Pipes] = None
+        self.source = self.sink = self.fileno()
         self.connection = terms.connection
         self.session = terms.session
         self.cancels = terms.cancel
@@ -76,6 +89,34 @@ class DirectStream(Stream):
             traffic.received += len(rest)
             self._buffer.feed(rest)
             self.waiting = True
+
+    # ---- pipes
+
+    @property
+    def piped(self) -> bool:
+        return self._pipes is not None
+
+    @property
+    def descriptors(self) -> List[int]:
+        return [self.fileno(), *(self._pipes.descriptors if self._pipes else ())]
+
+    def take_pipes(self, begin: bytes) -> None:
+        """Answer `session.pipes`: from now on the lines go over pipes, and the connection only shows that it is there.
+
+        Raises:
+            InvalidRequest: something was sent behind it.
+            OSError: there is no room for the descriptors.
+        """
+        if self.waiting:
+            raise InvalidRequest("{}: nothing may be sent behind it before its answer".format(PIPES))
+        pipes = Pipes()
+        self.send(package(begin, {"success": True}, (), pipes.theirs))
+        pipes.hand_over()
+        self._pipes = pipes
+        self.source, self.sink = pipes.requests, pipes.replies
+        self._read = partial(os.read, pipes.requests, CHUNK)
+        self._write = partial(os.write, pipes.replies)
+        self.peer.shares = False
 
     # ---- requests
 
@@ -138,23 +179,21 @@ class DirectStream(Stream):
         Raises:
             OSError: the descriptor is not that of the connection any more.
         """
-        with self._lock:
-            if self.gone:
-                return
-            if type(data) is bytes:
-                self._pass(data)
-            elif isinstance(data, Package):
-                self._pass(data.line, data.descriptors)
-                for part in data.attachments:
-                    self._pass_large(memoryview(part).cast("B"))
+        if self.gone:
+            return
+        if type(data) is bytes:
+            self._pass(data)
+        elif isinstance(data, Package):
+            self._pass(data.line, data.descriptors)
+            for part in data.attachments:
+                self._pass_large(memoryview(part).cast("B"))
 
     def _pass(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        self._traffic.sent += len(data)
+        size = len(data)
+        self._traffic.sent += size
         sent = 0 if self._unsent else self._offer(data, descriptors)
-        if sent:
-            descriptors = ()
-        if sent < len(data):
-            self._keep(data[sent:], descriptors)
+        if sent < size:
+            self._keep(data[sent:], () if sent else descriptors)
 
     def _pass_large(self, data: memoryview) -> None:
         """Wait for a client that reads, for a while: keeping so much would cost a copy, and its memory."""
@@ -179,32 +218,30 @@ class DirectStream(Stream):
 
     def flush(self) -> None:
         """Send on what waits."""
-        with self._lock:
-            while self._unsent:
-                data, descriptors = self._unsent[0]
-                sent = self._offer(data[:LARGE], descriptors)
-                if self.gone or not sent:
-                    return
-                self._moved = monotonic()
-                close_all(descriptors)
-                self._unsent[0] = data[sent:], []
-                if sent == len(data):
-                    self._unsent.popleft()
-            self.blocked = False
+        while self._unsent:
+            data, descriptors = self._unsent[0]
+            sent = self._offer(data[:LARGE], descriptors)
+            if self.gone or not sent:
+                return
+            self._moved = monotonic()
+            close_all(descriptors)
+            self._unsent[0] = data[sent:], []
+            if sent == len(data):
+                self._unsent.popleft()
+        self.blocked = False
 
     def _offer(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
         try:
             if descriptors:
                 rights = array("i", descriptors).tobytes()
                 return self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND)
-            return self._sock.send(data, _SEND)
+            return self._write(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
-            self.gone = True
-            self._let_go()
+            self.leave()
             return len(data)
 
     def _let_go(self) -> None:
@@ -232,7 +269,7 @@ class DirectStream(Stream):
     def discard(self) -> bool:
         """Throw away what the client goes on sending; whether there may be more of it."""
         try:
-            data = self._recv(LARGE, socket.MSG_DONTWAIT)
+            data = self._read()
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -247,4 +284,11 @@ class DirectStream(Stream):
         except OSError:
             pass  # the client did
         self._let_go()
+        if self._pipes is not None:
+            self._pipes.close()
         self._sock.close()
+
+    def leave(self) -> None:
+        """The client reads no replies any more."""
+        self.gone = True
+        self._let_go()

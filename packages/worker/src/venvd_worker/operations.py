@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 import sys
 from importlib import import_module
+from json.encoder import encode_basestring
 from time import perf_counter
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.operations import Limits
-from venvd_contract.values import Decoder, Encoder, NotPlain
+from venvd_contract.values import SAFE_INTEGER, Decoder, Encoder, NotPlain
 from venvd_worker import display, floats, forks, tracebacks
 from venvd_worker.arrays import Arrays, Parcel
 from venvd_worker.capture import Capture
@@ -183,7 +184,7 @@ class Operations:
             value = self._interpreter.run(call.fields["code"], {}, "exec")
             if value is not None:
                 self._show(display.rich_bundle(value))
-                result = self._result(value, call)
+                result = self._told(value, call)
             if not forks.is_session():
                 forks.leave(None)
         except BaseException as raised:
@@ -225,7 +226,16 @@ class Operations:
         kwargs = {name: self._decode(item) for name, item in call.fields["kwargs"].items()}
         return target(*args, **kwargs)
 
-    def _result(self, value: Any, call: Call) -> Dict[str, Any]:
+    def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
+        """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
+        kind = type(value)
+        if kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
+            return '{"value":%d}' % value
+        if kind is str and value.isascii():
+            return '{"value":' + encode_basestring(value) + "}"
+        return self._told(value, call)
+
+    def _told(self, value: Any, call: Call) -> Dict[str, Any]:
         try:
             return {"value": call.encode(value)}
         except NotPlain:

@@ -48,13 +48,13 @@ def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
     return b'{"id":%b,' % text, text
 
 
-def result_line(begin: bytes, result: Any, limit: Optional[int]) -> bytes:
-    """The reply of a call that went well; `begin` is its `head`.
+def result_line(begin: bytes, result: Union[str, Dict[str, Any]], limit: Optional[int]) -> bytes:
+    """The reply of a call that went well; `begin` is its `head`, and a result that is a text is JSON already.
 
     Raises:
         LimitExceeded: the result is larger than `limit` bytes, or than a line may be.
     """
-    data = dump(result).encode("utf-8")
+    data = (result if type(result) is str else dump(result)).encode("utf-8")
     if limit is not None and len(data) > limit:
         raise LimitExceeded("the result takes {} bytes as JSON: resultBytes is {}".format(len(data), limit))
     if len(data) > MAX_LINE - _ROOM:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protocol, Sequence, Set
 
 from venvd_contract.arrays import MAX_BYTES
-from venvd_contract.errors import LimitExceeded
+from venvd_contract.errors import InvalidRequest, LimitExceeded
 from venvd_worker import kernel
 from venvd_worker.control import Control
 from venvd_worker.descriptors import lift
@@ -41,6 +41,8 @@ class Peer(Protocol):
 
     known: Set[str]
     """Names of those whose descriptor it has."""
+    shares: bool
+    """Whether descriptors reach it."""
 
     def introduce(self, segment: "Segment") -> List[int]:
         """Make it known; the descriptors that must go along with the reply."""
@@ -48,6 +50,8 @@ class Peer(Protocol):
 
 class Server:
     """The peer behind the session's own stream: it is given descriptors by way of the warden."""
+
+    shares = True
 
     def __init__(self, control: Control) -> None:
         self.known: Set[str] = set()
@@ -140,8 +144,11 @@ class Segments:
         """A segment of `size` bytes or more for `peer` alone, until it is given back.
 
         Raises:
+            InvalidRequest: no descriptor would reach the peer.
             LimitExceeded: too many, or too large together.
         """
+        if not peer.shares:
+            raise InvalidRequest("pipes carry no descriptors: ask for shared memory over another connection")
         self._collect()
         fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
         if fitting:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import socket
 from array import array
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line, parse_whole
@@ -31,18 +31,21 @@ class Stream:
         begin: how the answer to what is no request begins.
         blocked: replies wait until the peer reads.
         gone: nobody reads them any more.
+        fresh: the next line may be something else than a call.
+        values: the mode of values in replies to requests that name none.
         timeout: seconds that a call may take which says nothing of it, 0 for no limit.
     """
 
     connection = 0
     blocked = False
     gone = False
+    fresh = True
+    values = "plain"
     timeout = 0.0
 
     def __init__(self, descriptor: int, peer: Any, traffic: Traffic, max_line: int = MAX_LINE) -> None:
         self._sock = socket.socket(fileno=descriptor)
-        self._recv = self._sock.recv
-        self._lock = _thread.allocate_lock()
+        self._read: Callable[[], bytes] = partial(self._sock.recv, CHUNK, socket.MSG_DONTWAIT)
         self._traffic = traffic
         self._buffer = Buffer(max_line)
         self._max_size = max_line + 1
@@ -69,7 +72,7 @@ class Stream:
             if found is not None:
                 return found
         try:
-            data = self._recv(CHUNK, socket.MSG_DONTWAIT) or self._ended()
+            data = self._read() or self._ended()
         except BlockingIOError:
             return None
         except ConnectionError as error:
@@ -90,14 +93,13 @@ class Stream:
         Raises:
             EOFError: the server is gone.
         """
-        with self._lock:
-            try:
-                if isinstance(data, bytes):
-                    self._sock.sendall(data)
-                else:
-                    self._send_package(data)
-            except ConnectionError as error:
-                raise EOFError(str(error)) from None
+        try:
+            if isinstance(data, bytes):
+                self._sock.sendall(data)
+            else:
+                self._send_package(data)
+        except ConnectionError as error:
+            raise EOFError(str(error)) from None
 
     def _send_package(self, package: Package) -> None:
         line = memoryview(package.line)
