@@ -70,9 +70,53 @@ class Client:
                 pass
         return True
 
+    def end(self) -> None:
+        """Send nothing more."""
+        self.socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         self.lines.close()
         self.socket.close()
+
+
+class PipedClient(Client):
+    """A direct client whose lines go over pipes; what the server has to say comes over its socket, at the end."""
+
+    def __init__(self, client: Client) -> None:
+        self.socket = client.socket
+        self.words = client.lines
+        client.send("session.pipes", id=0)
+        line, descriptors, _, _ = socket.recv_fds(self.socket, 4096, 2, socket.MSG_CMSG_CLOEXEC)
+        assert json.loads(line) == {"id": 0, "result": {"success": True}, "descriptors": 2}
+        self.requests, replies = descriptors
+        self.lines = os.fdopen(replies, "rb")
+
+    def raw(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self.requests, left) :]
+
+    def receive(self) -> dict[str, Any]:
+        line = self.lines.readline() or self.words.readline()
+        assert line, "the session closed the pipe, and the server said nothing"
+        found = json.loads(line)
+        assert isinstance(found, dict)
+        return found
+
+    def closed(self) -> bool:
+        while self.lines.readline():
+            pass
+        return super().closed() and not self.words.readline()
+
+    def end(self) -> None:
+        if self.requests >= 0:
+            os.close(self.requests)
+        self.requests = -1
+
+    def close(self) -> None:
+        self.end()
+        self.words.close()
+        super().close()
 
 
 @dataclass
@@ -112,6 +156,14 @@ class Server:
 
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+def listens(path: Path) -> bool:
+    """A socket's file is there a moment before somebody listens."""
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        probe.connect(str(path))
+        return True
+    return False
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -156,7 +208,7 @@ def _server(home: Path, settings: dict[str, str], *, ready: bool) -> Iterator[Se
     process = subprocess.Popen([sys.executable, "-m", "venvd_pipe_backend"], env=environment)
     server = Server(home, process)
     try:
-        until((home / "http.sock").exists, "the server does not listen")
+        until(lambda: listens(home / "http.sock"), "the server does not listen")
         if ready:
             until(lambda: server.get("/readyz")[0] == 200, "the server is not ready")
         yield server

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +14,29 @@ from typing import Any
 
 import pytest
 
-from .conftest import TOKEN, Client, Server, Start, until  # type: ignore[import-not-found]
+from .conftest import TOKEN, Client, PipedClient, Server, Start, until  # type: ignore[import-not-found]
 
 LOOPS = "import time\nwhile True:\n    time.sleep(0.01)"
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
 
 
-def attach(server: Server, session: str | None = None, **fields: Any) -> Client:
+CARRIER = "socket"
+
+
+@pytest.fixture(autouse=True, params=["socket", "pipes"])
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What carries the lines of direct clients: every fact here is one of both."""
+    monkeypatch.setattr(sys.modules[__name__], "CARRIER", request.param)
+
+
+def attach(server: Server, session: str | None = None, *, by: str | None = None) -> Client:
     """A client whose connection is direct."""
     client = server.connect_once()
-    reply = client("session.attach", {"id": session}, token=TOKEN, **fields)
+    reply = client("session.attach", {"id": session}, token=TOKEN)
     assert reply["result"]["id"] == (session or "default")
+    if (by or CARRIER) == "pipes":
+        client = PipedClient(client)
+        server.clients[-1] = client
     return client
 
 
@@ -108,7 +121,7 @@ def test_framing(server: Server, session: str) -> None:
     client.raw(b'\r\n\n{"command":"eval","payload":{"expr')
     client.raw(b'ession":"3"}}\r\n{"command":"eval","payload":{"expression":"4"}}')
     assert client.receive()["result"] == {"value": 3}
-    client.socket.shutdown(1)
+    client.end()
     assert client.receive()["result"] == {"value": 4}
     assert client.closed()
 
@@ -119,7 +132,7 @@ def test_attachments_are_read_off_the_stream(server: Server, session: str) -> No
     direct.raw(b'{"command":"eval","payload":{"expression":"1"},"attachments":[3,2]}\nab\n\n\n')
     assert direct.receive()["result"] == {"value": 1}
     direct.raw(b'{"id":5,"command":"eval","payload":{},"attachments":[9]}\nabc')
-    direct.socket.shutdown(1)
+    direct.end()
     reply = direct.receive()
     assert (reply["id"], reply["code"]) == (5, "invalid_request")
     assert direct.closed()
@@ -407,7 +420,7 @@ def test_closing_one_descriptor_hurts_no_other_session(server: Server, session: 
 import os
 for name in os.listdir('/proc/self/fd'):
     try:
-        if 'socket' in os.readlink('/proc/self/fd/' + name): os.close(int(name))
+        if os.readlink('/proc/self/fd/' + name).startswith(('socket', 'pipe')): os.close(int(name))
     except OSError: pass
 """
     assert direct("exec", {"code": code})["code"] == "session_lost"
@@ -473,7 +486,7 @@ def test_a_session_without_room(server: Server) -> None:
     clients = []
     refused = {}
     while not refused:
-        clients.append(attach(server, "narrow"))
+        clients.append(attach(server, "narrow", by="socket"))
         with contextlib.suppress(BrokenPipeError):
             clients[-1].send("eval", {"expression": "1"})
         reply = clients[-1].receive()
