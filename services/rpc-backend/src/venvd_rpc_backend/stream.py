@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -44,23 +45,27 @@ class Streams:
             contexts.authorise(self._backend, found)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
-        stream = Stream(self._backend, found, context, self._settings)
-        both = asyncio.gather(stream.read(), stream.write())
-        ends: set[asyncio.Future[Any]] = {both, stream.overflowed}
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await self._run(Stream(self._backend, found, context, self._settings))
+        except VenvdError as error:
+            await context.abort_with_status(status.status_of(error))
+
+    async def _run(self, stream: Stream) -> None:
+        both = asyncio.gather(stream.read(), stream.over)
+        try:
+            await both
         finally:
             both.cancel()
+            stream.close()
             if self._settings.cancel_on_disconnect:
                 stream.cancel()
-        if both.done():
-            await both
-        if stream.overflowed.done():
-            await context.abort_with_status(status.status_of(stream.overflowed.result()))
 
 
 class Stream:
-    """One Session stream: a reader that begins calls, and a writer of what comes of them."""
+    """One Session stream: a reader that begins calls, and a writer of what comes of them.
+
+    `over` is done when the last reply is sent, or failed with what ended the stream before.
+    """
 
     def __init__(self, backend: Backend, asked: Asked, context: Context, settings: RpcSettings) -> None:
         self._backend = backend
@@ -69,40 +74,61 @@ class Stream:
         self._max_pipelined = settings.max_pipelined
         self._max_unread = settings.max_unread_bytes
         self._unread = 0
-        self._loop = asyncio.get_running_loop()
-        self.overflowed: asyncio.Future[VenvdError] = self._loop.create_future()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[Call, int] = {}
         self._outbox: deque[bytes] = deque()
-        self._over = False
-        self._news: asyncio.Future[None] | None = None
+        self._writing: Coroutine[Any, None, None] | None = None
+        self._ended = False
         self._room = asyncio.Event()
 
     async def read(self) -> None:
-        """Begin every call until the client ends its side; then wait for them."""
+        """Begin every call until the client ends its side."""
         while (message := await self._context.read()) is not grpc.aio.EOF:
             while len(self._calls) + len(self._outbox) >= self._max_pipelined:
                 self._room.clear()
                 await self._room.wait()
             self._begin(message)
-        self._over = True
-        self._wake()
+        self._ended = True
+        if self._writing is None:
+            self._write()
 
-    async def write(self) -> None:
-        """Send replies and events until the last of them is sent."""
-        while self._outbox or self._calls or not self._over:
-            if not self._outbox:
-                self._news = self._loop.create_future()
-                await self._news
-                continue
-            message = self._outbox.popleft()
-            await self._context.write(message)
-            self._unread -= len(message)
+    def _send(self, message: bytes) -> None:
+        if self.over.done():
+            return
+        if self._unread > self._max_unread:
+            limit = self._max_unread
+            self.over.set_exception(LimitExceeded(f"more than {limit} bytes of replies on the stream were not read"))
+            return
+        self._unread += len(message)
+        self._outbox.append(message)
+        if self._writing is None:
+            self._write()
+
+    def _write(self) -> None:
+        """Begin to send what is next, at this very moment: a task would have to be woken for each message."""
+        if self._outbox:
+            self._writing = self._context.write(self._outbox[0])
+            self._step()
+        elif self._ended and not self._calls:
+            self.over.set_result(None)
+
+    def _step(self, _done: Any = None) -> None:
+        if self._writing is None or self.over.done():
+            return
+        try:
+            self._writing.send(None).add_done_callback(self._step)
+        except StopIteration:
+            self._writing = None
+            self._unread -= len(self._outbox.popleft())
             self._room.set()
+            self._write()
+        except Exception as error:  # noqa: BLE001 — whatever it is, it is the stream's end
+            self.over.set_exception(error)
 
-    def _wake(self) -> None:
-        news, self._news = self._news, None
-        if news is not None and not news.done():
-            news.set_result(None)
+    def close(self) -> None:
+        """Send no more; `over` is done."""
+        if self._writing is not None:
+            self._writing.close()
 
     def cancel(self) -> None:
         for call in list(self._calls):
@@ -139,15 +165,6 @@ class Stream:
 
     def _finished(self, call: Call) -> None:
         self._send(response(self._calls.pop(call), call))
-
-    def _send(self, message: bytes) -> None:
-        if self._unread > self._max_unread and not self.overflowed.done():
-            limit = self._max_unread
-            self.overflowed.set_result(LimitExceeded(f"more than {limit} bytes of replies on the stream were not read"))
-        self._unread += len(message)
-        self._outbox.append(message)
-        if self._news is not None:
-            self._wake()
 
 
 _ID = fields.tag(SessionResponse.ID_FIELD_NUMBER, fields.VARINT)
