@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -98,6 +99,29 @@ def test_output_is_bounded(start: Any) -> None:
     assert run(session, "print('short')")["truncated"] is False
 
 
+@pytest.mark.parametrize("written", [b"\0", b"\n", b"\xff", b"x", "\U0001f600".encode()])
+def test_output_is_counted_as_json(session: Any, written: bytes) -> None:
+    """Output fits into the result, whatever it takes as JSON: it is cut with a marker before."""
+    found = run(session, f"import sys\nsys.stdout.buffer.write({written!r} * (5 << 20))")
+    assert found["truncated"] is True
+    assert found["stdout"].endswith("\n[output cut: the limit outputBytes is 4194304]\n")
+    assert len(json.dumps(found["stdout"], ensure_ascii=False).encode()) in range(4_190_000, 4_194_304 + 100)
+
+
+def test_output_leaves_room_in_the_result(start: Any) -> None:
+    """More output than a result may have is cut by that, and the marker says so."""
+    found = run(start(resultBytes=10_000), "print('x' * 20_000)")
+    assert found["stdout"].endswith("\n[output cut: the limit resultBytes is 10000]\n")
+    assert len(found["stdout"]) > 7000
+
+
+def test_output_without_limits(start: Any) -> None:
+    """Without any limit it is cut where a line ends."""
+    session = start(outputBytes=None, resultBytes=None)
+    found = run(session, "print('x' * (20 << 20))")
+    assert "a line holds 16777216 bytes" in found["stdout"][-100:]
+
+
 def test_c_output_is_bounded(start: Any) -> None:
     """A child process that floods its output is bounded too and not stopped by it."""
     session = start(outputBytes=1000)
@@ -184,6 +208,13 @@ def test_what_is_shown_counts_as_output(start: Any) -> None:
     session = start(outputBytes=500)
     code = "class Big:\n    def _repr_html_(self): return 'x' * 600\ndisplay(Big())\ndisplay(1)"
     found = run(session, code)
+    assert found["truncated"] is True
+    assert found["display"] == [{"text/plain": "1"}]
+
+
+def test_what_is_shown_is_counted_as_json(session: Any) -> None:
+    """A text that takes more than `outputBytes` as JSON is dropped."""
+    found = run(session, "class Big:\n    def _repr_html_(self): return chr(0) * (1 << 20)\ndisplay(Big())\ndisplay(1)")
     assert found["truncated"] is True
     assert found["display"] == [{"text/plain": "1"}]
 

@@ -235,6 +235,7 @@ class Limits:
     openFiles: Optional[int] = None
     fileSizeBytes: Optional[int] = None
     outputBytes: Optional[int] = 4 * 1024 * 1024
+    """Of what one `exec` prints and shows, as JSON; what is beyond is cut."""
     handles: Optional[int] = 100_000
     resultBytes: Optional[int] = 16 * 1024 * 1024
     arrayBytes: Optional[int] = 4 * 1024 * 1024 * 1024

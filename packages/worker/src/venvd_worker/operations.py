@@ -19,7 +19,7 @@ from venvd_worker.handles import Handles
 from venvd_worker.interpreter import Interpreter
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
-from venvd_worker.output import Emit, Output
+from venvd_worker.output import Emit, Output, bound
 from venvd_worker.reprs import bounded
 from venvd_worker.segments import Segments
 
@@ -61,6 +61,7 @@ class Operations:
         self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
         self._decode = Decoder(parts.handles.find).decode
         self._output: Optional[Output] = None
+        self._output_bound = bound(parts.limits)
         self.encoders: Dict[str, Callable[[Any], Any]] = {
             "plain": Encoder(tagged=False).encode,
             "tagged": Encoder(tagged=True).encode,
@@ -158,7 +159,7 @@ class Operations:
 
     def execute(self, call: Call) -> Any:
         """Runs outside of `Interrupts.run`, which it enters itself: its own work must not be interrupted."""
-        output = Output(self._limits.outputBytes, call.emit)
+        output = Output(self._output_bound, call.emit)
         started = perf_counter()
         self._capture.begin(output)
         self._output = output

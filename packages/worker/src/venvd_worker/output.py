@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import codecs
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from venvd_contract.framing import MAX_LINE, dump
+from venvd_contract.operations import Limits
 
 Emit = Callable[[str, Any], None]
 
 _decoder = codecs.getincrementaldecoder("utf-8")
+_QUOTES = 2
+_MOST_ROOM = 64 * 1024
+"""Bytes of a result that output leaves to what else is in it."""
+
+
+class Bound(NamedTuple):
+    """Bytes of output as JSON, and the limit that they come of."""
+
+    size: int
+    reason: str
+
+
+def bound(limits: Limits) -> Bound:
+    """How much output an `exec` may have, so that its result fits into the limits and into a line."""
+    whole = Bound(MAX_LINE, "a line holds {} bytes".format(MAX_LINE))
+    if limits.resultBytes is not None and limits.resultBytes < MAX_LINE:
+        whole = Bound(limits.resultBytes, "the limit resultBytes is {}".format(limits.resultBytes))
+    room = min(_MOST_ROOM, whole.size // 4)
+    if limits.outputBytes is not None and limits.outputBytes <= whole.size - room:
+        return Bound(limits.outputBytes, "the limit outputBytes is {}".format(limits.outputBytes))
+    return Bound(whole.size - room, whole.reason)
 
 
 class Output:
     """The output of one `exec`.
 
     Args:
-        limit: bytes of both streams and of all that is shown together; None for none.
+        limit: of both streams and of all that is shown together.
         emit: told each piece as it comes, where the client asked for that.
     """
 
-    def __init__(self, limit: Optional[int], emit: Optional[Emit]) -> None:
-        self._left = limit
+    def __init__(self, limit: Bound, emit: Optional[Emit]) -> None:
         self._limit = limit
+        self._left = limit.size
         self._emit = emit
         self._decoders = {"stdout": _decoder("replace"), "stderr": _decoder("replace")}
         self._texts: Dict[str, List[str]] = {"stdout": [], "stderr": []}
@@ -31,22 +55,15 @@ class Output:
         """Bytes that came out of `stdout` or `stderr`."""
         if self.truncated:
             return
-        if self._left is None:
-            self._add(stream, self._decoders[stream].decode(data))
-            return
-        self._add(stream, self._decoders[stream].decode(data[: self._left]))
-        if len(data) > self._left:
-            self._cut(stream)
-        self._left -= len(data)
+        self._take(stream, self._decoders[stream].decode(data))
 
     def show(self, bundle: Dict[str, Any]) -> None:
         """A MIME bundle; one that does not fit any more is dropped whole."""
-        size = sum(len(mime) + len(str(data)) for mime, data in bundle.items())
-        if self._left is not None:
-            if size > self._left:
-                self.truncated = True
-                return
-            self._left -= size
+        size = sum(_size(mime) + _size(str(data)) for mime, data in bundle.items())
+        if size > self._left:
+            self.truncated = True
+            return
+        self._left -= size
         self.display.append(bundle)
         if self._emit is not None:
             self._emit("display", bundle)
@@ -55,10 +72,20 @@ class Output:
         """No more will come: what was half a character is told as it is."""
         for stream, decoder in self._decoders.items():
             if not self.truncated:
-                self._add(stream, decoder.decode(b"", True))
+                self._take(stream, decoder.decode(b"", True))
 
     def text(self, stream: str) -> str:
         return "".join(self._texts[stream])
+
+    def _take(self, stream: str, text: str) -> None:
+        size = _size(text)
+        if size <= self._left:
+            self._add(stream, text)
+        else:
+            self._add(stream, text[: _fitting(text, self._left)])
+            self.truncated = True
+            self._add(stream, "\n[output cut: {}]\n".format(self._limit.reason))
+        self._left -= size
 
     def _add(self, stream: str, text: str) -> None:
         if text:
@@ -66,6 +93,19 @@ class Output:
             if self._emit is not None:
                 self._emit(stream, text)
 
-    def _cut(self, stream: str) -> None:
-        self.truncated = True
-        self._add(stream, "\n[output cut: the limit outputBytes is {}]\n".format(self._limit))
+
+def _size(text: str) -> int:
+    """Bytes that a text takes as JSON: some characters take six."""
+    return len(dump(text).encode("utf-8", "surrogatepass")) - _QUOTES
+
+
+def _fitting(text: str, size: int) -> int:
+    """How many characters from the start take no more than `size` bytes."""
+    fits, does_not = 0, len(text) + 1
+    while does_not - fits > 1:
+        middle = (fits + does_not) // 2
+        if _size(text[:middle]) <= size:
+            fits = middle
+        else:
+            does_not = middle
+    return fits
