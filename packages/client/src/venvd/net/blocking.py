@@ -24,8 +24,7 @@ class _GoneError(Exception):
         self.sent = sent
 
 
-def timeval(seconds: float) -> bytes:
-    """What the kernel takes for the limits of a socket; 0 is none."""
+def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
 
 
@@ -34,9 +33,9 @@ def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Where the listener's queue is full, only a blocking connect waits; this bounds it.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(timeout))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
             connection.connect(endpoint.path)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
             connection.settimeout(timeout)
         except BlockingIOError:
             connection.close()

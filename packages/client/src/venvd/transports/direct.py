@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from venvd.errors import VenvdError
-from venvd.net.blocking import connected, timeval
+from venvd.net.blocking import connected
 from venvd.net.endpoint import CHUNK, Endpoint, deadline_after, remaining, too_late
 from venvd.net.lines import LineReader
 from venvd.transports import attached
@@ -43,8 +42,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._endpoint = endpoint
         self._socket = connected(endpoint, deadline)
-        self._socket.settimeout(None)
-        self._timeout: float | None = None
+        self._timeout = self._socket.gettimeout()
         self._send = self._socket.sendall
         self._recv = self._socket.recv
         self.received = 0
@@ -70,7 +68,7 @@ class Connection:
             except BrokenPipeError:
                 pass  # what the other end said before it closed is still there
             found = self._recv(CHUNK)
-        except BlockingIOError:
+        except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError:
             raise _CutError from None
@@ -88,7 +86,7 @@ class Connection:
         self._limit(deadline)
         try:
             self._send(data)
-        except BlockingIOError:
+        except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError:
             raise _CutError from None
@@ -98,7 +96,7 @@ class Connection:
         self._limit(deadline)
         try:
             found = self._recv(CHUNK)
-        except BlockingIOError:
+        except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError:
             raise _CutError from None
@@ -122,10 +120,7 @@ class Connection:
             return
         self._timeout = None if left is None else left + _BLUNT / 2
         if self._timeout != timeout:
-            # The kernel's own limits: with Python's, each step would first ask whether it may be taken.
-            limit = timeval(self._timeout or 0)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.settimeout(self._timeout)
 
 
 class Attached(Lines[Connection]):
