@@ -266,6 +266,20 @@ def test_a_cancelled_stream_cancels_its_calls(server: Server) -> None:
     until(lambda: not busy(server), "the call still runs")
 
 
+def test_calls_outlive_a_stream_where_that_is_wanted(start: Start, tmp_path: Path) -> None:
+    """Without `cancel_on_disconnect` a call goes on when the client cancels its stream, and its reply is dropped."""
+    with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="false") as server:
+        go = tmp_path / "go"
+        stream = Stream(server)
+        code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nstays = 9\nprint(stays)"
+        stream.send(1, "exec", {"code": code}, stream=True)
+        until(lambda: busy(server), "the call does not run")
+        stream.replies.cancel()  # type: ignore[attr-defined]
+        go.touch()
+        until(lambda: not busy(server), "the call does not end")
+        assert evaluate(server, "stays").value_json == "9"
+
+
 def test_options_on_a_stream(server: Server) -> None:
     """Value mode comes from the metadata or the request, a timeout from the request."""
     stream = Stream(server, (*METADATA, ("x-venvd-values", "tagged")))
