@@ -77,7 +77,9 @@ class Stream:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[Call, int] = {}
         self._outbox: deque[bytes] = deque()
-        self._writing: Coroutine[Any, None, None] | None = None
+        self._writing: Coroutine[asyncio.Future[None], None, None] | None = None
+        self._sent: asyncio.Future[None] | None = None
+        """What the write that is under way waits for."""
         self._ended = False
         self._room = asyncio.Event()
 
@@ -116,7 +118,8 @@ class Stream:
         if self._writing is None or self.over.done():
             return
         try:
-            self._writing.send(None).add_done_callback(self._step)
+            self._sent = self._writing.send(None)
+            self._sent.add_done_callback(self._step)
         except StopIteration:
             self._writing = None
             self._unread -= len(self._outbox.popleft())
@@ -127,7 +130,8 @@ class Stream:
 
     def close(self) -> None:
         """Send no more; `over` is done."""
-        if self._writing is not None:
+        if self._writing is not None and self._sent is not None:
+            self._sent.cancel()  # or it would complain that nobody cares how it fails
             self._writing.close()
 
     def cancel(self) -> None:
