@@ -51,6 +51,10 @@ class LineReader:
         if self.done and len(self._buffer):
             self.reusable = False
 
+    def cut(self) -> None:
+        """What came last is not the beginning of what comes next."""
+        self._buffer.rest()
+
     def eof(self) -> None:
         self.reusable = False
         if not self.done:

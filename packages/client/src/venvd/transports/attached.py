@@ -205,8 +205,8 @@ def cut(call: Call[Any]) -> SessionLost:
     )
 
 
-def request(call: Call[Any], *, stream: bool = False) -> bytes:
-    """The line of a call; the connection stands for session and token.
+def request(call: Call[Any], *, stream: bool = False, values: str = ',"values":"tagged"') -> bytes:
+    """The line of a call; the connection stands for session and token, and for the mode of values where it has one.
 
     Raises:
         InvalidRequest: something in it has no JSON form.
@@ -216,7 +216,7 @@ def request(call: Call[Any], *, stream: bool = False) -> bytes:
         options += f',"lease":{float(call.kind.lease)!r}'
     if stream:
         options += ',"stream":true'
-    line = f'{{"id":1,"command":"{call.kind.command}","values":"tagged"{options},"payload":'
+    line = f'{{"id":1,"command":"{call.kind.command}"{values}{options},"payload":'
     payload, mark = call.payload, "{"
     try:
         for name in payload:

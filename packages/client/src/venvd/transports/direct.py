@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -11,15 +13,20 @@ from venvd.errors import VenvdError
 from venvd.net.blocking import connected
 from venvd.net.endpoint import CHUNK, Endpoint, deadline_after, remaining, too_late
 from venvd.net.lines import LineReader
+from venvd.net.pipes import Pipes
 from venvd.transports import attached
 from venvd.transports.attached import Line, Lines
 from venvd.transports.base import Call, Run
-from venvd_contract.framing import parse_whole
+from venvd_contract.framing import dump_line, parse_whole
+from venvd_contract.operations import PIPES
 
 T = TypeVar("T")
 
 
 _LINE_END = ord("\n")
+_AT_ONCE = select.PIPE_BUF
+"""Bytes that a pipe with room takes whole."""
+_PIPES = dump_line({"id": 0, "command": PIPES, "values": "tagged"})
 _BLUNT = 0.1
 """Seconds by which a wait may be too long: calls with the same timeout then need not set it anew."""
 
@@ -29,7 +36,7 @@ class _CutError(Exception):
 
 
 class Connection:
-    """One socket, which a session answers.
+    """One connection that a session answers: a socket to begin with, then two pipes beside it.
 
     Attributes:
         received: bytes of the last answer.
@@ -37,20 +44,63 @@ class Connection:
         process: as in `attached.Connection`.
     """
 
-    __slots__ = ("_endpoint", "_recv", "_send", "_socket", "_timeout", "clean", "process", "received")
+    __slots__ = (
+        "_dying",
+        "_endpoint",
+        "_recv",
+        "_send",
+        "_socket",
+        "_timeout",
+        "_way",
+        "clean",
+        "process",
+        "received",
+    )
 
     def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
         self._endpoint = endpoint
         self._socket = connected(endpoint, deadline)
+        self._take(self._socket)
         self._timeout = self._socket.gettimeout()
-        self._send = self._socket.sendall
-        self._recv = self._socket.recv
         self.received = 0
         self.clean = True
+        self._dying = False
         self.process: Any = None
+
+    def _take(self, way: socket.socket | Pipes) -> None:
+        self._way = way
+        self._send = way.send
+        self._recv = way.recv
 
     def close(self) -> None:
         self._socket.close()
+        if self._way is not self._socket:
+            self._way.close()
+            self._way = self._socket
+
+    def take_pipes(self, deadline: float | None) -> dict[str, Any]:
+        """Ask for pipes, and go over to them; the answer.
+
+        Raises:
+            _CutError, DeadlineExceeded, BadReply.
+        """
+        self._limit(deadline)
+        try:
+            self._socket.sendall(_PIPES)
+            found, descriptors, _, _ = socket.recv_fds(self._socket, CHUNK, 2, socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            raise too_late(self._endpoint) from None
+        except OSError:
+            raise _CutError from None
+        if len(descriptors) == 2:
+            self._take(Pipes(*descriptors))
+            self._timeout = None
+        else:
+            for each in descriptors:
+                os.close(each)
+        if not found:
+            raise _CutError
+        return self._rest(found, deadline)
 
     def exchange(self, data: bytes, deadline: float | None) -> dict[str, Any]:
         """Send one line and read the one that answers it.
@@ -62,9 +112,11 @@ class Connection:
             self._limit(deadline)
         try:
             try:
-                self._send(data)
-                if deadline is not None and len(data) > CHUNK:
+                if len(data) > _AT_ONCE:
+                    self._way.sendall(data)
                     self._limit(deadline)  # what is so long may have waited to be sent
+                else:
+                    self._send(data)
             except BrokenPipeError:
                 pass  # what the other end said before it closed is still there
             found = self._recv(CHUNK)
@@ -73,7 +125,7 @@ class Connection:
         except OSError:
             raise _CutError from None
         if not found:
-            raise _CutError
+            found = self._last_word(deadline)
         self.received = len(found)
         try:
             if found[-1] == _LINE_END:
@@ -82,14 +134,33 @@ class Connection:
             pass  # more than one line, or none that can be read
         return self._rest(found, deadline)
 
+    def _last_word(self, deadline: float | None) -> bytes:
+        """What the server says when the session cannot any more."""
+        if self._way is self._socket:
+            raise _CutError
+        self._way.close()
+        self._take(self._socket)
+        self._timeout = self._socket.gettimeout()
+        return self.receive(deadline)
+
     def send(self, data: bytes, deadline: float | None) -> None:
         self._limit(deadline)
         try:
-            self._send(data)
+            self._way.sendall(data)
+        except BrokenPipeError:
+            pass
         except TimeoutError:
             raise too_late(self._endpoint) from None
         except OSError:
             raise _CutError from None
+
+    def feed(self, reader: LineReader, deadline: float | None) -> None:
+        """Let `reader` have what comes."""
+        found = self.receive(deadline)
+        if self._dying:
+            self._dying = False
+            reader.cut()  # half a line of the session's is no beginning of the server's
+        reader.feed(found)
 
     def receive(self, deadline: float | None) -> bytes:
         """What has come, at least one byte."""
@@ -101,7 +172,8 @@ class Connection:
         except OSError:
             raise _CutError from None
         if not found:
-            raise _CutError
+            found = self._last_word(deadline)
+            self._dying = True
         return found
 
     def _rest(self, begun: bytes, deadline: float | None) -> dict[str, Any]:
@@ -109,7 +181,7 @@ class Connection:
         reader = LineReader()
         reader.feed(begun)
         while not reader.done:
-            reader.feed(self.receive(deadline))
+            self.feed(reader, deadline)
         self.received = reader.size
         self.clean = reader.reusable
         return reader.reply
@@ -120,7 +192,8 @@ class Connection:
             return
         self._timeout = None if left is None else left + _BLUNT / 2
         if self._timeout != timeout:
-            self._socket.settimeout(self._timeout)
+            self._way.settimeout(self._timeout)
+            self._recv = self._way.recv
 
 
 class Attached(Lines[Connection]):
@@ -149,7 +222,7 @@ class Attached(Lines[Connection]):
             line = self.of(call)
             if line is None:
                 return self._by_server(call)
-        data = attached.request(call)
+        data = attached.request(call, values="")
         deadline = None if call.timeout is None else deadline_after(call.patience)
         try:
             connection = line.idle.pop()
@@ -217,9 +290,9 @@ class Attached(Lines[Connection]):
         deadline: float | None,
     ) -> Iterator[None]:
         try:
-            connection.send(attached.request(call, stream=True), deadline)
+            connection.send(attached.request(call, stream=True, values=""), deadline)
             while not reader.done:
-                reader.feed(connection.receive(deadline))
+                connection.feed(reader, deadline)
                 yield
         except _CutError:
             self._cut(line, connection, call)
@@ -253,7 +326,12 @@ class Attached(Lines[Connection]):
             connection = Connection(self._endpoint, deadline)
             welcome = connection.exchange(self.greeting(call), deadline)
             connection.process = attached.process_of(welcome)
-            refused = self.refused(line, welcome) or not connection.clean
+            refused = (
+                self.refused(line, welcome)
+                or not connection.clean
+                or self.refused(line, connection.take_pipes(deadline))
+                or not connection.clean
+            )
         except _CutError:
             refused = True
         except BaseException:

@@ -1,0 +1,52 @@
+"""Two pipes in place of a socket: they carry what is small at half the cost."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from functools import partial
+
+
+class Pipes:
+    """The ends of two pipes, with the methods of a socket that direct connections use.
+
+    Attributes:
+        recv: as `socket.recv`.
+        send: as `socket.send`, but never waits: raises BlockingIOError where nothing can be sent.
+    """
+
+    __slots__ = ("_read", "_replies", "_requests", "_timeout", "recv", "send")
+
+    def __init__(self, requests: int, replies: int) -> None:
+        os.set_blocking(requests, False)
+        self._requests, self._replies = requests, replies
+        self.send: Callable[[bytes | memoryview], int] = partial(os.write, requests)
+        self._read: Callable[[int], bytes] = partial(os.read, replies)
+        self.settimeout(None)
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self.recv = self._read if timeout is None else self._read_in_time
+
+    def sendall(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.send(left) :]
+            except BlockingIOError:
+                self._await(self._requests, select.POLLOUT)
+
+    def close(self) -> None:
+        os.close(self._requests)
+        os.close(self._replies)
+
+    def _read_in_time(self, size: int) -> bytes:
+        self._await(self._replies, select.POLLIN)
+        return self._read(size)
+
+    def _await(self, descriptor: int, event: int) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        if not poll.poll(None if self._timeout is None else self._timeout * 1000):
+            raise TimeoutError("timed out")
