@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 from functools import partial
+from os import getpid
 from time import monotonic
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
@@ -66,7 +67,7 @@ class Calls:
         self._guard = guard
         self._handles = handles
         self.leases = handles.leases
-        self._result_limit = result_limit
+        self._line = partial(replies.result_line, *replies.bounds(result_limit))
         self._telling = _thread.allocate_lock()
         self._steps = {
             command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
@@ -99,12 +100,9 @@ class Calls:
                 result = step.action(call)
             finally:
                 interrupts.armed = False
-            if not forks.is_session():
+            if getpid() != forks.session:
                 forks.leave(None)
-            if type(result) is Parcel:
-                reply = _packed(begin, result, call)
-            else:
-                reply = replies.result_line(begin, result, self._result_limit)
+            reply = _packed(begin, result, call) if type(result) is Parcel else self._line(begin, result)
         except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
             if not forks.is_session():
                 forks.leave(raised)

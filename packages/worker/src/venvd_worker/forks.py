@@ -9,18 +9,19 @@ import traceback
 from os import getpid
 from typing import Callable, NoReturn, Sequence
 
-_session = 0
+session = 0
+"""The process ID of the session, which this process may be a fork of."""
 
 
 def is_session() -> bool:
     """Whether this process is the session, and no fork of it."""
-    return getpid() == _session
+    return getpid() == session
 
 
 def claim() -> None:
     """Say that the session is this process, and no fork of it."""
-    global _session  # noqa: PLW0603 - there is one session in a process
-    _session = getpid()
+    global session  # noqa: PLW0603 - there is one session in a process
+    session = getpid()
 
 
 def guard(descriptors: Callable[[], Sequence[int]]) -> None:

@@ -48,17 +48,22 @@ def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
     return b'{"id":%b,' % text, text
 
 
-def result_line(begin: bytes, result: Union[str, Dict[str, Any]], limit: Optional[int]) -> bytes:
+def bounds(limit: Optional[int]) -> Tuple[int, str]:
+    """The largest result in bytes, and what says so; `limit` is that of the session, None for none."""
+    if limit is None or limit > MAX_LINE - _ROOM:
+        return MAX_LINE - _ROOM, ", and a line holds {}".format(MAX_LINE)
+    return limit, ": resultBytes is {}".format(limit)
+
+
+def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str, Any]]) -> bytes:
     """The reply of a call that went well; `begin` is its `head`, and a result that is a text is JSON already.
 
     Raises:
-        LimitExceeded: the result is larger than `limit` bytes, or than a line may be.
+        LimitExceeded: the result is larger than `most` bytes; says `bound`.
     """
-    data = (result if type(result) is str else dump(result)).encode("utf-8")
-    if limit is not None and len(data) > limit:
-        raise LimitExceeded("the result takes {} bytes as JSON: resultBytes is {}".format(len(data), limit))
-    if len(data) > MAX_LINE - _ROOM:
-        raise LimitExceeded("the result takes {} bytes as JSON, and a line holds {}".format(len(data), MAX_LINE))
+    data = (result if type(result) is str else dump(result)).encode()
+    if len(data) > most:
+        raise LimitExceeded("the result takes {} bytes as JSON{}".format(len(data), bound))
     return b'%b"result":%b}\n' % (begin, data)
 
 
