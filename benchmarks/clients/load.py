@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import uvloop
@@ -15,24 +16,17 @@ import uvloop
 import venvd
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
+PIPES = b'{"command":"session.pipes"}\n'
 LINE = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
 
 
 class Caller(asyncio.Protocol):
-    """One connection; `greeting` is what it sends first, and once."""
+    """One connection, or two pipes: reads here, writes through `write`."""
 
-    def __init__(self, greeting: bytes) -> None:
-        self._greeting = greeting
-        self.ready: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def __init__(self) -> None:
+        self.write: Callable[[bytes], None]
         self._over: Callable[[], bool] = lambda: True
         self._rest = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        if self._greeting:
-            transport.write(self._greeting)
-        else:
-            self.ready.set_result(b"")
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
@@ -40,16 +34,14 @@ class Caller(asyncio.Protocol):
             self._rest = data
             return
         self._rest = b""
-        if not self.ready.done():
-            self.ready.set_result(data)
-        elif b'"error"' in data:
+        if b'"error"' in data:
             raise UnmeasurableError(f"the answer was {data[:200]!r}")
-        elif not self._over():
-            self._transport.write(LINE)
+        if not self._over():
+            self.write(LINE)
 
     def begin(self, over: Callable[[], bool]) -> None:
         self._over = over
-        self._transport.write(LINE)
+        self.write(LINE)
 
 
 class Load:
@@ -75,42 +67,53 @@ class Load:
         return self._left < len(self._callers)
 
 
-async def _callers(path: str, greetings: list[bytes]) -> list[Caller]:
+async def _connected(path: str) -> Caller:
+    transport, caller = await asyncio.get_running_loop().create_unix_connection(Caller, path)
+    caller.write = transport.write
+    return caller
+
+
+async def _piped(path: str, greeting: bytes, open_ends: ExitStack) -> Caller:
+    """A direct client of a session, whose lines go over pipes."""
+    connection = open_ends.enter_context(socket.socket(socket.AF_UNIX))
+    connection.connect(path)
+    for line in (greeting, PIPES):
+        connection.sendall(line)
+        answer, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
+        if b'"error"' in answer:
+            raise UnmeasurableError(f"the answer to {line[:40]!r} was {answer[:200]!r}")
+    requests, replies = descriptors
     loop = asyncio.get_running_loop()
-    callers = []
-    for greeting in greetings:
-        _, caller = await loop.create_unix_connection(lambda line=greeting: Caller(line), path)
-        if b'"error"' in await caller.ready:
-            raise UnmeasurableError(f"the answer to {greeting[:40]!r} was {caller.ready.result()[:200]!r}")
-        callers.append(caller)
-    return callers
+    _, caller = await loop.connect_read_pipe(Caller, os.fdopen(replies, "rb", 0))
+    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(requests, "wb", 0))
+    caller.write = transport.write
+    return caller
 
 
-@contextmanager
-def _loaded(at: Address, greetings: list[bytes]) -> Iterator[Probe]:
-    loop = uvloop.new_event_loop()
-    load = Load(loop.run_until_complete(_callers(urlsplit(at.url).path, greetings)))
-    yield lambda batch: loop.run_until_complete(load.run(batch))
+async def _all(making: Iterable[Coroutine[None, None, Caller]]) -> Load:
+    return Load([await each for each in making])
 
 
 @contextmanager
 def lines(at: Address, clients: int) -> Iterator[Probe]:
     """Against a server that echoes lines."""
-    with _loaded(at, [b""] * clients) as probe:
-        yield probe
+    loop = uvloop.new_event_loop()
+    path = urlsplit(at.url).path
+    load = loop.run_until_complete(_all(_connected(path) for _ in range(clients)))
+    yield lambda batch: loop.run_until_complete(load.run(batch))
 
 
 @contextmanager
 def attached(at: Address, clients: int, sessions: int) -> Iterator[Probe]:
-    """Against a backend, each connection attached to one of some sessions."""
-    with venvd.connect(at.url, at.token) as backend:
+    """Against a backend, each client attached to one of some sessions."""
+    loop = uvloop.new_event_loop()
+    path = urlsplit(at.url).path
+    with venvd.connect(at.url, at.token) as backend, ExitStack() as open_ends:
         made = [backend.sessions.create() for _ in range(sessions)]
+        for session in made:
+            open_ends.callback(session.delete)
         greeting = {"command": "session.attach", "token": at.token}
         names = [made[number % sessions].name for number in range(clients)]
         greetings = [json.dumps({**greeting, "payload": {"id": name}}).encode() + b"\n" for name in names]
-        try:
-            with _loaded(at, greetings) as probe:
-                yield probe
-        finally:
-            for session in made:
-                session.delete()
+        load = loop.run_until_complete(_all(_piped(path, each, open_ends) for each in greetings))
+        yield lambda batch: loop.run_until_complete(load.run(batch))
