@@ -77,6 +77,7 @@ class Slot:
     calls = property(lambda self: self._read("<Q", 72))
     errors = property(lambda self: self._read("<Q", 80))
     handles = property(lambda self: self._read("<Q", 88))
+    heard = property(lambda self: self._read("<Q", 152))
     command = property(lambda self: self._read("24s", 40).rstrip(b"\0").decode())
 
 

@@ -269,3 +269,12 @@ def test_process_1_serves_nobody_from_inside(new_host: Any) -> None:
     host = new_host(within=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
     code = "import socket\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.connect(path)\ns.recv(100)"
     assert host.start().eval(code, path=str(host.directory / "warden.sock")) == {"$bytes": ""}
+
+
+def test_a_session_is_heard(session: Any, tools: Any) -> None:
+    """What the server asks it to write down it writes into its slot; that is no call, and not answered."""
+    assert session.eval("1") == 1
+    session.write(b'{"pulse":7}\n')
+    tools.wait_for(lambda: session.slot.heard == 7)
+    assert session.slot.calls == 1
+    assert session.eval("2") == 2

@@ -306,6 +306,31 @@ def test_the_default_deadline(start: Start) -> None:
         assert attach(server)("exec", {"code": LOOPS})["code"] == "timeout"
 
 
+HANGS = "import time\nclass Hangs:\n    def __del__(self): time.sleep(600)"
+
+
+def test_a_session_that_hangs_without_a_call(start: Start) -> None:
+    """One that hears nothing although it runs no call is ended after the default deadline, and serves again."""
+    with start(worker=True, VENVD_DEFAULT_TIMEOUT="1") as server:
+        direct, idle = attach(server), attach(server)
+        direct("exec", {"code": HANGS})
+        direct("eval", {"expression": "Hangs()"}, lease=0.1)
+        time.sleep(0.3)
+        direct.send("eval", {"expression": "1"})
+        assert direct.closed()
+        assert idle.closed()
+        assert value(attach(server), "'Hangs' in globals()") is False
+
+
+def test_an_idle_session_is_not_ended(start: Start) -> None:
+    """A session keeps its state however long its direct clients say nothing."""
+    with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
+        direct = attach(server)
+        direct("exec", {"code": "kept = 1"})
+        time.sleep(1.5)
+        assert value(direct, "kept") == 1
+
+
 def test_what_will_not_stop_is_killed(server: Server, session: str) -> None:
     """Code that goes on after its deadline is killed; the answer says that the state is lost, nothing follows it."""
     direct, waiting = attach(server, session), attach(server, session)

@@ -32,6 +32,7 @@ from venvd_contract.operations import SessionInfo
 from venvd_core.departures import Departures
 from venvd_core.life import Ground, Life, Spec
 from venvd_core.process import Process
+from venvd_core.pulse import Pulse, Sign
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import RUNNING, SlotState
 
@@ -136,6 +137,7 @@ class Clients:
         self._stopped = 0
         self._reason = ""
         self._counted = (0, 0, 0, 0)
+        self._pulse = Pulse(host.admission.timeout)
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -259,6 +261,7 @@ class Clients:
     def on_process(self) -> None:
         """The slot belongs to a new process."""
         self._sequence = self._stopped = 0
+        self._pulse = Pulse(self._host.admission.timeout)
         self._counted = (0, 0, 0, 0)
 
     def running(self) -> SlotState | None:
@@ -305,8 +308,19 @@ class Clients:
                 self._overdue = now + self._host.admission.timeout
             if now >= (slot.deadline if slot.deadline > 0 else self._overdue):
                 self._stop(slot.sequence, "timeout")
+        self._feel(slot, now)
         if self._clients or self._leaving:
             self._look_later(_LOOK_OFTEN if now - self.used < 1.0 else _LOOK)
+
+    def _feel(self, slot: SlotState, now: float) -> None:
+        """End a session that hangs although it runs no call, as in the `__del__` of a handle whose lease has ended."""
+        process = self._life().process
+        sign = Sign.NONE if process is None else self._pulse.look(slot, now)
+        if process is not None and sign is Sign.ASK:
+            process.ask(self._pulse.number)
+        elif process is not None and sign is Sign.DEAD:
+            seconds = self._host.admission.timeout
+            self._life().end_process(process, f"ran no call, and took none for {seconds:g} s")
 
     # ---- stopping it
 

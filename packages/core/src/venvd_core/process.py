@@ -16,6 +16,7 @@ from venvd_core.channel import Answer, Exited, Link
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.stream import Reader, Stream
+from venvd_core.wire import encode
 
 _START_WITHIN = 60.0
 _KILL_WITHIN = 15.0
@@ -62,6 +63,10 @@ class Process:
 
     def interrupt(self, sequence: int, reason: str, grace: float) -> None:
         self.link.tell("interrupt", session=self.session, seq=sequence, reason=reason, grace=grace)
+
+    def ask(self, number: int) -> None:
+        """Have the session write a number into its slot, as soon as it reads what the server says."""
+        self._tell(encode({"pulse": number}) + b"\n")
 
     async def kill(self, reason: str) -> None:
         """End the whole tree. A warden that cannot is dropped, and with it everything that it runs."""

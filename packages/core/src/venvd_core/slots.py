@@ -15,7 +15,7 @@ from dataclasses import dataclass
 SIZE = 512
 FREE, IDLE, RUNNING = 0, 1, 2
 
-_LAYOUT = struct.Struct("<QddQQ24sIIQQQQQQQ")
+_LAYOUT = struct.Struct("<QddQQ24sIIQQQQQQQ24xQ")
 _WITHDRAWN = struct.Struct("<Q")
 _WITHDRAWN_AT, _ID_AT, _ID_BYTES = 144, 256, 256
 _LARGEST = 2**53
@@ -42,6 +42,8 @@ class SlotState:
     bytes_out: int
     direct_answered: int
     direct_failed: int
+    heard: int
+    """The last number that it was asked to write down."""
 
 
 class Slots:
@@ -68,7 +70,7 @@ class Slots:
 
     def read(self, index: int) -> SlotState:
         found = _LAYOUT.unpack_from(self._map, index * SIZE)
-        sequence, _, deadline, request, connection, _, id_bytes, state, *counts = found
+        sequence, _, deadline, request, connection, _, id_bytes, state, *counts, heard = found
         answered, _, handles, received, sent, direct_answered, direct_failed = (min(each, _LARGEST) for each in counts)
         return SlotState(
             state if state in {FREE, IDLE, RUNNING} else FREE,
@@ -83,6 +85,7 @@ class Slots:
             sent,
             direct_answered,
             direct_failed,
+            heard,
         )
 
     def state(self, index: int) -> int:

@@ -126,9 +126,14 @@ class Calls:
 
     def told(self, message: Dict[str, Any]) -> bool:
         """Take what the server tells and no reply is for; whether this is that."""
-        if "segments" not in message or "command" in message:
+        if "command" in message:
             return False
-        self._arrays.told(message["segments"])
+        if "pulse" in message:
+            self._slot.hear(message["pulse"])
+        elif "segments" in message:
+            self._arrays.told(message["segments"])
+        else:
+            return False
         return True
 
     def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[_Step, Call, float]:

@@ -22,8 +22,9 @@ _SEQUENCE = struct.Struct("<Q")
 _REASON = struct.Struct("<I")
 _STOP = struct.Struct("<Q")
 _WITHDRAWN = struct.Struct("<Q")
+_HEARD = struct.Struct("<Q")
 
-_SEQUENCE_AT, _STATE_AT, _REASON_AT, _STOP_AT, _WITHDRAWN_AT, _ID_AT = 0, 68, 128, 136, 144, 256
+_SEQUENCE_AT, _STATE_AT, _REASON_AT, _STOP_AT, _WITHDRAWN_AT, _HEARD_AT, _ID_AT = 0, 68, 128, 136, 144, 152, 256
 
 
 class Memory:
@@ -107,6 +108,10 @@ class Slot:
             self._memory, self._end, IDLE, self.calls, self.errors, handles, traffic.received, traffic.sent,
             self.direct_calls, self.direct_errors,
         )  # fmt: skip
+
+    def hear(self, number: int) -> None:
+        """Show the server that it is heard."""
+        _HEARD.pack_into(self._memory, self._base + _HEARD_AT, number)
 
     def unanswered(self) -> None:
         """The reply of the call that ended last could not be sent."""
