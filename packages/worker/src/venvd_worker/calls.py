@@ -110,7 +110,7 @@ class Calls:
             reply = self._failure(begin, raised)
         if began:
             handles.worked(monotonic() - began)
-        slot.end(failed, len(handles.held), direct > 0)
+        slot.end(len(handles.held), direct > 0, failed)
         return reply
 
     def expire(self) -> Optional[float]:
@@ -121,7 +121,7 @@ class Calls:
         before = len(handles.held)
         left = handles.expire()
         if len(handles.held) != before:
-            self._slot.rest(len(handles.held))
+            self._slot.end(len(handles.held), direct=False, failed=False)
         return left
 
     def told(self, message: Dict[str, Any]) -> bool:

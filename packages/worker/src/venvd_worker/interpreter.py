@@ -100,7 +100,8 @@ class Interpreter:
             variables: names that only this run sees.
             kind: `eval` or `exec`, for the name under which tracebacks show the code.
         """
-        program = self._programs.get((kind, source, *variables)) or self._program(source, variables, kind)
+        key = (kind, source, *variables) if variables else (kind, source)
+        program = self._programs.get(key) or self._program(source, variables, kind)
         if program.plain:
             return eval(program.last, self._namespace)  # type: ignore[arg-type]  # noqa: S307 - what this program is for
         if program.function is not None:

@@ -60,7 +60,7 @@ class Slot:
         self._base = index * SIZE
         self._end = self._base + _STATE_AT
         self.sequence = 0
-        self.calls = 0
+        """Of the call that runs, and how many there were."""
         self.errors = 0
         self.traffic = Traffic()
         """Of direct clients."""
@@ -91,21 +91,16 @@ class Slot:
             self._memory, self._base, self.sequence, now, deadline, identifier, connection, command, length, RUNNING
         )
 
-    def end(self, failed: bool, handles: int, direct: bool) -> None:
-        """The call was answered, or is about to be."""
-        self.calls += 1
+    def end(self, handles: int, direct: bool, failed: bool) -> None:
+        """The call was answered, or is about to be; so many handles are held."""
         if direct:
             self.direct_calls += 1
         if failed:
             self.errors += 1
             self.direct_errors += direct
-        self.rest(handles)
-
-    def rest(self, handles: int) -> None:
-        """No call runs, and so many handles are held."""
         traffic = self.traffic
         _END.pack_into(
-            self._memory, self._end, IDLE, self.calls, self.errors, handles, traffic.received, traffic.sent,
+            self._memory, self._end, IDLE, self.sequence, self.errors, handles, traffic.received, traffic.sent,
             self.direct_calls, self.direct_errors,
         )  # fmt: skip
 

@@ -211,19 +211,18 @@ def request(call: Call[Any], *, stream: bool = False, values: str = ',"values":"
     Raises:
         InvalidRequest: something in it has no JSON form.
     """
-    options = "" if call.timeout is None else f',"timeout":{float(call.timeout)!r}'
-    if call.kind.lease is not None:
-        options += f',"lease":{float(call.kind.lease)!r}'
+    line = call.kind.opening + values
+    if call.timeout is not None:
+        line += f',"timeout":{float(call.timeout)!r}'
     if stream:
-        options += ',"stream":true'
-    line = f'{{"id":1,"command":"{call.kind.command}"{values}{options},"payload":'
-    payload, mark = call.payload, "{"
+        line += ',"stream":true'
+    payload, mark = call.payload, ',"payload":{'
     try:
         for name in payload:
             value = payload[name]
             line += f'{mark}"{name}":{encode_basestring(value) if type(value) is str else dump(value)}'
             mark = ","
-        return (line + ("}}\n" if payload else "{}}\n")).encode()
+        return (line + ("}}\n" if payload else "}\n")).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
 

@@ -31,9 +31,10 @@ class Kind(Generic[T]):
         lease: seconds for which handles that the call makes live unless they are used; null is as long as the session.
         repeatable: whether sending it twice does no harm.
         direct: whether it is the session that answers, rather than the server.
+        opening: how the lines of such calls begin.
     """
 
-    __slots__ = ("command", "decode", "direct", "lease", "repeatable", "session", "timeout")
+    __slots__ = ("command", "decode", "direct", "lease", "opening", "repeatable", "session", "timeout")
 
     def __init__(
         self,
@@ -52,6 +53,9 @@ class Kind(Generic[T]):
         self.lease = lease
         self.repeatable = repeatable
         self.direct = command in _DIRECT
+        self.opening = f'{{"id":1,"command":"{command}"'
+        if lease is not None:
+            self.opening += f',"lease":{float(lease)!r}'
 
 
 class Call(Generic[T]):
