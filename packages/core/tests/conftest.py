@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from venvd_core.backend import Backend, Request
+from venvd_core.backend import Backend, Call, Request
 from venvd_core.settings import BackendSettings
 
 PEER = Path(__file__).with_name("peer.py")
@@ -73,9 +73,13 @@ class Client:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
-    def begin(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> asyncio.Future[Any]:
+    def begin(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> Call:
         body = json.dumps({"do": do, **payload}).encode()
-        return self.backend.call(Request("eval", body, **(request or {})))
+        asked = dict(request or {})
+        on_event = asked.pop("on_event", None)
+        call = Call(Request("eval", body, **asked), on_event=on_event)
+        self.backend.begin(call)
+        return call
 
     async def do(self, do: str = "echo", *, request: dict[str, Any] | None = None, **payload: Any) -> Any:
         return json.loads((await self.begin(do, request=request, **payload)).result)

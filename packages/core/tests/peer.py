@@ -130,7 +130,7 @@ def closes(session: Session, payload: dict, _: list[bytes]) -> object:
 def streams(session: Session, payload: dict, _: list[bytes]) -> object:
     for event, data in payload["events"]:
         session.say({"id": session.request["id"], "event": event, "data": data})
-    return {"streamed": session.request["stream"]}
+    return {"streamed": session.request.get("stream", False)}
 
 
 def counts(session: Session, payload: dict, _: list[bytes]) -> object:

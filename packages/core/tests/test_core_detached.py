@@ -121,7 +121,7 @@ def test_waiting_is_cancelled_by_name(run: Any, wardens: Any, serve: Any) -> Non
             body = b'{"id":"%b","wait":60}' % identity.encode()
             waiting = client.backend.call(Request("call.get", body, name="patience"))
             await client.command("cancel", id="patience")
-            await asyncio.wait([waiting])
+            await asyncio.wait([waiting.future()])
             assert "cancelled" in str(waiting.exception())
             assert (await client.command("call.get", id=identity))["state"] == "running"
 

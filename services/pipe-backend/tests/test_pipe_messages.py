@@ -57,19 +57,25 @@ def test_several_lines_at_once() -> None:
     assert commands == ["a", "b"]
 
 
+def test_only_fields_of_the_contract_are_read() -> None:
+    """What a request carries beside its line cannot be set by the line, whatever it is called inside the server."""
+    message = one(b'{"command":"x","tag":1,"name":"y","size":"z","behind":9,"parts":5,"on_event":1,"told":1}')
+    assert (bytes(message.tag), message.name, message.attachments) == (b"", None, None)
+
+
 def test_null_is_absent() -> None:
     """Fields that are null are as if they were not there."""
     message = one(
         b'{"command":"eval","id":null,"payload":null,"session":null,"timeout":null,"values":null,"token":null,'
         b'"attachments":null,"stream":null}'
     )
-    assert (bytes(message.id), message.body(), message.session, message.timeout) == (b"", b"{}", None, None)
+    assert (bytes(message.tag), bytes(message.payload), message.session, message.timeout) == (b"", b"{}", None, None)
 
 
 @pytest.mark.parametrize("identity", [b'"a"', b"1", b"-2.5", b"18446744073709551616", b'"\\u0000"'])
 def test_ids_are_kept_as_they_came(identity: bytes) -> None:
     """A text or a number of any size is an ID, and none of it is changed."""
-    assert bytes(one(b'{"command":"x","id":' + identity + b"}").id) == identity
+    assert bytes(one(b'{"command":"x","id":' + identity + b"}").tag) == identity
 
 
 @pytest.mark.parametrize("identity", [b"true", b"[1]", b'{"a":1}', b'"' + b"x" * 300 + b'"'])
@@ -135,7 +141,7 @@ def test_attachments_stand_behind_the_line() -> None:
     message, following = found.next(), found.next()
     assert message is not None
     assert following is not None
-    assert list(message.parts) == [b"a\nb", b"", b"cd"]
+    assert list(message.attachments or ()) == [b"a\nb", b"", b"cd"]
     assert following.command == "y"
 
 

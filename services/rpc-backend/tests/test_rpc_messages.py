@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -108,10 +107,9 @@ def test_a_value_comes_as_text() -> None:
 @pytest.mark.parametrize("attachments", [(), (b"", b"\0" * 200)])
 def test_replies_of_the_stream_are_messages(number: int, result: str, attachments: tuple[bytes, ...]) -> None:
     """What is written by hand is what gRPC's own library reads: ID, result, attachments."""
-    with asyncio.Runner() as runner:
-        call = Call(Request("eval"), runner.get_loop())
-        call.set_result(Reply(result.encode(), attachments))
-        made = python.SessionResponse.FromString(stream.response(number, call))
+    call = Call(Request("eval"))
+    call.end(Reply(result.encode(), attachments))
+    made = python.SessionResponse.FromString(stream.response(number, call))
     assert made == python.SessionResponse(id=number, result_json=result, attachments=attachments)
 
 

@@ -18,22 +18,23 @@ class Alarm:
         self._loop = loop
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None
-        self._at = float("inf")
+        self.at = float("inf")
+        """When it is due."""
 
     def want(self, when: float) -> None:
         """Be due at `when` (`time.monotonic`) at the latest."""
-        if when < self._at:
+        if when < self.at:
             self.cancel()
-            self._at = when
+            self.at = when
             self._timer = self._loop.call_later(max(0.001, when - time.monotonic()), self._ring)
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._at = None, float("inf")
+        self._timer, self.at = None, float("inf")
 
     def _ring(self) -> None:
-        self._timer, self._at = None, float("inf")
+        self._timer, self.at = None, float("inf")
         following = self._on_due(time.monotonic())
         if following is not None:
             self.want(following)

@@ -65,9 +65,9 @@ class Target:
 
 
 class Calls(Protocol):
-    """What stands behind: `Backend.call`."""
+    """What stands behind: `Backend.begin`."""
 
-    def __call__(self, request: Request, /) -> Call: ...
+    def __call__(self, call: Call, /) -> None: ...
 
 
 class Outgoing:
@@ -188,13 +188,14 @@ class Incoming:
 class Porter:
     """Gets arrays from sessions and puts them there."""
 
-    def __init__(self, call: Calls) -> None:
-        self._call = call
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
-    def _begin(self, request: Request, target: Target) -> Call:
+    def _begin(self, request: Request, target: Target, *, preliminary: bool = False) -> Call:
         request.session, request.timeout = target.session, target.timeout
         request.name, request.lease, request.tag = target.name, target.lease, target.tag
-        call = self._call(request)
+        call = Call(request, preliminary=preliminary)
+        self._calls(call)
         if target.on_call is not None:
             target.on_call(call)
         return call
@@ -231,7 +232,7 @@ class Porter:
         if header.nbytes <= INLINE and not segment:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
-        call = self._begin(Request("array.put", payload, preliminary=True), target)
+        call = self._begin(Request("array.put", payload), target, preliminary=True)
         reply = await _answered(call)
         process = _process(call)
         try:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from venvd_contract import operations
 from venvd_contract.arrays import Header
@@ -28,14 +28,15 @@ from venvd_core.measures import Exposition, Measures
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 
-__all__ = ["Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
+__all__ = ["CANCEL", "Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
 _SESSION_COMMANDS = frozenset(
     each.command for each in (*operations.OPERATIONS, *operations.STREAMED) if each.served_by == "session"
 )
 _KNOWN = frozenset({*BY_COMMAND, *PLANNED}) | _SESSION_COMMANDS
+CANCEL = "cancel"
 _DEFAULT = Target()
-_VALUES = frozenset({"plain", "tagged"})
+_VALUES = frozenset({None, "plain", "tagged"})
 _ENVELOPE = 4096
 """Bytes of a request's line that are not its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
@@ -102,7 +103,12 @@ class Backend:
         self.checks = Checks()
         self._guard = Guard(settings.token_sha256, settings.metrics_token_sha256)
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timeout = settings.default_timeout
+        self._usual = {
+            command: {values: wire.terms(Request(command, values=values), self._timeout) for values in _VALUES}
+            for command in _SESSION_COMMANDS
+        }
+        """The terms of requests that say nothing more, by their values."""
         self._pool: Pool | None = None
         self._exposition: Exposition | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -110,20 +116,18 @@ class Backend:
         self._cancelling: Cancelling | None = None
         self._files: Files | None = None
         self._by_request: dict[str, Callable[[Request], Awaitable[Any]]] = {}
-        self._porter = Porter(self.call)
+        self._porter = Porter(self.begin)
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, readiness tells when it is there."""
-        self._loop = asyncio.get_running_loop()
         self._pool = pool = Pool(self.settings)
         self._exposition = Exposition(pool.measures, pool)
         self._detached = detached = Detached(self.call, self.settings)
-        self._cancelling = cancelling = Cancelling(detached)
+        self._cancelling = Cancelling(detached)
         self._files = files = Files(pool, self.settings)
         self._by_request = {
             "call.start": detached.start,
             "call.get": detached.get,
-            "cancel": cancelling.cancel,
             **files.served,
         }
         self.checks.register("session", pool.trouble)
@@ -173,61 +177,67 @@ class Backend:
         return self._pool.measures
 
     def call(self, request: Request) -> Call:
-        """Begin a call. Every error comes as a `VenvdError` from the future; cancelling it cancels the call."""
-        loop = self._loop or asyncio.get_running_loop()
-        call = Call(request, loop)
-        try:
-            self._begin(call, request)
-        except VenvdError as error:
-            call.set_exception(error)
-            if self._pool is not None:
-                known = request.command in _KNOWN
-                self._pool.measures.refused(request.command if known else "unknown", error)
+        """Begin a call of which nothing is known but what is asked for."""
+        call = Call(request)
+        self.begin(call)
         return call
 
-    def _begin(self, call: Call, request: Request) -> None:
-        pool = self._pool
-        if pool is None:
-            raise Unavailable("the server is closing")
-        if len(request.payload) > self._largest:
-            raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
+    def begin(self, call: Call) -> None:
+        """Begin a call. Every error is what it comes to, a `VenvdError`; nobody is told before this has returned."""
+        request, pool = call.request, self._pool
         call.began = time.monotonic()
-        if request.name is not None and self._cancelling is not None:
-            self._cancelling.name(call, request.name)
-        if request.command not in _SESSION_COMMANDS:
-            self._serve(call, request, pool)
-            return
-        if request.values not in _VALUES:
-            raise InvalidRequest(f'values takes "plain" or "tagged", not "{request.values[:40]}"')
-        payload = wire.checked(request.payload)
-        call.deadline = call.began + self._timeout(request.timeout)
-        call.line = wire.tail(
-            request.command,
-            payload,
-            request.values,
-            request.on_event is not None,
-            request.attachments,
-            _checked_lease(request.lease),
-        )
-        pool.find(request.session).submit(call)
+        try:
+            if pool is None:
+                raise Unavailable("the server is closing")
+            if len(request.payload) > self._largest:
+                raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
+            if request.name is not None and self._cancelling is not None:
+                self._cancelling.name(call, request.name)
+            usual = self._usual.get(request.command)
+            if usual is None:
+                self._serve(call, request, pool)
+                return
+            if request.timeout is None and request.lease is None and not request.attachments and call.on_event is None:
+                call.deadline = call.began + self._timeout
+                call.terms = usual.get(request.values) or _no_values(request.values)
+            else:
+                seconds = _checked_time("timeout", request.timeout) or self._timeout
+                call.deadline = call.began + seconds
+                call.terms = self._terms(call, seconds)
+            call.payload = wire.checked(request.payload)
+            pool.find(request.session).submit(call)
+        except VenvdError as error:
+            self._refuse(call, error)
 
-    def _timeout(self, asked: float | None) -> float:
-        if asked is None:
-            return self.settings.default_timeout
-        if not (math.isfinite(asked) and asked > 0):
-            raise InvalidRequest("timeout takes seconds, more than 0")
-        return min(asked, _LONGEST_TIMEOUT)
+    def _terms(self, call: Call, seconds: float) -> bytes:
+        request = call.request
+        if request.values not in _VALUES:
+            _no_values(request.values)
+        _checked_time("lease", request.lease)
+        return wire.terms(request, seconds, stream=call.on_event is not None)
+
+    def _refuse(self, call: Call, error: VenvdError) -> None:
+        told, call.told = call.told, None
+        call.end(None, error)
+        if told is not None:
+            asyncio.get_running_loop().call_soon(told, call)
+        if self._pool is not None:
+            command = call.request.command
+            self._pool.measures.refused(command if command in _KNOWN else "unknown", error)
 
     # ---- what the server answers itself
 
     def _serve(self, call: Call, request: Request, pool: Pool) -> None:
-        task = asyncio.get_running_loop().create_task(_answer(self._serving(request, pool), pool, call))
+        task = asyncio.get_running_loop().create_task(_answer(self._serving(call, pool), pool, call))
         if request.command in _ENDS_WITH_ITS_CLIENT:
             call.owner = _Ending(task)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    def _serving(self, request: Request, pool: Pool) -> Callable[[], Awaitable[Any]]:
+    def _serving(self, call: Call, pool: Pool) -> Callable[[], Awaitable[Any]]:
+        request = call.request
+        if request.command == CANCEL and self._cancelling is not None:
+            return partial(self._cancelling.cancel, call)
         by_request = self._by_request.get(request.command)
         if by_request is not None:
             return partial(by_request, request)
@@ -266,7 +276,7 @@ class Backend:
         except VenvdError as error:
             pool.measures.refused(ATTACH, error)
             raise
-        pool.measures.requests[ATTACH, "ok"] += 1
+        pool.measures.attached()
 
     # ---- who may, and how it goes
 
@@ -293,10 +303,16 @@ class Backend:
         return b"" if self._exposition is None else self._exposition.text()
 
 
-def _checked_lease(asked: float | None) -> float | None:
-    if asked is not None and not (math.isfinite(asked) and asked > 0):
-        raise InvalidRequest("lease takes seconds, more than 0")
-    return asked
+def _checked_time(what: str, asked: float | None) -> float | None:
+    if asked is None:
+        return None
+    if not (math.isfinite(asked) and asked > 0):
+        raise InvalidRequest(f"{what} takes seconds, more than 0")
+    return min(asked, _LONGEST_TIMEOUT)
+
+
+def _no_values(asked: str | None) -> NoReturn:
+    raise InvalidRequest(f'values takes "plain" or "tagged", not "{str(asked)[:40]}"')
 
 
 def _given_up(call: Call) -> VenvdError:
@@ -308,7 +324,7 @@ def _given_up(call: Call) -> VenvdError:
 async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
     """Run one of the server's own operations; a client that goes away does not leave it half done."""
     error: VenvdError | None = None
-    reply = Reply(b"")
+    reply: Reply | None = None
     try:
         found = await serving()
         reply = found if isinstance(found, Reply) else Reply(wire.encode(found))
@@ -320,8 +336,8 @@ async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call)
         error = Internal(f"{type(raised).__name__} in {call.request.command}")
         error.__cause__ = raised
     if not call.done():
-        call.set_result(reply) if error is None else call.set_exception(error)
+        call.end(reply, error)
     seconds = time.monotonic() - call.began
     outcome = "ok" if error is None else error.code
-    size = len(reply.result) + sum(map(len, reply.attachments))
+    size = 0 if reply is None else reply.size
     pool.measures.finished(call, outcome, seconds, size=size, error=error)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from venvd_contract import operations
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 from venvd_core import wire
-from venvd_core.calls import Call, Request
+from venvd_core.calls import Call
 
 _REMEMBERED = 4096
 _LONGEST_NAME = 128
@@ -44,16 +44,16 @@ class Cancelling:
         self._named[name] = call
         call.add_done_callback(lambda _: self._over(name))
 
-    async def cancel(self, request: Request) -> operations.Success:
-        """End the call that is named; who waits for it gets `cancelled`.
+    async def cancel(self, asking: Call) -> operations.Success:
+        """End the call that `asking` names; who waits for it gets `cancelled`.
 
         Raises:
             NotFound: there is no such call, and none was.
         """
-        identity = operations.checked("cancel", wire.parse_object(request.payload))["id"]
+        identity = operations.checked("cancel", wire.parse_object(asking.request.payload))["id"]
         if type(identity) not in {str, int, float}:
             raise InvalidRequest('cancel: the field "id" takes the ID or the name of a call')
-        call = self._find(request, identity)
+        call = self._find(asking, identity)
         if call is not None:
             self._remember(identity)
             if not call.done() and call.owner is not None:
@@ -62,8 +62,8 @@ class Cancelling:
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
         return operations.Success()
 
-    def _find(self, request: Request, identity: Any) -> Call | None:
-        near = request.nearby(identity) if request.nearby is not None else None
+    def _find(self, asking: Call, identity: Any) -> Call | None:
+        near = asking.nearby(identity) if asking.nearby is not None else None
         if near is not None or not isinstance(identity, str):
             return near
         return self._left.call_of(identity) or self._named.get(identity)

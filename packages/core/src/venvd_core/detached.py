@@ -92,7 +92,7 @@ class Detached:
         begin: begins a call.
     """
 
-    def __init__(self, begin: Callable[[Request], asyncio.Future[Reply]], settings: BackendSettings) -> None:
+    def __init__(self, begin: Callable[[Request], Call], settings: BackendSettings) -> None:
         self._begin = begin
         self._most = settings.kept_calls
         self._seconds = settings.kept_call_seconds
@@ -118,8 +118,6 @@ class Detached:
         wanted = _described(request)
         self._make_room()
         call = self._begin(wanted)
-        if not isinstance(call, Call):
-            raise Internal("a call that cannot be left")
         if call.done():
             call.result()
         left = _Left(secrets.token_hex(_ID_BYTES), call, dt.datetime.now(dt.UTC))
@@ -139,7 +137,7 @@ class Detached:
             raise InvalidRequest("wait takes seconds, 0 or more")
         left = self.find(asked["id"])
         if left.ended is None and wait:
-            await asyncio.wait([left.call], timeout=min(wait, LONGEST_WAIT))
+            await asyncio.wait([left.call.future()], timeout=min(wait, LONGEST_WAIT))
             if left.call.done() and left.ended is None:
                 self._over(left)
         return left.told()
@@ -168,7 +166,7 @@ class Detached:
             return
         left.ended = time.monotonic()
         left.outcome = _outcome(left.call)
-        left.call.line = left.call.request.payload = b""  # what was asked is of no use any more
+        left.call.payload = left.call.request.payload = b""  # what was asked is of no use any more
         self._bytes += left.size
         self._ended[left.id] = left
         while self._bytes > self._most_bytes and len(self._ended) > 1:

@@ -93,7 +93,7 @@ class Files:
             raise
 
     def _counting(self, request: Request) -> Over:
-        call = Call(request, asyncio.get_running_loop())
+        call = Call(request)
         call.began = time.monotonic()
         measures = self._pool.measures
 
@@ -183,7 +183,7 @@ class Files:
         try:
             async with opened.turn:
                 self._find(identity, session)  # the part before may have been the last, or gone wrong
-                for data in request.attachments:
+                for data in request.attachments or ():
                     await opened.upload.write(data)
                 if part.more:
                     self._alarm.want(opened.upload.used + self._patience)

@@ -5,8 +5,8 @@ Counting happens on every call and so in plain dictionaries; the Prometheus libr
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from venvd_contract.errors import Internal, VenvdError
-from venvd_contract.operations import OPERATIONS, STREAMED
+from venvd_contract.operations import ATTACH, OPERATIONS, STREAMED
 from venvd_core import logs
 from venvd_core.calls import Call
 
@@ -30,6 +30,7 @@ BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
+_AT_ONCE = 64
 CAUSES = frozenset({"exit", "signal", "memory", "cpu", "interrupt", "kill", "idle", "reset", "worker host"})
 
 
@@ -58,16 +59,43 @@ class Measured(Protocol):
     def gauges(self) -> Gauges: ...
 
 
+class Tally:
+    """What became of the calls of one command.
+
+    Attributes:
+        outcomes: how many succeeded, "ok", or came to which error's code.
+        buckets: how many took how long, by the bounds of `BUCKETS`.
+        seconds: how long they took in all.
+    """
+
+    __slots__ = ("buckets", "fresh", "outcomes", "seconds")
+
+    def __init__(self) -> None:
+        # no increase is seen in a counter that appears at 1, so what is watched for is there from the start
+        self.outcomes: Counter[str] = Counter({"ok": 0, Internal.code: 0})
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+        self.fresh: list[float] = []
+        """The seconds of those that succeeded and are not counted yet: many at once cost less than one by one."""
+
+    def count(self) -> None:
+        """Count those that are not counted yet."""
+        fresh, self.fresh = sorted(self.fresh), []
+        self.outcomes["ok"] += len(fresh)
+        self.seconds += sum(fresh)
+        counted = 0
+        while counted < len(fresh):
+            bucket = bisect_left(BUCKETS, fresh[counted])
+            until = len(fresh) if bucket == len(BUCKETS) else bisect_right(fresh, BUCKETS[bucket])
+            self.buckets[bucket] += until - counted
+            counted = until
+
+
 class Measures:
     """Counters of one backend."""
 
     def __init__(self) -> None:
-        # no increase is seen in a counter that appears at 1, so what is watched for is there from the start
-        self.requests: Counter[tuple[str, str]] = Counter(
-            {(each.command, outcome): 0 for each in (*OPERATIONS, *STREAMED) for outcome in ("ok", Internal.code)}
-        )
-        self.seconds: dict[str, list[int]] = {}
-        self.seconds_sum: dict[str, float] = {}
+        self.tallies = defaultdict(Tally, {each.command: Tally() for each in (*OPERATIONS, *STREAMED)})
         self.restarts: Counter[str] = Counter()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -82,28 +110,31 @@ class Measures:
         call: Call,
         outcome: str,
         seconds: float,
-        *,
-        session: str | None = None,
         size: int = 0,
+        session: str | None = None,
         error: VenvdError | None = None,
     ) -> None:
         """One call was answered, with `size` bytes of result and attachments."""
-        if call.request.preliminary and error is None:
+        request = call.request
+        if call.preliminary and error is None:
             return
-        command = call.request.command
-        self.requests[command, outcome] += 1
-        buckets = self.seconds.get(command)
-        if buckets is None:
-            buckets = self.seconds[command] = [0] * (len(BUCKETS) + 1)
-        buckets[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds_sum[command] = self.seconds_sum.get(command, 0.0) + seconds
-        received = len(call.request.payload)
-        if call.request.attachments:
-            received += sum(map(len, call.request.attachments))
+        tally = self.tallies[request.command]
+        if error is None and outcome == "ok":
+            tally.fresh.append(seconds)
+            if len(tally.fresh) == _AT_ONCE:
+                tally.count()
+        else:
+            tally.outcomes[outcome] += 1
+            tally.buckets[bisect_left(BUCKETS, seconds)] += 1
+            tally.seconds += seconds
+        received = len(request.payload)
+        if request.attachments:
+            received += sum(map(len, request.attachments))
         self.bytes_in += received
         self.bytes_out += size
         if error is not None or self._every_call:
-            logs.call(command, outcome, seconds=seconds, session=session, error=error, bytesIn=received, bytesOut=size)
+            sizes = {"bytesIn": received, "bytesOut": size}
+            logs.call(request.command, outcome, seconds=seconds, session=session, error=error, **sizes)
 
     def moved(self, size: int, *, out: bool) -> None:
         """Bytes beside the requests and results that are counted with their calls."""
@@ -114,8 +145,12 @@ class Measures:
 
     def refused(self, command: str, error: VenvdError) -> None:
         """A call that was answered before it came to a session or to the server's own operations."""
-        self.requests[command, error.code] += 1
+        self.tallies[command].outcomes[error.code] += 1
         logs.call(command, error.code, error=error)
+
+    def attached(self) -> None:
+        """A client's connection was handed over, which takes no time that would be worth a bucket."""
+        self.tallies[ATTACH].outcomes["ok"] += 1
 
     def direct(self, calls: int, failed: int, received: int, sent: int) -> None:
         """So many calls and bytes more went between direct clients and a session, as the session says."""
@@ -151,14 +186,17 @@ class Exposition(Collector):
     def _counted(self) -> Iterable[Metric]:
         measures = self._measures
         requests = CounterMetricFamily("venvd_requests", "Calls answered.", labels=("command", "outcome"))
-        for (command, outcome), count in measures.requests.items():
-            requests.add_metric((command, outcome), count)
+        for command, tally in measures.tallies.items():
+            tally.count()
+            for outcome, count in tally.outcomes.items():
+                requests.add_metric((command, outcome), count)
         yield requests
         seconds = HistogramMetricFamily(
             "venvd_request_duration_seconds", "Time from a call's arrival to its answer.", labels=("command",)
         )
-        for command, counts in measures.seconds.items():
-            seconds.add_metric((command,), _cumulative(counts), measures.seconds_sum[command])
+        for command, tally in measures.tallies.items():
+            if any(tally.buckets):
+                seconds.add_metric((command,), _cumulative(tally.buckets), tally.seconds)
         yield seconds
         restarts = CounterMetricFamily("venvd_worker_restarts", "Processes of sessions replaced.", labels=("cause",))
         for cause in sorted(CAUSES | {"other"}):

@@ -119,10 +119,10 @@ class Pool:
         Raises:
             NotFound: there is none; says what became of it where that is known.
         """
-        session = self._sessions.get(DEFAULT if name is None else name)
-        if session is None:
-            raise self._missing(str(name))
-        return session
+        try:
+            return self._sessions[DEFAULT if name is None else name]
+        except KeyError:
+            raise self._missing(str(name)) from None
 
     def _missing(self, name: str) -> NotFound:
         fate = self._ended.get(name)

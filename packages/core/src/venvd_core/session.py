@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from venvd_contract.errors import (
@@ -27,12 +27,15 @@ from venvd_core.direct import FORCE_AFTER, Attachment, Clients, lost_call
 from venvd_core.direct import Host as DirectHost
 from venvd_core.life import Life, Spec
 from venvd_core.limits import largest_reply
+from venvd_core.process import Process
 from venvd_core.segments import Segments
 from venvd_core.slots import RUNNING, SlotState
-from venvd_core.wire import GarbledError, Line, error_of, parse_data, request
+from venvd_core.stream import nowhere
+from venvd_core.wire import GarbledError, Line, error_of, parse_data, terms
 
 EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
 
+_LINE = b'{"id":%d%b%b}\n'
 _AGAIN = 0.01
 _TOO_LATE = "the time for the call ran out while it waited for those before it"
 _NOT_BEGUN = "the call was cancelled before it began"
@@ -61,9 +64,13 @@ class Session:
         self.couriers = 0
         """Under way with files of it, which is use, too."""
         self._host = host
+        self._measures = host.measures
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
         self._running: Call | None = None
+        self._process: Process | None = None
+        self._write: Callable[[bytes], None] = nowhere
+        """What it writes to, as long as it is ready."""
         self._number = 0
         self._stray = 0
         self._used = time.monotonic()
@@ -120,19 +127,20 @@ class Session:
     # ---- calls
 
     def submit(self, call: Call) -> None:
-        """Run `call` when its turn comes; its `line`, `began` and `deadline` are set.
+        """Run `call` when its turn comes; its `began`, `deadline`, `terms` and `payload` are set.
 
         Raises:
             Busy: as many calls wait as may.
             Unavailable: there is no process, and it is not known when there will be one.
         """
+        call.owner = self
         if self._running is None and self._life.ready and not self._queue:
-            self._send(call)
+            self._send(call, call.began)
         else:
             self._check()
             self._queue.append(call)
-        call.owner = self
-        self._alarm.want(call.deadline)
+        if call.deadline < self._alarm.at:
+            self._alarm.want(call.deadline)
 
     def _check(self) -> None:
         if self._host.channel.link is None:
@@ -142,24 +150,24 @@ class Session:
         if len(self._queue) >= self._host.queue_limit:
             raise Busy(f'the session "{self.spec.id}" has {len(self._queue)} calls waiting, which is its limit')
 
-    def _send(self, call: Call) -> None:
+    def _send(self, call: Call, now: float) -> None:
         self._running = call
         self._stray = 0
         self._number += 1
-        call.number = self._number
-        call.process = self._life.process
-        stream = None if call.process is None else call.process.stream
-        if stream is not None:
-            call.sent = time.monotonic()
-            stream.write(request(call.number, max(0.001, call.deadline - call.sent), call.line))
+        call.process = self._process
+        call.sent = now
+        self._write(_LINE % (self._number, call.terms, call.payload))
+        if call.request.attachments:
             for part in call.request.attachments:
-                stream.write(part)
+                self._write(part)
 
     def _next(self) -> None:
         while self._queue and self._running is None and self._life.ready:
             call = self._queue.popleft()
             if not call.done():
-                self._send(call)
+                now = time.monotonic()
+                call.terms = terms(call.request, call.deadline - now, stream=call.on_event is not None)
+                self._send(call, now)
 
     def abandoned(self, call: Call) -> None:
         """Nobody waits for `call` any more: it is stopped, or never begun."""
@@ -190,13 +198,13 @@ class Session:
         self.calls += 1
         self._used = time.monotonic()
         seconds = self._used - call.began
-        self._host.measures.finished(call, outcome, seconds, session=self.spec.id, size=size, error=error)
+        self._measures.finished(call, outcome, seconds, size, self.spec.id, error)
 
     def _fail(self, call: Call, error: VenvdError) -> None:
         if call.done():
             error = Cancelled("the client went away")
         else:
-            call.set_exception(error)
+            call.end(None, error)
         self._finished(call, error.code, 0, error)
 
     async def attach(self, attachment: Attachment) -> None:
@@ -225,7 +233,7 @@ class Session:
             return
         if call is None:
             raise GarbledError("a reply that nothing asked for")
-        if line.id != call.number and not (line.id is None and line.error is not None):
+        if line.id != self._number and not (line.id is None and line.error is not None):
             raise GarbledError("a reply to another request")
         if line.error is None and not line.result:
             raise GarbledError("a reply with neither result nor error")
@@ -234,26 +242,29 @@ class Session:
             error = error_of(line)
             withdrawn = call.stop == "timeout" and error.code == Cancelled.code
             self._fail(call, DeadlineExceeded(_TOO_LATE) if withdrawn else error)
-        elif call.done():
+        elif call.over:
             arrays.abandoned(call, line.result)
             self._finished(call, Cancelled.code, 0)
         else:
-            result = bytes(line.result)
-            call.set_result(Reply(result, attachments))
-            self._finished(call, "ok", len(result) + (sum(map(len, attachments)) if attachments else 0))
+            self.calls += 1
+            self._used = now = time.monotonic()
+            reply = Reply(b"" + line.result, attachments)  # the cheapest copy
+            size = reply.size if attachments else len(reply.result)
+            call.end(reply)
+            self._measures.finished(call, "ok", now - call.began, size, self.spec.id)
         if self._queue:
             self._next()
 
     def _event(self, call: Call | None, line: Line) -> None:
-        if call is None or line.id != call.number or call.request.on_event is None or line.event not in EVENTS:
+        if call is None or line.id != self._number or call.on_event is None or line.event not in EVENTS:
             call = None
         size = memoryview(line.data).nbytes + _EVENT_BYTES
         self._stray += size
         most = _STRAY_BYTES if call is None else largest_reply(self.spec.limits)
         if self._stray > most:
             raise GarbledError("more events than its limits allow")
-        if call is not None and call.request.on_event is not None and line.event is not None and not call.done():
-            call.request.on_event(line.event, parse_data(line.data))
+        if call is not None and call.on_event is not None and line.event is not None and not call.done():
+            call.on_event(line.event, parse_data(line.data))
 
     # ---- stopping calls
 
@@ -289,7 +300,7 @@ class Session:
     def _stop(self, call: Call, reason: str) -> None:
         if call.stop is None:
             call.stop = reason
-            self._host.slots.withdraw(self.slot, call.number)
+            self._host.slots.withdraw(self.slot, self._number)
             self._interrupt(call, time.monotonic() + self._host.grace + FORCE_AFTER)
 
     def _interrupt(self, call: Call, until: float) -> None:
@@ -304,7 +315,7 @@ class Session:
             return
         now = time.monotonic()
         slot = self.slot_state
-        if slot.state == RUNNING and slot.request == call.number and not slot.connection:
+        if slot.state == RUNNING and slot.request == self._number and not slot.connection:
             process.interrupt(slot.sequence, call.stop, self._host.grace)
             self._loop.call_later(self._host.grace + FORCE_AFTER, self._force, call)
         elif self._clients.running() is not None:
@@ -328,6 +339,8 @@ class Session:
 
     def on_process(self) -> None:
         self._clients.on_process()
+        self._process = process = self._life.process
+        self._write = nowhere if process is None or process.stream is None else process.stream.write
         self._stray = 0
         self._next()
 

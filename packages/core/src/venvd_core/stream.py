@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import Buffer, attachment_sizes
@@ -17,6 +17,10 @@ class Reader(Protocol):
     def on_line(self, line: Line, attachments: Sequence[bytes]) -> None: ...
 
     def on_broken(self, why: str) -> None: ...
+
+
+def nowhere(_data: bytes) -> None:
+    """There is nothing to write to."""
 
 
 class Stream(asyncio.Protocol):
@@ -33,31 +37,36 @@ class Stream(asyncio.Protocol):
         self._line: Line | None = None
         self._sizes: list[int] = []
         self._parts: list[bytes] = []
+        self._between = True
+        """Whether nothing has come that was not passed on."""
         self._transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], None] = nowhere
+        """The transport's own, while there is one: a call of ours around it would cost every call."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
 
     @property
     def over(self) -> bool:
         """Whether nothing is read or written any more."""
         return self._reader is None
 
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
     def data_received(self, data: bytes) -> None:
-        if self._reader is None:
+        reader = self._reader
+        if reader is None:
             return
         try:
-            if self._line is None and not self._buffer and data.find(b"\n") == len(data) - 1:
-                self._take(parse_line(data))  # the usual case: one reply, whole
-                if self._line is not None:
-                    self._drain()  # its attachments may be empty, and nothing more come
+            if self._between and data.find(b"\n") == len(data) - 1:  # the usual case: one reply, whole
+                line = parse_line(data)
+                if not line.attachments:
+                    reader.on_line(line, ())
+                    return
+                self._take(line)
             else:
                 self._buffer.feed(data)
-                self._drain()
+            self._drain()
+            self._between = self._line is None and not self._buffer
         except (GarbledError, VenvdError) as error:
             self._break(f"sent {error}")
 
@@ -109,6 +118,7 @@ class Stream(asyncio.Protocol):
     def close(self) -> None:
         """Read and write no more; the reader is not told."""
         self._reader = None
+        self.write = nowhere
         self._buffer = Buffer(0)
         if self._transport is not None:
             self._transport.abort()

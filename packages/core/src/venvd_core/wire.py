@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +20,9 @@ from venvd_contract.errors import (
     VenvdError,
     from_fields,
 )
+
+if TYPE_CHECKING:
+    from venvd_core.calls import Request
 
 _SPACE = b" \t\r\n"
 _raw = msgspec.json.Decoder(msgspec.Raw)
@@ -44,7 +45,7 @@ _CODES_OF_A_SESSION = frozenset(
 )
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, gc=False):
     """One line of a session's stream. It comes from where user code runs: nothing in it is trusted."""
 
     id: int | None = None
@@ -106,12 +107,15 @@ def parse_object(payload: bytes) -> Any:
 
 
 def checked(payload: bytes) -> bytes:
-    """`payload` without line ends, if it is one JSON object in UTF-8.
+    """`payload` without line ends, if it is one JSON object in UTF-8. A `msgspec.Raw` is part of a line that was read.
 
     Raises:
         InvalidRequest: it is not; says why.
         TooLarge: nested too deeply to be read.
     """
+    if type(payload) is msgspec.Raw:
+        found = b"" + payload  # the cheapest copy
+        return found if found[0] == 0x7B else _checked_object(found)
     try:
         if not payload.isascii():
             payload.decode()
@@ -120,10 +124,14 @@ def checked(payload: bytes) -> bytes:
         raise _too_deep() from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _not_json(error) from None
+    # outside strings a line end is mere space, and inside them JSON has none
+    return _checked_object(payload.replace(b"\n", b" ") if b"\n" in payload else payload)
+
+
+def _checked_object(payload: bytes) -> bytes:
     if payload[0] != 0x7B and payload.lstrip(_SPACE)[:1] != b"{":
         raise InvalidRequest("the request must be a JSON object")
-    # outside strings a line end is mere space, and inside them JSON has none
-    return payload.replace(b"\n", b" ") if b"\n" in payload else payload
+    return payload
 
 
 def _too_deep() -> TooLarge:
@@ -136,30 +144,17 @@ def _not_json(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the request is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
 
 
-def tail(
-    command: str,
-    payload: bytes,
-    values: str,
-    stream: bool,
-    attachments: Sequence[bytes],
-    lease: float | None = None,
-) -> bytes:
-    """A request for a session but for what is known only when it is sent: see `request`."""
-    announced = b"" if lease is None else b',"lease":%r' % lease
-    if attachments:
-        announced += b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in attachments)
-    return b'%b%b,"payload":%b}\n' % (_terms(command, values, stream), announced, payload)
-
-
-@functools.lru_cache(256)
-def _terms(command: str, values: str, stream: bool) -> bytes:
-    said = (command.encode(), values.encode(), b"true" if stream else b"false")
-    return b',"command":"%b","values":"%b","stream":%b' % said
-
-
-def request(number: int, timeout: float, rest: bytes) -> bytes:
-    """The whole line: `rest` is what `tail` made, `timeout` what is left of it in seconds."""
-    return b'{"id":%d,"timeout":%.3f%b' % (number, timeout, rest)
+def terms(request: Request, seconds: float, *, stream: bool = False) -> bytes:
+    """What stands between the ID and the payload in a request for a session that has so many seconds."""
+    said = b',"timeout":%.3f,"command":"%b","values":"%b"'
+    found = said % (max(0.001, seconds), request.command.encode(), (request.values or "plain").encode())
+    if stream:
+        found += b',"stream":true'
+    if request.lease is not None:
+        found += b',"lease":%r' % request.lease
+    if request.attachments:
+        found += b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in request.attachments)
+    return found + b',"payload":'
 
 
 def error_of(line: Line) -> VenvdError:

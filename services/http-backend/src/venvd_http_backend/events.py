@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from venvd_contract.errors import VenvdError
-from venvd_core.backend import Backend, Reply, Request
+from venvd_core.backend import Backend, Call, Request
 from venvd_core.monitor import Receive, Send
 from venvd_core.wire import encode
 from venvd_http_backend.incoming import ClientGone
@@ -45,20 +45,20 @@ async def serve_events(backend: Backend, request: Request, receive: Receive, sen
         ClientGone: the client went away; its call is cancelled.
     """
     waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
-    request.on_event = lambda kind, data: waiting.put_nowait(_event(kind, encode(data)))
-    future = backend.call(request)
-    if future.done():
-        future.result()
-    future.add_done_callback(lambda done: waiting.put_nowait(_last(done)))
-    future.add_done_callback(lambda _: waiting.put_nowait(None))
+    call = Call(request, on_event=lambda kind, data: waiting.put_nowait(_event(kind, encode(data))))
+    backend.begin(call)
+    if call.done():
+        call.result()
+    call.add_done_callback(lambda done: waiting.put_nowait(_last(done)))
+    call.add_done_callback(lambda _: waiting.put_nowait(None))
     if watch is not None:
-        watch.note(future, receive)
+        watch.note(call.future(), receive)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await _pass_on(waiting, send)
     finally:
-        future.cancel()
-    if future.cancelled():
+        call.cancel()
+    if call.cancelled():
         raise ClientGone
     await send({"type": "http.response.body", "body": b""})
 
@@ -80,13 +80,13 @@ async def _pass_on(waiting: asyncio.Queue[bytes | None], send: Send) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _last(future: asyncio.Future[Reply]) -> bytes:
+def _last(call: Call) -> bytes:
     """The events that end the stream."""
-    if future.cancelled():
+    if call.cancelled():
         return b""
-    error = future.exception()
+    error = call.exception()
     if error is None:
-        return _ended(future.result().result)
+        return _ended(call.result().result)
     problem: dict[str, Any] = error.problem() if isinstance(error, VenvdError) else {}
     return _event("error", encode(problem)) + _event("done", b"{}")
 

@@ -69,7 +69,7 @@ class Exchange:
     `disconnected`, `keep_alive` and a `message_event` to set.
     """
 
-    __slots__ = ("_cancels", "_future", "_writer", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_call", "_cancels", "_writer", "disconnected", "keep_alive", "response_complete")
 
     def __init__(self, writer: Writer, keep_alive: bool, cancels: bool) -> None:
         self.keep_alive = keep_alive
@@ -77,7 +77,7 @@ class Exchange:
         self.response_complete = False
         self._cancels = cancels
         self._writer = writer
-        self._future: Call | None = None
+        self._call: Call | None = None
 
     @property
     def message_event(self) -> Exchange:
@@ -89,30 +89,28 @@ class Exchange:
     def gone(self) -> None:
         """The client closed its connection."""
         self.disconnected = True
-        if self._cancels and self._future is not None:
-            self._future.cancel()
+        if self._cancels and self._call is not None:
+            self._call.cancel()
 
     def begin(self, operations: Operations, command: str, head: Head, body: bytes) -> None:
         """Begin the call of a request whose sender may."""
         try:
-            self._future = operations.call(command, head, body)
+            self._call = operations.call(command, head, body, self._done)
         except VenvdError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
             _log.exception(command)
             self.refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))
-        else:
-            self._future.tell(self._done)
 
-    def _done(self, future: Call) -> None:
-        if self.disconnected or future.cancelled():
+    def _done(self, call: Call) -> None:
+        if self.disconnected:
             self.response_complete = True
-            return
-        error = future.exception()
-        if error is None:
-            self._writer.answer(self, b"200 OK", b"content-type: application/json\r\n", future.result().result)
+        elif call.reply is not None:
+            self._writer.answer(self, b"200 OK", b"content-type: application/json\r\n", call.reply.result)
+        elif call.error is not None:
+            self.refuse(call.error)
         else:
-            self.refuse(error if isinstance(error, VenvdError) else Internal(type(error).__name__))
+            self.response_complete = True
 
     def refuse(self, error: VenvdError) -> None:
         status, headers, body = problem_of(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from venvd_contract.errors import VenvdError
@@ -64,8 +64,11 @@ class Operations:
         self.check(head)
         return head
 
-    def call(self, command: str, head: Head, body: bytes) -> Call:
-        return self._backend.call(_request(command, head, body))
+    def call(self, command: str, head: Head, body: bytes, told: Callable[[Call], None]) -> Call:
+        """Begin a call; `told` as in `Call`."""
+        call = Call(_request(command, head, body), told)
+        self._backend.begin(call)
+        return call
 
     async def serve(
         self,
@@ -109,7 +112,7 @@ class Operations:
         return await self._waited(asyncio.ensure_future(work), receive)
 
     async def _reply(self, request: Request, receive: Receive) -> Reply:
-        return await self._waited(self._backend.call(request), receive)
+        return await self._waited(self._backend.call(request).future(), receive)
 
     async def _waited(self, future: asyncio.Future[T], receive: Receive) -> T:
         if self._watch is None:

@@ -156,23 +156,24 @@ class Intake:
 class Transfer:
     """One request for an array; `run` answers it."""
 
-    def __init__(self, backend: Backend, line: Line, shared: Shared, message: Message, turn: Turn | None) -> None:
+    def __init__(
+        self, backend: Backend, line: Line, shared: Shared, message: Message, turn: Turn | None, intake: Intake | None
+    ) -> None:
         self._backend = backend
         self._line = line
         self._shared = shared
         self._message = message
         self._turn = turn
-        tag = bytes(message.id)
-        self._target = Target(message.session, message.timeout, message.call, message.lease, tag, shared.begun)
-        self.intake = None if message.behind is None else Intake(message.behind)
+        self._target = Target(message.session, message.timeout, message.name, message.lease, message.tag, shared.begun)
+        self._intake = intake
 
     async def run(self) -> Reply | None:
         """The reply, or None where it is written already."""
         try:
             return await self._answer()
         finally:
-            if self.intake is not None and not self.intake.open:
-                self._drop(self.intake)
+            if self._intake is not None and not self._intake.open:
+                self._drop(self._intake)
 
     def _drop(self, intake: Intake) -> None:
         """What comes was refused before it was wanted."""
@@ -184,7 +185,7 @@ class Transfer:
 
     async def _answer(self) -> Reply | None:
         command = self._message.command
-        fields = checked(command, parse_object(self._message.body()))
+        fields = checked(command, parse_object(self._message.payload))
         if command == RELEASE:
             self._shared.release(fields["segments"])
             return Reply(b'{"success":true}')
@@ -193,8 +194,8 @@ class Transfer:
             await self._get(fields)
             return None
         header = arrays.described(fields)
-        if self.intake is not None:
-            return await self._put(header, self.intake)
+        if self._intake is not None:
+            return await self._put(header, self._intake)
         if fields["segment"] is not None:
             return await self._commit(self._shared.room(fields["segment"], header))
         if not fields["shm"]:
@@ -273,7 +274,7 @@ class Transfer:
             await self._line.hand(self._begun(fields, b',"descriptors":1'), descriptor)
 
     def _begun(self, result: dict[str, Any], more: bytes) -> bytes:
-        return b'%b"result":%b%b}\n' % (head(bytes(self._message.id)), encode(result), more)
+        return b'%b"result":%b%b}\n' % (head(self._message.tag), encode(result), more)
 
     async def _first(self) -> None:
         if self._turn is not None:

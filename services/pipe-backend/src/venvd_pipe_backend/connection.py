@@ -8,23 +8,22 @@ import socket
 from functools import partial
 from typing import Any, Protocol, cast
 
-from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, Unauthenticated, VenvdError
+from venvd_contract.errors import Busy, Cancelled, InvalidRequest, Unauthenticated, VenvdError
 from venvd_contract.operations import ATTACH, OPERATIONS
-from venvd_core.backend import Backend, Call, Request
+from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.departures import Departures
 from venvd_pipe_backend import arrays, handover, peers
-from venvd_pipe_backend.messages import MalformedError, Message, Reader, decode
-from venvd_pipe_backend.replies import Order, Turn, event, failure, head, result
+from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
+from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head, outcome
 from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
 
-CANCEL = "cancel"
+APART = frozenset({ATTACH, *arrays.COMMANDS})
+"""Commands that are not simply passed on."""
 OPEN = frozenset(operation.command for operation in OPERATIONS if operation.open)
 HIGH_WATER = 256 * 1024
 """Bytes of unread replies at which no further request is read."""
-SMALL = 16 * 1024
-"""Bytes that a connection may hold whatever the others hold."""
 HAND_AGAIN = 0.001
 """Seconds between tries to write with a descriptor."""
 LINGER = 5.0
@@ -59,12 +58,16 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes)
         self._order = Order(self._write)
-        self._calls: dict[asyncio.Future[Any], int] = {}
+        self._calls: dict[Call | asyncio.Task[Reply | None], int] = {}
+        """What runs, and the bytes of its request."""
+        self._told = self._answered
+        self._most = self._settings.max_pipelined
         self._cost = 0
         self._held = 0
         self._shared = arrays.Shared()
         self._intake: arrays.Intake | None = None
         self._seizing = asyncio.Lock()
+        self._seized = False
         self._behind: list[bytes] = []
         """What waits until the array before it is written."""
         self._behind_size = 0
@@ -100,6 +103,19 @@ class Connection(asyncio.Protocol):
         self._host.departures.watch(self._descriptor, self._hung_up)
 
     def data_received(self, data: bytes) -> None:
+        # what else holds requests up pauses the reading as well
+        if self._ended or self._congested or self._intake or len(self._calls) >= self._most:
+            self._take(data)
+            return
+        message = self._reader.alone(data)
+        if message is None:
+            self._take(data)
+            return
+        self._begin(message)
+        if self._cost > SMALL:
+            self._account()
+
+    def _take(self, data: bytes) -> None:
         if self._ended:
             self._discard(len(data))
             return
@@ -108,23 +124,12 @@ class Connection(asyncio.Protocol):
         if intake is not None and intake.open and not self._reader.held and len(data) < intake.remaining:
             intake.take(data)
             return
-        message = self._reader.alone(data) if len(data) <= SMALL and self._is_open() else None
-        if message is not None:  # as it nearly always is: then it need not go through the buffer
-            self._begin(message)
-            if self._cost > SMALL:
-                self._account()
-            return
         limit = self._settings.max_held_bytes
         if self._host.held + len(data) > limit and self._held + len(data) > SMALL:
             self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
             return
         self._reader.feed(data)
         self._advance()
-
-    def _is_open(self) -> bool:
-        """Whether a request would be begun at once."""
-        held_up = self._paused or self._congested or self._intake is not None or self._handing is not None
-        return not held_up and len(self._calls) < self._settings.max_pipelined
 
     def eof_received(self) -> bool:
         self._peer_ended = True
@@ -163,7 +168,7 @@ class Connection(asyncio.Protocol):
         while not self._ended and self._handing is None:
             if self._intake is not None and not self._fill(self._intake):
                 break
-            if self._congested or len(self._calls) >= self._settings.max_pipelined:
+            if self._congested or len(self._calls) >= self._most:
                 self._pause()
                 break
             try:
@@ -212,58 +217,56 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _begin(self, message: Message) -> None:
-        identity = bytes(message.id)
+        apart = message.token is not None or not self._known or message.command in APART
+        if apart and not self._is_call(message):
+            return
+        turn, told = None, self._told
+        if not message.tag:
+            turn = self._order.turn()
+            told = partial(self._answered, turn=turn)
+        call = Call(message, told)
+        if message.command == CANCEL:
+            call.nearby = self._named
+        if message.stream:
+            call.on_event = partial(self._event, head(message.tag), turn)
+        size = self._calls[call] = self._reader.size
+        self._cost += size
+        self._backend.begin(call)
+
+    def _is_call(self, message: Message) -> bool:
+        """Whether it may be begun as any other; else it is taken care of."""
         first, self._first = self._first, False
         try:
             self._let_in(message)
             if message.command == ATTACH:
-                self._attach(message, identity, first=first)
-                return
+                self._attach(message, first=first)
         except VenvdError as error:
-            self._answer(identity, error)
-            return
-        begin = head(identity)
-        turn = None if identity else self._order.turn()
+            self._answer(message.tag, error)
+            return False
         if message.command in arrays.COMMANDS:
-            self._transfer(message, begin, turn)
-            return
-        request = Request(
-            message.command,
-            message.body(),
-            message.session,
-            message.timeout,
-            message.values or "plain",
-            message.parts,
-            partial(self._event, begin, turn) if message.stream else None,
-            message.call,
-            identity,
-            message.lease,
-            self._named if message.command == CANCEL else None,
-        )
-        call = self._backend.call(request)
-        self._calls[call] = message.size
-        self._cost += message.size
-        call.tell(partial(self._finished, begin, turn))
+            self._transfer(message, None if message.tag else self._order.turn())
+        return message.command not in APART
 
-    def _transfer(self, message: Message, begin: bytes, turn: Turn | None) -> None:
-        transfer = arrays.Transfer(self._backend, self, self._shared, message, turn)
-        self._intake = transfer.intake
+    def _transfer(self, message: Message, turn: Turn | None) -> None:
+        behind = self._reader.behind if message.attachments else None
+        self._intake = None if behind is None else arrays.Intake(behind)
+        transfer = arrays.Transfer(self._backend, self, self._shared, message, turn, self._intake)
         task = self._loop.create_task(transfer.run())
-        self._calls[task] = message.size
-        self._cost += message.size
-        task.add_done_callback(partial(self._finished, begin, turn))
+        self._calls[task] = self._reader.size
+        self._cost += self._reader.size
+        task.add_done_callback(partial(self._transferred, head(message.tag), turn))
 
     def _named(self, identity: Any) -> Call | None:
         """The running call of this connection whose request had that ID."""
         tagged = (call for call in (*self._calls, *self._shared.calls) if isinstance(call, Call) and call.request.tag)
         return next((call for call in tagged if decode(call.request.tag) == identity), None)
 
-    def _attach(self, message: Message, identity: bytes, *, first: bool) -> None:
+    def _attach(self, message: Message, *, first: bool) -> None:
         if not first:
             raise InvalidRequest(f"{ATTACH} must be the first line of a connection: open another one for it")
         session = handover.session_of(message)
         self._pause()
-        self._handing = self._loop.create_task(self._hand_over(session, identity))
+        self._handing = self._loop.create_task(self._hand_over(session, message.tag))
 
     async def _hand_over(self, session: str | None, identity: bytes) -> None:
         """Let the session have the connection; what was read behind the first line goes with it."""
@@ -295,15 +298,33 @@ class Connection(asyncio.Protocol):
 
     # ---- replies -----------------------------------------------------------------------------------------------
 
-    def _finished(self, begin: bytes, turn: Turn | None, call: asyncio.Future[Any]) -> None:
+    def _answered(self, call: Call, turn: Turn | None = None) -> None:
         self._cost -= self._calls.pop(call)
-        line = outcome(begin, call)
+        if self._lost:
+            return
+        line = answer(call)
+        if turn is not None:
+            turn.end(line)
+        elif self._seized or self._congested:
+            self._write(line)
+        else:  # what `_write` does, which every call would have to pay for
+            self._written += len(line)
+            self._transport.write(line)
+        if self._paused or self._ended or self._held or self._cost > SMALL:
+            self._go_on()
+
+    def _transferred(self, begin: bytes, turn: Turn | None, task: asyncio.Task[Reply | None]) -> None:
+        self._cost -= self._calls.pop(task)
+        line = outcome(begin, task)
         if self._lost:
             return
         if turn is None:
             self._write(line)
         else:
             turn.end(line)
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._paused:
             self._advance()
         elif self._ended:
@@ -323,24 +344,31 @@ class Connection(asyncio.Protocol):
             self._order.turn().end(line)
 
     def _write(self, data: bytes) -> None:
-        if self._seizing.locked():
+        if (self._seized or self._congested) and not self._may_write(data):
+            return
+        self._written += len(data)
+        self._transport.write(data)
+
+    def _may_write(self, data: bytes) -> bool:
+        """Whether to write at once; if not, it waits, or there is too much that was not read."""
+        if self._seized:
             self._behind.append(data)
             self._behind_size += len(data)
         unread = self._behind_size + (self._transport.get_write_buffer_size() if self._congested else 0)
         if unread > self._settings.max_unread_bytes:
             log.warning("a client left more replies unread than VENVD_MAX_UNREAD_BYTES allows")
             self._abandon()
-            return
-        if not self._behind:
-            self._written += len(data)
-            self._transport.write(data)
+            return False
+        return not self._seized
 
     # ---- arrays, as `arrays.Line` ------------------------------------------------------------------------------
 
     async def seize(self) -> None:
         await self._seizing.acquire()
+        self._seized = True
 
     def let_go(self) -> None:
+        self._seized = False
         self._seizing.release()
         behind, self._behind, self._behind_size = self._behind, [], 0
         if behind and not self._lost:
@@ -469,17 +497,3 @@ class Connection(asyncio.Protocol):
             self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
         elif not self._known and now - self._since > self._settings.first_request_timeout:
             self._refuse(InvalidRequest(f"no request was let in for {self._settings.first_request_timeout:g} s"))
-
-
-def outcome(begin: bytes, call: asyncio.Future[Any]) -> bytes:
-    """The line that answers a call that is done; none where it is written already."""
-    if call.cancelled():
-        return failure(begin, Cancelled("the call was cancelled"))
-    error = call.exception()
-    if error is None:
-        reply = call.result()
-        return b"" if reply is None else result(begin, reply)
-    if not isinstance(error, VenvdError):
-        log.error("a call failed in a way that is no error of the contract", exc_info=error)
-        error = Internal("the server failed; its log says how")
-    return failure(begin, error)

@@ -20,7 +20,7 @@ def session_of(message: Message) -> str | None:
     Raises:
         InvalidRequest: it names two, or the payload is wrong.
     """
-    named: str | None = checked(ATTACH, wire.parse_object(message.body()))["id"]
+    named: str | None = checked(ATTACH, wire.parse_object(message.payload))["id"]
     if named is not None and message.session not in {None, named}:
         raise InvalidRequest(f'{ATTACH}: the payload names the session "{named}", and the line "{message.session}"')
     return message.session if named is None else named

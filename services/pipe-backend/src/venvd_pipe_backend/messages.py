@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_contract.framing import Buffer, attachment_sizes
+from venvd_core.backend import Request
 
 MAX_ID = 256
 """Bytes of a request's ID as JSON: it is repeated in every event."""
@@ -15,33 +14,29 @@ MAX_ID = 256
 STREAMED = "array.put"
 """The command whose attachment may be larger than what a request may hold."""
 
+SMALL = 16 * 1024
+"""Bytes of a request that need not go through the buffer where they come alone."""
+
 _ABSENT = msgspec.Raw()
+_EMPTY = msgspec.Raw(b"{}")
 _NULL = b"null"
 
 
-class Message(msgspec.Struct):
-    """One request line, and the attachments that stood behind it."""
+class Message(Request, gc=False):
+    """One request line, and the attachments that stood behind it.
 
-    command: str
-    id: msgspec.Raw = _ABSENT
-    session: str | None = None
-    payload: msgspec.Raw = _ABSENT
-    timeout: float | None = None
-    values: str | None = None
+    Attributes:
+        tag: the ID as JSON; empty where it is absent or null.
+        payload: a JSON value; `{}` where it is absent or null.
+        attachments: at first their lengths.
+    """
+
+    tag: msgspec.Raw = msgspec.field(default=_ABSENT, name="id")
+    payload: msgspec.Raw = _EMPTY
+    name: str | None = msgspec.field(default=None, name="call")
+    attachments: list[int] | None = None  # type: ignore[assignment]
     token: str | None = None
-    attachments: list[int] | None = None
     stream: bool | None = None
-    call: str | None = None
-    lease: float | None = None
-    parts: Sequence[bytes] = ()
-    size: int = 0
-    behind: int | None = None
-    """Bytes that follow and are taken as they come: those of an array."""
-
-    def body(self) -> bytes:
-        """The payload; `{}` where it is absent or null."""
-        payload = bytes(self.payload)
-        return b"{}" if payload in {b"", _NULL} else payload
 
 
 class _Identity(msgspec.Struct):
@@ -70,13 +65,22 @@ _identity = msgspec.json.Decoder(_Identity)
 
 
 class Reader:
-    """Requests out of a stream of bytes, in the framing of the contract."""
+    """Requests out of a stream of bytes, in the framing of the contract.
+
+    Attributes:
+        size: bytes of the request that it gave last.
+        behind: how many follow it and are taken as they come: those of an array.
+    """
 
     def __init__(self, max_line: int, max_attachment_bytes: int) -> None:
         self._buffer = Buffer(max_line)
-        self._max_line = max_line
+        self._small = min(max_line, SMALL)
         self._max_attachment_bytes = max_attachment_bytes
         self._unfinished: tuple[Message, list[int]] | None = None
+        self.size = 0
+        self.behind: int | None = None
+        self._fed = False
+        """Whether something may be midway."""
 
     @property
     def midway(self) -> bool:
@@ -90,17 +94,25 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         self._buffer.feed(data)
+        self._fed = True
 
     def alone(self, data: bytes) -> Message | None:
-        """The request that `data` is, where nothing else is there; None where it has to be fed."""
-        if data.find(b"\n") != len(data) - 1 or len(data) > self._max_line or self.midway:
+        """The small request that `data` is, where nothing else is there; None where it has to be fed."""
+        size = len(data)
+        if size > self._small or data.find(b"\n") != size - 1 or (self._fed and self._is_midway()):
             return None
         try:
             message = parse(data)
         except MalformedError:
             return None
-        message.size = len(data)
-        return None if message.attachments else message
+        if message.attachments:
+            return None
+        self.size = size
+        return message
+
+    def _is_midway(self) -> bool:
+        self._fed = self.midway
+        return self._fed
 
     def next(self) -> Message | None:
         """The next whole request, or None while it is not there yet. Blank lines are skipped.
@@ -119,14 +131,14 @@ class Reader:
         if line is None:
             return None
         message = parse(line)
-        message.size = len(line)
+        self.size, self.behind = len(line), None
         if not message.attachments:
             return message
         if message.command == STREAMED and len(message.attachments) == 1 and message.attachments[0] >= 0:
-            message.behind = message.attachments[0]
+            self.behind = message.attachments[0]
             return message
         sizes = self._sizes(message)
-        message.size += sum(sizes)
+        self.size += sum(sizes)
         return self._finished(message, sizes)
 
     def _sizes(self, message: Message) -> list[int]:
@@ -136,7 +148,7 @@ class Reader:
                 limit = self._max_attachment_bytes
                 raise TooLarge(f"the attachments are larger than the limit of {limit} bytes")
         except VenvdError as error:
-            raise MalformedError(error, bytes(message.id), fatal=True) from None
+            raise MalformedError(error, bytes(message.tag), fatal=True) from None
         return sizes
 
     def _finished(self, message: Message, sizes: list[int]) -> Message | None:
@@ -144,7 +156,7 @@ class Reader:
             self._unfinished = message, sizes
             return None
         self._unfinished = None
-        message.parts = [self._buffer.take(size) or b"" for size in sizes]
+        message.attachments = [self._buffer.take(size) or b"" for size in sizes]  # type: ignore[misc]
         return message
 
     def raw(self, most: int) -> bytes:
@@ -166,7 +178,7 @@ class Reader:
             there = len(self._buffer)
             self._buffer.rest()
             error = InvalidRequest(f"the attachments ended after {there} of the {sum(sizes)} bytes that were announced")
-            raise MalformedError(error, bytes(message.id), fatal=True)
+            raise MalformedError(error, bytes(message.tag), fatal=True)
         if self.midway:
             self._buffer.feed(b"\n")
 
@@ -192,7 +204,11 @@ def parse(line: bytes) -> Message:
         raise MalformedError(InvalidRequest(f"the request has a wrong field: {error}"), identity, fatal=fatal) from None
     except msgspec.DecodeError as error:
         raise MalformedError(InvalidRequest(f"the line is not JSON: {error}")) from None
-    message.id = msgspec.Raw(checked_identity(bytes(message.id)))
+    identity = b"" + message.tag  # the cheapest copy
+    if not identity.isdigit() or len(identity) > MAX_ID:
+        message.tag = msgspec.Raw(checked_identity(identity))
+    if len(message.payload) == len(_NULL) and bytes(message.payload) == _NULL:
+        message.payload = _EMPTY
     return message
 
 

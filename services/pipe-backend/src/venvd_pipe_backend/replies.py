@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from venvd_contract.errors import VenvdError
-from venvd_core.backend import Reply
+from venvd_contract.errors import Cancelled, Internal, VenvdError
+from venvd_core.backend import Call, Reply
+
+log = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,6 +30,28 @@ def result(begin: bytes, reply: Reply) -> bytes:
         return b'%b"result":%b}\n' % (begin, reply.result)
     sizes = b",".join(b"%d" % len(part) for part in parts)
     return b"".join((b'%b"result":%b,"attachments":[%b]}\n' % (begin, reply.result, sizes), *parts))
+
+
+def answer(call: Call) -> bytes:
+    """The line for a call that is over, and what stands behind it."""
+    tag, reply = call.request.tag, call.reply
+    if reply is not None and tag and not reply.attachments:
+        return b'{"id":%b,"result":%b}\n' % (tag, reply.result)  # what all this says of it
+    return outcome(head(tag), call)
+
+
+def outcome(begin: bytes, call: Call | asyncio.Task[Reply | None]) -> bytes:
+    """The line that answers what is done; none where it is written already."""
+    if call.cancelled():
+        return failure(begin, Cancelled("the call was cancelled"))
+    error = call.exception()
+    if error is None:
+        reply = call.result()
+        return b"" if reply is None else result(begin, reply)
+    if not isinstance(error, VenvdError):
+        log.error("a call failed in a way that is no error of the contract", exc_info=error)
+        error = Internal("the server failed; its log says how")
+    return failure(begin, error)
 
 
 def failure(begin: bytes, error: VenvdError) -> bytes:

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from venvd_core.backend import Backend, Reply, Request
+from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, messages, status
@@ -77,7 +77,7 @@ class Calls:
     def outcome(self, request: Request) -> Awaitable[Reply]:
         """What to wait for: a call, which ends with its client, or where that is not wanted goes on without it."""
         call = self._backend.call(request)
-        return call if self._cancel else asyncio.shield(call)
+        return call if self._cancel else asyncio.shield(call.future())
 
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
         """The file's description, then its bytes."""
@@ -99,11 +99,11 @@ class Calls:
     async def _execute(self, method: Method, message: Message, context: Context) -> None:
         """Events as they come, then the output."""
         events: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
-        call: asyncio.Future[Reply] | None = None
+        call: Call | None = None
         try:
             request = self._request(method, message, context)
-            request.on_event = lambda kind, data: events.put_nowait(_event(kind, data))
-            call = self._backend.call(request)
+            call = Call(request, on_event=lambda kind, data: events.put_nowait(_event(kind, data)))
+            self._backend.begin(call)
             call.add_done_callback(lambda _: events.put_nowait(None))
             while (event := await events.get()) is not None:
                 await context.write(event)

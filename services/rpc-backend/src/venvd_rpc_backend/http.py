@@ -56,7 +56,7 @@ async def _answer(backend: Backend, scope: Scope, receive: Receive, stall_timeou
         backend.authorise(monitor.bearer(scope))
     payload = pascal.payload(await _body(receive, backend.settings.max_body, stall_timeout))
     request = Request(operation.command, payload, **_options(scope))
-    reply = await _waited(backend.call(request), receive, cancel=backend.settings.cancel_on_disconnect)
+    reply = await _waited(backend.call(request).future(), receive, cancel=backend.settings.cancel_on_disconnect)
     return None if reply is None else pascal.response(operation, reply.result)
 
 

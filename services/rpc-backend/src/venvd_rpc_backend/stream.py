@@ -12,15 +12,13 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
-from venvd_core.backend import Backend, Call, Request
+from venvd_core.backend import CANCEL, Backend, Call, Request
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.context import Asked
 from venvd_rpc_backend.settings import RpcSettings
-
-CANCEL = "cancel"
 
 Context = Any  # grpc.aio.ServicerContext, whose types are not told
 
@@ -139,24 +137,25 @@ class Stream:
             call.cancel()
 
     def _begin(self, message: SessionRequest) -> None:
-        call = self._backend.call(self._request(message))
+        call = Call(self._request(message), self._finished)
+        if message.stream:
+            call.on_event = partial(self._event, message.id)
+        if message.command == CANCEL:
+            call.nearby = self._named
         self._calls[call] = message.id
-        call.tell(self._finished)
+        self._backend.begin(call)
 
     def _request(self, message: SessionRequest) -> Request:
-        given, asked, command = message.HasField, self._asked, message.command
+        given, asked = message.HasField, self._asked
         return Request(
-            command,
+            message.command,
             message.payload_json.encode() if given("payload_json") else b"{}",  # core sees to what is in it
             message.session if given("session") else asked.session,
             message.timeout if given("timeout") else None,
             message.values if given("values") else asked.values,
             message.attachments or (),
-            partial(self._event, message.id) if message.stream else None,
             message.call if given("call") else None,
-            b"",
-            message.lease if given("lease") else asked.lease,
-            self._named if command == CANCEL else None,
+            lease=message.lease if given("lease") else asked.lease,
         )
 
     def _named(self, identity: Any) -> Call | None:
