@@ -26,7 +26,7 @@ def test_a_call_is_answered(run: Any, wardens: Any, serve: Any) -> None:
             assert got["payload"] == {"do": "echo", "text": "grüß\n"}
             assert got["values"] == "tagged"
             assert "stream" not in got
-            assert 6 < got["timeout"] <= 7
+            assert "timeout" not in got
 
     run(work)
 

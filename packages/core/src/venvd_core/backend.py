@@ -105,7 +105,7 @@ class Backend:
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
         self._timeout = settings.default_timeout
         self._usual = {
-            command: {values: wire.terms(Request(command, values=values), self._timeout) for values in _VALUES}
+            command: {values: wire.terms(Request(command, values=values)) for values in _VALUES}
             for command in _SESSION_COMMANDS
         }
         """The terms of requests that say nothing more, by their values."""
@@ -201,20 +201,19 @@ class Backend:
                 call.deadline = call.began + self._timeout
                 call.terms = usual.get(request.values) or _no_values(request.values)
             else:
-                seconds = _checked_time("timeout", request.timeout) or self._timeout
-                call.deadline = call.began + seconds
-                call.terms = self._terms(call, seconds)
+                call.deadline = call.began + (_checked_time("timeout", request.timeout) or self._timeout)
+                call.terms = self._terms(call)
             call.payload = wire.checked(request.payload)
             pool.find(request.session).submit(call)
         except VenvdError as error:
             self._refuse(call, error)
 
-    def _terms(self, call: Call, seconds: float) -> bytes:
+    def _terms(self, call: Call) -> bytes:
         request = call.request
         if request.values not in _VALUES:
             _no_values(request.values)
         _checked_time("lease", request.lease)
-        return wire.terms(request, seconds, stream=call.on_event is not None)
+        return wire.terms(request, stream=call.on_event is not None)
 
     def _refuse(self, call: Call, error: VenvdError) -> None:
         told, call.told = call.told, None

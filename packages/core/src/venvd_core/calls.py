@@ -79,7 +79,7 @@ class Call:
         preliminary: whether another call follows that counts for both.
         began: when it came; `time.monotonic`, as all times here.
         deadline: when its time is over.
-        terms: what the session is asked for beside the payload, for the moment at which it came: `wire.terms`.
+        terms: what the session is asked for beside the payload: `wire.terms`.
         payload: that of the request, checked to be a JSON object on one line.
         owner: who runs it.
         sent: when it left the queue; 0 before.

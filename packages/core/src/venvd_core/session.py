@@ -31,7 +31,7 @@ from venvd_core.process import Process
 from venvd_core.segments import Segments
 from venvd_core.slots import RUNNING, SlotState
 from venvd_core.stream import nowhere
-from venvd_core.wire import GarbledError, Line, error_of, parse_data, terms
+from venvd_core.wire import GarbledError, Line, error_of, parse_data
 
 EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
 
@@ -165,9 +165,7 @@ class Session:
         while self._queue and self._running is None and self._life.ready:
             call = self._queue.popleft()
             if not call.done():
-                now = time.monotonic()
-                call.terms = terms(call.request, call.deadline - now, stream=call.on_event is not None)
-                self._send(call, now)
+                self._send(call, time.monotonic())
 
     def abandoned(self, call: Call) -> None:
         """Nobody waits for `call` any more: it is stopped, or never begun."""

@@ -144,10 +144,11 @@ def _not_json(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the request is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
 
 
-def terms(request: Request, seconds: float, *, stream: bool = False) -> bytes:
-    """What stands between the ID and the payload in a request for a session that has so many seconds."""
-    said = b',"timeout":%.3f,"command":"%b","values":"%b"'
-    found = said % (max(0.001, seconds), request.command.encode(), (request.values or "plain").encode())
+def terms(request: Request, *, stream: bool = False) -> bytes:
+    """What stands between the ID and the payload in a request for a session; its deadline the server keeps itself."""
+    found = b',"command":"%b"' % request.command.encode()
+    if request.values == "tagged":
+        found += b',"values":"tagged"'
     if stream:
         found += b',"stream":true'
     if request.lease is not None:
