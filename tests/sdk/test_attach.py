@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -225,6 +226,17 @@ def test_asyncio(pipe: Running) -> None:
             assert await backend.eval("1") == 1
 
     asyncio.run(main())
+
+
+def test_a_client_without_room(pipe: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the descriptors of the pipes find no place in this process, the server is asked: nothing is lost."""
+
+    def lose(connection: socket.socket, size: int, _most: int, flags: int) -> tuple[bytes, list[int], int, None]:
+        return connection.recv(size), [], flags, None
+
+    monkeypatch.setattr(socket, "recv_fds", lose)
+    with venvd.connect(pipe.url, pipe.token) as backend:
+        assert [backend.eval("1") for _ in range(3)] == [1, 1, 1]
 
 
 def test_a_session_without_room(pipe: Running) -> None:

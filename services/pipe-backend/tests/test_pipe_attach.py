@@ -83,6 +83,17 @@ def test_a_session_answers_itself(server: Server, session: str) -> None:
     assert value(other, "kept + 1", session=session) == 42
 
 
+def test_pipes_are_the_first_line_and_alone(server: Server, session: str) -> None:
+    """Else they are refused, and the lines behind are answered where they came."""
+    late = attach(server, session, by="socket")
+    assert value(late, "1") == 1
+    assert "first line" in late("session.pipes", id=2)["error"]
+    hasty = attach(server, session, by="socket")
+    hasty.raw(b'{"id":1,"command":"session.pipes"}\n{"id":2,"command":"eval","payload":{"expression":"3"}}\n')
+    assert "behind" in hasty.receive()["error"]
+    assert hasty.receive() == {"id": 2, "result": {"value": 3}}
+
+
 def test_without_a_name_it_is_the_default_session(server: Server) -> None:
     """No session named means `default`; the line's own field names one as well as the payload."""
     client = server.connect_once()
@@ -275,6 +286,19 @@ def test_a_client_that_does_not_read(server: Server, session: str) -> None:
     assert [len(lazy.receive()["result"]["value"]) for _ in range(50)] == [200_000] * 50
 
 
+def test_an_attachment_that_nobody_reads(server: Server, session: str) -> None:
+    """It holds the session up for a moment, which the session does not spend on trying."""
+    lazy, other = attach(server, session), server.connect()
+    handle = lazy("eval", {"expression": "memoryview(bytearray(60_000_000))"})["result"]["handleId"]
+    used = "__import__('time').process_time()"
+    before = value(other, used, session=session)
+    lazy.send("array.get", {"handleId": handle})
+    time.sleep(0.2)
+    assert value(other, used, session=session) - before < 0.5
+    size = lazy.receive()["attachments"][0]
+    assert len(lazy.lines.read(size)) == size == 60_000_000
+
+
 # ---- stopping --------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +322,11 @@ def test_deadlines(server: Server, session: str) -> None:
     reply = direct("exec", {"code": LOOPS}, timeout=0.2)
     assert reply["code"] == "timeout"
     assert value(direct, "kept") == 1
+
+
+def test_a_timeout_longer_than_floats(server: Server, session: str) -> None:
+    """It is as good as any that is longer than anybody waits."""
+    assert value(attach(server, session), "1", timeout=10**400) == 1
 
 
 def test_the_default_deadline(start: Start) -> None:
@@ -415,6 +444,21 @@ def test_going_away_may_cancel_nothing(start: Start, tmp_path: Path) -> None:
         direct.close()
         (tmp_path / "go").touch()
         until(lambda: value(other, "{'ended', 'also'} <= set(globals())"), "the calls did not go on")
+
+
+def test_what_a_client_left_is_run_though_it_read_nothing(start: Start) -> None:
+    """With the setting off, replies that wait for a client that has gone hold up nothing that comes from it."""
+    with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
+        left, other = attach(server, by="pipes"), server.connect()
+        assert isinstance(left, PipedClient)
+        left.send("eval", {"expression": "'x' * 200_000"})
+        until(lambda: value(other, "1") == 1, "the session is held up")
+        left.lines.close()
+        left.words.close()
+        left.socket.close()
+        time.sleep(0.2)
+        left.send("exec", {"code": "ran = True"})
+        until(lambda: value(other, "'ran' in globals()"), "the call was not run")
 
 
 # ---- user code -------------------------------------------------------------------------------------------------

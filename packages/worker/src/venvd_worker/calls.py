@@ -17,7 +17,7 @@ from venvd_contract.errors import (
     UserError,
     VenvdError,
 )
-from venvd_contract.operations import ATTACH, BY_COMMAND, OPERATIONS, PLANNED, STREAMED, checked
+from venvd_contract.operations import ATTACH, BY_COMMAND, OPERATIONS, PIPES, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
 from venvd_worker.arrays import Parcel
 from venvd_worker.handles import Handles
@@ -216,6 +216,8 @@ def _unknown(command: Any, connection: int) -> VenvdError:
         return InvalidRequest('the field "command" is missing; it takes a string')
     if command == ATTACH:
         return InvalidRequest("this connection is attached already; open another one to attach that")
+    if command == PIPES:
+        return InvalidRequest('"{}" must be the first line of an attached connection'.format(PIPES))
     if command in PLANNED:
         return Unimplemented('"{}" is not implemented yet'.format(command))
     if command in BY_COMMAND:

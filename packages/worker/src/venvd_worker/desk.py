@@ -113,15 +113,15 @@ class Desk:
         self._take(self._epoll.poll(patience))
 
     def _take(self, ready: List[Tuple[int, int]]) -> None:
-        for descriptor, events in ready:
-            stream = self._streams.get(descriptor)
+        # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
+        found = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
+        for stream, descriptor, events in found:
             if stream is None:
-                # Of a client that was dropped a moment ago nothing is left.
-                self._others.get(descriptor, _nothing)()
-            elif isinstance(stream, DirectStream):
-                self._attend(stream, descriptor, events)
-            else:
+                self._others[descriptor]()
+            elif not isinstance(stream, DirectStream):
                 self._take_turn(stream)
+            elif stream in self._clients:
+                self._attend(stream, descriptor, events)
         self._looked = monotonic()
 
     def _take_turn(self, stream: Stream) -> None:
@@ -142,11 +142,12 @@ class Desk:
 
     def _outlives(self, client: DirectStream, events: int) -> bool:
         """Whether what a client sent before it went is still to be run."""
-        if client.cancels or client.lingers:
+        if client.cancels or client.unreadable:
             return False
         if client.piped:
             self._ignore(client.fileno())
             client.leave()
+            self._settle(client)
             return True
         return bool(events & _READABLE)
 
@@ -185,6 +186,7 @@ class Desk:
             if message.get("command") != PIPES:
                 return False
             self._take_pipes(stream, message)
+            self._settle(stream)
         elif not self._calls.told(message):
             return False
         elif stream.waiting:
@@ -258,7 +260,3 @@ class Desk:
             self._ignore(descriptor)  # closing would not do: the server has the same socket
         client.close()
         self._segments.forsake(self._segments.lent_to(client.peer))
-
-
-def _nothing() -> None:
-    pass

@@ -169,7 +169,7 @@ class DirectStream(Stream):
             return self.timeout
         if type(given) not in (int, float) or not 0 < given < float("inf"):
             raise InvalidRequest("timeout takes seconds, more than 0")
-        return min(float(given), _LONGEST_TIMEOUT)
+        return float(min(given, _LONGEST_TIMEOUT))
 
     # ---- replies
 
@@ -201,7 +201,7 @@ class DirectStream(Stream):
         sent = 0
         patience = monotonic() + _PATIENCE + len(data) / _RATE
         poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
+        poll.register(self.sink, select.POLLOUT)
         while sent < len(data) and not self._unsent:
             sent += self._offer(data[sent : sent + LARGE], ())
             left = patience - monotonic()

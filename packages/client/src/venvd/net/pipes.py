@@ -38,8 +38,13 @@ class Pipes:
                 self._await(self._requests, select.POLLOUT)
 
     def close(self) -> None:
-        os.close(self._requests)
-        os.close(self._replies)
+        requests, replies, self._requests, self._replies = self._requests, self._replies, -1, -1
+        if requests >= 0:
+            os.close(requests)
+            os.close(replies)
+
+    def __del__(self) -> None:
+        self.close()  # a connection that was forgotten keeps none, as with sockets
 
     def _read_in_time(self, size: int) -> bytes:
         self._await(self._replies, select.POLLIN)

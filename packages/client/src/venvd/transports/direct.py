@@ -79,7 +79,7 @@ class Connection:
             self._way = self._socket
 
     def take_pipes(self, deadline: float | None) -> dict[str, Any]:
-        """Ask for pipes, and go over to them; the answer.
+        """Ask for pipes, and go over to them; the answer, which is an error where they did not come.
 
         Raises:
             _CutError, DeadlineExceeded, BadReply.
@@ -100,7 +100,10 @@ class Connection:
                 os.close(each)
         if not found:
             raise _CutError
-        return self._rest(found, deadline)
+        reply = self._rest(found, deadline)
+        if self._way is self._socket:
+            reply.setdefault("error", "this process has no room for the descriptors")
+        return reply
 
     def exchange(self, data: bytes, deadline: float | None) -> dict[str, Any]:
         """Send one line and read the one that answers it.
