@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.clients import arrays, lean, load, other, peers, rpc, sdk, sessions
+from benchmarks.clients import arrays, lean, load, other, peers, relay, rpc, sdk, sessions
 from benchmarks.figure import Backend, Figure, Program, Side
 
 UNIX_ECHO = Side(lean.unix_echo, Program("benchmarks.floors.unix_echo"))
@@ -29,6 +29,13 @@ CALLS = (
         batch=500,
         reach=4,
         stretch=3,
+    ),
+    Figure(
+        "the same session behind a relay that passes bytes on",
+        "Unix-socket echo of 64 bytes",
+        (UNIX_ECHO, Side(relay.relayed, Backend("pipe"))),
+        batch=500,
+        note="what a front costs that does nothing",
     ),
     Figure(
         "HTTP eval",

@@ -12,6 +12,7 @@ from benchmarks.clients.timing import median_of
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
 EVAL = b'{"expression":"1+1"}'
+EVAL_LINE = b'{"id":1,"command":"eval","payload":%b}\n' % EVAL
 
 
 @contextmanager
@@ -31,17 +32,17 @@ def unix_echo(at: Address, size: int = 64) -> Iterator[Probe]:
 @contextmanager
 def pipe_line(at: Address) -> Iterator[Probe]:
     """Sends an `eval` as a line of the pipe and takes the reply's."""
-    request = json.dumps({"id": 1, "command": "eval", "payload": {"expression": "1+1"}}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(urlsplit(at.url).path)
         peer.sendall(json.dumps({"command": "ping", "token": at.token}).encode() + b"\n")
         peer.recv(65536)
-        expect(_asked(peer, request), b'"value":')
+        expect(asked(peer, EVAL_LINE), b'"value":')
 
-        yield median_of(lambda: _asked(peer, request))
+        yield median_of(lambda: asked(peer, EVAL_LINE))
 
 
-def _asked(peer: socket.socket, request: bytes) -> bytes:
+def asked(peer: socket.socket, request: bytes) -> bytes:
+    """What comes back."""
     peer.sendall(request)
     return peer.recv(65536)
 

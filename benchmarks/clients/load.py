@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,10 +12,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 import venvd
+from benchmarks.clients import direct
+from benchmarks.clients.lean import EVAL_LINE
 from benchmarks.figure import Address, Probe, UnmeasurableError
-
-PIPES = b'{"command":"session.pipes"}\n'
-LINE = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
 
 
 class Caller(asyncio.Protocol):
@@ -37,11 +34,11 @@ class Caller(asyncio.Protocol):
         if b'"error"' in data:
             raise UnmeasurableError(f"the answer was {data[:200]!r}")
         if not self._over():
-            self.write(LINE)
+            self.write(EVAL_LINE)
 
     def begin(self, over: Callable[[], bool]) -> None:
         self._over = over
-        self.write(LINE)
+        self.write(EVAL_LINE)
 
 
 class Load:
@@ -73,19 +70,11 @@ async def _connected(path: str) -> Caller:
     return caller
 
 
-async def _piped(path: str, greeting: bytes, open_ends: ExitStack) -> Caller:
+async def _piped(requests: int, replies: int) -> Caller:
     """A direct client of a session, whose lines go over pipes."""
-    connection = open_ends.enter_context(socket.socket(socket.AF_UNIX))
-    connection.connect(path)
-    for line in (greeting, PIPES):
-        connection.sendall(line)
-        answer, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
-        if b'"error"' in answer:
-            raise UnmeasurableError(f"the answer to {line[:40]!r} was {answer[:200]!r}")
-    requests, replies = descriptors
     loop = asyncio.get_running_loop()
-    _, caller = await loop.connect_read_pipe(Caller, os.fdopen(replies, "rb", 0))
-    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(requests, "wb", 0))
+    _, caller = await loop.connect_read_pipe(Caller, os.fdopen(os.dup(replies), "rb", 0))
+    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(os.dup(requests), "wb", 0))
     caller.write = transport.write
     return caller
 
@@ -107,13 +96,10 @@ def lines(at: Address, clients: int) -> Iterator[Probe]:
 def attached(at: Address, clients: int, sessions: int) -> Iterator[Probe]:
     """Against a backend, each client attached to one of some sessions."""
     loop = uvloop.new_event_loop()
-    path = urlsplit(at.url).path
     with venvd.connect(at.url, at.token) as backend, ExitStack() as open_ends:
         made = [backend.sessions.create() for _ in range(sessions)]
         for session in made:
             open_ends.callback(session.delete)
-        greeting = {"command": "session.attach", "token": at.token}
-        names = [made[number % sessions].name for number in range(clients)]
-        greetings = [json.dumps({**greeting, "payload": {"id": name}}).encode() + b"\n" for name in names]
-        load = loop.run_until_complete(_all(_piped(path, each, open_ends) for each in greetings))
+        ends = [direct.pipes(at, open_ends, made[number % sessions].name) for number in range(clients)]
+        load = loop.run_until_complete(_all(_piped(*each) for each in ends))
         yield lambda batch: loop.run_until_complete(load.run(batch))

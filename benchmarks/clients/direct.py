@@ -1,0 +1,30 @@
+"""Direct clients of a session, without the SDK."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+from benchmarks.figure import Address, UnmeasurableError
+
+
+def pipes(at: Address, open_ends: ExitStack, session: str | None = None) -> tuple[int, int]:
+    """Attach to a session; where to write requests, and where to read replies."""
+    connection = open_ends.enter_context(socket.socket(socket.AF_UNIX))
+    connection.connect(urlsplit(at.url).path)
+    descriptors: list[int] = []
+    for message in (
+        {"command": "session.attach", "payload": {"id": session}, "token": at.token},
+        {"command": "session.pipes"},
+    ):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        answer, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
+        if b'"error"' in answer:
+            raise UnmeasurableError(f"the answer to {message['command']} was {answer[:200]!r}")
+    requests, replies = descriptors
+    open_ends.callback(os.close, requests)
+    open_ends.callback(os.close, replies)
+    return requests, replies
