@@ -7,14 +7,66 @@ To be mixed into the class that uvicorn is given: this package knows no server, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sized
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING, Any
 
 HEAD_BYTES = 64 * 1024
+PIPELINED = 8
+"""Requests that may stand behind one that is not answered before nothing more is parsed."""
+PIECE = 16 * 1024
+"""Bytes that are parsed at once: what is read at once may be thousands of requests, each of which, once parsed, takes a
+hundred times its bytes.
+"""
 
 
-class _Flow(Protocol):
-    def pause_reading(self) -> None: ...
+class Flow:
+    """Whether a connection is read. It stands where uvicorn keeps its own, and has what uvicorn uses of that.
+
+    Whoever waits for a request's body, or for its client to leave, has uvicorn read on, and so each request that is
+    answered would let in more of those behind it: here a connection that is full is not read, whoever asks.
+    """
+
+    def __init__(self, transport: asyncio.Transport, full: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._full = full
+        self._held = False
+        """Whether uvicorn wants no more for now."""
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.read_paused = False
+        self.write_paused = False
+
+    async def drain(self) -> None:
+        await self._writable.wait()
+
+    def pause_reading(self) -> None:
+        self._held = True
+        self.settle()
+
+    def resume_reading(self) -> None:
+        self._held = False
+        self.settle()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._writable.clear()
+        self.settle()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._writable.set()
+        self.settle()
+
+    def settle(self) -> None:
+        """To be called where what makes the connection full has changed."""
+        paused = self._held or self._full()
+        if paused == self.read_paused or self._transport.is_closing():
+            return
+        self.read_paused = paused
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
 
 if TYPE_CHECKING:
@@ -24,7 +76,7 @@ if TYPE_CHECKING:
 
         loop: asyncio.AbstractEventLoop
         transport: asyncio.Transport
-        flow: _Flow
+        flow: Flow
         pipeline: Sized
 
         def on_message_begin(self) -> None: ...
@@ -58,22 +110,22 @@ class Unread:
             self.watch()
 
 
-class Patience(_Connection):
-    """A request's head may have `HEAD_BYTES`, and take `stall_timeout` seconds; as long may answers lie unread."""
+class Paced(_Connection):
+    """What is read and parsed ahead of the answers, and what waits to be sent, is bounded; answers may lie unread for
+    `stall_timeout` seconds.
+    """
 
     stall_timeout = 60.0
 
-    _head = 0
-    _due: asyncio.TimerHandle | None = None
-    """Set while a head is waited for."""
+    _unparsed = b""
+    """What was read and has to wait."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.flow = Flow(self.transport, self._full)
         self._unread = Unread(self.transport, self.stall_timeout)
-        self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
         self._unread.stop()
         super().connection_lost(exc)
 
@@ -84,13 +136,54 @@ class Patience(_Connection):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread.stop()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._due is not None:
-            self._head += len(data)
-            if self._head > HEAD_BYTES:
-                self.transport.abort()
+        for start in range(0, len(data), PIECE):
+            if self.transport.is_closing():
+                return
+            if self._full():
+                self._unparsed += data[start:]
+                self.flow.settle()
+                return
+            self._parse(data[start : start + PIECE])
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.pipeline:  # uvicorn stops reading here, and who does not read does not see the client leave either
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._go_on()
+
+    def _parse(self, piece: bytes) -> None:
+        super().data_received(piece)
+
+    def _full(self) -> bool:
+        return bool(self._unparsed) or len(self.pipeline) >= PIPELINED or self.flow.write_paused
+
+    def _go_on(self) -> None:
+        unparsed, self._unparsed = self._unparsed, b""
+        if unparsed:
+            self.data_received(unparsed)
+        self.flow.settle()
+
+
+class Patience(Paced):
+    """A request's head may have `HEAD_BYTES`, and take `stall_timeout` seconds."""
+
+    _head = 0
+    _due: asyncio.TimerHandle | None = None
+    """Set while a head is waited for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -101,10 +194,12 @@ class Patience(_Connection):
         self._stop_waiting()
         super().on_headers_complete()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.pipeline:  # uvicorn would read further ones behind those that wait
-            self.flow.pause_reading()
+    def _parse(self, piece: bytes) -> None:
+        super()._parse(piece)
+        if self._due is not None:
+            self._head += len(piece)
+            if self._head > HEAD_BYTES + PIECE:  # the first piece may have had others in front
+                self.transport.abort()
 
     def _wait_for_head(self) -> None:
         self._head = 0

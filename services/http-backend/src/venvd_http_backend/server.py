@@ -15,10 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_core.backend import Backend
-from venvd_core.patience import Unread
+from venvd_core.patience import HEAD_BYTES, PIECE, Paced
 from venvd_core.wire import encode
 from venvd_http_backend.arrays import Arrays
-from venvd_http_backend.flow import Flow
 from venvd_http_backend.front import HOT, Front
 from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head
@@ -27,9 +26,6 @@ from venvd_http_backend.settings import HttpSettings
 from venvd_http_backend.transfer import TRANSPORT
 
 KEEP_ALIVE = 120
-HEAD_BYTES = 64 * 1024
-PIPELINED = 8
-"""Requests that may stand behind one that is not answered before reading stops."""
 
 _HOT = {path.encode(): command for path, command in HOT.items()}
 _REFUSAL = (
@@ -38,13 +34,10 @@ _REFUSAL = (
 _REASONS = {400: b"Bad Request", 413: b"Content Too Large"}
 
 
-class Connection(HttpToolsProtocol):
-    """One connection. A head may have `HEAD_BYTES`, and take `stall_timeout` seconds from its first byte; answers may
-    lie unread for as long.
-    """
+class Connection(Paced, HttpToolsProtocol):  # type: ignore[misc]  # whose `flow` is another that does the same
+    """One connection. A head may have `HEAD_BYTES`, and take `stall_timeout` seconds from its first byte."""
 
     operations: ClassVar[Operations]
-    stall_timeout: ClassVar[float]
 
     _in_head = False
     _head = 0
@@ -65,8 +58,6 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Flow(transport)
-        self._unread = Unread(transport, self.stall_timeout)
         self._heads = Heads()
         self._close_in(KEEP_ALIVE)
 
@@ -82,22 +73,16 @@ class Connection(HttpToolsProtocol):
         self._arrived = self._began_in = b""
         if self._hot is not None:
             self._usual_way()
+
+    def _parse(self, piece: bytes) -> None:
+        super()._parse(piece)
         if self._in_head and not self.transport.is_closing():
-            self._partial(len(data))
+            self._partial(len(piece))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unread.stop()
         if self._exchange is not None:
             self._exchange.gone()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread.watch()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._unread.stop()
 
     # ---- the parser's callbacks
 
@@ -179,15 +164,8 @@ class Connection(HttpToolsProtocol):
         self.headers.extend(headers)
         self.scope["extensions"] = {TRANSPORT: {"transport": self.transport}}
         super().on_headers_complete()
-        if 0 < len(self.pipeline) < PIPELINED:
-            self.flow.resume_reading()  # who does not read does not see the client leave either
 
     # ---- answers
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if len(self.pipeline) >= PIPELINED:
-            self.flow.pause_reading()  # uvicorn would read further ones behind those that wait
 
     def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
         if not exchange.keep_alive:
@@ -235,7 +213,7 @@ class Connection(HttpToolsProtocol):
         if self._head == 0:
             self._since = now
         self._head += size
-        if self._head > HEAD_BYTES:
+        if self._head > HEAD_BYTES + PIECE:  # the first piece may have had others in front
             self._refuse(TooLarge(f"the request's head is larger than {HEAD_BYTES} bytes"))
         else:
             self._close_in(max(0.0, self._since + self.stall_timeout - now))
