@@ -171,6 +171,14 @@ def test_timeouts(backend: venvd.Backend) -> None:
     assert backend.eval("1") == 1
 
 
+def test_a_timeout_longer_than_the_kernel_waits(backend: venvd.Backend) -> None:
+    """It is a timeout as any other; one that never ends has no JSON form."""
+    assert backend.eval("1", timeout=1e10) == 1
+    with pytest.raises(venvd.InvalidRequest):
+        backend.eval("1", timeout=float("inf"))
+    assert backend.eval("2") == 2
+
+
 def test_a_forked_child_makes_its_own(backend: venvd.Backend) -> None:
     """Parent and child use the same client, and neither reads the other's answers."""
     child = os.fork()

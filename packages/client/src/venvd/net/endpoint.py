@@ -13,6 +13,8 @@ from venvd.errors import DeadlineExceeded, InvalidRequest
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection to be made."""
+_LONGEST = 24 * 86400.0
+"""Seconds: the kernel waits for no more milliseconds than fit into 31 bits."""
 CHUNK = 64 * 1024
 """Bytes asked for at once: the allocator maps room of 128 KiB and more anew each time, which costs more than a call."""
 
@@ -100,8 +102,8 @@ class Exchange:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """The monotonic clock `timeout` seconds from now."""
-    return None if timeout is None else time.monotonic() + timeout
+    """The monotonic clock `timeout` seconds from now, or the longest that may be waited for."""
+    return None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
 
 
 def remaining(deadline: float | None, endpoint: Endpoint) -> float | None:
