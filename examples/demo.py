@@ -183,6 +183,7 @@ def take_down(started: launch.Started) -> None:
         wait_until_gone(controller)
         for venv in controller.venvs.list():
             controller.venvs.delete(venv.name)
+        controller.prune(everything=True)  # no other home would ever find what this one leaves
     started.stop()
 
 

@@ -181,3 +181,14 @@ def test_backends_outlive_the_controllers_container(project: Project, backends: 
     project.compose("up", "--detach", "--wait", "--force-recreate")
     after = {item["name"]: item["startedAt"] for item in project.api("/v1/backends")["items"]}
     assert after == before
+
+
+def test_make_down_takes_the_backends_along(project: Project, backends: dict[str, dict[str, Any]]) -> None:
+    """Also those that `docker compose down` left running before."""
+    label = f"label=dev.venvd.home={project.inside('cat', '/var/lib/venvd/id')}"
+    mine = ["docker", "ps", "--all", "--quiet", "--filter", label]
+    project.compose("down")
+    assert len(subprocess.run(mine, capture_output=True, text=True, check=True).stdout.split()) == 2 * len(backends)
+    env = {**project.env, "COMPOSE_PROJECT_NAME": project.name}
+    subprocess.run([ROOT / "scripts" / "down"], env=env, capture_output=True, check=True)
+    assert not subprocess.run(mine, capture_output=True, check=True).stdout

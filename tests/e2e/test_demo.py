@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -22,3 +23,8 @@ def test_the_demo_tells_a_right_table(engine: str) -> None:
     assert f"engine {engine}" in done.stdout
     assert "plain Python counts the same" in done.stdout
     assert "nothing is left running" in done.stdout
+    if engine == "docker":
+        (home,) = set(re.findall(r"backend:(\w+)-", done.stdout))
+        for kind in ("volume", "image"):
+            listed = subprocess.run(["docker", kind, "ls"], capture_output=True, text=True, check=True)
+            assert home not in listed.stdout

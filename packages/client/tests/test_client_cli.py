@@ -157,6 +157,15 @@ def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site
     assert "missing: SSL_CERT_FILE" in text
 
 
+def test_up_says_that_commands_go_elsewhere(elsewhere: dict[str, str]) -> None:
+    """A controller comes up while VENVD_URL names another."""
+    theirs = {**elsewhere, "VENVD_URL": "http://127.0.0.1:1", "VENVD_PORT": str(free_port())}
+    try:
+        assert "VENVD_URL names another controller, http://127.0.0.1:1: " in run(theirs, "up", "--detach").err
+    finally:
+        run(theirs, "down")
+
+
 def test_lists_show_what_there_is(cli: Cli) -> None:
     """Names, states and versions are in the tables."""
     text = cli("list").out
@@ -173,12 +182,24 @@ def test_a_venv_and_a_backend_come_and_go(cli: Cli) -> None:
     assert started["state"] == "running"
     assert cli("eval", "--backend", "cli", "__import__('os').environ['COLOUR']").out == "green\n"
     which = cli("eval", "1", status=2).err
-    assert "which backend?" in which
+    assert "which backend? --backend NAME is one of" in which
     assert "main" in which
     assert cli("venv", "delete", "cli-venv", status=1).err.count("cli") >= 1
     assert cli("restart", "cli", "--json").json["url"] == started["url"]
     assert cli("stop", "cli", "--json").json == {"name": "cli", "stopped": True}
     assert cli("venv", "delete", "cli-venv").out == "cli-venv is removed\n"
+
+
+def test_a_wrong_name_is_told_with_the_one_that_may_be_meant(cli: Cli) -> None:
+    """A typo in the name of a backend or a venv; a name like no other is told alone."""
+    assert cli("stop", "mian", status=3).err == 'Error: no backend "mian"; is "main" meant?\n'
+    assert 'no venv "plane"; is "plain" meant?' in cli("start", "http", "--venv", "plane", status=3).err
+    assert cli("stop", "xyz", status=3).err == 'Error: no backend "xyz"\n'
+
+
+def test_a_file_given_as_a_requirement_is_told_its_option(cli: Cli) -> None:
+    """`-r requirements.txt`, as pip has it."""
+    assert '--requirements-file "r.txt"' in cli("venv", "create", "of-a-file", "-r", "r.txt", status=2).err
 
 
 def test_start_without_a_venv_makes_the_default_one(cli: Cli) -> None:

@@ -30,6 +30,19 @@ def empty_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(directory) / "home"
 
 
+def test_options_that_are_none_are_refused() -> None:
+    """A word that is no option is an error, not a backend without what it asks for."""
+    with pytest.raises(TypeError, match=r"no such option: version; there are python, venv, .*"):
+        venvd.backend(version="3.8").__enter__()  # type: ignore[call-arg]
+
+
+def test_a_version_that_is_a_number_is_refused(empty_home: Path) -> None:
+    """3.10 would be 3.1."""
+    with pytest.raises(venvd.InvalidRequest, match=r'is text, such as "3.13", and 3.13 is none'):
+        venvd.backend(python=3.13).__enter__()  # type: ignore[arg-type]
+    assert not empty_home.exists()
+
+
 def test_a_program_of_its_own(empty_home: Path) -> None:
     """Without a controller one is started for the block; the backend runs what was asked for."""
     seen: list[str] = []

@@ -20,7 +20,7 @@ from venvd.home import named
 from venvd.private import controller
 from venvd.session import Backend
 from venvd.session_async import AsyncBackend
-from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec
+from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_version
 
 
 class Options(TypedDict, total=False):
@@ -29,7 +29,7 @@ class Options(TypedDict, total=False):
     Attributes:
         python: a version such as `3.13`; absent is the controller's default, or the newest it can provide.
         venv: the name of a venv that exists, or for the one that the requirements make; absent makes up a stable one.
-        type: `http` (default) or `pipe`.
+        type: `http` (default), `pipe`, or `rpc` (the extra `grpc`).
         name: the backend's; absent makes up one.
         port: absent is a free one.
         apt_packages: Debian packages of the venv.
@@ -78,11 +78,15 @@ class _Job:
 
 
 def _job(requirements: Sequence[str], options: Options) -> _Job:
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(Options.__annotations__)}")
     flows.check_supported(options.get("type", "http"))
     if isinstance(requirements, str):
         requirements = [requirements]
+    python = options.get("python")
     spec = VenvSpec(
-        python=options.get("python"),
+        python=None if python is None else check_version(python),
         requirements=list(requirements),
         aptPackages=list(options.get("apt_packages", ())),
         preload=list(options.get("preload", ())),

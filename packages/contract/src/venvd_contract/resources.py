@@ -38,6 +38,8 @@ def check_version(version: str) -> str:
     Raises:
         InvalidRequest: it cannot.
     """
+    if not isinstance(version, str):  # 3.10 is 3.1 as a number
+        raise InvalidRequest(f'a version of CPython is text, such as "3.13", and {version!r} is none')
     if not _VERSION.fullmatch(version):
         raise InvalidRequest(f'"{version[:40]}" is no version of CPython: write it as 3.13 or 3.13.5')
     return version

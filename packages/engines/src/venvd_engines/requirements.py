@@ -20,7 +20,7 @@ MAX_LINES = 1000
 MAX_LINE = 1000
 """Characters of one line."""
 
-_RIGHT = 'write a package\'s name with versions, extras or a marker, such as "pandas[excel]>=2,<3"'
+_RIGHT = 'write a package\'s name with versions, extras or a marker, such as "pandas[excel]>=2,<3" or "numpy==2.1.0"'
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _DIRECT = re.compile(r"\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]]*\])?\s*@")
 _FILE = re.compile(r"[/\\]|^[.~]|\.(whl|zip|tar\.gz|tgz|tar\.bz2|txt|toml)\s*$", re.IGNORECASE)

@@ -70,8 +70,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        wrong = "VENVD_PORT" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "VENVD_HOST"
-        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with {wrong}") from None
+        port_wrong = error.errno in {errno.EADDRINUSE, errno.EACCES}
+        way = "VENVD_PORT (`venvd up --port`)" if port_wrong else "VENVD_HOST (`venvd up --host`)"
+        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with {way}") from None
     return listener
 
 

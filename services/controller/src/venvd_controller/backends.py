@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
+from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo
+from venvd_controller.absent import absent
 from venvd_controller.clock import now
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow, VenvRow
@@ -107,13 +108,13 @@ class Backends:
         """The venv `default` is made where it is absent; any other must be there."""
         row = session.get(VenvRow, name)
         if row is None and name != "default":
-            raise NotFound(f'no venv "{name}"')
+            raise absent("venv", name, session.scalars(select(VenvRow.name)))
         return row or self._venvs.add_default(session)
 
     def _add(self, session: Session, spec: BackendSpec, *, owned: bool) -> BackendRow:
         taken = {row.name for row in session.scalars(select(BackendRow)) if owned or not _replaceable(row)}
         if spec.name is not None and spec.name in taken:
-            raise Conflict(f'a backend "{spec.name}" exists already; delete it first, or take another name')
+            raise Conflict(f'a backend "{spec.name}" exists already; stop it first, or take another name')
         name = spec.name or _free_name(f"{spec.venv}-{spec.type}", taken)
         self._check_sockets(session, spec, name)
         failed = session.get(BackendRow, name)
@@ -281,7 +282,7 @@ def _of(name: str) -> Any:
 def _found(session: Session, name: str) -> BackendRow:
     row = session.get(BackendRow, name)
     if row is None:
-        raise NotFound(f'no backend "{name[:80]}"')
+        raise absent("backend", name, session.scalars(select(BackendRow.name)))
     return row
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, InUse, NotFound, VenvdError
 from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, check_name
+from venvd_controller.absent import absent
 from venvd_controller.clock import now
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow, VenvRow
@@ -271,7 +272,7 @@ def _new(session: Session, name: str) -> VenvRow:
 def _found(session: Session, name: str) -> VenvRow:
     row = session.get(VenvRow, name)
     if row is None:
-        raise NotFound(f'no venv "{name[:80]}"')
+        raise absent("venv", name, session.scalars(select(VenvRow.name)))
     return row
 
 

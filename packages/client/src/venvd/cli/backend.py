@@ -53,7 +53,9 @@ def chosen(state: State, name: str | None) -> str:
         raise venvd.NotFound("no backend runs: `venvd start http` starts one")
     found = [item for item in listed if item.state != "failed"] or listed
     if len(found) > 1:
-        raise click.UsageError(f"which backend? {', '.join(item.name for item in found)}")
+        option = any(item.name == "backend" for item in click.get_current_context().command.params)
+        how = "--backend NAME" if option else "NAME"
+        raise click.UsageError(f"which backend? {how} is one of {', '.join(item.name for item in found)}")
     return found[0].name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,12 +44,20 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
         private.keep()
         shown = {"url": url, "pid": processes.recorded(_pid_file()), "home": str(home())}
         state.show(shown, f"a controller already answers at {url}")
+        _warn_of_another(state, url)
         return
     if detach:
         started = _start(state, host, port)
         state.say(f"its log: {started.log}; `venvd down` stops it")
     else:
         _attend(state, host, port)
+
+
+def _warn_of_another(state: State, url: str) -> None:
+    """Where commands would go to another controller than the one that is up."""
+    other = os.environ.get("VENVD_URL")
+    if other and other.rstrip("/") != url.rstrip("/"):
+        state.say(f"VENVD_URL names another controller, {other}: commands go there until it is unset, VENVD_TOKEN too")
 
 
 def _check_port(url: str, port: int) -> None:
@@ -67,6 +76,7 @@ def _start(state: State, host: str, port: int) -> launch.Started:
     pid = started.process.pid
     processes.record(_pid_file(), pid)
     state.show({"url": started.url, "pid": pid, "home": str(home())}, f"the controller is ready at {started.url}")
+    _warn_of_another(state, started.url)
     return started
 
 

@@ -101,6 +101,9 @@ def _spec(
     env: Sequence[str],
     labels: Sequence[str],
 ) -> VenvSpec:
+    file = next((word for word in requirements if word.lower().endswith(".txt")), None)
+    if file is not None:
+        raise click.UsageError(f'"{file}" is no requirement; a file of them is --requirements-file "{file}"')
     lines = [*requirements, *(requirement_lines(requirements_file) if requirements_file else ())]
     return VenvSpec(python, lines, list(apt_packages), list(preload), network, pairs(env), pairs(labels))
 

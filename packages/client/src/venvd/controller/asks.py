@@ -140,7 +140,7 @@ class RuntimeChange:
 
 
 def init_runtime(version: str) -> Ask[RuntimeChange]:
-    return Ask("PUT", f"/v1/runtimes/{segment(version)}", one(RuntimeChange))
+    return Ask("PUT", f"/v1/runtimes/{segment(resources.check_version(version))}", one(RuntimeChange))
 
 
 def default_runtime(version: str) -> Ask[Runtime]:

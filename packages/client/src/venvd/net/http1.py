@@ -11,6 +11,7 @@ MAX_HEAD = 64 * 1024
 """Bytes of a status line and headers."""
 MAX_BODY = 256 * 1024 * 1024
 """Bytes of a body that is kept whole."""
+_NOT_HTTP = "the peer does not speak HTTP/1.1: check the scheme and the port of its URL"
 
 
 def head(method: str, endpoint: Endpoint, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -87,7 +88,7 @@ class ResponseReader:
             if len(self._buffer) > MAX_HEAD:
                 raise BadReply(f"a response's headers are larger than {MAX_HEAD} bytes")
             if not b"HTTP/1.".startswith(self._buffer[:7]):
-                raise BadReply("the peer does not speak HTTP/1.1")
+                raise BadReply(_NOT_HTTP)
             return False
         lines = self._buffer[:end].split(b"\r\n")
         self._buffer = self._buffer[end + 4 :]
@@ -105,7 +106,7 @@ class ResponseReader:
     def _status_line(self, line: bytes) -> None:
         code = line[9:12]
         if not line.startswith(b"HTTP/1.") or not code.isdigit():
-            raise BadReply("the peer does not speak HTTP/1.1")
+            raise BadReply(_NOT_HTTP)
         self.status = int(code)
         self.reusable = line[7:8] == b"1"
 

@@ -54,7 +54,7 @@ class PortSearch:
             if candidate not in self._taken and candidate not in chosen and not self._in_use(candidate):
                 return candidate
         if port.exact:
-            raise Conflict(f"port {port.wanted} on {self._host} is in use")
+            raise Conflict(f"port {port.wanted} on {self._host} is in use; name another, or none for the next free one")
         raise Conflict(f"no port from {port.wanted} on is free on {self._host}")
 
     def _in_use(self, port: int) -> bool:
