@@ -143,27 +143,19 @@ def test_every_reading_command_speaks_json_and_text(cli: Cli, words: list[str], 
 
 
 def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site: Any) -> None:
-    """By the variable that sets it, or another that its default follows."""
+    """By the variable that sets it, or another that its default follows; `up` says where VENVD_URL leads elsewhere."""
     found = {item["name"]: item for item in run(site.environment(), "config", "--json").json["settings"]}
     assert found["VENVD_HOME"]["variable"] == "VENVD_HOME"
     assert (found["VENVD_MAX_BODY"]["source"], found["VENVD_MAX_BODY"]["variable"]) == ("default", None)
     theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(free_port())}
-    run(theirs, "up", "--detach")
+    said = run({**theirs, "VENVD_URL": "http://127.0.0.1:1"}, "up", "--detach").err
+    assert "VENVD_URL names another controller, http://127.0.0.1:1: " in said
     try:
         text = run(theirs, "config").out
     finally:
         run(theirs, "down")
     assert "/nowhere.pem  (environment: SSL_CERT_FILE)" in text
     assert "missing: SSL_CERT_FILE" in text
-
-
-def test_up_says_that_commands_go_elsewhere(elsewhere: dict[str, str]) -> None:
-    """A controller comes up while VENVD_URL names another."""
-    theirs = {**elsewhere, "VENVD_URL": "http://127.0.0.1:1", "VENVD_PORT": str(free_port())}
-    try:
-        assert "VENVD_URL names another controller, http://127.0.0.1:1: " in run(theirs, "up", "--detach").err
-    finally:
-        run(theirs, "down")
 
 
 def test_lists_show_what_there_is(cli: Cli) -> None:
