@@ -44,7 +44,7 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
         private.keep()
         shown = {"url": url, "pid": processes.recorded(_pid_file()), "home": str(home())}
         state.show(shown, f"a controller already answers at {url}")
-        _warn_of_another(state, url)
+        _tell_of_another(state, url)
         return
     if detach:
         started = _start(state, host, port)
@@ -53,11 +53,11 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
         _attend(state, host, port)
 
 
-def _warn_of_another(state: State, url: str) -> None:
-    """Where commands would go to another controller than the one that is up."""
+def _tell_of_another(state: State, url: str) -> None:
+    """VENVD_URL serves the controller too: the address that it announces to clients."""
     other = os.environ.get("VENVD_URL")
     if other and other.rstrip("/") != url.rstrip("/"):
-        state.say(f"VENVD_URL names another controller, {other}: commands go there until it is unset, VENVD_TOKEN too")
+        state.say(f"VENVD_URL is {other}: commands go there; unset it and VENVD_TOKEN first where that is another one")
 
 
 def _check_port(url: str, port: int) -> None:
@@ -76,7 +76,7 @@ def _start(state: State, host: str, port: int) -> launch.Started:
     pid = started.process.pid
     processes.record(_pid_file(), pid)
     state.show({"url": started.url, "pid": pid, "home": str(home())}, f"the controller is ready at {started.url}")
-    _warn_of_another(state, started.url)
+    _tell_of_another(state, started.url)
     return started
 
 
