@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -254,3 +255,58 @@ def server(shared: Server) -> Iterator[Server]:
     while shared.clients:
         shared.clients.pop().close()
     assert shared.process.poll() is None
+
+
+# ---- direct clients --------------------------------------------------------------------------------------------
+
+CARRIER = {"lines": "socket"}
+"""What carries the lines of direct clients that do not say it."""
+
+
+@pytest.fixture(params=["socket", "pipes"])
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For facts that are those of both."""
+    monkeypatch.setitem(CARRIER, "lines", request.param)
+
+
+def attach(server: Server, session: str | None = None, *, by: str | None = None) -> Client:
+    """A client whose connection is direct."""
+    client = server.connect_once()
+    reply = client("session.attach", {"id": session}, token=TOKEN)
+    assert reply["result"]["id"] == (session or "default")
+    if (by or CARRIER["lines"]) == "pipes":
+        client = PipedClient(client)
+        server.clients[-1] = client
+    return client
+
+
+@pytest.fixture
+def session(server: Server) -> Iterator[str]:
+    """A session of the test's own."""
+    name = f"s{secrets.token_hex(4)}"
+    client = server.connect()
+    assert "result" in client("session.create", {"name": name})
+    yield name
+    client("session.delete", {"id": name})
+
+
+def value(client: Client, expression: str, **fields: Any) -> Any:
+    return client("eval", {"expression": expression}, **fields)["result"]["value"]
+
+
+def info(client: Client, session: str) -> dict[str, Any]:
+    found: dict[str, Any] = client("session.get", {"id": session})["result"]
+    return found
+
+
+def metric(server: Server, name: str) -> float:
+    _, body = server.get("/metrics", TOKEN)
+    (found,) = re.findall(rf"^{re.escape(name)} (\S+)$", body.decode(), re.MULTILINE)
+    return float(found)
+
+
+def until_running(server: Server, session: str) -> Client:
+    """Wait until the session runs a call; a client of the server that can interrupt it."""
+    client = server.connect()
+    until(lambda: info(client, session)["state"] == "busy", "nothing runs")
+    return client
