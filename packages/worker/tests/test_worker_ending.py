@@ -35,7 +35,7 @@ def test_an_interrupt_leaves_the_state(session: Any, tmp_path: Path, command: st
     session.eval("before = 5")
     field = "code" if command == "exec" else "expression"
     began = tmp_path / "began"
-    session.send(command, {field: f"import time\nopen({str(began)!r}, 'w')\nwhile True: time.sleep(0.01)"})
+    session.send(command, {field: f"import os, time\nos.mkdir({str(began)!r})\nwhile True: time.sleep(0.01)"})
     deadline = time.monotonic() + 20
     while not began.exists():
         assert time.monotonic() < deadline
