@@ -42,7 +42,6 @@ class Desk:
         self._slot = slot
         self._segments = segments
         self._others: Dict[int, Callable[[], None]] = {}
-        self._server = server
         self._streams: Dict[int, Stream] = {server.fileno(): server}
         self._clients: Set[DirectStream] = set()
         self._watched: Set[int] = set()
