@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from harness.rpc import RpcCaller
+from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import VenvdError, from_fields
-from venvd_contract.operations import BY_COMMAND
 
 
 class Caller(Protocol):
@@ -53,7 +53,7 @@ class HttpCaller:
         name: str | None = None,
         lease: float | None = None,
     ) -> Any:
-        method, path = BY_COMMAND[command].http
+        method, path = BY_NAME[command].http
         if isinstance(payload, dict):
             identity = session if command.startswith("file.") else payload.get("id")
             path = path.format(id=quote(str(identity), safe=""), path=quote(str(payload.get("path")), safe="/"))
@@ -147,7 +147,7 @@ class AttachCaller:
     def __call__(
         self, command: str, payload: Any = None, *, session: str | None = None, name: str | None = None, **options: Any
     ) -> Any:
-        operation = BY_COMMAND.get(command)
+        operation = BY_NAME.get(command)
         if name is not None or operation is None or operation.served_by != "session":
             return self._server(command, payload, session=session, name=name, **options)
         direct = self._direct.get(session)

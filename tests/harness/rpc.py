@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from venvd_contract.commands import BY_NAME, checked
 from venvd_contract.errors import VenvdError, from_fields
-from venvd_contract.operations import BY_COMMAND, checked
 from venvd_proto.v1 import (
     python_service_pb2,
     python_service_pb2_grpc,
@@ -79,14 +79,14 @@ class RpcCaller:
     def _message(self, command: str, payload: dict[str, Any]) -> Message:
         """The typed request; raises where the message cannot say what the payload says."""
         checked(command, payload)
-        service, method = BY_COMMAND[command].rpc.split("/")
+        service, method = BY_NAME[command].rpc.split("/")
         message = getattr(_MESSAGES[service], f"{method}Request")()
         for name, value in payload.items():
             fill(message, snake(name), value)
         return message  # type: ignore[no-any-return]
 
     def _unary(self, command: str, request: Message, metadata: list[tuple[str, str]]) -> Any:
-        service, method = BY_COMMAND[command].rpc.split("/")
+        service, method = BY_NAME[command].rpc.split("/")
         answer = getattr(_STUBS[service](self._channel), method)(request, metadata=metadata, timeout=60)
         if command == "exec":
             return plain(list(answer)[-1].output)

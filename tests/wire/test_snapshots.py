@@ -15,7 +15,7 @@ from harness.door import door
 from harness.snapshots import compare, http_exchanges, lines_of_a_pipe, played
 from harness.stack import Running
 
-from venvd_contract.operations import ARRAY_RELEASE, OPERATIONS, PLANNED, STREAMED
+from venvd_contract.commands import ARRAY_RELEASE, COMMANDS, PLANNED, STREAMED
 
 FOLDER = Path(__file__).parent / "snapshots"
 PIPE = sorted((FOLDER / "pipe").glob("*.txt"))
@@ -54,14 +54,14 @@ def test_every_command_is_in_a_snapshot() -> None:
     """Each command, also those that answer `not_implemented`, stands in a file of the pipe."""
     text = "".join(path.read_text() for path in PIPE)
     sent = set(re.findall(r'^> .*?"command": ?"([^"]+)"', text, re.MULTILINE))
-    assert sent >= {operation.command for operation in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)} | PLANNED
+    assert sent >= {command.name for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)} | PLANNED
 
 
 def test_every_route_is_in_a_snapshot() -> None:
-    """Each operation's route stands in a file of HTTP."""
+    """The route of each command stands in a file of HTTP."""
     text = "".join(path.read_text() for path in HTTP)
     sent = re.findall(r"^> ([A-Z]+) (/\S*)", text, re.MULTILINE)
-    for method, path in (operation.http for operation in OPERATIONS):
+    for method, path in (command.http for command in COMMANDS):
         pattern = re.sub(r"\{(?:id|path)\}", "[^?]+", path)
         named = [route.partition("?")[0] for each, route in sent if each == method]
         assert any(re.fullmatch(pattern, route) for route in named), f"{method} {path}"

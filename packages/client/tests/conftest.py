@@ -27,9 +27,9 @@ import pytest
 import venvd
 from venvd import launch
 from venvd_contract import resources
+from venvd_contract.commands import ATTACH, COMMANDS, checked
 from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Unimplemented, UserError, VenvdError
 from venvd_contract.framing import dump_line, parse_line
-from venvd_contract.operations import ATTACH, OPERATIONS, checked
 from venvd_contract.resources import VenvSpec
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
@@ -187,7 +187,7 @@ def _info(name: str, idle: float | None) -> dict[str, Any]:
     }
 
 
-ROUTES = {operation.http: operation.command for operation in OPERATIONS}
+ROUTES = {command.http: command.name for command in COMMANDS}
 
 
 def route(method: str, path: str) -> tuple[str, dict[str, Any]]:

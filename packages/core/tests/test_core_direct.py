@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Any
 
-from venvd_contract.operations import SessionInfo
+from venvd_contract.commands import SessionInfo
 from venvd_core.backend import Attachment
 
 

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from venvd_contract import errors
-from venvd_contract.operations import Limits
+from venvd_contract.commands import Limits
 from venvd_core import limits, monitor
 from venvd_core.auth import Guard
 from venvd_core.settings import BackendSettings

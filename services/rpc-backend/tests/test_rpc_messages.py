@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from venvd_contract.commands import BY_NAME, COMMANDS
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
-from venvd_contract.operations import BY_COMMAND, OPERATIONS
 from venvd_core.calls import Call, Reply, Request
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
 from venvd_rpc_backend import messages, stream
-from venvd_rpc_backend.methods import BY_OTHERS, COMMANDS, PLANNED, SERVICES, Method, methods
+from venvd_rpc_backend.methods import BY_OTHERS, COMMAND_NAMES, PLANNED, SERVICES, Method, methods
 
 METHODS = {method.command: method for service in SERVICES for method in methods(service)}
 
@@ -26,21 +26,21 @@ def sent(message: Any) -> Any:
     return json.loads(messages.payload(message))
 
 
-def test_every_operation_has_a_method() -> None:
+def test_every_command_has_a_method() -> None:
     """What the contract's table names is declared in the proto, and what the proto declares is in the contract."""
     declared = {f"{service.name}/{each.name}" for service in SERVICES for each in service.methods}
-    assert declared == set(COMMANDS) | BY_OTHERS
-    assert {operation.rpc for operation in OPERATIONS} <= declared
-    assert set(PLANNED.values()) | set(BY_COMMAND) == set(COMMANDS.values())
+    assert declared == set(COMMAND_NAMES) | BY_OTHERS
+    assert {command.rpc for command in COMMANDS} <= declared
+    assert set(PLANNED.values()) | set(BY_NAME) == set(COMMAND_NAMES.values())
 
 
-@pytest.mark.parametrize("command", sorted(BY_COMMAND))
+@pytest.mark.parametrize("command", sorted(BY_NAME))
 def test_requests_have_the_fields_of_the_contract(command: str) -> None:
     """Each field of the contract's request is a field of the message, and the other way round."""
     declared = {messages.camel(field.name) for field in method(command).request.DESCRIPTOR.fields}
     if command == "file.put":  # parts of a file are requests over the pipe, and messages of one stream here
         declared = {messages.camel(field.name) for field in python.FileHeader.DESCRIPTOR.fields} | {"more", "upload"}
-    assert declared == set(BY_COMMAND[command].request.__dataclass_fields__)
+    assert declared == set(BY_NAME[command].request.__dataclass_fields__)
 
 
 def test_json_fields_are_passed_on_as_they_are() -> None:
@@ -190,6 +190,6 @@ def test_arrays_of_floats() -> None:
     ],
 )
 def test_results_are_not_trusted(command: str, result: bytes) -> None:
-    """A result that is not of its operation's form is an internal error, whatever it is."""
+    """A result that is not of its command's form is an internal error, whatever it is."""
     with pytest.raises(Internal):
         method(command).respond(result)

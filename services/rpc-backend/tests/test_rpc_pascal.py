@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
-from venvd_contract.operations import BY_COMMAND
 from venvd_rpc_backend import pascal
 
 
 def answered(command: str, result: Any) -> Any:
-    return json.loads(pascal.response(BY_COMMAND[command], json.dumps(result).encode()))
+    return json.loads(pascal.response(BY_NAME[command], json.dumps(result).encode()))
 
 
 def test_request_fields_become_the_contracts() -> None:
@@ -67,12 +67,12 @@ def test_models_inside_models() -> None:
 
 
 def test_bare_arrays_get_a_name() -> None:
-    """The operations that answer with a bare array name it as gRPC does."""
+    """The commands that answer with a bare array name it as gRPC does."""
     assert answered("tofloatarray", [1.0]) == {"Data": [1.0]}
     assert answered("tofloatarray2d", [[1.0]]) == {"Rows": [[1.0]]}
 
 
 def test_results_are_not_trusted() -> None:
-    """A result that is not of its operation's form is an internal error."""
+    """A result that is not of its command's form is an internal error."""
     with pytest.raises(Internal):
         answered("import", [1])

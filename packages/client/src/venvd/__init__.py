@@ -44,9 +44,9 @@ from venvd.remote_async import AsyncRemoteObject
 from venvd.session import Backend, Session, connect
 from venvd.session_async import AsyncBackend, AsyncSession, connect_async
 from venvd.transports.base import Event
-from venvd_contract.detached import CallInfo
+from venvd_contract.background import CallInfo
+from venvd_contract.commands import Limits, Output, SessionInfo
 from venvd_contract.files import FileInfo
-from venvd_contract.operations import Limits, Output, SessionInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
 
 __all__ = [

@@ -12,7 +12,7 @@ from venvd.flow import Flow, drive, drive_async
 from venvd.records import record
 from venvd.scope import Held, Scope
 from venvd.transports.base import Call, Kind
-from venvd_contract.detached import CallInfo
+from venvd_contract.background import CallInfo
 
 _ROUND = 30.0
 """Seconds for which one request waits."""

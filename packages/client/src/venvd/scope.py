@@ -12,7 +12,7 @@ from venvd.errors import BadReply, InvalidRequest
 from venvd.records import record, records
 from venvd.transports.base import Call, Kind
 from venvd_contract.arrays import ARROW, Header, table
-from venvd_contract.operations import HandleInfo, Output
+from venvd_contract.commands import HandleInfo, Output
 from venvd_contract.values import Decoder, Encoder, NotPlain
 
 _handles = records(HandleInfo)

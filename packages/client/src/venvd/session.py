@@ -20,7 +20,7 @@ from venvd.tables import stream_of, table_of
 from venvd.transports import open_transport
 from venvd.transports.base import Call, Event, Run, Transport
 from venvd_contract.arrays import Header
-from venvd_contract.operations import HandleInfo, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
 
@@ -207,7 +207,7 @@ class Sessions:
 
         Args:
             name: null lets the backend choose.
-            limits: fields of `venvd_contract.operations.Limits`; sizes in bytes.
+            limits: fields of `venvd_contract.commands.Limits`; sizes in bytes.
             env: environment variables of its process.
             idle_timeout: seconds without a call after which it ends.
         """

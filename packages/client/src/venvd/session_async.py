@@ -19,7 +19,7 @@ from venvd.tables import stream_of, table_of
 from venvd.transports import open_async_transport
 from venvd.transports.base import AsyncTransport, Call, Event
 from venvd_contract.arrays import Header
-from venvd_contract.operations import HandleInfo, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Output, SessionInfo
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 from venvd.errors import decoded
 from venvd.records import record, records
 from venvd.transports.base import Call, Kind
-from venvd_contract.operations import Output, SessionInfo
+from venvd_contract.commands import Output, SessionInfo
 
 
 def _info(result: Any) -> SessionInfo:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from venvd_contract import operations
+from venvd_contract import commands
 from venvd_contract.arrays import Header
+from venvd_contract.commands import ATTACH, BY_NAME, PLANNED
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_contract.operations import ATTACH, BY_COMMAND, PLANNED
 from venvd_core import wire
 from venvd_core.arrays import Incoming, Outgoing, Porter, Target
 from venvd_core.auth import USE, Guard
@@ -31,9 +31,9 @@ from venvd_core.settings import BackendSettings
 __all__ = ["CANCEL", "Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
 _SESSION_COMMANDS = frozenset(
-    each.command for each in (*operations.OPERATIONS, *operations.STREAMED) if each.served_by == "session"
+    each.name for each in (*commands.COMMANDS, *commands.STREAMED) if each.served_by == "session"
 )
-_KNOWN = frozenset({*BY_COMMAND, *PLANNED}) | _SESSION_COMMANDS
+_KNOWN = frozenset({*BY_NAME, *PLANNED}) | _SESSION_COMMANDS
 CANCEL = "cancel"
 _DEFAULT = Target()
 _VALUES = frozenset({None, "plain", "tagged"})
@@ -46,26 +46,26 @@ _ENDS_WITH_ITS_CLIENT = frozenset({"session.create", "call.get", "file.get", "fi
 _Served = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
 
 
-async def _ping(_pool: Pool, _payload: dict[str, Any]) -> operations.Status:
-    return operations.Status()
+async def _ping(_pool: Pool, _payload: dict[str, Any]) -> commands.Status:
+    return commands.Status()
 
 
-async def _list(pool: Pool, _payload: dict[str, Any]) -> operations.SessionList:
+async def _list(pool: Pool, _payload: dict[str, Any]) -> commands.SessionList:
     return pool.list()
 
 
-async def _get(pool: Pool, payload: dict[str, Any]) -> operations.SessionInfo:
+async def _get(pool: Pool, payload: dict[str, Any]) -> commands.SessionInfo:
     return pool.find(payload["id"]).info()
 
 
-async def _delete(pool: Pool, payload: dict[str, Any]) -> operations.Success:
+async def _delete(pool: Pool, payload: dict[str, Any]) -> commands.Success:
     await pool.delete(payload["id"])
-    return operations.Success()
+    return commands.Success()
 
 
-async def _interrupt(pool: Pool, payload: dict[str, Any]) -> operations.Success:
+async def _interrupt(pool: Pool, payload: dict[str, Any]) -> commands.Success:
     pool.find(payload["id"]).interrupt()
-    return operations.Success()
+    return commands.Success()
 
 
 _SERVED: dict[str, _Served] = {
@@ -246,8 +246,8 @@ class Backend:
                 raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
             if request.command in PLANNED:
                 raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
-            raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_COMMAND)}')
-        return partial(served, pool, operations.checked(request.command, wire.parse_object(request.payload)))
+            raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
+        return partial(served, pool, commands.checked(request.command, wire.parse_object(request.payload)))
 
     @property
     def files(self) -> Files:
@@ -321,7 +321,7 @@ def _given_up(call: Call) -> VenvdError:
 
 
 async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
-    """Run one of the server's own operations; a client that goes away does not leave it half done."""
+    """Run one of the server's own commands; a client that goes away does not leave it half done."""
     error: VenvdError | None = None
     reply: Reply | None = None
     try:

@@ -21,7 +21,7 @@ class Request(msgspec.Struct, eq=False):
     """What a transport asks for.
 
     Attributes:
-        command: the name of an operation.
+        command: the name of a command.
         payload: a JSON object, not parsed; a `msgspec.Raw` is part of a line that is known to be JSON in UTF-8.
         session: null is `default`.
         timeout: seconds; null is the backend's default.

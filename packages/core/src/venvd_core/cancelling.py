@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Protocol
 
-from venvd_contract import operations
+from venvd_contract import commands
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 from venvd_core import wire
 from venvd_core.calls import Call
@@ -44,13 +44,13 @@ class Cancelling:
         self._named[name] = call
         call.add_done_callback(lambda _: self._over(name))
 
-    async def cancel(self, asking: Call) -> operations.Success:
+    async def cancel(self, asking: Call) -> commands.Success:
         """End the call that `asking` names; who waits for it gets `cancelled`.
 
         Raises:
             NotFound: there is no such call, and none was.
         """
-        identity = operations.checked("cancel", wire.parse_object(asking.request.payload))["id"]
+        identity = commands.checked("cancel", wire.parse_object(asking.request.payload))["id"]
         if type(identity) not in {str, int, float}:
             raise InvalidRequest('cancel: the field "id" takes the ID or the name of a call')
         call = self._find(asking, identity)
@@ -60,7 +60,7 @@ class Cancelling:
                 call.owner.stop(call)
         elif identity not in self._known and not self._left.was(str(identity)):
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
-        return operations.Success()
+        return commands.Success()
 
     def _find(self, asking: Call, identity: Any) -> Call | None:
         near = asking.nearby(identity) if asking.nearby is not None else None

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from venvd_contract import operations
-from venvd_contract.detached import CallStarted
+from venvd_contract import commands
+from venvd_contract.background import CallStarted
+from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, NotFound, VenvdError
-from venvd_contract.operations import BY_COMMAND
 from venvd_core import wire
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply, Request
@@ -30,7 +30,7 @@ _ID_BYTES = 16
 _REMEMBERED = 4096
 _NOTHING = b"null"
 _BYTES_APART = frozenset({"array.get", "array.put"})
-_LEAVABLE = frozenset(each.command for each in BY_COMMAND.values() if each.served_by == "session") - _BYTES_APART
+_LEAVABLE = frozenset(each.name for each in BY_NAME.values() if each.served_by == "session") - _BYTES_APART
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -131,7 +131,7 @@ class Detached:
         Raises:
             NotFound: there is no such call; says what became of it where that is known.
         """
-        asked = operations.checked("call.get", wire.parse_object(request.payload))
+        asked = commands.checked("call.get", wire.parse_object(request.payload))
         wait = asked["wait"] or 0.0
         if not (math.isfinite(wait) and wait >= 0):
             raise InvalidRequest("wait takes seconds, 0 or more")
@@ -216,7 +216,7 @@ def _described(request: Request) -> Request:
     """
     raw = _object.decode(wire.checked(request.payload))
     payload = bytes(raw.pop("payload", _NOTHING))
-    asked = operations.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
+    asked = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
     command = asked["command"]
     if command not in _LEAVABLE:
         known = ", ".join(sorted(_LEAVABLE))

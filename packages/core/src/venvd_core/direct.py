@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import (
     Busy,
     Cancelled,
@@ -28,7 +29,6 @@ from venvd_contract.errors import (
     Unimplemented,
     VenvdError,
 )
-from venvd_contract.operations import SessionInfo
 from venvd_core.departures import Departures
 from venvd_core.life import Ground, Life, Spec
 from venvd_core.process import Process

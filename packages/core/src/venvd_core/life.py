@@ -9,8 +9,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import Unavailable, VenvdError
-from venvd_contract.operations import Limits
 from venvd_core import process as processes
 from venvd_core.channel import CameUp, Channel, Exited, Link
 from venvd_core.measures import Measures

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.operations import Limits
 
 _NAMES = tuple(field.name for field in fields(Limits))
 _MAY_BE_ZERO = frozenset({"outputBytes", "fileSizeBytes", "handles"})

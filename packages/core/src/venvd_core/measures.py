@@ -21,8 +21,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from venvd_contract.commands import ATTACH, COMMANDS, STREAMED
 from venvd_contract.errors import Internal, VenvdError
-from venvd_contract.operations import ATTACH, OPERATIONS, STREAMED
 from venvd_core import logs
 from venvd_core.calls import Call
 
@@ -95,7 +95,7 @@ class Measures:
     """Counters of one backend."""
 
     def __init__(self) -> None:
-        self.tallies = defaultdict(Tally, {each.command: Tally() for each in (*OPERATIONS, *STREAMED)})
+        self.tallies = defaultdict(Tally, {each.name: Tally() for each in (*COMMANDS, *STREAMED)})
         self.restarts: Counter[str] = Counter()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -144,7 +144,7 @@ class Measures:
             self.bytes_in += size
 
     def refused(self, command: str, error: VenvdError) -> None:
-        """A call that was answered before it came to a session or to the server's own operations."""
+        """A call that was answered before it came to a session or to the server's own commands."""
         self.tallies[command].outcomes[error.code] += 1
         logs.call(command, error.code, error=error)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from venvd_contract import operations
+from venvd_contract import commands
+from venvd_contract.commands import Limits, SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
-from venvd_contract.operations import Limits, SessionInfo
 from venvd_contract.resources import check_name
 from venvd_core.channel import PROTOCOL, CameUp, Channel, Exited, Memory, Refused, Zygote, close_descriptors
 from venvd_core.direct import Admission
@@ -129,8 +129,8 @@ class Pool:
         known = f"it ended: {fate}" if fate else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
         return NotFound(f'there is no session "{name[:80]}": {known}')
 
-    def list(self) -> operations.SessionList:
-        return operations.SessionList([session.info() for session in self._sessions.values()])
+    def list(self) -> commands.SessionList:
+        return commands.SessionList([session.info() for session in self._sessions.values()])
 
     async def create(self, payload: dict[str, Any]) -> SessionInfo:
         """Make a session, and wait for its process.

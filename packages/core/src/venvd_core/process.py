@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
-from venvd_contract.operations import Limits
 from venvd_core.channel import Answer, Exited, Link
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import (
     Busy,
     Cancelled,
@@ -18,7 +19,6 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_contract.operations import SessionInfo
 from venvd_core import arrays
 from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply

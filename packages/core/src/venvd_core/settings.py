@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_contract.operations import Limits
 from venvd_core.limits import merged
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]

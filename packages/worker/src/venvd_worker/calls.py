@@ -8,6 +8,7 @@ from os import getpid
 from time import monotonic
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
+from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, PLANNED, STREAMED, checked
 from venvd_contract.errors import (
     Cancelled,
     Internal,
@@ -17,13 +18,12 @@ from venvd_contract.errors import (
     UserError,
     VenvdError,
 )
-from venvd_contract.operations import ATTACH, BY_COMMAND, OPERATIONS, PIPES, PLANNED, STREAMED, checked
 from venvd_worker import forks, replies, tracebacks
 from venvd_worker.arrays import Parcel
+from venvd_worker.commands import Call, Commands
 from venvd_worker.handles import Handles
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
-from venvd_worker.operations import Call, Operations
 from venvd_worker.replies import Reply
 from venvd_worker.slots import Slot
 from venvd_worker.streams import Request, Stream
@@ -50,18 +50,18 @@ class _Step(NamedTuple):
 
 
 class Calls:
-    """Runs the operations that requests name, and turns whatever comes of them into a reply.
+    """Runs the commands that requests name, and turns whatever comes of them into a reply.
 
     Args:
         result_limit: bytes of a result as JSON; None for none.
     """
 
     def __init__(
-        self, operations: Operations, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
+        self, commands: Commands, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
         result_limit: Optional[int],
     ) -> None:  # fmt: skip
-        self._arrays = operations.arrays
-        self._encoders = operations.encoders
+        self._arrays = commands.arrays
+        self._encoders = commands.encoders
         self._slot = slot
         self._interrupts = interrupts
         self._guard = guard
@@ -71,9 +71,9 @@ class Calls:
         self._telling = _thread.allocate_lock()
         self._steps = {
             command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
-            for command, action in operations.table.items()
+            for command, action in commands.table.items()
         }
-        self._steps["exec"] = _Step(operations.execute, b"exec", armed=False)
+        self._steps["exec"] = _Step(commands.execute, b"exec", armed=False)
 
     def answer(self, request: Request, stream: Stream) -> Reply:
         """The reply to a request that came over `stream`, which takes the events before it."""
@@ -220,10 +220,10 @@ def _unknown(command: Any, connection: int) -> VenvdError:
         return InvalidRequest('"{}" must be the first line of an attached connection'.format(PIPES))
     if command in PLANNED:
         return Unimplemented('"{}" is not implemented yet'.format(command))
-    if command in BY_COMMAND:
+    if command in BY_NAME:
         where = ": use another connection, this one is attached to a session" if connection else ", not by a session"
         return InvalidRequest('"{}" is answered by the server{}'.format(command, where))
-    known = ", ".join(each.command for each in (*OPERATIONS, *STREAMED) if each.served_by == "session")
+    known = ", ".join(each.name for each in (*COMMANDS, *STREAMED) if each.served_by == "session")
     return InvalidRequest('there is no command "{}"; a session knows {}'.format(command[:80], known))
 
 

@@ -1,6 +1,6 @@
 """Couriers: short-lived processes that carry files between a session's directory and the server.
 
-The warden must not wait for a disk and the session may be busy or hostile, so each operation is a fork of the warden,
+The warden must not wait for a disk and the session may be busy or hostile, so each command is a fork of the warden,
 in which none of the user's code runs. It holds nothing but its end of a connection to the server.
 """
 
@@ -12,8 +12,8 @@ import signal
 import socket
 from typing import Any, Dict, NoReturn, Set
 
+from venvd_contract.commands import checked
 from venvd_contract.errors import BY_CODE, Busy, Internal, InvalidRequest, Unavailable, VenvdError
-from venvd_contract.operations import checked
 from venvd_worker import children, kernel, paths
 from venvd_worker.directories import FILES
 from venvd_worker.fields import seconds, whole

@@ -8,8 +8,8 @@ from functools import partial
 from time import monotonic
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
+from venvd_contract.commands import PIPES
 from venvd_contract.errors import LimitExceeded, VenvdError
-from venvd_contract.operations import PIPES
 from venvd_worker import replies
 from venvd_worker.calls import Calls, value_mode
 from venvd_worker.direct import DirectStream

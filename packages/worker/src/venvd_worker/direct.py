@@ -12,9 +12,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+from venvd_contract.commands import PIPES
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import attachment_sizes
-from venvd_contract.operations import PIPES
 from venvd_worker.control import close_all
 from venvd_worker.pipes import Pipes
 from venvd_worker.replies import NO_ID, Package, Reply, head, package

@@ -1,4 +1,4 @@
-"""One operation on the files of a session, as the courier does it."""
+"""One command on the files of a session, as the courier does it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
 
 
 class Files:
-    """The operations below `root`; each answers over `parcels`."""
+    """The commands below `root`; each answers over `parcels`."""
 
     def __init__(self, root: int, parcels: Parcels, bounds: Bounds) -> None:
         self._root = root

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from venvd_contract.operations import Limits
+from venvd_contract.commands import Limits
 from venvd_worker import control, directories, logs
 from venvd_worker.directories import Directory
 from venvd_worker.environment import session_environment

@@ -7,8 +7,8 @@ import os
 import resource
 from typing import Any, Optional
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest, LimitExceeded
-from venvd_contract.operations import Limits
 from venvd_worker import usage
 from venvd_worker.interrupts import ProcessorTimeUsedUp
 

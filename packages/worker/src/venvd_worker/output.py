@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+from venvd_contract.commands import Limits
 from venvd_contract.framing import MAX_LINE, dump
-from venvd_contract.operations import Limits
 
 Emit = Callable[[str, Any], None]
 

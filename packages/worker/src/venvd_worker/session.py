@@ -12,10 +12,11 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Sequence
 
-from venvd_contract.operations import Limits
+from venvd_contract.commands import Limits
 from venvd_worker import control, forks, kernel
 from venvd_worker.calls import Calls
 from venvd_worker.capture import Capture
+from venvd_worker.commands import Commands, Parts
 from venvd_worker.control import Control, Garbled, Shortened
 from venvd_worker.descriptors import lift
 from venvd_worker.desk import Desk
@@ -25,7 +26,6 @@ from venvd_worker.handles import Handles
 from venvd_worker.interpreter import Interpreter
 from venvd_worker.interrupts import Interrupts
 from venvd_worker.limits import Guard
-from venvd_worker.operations import Operations, Parts
 from venvd_worker.segments import Segments, Server
 from venvd_worker.slots import SIZE, Memory, Slot, Traffic
 from venvd_worker.streams import Stream
@@ -99,7 +99,7 @@ class Session:
         """Put in place what there is one of in a process: `__main__`, handlers of signals, streams, limits."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
-        builtins.display = self._operations.display  # type: ignore[attr-defined]
+        builtins.display = self._commands.display  # type: ignore[attr-defined]
         self._interrupts.install()
         self.take_streams()
         _prepare_path(config)
@@ -128,10 +128,10 @@ class Session:
         handles = Handles(limits.handles)
         self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
         self._segments = Segments(limits.memoryBytes, self._server.forget)
-        self._operations = operations = Operations(
+        self._commands = commands = Commands(
             Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
         )
-        calls = Calls(operations, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        calls = Calls(commands, self._slot, interrupts, self._guard, handles, limits.resultBytes)
         self._desk = Desk(self._epoll, self._stream, calls, self._slot, self._segments)
 
     def _protected(self) -> List[int]:

@@ -117,7 +117,7 @@ class Stream:
         """The seconds that a call may take which has more to it than command and payload, 0 for no limit.
 
         Raises:
-            InvalidRequest: a field beside the operation's own is wrong.
+            InvalidRequest: a field beside the command's own is wrong.
         """
         given = message.get("timeout")
         if given is None:

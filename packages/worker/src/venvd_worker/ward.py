@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any, Dict, List, Optional
 
-from venvd_contract.operations import Limits
+from venvd_contract.commands import Limits
 from venvd_worker import children, usage
 from venvd_worker.control import Control
 from venvd_worker.directories import Directory

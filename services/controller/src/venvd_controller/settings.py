@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from venvd_contract.operations import Limits
+from venvd_contract.commands import Limits
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
 from venvd_engines.engine import EngineSettings

@@ -1,1 +1,1 @@
-"""The HTTP server of a backend: the operations as routes, and nothing that knows how sessions work."""
+"""The HTTP server of a backend: the commands as routes, and nothing that knows how sessions work."""

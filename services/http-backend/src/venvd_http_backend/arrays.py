@@ -12,8 +12,8 @@ from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.tables import MEDIA_TYPE
 from venvd_core.backend import Backend, Outgoing, Reply, Target
 from venvd_core.monitor import Receive, Scope, Send, refuse, respond
+from venvd_http_backend.commands import Commands
 from venvd_http_backend.incoming import ClientGone, Head
-from venvd_http_backend.operations import Operations
 from venvd_http_backend.transfer import Body, send_pieces
 
 PATH = "/api/array"
@@ -26,9 +26,9 @@ _CLOSE = ((b"connection", b"close"),)
 class Arrays:
     """Serves arrays of one backend."""
 
-    def __init__(self, backend: Backend, operations: Operations, patience: float) -> None:
+    def __init__(self, backend: Backend, commands: Commands, patience: float) -> None:
         self._backend = backend
-        self._operations = operations
+        self._commands = commands
         self._patience = patience
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,7 +36,7 @@ class Arrays:
         head = Head(chunked=True)
         body = Body(receive, self._patience)
         try:
-            head = self._operations.admit(scope)
+            head = self._commands.admit(scope)
             if scope["method"] == "PUT":
                 reply = await self._put(scope, head, body, receive)
                 await respond(send, 200, reply.result)
@@ -52,7 +52,7 @@ class Arrays:
 
     async def _get(self, scope: Scope, head: Head, receive: Receive, send: Send) -> None:
         asked = self._backend.get_array(*_asked(scope, head))
-        outgoing: Outgoing = await self._operations.until_gone(asked, receive)
+        outgoing: Outgoing = await self._commands.until_gone(asked, receive)
         try:
             kind, start = (NPY, arrays.dump_npy(outgoing.header)) if outgoing.header.format is None else (ARROW, b"")
             length = len(start) + outgoing.header.nbytes
@@ -74,7 +74,7 @@ class Arrays:
             incoming.write(rest)
             async for piece in pieces:
                 incoming.write(piece)
-            return await self._operations.until_gone(incoming.commit(), receive)
+            return await self._commands.until_gone(incoming.commit(), receive)
         finally:
             incoming.close()
 

@@ -18,8 +18,8 @@ from venvd_core.files import LARGEST_PART
 from venvd_core.monitor import Receive, Scope, Send, refuse, respond
 from venvd_core.transfers import Download, Upload
 from venvd_core.wire import encode
+from venvd_http_backend.commands import Commands
 from venvd_http_backend.incoming import SWALLOWED, ClientGone, Head, read_body
-from venvd_http_backend.operations import Operations
 
 STREAMED = frozenset({"file.get", "file.put"})
 COMMANDS = frozenset({"file.list", "file.delete", *STREAMED})
@@ -66,17 +66,17 @@ def named(scope: Scope) -> dict[str, str]:
 class Answer(Response):
     """Answers a `file.get` or a `file.put`."""
 
-    def __init__(self, operations: Operations, command: str, payload: dict[str, Any], session: str) -> None:
+    def __init__(self, commands: Commands, command: str, payload: dict[str, Any], session: str) -> None:
         super().__init__()
-        self._operations = operations
-        self._backend: Backend = operations.backend
-        self._patience = operations.stall_timeout
+        self._commands = commands
+        self._backend: Backend = commands.backend
+        self._patience = commands.stall_timeout
         self._command = command
         self._payload = payload
         self._session = session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = self._operations.admit(scope)
+        head = self._commands.admit(scope)
         request = Request(self._command, b"", self._session, head.timeout, name=head.call)
         try:
             if self._command == "file.get":

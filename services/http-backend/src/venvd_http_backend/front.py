@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from importlib.metadata import version
 
+from venvd_contract.commands import COMMANDS
 from venvd_contract.errors import Internal, VenvdError
-from venvd_contract.operations import OPERATIONS
 from venvd_core import monitor
 from venvd_core.backend import Backend
 from venvd_core.monitor import Message, Receive, Scope, Send, refuse
 from venvd_http_backend.arrays import METHODS, PATH, Arrays
-from venvd_http_backend.operations import Operations
+from venvd_http_backend.commands import Commands
 from venvd_http_backend.schema import schema_app
 
 HOT = {
-    operation.http[1]: operation.command
-    for operation in OPERATIONS
-    if operation.http[0] == "POST" and operation.http[1].startswith("/api/")
+    command.http[1]: command.name
+    for command in COMMANDS
+    if command.http[0] == "POST" and command.http[1].startswith("/api/")
 }
 
 _log = logging.getLogger(__name__)
@@ -28,19 +28,19 @@ _PAGES = frozenset({"/docs", "/openapi.json"})
 class Front:
     """Answers everything; whatever goes wrong is problem details."""
 
-    def __init__(self, backend: Backend, operations: Operations, arrays: Arrays) -> None:
+    def __init__(self, backend: Backend, commands: Commands, arrays: Arrays) -> None:
         self._backend = backend
-        self._operations = operations
+        self._commands = commands
         self._monitor = monitor.app(backend)
         self._arrays = arrays
-        self._rest = schema_app(self._operations, version("venvd-http-backend"))
+        self._rest = schema_app(self._commands, version("venvd-http-backend"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
             command = HOT.get(scope["path"])
             if command is not None and scope["method"] == "POST":
-                await self._operations.serve(command, scope, receive, send)
+                await self._commands.serve(command, scope, receive, send)
             else:
                 await self._other(scope, receive, send)
         elif kind == "lifespan":
@@ -72,7 +72,7 @@ class Front:
 
     def _admit(self, scope: Scope) -> None:
         try:
-            self._operations.admit(scope)
+            self._commands.admit(scope)
         except VenvdError as error:
             if scope["path"] in _PAGES and error.http_status == 401:
                 raise type(error)(f"{error.message}; {_IN_THE_HEADER}") from None

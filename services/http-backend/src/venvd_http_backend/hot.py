@@ -16,8 +16,8 @@ from typing import Protocol
 from venvd_contract.errors import Internal, VenvdError
 from venvd_core.backend import Call
 from venvd_core.monitor import problem_of
+from venvd_http_backend.commands import Commands
 from venvd_http_backend.incoming import Head
-from venvd_http_backend.operations import Operations
 
 LARGEST = 64 * 1024
 STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus} | {
@@ -92,10 +92,10 @@ class Exchange:
         if self._cancels and self._call is not None:
             self._call.cancel()
 
-    def begin(self, operations: Operations, command: str, head: Head, body: bytes) -> None:
+    def begin(self, commands: Commands, command: str, head: Head, body: bytes) -> None:
         """Begin the call of a request whose sender may."""
         try:
-            self._call = operations.call(command, head, body, self._done)
+            self._call = commands.call(command, head, body, self._done)
         except VenvdError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered

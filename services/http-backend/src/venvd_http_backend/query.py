@@ -1,4 +1,4 @@
-"""What a GET, PUT or DELETE says in its query, as fields of its operation's request."""
+"""What a GET, PUT or DELETE says in its query, as fields of its command's request."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from venvd_contract.commands import BY_NAME, Command
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.operations import BY_COMMAND, Operation
 
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -33,9 +33,9 @@ _READS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 
 @functools.cache
-def fields(operation: Operation) -> dict[str, Any]:
+def fields(command: Command) -> dict[str, Any]:
     """The fields of the request that may stand in the query, with their types."""
-    hints = get_type_hints(operation.request)
+    hints = get_type_hints(command.request)
     return {name: hint for name, hint in hints.items() if hint in _READS}
 
 
@@ -45,10 +45,10 @@ def asked(command: str, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         InvalidRequest: a value is not of its field's type; says which.
     """
-    operation = BY_COMMAND.get(command)
-    if not given or operation is None or operation.http[0] == "POST":
+    declared = BY_NAME.get(command)
+    if not given or declared is None or declared.http[0] == "POST":
         return {}
-    known = fields(operation)
+    known = fields(declared)
     return {name: _read(command, name, known[name], text) for name, text in given.items() if name in known}
 
 

@@ -1,7 +1,7 @@
 """The FastAPI application: the schema, its pages, and every route that is not hot.
 
-Its routes answer like the hot ones, by `Operations`; the signatures that FastAPI sees are there for the schema. So
-every operation has real models in the schema and every transport gives the same errors.
+Its routes answer like the hot ones, by `Commands`; the signatures that FastAPI sees are there for the schema. So
+every command has real models in the schema and every transport gives the same errors.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from venvd_contract.commands import COMMANDS, PLANNED, STREAMED, Command, Nothing
 from venvd_contract.errors import Internal, InvalidRequest, NotFound, VenvdError
-from venvd_contract.operations import OPERATIONS, PLANNED, STREAMED, Nothing, Operation
 from venvd_core.monitor import refuse
 from venvd_http_backend import arrays, files, query
-from venvd_http_backend.operations import Operations
+from venvd_http_backend.commands import Commands
 
 PLANNED_ROUTES = (
     ("POST", "/venv/create", "venv.create"),
@@ -81,17 +81,17 @@ class Problem:
 
 
 class Answer(Response):
-    """Hands the request on to `Operations`, which sends the response itself."""
+    """Hands the request on to `Commands`, which sends the response itself."""
 
-    def __init__(self, operations: Operations, command: str, path: dict[str, Any], session: str | None = None) -> None:
+    def __init__(self, commands: Commands, command: str, path: dict[str, Any], session: str | None = None) -> None:
         super().__init__()
-        self._operations = operations
+        self._commands = commands
         self._command = command
         self._path = path
         self._session = session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._operations.serve(self._command, scope, receive, send, self._path, self._session)
+        await self._commands.serve(self._command, scope, receive, send, self._path, self._session)
 
 
 class Refusal(Response):
@@ -109,7 +109,7 @@ class Refusal(Response):
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def _route_of(operations: Operations, command: str) -> type[APIRoute]:
+def _route_of(commands: Commands, command: str) -> type[APIRoute]:
     class Route(APIRoute):
         def get_route_handler(self) -> Handler:
             async def handle(request: Request) -> Response:
@@ -118,31 +118,31 @@ def _route_of(operations: Operations, command: str) -> type[APIRoute]:
                 except VenvdError as error:
                     return Refusal(error, error.http_status)
                 if command not in files.COMMANDS:
-                    return Answer(operations, command, named)
+                    return Answer(commands, command, named)
                 session = named.pop("id")
                 named |= files.named(request.scope)
                 kind = files.Answer if command in files.STREAMED else Answer
-                return kind(operations, command, named, session)
+                return kind(commands, command, named, session)
 
             return handle
 
     return Route
 
 
-def _signature(operation: Operation) -> inspect.Signature:
-    """The parameters of an operation, as FastAPI reads them off a function."""
+def _signature(command: Command) -> inspect.Signature:
+    """The parameters of a command, as FastAPI reads them off a function."""
     found: dict[str, Any] = {}
-    method, path = operation.http
+    method, path = command.http
     if "{id}" in path:
         whose = "call" if "/calls/" in path else "session"
         found["id"] = Annotated[str, Path(description=f"The {whose}'s ID")]
     if "{path}" in path:
         found["path"] = Annotated[str, Path(description="Relative to the session's working directory")]
     if method != "POST":
-        found |= {name: Annotated[hint, Query()] for name, hint in query.fields(operation).items() if name not in found}
-    elif "{id}" not in path and operation.request is not Nothing:
-        found["body"] = Annotated[operation.request, Body()]
-    if operation.served_by == "session":
+        found |= {name: Annotated[hint, Query()] for name, hint in query.fields(command).items() if name not in found}
+    elif "{id}" not in path and command.request is not Nothing:
+        found["body"] = Annotated[command.request, Body()]
+    if command.served_by == "session":
         found |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader, "lease": LeaseHeader}
     kind = inspect.Parameter.KEYWORD_ONLY
     missing = inspect.Parameter.empty
@@ -154,27 +154,27 @@ def _signature(operation: Operation) -> inspect.Signature:
     )
 
 
-def _declare(app: FastAPI, operations: Operations, operation: Operation) -> None:
+def _declare(app: FastAPI, commands: Commands, command: Command) -> None:
     def endpoint(**_: Any) -> None:
         """Only its signature is used."""
 
-    endpoint.__signature__ = _signature(operation)  # type: ignore[attr-defined]
-    method, path = operation.http
+    endpoint.__signature__ = _signature(command)  # type: ignore[attr-defined]
+    method, path = command.http
     path = path.replace("{path}", "{path:file}")
-    service, _, name = operation.rpc.partition("/")
+    service, _, name = command.rpc.partition("/")
     app.router.add_api_route(
         path,
         endpoint,
         methods=[method],
-        response_model=None if name in files.RESPONSES else operation.response,
+        response_model=None if name in files.RESPONSES else command.response,
         response_class=Response if name in files.RESPONSES else JSONResponse,
         operation_id=name,
-        summary=operation.summary,
+        summary=command.summary,
         tags=[service.removesuffix("Service")],
         responses={"default": {"model": Problem, "description": "What went wrong"}, **files.RESPONSES.get(name, {})},
         openapi_extra=files.BODIES.get(name),
-        dependencies=[] if operation.open else [Security(HTTPBearer(auto_error=False))],
-        route_class_override=_route_of(operations, operation.command),
+        dependencies=[] if command.open else [Security(HTTPBearer(auto_error=False))],
+        route_class_override=_route_of(commands, command.name),
     )
 
 
@@ -217,7 +217,7 @@ def _declare_arrays(app: FastAPI) -> None:
     )
 
 
-def schema_app(operations: Operations, version: str) -> FastAPI:
+def schema_app(commands: Commands, version: str) -> FastAPI:
     app = FastAPI(
         title="venvd HTTP backend",
         version=version,
@@ -226,13 +226,13 @@ def schema_app(operations: Operations, version: str) -> FastAPI:
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
-    for operation in OPERATIONS:
-        if operation.command != "ping":
-            _declare(app, operations, operation)
+    for command in COMMANDS:
+        if command.name != "ping":
+            _declare(app, commands, command)
     _declare_arrays(app)
-    for method, path, command in PLANNED_ROUTES:
-        if command in PLANNED:
-            route = _route_of(operations, command)
+    for method, path, name in PLANNED_ROUTES:
+        if name in PLANNED:
+            route = _route_of(commands, name)
             app.router.add_api_route(
                 path, lambda: None, methods=[method], include_in_schema=False, route_class_override=route
             )

@@ -18,10 +18,10 @@ from venvd_core.backend import Backend
 from venvd_core.patience import HEAD_BYTES, PIECE, Paced
 from venvd_core.wire import encode
 from venvd_http_backend.arrays import Arrays
+from venvd_http_backend.commands import Commands
 from venvd_http_backend.front import HOT, Front
 from venvd_http_backend.hot import LARGEST, Exchange, Heads
 from venvd_http_backend.incoming import Head
-from venvd_http_backend.operations import Operations
 from venvd_http_backend.settings import HttpSettings
 from venvd_http_backend.transfer import TRANSPORT
 
@@ -37,7 +37,7 @@ _REASONS = {400: b"Bad Request", 413: b"Content Too Large"}
 class Connection(Paced, HttpToolsProtocol):  # type: ignore[misc]  # whose `flow` is another that does the same
     """One connection. A head may have `HEAD_BYTES`, and take `stall_timeout` seconds from its first byte."""
 
-    operations: ClassVar[Operations]
+    commands: ClassVar[Commands]
 
     _in_head = False
     _head = 0
@@ -134,7 +134,7 @@ class Connection(Paced, HttpToolsProtocol):  # type: ignore[misc]  # whose `flow
         self._hot = None
         keep_alive = self.parser.should_keep_alive()
         try:
-            self.operations.check(head)
+            self.commands.check(head)
         except VenvdError as error:
             self._exchanged(keep_alive).refuse(error)
             return
@@ -143,10 +143,10 @@ class Connection(Paced, HttpToolsProtocol):  # type: ignore[misc]  # whose `flow
         self._begin(command, head, self._body, keep_alive=keep_alive)
 
     def _begin(self, command: str, head: Head, body: bytes, *, keep_alive: bool) -> None:
-        self._exchanged(keep_alive).begin(self.operations, command, head, body)
+        self._exchanged(keep_alive).begin(self.commands, command, head, body)
 
     def _exchanged(self, keep_alive: bool) -> Exchange:
-        exchange = self._exchange = Exchange(self, keep_alive, self.operations.cancels)
+        exchange = self._exchange = Exchange(self, keep_alive, self.commands.cancels)
         self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn looks at
         return exchange
 
@@ -252,10 +252,10 @@ class Server(uvicorn.Server):
 def server(settings: HttpSettings, **options: Any) -> Server:
     """The whole server, not running yet; `options` are uvicorn's."""
     backend = Backend(settings)
-    operations = Operations(backend, settings.stall_timeout)
-    connection = {"operations": operations, "stall_timeout": settings.stall_timeout}
+    commands = Commands(backend, settings.stall_timeout)
+    connection = {"commands": commands, "stall_timeout": settings.stall_timeout}
     config = uvicorn.Config(
-        Front(backend, operations, Arrays(backend, operations, settings.stall_timeout)),
+        Front(backend, commands, Arrays(backend, commands, settings.stall_timeout)),
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from venvd_contract import arrays
 from venvd_contract.arrays import Header
+from venvd_contract.commands import checked
 from venvd_contract.errors import InvalidRequest, VenvdError
-from venvd_contract.operations import checked
 from venvd_core.backend import Backend, Call, Incoming, Outgoing, Reply, Target
 from venvd_core.segments import Segment
 from venvd_core.wire import encode, parse_object

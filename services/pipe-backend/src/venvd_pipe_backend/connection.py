@@ -8,8 +8,8 @@ import socket
 from functools import partial
 from typing import Any, Protocol, cast
 
+from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, Cancelled, InvalidRequest, Unauthenticated, VenvdError
-from venvd_contract.operations import ATTACH, OPERATIONS
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.departures import Departures
 from venvd_pipe_backend import arrays, handover, peers
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 APART = frozenset({ATTACH, *arrays.COMMANDS})
 """Commands that are not simply passed on."""
-OPEN = frozenset(operation.command for operation in OPERATIONS if operation.open)
+OPEN = frozenset(command.name for command in COMMANDS if command.open)
 HIGH_WATER = 256 * 1024
 """Bytes of unread replies at which no further request is read."""
 HAND_AGAIN = 0.001

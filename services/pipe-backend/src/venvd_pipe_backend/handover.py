@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from venvd_contract.commands import ATTACH, SessionInfo, checked
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.operations import ATTACH, SessionInfo, checked
 from venvd_core import wire
 from venvd_core.backend import Attachment, Reply
 from venvd_pipe_backend.messages import Message

@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from venvd_contract.commands import COMMANDS, Command
 from venvd_contract.errors import InvalidRequest, NotFound, TooLarge, Unimplemented, VenvdError
-from venvd_contract.operations import OPERATIONS, Operation
 from venvd_core import monitor
 from venvd_core.backend import Backend, Reply, Request
 from venvd_core.monitor import ASGIApp, Receive, Scope, Send
@@ -23,7 +23,7 @@ from venvd_rpc_backend.status import known
 PREFIX = "/rpc/"
 _SECONDS = {b"x-venvd-timeout": "timeout", b"x-venvd-lease": "lease"}
 SERVICE = "PythonService/"
-METHODS: dict[str, Operation] = {each.rpc: each for each in OPERATIONS if each.rpc.startswith(SERVICE)}
+METHODS: dict[str, Command] = {each.rpc: each for each in COMMANDS if each.rpc.startswith(SERVICE)}
 
 
 def app(backend: Backend, stall_timeout: float) -> ASGIApp:
@@ -51,25 +51,25 @@ async def _refuse(send: Send, error: VenvdError) -> None:
 
 async def _answer(backend: Backend, scope: Scope, receive: Receive, stall_timeout: float) -> bytes | None:
     """The body of the response; None where nobody waits for it any more."""
-    operation = _operation(scope)
-    if not operation.open:
+    command = _command(scope)
+    if not command.open:
         backend.authorise(monitor.bearer(scope))
     payload = pascal.payload(await _body(receive, backend.settings.max_body, stall_timeout))
-    request = Request(operation.command, payload, **_options(scope))
+    request = Request(command.name, payload, **_options(scope))
     reply = await _waited(backend.call(request).future(), receive, cancel=backend.settings.cancel_on_disconnect)
-    return None if reply is None else pascal.response(operation, reply.result)
+    return None if reply is None else pascal.response(command, reply.result)
 
 
-def _operation(scope: Scope) -> Operation:
+def _command(scope: Scope) -> Command:
     name = scope["path"].removeprefix(PREFIX)
-    operation = METHODS.get(name)
-    if operation is None:
+    command = METHODS.get(name)
+    if command is None:
         if name in PLANNED or name in BY_OTHERS:
             raise Unimplemented(f"{name} is served over gRPC only")
         raise NotFound(f"no such method: {name[:100]}; known are {', '.join(METHODS)}")
     if scope["method"] != "POST":
         raise InvalidRequest(f"{name} takes POST, not {scope['method']}")
-    return operation
+    return command
 
 
 def _options(scope: Scope) -> dict[str, Any]:

@@ -104,12 +104,12 @@ def fill(message: Message, result: bytes) -> Message:
     """`message` with what a result holds; fields that the proto does not have are left out.
 
     Raises:
-        Internal: the result is not of the form that its operation has.
+        Internal: the result is not of the form that its command has.
     """
     try:
         _fill(message, msgspec.Raw(result))
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
-        raise Internal(f"the session answered with what is no result of its operation: {error}") from None
+        raise Internal(f"the session answered with what is no result of its command: {error}") from None
     return message
 
 

@@ -1,6 +1,6 @@
 """The methods of the services, and what is particular about some of them.
 
-Which operation a method stands for is in the contract's table; what the proto declares beyond that is listed here.
+Which command a method stands for is in the contract's table; what the proto declares beyond that is listed here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from venvd_contract.commands import BY_NAME, COMMANDS
 from venvd_contract.errors import Internal
-from venvd_contract.operations import BY_COMMAND, OPERATIONS
 from venvd_proto import fields
 from venvd_proto.v1 import python_service_pb2, session_service_pb2, venv_service_pb2
 from venvd_rpc_backend import messages
@@ -33,7 +33,7 @@ PLANNED = {
     "VenvService/DeleteEnvironment": "venv.delete",
     "VenvService/EnsureProviderEnvironment": "venv.ensure",
 }
-COMMANDS = {operation.rpc: operation.command for operation in OPERATIONS} | PLANNED
+COMMAND_NAMES = {command.rpc: command.name for command in COMMANDS} | PLANNED
 """From `Service/Method` to the command."""
 
 EXECUTE = "PythonService/Execute"
@@ -75,12 +75,12 @@ def methods(service: ServiceDescriptor) -> Iterator[Method]:
 
 
 def _method(name: str, method: MethodDescriptor) -> Method:
-    command = COMMANDS[name]
+    command = COMMAND_NAMES[name]
     response = messages.message_class(method.output_type)
     return Method(
         name,
         command,
-        command in BY_COMMAND and BY_COMMAND[command].open,
+        command in BY_NAME and BY_NAME[command].open,
         messages.message_class(method.input_type),
         _PARTICULAR.get(name) or _plain(response),
         method.client_streaming,

@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from venvd_contract.commands import Command, Output, Result
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
-from venvd_contract.operations import Operation, Output, Result
 
 Rename = Callable[[msgspec.Raw], bytes]
 
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 _NULL = b"null"
 
 BARE = {"tofloatarray": b"Data", "tofloatarray2d": b"Rows"}
-"""Under which name the operations that answer with a bare array do so here."""
+"""Under which name the commands that answer with a bare array do so here."""
 
 
 def upper(name: str) -> str:
@@ -52,19 +52,19 @@ def payload(body: bytes) -> bytes:
     return _joined((_encode(lower(name)), bytes(part)) for name, part in found.items())
 
 
-def response(operation: Operation, result: bytes) -> bytes:
+def response(command: Command, result: bytes) -> bytes:
     """A result of the contract in PascalCase.
 
     Raises:
-        Internal: the result is not of the form that its operation has.
+        Internal: the result is not of the form that its command has.
     """
-    bare = BARE.get(operation.command)
+    bare = BARE.get(command.name)
     if bare is not None:
         return b'{"%b":%b}' % (bare, result)
     try:
-        return _renamed(operation.response, msgspec.Raw(result))
+        return _renamed(command.response, msgspec.Raw(result))
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Internal(f"the session answered with what is no result of its operation: {error}") from None
+        raise Internal(f"the session answered with what is no result of its command: {error}") from None
 
 
 def _renamed(model: Any, data: msgspec.Raw) -> bytes:

@@ -14,7 +14,7 @@ import venvd
 from venvd.cli.backend import chosen
 from venvd.cli.command import Command, State, names, pass_state
 from venvd.session import Operations
-from venvd_contract.operations import ExecutionError, Output
+from venvd_contract.commands import ExecutionError, Output
 from venvd_contract.values import Encoder, NotPlain
 
 

@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from venvd.errors import BadReply, InvalidRequest, SessionLost, decoded
 from venvd.transports.base import Call
+from venvd_contract.commands import ATTACH
 from venvd_contract.framing import dump, dump_line
-from venvd_contract.operations import ATTACH
 
 _MOST = 8
 """Direct connections of one client to one session; it runs one call at a time, so that more would help nobody."""

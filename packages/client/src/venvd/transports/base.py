@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from venvd.errors import BadReply, DeadlineExceeded
 from venvd.net.endpoint import Endpoint, Exchange, Reader
 from venvd_contract.arrays import Header
-from venvd_contract.operations import BY_COMMAND
+from venvd_contract.commands import BY_NAME
 
 T = TypeVar("T")
 
@@ -17,14 +17,14 @@ DEADLINE_SLACK = 5.0
 """Seconds that the client waits beyond a call's timeout: the server's grace, and the way back."""
 
 
-_DIRECT = frozenset(command for command, operation in BY_COMMAND.items() if operation.served_by == "session")
+_DIRECT = frozenset(name for name, command in BY_NAME.items() if command.served_by == "session")
 
 
 class Kind(Generic[T]):
     """What the calls of one command to one session have in common.
 
     Attributes:
-        command: as in `venvd_contract.operations`.
+        command: as in `venvd_contract.commands`.
         decode: makes the caller's value of the reply's JSON.
         session: null is the session `default`.
         timeout: seconds for calls that name none; null is the backend's default.

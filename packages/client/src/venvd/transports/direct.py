@@ -17,8 +17,8 @@ from venvd.net.pipes import Pipes
 from venvd.transports import attached
 from venvd.transports.attached import Line, Lines
 from venvd.transports.base import Call, Run
+from venvd_contract.commands import PIPES
 from venvd_contract.framing import dump_line, parse_whole
-from venvd_contract.operations import PIPES
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from venvd.net.http1 import ResponseReader, head, with_body
 from venvd.net.sse import EventParser, ServerEvent
 from venvd.transports import targets
 from venvd.transports.base import Call, Event
-from venvd_contract.operations import BY_COMMAND
+from venvd_contract.commands import BY_NAME
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STREAM = "text/event-stream"
@@ -131,7 +131,7 @@ class StreamedOutput:
 
 
 def _body(call: Call[Any]) -> bytes:
-    method, path = BY_COMMAND[call.command].http
+    method, path = BY_NAME[call.command].http
     if method != "POST" or "{id}" in path:
         return call.body or b""  # all else that these ask is in the path and the query
     try:
@@ -174,7 +174,7 @@ class HttpWire:
         return found
 
     def _head(self, call: Call[Any], *, stream: bool) -> bytes:
-        method, path = BY_COMMAND[call.command].http
+        method, path = BY_NAME[call.command].http
         names_one = "{id}" in path
         if names_one:
             path = targets.target(call, method, path)

@@ -1,4 +1,4 @@
-"""Every operation as a route, with the answers and errors of the contract."""
+"""Every command as a route, with the answers and errors of the contract."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.operations import OPERATIONS
+from venvd_contract.commands import COMMANDS
 
 
 def test_objects_are_used_through_handles(server: Any) -> None:
@@ -109,27 +109,27 @@ def test_sessions_are_routes(server: Any) -> None:
 
 
 def test_the_schema_has_real_models(server: Any) -> None:
-    """Every operation is in the OpenAPI document, with the fields of its request and of its response."""
+    """Every command is in the OpenAPI document, with the fields of its request and of its response."""
     schema = server.ask("GET", "/openapi.json").json
     models = schema["components"]["schemas"]
-    for operation in OPERATIONS:
-        if operation.command == "ping":
+    for command in COMMANDS:
+        if command.name == "ping":
             continue
-        method, path = operation.http
+        method, path = command.http
         declared = schema["paths"][path][method.lower()]
-        if operation.command == "file.get":
+        if command.name == "file.get":
             assert list(declared["responses"]["200"]["content"]) == ["application/octet-stream"]
             continue
         answer = declared["responses"]["200"]["content"]["application/json"]["schema"]
-        if hasattr(operation.response, "__dataclass_fields__"):
+        if hasattr(command.response, "__dataclass_fields__"):
             model = models[answer["$ref"].rpartition("/")[2]]
-            assert model["properties"].keys() == operation.response.__dataclass_fields__.keys()
+            assert model["properties"].keys() == command.response.__dataclass_fields__.keys()
         else:
             assert answer["type"] == "array"
         if method == "POST" and "{id}" not in path:
             body = declared["requestBody"]["content"]["application/json"]["schema"]
             model = models[body["$ref"].rpartition("/")[2]]
-            assert model["properties"].keys() == operation.request.__dataclass_fields__.keys()
+            assert model["properties"].keys() == command.request.__dataclass_fields__.keys()
         problem = declared["responses"]["default"]["content"]["application/json"]["schema"]
         assert problem["$ref"].endswith("Problem")
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional
 @dataclass
 class CallStartRequest:
     command: str
-    """An operation that a session answers."""
+    """A command that a session answers."""
     payload: Dict[str, Any] = field(default_factory=dict)
     session: Optional[str] = None
     """Where this and the next two are absent, what the request says beside its payload counts."""
@@ -59,5 +59,5 @@ class CallInfo:
     startedAt: Optional[str]
     endedAt: Optional[str]
     result: Any = None
-    """The operation's response, once it succeeded."""
+    """The command's response, once it succeeded."""
     error: Optional[CallError] = None

@@ -1,4 +1,4 @@
-"""What each operation of the contract does in a session."""
+"""What each command of the contract does in a session."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from json.encoder import encode_basestring
 from time import perf_counter
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.operations import Limits
 from venvd_contract.values import SAFE_INTEGER, Decoder, Encoder, NotPlain
 from venvd_worker import display, floats, forks, tracebacks
 from venvd_worker.arrays import Arrays, Parcel
@@ -27,7 +27,7 @@ Fields = Dict[str, Any]
 
 
 class Call(NamedTuple):
-    """One call of an operation: its checked fields, how values leave, whom to tell of output, and what came along."""
+    """One call of a command: its checked fields, how values leave, whom to tell of output, and what came along."""
 
     fields: Fields
     encode: Callable[[Any], Any]
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the operations of one session work with."""
+    """What the commands of one session work with."""
 
     limits: Limits
     interpreter: Interpreter
@@ -48,8 +48,8 @@ class Parts(NamedTuple):
     segments: Segments
 
 
-class Operations:
-    """The operations of one session, by command."""
+class Commands:
+    """The commands of one session, by command."""
 
     def __init__(self, parts: Parts) -> None:
         self._limits = parts.limits

@@ -1,4 +1,4 @@
-"""Operations over bare ASGI: headers and body in, the session's own JSON out, nothing parsed on the way."""
+"""Commands over bare ASGI: headers and body in, the session's own JSON out, nothing parsed on the way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLOSE = ((b"connection", b"close"),)
 T = TypeVar("T")
 
 
-class Operations:
+class Commands:
     """Serves calls of one backend."""
 
     def __init__(self, backend: Backend, stall_timeout: float) -> None:

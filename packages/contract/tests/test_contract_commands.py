@@ -1,4 +1,4 @@
-"""The table of operations, and the checking of requests."""
+"""The table of commands, and the checking of requests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
+from venvd_contract.commands import BY_NAME, COMMANDS, PLANNED, checked
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.operations import BY_COMMAND, OPERATIONS, PLANNED, checked
 
 
 def test_names_are_unique() -> None:
     """No command, no method and no path is there twice, and what is planned is not there yet."""
     for names in (
-        [operation.command for operation in OPERATIONS],
-        [operation.rpc for operation in OPERATIONS],
-        [operation.http for operation in OPERATIONS],
+        [command.name for command in COMMANDS],
+        [command.rpc for command in COMMANDS],
+        [command.http for command in COMMANDS],
     ):
         assert len(names) == len(set(names))
-    assert not PLANNED & set(BY_COMMAND)
+    assert not PLANNED & set(BY_NAME)
 
 
 def test_only_ping_is_open() -> None:
-    """Every operation but `ping` takes a token."""
-    assert [operation.command for operation in OPERATIONS if operation.open] == ["ping"]
+    """Every command but `ping` takes a token."""
+    assert [command.name for command in COMMANDS if command.open] == ["ping"]
 
 
 def test_defaults_are_filled_in() -> None:

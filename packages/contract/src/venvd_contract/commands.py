@@ -1,4 +1,4 @@
-"""The operations of a backend, declared once: names over each transport, request, response, who answers.
+"""The commands of a backend, declared once: names over each transport, request, response, who answers.
 
 The three backends are translators over this table, the worker checks requests against it, and the client and the
 schemas take their models from it. Field names are those on the wire, hence camelCase.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, get_type_hints
 
-from venvd_contract.detached import CallGetRequest, CallInfo, CallStarted, CallStartRequest, CancelRequest
+from venvd_contract.background import CallGetRequest, CallInfo, CallStarted, CallStartRequest, CancelRequest
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.files import (
     FileDeleteRequest,
@@ -281,11 +281,11 @@ class HandleList:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One operation over every transport.
+class Command:
+    """One command over every transport.
 
     Attributes:
-        command: its name over the pipe, and everywhere inside venvd.
+        name: what it is called over the pipe, and everywhere inside venvd.
         rpc: its gRPC service and method.
         http: its HTTP method and path.
         request, response: dataclasses of this module.
@@ -293,7 +293,7 @@ class Operation:
         open: whether it is answered without a token.
     """
 
-    command: str
+    name: str
     rpc: str
     http: Tuple[str, str]
     request: Type[Any]
@@ -306,48 +306,46 @@ class Operation:
 _PYTHON = "PythonService/"
 _SESSIONS = "SessionService/"
 
-OPERATIONS: Tuple[Operation, ...] = (
-    Operation("ping", _PYTHON + "Health", ("GET", "/health"), Nothing, Status, "server", True, "Whether the server answers"),
-    Operation("import", _PYTHON + "ImportModule", ("POST", "/api/import"), ImportRequest, Handle, summary="Import a module"),
-    Operation("create", _PYTHON + "CreateObject", ("POST", "/api/create"), CreateRequest, Handle, summary="Create an object"),
-    Operation("call", _PYTHON + "CallMethod", ("POST", "/api/call"), CallRequest, Result, summary="Call a method"),
-    Operation("getattr", _PYTHON + "GetAttribute", ("POST", "/api/getattr"), GetAttributeRequest, Result, summary="Get an attribute"),
-    Operation("setattr", _PYTHON + "SetAttribute", ("POST", "/api/setattr"), SetAttributeRequest, Success, summary="Set an attribute"),
-    Operation("eval", _PYTHON + "Evaluate", ("POST", "/api/eval"), EvaluateRequest, Result, summary="Evaluate code"),
-    Operation("exec", _PYTHON + "Execute", ("POST", "/api/exec"), ExecuteRequest, Output, summary="Execute code, with its output"),
-    Operation("dispose", _PYTHON + "DisposeHandle", ("POST", "/api/dispose"), DisposeRequest, Success, summary="Let go of handles"),
-    Operation("tofloatarray", _PYTHON + "ToFloatArray", ("POST", "/api/tofloatarray"), HandleRequest, List[float], summary="An object as an array of floats"),
-    Operation("tofloatarray2d", _PYTHON + "ToFloatArray2D", ("POST", "/api/tofloatarray2d"), HandleRequest, List[List[float]], summary="An object as rows of floats"),
-    Operation("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Whether a module can be imported"),
-    Operation("wrap", _PYTHON + "WrapValue", ("POST", "/api/wrap"), WrapRequest, Handle, summary="Put a value behind a handle"),
-    Operation("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="What is held by handle"),
-    Operation("call.start", _PYTHON + "StartCall", ("POST", "/v1/calls"), CallStartRequest, CallStarted, "server", summary="Start a call that is fetched later"),
-    Operation("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="State and result of a call"),
-    Operation("cancel", _PYTHON + "CancelCall", ("DELETE", "/v1/calls/{id}"), CancelRequest, Success, "server", summary="Cancel a call"),
-    Operation("file.get", _PYTHON + "GetFile", ("GET", "/v1/sessions/{id}/files/{path}"), FileGetRequest, FileInfo, "server", summary="Fetch a file of the working directory"),
-    Operation("file.put", _PYTHON + "PutFile", ("PUT", "/v1/sessions/{id}/files/{path}"), FilePutRequest, FileInfo, "server", summary="Send a file into the working directory"),
-    Operation("file.list", _PYTHON + "ListFiles", ("GET", "/v1/sessions/{id}/files"), FileListRequest, FileList, "server", summary="List files of the working directory"),
-    Operation("file.delete", _PYTHON + "DeleteFile", ("DELETE", "/v1/sessions/{id}/files/{path}"), FileDeleteRequest, Success, "server", summary="Delete a file of the working directory"),
-    Operation("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
-    Operation("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
-    Operation("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
-    Operation("session.delete", _SESSIONS + "DeleteSession", ("DELETE", "/v1/sessions/{id}"), SessionRequest, Success, "server", summary="End a session"),
-    Operation("session.interrupt", _SESSIONS + "InterruptSession", ("POST", "/v1/sessions/{id}/interrupt"), SessionRequest, Success, "server", summary="Interrupt the running call"),
-    Operation("session.reset", _SESSIONS + "ResetSession", ("POST", "/v1/sessions/{id}/reset"), SessionRequest, SessionInfo, "server", summary="Start a session afresh"),
+COMMANDS: Tuple[Command, ...] = (
+    Command("ping", _PYTHON + "Health", ("GET", "/health"), Nothing, Status, "server", True, "Whether the server answers"),
+    Command("import", _PYTHON + "ImportModule", ("POST", "/api/import"), ImportRequest, Handle, summary="Import a module"),
+    Command("create", _PYTHON + "CreateObject", ("POST", "/api/create"), CreateRequest, Handle, summary="Create an object"),
+    Command("call", _PYTHON + "CallMethod", ("POST", "/api/call"), CallRequest, Result, summary="Call a method"),
+    Command("getattr", _PYTHON + "GetAttribute", ("POST", "/api/getattr"), GetAttributeRequest, Result, summary="Get an attribute"),
+    Command("setattr", _PYTHON + "SetAttribute", ("POST", "/api/setattr"), SetAttributeRequest, Success, summary="Set an attribute"),
+    Command("eval", _PYTHON + "Evaluate", ("POST", "/api/eval"), EvaluateRequest, Result, summary="Evaluate code"),
+    Command("exec", _PYTHON + "Execute", ("POST", "/api/exec"), ExecuteRequest, Output, summary="Execute code, with its output"),
+    Command("dispose", _PYTHON + "DisposeHandle", ("POST", "/api/dispose"), DisposeRequest, Success, summary="Let go of handles"),
+    Command("tofloatarray", _PYTHON + "ToFloatArray", ("POST", "/api/tofloatarray"), HandleRequest, List[float], summary="An object as an array of floats"),
+    Command("tofloatarray2d", _PYTHON + "ToFloatArray2D", ("POST", "/api/tofloatarray2d"), HandleRequest, List[List[float]], summary="An object as rows of floats"),
+    Command("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Whether a module can be imported"),
+    Command("wrap", _PYTHON + "WrapValue", ("POST", "/api/wrap"), WrapRequest, Handle, summary="Put a value behind a handle"),
+    Command("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="What is held by handle"),
+    Command("call.start", _PYTHON + "StartCall", ("POST", "/v1/calls"), CallStartRequest, CallStarted, "server", summary="Start a call that is fetched later"),
+    Command("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="State and result of a call"),
+    Command("cancel", _PYTHON + "CancelCall", ("DELETE", "/v1/calls/{id}"), CancelRequest, Success, "server", summary="Cancel a call"),
+    Command("file.get", _PYTHON + "GetFile", ("GET", "/v1/sessions/{id}/files/{path}"), FileGetRequest, FileInfo, "server", summary="Fetch a file of the working directory"),
+    Command("file.put", _PYTHON + "PutFile", ("PUT", "/v1/sessions/{id}/files/{path}"), FilePutRequest, FileInfo, "server", summary="Send a file into the working directory"),
+    Command("file.list", _PYTHON + "ListFiles", ("GET", "/v1/sessions/{id}/files"), FileListRequest, FileList, "server", summary="List files of the working directory"),
+    Command("file.delete", _PYTHON + "DeleteFile", ("DELETE", "/v1/sessions/{id}/files/{path}"), FileDeleteRequest, Success, "server", summary="Delete a file of the working directory"),
+    Command("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
+    Command("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
+    Command("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
+    Command("session.delete", _SESSIONS + "DeleteSession", ("DELETE", "/v1/sessions/{id}"), SessionRequest, Success, "server", summary="End a session"),
+    Command("session.interrupt", _SESSIONS + "InterruptSession", ("POST", "/v1/sessions/{id}/interrupt"), SessionRequest, Success, "server", summary="Interrupt the running call"),
+    Command("session.reset", _SESSIONS + "ResetSession", ("POST", "/v1/sessions/{id}/reset"), SessionRequest, SessionInfo, "server", summary="Start a session afresh"),
 )  # fmt: skip
 
-STREAMED: Tuple[Operation, ...] = (
-    Operation("array.get", _PYTHON + "GetArray", ("GET", "/api/array"), ArrayGetRequest, Array, summary="Fetch an array"),
-    Operation("array.put", _PYTHON + "PutArray", ("PUT", "/api/array"), ArrayPutRequest, Handle, summary="Send an array"),
+STREAMED: Tuple[Command, ...] = (
+    Command("array.get", _PYTHON + "GetArray", ("GET", "/api/array"), ArrayGetRequest, Array, summary="Fetch an array"),
+    Command("array.put", _PYTHON + "PutArray", ("PUT", "/api/array"), ArrayPutRequest, Handle, summary="Send an array"),
 )  # fmt: skip
-"""Operations with more than JSON in a request or reply: each transport carries the bytes in a way of its own."""
+"""Commands with more than JSON in a request or reply: each transport carries the bytes in a way of its own."""
 
-ARRAY_RELEASE = Operation(
-    "array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Let go of shared memory"
-)
+ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Let go of shared memory")
 """Of the pipe alone: no other transport shares memory."""
 
-BY_COMMAND: Dict[str, Operation] = {operation.command: operation for operation in OPERATIONS}
+BY_NAME: Dict[str, Command] = {command.name: command for command in COMMANDS}
 
 PLANNED: FrozenSet[str] = frozenset(
     {
@@ -412,7 +410,7 @@ def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
-    operation.command: _checked_fields(operation.request) for operation in (*OPERATIONS, *STREAMED, ARRAY_RELEASE)
+    command.name: _checked_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
 }
 _CHECKS[ATTACH] = _checked_fields(AttachRequest)
 

@@ -1,4 +1,4 @@
-"""Every operation, answered by real sessions."""
+"""Every command, answered by real sessions."""
 
 from __future__ import annotations
 
