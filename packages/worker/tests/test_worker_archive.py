@@ -36,7 +36,7 @@ def test_it_is_made_once(tmp_path: Path) -> None:
 def test_it_holds_the_sources_of_two_packages(archive: Path) -> None:
     """Contract, worker and the main program are in it, and no compiled file."""
     names = zipfile.ZipFile(archive).namelist()
-    assert {"__main__.py", "venvd_worker/warden.py", "venvd_contract/commands.py"} <= set(names)
+    assert {"__main__.py", "venvd_worker/warden/warden.py", "venvd_contract/commands.py"} <= set(names)
     assert {name.partition("/")[0] for name in names} == {"__main__.py", "venvd_worker", "venvd_contract"}
     assert all(name.endswith(".py") for name in names)
 

@@ -25,13 +25,13 @@ def main() -> None:
 
 
 def _session(control: int) -> NoReturn:
-    from venvd_worker import session  # noqa: PLC0415 - each program loads only what it needs
+    from venvd_worker.session import session  # noqa: PLC0415 - each program loads only what it needs
 
     session.main(control)
 
 
 def _zygote(control: int) -> NoReturn:
-    from venvd_worker import zygote  # noqa: PLC0415
+    from venvd_worker.zygote import zygote  # noqa: PLC0415
 
     zygote.main(control)
 
@@ -41,9 +41,9 @@ def _warden() -> None:
         # Files of the venv may name modules that Python's start imports; the warden runs nothing of the user's.
         arguments = [sys.executable, "-I", "-S", *sys.argv]
         os.execv(sys.executable, arguments)
-    from venvd_worker import commandline  # noqa: PLC0415
+    from venvd_worker.warden import command_line  # noqa: PLC0415
 
-    commandline.run_warden(sys.argv[0], sys.argv[2:])
+    command_line.run_warden(sys.argv[0], sys.argv[2:])
 
 
 if __name__ == "__main__":

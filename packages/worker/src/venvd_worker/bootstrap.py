@@ -11,7 +11,7 @@ import sys
 import zipimport
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Optional, cast
+from typing import Any, Dict, Optional, Tuple, cast
 
 OWN = ("venvd_contract", "venvd_worker")
 
@@ -21,15 +21,15 @@ class Loader:
 
     def __init__(self, archive: str) -> None:
         self._archive = archive
-        self._importer = zipimport.zipimporter(archive)
+        self._importers: Dict[str, zipimport.zipimporter] = {}
         self._builtins = dict(vars(builtins))
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Optional[ModuleSpec]:
         if name.partition(".")[0] not in OWN:
             return None
-        origin = "{}/{}".format(self._archive, name.replace(".", "/"))
-        package = "." not in name
-        origin += "/__init__.py" if package else ".py"
+        importer, last = self._split(name)
+        package = importer.is_package(last)
+        origin = "{}/{}{}".format(self._archive, name.replace(".", "/"), "/__init__.py" if package else ".py")
         spec = ModuleSpec(name, cast("Any", self), origin=origin, is_package=package)
         spec.has_location = True
         return spec
@@ -40,10 +40,17 @@ class Loader:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # zipimport looks for the last part of a name below its own prefix.
-        package, _, name = module.__name__.rpartition(".")
-        importer = zipimport.zipimporter("{}/{}".format(self._archive, package)) if package else self._importer
-        exec(importer.get_code(name), module.__dict__)  # noqa: S102 - this is what a loader does
+        importer, last = self._split(module.__name__)
+        exec(importer.get_code(last), module.__dict__)  # noqa: S102 - this is what a loader does
+
+    def _split(self, name: str) -> Tuple[zipimport.zipimporter, str]:
+        """The importer of the package that holds a module, and the module's own name: zipimport looks for that."""
+        package, _, last = name.rpartition(".")
+        importer = self._importers.get(package)
+        if importer is None:
+            folder = "{}/{}".format(self._archive, package.replace(".", "/")) if package else self._archive
+            importer = self._importers[package] = zipimport.zipimporter(folder)
+        return importer, last
 
 
 def start() -> None:

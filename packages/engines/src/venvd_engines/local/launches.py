@@ -16,7 +16,7 @@ from venvd_engines.engine import BackendState, Handle, Owned, PartState
 from venvd_engines.local import journal, state
 from venvd_engines.local.processes import Identity, boot_id, kill_below, reap, send, wait_gone, wait_until
 from venvd_engines.local.state import PARTS, State
-from venvd_worker import directories
+from venvd_worker.common import directories
 
 ENGINE = "local"
 SOCKETS = ("pipe.sock", "http.sock")

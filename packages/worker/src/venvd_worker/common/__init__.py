@@ -1,0 +1,1 @@
+"""What several processes of a worker host, and the local engine, use."""

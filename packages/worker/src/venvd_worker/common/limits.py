@@ -1,0 +1,91 @@
+"""The limits of one session: which the kernel holds, and what an error that comes of one is called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import Any, Optional
+
+from venvd_contract.commands import Limits
+from venvd_contract.errors import InvalidRequest, LimitExceeded
+from venvd_worker.common import usage
+from venvd_worker.session.interrupts import ProcessorTimeUsedUp
+
+CPU_GRACE = 2
+"""Seconds beyond the limit on processor time that a session has to answer the call that reached it."""
+
+_NAMES = tuple(Limits.__dataclass_fields__)
+_HEADROOM = 16 << 20
+"""Bytes of memory for the answer that says that memory ran out."""
+
+
+def read_limits(given: Any) -> Limits:
+    """The limits of a `start` request; what is absent keeps its default, null is no limit.
+
+    Raises:
+        InvalidRequest: a limit that does not exist, or no whole number from 0 on.
+    """
+    if given is None:
+        return Limits()
+    if type(given) is not dict:
+        raise InvalidRequest('"limits" must be an object')
+    for name, value in given.items():
+        if name not in _NAMES:
+            raise InvalidRequest('there is no limit "{}"; there are {}'.format(name, ", ".join(_NAMES)))
+        if value is not None and (type(value) is not int or value < 0):
+            raise InvalidRequest('the limit "{}" takes a whole number from 0 on'.format(name))
+    return Limits(**given)
+
+
+class Guard:
+    """Sets the limits of this process and tells what exceeded them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def apply(self) -> None:
+        """Hand the limits to the kernel, for this process and all it starts."""
+        limits = self._limits
+        _set(resource.RLIMIT_CORE, 0)
+        _set(resource.RLIMIT_NOFILE, limits.openFiles)
+        _set(resource.RLIMIT_FSIZE, limits.fileSizeBytes)
+        if limits.memoryBytes is not None:
+            allowed = usage.data_size(os.getpid()) + limits.memoryBytes
+            _set(resource.RLIMIT_DATA, allowed, _HEADROOM)
+        if limits.cpuSeconds is not None:
+            _set(resource.RLIMIT_CPU, limits.cpuSeconds, 2 * CPU_GRACE)  # the warden comes first, and says why
+
+    def make_room(self) -> None:
+        """Allow a little more memory, so that running out of it can be told."""
+        if self._limits.memoryBytes is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+    def take_room_back(self) -> None:
+        if self._limits.memoryBytes is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (max(0, hard - _HEADROOM), hard))
+
+    def explain(self, error: BaseException) -> Optional[LimitExceeded]:
+        """The limit that `error` comes of, if it does."""
+        limits = self._limits
+        if isinstance(error, ProcessorTimeUsedUp):
+            return LimitExceeded("the session used up its processor time: cpuSeconds is {}".format(limits.cpuSeconds))
+        if isinstance(error, MemoryError) and limits.memoryBytes is not None:
+            return LimitExceeded("the session ran out of memory: memoryBytes is {}".format(limits.memoryBytes))
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EMFILE and limits.openFiles is not None:
+            return LimitExceeded("the session has too many open files: openFiles is {}".format(limits.openFiles))
+        if number == errno.EFBIG and limits.fileSizeBytes is not None:
+            return LimitExceeded("a file grew too large: fileSizeBytes is {}".format(limits.fileSizeBytes))
+        return None
+
+
+def _set(which: int, soft: Optional[int], extra: int = 0) -> None:
+    """Lower a limit; one that is lower already stays."""
+    if soft is None:
+        return
+    _, ceiling = resource.getrlimit(which)
+    hard = soft + extra if ceiling == resource.RLIM_INFINITY else min(soft + extra, ceiling)
+    resource.setrlimit(which, (min(soft, hard), hard))

@@ -1,0 +1,83 @@
+"""What a session's tree of processes uses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Iterable
+
+from venvd_worker.common.process_tree import read_file, read_stat
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_USER_TIME, _CHILDREN_SYSTEM_TIME = 11, 14
+
+
+@dataclass
+class Usage:
+    """Sums over a tree.
+
+    Attributes:
+        private: bytes of memory that belongs to no file; memory shared by fork counts in each process.
+        cpu: seconds, those of children that were waited for included.
+    """
+
+    rss: int = 0
+    private: int = 0
+    cpu: float = 0.0
+    processes: int = 0
+
+
+def measure(pids: Iterable[int]) -> Usage:
+    """The usage of those processes that are still there."""
+    total = Usage()
+    for pid in pids:
+        fields = read_stat(pid)
+        if not fields or fields[0] in (b"Z", b"X"):
+            continue
+        total.processes += 1
+        total.cpu += sum(map(int, fields[_USER_TIME : _CHILDREN_SYSTEM_TIME + 1])) / _TICKS
+        pages = read_file("/proc/{}/statm".format(pid)).split()
+        if pages:
+            resident, shared = int(pages[1]), int(pages[2])
+            total.rss += resident * _PAGE
+            total.private += (resident - shared) * _PAGE
+    return total
+
+
+def proportional(pids: Iterable[int]) -> int:
+    """Bytes of memory, what is shared divided among those who share it; slow."""
+    return sum(_rollup(pid, b"Pss:") for pid in pids)
+
+
+def proportional_private(pids: Iterable[int]) -> int:
+    """The same for memory that belongs to no file."""
+    return sum(_rollup(pid, b"Pss_Anon:") for pid in pids)
+
+
+def data_size(pid: int) -> int:
+    """Bytes that count against `RLIMIT_DATA`."""
+    return _field("/proc/{}/status".format(pid), b"VmData:")
+
+
+def resident(pid: int) -> int:
+    return measure([pid]).rss
+
+
+def out_of_memory_kills() -> int:
+    """How often the kernel killed a process of this container for want of memory; 0 where it does not tell."""
+    return _field("/sys/fs/cgroup/memory.events", b"oom_kill", 1) or _field(
+        "/sys/fs/cgroup/memory/memory.oom_control", b"oom_kill", 1
+    )
+
+
+def _rollup(pid: int, name: bytes) -> int:
+    return _field("/proc/{}/smaps_rollup".format(pid), name)
+
+
+def _field(path: str, name: bytes, unit: int = 1024) -> int:
+    for line in read_file(path).splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == name:
+            return int(words[1]) * unit
+    return 0

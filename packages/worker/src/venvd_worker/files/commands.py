@@ -1,0 +1,257 @@
+"""One command on the files of a session, as the courier does it."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import errno
+import os
+import stat
+from binascii import hexlify
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from venvd_contract.errors import InvalidRequest, LimitExceeded, NotFound
+from venvd_worker.files import paths
+from venvd_worker.files.framing import FileConnection
+from venvd_worker.files.listing import Scope, entries
+
+MOST_ENTRIES = 10_000
+_USUAL_ENTRIES = 1000
+_MOST_PATH_BYTES = 2 << 20
+_CHUNK = 1 << 20
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO would block without its writer
+
+
+class Bounds(NamedTuple):
+    """How large a file that is sent may be, and what says so."""
+
+    bytes: int
+    name: str
+
+
+class FileCommands:
+    """The commands below `root`; each answers over `connection`."""
+
+    def __init__(self, root: int, connection: FileConnection, bounds: Bounds) -> None:
+        self._root = root
+        self._connection = connection
+        self._bounds = bounds
+        self.commands: Dict[str, Callable[[Dict[str, Any]], Any]] = {
+            "file.get": self.get,
+            "file.put": self.put,
+            "file.list": self.list,
+            "file.delete": self.delete,
+        }
+
+    # ---- get
+
+    def get(self, asked: Dict[str, Any]) -> None:
+        """Answers with `{info, offset, length}`, then that many bytes."""
+        names = _names(asked)
+        offset, length = _whole(asked, "offset") or 0, _whole(asked, "length")
+        file = self._open(names)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidRequest('"{}" is no file: it is {}'.format(paths.shown(names), _what(found)))
+            left = max(0, found.st_size - offset)
+            length = left if length is None else min(left, length)
+            self._connection.result({"info": _info(names, found), "offset": offset, "length": length})
+            self._connection.send_file(file, offset, length)
+        finally:
+            os.close(file)
+
+    def _open(self, names: List[bytes]) -> int:
+        directory = paths.open_directory(self._root, names[:-1])
+        try:
+            return os.open(names[-1], _OLD, dir_fd=directory)
+        except OSError as error:
+            raise paths.explain(error, names, _kind(directory, names[-1])) from None
+        finally:
+            os.close(directory)
+
+    # ---- put
+
+    def put(self, asked: Dict[str, Any]) -> None:
+        """Answers `{}` when it is ready, and with the file's info when the last byte is there and in its place."""
+        names = _names(asked)
+        directory = paths.open_directory(self._root, names[:-1], make=asked["parents"] is not False)
+        try:
+            self._store(directory, names, _whole(asked, "sizeBytes"))
+        finally:
+            os.close(directory)
+
+    def _store(self, directory: int, names: List[bytes], expected: Optional[int]) -> None:
+        there = paths.status(directory, names[-1])
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            raise InvalidRequest('"{}" is a directory, and no file can take its place'.format(paths.shown(names)))
+        part = b".venvd-" + hexlify(os.urandom(8)) + b".part"
+        try:
+            file = os.open(part, _NEW, 0o666, dir_fd=directory)
+            try:
+                self._connection.result({})
+                self._fill(file, names, expected)
+                if there is not None and stat.S_ISREG(there.st_mode):
+                    os.fchmod(file, there.st_mode & 0o777)
+                os.rename(part, names[-1], src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                os.unlink(part, dir_fd=directory)
+                raise
+            finally:
+                found = os.fstat(file)
+                os.close(file)
+        except OSError as error:
+            raise self._told(error, names, directory) from None
+        self._connection.result(_info(names, found))
+
+    def _fill(self, file: int, names: List[bytes], expected: Optional[int]) -> None:
+        size = 0
+        for chunk in self._connection.received():
+            size += len(chunk)
+            if size > self._bounds.bytes:
+                raise self._too_large(names)
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(file, view) :]
+        if expected is not None and size != expected:
+            raise InvalidRequest("{} bytes came, and sizeBytes says {}".format(size, expected))
+
+    def _told(self, error: OSError, names: List[bytes], directory: int) -> Exception:
+        if error.errno == errno.EFBIG:
+            return self._too_large(names)
+        return paths.explain(error, names, _kind(directory, names[-1]))
+
+    def _too_large(self, names: List[bytes]) -> LimitExceeded:
+        text = '"{}" is larger than {} bytes, which {} allows'
+        return LimitExceeded(text.format(paths.shown(names), self._bounds.bytes, self._bounds.name))
+
+    # ---- list
+
+    def list(self, asked: Dict[str, Any]) -> None:
+        """Answers with a `FileList`."""
+        whole = asked["path"] in (None, "", ".") and asked["pathBytes"] is None
+        above = [] if whole else _names(asked)
+        limit = _whole(asked, "limit")
+        limit = _USUAL_ENTRIES if limit is None else max(1, min(limit, MOST_ENTRIES))
+        scope = Scope(asked["recursive"] is True, limit, _marker(asked["after"], above))
+        directory = paths.open_directory(self._root, above)
+        files: List[Any] = []
+        size = 0
+        last = following = None
+        for names, found in entries(directory, above, scope):
+            if len(files) == limit or size > _MOST_PATH_BYTES:
+                following = last
+                break
+            last = base64.urlsafe_b64encode(b"/".join(names)).decode()
+            files.append(_info(names, found))
+            size += sum(map(len, names))
+        self._connection.result({"files": files, "next": following})
+
+    # ---- delete
+
+    def delete(self, asked: Dict[str, Any]) -> None:
+        """Answers `{success}` when it is gone."""
+        names = _names(asked)
+        directory = paths.open_directory(self._root, names[:-1])
+        found = paths.status(directory, names[-1])
+        if found is None:
+            raise NotFound('there is no "{}" in the session\'s working directory'.format(paths.shown(names)))
+        try:
+            if not stat.S_ISDIR(found.st_mode):
+                os.unlink(names[-1], dir_fd=directory)
+            else:
+                if asked["recursive"] is True:
+                    _empty(_forced(directory, names[-1]))
+                os.rmdir(names[-1], dir_fd=directory)
+        except OSError as error:
+            raise paths.explain(error, names, _kind(directory, names[-1])) from None
+        self._connection.result({"success": True})
+
+
+def _empty(top: int) -> None:
+    """Delete all that is in `top`. Directories inside are moved up before they are emptied: no depth is too deep.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    moved = 0
+    pending = os.listdir(top)
+    while pending:
+        for name in pending:
+            if _unlinked(top, name):
+                continue
+            inner = _forced(top, os.fsencode(name))
+            try:
+                for entry in os.listdir(inner):
+                    if not _unlinked(inner, entry):
+                        moved += 1
+                        os.close(_forced(inner, os.fsencode(entry)))  # moving a directory writes into it
+                        os.rename(entry, ".venvd-{}-{}".format(os.getpid(), moved), src_dir_fd=inner, dst_dir_fd=top)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=top)
+        pending = os.listdir(top)
+
+
+def _unlinked(directory: int, name: str) -> bool:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except (IsADirectoryError, PermissionError):
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _forced(directory: int, name: bytes) -> int:
+    """A directory, opened; its owner is given every right to it before."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        itself = "/proc/self/fd/{}".format(handle)
+        os.chmod(itself, stat.S_IRWXU)
+        return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
+
+
+def _names(asked: Dict[str, Any]) -> List[bytes]:
+    return paths.names_of(paths.asked_for(asked["path"], asked["pathBytes"]))
+
+
+def _marker(after: Optional[str], above: List[bytes]) -> List[bytes]:
+    if after is None:
+        return []
+    try:
+        names = paths.names_of(base64.urlsafe_b64decode(after))
+    except ValueError:
+        names = []
+    if names[: len(above)] != above or len(names) == len(above):
+        raise InvalidRequest('"after" takes the "next" of the list before, of the same directory')
+    return names[len(above) :]
+
+
+def _whole(asked: Dict[str, Any], name: str) -> Optional[int]:
+    value: Optional[int] = asked[name]
+    if value is not None and value < 0:
+        raise InvalidRequest('"{}" takes a whole number, 0 or more'.format(name))
+    return value
+
+
+def _info(names: List[bytes], found: os.stat_result) -> Any:
+    seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+    except (OverflowError, ValueError, OSError):  # user code may set any time
+        moment = dt.datetime.fromtimestamp(0, dt.timezone.utc)
+    modified = "{:%Y-%m-%dT%H:%M:%S}.{:06d}Z".format(moment, nanoseconds // 1000)
+    return paths.info(names, found, modified)
+
+
+def _kind(directory: int, name: bytes) -> Optional[str]:
+    found = paths.status(directory, name)
+    return None if found is None else paths.kind_of(found)
+
+
+def _what(found: os.stat_result) -> str:
+    return "a directory" if stat.S_ISDIR(found.st_mode) else "a FIFO, a socket or a device"

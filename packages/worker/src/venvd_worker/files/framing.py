@@ -1,0 +1,78 @@
+"""What a courier and the server say to each other: a byte for the kind, four for the length, then that many bytes.
+
+`r` is a result and `e` an error, both JSON; `d` is data and `z` its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from typing import Any, Iterator
+
+from venvd_contract.errors import VenvdError
+
+RESULT, ERROR, DATA, END = b"r", b"e", b"d", b"z"
+HEAD = struct.Struct("!cI")
+LARGEST = 4 << 20
+"""Bytes of one piece of data."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Gone(Exception):
+    """The server went away, or gave the transfer up."""
+
+
+class FileConnection:
+    """The courier's end; it blocks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def result(self, result: Any) -> None:
+        self._say(RESULT, result)
+
+    def error(self, error: VenvdError) -> None:
+        """Tell what went wrong, and swallow what is still under way: closed with bytes unread, it would be lost."""
+        self._say(ERROR, error.fields())
+        self._sock.shutdown(socket.SHUT_WR)
+        while self._sock.recv(65536):
+            pass
+
+    def _say(self, kind: bytes, message: Any) -> None:
+        data = _encode(message).encode()
+        self._sock.sendall(HEAD.pack(kind, len(data)) + data)
+
+    def send_file(self, file: int, offset: int, length: int) -> None:
+        """Send bytes of a file as they are; the server knows how many. One that is shorter meanwhile ends early."""
+        while length:
+            sent = os.sendfile(self._sock.fileno(), file, offset, length)
+            if not sent:
+                return
+            offset, length = offset + sent, length - sent
+
+    def received(self) -> Iterator[bytes]:
+        """The data that the server sends, up to its end.
+
+        Raises:
+            Gone: it stopped before that.
+        """
+        while True:
+            kind, size = HEAD.unpack(self._exactly(HEAD.size))
+            if kind == END:
+                return
+            if kind != DATA or size > LARGEST:
+                raise Gone
+            yield self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = self._sock.recv_into(view)
+            if not count:
+                raise Gone
+            view = view[count:]
+        return bytes(data)

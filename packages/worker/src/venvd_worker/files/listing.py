@@ -1,0 +1,53 @@
+"""What a directory holds, in the order of its names, as much at a time as is asked for."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from typing import Iterator, List, NamedTuple
+
+from venvd_worker.files import paths
+
+
+class Scope(NamedTuple):
+    """What is asked for."""
+
+    recursive: bool
+    limit: int
+    after: List[bytes]
+    """Names below the directory that is listed; only what comes after them is told."""
+
+
+def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.Found]:
+    """What is in `directory`, which has the names `above`; what goes meanwhile is left out.
+
+    At most `limit` names of each directory are looked at, from where the list begins.
+    """
+    first, rest = (scope.after[0], scope.after[1:]) if scope.after else (b"", [])
+    for name in _names(directory, first, scope.limit + 1):
+        names = [*above, name]
+        found = paths.status(directory, name)
+        if found is None:
+            continue
+        begun = bool(scope.after) and name == first
+        if not begun:
+            yield names, found
+        if scope.recursive and paths.kind_of(found) == "directory" and len(names) < paths.DEEPEST:
+            yield from _below(directory, names, scope._replace(after=rest if begun else []))
+
+
+def _below(directory: int, names: List[bytes], scope: Scope) -> Iterator[paths.Found]:
+    try:
+        inner = os.open(names[-1], paths.DIRECTORY, dir_fd=directory)
+    except OSError:  # replaced meanwhile, or not to be read
+        return
+    try:
+        yield from entries(inner, names, scope)
+    finally:
+        os.close(inner)
+
+
+def _names(directory: int, first: bytes, most: int) -> List[bytes]:
+    with os.scandir(directory) as found:
+        encoded = (os.fsencode(entry.name) for entry in found)
+        return heapq.nsmallest(most, (name for name in encoded if name >= first))

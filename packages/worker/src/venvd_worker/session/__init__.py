@@ -1,0 +1,1 @@
+"""The session: the process that runs the user's code."""

@@ -1,0 +1,265 @@
+"""Arrays in and out of a session: as attachments, or through segments of shared memory."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from venvd_contract.arrays import Header, check_format, described, header, table
+from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented
+from venvd_worker.session import tables, tracebacks
+from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.segments import Peer, Segment, Segments
+
+INLINE = 64 * 1024
+"""Bytes up to which an array is an attachment even for a peer that could map a segment."""
+
+_FORMATS = {
+    "?": "|b1", "b": "|i1", "B": "|u1", "c": "|S1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8",
+    "l": "i8", "L": "u8", "n": "i8", "N": "u8", "e": "f2", "f": "f4", "d": "f8",
+}  # fmt: skip
+"""Codes of `struct` in native size, as numpy names them."""
+_NATIVE = "<" if sys.byteorder == "little" else ">"
+
+
+class ArrayReply(NamedTuple):
+    """A result with what travels beside it."""
+
+    result: Dict[str, Any]
+    attachments: Sequence[Any] = ()
+    segment: Optional[Segment] = None
+    """Its descriptor goes along where the peer does not have it."""
+
+
+class Source(NamedTuple):
+    """An array to send; `data` are its bytes where they lie in order, else `array` must be copied."""
+
+    header: Header
+    data: Optional[memoryview]
+    array: Any
+
+
+class Arrays:
+    """Sends and takes arrays within the session's limits.
+
+    Args:
+        most: bytes of one array; None for no limit.
+    """
+
+    def __init__(self, segments: Segments, interrupts: Interrupts, most: Optional[int]) -> None:
+        self._segments = segments
+        self._interrupts = interrupts
+        self._most = most
+        self._rooms: Dict[str, Header] = {}
+        """For which arrays peers were given segments."""
+
+    # ---- out
+
+    def get(self, value: Any, form: Optional[str], shm: bool, peer: Peer) -> ArrayReply:
+        """Send what can be seen as an array or, where `form` says so, as a table."""
+        check_format(form)
+        source = source_of(value) if form is None else _table_source(value)
+        self._check_size(source.header)
+        if not shm or source.header.nbytes <= INLINE:
+            return ArrayReply(source.header.fields(), [_bytes_of(source)])
+        segment = self._lend(source.header.nbytes, peer)
+        try:
+            _copy(source, segment)
+        except BaseException:
+            self._segments.give_back([segment.name])
+            raise
+        return self._parcel(source.header, segment, peer)
+
+    # ---- in
+
+    def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], peer: Peer) -> Any:
+        """What `array.put` comes to: the array, or a `ArrayReply` with the segment that was asked for."""
+        head = described(fields)
+        self._check_size(head)
+        if fields["segment"] is not None:
+            return self.adopt(head, fields["segment"], peer)
+        if fields["shm"] and not attachments:
+            return self.room(head, peer)
+        return self.put(head, attachments)
+
+    def put(self, head: Header, attachments: Sequence[bytes]) -> Any:
+        """The array whose bytes came as an attachment."""
+        if len(attachments) != 1:
+            raise InvalidRequest(
+                "array.put takes one attachment, the bytes of the array, not {}".format(len(attachments))
+            )
+        head.check_length(len(attachments[0]))
+        return _array(head, bytearray(attachments[0]))
+
+    def room(self, head: Header, peer: Peer) -> ArrayReply:
+        """A segment for `peer` to write the bytes of an array into."""
+        _check_means(head)
+        segment = self._lend(max(1, head.nbytes), peer)
+        self._rooms = {name: meant for name, meant in self._rooms.items() if self._segments.is_lent(name)}
+        self._rooms[segment.name] = head
+        return self._parcel(head, segment, peer)
+
+    def adopt(self, head: Header, name: str, peer: Peer) -> Any:
+        """The array that `peer` has written into the segment that it was lent."""
+        segment = self._segments.lent(name, peer)
+        if segment is None:
+            raise InvalidRequest(
+                'the segment "{}" is not lent to this connection: ask for one with "shm"'.format(name[:80])
+            )
+        if self._rooms.pop(name, None) != head:
+            self.release([name], peer)
+            raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
+        _check_means(head)
+        if not self._segments.crowded:
+            return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
+        try:
+            return _array(head, bytearray(memoryview(segment.map).cast("B")[: head.nbytes]))
+        finally:
+            self.release([name], peer)
+
+    def told(self, what: Any) -> None:
+        """A line of the server's: names of segments that are `free` again, or that nobody may use any more."""
+        if type(what) is dict:
+            self._segments.give_back(_names(what.get("free")))
+            self._segments.forsake(_names(what.get("drop")))
+
+    def release(self, names: Sequence[str], peer: Peer) -> None:
+        """`peer` is done with the segments of these names."""
+        its = [name for name in names if self._segments.lent(name, peer) is not None]
+        self._interrupts.shield(lambda: self._segments.give_back(its))
+
+    # ---- inside
+
+    def _parcel(self, head: Header, segment: Segment, peer: Peer) -> ArrayReply:
+        result = {**head.fields(), "segment": segment.name, "size": segment.size}
+        gone = self._segments.gone(peer)
+        if gone:
+            result["gone"] = gone
+        return ArrayReply(result, (), segment)
+
+    def _lend(self, size: int, peer: Peer) -> Segment:
+        return self._interrupts.shield(lambda: self._segments.lend(size, peer))
+
+    def _check_size(self, head: Header) -> None:
+        if self._most is not None and head.nbytes > self._most:
+            raise LimitExceeded("the array takes {} bytes: arrayBytes is {}".format(head.nbytes, self._most))
+
+
+def _names(found: Any) -> List[str]:
+    return [name for name in found if type(name) is str] if type(found) is list else []
+
+
+def source_of(value: Any) -> Source:
+    """Header and bytes of what numpy sees as an array; without numpy, of what shows its memory.
+
+    Raises:
+        InvalidRequest: its elements have no fixed size, or a form that cannot travel.
+        Unimplemented: numpy would be needed.
+    """
+    numpy = _found_numpy()
+    if numpy is None:
+        return _plain_source(value)
+    if isinstance(value, numpy.ma.MaskedArray):
+        raise InvalidRequest("a masked array cannot travel: use its filled() or data, and its mask")
+    array = numpy.asarray(value)
+    if array.dtype.hasobject:
+        raise InvalidRequest(
+            "numpy makes an array of objects of {}, and those cannot travel: convert to a type of fixed size".format(
+                _described(value)
+            )
+        )
+    columns = array.flags.f_contiguous and not array.flags.c_contiguous
+    head = header(array.dtype.str, array.shape, "F" if columns else "C")
+    straight = array.T if columns else array
+    data = memoryview(straight.reshape(-1).view("u1")) if straight.flags.c_contiguous else None
+    return Source(head, data, array)
+
+
+def _plain_source(value: Any) -> Source:
+    try:
+        view = memoryview(value)
+    except TypeError:
+        raise _no_numpy("array.get of {}".format(_described(value))) from None
+    name = _FORMATS.get(view.format.lstrip("@"))
+    if name is None or not view.contiguous:
+        raise _no_numpy("array.get of this kind of memory")
+    head = header(name if name[0] == "|" else _NATIVE + name, list(view.shape or ()), "C" if view.c_contiguous else "F")
+    return Source(head, _flat(view), value)
+
+
+def _flat(view: memoryview) -> memoryview:
+    return view.cast("B") if view.nbytes and view.c_contiguous else memoryview(view.tobytes("A"))
+
+
+def _table_source(value: Any) -> Source:
+    stream = tables.stream_of(value)
+    return Source(table(stream.size), None, stream)
+
+
+def _check_means(head: Header) -> None:
+    if head.format is None:
+        _numpy("array.put")
+    else:
+        tables.check(head.into)
+
+
+def _bytes_of(source: Source) -> Any:
+    if source.header.format is not None:
+        memory = bytearray(source.header.nbytes)
+        source.array.write(memory)
+        return memory
+    return source.array.tobytes() if source.data is None else source.data
+
+
+def _copy(source: Source, segment: Segment) -> None:
+    """One copy, whatever the order of the elements; numpy lets other threads run meanwhile."""
+    if source.header.format is not None:
+        source.array.write(memoryview(segment.map).cast("B")[: source.header.nbytes])
+        return
+    numpy = _found_numpy()
+    if numpy is None:
+        memoryview(segment.map).cast("B")[: source.header.nbytes] = source.data or b""
+        return
+    if source.data is None:
+        flat = numpy.frombuffer(segment.map, dtype=source.array.dtype, count=source.array.size)
+        numpy.copyto(flat.reshape(source.array.shape), source.array)
+        return
+    numpy.copyto(
+        numpy.frombuffer(segment.map, dtype="u1", count=source.header.nbytes),
+        numpy.frombuffer(source.data, dtype="u1"),
+    )
+
+
+def _array(head: Header, memory: Any) -> Any:
+    if head.format is not None:
+        return tables.made(memory, head.into)
+    numpy = _numpy("array.put")
+    try:
+        flat = numpy.frombuffer(memory, dtype=head.dtype) if head.nbytes else numpy.empty(0, dtype=head.dtype)
+        return flat.reshape(head.shape, order=head.order)
+    except (TypeError, ValueError) as error:  # more dimensions than this numpy knows, a type of another machine
+        raise InvalidRequest("numpy of this venv cannot make that array: {}".format(error)) from None
+
+
+def _found_numpy() -> Any:
+    """numpy, imported if it can be: the user's own, whatever version."""
+    try:
+        return sys.modules.get("numpy") or import_module("numpy")
+    except ImportError:
+        return None
+
+
+def _numpy(what: str) -> Any:
+    found = _found_numpy()
+    if found is None:
+        raise _no_numpy(what)
+    return found
+
+
+def _no_numpy(what: str) -> Unimplemented:
+    return Unimplemented("{} needs numpy, which this venv does not have: add it to the requirements".format(what))
+
+
+def _described(value: Any) -> str:
+    return 'what is of the type "{}"'.format(tracebacks.class_name(type(value)))

@@ -1,0 +1,232 @@
+"""Answering one request: what the user's code may do to it, and what its errors are called."""
+
+from __future__ import annotations
+
+import _thread
+from functools import partial
+from os import getpid
+from time import monotonic
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
+
+from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, PLANNED, STREAMED, checked
+from venvd_contract.errors import (
+    Cancelled,
+    Internal,
+    InvalidRequest,
+    LimitExceeded,
+    Unimplemented,
+    UserError,
+    VenvdError,
+)
+from venvd_worker.common.limits import Guard
+from venvd_worker.common.slots import Slot
+from venvd_worker.session import forks, replies, tracebacks
+from venvd_worker.session.arrays import ArrayReply
+from venvd_worker.session.commands import Call, Commands
+from venvd_worker.session.handles import Handles
+from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.replies import Reply
+from venvd_worker.session.streams import Request, Stream
+
+_COMMAND_BYTES = 24
+"""Of a command's name, in a slot."""
+_USUAL = 3
+"""Fields of requests that say no more than `id`, `command` and `payload`."""
+_NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
+_new: Callable[[Type[Call], Tuple[Any, ...]], Call] = tuple.__new__
+
+
+class _Step(NamedTuple):
+    """How a command is answered.
+
+    Attributes:
+        name: as slots hold it.
+        armed: whether it is interrupted wherever it is; else it says itself where it may be.
+    """
+
+    action: Callable[[Call], Any]
+    name: bytes
+    armed: bool
+
+
+class Calls:
+    """Runs the commands that requests name, and turns whatever comes of them into a reply.
+
+    Args:
+        result_limit: bytes of a result as JSON; None for none.
+    """
+
+    def __init__(
+        self, commands: Commands, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
+        result_limit: Optional[int],
+    ) -> None:  # fmt: skip
+        self._arrays = commands.arrays
+        self._encoders = commands.encoders
+        self._slot = slot
+        self._interrupts = interrupts
+        self._guard = guard
+        self._handles = handles
+        self.leases = handles.leases
+        self._line = partial(replies.result_line, *replies.bounds(result_limit))
+        self._telling = _thread.allocate_lock()
+        self._steps = {
+            command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
+            for command, action in commands.table.items()
+        }
+        self._steps["exec"] = _Step(commands.execute, b"exec", armed=False)
+
+    def answer(self, request: Request, stream: Stream) -> Reply:
+        """The reply to a request that came over `stream`, which takes the events before it."""
+        begin = replies.NO_ID
+        try:
+            begin, identifier = replies.head(request[0].get("id"))
+            step, call, timeout = self._prepare(request, begin, stream)
+        except VenvdError as error:
+            return replies.error_line(begin, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not look like the end of the session
+            return replies.error_line(begin, _defect(error))
+        slot, interrupts, handles, direct = self._slot, self._interrupts, self._handles, stream.connection
+        if not direct and identifier == slot.withdrawn():
+            return replies.error_line(begin, Cancelled("the call was withdrawn before it began"))
+        interrupts.install()
+        began = monotonic() if handles.leases else 0.0
+        reply: Reply
+        failed = False
+        slot.sequence += 1  # before signals are heeded: one that is late for the call before is not for this one
+        try:
+            try:
+                interrupts.armed = step.armed
+                slot.begin(identifier, step.name, timeout, direct)
+                result = step.action(call)
+            finally:
+                interrupts.armed = False
+            if getpid() != forks.session:
+                forks.leave(None)
+            reply = _packed(begin, result, call) if type(result) is ArrayReply else self._line(begin, result)
+        except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
+            if not forks.is_session():
+                forks.leave(raised)
+            failed = True
+            reply = self._failure(begin, raised)
+        if began:
+            handles.worked(monotonic() - began)
+        slot.end(len(handles.held), direct > 0, failed)
+        return reply
+
+    def expire(self) -> Optional[float]:
+        """Let go of handles whose lease has ended; seconds until the next one ends, None where there is none."""
+        handles = self._handles
+        if not handles.leases:
+            return None
+        before = len(handles.held)
+        left = handles.expire()
+        if len(handles.held) != before:
+            self._slot.end(len(handles.held), direct=False, failed=False)
+        return left
+
+    def told(self, message: Dict[str, Any]) -> bool:
+        """Take what the server tells and no reply is for; whether this is that."""
+        if "command" in message:
+            return False
+        if "pulse" in message:
+            self._slot.hear(message["pulse"])
+        elif "segments" in message:
+            self._arrays.told(message["segments"])
+        else:
+            return False
+        return True
+
+    def _prepare(self, request: Request, begin: bytes, stream: Stream) -> Tuple[_Step, Call, float]:
+        message, attachments = request
+        command: Any = message.get("command")
+        step = self._steps.get(command) if type(command) is str else None
+        if step is None:
+            raise _unknown(command, stream.connection)
+        mode, timeout, emit = stream.values, stream.timeout, None
+        self._handles.lease = None
+        if len(message) > _USUAL or "payload" not in message or "id" not in message:
+            timeout = stream.admit(message)
+            mode = value_mode(message, mode)
+            self._handles.lease = _lease(message.get("lease"))
+            emit = partial(self._tell, stream, begin) if message.get("stream") is True else None
+        fields = checked(command, message.get("payload"))
+        return step, _new(Call, (fields, self._encoders[mode], emit, attachments, stream.peer)), timeout
+
+    def _tell(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
+        """Events come from the thread that reads the output, too."""
+        line = replies.event_line(begin, event, data)
+        with self._telling:
+            stream.send(line)
+
+    def _failure(self, begin: bytes, raised: BaseException) -> bytes:
+        try:
+            return replies.error_line(begin, self._error(raised))
+        except MemoryError:
+            # Drop what the failed call still holds, and take what was kept for this.
+            raised.__traceback__ = None
+            self._guard.make_room()
+            reply = replies.error_line(begin, self._guard.explain(MemoryError()) or _NO_ROOM)
+            self._guard.take_room_back()
+            return reply
+
+    def _error(self, raised: BaseException) -> VenvdError:
+        if isinstance(raised, VenvdError):
+            return raised
+        if self._interrupts.stopped():
+            return self._interrupts.error(tracebacks.formatted(raised))
+        limit = self._guard.explain(raised)
+        if limit is not None:
+            limit.error_type = tracebacks.type_name(raised)
+            limit.traceback = tracebacks.formatted(raised)
+            return limit
+        return UserError(
+            tracebacks.message(raised),
+            error_type=tracebacks.type_name(raised),
+            traceback=tracebacks.formatted(raised),
+        )
+
+
+def _lease(given: Any) -> Optional[float]:
+    if given is None:
+        return None
+    if type(given) not in (int, float) or not 0 < given < float("inf"):
+        raise InvalidRequest('"lease" takes a number of seconds, more than 0')
+    return float(given)
+
+
+def _packed(begin: bytes, parcel: ArrayReply, call: Call) -> Reply:
+    descriptors = () if parcel.segment is None else call.peer.introduce(parcel.segment)
+    return replies.package(begin, parcel.result, parcel.attachments, descriptors)
+
+
+def value_mode(message: Dict[str, Any], usual: str) -> str:
+    """How values leave.
+
+    Raises:
+        InvalidRequest: there is no such mode.
+    """
+    mode = message.get("values") or usual
+    if mode not in ("plain", "tagged"):
+        raise InvalidRequest('the value mode "{}" is none of plain, tagged'.format(str(mode)[:40]))
+    return str(mode)
+
+
+def _unknown(command: Any, connection: int) -> VenvdError:
+    if type(command) is not str:
+        return InvalidRequest('the field "command" is missing; it takes a string')
+    if command == ATTACH:
+        return InvalidRequest("this connection is attached already; open another one to attach that")
+    if command == PIPES:
+        return InvalidRequest('"{}" must be the first line of an attached connection'.format(PIPES))
+    if command in PLANNED:
+        return Unimplemented('"{}" is not implemented yet'.format(command))
+    if command in BY_NAME:
+        where = ": use another connection, this one is attached to a session" if connection else ", not by a session"
+        return InvalidRequest('"{}" is answered by the server{}'.format(command, where))
+    known = ", ".join(each.name for each in (*COMMANDS, *STREAMED) if each.served_by == "session")
+    return InvalidRequest('there is no command "{}"; a session knows {}'.format(command[:80], known))
+
+
+def _defect(error: BaseException) -> VenvdError:
+    """What is answered where this program itself failed."""
+    return Internal("the session failed: {}".format(tracebacks.type_name(error)))

@@ -1,0 +1,288 @@
+"""What each command of the contract does in a session."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from importlib import import_module
+from json.encoder import encode_basestring
+from time import perf_counter
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
+
+from venvd_contract.commands import Limits
+from venvd_contract.errors import InvalidRequest
+from venvd_contract.values import SAFE_INTEGER, Decoder, Encoder, NotPlain
+from venvd_worker.common.limits import Guard
+from venvd_worker.session import display, floats, forks, tracebacks
+from venvd_worker.session.arrays import ArrayReply, Arrays
+from venvd_worker.session.capture import Capture
+from venvd_worker.session.handles import Handles
+from venvd_worker.session.interpreter import Interpreter
+from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.output import Emit, Output, bound
+from venvd_worker.session.reprs import bounded
+from venvd_worker.session.segments import Segments
+
+Fields = Dict[str, Any]
+
+
+class Call(NamedTuple):
+    """One call of a command: its checked fields, how values leave, whom to tell of output, and what came along."""
+
+    fields: Fields
+    encode: Callable[[Any], Any]
+    emit: Optional[Emit]
+    attachments: Sequence[bytes] = ()
+    peer: Any = None
+
+
+class Parts(NamedTuple):
+    """What the commands of one session work with."""
+
+    limits: Limits
+    interpreter: Interpreter
+    handles: Handles
+    interrupts: Interrupts
+    capture: Capture
+    guard: Guard
+    segments: Segments
+
+
+class Commands:
+    """The commands of one session, by command."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._limits = parts.limits
+        self._interpreter = parts.interpreter
+        self._handles = parts.handles
+        self._interrupts = parts.interrupts
+        self._capture = parts.capture
+        self._guard = parts.guard
+        self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
+        self._decode = Decoder(parts.handles.find).decode
+        self._output: Optional[Output] = None
+        self._output_bound = bound(parts.limits)
+        self.encoders: Dict[str, Callable[[Any], Any]] = {
+            "plain": Encoder(tagged=False).encode,
+            "tagged": Encoder(tagged=True).encode,
+        }
+        self.table: Dict[str, Callable[[Call], Any]] = {
+            "import": self.import_module,
+            "create": self.create,
+            "call": self.call,
+            "getattr": self.get_attribute,
+            "setattr": self.set_attribute,
+            "eval": self.evaluate,
+            "dispose": self.dispose,
+            "tofloatarray": self.to_float_array,
+            "tofloatarray2d": self.to_float_array_2d,
+            "module_available": self.module_available,
+            "wrap": self.wrap,
+            "handles": self.list_handles,
+            "array.get": self.get_array,
+            "array.put": self.put_array,
+            "array.release": self.release_segments,
+        }
+
+    # ---- objects
+
+    def import_module(self, call: Call) -> Any:
+        return self._held(import_module(call.fields["moduleName"]))
+
+    def create(self, call: Call) -> Any:
+        target = self._find(call, "moduleHandleId")
+        for name in call.fields["className"].split("."):
+            target = getattr(target, name)
+        return self._held(self._apply(target, call))
+
+    def call(self, call: Call) -> Any:
+        target = self._find(call)
+        name = call.fields["methodName"]
+        return self._result(self._apply(target if name == "__call__" else getattr(target, name), call), call)
+
+    def get_attribute(self, call: Call) -> Any:
+        return self._result(getattr(self._find(call), call.fields["attributeName"]), call)
+
+    def set_attribute(self, call: Call) -> Any:
+        setattr(self._find(call), call.fields["attributeName"], self._decode(call.fields["value"]))
+        return {"success": True}
+
+    def dispose(self, call: Call) -> Any:
+        one, several = call.fields["handleId"], call.fields["handleIds"]
+        if one is None and several is None:
+            raise InvalidRequest('dispose: one of the fields "handleId" and "handleIds" is needed')
+        names = [*([] if one is None else [one]), *(several or [])]
+        self._handles.drop(names)
+        return {"success": True}
+
+    def wrap(self, call: Call) -> Any:
+        return self._held(self._decode(call.fields["value"]))
+
+    def list_handles(self, _call: Call) -> Any:
+        return {"handles": self._handles.listed()}
+
+    # ---- data
+
+    def to_float_array(self, call: Call) -> Any:
+        return call.encode(floats.flat(self._find(call)))
+
+    def to_float_array_2d(self, call: Call) -> Any:
+        return call.encode(floats.rows(self._find(call)))
+
+    def get_array(self, call: Call) -> Any:
+        self.arrays.release(call.fields["release"] or (), call.peer)
+        return self.arrays.get(self._find(call), call.fields["format"], call.fields["shm"] is True, call.peer)
+
+    def put_array(self, call: Call) -> Any:
+        self.arrays.release(call.fields["release"] or (), call.peer)
+        taken = self.arrays.take(call.fields, call.attachments, call.peer)
+        return taken if isinstance(taken, ArrayReply) else self._held(taken)
+
+    def release_segments(self, call: Call) -> Any:
+        self.arrays.release(call.fields["segments"], call.peer)
+        return {"success": True}
+
+    def module_available(self, call: Call) -> Any:
+        return {"available": is_available(call.fields["moduleName"])}
+
+    # ---- code
+
+    def evaluate(self, call: Call) -> Any:
+        fields = call.fields
+        source = fields["expression"] if fields["code"] is None else fields["code"]
+        if source is None:
+            raise InvalidRequest('eval: the field "expression" is missing; it takes a string')
+        variables = fields["locals"]
+        if variables:
+            variables = {name: self._decode(value) for name, value in variables.items()}
+        return self._result(self._interpreter.run(source, variables, "eval"), call)
+
+    def execute(self, call: Call) -> Any:
+        """Runs outside of `Interrupts.run`, which it enters itself: its own work must not be interrupted."""
+        output = Output(self._output_bound, call.emit)
+        started = perf_counter()
+        self._capture.begin(output)
+        self._output = output
+        try:
+            outcome = self._interrupts.run(self._execute, call)
+        finally:
+            if not forks.is_session():
+                forks.leave(sys.exc_info()[1])
+            self._output = None
+            self._capture.end()
+        return {
+            "stdout": output.text("stdout"),
+            "stderr": output.text("stderr"),
+            "display": output.display,
+            **outcome,
+            "durationMs": round((perf_counter() - started) * 1000, 3),
+            "truncated": output.truncated,
+        }
+
+    def _execute(self, call: Call) -> Dict[str, Any]:
+        result = error = None
+        try:
+            value = self._interpreter.run(call.fields["code"], {}, "exec")
+            if value is not None:
+                self._show(display.rich_bundle(value))
+                result = self._told(value, call)
+            if not forks.is_session():
+                forks.leave(None)
+        except BaseException as raised:
+            if not forks.is_session():
+                forks.leave(raised)
+            if self._interrupts.stopped() or self._guard.explain(raised) or tracebacks.is_own(raised):
+                raise
+            error = describe(raised)
+        for bundle in display.open_figures():
+            self._show(bundle)
+        return {"result": result, "error": error}
+
+    def display(self, *values: Any) -> None:
+        """The built-in `display` of sessions: shows values richly in an `exec`, prints them elsewhere."""
+        for value in values:
+            if self._output is None:
+                print(bounded(value))  # noqa: T201 - what display does without an output
+            else:
+                self._show(display.bundle(value))
+
+    def _show(self, bundle: Optional[Dict[str, Any]]) -> None:
+        output = self._output
+        if bundle is None or output is None:
+            return
+
+        def show() -> None:
+            self._capture.settle()
+            output.show(bundle)
+
+        self._interrupts.shield(show)
+
+    # ---- values
+
+    def _find(self, call: Call, name: str = "handleId") -> Any:
+        return self._handles.find(call.fields[name])
+
+    def _apply(self, target: Any, call: Call) -> Any:
+        args = [self._decode(item) for item in call.fields["args"]]
+        kwargs = {name: self._decode(item) for name, item in call.fields["kwargs"].items()}
+        return target(*args, **kwargs)
+
+    def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
+        """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
+        kind = type(value)
+        if kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
+            return '{"value":%d}' % value
+        if kind is str and value.isascii():
+            return '{"value":' + encode_basestring(value) + "}"
+        return self._told(value, call)
+
+    def _told(self, value: Any, call: Call) -> Dict[str, Any]:
+        try:
+            return {"value": call.encode(value)}
+        except NotPlain:
+            return {"isHandle": True, **self._held(value), "repr": bounded(value)}
+
+    def _held(self, value: Any) -> Dict[str, Any]:
+        return {"handleId": self._handles.hold(value), "typeName": tracebacks.class_name(type(value))}
+
+
+def describe(error: BaseException) -> Dict[str, str]:
+    """An error as `ExecutionError`."""
+    return {
+        "errorType": tracebacks.type_name(error),
+        "message": tracebacks.message(error),
+        "traceback": tracebacks.formatted(error),
+    }
+
+
+def is_available(name: str) -> bool:
+    """Whether a module can be found; nothing is imported for it.
+
+    Raises:
+        InvalidRequest: it is no absolute name of a module.
+    """
+    if not name or not all(name.split(".")):
+        raise InvalidRequest('module_available: "{}" is no name of a module'.format(name[:80]))
+    path = None
+    found = ""
+    for part in name.split("."):
+        found = "{}.{}".format(found, part) if found else part
+        if found in sys.modules:
+            path = getattr(sys.modules[found], "__path__", ())
+            continue
+        if path is not None and not path:
+            return False  # its parent is no package
+        spec = _find_spec(found, path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations or ()
+    return sys.modules.get(name, builtins) is not None
+
+
+def _find_spec(name: str, path: Any) -> Any:
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec = None if find is None else find(name, path)
+        if spec is not None:
+            return spec
+    return None

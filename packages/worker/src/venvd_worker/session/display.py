@@ -1,0 +1,104 @@
+"""Rich results: the MIME bundle of an object, and figures that matplotlib still has open."""
+
+from __future__ import annotations
+
+import sys
+from binascii import b2a_base64
+from io import BytesIO
+from typing import Any, Dict, Iterator, Optional
+
+from venvd_contract.values import Encoder, NotPlain
+from venvd_worker.session.reprs import bounded
+
+_METHODS = {
+    "_repr_html_": "text/html",
+    "_repr_markdown_": "text/markdown",
+    "_repr_latex_": "text/latex",
+    "_repr_svg_": "image/svg+xml",
+    "_repr_png_": "image/png",
+    "_repr_jpeg_": "image/jpeg",
+    "_repr_pdf_": "application/pdf",
+    "_repr_json_": "application/json",
+    "_repr_javascript_": "application/javascript",
+}
+_encode = Encoder().encode
+
+
+def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
+    """The MIME bundle of an object that has more to show than its repr; None for any other.
+
+    Binary formats are base64.
+    """
+    found = _figure(value) or {**_from_methods(value), **_from_mimebundle(value)}
+    if not found:
+        return None
+    found.setdefault("text/plain", bounded(value))
+    return found
+
+
+def bundle(value: Any) -> Dict[str, Any]:
+    """The MIME bundle of any object: at least its repr."""
+    return rich_bundle(value) or {"text/plain": bounded(value)}
+
+
+def open_figures() -> Iterator[Dict[str, Any]]:
+    """The figures that pyplot has open, each closed once it is taken; nothing where pyplot was not imported."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is None:
+        return
+    for number in list(pyplot.get_fignums()):
+        figure = pyplot.figure(number)
+        yield _png(figure)
+        pyplot.close(figure)
+
+
+def _figure(value: Any) -> Optional[Dict[str, Any]]:
+    module = sys.modules.get("matplotlib.figure")
+    if module is None or not isinstance(value, module.Figure):
+        return None
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None and value in map(pyplot.figure, pyplot.get_fignums()):
+        return None  # it is shown with the open ones
+    return _png(value)
+
+
+def _png(figure: Any) -> Dict[str, Any]:
+    data = BytesIO()
+    figure.savefig(data, format="png", bbox_inches="tight")
+    return {"image/png": _base64(data.getvalue()), "text/plain": bounded(figure)}
+
+
+def _from_methods(value: Any) -> Dict[str, Any]:
+    found = {}
+    for name, mime in _METHODS.items():
+        # Looked up on the class: objects that answer to every name mean nothing by it.
+        method = getattr(type(value), name, None)
+        if callable(method):
+            data = method(value)
+            data = data[0] if type(data) is tuple and data else data  # with metadata, which nobody here reads
+            if data is not None:
+                found[mime] = data
+    return _plain(found)
+
+
+def _from_mimebundle(value: Any) -> Dict[str, Any]:
+    method = getattr(type(value), "_repr_mimebundle_", None)
+    if not callable(method):
+        return {}
+    data = method(value, include=None, exclude=None)
+    data = data[0] if type(data) is tuple and data else data
+    return _plain(data) if isinstance(data, dict) else {}
+
+
+def _plain(found: Dict[Any, Any]) -> Dict[str, Any]:
+    kept = {}
+    for mime, data in found.items():
+        try:
+            kept[str(mime)] = _base64(data) if isinstance(data, bytes) else _encode(data)
+        except NotPlain:
+            continue
+    return kept
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")

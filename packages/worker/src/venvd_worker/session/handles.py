@@ -1,0 +1,124 @@
+"""Objects that clients hold by handle."""
+
+from __future__ import annotations
+
+import sys
+from binascii import hexlify
+from os import urandom
+from time import monotonic
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+
+from venvd_contract.errors import HandleNotFound, LimitExceeded
+from venvd_worker.session.tracebacks import class_name
+
+_RANDOM_BYTES = 16
+
+
+class _Held(NamedTuple):
+    value: Any
+    since: float
+
+
+class _Lease(NamedTuple):
+    seconds: float
+    end: float
+    """By the clock that stands still while calls run."""
+
+
+class Handles:
+    """Objects by unguessable names; `most` is the limit, None for none.
+
+    Attributes:
+        held: by name.
+        leases: of those that have one.
+        lease: seconds for which handles that are made now live unless they are used; None for ever.
+    """
+
+    def __init__(self, most: Optional[int]) -> None:
+        self._most = most
+        self.held: Dict[str, _Held] = {}
+        self.leases: Dict[str, _Lease] = {}
+        self._busy = 0.0
+        self.lease: Optional[float] = None
+
+    def hold(self, value: Any) -> str:
+        """A new handle of `value`.
+
+        Raises:
+            LimitExceeded: as many handles are held as may be.
+        """
+        if self._most is not None and len(self.held) >= self._most:
+            raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self._most))
+        name = hexlify(urandom(_RANDOM_BYTES)).decode()
+        self.held[name] = _Held(value, monotonic())
+        if self.lease is not None:
+            self.leases[name] = _Lease(self.lease, self._now() + self.lease)
+        return name
+
+    def find(self, name: str) -> Any:
+        """What the handle stands for.
+
+        Raises:
+            HandleNotFound: it was disposed, or never given out by this session.
+        """
+        held = self.held.get(name)
+        if held is None:
+            raise HandleNotFound('there is no handle "{}" in this session'.format(name[:80]))
+        if self.leases:
+            self._renew(name)
+        return held.value
+
+    def drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.held.pop(name, None)
+            self.leases.pop(name, None)
+
+    # ---- leases
+
+    def worked(self, seconds: float) -> None:
+        """A call took so long: nobody could have used a handle meanwhile, so that no lease has become shorter."""
+        self._busy += seconds
+
+    def expire(self) -> Optional[float]:
+        """Drop what was not used within its lease; seconds until the next one ends, None where there is none."""
+        if not self.leases:
+            return None
+        now = self._now()
+        self.drop([name for name, lease in self.leases.items() if lease.end <= now])
+        return min((lease.end - now for lease in self.leases.values()), default=None)
+
+    def _now(self) -> float:
+        return monotonic() - self._busy
+
+    def _renew(self, name: str) -> None:
+        lease = self.leases.get(name)
+        if lease is not None:
+            self.leases[name] = lease._replace(end=self._now() + lease.seconds)
+
+    def _left(self, name: str) -> Dict[str, float]:
+        lease = self.leases.get(name)
+        return {} if lease is None else {"leaseSeconds": round(max(0.0, lease.end - self._now()), 3)}
+
+    def listed(self) -> List[Dict[str, Any]]:
+        """As `HandleInfo`, oldest first."""
+        now = monotonic()
+        return [
+            {
+                "handleId": name,
+                "typeName": class_name(type(held.value)),
+                "sizeBytes": size(held.value),
+                "ageSeconds": round(now - held.since, 3),
+                **self._left(name),
+            }
+            for name, held in list(self.held.items())
+        ]
+
+
+def size(value: Any) -> int:
+    """About how many bytes an object takes, without what it refers to; an array's data is its own."""
+    try:
+        found = sys.getsizeof(value, 0)
+        data = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0
+    except Exception:  # noqa: BLE001 - the user's __sizeof__ may raise anything
+        return 0
+    return max(found, data if type(data) is int else 0)

@@ -1,0 +1,158 @@
+"""Runs the user's code in the session's own `__main__`."""
+
+from __future__ import annotations
+
+import builtins
+import marshal
+import os
+from collections import OrderedDict
+from types import FunctionType, ModuleType
+from typing import Any, Dict, Tuple
+
+from venvd_worker.session import programs
+from venvd_worker.session.programs import Program
+from venvd_worker.session.sources import Sources
+
+_MOST_CACHED = 256
+_LONGEST_CACHED = 4096
+
+_HEADER = '''\
+"""What this session defined, for processes that multiprocessing starts afresh."""
+import linecache, marshal
+globals().pop("__file__", None)  # so that each such process reads this again
+
+def __venvd_define__(name, source, code):
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    try:
+        exec(marshal.loads(code), globals())
+    except Exception:
+        pass  # what it needs is only there in the session itself
+
+'''
+
+
+class Definitions:
+    """The code that defines names, in the order in which it was run; 16 MB of it at most."""
+
+    _MOST_BYTES = 16 << 20
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._sources: "OrderedDict[str, str]" = OrderedDict()
+        self._bytes = 0
+        self._changed = True
+
+    def add(self, name: str, source: str) -> None:
+        self._bytes += len(source) - len(self._sources.pop(name, ""))
+        self._sources[name] = source
+        self._changed = True
+        while self._bytes > self._MOST_BYTES:
+            self._bytes -= len(self._sources.popitem(last=False)[1])
+
+    def write(self) -> str:
+        """Bring the file up to date; its path."""
+        if self._changed:
+            with open(self._path + ".new", "w", encoding="utf-8") as file:
+                file.write(_HEADER)
+                for name, source in self._sources.items():
+                    code = marshal.dumps(programs.definitions(source, name))
+                    file.write("__venvd_define__({!a}, {!a}, {!r})\n".format(name, source, code))
+            os.replace(self._path + ".new", self._path)
+            self._changed = False
+        return self._path
+
+
+class Main(ModuleType):
+    """The session's `__main__`.
+
+    Pickle finds the user's classes in it. A process that multiprocessing starts afresh runs the file that `__file__`
+    names: it is written when somebody asks for that name, and holds the definitions, not the deeds, of this session.
+    """
+
+    __slots__ = ("_definitions",)
+
+    def __init__(self, definitions: Definitions) -> None:
+        super().__init__("__main__")
+        self._definitions = definitions
+        self.__dict__["__builtins__"] = builtins
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override]
+        return self._definitions.write()
+
+
+class Interpreter:
+    """Runs programs in `__main__` and remembers the compiled ones."""
+
+    def __init__(self, definitions_path: str) -> None:
+        self._definitions = Definitions(definitions_path)
+        self.main = Main(self._definitions)
+        self._namespace: Dict[str, Any] = self.main.__dict__
+        self._sources = Sources()
+        self._programs: Dict[Tuple[Any, ...], Program] = {}
+        self._loop: Any = None
+
+    def run(self, source: str, variables: Dict[str, Any], kind: str) -> Any:
+        """The value of the last expression; None where the last statement is none.
+
+        Args:
+            source: any number of statements.
+            variables: names that only this run sees.
+            kind: `eval` or `exec`, for the name under which tracebacks show the code.
+        """
+        key = (kind, source, *variables) if variables else (kind, source)
+        program = self._programs.get(key) or self._program(source, variables, kind)
+        if program.plain:
+            return eval(program.last, self._namespace)  # type: ignore[arg-type]  # noqa: S307 - what this program is for
+        if program.function is not None:
+            found = FunctionType(program.function, self._namespace)(*variables.values())
+            return self._await(found) if program.awaits else found
+        if program.states:
+            self._definitions.add(program.name, program.source)
+        if program.awaits:
+            return self._await(self._run_awaiting(program))
+        if program.body is not None:
+            exec(program.body, self._namespace)  # noqa: S102
+        return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
+
+    async def _run_awaiting(self, program: Program) -> Any:
+        """Both parts in one task, also the one that awaits nothing."""
+        found: Any = None
+        for code in (program.body, program.last):
+            found = None if code is None else eval(code, self._namespace)  # noqa: S307
+            if code is not None and programs.is_coroutine(code):
+                found = await found
+        return found
+
+    def _program(self, source: str, variables: Dict[str, Any], kind: str) -> Program:
+        """Compiled, and kept until so many others were."""
+        name = self._sources.name(kind)
+        self._sources.add(name, source, defines=False)  # for the traceback of a syntax error
+        program = programs.build(source, name, tuple(variables))
+        if program.defines:
+            self._sources.add(name, source, defines=True)
+        if len(source) <= _LONGEST_CACHED:
+            self._programs[(kind, source, *variables)] = program
+            if len(self._programs) > _MOST_CACHED:
+                self._sources.forget(self._programs.pop(next(iter(self._programs))).name)
+        return program
+
+    def _await(self, coroutine: Any) -> Any:
+        """Run a coroutine on the session's own event loop, which lives on between calls."""
+        if self._loop is None or self._loop.is_closed():
+            import asyncio  # noqa: PLC0415 - not before it is needed: it takes as long as everything else together
+
+            self._loop = asyncio.new_event_loop()
+        task = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(task)
+        finally:
+            if not task.done():  # interrupted
+                task.cancel()
+                self._loop.run_until_complete(self._settle(task))
+
+    @staticmethod
+    async def _settle(task: Any) -> None:
+        import asyncio  # noqa: PLC0415
+
+        await asyncio.wait([task])

@@ -1,0 +1,86 @@
+"""Replies as bytes, within the limits on their size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+
+from venvd_contract.errors import InvalidRequest, LimitExceeded, VenvdError
+from venvd_contract.framing import MAX_LINE, dump, dump_line
+from venvd_worker.common.slots import MOST_ID_BYTES
+
+_ROOM = 1024
+"""Bytes of a line that are not the result."""
+_LARGEST_ID = (1 << 64) - 1
+_INFINITY = float("inf")
+_ascii = json.JSONEncoder().encode
+
+NO_ID = b'{"id":null,'
+"""The `head` of what has no ID."""
+
+
+class Package(NamedTuple):
+    """A line with the bytes behind it and the descriptors that go along."""
+
+    line: bytes
+    attachments: Sequence[Any] = ()
+    descriptors: Sequence[int] = ()
+
+
+Reply = Union[bytes, Package]
+
+
+def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
+    """How every line that answers a request begins, and its ID: a whole number, else as JSON.
+
+    Raises:
+        InvalidRequest: the ID is neither a text nor a number, or too long to be repeated.
+    """
+    if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
+        return b'{"id":%d,' % identifier, identifier
+    if identifier is None:
+        return NO_ID, b"null"
+    if type(identifier) not in (int, str, float) or identifier in (_INFINITY, -_INFINITY):
+        raise InvalidRequest('"id" must be a text or a number')
+    text = _ascii(identifier).encode()
+    if len(text) > MOST_ID_BYTES:
+        raise InvalidRequest('"id" is longer than {} bytes'.format(MOST_ID_BYTES))
+    return b'{"id":%b,' % text, text
+
+
+def bounds(limit: Optional[int]) -> Tuple[int, str]:
+    """The largest result in bytes, and what says so; `limit` is that of the session, None for none."""
+    if limit is None or limit > MAX_LINE - _ROOM:
+        return MAX_LINE - _ROOM, ", and a line holds {}".format(MAX_LINE)
+    return limit, ": resultBytes is {}".format(limit)
+
+
+def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str, Any]]) -> bytes:
+    """The reply of a call that went well; `begin` is its `head`, and a result that is a text is JSON already.
+
+    Raises:
+        LimitExceeded: the result is larger than `most` bytes; says `bound`.
+    """
+    data = (result if type(result) is str else dump(result)).encode()
+    if len(data) > most:
+        raise LimitExceeded("the result takes {} bytes as JSON{}".format(len(data), bound))
+    return b'%b"result":%b}\n' % (begin, data)
+
+
+def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
+    """The reply of a call whose result has more to it than JSON."""
+    fields: Dict[str, Any] = {"result": result}
+    if attachments:
+        fields["attachments"] = [len(part) for part in attachments]
+    if descriptors:
+        fields["descriptors"] = len(descriptors)
+    return Package(begin + dump_line(fields)[1:], attachments, descriptors)
+
+
+def error_line(begin: bytes, error: VenvdError) -> bytes:
+    """The reply of a call that did not."""
+    return begin + dump_line(error.fields())[1:]
+
+
+def event_line(begin: bytes, event: str, data: Any) -> bytes:
+    return begin + dump_line({"event": event, "data": data})[1:]

@@ -1,0 +1,261 @@
+"""Where requests come in: from the server and from direct clients, one at a time and in turn."""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from functools import partial
+from time import monotonic
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+from venvd_contract.commands import PIPES
+from venvd_contract.errors import LimitExceeded, VenvdError
+from venvd_worker.common.slots import Slot
+from venvd_worker.session import replies
+from venvd_worker.session.calls import Calls, value_mode
+from venvd_worker.session.direct_stream import DirectStream
+from venvd_worker.session.replies import Reply
+from venvd_worker.session.segments import Segments
+from venvd_worker.session.streams import Stream
+
+_FRESH = 0.005
+"""Seconds for which what epoll said is taken for true while requests wait their turn."""
+_LOOK_EVERY = 1.0
+"""Seconds between looks at clients that do not read."""
+_MOST_READY = 64
+_READABLE = int(select.EPOLLIN)
+_HUNG_UP = select.EPOLLHUP | select.EPOLLERR
+
+
+class RequestLoop:
+    """Answers the streams of a session. Each that has a request gets its turn before any gets another.
+
+    Args:
+        server: the server's stream; its end is the end of the session.
+        segments: what the session shares with those who call.
+    """
+
+    def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
+        self._epoll = epoll
+        self._wait = partial(epoll.poll, -1, _MOST_READY)
+        self._calls = calls
+        self._slot = slot
+        self._segments = segments
+        self._others: Dict[int, Callable[[], None]] = {}
+        self._streams: Dict[int, Stream] = {server.fileno(): server}
+        self._clients: Set[DirectStream] = set()
+        self._watched: Set[int] = set()
+        """Descriptors of clients."""
+        self._slow: Set[DirectStream] = set()
+        self._turns: Deque[Stream] = deque()
+        self._looked = 0.0
+        self._aging = (segments.idle, segments.returned, calls.leases)
+        """What is let go of in time, while there is any."""
+        epoll.register(server.fileno(), select.EPOLLIN)
+
+    @property
+    def descriptors(self) -> List[int]:
+        """Those of direct clients."""
+        return [each for client in self._clients for each in client.descriptors]
+
+    def add(self, client: DirectStream) -> None:
+        """Serve a client from now on."""
+        self._clients.add(client)
+        self._streams[client.fileno()] = client
+        self._watch(client.fileno(), select.EPOLLIN)
+        if client.waiting:
+            self._turns.append(client)
+
+    def listen(self, descriptor: int, action: Callable[[], None]) -> None:
+        """Call `action` whenever there is something to read that is no request."""
+        self._others[descriptor] = action
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def serve(self) -> None:
+        """Answer until the server is gone.
+
+        Raises:
+            EOFError: it is.
+            OSError, ValueError: a descriptor of ours was closed.
+        """
+        turns, slow, aging = self._turns, self._slow, self._aging
+        while True:
+            if turns:
+                if monotonic() - self._looked > _FRESH:
+                    self._poll(0)
+                if turns:
+                    self._answer(turns.popleft())
+            elif slow or any(aging):
+                self._poll(None)
+            else:
+                self._answer_one()
+
+    def _answer_one(self) -> None:
+        """Wait for requests; the one that comes alone, as most do, is answered at once."""
+        ready = self._wait()
+        if len(ready) == 1:
+            descriptor, events = ready[0]
+            stream = self._streams.get(descriptor)
+            if stream is not None and events == _READABLE:
+                self._answer(stream)
+                return
+        self._take(ready)
+
+    def _poll(self, patience: Optional[float]) -> None:
+        """Wait for requests, for ever where `patience` is None; meanwhile let go of what nobody uses any more."""
+        ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
+        if patience is None:
+            patience = min(ends, default=None)
+        if self._slow:
+            self._end_stalled()
+            patience = _LOOK_EVERY if patience is None else min(patience, _LOOK_EVERY)
+        self._take(self._epoll.poll(patience))
+
+    def _take(self, ready: List[Tuple[int, int]]) -> None:
+        # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
+        found = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
+        for stream, descriptor, events in found:
+            if stream is None:
+                self._others[descriptor]()
+            elif not isinstance(stream, DirectStream):
+                self._take_turn(stream)
+            elif stream in self._clients:
+                self._attend(stream, descriptor, events)
+        self._looked = monotonic()
+
+    def _take_turn(self, stream: Stream) -> None:
+        if stream not in self._turns:
+            self._turns.append(stream)
+
+    def _attend(self, client: DirectStream, descriptor: int, events: int) -> None:
+        if events & _HUNG_UP and descriptor == client.fileno() and not self._outlives(client, events):
+            self._drop(client)
+        elif client.lingers:
+            if not client.discard():
+                self._drop(client)
+        elif client.blocked:
+            client.flush()
+            self._settle(client)
+        else:
+            self._take_turn(client)
+
+    def _outlives(self, client: DirectStream, events: int) -> bool:
+        """Whether what a client sent before it went is still to be run."""
+        if client.cancels or client.unreadable:
+            return False
+        if client.piped:
+            self._ignore(client.fileno())
+            client.leave()
+            self._settle(client)
+            return True
+        return bool(events & _READABLE)
+
+    def _answer(self, stream: Stream) -> None:
+        """Answer one request of a stream, if it has one."""
+        try:
+            request = stream.request()
+            if request is None or (stream.fresh and self._is_no_call(stream, request[0])):
+                return
+            reply: Reply = self._calls.answer(request, stream)
+        except VenvdError as error:  # a line that is no request
+            reply = replies.error_line(stream.begin, error)
+        except EOFError:
+            if not isinstance(stream, DirectStream):
+                raise
+            self._drop(stream)
+            return
+        try:
+            stream.send(reply)
+        except OSError:
+            self._slot.unanswered()
+            raise
+        if stream.connection:
+            if stream.waiting or stream.blocked or stream.gone or stream.unreadable or self._slow:
+                assert isinstance(stream, DirectStream)
+                self._settle(stream)
+        elif stream.unreadable:
+            raise EOFError("a line was too long")
+        elif stream.waiting:
+            self._turns.append(stream)
+
+    def _is_no_call(self, stream: Stream, message: Dict[str, Any]) -> bool:
+        """Whether this was a word of the server's, which is not answered, or a client's that chooses pipes."""
+        if isinstance(stream, DirectStream):
+            stream.fresh = False
+            if message.get("command") != PIPES:
+                return False
+            self._take_pipes(stream, message)
+            self._settle(stream)
+        elif not self._calls.told(message):
+            return False
+        elif stream.waiting:
+            self._turns.append(stream)
+        return True
+
+    def _settle(self, client: DirectStream) -> None:
+        """What follows once a client has got a reply, or as much of it as it took."""
+        if client.gone and client.cancels:
+            self._drop(client)
+        elif client.blocked:
+            self._slow.add(client)
+            self._ignore(client.source)
+            self._watch(client.sink, select.EPOLLOUT)
+        elif client.unreadable and client.piped:
+            self._drop(client)  # what it has not read yet it still can
+        elif client.unreadable:
+            self._slow.add(client)
+            self._watch(client.source, select.EPOLLIN)
+            client.linger()
+        else:
+            if client in self._slow:
+                self._slow.discard(client)
+                self._ignore(client.sink)
+                self._watch(client.source, select.EPOLLIN)
+            if client.waiting:
+                self._take_turn(client)
+
+    def _take_pipes(self, client: DirectStream, message: Dict[str, Any]) -> None:
+        begin = replies.NO_ID
+        try:
+            begin, _ = replies.head(message.get("id"))
+            mode = value_mode(message, client.values)
+            client.take_pipes(begin)
+            client.values = mode
+        except VenvdError as error:
+            client.send(replies.error_line(begin, error))
+        except OSError as error:
+            no_room = LimitExceeded("the session has no room for two pipes: {}".format(error))
+            client.send(replies.error_line(begin, no_room))
+        else:
+            self._streams[client.source] = self._streams[client.sink] = client
+            self._watch(client.fileno(), 0)  # only for its end
+            self._watch(client.source, select.EPOLLIN)
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        if descriptor in self._watched:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+            self._watched.add(descriptor)
+
+    def _ignore(self, descriptor: int) -> None:
+        if descriptor in self._watched:
+            self._watched.remove(descriptor)
+            self._epoll.unregister(descriptor)
+
+    def _end_stalled(self) -> None:
+        now = monotonic()
+        for client in list(self._slow):
+            if client.stalls(now):
+                self._drop(client)
+
+    def _drop(self, client: DirectStream) -> None:
+        self._clients.remove(client)
+        self._slow.discard(client)
+        if client in self._turns:
+            self._turns.remove(client)
+        for descriptor in {client.fileno(), client.source, client.sink}:
+            del self._streams[descriptor]
+            self._ignore(descriptor)  # closing would not do: the server has the same socket
+        client.close()
+        self._segments.forsake(self._segments.lent_to(client.peer))

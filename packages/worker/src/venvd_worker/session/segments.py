@@ -1,0 +1,254 @@
+"""Memory that a session shares with those it sends arrays to and gets them from: sealed memfds, kept for the next.
+
+The first touch of fresh memory costs several times what copying into it costs; so a segment that nobody uses stays
+mapped, here and at its peers, for a while.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import weakref
+from binascii import hexlify
+from collections import deque
+from time import monotonic
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protocol, Sequence, Set
+
+from venvd_contract.arrays import MAX_BYTES
+from venvd_contract.errors import InvalidRequest, LimitExceeded
+from venvd_worker.common import kernel
+from venvd_worker.common.control import Control
+from venvd_worker.common.descriptors import lift
+
+MOST = 64
+"""Segments of one session, used or not."""
+_IDLE_BYTES = 1 << 30
+_IDLE_SECONDS = 15.0
+_GRAIN = 1 << 20
+_WASTE = 4
+"""A segment that is larger than this many times what is asked for stays for those who need it."""
+_PREFIX = "seg-"
+_LONGEST_NAME = 64
+
+# the standard library names these from CPython 3.13 on
+_F_ADD_SEALS = 1033
+_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
+
+
+class Peer(Protocol):
+    """Whom segments are lent to."""
+
+    known: Set[str]
+    """Names of those whose descriptor it has."""
+    shares: bool
+    """Whether descriptors reach it."""
+
+    def introduce(self, segment: "Segment") -> List[int]:
+        """Make it known; the descriptors that must go along with the reply."""
+
+
+class Server:
+    """The peer behind the session's own stream: it is given descriptors by way of the warden."""
+
+    shares = True
+
+    def __init__(self, control: Control) -> None:
+        self.known: Set[str] = set()
+        self._control = control
+
+    def introduce(self, segment: "Segment") -> List[int]:
+        if segment.name not in self.known:
+            self.known.add(segment.name)
+            described = {"name": segment.name, "size": segment.size}
+            self._control.send({"segment": described}, [os.dup(segment.descriptor)])
+        return []
+
+    def forget(self, names: Sequence[str]) -> None:
+        """These are not used any more: what the server has of them it can let go."""
+        found = self.known.intersection(names)
+        self.known -= found
+        if found:
+            self._control.send({"gone": sorted(found)})
+
+
+def read_memory(message: Dict[str, Any], descriptors: Sequence[int]) -> Optional[Dict[str, Any]]:
+    """What a session told of its segments, if it is of the right form and of no other size than it can be."""
+    made, gone = message.get("segment"), message.get("gone")
+    if type(made) is dict and len(descriptors) == 1:
+        name, size = made.get("name"), made.get("size")
+        if _is_name(name) and type(size) is int and 0 < size <= MAX_BYTES:
+            return {"name": name, "size": size}
+    elif type(gone) is list and len(gone) <= MOST and not descriptors:
+        return {"gone": [name for name in gone if _is_name(name)]}
+    return None
+
+
+def _is_name(found: Any) -> bool:
+    return type(found) is str and len(found) <= _LONGEST_NAME and found.isascii()
+
+
+class Segment:
+    """One memfd, mapped; of a size that never changes, with every page there already."""
+
+    def __init__(self, size: int) -> None:
+        self.name = _PREFIX + hexlify(os.urandom(12)).decode()
+        self.size = size
+        self.descriptor = lift(os.memfd_create("venvd-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        try:
+            os.ftruncate(self.descriptor, size)
+            fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+            # Whoever touches a page first pays for it: that is to be this process, not its peers.
+            os.posix_fallocate(self.descriptor, 0, size)
+            self.map = _mapped(self.descriptor, size, private=False)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self.idle_since = 0.0
+
+    def copy_on_write(self, size: int) -> Any:
+        """Its first bytes, as an object: what is written there, by a forked process too, is seen there alone."""
+        return _mapped(self.descriptor, size, private=True)
+
+    def close(self) -> None:
+        """Let go of it; what of it is still used stays until that is over."""
+        os.close(self.descriptor)
+
+
+def _mapped(descriptor: int, size: int, private: bool) -> Any:
+    """Memory as an object that can be watched: who uses it keeps it alive, and the mapping lives as long."""
+    address = kernel.map_file(descriptor, max(1, size), private)
+    found = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(found, kernel.unmap, address, max(1, size)).atexit = False
+    return found
+
+
+class Segments:
+    """The segments of one session. A segment is idle, lent to a peer, or kept by an array that lies in it.
+
+    Args:
+        most: bytes of all together; None for no limit.
+        gone: told of names that will not be used again.
+    """
+
+    def __init__(self, most: Optional[int], gone: Callable[[List[str]], None]) -> None:
+        self._most = most
+        self._tell_gone = gone
+        self._all: Dict[str, Segment] = {}
+        self.idle: List[Segment] = []
+        self._lent: Dict[str, Peer] = {}
+        self.returned: Deque[Segment] = deque()
+        """By arrays that died, wherever the garbage collector ran: it must not find a list half changed."""
+
+    def lend(self, size: int, peer: Peer) -> Segment:
+        """A segment of `size` bytes or more for `peer` alone, until it is given back.
+
+        Raises:
+            InvalidRequest: no descriptor would reach the peer.
+            LimitExceeded: too many, or too large together.
+        """
+        if not peer.shares:
+            raise InvalidRequest("pipes carry no descriptors: ask for shared memory over another connection")
+        self._collect()
+        fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
+        if fitting:
+            found = min(fitting, key=lambda each: (each.name not in peer.known, each.size))
+            self.idle.remove(found)
+        else:
+            found = self._made(-(-size // _GRAIN) * _GRAIN)
+        self._lent[found.name] = peer
+        return found
+
+    def lent(self, name: str, peer: Peer) -> Optional[Segment]:
+        """The segment of that name, if it is lent to `peer`."""
+        return self._all.get(name) if self._lent.get(name) is peer else None
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """The peers are done with these; a name that is not lent is no error."""
+        for name in names:
+            if self._lent.pop(name, None) is not None:
+                self._rest(self._all[name])
+        self._trim()
+
+    def keep(self, segment: Segment, size: int) -> Any:
+        """The first bytes of a lent segment for an object of the session; it comes back when that has died."""
+        part = segment.copy_on_write(size)
+        weakref.finalize(part, self.returned.append, segment).atexit = False
+        del self._lent[segment.name]
+        return part
+
+    def forsake(self, names: Iterable[str]) -> None:
+        """Whoever had these is gone, and may still look at them: they are never lent again."""
+        self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are in use that further arrays had better not stay in theirs."""
+        return len(self._all) - len(self.idle) > MOST // 2
+
+    def is_lent(self, name: str) -> bool:
+        return name in self._lent
+
+    def lent_to(self, peer: Peer) -> List[str]:
+        return [name for name, holder in self._lent.items() if holder is peer]
+
+    def gone(self, peer: Peer) -> List[str]:
+        """What `peer` knows and will not see again, told once."""
+        names = [name for name in peer.known if name not in self._all]
+        peer.known.difference_update(names)
+        return names
+
+    def expire(self) -> Optional[float]:
+        """Drop what has been idle for long; seconds until there may be more to drop, None where there is nothing."""
+        if not self.idle and not self.returned:
+            return None
+        self._collect()
+        now = monotonic()
+        self._drop([each for each in self.idle if now - each.idle_since >= _IDLE_SECONDS])
+        return max(0.1, self.idle[0].idle_since + _IDLE_SECONDS - now) if self.idle else None
+
+    # ---- inside
+
+    def _made(self, size: int) -> Segment:
+        self._make_room(size)
+        if len(self._all) >= MOST:
+            raise LimitExceeded("the session has {} arrays in shared memory, which is its limit".format(MOST))
+        if self._most is not None and self._total() + size > self._most:
+            raise LimitExceeded(
+                "the array takes {} bytes beside {} of others on their way or just sent: memoryBytes is {}".format(
+                    size, self._total(), self._most
+                )
+            )
+        made = Segment(size)
+        self._all[made.name] = made
+        return made
+
+    def _make_room(self, size: int) -> None:
+        """Give up idle ones, oldest first, where a new one would be one too many."""
+        while self.idle and (len(self._all) >= MOST or (self._most is not None and self._total() + size > self._most)):
+            self._drop([self.idle[0]])
+
+    def _total(self) -> int:
+        return sum(each.size for each in self._all.values())
+
+    def _collect(self) -> None:
+        while self.returned:
+            self._rest(self.returned.popleft())
+        self._trim()
+
+    def _rest(self, segment: Segment) -> None:
+        segment.idle_since = monotonic()
+        self.idle.append(segment)
+
+    def _trim(self) -> None:
+        while sum(each.size for each in self.idle) > _IDLE_BYTES:
+            self._drop([self.idle[0]])
+
+    def _drop(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            if segment in self.idle:
+                self.idle.remove(segment)
+            del self._all[segment.name]
+            segment.close()
+        if segments:
+            self._tell_gone([segment.name for segment in segments])

@@ -1,0 +1,222 @@
+"""The process of a session: its `__main__`, its streams, and the loop that answers requests."""
+
+from __future__ import annotations
+
+import builtins
+import faulthandler
+import os
+import select
+import site
+import socket
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any, Dict, List, NoReturn, Sequence
+
+from venvd_contract.commands import Limits
+from venvd_worker.common import control, kernel
+from venvd_worker.common.control import Control, InvalidPacket, TruncatedPacket
+from venvd_worker.common.descriptors import lift
+from venvd_worker.common.exit_status import CHANNEL_CLOSED
+from venvd_worker.common.limits import Guard
+from venvd_worker.common.slots import SIZE, Memory, Slot, Traffic
+from venvd_worker.session import forks
+from venvd_worker.session.calls import Calls
+from venvd_worker.session.capture import Capture
+from venvd_worker.session.commands import Commands, Parts
+from venvd_worker.session.direct_stream import DirectStream, Terms
+from venvd_worker.session.handles import Handles
+from venvd_worker.session.interpreter import Interpreter
+from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.request_loop import RequestLoop
+from venvd_worker.session.segments import Segments, Server
+from venvd_worker.session.streams import Stream
+
+_OWN = ("venvd_contract", "venvd_worker")
+_NAME = "venvd-session"
+_WARM_UP = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
+_OOM_SCORE = 900
+"""Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
+
+
+def main(control_descriptor: int) -> NoReturn:
+    """Be the session that the warden describes over `control_descriptor`, in an interpreter of its own."""
+    own = Control(socket.socket(fileno=lift(control_descriptor)))
+    config, descriptors = control.wait_for_packet(own)
+    isolate()
+    run(own, config, descriptors)
+
+
+def run(own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
+    """Be the session of `config`, with its stream and the memory of its slots; `isolate` came before."""
+    kernel.name_process(_NAME)
+    kernel.adopt_orphans()
+    yield_memory(_OOM_SCORE)
+    session = Session(own, config, descriptors)
+    session.take_over(config)
+    try:
+        session.serve()
+    finally:
+        # No handler of the user's runs any more, and nothing is answered.
+        os._exit(session.status)
+
+
+def warm_up(files: str) -> None:
+    """Be a session for one call, and leave nothing of it.
+
+    What a fork writes to for the first time is copied, page by page; now nobody waits for that.
+    """
+    forks.claim()
+    mine, its = control.pair()
+    stream, session_end = socket.socketpair()
+    slots = os.memfd_create("venvd-rehearsal")
+    os.ftruncate(slots, SIZE)
+    config = {"limits": {}, "slots": 1, "slot": 0, "files": files}
+    session = Session(Control(its), config, [session_end.detach(), slots])
+    stream.sendall(_WARM_UP)
+    stream.shutdown(socket.SHUT_WR)
+    session.take_streams()
+    session.serve()
+    stream.close()
+    mine.close()
+    session.close()
+
+
+class Session:
+    """Answers requests until the server or the warden is gone; the process is all its own once it has taken over."""
+
+    def __init__(self, own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
+        self.status = 1
+        self._control = own
+        stream, slots = map(lift, descriptors)
+        self._memory = Memory(slots, config["slots"])
+        self._slot = Slot(self._memory.map, config["slot"])
+        self._server = Server(self._control)
+        self._stream = Stream(stream, self._server, Traffic())
+        self._epoll = _lifted_epoll()
+        self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
+        self._compose(config)
+
+    def take_over(self, config: Dict[str, Any]) -> None:
+        """Put in place what there is one of in a process: `__main__`, handlers of signals, streams, limits."""
+        sys.modules["__main__"] = self._interpreter.main
+        builtins.input = _no_input
+        builtins.display = self._commands.display  # type: ignore[attr-defined]
+        self._interrupts.install()
+        self.take_streams()
+        _prepare_path(config)
+        forks.guard(self._protected)
+        self._guard.apply()
+
+    def take_streams(self) -> None:
+        """Give Python streams of its own over descriptors 1 and 2."""
+        sys.stdout = sys.stderr = None
+        self._capture.bind_streams()
+        faulthandler.enable(file=self._capture.error_log)
+
+    def close(self) -> None:
+        """Close every descriptor, now: its objects hold one another, and user code might have theirs by the time."""
+        self._capture.close()
+        self._control.close()
+        self._stream.close()
+        self._epoll.close()
+        self._memory.close()
+
+    def _compose(self, config: Dict[str, Any]) -> None:
+        limits = Limits(**config["limits"])
+        self._interrupts = interrupts = Interrupts(self._slot)
+        self._guard = Guard(limits)
+        self._capture = Capture(self._leave_pipe)
+        handles = Handles(limits.handles)
+        self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
+        self._segments = Segments(limits.memoryBytes, self._server.forget)
+        self._commands = commands = Commands(
+            Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
+        )
+        calls = Calls(commands, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        self._request_loop = RequestLoop(self._epoll, self._stream, calls, self._slot, self._segments)
+
+    def _protected(self) -> List[int]:
+        captured = self._capture.descriptors.values()
+        return [*self._descriptors, *self._request_loop.descriptors, self._epoll.fileno(), *captured]
+
+    def _leave_pipe(self, stream: str, descriptor: int) -> None:
+        self._control.send({"log": stream}, [descriptor])
+
+    # ---- the loop
+
+    def serve(self) -> None:
+        """Answer until nobody asks any more; `status` is the exit status then."""
+        self._request_loop.listen(self._control.fileno(), self._hear_warden)
+        self._slot.ready()
+        self._control.send({"ready": True})
+        try:
+            self._request_loop.serve()
+        except EOFError:
+            self.status = 0
+        except (OSError, ValueError):  # the user's code closed our descriptors
+            self.status = CHANNEL_CLOSED
+
+    def _hear_warden(self) -> None:
+        try:
+            packet = self._control.receive()
+        except TruncatedPacket as shortened:
+            self._refuse(shortened.message, "it has too many open files")
+            return
+        except InvalidPacket:
+            return
+        if packet is None:
+            return
+        if "attach" in packet.message:
+            self._take_client(Terms(**packet.message["attach"]), packet.descriptors)
+        else:
+            control.close_all(packet.descriptors)
+
+    def _take_client(self, terms: Terms, descriptors: List[int]) -> None:
+        rest = b""
+        if len(descriptors) > 1:
+            with open(descriptors.pop(), "rb") as file:
+                file.seek(0)
+                rest = file.read()
+        self._request_loop.add(DirectStream(lift(descriptors[0]), terms, rest, self._slot.traffic))
+
+    def _refuse(self, message: Dict[str, Any], why: str) -> None:
+        if "attach" in message:
+            self._control.send({"refused": message["attach"]["connection"], "why": why})
+
+
+def _lifted_epoll() -> select.epoll:
+    made = select.epoll()
+    return select.epoll.fromfd(lift(os.dup(made.fileno())))
+
+
+def yield_memory(score: int) -> None:
+    """Where memory runs out, be ended before what has a lower score; of 1000."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+    except OSError:
+        pass  # it is higher already
+
+
+def _prepare_path(config: Dict[str, Any]) -> None:
+    sys.argv = [""]
+    sys.path.insert(0, config["files"])
+    if config["site"] is not None and config["site"] not in sys.path:
+        site.addsitedir(config["site"])
+
+
+def isolate() -> None:
+    """Part our modules from the user's: nothing of ours can be imported, and ours keep the functions they have now.
+
+    The user may well pin a package of one of our names, and may patch what we use of the standard library.
+    """
+    own = [name for name in sys.modules if name.partition(".")[0] in _OWN]
+    for module in [sys.modules.pop(name) for name in own]:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, ModuleType) and value not in (sys, builtins) and value.__name__ not in own:
+                setattr(module, name, SimpleNamespace(**vars(value)))
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "__main__"]
+
+
+def _no_input(_prompt: object = "") -> NoReturn:
+    raise EOFError("input() has nobody to ask here: pass values as arguments, locals or attributes")

@@ -1,0 +1,79 @@
+"""Tracebacks as their readers need them: the user's own frames and lines, none of ours."""
+
+from __future__ import annotations
+
+from traceback import StackSummary, TracebackException
+from typing import Any, List, Set
+
+from venvd_contract.errors import VenvdError
+
+_ROOT = __file__.rpartition("/venvd_worker/")[0]
+_OWN = (_ROOT + "/venvd_worker/", _ROOT + "/venvd_contract/")
+_PSEUDO = ("<eval-", "<exec-")
+_LONGEST = 64 * 1024
+_LONGEST_MESSAGE = 16 * 1024
+
+
+def type_name(error: BaseException) -> str:
+    return class_name(type(error))
+
+
+def class_name(kind: Any) -> str:
+    name = kind.__name__
+    return name if type(name) is str else "object"
+
+
+def message(error: BaseException) -> str:
+    """What the error says of itself; its type's name where that is nothing, or fails."""
+    try:
+        found = str(error)
+    except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
+        found = ""
+    return printable(_shortened(found or type_name(error), _LONGEST_MESSAGE))
+
+
+def formatted(error: BaseException) -> str:
+    """The whole traceback, causes included, as Python would print it."""
+    try:
+        found = TracebackException(type(error), error, error.__traceback__)
+        _strip(found, set())
+        text = "".join(found.format())
+    except Exception:  # noqa: BLE001 - the user's classes take part in this
+        text = "{}: {}\n".format(type_name(error), message(error))
+    return printable(_shortened(text, _LONGEST))
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether this program raised it, and no code of the user's."""
+    return isinstance(error, VenvdError)
+
+
+def printable(text: str) -> str:
+    """The text with what no UTF-8 can hold escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _strip(found: Any, seen: Set[int]) -> None:
+    if found is None or id(found) in seen:
+        return
+    seen.add(id(found))
+    found.stack = _own_frames(found.stack)
+    for other in (found.__cause__, found.__context__, *(getattr(found, "exceptions", None) or ())):
+        _strip(other, seen)
+
+
+def _own_frames(stack: StackSummary) -> StackSummary:
+    """Without ours, and without the event loop that stands between ours and the user's first one."""
+    kept: List[Any] = [frame for frame in stack if not frame.filename.startswith(_OWN)]
+    first = next((index for index, frame in enumerate(kept) if frame.filename.startswith(_PSEUDO)), 0)
+    if all("/asyncio/" in frame.filename for frame in kept[:first]):
+        kept = kept[first:]
+    return StackSummary.from_list(kept)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return "{}\n[... {} characters left out ...]\n{}".format(
+        text[: most // 4], len(text) - most, text[-most * 3 // 4 :]
+    )

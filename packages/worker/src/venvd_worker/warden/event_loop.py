@@ -1,0 +1,57 @@
+"""The warden's event loop: descriptors and timers, one thread, nothing of the user's."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+from time import monotonic
+from typing import Callable, Dict, List, Protocol, Tuple
+
+Action = Callable[[], object]
+
+
+class Source(Protocol):
+    def fileno(self) -> int: ...
+
+
+class EventLoop:
+    """Calls an action whenever its source can be read, or when its time has come."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._actions: Dict[int, Action] = {}
+        self._timers: List[Tuple[float, int, Action]] = []
+        self._order = itertools.count()
+
+    def add(self, source: Source, action: Action) -> None:
+        self._actions[source.fileno()] = action
+        self._epoll.register(source.fileno(), select.EPOLLIN)
+
+    def try_to_add(self, source: Source, action: Action) -> bool:
+        """The same for a descriptor that may be of any kind; whether it can be waited for."""
+        try:
+            self.add(source, action)
+        except OSError:
+            del self._actions[source.fileno()]
+            return False
+        return True
+
+    def remove(self, source: Source) -> None:
+        if self._actions.pop(source.fileno(), None) is not None:
+            self._epoll.unregister(source.fileno())
+
+    def later(self, seconds: float, action: Action) -> None:
+        heapq.heappush(self._timers, (monotonic() + seconds, next(self._order), action))
+
+    def turn(self) -> None:
+        """Wait for the next thing to do, and do it."""
+        for descriptor, _ in self._epoll.poll(self._patience()):
+            action = self._actions.get(descriptor)
+            if action is not None:
+                action()
+        while self._timers and self._timers[0][0] <= monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _patience(self) -> float:
+        return max(0.0, self._timers[0][0] - monotonic()) if self._timers else -1

@@ -1,0 +1,146 @@
+"""A session as the warden sees it: its process, its tree, its directory, its limits, and why it was ended."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Dict, List, Optional
+
+from venvd_contract.commands import Limits
+from venvd_worker.common import process_tree, usage
+from venvd_worker.common.control import Control
+from venvd_worker.common.directories import Directory
+from venvd_worker.common.exit_status import EndReason, describe_exit, out_of_memory, out_of_processes, out_of_time
+from venvd_worker.common.limits import CPU_GRACE
+from venvd_worker.common.slots import Watch
+from venvd_worker.warden.log_pipe import LogPipe
+
+
+class SessionProcess:
+    """One session's process, from its start until its tree is gone.
+
+    Attributes:
+        status: as `wait` gave it, once the process has ended.
+        waiting: requests of the server that are answered when the tree is gone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pid: int,
+        watch: Watch,
+        limits: Limits,
+        directory: Directory,
+        control: Control,
+        logs: List[LogPipe],
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.watch = watch
+        self.limits = limits
+        self.directory = directory
+        self.control = control
+        self.logs = logs
+        self.status: Optional[int] = None
+        self.waiting: List[Any] = []
+        self._verdict: Optional[EndReason] = None
+        self._baseline: Optional[int] = None
+        self._memory_kills = usage.out_of_memory_kills()
+
+    @property
+    def alive(self) -> bool:
+        return self.status is None
+
+    @property
+    def limited(self) -> bool:
+        """Whether its use must be watched closely."""
+        limits = self.limits
+        return bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
+
+    def tree(self) -> List[int]:
+        return process_tree.list_descendants([self.pid]) if self.alive else []
+
+    @property
+    def up(self) -> bool:
+        return self._baseline is not None
+
+    def came_up(self) -> None:
+        """What the session uses now, it used before any code of the user's ran."""
+        self._baseline = usage.measure([self.pid]).private
+
+    # ---- ending
+
+    def interrupt(self, sequence: int, reason: str) -> None:
+        self.watch.ask_to_stop(sequence, reason)
+        process_tree.send_signal(self.pid, signal.SIGINT)
+
+    def interrupt_again(self, sequence: int, group: bool) -> bool:
+        """Interrupt the call, if it still runs; whether it does.
+
+        Args:
+            sequence: the call's number in the slot.
+            group: also what the call started and waits for, as a terminal would.
+        """
+        runs = self.alive and self.watch.runs(sequence)
+        if runs:
+            (process_tree.send_group_signal if group else process_tree.send_signal)(self.pid, signal.SIGINT)
+        return runs
+
+    def end(self, verdict: EndReason) -> None:
+        """Kill the whole tree; the first verdict counts."""
+        if not self.alive:
+            return
+        self._verdict = self._verdict or verdict
+        process_tree.kill_tree([self.pid])
+
+    def exited(self, status: int) -> None:
+        self.status = status
+
+    def farewell(self) -> Dict[str, Any]:
+        """The data of its `exited` event."""
+        memory_kill = usage.out_of_memory_kills() > self._memory_kills
+        return {
+            "session": self.name,
+            "pid": self.pid,
+            **describe_exit(self.status or 0, self._verdict, memory_kill),
+        }
+
+    def close(self) -> None:
+        self.control.close()
+        for pipe in self.logs:
+            pipe.close()
+
+    # ---- watching
+
+    def check(self) -> None:
+        """End the session where its tree exceeds a limit."""
+        verdict = self._exceeded()
+        if verdict is not None:
+            self.end(verdict)
+
+    def _exceeded(self) -> Optional[EndReason]:
+        limits = self.limits
+        tree = self.tree()
+        used = usage.measure(tree)
+        if limits.processes and used.processes > limits.processes:
+            return out_of_processes(limits.processes)
+        if limits.cpuSeconds and used.cpu > limits.cpuSeconds + CPU_GRACE:
+            return out_of_time(limits.cpuSeconds)
+        if limits.memoryBytes and self._too_much_memory(limits.memoryBytes, tree, used):
+            return out_of_memory(limits.memoryBytes)
+        return None
+
+    def _too_much_memory(self, limit: int, tree: List[int], used: usage.Usage) -> bool:
+        if self._baseline is None or used.private <= self._baseline + limit:
+            return False
+        # Pages shared by fork were counted in each process: look again, slowly.
+        return (usage.proportional_private(tree) or used.private) > self._baseline + limit
+
+    def stats(self) -> Dict[str, Any]:
+        tree = self.tree()
+        used = usage.measure(tree)
+        return {
+            "rssBytes": used.rss,
+            "pssBytes": usage.proportional(tree),
+            "cpuSeconds": round(used.cpu, 2),
+            "processes": used.processes,
+        }

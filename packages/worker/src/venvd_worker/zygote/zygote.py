@@ -1,0 +1,188 @@
+"""The zygote: has imported what sessions are going to need, and is forked into them.
+
+It only imports: what a module does when it is used may not survive a fork. Each session is forked twice, so that its
+parent is the warden, which reaps it; a zygote that is killed takes no session with it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import importlib
+import os
+import select
+import signal
+import site
+import socket
+import sys
+import time
+from typing import Any, Dict, NoReturn, Sequence
+
+from venvd_worker.common import control, kernel
+from venvd_worker.common.control import Control, Packet
+from venvd_worker.common.descriptors import lift
+from venvd_worker.session import session
+
+_NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
+
+_OOM_SCORE = 500
+"""Of 1000: it goes before the warden, and after sessions."""
+_ADOPTED_AGAIN = 0.2
+"""Milliseconds between looks at whether the warden is the parent already."""
+_PROBE_SIZE = 256
+_LONGEST_ERROR = 2000
+
+
+def main(descriptor: int) -> NoReturn:
+    """Import what the warden names, and fork when it says so, until it is gone."""
+    kernel.name_process(_NAME)
+    session.yield_memory(_OOM_SCORE)
+    kernel.hide_memory()
+    try:
+        Zygote(Control(socket.socket(fileno=lift(descriptor)))).serve()
+    except EOFError:
+        pass
+    finally:
+        os._exit(0)
+
+
+class Zygote:
+    """Answers the warden over `own`."""
+
+    def __init__(self, own: Control) -> None:
+        self._control = own
+        self._warden = os.getppid()
+
+    def serve(self) -> NoReturn:
+        """Prepare, say so, and fork on request.
+
+        Raises:
+            EOFError: the warden is gone.
+        """
+        config, _ = control.wait_for_packet(self._control)
+        session.isolate()
+        if config["site"] is not None:
+            site.addsitedir(config["site"])
+        gc.disable()  # what is freed now leaves holes in pages that could be shared
+        for name in config["preload"]:
+            self._import(name)
+        gc.collect()
+        gc.freeze()
+        self._control.send({"prepared": True, "threads": len(sys._current_frames())})  # noqa: SLF001 - there is no other way to count
+        while True:
+            self._fork(control.wait_for_packet(self._control))
+
+    def _import(self, name: str) -> None:
+        self._control.send({"importing": name})
+        began, error = time.monotonic(), None
+        try:
+            importlib.import_module(name)
+        except BaseException as raised:  # noqa: BLE001 - a module may even want to end the process
+            error = "{}: {}".format(type(raised).__name__, raised)[:_LONGEST_ERROR]
+        self._control.send({"imported": name, "seconds": round(time.monotonic() - began, 3), "error": error})
+
+    def _fork(self, packet: Packet) -> None:
+        number = packet.message["fork"]
+        try:
+            middle = os.fork()
+            if not middle:
+                self._fork_again(packet)
+            _, status = os.waitpid(middle, 0)
+            if status:
+                self._control.send({"failed": number, "why": "the fork ended with status {}".format(status)})
+        except OSError as error:
+            self._control.send({"failed": number, "why": str(error)})
+        finally:
+            control.close_all(packet.descriptors)
+
+    def _fork_again(self, packet: Packet) -> NoReturn:
+        """In the process between: make the child, and tell the warden of it before it becomes the child's parent."""
+        status = 1
+        try:
+            middle = os.getpid()
+            child = os.fork()
+            if not child:
+                self._be_child(middle, packet)
+            self._control.send({"forked": packet.message["fork"], "pid": child})
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _be_child(self, middle: int, packet: Packet) -> NoReturn:
+        try:
+            kernel.name_process(_SPARE_NAME)
+            _be_adopted(middle, self._warden)
+            self._control.close()
+            own = Control(socket.socket(fileno=lift(packet.descriptors[0])))
+            gc.enable()
+            _part()
+            _warm_up()
+            if packet.message["probe"]:
+                _probe()
+                own.send({"probed": True})
+            else:
+                own.send({"waiting": True})
+                _become_session(own)
+        finally:
+            os._exit(1)
+
+
+def _be_adopted(middle: int, warden: int) -> None:
+    """Wait until the process between is gone, and die with the warden from then on."""
+    poll = select.poll()
+    while os.getppid() == middle:
+        poll.poll(_ADOPTED_AGAIN)
+    kernel.die_with_parent(signal.SIGKILL)  # not before: the kernel takes the end of any parent for the warden's
+    if os.getppid() != warden:
+        os._exit(1)
+    os.setsid()
+
+
+def _part() -> None:
+    """Part what two forks of one process would otherwise share: random numbers and the names of temporary files."""
+    numbers = sys.modules.get("numpy.random")
+    if numbers is not None:
+        numbers.seed()
+    files = sys.modules.get("tempfile")
+    if files is not None:
+        files.tempdir = None  # type: ignore[attr-defined]
+
+
+def _warm_up() -> None:
+    session.warm_up(os.getcwd())
+    env = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def _probe() -> None:
+    """What fails, or never ends, where the zygote cannot be forked: a thread, and a product of matrices."""
+    done = _thread.allocate_lock()
+    done.acquire()
+    _thread.start_new_thread(done.release, ())
+    done.acquire()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        matrix = numpy.ones((_PROBE_SIZE, _PROBE_SIZE))
+        matrix.dot(matrix)
+
+
+def _become_session(own: Control) -> NoReturn:
+    config, descriptors = control.wait_for_packet(own)
+    kernel.show_memory()
+    _take_place(config, descriptors[2:])
+    session.run(own, config, descriptors[:2])
+
+
+def _take_place(config: Dict[str, Any], streams: Sequence[int]) -> None:
+    """What a fresh process would have been given by exec."""
+    zone = os.environ.get("TZ")
+    os.environ.clear()
+    os.environ.update(config["env"])
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+    os.chdir(config["files"])
+    output, errors = streams
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    control.close_all(list(streams))

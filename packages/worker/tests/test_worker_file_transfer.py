@@ -1,0 +1,237 @@
+"""FileTransfers: what they hold, whom they leave alone, when they end, and what they do of files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from venvd_contract.errors import Busy, InvalidRequest, NotFound, VenvdError, from_fields
+
+HEAD = struct.Struct("!cI")
+LARGEST = 1 << 30
+
+
+class Courier:
+    """The server's end of one courier."""
+
+    def __init__(
+        self, host: Any, session: Any, command: str, *, within: float = 60, largest: int = LARGEST, **payload: Any
+    ) -> None:
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(30)
+        task = {"command": command, "payload": payload, "largest": largest, "within": within}
+        try:
+            with theirs:
+                sent = [theirs.fileno()]
+                self.pid = host.request("courier", session=session.name, task=task, descriptors=sent)["pid"]
+        except VenvdError:
+            self.sock.close()
+            raise
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (more := self.sock.recv(size - len(data))):
+            data += more
+        return data
+
+    def answer(self) -> Any:
+        kind, size = HEAD.unpack(self.read(HEAD.size))
+        found = json.loads(self.read(size))
+        if kind == b"e":
+            raise from_fields(found)
+        assert kind == b"r"
+        return found
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(HEAD.pack(b"d", len(data)) + data)
+
+    def end(self) -> Any:
+        self.sock.sendall(HEAD.pack(b"z", 0))
+        return self.answer()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+@pytest.fixture
+def ask(host: Any, session: Any) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def asking(command: str, **payload: Any) -> Courier:
+            made = Courier(host, session, command, **payload)
+            stack.callback(made.close)
+            return made
+
+        yield asking
+
+
+def test_a_file_goes_and_comes(session: Any, ask: Any) -> None:
+    """What a courier stores is there for code and for the next courier; it ends when it is done."""
+    upload = ask("file.put", path="a/b")
+    assert upload.answer() == {}
+    upload.send(b"12345")
+    assert upload.end()["sizeBytes"] == 5
+    assert session.eval("open('a/b').read()") == "12345"
+    download = ask("file.get", path="a/b", offset=1, length=3)
+    assert download.answer()["length"] == 3
+    assert download.read(10) == b"234"
+    assert [each["path"] for each in ask("file.list", recursive=True).answer()["files"]] == ["a", "a/b"]
+    assert ask("file.delete", path="a", recursive=True).answer() == {"success": True}
+
+
+def test_a_courier_holds_nothing_of_the_wardens(host: Any, session: Any, ask: Any) -> None:
+    """It has its connection and what it works on, no other socket, none of the warden's descriptors."""
+    courier = ask("file.put", path="x")
+    courier.answer()
+    folder = Path(f"/proc/{courier.pid}/fd")
+    links = {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
+    sockets = [number for number, target in links.items() if target.startswith("socket:") and number > 2]
+    assert sockets == [3]
+    assert not [target for target in links.values() if "eventpoll" in target or "signalfd" in target]
+    assert all(str(host.work) in target for number, target in links.items() if number > 3)
+
+
+def test_a_server_that_gives_up(session: Any, ask: Any, tools: Any) -> None:
+    """Where its connection ends in the middle, the courier undoes what it began, and ends."""
+    courier = ask("file.put", path="x")
+    courier.answer()
+    courier.send(b"half")
+    courier.close()
+    tools.wait_for(lambda: not tools.alive(courier.pid))
+    assert session.eval("__import__('os').listdir()") == []
+
+
+def test_the_end_of_the_session(host: Any, session: Any, ask: Any, tools: Any) -> None:
+    """FileTransfers of a session end with it, and those of others go on."""
+    other = host.start()
+    theirs = Courier(host, other, "file.put", path="x")
+    theirs.answer()
+    courier = ask("file.put", path="x")
+    courier.answer()
+    host.kill(session)
+    tools.wait_for(lambda: not tools.alive(courier.pid))
+    theirs.send(b"1")
+    assert theirs.end()["sizeBytes"] == 1
+    theirs.close()
+    with pytest.raises(NotFound):
+        Courier(host, session, "file.list")
+    host.kill(other)
+    other.close()
+
+
+def test_couriers_are_no_strays(host: Any, session: Any, ask: Any) -> None:
+    """When another session ends and what it left is killed, file_transfers under way are not."""
+    courier = ask("file.put", path="x")
+    courier.answer()
+    other = host.start()
+    other.eval("__import__('subprocess').Popen(['sleep', '1000'], start_new_session=True).pid")
+    host.kill(other)
+    other.exited()
+    other.close()
+    courier.send(b"1")
+    assert courier.end()["sizeBytes"] == 1
+
+
+def test_code_that_stops_or_kills_a_courier(session: Any, ask: Any, tools: Any) -> None:
+    """A courier that the session's code stops is ended, so that nobody waits for it; one that it kills has ended."""
+    for number in ("SIGSTOP", "SIGKILL"):
+        courier = ask("file.put", path="x")
+        courier.answer()
+        session.eval(f"import os, signal; os.kill({courier.pid}, signal.{number})")
+        assert courier.read(1) == b""
+        tools.wait_for(lambda pid=courier.pid: not tools.alive(pid))
+
+
+def test_there_are_only_so_many(session: Any, ask: Any, tools: Any) -> None:
+    """A courier too many is refused; when one ends there is room again."""
+    file_transfers = [ask("file.put", path=f"{number}") for number in range(32)]
+    with pytest.raises(Busy, match="32"):
+        ask("file.list")
+    file_transfers[0].close()
+    tools.wait_for(lambda: not tools.alive(file_transfers[0].pid))
+
+    def room() -> bool:
+        with contextlib.suppress(Busy):
+            return bool(ask("file.list").answer())
+        return False
+
+    tools.wait_for(room)
+
+
+def test_its_time_is_limited(ask: Any, tools: Any) -> None:
+    """A courier that takes longer than it may says so, undoes what it began, and ends."""
+    courier = ask("file.put", within=0.3, path="x")
+    courier.answer()
+    with pytest.raises(VenvdError, match="time"):
+        courier.answer()
+    courier.close()
+    tools.wait_for(lambda: not tools.alive(courier.pid))
+    assert ask("file.list").answer()["files"] == []
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {},
+        {"command": "file.burn", "largest": 1, "payload": {}},
+        {"command": "file.get", "payload": {"path": "x"}},
+        {"command": "file.get", "largest": 1, "within": "soon", "payload": {}},
+    ],
+)
+def test_tasks_that_are_none(host: Any, session: Any, task: dict[str, Any]) -> None:
+    """A task that makes no sense is refused by the warden; so is one without a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(InvalidRequest):
+            host.request("courier", session=session.name, task=task, descriptors=[theirs.fileno()])
+        with pytest.raises(InvalidRequest, match="descriptor"):
+            host.request("courier", session=session.name, task=task)
+
+
+@pytest.mark.parametrize(
+    ("command", "payload", "says"),
+    [
+        ("file.get", {}, "path"),
+        ("file.get", {"path": 5}, "path"),
+        ("file.get", {"pathBytes": "?"}, "base64"),
+        ("file.get", {"path": "x", "offset": -1}, "offset"),
+        ("file.put", {"path": "x", "parents": "no"}, "parents"),
+        ("file.list", {"limit": "all"}, "limit"),
+        ("file.list", {"after": "elsewhere"}, "after"),
+        ("file.delete", {"path": ""}, "empty"),
+    ],
+)
+def test_requests_that_are_wrong(ask: Any, command: str, payload: dict[str, Any], says: str) -> None:
+    """A request with wrong fields is answered with which."""
+    with pytest.raises(InvalidRequest, match=says):
+        ask(command, **payload).answer()
+
+
+def test_a_directory_that_code_took_away(host: Any, session: Any, ask: Any) -> None:
+    """Where code replaced its working directory, with a link even, there are no files, and nothing else is seen."""
+    files = session.eval("__import__('os').getcwd()")
+    session.eval(f"import os; os.rename({files!r}, {files + '.old'!r})")
+    with pytest.raises(NotFound, match="working directory"):
+        ask("file.list").answer()
+    session.eval(f"import os; os.symlink('/etc', {files!r})")
+    with pytest.raises(NotFound, match="working directory"):
+        ask("file.get", path="passwd").answer()
+
+
+def test_a_limit_holds_in_the_kernel_too(ask: Any) -> None:
+    """A courier cannot write a larger file than it was told, whatever it does."""
+    courier = ask("file.put", path="x", largest=100)
+    courier.answer()
+    assert resource.prlimit(courier.pid, resource.RLIMIT_FSIZE) == (100, 100)
+    courier.send(b"y" * 101)
+    with pytest.raises(VenvdError, match=r"larger than 100 bytes.*VENVD_MAX_FILE_BYTES"):
+        courier.end()

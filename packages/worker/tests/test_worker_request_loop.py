@@ -1,0 +1,73 @@
+"""The order in which what epoll says is heeded."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from venvd_worker.common.slots import Traffic
+from venvd_worker.session.direct_stream import DirectStream, Terms
+from venvd_worker.session.request_loop import RequestLoop
+from venvd_worker.session.streams import Stream
+
+TERMS = Terms(1, "a", 0.0, 1 << 20, 1 << 20, True)
+PIPES = b'{"id":1,"command":"session.pipes"}\n'
+
+
+class Scripted:
+    """Says what it was told to say, and then that the server is gone."""
+
+    def __init__(self) -> None:
+        self.says: list[list[tuple[int, int]]] = []
+
+    def register(self, *_: Any) -> None: ...
+
+    modify = unregister = register
+
+    def poll(self, *_: Any) -> list[tuple[int, int]]:
+        if not self.says:
+            raise EOFError
+        return self.says.pop(0)
+
+
+def made_desk(epoll: Any, server: Stream) -> RequestLoop:
+    segments: Any = SimpleNamespace(idle=[], returned=[], lent_to=lambda _: [], forsake=lambda _: None)
+    calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
+    slot: Any = None
+    return RequestLoop(epoll, server, calls, slot, segments)
+
+
+def test_a_number_that_is_used_again() -> None:
+    """What was said of a client that went is not taken for news of one that came meanwhile and has its descriptor."""
+    epoll = Scripted()
+    (ours, control), (first, one), (second, other) = (socket.socketpair() for _ in range(3))
+    server, left = Stream(ours.detach(), None, Traffic()), DirectStream(first.detach(), TERMS, b"", Traffic())
+    request_loop = made_desk(epoll, server)
+    request_loop.add(left)
+    one.sendall(PIPES)
+    epoll.says.append([(left.fileno(), select.EPOLLIN)])
+    with pytest.raises(EOFError):
+        request_loop.serve()
+    assert left.piped
+    number = left.source
+    came = []
+
+    def come() -> None:
+        with second:
+            came.append(DirectStream(os.dup2(second.fileno(), number), TERMS, b"", Traffic()))
+        request_loop.add(came[0])
+
+    request_loop.listen(control.fileno(), come)
+    other.sendall(b'{"id":1}\n')
+    news = [(left.fileno(), select.EPOLLHUP), (control.fileno(), select.EPOLLIN), (number, select.EPOLLHUP)]
+    epoll.says += [news, [(number, select.EPOLLIN)]]
+    with pytest.raises(EOFError):
+        request_loop.serve()
+    assert other.recv(100) == b"answered\n"
+    for each in (server, *came, control, one, other):
+        each.close()
