@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench format up down base-images lock proto clean
+.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,8 +14,14 @@ install: ## make .venv with everything, the CLI at .venv/bin/venvd
 demo: install ## the main job, shown: a venv with pandas becomes a running HTTP backend (Docker if there, else processes)
 	@scripts/with-engine $(PYTHON_BIN) examples/demo.py
 
-test: install ## all tests; those for Docker where an engine answers (CI=true: it must)
-	@scripts/with-engine scripts/test
+test: install ## what a change needs; the tests of Docker where an engine answers (CI=true: it must)
+	@scripts/with-engine scripts/test -m "not long"
+
+test-long: install ## what is long by nature: load, churn, kills at random, gross losses of speed
+	@scripts/with-engine scripts/test -m long
+
+test-engine: install ## the suites of the Docker engine alone, for another version of it
+	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/preload tests/e2e
 
 test-fast: install ## the tests of the packages alone: no engine, no package index
 	@$(PYTEST) packages services -m "not docker and not network" -n 2

@@ -12,6 +12,8 @@ from benchmarks.figure import Figure
 from benchmarks.ground import Ground
 from benchmarks.measuring import measure
 
+pytestmark = pytest.mark.long
+
 GROSS = 8
 """How many times worse than what a row should reach."""
 ROUNDS = 5

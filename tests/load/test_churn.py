@@ -16,6 +16,8 @@ from harness.callers import CALLERS, Caller
 from harness.measure import MIB, left, parts, settled, until
 from harness.stack import Running, Stack
 
+pytestmark = pytest.mark.long
+
 SESSIONS = int(os.environ.get("VENVD_CHURN", "500"))
 ALIVE = 50
 PRELOAD = ("decimal", "json", "http.client", "unittest.mock")

@@ -15,6 +15,8 @@ from harness.load import CLIENTS, load
 from harness.measure import MIB, left, parts, settled, until
 from harness.stack import Running, Stack
 
+pytestmark = pytest.mark.long
+
 SESSIONS = 7
 WARM_UP = 2.0
 GROWTH = {"server": 24 * MIB, "warden": 4 * MIB, "zygote": 4 * MIB, "sessions": 24 * MIB}
