@@ -1,4 +1,4 @@
-"""The settings that every server of a backend has; docs/architecture.md explains them.
+"""The settings that every server of a backend has; docs/settings.md explains them.
 
 Servers subclass `BackendSettings` and build it once, in `main()`, with `load`.
 """

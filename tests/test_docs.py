@@ -1,0 +1,86 @@
+"""The documentation is true where a program can check it: links, paths, settings, and the claims about figures."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from venvd_controller.settings import Settings
+from venvd_core.settings import BackendSettings
+from venvd_http_backend.settings import HttpSettings
+from venvd_pipe_backend.settings import PipeSettings
+from venvd_rpc_backend.settings import RpcSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+CODE = re.compile(r"`([^`\s]+)`")
+TOP = ("benchmarks/", "deploy/", "docs/", "examples/", "packages/", "proto/", "scripts/", "services/", "tests/")
+SECTIONS: dict[str, tuple[type[BaseSettings], type[BaseSettings] | None]] = {
+    "Controller": (Settings, None),
+    "Every server": (BackendSettings, None),
+    "The HTTP server": (HttpSettings, BackendSettings),
+    "The pipe server": (PipeSettings, BackendSettings),
+    "The gRPC server": (RpcSettings, BackendSettings),
+}
+"""Sections of docs/settings.md: the class whose fields each one lists, and the class whose fields it leaves out."""
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def named_paths(page: Path) -> Iterator[str]:
+    """The paths below the root that a page names in backquotes."""
+    for code in CODE.findall(prose(page)):
+        if code.startswith(TOP) and not re.search(r"[<>*{}…]|NAME|PATH", code):
+            yield code.partition(":")[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page leads to a file or a directory."""
+    links = [link for link in LINK.findall(prose(page)) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_paths_exist(page: Path) -> None:
+    """Every path of the repository that a page names in backquotes exists."""
+    assert [path for path in named_paths(page) if not (ROOT / path).exists()] == []
+
+
+def test_docs_named_by_the_code_exist() -> None:
+    """Every page of docs/ that a file of the repository names exists."""
+    listed = subprocess.run(
+        ["git", "grep", "-hoE", r"docs/[a-z0-9/-]+\.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode > 1:
+        pytest.skip("not a git checkout")
+    assert [page for page in sorted(set(listed.stdout.split())) if not (ROOT / page).is_file()] == []
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_settings_are_documented(section: str) -> None:
+    """docs/settings.md lists every setting of each program, and no other."""
+    settings, base = SECTIONS[section]
+    text = (ROOT / "docs" / "settings.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    inherited = set(base.model_fields) if base else set()
+    fields = {f"VENVD_{name.upper()}" for name in settings.model_fields if name not in inherited}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields
+
+
+def test_readme_names_the_figures_that_miss_their_goal() -> None:
+    """The text below the table of figures names each row that misses its goal, and no other row."""
+    table, _, text = (ROOT / "README.md").read_text().partition("<!-- /figures -->")
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("| ")]
+    verdicts = {row[1]: row[-2] for row in rows if len(row) == 11}
+    missed = {name for name, verdict in verdicts.items() if verdict.startswith("missed")}
+    assert {name for name in verdicts if f'"{name}"' in text} == missed
