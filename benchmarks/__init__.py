@@ -1,1 +1,1 @@
-"""Figures of venvd, each beside its floor: `make bench`, or `python -m benchmarks --help`."""
+"""Figures of venvd, each beside a floor: run `make bench`, or `python -m benchmarks --help`."""

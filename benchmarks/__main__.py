@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures the figures and prints the table."""
+"""Measure the figures and print the table: `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.catalogue import FIGURES
 from benchmarks.figure import Figure
-from benchmarks.ground import Ground
-from benchmarks.measuring import Outcome, measure
+from benchmarks.measurement import Outcome, measure
+from benchmarks.testbed import Testbed
 from venvd_contract.errors import VenvdError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,75 +23,79 @@ QUICK = 6
 """Rounds of `--quick`."""
 
 
-def words() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="Figures of venvd, each beside its floor.")
-    parser.add_argument("--only", metavar="PATTERN", action="append", help="rows whose name matches (* and ? count)")
-    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK} rounds a row")
+    parser.add_argument(
+        "--only", metavar="PATTERN", action="append", help="only rows whose name matches (with * and ?)"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK} rounds per row")
     parser.add_argument("--engine", choices=("auto", "docker", "local"), default=os.environ.get("VENVD_ENGINE", "auto"))
     parser.add_argument("--json", metavar="PATH", type=Path, default=ROOT / ".build" / "bench.json")
-    parser.add_argument("--into", metavar="PATH", type=Path, help="put the table into a document that has its marks")
-    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument(
+        "--into", metavar="PATH", type=Path, help="also put the table between the marks in this document"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and exit")
     return parser.parse_args()
 
 
-def chosen(patterns: list[str] | None) -> list[Figure]:
-    """The rows whose name has one of the patterns in it; all of them where none is given."""
+def select_figures(patterns: list[str] | None) -> list[Figure]:
+    """The rows whose name contains one of the patterns; all rows if there are no patterns."""
     if not patterns:
         return list(FIGURES)
-    wanted = [f"*{pattern.lower()}*" for pattern in patterns]
-    return [each for each in FIGURES if any(fnmatch.fnmatch(each.name.lower(), pattern) for pattern in wanted)]
+    globs = [f"*{pattern.lower()}*" for pattern in patterns]
+    return [figure for figure in FIGURES if any(fnmatch.fnmatch(figure.name.lower(), glob) for glob in globs)]
 
 
-def engine_of(asked: str) -> str:
-    """The engine asked for; with `auto`, docker where it answers."""
-    if asked != "auto":
-        return asked
+def choose_engine(requested: str) -> str:
+    """The requested engine; for `auto`, docker if it answers and local otherwise."""
+    if requested != "auto":
+        return requested
     try:
-        answer = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)
+        version = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "local"
-    return "docker" if answer.returncode == 0 else "local"
+    return "docker" if version.returncode == 0 else "local"
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(figures: list[Figure], ground: Ground, *, quick: bool) -> list[Outcome]:
+def run(figures: list[Figure], testbed: Testbed, *, quick: bool) -> list[Outcome]:
     outcomes = []
     for number, figure in enumerate(figures, 1):
         say(f"[{number}/{len(figures)}] {figure.name}")
         rounds = min(QUICK, figure.rounds) if quick else None
-        outcomes.append(measure(figure, ground, rounds))
+        outcomes.append(measure(figure, testbed, rounds))
         if outcomes[-1].why:
             say(f"    not measured: {outcomes[-1].why}")
     return outcomes
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends a run, its backends end with it
-    asked = words()
-    figures = chosen(asked.only)
-    if asked.list:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit through the blocks below, which stop the backends
+    arguments = parse_arguments()
+    figures = select_figures(arguments.only)
+    if arguments.list:
         print("\n".join(figure.name for figure in figures))
         return
     if not figures:
-        sys.exit(f"no row has {' or '.join(asked.only)} in its name; --list names them")
-    engine = engine_of(asked.engine)
+        sys.exit(f"no row has {' or '.join(arguments.only)} in its name; --list prints all names")
+    engine = choose_engine(arguments.engine)
     facts = {"when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "engine": engine, **machine.facts()}
     say(f"engine {engine}, {facts['cores']} cores ({facts['cpu']}), Linux {facts['kernel']}, load {facts['load']}")
     try:
-        with Ground(engine) as ground:
-            facts["pinnedTo"] = max(ground.cores)
-            outcomes = run(figures, ground, quick=asked.quick)
+        with Testbed(engine) as testbed:
+            facts["pinnedTo"] = max(testbed.cores)
+            outcomes = run(figures, testbed, quick=arguments.quick)
     except VenvdError as error:
         sys.exit(f"the engine {engine} cannot be used: {error.message}")
     text = f"{report.table(outcomes)}\n\n{report.conditions(facts)}"
     print(text)
-    if asked.into is not None:
-        report.embed(asked.into, text)
-    report.write(asked.json, facts, outcomes)
-    say(f"every round: {asked.json}")
+    if arguments.into is not None:
+        report.embed(arguments.into, text)
+    report.write(arguments.json, facts, outcomes)
+    say(f"every round: {arguments.json}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.clients import arrays, lean, load, other, peers, relay, rpc, sdk, sessions
+from benchmarks.clients import arrays, http_libraries, load, peers, raw, relay, rpc, sdk, sessions
 from benchmarks.figure import Backend, Figure, Program, Side
 
-UNIX_ECHO = Side(lean.unix_echo, Program("benchmarks.floors.unix_echo"))
+UNIX_ECHO = Side(raw.unix_echo, Program("benchmarks.floors.unix_echo"))
 ASGI = Program("benchmarks.floors.asgi", Backend("http"))
 GRPC = Program("benchmarks.floors.rpc", Backend("rpc"))
 LINES = Program("benchmarks.floors.lines")
@@ -25,7 +25,7 @@ CALLS = (
     Figure(
         "pipe eval, through the server",
         "Unix-socket echo of 64 bytes",
-        (UNIX_ECHO, Side(lean.pipe_line, Backend("pipe"))),
+        (UNIX_ECHO, Side(raw.pipe_line, Backend("pipe"))),
         batch=500,
         reach=4,
         stretch=3,
@@ -33,14 +33,14 @@ CALLS = (
     Figure(
         "the same session behind a relay that passes bytes on",
         "Unix-socket echo of 64 bytes",
-        (UNIX_ECHO, Side(relay.relayed, Backend("pipe"))),
+        (UNIX_ECHO, Side(relay.through_relay, Backend("pipe"))),
         batch=500,
-        note="what a front costs that does nothing",
+        note="the least that a process in between costs",
     ),
     Figure(
         "HTTP eval",
         "bare ASGI echo",
-        (Side(lean.http_post, ASGI), Side(lean.http_post, Backend("http"), {"wanted": '"value":2'})),
+        (Side(raw.http_post, ASGI), Side(raw.http_post, Backend("http"), {"expected": '"value":2'})),
         reach=1.8,
         stretch=1.4,
     ),
@@ -49,7 +49,7 @@ CALLS = (
         "bare grpc.aio echo",
         (
             Side(rpc.unary, GRPC, {"method": "/floor.Echo/Unary"}),
-            Side(rpc.unary, Backend("rpc"), {"method": "/venvd.v1.PythonService/Evaluate", "wanted": "2"}),
+            Side(rpc.unary, Backend("rpc"), {"method": "/venvd.v1.PythonService/Evaluate", "expected": "2"}),
         ),
         batch=50,
         reach=1.4,
@@ -60,7 +60,7 @@ CALLS = (
         "bare grpc.aio bidirectional echo",
         (
             Side(rpc.stream, GRPC, {"method": "/floor.Echo/Stream"}),
-            Side(rpc.stream, Backend("rpc"), {"method": "/venvd.v1.PythonService/Session", "wanted": '"value":2'}),
+            Side(rpc.stream, Backend("rpc"), {"method": "/venvd.v1.PythonService/Session", "expected": '"value":2'}),
         ),
         batch=100,
         reach=1.4,
@@ -69,14 +69,17 @@ CALLS = (
     Figure(
         "SDK over HTTP, sync",
         "http.client, same server",
-        (Side(other.http_client, Backend("http")), Side(sdk.evals, Backend("http"))),
+        (Side(http_libraries.http_client, Backend("http")), Side(sdk.evals, Backend("http"))),
         reach=1.3,
         stretch=1,
     ),
     Figure(
         "SDK over HTTP, 16 tasks",
         "aiohttp, same server",
-        (Side(other.aiohttp, Backend("http"), {"tasks": 16}), Side(sdk.evals_async, Backend("http"), {"tasks": 16})),
+        (
+            Side(http_libraries.aiohttp, Backend("http"), {"tasks": 16}),
+            Side(sdk.evals_async, Backend("http"), {"tasks": 16}),
+        ),
         batch=320,
         reach=1.3,
         stretch=1,
@@ -88,8 +91,8 @@ THROUGHPUT = (
         "pipe evals a second, 64 clients over 8 sessions, attached",
         "uvloop Protocol that echoes lines",
         (
-            Side(load.lines, LINES, {"clients": 64}),
-            Side(load.attached, Backend("pipe"), {"clients": 64, "sessions": 8}),
+            Side(load.line_clients, LINES, {"clients": 64}),
+            Side(load.direct_clients, Backend("pipe"), {"clients": 64, "sessions": 8}),
         ),
         unit="/s",
         batch=20_000,
@@ -108,7 +111,7 @@ SESSIONS = (
     Figure(
         "new session to first answer, numpy and pandas preloaded",
         "os.fork of such a process, one pipe round trip",
-        (FORK, Side(sessions.new, Backend("pipe", "numeric"), {"modules": NUMERIC})),
+        (FORK, Side(sessions.new_session, Backend("pipe", "numeric"), {"modules": NUMERIC})),
         unit="ms",
         batch=3,
         rounds=15,
@@ -120,7 +123,7 @@ SESSIONS = (
         "a fresh interpreter that imports the same",
         (
             Side(sessions.fresh_memory, options={"modules": NUMERIC}),
-            Side(sessions.more_memory, Backend("pipe", "numeric"), {"modules": NUMERIC}),
+            Side(sessions.idle_memory, Backend("pipe", "numeric"), {"modules": NUMERIC}),
         ),
         unit="MB",
         batch=1,
@@ -135,7 +138,7 @@ ARRAYS = (
     Figure(
         "100 MB array to the client, pipe",
         "one memcpy of it into touched memory",
-        (MEMCPY, Side(arrays.fetched, Backend("pipe", "numeric"), {"size": SIZE})),
+        (MEMCPY, Side(arrays.sdk_get_array, Backend("pipe", "numeric"), {"size": SIZE})),
         unit="ms",
         batch=3,
         rounds=12,
@@ -146,7 +149,7 @@ ARRAYS = (
         "a bare server that sends 1 MB chunks",
         (
             Side(arrays.http_bytes, ASGI, {"size": SIZE}),
-            Side(arrays.fetched, Backend("http", "numeric"), {"size": SIZE}),
+            Side(arrays.sdk_get_array, Backend("http", "numeric"), {"size": SIZE}),
         ),
         unit="ms",
         batch=2,
@@ -159,7 +162,7 @@ ARRAYS = (
         "a bare server that sends 1 MB chunks",
         (
             Side(arrays.rpc_bytes, GRPC, {"size": SIZE}),
-            Side(arrays.fetched, Backend("rpc", "numeric"), {"size": SIZE}),
+            Side(arrays.sdk_get_array, Backend("rpc", "numeric"), {"size": SIZE}),
         ),
         unit="ms",
         batch=2,

@@ -1,4 +1,4 @@
-"""What a figure is: one row of the table, declared."""
+"""The declaration of one row of the table."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Probe = Callable[[int], float]
-"""Does so many operations and returns the figure of one of them, in the unit of its row."""
+"""Runs a batch of the given number of operations and returns the figure of one operation, in the unit of its row."""
 
 Client = Callable[..., AbstractContextManager[Probe]]
-"""Takes an `Address` and the options of its side; everything before the first probe is not measured."""
+"""Takes an `Address` and the options of its side. Its work before the first batch is not measured."""
 
 
 class UnmeasurableError(Exception):
-    """Why there is no figure here; stands in the table in its place."""
+    """The reason why a row has no figure; the table shows it instead."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and which processes it is made of.
+    """Where a server listens, and its processes.
 
     Attributes:
         server: process ID of the server itself.
-        worker: process ID of the first process of the worker host, where there is one.
+        worker: process ID of the first process of the worker host; 0 if there is none.
     """
 
     url: str = ""
@@ -35,7 +35,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend of venvd, started by the engine: `kind` is http, pipe or rpc; `venv` one of `ground.VENVS`."""
+    """A backend of venvd that the engine starts: `kind` is http, pipe or rpc; `venv` is a key of `testbed.VENVS`."""
 
     kind: str
     venv: str = "bare"
@@ -47,8 +47,9 @@ class Program:
 
     Attributes:
         module: its name.
-        beside: on Docker it runs in the server image of this backend, on the same network: the same CPython, the same
-            libraries, the same way there. Such a program takes a host and a port, and nothing else of this package.
+        beside: on Docker, the program runs in the server image of this backend and on its network. It then has the same
+            CPython, the same libraries and the same path to its clients. Such a program takes a host and a port as
+            arguments and imports nothing else of this package.
     """
 
     module: str
@@ -57,7 +58,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: who asks whom."""
+    """One side of a comparison: a client and its server."""
 
     client: Client
     server: Backend | Program | None = None
@@ -69,17 +70,17 @@ class Figure:
     """One row.
 
     Attributes:
-        name: what is measured.
-        floor: in words, what it is compared with.
-        sides: the floor's and ours, in that order.
-        unit: of both figures.
-        batch: operations of one batch; batches of both sides alternate.
-        reach: the ratio of ours to the floor that is wanted; None for what is only shown.
-        stretch: the ratio that would be better still.
+        name: what the row measures.
+        floor: what it is compared with, in words.
+        sides: the side of the floor, then the side of venvd.
+        unit: the unit of both figures.
+        batch: operations per batch; batches of both sides alternate.
+        reach: the goal, as a ratio of venvd to the floor; None if the row has no goal.
+        stretch: a goal beyond `reach`.
         better: `lower` or `higher`.
-        pinned: whether everything, both ends of both sides, runs on one core.
-        rounds: pairs of batches, by default.
-        note: what a reader of the row should know.
+        pinned: whether all processes of both sides run on one core.
+        rounds: default number of pairs of batches.
+        note: a remark for the last column.
     """
 
     name: str

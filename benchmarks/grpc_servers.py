@@ -1,8 +1,8 @@
-"""grpc.aio against grpc's thread-based server on the unary path, in front of a core that lives on an asyncio loop.
+"""Compare grpc.aio with grpc's threaded server for unary calls, in front of a core that runs on an asyncio loop.
 
-The core's part is played by its shape: one stream to another process that echoes lines, one line at a time. The floor
-is each server answering by itself. Each server is a process of its own, as is the client; the servers are measured by
-turns, and the best round of each is printed, since other work on the machine only ever adds.
+A stand-in plays the core: one stream to another process that echoes lines, one line at a time. The floors are servers
+whose handler answers itself. Each server and the client are processes of their own. The servers take turns, and the
+program prints the best round of each, because other work on the machine only adds time.
 
     python benchmarks/grpc_servers.py [--rounds 5] [--calls 2000] [--window 32]
 """
@@ -33,13 +33,13 @@ OPTIONS = [("grpc.so_reuseport", 0)]
 
 
 def echo(connection: socket.socket) -> None:
-    """The session: answers each line with itself."""
+    """The session: echoes each line."""
     while data := connection.recv(65536):
         connection.sendall(data)
 
 
 class Core(asyncio.Protocol):
-    """Futures on the loop, one line at a time on the stream."""
+    """Returns futures on the loop and has one line at a time on the stream."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[bytes, asyncio.Future[bytes]]] = deque()
@@ -58,48 +58,48 @@ class Core(asyncio.Protocol):
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((line, future))
         if self._running is None:
-            self._next()
+            self._send_next()
         return future
 
-    def _next(self) -> None:
+    def _send_next(self) -> None:
         line, self._running = self._waiting.popleft()
         self._transport.write(line)
 
     def data_received(self, data: bytes) -> None:
         running, self._running = self._running, None
         if self._waiting:
-            self._next()
+            self._send_next()
         if running is not None and not running.done():
             running.set_result(data)
 
 
-def line_of(request: pb.EvaluateRequest) -> bytes:
+def encode_line(request: pb.EvaluateRequest) -> bytes:
     return b'{"command":"eval","payload":{"expression":"' + request.expression.encode() + b'"}}\n'
 
 
-def handlers(serve: Callable[..., Any]) -> grpc.GenericRpcHandler:
+def create_handlers(serve: Callable[..., Any]) -> grpc.GenericRpcHandler:
     handler = grpc.unary_unary_rpc_method_handler(serve, pb.EvaluateRequest.FromString)
     return grpc.method_handlers_generic_handler("venvd.v1.PythonService", {"Evaluate": handler})
 
 
-async def aio_server(ready: Any, *, alone: bool = False) -> None:
+async def serve_aio(ready: Any, *, alone: bool = False) -> None:
     core = Core()
     await core.start()
 
     async def evaluate(request: pb.EvaluateRequest, _context: Any) -> bytes:
         if not alone:
-            await core.call(line_of(request))
+            await core.call(encode_line(request))
         return REPLY
 
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((handlers(evaluate),))
+    server.add_generic_rpc_handlers((create_handlers(evaluate),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     ready.send(port)
     await server.wait_for_termination()
 
 
-async def thread_server(ready: Any, *, alone: bool = False) -> None:
+async def serve_threads(ready: Any, *, alone: bool = False) -> None:
     core = Core()
     await core.start()
     loop = asyncio.get_running_loop()
@@ -111,47 +111,47 @@ async def thread_server(ready: Any, *, alone: bool = False) -> None:
         if alone:
             return REPLY
         done: concurrent.futures.Future[bytes] = concurrent.futures.Future()
-        loop.call_soon_threadsafe(start, line_of(request), done)
+        loop.call_soon_threadsafe(start, encode_line(request), done)
         done.result()
         return REPLY
 
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(32), options=OPTIONS)
-    server.add_generic_rpc_handlers((handlers(evaluate),))
+    server.add_generic_rpc_handlers((create_handlers(evaluate),))
     ready.send(server.add_insecure_port("127.0.0.1:0"))
     server.start()
     await asyncio.Event().wait()
 
 
 SERVERS: dict[str, Callable[[Any], None]] = {
-    "grpc.aio on asyncio": lambda ready: asyncio.run(aio_server(ready)),
-    "grpc.aio on uvloop": lambda ready: uvloop.run(aio_server(ready)),
-    "threads, core on asyncio": lambda ready: asyncio.run(thread_server(ready)),
-    "threads, core on uvloop": lambda ready: uvloop.run(thread_server(ready)),
-    "floor: grpc.aio on uvloop": lambda ready: uvloop.run(aio_server(ready, alone=True)),
-    "floor: threads": lambda ready: uvloop.run(thread_server(ready, alone=True)),
+    "grpc.aio on asyncio": lambda ready: asyncio.run(serve_aio(ready)),
+    "grpc.aio on uvloop": lambda ready: uvloop.run(serve_aio(ready)),
+    "threads, core on asyncio": lambda ready: asyncio.run(serve_threads(ready)),
+    "threads, core on uvloop": lambda ready: uvloop.run(serve_threads(ready)),
+    "floor: grpc.aio on uvloop": lambda ready: uvloop.run(serve_aio(ready, alone=True)),
+    "floor: threads": lambda ready: uvloop.run(serve_threads(ready, alone=True)),
 }
 
 
-def one_by_one(call: Any, calls: int) -> float:
-    """Median microseconds of a call."""
+def measure_latency(call: Any, calls: int) -> float:
+    """The median time of a call in microseconds."""
     request, times = pb.EvaluateRequest(expression="1+1"), []
     for _ in range(calls):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         call(request)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e6
 
 
-def windowed(call: Any, calls: int, window: int) -> float:
-    """Calls a second with `window` of them under way."""
+def measure_rate(call: Any, calls: int, window: int) -> float:
+    """Calls per second with `window` of them in flight."""
     request, free = pb.EvaluateRequest(expression="1+1"), threading.Semaphore(window)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(calls):
         free.acquire()
         call.future(request).add_done_callback(lambda _: free.release())
     for _ in range(window):
         free.acquire()
-    return calls / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -162,25 +162,25 @@ def main() -> None:
     options = parser.parse_args()
     context = multiprocessing.get_context("fork")
     running, results = [], {name: ([], []) for name in SERVERS}
-    stubs = {}
+    ports = {}
     for name, serve in SERVERS.items():
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs,))
         process.start()
         running.append(process)
-        stubs[name] = ours.recv()
+        ports[name] = ours.recv()
     calls = {
         name: grpc.insecure_channel(f"127.0.0.1:{port}").unary_unary(
             METHOD, pb.EvaluateRequest.SerializeToString, pb.EvaluateResponse.FromString
         )
-        for name, port in stubs.items()
+        for name, port in ports.items()
     }
     for _ in range(options.rounds):
         for name, call in calls.items():
-            one_by_one(call, 100)
-            results[name][0].append(one_by_one(call, options.calls))
-            results[name][1].append(windowed(call, options.calls, options.window))
-    sys.stdout.write(f"{'server':28}{'µs a call':>12}{f'calls/s, {options.window} under way':>26}\n")
+            measure_latency(call, 100)
+            results[name][0].append(measure_latency(call, options.calls))
+            results[name][1].append(measure_rate(call, options.calls, options.window))
+    sys.stdout.write(f"{'server':28}{'µs per call':>12}{f'calls/s, {options.window} in flight':>26}\n")
     for name, (latency, rate) in results.items():
         sys.stdout.write(f"{name:28}{min(latency):>12.0f}{max(rate):>26.0f}\n")
     for process in running:

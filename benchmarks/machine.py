@@ -1,4 +1,4 @@
-"""The machine: what it is, which core everything runs on, what its processes hold."""
+"""The machine: its description, the cores of processes, and their memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-"""Of the processes of a run, which import this package and the tests' harness."""
+"""Environment of the processes of a run, which import this package and the tests' harness."""
 
 COMPILE = "compile('1+1', '', 'eval')"
-"""How fast the interpreter is here: the kernel's echo, which some floors are, does not get slower with it."""
+"""Shows how fast the interpreter is on this machine. Some floors are echoes, whose time depends on the kernel."""
 
 
 def facts() -> dict[str, object]:
-    """What a figure depends on."""
+    """The facts that figures depend on."""
     return {
         "cores": os.cpu_count(),
         "cpu": _cpu(),
@@ -38,39 +38,39 @@ def _cpu() -> str:
 
 
 def tree(pid: int) -> list[int]:
-    """The process and everything below it."""
-    found, todo = [], [pid]
+    """The process and all its descendants."""
+    pids, todo = [], [pid]
     while todo:
         pid = todo.pop()
-        found.append(pid)
+        pids.append(pid)
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 todo += map(int, children.read_text().split())
-    return found
+    return pids
 
 
-def place(roots: Iterable[int], cores: set[int]) -> None:
-    """Let every thread of these processes and of those below them run on these cores only; what they start, too.
+def pin(roots: Iterable[int], cores: set[int]) -> None:
+    """Pin every thread of these processes and of their descendants, present and future, to some cores.
 
     Raises:
-        RuntimeError: the kernel did not do it.
+        RuntimeError: the kernel did not apply the affinity.
     """
     for pid in (pid for root in roots for pid in tree(root)):
         for task in Path(f"/proc/{pid}/task").glob("*"):
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(task.name), cores)
                 if os.sched_getaffinity(int(task.name)) != cores:
-                    raise RuntimeError(f"process {pid} does not stay on the cores {sorted(cores)}")
+                    raise RuntimeError(f"process {pid} did not accept the cores {sorted(cores)}")
 
 
 def switches(pid: int) -> int:
-    """How often a process went to sleep: more often, each time that it had something to do."""
+    """Context switches of a process so far; a process that handles calls makes at least one for each."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
 
 def pss(root: int) -> float:
-    """Proportional memory of a process and everything below it, in MB: what is shared is divided among its users."""
+    """Proportional set size of a process and all its descendants, in MB; shared pages are divided among their users."""
     total = 0
     for pid in tree(root):
         with contextlib.suppress(OSError):

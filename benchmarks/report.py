@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figure import Figure
-from benchmarks.measuring import Outcome
+from benchmarks.measurement import Outcome
 
-HEAD = ("figure", "floor in the same run", "floor", "ours", "ratio", "quartiles", "reach", "stretch", "")
+HEAD = ("figure", "floor in the same run", "floor", "venvd", "ratio", "quartiles", "reach", "stretch", "")
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 LONGEST = 120
-"""Characters of a reason in the table; the JSON has all of it."""
+"""Characters of a reason in the table; the JSON holds the whole reason."""
 RIGHT = {2, 3, 4, 6, 7}
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """A Markdown table, which a terminal shows as well."""
+    """The outcomes as a Markdown table that is also readable in a terminal."""
     return markdown([HEAD, *map(_row, outcomes)])
 
 
@@ -40,32 +40,29 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
     figure = outcome.figure
-    wanted = bound(figure, figure.reach), bound(figure, figure.stretch)
+    goals = bound(figure, figure.reach), bound(figure, figure.stretch)
     if outcome.why:
-        return (figure.name, figure.floor, "", "", "", "", *wanted, f"not measured: {outcome.why[:LONGEST]}")
+        return (figure.name, figure.floor, "", "", "", "", *goals, f"not measured: {outcome.why[:LONGEST]}")
     low, high = outcome.spread
     floor, ours = statistics.median(outcome.floor), statistics.median(outcome.ours)
     figures = (number(floor, figure.unit), number(ours, figure.unit), ratio(outcome.ratio))
-    return (figure.name, figure.floor, *figures, f"{ratio(low)}–{ratio(high)}", *wanted, verdict(outcome))
+    return (figure.name, figure.floor, *figures, f"{ratio(low)}–{ratio(high)}", *goals, verdict(outcome))
 
 
 def verdict(outcome: Outcome) -> str:
     if outcome.figure.reach is None:
         return outcome.figure.note
-    said = (
-        "stretch"
-        if outcome.meets(outcome.figure.stretch)
-        else "reached"
-        if outcome.meets(outcome.figure.reach)
-        else "missed"
-    )
-    return f"{said}; {outcome.figure.note}" if outcome.figure.note else said
+    if outcome.meets(outcome.figure.stretch):
+        word = "stretch"
+    else:
+        word = "reached" if outcome.meets(outcome.figure.reach) else "missed"
+    return f"{word}; {outcome.figure.note}" if outcome.figure.note else word
 
 
-def bound(figure: Figure, wanted: float | None) -> str:
-    if wanted is None:
+def bound(figure: Figure, goal: float | None) -> str:
+    if goal is None:
         return ""
-    return f"{'≤' if figure.better == 'lower' else '≥'} {wanted:g}×"
+    return f"{'≤' if figure.better == 'lower' else '≥'} {goal:g}×"
 
 
 def ratio(value: float) -> str:
@@ -78,28 +75,29 @@ def number(value: float, unit: str) -> str:
 
 
 def conditions(facts: dict[str, Any]) -> str:
-    """Under which the table came to be."""
+    """The conditions under which the table was measured, as a paragraph."""
     return (
-        f"Medians; ratios are those of single rounds, floor and ours by turns. Engine {facts['engine']}, "
+        f"The figures are medians. Ratios are those of single rounds, in which floor and venvd take turns. "
+        f"Engine {facts['engine']}, "
         f"{facts['cores']} cores ({facts['cpu']}), Linux {facts['kernel']}, CPython {facts['python']} "
         f"(compiles `1+1` in {facts['compileMicroseconds']} µs), load "
         f"{facts['load'][0]} at the start. Clients, servers and sessions of both sides are pinned to core "
-        f"{facts['pinnedTo']}, but for rows that say that they use all cores."
+        f"{facts['pinnedTo']}, except in rows that say that they use all cores."
     )
 
 
 def embed(path: Path, text: str) -> None:
-    """Put the table where a document has a place for it."""
+    """Put the table between the marks of a document."""
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"{path} has no place for the table: {BEGIN} and {END}")
+        raise ValueError(f"{path} has no marks for the table: {BEGIN} and {END}")
     narrow = re.sub(r"-{3,}", "---", re.sub(r" {2,}", " ", text))
     path.write_text(f"{before}{begin}\n{narrow}\n{end}{after}")
 
 
 def write(path: Path, facts: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
-    """Everything as JSON, each round included."""
+    """Write everything as JSON, including each round."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {"machine": facts, "figures": [outcome.record() for outcome in outcomes]}
-    path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    document = {"machine": facts, "figures": [outcome.record() for outcome in outcomes]}
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""What measures: each client is a process of its own, the same for a floor and for what is compared with it."""
+"""The clients of the benchmarks. A floor and the server beside it get the same client where that is possible."""

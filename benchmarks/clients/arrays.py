@@ -1,4 +1,4 @@
-"""100 MB of float64, from where they are to a numpy array of the caller."""
+"""Clients that bring 100 MB of float64 into a numpy array of their own."""
 
 from __future__ import annotations
 
@@ -28,55 +28,55 @@ def memcpy(_at: Address, size: int) -> Iterator[Probe]:
 
 @contextmanager
 def http_bytes(at: Address, size: int) -> Iterator[Probe]:
-    """From a bare server that sends 1 MB chunks, into an array."""
+    """From a bare HTTP server that sends 1 MB chunks."""
     host = urlsplit(at.url).netloc
     request = f"GET /?{size} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     address, _, port = host.partition(":")
-    with socket.create_connection((address, int(port))) as peer:
+    with socket.create_connection((address, int(port))) as connection:
 
         def call() -> None:
-            peer.sendall(request)
+            connection.sendall(request)
             head = b""
             while b"\r\n\r\n" not in head:
-                head += peer.recv(1)
-            _fill(peer, np.empty(size * MB // ITEM))
+                head += connection.recv(1)
+            _receive_into(np.empty(size * MB // ITEM), connection)
 
         yield median_of(call, MILLI)
 
 
-def _fill(peer: socket.socket, array: np.ndarray) -> None:
-    room = memoryview(array).cast("B")
-    while room:
-        came = peer.recv_into(room)
-        if not came:
+def _receive_into(array: np.ndarray, connection: socket.socket) -> None:
+    rest = memoryview(array).cast("B")
+    while rest:
+        received = connection.recv_into(rest)
+        if not received:
             raise UnmeasurableError("the server closed the connection")
-        room = room[came:]
+        rest = rest[received:]
 
 
 @contextmanager
 def rpc_bytes(at: Address, size: int) -> Iterator[Probe]:
-    """From a bare server that streams 1 MB chunks, into an array."""
+    """From a bare gRPC server that streams 1 MB chunks."""
     channel = grpc.insecure_channel(urlsplit(at.url).netloc, [("grpc.max_receive_message_length", -1)])
     method = channel.unary_stream("/floor.Echo/Chunks")
 
     def call() -> None:
-        room = memoryview(np.empty(size * MB // ITEM)).cast("B")
+        rest = memoryview(np.empty(size * MB // ITEM)).cast("B")
         for chunk in method(b"%d" % size):
-            room[: len(chunk)] = chunk
-            room = room[len(chunk) :]
+            rest[: len(chunk)] = chunk
+            rest = rest[len(chunk) :]
 
     yield median_of(call, MILLI)
     channel.close()
 
 
 @contextmanager
-def fetched(at: Address, size: int) -> Iterator[Probe]:
-    """The SDK's `get_array` of an array that lies in the session."""
+def sdk_get_array(at: Address, size: int) -> Iterator[Probe]:
+    """The SDK's `get_array` of an array in the session."""
     count = size * MB // ITEM
     with venvd.connect(at.url, at.token) as backend:
         remote = backend.eval(f"import numpy; numpy.arange({count}, dtype='float64')")
-        found = backend.get_array(remote)
-        if found.nbytes != size * MB or found[-1] != count - 1:
-            raise UnmeasurableError("another array came back")
-        del found
+        array = backend.get_array(remote)
+        if array.nbytes != size * MB or array[-1] != count - 1:
+            raise UnmeasurableError("get_array returned a different array")
+        del array
         yield median_of(lambda: backend.get_array(remote), MILLI)

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from benchmarks.figure import Address, UnmeasurableError
 
 
-def pipes(at: Address, open_ends: ExitStack, session: str | None = None) -> tuple[int, int]:
-    """Attach to a session; where to write requests, and where to read replies."""
-    connection = open_ends.enter_context(socket.socket(socket.AF_UNIX))
+def open_pipes(at: Address, resources: ExitStack, session: str | None = None) -> tuple[int, int]:
+    """Attach to a session and return the pipe for requests and the pipe for replies."""
+    connection = resources.enter_context(socket.socket(socket.AF_UNIX))
     connection.connect(urlsplit(at.url).path)
     descriptors: list[int] = []
     for message in (
@@ -25,6 +25,6 @@ def pipes(at: Address, open_ends: ExitStack, session: str | None = None) -> tupl
         if b'"error"' in answer:
             raise UnmeasurableError(f"the answer to {message['command']} was {answer[:200]!r}")
     requests, replies = descriptors
-    open_ends.callback(os.close, requests)
-    open_ends.callback(os.close, replies)
+    resources.callback(os.close, requests)
+    resources.callback(os.close, replies)
     return requests, replies

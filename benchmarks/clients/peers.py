@@ -1,5 +1,5 @@
-"""Clients of the peers, from the package index, as their manuals say."""
-# ruff: noqa: PLC0415 — what a client needs is imported where it is used: a row says itself what it lacks
+"""Clients of other systems that run Python remotely, used as their documentation says."""
+# ruff: noqa: PLC0415 — each client imports its own library, so that only its row fails if the library is missing
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.clients.sdk import wanted
+from benchmarks.clients.sdk import check_answer
 from benchmarks.clients.timing import MILLI, median_of
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
-PATIENCE = 60
+TIMEOUT = 60
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def rpyc(at: Address) -> Iterator[Probe]:
     from rpyc.utils.factory import unix_connect
 
     connection = unix_connect(urlsplit(at.url).path, SlaveService)
-    wanted(connection.root.eval("1+1"))
+    check_answer(connection.root.eval("1+1"))
     yield median_of(lambda: connection.root.eval("1+1"))
     connection.close()
 
@@ -36,31 +36,31 @@ def pyro(at: Address) -> Iterator[Probe]:
     import Pyro5.api
 
     with Pyro5.api.Proxy(at.url) as proxy:
-        wanted(proxy.evaluate("1+1"))
+        check_answer(proxy.evaluate("1+1"))
         yield median_of(lambda: proxy.evaluate("1+1"))
 
 
 @contextmanager
 def kernel(_at: Address) -> Iterator[Probe]:
-    """`1+1` in a cell of ipykernel."""
-    manager, client = _kernel()
-    wanted(_cell(client, "1+1"))
-    yield median_of(lambda: _cell(client, "1+1"))
+    """`1+1` in a cell of an ipykernel."""
+    manager, client = _start_kernel()
+    check_answer(_run_cell(client, "1+1"))
+    yield median_of(lambda: _run_cell(client, "1+1"))
     client.stop_channels()
     manager.shutdown_kernel(now=True)
 
 
 @contextmanager
 def new_kernel(_at: Address) -> Iterator[Probe]:
-    """A new ipykernel, numpy and pandas imported in its first cell, to that cell's answer."""
+    """Start an ipykernel, import numpy and pandas in its first cell, and wait for the answer of that cell."""
 
     def probe(batch: int) -> float:
         took = 0.0
         for _ in range(batch):
-            begun = time.perf_counter()
-            manager, client = _kernel()
-            wanted(_cell(client, "import numpy, pandas\n1+1"))
-            took += time.perf_counter() - begun
+            start = time.perf_counter()
+            manager, client = _start_kernel()
+            check_answer(_run_cell(client, "import numpy, pandas\n1+1"))
+            took += time.perf_counter() - start
             client.stop_channels()
             manager.shutdown_kernel(now=True)
         return took / batch * MILLI
@@ -68,27 +68,27 @@ def new_kernel(_at: Address) -> Iterator[Probe]:
     yield probe
 
 
-def _kernel() -> tuple[Any, Any]:
+def _start_kernel() -> tuple[Any, Any]:
     from jupyter_client.manager import start_new_kernel
 
-    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=PATIENCE, stderr=subprocess.DEVNULL)
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=TIMEOUT, stderr=subprocess.DEVNULL)
     return manager, client
 
 
-def _cell(client: Any, code: str) -> object:
-    """What the cell shows as its result, once the kernel has answered."""
-    asked = client.execute(code)
-    shown = None
+def _run_cell(client: Any, code: str) -> object:
+    """Run a cell and return its result as a number, or None."""
+    request = client.execute(code)
+    result = None
     try:
         while True:
-            message = client.get_iopub_msg(timeout=PATIENCE)
-            if message["parent_header"].get("msg_id") != asked:
+            message = client.get_iopub_msg(timeout=TIMEOUT)
+            if message["parent_header"].get("msg_id") != request:
                 continue
             if message["msg_type"] == "execute_result":
-                shown = message["content"]["data"]["text/plain"]
+                result = message["content"]["data"]["text/plain"]
             elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 break
     except queue.Empty:
         raise UnmeasurableError("the kernel did not answer") from None
-    client.get_shell_msg(timeout=PATIENCE)
-    return shown and int(shown)
+    client.get_shell_msg(timeout=TIMEOUT)
+    return result and int(result)

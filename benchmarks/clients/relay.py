@@ -1,4 +1,4 @@
-"""What a process between a client and a session costs when it does nothing: it passes bytes on, on uvloop."""
+"""The cost of a process between client and session that only passes bytes on, on uvloop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 
 import uvloop
 
-from benchmarks.clients import direct, lean
+from benchmarks.clients import direct, raw
 from benchmarks.clients.timing import median_of
 from benchmarks.figure import Address, Probe
 
 
-class End(asyncio.Protocol):
-    """Writes what it reads to the other end; the process ends with it."""
+class Forwarder(asyncio.Protocol):
+    """Writes all that it reads to the other side, and ends the process when its connection ends."""
 
     def __init__(self, other: asyncio.WriteTransport) -> None:
         self._other = other
@@ -28,28 +28,28 @@ class End(asyncio.Protocol):
         os._exit(0)
 
 
-async def _relay(front: socket.socket, requests: int, replies: int) -> None:
+async def _relay(client: socket.socket, requests: int, replies: int) -> None:
     loop = asyncio.get_running_loop()
     to_session, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(requests, "wb", 0))
-    to_client, _ = await loop.create_unix_connection(lambda: End(to_session), sock=front)
-    await loop.connect_read_pipe(lambda: End(to_client), os.fdopen(replies, "rb", 0))
+    to_client, _ = await loop.create_unix_connection(lambda: Forwarder(to_session), sock=client)
+    await loop.connect_read_pipe(lambda: Forwarder(to_client), os.fdopen(replies, "rb", 0))
     await loop.create_future()
 
 
 @contextmanager
-def relayed(at: Address) -> Iterator[Probe]:
-    """An `eval` as a line that goes through such a process to the session, and its answer back."""
-    with ExitStack() as open_ends:
-        requests, replies = direct.pipes(at, open_ends)
-        mine, front = map(open_ends.enter_context, socket.socketpair())
+def through_relay(at: Address) -> Iterator[Probe]:
+    """Send an `eval` as a line through a relay process to the session, and receive its answer."""
+    with ExitStack() as resources:
+        requests, replies = direct.open_pipes(at, resources)
+        mine, theirs = map(resources.enter_context, socket.socketpair())
         child = os.fork()
         if not child:
             mine.close()
-            uvloop.run(_relay(front, requests, replies))
-        front.close()
+            uvloop.run(_relay(theirs, requests, replies))
+        theirs.close()
         try:
-            lean.expect(lean.asked(mine, lean.EVAL_LINE), b'"value":')
-            yield median_of(lambda: lean.asked(mine, lean.EVAL_LINE))
+            raw.expect(raw.exchange(mine, raw.EVAL_LINE), b'"value":')
+            yield median_of(lambda: raw.exchange(mine, raw.EVAL_LINE))
         finally:
             mine.close()
             os.waitpid(child, 0)

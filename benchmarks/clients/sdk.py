@@ -1,4 +1,4 @@
-"""The SDK's clients, as a user writes them."""
+"""Clients of the SDK, as a user writes them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import uvloop
 
 import venvd
 from benchmarks import machine
-from benchmarks.clients.timing import median_of, shared_out
+from benchmarks.clients.timing import mean_of_tasks, median_of
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
 CALLS = 200
-"""With which it is found out whether calls go through the server."""
+"""Number of calls that show whether calls go through the server."""
 
 
-def wanted(found: object) -> None:
-    if found != 2:
-        raise UnmeasurableError(f"1+1 came to {found!r}")
+def check_answer(answer: object) -> None:
+    if answer != 2:
+        raise UnmeasurableError(f"the answer to 1+1 was {answer!r}")
 
 
 @contextmanager
 def evals(at: Address) -> Iterator[Probe]:
     """`eval("1+1")`, sync."""
     with venvd.connect(at.url, at.token) as backend:
-        wanted(backend.eval("1+1"))
+        check_answer(backend.eval("1+1"))
         yield median_of(lambda: backend.eval("1+1"))
 
 
 @contextmanager
 def evals_attached(at: Address) -> Iterator[Probe]:
-    """The same; the SDK attaches by itself where the backend offers it, and then the server has nothing to do."""
+    """The same, after the SDK has attached to the session; the server then takes no part in calls."""
     with venvd.connect(at.url, at.token) as backend:
         for _ in range(10):
-            wanted(backend.eval("1+1"))
+            check_answer(backend.eval("1+1"))
         before = machine.switches(at.server)
         for _ in range(CALLS):
             backend.eval("1+1")
@@ -45,9 +45,9 @@ def evals_attached(at: Address) -> Iterator[Probe]:
 
 @contextmanager
 def evals_async(at: Address, tasks: int) -> Iterator[Probe]:
-    """`eval("1+1")` from so many tasks on uvloop."""
+    """`eval("1+1")` from a number of concurrent tasks on uvloop."""
     loop = uvloop.new_event_loop()
     backend = venvd.connect_async(at.url, at.token)
-    wanted(loop.run_until_complete(backend.eval("1+1")))
-    yield lambda batch: loop.run_until_complete(shared_out(lambda: backend.eval("1+1"), batch, tasks))
+    check_answer(loop.run_until_complete(backend.eval("1+1")))
+    yield lambda batch: loop.run_until_complete(mean_of_tasks(lambda: backend.eval("1+1"), batch, tasks))
     loop.run_until_complete(backend.close())

@@ -1,4 +1,4 @@
-"""New sessions, and what comes before them: a fork, a fresh interpreter."""
+"""New sessions and their floors: a fork and a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from contextlib import contextmanager
 
 import venvd
 from benchmarks import machine
-from benchmarks.clients.sdk import wanted
+from benchmarks.clients.sdk import check_answer
 from benchmarks.clients.timing import MILLI
 from benchmarks.figure import Address, Probe, UnmeasurableError
 
 REST = 0.3
-"""Seconds between two new sessions, in which the forks made ahead are made anew."""
+"""Seconds between two new sessions, in which the fork pool is filled again."""
 PRELOADED = "all(name in __import__('sys').modules for name in {modules!r})"
-TOGETHER = 4
-"""Idle sessions that memory is measured with."""
-SETTLED = 0.3
+COUNT = 4
+"""Idle sessions whose memory is measured together."""
+SETTLE = 0.3
+"""Seconds between two looks at the processes."""
 FRESH = "import {modules}; print(flush=True); input()"
 
 
@@ -33,87 +34,90 @@ def fork(_at: Address, modules: list[str]) -> Iterator[Probe]:
     for name in modules:
         importlib.import_module(name)
     gc.freeze()
-    yield lambda batch: statistics.median(_forked() for _ in range(batch)) * MILLI
+    yield lambda batch: statistics.median(_time_fork() for _ in range(batch)) * MILLI
 
 
-def _forked() -> float:
-    ask, asked = os.pipe()
-    answered, answer = os.pipe()
-    begun = time.perf_counter()
+def _time_fork() -> float:
+    requests, request = os.pipe()
+    replies, reply = os.pipe()
+    start = time.perf_counter()
     child = os.fork()
     if child == 0:
-        os.write(answer, os.read(ask, 1))
+        os.write(reply, os.read(requests, 1))
         os._exit(0)
-    os.write(asked, b"?")
-    os.read(answered, 1)
-    took = time.perf_counter() - begun
+    os.write(request, b"?")
+    os.read(replies, 1)
+    took = time.perf_counter() - start
     os.waitpid(child, 0)
-    for descriptor in (ask, asked, answered, answer):
+    for descriptor in (requests, request, replies, reply):
         os.close(descriptor)
     return took
 
 
-@contextmanager
-def new(at: Address, modules: list[str], rest: float = REST) -> Iterator[Probe]:
-    """A new session, to its first answer; it is deleted, and `rest` seconds pass, outside of what is measured."""
-    with venvd.connect(at.url, at.token) as backend:
-        with backend.sessions.create() as session:
-            if not session.eval(PRELOADED.format(modules=modules)):
-                raise UnmeasurableError(f"sessions are not preloaded with {' and '.join(modules)}")
+def _check_preloaded(backend: venvd.Backend, modules: list[str]) -> None:
+    with backend.sessions.create() as session:
+        if not session.eval(PRELOADED.format(modules=modules)):
+            raise UnmeasurableError(f"sessions are not preloaded with {' and '.join(modules)}")
 
-        def once() -> float:
+
+@contextmanager
+def new_session(at: Address, modules: list[str], rest: float = REST) -> Iterator[Probe]:
+    """Create a session and wait for its first answer. Deleting it and the pause of `rest` seconds are not measured."""
+    with venvd.connect(at.url, at.token) as backend:
+        _check_preloaded(backend, modules)
+
+        def create() -> float:
             time.sleep(rest)
-            begun = time.perf_counter()
+            start = time.perf_counter()
             session = backend.sessions.create()
-            wanted(session.eval("1+1"))
-            took = time.perf_counter() - begun
+            check_answer(session.eval("1+1"))
+            took = time.perf_counter() - start
             session.delete()
             return took
 
-        yield lambda batch: statistics.median(once() for _ in range(batch)) * MILLI
+        yield lambda batch: statistics.median(create() for _ in range(batch)) * MILLI
 
 
 @contextmanager
 def fresh_memory(_at: Address, modules: list[str]) -> Iterator[Probe]:
-    """MB of a fresh interpreter that imports the modules."""
+    """Memory of a fresh interpreter that imports the modules, in MB."""
 
     def probe(_batch: int) -> float:
         command = [sys.executable, "-c", FRESH.format(modules=", ".join(modules))]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
-            found = machine.pss(process.pid)
+            if not process.stdout.readline():
+                raise UnmeasurableError(f"an interpreter cannot import {' and '.join(modules)}")
+            memory = machine.pss(process.pid)
             process.communicate(b"\n")
-        return found
+        return memory
 
     yield probe
 
 
 @contextmanager
-def more_memory(at: Address, modules: list[str]) -> Iterator[Probe]:
-    """MB that the worker host has more for one more idle session, which has answered once."""
+def idle_memory(at: Address, modules: list[str]) -> Iterator[Probe]:
+    """Memory that the worker host needs for one more idle session that has answered once, in MB."""
     with venvd.connect(at.url, at.token) as backend:
-        with backend.sessions.create() as session:
-            if not session.eval(PRELOADED.format(modules=modules)):
-                raise UnmeasurableError(f"sessions are not preloaded with {' and '.join(modules)}")
+        _check_preloaded(backend, modules)
 
         def probe(_batch: int) -> float:
-            before = _settled(at.worker)
-            sessions = [backend.sessions.create() for _ in range(TOGETHER)]
+            before = _settled_memory(at.worker)
+            sessions = [backend.sessions.create() for _ in range(COUNT)]
             for session in sessions:
-                wanted(session.eval("1+1"))
-            after = _settled(at.worker)
+                check_answer(session.eval("1+1"))
+            after = _settled_memory(at.worker)
             for session in sessions:
                 session.delete()
-            return (after - before) / TOGETHER
+            return (after - before) / COUNT
 
         yield probe
 
 
-def _settled(root: int) -> float:
-    """Memory, once no process comes or goes any more."""
+def _settled_memory(root: int) -> float:
+    """Memory of a process and its descendants, after their number has stopped changing."""
     before: list[int] = []
     while (now := sorted(machine.tree(root))) != before:
         before = now
-        time.sleep(SETTLED)
+        time.sleep(SETTLE)
     return machine.pss(root)

@@ -1,4 +1,4 @@
-"""Figures of batches."""
+"""Time batches of calls."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ MILLI = 1e3
 
 
 def median_of(call: Callable[[], object], unit: float = MICRO) -> Callable[[int], float]:
-    """A probe: the median time of a call."""
+    """A probe that returns the median time of a call."""
 
     def probe(batch: int) -> float:
         times = []
         for _ in range(batch):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             call()
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - start)
         return statistics.median(times) * unit
 
     return probe
 
 
 async def median_of_async(call: Callable[[], Awaitable[object]], batch: int) -> float:
-    """Microseconds of a call, one after the other: the median."""
+    """The median time of a call in microseconds; calls run one after another."""
     times = []
     for _ in range(batch):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         await call()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return statistics.median(times) * MICRO
 
 
-async def shared_out(call: Callable[[], Awaitable[object]], batch: int, tasks: int) -> float:
-    """Microseconds of a call, with so many tasks that make one after the other."""
+async def mean_of_tasks(call: Callable[[], Awaitable[object]], batch: int, tasks: int) -> float:
+    """The mean time per call in microseconds; each of the concurrent tasks makes one call after another."""
 
-    async def turns() -> None:
+    async def run_task() -> None:
         for _ in range(batch // tasks):
             await call()
 
-    begun = time.perf_counter()
-    await asyncio.gather(*(turns() for _ in range(tasks)))
-    return (time.perf_counter() - begun) / (batch // tasks * tasks) * MICRO
+    start = time.perf_counter()
+    await asyncio.gather(*(run_task() for _ in range(tasks)))
+    return (time.perf_counter() - start) / (batch // tasks * tasks) * MICRO

@@ -1,1 +1,1 @@
-"""Floors: small real programs that do the least there is to compare with; each prints its address when it is up."""
+"""Floors: small real programs that do the least of their kind. Each prints its address when it is ready."""

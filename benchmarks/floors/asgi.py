@@ -1,6 +1,6 @@
-"""Bare ASGI on uvicorn with uvloop and httptools: `POST` echoes the body, `GET` sends so many MB in 1 MB chunks.
+"""Bare ASGI on uvicorn with uvloop and httptools: `POST` echoes the body, `GET /?N` sends N MB in 1 MB chunks.
 
-Each chunk lies in memory of its own, as the parts of an array do: one that is sent again would come from the cache.
+Each chunk has memory of its own, like the parts of an array. A repeated chunk would come from the processor's cache.
 """
 
 from __future__ import annotations

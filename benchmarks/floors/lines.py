@@ -1,4 +1,4 @@
-"""A uvloop Protocol on a Unix socket that echoes lines."""
+"""A uvloop protocol on a Unix socket that echoes lines."""
 
 from __future__ import annotations
 

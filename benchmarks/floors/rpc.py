@@ -1,6 +1,6 @@
-"""Bare grpc.aio on uvloop: a unary echo, a bidirectional echo, and so many MB in 1 MB chunks; bytes, no messages.
+"""Bare grpc.aio on uvloop: a unary echo, a bidirectional echo and a stream of 1 MB chunks; bytes, not messages.
 
-Each chunk lies in memory of its own, as the parts of an array do.
+Each chunk has memory of its own, like the parts of an array.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ HANDLERS = {
 async def main() -> None:
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, HANDLERS),))
-    host, wanted = sys.argv[1:] or ("127.0.0.1", "0")
-    port = server.add_insecure_port(f"{host}:{wanted}")
+    host, port_number = sys.argv[1:] or ("127.0.0.1", "0")
+    port = server.add_insecure_port(f"{host}:{port_number}")
     await server.start()
     print(f"grpc://{host}:{port}", flush=True)
     await server.wait_for_termination()

@@ -1,1 +1,1 @@
-"""Others that run Python remotely, from the package index, as their manuals say to run them."""
+"""Other systems that run Python remotely, started as their documentation says."""

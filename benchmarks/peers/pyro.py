@@ -1,4 +1,4 @@
-"""Pyro5 on a Unix socket, with an object that evaluates."""
+"""Pyro5 on a Unix socket, with an object that evaluates expressions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATH = f"{Path.cwd()}/pyro-{os.getpid()}.sock"
 @Pyro5.api.expose
 class Evaluator:
     def evaluate(self, code: str) -> object:
-        return eval(code)  # noqa: S307 — that is what it is for
+        return eval(code)  # noqa: S307 — its purpose
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Clients that do the least: bytes out, bytes in, on one socket."""
+"""Clients that do the least: they send prepared bytes on one socket and receive the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVAL_LINE = b'{"id":1,"command":"eval","payload":%b}\n' % EVAL
 
 @contextmanager
 def unix_echo(at: Address, size: int = 64) -> Iterator[Probe]:
-    """Sends `size` bytes and takes them back."""
+    """Send `size` bytes and receive them back."""
     message = bytes(size)
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(urlsplit(at.url).path)
@@ -31,25 +31,25 @@ def unix_echo(at: Address, size: int = 64) -> Iterator[Probe]:
 
 @contextmanager
 def pipe_line(at: Address) -> Iterator[Probe]:
-    """Sends an `eval` as a line of the pipe and takes the reply's."""
+    """Send an `eval` as a line of the pipe and receive the reply."""
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(urlsplit(at.url).path)
         peer.sendall(json.dumps({"command": "ping", "token": at.token}).encode() + b"\n")
         peer.recv(65536)
-        expect(asked(peer, EVAL_LINE), b'"value":')
+        expect(exchange(peer, EVAL_LINE), b'"value":')
 
-        yield median_of(lambda: asked(peer, EVAL_LINE))
+        yield median_of(lambda: exchange(peer, EVAL_LINE))
 
 
-def asked(peer: socket.socket, request: bytes) -> bytes:
-    """What comes back."""
+def exchange(peer: socket.socket, request: bytes) -> bytes:
+    """Send a request and return the answer."""
     peer.sendall(request)
     return peer.recv(65536)
 
 
 @contextmanager
-def http_post(at: Address, wanted: str = "") -> Iterator[Probe]:
-    """One `POST /api/eval` after the other on a connection that is kept."""
+def http_post(at: Address, expected: str = "") -> Iterator[Probe]:
+    """Send one `POST /api/eval` after another on one connection."""
     host = urlsplit(at.url).netloc
     head = f"POST /api/eval HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {at.token}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(EVAL)}\r\n\r\n"
@@ -61,19 +61,19 @@ def http_post(at: Address, wanted: str = "") -> Iterator[Probe]:
         def call() -> bytes:
             peer.sendall(request)
             reply = b""
-            while not complete(reply):
-                more = peer.recv(65536)
-                if not more:
+            while not is_complete(reply):
+                chunk = peer.recv(65536)
+                if not chunk:
                     raise UnmeasurableError("the server closed the connection")
-                reply += more
+                reply += chunk
             return reply
 
-        expect(call(), wanted.encode())
+        expect(call(), expected.encode())
         yield median_of(call)
 
 
-def complete(reply: bytes) -> bool:
-    """Whether a response is whole; it says how long it is."""
+def is_complete(reply: bytes) -> bool:
+    """Whether a response has all bytes of its Content-Length."""
     head, end, body = reply.partition(b"\r\n\r\n")
     if not end:
         return False
@@ -81,7 +81,7 @@ def complete(reply: bytes) -> bool:
     return len(body) >= int(length)
 
 
-def expect(reply: bytes, wanted: bytes) -> None:
-    """What is measured must be what is meant."""
-    if wanted not in reply:
+def expect(reply: bytes, expected: bytes) -> None:
+    """Check that an answer is the right one before anything is timed."""
+    if expected not in reply:
         raise UnmeasurableError(f"the answer was {reply[:200]!r}")

@@ -1,4 +1,4 @@
-"""How a row comes to be: batches of floor and ours by turns, and the ratio of each pair."""
+"""Measure a row: batches of floor and venvd in turns, and the ratio of each pair."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.asking import Asked
+from benchmarks.client_process import ClientProcess
 from benchmarks.figure import Figure, UnmeasurableError
-from benchmarks.ground import Ground
+from benchmarks.testbed import Testbed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one row came to: the figures of each round, in pairs; or why there are none."""
+    """The result of one row: the figures of each round in pairs, or the reason why there are none."""
 
     figure: Figure
     floor: Sequence[float] = ()
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The first and the third quartile of the rounds' ratios."""
+        """First and third quartile of the rounds' ratios."""
         if len(self.ratios) < 2:
             return self.ratios[0], self.ratios[0]
         low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
@@ -43,53 +43,53 @@ class Outcome:
 
     @property
     def best(self) -> float:
-        """The ratio of both sides' best rounds: what other work on the machine disturbs least."""
+        """The ratio of both sides' best rounds, which other work on the machine disturbs least."""
         choose = min if self.figure.better == "lower" else max
         return choose(self.ours) / choose(self.floor)
 
-    def meets(self, wanted: float | None) -> bool:
-        if wanted is None or self.why:
+    def meets(self, goal: float | None) -> bool:
+        if goal is None or self.why:
             return False
-        return self.ratio <= wanted if self.figure.better == "lower" else self.ratio >= wanted
+        return self.ratio <= goal if self.figure.better == "lower" else self.ratio >= goal
 
     def record(self) -> dict[str, Any]:
         """The row as JSON."""
         figure = self.figure
-        found: dict[str, Any] = {
+        row: dict[str, Any] = {
             "name": figure.name, "group": figure.group, "floorIs": figure.floor, "unit": figure.unit,
             "better": figure.better, "reach": figure.reach, "stretch": figure.stretch, "pinned": figure.pinned,
             "batch": figure.batch, "note": figure.note,
         }  # fmt: skip
         if self.why:
-            return found | {"unmeasured": self.why}
+            return row | {"unmeasured": self.why}
         low, high = self.spread
-        return found | {
+        return row | {
             "floor": statistics.median(self.floor), "ours": statistics.median(self.ours), "ratio": self.ratio,
             "ratioQuartiles": [low, high], "rounds": len(self.ratios), "reached": self.meets(figure.reach),
             "stretchReached": self.meets(figure.stretch), "floorRounds": [*self.floor], "oursRounds": [*self.ours],
         }  # fmt: skip
 
 
-def measure(figure: Figure, ground: Ground, rounds: int | None = None) -> Outcome:
-    """Measure one row; what cannot be measured says why."""
+def measure(figure: Figure, testbed: Testbed, rounds: int | None = None) -> Outcome:
+    """Measure one row; the outcome holds the reason if that fails."""
     try:
         with ExitStack() as stack:
-            return _measured(figure, ground, figure.rounds if rounds is None else rounds, stack)
+            return _run_rounds(figure, testbed, figure.rounds if rounds is None else rounds, stack)
     except UnmeasurableError as error:
         return Outcome(figure, why=str(error))
 
 
-def _measured(figure: Figure, ground: Ground, rounds: int, stack: ExitStack) -> Outcome:
-    cores = ground.cores if not figure.pinned else {max(ground.cores)}
-    asked = []
-    addresses = [ground.address(side.server) for side in figure.sides]
+def _run_rounds(figure: Figure, testbed: Testbed, rounds: int, stack: ExitStack) -> Outcome:
+    cores = testbed.cores if not figure.pinned else {max(testbed.cores)}
+    clients = []
+    addresses = [testbed.address(side.server) for side in figure.sides]
     for side, address in zip(figure.sides, addresses, strict=True):
-        machine.place([pid for pid in (address.server, address.worker) if pid], cores)
-        asked.append(stack.enter_context(Asked(side, address, cores)))
-    for each in asked:
-        each.probe(figure.batch)  # what is slow once is over
-    found: list[list[float]] = [[], []]
+        machine.pin([pid for pid in (address.server, address.worker) if pid], cores)
+        clients.append(stack.enter_context(ClientProcess(side, address, cores)))
+    for client in clients:
+        client.probe(figure.batch)  # warm up
+    figures: list[list[float]] = [[], []]
     for turn in range(rounds):
         for index in (0, 1) if turn % 2 == 0 else (1, 0):
-            found[index].append(asked[index].probe(figure.batch))
-    return Outcome(figure, *found)
+            figures[index].append(clients[index].probe(figure.batch))
+    return Outcome(figure, *figures)

@@ -1,4 +1,4 @@
-"""A client in a process of its own, from both ends: `Asked` starts it and asks for batches, `main` is that process."""
+"""A client in a process of its own. `ClientProcess` starts it and requests batches; `main` runs in that process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from typing import Any, Self
 from benchmarks import machine
 from benchmarks.figure import Address, Side, UnmeasurableError
 
-MODULE = "benchmarks.asking"
-PATIENCE = 180
-"""Seconds for one batch."""
+MODULE = "benchmarks.client_process"
+BATCH_TIMEOUT = 180
+"""Seconds."""
 
 
-class Asked:
+class ClientProcess:
     """A running client of one side, on the given cores."""
 
     def __init__(self, side: Side, address: Address, cores: set[int]) -> None:
-        name = f"{side.client.__module__}:{side.client.__wrapped__.__name__}"  # type: ignore[attr-defined]
-        self._name = name
-        told = {"client": name, "address": asdict(address), "options": side.options, "cores": sorted(cores)}
-        command = [sys.executable, "-m", MODULE, json.dumps(told)]
+        self._client = f"{side.client.__module__}:{side.client.__wrapped__.__name__}"  # type: ignore[attr-defined]
+        job = {
+            "client": self._client,
+            "address": asdict(address),
+            "options": side.options,
+            "cores": sorted(cores),
+        }
+        command = [sys.executable, "-m", MODULE, json.dumps(job)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=machine.ENVIRONMENT
         )
@@ -44,29 +48,29 @@ class Asked:
         self._process.communicate()
 
     def probe(self, batch: int) -> float:
-        """The figure of one batch.
+        """Run one batch and return its figure.
 
         Raises:
-            UnmeasurableError: the client says why there is none.
+            UnmeasurableError: the client gave a reason instead of a figure, or no answer.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # one that has ended has said why
+        with suppress(BrokenPipeError):  # a client that has exited has written its reason
             print(batch, file=self._process.stdin, flush=True)
-        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+        if not select.select([self._process.stdout], [], [], BATCH_TIMEOUT)[0]:
             self._process.kill()
-            raise UnmeasurableError(f"no answer within {PATIENCE} s")
+            raise UnmeasurableError(f"no answer within {BATCH_TIMEOUT} s")
         answer = json.loads(self._process.stdout.readline() or "{}")
         if "figure" not in answer:
-            raise UnmeasurableError(answer.get("why", f"{self._name} ended before it answered"))
+            raise UnmeasurableError(answer.get("why", f"{self._client} exited before it answered"))
         return float(answer["figure"])
 
 
 @contextmanager
-def _client(told: dict[str, Any]) -> Iterator[Any]:
-    module, _, name = told["client"].partition(":")
+def _open_client(job: dict[str, Any]) -> Iterator[Any]:
+    module, _, name = job["client"].partition(":")
     client = getattr(importlib.import_module(module), name)
-    with client(Address(**told["address"]), **told["options"]) as probe:
+    with client(Address(**job["address"]), **job["options"]) as probe:
         yield probe
 
 
@@ -75,10 +79,10 @@ def _answer(**fields: Any) -> None:
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
-    machine.place([os.getpid()], set(told["cores"]))
+    job = json.loads(sys.argv[1])
+    machine.pin([os.getpid()], set(job["cores"]))
     try:
-        with _client(told) as probe:
+        with _open_client(job) as probe:
             gc.freeze()
             for line in sys.stdin:
                 _answer(figure=probe(int(line)))

@@ -1,4 +1,4 @@
-"""HTTP clients of others, used as their manuals say, against the same server."""
+"""Other HTTP clients, used as their documentation says, against the same server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.clients.sdk import wanted
-from benchmarks.clients.timing import median_of, shared_out
+from benchmarks.clients.sdk import check_answer
+from benchmarks.clients.timing import mean_of_tasks, median_of
 from benchmarks.figure import Address, Probe
 
 
 @contextmanager
 def http_client(at: Address) -> Iterator[Probe]:
-    """The standard library's."""
+    """`http.client` of the standard library."""
     connection = http.client.HTTPConnection(urlsplit(at.url).netloc)
     headers = {"Authorization": f"Bearer {at.token}", "Content-Type": "application/json"}
 
@@ -26,28 +26,28 @@ def http_client(at: Address) -> Iterator[Probe]:
         connection.request("POST", "/api/eval", json.dumps({"expression": "1+1"}), headers)
         return json.loads(connection.getresponse().read())["value"]
 
-    wanted(call())
+    check_answer(call())
     yield median_of(call)
     connection.close()
 
 
 @contextmanager
 def aiohttp(at: Address, tasks: int) -> Iterator[Probe]:
-    """The same with aiohttp, from so many tasks on uvloop."""
-    import aiohttp  # noqa: PLC0415 — the one client here that is not installed by `make install`
+    """The aiohttp client with a number of concurrent tasks on uvloop."""
+    import aiohttp  # noqa: PLC0415 — `make install` does not install this client
 
     loop = uvloop.new_event_loop()
     url, headers = f"{at.url}/api/eval", {"Authorization": f"Bearer {at.token}"}
 
-    async def begin() -> aiohttp.ClientSession:
+    async def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(headers=headers)
 
-    session = loop.run_until_complete(begin())
+    session = loop.run_until_complete(open_session())
 
     async def call() -> Any:
         async with session.post(url, json={"expression": "1+1"}) as response:
             return (await response.json())["value"]
 
-    wanted(loop.run_until_complete(call()))
-    yield lambda batch: loop.run_until_complete(shared_out(call, batch, tasks))
+    check_answer(loop.run_until_complete(call()))
+    yield lambda batch: loop.run_until_complete(mean_of_tasks(call, batch, tasks))
     loop.run_until_complete(session.close())
