@@ -7,6 +7,8 @@ import gc
 import hashlib
 import ipaddress
 import json
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +20,10 @@ from pathlib import Path
 import pytest
 from harness.bench import PYTHON, Bench, opened
 from harness.index import PASSWORD, serving
-from harness.stack import Quiet
+from harness.stack import ROOT, Quiet
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.docker import DockerEngine, workshop
+from venvd_engines.docker import DockerEngine
 from venvd_engines.engine import Image, VenvBuild
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -170,7 +172,7 @@ def test_a_killed_build_is_swept_and_done_again() -> None:
             from pathlib import Path
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             from harness.stack import Quiet
-            from venvd_engines.docker import DockerEngine, workshop
+            from venvd_engines.docker import DockerEngine
             from venvd_engines.engine import *
             class Slow(Quiet):
                 def phase(self, name):
@@ -271,10 +273,51 @@ def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: 
     engine = docker_bench.engine
     assert isinstance(engine, DockerEngine)
     base = docker_bench.runtime().base
-    with workshop.workshop(engine._site, base, engine._venvs._tools(base), Quiet()) as shop:
-        shop.write("/tmp/venvd/file", text)
-        found = shop.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]
+    with engine._venvs._containers.open(base, Quiet()) as container:
+        container.write("/tmp/venvd/file", text.encode())
+        found = container.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]
     assert found == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_two_processes_build_a_servers_image_once(tmp_path: Path) -> None:
+    """Two homes that need the same absent image at the same time both get it; one build runs, nothing dangles."""
+    sources = tmp_path / "sources"
+    for folder in ("packages", "services/pipe-backend", "requirements"):
+        shutil.copytree(ROOT / folder, sources / folder, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    fresh = sources / "services" / "pipe-backend" / "src" / "venvd_pipe_backend" / "fresh.py"
+    fresh.write_text(f'"""{secrets.token_hex(8)}"""\n')
+    program = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from harness.stack import Quiet
+        from venvd_engines.docker import DockerEngine
+        from venvd_engines.engine import *
+        progress = Quiet()
+        DockerEngine(SETTINGS).prepare("pipe", progress)
+        print("\\n".join(progress.lines))
+    """)
+    with opened("docker", source_dir=sources) as one, opened("docker", source_dir=sources) as other:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program.replace("SETTINGS", repr(bench.settings)).replace("PosixPath", "Path")],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for bench in (one, other)
+        ]
+        logs = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        assert sum("building venvd/pipe-backend" in log for log in logs) == 1
+        tags = [[left for left in bench.engine.leftovers(set()) if left.kind == "server"] for bench in (one, other)]
+        digest = tags[0][0].name.rpartition("-")[2]
+        assert [left.name.rpartition("-")[2] for (left,) in tags] == [digest, digest]
+        label = f"label=dev.venvd.key={digest}"
+        assert not docker("image", "ls", "-q", "--filter", "dangling=true", "--filter", label)
+        assert not docker("container", "ls", "--all", "-q", "--filter", label)
+        for bench, (left,) in zip((one, other), tags, strict=True):
+            bench.engine.discard(left)
+        assert not docker("image", "ls", "--all", "-q", "--filter", label)
 
 
 # ---- an engine that goes away ------------------------------------------------------------------------------------

@@ -27,7 +27,15 @@ def proxy(docker_bench: Bench) -> Iterator[str]:
     name = f"venvd-test-proxy:{home}"
     base = f"venvd-test-base:{home}"
     docker("tag", docker_bench.runtime().base, base)  # the builder knows an image by its name only
-    docker("build", f"--build-arg=BASE_IMAGE={base}", f"--tag={name}", str(ROOT / "deploy" / "socket-proxy"))
+    subprocess.run([ROOT / "deploy" / "compose-plugin"], check=True)  # the classic builder leaves dangling images
+    docker(
+        "buildx",
+        "build",
+        "--load",
+        f"--build-arg=BASE_IMAGE={base}",
+        f"--tag={name}",
+        str(ROOT / "deploy" / "socket-proxy"),
+    )
     socket = "/var/run/docker.sock:/var/run/docker.sock"
     guards = ["--user=0:0", "--cap-drop=ALL", "--read-only", f"--label=dev.venvd.home={home}"]
     container = docker("run", "--detach", *guards, "--publish=127.0.0.1::2375", f"--volume={socket}", name)

@@ -288,7 +288,7 @@ def test_a_servers_context_is_what_it_stands_on(kind: str, needs: set[str]) -> N
     services = {name.split("/")[1] for name in names if name.startswith("services/")}
     assert packages == needs
     assert services == {f"{kind}-backend"}
-    assert f"services/{kind}-backend/Dockerfile" in names
+    assert f"services/{kind}-backend/requirements.txt" in names
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
 
 

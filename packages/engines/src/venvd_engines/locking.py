@@ -9,7 +9,7 @@ processes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -69,6 +69,18 @@ def install_arguments(
         *("--python", python),
         *(("--prefix", prefix) if prefix else ()),
         *("--link-mode", link_mode, "--no-python-downloads", *_wheels(source_builds), *_QUIET),
+    ]
+
+
+def install_projects_arguments(projects: Sequence[str], *, python: str, prefix: str) -> list[str]:
+    """What follows uv's name to install directories with a `pyproject.toml`, and nothing that they depend on.
+
+    The environment of `python` holds their build backend. Nothing is fetched, and no cache is used.
+    """
+    return [
+        *("pip", "install", "--offline", "--no-cache", "--no-deps", "--no-build-isolation", "--no-sources"),
+        *("--python", python, "--prefix", prefix, "--no-python-downloads", *_QUIET),
+        *projects,
     ]
 
 

@@ -8,6 +8,7 @@ from venvd_contract.errors import Unavailable
 from venvd_contract.resources import Leftover, LogLine
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.build_container import BuildContainers
 from venvd_engines.docker.leftovers import Leftovers
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.servers import Servers
@@ -43,8 +44,9 @@ class DockerEngine:
         self._bases = Bases(self._site)
         self._volumes = FilledVolumes(self._site)
         self._networks = Networks(self._site)
-        self._servers = Servers(self._site, self._bases)
-        self._venvs = Venvs(self._site, self._bases, self._volumes)
+        containers = BuildContainers(self._site, self._volumes)
+        self._servers = Servers(self._site, self._bases, containers)
+        self._venvs = Venvs(self._site, self._bases, containers)
         self._leftovers = Leftovers(self._site, self._venvs, self._servers, self._volumes)
         directories = SocketDirectories(self._site)
         self._backends = Backends(self._site, self._servers, self._volumes, self._networks, directories)

@@ -6,25 +6,44 @@ import contextlib
 import hashlib
 import io
 import re
-import threading
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker.errors
 
-from venvd_contract.errors import Internal, InvalidRequest, Unavailable
+from venvd_contract.errors import InvalidRequest, Unavailable
 from venvd_contract.resources import BACKEND_TYPES
-from venvd_engines.docker import patience
+from venvd_engines import locking
+from venvd_engines.build_locks import BuildLocks
+from venvd_engines.docker import labels
 from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.build_container import SCRATCH, BuildContainers, must
 from venvd_engines.docker.site import Site
-from venvd_engines.docker.volumes import tar
 from venvd_engines.engine import Progress
 
+PREFIX = "/opt/venv"
+LAYOUT = 1
+"""Raised when the same sources would be laid out otherwise in an image."""
+
 BUILD_REQUIREMENTS = "requirements/build.txt"
-CA_BUNDLE, INDEX_URL = ".build/ca.crt", ".build/index.url"
-"""Where the first stage of the Dockerfiles looks for what a site has of its own; no other stage sees them."""
+_SOURCES = f"{SCRATCH}/sources"
+_BUILD_ENV = f"{SCRATCH}/build"
+_LOCKS = Path("/tmp")  # noqa: S108 - homes, and users, share server images: the one place that all of them can write
+_HEALTH = """
+import http.client, socket, sys
+kind, _, place = sys.argv[1].partition(":")
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX)
+connection.sock.settimeout(4)
+connection.sock.connect(("127.0.0.1", int(place)) if kind == "port" else place)
+connection.request("GET", "/livez")
+sys.exit(connection.getresponse().status != 200)
+"""
+_PROBED = {"http": "port:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock"}
+"""Where the server of each type answers `/livez` in its container."""
 
 _LEFT_OUT = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
@@ -42,35 +61,32 @@ class Servers:
     next.
     """
 
-    def __init__(self, site: Site, bases: Bases) -> None:
+    def __init__(self, site: Site, bases: Bases, containers: BuildContainers) -> None:
         self._site = site
         self._bases = bases
-        self._lock = threading.Lock()
+        self._containers = containers
+        self._locks = BuildLocks(_LOCKS)
         self._names: dict[str, str] = {}
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
         """The name of the image of this type's server, built if absent."""
         if backend_type not in BACKEND_TYPES:
             raise InvalidRequest(f'"{backend_type}" is no type of backend: {", ".join(BACKEND_TYPES)}')
-        while not self._lock.acquire(timeout=patience.TICK):
-            progress.check()
-        try:
-            name = self._names.get(backend_type)
-            if name is None or self._image(name) is None:
-                name = self._names[backend_type] = self._made(backend_type, progress)
-            return name
-        finally:
-            self._lock.release()
+        name = self._names.get(backend_type)
+        if name is None or self._image(name) is None:
+            name = self._names[backend_type] = self._make(backend_type, progress)
+        return name
 
-    def _made(self, backend_type: str, progress: Progress) -> str:
+    def _make(self, backend_type: str, progress: Progress) -> str:
+        """Find the image of the sources, or build it; the name by which this home holds it."""
         context = _context(self._source(), backend_type)
         digest = _digest(context, self._site.settings.base_image)
         if not self._hold(backend_type, digest):
-            progress.phase(f"{backend_type} server image")
-            name = f"{_repository(backend_type)}:{digest}"
-            self._build(name, backend_type, context, progress)
-            if not self._hold(backend_type, digest):
-                raise Internal(f"the build of {name} ended without an image")
+            with self._locks.hold(f"venvd-{backend_type}-backend-{digest}", progress):
+                if not self._hold(backend_type, digest):
+                    progress.phase(f"{backend_type} server image")
+                    self._build(f"{_repository(backend_type)}:{digest}", backend_type, context, progress)
+                    self._hold(backend_type, digest)
         return self._own(backend_type, digest)
 
     def _own(self, backend_type: str, digest: str) -> str:
@@ -99,8 +115,7 @@ class Servers:
 
     def current(self) -> set[str]:
         """The tags that a start would look for now."""
-        with self._lock:
-            found = set(self._names.values())
+        found = set(self._names.values())
         with contextlib.suppress(Unavailable):  # without sources there are none but those that were found before
             for backend_type in BACKEND_TYPES:
                 digest = _digest(_context(self._source(), backend_type), self._site.settings.base_image)
@@ -128,14 +143,6 @@ class Servers:
             )
         return source
 
-    def _secrets(self) -> dict[str, bytes]:
-        found = {}
-        if self._site.settings.ca_bundle:
-            found[CA_BUNDLE] = self._site.settings.ca_bundle.read_bytes()
-        if self._site.settings.index_url:
-            found[INDEX_URL] = self._site.settings.index_url.encode()
-        return found
-
     def _image(self, name: str) -> Any:
         """What the engine tells of an image, or None."""
         try:
@@ -146,35 +153,41 @@ class Servers:
     def _build(self, name: str, backend_type: str, context: Context, progress: Progress) -> None:
         base = self._bases.for_servers(progress)
         progress.log(f"building {name} on {base}")
-        stream = self._site.api.build(
-            fileobj=io.BytesIO(tar({**context, **self._secrets()})),
-            custom_context=True,
-            dockerfile=f"services/{backend_type}-backend/Dockerfile",
-            buildargs={"BASE_IMAGE": base},
-            tag=name,
-            rm=True,
-            forcerm=True,
-            decode=True,
-            container_limits={
-                "memory": self._site.settings.build_memory_bytes,
-                "memswap": self._site.settings.build_memory_bytes,
-            },
-        )
-        seconds = self._site.settings.build_timeout
-        for event in patience.items(stream, progress, seconds=seconds, doing="build the server's image"):
-            _follow(event, progress)
+        with self._containers.open(base, progress, key=name.rpartition(":")[2]) as container:
+            container.write(f"{_SOURCES}.zip", _zip(context))
+            must(container.run(["python3", "-I", "-m", "zipfile", "-e", f"{_SOURCES}.zip", _SOURCES]), "unpack sources")
+            container.make_venv(PREFIX)
+            container.make_venv(_BUILD_ENV)
+            python = f"{_BUILD_ENV}/bin/python"
+            requirements = f"{_SOURCES}/services/{backend_type}-backend/requirements.txt"
+            container.uv(locking.install_arguments(f"{_SOURCES}/{BUILD_REQUIREMENTS}", python=python))
+            container.uv(locking.install_arguments(requirements, python=python, prefix=PREFIX))
+            projects = [f"{_SOURCES}/{path}" for path in _projects(context)]
+            container.uv(locking.install_projects_arguments(projects, python=python, prefix=PREFIX))
+            container.finish(PREFIX)
+            container.commit(_configuration(backend_type), name)
+
+
+def _configuration(backend_type: str) -> dict[str, Any]:
+    """The image's configuration; the labels of the build container would make it one home's."""
+    python = [f"{PREFIX}/bin/python", "-I"]
+    second = 10**9
+    return {
+        "Entrypoint": [*python, "-u", "-B", "-m", f"venvd_{backend_type}_backend"],
+        "Healthcheck": {
+            "Test": ["CMD", *python, "-S", "-c", _HEALTH, _PROBED[backend_type]],
+            "Interval": 30 * second,
+            "Timeout": 5 * second,
+            "StartPeriod": 30 * second,
+        },
+        "User": f"{labels.SERVER_UID}:{labels.SHARED_GID}",
+        "WorkingDir": "/",
+        "Labels": {labels.HOME: "", labels.INSTANCE: "", labels.ROLE: "server-image"},
+    }
 
 
 def _repository(backend_type: str) -> str:
     return f"venvd/{backend_type}-backend"
-
-
-def _follow(event: dict[str, Any], progress: Progress) -> None:
-    if "error" in event:
-        raise Unavailable(f"the server's image could not be built: {event['error'].strip()}")
-    for line in event.get("stream", "").splitlines():
-        if line.strip():
-            progress.log(line.rstrip())
 
 
 # ---- the context -----------------------------------------------------------------------------------------------
@@ -210,8 +223,21 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _projects(context: Context) -> list[str]:
+    """The directories of the context that are installed."""
+    return sorted(path.removesuffix("/pyproject.toml") for path in context if path.endswith("/pyproject.toml"))
+
+
+def _zip(context: Context) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in context.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 def _digest(context: Context, base_image: str | None) -> str:
-    digest = hashlib.sha256(repr(base_image).encode())
+    digest = hashlib.sha256(repr((LAYOUT, base_image)).encode())
     for name, content in sorted(context.items()):
         digest.update(f"\0{name}\0".encode())
         digest.update(hashlib.sha256(content).digest())

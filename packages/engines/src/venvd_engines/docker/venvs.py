@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
-import threading
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import docker.errors
-import uv
 
 from venvd_contract.errors import InUse, InvalidRequest
 from venvd_contract.resources import Package
 from venvd_engines import locking, requirements
-from venvd_engines.docker import hardening, labels, patience, workshop
+from venvd_engines.build_locks import BuildLocks
+from venvd_engines.docker import hardening, labels, patience
 from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.build_container import CA_BUNDLE, SCRATCH, BuildContainer, BuildContainers, must
 from venvd_engines.docker.site import Site
-from venvd_engines.docker.volumes import FilledVolumes
-from venvd_engines.docker.workshop import Workshop, must
 from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
 
 PREFIX = "/env"
 REPOSITORY = "venvd/venv"
 
-_ASKED = f"{workshop.PLACE}/requirements.in"
-_LOCK = f"{workshop.PLACE}/requirements.txt"
+_ASKED = f"{SCRATCH}/requirements.in"
+_LOCK = f"{SCRATCH}/requirements.txt"
 
 _CHECK_SECONDS = 120.0
 _CHECK = """
@@ -46,34 +40,32 @@ _APT_CLEAN = "find /var/cache/apt -type f -delete; rm -rf /var/lib/apt/lists/* /
 class Venvs:
     """Builds and finds the images of this home; a tagged one has passed its check."""
 
-    def __init__(self, site: Site, bases: Bases, volumes: FilledVolumes) -> None:
+    def __init__(self, site: Site, bases: Bases, containers: BuildContainers) -> None:
         self._site = site
         self._bases = bases
-        self._volumes = volumes
-        self._building: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._containers = containers
+        self._locks = BuildLocks(site.settings.home / "builds")
 
     def lock(self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress) -> str:
         asked = requirements.check(lines)
         if not asked:
             return ""
         self._bases.ensure(runtime.base, progress)
-        with workshop.workshop(self._site, runtime.base, self._tools(runtime.base), progress) as shop:
-            shop.write(_ASKED, "".join(f"{line}\n" for line in asked))
-            python = self._interpreter(shop)
+        with self._containers.open(runtime.base, progress) as container:
+            container.write(_ASKED, "".join(f"{line}\n" for line in asked).encode())
             arguments = locking.compile_arguments(
                 _ASKED,
                 _LOCK,
                 python_version=runtime.resolved,
-                python=python,
+                python=container.find_python(),
                 source_builds=self._site.settings.allow_source_builds,
             )
-            self._uv(shop, arguments, progress)
-            return locking.clean(must(shop.run(["cat", _LOCK], quiet=True), "read the lock"))
+            container.uv(arguments)
+            return locking.clean(must(container.run(["cat", _LOCK], quiet=True), "read the lock"))
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         key = venv.key()
-        with self._one_at_a_time(key, progress):
+        with self._locks.hold(key, progress):
             found = self.find(key)
             if found is not None:
                 progress.log(f"the image is there already: {found.ref}")
@@ -123,17 +115,25 @@ class Venvs:
 
     def _built(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
         apt = requirements.check_apt(venv.apt_packages)
-        base = venv.runtime.base
-        with workshop.workshop(self._site, base, self._tools(base), progress, root_work=bool(apt), key=key) as shop:
+        with self._containers.open(venv.runtime.base, progress, root_work=bool(apt), key=key) as container:
             if apt:
                 progress.phase("apt packages")
-                self._install_apt(shop, apt)
+                self._install_apt(container, apt)
             progress.phase("install")
-            self._install(shop, venv.lock, progress)
+            container.make_venv(PREFIX)
+            if venv.lock:
+                container.write(_LOCK, venv.lock.encode())
+                arguments = locking.install_arguments(
+                    _LOCK,
+                    python=container.find_python(),
+                    prefix=PREFIX,
+                    source_builds=self._site.settings.allow_source_builds,
+                )
+                container.uv(arguments)
             progress.phase("compile")
-            packages = self._finish(shop)
+            packages = container.finish(PREFIX)
             progress.phase("commit")
-            image = shop.commit(self._configuration(venv, key, packages))
+            image = container.commit(self._configuration(venv, key, packages))
         return self._accepted(image, venv, key, packages, progress)
 
     def _accepted(
@@ -149,55 +149,15 @@ class Venvs:
             raise
         return Image(key=key, ref=image, python=venv.runtime.resolved, packages=tuple(packages))
 
-    def _install_apt(self, shop: Workshop, names: Sequence[str]) -> None:
-        env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": workshop.PLACE, "LC_ALL": "C.UTF-8"}
+    def _install_apt(self, container: BuildContainer, names: Sequence[str]) -> None:
+        env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": SCRATCH, "LC_ALL": "C.UTF-8"}
         apt = [*_APT]
         if self._site.settings.ca_bundle:
-            apt += ["-o", f"Acquire::https::CAInfo={workshop.CA_BUNDLE}"]
-        must(shop.run([*apt, "update"], env), "fetch Debian's package lists")
-        outcome = shop.run([*apt, "install", "-y", "--no-install-recommends", *names], env)
+            apt += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
+        must(container.run([*apt, "update"], env), "fetch Debian's package lists")
+        outcome = container.run([*apt, "install", "-y", "--no-install-recommends", *names], env)
         must(outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
-        must(shop.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
-
-    def _install(self, shop: Workshop, lock: str, progress: Progress) -> None:
-        made = shop.run(["python3", "-I", "-m", "venv", "--without-pip", PREFIX])
-        must(made, "make the environment (the base image needs Python's venv module)")
-        if not lock:
-            return
-        shop.write(_LOCK, lock)
-        arguments = locking.install_arguments(
-            _LOCK,
-            python=self._interpreter(shop),
-            prefix=PREFIX,
-            source_builds=self._site.settings.allow_source_builds,
-        )
-        self._uv(shop, arguments, progress)
-
-    def _uv(self, shop: Workshop, arguments: Sequence[str], progress: Progress) -> None:
-        """Run uv; its words reach the log without the address of the index, which may hold a password."""
-        bundle = workshop.CA_BUNDLE if self._site.settings.ca_bundle else None
-        env = {
-            "HOME": workshop.PLACE,
-            "UV_CACHE_DIR": workshop.CACHE,
-            **locking.index_environment(self._site.settings.index_url, bundle),
-        }
-        outcome = shop.run(
-            [workshop.UV, *arguments], env, quiet=True, log=lambda line: progress.log(locking.without_addresses(line))
-        )
-        if outcome.status != 0:
-            raise locking.failure(outcome.stderr)
-
-    @staticmethod
-    def _interpreter(shop: Workshop) -> str:
-        command = ["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"]
-        return must(shop.run(command, quiet=True), "find the base image's python3").strip()
-
-    def _finish(self, shop: Workshop) -> list[Package]:
-        source = files("venvd_engines.docker").joinpath("finish.py").read_text()
-        workers = max(1, round(self._site.settings.build_cpus))
-        command = ["python3", "-I", "-S", "-B", "-c", source, PREFIX, str(workers)]
-        said = must(shop.run(command, quiet=True), "finish the environment")
-        return [Package(name, version) for name, version in json.loads(said.splitlines()[-1])]
+        must(container.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
 
     def _configuration(self, venv: VenvBuild, key: str, packages: Sequence[Package]) -> dict[str, Any]:
         found = {
@@ -247,38 +207,8 @@ class Venvs:
         finally:
             self._site.remove_container(container)
 
-    # ---- what builds share -----------------------------------------------------------------------------------
-
     def _tag(self, key: str) -> str:
         return f"{self._site.settings.home_id}-{key}"
-
-    def _tools(self, image: str) -> str:
-        """The volume with uv and the certificates."""
-        bundle = _read(self._site.settings.ca_bundle)
-        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle).hexdigest()[:8]}"
-
-        def found() -> dict[str, bytes]:
-            return {"uv": Path(uv.find_uv_bin()).read_bytes(), **({"ca.crt": bundle} if bundle else {})}
-
-        return self._volumes.ensure(labels.TOOLS, version, found, image, mode=0o555)
-
-    @contextlib.contextmanager
-    def _one_at_a_time(self, key: str, progress: Progress) -> Iterator[None]:
-        with self._lock:
-            building = self._building.setdefault(key, threading.Lock())
-        while not building.acquire(timeout=patience.TICK):
-            progress.check()
-        try:
-            yield
-        finally:
-            building.release()
-
-
-def _read(ca_bundle: Path | None) -> bytes:
-    try:
-        return ca_bundle.read_bytes() if ca_bundle else b""
-    except OSError as error:
-        raise InvalidRequest(f"VENVD_CA_BUNDLE cannot be read: {error}") from None
 
 
 def _path(env: Sequence[str]) -> str:

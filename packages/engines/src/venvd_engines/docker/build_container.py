@@ -1,0 +1,256 @@
+"""Build containers: an image is made in one by commands, and committed from it.
+
+Mounts lie below the container's tmpfs on /tmp, so that none leaves a directory in the committed image. For the same
+reason files come in through a command: the engine's archive call would create the mounts' directories in the layer, and
+what it writes below /tmp would be in the image and not in the tmpfs. The environment carries a file's content, because
+some proxies in front of the engine do not forward a command's input (HAProxy 2.6).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import uv
+from docker.types import Mount
+
+from venvd_contract.errors import Internal, InvalidRequest, VenvdError
+from venvd_contract.resources import Package
+from venvd_engines import locking
+from venvd_engines.docker import hardening, labels, patience
+from venvd_engines.docker.site import Site
+from venvd_engines.docker.volumes import FilledVolumes
+from venvd_engines.engine import Progress
+
+SCRATCH = "/tmp/venvd"  # noqa: S108 - in a container of our own
+_TOOLS = f"{SCRATCH}/tools"
+_CACHE = f"{SCRATCH}/cache"
+CA_BUNDLE = f"{_TOOLS}/ca.crt"
+
+SCRATCH_BYTES = 1 << 30
+MAX_KEPT_LINES = 100_000
+"""Lines of a command's output that are kept beside the log."""
+
+APT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
+"""Capabilities of root that dpkg and apt need."""
+
+CHUNK_BYTES = 90_000
+"""Bytes of a file that one environment variable carries, before base64; the kernel's limit is 128 KiB."""
+
+_APPEND = "import base64, os, sys; open(sys.argv[1], sys.argv[2]).write(base64.b64decode(os.environ['CHUNK']))"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class BuildContainer:
+    """One build container; made by `BuildContainers.open`."""
+
+    def __init__(self, site: Site, container: str, progress: Progress) -> None:
+        self._site = site
+        self._container = container
+        self._progress = progress
+        self._seconds = site.settings.build_timeout
+
+    def run(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        log: Callable[[str], None] | None = None,
+        quiet: bool = False,
+    ) -> Outcome:
+        """Run a command to its end.
+
+        Args:
+            command: the program and its arguments.
+            env: variables for this command alone; no configuration and no image holds them.
+            log: where the lines go as they come; the work's log by default.
+            quiet: do not log standard output, which is an answer.
+        """
+        api = self._site.api
+        made = api.exec_create(self._container, list(command), environment=dict(env or {}))["Id"]
+        chunks = api.exec_start(made, stream=True, demux=True)
+        kept = (deque[str](maxlen=MAX_KEPT_LINES), deque[str](maxlen=MAX_KEPT_LINES))
+        splitters = (patience.Lines(), patience.Lines())
+        log = log or self._progress.log
+
+        def take(which: int, lines: list[str]) -> None:
+            kept[which].extend(lines)
+            for line in lines:
+                if line.strip() and not (quiet and which == 0):
+                    log(line)
+
+        for pair in patience.items(chunks, self._progress, seconds=self._seconds, doing=f"run {command[0]}"):
+            for which, chunk in enumerate(pair):
+                take(which, splitters[which].feed(chunk or b""))
+        for which in (0, 1):
+            take(which, splitters[which].end())
+        status = api.exec_inspect(made)["ExitCode"]
+        if status is None:
+            raise Internal("the build container ended before its command did")
+        return Outcome(int(status), "\n".join(kept[0]), "\n".join(kept[1]))
+
+    def write(self, path: str, content: bytes) -> None:
+        """Make a file in the container's tmpfs."""
+        for start in range(0, max(1, len(content)), CHUNK_BYTES):
+            command = ["python3", "-I", "-S", "-c", _APPEND, path, "ab" if start else "wb"]
+            chunk = base64.b64encode(content[start : start + CHUNK_BYTES]).decode()
+            must(self.run(command, {"CHUNK": chunk}), "put a file into the build container")
+
+    def find_python(self) -> str:
+        """The path of the base image's interpreter."""
+        command = ["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"]
+        return must(self.run(command, quiet=True), "find the base image's python3").strip()
+
+    def make_venv(self, prefix: str) -> None:
+        """An environment without pip."""
+        outcome = self.run(["python3", "-I", "-m", "venv", "--without-pip", prefix])
+        must(outcome, "make the environment (the base image needs Python's venv module)")
+
+    def uv(self, arguments: Sequence[str]) -> None:
+        """Run uv; the log shows its output without the address of the index, which may hold a password.
+
+        Raises:
+            InvalidRequest: the requirements are wrong.
+            Unavailable: the package index does not answer.
+        """
+        settings = self._site.settings
+        env = {
+            "HOME": SCRATCH,
+            "UV_CACHE_DIR": _CACHE,
+            **locking.index_environment(settings.index_url, CA_BUNDLE if settings.ca_bundle else None),
+        }
+        outcome = self.run(
+            [f"{_TOOLS}/uv", *arguments],
+            env,
+            quiet=True,
+            log=lambda line: self._progress.log(locking.without_addresses(line)),
+        )
+        if outcome.status != 0:
+            raise locking.failure(outcome.stderr)
+
+    def finish(self, prefix: str) -> list[Package]:
+        """Compile what was installed into `prefix` and point its scripts at its interpreter; the packages in it."""
+        source = files("venvd_engines.docker").joinpath("finish_image.py").read_text()
+        workers = max(1, round(self._site.settings.build_cpus))
+        command = ["python3", "-I", "-S", "-B", "-c", source, prefix, str(workers)]
+        stdout = must(self.run(command, quiet=True), "finish the environment")
+        return [Package(name, version) for name, version in json.loads(stdout.splitlines()[-1])]
+
+    def commit(self, config: Mapping[str, Any], name: str | None = None) -> str:
+        """The ID of an image of what the container holds.
+
+        Args:
+            config: the image's configuration; the container's own is not inherited where this names a field.
+            name: repository and tag; without them the image is not tagged.
+        """
+        repository, _, tag = (name or "").partition(":")
+
+        def commit() -> str:
+            made = self._site.slow.commit(
+                self._container, repository or None, tag or None, pause=False, conf=dict(config)
+            )
+            return str(made["Id"])
+
+        def remove(image: str) -> None:
+            with contextlib.suppress(docker.errors.DockerException):
+                self._site.api.remove_image(image)
+
+        return patience.result(commit, self._progress, seconds=self._seconds, doing="commit the image", late=remove)
+
+
+class BuildContainers:
+    """Opens build containers, with uv and the site's certificates in them."""
+
+    def __init__(self, site: Site, volumes: FilledVolumes) -> None:
+        self._site = site
+        self._volumes = volumes
+
+    @contextlib.contextmanager
+    def open(
+        self, base: str, progress: Progress, *, root_work: bool = False, key: str = ""
+    ) -> Iterator[BuildContainer]:
+        """A build container of the image `base`, removed at the end whatever happens.
+
+        Args:
+            base: the image to build on.
+            progress: where the output goes.
+            root_work: Debian packages can be installed, which needs some of root's capabilities.
+            key: the content address of what is built, as a label for people.
+        """
+        container = self._create(base, root_work=root_work, key=key)
+        try:
+            self._site.api.start(container)
+            yield BuildContainer(self._site, container, progress)
+        finally:
+            self._site.remove_container(container)
+
+    def _create(self, base: str, *, root_work: bool, key: str) -> str:
+        settings = self._site.settings
+        cache = f"venvd-{settings.home_id}-uv-cache"
+        self._site.api.create_volume(cache, labels=self._site.labels(labels.CACHE))
+        tools = self._fill_tools(base)
+        config = hardening.host_config(
+            self._site.api,
+            memory_bytes=settings.build_memory_bytes,
+            cpus=settings.build_cpus,
+            processes=512,
+            network="bridge",
+            tmpfs={"/tmp": f"size={SCRATCH_BYTES},mode=1777,exec,nosuid,nodev"},  # noqa: S108
+            mounts=[Mount(_TOOLS, tools, type="volume", read_only=True), Mount(_CACHE, cache, type="volume")],
+            read_only=False,
+            capabilities=APT_CAPABILITIES if root_work else (),
+        )
+        return hardening.neutral(
+            self._site.api,
+            base,
+            config=config,
+            labels=self._site.labels(labels.BUILD, **({"key": key} if key else {})),
+            command=["python3", "-I", "-S", "-c", "import time\nwhile True: time.sleep(3600)"],
+            name=f"venvd-build-{secrets.token_hex(6)}",
+            user="0:0",
+            working_dir="/",
+        )
+
+    def _fill_tools(self, image: str) -> str:
+        """The name of the volume with uv and the certificates."""
+        bundle = _read(self._site.settings.ca_bundle)
+        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle).hexdigest()[:8]}"
+
+        def read_tools() -> dict[str, bytes]:
+            return {"uv": Path(uv.find_uv_bin()).read_bytes(), **({"ca.crt": bundle} if bundle else {})}
+
+        return self._volumes.ensure(labels.TOOLS, version, read_tools, image, mode=0o555)
+
+
+def must(outcome: Outcome, doing: str, kind: type[VenvdError] = Internal) -> str:
+    """The standard output of a command that should have succeeded."""
+    if outcome.status != 0:
+        output = outcome.stderr.strip() or outcome.stdout.strip() or "it wrote nothing"
+        raise kind(f"could not {doing}: {output[-2000:]}")
+    return outcome.stdout
+
+
+def _read(ca_bundle: Path | None) -> bytes:
+    try:
+        return ca_bundle.read_bytes() if ca_bundle else b""
+    except OSError as error:
+        raise InvalidRequest(f"VENVD_CA_BUNDLE cannot be read: {error}") from None
