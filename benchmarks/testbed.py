@@ -78,7 +78,7 @@ class Testbed:
         """The URL of the server itself. A published port goes through Docker's proxy, which floors do not use."""
         if self.engine != "docker" or not PORTS[kind]:
             return running.url
-        host = inspect(ADDRESSES, part_name(running.handle.launch_id, SERVER))[0]
+        host = inspect(ADDRESSES, part_name(running.record.launch_id, SERVER))[0]
         return f"{urlsplit(running.url).scheme}://{host}:{PORTS[kind][0].inside}"
 
     def _stack(self, venv: str) -> Stack:
@@ -104,7 +104,7 @@ class Testbed:
     def _start_in_container(self, program: Program, beside: Backend) -> Address:
         """Start a floor in a container like that of the server."""
         self.address(beside)
-        image, network = inspect(IMAGE_AND_NETWORK, part_name(self._running[beside].handle.launch_id, SERVER))
+        image, network = inspect(IMAGE_AND_NETWORK, part_name(self._running[beside].record.launch_id, SERVER))
         name, port = f"venvd-bench-{secrets.token_hex(4)}", str(PORTS[beside.kind][0].inside)
         source = machine.ROOT / Path(*program.module.split(".")).with_suffix(".py")
         command = ["docker", "run", "--rm", "--no-healthcheck", "--name", name, "--label", "dev.venvd.bench=1"]
@@ -128,7 +128,7 @@ def _terminate(process: subprocess.Popen[str]) -> None:
 
 def find_processes(engine: str, stack: Stack, running: Running) -> tuple[int, int]:
     """The process IDs of a backend's server and warden, in the namespace of the host."""
-    launch = running.handle.launch_id
+    launch = running.record.launch_id
     if engine == "docker":
         names = [part_name(launch, part) for part in (SERVER, WORKER)]
         server, worker = inspect(PID, *names)

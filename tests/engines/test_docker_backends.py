@@ -22,7 +22,7 @@ from venvd_contract.errors import Conflict, InUse
 from venvd_engines.docker import DockerEngine
 from venvd_engines.docker.site import Site
 from venvd_engines.docker.sockets import OPEN, SocketDirectories
-from venvd_engines.engine import Handle, Image, Port
+from venvd_engines.engine import Image, LaunchRecord, Port
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 
@@ -33,8 +33,8 @@ def docker(*words: str) -> str:
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
 
 
-def inspected(handle: Handle, part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(docker("container", "inspect", f"venvd-{handle.launch_id}-{part}"))[0]
+def inspected(record: LaunchRecord, part: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("container", "inspect", f"venvd-{record.launch_id}-{part}"))[0]
     return found
 
 
@@ -42,9 +42,9 @@ def inspected(handle: Handle, part: str) -> dict[str, Any]:
 def test_a_container_that_was_removed_is_missed(docker_bench: Bench, docker_image: Image, part: str) -> None:
     """A backend of which one container is gone says which, is no longer complete, and is removed whole."""
     launch = docker_bench.launch(docker_image)
-    with docker_bench.running(launch) as handle:
+    with docker_bench.running(launch) as record:
         docker("rm", "--force", f"venvd-{launch.id}-{part}")
-        state = docker_bench.engine.inspect(handle)
+        state = docker_bench.engine.inspect(record)
         assert {"server": state.server, "worker": state.worker}[part].state == "missing"
         owned = next(owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch.id)
         assert not owned.complete
@@ -59,7 +59,7 @@ def test_a_channel_alone_is_found_and_removed(docker_bench: Bench) -> None:
     labels = {"home": home_id, "role": "channel", "launch": launch_id, "name": "half"}
     docker("volume", "create", *(f"--label=dev.venvd.{key}={value}" for key, value in labels.items()), name)
     owned = next(owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch_id)
-    assert (owned.name, owned.handle, owned.complete) == ("half", None, False)
+    assert (owned.name, owned.record, owned.complete) == ("half", None, False)
     docker_bench.engine.destroy_owned(owned)
     assert name not in docker("volume", "ls", "-q").split()
 
@@ -92,21 +92,21 @@ def test_the_network_goes_with_the_last_backend(docker_bench: Bench, docker_imag
 
 def test_ports_are_published_where_asked_and_nowhere_else(docker_bench: Bench, docker_image: Image) -> None:
     """The server listens on the address of the launch; the worker host publishes nothing."""
-    with docker_bench.running(docker_bench.launch(docker_image)) as handle:
-        bound = [rule for rules in inspected(handle, "server")["NetworkSettings"]["Ports"].values() for rule in rules]
+    with docker_bench.running(docker_bench.launch(docker_image)) as record:
+        bound = [rule for rules in inspected(record, "server")["NetworkSettings"]["Ports"].values() for rule in rules]
         assert [rule["HostIp"] for rule in bound] == ["127.0.0.1"]
-        assert not inspected(handle, "worker")["NetworkSettings"]["Ports"]
-        assert inspected(handle, "worker")["HostConfig"]["NetworkMode"] == "none"
+        assert not inspected(record, "worker")["NetworkSettings"]["Ports"]
+        assert inspected(record, "worker")["HostConfig"]["NetworkMode"] == "none"
 
 
 def test_a_pipe_server_has_no_network(docker_bench: Bench, docker_image: Image) -> None:
     """The server of a pipe backend has no interface but loopback either."""
-    with docker_bench.running(docker_bench.launch(docker_image, "pipe")) as handle:
-        assert inspected(handle, "server")["HostConfig"]["NetworkMode"] == "none"
+    with docker_bench.running(docker_bench.launch(docker_image, "pipe")) as record:
+        assert inspected(record, "server")["HostConfig"]["NetworkMode"] == "none"
 
 
-def address(handle: Handle, part: str) -> str:
-    networks = inspected(handle, part)["NetworkSettings"]["Networks"]
+def address(record: LaunchRecord, part: str) -> str:
+    networks = inspected(record, part)["NetworkSettings"]["Networks"]
     return str(next(iter(networks.values()))["IPAddress"])
 
 
@@ -124,18 +124,18 @@ def test_backends_with_a_network_do_not_reach_each_other(docker_bench: Bench, do
     second = docker_bench.launch(docker_image, network=True)
     with docker_bench.running(first) as one, docker_bench.running(second) as other:
         assert evaluate(one, "import socket; len(socket.if_nameindex()) > 1") is True
-        for handle in (one, other):
-            assert evaluate(one, CONNECT.format(host=address(handle, "server"), port=5678)) == "not reached"
+        for record in (one, other):
+            assert evaluate(one, CONNECT.format(host=address(record, "server"), port=5678)) == "not reached"
 
 
 def test_a_networked_session_reaches_what_the_machine_does(docker_bench: Bench, docker_image: Image) -> None:
     """Where the network was asked for, user code gets out: it reaches a listener on the machine's own address."""
-    with docker_bench.running(docker_bench.launch(docker_image, network=True)) as handle:
-        networks = inspected(handle, "worker")["NetworkSettings"]["Networks"]
+    with docker_bench.running(docker_bench.launch(docker_image, network=True)) as record:
+        networks = inspected(record, "worker")["NetworkSettings"]["Networks"]
         gateway = next(iter(networks.values()))["Gateway"]
         with socket.create_server((gateway, 0)) as listener:
             code = CONNECT.format(host=gateway, port=listener.getsockname()[1])
-            assert evaluate(handle, code) == "reached"
+            assert evaluate(record, code) == "reached"
 
 
 def test_an_owner_in_a_network_reaches_servers_by_name(docker_bench: Bench, docker_image: Image) -> None:
@@ -144,14 +144,14 @@ def test_an_owner_in_a_network_reaches_servers_by_name(docker_bench: Bench, dock
     docker("network", "create", "--label", f"dev.venvd.home={docker_bench.settings.home_id}", network)
     engine = DockerEngine(replace(docker_bench.settings, docker_network=network))
     engine.prepare("http", Quiet())
-    handle = engine.start(docker_bench.launch(docker_image), Quiet())
+    record = engine.start(docker_bench.launch(docker_image), Quiet())
     try:
-        assert handle.probe_url == f"http://venvd-{handle.launch_id}-server:5678"
-        wait_ready(handle.url)
-        code = f"import urllib.request as u; print(u.urlopen('{handle.probe_url}/livez').status)"
+        assert record.probe_url == f"http://venvd-{record.launch_id}-server:5678"
+        wait_ready(record.url)
+        code = f"import urllib.request as u; print(u.urlopen('{record.probe_url}/livez').status)"
         assert docker("run", "--rm", "--network", network, docker_image.ref, "python", "-c", code).strip() == "200"
     finally:
-        engine.destroy(handle)
+        engine.destroy(record)
         docker("network", "rm", network)
 
 
@@ -189,10 +189,10 @@ def test_a_port_that_only_the_engine_sees_taken_is_passed_over(docker_bench: Ben
         cleanup.callback(docker, "network", "rm", network)
         holder = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
         taken = holder.getsockname()[1]
-        handle = engine.start(docker_bench.launch(docker_image, ports=(Port("main", 5678, taken),)), Quiet())
-        cleanup.callback(engine.destroy, handle)
-        assert handle.url != f"http://127.0.0.1:{taken}"
-        wait_ready(handle.url)
+        record = engine.start(docker_bench.launch(docker_image, ports=(Port("main", 5678, taken),)), Quiet())
+        cleanup.callback(engine.destroy, record)
+        assert record.url != f"http://127.0.0.1:{taken}"
+        wait_ready(record.url)
         exact = docker_bench.launch(docker_image, ports=(Port("main", 5678, taken, exact=True),))
         with pytest.raises(Conflict, match=str(taken)):
             engine.start(exact, Quiet())
@@ -213,12 +213,12 @@ def test_an_image_in_use_is_not_removed(docker_bench: Bench) -> None:
 
 def test_homes_do_not_touch_each_other(docker_bench: Bench, docker_image: Image) -> None:
     """Another home sees neither backends nor images of this one, and its sweeping leaves them alone."""
-    with docker_bench.running(docker_bench.launch(docker_image)) as handle, opened("docker") as stranger:
+    with docker_bench.running(docker_bench.launch(docker_image)) as record, opened("docker") as stranger:
         assert stranger.engine.list_owned() == []
         assert stranger.engine.find_image(docker_image.key) is None
         stranger.engine.sweep()
         stranger.engine.remove_image(docker_image.key)
-        assert evaluate(handle, "1 + 1") == 2
+        assert evaluate(record, "1 + 1") == 2
 
 
 # ---- directories of sockets --------------------------------------------------------------------------------------

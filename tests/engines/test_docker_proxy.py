@@ -82,11 +82,11 @@ def test_the_engine_works_behind_the_filter(bench_behind: Bench) -> None:
     engine.check()
     image = engine.build(bench_behind.wanted("six==1.16.0"), Quiet())
     for kind in ("http", "pipe"):
-        with bench_behind.running(bench_behind.launch(image, kind, network=kind == "http")) as handle:
+        with bench_behind.running(bench_behind.launch(image, kind, network=kind == "http")) as record:
             if kind == "http":
-                assert evaluate(handle, "import six; six.__version__") == "1.16.0"
-            engine.stop(handle, 5)
-            list(engine.logs(handle, None, follow=True))
+                assert evaluate(record, "import six; six.__version__") == "1.16.0"
+            engine.stop(record, 5)
+            list(engine.logs(record, None, follow=True))
     engine.sweep()
     engine.remove_image(image.key)
 

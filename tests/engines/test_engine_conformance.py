@@ -15,7 +15,7 @@ from harness.bench import PYTHON, Bench, evaluate
 from harness.stack import Quiet, wait_ready
 
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, NotFound, VenvdError
-from venvd_engines.engine import Handle, Image, Port
+from venvd_engines.engine import Image, LaunchRecord, Port
 
 pytestmark = pytest.mark.network
 
@@ -156,35 +156,35 @@ def test_a_cancelled_build_leaves_nothing(bench: Bench) -> None:
 
 def test_a_backend_starts_and_serves(bench: Bench, image: Image) -> None:
     """A started backend becomes ready, both its parts run, and user code runs on the venv's CPython."""
-    with bench.running(bench.launch(image)) as handle:
-        assert bench.engine.inspect(handle).running
+    with bench.running(bench.launch(image)) as record:
+        assert bench.engine.inspect(record).running
         code = "import platform; platform.python_version()"
-        assert evaluate(handle, code) == image.python
+        assert evaluate(record, code) == image.python
 
 
 def test_a_handle_survives_as_json(bench: Bench, image: Image) -> None:
-    """A handle that was stored as JSON finds its backend from another engine object."""
-    with bench.running(bench.launch(image)) as handle:
-        stored = Handle(**json.loads(json.dumps(dataclasses.asdict(handle))))
+    """A record that was stored as JSON finds its backend from another engine object."""
+    with bench.running(bench.launch(image)) as record:
+        stored = LaunchRecord(**json.loads(json.dumps(dataclasses.asdict(record))))
         again = bench.another()
         assert again.inspect(stored).running
         again.stop(stored, 5)
-        assert not bench.engine.inspect(handle).running
+        assert not bench.engine.inspect(record).running
 
 
 def test_a_running_backend_is_found_again(bench: Bench, image: Image) -> None:
-    """An engine object that knows nothing lists what runs, with the handle that `start` gave."""
+    """An engine object that knows nothing lists what runs, with the record that `start` gave."""
     launch = bench.launch(image)
-    with bench.running(launch) as handle:
+    with bench.running(launch) as record:
         found = {owned.launch_id: owned for owned in bench.another().list_owned()}[launch.id]
-        assert (found.name, found.handle, found.complete) == (launch.name, handle, True)
+        assert (found.name, found.record, found.complete) == (launch.name, record, True)
 
 
 def test_sweeping_leaves_backends_alone(bench: Bench, image: Image) -> None:
     """What `sweep` of another engine object removes are not backends, images or what either needs."""
-    with bench.running(bench.launch(image)) as handle:
+    with bench.running(bench.launch(image)) as record:
         bench.another().sweep()
-        assert evaluate(handle, "1 + 1") == 2
+        assert evaluate(record, "1 + 1") == 2
         assert bench.engine.find_image(image.key) == image
     with bench.running(bench.launch(image)):
         pass
@@ -193,14 +193,14 @@ def test_sweeping_leaves_backends_alone(bench: Bench, image: Image) -> None:
 def test_stop_and_destroy_may_be_repeated(bench: Bench, image: Image) -> None:
     """Both can be called again and again; afterwards the parts have exited, and then are missing."""
     launch = bench.launch(image)
-    with bench.running(launch) as handle:
+    with bench.running(launch) as record:
         for _ in range(2):
-            bench.engine.stop(handle, 5)
-        state = bench.engine.inspect(handle)
+            bench.engine.stop(record, 5)
+        state = bench.engine.inspect(record)
         assert (state.server.state, state.worker.state) == ("exited", "exited")
         for _ in range(2):
-            bench.engine.destroy(handle)
-        state = bench.engine.inspect(handle)
+            bench.engine.destroy(record)
+        state = bench.engine.inspect(record)
         assert (state.server.state, state.worker.state) == ("missing", "missing")
         assert not bench.owned(launch.id)
 
@@ -220,8 +220,8 @@ def test_a_wanted_port_that_is_taken_is_passed_over(bench: Bench, image: Image) 
     """Where a port is only wanted, a later free one is taken."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
         taken = holder.getsockname()[1]
-        with bench.running(bench.launch(image, ports=(Port("main", 5678, taken),))) as handle:
-            assert (urlsplit(handle.url).port or 0) > taken
+        with bench.running(bench.launch(image, ports=(Port("main", 5678, taken),))) as record:
+            assert (urlsplit(record.url).port or 0) > taken
 
 
 def test_starts_at_once_get_ports_of_their_own(bench: Bench, image: Image) -> None:
@@ -229,14 +229,14 @@ def test_starts_at_once_get_ports_of_their_own(bench: Bench, image: Image) -> No
     launches = [bench.launch(image) for _ in range(3)]
     bench.engine.prepare("http", Quiet())
     with ThreadPoolExecutor(3) as pool:
-        handles = list(pool.map(lambda launch: bench.engine.start(launch, Quiet()), launches))
+        records = list(pool.map(lambda launch: bench.engine.start(launch, Quiet()), launches))
     try:
-        assert len({handle.url for handle in handles}) == 3
-        for handle in handles:
-            wait_ready(handle.probe_url)
+        assert len({record.url for record in records}) == 3
+        for record in records:
+            wait_ready(record.probe_url)
     finally:
-        for handle in handles:
-            bench.engine.destroy(handle)
+        for record in records:
+            bench.engine.destroy(record)
 
 
 def test_a_failed_start_leaves_nothing(bench: Bench, image: Image) -> None:
@@ -251,26 +251,26 @@ def test_a_failed_start_leaves_nothing(bench: Bench, image: Image) -> None:
 
 def test_logs_name_their_source(bench: Bench, image: Image) -> None:
     """Log lines carry a time, a source and a stream; `tail` gives the last ones."""
-    with bench.running(bench.launch(image)) as handle:
-        lines = list(bench.engine.logs(handle, None, follow=False))
+    with bench.running(bench.launch(image)) as record:
+        lines = list(bench.engine.logs(record, None, follow=False))
         assert any(line.source == "server" for line in lines)
         assert {line.source for line in lines} <= {"server", "worker"}
         assert {line.stream for line in lines} <= {"stdout", "stderr"}
         assert [line.time for line in lines] == sorted(line.time for line in lines)
-        assert len(list(bench.engine.logs(handle, 1, follow=False))) == 1
+        assert len(list(bench.engine.logs(record, 1, follow=False))) == 1
 
 
 def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
     """Who follows the log sees lines that come later, and the end once the backend has stopped."""
-    with bench.running(bench.launch(image)) as handle:
-        before = len(list(bench.engine.logs(handle, None, follow=False)))
+    with bench.running(bench.launch(image)) as record:
+        before = len(list(bench.engine.logs(record, None, follow=False)))
         found: list[str] = []
         follower = threading.Thread(
-            target=lambda: found.extend(line.text for line in bench.engine.logs(handle, None, follow=True))
+            target=lambda: found.extend(line.text for line in bench.engine.logs(record, None, follow=True))
         )
         follower.start()
-        evaluate(handle, "1")
-        bench.engine.stop(handle, 5)
+        evaluate(record, "1")
+        bench.engine.stop(record, 5)
         follower.join(30)
         assert not follower.is_alive()
         assert len(found) > before
@@ -279,26 +279,26 @@ def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
 def test_user_code_gets_its_environment_only(bench: Bench, image: Image) -> None:
     """User code sees the variables of the launch's worker and none of the server's."""
     launch = bench.launch(image, worker_env={"GREETING": "hello, world", "ODD": 'a"b\nc'})
-    with bench.running(launch) as handle:
+    with bench.running(launch) as record:
         code = "import os; [os.environ.get('GREETING'), os.environ.get('ODD'), 'VENVD_TOKEN_SHA256' in os.environ]"
-        assert evaluate(handle, code) == ["hello, world", 'a"b\nc', False]
+        assert evaluate(record, code) == ["hello, world", 'a"b\nc', False]
 
 
 def test_a_pipe_has_its_directory_while_it_lives(bench: Bench, image: Image) -> None:
     """The sockets of a pipe backend lie in its own subdirectory of the run directory, which goes with it."""
     launch = bench.launch(image, "pipe")
     directory = bench.settings.run_dir / str(launch.socket_name)
-    with bench.running(launch) as handle:
-        assert urlsplit(handle.url).path == str(directory / "pipe.sock")
+    with bench.running(launch) as record:
+        assert urlsplit(record.url).path == str(directory / "pipe.sock")
         assert (directory / "pipe.sock").is_socket()
     assert not directory.exists()
 
 
 def test_a_part_that_dies_is_seen(bench: Bench, image: Image) -> None:
     """Where one part has ended, the backend does not count as running and says which part it is."""
-    with bench.running(bench.launch(image)) as handle:
-        bench.engine.stop(handle, 0)
-        state = bench.engine.inspect(handle)
+    with bench.running(bench.launch(image)) as record:
+        bench.engine.stop(record, 0)
+        state = bench.engine.inspect(record)
         assert not state.running
         assert state.server.detail
         assert state.worker.detail

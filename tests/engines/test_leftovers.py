@@ -30,19 +30,19 @@ def test_what_is_used_stays(fresh: Bench) -> None:
     """Neither a venv that is to stay nor anything of a backend that runs is left over."""
     image = fresh.engine.build(fresh.wanted(), Quiet())
     assert "venv" not in _kinds(fresh, image.key, current=False)
-    with fresh.running(fresh.launch(image)) as handle:
+    with fresh.running(fresh.launch(image)) as record:
         for one in fresh.engine.leftovers(set()):
             fresh.engine.discard(one)
         assert fresh.engine.find_image(image.key) is not None
-        assert evaluate(handle, "6 * 7") == 42
+        assert evaluate(record, "6 * 7") == 42
 
 
 def test_everything_can_go_and_comes_again(fresh: Bench) -> None:
     """What is left over is removed whole, and a build and a start make it again."""
     for _ in range(2):
         image = fresh.engine.build(fresh.wanted(), Quiet())
-        with fresh.running(fresh.launch(image)) as handle:
-            assert evaluate(handle, "6 * 7") == 42
+        with fresh.running(fresh.launch(image)) as record:
+            assert evaluate(record, "6 * 7") == 42
         found = fresh.engine.leftovers(set())
         assert {one.kind for one in found} >= {"venv", "worker"}
         assert [one.kind for one in found if not one.current] == ["venv"]

@@ -34,7 +34,7 @@ def backend(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     made("eval", {"expression": "seen = 'unharmed'"}, session=WITNESS)
     yield made
     made.close()
-    assert stack.engine.inspect(running.handle).running
+    assert stack.engine.inspect(running.record).running
     stack.stop(running)
 
 

@@ -73,8 +73,8 @@ def test_killing_the_parent(stack: Stack, own: tuple[Running, Caller]) -> None:
     code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\n'alive'"
     if stack.engine.name == "docker":
         assert call("eval", {"expression": code}) == {"value": "alive"}
-        assert stack.engine.inspect(running.handle).running
+        assert stack.engine.inspect(running.record).running
         return
     with pytest.raises(SessionLost, match="worker host"):
         call("eval", {"expression": code})
-    until(lambda: not stack.engine.inspect(running.handle).running, "the engine does not notice")
+    until(lambda: not stack.engine.inspect(running.record).running, "the engine does not notice")

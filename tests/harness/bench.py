@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.callers import HttpCaller
 from harness.stack import PORTS, ROOT, Quiet, remove_images, wait_ready
-from venvd_engines.engine import Engine, EngineSettings, Handle, Image, Launch, RuntimeRef, VenvBuild
+from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, RuntimeRef, VenvBuild
 from venvd_engines.select import choose
 
 PYTHON = f"3.{sys.version_info.minor}"
@@ -61,23 +61,23 @@ class Bench:
         return replace(made, **changes)
 
     @contextlib.contextmanager
-    def running(self, launch: Launch) -> Iterator[Handle]:
+    def running(self, launch: Launch) -> Iterator[LaunchRecord]:
         """A backend that is ready, destroyed at the end."""
         self.engine.prepare(launch.type, Quiet())
-        handle = self.engine.start(launch, Quiet())
+        record = self.engine.start(launch, Quiet())
         try:
-            wait_ready(handle.probe_url)
-            yield handle
+            wait_ready(record.probe_url)
+            yield record
         finally:
-            self.engine.destroy(handle)
+            self.engine.destroy(record)
 
     def owned(self, launch_id: str) -> bool:
         return launch_id in {owned.launch_id for owned in self.engine.list_owned()}
 
 
-def evaluate(handle: Handle, code: str) -> Any:
+def evaluate(record: LaunchRecord, code: str) -> Any:
     """What an HTTP backend answers to `eval`."""
-    call = HttpCaller(handle.url, TOKEN)
+    call = HttpCaller(record.url, TOKEN)
     try:
         return call("eval", {"expression": code})["value"]
     finally:

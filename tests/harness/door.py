@@ -121,4 +121,4 @@ MAIN = {"http": "http", "pipe": "lines", "rpc": "grpc"}
 
 def door(kind: str, running: Running, *, probes: bool = False) -> Door:
     """The main door of a backend, or that of its probes."""
-    return Door("http", running.handle.probe_url) if probes else Door(MAIN[kind], running.url)
+    return Door("http", running.record.probe_url) if probes else Door(MAIN[kind], running.url)

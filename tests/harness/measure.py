@@ -61,7 +61,7 @@ class Parts:
 
 def parts(stack: Stack, running: Running) -> Parts:
     """The processes of a backend of the local engine."""
-    record = state.read(stack.home / "backends" / running.handle.launch_id)
+    record = state.read(stack.home / "backends" / running.record.launch_id)
     assert record is not None
     assert record.server.pid is not None
     assert record.worker.pid is not None

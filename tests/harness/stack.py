@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Cancelled
-from venvd_engines.engine import Engine, EngineSettings, Handle, Image, Launch, Port, VenvBuild
+from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, Port, VenvBuild
 from venvd_engines.select import choose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ class Quiet:
 class Running:
     url: str
     token: str
-    handle: Handle
+    record: LaunchRecord
 
 
 class Stack:
@@ -83,18 +83,18 @@ class Stack:
             ports=PORTS[kind],
             socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
         )
-        handle = self.engine.start(launch, Quiet())
+        record = self.engine.start(launch, Quiet())
         try:
-            wait_ready(handle.probe_url)
+            wait_ready(record.probe_url)
         except TimeoutError as error:
-            lines = [line.text for line in self.engine.logs(handle, 40, follow=False)]
-            self.engine.destroy(handle)
+            lines = [line.text for line in self.engine.logs(record, 40, follow=False)]
+            self.engine.destroy(record)
             raise AssertionError("\n".join([str(error), *lines])) from None
-        return Running(handle.url, token, handle)
+        return Running(record.url, token, record)
 
     def stop(self, running: Running) -> None:
-        self.engine.stop(running.handle, 5.0)
-        self.engine.destroy(running.handle)
+        self.engine.stop(running.record, 5.0)
+        self.engine.destroy(running.record)
 
 
 @contextlib.contextmanager

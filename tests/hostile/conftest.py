@@ -69,7 +69,7 @@ def started(stack: Stack, kind: str) -> Iterator[Target]:
     try:
         yield target
         assert parts(stack, running) == target.parts
-        assert stack.engine.inspect(running.handle).running
+        assert stack.engine.inspect(running.record).running
     finally:
         stack.stop(running)
 

@@ -77,7 +77,7 @@ def caller(engine: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     made("eval", {"expression": "seen = 'unharmed'"}, session="witness")
     yield made
     made.close()
-    assert engine.engine.inspect(running.handle).running
+    assert engine.engine.inspect(running.record).running
     engine.stop(running)
 
 

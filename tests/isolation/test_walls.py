@@ -22,7 +22,7 @@ def run(call: HttpCaller, code: str) -> Any:
 
 def inspected(running: Running, role: str) -> dict[str, Any]:
     """What the engine says of one of the backend's containers."""
-    filters = [f"label=dev.venvd.launch={running.handle.launch_id}", f"label=dev.venvd.role={role}"]
+    filters = [f"label=dev.venvd.launch={running.record.launch_id}", f"label=dev.venvd.role={role}"]
     command = ["docker", "ps", "-q", *(word for rule in filters for word in ("--filter", rule))]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert len(found) == 1

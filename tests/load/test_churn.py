@@ -62,7 +62,7 @@ def test_sessions_that_come_and_go(
     settled(processes, 1)
     until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
-    work = stack.home / "backends" / running.handle.launch_id / "work"
+    work = stack.home / "backends" / running.record.launch_id / "work"
     until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
     record_property("figure", f"{kind}: {SESSIONS} sessions came and went in {took:.1f} s")
     for name, now in processes.held().items():

@@ -84,7 +84,7 @@ def test_variables_for_the_start_of_libraries_count(call: Caller) -> None:
 def test_the_log_names_what_could_not_be_imported(stack: Stack, running: Running, call: Caller) -> None:
     """The backend runs all the same."""
     assert call("ping") == {"status": "ok"}
-    lines = [line.text for line in stack.engine.logs(running.handle, None, follow=False)]
+    lines = [line.text for line in stack.engine.logs(running.record, None, follow=False)]
     (told,) = [line for line in lines if '"zygote"' in line]
     assert "absent_module" in told
     assert '"state":"ready"' in told

@@ -191,7 +191,7 @@ def test_a_directory_without_a_record_is_owned_and_removed(site: Site) -> None:
     """What was begun before its record was written is found as incomplete, and can be destroyed."""
     (site.place.root / "begun" / "work").mkdir(parents=True)
     (owned,) = site.launches.owned()
-    assert (owned.launch_id, owned.handle, owned.complete) == ("begun", None, False)
+    assert (owned.launch_id, owned.record, owned.complete) == ("begun", None, False)
     site.launches.destroy("begun")
     assert site.launches.owned() == []
 

@@ -38,8 +38,8 @@ def test_a_started_backend_answers_and_runs(site: Site, launch: Launch) -> None:
     assert site.launches.inspect(launch.id).running
     (owned,) = site.restarted().owned()
     assert (owned.launch_id, owned.name, owned.complete) == (launch.id, "mine", True)
-    assert owned.handle is not None
-    assert owned.handle.url == record.url
+    assert owned.record is not None
+    assert owned.record.url == record.url
 
 
 def test_each_part_finds_its_own_environment(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ from venvd_engines.engine import (
     BackendState,
     Capabilities,
     Engine,
-    Handle,
     Image,
     Launch,
+    LaunchRecord,
     Owned,
     PartState,
     Progress,
@@ -154,14 +154,14 @@ class MemoryEngine:
     def prepare(self, backend_type: str, progress: Progress) -> None:
         self._step("prepare", progress)
 
-    def start(self, launch: Launch, progress: Progress) -> Handle:
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)
         part = Part(launch, self._listen(launch), ready=self.ready)
         part.server.part = part  # type: ignore[attr-defined]
         threading.Thread(target=part.server.serve_forever, args=(0.02,), daemon=True).start()
         part.say("listening", "server")
         self.launches[launch.id] = part
-        return self._handle(part)
+        return self._make_record(part)
 
     def _listen(self, launch: Launch) -> _Server:
         port = launch.ports[0]
@@ -172,20 +172,20 @@ class MemoryEngine:
                 continue
         raise Conflict(f"port {port.wanted} is taken")
 
-    def _handle(self, part: Part) -> Handle:
+    def _make_record(self, part: Part) -> LaunchRecord:
         url = f"http://{part.launch.host}:{part.server.server_port}"
-        return Handle(self.name, part.launch.id, url, url, {})
+        return LaunchRecord(self.name, part.launch.id, url, url, {})
 
-    def inspect(self, handle: Handle) -> BackendState:
-        part = self.launches.get(handle.launch_id)
+    def inspect(self, record: LaunchRecord) -> BackendState:
+        part = self.launches.get(record.launch_id)
         return BackendState(*part.parts.values()) if part else BackendState(PartState("missing"), PartState("missing"))
 
-    def stop(self, handle: Handle, grace: float) -> None:
+    def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")
 
-    def destroy(self, handle: Handle, *, again: bool = False) -> None:
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
         self._step("destroy")
-        if part := self.launches.pop(handle.launch_id, None):
+        if part := self.launches.pop(record.launch_id, None):
             part.close()
 
     def destroy_owned(self, owned: Owned) -> None:
@@ -196,7 +196,7 @@ class MemoryEngine:
     def list_owned(self) -> Sequence[Owned]:
         self._step("list_owned")
         return [
-            Owned(key, part.launch.name, self._handle(part), self.inspect(self._handle(part)).running)
+            Owned(key, part.launch.name, self._make_record(part), self.inspect(self._make_record(part)).running)
             for key, part in list(self.launches.items())
         ]
 
@@ -213,23 +213,23 @@ class MemoryEngine:
     def sweep(self) -> None:
         self._step("sweep")
 
-    def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
-        part = self.launches.get(handle.launch_id)
+    def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        part = self.launches.get(record.launch_id)
         if part is None:
             return
         seen = len(part.lines) if tail is None else min(tail, len(part.lines))
         at = len(part.lines) - seen
         while True:
             with part.said:
-                part.said.wait_for(lambda at=at: len(part.lines) > at or not follow or self._gone(handle), 30)
+                part.said.wait_for(lambda at=at: len(part.lines) > at or not follow or self._gone(record), 30)
                 new = part.lines[at:]
             yield from new
             at += len(new)
-            if not new and (not follow or self._gone(handle)):
+            if not new and (not follow or self._gone(record)):
                 return
 
-    def _gone(self, handle: Handle) -> bool:
-        return handle.launch_id not in self.launches
+    def _gone(self, record: LaunchRecord) -> bool:
+        return record.launch_id not in self.launches
 
     def part_of(self, name: str) -> Part:
         """The launch of a backend."""

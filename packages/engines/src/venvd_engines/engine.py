@@ -176,7 +176,7 @@ SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", 
 
 
 @dataclass(frozen=True)
-class Handle:
+class LaunchRecord:
     """What an engine needs to find a backend again; the controller keeps it and reads only the addresses.
 
     Attributes:
@@ -218,7 +218,7 @@ class Owned:
 
     launch_id: str
     name: str
-    handle: Handle | None
+    record: LaunchRecord | None
     complete: bool
 
 
@@ -247,15 +247,15 @@ class Engine(Protocol):
     def prepare(self, backend_type: str, progress: Progress) -> None:
         """Make what a server of this type needs and that is still absent: its image, the worker archive."""
 
-    def start(self, launch: Launch, progress: Progress) -> Handle:
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         """Start server and worker host; they may not be ready yet. `Conflict` where a port is taken."""
 
-    def inspect(self, handle: Handle) -> BackendState: ...
+    def inspect(self, record: LaunchRecord) -> BackendState: ...
 
-    def stop(self, handle: Handle, grace: float) -> None:
+    def stop(self, record: LaunchRecord, grace: float) -> None:
         """Stop both parts within `grace` seconds."""
 
-    def destroy(self, handle: Handle, *, again: bool = False) -> None:
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
         """Remove everything of the backend; with `again`, which says that it is about to be started anew, but for the
         directory of its sockets, which clients in containers have mounted.
         """
@@ -274,5 +274,5 @@ class Engine(Protocol):
     def sweep(self) -> None:
         """Remove what a killed controller left half made, backends apart: build containers, partial venvs."""
 
-    def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
+    def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
         """The backend's log lines, oldest first; with `follow` until it ends."""

@@ -22,7 +22,7 @@ from venvd_controller.home import Home
 from venvd_controller.operations import Operations
 from venvd_controller.specs import checked_backend, socket_name
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import Handle
+from venvd_engines.engine import LaunchRecord
 
 KIND = "backend.start"
 _FIRST_WAIT = 2.0
@@ -69,13 +69,13 @@ class Backends:
         others = [row for row in self.rows() if row.name != name and row.wanted and row.state != "failed"]
         return {number for row in others for number in row.ports.values()}
 
-    def handle(self, name: str) -> Handle:
+    def record(self, name: str) -> LaunchRecord:
         """Where a backend runs; `Conflict` while it does not."""
         row = self.row(name)
-        if row.handle is None:
+        if row.record is None:
             why = f": {row.error}" if row.error else ""
             raise Conflict(f'the backend "{name}" is {row.state} and does not run{why}')
-        return Handle(**row.handle)
+        return LaunchRecord(**row.record)
 
     def metrics_token(self, row: BackendRow) -> str:
         return self._home.derive("metrics", row.nonce)

@@ -14,7 +14,7 @@ from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import sha256
 from venvd_controller.settings import Settings
 from venvd_controller.specs import socket_name
-from venvd_engines.engine import Handle, Image, Launch, Port, WorkerLimits
+from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
 
 _PORTS = {
     "http": (Port("main", 5678, 5678),),
@@ -77,9 +77,9 @@ def server_env(row: BackendRow, backends: Backends, settings: Settings, engine_n
     return env
 
 
-def had(handle: Handle) -> dict[str, int]:
+def had(record: LaunchRecord) -> dict[str, int]:
     """The ports that a launch got, to be asked for again."""
-    found = {"main": urlsplit(handle.url).port, "http": urlsplit(handle.probe_url).port}
+    found = {"main": urlsplit(record.url).port, "http": urlsplit(record.probe_url).port}
     return {name: port for name, port in found.items() if port is not None}
 
 

@@ -73,7 +73,7 @@ def _begin_anew(database: Database) -> None:
     with database.write() as session:
         session.execute(update(RuntimeRow).values(state="pending", resolved=None, base=None))
         session.execute(update(VenvRow).values(state="pending", image=None, lock=None, inputs=None))
-        gone = {"handle": None, "launch": None, "launched_by": None, "key": None, "python": None}
+        gone = {"record": None, "launch": None, "launched_by": None, "key": None, "python": None}
         session.execute(update(BackendRow).values(**gone))
         session.execute(update(BackendRow).where(BackendRow.wanted).values(state="pending"))
         for row in session.scalars(select(ImageRow)):

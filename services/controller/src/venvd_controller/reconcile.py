@@ -14,7 +14,7 @@ from venvd_controller import probes
 from venvd_controller.backends import KIND, Backends, version, wait_before
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.operations import Operations
-from venvd_engines.engine import BackendState, Engine, Handle, Owned
+from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
 
 log = logging.getLogger("venvd.controller")
 
@@ -152,29 +152,29 @@ class Reconciler:
     def _look_after(self, row: BackendRow, owned: Owned | None) -> None:
         if not row.wanted:
             self._remove(row, owned)
-        elif row.handle is not None and row.state in {"running", "unhealthy"}:
-            self._check(row, Handle(**row.handle), owned)
+        elif row.record is not None and row.state in {"running", "unhealthy"}:
+            self._check(row, LaunchRecord(**row.record), owned)
         elif row.state == "unhealthy" or (row.owned and row.state == "failed"):
             self._start_again(row)
         elif row.state in {"pending", "starting"}:
             self._backends.begin_again(row)
 
     def _remove(self, row: BackendRow, owned: Owned | None) -> None:
-        if row.handle is not None:
-            handle = Handle(**row.handle)
-            self._engine.stop(handle, self._grace)
-            self._engine.destroy(handle)
+        if row.record is not None:
+            record = LaunchRecord(**row.record)
+            self._engine.stop(record, self._grace)
+            self._engine.destroy(record)
         elif owned is not None:
             self._engine.destroy_owned(owned)
         self._backends.forget(row.name)
         self._forget_probes(row.name)
 
-    def _check(self, row: BackendRow, handle: Handle, owned: Owned | None) -> None:
-        state = self._engine.inspect(handle) if owned is not None else None
+    def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
+        state = self._engine.inspect(record) if owned is not None else None
         if state is None or not state.running:
             self._replace(row, _told(state))
             return
-        found = probes.readiness(handle.probe_url)
+        found = probes.readiness(record.probe_url)
         if found.ready:
             self._forget_probes(row.name)
             if row.state != "running":

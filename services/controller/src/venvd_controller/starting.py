@@ -16,7 +16,7 @@ from venvd_controller.images import Images
 from venvd_controller.operations import Kind, Operations, Run
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import Engine, Handle, Image, Owned
+from venvd_engines.engine import Engine, Image, LaunchRecord, Owned
 
 _PROBE_SECONDS = 0.05
 _INSPECT_SECONDS = 0.3
@@ -59,11 +59,11 @@ class Starter:
         if row.launched_by != run.id:
             return False
         owned = self._owned(row)
-        if owned is None or owned.handle is None or not owned.complete:
+        if owned is None or owned.record is None or not owned.complete:
             return False
         run.log("it was launched already")
-        self._note_launch(row, owned.handle)
-        self._await_ready(row, owned.handle, run)
+        self._note_launch(row, owned.record)
+        self._await_ready(row, owned.record, run)
         return True
 
     def _replace(self, row: BackendRow, run: Run) -> None:
@@ -89,65 +89,65 @@ class Starter:
         # known before anything is made: a controller killed now finds the launch by its label and row
         self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)
         run.phase("start")
-        handle = self._engine.start(launch, run)
-        self._note_launch(row, handle)
-        self._await_ready(row, handle, run)
+        record = self._engine.start(launch, run)
+        self._note_launch(row, record)
+        self._await_ready(row, record, run)
 
     def _owned(self, row: BackendRow) -> Owned | None:
         return next((found for found in self._engine.list_owned() if found.launch_id == row.launch), None)
 
-    def _clear(self, row: BackendRow) -> Handle | None:
-        """End what runs of it, also what a killed controller had only begun; the handle of what ran."""
-        handle = Handle(**row.handle) if row.handle is not None else None
-        if handle is not None:
-            self._engine.stop(handle, self._settings.stop_grace)
-            self._engine.destroy(handle, again=True)
+    def _clear(self, row: BackendRow) -> LaunchRecord | None:
+        """End what runs of it, also what a killed controller had only begun; the record of what ran."""
+        record = LaunchRecord(**row.record) if row.record is not None else None
+        if record is not None:
+            self._engine.stop(record, self._settings.stop_grace)
+            self._engine.destroy(record, again=True)
         elif row.launch is not None and (owned := self._owned(row)) is not None:
             self._engine.destroy_owned(owned)
-        self._backends.update(row.name, launch=None, handle=None)
-        return handle
+        self._backends.update(row.name, launch=None, record=None)
+        return record
 
-    def _note_launch(self, row: BackendRow, handle: Handle) -> None:
-        self._backends.update(row.name, handle=asdict(handle), url=handle.url, ports=launching.had(handle))
+    def _note_launch(self, row: BackendRow, record: LaunchRecord) -> None:
+        self._backends.update(row.name, record=asdict(record), url=record.url, ports=launching.had(record))
 
-    def _await_ready(self, row: BackendRow, handle: Handle, run: Run) -> None:
+    def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
         run.phase("ready")
         try:
-            self._watch(handle, run)
+            self._watch(record, run)
         except VenvdError:
             if not run.closing:
-                self._engine.stop(handle, 0)
-                self._engine.destroy(handle)
-                self._backends.update(row.name, handle=None, launch=None)
+                self._engine.stop(record, 0)
+                self._engine.destroy(record)
+                self._backends.update(row.name, record=None, launch=None)
             raise
         self._backends.update(row.name, state="running", error=None, started_at=now())
 
-    def _watch(self, handle: Handle, run: Run) -> None:
+    def _watch(self, record: LaunchRecord, run: Run) -> None:
         end = time.monotonic() + self._settings.start_timeout
         look_at = 0.0
         found = probes.Readiness(ready=False, reason="nothing answered")
         while time.monotonic() < end:
             run.check()
-            found = probes.readiness(handle.probe_url)
+            found = probes.readiness(record.probe_url)
             if found.ready:
                 return
             if time.monotonic() >= look_at:
-                self._check_parts(handle)
+                self._check_parts(record)
                 look_at = time.monotonic() + _INSPECT_SECONDS
             time.sleep(_PROBE_SECONDS)
-        words = "".join(self._last_words(handle, part) for part in ("server", "worker"))
+        words = "".join(self._last_words(record, part) for part in ("server", "worker"))
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {found.reason}{words}")
 
-    def _check_parts(self, handle: Handle) -> None:
-        state = self._engine.inspect(handle)
+    def _check_parts(self, record: LaunchRecord) -> None:
+        state = self._engine.inspect(record)
         for part, found in (("server", state.server), ("worker", state.worker)):
             if found.state != "running" and not state.running:
                 detail = f" ({found.detail})" if found.detail else ""
-                raise Unavailable(f"its {part} is {found.state}{detail}{self._last_words(handle, part)}")
+                raise Unavailable(f"its {part} is {found.state}{detail}{self._last_words(record, part)}")
 
-    def _last_words(self, handle: Handle, part: str) -> str:
+    def _last_words(self, record: LaunchRecord, part: str) -> str:
         try:
-            lines = [line.text for line in self._engine.logs(handle, 40, follow=False) if line.source == part]
+            lines = [line.text for line in self._engine.logs(record, 40, follow=False) if line.source == part]
         except VenvdError:
             return ""
         return f"; the last lines of its {part}:\n" + "\n".join(lines[-_LAST_LINES:]) if lines else ""

@@ -18,7 +18,7 @@ from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.resources import Event, LogLine
 from venvd_controller.backends import Backends
 from venvd_controller.operations import Operations
-from venvd_engines.engine import Engine, Handle
+from venvd_engines.engine import Engine, LaunchRecord
 
 log = logging.getLogger("venvd.controller")
 
@@ -100,12 +100,12 @@ class LogHub:
                 topic.end()
 
     @contextmanager
-    def following(self, handle: Handle, follower: Follower) -> Iterator[None]:
+    def following(self, record: LaunchRecord, follower: Follower) -> Iterator[None]:
         """Have `follower` given the lines that a backend says from now on."""
         with self._lock:
-            topic = self._topics.get(handle.launch_id)
+            topic = self._topics.get(record.launch_id)
             if topic is None or topic.ended:
-                topic = self._topics[handle.launch_id] = _Topic(self._engine, handle, self._drop)
+                topic = self._topics[record.launch_id] = _Topic(self._engine, record, self._drop)
             topic.followers.append(follower)
         try:
             yield
@@ -148,14 +148,14 @@ class Follower:
 
 
 class _Topic:
-    def __init__(self, engine: Engine, handle: Handle, drop: Callable[[_Topic], bool]) -> None:
-        self.launch_id = handle.launch_id
+    def __init__(self, engine: Engine, record: LaunchRecord, drop: Callable[[_Topic], bool]) -> None:
+        self.launch_id = record.launch_id
         self.followers: list[Follower] = []
         self.ended = False
         self._engine = engine
-        self._handle = handle
+        self._record = record
         self._drop = drop
-        threading.Thread(target=self._pump, name=f"log of {handle.launch_id}", daemon=True).start()
+        threading.Thread(target=self._pump, name=f"log of {record.launch_id}", daemon=True).start()
 
     def end(self) -> None:
         self.ended = True
@@ -164,7 +164,7 @@ class _Topic:
 
     def _pump(self) -> None:
         try:
-            for line in self._engine.logs(self._handle, 1, follow=True):
+            for line in self._engine.logs(self._record, 1, follow=True):
                 for follower in list(self.followers):
                     follower.put(line)
                 if not self.followers and self._drop(self):
@@ -186,7 +186,7 @@ class Launches:
         self._name = name
         self._last: str | None = None
 
-    def next(self) -> Handle | None:
+    def next(self) -> LaunchRecord | None:
         """The launch to follow, None while there is none to come to.
 
         Raises:
@@ -194,19 +194,19 @@ class Launches:
             Conflict: it never ran and is not going to.
         """
         row = self._backends.row(self._name)
-        if row.handle is None:
-            return None if row.state not in {"failed", "stopping"} else self._backends.handle(self._name)
-        handle = Handle(**row.handle)
-        if handle.launch_id != self._last or self.engine.inspect(handle).running:
-            self._last = handle.launch_id
-            return handle
+        if row.record is None:
+            return None if row.state not in {"failed", "stopping"} else self._backends.record(self._name)
+        record = LaunchRecord(**row.record)
+        if record.launch_id != self._last or self.engine.inspect(record).running:
+            self._last = record.launch_id
+            return record
         if not row.wanted:
             raise NotFound(f'the backend "{self._name}" is removed')
         return None
 
 
 async def backend_log(
-    hub: LogHub, launches: Launches, launch: Handle | None, tail: int | None
+    hub: LogHub, launches: Launches, launch: LaunchRecord | None, tail: int | None
 ) -> AsyncIterator[Event | None]:
     """The last lines of a backend's log and then each as it comes, over restarts too, until the backend is removed:
     events `log`, and `done`. None, which keeps the connection open, where a while was quiet.
@@ -232,16 +232,16 @@ async def backend_log(
 
 
 async def _launch_log(
-    hub: LogHub, engine: Engine, handle: Handle, tail: int | None, told: str
+    hub: LogHub, engine: Engine, record: LaunchRecord, tail: int | None, told: str
 ) -> AsyncGenerator[LogLine | None]:
     """What one launch has said after the time `told`, and says until it ends."""
     follower = Follower()
 
     def said() -> list[LogLine]:
-        lines = engine.logs(handle, None if tail is None else max(tail, 1), follow=False)
+        lines = engine.logs(record, None if tail is None else max(tail, 1), follow=False)
         return [line for line in lines if line.time > told]
 
-    with hub.following(handle, follower):
+    with hub.following(record, follower):
         history = await run_sync(said)
         lines = history[len(history) if tail == 0 else 0 :]
         while not hub.closing:

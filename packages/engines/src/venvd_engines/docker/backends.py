@@ -25,7 +25,7 @@ from venvd_engines.docker.sockets import SocketDirectories
 from venvd_engines.docker.translation import explanation
 from venvd_engines.docker.venvs import PREFIX
 from venvd_engines.docker.volumes import FilledVolumes
-from venvd_engines.engine import BackendState, Handle, Launch, Owned, PartState, Progress
+from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_worker import archive
 
 CHANNEL = "/run/venvd/channel"
@@ -54,7 +54,7 @@ class Backends:
 
     # ---- start -----------------------------------------------------------------------------------------------
 
-    def start(self, launch: Launch, progress: Progress) -> Handle:
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         server_image = self._servers.ensure(launch.type, progress)
         socket = self._socket_name(launch)
         progress.check()
@@ -65,14 +65,14 @@ class Backends:
             self._remove(launch.id, socket, server_image)
             raise
 
-    def _started(self, launch: Launch, server_image: str, socket: str | None, progress: Progress) -> Handle:
+    def _started(self, launch: Launch, server_image: str, socket: str | None, progress: Progress) -> LaunchRecord:
         self._make_channel(launch)
         with ThreadPoolExecutor(1, thread_name_prefix="docker: worker host") as pool:
             worker = pool.submit(self._start_worker, launch)
-            handle = self._start_server(launch, server_image, socket, progress)
+            record = self._start_server(launch, server_image, socket, progress)
             worker.result()
         progress.check()
-        return handle
+        return record
 
     @staticmethod
     def _socket_name(launch: Launch) -> str | None:
@@ -131,7 +131,7 @@ class Backends:
 
     # ---- the server ------------------------------------------------------------------------------------------
 
-    def _start_server(self, launch: Launch, image: str, socket: str | None, progress: Progress) -> Handle:
+    def _start_server(self, launch: Launch, image: str, socket: str | None, progress: Progress) -> LaunchRecord:
         mounts = [self._channel(launch)]
         if socket is not None:
             guarded = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
@@ -142,8 +142,8 @@ class Backends:
         while True:
             progress.check()
             chosen = search.choose()
-            handle = self._handle(launch, image, socket, chosen)
-            name = self._create_server(launch, image, mounts, chosen, handle)
+            record = self._make_record(launch, image, socket, chosen)
+            name = self._create_server(launch, image, mounts, chosen, record)
             try:
                 self._site.api.start(name)
             except docker.errors.APIError as error:
@@ -151,7 +151,7 @@ class Backends:
                     raise
                 self._site.remove_container(name)
             else:
-                return handle
+                return record
 
     def _published(self) -> Iterator[int]:
         """The ports that containers of this engine hold, whosever they are."""
@@ -161,7 +161,7 @@ class Backends:
                     yield port["PublicPort"]
 
     def _create_server(
-        self, launch: Launch, image: str, mounts: Sequence[Mount], chosen: Mapping[int, int], handle: Handle
+        self, launch: Launch, image: str, mounts: Sequence[Mount], chosen: Mapping[int, int], record: LaunchRecord
     ) -> str:
         config = hardening.host_config(
             self._site.api,
@@ -178,7 +178,7 @@ class Backends:
             host_config=config,
             environment=_server_env(launch),
             labels=self._labels(
-                launch, labels.SERVER, handle=json.dumps(asdict(handle)), socket=handle.data["socket"] or ""
+                launch, labels.SERVER, record=json.dumps(asdict(record)), socket=record.data["socket"] or ""
             ),
             ports=[(inside, "tcp") for inside in chosen],
             user=f"{labels.SERVER_UID}:{labels.SHARED_GID}",
@@ -187,7 +187,7 @@ class Backends:
         )
         return str(made["Id"])
 
-    def _handle(self, launch: Launch, image: str, socket: str | None, chosen: Mapping[int, int]) -> Handle:
+    def _make_record(self, launch: Launch, image: str, socket: str | None, chosen: Mapping[int, int]) -> LaunchRecord:
         if socket is not None:
             path = self._directories.path(socket)
             url, probe = f"unix://{path / sockets.MAIN}", f"unix://{path / sockets.PROBES}"
@@ -199,7 +199,7 @@ class Backends:
             probe = f"http://{host}:{chosen[probed]}"
             if self._site.settings.docker_network:
                 probe = f"http://{labels.part_name(launch.id, labels.SERVER)}:{probed}"
-        return Handle(
+        return LaunchRecord(
             engine="docker",
             launch_id=launch.id,
             url=url,
@@ -209,35 +209,35 @@ class Backends:
 
     # ---- afterwards ------------------------------------------------------------------------------------------
 
-    def inspect(self, handle: Handle) -> BackendState:
+    def inspect(self, record: LaunchRecord) -> BackendState:
         return BackendState(
-            server=self._part(handle, labels.SERVER),
-            worker=self._part(handle, labels.WORKER),
+            server=self._part(record, labels.SERVER),
+            worker=self._part(record, labels.WORKER),
         )
 
-    def _part(self, handle: Handle, part: str) -> PartState:
+    def _part(self, record: LaunchRecord, part: str) -> PartState:
         try:
-            state = self._site.api.inspect_container(labels.part_name(handle.launch_id, part))["State"]
+            state = self._site.api.inspect_container(labels.part_name(record.launch_id, part))["State"]
         except docker.errors.NotFound:
             return PartState("missing", "there is no such container")
         if state["Status"] in {"running", "paused", "restarting"}:
             return PartState("running", "" if state["Status"] == "running" else state["Status"])
-        return PartState("exited", _ending(state, handle))
+        return PartState("exited", _ending(state, record))
 
-    def stop(self, handle: Handle, grace: float) -> None:
+    def stop(self, record: LaunchRecord, grace: float) -> None:
         """The server first, so that its running calls may still be answered by their sessions."""
         end = time.monotonic() + grace
         for part, least in ((labels.SERVER, 1.0), (labels.WORKER, 0.0)):
             left = max(0.0, end - time.monotonic() - least)
             with contextlib.suppress(docker.errors.NotFound):
-                self._site.api.stop(labels.part_name(handle.launch_id, part), timeout=math.floor(left))
+                self._site.api.stop(labels.part_name(record.launch_id, part), timeout=math.floor(left))
 
-    def destroy(self, handle: Handle, *, again: bool = False) -> None:
-        self._remove(handle.launch_id, handle.data.get("socket"), handle.data.get("image"), again=again)
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
+        self._remove(record.launch_id, record.data.get("socket"), record.data.get("image"), again=again)
 
     def destroy_owned(self, owned: Owned) -> None:
-        if owned.handle is not None:
-            self.destroy(owned.handle)
+        if owned.record is not None:
+            self.destroy(owned.record)
         else:
             self._remove(owned.launch_id, None, None)
 
@@ -272,11 +272,11 @@ class Backends:
         for volume in self._site.api.volumes(self._site.filters(labels.CHANNEL))["Volumes"] or ():
             yield volume["Labels"]
 
-    def logs(self, handle: Handle, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
+    def logs(self, record: LaunchRecord, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
         if follow:
-            yield from logs.followed(self._site.api, handle.launch_id, tail)
+            yield from logs.followed(self._site.api, record.launch_id, tail)
         else:
-            yield from logs.kept(self._site.api, handle.launch_id, tail)
+            yield from logs.kept(self._site.api, record.launch_id, tail)
 
 
 def _server_env(launch: Launch) -> dict[str, str]:
@@ -292,18 +292,18 @@ def _server_env(launch: Launch) -> dict[str, str]:
     return {**launch.server_env, **paths}
 
 
-def _ending(state: Mapping[str, Any], handle: Handle) -> str:
+def _ending(state: Mapping[str, Any], record: LaunchRecord) -> str:
     if state["Status"] == "created":
         return state.get("Error") or "was never started"
     if state.get("OOMKilled"):
-        return f"ran out of memory (limit {handle.data.get('memoryBytes')} bytes)"
+        return f"ran out of memory (limit {record.data.get('memoryBytes')} bytes)"
     return f"exited with status {state['ExitCode']}" + (f": {state['Error']}" if state.get("Error") else "")
 
 
 def _owned(launch_id: str, roles: Mapping[str, Mapping[str, str]]) -> Owned:
-    handle = None
+    record = None
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
-        handle = Handle(**json.loads(roles[labels.SERVER][labels.HANDLE]))
-    complete = handle is not None and roles.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
+        record = LaunchRecord(**json.loads(roles[labels.SERVER][labels.RECORD]))
+    complete = record is not None and roles.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
     name = next(iter(roles.values())).get(labels.NAME, "")
-    return Owned(launch_id=launch_id, name=name, handle=handle, complete=complete)
+    return Owned(launch_id=launch_id, name=name, record=record, complete=complete)

@@ -21,9 +21,9 @@ from venvd_engines.engine import (
     BackendState,
     Capabilities,
     EngineSettings,
-    Handle,
     Image,
     Launch,
+    LaunchRecord,
     Owned,
     Progress,
     RuntimeRef,
@@ -99,20 +99,20 @@ class DockerEngine:
         self._servers.ensure(backend_type, progress)
 
     @translated("start the backend")
-    def start(self, launch: Launch, progress: Progress) -> Handle:
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         return self._backends.start(launch, progress)
 
     @translated("inspect the backend")
-    def inspect(self, handle: Handle) -> BackendState:
-        return self._backends.inspect(handle)
+    def inspect(self, record: LaunchRecord) -> BackendState:
+        return self._backends.inspect(record)
 
     @translated("stop the backend")
-    def stop(self, handle: Handle, grace: float) -> None:
-        self._backends.stop(handle, grace)
+    def stop(self, record: LaunchRecord, grace: float) -> None:
+        self._backends.stop(record, grace)
 
     @translated("remove the backend")
-    def destroy(self, handle: Handle, *, again: bool = False) -> None:
-        self._backends.destroy(handle, again=again)
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
+        self._backends.destroy(record, again=again)
 
     @translated("remove the backend")
     def destroy_owned(self, owned: Owned) -> None:
@@ -137,9 +137,9 @@ class DockerEngine:
         self._volumes.remove_stale()
         self._networks.release()
 
-    def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
+    def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
         with translated("read the logs"):
-            yield from self._backends.logs(handle, tail, follow=follow)
+            yield from self._backends.logs(record, tail, follow=follow)
 
     def close(self) -> None:
         """Close the connections to the engine."""

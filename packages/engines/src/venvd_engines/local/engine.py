@@ -19,16 +19,16 @@ from venvd_engines.engine import (
     BackendState,
     Capabilities,
     EngineSettings,
-    Handle,
     Image,
     Launch,
+    LaunchRecord,
     Owned,
     Progress,
     RuntimeRef,
     VenvBuild,
 )
 from venvd_engines.local import environment, interpreters
-from venvd_engines.local.launches import ENGINE, Launches, Place, handle
+from venvd_engines.local.launches import ENGINE, Launches, Place, to_launch_record
 from venvd_engines.local.starting import Starter
 from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
@@ -107,17 +107,17 @@ class LocalEngine:
     def _archive(self) -> Path:
         return archive.build(self._settings.home / "worker")
 
-    def start(self, launch: Launch, progress: Progress) -> Handle:
-        return handle(self._starter.start(launch, self._archive(), progress))
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
+        return to_launch_record(self._starter.start(launch, self._archive(), progress))
 
-    def inspect(self, handle: Handle) -> BackendState:
-        return self._launches.inspect(handle.launch_id)
+    def inspect(self, record: LaunchRecord) -> BackendState:
+        return self._launches.inspect(record.launch_id)
 
-    def stop(self, handle: Handle, grace: float) -> None:
-        self._launches.stop(handle.launch_id, grace)
+    def stop(self, record: LaunchRecord, grace: float) -> None:
+        self._launches.stop(record.launch_id, grace)
 
-    def destroy(self, handle: Handle, *, again: bool = False) -> None:  # noqa: ARG002 - clients name paths here
-        self._launches.destroy(handle.launch_id)
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:  # noqa: ARG002 - clients name paths here
+        self._launches.destroy(record.launch_id)
 
     def destroy_owned(self, owned: Owned) -> None:
         self._launches.destroy(owned.launch_id)
@@ -146,8 +146,8 @@ class LocalEngine:
         self._launches.sweep()
         self._venvs.sweep()
 
-    def logs(self, handle: Handle, tail: int | None, follow: bool) -> Iterator[LogLine]:
-        return self._launches.logs(handle.launch_id, tail, follow=follow)
+    def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        return self._launches.logs(record.launch_id, tail, follow=follow)
 
 
 def _module(backend_type: str) -> str:

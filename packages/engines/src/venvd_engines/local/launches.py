@@ -12,7 +12,7 @@ from pathlib import Path
 
 from venvd_contract.errors import Internal
 from venvd_contract.resources import LogLine
-from venvd_engines.engine import BackendState, Handle, Owned, PartState
+from venvd_engines.engine import BackendState, LaunchRecord, Owned, PartState
 from venvd_engines.local import journal, state
 from venvd_engines.local.processes import Identity, boot_id, kill_below, reap, send, wait_gone, wait_until
 from venvd_engines.local.state import PARTS, State
@@ -40,8 +40,8 @@ class Place:
         return self.root / launch_id
 
 
-def handle(record: State) -> Handle:
-    return Handle(ENGINE, record.launch_id, record.url, record.probe_url, {"home": record.home_id})
+def to_launch_record(record: State) -> LaunchRecord:
+    return LaunchRecord(ENGINE, record.launch_id, record.url, record.probe_url, {"home": record.home_id})
 
 
 class Launches:
@@ -73,7 +73,7 @@ class Launches:
             return Owned(launch_id, "", None, complete=False)
         if record.home_id != self._place.home_id:
             return None
-        return Owned(launch_id, record.name, handle(record), complete=self.inspect(launch_id).running)
+        return Owned(launch_id, record.name, to_launch_record(record), complete=self.inspect(launch_id).running)
 
     def inspect(self, launch_id: str) -> BackendState:
         """How both parts are now."""

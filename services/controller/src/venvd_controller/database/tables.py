@@ -82,7 +82,7 @@ class BackendRow(Table):
     launch: Mapped[str | None] = mapped_column(String(32))
     launched_by: Mapped[str | None] = mapped_column(String(32))
     """The operation that made the launch: taken up again after a crash, it adopts its own launch."""
-    handle: Mapped[dict[str, Any] | None]
+    record: Mapped[dict[str, Any] | None] = mapped_column("handle")
     url: Mapped[str | None] = mapped_column(Text)
     """Kept over a restart, which takes the same ports again."""
     ports: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -69,15 +69,15 @@ async def get_logs(
         launches = streams.Launches(here.engine, here.backends, name)
         first = await run_sync(launches.next)
         return streams.response(streams.backend_log(here.logs, launches, first, tail))
-    handle = await run_sync(here.backends.handle, name)
-    return PageOf(await run_sync(lambda: list(here.engine.logs(handle, tail, follow=False))))
+    record = await run_sync(here.backends.record, name)
+    return PageOf(await run_sync(lambda: list(here.engine.logs(record, tail, follow=False))))
 
 
 @router.get("/{name}/metrics", response_class=Response)
 def get_metrics(here: Here, name: str) -> Response:
     """The backend's own metrics, read from it now."""
-    row, handle = here.backends.row(name), here.backends.handle(name)
-    code, body = probes.fetch(handle.probe_url, "/metrics", here.backends.metrics_token(row))
+    row, record = here.backends.row(name), here.backends.record(name)
+    code, body = probes.fetch(record.probe_url, "/metrics", here.backends.metrics_token(row))
     if code != status.HTTP_200_OK:
         raise Unavailable(f'the backend "{name}" answered {code} when asked for its metrics')
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
