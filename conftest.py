@@ -1,12 +1,17 @@
-"""What every test needs to know of the machine: whether a Docker Engine answers."""
+"""What every test needs to know of the machine, and what a failing run says last."""
 
 from __future__ import annotations
 
 import functools
 import os
+import shlex
 import subprocess
+from collections.abc import Generator, Iterable
 
 import pytest
+
+NAMED = 5
+"""Failures that the end of a run names; the summary above it has all of them."""
 
 
 @functools.cache
@@ -20,7 +25,7 @@ def docker_answers() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a Docker Engine where none answers; with CI=true that is a failure."""
+    """Skip what needs a Docker Engine where none answers; with CI=true that ends the run."""
     wanting = [item for item in items if item.get_closest_marker("docker")]
     if not wanting or docker_answers():
         return
@@ -30,12 +35,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.skip(reason="no Docker Engine answers (VENVD_ENGINE=local asks for none)"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CI=true a test that is skipped for what the machine lacks has failed."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and os.environ.get("VENVD_ENGINE") != "local":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI=true, where nothing is skipped. {reason}"
+    return report
+
+
+def _reports(config: pytest.Config, kinds: Iterable[str]) -> list[pytest.TestReport]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    stats = {} if reporter is None else reporter.stats
+    return [report for kind in kinds for report in stats.get(kind, ()) if isinstance(report, pytest.TestReport)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Figures that tests recorded with `record_property("figure", …)`."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
-    called = [report for report in reports if getattr(report, "when", None) == "call"]
+    called = [report for report in _reports(config, list(terminalreporter.stats)) if report.when == "call"]
     figures = [value for report in called for name, value in report.user_properties if name == "figure"]
     if figures:
         terminalreporter.section("figures")
         for figure in figures:
             terminalreporter.write_line(str(figure))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last lines of a run that failed: what failed, and the command that runs it again."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):
+        return
+    failed = list(dict.fromkeys(report.nodeid for report in _reports(config, ("failed", "error"))))
+    if not failed:
+        return
+    reporter.write_line(f"{len(failed)} failed:", red=True)
+    for node in failed[:NAMED]:
+        reporter.write_line(f"  {node}")
+    if len(failed) > NAMED:
+        reporter.write_line(f"  and {len(failed) - NAMED} more, named above")
+    again = "--last-failed" if len(failed) > 1 else shlex.quote(failed[0])
+    reporter.write_line(f"to run {'them' if len(failed) > 1 else 'it'} again: .venv/bin/python -m pytest -x {again}")
