@@ -10,6 +10,18 @@ from collections.abc import Generator, Iterable
 
 import pytest
 
+ENGINES = {"local", "docker"}
+WAYS = {"http", "pipe", "rpc", "attach", "pipe-shm", "attach-shm"}
+SHORT = {
+    "session": {"local": {"pipe"}, "docker": {"http"}},
+    "transport": {"local": WAYS, "docker": {"pipe", "pipe-shm"}},
+    "everywhere": {"local": WAYS, "docker": WAYS},
+}
+"""Where `make test` runs a test of a matrix of engines and transports, by what the test is about.
+
+What a session does is the same behind each transport, and what a transport does is the same on each engine.
+`make test-long` runs the other places.
+"""
 NAMED = 5
 """Failures that the end of a run names; the summary above it has all of them."""
 
@@ -24,7 +36,23 @@ def docker_answers() -> bool:
         return False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        about = item.get_closest_marker("about")
+        if about is not None and not _short(item, about.args[0]):
+            item.add_marker(pytest.mark.long)
+    _skip_without_docker(items)
+
+
+def _short(item: pytest.Item, about: str) -> bool:
+    """Whether `make test` runs this item of a matrix."""
+    callspec = getattr(item, "callspec", None)
+    places = set() if callspec is None else {value for value in callspec.params.values() if isinstance(value, str)}
+    return all(places & WAYS <= SHORT[about][engine] for engine in places & ENGINES or {"local"})
+
+
+def _skip_without_docker(items: list[pytest.Item]) -> None:
     """Skip what needs a Docker Engine where none answers; with CI=true that ends the run."""
     wanting = [item for item in items if item.get_closest_marker("docker")]
     if not wanting or docker_answers():

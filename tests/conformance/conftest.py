@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import WAYS, Caller
-from harness.stack import Stack, engine_stack
+from harness.stack import SharedStacks, Stack
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -19,22 +19,20 @@ ENGINES = [
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An engine with one bare venv; what it made is gone afterwards."""
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
-        yield made
+def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    """An engine with one bare venv."""
+    return stacks.stack(request.param)
 
 
 @pytest.fixture(scope="package", params=list(WAYS))
-def caller(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
+def caller(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """A client of one transport, connected to a running backend of its type."""
     kind, made = WAYS[request.param]
-    running = stack.start(kind)
+    running = stacks.backend(stack, kind)
     client = made(running.url, running.token)
     client.running = running
     yield client
     client.close()
-    stack.stop(running)
 
 
 @pytest.fixture

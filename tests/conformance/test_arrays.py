@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.arrays import ARRAY_WAYS, Array, ArrayCaller
-from harness.stack import Stack, engine_stack
+from harness.stack import SharedStacks, Stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from venvd_contract.errors import HandleNotFound, InvalidRequest, TooLarge, Unimplemented, VenvdError
+
+pytestmark = pytest.mark.about("transport")
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -27,21 +29,19 @@ SHAPES = ((), (0,), (3,), (2, 3), (0, 4), (2, 1, 3), (1,) * 16, (60_000,), (300,
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def numeric(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def numeric(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
     """An engine with one venv that has numpy."""
-    with engine_stack(request.param, tmp_path_factory.mktemp("numeric"), ("numpy",)) as made:
-        yield made
+    return stacks.stack(request.param, "numpy")
 
 
 @pytest.fixture(scope="module", params=list(ARRAY_WAYS))
-def arrays(numeric: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
+def arrays(stacks: SharedStacks, numeric: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
     kind, made = ARRAY_WAYS[request.param]
-    running = numeric.start(kind)
+    running = stacks.backend(numeric, kind)
     client = made(running.url, running.token)
     client("exec", {"code": "import numpy as np"})
     yield client
     client.close()
-    numeric.stop(running)
 
 
 def held(call: ArrayCaller, expression: str, **handles: str) -> str:
@@ -156,6 +156,7 @@ def test_a_handle_must_be_there(arrays: ArrayCaller) -> None:
         arrays.get("nobody")
 
 
+@pytest.mark.about("everywhere")
 def test_a_large_array_goes_both_ways(arrays: ArrayCaller) -> None:
     """Tens of megabytes, several times, are what they were; what is sent may be changed there."""
     sent = np.random.default_rng(7).random(4_000_000)
@@ -219,14 +220,13 @@ def test_any_array_survives_the_round_trip(arrays: ArrayCaller, array: Array, or
 
 
 @pytest.fixture(params=list(ARRAY_WAYS))
-def bare(stack: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
+def bare(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
     """A venv without numpy."""
     kind, made = ARRAY_WAYS[request.param]
-    running = stack.start(kind)
+    running = stacks.backend(stack, kind)
     client = made(running.url, running.token)
     yield client
     client.close()
-    stack.stop(running)
 
 
 def test_without_numpy_the_error_says_so(bare: ArrayCaller) -> None:

@@ -12,6 +12,8 @@ from harness.filers import filer
 
 from venvd_contract.errors import Cancelled, InvalidRequest, NotFound
 
+pytestmark = pytest.mark.about("transport")
+
 LONG = {"code": "import time\nwhile True:\n    time.sleep(0.01)"}
 ENOUGH = 30
 
@@ -33,6 +35,7 @@ def fetched(call: Caller, identity: str) -> Any:
     return call("call.get", {"id": identity, "wait": ENOUGH})
 
 
+@pytest.mark.about("everywhere")
 def test_a_call_is_left_and_fetched(call: Caller, session: str) -> None:
     """What a call that nobody waited for came to is there for whoever asks, as often as they ask."""
     identity = started(call, session, "eval", {"expression": "6 * 7"})

@@ -14,6 +14,8 @@ from harness.filers import Filer, filer
 
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, VenvdError
 
+pytestmark = pytest.mark.about("transport")
+
 SECRET = "root:"
 
 
@@ -39,6 +41,7 @@ def listed(call: Caller, session: str, **fields: Any) -> list[str]:
     return [each["path"] for each in call("file.list", fields, session=session)["files"]]
 
 
+@pytest.mark.about("everywhere")
 def test_what_is_put_is_seen_by_code(call: Caller, session: str, files: Filer) -> None:
     """A file that a client sends is there for the session's code, with its bytes."""
     data = bytes(range(256)) * 3
@@ -47,6 +50,7 @@ def test_what_is_put_is_seen_by_code(call: Caller, session: str, files: Filer) -
     assert run(call, session, "list(open('a.bin', 'rb').read()[:3]) + [os.path.getsize('a.bin')]") == [0, 1, 2, 768]
 
 
+@pytest.mark.about("everywhere")
 def test_what_code_writes_is_fetched(call: Caller, session: str, files: Filer) -> None:
     """A file that the session's code writes is there for clients, whole or in part."""
     run(call, session, "os.makedirs('out/deep'); open('out/deep/r.txt', 'w').write('0123456789')")

@@ -11,6 +11,8 @@ from harness.callers import Caller
 
 from venvd_contract.errors import HandleNotFound, InvalidRequest
 
+pytestmark = pytest.mark.about("transport")
+
 
 @pytest.fixture
 def session(call: Caller) -> Iterator[str]:

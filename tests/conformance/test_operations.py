@@ -16,6 +16,8 @@ from venvd_contract.errors import (
     UserError,
 )
 
+pytestmark = pytest.mark.about("transport")
+
 
 def handle(call: Caller, expression: str, **options: str) -> str:
     """The handle of what `expression` gives, which must not be plain data."""
@@ -24,6 +26,7 @@ def handle(call: Caller, expression: str, **options: str) -> str:
     return str(found["handleId"])
 
 
+@pytest.mark.about("everywhere")
 def test_ping_says_ok(call: Caller) -> None:
     """`ping` answers that the backend is there."""
     assert call("ping") == {"status": "ok"}
@@ -36,6 +39,7 @@ def test_ping_needs_no_token(call: Caller) -> None:
     stranger.close()
 
 
+@pytest.mark.about("everywhere")
 @pytest.mark.parametrize("token", [None, "wrong"])
 def test_everything_else_needs_the_token(call: Caller, token: str | None) -> None:
     """A missing or a wrong token is `unauthenticated`."""
@@ -91,6 +95,7 @@ def test_attributes_are_set_and_read(call: Caller) -> None:
     assert call("getattr", {"handleId": target, "attributeName": "size"}) == {"value": {"w": 3}}
 
 
+@pytest.mark.about("everywhere")
 def test_a_handle_in_an_argument_is_the_object(call: Caller) -> None:
     """`{"$handle": id}` stands for the object, at any depth."""
     box = handle(call, "object()")
@@ -121,6 +126,7 @@ def test_eval_keeps_names(call: Caller) -> None:
     assert call("eval", {"expression": "kept"}) == {"value": [1, 2]}
 
 
+@pytest.mark.about("everywhere")
 def test_exec_gives_the_output(call: Caller) -> None:
     """`exec` answers with both streams, the last expression's value and no error."""
     code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 + 1"
@@ -257,6 +263,7 @@ def test_an_unknown_session(call: Caller) -> None:
         call("eval", {"expression": "1"}, session="nobody")
 
 
+@pytest.mark.about("everywhere")
 def test_user_errors_carry_the_traceback(call: Caller) -> None:
     """Type, message and the user's own lines come back; none of venvd's."""
     call("exec", {"code": "def fail():\n    raise LookupError('gone')\n"})
@@ -285,6 +292,7 @@ def test_exit_is_an_error_not_an_end(call: Caller) -> None:
     assert call("eval", {"expression": "stays"}) == {"value": 1}
 
 
+@pytest.mark.about("everywhere")
 def test_a_deadline_leaves_the_state(call: Caller) -> None:
     """A call over its timeout is interrupted; names defined before are still there."""
     call("eval", {"expression": "before = 5"})
@@ -303,6 +311,7 @@ def test_code_that_will_not_stop_is_killed(call: Caller) -> None:
     assert call("eval", {"expression": "1 + 1"}) == {"value": 2}
 
 
+@pytest.mark.about("everywhere")
 @pytest.mark.parametrize(
     ("code", "says"),
     [

@@ -14,6 +14,8 @@ from harness.stack import Quiet, Stack, engine_stack
 from venvd_contract.errors import DeadlineExceeded, SessionLost, TooLarge, UserError
 from venvd_engines.local import interpreters
 
+pytestmark = pytest.mark.about("session")
+
 VERSIONS = ("3.9", "3.13")
 """The oldest that there may be and the newest that Debian has; the other suites use that of the tests."""
 

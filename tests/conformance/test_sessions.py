@@ -10,6 +10,8 @@ from harness.callers import Caller
 
 from venvd_contract.errors import Cancelled, Conflict, HandleNotFound, InvalidRequest, NotFound, SessionLost
 
+pytestmark = pytest.mark.about("transport")
+
 
 @pytest.fixture
 def session(call: Caller) -> Iterator[str]:
@@ -100,6 +102,7 @@ def test_reset_starts_afresh(call: Caller, session: str) -> None:
     assert call("eval", {"expression": "'before' in globals()"}, session=session) == {"value": False}
 
 
+@pytest.mark.about("everywhere")
 def test_interrupt_ends_the_call_only(call: Caller, session: str) -> None:
     """`session.interrupt` answers the running call with `cancelled` and leaves the state."""
     call("eval", {"expression": "before = 1"}, session=session)

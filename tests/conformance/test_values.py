@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from harness.callers import Caller
 
+pytestmark = pytest.mark.about("session")
+
 BOTH = [
     ("None", None),
     ("True", True),
@@ -55,6 +57,7 @@ def test_a_value_goes_in(call: Caller, expression: str, encoded: object) -> None
     assert call("eval", {"expression": code, "locals": {"v": encoded}}) == {"value": True}
 
 
+@pytest.mark.about("everywhere")
 @pytest.mark.parametrize(("expression", "plain", "tagged"), MODES)
 def test_modes_differ_in_tuples_and_sets(call: Caller, expression: str, plain: object, tagged: object) -> None:
     """Mode `plain` makes arrays of them, mode `tagged` keeps them."""
@@ -70,6 +73,7 @@ def test_tags_are_taken_in_both_modes(call: Caller, expression: str, _plain: obj
     assert call("eval", {"expression": code, "locals": {"v": tagged}}, values=mode) == {"value": True}
 
 
+@pytest.mark.about("everywhere")
 @pytest.mark.parametrize("expression", ["object()", "[object()]", "{'a': lambda: 0}", "(i for i in ())", "'\\ud800'"])
 def test_what_is_not_plain_is_a_handle(call: Caller, expression: str) -> None:
     """Anything with a part that has no JSON form comes back as one handle."""
@@ -80,12 +84,14 @@ def test_what_is_not_plain_is_a_handle(call: Caller, expression: str) -> None:
     assert found["repr"]
 
 
+@pytest.mark.about("everywhere")
 def test_a_megabyte_of_text(call: Caller) -> None:
     """A long text goes in and out unchanged."""
     text = "0123456789abcdef" * 65536
     assert call("eval", {"expression": "t", "locals": {"t": text}}) == {"value": text}
 
 
+@pytest.mark.about("everywhere")
 def test_a_value_with_line_ends(call: Caller) -> None:
     """Line ends inside a text survive the framing."""
     text = "a\nb\r\nc\u2028d\\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.stack import Stack, engine_stack
+from harness.stack import SharedStacks, Stack
 
 from venvd_contract.errors import VenvdError
 
@@ -20,9 +20,8 @@ WITNESS = "witness"
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
-        yield made
+def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param)
 
 
 @pytest.fixture(scope="package", params=list(CALLERS))

@@ -11,6 +11,8 @@ from harness.measure import until
 
 from venvd_contract.errors import DeadlineExceeded, SessionLost, UserError, VenvdError
 
+pytestmark = pytest.mark.about("session")
+
 ENDS = {
     "segfault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
     "os._exit": ("import os; os._exit(7)", "status 7"),

@@ -12,6 +12,8 @@ from harness.stack import Running, Stack
 
 from venvd_contract.errors import SessionLost, VenvdError
 
+pytestmark = pytest.mark.about("session")
+
 PRELOAD = ("decimal", "json")
 
 KILLS_SIBLINGS = """

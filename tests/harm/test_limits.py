@@ -9,6 +9,8 @@ from harness.callers import Caller
 
 from venvd_contract.errors import LimitExceeded, VenvdError
 
+pytestmark = pytest.mark.about("session")
+
 MB = 1 << 20
 KEEPS = {
     "memory": ({"memoryBytes": 96 * MB}, "x = bytearray(1 << 30)\nlen(x)", "memoryBytes is 100663296"),

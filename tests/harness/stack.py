@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -128,6 +128,36 @@ def engine_stack(
         for path in sorted(run_dir.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         run_dir.rmdir()
+
+
+class SharedStacks:
+    """Stacks and backends that suites share within one test process: each is made when first asked for.
+
+    A suite that harms its backend, or starts it with settings, starts one of its own from the shared stack.
+    """
+
+    def __init__(self, make_home: Callable[[str], Path]) -> None:
+        self._make_home = make_home
+        self._stacks: dict[tuple[str, tuple[str, ...]], Stack] = {}
+        self._backends: dict[tuple[Stack, str], Running] = {}
+        self._closing = contextlib.ExitStack()
+
+    def stack(self, engine: str, *requirements: str) -> Stack:
+        key = (engine, requirements)
+        if key not in self._stacks:
+            self._stacks[key] = self._closing.enter_context(engine_stack(engine, self._make_home(engine), requirements))
+        return self._stacks[key]
+
+    def backend(self, stack: Stack, kind: str) -> Running:
+        """A backend of this type without settings of its own."""
+        key = (stack, kind)
+        if key not in self._backends:
+            self._backends[key] = stack.start(kind)
+        return self._backends[key]
+
+    def close(self) -> None:
+        """Destroy all stacks, their backends with them."""
+        self._closing.close()
 
 
 def remove_images(home_id: str) -> None:

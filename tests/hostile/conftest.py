@@ -11,7 +11,7 @@ import pytest
 from harness.callers import CALLERS, Caller
 from harness.door import Door, door
 from harness.measure import Parts, parts
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 SETTINGS = {"VENVD_GRACE": "0.5", "VENVD_STALL_TIMEOUT": "2"}
 
@@ -57,9 +57,8 @@ class Target:
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack("local", tmp_path_factory.mktemp("hostile")) as made:
-        yield made
+def stack(stacks: SharedStacks) -> Stack:
+    return stacks.stack("local")
 
 
 @contextlib.contextmanager

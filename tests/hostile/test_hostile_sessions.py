@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 from harness.callers import CALLERS, Caller
 from harness.measure import until
-from harness.stack import Stack, engine_stack
+from harness.stack import SharedStacks, Stack
 
 from venvd_contract.errors import DeadlineExceeded, SessionLost, VenvdError
+
+pytestmark = pytest.mark.about("session")
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -64,9 +66,8 @@ while True: say('{"event":"stdout","data":"' + 'x' * 60000 + '"}\n')""",
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
-        yield made
+def engine(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param)
 
 
 @pytest.fixture(scope="module", params=list(CALLERS))

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import HttpCaller
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 
 @pytest.fixture(scope="package")
-def docker_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack("docker", tmp_path_factory.mktemp("docker")) as made:
-        yield made
+def docker_stack(stacks: SharedStacks) -> Stack:
+    return stacks.stack("docker")
 
 
 @pytest.fixture(scope="package")

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack("local", tmp_path_factory.mktemp("load")) as made:
-        yield made
+def stack(stacks: SharedStacks) -> Stack:
+    return stacks.stack("local")
 
 
 @pytest.fixture(params=list(CALLERS))

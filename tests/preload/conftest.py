@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from harness.stack import Stack, engine_stack
+from harness.stack import SharedStacks, Stack
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -15,6 +13,5 @@ REQUIREMENTS = ("numpy", "pandas")
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param), REQUIREMENTS) as made:
-        yield made
+def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param, *REQUIREMENTS)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -12,14 +10,11 @@ ENGINES = [
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
-        yield made
+def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param)
 
 
 @pytest.fixture(scope="package", params=["http", "pipe", "rpc"])
-def running(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Running]:
+def running(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Running:
     """A backend of each type; `running.url` says which."""
-    made = stack.start(request.param)
-    yield made
-    stack.stop(made)
+    return stacks.backend(stack, request.param)

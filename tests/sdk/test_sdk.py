@@ -14,6 +14,8 @@ from harness.stack import Running
 
 import venvd
 
+pytestmark = pytest.mark.about("transport")
+
 
 @pytest.fixture
 def backend(running: Running) -> Iterator[venvd.Backend]:
@@ -21,6 +23,7 @@ def backend(running: Running) -> Iterator[venvd.Backend]:
         yield made
 
 
+@pytest.mark.about("everywhere")
 def test_values_keep_their_types(backend: venvd.Backend) -> None:
     """What Python has and JSON lacks goes there and comes back as it was."""
     value = [1, 2.5, (1, {2}), {1: b"x"}, dt.date(2024, 2, 29), 2**70, float("inf"), 1j, None, True, "\u2603"]
@@ -42,6 +45,7 @@ def test_proxies_feel_like_their_objects(backend: venvd.Backend) -> None:
     assert (backend.wrap(2) + 3) == 5
 
 
+@pytest.mark.about("everywhere")
 def test_errors_are_one_tree(backend: venvd.Backend) -> None:
     """A remote error carries its type and traceback, and is caught as what it is and as what it was."""
     with pytest.raises(venvd.UserError) as caught:

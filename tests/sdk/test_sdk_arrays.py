@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 import venvd
 from venvd.transports import carriers
+
+pytestmark = pytest.mark.about("transport")
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -22,16 +24,13 @@ ENGINES = [
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def numeric(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp("numeric"), ("numpy",)) as made:
-        yield made
+def numeric(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param, "numpy")
 
 
 @pytest.fixture(scope="module", params=["pipe", "http", "rpc"])
-def running(numeric: Stack, request: pytest.FixtureRequest) -> Iterator[Running]:
-    made = numeric.start(request.param)
-    yield made
-    numeric.stop(made)
+def running(stacks: SharedStacks, numeric: Stack, request: pytest.FixtureRequest) -> Running:
+    return stacks.backend(numeric, request.param)
 
 
 @pytest.fixture

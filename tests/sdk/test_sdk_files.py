@@ -13,6 +13,8 @@ from harness.stack import Running
 
 import venvd
 
+pytestmark = pytest.mark.about("transport")
+
 
 @pytest.fixture
 def session(running: Running) -> Iterator[venvd.Session]:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import pytest
 from harness.stack import Running
 
 import venvd
+
+pytestmark = pytest.mark.about("transport")
 
 DIES = """
 import os, sys, venvd

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 import venvd
 
@@ -18,18 +18,14 @@ STREAM = "application/vnd.apache.arrow.stream"
 
 
 @pytest.fixture(scope="module")
-def columnar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def columnar(stacks: SharedStacks) -> Stack:
     """One venv with what holds columns; its packages are large, so on one engine only."""
-    requirements = ("pyarrow", "pandas", "polars")
-    with engine_stack("local", tmp_path_factory.mktemp("columnar"), requirements) as made:
-        yield made
+    return stacks.stack("local", "pyarrow", "pandas", "polars")
 
 
 @pytest.fixture(scope="module", params=["http", "pipe", "rpc"])
-def tabular(columnar: Stack, request: pytest.FixtureRequest) -> Iterator[Running]:
-    made = columnar.start(request.param)
-    yield made
-    columnar.stop(made)
+def tabular(stacks: SharedStacks, columnar: Stack, request: pytest.FixtureRequest) -> Running:
+    return stacks.backend(columnar, request.param)
 
 
 @pytest.fixture

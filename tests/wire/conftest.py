@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from harness.stack import Running, Stack, engine_stack
+from harness.stack import Running, SharedStacks, Stack
 
 ENGINES = [
     pytest.param("local", id="local"),
@@ -19,9 +19,8 @@ LIMITS = json.dumps({"memoryBytes": 2 << 30, "processes": 256})
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with engine_stack(request.param, tmp_path_factory.mktemp(request.param)) as made:
-        yield made
+def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    return stacks.stack(request.param)
 
 
 @pytest.fixture(scope="package")
