@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto clean
+.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,5 +50,8 @@ lock: install ## lock every requirements file anew
 proto: install ## generate the gRPC stubs anew
 	@$(PYTHON_BIN) scripts/proto
 
+release: install ## sdist and wheels of every distribution in dist/, tried in an empty environment
+	@scripts/release
+
 clean: ## remove .venv and caches
-	@rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .build dist .pytest_cache .mypy_cache .ruff_cache

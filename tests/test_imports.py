@@ -42,7 +42,7 @@ def own_name(folder: str) -> str:
 
 def test_every_package_has_a_rule() -> None:
     """No package or service is outside the rules."""
-    found = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/*/pyproject.toml")}
+    found = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/*/src")}
     assert found == set(ALLOWED)
 
 

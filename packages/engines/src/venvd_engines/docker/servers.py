@@ -47,6 +47,8 @@ _PROBED = {"http": "port:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/soc
 
 _LEFT_OUT = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
+_CLIENT = ("contract", "proto", "client")
+"""The packages of the distribution `venvd`, on which every server stands."""
 
 
 Context = dict[str, bytes]
@@ -196,8 +198,10 @@ def _repository(backend_type: str) -> str:
 def _context(source: Path, backend_type: str) -> Context:
     """Only what this server needs."""
     service = source / "services" / f"{backend_type}-backend"
-    folders = [service, *(source / "packages" / name for name in sorted(_packages(source, service)))]
-    paths = [source / BUILD_REQUIREMENTS, *(path for folder in folders for path in _files(folder))]
+    packages = {*_CLIENT, *_packages(source, service)}
+    folders = [service, *(source / "packages" / name for name in sorted(packages))]
+    paths = [source / name for name in ("pyproject.toml", BUILD_REQUIREMENTS)]
+    paths += [path for folder in folders for path in _files(folder)]
     try:
         return {str(path.relative_to(source)): path.read_bytes() for path in paths}
     except OSError as error:
@@ -225,7 +229,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _projects(context: Context) -> list[str]:
     """The directories of the context that are installed."""
-    return sorted(path.removesuffix("/pyproject.toml") for path in context if path.endswith("/pyproject.toml"))
+    return sorted(str(Path(path).parent) for path in context if Path(path).name == "pyproject.toml")
 
 
 def _zip(context: Context) -> bytes:
