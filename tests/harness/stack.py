@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -114,15 +115,17 @@ def engine_stack(
     )
     engine, _ = choose(name, settings)
     progress = Quiet()
+    image = None
     try:
         runtime = engine.resolve(python, progress)
         image = engine.build(VenvBuild(runtime, engine.lock(runtime, requirements, progress)), progress)
         yield Stack(engine, image, home, run_dir)
-        engine.remove_image(image.key)
     finally:
-        for owned in engine.list_owned():
-            engine.destroy_owned(owned)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(engine.destroy_owned, engine.list_owned()))
         engine.sweep()
+        if image is not None:
+            engine.remove_image(image.key)
         if name == "docker":
             remove_images(settings.home_id)
         for path in sorted(run_dir.rglob("*"), reverse=True):
