@@ -1,8 +1,8 @@
-"""The main job, shown: a Python version and two requirements become a running service that aggregates a CSV.
+"""A demonstration: a Python version and two requirements become a running service, which aggregates a CSV.
 
-Run by `make demo`. Brings up a controller of its own (temporary home, free port), uses Docker if an engine answers and
-local processes if not, and takes everything down again, also after a failure or Ctrl-C. This program needs neither
-numpy nor pandas: they live in the venv, and their objects are used from here by handle.
+`make demo` runs it. It starts a controller of its own (temporary home, free port) and uses Docker if an engine answers,
+local processes otherwise. At the end it stops and removes everything, also after a failure or Ctrl-C. This program
+needs neither numpy nor pandas: they are in the venv, and the program uses their objects by handle.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ PRODUCTS = ("apple", "bread", "cheese", "dates")
 
 @dataclass
 class Report:
-    """Times each step and tells the story."""
+    """Prints each step with its time."""
 
     times: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def step(self, name: str, title: str) -> Iterator[list[str]]:
-        """One step; what the block appends to the list is told beside its time."""
+        """Time one step. The block appends remarks to the list, which appear beside the time."""
         say(f"{len(self.times) + 1}. {title}")
-        words: list[str] = []
-        begin = time.perf_counter()
-        yield words
-        self.times[name] = time.perf_counter() - begin
-        say(f"   {self.times[name]:6.2f} s  {'; '.join(words)}")
+        remarks: list[str] = []
+        start = time.perf_counter()
+        yield remarks
+        self.times[name] = time.perf_counter() - start
+        say(f"   {self.times[name]:6.2f} s  {'; '.join(remarks)}")
 
     def table(self) -> str:
-        whole = sum(self.times.values())
+        total = sum(self.times.values())
         lines = [f"  {name:<12}{seconds:7.2f} s" for name, seconds in self.times.items()]
-        return "\n".join([*lines, f"  {'together':<12}{whole:7.2f} s"])
+        return "\n".join([*lines, f"  {'total':<12}{total:7.2f} s"])
 
 
 def say(text: str) -> None:
@@ -58,15 +58,15 @@ def say(text: str) -> None:
 
 
 def show(event: Event) -> None:
-    """The phases of long work as they begin; its own log too, where VENVD_DEMO_LOG is set."""
+    """Print the phases of an operation, and also its log if VENVD_DEMO_LOG is set."""
     if event.kind == "phase":
         say(f"     {event.data}")
     elif event.kind == "log" and os.environ.get("VENVD_DEMO_LOG"):
         say(f"       {event.data}")
 
 
-def sales() -> list[tuple[str, str, int, float]]:
-    """The same few thousand sales every time."""
+def generate_sales() -> list[tuple[str, str, int, float]]:
+    """The same few thousand sales on each run."""
     dice = random.Random(5)  # noqa: S311 - data, not secrets
     return [
         (dice.choice(REGIONS), dice.choice(PRODUCTS), dice.randint(1, 40), round(dice.uniform(0.5, 12), 2))
@@ -74,13 +74,13 @@ def sales() -> list[tuple[str, str, int, float]]:
     ]
 
 
-def as_csv(rows: list[tuple[str, str, int, float]]) -> str:
+def format_csv(rows: list[tuple[str, str, int, float]]) -> str:
     lines = [f"{region},{product},{units},{price}" for region, product, units, price in rows]
     return "\n".join(["region,product,units,price", *lines]) + "\n"
 
 
 def aggregate(b: venvd.Backend, text: str) -> venvd.RemoteObject:
-    """Sales by region, computed where pandas is: every name here stands for an object in the session."""
+    """Sales by region, computed in the session. Every local name stands for an object there."""
     io, pandas = b.import_module("io"), b.import_module("pandas")
     frame = pandas.read_csv(io.StringIO(text))
     frame["revenue"] = frame["units"] * frame["price"]
@@ -92,46 +92,46 @@ def aggregate(b: venvd.Backend, text: str) -> venvd.RemoteObject:
 
 
 def check(summary: venvd.RemoteObject, rows: list[tuple[str, str, int, float]]) -> None:
-    """The service's figures against plain Python's."""
+    """Compare the figures of the service with those of plain Python."""
     units: dict[str, int] = defaultdict(int)
     for region, _, count, _ in rows:
         units[region] += count
-    found = summary["units"].to_dict()
-    if found != dict(units):
-        raise SystemExit(f"pandas says {found}, plain Python {dict(units)}")
+    result = summary["units"].to_dict()
+    if result != dict(units):
+        raise SystemExit(f"pandas counts {result}, plain Python counts {dict(units)}")
 
 
-def where(b: venvd.Backend, engine: str, home: Path) -> list[str]:
-    """What runs the user's code and what serves it."""
+def describe(b: venvd.Backend, engine: str, home: Path) -> list[str]:
+    """The containers or processes of the backend and of the user's code."""
     b.exec("import os, platform, socket")
     python, pid, host = b.eval("platform.python_version(), os.getpid(), socket.gethostname()")
-    parts = containers(home) if engine == "docker" else processes(pid)
+    parts = list_containers(home) if engine == "docker" else list_processes(pid)
     return [f"user code   CPython {python}, process {pid} on {host}", *parts]
 
 
-def containers(home: Path) -> list[str]:
-    """The containers that carry the label of this home."""
+def list_containers(home: Path) -> list[str]:
+    """The containers with the label of this home."""
     label = "label=dev.venvd.home=" + (home / "id").read_text(encoding="utf-8").strip()
     command = ["docker", "ps", "--filter", label, "--format", "{{.Names}} of {{.Image}}, {{.Status}}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return [f"container   {line}" for line in sorted(listed.splitlines())]
 
 
-def processes(pid: int) -> list[str]:
-    """The processes of the backend: those below the one that both the server and the user's code have above them."""
-    parents = {int(path.parent.name): path.read_text() for path in Path("/proc").glob("[0-9]*/stat")}
-    above = {child: int(text.rpartition(")")[2].split()[1]) for child, text in parents.items()}
-    top = pid
-    while above.get(above.get(top, 0), 0) > 1 and command_of(above[top]):
-        top = above[top]
-    below = {top}
+def list_processes(pid: int) -> list[str]:
+    """The processes of the backend: the descendants of its supervisor, which is the topmost process of venvd."""
+    stats = {int(path.parent.name): path.read_text() for path in Path("/proc").glob("[0-9]*/stat")}
+    parents = {child: int(text.rpartition(")")[2].split()[1]) for child, text in stats.items()}
+    supervisor = pid
+    while parents.get(parents.get(supervisor, 0), 0) > 1 and find_program(parents[supervisor]):
+        supervisor = parents[supervisor]
+    tree = {supervisor}
     for _ in range(8):
-        below |= {child for child, parent in above.items() if parent in below}
-    return [f"process     {found} {command_of(found)}" for found in sorted(below - {top})]
+        tree |= {child for child, parent in parents.items() if parent in tree}
+    return [f"process     {member} {find_program(member)}" for member in sorted(tree - {supervisor})]
 
 
-def command_of(pid: int) -> str:
-    """What a process of venvd runs; empty for others."""
+def find_program(pid: int) -> str:
+    """The program that a process of venvd runs; empty for other processes."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
@@ -139,71 +139,71 @@ def command_of(pid: int) -> str:
     return next((Path(word).name for word in words[1:] if "venvd" in word), "")
 
 
-def job(controller: venvd.Controller, home: Path, report: Report) -> None:
-    """Runtime, venv, backend, the work itself."""
+def run_job(controller: venvd.Controller, home: Path, report: Report) -> None:
+    """Make a runtime, a venv and a backend, and use it."""
     status = controller.status()
     say(f"   engine {status.engine}: {status.engineReason}")
-    with report.step("runtime", "a runtime: one pinned CPython") as words:
+    with report.step("runtime", "a runtime: one pinned CPython") as remarks:
         version = controller.runtimes.ensure(None, show)
-        words.append(f"CPython {version}")
-    with report.step("venv", f"a venv with {' and '.join(REQUIREMENTS)}") as words:
+        remarks.append(f"CPython {version}")
+    with report.step("venv", f"a venv with {' and '.join(REQUIREMENTS)}") as remarks:
         controller.venvs.ensure("demo", venvd.VenvSpec(python=version, requirements=REQUIREMENTS), show)
         installed = {package.name: package.version for package in controller.venvs.packages("demo")}
-        words.append(", ".join(f"{name} {installed[name]}" for name in REQUIREMENTS))
-    with report.step("backend", "an HTTP backend from it") as words:
+        remarks.append(", ".join(f"{name} {installed[name]}" for name in REQUIREMENTS))
+    with report.step("backend", "an HTTP backend from it") as remarks:
         started = controller.backends.start("http", venv="demo", name="demo")
         controller.operations.wait(started.operation, show)
         running = controller.backends.get("demo")
-        words.append(str(running.url))
+        remarks.append(str(running.url))
     with venvd.connect(running.url or "", running.token) as b:
-        work(b, report)
+        use_backend(b, report)
         say("\nWhat ran where")
-        for line in where(b, status.engine, home):
+        for line in describe(b, status.engine, home):
             say(f"  {line}")
 
 
-def work(b: venvd.Backend, report: Report) -> None:
-    rows = sales()
-    text = as_csv(rows)
-    with report.step("first call", "a session, pandas imported") as words:
-        words.append("pandas " + str(b.import_module("pandas").__version__))
-    with report.step("aggregate", f"a CSV of {ROWS:,} rows, grouped by region through handles") as words:
+def use_backend(b: venvd.Backend, report: Report) -> None:
+    rows = generate_sales()
+    text = format_csv(rows)
+    with report.step("first call", "a session, pandas imported") as remarks:
+        remarks.append("pandas " + str(b.import_module("pandas").__version__))
+    with report.step("aggregate", f"a CSV of {ROWS:,} rows, grouped by region through handles") as remarks:
         summary = aggregate(b, text)
         table = str(summary)
-        words.append(f"{len(text) / 1000:.0f} kB sent, {len(table)} bytes of table back")
+        remarks.append(f"{len(text) / 1000:.0f} kB sent, {len(table)} bytes of table back")
     check(summary, rows)
     say("\n" + "\n".join("  " + line for line in table.splitlines()) + "\n\n  (plain Python counts the same units)")
 
 
 def take_down(started: launch.Started) -> None:
-    """Everything this run made: backend, venv, runtime, controller."""
+    """Stop and remove everything that this run made: backend, venv, runtime, controller."""
     with contextlib.suppress(venvd.VenvdError), venvd.Controller(started.url, started.token) as controller:
         for backend in controller.backends.list():
             controller.backends.delete(backend.name)
         wait_until_gone(controller)
         for venv in controller.venvs.list():
             controller.venvs.delete(venv.name)
-        controller.prune(everything=True)  # no other home would ever find what this one leaves
+        controller.prune(everything=True)  # no other home finds what this one leaves
     started.stop()
 
 
 def wait_until_gone(controller: venvd.Controller, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while controller.backends.list() and time.monotonic() < end:
+    deadline = time.monotonic() + seconds
+    while controller.backends.list() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
 def main() -> int:
-    say("venvd: a Python version and a requirements list in, a running Python service out\n")
+    say("venvd turns a Python version and a list of requirements into a running Python service\n")
     home = Path(tempfile.mkdtemp(prefix="venvd-demo-"))
     report = Report()
     started = None
     try:
-        with report.step("controller", "a controller of our own") as words:
+        with report.step("controller", "a controller") as remarks:
             started = launch.start(home, settings={"VENVD_RUN_DIR": str(home / "run")})
-            words.append(started.url)
+            remarks.append(started.url)
         with venvd.Controller(started.url, started.token) as controller:
-            job(controller, home, report)
+            run_job(controller, home, report)
         say("\nTimes\n" + report.table())
     except venvd.VenvdError as error:
         say(f"\nthe demo failed: {error}")
@@ -212,8 +212,8 @@ def main() -> int:
         say("\nstopped")
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave anything behind
-        say("\ntaking everything down …")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleanup
+        say("\nstopping and removing everything …")
         if started is not None:
             take_down(started)
         shutil.rmtree(home, ignore_errors=True)

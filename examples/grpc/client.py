@@ -1,6 +1,6 @@
-"""Python over gRPC with stubs made from the proto files alone; the same works in every language that gRPC has.
+"""Run Python over gRPC with stubs generated from the proto files; the same works in every language of gRPC.
 
-In a venv of its own (the SDK's package is named `venvd` too, and would hide the stubs):
+Use a separate virtual environment, because the SDK's package is also named `venvd` and would hide the stubs:
 
     pip install grpcio grpcio-tools grpcio-status
     mkdir stubs
@@ -22,8 +22,8 @@ from venvd.v1 import python_service_pb2 as messages
 from venvd.v1.python_service_pb2_grpc import PythonServiceStub
 
 
-def code_of(error: grpc.RpcError) -> str:
-    """The stable code of an error, and the type that the Python code raised."""
+def describe(error: grpc.RpcError) -> str:
+    """The stable code of an error, and the type of the exception that the Python code raised."""
     info = ErrorInfo()
     for detail in rpc_status.from_call(error).details:
         if detail.Unpack(info):
@@ -58,7 +58,7 @@ def main() -> None:
         try:
             python.Evaluate(messages.EvaluateRequest(expression="1 / 0"), metadata=metadata, timeout=10)
         except grpc.RpcError as error:
-            print(error.code().name, code_of(error))
+            print(error.code().name, describe(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// Python from Node over HTTP, with the fetch that Node brings along.
+// Runs Python from Node over HTTP, with the built-in fetch.
 //
 //   venvd start http --json                # prints the URL and the token
 //   VENVD_TOKEN=… node examples/node/http.mjs http://127.0.0.1:5678
@@ -12,9 +12,9 @@ async function call(path, body, { method = "POST", session } = {}) {
     headers: session === undefined ? headers : { ...headers, "X-Venvd-Session": session },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  const found = await response.json();
-  if (response.ok) return found;
-  throw Object.assign(new Error(found.detail), found);
+  const answer = await response.json();
+  if (response.ok) return answer;
+  throw Object.assign(new Error(answer.detail), answer);
 }
 
 const { id: session } = await call("/v1/sessions", {});

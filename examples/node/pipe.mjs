@@ -1,4 +1,4 @@
-// Python from Node over the pipe: lines of JSON on a Unix socket, nothing installed.
+// Runs Python from Node over the pipe: lines of JSON on a Unix socket, without any package.
 //
 //   venvd start pipe --json                # prints the socket's URL and the token
 //   VENVD_TOKEN=… node examples/node/pipe.mjs /path/to/pipe.sock
@@ -7,33 +7,33 @@ import net from "node:net";
 import readline from "node:readline";
 
 class Pipe {
-  #waiting = new Map();
+  #pending = new Map();
   #next = 1;
 
   constructor(path, token) {
     this.token = token;
     this.socket = net.createConnection(path);
     readline.createInterface({ input: this.socket }).on("line", (line) => this.#take(JSON.parse(line)));
-    this.socket.on("close", () => this.#waiting.forEach(({ reject }) => reject(new Error("the connection ended"))));
+    this.socket.on("close", () => this.#pending.forEach(({ reject }) => reject(new Error("the connection closed"))));
   }
 
-  // Any number of calls may be under way; replies find their call by its id. With onEvent, output comes as it appears.
+  // Any number of calls may be in flight; the id of a reply names its call. onEvent receives output as it appears.
   call(command, payload, { session, timeout, onEvent } = {}) {
     const id = this.#next++;
     const request = { id, command, payload, session, timeout, token: this.token, stream: onEvent !== undefined };
     return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject, onEvent });
+      this.#pending.set(id, { resolve, reject, onEvent });
       this.socket.write(JSON.stringify(request) + "\n");
     });
   }
 
   #take(message) {
-    const call = this.#waiting.get(message.id);
+    const call = this.#pending.get(message.id);
     if (message.event !== undefined) {
       call.onEvent(message.event, message.data);
       return;
     }
-    this.#waiting.delete(message.id);
+    this.#pending.delete(message.id);
     if (message.error === undefined) call.resolve(message.result);
     else call.reject(Object.assign(new Error(message.error), message));
   }

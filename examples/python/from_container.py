@@ -1,6 +1,6 @@
-"""Runs Python in a backend from another container: a plain socket, one line of JSON each way, no code of venvd.
+"""Run Python in a backend from another container: a plain socket, one line of JSON each way, no code of venvd.
 
-`docker compose run --rm example 'sum(range(10))'` starts it with no network: the socket's directory is all it shares.
+`docker compose run --rm example 'sum(range(10))'` starts it without a network. It shares only the socket's directory.
 """
 
 import json

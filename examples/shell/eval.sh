@@ -1,10 +1,10 @@
 #!/bin/sh
-# Evaluates Python over the pipe with nothing but a shell and nc (netcat-openbsd): one line of JSON, one line back.
+# Evaluates Python over the pipe with only a shell and nc (netcat-openbsd): one line of JSON each way.
 #
 #   venvd start pipe --json                # prints the socket's URL and the token
 #   VENVD_TOKEN=… examples/shell/eval.sh /path/to/pipe.sock 'sum(range(10))' [SESSION]
 #
-# Prints the reply. Exit status: 0 a result, 1 an error, 2 wrong words.
+# Prints the reply. Exit status: 0 result, 1 error, 2 usage.
 set -eu
 
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
@@ -12,7 +12,7 @@ if [ $# -lt 2 ] || [ $# -gt 3 ]; then
     exit 2
 fi
 
-json() { # TEXT as a JSON string
+json() { # prints TEXT as a JSON string
     printf '%s' "$1" | sed 's/[\\"]/\\&/g' | awk '
         BEGIN { printf "\"" }
         NR > 1 { printf "\\n" }

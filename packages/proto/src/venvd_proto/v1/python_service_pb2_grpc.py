@@ -162,7 +162,7 @@ class PythonServiceServicer:
     """
 
     def Health(self, request, context):
-        """Whether the server answers; needs no token.
+        """Checks that the server answers. Needs no token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +176,7 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateObject(self, request, context):
-        """Creates an object of a class of a module.
+        """Creates an object of a class in a module.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,42 +204,42 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Evaluate(self, request, context):
-        """Runs any code; the result is the value of its last expression.
+        """Runs any code. The result is the value of its last expression.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Execute(self, request, context):
-        """Runs any code and streams what it writes; the last message holds the whole output.
+        """Runs any code and streams its output. The last message holds the whole output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DisposeHandle(self, request, context):
-        """Lets go of handles; those already gone are no error.
+        """Disposes of handles. Disposing of a handle twice is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ToFloatArray(self, request, context):
-        """An object as an array of floats.
+        """Converts an object to an array of floats.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ToFloatArray2D(self, request, context):
-        """An object as rows of floats.
+        """Converts an object to rows of floats.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IsModuleAvailable(self, request, context):
-        """Whether a module can be imported; does not import it.
+        """Checks whether a module can be imported, without importing it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,7 +253,7 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHandles(self, request, context):
-        """What is held by handle in the session.
+        """Lists the handles of the session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,14 +274,14 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartCall(self, request, context):
-        """Starts a call that is left and fetched later.
+        """Starts a background call, whose result is fetched later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCall(self, request, context):
-        """Fetches the state and the result of a call; may wait for it.
+        """Fetches the state and the result of a background call, and may wait for its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,9 +323,9 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Any number of calls over one stream: the lowest latency. Requests carry an ID of the client's choice, which their
-        replies repeat; replies come in any order. An error of a call is a message and does not end the stream; closing
-        the stream early cancels what still runs.
+        """Runs any number of calls over one stream, with the lowest latency. The client chooses the ID of each request, and
+        replies repeat it. Replies come in any order. An error of a call is a message and does not end the stream. Closing
+        the stream early cancels the running calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """Makes, lists and ends the sessions of one backend. The session "default" always exists.
+    """Creates, lists and ends the sessions of one backend. The session "default" always exists.
     """
 
     def __init__(self, channel):
@@ -68,7 +68,7 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """Makes, lists and ends the sessions of one backend. The session "default" always exists.
+    """Creates, lists and ends the sessions of one backend. The session "default" always exists.
     """
 
     def CreateSession(self, request, context):
@@ -86,28 +86,28 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """One session.
+        """Returns one session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Ends a session; its processes, files and handles are gone.
+        """Ends a session and deletes its files and handles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InterruptSession(self, request, context):
-        """Interrupts the call that runs in a session; its state survives where the code lets itself be interrupted.
+        """Interrupts the running call of a session. The state survives if the code can be interrupted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetSession(self, request, context):
-        """Starts a session afresh, under the same ID.
+        """Replaces the process of a session. The session keeps its ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +155,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """Makes, lists and ends the sessions of one backend. The session "default" always exists.
+    """Creates, lists and ends the sessions of one backend. The session "default" always exists.
     """
 
     @staticmethod

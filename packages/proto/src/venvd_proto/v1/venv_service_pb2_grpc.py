@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VenvServiceStub:
-    """Makes, lists and deletes venvs.
+    """Creates, lists and deletes venvs.
     """
 
     def __init__(self, channel):
@@ -63,11 +63,11 @@ class VenvServiceStub:
 
 
 class VenvServiceServicer:
-    """Makes, lists and deletes venvs.
+    """Creates, lists and deletes venvs.
     """
 
     def CreateEnvironment(self, request, context):
-        """Creates or changes a venv; where nothing changes, nothing is built.
+        """Creates or changes a venv. An unchanged venv is not built again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +81,7 @@ class VenvServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEnvironment(self, request, context):
-        """One venv.
+        """Returns one venv.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +95,7 @@ class VenvServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnsureProviderEnvironment(self, request, context):
-        """Ensures the venv of a provider: a stable name from provider and model.
+        """Ensures that the venv of a provider exists. Its name derives from provider and model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +138,7 @@ def add_VenvServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VenvService:
-    """Makes, lists and deletes venvs.
+    """Creates, lists and deletes venvs.
     """
 
     @staticmethod
