@@ -17,7 +17,7 @@ from venvd_pipe_backend.settings import PipeSettings
 from venvd_rpc_backend.settings import RpcSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"`([^`\s]+)`")
 TOP = ("benchmarks/", "deploy/", "docs/", "examples/", "packages/", "proto/", "scripts/", "services/", "tests/")
