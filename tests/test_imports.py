@@ -68,3 +68,51 @@ def test_what_runs_beside_user_code_needs_only_the_standard_library(folder: str)
 def test_core_knows_no_transport() -> None:
     """The server side of sessions imports no transport, engine or database library."""
     assert not {(path.name, name) for path, name in imported("packages/core") if name in TRANSPORTS}
+
+
+def modules_of(folder: str) -> dict[str, Path]:
+    source = ROOT / folder / "src"
+    names = {path: ".".join(path.relative_to(source).with_suffix("").parts) for path in source.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imports_of(module: str, modules: dict[str, Path]) -> set[str]:
+    """The modules of the same package that `module` imports anywhere, also for types and inside functions."""
+    found: set[str] = set()
+    is_package = modules[module].name == "__init__.py"
+    for node in ast.walk(ast.parse(modules[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")
+            base = parents[: len(parents) + is_package - node.level] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            submodules = {f"{name}.{alias.name}" for alias in node.names} & set(modules)
+            found |= submodules
+            if len(submodules) < len(node.names):
+                found.add(name)
+    return (found & set(modules)) - {module}
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Some modules that import each other in a circle; empty where there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        cycles = (visit(each, [*path, module]) for each in sorted(graph[module]))
+        cycle = next(filter(None, cycles), [])
+        done.add(module)
+        return cycle
+
+    return next(filter(None, (visit(module, []) for module in sorted(graph))), [])
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_no_modules_import_each_other_in_a_circle(folder: str) -> None:
+    """A package has an order in which its modules can be read."""
+    modules = modules_of(folder)
+    assert not find_cycle({module: imports_of(module, modules) for module in modules})

@@ -51,7 +51,7 @@ def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: A
         async with serve() as client:
             await client.ready()
             found = await client.backend.get_array("share good")
-            found.forsake()
+            found.close(reusable=False)
             found.close()
             assert await told(client) == {"told": [{"segments": {"drop": ["good-0"]}}]}
 

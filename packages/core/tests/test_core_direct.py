@@ -9,14 +9,14 @@ import socket
 from typing import Any
 
 from venvd_contract.commands import SessionInfo
-from venvd_core.backend import Attachment
+from venvd_core.backend import DirectClient
 
 
-def attachment(sock: socket.socket) -> Attachment:
+def direct_client(sock: socket.socket) -> DirectClient:
     def greeting(info: SessionInfo) -> bytes:
         return info.id.encode() + b"\n"
 
-    return Attachment(sock, b"", 1 << 20, 1 << 20, greeting, lambda _, error: json.dumps(error.fields()).encode())
+    return DirectClient(sock, b"", 1 << 20, 1 << 20, greeting, lambda _, error: json.dumps(error.fields()).encode())
 
 
 def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) -> None:
@@ -28,7 +28,7 @@ def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) 
             await client.ready()
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
             ours, theirs = socket.socketpair()
-            await client.backend.attach(None, attachment(theirs))
+            await client.backend.attach(None, direct_client(theirs))
             ours.settimeout(30)
             with ours.makefile("rb") as lines:
                 assert lines.readline() == b"default\n"
@@ -50,7 +50,7 @@ def test_a_client_that_goes_with_the_server(run: Any, wardens: Any, serve: Any) 
         async with serve() as client:
             await client.ready()
             ours, theirs = socket.socketpair()
-            await client.backend.attach(None, attachment(theirs))
+            await client.backend.attach(None, direct_client(theirs))
             ours.close()
             await client.until(lambda: theirs.fileno() < 0)
         await asyncio.sleep(0.7)  # what was to happen after half a second has happened then

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from venvd_contract.errors import Forbidden
-from venvd_core.departures import Departures
+from venvd_core.hangup import HangupWatcher
 from venvd_pipe_backend import peers
 from venvd_pipe_backend.settings import PipeSettings
 
@@ -82,25 +82,25 @@ def test_only_a_peer_that_closed_has_hung_up() -> None:
         assert peers.hung_up(ours.fileno())
 
 
-def test_departures_are_told_without_reading() -> None:
-    """A hang-up is told although bytes of the peer lie unread, and an end of writing is none."""
+def test_hangups_are_reported_without_reading() -> None:
+    """A hang-up is reported although bytes of the peer lie unread; an end of writing is no hang-up."""
 
     async def watch() -> list[str]:
         loop = asyncio.get_running_loop()
-        departures = Departures(loop)
-        told: list[str] = []
+        hangups = HangupWatcher(loop)
+        hung_up: list[str] = []
         pairs = {name: socket.socketpair() for name in ("stays", "ends", "goes")}
         gone = asyncio.Event()
         for name, (ours, theirs) in pairs.items():
             theirs.send(b"unread")
-            departures.watch(ours.fileno(), lambda name=name: (told.append(name), gone.set()))
+            hangups.watch(ours.fileno(), lambda name=name: (hung_up.append(name), gone.set()))
         pairs["ends"][1].shutdown(socket.SHUT_WR)
         pairs["goes"][1].close()
         await asyncio.wait_for(gone.wait(), 10)
-        departures.close()
+        hangups.close()
         for pair in pairs.values():
             for end in pair:
                 end.close()
-        return told
+        return hung_up
 
     assert asyncio.run(watch()) == ["goes"]

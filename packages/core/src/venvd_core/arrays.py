@@ -18,8 +18,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import Internal, InvalidRequest, SessionLost, VenvdError
 from venvd_core.calls import Call, Reply, Request
-from venvd_core.process import Process
-from venvd_core.segments import Segment
+from venvd_core.segments import Segment, Segments
 from venvd_core.wire import encode
 
 CHUNK = 1 << 20
@@ -82,10 +81,10 @@ class Outgoing:
         segment: where the bytes lie, first to last; None where they came with the reply.
     """
 
-    def __init__(self, header: Header, data: bytes | None, segment: Segment | None, process: Process) -> None:
+    def __init__(self, header: Header, data: bytes | None, segment: Segment | None, segments: Segments) -> None:
         self.header = header
         self.segment = segment
-        self.process = process
+        self._segments = segments
         self._data = data
         self._lent = segment is not None
 
@@ -102,17 +101,15 @@ class Outgoing:
                 part = self.segment.part(start, end)
                 yield bytes(part) if start >= total - _COPIED else part
 
-    def forsake(self) -> None:
-        """Whoever maps the memory is gone, or may be: it is not used again."""
-        if self._lent and self.segment is not None:
-            self._lent = False
-            self.process.segments.forsake([self.segment.name])
+    def close(self, *, reusable: bool = True) -> None:
+        """Give the memory up; closing twice is no error.
 
-    def close(self) -> None:
-        """Let the session use the memory again; closing twice is no error."""
+        Args:
+            reusable: whether the session may use the memory again, since no client maps it.
+        """
         if self._lent and self.segment is not None:
             self._lent = False
-            self.process.segments.release([self.segment.name])
+            self._segments.release(self.segment.name, reusable=reusable)
 
 
 class Incoming:
@@ -124,12 +121,12 @@ class Incoming:
     """
 
     def __init__(
-        self, header: Header, segment: Segment | None, process: Process | None, commit: Callable[[Any, bytes], Call]
+        self, header: Header, segment: Segment | None, segments: Segments | None, commit: Callable[[Any, bytes], Call]
     ) -> None:
         self.header = header
         self.segment = segment
         self.written = 0
-        self.process = process
+        self._segments = segments
         self._commit = commit
         self._data = bytearray()
         self._lent = segment is not None
@@ -166,23 +163,21 @@ class Incoming:
         try:
             reply = await call
         except VenvdError as error:
-            if call.process is not self.process:
+            if call.segments is not self._segments:
                 raise SessionLost("the session's process ended while the array came in; its state is lost") from error
             raise
         self._lent = False
         return reply
 
-    def forsake(self) -> None:
-        """Whoever maps the memory is gone, or may be: it is not used again."""
-        if self._lent and self.segment is not None and self.process is not None:
-            self._lent = False
-            self.process.segments.forsake([self.segment.name])
+    def close(self, *, reusable: bool = True) -> None:
+        """Drop what was written, unless it became an array; closing twice is no error.
 
-    def close(self) -> None:
-        """Drop what was written, unless it became an array; closing twice is no error."""
-        if self._lent and self.segment is not None and self.process is not None:
+        Args:
+            reusable: as in `Outgoing.close`.
+        """
+        if self._lent and self.segment is not None and self._segments is not None:
             self._lent = False
-            self.process.segments.release([self.segment.name])
+            self._segments.release(self.segment.name, reusable=reusable)
 
 
 class Porter:
@@ -204,25 +199,25 @@ class Porter:
         payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._begin(Request("array.get", payload), target)
         reply = await _answered(call)
-        process = _process(call)
+        segments = _segments_of(call)
         try:
-            return await self._outgoing(reply, process)
+            return await self._outgoing(reply, segments)
         except BaseException:
-            _release(process, reply.result)
+            _release(segments, reply.result)
             raise
 
-    async def _outgoing(self, reply: Reply, process: Process) -> Outgoing:
+    async def _outgoing(self, reply: Reply, segments: Segments) -> Outgoing:
         said = _read(reply.result)
         header = _header(said)
         if said.segment is None:
             if len(reply.attachments) != 1:
                 raise Internal("the session sent an array without its bytes")
             _check(header, len(reply.attachments[0]))
-            return Outgoing(header, reply.attachments[0], None, process)
-        segment = await process.segments.find(said.segment)
+            return Outgoing(header, reply.attachments[0], None, segments)
+        segment = await segments.find(said.segment)
         if header.nbytes > segment.size:
             raise Internal("the session sent an array that is larger than its segment")
-        return Outgoing(header, None, segment, process)
+        return Outgoing(header, None, segment, segments)
 
     async def put(self, header: Header, target: Target, *, segment: bool) -> Incoming:
         def commit(payload: Any, data: bytes) -> Call:
@@ -234,19 +229,19 @@ class Porter:
         payload = encode({**header.fields(), "shm": True})
         call = self._begin(Request("array.put", payload), target, preliminary=True)
         reply = await _answered(call)
-        process = _process(call)
+        segments = _segments_of(call)
         try:
-            return Incoming(header, await _room(reply, process, header), process, commit)
+            return Incoming(header, await _room(reply, segments, header), segments, commit)
         except BaseException:
-            _release(process, reply.result)
+            _release(segments, reply.result)
             raise
 
 
-async def _room(reply: Reply, process: Process, header: Header) -> Segment:
+async def _room(reply: Reply, segments: Segments, header: Header) -> Segment:
     said = _read(reply.result)
     if said.segment is None:
         raise Internal("the session gave no memory for an array")
-    found = await process.segments.find(said.segment)
+    found = await segments.find(said.segment)
     if header.nbytes > found.size:
         raise Internal("the session gave less memory than the array takes")
     return found
@@ -258,29 +253,29 @@ async def _answered(call: Call) -> Reply:
         return await call
     except asyncio.CancelledError:
         if call.done() and not call.cancelled() and call.exception() is None:
-            _release(_process(call), call.result().result)
+            _release(_segments_of(call), call.result().result)
         raise
 
 
-def abandoned(call: Call, result: msgspec.Raw) -> None:
+def release_unclaimed(call: Call, result: msgspec.Raw) -> None:
     """A reply came that nobody waits for: what it lends is given back."""
-    if call.process is not None and call.request.command in {"array.get", "array.put"}:
-        _release(call.process, bytes(result))
+    if call.segments is not None and call.request.command in {"array.get", "array.put"}:
+        _release(call.segments, bytes(result))
 
 
-def _release(process: Process, result: bytes) -> None:
+def _release(segments: Segments, result: bytes) -> None:
     try:
         name = _named.decode(result).segment
     except msgspec.MsgspecError:
         return
     if name is not None:
-        process.segments.release([name])
+        segments.release(name)
 
 
-def _process(call: Call) -> Process:
-    if call.process is None:
+def _segments_of(call: Call) -> Segments:
+    if call.segments is None:
         raise Internal("a call was answered that was never sent")
-    return call.process
+    return call.segments
 
 
 def _read(result: bytes) -> _Described:

@@ -18,17 +18,18 @@ from venvd_contract.framing import MAX_LINE
 from venvd_core import wire
 from venvd_core.arrays import Incoming, Outgoing, Porter, Target
 from venvd_core.auth import USE, Guard
-from venvd_core.calls import Call, Reply, Request
-from venvd_core.cancelling import Cancelling
-from venvd_core.detached import Detached
-from venvd_core.direct import Attachment
+from venvd_core.background import BackgroundCalls
+from venvd_core.calls import Call, Reply, Request, options_of
+from venvd_core.cancellation import Cancellation
 from venvd_core.files import Files
 from venvd_core.health import Checks
-from venvd_core.measures import Exposition, Measures
+from venvd_core.metrics import Exposition, Metrics
 from venvd_core.pool import Pool
+from venvd_core.session.direct import DirectClient
 from venvd_core.settings import BackendSettings
+from venvd_core.tasks import Tasks
 
-__all__ = ["CANCEL", "Attachment", "Backend", "Call", "Incoming", "Outgoing", "Reply", "Request", "Target"]
+__all__ = ["CANCEL", "Backend", "Call", "DirectClient", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
 _SESSION_COMMANDS = frozenset(
     each.name for each in (*commands.COMMANDS, *commands.STREAMED) if each.served_by == "session"
@@ -80,18 +81,18 @@ _SERVED: dict[str, _Served] = {
 
 
 @dataclass(frozen=True)
-class _Ending:
+class _CancellableTask:
     """A task that ends with its client: nobody may be left with a session that nobody knows of, and nobody has to wait
     for a call in another's place. What else was begun is brought to its end.
     """
 
     task: asyncio.Task[None]
 
-    def abandoned(self, _call: Call) -> None:
+    def abandon(self, _call: Call) -> None:
         self.task.cancel()
 
     def stop(self, call: Call) -> None:
-        call.stop = "cancelled"
+        call.stop_reason = "cancelled"
         self.task.cancel()
 
 
@@ -105,15 +106,15 @@ class Backend:
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
         self._timeout = settings.default_timeout
         self._usual = {
-            command: {values: wire.terms(Request(command, values=values)) for values in _VALUES}
+            command: {values: options_of(Request(command, values=values)) for values in _VALUES}
             for command in _SESSION_COMMANDS
         }
         """The terms of requests that say nothing more, by their values."""
         self._pool: Pool | None = None
         self._exposition: Exposition | None = None
-        self._work: set[asyncio.Task[None]] = set()
-        self._detached: Detached | None = None
-        self._cancelling: Cancelling | None = None
+        self._tasks = Tasks()
+        self._background: BackgroundCalls | None = None
+        self._cancellation: Cancellation | None = None
         self._files: Files | None = None
         self._by_request: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._porter = Porter(self.begin)
@@ -121,13 +122,13 @@ class Backend:
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, readiness tells when it is there."""
         self._pool = pool = Pool(self.settings)
-        self._exposition = Exposition(pool.measures, pool)
-        self._detached = detached = Detached(self.call, self.settings)
-        self._cancelling = Cancelling(detached)
+        self._exposition = Exposition(pool.metrics, pool)
+        self._background = background = BackgroundCalls(self.call, self.settings)
+        self._cancellation = Cancellation(background)
         self._files = files = Files(pool, self.settings)
         self._by_request = {
-            "call.start": detached.start,
-            "call.get": detached.get,
+            "call.start": background.start,
+            "call.get": background.get,
             **files.served,
         }
         self.checks.register("session", pool.trouble)
@@ -136,11 +137,10 @@ class Backend:
     async def close(self) -> None:
         """End every session and the connection to the warden."""
         pool, self._pool = self._pool, None
-        if self._detached is not None and self._files is not None:
-            self._detached.close()
+        if self._background is not None and self._files is not None:
+            self._background.close()
             self._files.close()
-        for task in self._work:
-            task.cancel()
+        self._tasks.cancel()
         if pool is not None:
             await pool.close()
 
@@ -151,7 +151,7 @@ class Backend:
             VenvdError: as for other calls; also where the object is no array that can travel.
         """
         found = await self._porter.get(handle, target, form)
-        self._measured().bytes_out += found.header.nbytes
+        self._metrics().bytes_out += found.header.nbytes
         return found
 
     async def put_array(self, header: Header, target: Target = _DEFAULT, *, segment: bool = False) -> Incoming:
@@ -168,13 +168,13 @@ class Backend:
             VenvdError: as for other calls; also where the array is too large, or the venv has no numpy.
         """
         found = await self._porter.put(header, target, segment=segment)
-        self._measured().bytes_in += header.nbytes
+        self._metrics().bytes_in += header.nbytes
         return found
 
-    def _measured(self) -> Measures:
+    def _metrics(self) -> Metrics:
         if self._pool is None:
             raise Unavailable("the server is closing")
-        return self._pool.measures
+        return self._pool.metrics
 
     def call(self, request: Request) -> Call:
         """Begin a call of which nothing is known but what is asked for."""
@@ -185,24 +185,24 @@ class Backend:
     def begin(self, call: Call) -> None:
         """Begin a call. Every error is what it comes to, a `VenvdError`; nobody is told before this has returned."""
         request, pool = call.request, self._pool
-        call.began = time.monotonic()
+        call.received_at = time.monotonic()
         try:
             if pool is None:
                 raise Unavailable("the server is closing")
             if len(request.payload) > self._largest:
                 raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
-            if request.name is not None and self._cancelling is not None:
-                self._cancelling.name(call, request.name)
+            if request.name is not None and self._cancellation is not None:
+                self._cancellation.name(call, request.name)
             usual = self._usual.get(request.command)
             if usual is None:
                 self._serve(call, request, pool)
                 return
             if request.timeout is None and request.lease is None and not request.attachments and call.on_event is None:
-                call.deadline = call.began + self._timeout
-                call.terms = usual.get(request.values) or _no_values(request.values)
+                call.deadline = call.received_at + self._timeout
+                call.options = usual.get(request.values) or _no_values(request.values)
             else:
-                call.deadline = call.began + (_checked_time("timeout", request.timeout) or self._timeout)
-                call.terms = self._terms(call)
+                call.deadline = call.received_at + (_checked_time("timeout", request.timeout) or self._timeout)
+                call.options = self._terms(call)
             call.payload = wire.checked(request.payload)
             pool.find(request.session).submit(call)
         except VenvdError as error:
@@ -213,30 +213,28 @@ class Backend:
         if request.values not in _VALUES:
             _no_values(request.values)
         _checked_time("lease", request.lease)
-        return wire.terms(request, stream=call.on_event is not None)
+        return options_of(request, stream=call.on_event is not None)
 
     def _refuse(self, call: Call, error: VenvdError) -> None:
-        told, call.told = call.told, None
+        on_done, call.on_done = call.on_done, None
         call.end(None, error)
-        if told is not None:
-            asyncio.get_running_loop().call_soon(told, call)
+        if on_done is not None:
+            asyncio.get_running_loop().call_soon(on_done, call)
         if self._pool is not None:
             command = call.request.command
-            self._pool.measures.refused(command if command in _KNOWN else "unknown", error)
+            self._pool.metrics.record_refusal(command if command in _KNOWN else "unknown", error)
 
     # ---- what the server answers itself
 
     def _serve(self, call: Call, request: Request, pool: Pool) -> None:
-        task = asyncio.get_running_loop().create_task(_answer(self._serving(call, pool), pool, call))
+        task = self._tasks.start(_answer(self._serving(call, pool), pool, call))
         if request.command in _ENDS_WITH_ITS_CLIENT:
-            call.owner = _Ending(task)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+            call.runner = _CancellableTask(task)
 
     def _serving(self, call: Call, pool: Pool) -> Callable[[], Awaitable[Any]]:
         request = call.request
-        if request.command == CANCEL and self._cancelling is not None:
-            return partial(self._cancelling.cancel, call)
+        if request.command == CANCEL and self._cancellation is not None:
+            return partial(self._cancellation.cancel, call)
         by_request = self._by_request.get(request.command)
         if by_request is not None:
             return partial(by_request, request)
@@ -260,7 +258,7 @@ class Backend:
             raise Unavailable("the server is closing")
         return self._files
 
-    async def attach(self, session: str | None, attachment: Attachment) -> None:
+    async def attach(self, session: str | None, client: DirectClient) -> None:
         """Hand a client's connection to a session, which answers it from then on.
 
         Raises:
@@ -271,11 +269,11 @@ class Backend:
         if pool is None:
             raise Unavailable("the server is closing")
         try:
-            await pool.find(session).attach(attachment)
+            await pool.find(session).attach(client)
         except VenvdError as error:
-            pool.measures.refused(ATTACH, error)
+            pool.metrics.record_refusal(ATTACH, error)
             raise
-        pool.measures.attached()
+        pool.metrics.record_attach()
 
     # ---- who may, and how it goes
 
@@ -299,7 +297,7 @@ class Backend:
 
     def metrics(self) -> bytes:
         """Everything measured, in Prometheus' text format."""
-        return b"" if self._exposition is None else self._exposition.text()
+        return b"" if self._exposition is None else self._exposition.write()
 
 
 def _checked_time(what: str, asked: float | None) -> float | None:
@@ -317,7 +315,7 @@ def _no_values(asked: str | None) -> NoReturn:
 def _given_up(call: Call) -> VenvdError:
     if call.cancelled():
         return Cancelled("the client went away")
-    return Cancelled("the call was cancelled") if call.stop else Unavailable("the server is closing")
+    return Cancelled("the call was cancelled") if call.stop_reason else Unavailable("the server is closing")
 
 
 async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
@@ -336,7 +334,7 @@ async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call)
         error.__cause__ = raised
     if not call.done():
         call.end(reply, error)
-    seconds = time.monotonic() - call.began
+    seconds = time.monotonic() - call.received_at
     outcome = "ok" if error is None else error.code
     size = 0 if reply is None else reply.size
-    pool.measures.finished(call, outcome, seconds, size=size, error=error)
+    pool.metrics.record_call(call, outcome, seconds, size=size, error=error)

@@ -1,24 +1,22 @@
-"""One call: what a transport asks for, and what it comes to."""
+"""One call: what a client asks for, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from venvd_contract.errors import VenvdError
-
-if TYPE_CHECKING:
-    from venvd_core.process import Process
+from venvd_core.segments import Segments
 
 OnEvent = Callable[[str, Any], None]
-Nearby = Callable[[Any], "Call | None"]
+FindCall = Callable[[Any], "Call | None"]
 
 
 class Request(msgspec.Struct, eq=False):
-    """What a transport asks for.
+    """What a client asks for.
 
     Attributes:
         command: the name of a command.
@@ -26,8 +24,8 @@ class Request(msgspec.Struct, eq=False):
         session: null is `default`.
         timeout: seconds; null is the backend's default.
         values: `plain`, which null is, or `tagged`.
-        attachments: what stands behind the line on the pipe.
-        name: what the client calls it, so that `cancel` can end it from anywhere.
+        attachments: the bytes behind the line.
+        name: the client's name for the call, by which `cancel` ends it from any connection.
         tag: the request's ID on its connection, as JSON.
         lease: seconds after which handles that the call makes are freed unless they are used.
     """
@@ -43,167 +41,185 @@ class Request(msgspec.Struct, eq=False):
     lease: float | None = None
 
 
+def options_of(request: Request, *, stream: bool = False) -> bytes:
+    """Write the fields between the ID and the payload of a request to a session; the server keeps the deadline."""
+    options = b',"command":"%b"' % request.command.encode()
+    if request.values == "tagged":
+        options += b',"values":"tagged"'
+    if stream:
+        options += b',"stream":true'
+    if request.lease is not None:
+        options += b',"lease":%r' % request.lease
+    if request.attachments:
+        options += b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in request.attachments)
+    return options + b',"payload":'
+
+
 class Reply(msgspec.Struct, eq=False):
-    """What a call came to: `result` is JSON, checked to be JSON."""
+    """The result of a call: JSON that was checked to be JSON, and the bytes behind it."""
 
     result: bytes
     attachments: Sequence[bytes] = ()
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the result and its attachments."""
         return len(self.result) + (sum(map(len, self.attachments)) if self.attachments else 0)
 
 
-class Owner(Protocol):
-    """Who runs a call."""
+class Runner(Protocol):
+    """Runs a call: a session, or the server itself."""
 
-    def abandoned(self, call: Call) -> None:
-        """Nobody waits for the call any more."""
+    def abandon(self, call: Call) -> None:
+        """Stop a call whose client no longer waits."""
 
     def stop(self, call: Call) -> None:
-        """End the call; who waits for it is answered as soon as it has ended."""
+        """Stop a call; its client gets the answer as soon as the call has ended."""
 
 
 class Call:
-    """A call, from its arrival to its end; one that is cancelled ends with neither `reply` nor `error`.
+    """A call, from its arrival to its end; a cancelled one ends with neither `reply` nor `error`.
 
-    It can be asked, awaited and cancelled as a future can, but is none: of nearly every call one is told by `told`, at
-    the very moment and without a turn of the loop, and a future would cost it more than all the rest here.
+    It has the methods of a future and is none: `on_done` is called at once, without a turn of the loop, and a future
+    would cost nearly every call more than everything else here.
 
     Attributes:
         request: what is asked for.
-        told: called when the call is over, at that very moment.
+        on_done: called as soon as the call has ended.
         on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams.
-        nearby: finds a call of the same connection by its tag.
-        preliminary: whether another call follows that counts for both.
-        began: when it came; `time.monotonic`, as all times here.
+        find_call: finds a call of the same connection by its tag.
+        preliminary: whether another call follows that is counted for both.
+        received_at: when the call came; `time.monotonic`, as all times here.
         deadline: when its time is over.
-        terms: what the session is asked for beside the payload: `wire.terms`.
+        options: what `options_of` wrote for the session.
         payload: that of the request, checked to be a JSON object on one line.
-        owner: who runs it.
-        sent: when it left the queue; 0 before.
-        process: who it was sent to.
-        stop: why it is being stopped: `timeout` or `cancelled`.
-        counted: whether its end was measured though nothing was answered yet.
-        over: whether it has ended.
+        runner: the session or the server's own task; None before it runs.
+        sent_at: when it left the queue; 0 before.
+        segments: the memory of the process it was sent to.
+        stop_reason: `timeout` or `cancelled` while it is being stopped.
+        counted: whether it is in the metrics already.
+        ended: whether it has ended.
     """
 
     __slots__ = (
-        "began", "counted", "deadline", "error", "nearby", "on_event", "over", "owner", "payload", "preliminary",
-        "process", "reply", "request", "sent", "stop", "terms", "told", "waiting",
+        "_future", "counted", "deadline", "ended", "error", "find_call", "on_done", "on_event", "options", "payload",
+        "preliminary", "received_at", "reply", "request", "runner", "segments", "sent_at", "stop_reason",
     )  # fmt: skip
-    # set where it begins
-    began: float
+    # set by `Backend.begin`
+    received_at: float
     deadline: float
-    terms: bytes
+    options: bytes
     payload: bytes
 
     def __init__(
         self,
         request: Request,
-        told: Callable[[Call], None] | None = None,
+        on_done: Callable[[Call], None] | None = None,
         on_event: OnEvent | None = None,
-        nearby: Nearby | None = None,
+        find_call: FindCall | None = None,
         preliminary: bool = False,
     ) -> None:
         self.request = request
-        self.told = told
+        self.on_done = on_done
         self.on_event = on_event
-        self.nearby = nearby
+        self.find_call = find_call
         self.preliminary = preliminary
-        self.sent = 0.0
-        self.owner: Owner | None = None
-        self.process: Process | None = None
-        self.stop: str | None = None
-        self.counted = self.over = False
+        self.sent_at = 0.0
+        self.runner: Runner | None = None
+        self.segments: Segments | None = None
+        self.stop_reason: str | None = None
+        self.counted = self.ended = False
         self.reply: Reply | None = None
         self.error: VenvdError | None = None
-        self.waiting: Waiting | None = None
+        self._future: CallFuture | None = None
 
     def done(self) -> bool:
-        return self.over
+        return self.ended
 
     def cancelled(self) -> bool:
-        return self.over and self.reply is None and self.error is None
+        return self.ended and self.reply is None and self.error is None
 
     def exception(self) -> VenvdError | None:
-        """Raises:
-        asyncio.CancelledError: it was cancelled.
+        """Return the error, or None after a reply.
+
+        Raises:
+            asyncio.CancelledError: the call was cancelled.
         """
         if self.cancelled():
             raise asyncio.CancelledError
         return self.error
 
     def result(self) -> Reply:
-        """Raises:
-        VenvdError: the call failed.
-        asyncio.CancelledError: it was cancelled.
+        """Return the reply.
+
+        Raises:
+            VenvdError: the call failed.
+            asyncio.CancelledError: it was cancelled.
         """
         if self.error is not None:
             raise self.error
         if self.reply is None:
-            raise asyncio.CancelledError if self.over else asyncio.InvalidStateError
+            raise asyncio.CancelledError if self.ended else asyncio.InvalidStateError
         return self.reply
 
     def end(self, reply: Reply | None, error: VenvdError | None = None) -> None:
-        """The call is over; one that is not cancelled has either."""
+        """End the call with a reply or an error; with neither it is cancelled."""
         self.reply = reply
         self.error = error
-        self.over = True
-        if self.told is not None:
+        self.ended = True
+        if self.on_done is not None:
             try:
-                self.told(self)
-            except Exception as wrong:  # noqa: BLE001 — what goes wrong on one connection is not the session's affair
-                context = {"message": "who waited for a call", "exception": wrong}
+                self.on_done(self)
+            except Exception as wrong:  # noqa: BLE001 — a defect of one connection must not end the session
+                context = {"message": "the callback of a call failed", "exception": wrong}
                 asyncio.get_running_loop().call_exception_handler(context)
-        if self.waiting is not None:
-            self.waiting.conclude()
+        if self._future is not None:
+            self._future.conclude()
 
     def cancel(self) -> bool:
-        """End the call, since nobody wants to know what it comes to; whether it had not ended."""
-        if self.over:
+        """End the call without an answer, and stop it; whether it had not ended."""
+        if self.ended:
             return False
-        self.over = True
-        if self.owner is not None:
-            self.owner.abandoned(self)
+        self.ended = True
+        if self.runner is not None:
+            self.runner.abandon(self)
         self.end(None)
         return True
 
-    def add_done_callback(self, told: Callable[[Call], object]) -> None:
-        """Have `told` called when the call is over, a turn of the loop later."""
-        self.future().add_done_callback(lambda _: told(self))
+    def add_done_callback(self, on_done: Callable[[Call], object]) -> None:
+        """Call `on_done` when the call has ended, a turn of the loop later."""
+        self.future().add_done_callback(lambda _: on_done(self))
 
-    def future(self) -> Waiting:
-        """What stands for the call where a future is needed; cancelling it cancels the call."""
-        if self.waiting is None:
-            self.waiting = Waiting(self)
-            if self.over:
-                self.waiting.conclude()
-        return self.waiting
+    def future(self) -> CallFuture:
+        """Return a future that stands for the call; cancelling it cancels the call."""
+        if self._future is None:
+            self._future = CallFuture(self)
+            if self.ended:
+                self._future.conclude()
+        return self._future
 
     def __await__(self) -> Generator[Any, None, Reply]:
         return self.future().__await__()
 
 
-class Waiting(asyncio.Future[Reply]):
+class CallFuture(asyncio.Future[Reply]):
     """The future of a call."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._call = call
 
-    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002 — who cancels says nothing that the call could use
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002 — a call has no use for the message
         return self._call.cancel()
 
     def conclude(self) -> None:
-        """The call is over."""
+        """Take over the end of the call."""
         call = self._call
         if self.done():
             return
         if call.error is not None:
             self.set_exception(call.error)
-            self.exception()  # it counts as seen: who was told of the call has seen it
+            self.exception()  # marks it as retrieved: `on_done` has seen it
         elif call.reply is not None:
             self.set_result(call.reply)
         else:

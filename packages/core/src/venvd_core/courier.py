@@ -27,7 +27,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _START_WITHIN = 0.01, 0.2, 30.0
 class User(Protocol):
     """Whose files they are."""
 
-    couriers: int
+    file_transfers: int
 
 
 class Courier:
@@ -41,7 +41,7 @@ class Courier:
     def work_for(self, user: User) -> None:
         """Count as use of a session until it is closed."""
         self._user = user
-        user.couriers += 1
+        user.file_transfers += 1
 
     async def answer(self) -> msgspec.Raw:
         """The next result.
@@ -96,7 +96,7 @@ class Courier:
         self._writer.transport.abort()
         user, self._user = self._user, None
         if user is not None:
-            user.couriers -= 1
+            user.file_transfers -= 1
 
 
 def _told(data: bytes) -> VenvdError:

@@ -12,11 +12,11 @@ import msgspec
 
 from venvd_contract.errors import Busy, InvalidRequest, NotFound, TooLarge, VenvdError
 from venvd_core import courier, wire
-from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.courier import Courier
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
+from venvd_core.timer import DeadlineTimer
 from venvd_core.transfers import Download, Got, Over, Upload
 
 LARGEST_PART = 16 << 20
@@ -56,10 +56,10 @@ class Files:
         self._patience = settings.upload_timeout
         self._timeout = settings.default_timeout
         self._open: dict[str, _Open] = {}
-        self._alarm = Alarm(asyncio.get_running_loop(), self._expire)
+        self._timer = DeadlineTimer(asyncio.get_running_loop(), self._expire)
 
     def close(self) -> None:
-        self._alarm.cancel()
+        self._timer.cancel()
         for each in self._open.values():
             each.upload.close()
         self._open.clear()
@@ -94,13 +94,15 @@ class Files:
 
     def _counting(self, request: Request) -> Over:
         call = Call(request)
-        call.began = time.monotonic()
-        measures = self._pool.measures
+        call.received_at = time.monotonic()
+        metrics = self._pool.metrics
 
         def over(error: VenvdError | None, size: int) -> None:
             outcome = "ok" if error is None else error.code
-            measures.finished(call, outcome, time.monotonic() - call.began, session=request.session, error=error)
-            measures.moved(size, out=request.command == "file.get")
+            metrics.record_call(
+                call, outcome, time.monotonic() - call.received_at, session=request.session, error=error
+            )
+            metrics.record_bytes(size, out=request.command == "file.get")
 
         return over
 
@@ -186,7 +188,7 @@ class Files:
                 for data in request.attachments or ():
                     await opened.upload.write(data)
                 if part.more:
-                    self._alarm.want(opened.upload.used + self._patience)
+                    self._timer.schedule(opened.upload.used + self._patience)
                     return Reply(wire.encode({"upload": identity}))
                 return Reply(await opened.upload.commit())
         except BaseException:

@@ -17,13 +17,13 @@ from venvd_contract.commands import Limits, SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.resources import check_name
 from venvd_core.channel import PROTOCOL, CameUp, Channel, Exited, Memory, Refused, Zygote, close_descriptors
-from venvd_core.direct import Admission
-from venvd_core.life import Spec
 from venvd_core.limits import merged
-from venvd_core.measures import Gauges, Measures
-from venvd_core.session import Session
+from venvd_core.metrics import Gauges, Metrics
+from venvd_core.session.host import Admission, SessionSpec
+from venvd_core.session.session import Session
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
+from venvd_core.tasks import Tasks
 
 DEFAULT = "default"
 
@@ -60,7 +60,7 @@ class Pool:
     def __init__(self, settings: BackendSettings) -> None:
         self.grace = settings.grace
         self.queue_limit = settings.queue_limit
-        self.measures = Measures()
+        self.metrics = Metrics()
         self.admission = Admission(settings)
         self.slots = Slots(settings.max_sessions)
         self._settings = settings
@@ -68,22 +68,21 @@ class Pool:
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._memory: dict[str, int] = {}
         self._version = version("venvd-core")
-        self._side: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
         self.channel = Channel(settings.channel, greeting, [self.slots.fd], self)
 
     def start(self) -> None:
         self.channel.start()
-        self._add(Spec(DEFAULT, self._settings.session_limits))
+        self._add(SessionSpec(DEFAULT, self._settings.session_limits))
 
     async def close(self) -> None:
         for session in self._sessions.values():
             session.close("the server is closing")
         self._sessions.clear()
         await self.channel.close()
-        for task in self._side:
-            task.cancel()
-        self.admission.departures.close()
+        self._tasks.cancel()
+        self.admission.hangups.close()
         self.slots.close()
 
     # ---- what the warden tells
@@ -91,12 +90,12 @@ class Pool:
     def came_up(self, event: CameUp) -> None:
         session = self._sessions.get(event.session)
         if session is not None:
-            session.came_up(event)
+            session.on_up(event.pid)
 
     def exited(self, event: Exited) -> None:
         session = self._sessions.get(event.session)
         if session is not None:
-            session.exited(event)
+            session.on_exited(event)
 
     def shared(self, event: Memory, descriptors: list[int]) -> None:
         session = self._sessions.get(event.session)
@@ -104,12 +103,12 @@ class Pool:
         if segments is None:
             close_descriptors(descriptors)
         else:
-            segments.told(event, descriptors)
+            segments.on_memory(event, descriptors)
 
     def refused(self, event: Refused) -> None:
         session = self._sessions.get(event.session)
         if session is not None:
-            session.refused(event.connection, event.why)
+            session.on_refused(event.connection, event.why)
 
     # ---- sessions
 
@@ -143,11 +142,11 @@ class Pool:
         name = asked.name or f"s-{secrets.token_hex(6)}"
         if name in self._sessions:
             raise Conflict(f'there is a session "{name}" already')
-        session = self._add(Spec(name, asked.limits, asked.name, asked.env, asked.idle_timeout))
+        session = self._add(SessionSpec(name, asked.limits, asked.name, asked.env, asked.idle_timeout))
         try:
-            await session.started()
+            await session.wait_until_up()
         except (VenvdError, asyncio.CancelledError):
-            self._end_aside(session, "it could not be started")
+            self._tasks.start(self._end(session, "it could not be started"))
             raise
         return session.info()
 
@@ -155,7 +154,7 @@ class Pool:
         if self.channel.link is None:
             raise Unavailable(f"{self.channel.why}; try again")
 
-    def _add(self, spec: Spec) -> Session:
+    def _add(self, spec: SessionSpec) -> Session:
         slot = self.slots.take()
         if slot is None:
             raise LimitExceeded(f"sessions: this backend has {self.slots.count}, and no more are allowed")
@@ -189,13 +188,10 @@ class Pool:
         await session.reset()
         return session.info()
 
-    def idle(self, session: Session) -> None:
-        self._end_aside(session, f"it had no call for {session.spec.idle_timeout:g} s")
-
-    def _end_aside(self, session: Session, why: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._end(session, why))
-        self._side.add(task)
-        task.add_done_callback(self._side.discard)
+    def on_idle(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._tasks.start(self._end(session, f"it had no call for {session.spec.idle_timeout:g} s"))
 
     async def _end(self, session: Session, why: str) -> None:
         if self._sessions.get(session.spec.id) is not session:
@@ -216,7 +212,7 @@ class Pool:
         default = self._sessions.get(DEFAULT)
         if default is None:
             return "there is no default session"
-        return None if default.up else default.trouble or "the default session is starting"
+        return None if default.serving else default.start_error or "the default session is starting"
 
     def gauges(self) -> Gauges:
         infos = [session.info() for session in self._sessions.values()]

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 from venvd_contract.errors import Internal, SessionLost
 from venvd_core.channel import Memory, close_descriptors
@@ -79,8 +79,8 @@ class Segments:
         self._known: dict[str, Segment] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
-    def told(self, event: Memory, descriptors: list[int]) -> None:
-        """News of a segment."""
+    def on_memory(self, event: Memory, descriptors: list[int]) -> None:
+        """Take the warden's event of a new segment, or of some that are gone; takes over the descriptors."""
         for name in event.gone:
             if (gone := self._known.pop(name, None)) is not None:
                 gone.close()
@@ -118,17 +118,9 @@ class Segments:
             raise Internal("the session shares memory that cannot be used: not there, or not sealed")
         return found
 
-    def release(self, names: Iterable[str]) -> None:
-        """The session may use these again."""
-        self._say("free", list(names))
-
-    def forsake(self, names: Iterable[str]) -> None:
-        """Somebody who is gone may still look at these: the session must not use them again."""
-        self._say("drop", list(names))
-
-    def _say(self, what: str, names: Sequence[str]) -> None:
-        if names:
-            self._tell(encode({"segments": {what: names}}) + b"\n")
+    def release(self, name: str, *, reusable: bool = True) -> None:
+        """Give a segment up; the session must not use it again where a client may still map it."""
+        self._tell(encode({"segments": {"free" if reusable else "drop": [name]}}) + b"\n")
 
     def close(self) -> None:
         """The session's process ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,9 +20,6 @@ from venvd_contract.errors import (
     VenvdError,
     from_fields,
 )
-
-if TYPE_CHECKING:
-    from venvd_core.calls import Request
 
 _SPACE = b" \t\r\n"
 _raw = msgspec.json.Decoder(msgspec.Raw)
@@ -45,7 +42,7 @@ _CODES_OF_A_SESSION = frozenset(
 )
 
 
-class Line(msgspec.Struct, gc=False):
+class SessionLine(msgspec.Struct, gc=False):
     """One line of a session's stream. It comes from where user code runs: nothing in it is trusted."""
 
     id: int | None = None
@@ -59,14 +56,14 @@ class Line(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_line = msgspec.json.Decoder(Line)
+_line = msgspec.json.Decoder(SessionLine)
 
 
 class GarbledError(Exception):
     """A session sent something that is no line of the protocol; the message says what."""
 
 
-def parse_line(line: bytes) -> Line:
+def parse_line(line: bytes) -> SessionLine:
     """Split one line.
 
     Raises:
@@ -144,21 +141,7 @@ def _not_json(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the request is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
 
 
-def terms(request: Request, *, stream: bool = False) -> bytes:
-    """What stands between the ID and the payload in a request for a session; its deadline the server keeps itself."""
-    found = b',"command":"%b"' % request.command.encode()
-    if request.values == "tagged":
-        found += b',"values":"tagged"'
-    if stream:
-        found += b',"stream":true'
-    if request.lease is not None:
-        found += b',"lease":%r' % request.lease
-    if request.attachments:
-        found += b',"attachments":[%b]' % b",".join(b"%d" % len(part) for part in request.attachments)
-    return found + b',"payload":'
-
-
-def error_of(line: Line) -> VenvdError:
+def error_of(line: SessionLine) -> VenvdError:
     """The error that a session answered with; what only the server can know it cannot claim."""
     code = line.code or Internal.code
     if code not in _CODES_OF_A_SESSION and code != Internal.code:

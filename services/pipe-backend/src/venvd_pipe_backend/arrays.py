@@ -99,12 +99,12 @@ class Shared:
         found.written = header.nbytes
         return found
 
-    def forsake(self) -> None:
+    def close(self) -> None:
         """The client is gone; what it still maps must not be used again."""
         for outgoing in self._lent.values():
-            outgoing.forsake()
+            outgoing.close(reusable=False)
         for incoming in self._rooms.values():
-            incoming.forsake()
+            incoming.close(reusable=False)
         self._lent.clear()
         self._rooms.clear()
 
@@ -260,7 +260,7 @@ class Transfer:
             finally:
                 self._line.let_go()
         except BaseException:
-            array.forsake()
+            array.close(reusable=False)
             raise
 
     async def _told(self, array: Outgoing | Incoming, segment: Segment) -> None:

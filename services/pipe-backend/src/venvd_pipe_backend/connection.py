@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, Cancelled, InvalidRequest, Unauthenticated, VenvdError
 from venvd_core.backend import CANCEL, Backend, Call, Reply
-from venvd_core.departures import Departures
+from venvd_core.hangup import HangupWatcher
 from venvd_pipe_backend import arrays, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head, outcome
@@ -37,7 +37,7 @@ class Host(Protocol):
 
     backend: Backend
     settings: PipeSettings
-    departures: Departures
+    hangups: HangupWatcher
     held: int
     """Bytes of requests, of all connections."""
 
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
             if not self._host.linger(self):
                 self._transport.close()
             return
-        self._host.departures.watch(self._descriptor, self._hung_up)
+        self._host.hangups.watch(self._descriptor, self._hung_up)
 
     def data_received(self, data: bytes) -> None:
         # what else holds requests up pauses the reading as well
@@ -151,13 +151,13 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = self._ended = True
-        self._host.departures.forget(self._descriptor, self._hung_up)
+        self._host.hangups.unwatch(self._descriptor, self._hung_up)
         self._host.dismiss(self)
         self._host.held -= self._held
         self._held = 0
         self._tell_writers()
         self._cancel_calls()
-        self._shared.forsake()
+        self._shared.close()
         if self._handing is not None:
             self._handing.cancel()
 
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
             told = partial(self._answered, turn=turn)
         call = Call(message, told)
         if message.command == CANCEL:
-            call.nearby = self._named
+            call.find_call = self._named
         if message.stream:
             call.on_event = partial(self._event, head(message.tag), turn)
         size = self._calls[call] = self._reader.size
@@ -271,18 +271,18 @@ class Connection(asyncio.Protocol):
     async def _hand_over(self, session: str | None, identity: bytes) -> None:
         """Let the session have the connection; what was read behind the first line goes with it."""
         rest = self._reader.rest()
-        attachment = handover.attachment(self._descriptor, rest, identity, self._settings)
+        client = handover.direct_client(self._descriptor, rest, identity, self._settings)
         try:
-            await self._backend.attach(session, attachment)
+            await self._backend.attach(session, client)
         except VenvdError as error:
-            attachment.sock.close()
+            client.sock.close()
             self._handing = None
             self._reader.feed(rest)
             self._answer(identity, error)
             self._advance()
         else:
             # Not when the connection is lost: its descriptor is closed then, and could not be forgotten any more.
-            self._host.departures.forget(self._descriptor, self._hung_up)
+            self._host.hangups.unwatch(self._descriptor, self._hung_up)
             self._abandon()
 
     def _let_in(self, message: Message) -> None:

@@ -8,7 +8,7 @@ import socket
 from venvd_contract.commands import ATTACH, SessionInfo, checked
 from venvd_contract.errors import InvalidRequest
 from venvd_core import wire
-from venvd_core.backend import Attachment, Reply
+from venvd_core.backend import DirectClient, Reply
 from venvd_pipe_backend.messages import Message
 from venvd_pipe_backend.replies import failure, head, result
 from venvd_pipe_backend.settings import PipeSettings
@@ -26,13 +26,13 @@ def session_of(message: Message) -> str | None:
     return message.session if named is None else named
 
 
-def attachment(descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings) -> Attachment:
+def direct_client(descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings) -> DirectClient:
     """The connection `descriptor`, duplicated; `rest` was read of it, `identity` is the first line's ID as JSON."""
 
     def greeting(info: SessionInfo) -> bytes:
         return result(head(identity), Reply(wire.encode(info)))
 
-    return Attachment(
+    return DirectClient(
         socket.socket(fileno=os.dup(descriptor)),
         rest,
         settings.max_body,

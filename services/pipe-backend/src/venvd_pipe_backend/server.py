@@ -9,7 +9,7 @@ import socket
 
 from venvd_contract.errors import Busy
 from venvd_core.backend import Backend
-from venvd_core.departures import Departures
+from venvd_core.hangup import HangupWatcher
 from venvd_pipe_backend import http, listeners, peers
 from venvd_pipe_backend.connection import Connection
 from venvd_pipe_backend.settings import PipeSettings
@@ -51,7 +51,7 @@ class PipeServer:
         self._uids = peers.allowed(
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
-        self.departures = Departures(loop)
+        self.hangups = HangupWatcher(loop)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG
         )
@@ -73,7 +73,7 @@ class PipeServer:
         listeners.remove(self.settings, HTTP)
         self._http.should_exit = True
         await asyncio.wait({self._inspecting, self._serving_http})
-        self.departures.close()
+        self.hangups.close()
 
     async def _idle(self) -> None:
         while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — the end needs no event

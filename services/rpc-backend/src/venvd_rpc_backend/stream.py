@@ -141,7 +141,7 @@ class Stream:
         if message.stream:
             call.on_event = partial(self._event, message.id)
         if message.command == CANCEL:
-            call.nearby = self._named
+            call.find_call = self._named
         self._calls[call] = message.id
         self._backend.begin(call)
 

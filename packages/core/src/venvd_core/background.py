@@ -19,9 +19,9 @@ from venvd_contract.background import CallStarted
 from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, NotFound, VenvdError
 from venvd_core import wire
-from venvd_core.alarm import Alarm
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.settings import BackendSettings
+from venvd_core.timer import DeadlineTimer
 
 LONGEST_WAIT = 300.0
 """Seconds for which one `call.get` waits, whatever it asks for."""
@@ -58,7 +58,7 @@ class _Left:
             return "succeeded"
         if self.outcome is not None:
             return "cancelled" if isinstance(self.outcome, Cancelled) else "failed"
-        return "running" if self.call.sent else "queued"
+        return "running" if self.call.sent_at else "queued"
 
     def told(self) -> dict[str, Any]:
         """As `CallInfo`, the result as the session wrote it."""
@@ -68,15 +68,15 @@ class _Left:
             "command": request.command,
             "session": request.session or "default",
             "state": self.state,
-            "createdAt": self._at(self.call.began),
-            "startedAt": self._at(self.call.sent) if self.call.sent else None,
+            "createdAt": self._at(self.call.received_at),
+            "startedAt": self._at(self.call.sent_at) if self.call.sent_at else None,
             "endedAt": self._at(self.ended) if self.ended is not None else None,
             "result": msgspec.Raw(self.outcome.result) if isinstance(self.outcome, Reply) else None,
             "error": _error(self.outcome) if isinstance(self.outcome, VenvdError) else None,
         }
 
     def _at(self, moment: float) -> str:
-        when = self.created + dt.timedelta(seconds=moment - self.call.began)
+        when = self.created + dt.timedelta(seconds=moment - self.call.received_at)
         return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -85,7 +85,7 @@ def _error(error: VenvdError) -> dict[str, Any]:
     return {"code": error.code, "message": fields.pop("error"), **fields}
 
 
-class Detached:
+class BackgroundCalls:
     """The calls of one backend that nobody has to wait for.
 
     Args:
@@ -101,10 +101,10 @@ class Detached:
         self._calls: dict[str, _Left] = {}
         self._ended: OrderedDict[str, _Left] = OrderedDict()
         self._gone: OrderedDict[str, str] = OrderedDict()
-        self._alarm = Alarm(asyncio.get_running_loop(), self._expire)
+        self._timer = DeadlineTimer(asyncio.get_running_loop(), self._expire)
 
     def close(self) -> None:
-        self._alarm.cancel()
+        self._timer.cancel()
 
     # ---- what clients ask
 
@@ -171,7 +171,7 @@ class Detached:
         self._ended[left.id] = left
         while self._bytes > self._most_bytes and len(self._ended) > 1:
             self._forget("its result was dropped to make room for those of later calls")
-        self._alarm.want(left.ended + self._seconds)
+        self._timer.schedule(left.ended + self._seconds)
 
     def _make_room(self) -> None:
         if len(self._calls) < self._most:

@@ -1,4 +1,4 @@
-"""One process of a session, from its start to its end, as the warden tells it."""
+"""One process of a session, from its start to its end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_core.channel import Answer, Exited, Link
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
-from venvd_core.stream import Reader, Stream
+from venvd_core.session.stream import OnBroken, OnLine, Stream
 from venvd_core.wire import encode
 
-_START_WITHIN = 60.0
-_KILL_WITHIN = 15.0
-_EVENT_WITHIN = 1.0
+_START_TIMEOUT = 60.0
+_KILL_TIMEOUT = 15.0
+_EXITED_TIMEOUT = 1.0
+"""Seconds between the warden's answer to `kill` and its event `exited`."""
 
 
 class _Started(msgspec.Struct):
@@ -31,51 +32,54 @@ _started = msgspec.json.Decoder(_Started)
 
 
 class Process:
-    """A session's process that was started; `ended` is done when its whole tree is gone."""
+    """A started process of a session.
+
+    Attributes:
+        stream: carries the server's requests and the session's replies.
+        segments: the memory that the process shares with the server.
+        exited: is done when the whole process tree is gone.
+        kill_reason: why the server kills it, if it does.
+    """
 
     def __init__(self, session: str, link: Link, pid: int) -> None:
         self.session = session
         self.link = link
         self.pid = pid
         self.stream: Stream | None = None
-        self.segments = Segments(self._tell)
-        self.blame: str | None = None
-        self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+        self.segments = Segments(self._write)
+        self.exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+        self.kill_reason: str | None = None
 
-    def exited(self, event: Exited) -> None:
-        if not self.ended.done():
-            self.ended.set_result(event)
+    def on_exited(self, event: Exited) -> None:
+        if not self.exited.done():
+            self.exited.set_result(event)
 
     async def wait(self) -> Exited:
-        """How it ended; the end of the link is the end of its sessions."""
-        await self._over(None)
-        if self.ended.done():
-            return self.ended.result()
+        """Wait for the end, and tell how the process ended. A link that ends takes its sessions with it."""
+        either: list[asyncio.Future[Any]] = [self.exited, self.link.gone]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self.exited.done():
+            return self.exited.result()
         return Exited(self.session, self.pid, f"ended with its worker host: {self.link.gone.result()}", "worker host")
 
-    async def _over(self, within: float | None) -> None:
-        either: list[asyncio.Future[Any]] = [self.ended, self.link.gone]
-        await asyncio.wait(either, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-
-    def how(self, event: Exited) -> str:
-        """How it ended, without the subject, with what the server ended it for."""
-        return f"was ended because it {self.blame}" if self.blame is not None else event.how
-
     def interrupt(self, sequence: int, reason: str, grace: float) -> None:
+        """Have the warden interrupt the call `sequence`, and kill the process that runs on after `grace` seconds."""
         self.link.tell("interrupt", session=self.session, seq=sequence, reason=reason, grace=grace)
 
-    def ask(self, number: int) -> None:
-        """Have the session write a number into its slot, as soon as it reads what the server says."""
-        self._tell(encode({"pulse": number}) + b"\n")
+    def ask_heartbeat(self, number: int) -> None:
+        """Ask the session to write `number` into its slot."""
+        self._write(encode({"pulse": number}) + b"\n")
 
     async def kill(self, reason: str) -> None:
-        """End the whole tree. A warden that cannot is dropped, and with it everything that it runs."""
+        """End the whole process tree."""
         await kill(self.link, self.session, reason)
-        await self._over(_EVENT_WITHIN)
-        self.exited(Exited(self.session, self.pid, f"was killed: {reason}", "kill"))
+        try:
+            await asyncio.wait_for(self.wait(), _EXITED_TIMEOUT)
+        except TimeoutError:
+            self.on_exited(Exited(self.session, self.pid, f"was killed: {reason}", "kill"))
 
-    def _tell(self, line: bytes) -> None:
-        if self.stream is not None and not self.stream.over:
+    def _write(self, line: bytes) -> None:
+        if self.stream is not None and not self.stream.closed:
             self.stream.write(line)
 
     def close(self) -> None:
@@ -85,16 +89,21 @@ class Process:
 
 
 async def kill(link: Link, session: str, reason: str) -> None:
-    """Have the warden end whatever runs as `session`, if anything does."""
+    """Have the warden end the process tree of `session`, if there is one.
+
+    Where the warden cannot, its connection is dropped, which ends every session.
+    """
     try:
-        await link.request("kill", within=_KILL_WITHIN, session=session, reason=reason)
+        await link.request("kill", within=_KILL_TIMEOUT, session=session, reason=reason)
     except NotFound:
         return
     except VenvdError as error:
         link.drop(f"the worker host could not end the session {session}: {error}")
 
 
-async def start(link: Link, reader: Reader, *, session: str, slot: int, limits: Limits, env: dict[str, str]) -> Process:
+async def start(
+    link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str]
+) -> Process:
     """Start the process of a session.
 
     Raises:
@@ -102,7 +111,7 @@ async def start(link: Link, reader: Reader, *, session: str, slot: int, limits: 
     """
     try:
         answer = await link.request(
-            "start", within=_START_WITHIN, session=session, slot=slot, limits=asdict(limits), env=env
+            "start", within=_START_TIMEOUT, session=session, slot=slot, limits=asdict(limits), env=env
         )
         sock, pid = _unpack(answer)
     except Unavailable:
@@ -110,17 +119,18 @@ async def start(link: Link, reader: Reader, *, session: str, slot: int, limits: 
     except VenvdError as error:
         raise Unavailable(error.message) from None
     process = Process(session, link, pid)
-    loop = asyncio.get_running_loop()
+    stream = Stream(on_line, on_broken, largest_reply(limits))
     try:
-        _, process.stream = await loop.create_unix_connection(lambda: Stream(reader, largest_reply(limits)), sock=sock)
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=sock)
     except BaseException:
         sock.close()
         raise
+    process.stream = stream
     return process
 
 
 def _unpack(answer: Answer) -> tuple[socket.socket, int]:
-    """The session's stream and its pid, if the warden gave them."""
+    """Take the stream's socket and the process ID from the answer of the warden."""
     try:
         (descriptor,) = answer.descriptors
         pid = _started.decode(answer.result).pid

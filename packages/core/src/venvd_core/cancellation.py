@@ -22,7 +22,7 @@ class Left(Protocol):
     def was(self, identity: str) -> bool: ...
 
 
-class Cancelling:
+class Cancellation:
     """Finds calls by name and ends them; one that was ended before is no error."""
 
     def __init__(self, left: Left) -> None:
@@ -56,14 +56,14 @@ class Cancelling:
         call = self._find(asking, identity)
         if call is not None:
             self._remember(identity)
-            if not call.done() and call.owner is not None:
-                call.owner.stop(call)
+            if not call.done() and call.runner is not None:
+                call.runner.stop(call)
         elif identity not in self._known and not self._left.was(str(identity)):
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
         return commands.Success()
 
     def _find(self, asking: Call, identity: Any) -> Call | None:
-        near = asking.nearby(identity) if asking.nearby is not None else None
+        near = asking.find_call(identity) if asking.find_call is not None else None
         if near is not None or not isinstance(identity, str):
             return near
         return self._left.call_of(identity) or self._named.get(identity)

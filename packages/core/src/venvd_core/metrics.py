@@ -1,6 +1,6 @@
-"""What is counted, and how Prometheus is told.
+"""The counters of a backend, and their form for Prometheus.
 
-Counting happens on every call and so in plain dictionaries; the Prometheus library only writes them out.
+Every call is counted, so the counters are plain dictionaries; the Prometheus library only writes them out.
 """
 
 from __future__ import annotations
@@ -30,68 +30,68 @@ BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
-_AT_ONCE = 64
+_BATCH = 64
 CAUSES = frozenset({"exit", "signal", "memory", "cpu", "interrupt", "kill", "idle", "reset", "worker host"})
 
 
 @dataclass
 class Gauges:
-    """What is so at this moment, as the pool sees it."""
+    """The present state of a backend, as the pool sees it."""
 
     in_flight: int = 0
     queued: int = 0
     sessions: dict[str, int] = field(default_factory=dict)
-    """How many in each state."""
+    """By state."""
     most_sessions: int = 0
     handles: int = 0
     attached: int = 0
     """Direct clients."""
     ready: bool = False
     memory: dict[str, int] = field(default_factory=dict)
-    """Bytes resident, of `sessions`, of the `warden` and of the `zygote`."""
+    """Resident bytes of `sessions`, the `warden` and the `zygote`."""
     zygote_ready: bool = False
     preloaded: dict[str, bool] = field(default_factory=dict)
-    """Modules to preload, and whether they could be imported."""
+    """By module to preload, whether its import succeeded."""
     build: dict[str, str] = field(default_factory=dict)
 
 
-class Measured(Protocol):
+class GaugeSource(Protocol):
     def gauges(self) -> Gauges: ...
 
 
 class Tally:
-    """What became of the calls of one command.
+    """The calls of one command.
 
     Attributes:
-        outcomes: how many succeeded, "ok", or came to which error's code.
-        buckets: how many took how long, by the bounds of `BUCKETS`.
-        seconds: how long they took in all.
+        outcomes: how many there were by outcome: "ok", or the code of the error.
+        buckets: how many there were by duration, with the bounds of `BUCKETS`.
+        seconds: their duration in all.
     """
 
-    __slots__ = ("buckets", "fresh", "outcomes", "seconds")
+    __slots__ = ("buckets", "outcomes", "seconds", "uncounted")
 
     def __init__(self) -> None:
-        # no increase is seen in a counter that appears at 1, so what is watched for is there from the start
+        # Prometheus sees no increase in a counter that appears at 1, so these two are there from the start
         self.outcomes: Counter[str] = Counter({"ok": 0, Internal.code: 0})
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
-        self.fresh: list[float] = []
-        """The seconds of those that succeeded and are not counted yet: many at once cost less than one by one."""
+        self.uncounted: list[float] = []
+        """Durations of calls that succeeded and are not in the buckets yet: a batch costs less than single calls."""
 
     def count(self) -> None:
-        """Count those that are not counted yet."""
-        fresh, self.fresh = sorted(self.fresh), []
-        self.outcomes["ok"] += len(fresh)
-        self.seconds += sum(fresh)
+        """Count the calls in `uncounted`."""
+        durations, self.uncounted = sorted(self.uncounted), []
+        self.outcomes["ok"] += len(durations)
+        self.seconds += sum(durations)
         counted = 0
-        while counted < len(fresh):
-            bucket = bisect_left(BUCKETS, fresh[counted])
-            until = len(fresh) if bucket == len(BUCKETS) else bisect_right(fresh, BUCKETS[bucket])
+        while counted < len(durations):
+            bucket = bisect_left(BUCKETS, durations[counted])
+            until = len(durations) if bucket == len(BUCKETS) else bisect_right(durations, BUCKETS[bucket])
             self.buckets[bucket] += until - counted
             counted = until
 
 
-class Measures:
+class Metrics:
     """Counters of one backend."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Measures:
         self.direct_bytes_out = 0
         self._every_call = logs.every_call()
 
-    def finished(
+    def record_call(
         self,
         call: Call,
         outcome: str,
@@ -114,14 +114,14 @@ class Measures:
         session: str | None = None,
         error: VenvdError | None = None,
     ) -> None:
-        """One call was answered, with `size` bytes of result and attachments."""
+        """Count a call that ended with `size` bytes of result and attachments."""
         request = call.request
         if call.preliminary and error is None:
             return
         tally = self.tallies[request.command]
         if error is None and outcome == "ok":
-            tally.fresh.append(seconds)
-            if len(tally.fresh) == _AT_ONCE:
+            tally.uncounted.append(seconds)
+            if len(tally.uncounted) == _BATCH:
                 tally.count()
         else:
             tally.outcomes[outcome] += 1
@@ -136,57 +136,58 @@ class Measures:
             sizes = {"bytesIn": received, "bytesOut": size}
             logs.call(request.command, outcome, seconds=seconds, session=session, error=error, **sizes)
 
-    def moved(self, size: int, *, out: bool) -> None:
-        """Bytes beside the requests and results that are counted with their calls."""
+    def record_bytes(self, size: int, *, out: bool) -> None:
+        """Count bytes other than those of requests and results, which are counted with their calls."""
         if out:
             self.bytes_out += size
         else:
             self.bytes_in += size
 
-    def refused(self, command: str, error: VenvdError) -> None:
-        """A call that was answered before it came to a session or to the server's own commands."""
+    def record_refusal(self, command: str, error: VenvdError) -> None:
+        """Count a call that was refused before any code of its command ran."""
         self.tallies[command].outcomes[error.code] += 1
         logs.call(command, error.code, error=error)
 
-    def attached(self) -> None:
-        """A client's connection was handed over, which takes no time that would be worth a bucket."""
+    def record_attach(self) -> None:
+        """Count a connection that was handed to a session; its duration is not measured."""
         self.tallies[ATTACH].outcomes["ok"] += 1
 
-    def direct(self, calls: int, failed: int, received: int, sent: int) -> None:
-        """So many calls and bytes more went between direct clients and a session, as the session says."""
+    def record_direct(self, calls: int, failed: int, received: int, sent: int) -> None:
+        """Count further calls and bytes between direct clients and a session, as the session reports them."""
         self.direct_calls += calls
         self.direct_errors += failed
         self.direct_bytes_in += received
         self.direct_bytes_out += sent
 
-    def restarted(self, cause: str) -> None:
+    def record_restart(self, cause: str) -> None:
         self.restarts[cause if cause in CAUSES else "other"] += 1
 
 
 class Exposition(Collector):
-    """Writes measures out."""
+    """Writes the metrics of a backend in the text format of Prometheus."""
 
-    def __init__(self, measures: Measures, measured: Measured) -> None:
-        self._measures = measures
-        self._measured = measured
+    def __init__(self, metrics: Metrics, gauges: GaugeSource) -> None:
+        self._metrics = metrics
+        self._gauges = gauges
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def text(self) -> bytes:
+    def write(self) -> bytes:
         return generate_latest(self._registry)
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._counted()
-        yield from self._now(self._measured.gauges())
+        yield from self._collect_counters()
+        yield from self._collect_direct()
+        yield from self._collect_gauges(self._gauges.gauges())
 
-    def _counted(self) -> Iterable[Metric]:
-        measures = self._measures
+    def _collect_counters(self) -> Iterable[Metric]:
+        metrics = self._metrics
         requests = CounterMetricFamily("venvd_requests", "Calls answered.", labels=("command", "outcome"))
-        for command, tally in measures.tallies.items():
+        for command, tally in metrics.tallies.items():
             tally.count()
             for outcome, count in tally.outcomes.items():
                 requests.add_metric((command, outcome), count)
@@ -194,38 +195,37 @@ class Exposition(Collector):
         seconds = HistogramMetricFamily(
             "venvd_request_duration_seconds", "Time from a call's arrival to its answer.", labels=("command",)
         )
-        for command, tally in measures.tallies.items():
+        for command, tally in metrics.tallies.items():
             if any(tally.buckets):
                 seconds.add_metric((command,), _cumulative(tally.buckets), tally.seconds)
         yield seconds
         restarts = CounterMetricFamily("venvd_worker_restarts", "Processes of sessions replaced.", labels=("cause",))
         for cause in sorted(CAUSES | {"other"}):
-            restarts.add_metric((cause,), measures.restarts[cause])
+            restarts.add_metric((cause,), metrics.restarts[cause])
         yield restarts
         yield CounterMetricFamily(
-            "venvd_request_bytes", "Bytes of payloads and attachments received.", value=measures.bytes_in
+            "venvd_request_bytes", "Bytes of payloads and attachments received.", value=metrics.bytes_in
         )
         yield CounterMetricFamily(
-            "venvd_response_bytes", "Bytes of results and attachments sent.", value=measures.bytes_out
+            "venvd_response_bytes", "Bytes of results and attachments sent.", value=metrics.bytes_out
         )
-        yield from self._direct()
 
-    def _direct(self) -> Iterable[Metric]:
-        measures = self._measures
+    def _collect_direct(self) -> Iterable[Metric]:
+        metrics = self._metrics
         calls = CounterMetricFamily(
             "venvd_direct_requests", "Calls of direct clients that sessions answered.", labels=("outcome",)
         )
-        calls.add_metric(("ok",), measures.direct_calls - measures.direct_errors)
-        calls.add_metric(("error",), measures.direct_errors)
+        calls.add_metric(("ok",), metrics.direct_calls - metrics.direct_errors)
+        calls.add_metric(("error",), metrics.direct_errors)
         yield calls
         yield CounterMetricFamily(
-            "venvd_direct_request_bytes", "Bytes received from direct clients.", value=measures.direct_bytes_in
+            "venvd_direct_request_bytes", "Bytes received from direct clients.", value=metrics.direct_bytes_in
         )
         yield CounterMetricFamily(
-            "venvd_direct_response_bytes", "Bytes sent to direct clients.", value=measures.direct_bytes_out
+            "venvd_direct_response_bytes", "Bytes sent to direct clients.", value=metrics.direct_bytes_out
         )
 
-    def _now(self, now: Gauges) -> Iterable[Metric]:
+    def _collect_gauges(self, now: Gauges) -> Iterable[Metric]:
         yield GaugeMetricFamily("venvd_ready", "1 while the default session can take calls.", value=now.ready)
         yield GaugeMetricFamily("venvd_requests_in_flight", "Calls that run.", value=now.in_flight)
         yield GaugeMetricFamily("venvd_queue_depth", "Calls that wait for their session.", value=now.queued)
@@ -253,9 +253,9 @@ class Exposition(Collector):
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+    cumulative: list[tuple[str, float]] = []
     total = 0
     for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
         total += count
-        found.append((bound, total))
-    return found
+        cumulative.append((bound, total))
+    return cumulative

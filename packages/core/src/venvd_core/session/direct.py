@@ -1,0 +1,290 @@
+"""Direct clients: the server handed their connections to the session.
+
+The session reads and answers. The server has a duplicate of each connection: it sees the client hang up, ends calls
+that run out of time, and answers where the session no longer can. It learns what runs from the slot, which user code
+can write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from venvd_contract.commands import SessionInfo
+from venvd_contract.errors import LimitExceeded, Unavailable, Unimplemented, VenvdError
+from venvd_core.session.heartbeat import Action, Heartbeat
+from venvd_core.session.host import Host, SessionSpec
+from venvd_core.session.lifecycle import Lifecycle, lost_call_error
+from venvd_core.slots import RUNNING, SlotState
+
+_CHECK_OFTEN, _CHECK_SELDOM = 0.02, 0.1
+"""Seconds between looks at the slot of a session with direct clients, while they call and while they do not."""
+_CANCEL_DELAYS = (0.02, 0.1, 0.5)
+"""Seconds after which the call of a client that hung up is looked for again: it may begin at that very moment."""
+_MOST_COUNTED = 1 << 32
+"""Calls, or bytes, that are believed between two looks."""
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+_identity = msgspec.json.Decoder(str | int | float)
+
+
+@dataclass(eq=False)
+class DirectClient:
+    """A client whose connection is to be handed over.
+
+    Attributes:
+        sock: a duplicate of the connection; the session's clients own it once the client has been greeted.
+        rest: bytes that the server has read from the connection and that the session must answer.
+        max_line, max_attachment_bytes: limits of one request.
+        greeting: makes the line that tells the client that its connection is direct.
+        failure: makes the line that answers a request, by its ID as JSON, with an error.
+        number: what slots and the warden call the connection; set when it is handed over.
+    """
+
+    sock: socket.socket
+    rest: bytes
+    max_line: int
+    max_attachment_bytes: int
+    greeting: Callable[[SessionInfo], bytes]
+    failure: Callable[[bytes, VenvdError], bytes]
+    number: int = 0
+
+    def send(self, line: bytes) -> None:
+        """Send without waiting; a client that does not read loses the line."""
+        with contextlib.suppress(OSError):
+            self.sock.send(line, _SEND_FLAGS)
+
+    def hang_up(self) -> None:
+        """End the connection for both sides."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+class DirectClients:
+    """The direct clients of one session."""
+
+    def __init__(self, spec: SessionSpec, slot: int, host: Host, lifecycle: Lifecycle) -> None:
+        self.calls = 0
+        self.last_used = 0.0
+        """When a call of theirs was last seen; `time.monotonic`."""
+        self._spec = spec
+        self._slot = slot
+        self._host = host
+        self._admission = host.admission
+        self._lifecycle = lifecycle
+        self._loop = asyncio.get_running_loop()
+        self._clients: dict[int, DirectClient] = {}
+        self._leaving: set[int] = set()
+        """Connections that hung up while a call of theirs ran."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._sequence = 0
+        self._deadline = 0.0
+        self._stopped_sequence = 0
+        self._stop_reason = ""
+        self._counted = (0, 0, 0, 0)
+        self._heartbeat = Heartbeat(host.admission.timeout)
+
+    # ---- coming
+
+    def check_room(self) -> None:
+        """Check that one more client may attach.
+
+        Raises:
+            Unimplemented, Busy: it may not.
+        """
+        self._admission.check(self._spec.id, len(self._clients))
+
+    async def add(self, client: DirectClient, info: SessionInfo) -> None:
+        """Greet a client and hand its connection over.
+
+        A client that was greeted and cannot be handed over gets an error, and its connection ends.
+
+        Raises:
+            Unimplemented, Busy: as `check_room`.
+            Unavailable: the worker host is away.
+        """
+        self.check_room()
+        link = self._host.channel.link
+        if link is None:
+            raise Unavailable(f"{self._host.channel.why}; try again")
+        if not link.hello.attach:
+            raise Unimplemented("this worker host takes no direct clients: call without attaching")
+        self._register(client)
+        client.send(client.greeting(info))
+        terms = {
+            "connection": client.number,
+            "session": self._spec.id,
+            "timeout": self._admission.timeout,
+            "max_line": client.max_line,
+            "max_attachment_bytes": client.max_attachment_bytes,
+            "cancel": self._admission.cancel_on_disconnect,
+        }
+        descriptors = [os.dup(client.sock.fileno())]
+        if client.rest:
+            descriptors.append(_memfd_of(client.rest))
+        try:
+            await link.request("attach", descriptors=descriptors, session=self._spec.id, terms=terms)
+        except VenvdError as error:
+            self._reject(client, error)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _register(self, client: DirectClient) -> None:
+        client.number = next(self._admission.numbers)
+        self._clients[client.number] = client
+        self._admission.count += 1
+        self._admission.hangups.watch(client.sock.fileno(), lambda: self._on_hangup(client))
+        self._check_later(_CHECK_OFTEN)
+
+    # ---- going
+
+    def _unregister(self, client: DirectClient) -> None:
+        del self._clients[client.number]
+        self._admission.count -= 1
+        self._admission.hangups.unwatch(client.sock.fileno())
+
+    def _on_hangup(self, client: DirectClient) -> None:
+        """Take note that the client or the session has ended the connection."""
+        slot = self.count_calls()
+        if slot.state == RUNNING and slot.connection == client.number:
+            self._leaving.add(client.number)
+        self._unregister(client)
+        client.sock.close()
+        if self._admission.cancel_on_disconnect:
+            self._cancel_call_of(client.number)
+            for seconds in _CANCEL_DELAYS:
+                self._loop.call_later(seconds, self._cancel_call_of, client.number)
+
+    def _cancel_call_of(self, number: int) -> None:
+        if self._lifecycle.process is None:
+            return  # the slot may be another session's by now, or gone
+        slot = self._lifecycle.read_slot()
+        if slot.state == RUNNING and slot.connection == number:
+            self._stop(slot.sequence, "cancelled")
+
+    def on_refused(self, number: int, why: str) -> None:
+        """Tell the client that the session could not take its connection."""
+        client = self._clients.get(number)
+        if client is not None:
+            self._reject(client, LimitExceeded(f"the session could not take the connection: {why[:200]}"))
+
+    def _reject(self, client: DirectClient, error: VenvdError) -> None:
+        """End the connection of a greeted client with an error; a mere end would mean that the state is lost."""
+        client.send(client.failure(b"", error))
+        self._end(client)
+
+    def _end(self, client: DirectClient) -> None:
+        if client.number in self._clients:
+            self._unregister(client)
+            client.hang_up()
+
+    def end_all(self, why: str) -> None:
+        """Answer the call that runs and end every connection, since the process has ended or is about to."""
+        slot = self.count_calls()
+        client = self._clients.get(slot.connection)
+        if client is not None and slot.state == RUNNING:
+            stop_reason = self._stop_reason if self._stopped_sequence == slot.sequence else None
+            error = lost_call_error(stop_reason, why, self._host.grace)
+            client.send(client.failure(self._read_request_id(), error))
+        for each in list(self._clients.values()):
+            self._end(each)
+        self._leaving.clear()
+
+    def _read_request_id(self) -> bytes:
+        identity = self._host.slots.identity(self._slot)
+        try:
+            _identity.decode(identity)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return b""
+        return identity
+
+    # ---- what runs
+
+    def on_process(self) -> None:
+        """Begin to count anew: the slot belongs to a new process."""
+        self._sequence = self._stopped_sequence = 0
+        self._heartbeat = Heartbeat(self._admission.timeout)
+        self._counted = (0, 0, 0, 0)
+
+    def find_running(self) -> SlotState | None:
+        """The slot, where it says that a call of a direct client runs."""
+        slot = self._lifecycle.read_slot()
+        known = slot.connection in self._clients or slot.connection in self._leaving
+        return slot if slot.state == RUNNING and known else None
+
+    def interrupt(self) -> bool:
+        """Stop the running call if it is a direct client's; whether it is."""
+        slot = self.find_running()
+        if slot is not None:
+            self._stop(slot.sequence, "cancelled")
+        return slot is not None
+
+    def count_calls(self) -> SlotState:
+        """Read the slot, and count the calls and bytes that are new in it."""
+        slot = self._lifecycle.read_slot()
+        now = slot.direct_answered, slot.direct_failed, slot.bytes_in, slot.bytes_out
+        if now != self._counted and self._clients:
+            more = (a - b for a, b in zip(now, self._counted, strict=True))
+            calls, failed, received, sent = (min(max(0, each), _MOST_COUNTED) for each in more)
+            self._counted = now
+            self.calls += calls
+            self.last_used = time.monotonic()
+            self._host.metrics.record_direct(calls, min(failed, calls), received, sent)
+        return slot
+
+    def _check_later(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._check)
+
+    def _check(self) -> None:
+        """End the running call if it is out of time, and a process that hangs without one."""
+        self._timer = None
+        slot = self.count_calls()
+        if slot.state != RUNNING or slot.connection not in self._leaving:
+            self._leaving.clear()
+        now = time.monotonic()
+        if self.find_running() is not None:
+            self.last_used = now
+            if slot.sequence != self._sequence:
+                self._sequence = slot.sequence
+                self._deadline = now + self._admission.timeout
+            if now >= (slot.deadline if slot.deadline > 0 else self._deadline):
+                self._stop(slot.sequence, "timeout")
+        process = self._lifecycle.process
+        if process is not None:
+            action = self._heartbeat.check(slot, now)
+            if action is Action.ASK:
+                process.ask_heartbeat(self._heartbeat.number)
+            elif action is Action.END:
+                seconds = self._admission.timeout
+                self._lifecycle.kill(process, f"ran no call, and took none for {seconds:g} s")
+        if self._clients or self._leaving:
+            self._check_later(_CHECK_OFTEN if now - self.last_used < 1.0 else _CHECK_SELDOM)
+
+    def _stop(self, sequence: int, reason: str) -> None:
+        def still_runs() -> bool:
+            slot = self._lifecycle.read_slot()
+            return slot.state == RUNNING and slot.sequence == sequence
+
+        if self._lifecycle.process is not None and self._stopped_sequence != sequence:
+            self._stopped_sequence, self._stop_reason = sequence, reason
+            self._lifecycle.interrupt(sequence, reason, still_runs)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _memfd_of(data: bytes) -> int:
+    descriptor = os.memfd_create("venvd-rest", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    return descriptor

@@ -1,0 +1,74 @@
+"""What a session is asked to be, and what its backend provides to it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from venvd_contract.commands import Limits
+from venvd_contract.errors import Busy, Unimplemented
+from venvd_core.channel import Channel
+from venvd_core.hangup import HangupWatcher
+from venvd_core.metrics import Metrics
+from venvd_core.settings import BackendSettings
+from venvd_core.slots import Slots
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What a session was asked to be; an `idle_timeout` of 0 is never."""
+
+    id: str
+    limits: Limits
+    name: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    idle_timeout: float = 0.0
+
+
+class Admission:
+    """Counts the direct clients of a backend and refuses those over its limits."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self.offered = settings.attach
+        self.timeout = settings.default_timeout
+        self.cancel_on_disconnect = settings.cancel_on_disconnect
+        self.numbers = itertools.count(1)
+        self.hangups = HangupWatcher(asyncio.get_running_loop())
+        self.count = 0
+        self._most = settings.max_attached
+        self._most_per_session = settings.max_attached_per_session
+
+    def check(self, session: str, attached: int) -> None:
+        """Check that one more client may attach to a session that has `attached`.
+
+        Raises:
+            Unimplemented: this backend takes none.
+            Busy: the session or the backend has as many as it may.
+        """
+        if not self.offered:
+            raise Unimplemented("this backend takes no direct clients (VENVD_ATTACH=0): call it without attaching")
+        if attached >= self._most_per_session:
+            raise Busy(f'the session "{session}" has {attached} direct clients, which is its limit')
+        if self.count >= self._most:
+            raise Busy(f"the backend has {self.count} direct clients, which is its limit")
+
+
+class Host(Protocol):
+    """What a backend provides to each of its sessions.
+
+    Attributes:
+        grace: seconds that an interrupted call has before its process is killed.
+        queue_limit: how many calls may wait in one session.
+    """
+
+    channel: Channel
+    slots: Slots
+    metrics: Metrics
+    admission: Admission
+    grace: float
+    queue_limit: int
+
+    def on_idle(self, session_id: str) -> None:
+        """The session has had no call for its idle timeout."""

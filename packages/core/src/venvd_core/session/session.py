@@ -1,0 +1,360 @@
+"""One session: the calls that wait, the one that runs, and the process behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from venvd_contract.commands import SessionInfo
+from venvd_contract.errors import Busy, Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
+from venvd_core import arrays
+from venvd_core.calls import Call, Reply
+from venvd_core.channel import Exited
+from venvd_core.limits import largest_reply
+from venvd_core.segments import Segments
+from venvd_core.session.direct import DirectClient, DirectClients
+from venvd_core.session.host import Host, SessionSpec
+from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
+from venvd_core.session.process import Process
+from venvd_core.session.stream import write_nowhere
+from venvd_core.slots import RUNNING
+from venvd_core.tasks import Tasks
+from venvd_core.timer import DeadlineTimer
+from venvd_core.wire import GarbledError, SessionLine, error_of, parse_data
+
+EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
+
+_LINE = b'{"id":%d%b%b}\n'
+_SLOT_POLL = 0.01
+_TIMED_OUT_IN_QUEUE = "the time for the call ran out while it waited for those before it"
+_NOT_BEGUN = "the call was cancelled before it began"
+_STRAY_BYTES = 1 << 20
+"""Events that belong to no call may have as many bytes in all."""
+_EVENT_BYTES = 64
+"""Added to the size of each event's data."""
+
+
+class Session:
+    """Answers every call that `submit` takes, in order, whatever happens to the process."""
+
+    def __init__(self, spec: SessionSpec, slot: int, host: Host) -> None:
+        self.spec = spec
+        self.slot = slot
+        self.created = dt.datetime.now(dt.UTC)
+        self.calls = 0
+        self.file_transfers = 0
+        """Transfers of its files under way; a session that has one is not idle."""
+        self._host = host
+        self._metrics = host.metrics
+        self._queue: deque[Call] = deque()
+        self._running: Call | None = None
+        self._segments: Segments | None = None
+        self._write: Callable[[bytes], None] = write_nowhere
+        """Writes to the process that is ready."""
+        self._number = 0
+        self._event_bytes = 0
+        self._last_used = time.monotonic()
+        self._tasks = Tasks()
+        self._timer = DeadlineTimer(asyncio.get_running_loop(), self._on_due)
+        self._lifecycle = Lifecycle(spec, slot, host, self)
+        self._direct = DirectClients(spec, slot, host, self._lifecycle)
+        if spec.idle_timeout:
+            self._timer.schedule(self._last_used + spec.idle_timeout)
+
+    # ---- what clients see
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None or self._direct.find_running() is not None
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are served."""
+        return self._lifecycle.serving
+
+    @property
+    def start_error(self) -> str | None:
+        """Why the process cannot be started, while it cannot."""
+        return self._lifecycle.start_error
+
+    def info(self) -> SessionInfo:
+        slot = self._direct.count_calls()
+        return SessionInfo(
+            id=self.spec.id,
+            name=self.spec.name,
+            state="busy" if self.busy else "idle" if self._lifecycle.ready else "starting",
+            createdAt=self.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            limits=self.spec.limits,
+            idleTimeout=self.spec.idle_timeout or None,
+            queued=len(self._queue),
+            calls=self.calls + self._direct.calls,
+            handles=slot.handles,
+            restarts=self._lifecycle.restarts,
+        )
+
+    # ---- calls
+
+    def submit(self, call: Call) -> None:
+        """Run `call` when its turn comes; its `received_at`, `deadline`, `options` and `payload` are set.
+
+        Raises:
+            Busy: the queue is full.
+            Unavailable: there is no process, and it is not known when there will be one.
+        """
+        call.runner = self
+        if self._running is None and self._lifecycle.ready and not self._queue:
+            self._send(call, call.received_at)
+        else:
+            self._check_room()
+            self._queue.append(call)
+        if call.deadline < self._timer.due:
+            self._timer.schedule(call.deadline)
+
+    def _check_room(self) -> None:
+        if self._host.channel.link is None:
+            raise Unavailable(f"{self._host.channel.why}; try again")
+        if self._lifecycle.start_error is not None:
+            raise Unavailable(self._lifecycle.start_error)
+        if len(self._queue) >= self._host.queue_limit:
+            raise Busy(f'the session "{self.spec.id}" has {len(self._queue)} calls waiting, which is its limit')
+
+    def _send(self, call: Call, now: float) -> None:
+        self._running = call
+        self._event_bytes = 0
+        self._number += 1
+        call.segments = self._segments
+        call.sent_at = now
+        self._write(_LINE % (self._number, call.options, call.payload))
+        if call.request.attachments:
+            for part in call.request.attachments:
+                self._write(part)
+
+    def _send_next(self) -> None:
+        while self._queue and self._running is None and self._lifecycle.ready:
+            call = self._queue.popleft()
+            if not call.done():
+                self._send(call, time.monotonic())
+
+    def abandon(self, call: Call) -> None:
+        """Stop a call whose client no longer waits, or take it out of the queue."""
+        if call is self._running:
+            self._stop(call, "cancelled")
+            return
+        with contextlib.suppress(ValueError):
+            self._queue.remove(call)
+            self._count(call, Cancelled.code, 0)
+
+    def stop(self, call: Call) -> None:
+        """Stop a call; its client is answered."""
+        if call is self._running:
+            self._stop(call, "cancelled")
+        elif call in self._queue:
+            self._queue.remove(call)
+            self._fail(call, Cancelled(_NOT_BEGUN))
+
+    def interrupt(self) -> None:
+        """Stop the running call, if any."""
+        if not self._direct.interrupt() and self._running is not None:
+            self._stop(self._running, "cancelled")
+
+    def _count(self, call: Call, outcome: str, size: int, error: VenvdError | None = None) -> None:
+        if call.counted:
+            return
+        call.counted = True
+        self.calls += 1
+        self._last_used = time.monotonic()
+        seconds = self._last_used - call.received_at
+        self._metrics.record_call(call, outcome, seconds, size, self.spec.id, error)
+
+    def _fail(self, call: Call, error: VenvdError) -> None:
+        if call.done():
+            error = Cancelled("the client went away")
+        else:
+            call.end(None, error)
+        self._count(call, error.code, 0, error)
+
+    async def attach(self, client: DirectClient) -> None:
+        """Hand a client's connection to the process.
+
+        Raises:
+            Unimplemented, Busy: no further direct client is taken.
+            Unavailable: there is no process, and it is not known when there will be one.
+        """
+        self._direct.check_room()
+        if not self._lifecycle.ready:
+            self._check_room()
+            await self._lifecycle.wait_until_up()
+        await self._direct.add(client, self.info())
+
+    # ---- lines of the process
+
+    def on_line(self, line: SessionLine, attachments: Sequence[bytes]) -> None:
+        call = self._running
+        if line.event is not None:
+            self._take_event(call, line)
+            return
+        if call is None:
+            raise GarbledError("a reply that nothing asked for")
+        if line.id != self._number and not (line.id is None and line.error is not None):
+            raise GarbledError("a reply to another request")
+        if line.error is None and not line.result:
+            raise GarbledError("a reply with neither result nor error")
+        self._running = None
+        if line.error is not None:
+            error = error_of(line)
+            withdrawn = call.stop_reason == "timeout" and error.code == Cancelled.code
+            self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE) if withdrawn else error)
+        elif call.ended:
+            arrays.release_unclaimed(call, line.result)
+            self._count(call, Cancelled.code, 0)
+        else:
+            self.calls += 1
+            self._last_used = now = time.monotonic()
+            reply = Reply(b"" + line.result, attachments)  # the cheapest copy
+            size = reply.size if attachments else len(reply.result)
+            call.end(reply)
+            self._metrics.record_call(call, "ok", now - call.received_at, size, self.spec.id)
+        if self._queue:
+            self._send_next()
+
+    def _take_event(self, call: Call | None, line: SessionLine) -> None:
+        if call is None or line.id != self._number or call.on_event is None or line.event not in EVENTS:
+            call = None
+        self._event_bytes += memoryview(line.data).nbytes + _EVENT_BYTES
+        most = _STRAY_BYTES if call is None else largest_reply(self.spec.limits)
+        if self._event_bytes > most:
+            raise GarbledError("more events than its limits allow")
+        if call is not None and call.on_event is not None and line.event is not None and not call.done():
+            call.on_event(line.event, parse_data(line.data))
+
+    # ---- deadlines, and stopping calls
+
+    def _on_due(self, now: float) -> float | None:
+        """End the calls whose deadline has come, and an idle session; return the next time to look."""
+        for call in [call for call in self._queue if call.deadline <= now]:
+            if call.done():
+                continue  # its client gave up on hearing of the one before
+            self._queue.remove(call)
+            self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE))
+        running = self._running
+        if running is not None and running.stop_reason is None and running.deadline <= now:
+            self._stop(running, "timeout")
+        idle_timeout = self.spec.idle_timeout
+        if idle_timeout and not self._queue and running is None and self._find_last_use(now) + idle_timeout <= now:
+            self._host.on_idle(self.spec.id)
+            return None
+        return min(self._next_times(now), default=None)
+
+    def _find_last_use(self, now: float) -> float:
+        self._direct.count_calls()
+        in_use = self._direct.find_running() is not None or self.file_transfers
+        self._last_used = now if in_use else max(self._last_used, self._direct.last_used)
+        return self._last_used
+
+    def _next_times(self, now: float) -> Iterator[float]:
+        yield from (call.deadline for call in self._queue)
+        if self._running is not None and self._running.stop_reason is None:
+            yield self._running.deadline
+        if self.spec.idle_timeout:
+            yield (now if self._running is not None or self._queue else self._last_used) + self.spec.idle_timeout
+
+    def _stop(self, call: Call, reason: str) -> None:
+        if call.stop_reason is None:
+            call.stop_reason = reason
+            self._host.slots.withdraw(self.slot, self._number)
+            self._tasks.start(self._interrupt(call, reason))
+
+    async def _interrupt(self, call: Call, reason: str) -> None:
+        """Interrupt the running call as soon as the slot names it, since the warden interrupts what the slot names.
+
+        Kills the process where the slot names neither the call nor a direct client's before it, and where the call
+        does not stop.
+        """
+        timeout = self._host.grace + FORCE_AFTER
+        until = time.monotonic() + timeout
+        while self._running is call and (process := self._lifecycle.process) is not None:
+            slot = self._lifecycle.read_slot()
+            if slot.state == RUNNING and slot.request == self._number and not slot.connection:
+                self._lifecycle.interrupt(slot.sequence, reason, lambda: self._running is call)
+                return
+            if self._direct.find_running() is not None:
+                if not call.done():  # withdrawn before it began; the session's own reply is dropped
+                    timed_out = reason == "timeout"
+                    self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE) if timed_out else Cancelled(_NOT_BEGUN))
+                until = time.monotonic() + timeout
+            elif time.monotonic() >= until:
+                self._lifecycle.kill(process, "did not stop")
+                return
+            await asyncio.sleep(_SLOT_POLL)
+
+    # ---- events of the process
+
+    def on_process(self, process: Process) -> None:
+        self._direct.on_process()
+        self._segments = process.segments
+        self._write = write_nowhere if process.stream is None else process.stream.write
+        self._event_bytes = 0
+        self._send_next()
+
+    def on_loss(self, why: str, *, started: bool) -> bool:
+        call_ran = self.busy
+        self._direct.end_all(why)
+        running, self._running = self._running, None
+        queue, self._queue = self._queue, deque()
+        if running is not None:
+            error = lost_call_error(running.stop_reason, why, self._host.grace) if started else Unavailable(why)
+            self._fail(running, error)
+        for call in queue:
+            before = f"{why}, before this call began; its state is lost"
+            self._fail(call, SessionLost(before) if started else Unavailable(why))
+        return call_ran
+
+    def segments_of(self, pid: int) -> Segments | None:
+        """Find the memory that the process `pid` shares; None where it is not the current one."""
+        process = self._lifecycle.process
+        return process.segments if process is not None and process.pid == pid else None
+
+    def on_up(self, pid: int) -> None:
+        self._lifecycle.on_up(pid)
+
+    def on_exited(self, event: Exited) -> None:
+        self._lifecycle.on_exited(event)
+
+    def on_refused(self, connection: int, why: str) -> None:
+        """The process could not take a direct client's connection."""
+        self._direct.on_refused(connection, why)
+
+    # ---- starting afresh, ending
+
+    async def wait_until_up(self) -> None:
+        """Wait for the next start.
+
+        Raises:
+            Unavailable: it failed; says why.
+        """
+        await self._lifecycle.wait_until_up()
+
+    async def reset(self) -> None:
+        """Replace the process; running and waiting calls are answered `session_lost`."""
+        why = "the session was reset"
+        self.on_loss(why, started=True)
+        await self._lifecycle.restart(why)
+
+    async def end(self, why: str) -> None:
+        """End the session for good; returns when its whole process tree is gone."""
+        self.on_loss(why, started=True)
+        self._timer.cancel()
+        await self._lifecycle.end(why)
+        self.close(why)
+
+    def close(self, why: str) -> None:
+        """Release everything at once; the warden ends the process when its server goes."""
+        self._timer.cancel()
+        self._tasks.cancel()
+        self.on_loss(why, started=True)
+        self._direct.close()
+        self._lifecycle.close(why)

@@ -1,0 +1,123 @@
+"""The stream between the server and one session's process. It comes from where user code runs: nothing is trusted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from venvd_contract.errors import VenvdError
+from venvd_contract.framing import Buffer, attachment_sizes
+from venvd_core.wire import GarbledError, SessionLine, parse_line
+
+OnLine = Callable[[SessionLine, Sequence[bytes]], None]
+"""Takes a line and its attachments; raises `GarbledError` for a line that has no place there."""
+OnBroken = Callable[[str], None]
+"""Takes the reason why a stream ended, without its subject."""
+
+CLOSED = "closed its channel"
+"""The reason where the session closed its end."""
+
+
+def write_nowhere(_data: bytes) -> None:
+    """Stand in for a transport that is not there."""
+
+
+class Stream(asyncio.Protocol):
+    """Takes lines and their attachments off the stream.
+
+    The stream breaks at a line longer than `max_line`, at attachments larger than that in all, and at a line that is
+    not of the protocol: `on_broken` gets the reason, and nothing more is read.
+    """
+
+    def __init__(self, on_line: OnLine, on_broken: OnBroken, max_line: int) -> None:
+        self._on_line: OnLine | None = on_line
+        self._on_broken = on_broken
+        self._max_line = max_line
+        self._buffer = Buffer(max_line)
+        self._line: SessionLine | None = None
+        self._sizes: list[int] = []
+        self._parts: list[bytes] = []
+        self._between_lines = True
+        self._transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], None] = write_nowhere
+        """The transport's own method while there is one: a function around it would slow down every call."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is read or written any more."""
+        return self._on_line is None
+
+    def data_received(self, data: bytes) -> None:
+        on_line = self._on_line
+        if on_line is None:
+            return
+        try:
+            if self._between_lines and data.find(b"\n") == len(data) - 1:  # the usual case: one whole reply
+                line = parse_line(data)
+                if not line.attachments:
+                    on_line(line, ())
+                    return
+                self._begin_attachments(line)
+            else:
+                self._buffer.feed(data)
+            self._drain()
+            self._between_lines = self._line is None and not self._buffer
+        except (GarbledError, VenvdError) as error:
+            self._break(f"sent {error}")
+
+    def _drain(self) -> None:
+        while self._on_line is not None:
+            if self._line is not None:
+                if not self._take_attachments():
+                    return
+                line, self._line = self._line, None
+                self._on_line(line, self._parts)
+                continue
+            data = self._buffer.line()
+            if data is None:
+                return
+            line = parse_line(data)
+            if line.attachments:
+                self._begin_attachments(line)
+            else:
+                self._on_line(line, ())
+
+    def _begin_attachments(self, line: SessionLine) -> None:
+        self._sizes = attachment_sizes(line.attachments)[::-1]
+        if sum(self._sizes) > self._max_line:
+            raise GarbledError("attachments over the limit")
+        self._line, self._parts = line, []
+
+    def _take_attachments(self) -> bool:
+        """Take what has come of the attachments; whether all are there."""
+        while self._sizes:
+            part = self._buffer.take(self._sizes[-1])
+            if part is None:
+                return False
+            self._sizes.pop()
+            self._parts.append(part)
+        return True
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — the warden knows how the process ended
+        self._break(CLOSED)
+
+    def _break(self, why: str) -> None:
+        if self._on_line is not None:
+            self.close()
+            self._on_broken(why)
+
+    def close(self) -> None:
+        """Read and write no more, without a call of `on_broken`."""
+        self._on_line = None
+        self.write = write_nowhere
+        self._buffer = Buffer(0)
+        if self._transport is not None:
+            self._transport.abort()
