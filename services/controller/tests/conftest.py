@@ -1,4 +1,4 @@
-"""Controllers in this process: over the local engine, and over one in memory whose every step a test can hold up."""
+"""Controllers in this process: over the local engine, and over an engine in memory that a test can hold up."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from venvd_contract.errors import Conflict, NotFound, Unavailable, VenvdError
+from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
-from venvd_controller import app
+from venvd_controller import backends
+from venvd_controller.app import create_app
+from venvd_controller.controller import Controller, create_controller
 from venvd_controller.database import Database, open_database
 from venvd_controller.home import Home
-from venvd_controller.program import Program, build
 from venvd_controller.settings import Settings
 from venvd_engines.engine import (
     BackendState,
@@ -38,15 +39,16 @@ from venvd_engines.engine import (
 )
 from venvd_engines.select import choose
 
-HERE = ("3.11", "3.13")
-"""The CPythons that the engine in memory has."""
+AVAILABLE = ("3.11", "3.13")
+"""The CPythons of the engine in memory."""
+TIMEOUT = 120.0
 
 
-class _Answers(http.server.BaseHTTPRequestHandler):
+class _ProbeHandler(http.server.BaseHTTPRequestHandler):
     """Probes and metrics of one launch."""
 
     def do_GET(self) -> None:
-        ready = self.server.part.ready  # type: ignore[attr-defined]
+        ready = self.server.backend.ready  # type: ignore[attr-defined]
         status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
@@ -59,42 +61,47 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         del format, args
 
 
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+class _ProbeServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
 
 @dataclass
-class Part:
-    """One launch: a real HTTP server for its probes."""
+class MemoryBackend:
+    """One launch: a real HTTP server answers its probes."""
 
     launch: Launch
-    server: _Server
+    server: _ProbeServer
     ready: bool = True
     parts: dict[str, PartState] = field(
         default_factory=lambda: dict.fromkeys(("server", "worker"), PartState("running"))
     )
     lines: list[LogLine] = field(default_factory=list)
-    said: threading.Condition = field(default_factory=threading.Condition)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def say(self, text: str, source: str = "worker") -> None:
-        with self.said:
+    def log(self, text: str, source: str = "worker") -> None:
+        with self.changed:
             self.lines.append(LogLine(datetime.now(UTC).isoformat(), source, "stdout", text))
-            self.said.notify_all()
-
-    def end(self, part: str, detail: str) -> None:
-        self.parts[part] = PartState("exited", detail)
+            self.changed.notify_all()
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        with self.said:
+        with self.changed:
             self.parts = dict.fromkeys(self.parts, PartState("missing"))
-            self.said.notify_all()
+            self.changed.notify_all()
 
 
 class MemoryEngine:
-    """Implements `Engine` in this process; `gates` hold up the steps of their names, `faults` make them fail."""
+    """Implements `Engine` in this process.
+
+    Attributes:
+        gates: hold up the steps of their names until they are set.
+        faults: make the steps of their names fail.
+        steps: the names of all steps so far.
+        others: leftovers apart from images.
+        ready: whether the probes of new launches are answered with success.
+    """
 
     name = "memory"
 
@@ -103,16 +110,14 @@ class MemoryEngine:
         self.faults: dict[str, VenvdError] = {}
         self.steps: list[str] = []
         self.images: dict[str, Image] = {}
-        self.launches: dict[str, Part] = {}
+        self.launches: dict[str, MemoryBackend] = {}
         self.others: list[Leftover] = []
-        """What nothing uses, apart from images."""
         self.ready = True
-        self.releases = 0
-        """How many releases the index has made: each locks otherwise."""
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
         self.steps.append(name)
-        while not self.gates.get(name, _OPEN).wait(0.02):
+        gate = self.gates.get(name)
+        while gate is not None and not gate.wait(0.02):
             if progress is not None:
                 progress.check()
         if name in self.faults:
@@ -122,17 +127,17 @@ class MemoryEngine:
         self._step("check")
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(True, True, True, True, True, ("nothing is guarded: this engine is one of tests",))
+        return Capabilities(True, True, True, True, True, ("nothing is guarded: this is an engine for tests",))
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         self._step("resolve", progress)
-        if version not in HERE:
-            raise NotFound(f"there is no CPython {version}; there are {', '.join(HERE)}")
+        if version not in AVAILABLE:
+            raise NotFound(f"there is no CPython {version}; there are {', '.join(AVAILABLE)}")
         return RuntimeRef(version, f"{version}.5", f"/{self.name}/{version}")
 
     def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
         self._step("lock", progress)
-        return "\n".join(f"{line}=={self.releases}" for line in requirements)
+        return "\n".join(f"{line}==0" for line in requirements)
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         progress.phase("install")
@@ -156,48 +161,53 @@ class MemoryEngine:
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)
-        part = Part(launch, self._listen(launch), ready=self.ready)
-        part.server.part = part  # type: ignore[attr-defined]
-        threading.Thread(target=part.server.serve_forever, args=(0.02,), daemon=True).start()
-        part.say("listening", "server")
-        self.launches[launch.id] = part
-        return self._make_record(part)
+        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready)
+        backend.server.backend = backend  # type: ignore[attr-defined]
+        threading.Thread(target=backend.server.serve_forever, args=(0.02,), daemon=True).start()
+        backend.log("listening", "server")
+        self.launches[launch.id] = backend
+        return self._create_record(backend)
 
-    def _listen(self, launch: Launch) -> _Server:
+    def _listen(self, launch: Launch) -> _ProbeServer:
         port = launch.ports[0]
         for number in range(port.wanted, port.wanted + (1 if port.exact else 200)):
             try:
-                return _Server((launch.host, number), _Answers)
+                return _ProbeServer((launch.host, number), _ProbeHandler)
             except OSError:
                 continue
         raise Conflict(f"port {port.wanted} is taken")
 
-    def _make_record(self, part: Part) -> LaunchRecord:
-        url = f"http://{part.launch.host}:{part.server.server_port}"
-        return LaunchRecord(self.name, part.launch.id, url, url, {})
+    def _create_record(self, backend: MemoryBackend) -> LaunchRecord:
+        url = f"http://{backend.launch.host}:{backend.server.server_port}"
+        return LaunchRecord(self.name, backend.launch.id, url, url, {})
 
     def inspect(self, record: LaunchRecord) -> BackendState:
-        part = self.launches.get(record.launch_id)
-        return BackendState(*part.parts.values()) if part else BackendState(PartState("missing"), PartState("missing"))
+        backend = self.launches.get(record.launch_id)
+        if backend is None:
+            return BackendState(PartState("missing"), PartState("missing"))
+        return BackendState(*backend.parts.values())
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")
 
     def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
         self._step("destroy")
-        if part := self.launches.pop(record.launch_id, None):
-            part.close()
+        self._remove(record.launch_id)
 
     def destroy_owned(self, owned: Owned) -> None:
         self._step("destroy_owned")
-        if part := self.launches.pop(owned.launch_id, None):
-            part.close()
+        self._remove(owned.launch_id)
+
+    def _remove(self, launch_id: str) -> None:
+        if backend := self.launches.pop(launch_id, None):
+            backend.close()
 
     def list_owned(self) -> Sequence[Owned]:
         self._step("list_owned")
+        records = [(backend, self._create_record(backend)) for backend in list(self.launches.values())]
         return [
-            Owned(key, part.launch.name, self._make_record(part), self.inspect(self._make_record(part)).running)
-            for key, part in list(self.launches.items())
+            Owned(record.launch_id, backend.launch.name, record, self.inspect(record).running)
+            for backend, record in records
         ]
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
@@ -208,53 +218,48 @@ class MemoryEngine:
     def discard(self, leftover: Leftover) -> None:
         self._step("discard")
         self.images.pop(leftover.name, None)
-        self.others = [one for one in self.others if one != leftover]
+        self.others = [other for other in self.others if other != leftover]
 
     def sweep(self) -> None:
         self._step("sweep")
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
-        part = self.launches.get(record.launch_id)
-        if part is None:
+        backend = self.launches.get(record.launch_id)
+        if backend is None:
             return
-        seen = len(part.lines) if tail is None else min(tail, len(part.lines))
-        at = len(part.lines) - seen
+
+        def ended() -> bool:
+            return not follow or record.launch_id not in self.launches
+
+        position = 0 if tail is None else max(0, len(backend.lines) - tail)
         while True:
-            with part.said:
-                part.said.wait_for(lambda at=at: len(part.lines) > at or not follow or self._gone(record), 30)
-                new = part.lines[at:]
-            yield from new
-            at += len(new)
-            if not new and (not follow or self._gone(record)):
+            with backend.changed:
+                backend.changed.wait_for(lambda start=position: len(backend.lines) > start or ended(), 30)
+                lines = backend.lines[position:]
+            yield from lines
+            position += len(lines)
+            if not lines and ended():
                 return
 
-    def _gone(self, record: LaunchRecord) -> bool:
-        return record.launch_id not in self.launches
-
-    def part_of(self, name: str) -> Part:
-        """The launch of a backend."""
-        found = [part for part in self.launches.values() if part.launch.name == name]
-        assert len(found) == 1, f"{len(found)} launches of {name}"
-        return found[0]
+    def find_backend(self, name: str) -> MemoryBackend:
+        """Return the only launch of a backend."""
+        (backend,) = [backend for backend in self.launches.values() if backend.launch.name == name]
+        return backend
 
 
-_OPEN = threading.Event()
-_OPEN.set()
-
-
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `holds` gives once it is true."""
+def wait_until(holds: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
+    """Wait until `holds` returns something true, and return that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := holds():
-            return found
+        if value := holds():
+            return value
         time.sleep(0.01)
-    raise AssertionError("it did not come to be")
+    raise AssertionError(f"still not true after {seconds} s")
 
 
-@pytest.fixture(name="until")
-def _until() -> Callable[..., Any]:
-    return until
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., Any]:
+    return wait_until
 
 
 @pytest.fixture
@@ -262,49 +267,68 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", engine="local", reconcile_interval=0.1)
 
 
-def _closed(program: Program) -> None:
-    program.database.close()
-    program.home.close()
-
-
-@pytest.fixture
-def program(settings: Settings) -> Iterator[Program]:
-    """A controller over the local engine that is built and not started: nothing runs its operations."""
+@contextmanager
+def opened_controller(settings: Settings) -> Iterator[Controller]:
+    """A controller over the local engine that is not started: it runs no operations."""
     home = Home(settings.home)
-    made = build(settings, home, lambda name: choose(name, settings.for_engine(home.id)))
-    yield made
-    _closed(made)
+    engine_settings = settings.create_engine_settings(home.id)
+    controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
+    yield controller
+    controller.database.close()
+    home.close()
+
+
+@contextmanager
+def opened_client(controller: Controller) -> Iterator[TestClient]:
+    """A client with the admin's token; the controller runs until the end of the block."""
+    headers = {"Authorization": f"Bearer {controller.home.token}"}
+    with TestClient(create_app(controller), headers=headers, raise_server_exceptions=False) as client:
+        yield client
 
 
 @pytest.fixture
-def client(program: Program) -> Iterator[TestClient]:
-    """A client with the admin's token; the controller runs as long as the test."""
-    headers = {"Authorization": f"Bearer {program.home.token}"}
-    with TestClient(app.create(program), headers=headers, raise_server_exceptions=False) as made:
-        yield made
+def controller(settings: Settings) -> Iterator[Controller]:
+    with opened_controller(settings) as controller:
+        yield controller
 
 
-class Desk:
-    """A controller over the engine in memory, and what tests ask of it."""
+@pytest.fixture
+def client(controller: Controller) -> Iterator[TestClient]:
+    with opened_client(controller) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A client for tests that leave nothing in the controller."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"), engine="local")
+    with opened_controller(settings) as controller, opened_client(controller) as client:
+        yield client
+
+
+class Testbed:
+    """A controller over the engine in memory."""
 
     def __init__(self, settings: Settings, engine: MemoryEngine) -> None:
-        self.settings = settings
         self.engine = engine
-        self.program = build(settings, Home(settings.home), self._choose)
+        self.controller = create_controller(settings, Home(settings.home), self._choose)
 
     def _choose(self, _name: str) -> tuple[Engine, str]:
         return self.engine, "memory: a test"
 
-    def done(self, operation: OperationInfo | None) -> OperationInfo:
+    def wait(self, operation: OperationInfo | None) -> OperationInfo:
+        """Wait until an operation ends."""
         assert operation is not None
-        return self.program.operations.wait(operation.id, 30)
+        return self.controller.operations.wait(operation.id, TIMEOUT)
 
-    def running(self, name: str) -> Any:
-        return until(lambda: (found := self.program.backends.get(name)).state == "running" and found)
+    def await_running(self, name: str) -> Any:
+        """Wait until a backend runs, and return it."""
+        get = self.controller.backends.get
+        return wait_until(lambda: (backend := get(name)).state == "running" and backend)
 
     @contextmanager
-    def started(self) -> Iterator[Desk]:
-        self.program.start()
+    def started(self) -> Iterator[Testbed]:
+        self.controller.start()
         try:
             yield self
         finally:
@@ -313,43 +337,39 @@ class Desk:
     def close(self) -> None:
         for gate in self.engine.gates.values():
             gate.set()
-        self.program.stop()
-        _closed(self.program)
+        self.controller.stop()
+        self.controller.database.close()
+        self.controller.home.close()
 
 
 @pytest.fixture
 def engine() -> Iterator[MemoryEngine]:
-    made = MemoryEngine()
-    yield made
-    for part in made.launches.values():
-        part.close()
+    engine = MemoryEngine()
+    yield engine
+    for backend in engine.launches.values():
+        backend.close()
 
 
 @pytest.fixture
-def desks(tmp_path: Path, engine: MemoryEngine) -> Callable[..., Desk]:
-    """Makes controllers of one home, one after the other."""
+def create_testbed(tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Testbed]:
+    """Creates controllers of one home, one after the other, which retry a failed start soon."""
+    monkeypatch.setattr(backends, "_FIRST_DELAY", 0.05)
 
-    def make(**fields: Any) -> Desk:
-        fixed = {"home": tmp_path / "home", "reconcile_interval": 0.05, "start_timeout": 2.0, "stop_grace": 0.0}
-        return Desk(Settings(**{**fixed, **fields}), engine)
+    def create(**fields: Any) -> Testbed:
+        defaults = {"home": tmp_path / "home", "reconcile_interval": 0.05, "stop_grace": 0.0}
+        return Testbed(Settings(**{**defaults, **fields}), engine)
 
-    return make
+    return create
 
 
 @pytest.fixture
-def desk(desks: Callable[..., Desk]) -> Iterator[Desk]:
-    """A controller that runs."""
-    with desks().started() as made:
-        yield made
+def testbed(create_testbed: Callable[..., Testbed]) -> Iterator[Testbed]:
+    with create_testbed().started() as testbed:
+        yield testbed
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = open_database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def away() -> VenvdError:
-    return Unavailable("the engine does not answer")
+    database = open_database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
+    yield database
+    database.close()

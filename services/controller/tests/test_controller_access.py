@@ -1,4 +1,4 @@
-"""Who may ask what, and how refusals look."""
+"""Access: which token opens which path, and how errors look."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 
-from venvd_controller import app
-from venvd_controller.program import Program
+from venvd_controller.app import create_app
+from venvd_controller.controller import Controller
 
 GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config", "/docs"]
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_nothing_is_told_without_a_token(client: TestClient, path: str) -> None:
-    """Every path but the probes asks for a token, and says so in problem details."""
-    answer = client.get(path, headers={"Authorization": ""})
+def test_every_path_needs_a_token(shared_client: TestClient, path: str) -> None:
+    """Every path but the probes answers a request without a token with problem details."""
+    answer = shared_client.get(path, headers={"Authorization": ""})
     assert answer.status_code == 401
     assert answer.json()["code"] == "unauthenticated"
     assert answer.headers["www-authenticate"].split()[0] == ("Basic" if path == "/docs" else "Bearer")
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_the_metrics_token_reads_numbers_only(client: TestClient, program: Program) -> None:
-    """A scraper's token opens metrics and discovery, and is forbidden everything else."""
-    headers = {"Authorization": f"Bearer {program.home.metrics_token}"}
+def test_the_metrics_token_opens_metrics_only(client: TestClient, controller: Controller) -> None:
+    """A scraper's token opens metrics and discovery and nothing else."""
+    headers = {"Authorization": f"Bearer {controller.home.metrics_token}"}
     assert client.get("/metrics", headers=headers).status_code == 200
     assert client.get("/v1/sd/prometheus", headers=headers).json() == []
     refused = client.get("/v1/venvs", headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
 
 
-def test_secrets_are_not_in_the_config(client: TestClient, program: Program) -> None:
-    """`/v1/config` tells settings and gaps of the engine, and no token."""
+def test_secrets_are_not_in_the_config(client: TestClient, controller: Controller) -> None:
+    """`/v1/config` shows settings and gaps of the engine, and no token."""
     answer = client.get("/v1/config")
-    assert program.home.token not in answer.text
+    assert controller.home.token not in answer.text
     assert "VENVD_ENGINE" in {setting["name"] for setting in answer.json()["settings"]}
     assert any("network" in gap for gap in answer.json()["unsafe"])
 
@@ -79,24 +79,24 @@ def test_secrets_are_not_in_the_config(client: TestClient, program: Program) -> 
     ],
 )
 def test_bad_input_is_named(
-    client: TestClient, method: str, path: str, body: str | None, status: int, code: str, says: str
+    shared_client: TestClient, method: str, path: str, body: str | None, status: int, code: str, says: str
 ) -> None:
-    """Each wrong request gets its code, and the cause is in the detail."""
-    answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
-    found = answer.json()
-    assert (answer.status_code, found["code"], found["status"]) == (status, code, status)
-    assert says in found["detail"]
+    """Each wrong request gets its code, and the detail names the cause."""
+    answer = shared_client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["status"]) == (status, code, status)
+    assert says in problem["detail"]
 
 
-def test_the_schema_describes_every_route(client: TestClient) -> None:
+def test_the_schema_describes_every_route(shared_client: TestClient) -> None:
     """OpenAPI has the models of requests and responses."""
-    schema = client.get("/openapi.json").json()
+    schema = shared_client.get("/openapi.json").json()
     assert {"VenvSpec", "BackendSpec", "Backend", "OperationInfo"} <= set(schema["components"]["schemas"])
     assert "/v1/backends/{name}/restart" in schema["paths"]
 
 
 def test_lists_are_paged(client: TestClient) -> None:
-    """`limit` and `after` walk through a list, each item once."""
+    """`limit` and `after` visit each item of a list once."""
     for version in ("3.97", "3.98", "3.99"):
         client.put(f"/v1/runtimes/{version}")
     first = client.get("/v1/runtimes?limit=2").json()
@@ -105,8 +105,8 @@ def test_lists_are_paged(client: TestClient) -> None:
     assert second["next"] is None
 
 
-def test_a_page_goes_on_where_its_last_item_is_gone(client: TestClient) -> None:
-    """A list is walked by its order: what was deleted between two pages breaks nothing."""
+def test_a_deleted_item_does_not_break_paging(client: TestClient) -> None:
+    """The next page begins after the last item, even if that was deleted meanwhile."""
     for version in ("3.97", "3.98", "3.99"):
         client.put(f"/v1/runtimes/{version}")
     first = client.get("/v1/runtimes?limit=1").json()
@@ -116,36 +116,36 @@ def test_a_page_goes_on_where_its_last_item_is_gone(client: TestClient) -> None:
 
 
 def test_absent_and_null_are_the_same(client: TestClient) -> None:
-    """A field that is null has its default, and one that is not known is ignored."""
+    """A null field has its default, and an unknown field is ignored."""
     body = {"python": None, "requirements": None, "env": None, "network": None, "colour": "red"}
     spec = client.put("/v1/venvs/nulls", json=body).json()["venv"]["spec"]
     assert spec == client.put("/v1/venvs/plain", json={}).json()["venv"]["spec"]
 
 
-def test_a_browser_opens_the_docs_with_the_token_as_password(client: TestClient, program: Program) -> None:
-    """Pages take Basic credentials, and nothing else does."""
-    basic = ("anyone", program.home.token)
+def test_a_browser_opens_the_docs_with_the_token_as_password(client: TestClient, controller: Controller) -> None:
+    """Only the pages for browsers accept Basic credentials."""
+    basic = ("anyone", controller.home.token)
     assert client.get("/docs", headers={"Authorization": ""}, auth=basic).status_code == 200
     assert client.get("/v1/venvs", headers={"Authorization": ""}, auth=basic).status_code == 401
     assert client.get("/docs", headers={"Authorization": ""}, auth=("anyone", "wrong")).status_code == 401
 
 
-def test_who_has_no_token_learns_nothing_of_paths_and_bodies(client: TestClient) -> None:
-    """The guard stands before routing and before parsing."""
+def test_without_a_token_paths_and_bodies_are_not_checked(shared_client: TestClient) -> None:
+    """The guard runs before routing and parsing."""
     for method, path, body in (("GET", "/v1/nothing", ""), ("PUT", "/v1/venvs/a", "{"), ("PATCH", "/v1/venvs", "")):
-        answer = client.request(method, path, content=body, headers={"Authorization": "Bearer wrong"})
+        answer = shared_client.request(method, path, content=body, headers={"Authorization": "Bearer wrong"})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_the_metrics_token_only_reads(client: TestClient, program: Program, method: str) -> None:
-    """On the paths that it opens it may change nothing either."""
-    headers = {"Authorization": f"Bearer {program.home.metrics_token}"}
+def test_the_metrics_token_only_reads(client: TestClient, controller: Controller, method: str) -> None:
+    """The metrics token changes nothing on the paths that it opens."""
+    headers = {"Authorization": f"Bearer {controller.home.metrics_token}"}
     assert client.request(method, "/v1/backends/x/metrics", headers=headers).status_code == 403
 
 
 def test_the_same_put_at_the_same_time_is_one_build(client: TestClient) -> None:
-    """Clients that ask for the same venv at the same time share one operation."""
+    """Clients that put the same venv at the same time share one operation."""
     spec = {"python": "3.98", "requirements": ["six"]}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: client.put("/v1/venvs/shared", json=spec), range(4)))
@@ -154,10 +154,10 @@ def test_the_same_put_at_the_same_time_is_one_build(client: TestClient) -> None:
     assert len(client.get("/v1/venvs").json()["items"]) == 1
 
 
-def test_a_controller_that_stopped_is_not_found(program: Program) -> None:
-    """The address is taken back when the controller stops."""
-    address = program.home.path / "url"
-    program.home.announce("http://127.0.0.1:1")
-    with TestClient(app.create(program)):
+def test_a_stopped_controller_is_not_found(controller: Controller) -> None:
+    """The controller removes its address when it stops."""
+    address = controller.home.path / "url"
+    controller.home.announce("http://127.0.0.1:1")
+    with TestClient(create_app(controller)):
         assert address.exists()
     assert not address.exists()

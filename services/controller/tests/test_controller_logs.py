@@ -14,60 +14,60 @@ from venvd_controller import streams
 from venvd_engines.engine import PartState
 
 
-def _launches(desk: Any) -> streams.Launches:
-    """The launches of a fresh backend `app`, which runs."""
-    _, operation = desk.program.venvs.put("plain", VenvSpec(python="3.13"))
-    desk.done(operation)
-    desk.done(desk.program.backends.start(BackendSpec("http", "plain", "app"))[1])
-    return streams.Launches(desk.engine, desk.program.backends, "app")
+def _start(testbed: Any) -> streams.Launches:
+    """Start a backend `app` and return its launches."""
+    _, operation = testbed.controller.venvs.put("plain", VenvSpec(python="3.13"))
+    testbed.wait(operation)
+    testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", "app"))[1])
+    return streams.Launches(testbed.engine, testbed.controller.backends, "app")
 
 
-async def _lines(desk: Any, launches: streams.Launches, act: Callable[[str], Any], tail: int | None) -> list[str]:
-    """What a follower is told until the end; `act` is called with each line."""
-    found: list[str] = []
+async def _follow(testbed: Any, launches: streams.Launches, act: Callable[[str], Any], tail: int | None) -> list[str]:
+    """Return the lines that a follower gets until the end; `act` runs after each."""
+    lines: list[str] = []
     first = await run_sync(launches.next)
-    async with aclosing(streams.backend_log(desk.program.logs, launches, first, tail)) as events:  # type: ignore[type-var]
+    async with aclosing(streams.backend_log(testbed.controller.logs, launches, first, tail)) as events:  # type: ignore[type-var]
         async for event in events:
             if event is None:
                 continue
             if event.kind == "done":
-                return found
-            assert event == Event(len(found) + 1, "log", event.data)
-            found.append(event.data["text"])
+                return lines
+            assert event == Event(len(lines) + 1, "log", event.data)
+            lines.append(event.data["text"])
             await run_sync(act, event.data["text"])
     raise AssertionError("it ended without `done`")
 
 
-def test_following_goes_on_with_the_next_launch(desk: Any) -> None:
-    """A restart, and a part that died, end a launch and not what follows the backend; its removal does."""
-    launches = _launches(desk)
+def test_following_goes_on_with_the_next_launch(testbed: Any) -> None:
+    """A follower survives a restart and the death of a part, and ends with the removal of the backend."""
+    launches = _start(testbed)
     steps = iter(["restart", "die", "remove"])
 
     def act(_line: str) -> None:
         step = next(steps)
         if step == "restart":
-            desk.done(desk.program.backends.restart("app")[1])
+            testbed.wait(testbed.controller.backends.restart("app")[1])
         elif step == "die":
-            desk.engine.part_of("app").parts["worker"] = PartState("exited", "status 1")
+            testbed.engine.find_backend("app").parts["worker"] = PartState("exited", "status 1")
         else:
-            desk.program.backends.unwant("app")
-            desk.program.reconciler.wake()
+            testbed.controller.backends.request_removal("app")
+            testbed.controller.reconciler.wake()
 
-    assert asyncio.run(_lines(desk, launches, act, 1)) == ["listening"] * 3
+    assert asyncio.run(_follow(testbed, launches, act, 1)) == ["listening"] * 3
 
 
-def test_each_line_is_told_once(desk: Any) -> None:
-    """A follower that was let go by a launch that runs on comes back to what it missed, and to nothing twice."""
-    launches = _launches(desk)
-    part = desk.engine.part_of("app")
+def test_each_line_is_sent_once(testbed: Any) -> None:
+    """A follower that fell behind gets the lines that it missed, and none twice."""
+    launches = _start(testbed)
+    backend = testbed.engine.find_backend("app")
 
     def act(line: str) -> None:
         if line == "listening":
-            desk.program.logs._topics[part.launch.id].end()
-            part.say("one")
-            part.say("two")
+            testbed.controller.logs._topics[backend.launch.id].end()
+            backend.log("one")
+            backend.log("two")
         elif line == "two":
-            desk.program.backends.unwant("app")
-            desk.program.reconciler.wake()
+            testbed.controller.backends.request_removal("app")
+            testbed.controller.reconciler.wake()
 
-    assert asyncio.run(_lines(desk, launches, act, None)) == ["listening", "one", "two"]
+    assert asyncio.run(_follow(testbed, launches, act, None)) == ["listening", "one", "two"]

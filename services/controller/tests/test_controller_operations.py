@@ -1,4 +1,4 @@
-"""Operations: their events, their cancelling, and what a controller before this one left."""
+"""Operations: events, cancelling, and operations that the previous controller left."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ from venvd_contract.errors import NotFound, UserError, VenvdError
 from venvd_contract.resources import OperationInfo
 from venvd_controller import operations as module
 from venvd_controller.database import Database
-from venvd_controller.operations import Kind, Operations, Run
+from venvd_controller.operations import OperationKind, Operations, Run
 
 Work = Callable[[str, Run], None]
+TIMEOUT = 120.0
 
 
-class Floor:
-    """Operations of one kind whose work a test gives, and the failures that it was told of."""
+class Jobs:
+    """Operations of one kind whose work a test provides, and the failures that it recorded."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.failures: list[tuple[str, str]] = []
-        self.made: list[Operations] = []
+        self.created: list[Operations] = []
 
-    def operations(self, work: Work, at_once: int = 4) -> Operations:
-        made = Operations(self.database, at_once)
-        made.register("work", Kind(work, self._failed))
-        self.made.append(made)
-        return made
+    def create(self, work: Work, limit: int = 4) -> Operations:
+        operations = Operations(self.database, limit)
+        operations.register("work", OperationKind(work, self._record_failure))
+        self.created.append(operations)
+        return operations
 
-    def serving(self, work: Work, at_once: int = 4) -> Operations:
-        made = self.operations(work, at_once)
-        made.start()
-        return made
+    def start(self, work: Work, limit: int = 4) -> Operations:
+        operations = self.create(work, limit)
+        operations.start()
+        return operations
 
-    def _failed(self, _session: Session, target: str, _operation: str, error: VenvdError) -> None:
+    def _record_failure(self, _session: Session, target: str, _operation: str, error: VenvdError) -> None:
         self.failures.append((target, error.message))
 
     def submit(self, operations: Operations, target: str = "x") -> OperationInfo:
         with self.database.write() as session:
             return operations.submit(session, "work", target)
 
-    def done(self, operations: Operations, target: str = "x") -> OperationInfo:
-        return operations.wait(self.submit(operations, target).id, 10)
+    def run(self, operations: Operations, target: str = "x") -> OperationInfo:
+        return operations.wait(self.submit(operations, target).id, TIMEOUT)
 
 
 @pytest.fixture
-def floor(database: Database) -> Iterator[Floor]:
-    made = Floor(database)
-    yield made
-    for operations in made.made:
+def jobs(database: Database) -> Iterator[Jobs]:
+    jobs = Jobs(database)
+    yield jobs
+    for operations in jobs.created:
         operations.stop()
 
 
 class Stuck:
-    """Work that goes on until it is let go or cancelled."""
+    """Work that lasts until it is released or cancelled."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -72,15 +73,15 @@ class Stuck:
         self.running.remove(target)
 
     def wait(self, count: int = 1) -> None:
-        assert all(self.began.acquire(timeout=10) for _ in range(count))
+        assert all(self.began.acquire(timeout=TIMEOUT) for _ in range(count))
 
 
-def told(operations: Operations, key: str, after: int = 0) -> list[tuple[int, str, Any]]:
-    return [(event.id, event.kind, event.data) for event in operations.since(key, after)]
+def list_events(operations: Operations, key: str, after: int = 0) -> list[tuple[int, str, Any]]:
+    return [(event.id, event.kind, event.data) for event in operations.list_events(key, after)]
 
 
-def test_events_are_told_in_order(floor: Floor) -> None:
-    """Phases and lines come as they were said, numbered from 1, and `done` with the outcome last."""
+def test_events_are_in_order(jobs: Jobs) -> None:
+    """Phases and lines are numbered from 1 in their order, and `done` with the outcome is the last event."""
 
     def work(_target: str, run: Run) -> None:
         run.phase("one")
@@ -88,31 +89,31 @@ def test_events_are_told_in_order(floor: Floor) -> None:
         run.phase("one")
         run.phase("two")
 
-    operations = floor.serving(work)
-    info = floor.done(operations)
-    found = told(operations, info.id)
-    assert found[:3] == [(1, "phase", "one"), (2, "log", "line"), (3, "phase", "two")]
-    assert found[3][:2] == (4, "done")
-    assert found[3][2]["state"] == "succeeded"
+    operations = jobs.start(work)
+    info = jobs.run(operations)
+    events = list_events(operations, info.id)
+    assert events[:3] == [(1, "phase", "one"), (2, "log", "line"), (3, "phase", "two")]
+    assert events[3][:2] == (4, "done")
+    assert events[3][2]["state"] == "succeeded"
     assert [phase.name for phase in info.phases] == ["one", "two"]
     assert all(phase.endedAt for phase in info.phases)
 
 
-def test_events_beyond_an_id_are_told(floor: Floor) -> None:
-    """Asking from an event's ID gives what came after it, each once, and `done` also to who has seen all."""
+def test_events_after_an_id_are_listed(jobs: Jobs) -> None:
+    """A follower that names its last event gets the later ones, and always `done`."""
 
     def work(_target: str, run: Run) -> None:
         for number in range(5):
             run.log(str(number))
 
-    operations = floor.serving(work)
-    info = floor.done(operations)
-    assert [data for _, kind, data in told(operations, info.id, 3) if kind == "log"] == ["3", "4"]
-    assert [kind for _, kind, _ in told(operations, info.id, 6)] == ["done"]
+    operations = jobs.start(work)
+    info = jobs.run(operations)
+    assert [data for _, kind, data in list_events(operations, info.id, 3) if kind == "log"] == ["3", "4"]
+    assert [kind for _, kind, _ in list_events(operations, info.id, 6)] == ["done"]
 
 
-def test_a_long_log_is_cut(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines over the limit are dropped, which is said once, and long or odd lines are kept as text."""
+def test_a_long_log_is_cut(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines over the limit are dropped, which the log says once; long and odd lines become plain text."""
     monkeypatch.setattr(module, "MAX_EVENTS", 3)
 
     def work(_target: str, run: Run) -> None:
@@ -120,146 +121,149 @@ def test_a_long_log_is_cut(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> Non
         for _ in range(10):
             run.log("x" * 100_000)
 
-    operations = floor.serving(work)
-    lines = [data for _, kind, data in told(operations, floor.done(operations).id) if kind == "log"]
+    operations = jobs.start(work)
+    lines = [data for _, kind, data in list_events(operations, jobs.run(operations).id) if kind == "log"]
     assert len(lines) == 4
     assert "dropped" in lines[3]
     assert lines[0] == "a\N{REPLACEMENT CHARACTER}b?"
     assert len(lines[1]) < 10_000
 
 
-def test_a_failure_keeps_its_problem(floor: Floor) -> None:
-    """An operation that failed tells why, in problem details, and its target is told in the same transaction."""
+def test_a_failure_keeps_its_problem(jobs: Jobs) -> None:
+    """A failed operation holds problem details, and its failure is recorded in the same transaction."""
 
     def work(_target: str, _run: Run) -> None:
         raise UserError("it broke")
 
-    done = floor.done(floor.serving(work))
+    done = jobs.run(jobs.start(work))
     assert done.error is not None
     assert (done.state, done.error["code"], done.error["detail"]) == ("failed", "user_error", "it broke")
-    assert floor.failures == [("x", "it broke")]
+    assert jobs.failures == [("x", "it broke")]
 
 
-def test_a_defect_is_told_as_one(floor: Floor) -> None:
-    """An exception that nobody foresaw becomes `internal`, and the next operation runs."""
+def test_a_defect_is_internal(jobs: Jobs) -> None:
+    """An unexpected exception becomes `internal`, and the next operation runs."""
 
     def work(target: str, _run: Run) -> None:
         if target == "bad":
             raise ZeroDivisionError
 
-    operations = floor.serving(work)
-    bad, good = floor.done(operations, "bad"), floor.done(operations, "good")
+    operations = jobs.start(work)
+    bad, good = jobs.run(operations, "bad"), jobs.run(operations, "good")
     assert bad.error is not None
     assert (bad.state, bad.error["code"], good.state) == ("failed", "internal", "succeeded")
 
 
-def test_running_work_is_cancelled(floor: Floor) -> None:
-    """Cancelling reaches work that looks after it."""
+def test_running_work_is_cancelled(jobs: Jobs) -> None:
+    """A cancel reaches running work through `check`."""
     stuck = Stuck()
-    operations = floor.serving(stuck)
-    info = floor.submit(operations)
+    operations = jobs.start(stuck)
+    info = jobs.submit(operations)
     stuck.wait()
     operations.cancel(info.id)
-    assert operations.wait(info.id, 10).state == "cancelled"
+    assert operations.wait(info.id, TIMEOUT).state == "cancelled"
 
 
-def test_waiting_work_is_cancelled_at_once(floor: Floor) -> None:
-    """Work that has not begun never begins, and its target hears of it."""
+def test_queued_work_is_cancelled_at_once(jobs: Jobs) -> None:
+    """Cancelled work in the queue never begins, and its failure is recorded."""
     ran: list[str] = []
-    operations = floor.operations(lambda target, _run: ran.append(target))
-    info = floor.submit(operations)
+    operations = jobs.create(lambda target, _run: ran.append(target))
+    info = jobs.submit(operations)
     assert operations.cancel(info.id).state == "cancelled"
     operations.start()
-    floor.done(operations, "y")
+    jobs.run(operations, "y")
     assert ran == ["y"]
-    assert [target for target, _ in floor.failures] == ["x"]
+    assert [target for target, _ in jobs.failures] == ["x"]
 
 
-def test_what_is_done_cannot_be_cancelled(floor: Floor) -> None:
-    """Cancelling an operation that ended changes nothing."""
-    operations = floor.serving(lambda _target, _run: None)
-    info = floor.done(operations)
+def test_an_ended_operation_cannot_be_cancelled(jobs: Jobs) -> None:
+    """A cancel does not change an operation that has ended."""
+    operations = jobs.start(lambda _target, _run: None)
+    info = jobs.run(operations)
     assert operations.cancel(info.id) == info
 
 
-def test_a_target_has_one_operation_at_a_time(floor: Floor) -> None:
-    """Two operations for one target run one after the other, those for others beside them."""
+def test_a_target_has_one_operation_at_a_time(jobs: Jobs) -> None:
+    """Two operations for one target run one after the other; other targets run in parallel."""
     stuck = Stuck()
-    operations = floor.serving(stuck)
-    first, second = floor.submit(operations), floor.submit(operations)
-    other = floor.submit(operations, "y")
+    operations = jobs.start(stuck)
+    first, second = jobs.submit(operations), jobs.submit(operations)
+    other = jobs.submit(operations, "y")
     stuck.wait(2)
     assert sorted(stuck.running) == ["x", "y"]
     assert operations.get(second.id).state == "queued"
     stuck.release.set()
-    assert {operations.wait(info.id, 10).state for info in (first, second, other)} == {"succeeded"}
+    assert {operations.wait(info.id, TIMEOUT).state for info in (first, second, other)} == {"succeeded"}
 
 
-def test_so_many_run_at_once_and_no_more(floor: Floor) -> None:
-    """The rest waits its turn."""
+def test_the_number_of_running_operations_is_limited(jobs: Jobs) -> None:
+    """Operations over the limit stay in the queue."""
     stuck = Stuck()
-    operations = floor.serving(stuck, at_once=2)
-    infos = [floor.submit(operations, str(number)) for number in range(5)]
+    operations = jobs.start(stuck, limit=2)
+    infos = [jobs.submit(operations, str(number)) for number in range(5)]
     stuck.wait(2)
     assert [operations.get(info.id).state for info in infos].count("running") == 2
     stuck.release.set()
-    assert {operations.wait(info.id, 10).state for info in infos} == {"succeeded"}
+    assert {operations.wait(info.id, TIMEOUT).state for info in infos} == {"succeeded"}
 
 
-def test_work_that_is_not_kept_never_runs(floor: Floor) -> None:
-    """An operation of a transaction that fails is no operation."""
+def test_a_rolled_back_operation_never_runs(jobs: Jobs) -> None:
+    """An operation whose transaction is rolled back does not exist."""
     ran: list[str] = []
-    operations = floor.serving(lambda target, _run: ran.append(target))
-    with pytest.raises(ZeroDivisionError), floor.database.write() as session:
+    operations = jobs.start(lambda target, _run: ran.append(target))
+    with pytest.raises(ZeroDivisionError), jobs.database.write() as session:
         operations.submit(session, "work", "ghost")
         raise ZeroDivisionError
-    floor.done(operations, "real")
+    jobs.run(operations, "real")
     assert ran == ["real"]
 
 
-def test_work_that_was_cut_is_taken_up_again(floor: Floor) -> None:
-    """What ran when a controller ended is run by the next one, under the same ID, with its log kept."""
+def test_an_interrupted_operation_is_resumed(jobs: Jobs) -> None:
+    """The next controller runs an interrupted operation again, under the same ID and with its log."""
     stuck = Stuck()
 
     def first_work(target: str, run: Run) -> None:
         run.log("of the first")
         stuck(target, run)
 
-    first = floor.serving(first_work)
-    info = floor.submit(first)
+    first = jobs.start(first_work)
+    info = jobs.submit(first)
     stuck.wait()
     first.stop()
     assert first.get(info.id).state == "running"
-    second = floor.serving(lambda _target, run: run.log("of the second"))
-    assert second.wait(info.id, 10).state == "succeeded"
-    lines = [data for _, kind, data in told(second, info.id) if kind == "log"]
+    second = jobs.start(lambda _target, run: run.log("of the second"))
+    assert second.wait(info.id, TIMEOUT).state == "succeeded"
+    lines = [data for _, kind, data in list_events(second, info.id) if kind == "log"]
     assert lines[0] == "of the first"
     assert "anew" in lines[1]
     assert lines[2] == "of the second"
 
 
-def test_old_operations_are_forgotten(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that ended the newest are kept, with their events."""
-    monkeypatch.setattr(module, "_KEEP", 3)
-    operations = floor.serving(lambda _target, run: run.log("line"))
-    infos = [floor.done(operations, str(number)) for number in range(6)]
-    kept = [info.target for info in operations.all(None, 100)]
+def test_the_oldest_operations_are_deleted(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest operations that ended stay, with their events."""
+    monkeypatch.setattr(module, "_MAX_OPERATIONS", 3)
+    operations = jobs.start(lambda _target, run: run.log("line"))
+    infos = [jobs.run(operations, str(number)) for number in range(6)]
+    kept = [info.target for info in operations.list_all(None, 100)]
     assert kept == ["5", "4", "3", "2"]
     assert operations.count_events(infos[0].id) == 0
     assert operations.count_events(infos[5].id) == 1
 
 
-def test_operations_are_listed_by_what_they_are(floor: Floor) -> None:
-    """The newest first, from where a page ended, and by kind, target and state."""
-    operations = floor.serving(lambda _target, _run: None)
-    infos = [floor.done(operations, target) for target in ("a", "b", "a")]
-    assert [info.id for info in operations.all(None, 2)] == [infos[2].id, infos[1].id]
-    assert [info.id for info in operations.all(infos[1].id, 10)] == [infos[0].id]
-    assert [info.id for info in operations.all(None, 10, target="a", state="succeeded")] == [infos[2].id, infos[0].id]
-    assert operations.all(None, 10, state="failed") == []
+def test_operations_are_listed_and_filtered(jobs: Jobs) -> None:
+    """Lists are newest first, paged, and filtered by target and state."""
+    operations = jobs.start(lambda _target, _run: None)
+    infos = [jobs.run(operations, target) for target in ("a", "b", "a")]
+    assert [info.id for info in operations.list_all(None, 2)] == [infos[2].id, infos[1].id]
+    assert [info.id for info in operations.list_all(infos[1].id, TIMEOUT)] == [infos[0].id]
+    assert [info.id for info in operations.list_all(None, 10, target="a", state="succeeded")] == [
+        infos[2].id,
+        infos[0].id,
+    ]
+    assert operations.list_all(None, 10, state="failed") == []
 
 
-def test_an_unknown_operation_is_named(floor: Floor) -> None:
-    """Asking for one that is not there is `not_found`."""
+def test_an_unknown_operation_is_named(jobs: Jobs) -> None:
+    """A request for an unknown operation is `not_found`."""
     with pytest.raises(NotFound, match="ghost"):
-        floor.operations(lambda _target, _run: None).get("ghost")
+        jobs.create(lambda _target, _run: None).get("ghost")

@@ -11,13 +11,13 @@ from sqlalchemy import inspect
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import VenvSpec
-from venvd_controller.complaints import complaints
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
-from venvd_controller.manifest import Manifest, read
+from venvd_controller.manifest import Manifest, read_manifest
 from venvd_controller.settings import Settings
-from venvd_controller.specs import checked_venv, is_loopback, provider_name
+from venvd_controller.settings_errors import describe_settings_errors
+from venvd_controller.specs import check_venv, create_provider_name, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,21 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str
     monkeypatch.setenv(f"VENVD_{variable}", value)
     with pytest.raises(ValidationError) as caught:
         Settings()
-    (line,) = complaints(caught.value)
+    (line,) = describe_settings_errors(caught.value)
     assert line.startswith(f'VENVD_{variable} is "{value}": {says}')
 
 
 def test_each_wrong_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them are told at once."""
+    """All wrong settings are listed at once."""
     monkeypatch.setenv("VENVD_ENGINE", "abacus")
     monkeypatch.setenv("VENVD_PORT", "x")
     with pytest.raises(ValidationError) as caught:
         Settings()
-    assert [line.partition(" ")[0] for line in complaints(caught.value)] == ["VENVD_PORT", "VENVD_ENGINE"]
+    assert [line.partition(" ")[0] for line in describe_settings_errors(caught.value)] == ["VENVD_PORT", "VENVD_ENGINE"]
 
 
-def test_secrets_of_a_home_are_its_owners(tmp_path: Path) -> None:
-    """Token and secret are readable by their owner only, and stay the same."""
+def test_only_the_owner_reads_the_secrets_of_a_home(tmp_path: Path) -> None:
+    """Tokens and secret are readable by their owner only, and a new start keeps them."""
     home = Home(tmp_path)
     home.announce("http://127.0.0.1:1")
     for name in ("token", "secret", "metrics-token"):
@@ -66,22 +66,22 @@ def test_secrets_of_a_home_are_its_owners(tmp_path: Path) -> None:
     again.close()
 
 
-def test_the_metrics_token_is_handed_out_alone(tmp_path: Path) -> None:
-    """The copy for a scraper is readable by its group, holds that token only, and is made anew each time."""
+def test_the_metrics_token_is_published_alone(tmp_path: Path) -> None:
+    """The copy for a scraper is readable by its group and holds that token only; each start replaces it."""
     home = Home(tmp_path / "home")
     copy = tmp_path / "monitoring" / "token"
     for _ in range(2):
-        home.hand_out_metrics_token(copy)
+        home.publish_metrics_token(copy)
     assert copy.read_text().strip() == home.metrics_token
     assert stat.S_IMODE(copy.stat().st_mode) == 0o640
     assert [path.name for path in copy.parent.iterdir()] == ["token"]
     with pytest.raises(InvalidRequest, match="VENVD_METRICS_TOKEN_FILE"):
-        home.hand_out_metrics_token(copy / "below-a-file")
+        home.publish_metrics_token(copy / "below-a-file")
     home.close()
 
 
 def test_a_home_has_one_controller(tmp_path: Path) -> None:
-    """A second controller on the same home is told so."""
+    """A second controller on the same home fails."""
     home = Home(tmp_path)
     with pytest.raises(Conflict, match="VENVD_HOME"):
         Home(tmp_path)
@@ -89,41 +89,41 @@ def test_a_home_has_one_controller(tmp_path: Path) -> None:
 
 
 def test_tokens_differ_by_backend_and_purpose(tmp_path: Path) -> None:
-    """A derived token depends on the nonce and on what it is for, and is the same each time."""
+    """A derived token depends on nonce and purpose only."""
     home = Home(tmp_path)
-    tokens = {home.derive(purpose, nonce) for purpose in ("backend", "metrics") for nonce in ("a", "b")}
+    tokens = {home.derive_token(purpose, nonce) for purpose in ("backend", "metrics") for nonce in ("a", "b")}
     assert len(tokens) == 4
-    assert home.derive("backend", "a") in tokens
+    assert home.derive_token("backend", "a") in tokens
     home.close()
 
 
-def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
-    """What the migrations build is what the tables say, column by column."""
+def test_the_migrations_create_the_tables(tmp_path: Path) -> None:
+    """The migrations create exactly the columns of the tables."""
     database = open_database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
     inspector = inspect(database.engine)
-    made = {table: {column["name"] for column in inspector.get_columns(table)} for table in Table.metadata.tables}
-    wanted = {name: {column.name for column in table.columns} for name, table in Table.metadata.tables.items()}
-    assert made == wanted
+    actual = {table: {column["name"] for column in inspector.get_columns(table)} for table in Table.metadata.tables}
+    expected = {name: {column.name for column in table.columns} for name, table in Table.metadata.tables.items()}
+    assert actual == expected
     database.close()
 
 
-def manifest(tmp_path: Path, text: str) -> Manifest:
+def parse_manifest(tmp_path: Path, text: str) -> Manifest:
     path = tmp_path / "venvd.yaml"
     path.write_text(text)
-    return read(path, tmp_path / "run")
+    return read_manifest(path, tmp_path / "run")
 
 
 def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
     """Runtimes, venvs and backends are read with their names and fields."""
-    found = manifest(
+    declared = parse_manifest(
         tmp_path,
         'runtimes: ["3.13"]\nvenvs:\n- {name: a, requirements: [six]}\n'
         "backends:\n- {name: web, type: http, venv: a, limits: {cpus: 1.5}}\n",
     )
-    assert found.runtimes == ["3.13"]
-    assert found.venvs["a"].requirements == ["six"]
-    assert found.backends["web"].limits.cpus == 1.5
-    assert found.backends["web"].name == "web"
+    assert declared.runtimes == ["3.13"]
+    assert declared.venvs["a"].requirements == ["six"]
+    assert declared.backends["web"].limits.cpus == 1.5
+    assert declared.backends["web"].name == "web"
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,15 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
     [
         ("venvs: {a: 1}", "line 1: venvs: takes a list"),
         ("- a", "takes runtimes"),
-        ("\nbackens: []", "line 2: backens: is not known here; known are runtimes, venvs, backends"),
+        ("\nbackens: []", "line 2: backens: is unknown; known are runtimes, venvs, backends"),
         ("venvs:\n- {requirements: []}", r"line 2: venvs\[0\]: needs a name"),
-        ("venvs:\n- name: a\n  pakages: []", r"line 3: venvs\[0\].pakages: is not known"),
+        ("venvs:\n- name: a\n  pakages: []", r"line 3: venvs\[0\].pakages: is unknown"),
         ("venvs:\n- name: a\n  requirements: numpy", r"line 3: venvs\[0\].requirements: "),
         ("venvs:\n- name: a\n  requirements:\n  - -r x", r"line 2: venvs\[0\]: the requirement"),
         ("venvs:\n- name: a\n- name: A", r"line 3: venvs\[1\].name: "),
         ("venvs:\n- name: a\n- name: a", r"line 3: venvs\[1\].name: \"a\" is declared twice"),
         ("backends:\n- {name: a}", r"line 2: backends\[0\].type"),
-        ("backends:\n- name: a\n  type: http\n  limits: {cpu: 1}", r"line 4: backends\[0\].limits.cpu: is not known"),
+        ("backends:\n- name: a\n  type: http\n  limits: {cpu: 1}", r"line 4: backends\[0\].limits.cpu: is unknown"),
         ("backends:\n- name: a\n  type: http\n  port: x", r"line 4: backends\[0\].port: "),
         ("backends:\n- name: a\n  type: pipe\n  socketDir: /tmp/a", r"line 2: backends\[0\]: socketDir: .*/run/app"),
         ("runtimes: [3.13]", r"runtimes\[0\]: takes a version in quotes"),
@@ -147,48 +147,48 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
         ("{", "YAML"),
     ],
 )
-def test_a_wrong_manifest_says_where(tmp_path: Path, text: str, says: str) -> None:
-    """The entry and the field are named."""
+def test_an_error_of_a_manifest_names_its_place(tmp_path: Path, text: str, says: str) -> None:
+    """The error names line, entry and field."""
     with pytest.raises(InvalidRequest, match=says):
-        manifest(tmp_path, text)
+        parse_manifest(tmp_path, text)
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
-    """A manifest that was asked for and is not there is an error."""
+    """A requested manifest that does not exist is an error."""
     with pytest.raises(InvalidRequest, match="nowhere"):
-        read(tmp_path / "nowhere.yaml", tmp_path)
+        read_manifest(tmp_path / "nowhere.yaml", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("host", "inside"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("x.org", False)]
 )
-def test_loopback_is_known(host: str, inside: bool) -> None:
-    """Addresses that only this machine reaches are told from the others."""
+def test_loopback_is_recognised(host: str, inside: bool) -> None:
+    """Addresses that only this machine reaches count as loopback."""
     assert is_loopback(host) is inside
 
 
 def test_a_providers_name_is_stable() -> None:
-    """Provider and model make one DNS label, the same each time."""
-    assert provider_name("openai", None) == "provider-openai"
-    name = provider_name("Open AI", "gpt 4.1/mini")
+    """Provider and model give a DNS label, always the same."""
+    assert create_provider_name("openai", None) == "provider-openai"
+    name = create_provider_name("Open AI", "gpt 4.1/mini")
     assert name.startswith("provider-open-ai-gpt-4-1-mini-")
-    assert name == provider_name("Open AI", "gpt 4.1/mini")
-    assert len(provider_name("x" * 80, "y" * 80)) <= 63
+    assert name == create_provider_name("Open AI", "gpt 4.1/mini")
+    assert len(create_provider_name("x" * 80, "y" * 80)) <= 63
 
 
 def test_different_providers_have_different_names() -> None:
-    """What looks the same as a label is told apart."""
+    """Providers that would give the same label get different names."""
     pairs = [("a-b", None), ("a b", None), ("a", "b"), ("A", "b"), ("a-b", ""), ("x" * 80, "1"), ("x" * 80, "2")]
-    names = [provider_name(*pair) for pair in pairs if pair != ("a-b", "")]
+    names = [create_provider_name(*pair) for pair in pairs if pair != ("a-b", "")]
     assert len(set(names)) == len(names)
 
 
-def test_a_name_of_signs_names_no_provider() -> None:
-    """There must be something to make a label of."""
+def test_a_provider_needs_letters_or_digits() -> None:
+    """A text without letters and digits is refused."""
     with pytest.raises(InvalidRequest):
-        provider_name("***", None)
+        create_provider_name("***", None)
 
 
 def test_a_checked_venv_is_canonical() -> None:
-    """Requirements come out in their canonical form, comments dropped."""
-    assert checked_venv(VenvSpec(requirements=["six == 1.17.0", "# nothing", ""])).requirements == ["six==1.17.0"]
+    """Requirements are canonical, without comments."""
+    assert check_venv(VenvSpec(requirements=["six == 1.17.0", "# nothing", ""])).requirements == ["six==1.17.0"]

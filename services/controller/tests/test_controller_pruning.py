@@ -1,4 +1,4 @@
-"""What nothing uses: listed, removed on request, and removed by itself where it is out of date."""
+"""Leftovers: listed, removed on request, and removed automatically when they are outdated."""
 
 from __future__ import annotations
 
@@ -15,48 +15,49 @@ from venvd_engines.engine import Image
 OLD, CURRENT = Leftover("server", "old", current=False), Leftover("server", "current", current=True)
 
 
-def _names(found: list[Leftover]) -> list[str]:
-    return [one.name for one in found]
+def _names(leftovers: list[Leftover]) -> list[str]:
+    return [leftover.name for leftover in leftovers]
 
 
-def test_what_is_used_is_no_leftover(desk: Any) -> None:
-    """The image of a venv stays, one that nobody knows goes; what is current only where everything is asked for."""
-    change = desk.program.venvs.put("kept", VenvSpec(python="3.13"))
-    desk.done(change[1])
-    kept = desk.program.venvs.get("kept").key
-    desk.engine.images["lost"] = Image("lost", "ref", "3.13.5")
-    pruner = desk.program.pruner
-    desk.engine.others = [CURRENT]
-    assert _names(pruner.leftovers(everything=False)) == ["lost"]
-    assert _names(pruner.leftovers(everything=True)) == ["lost", "current"]
+def test_a_used_image_is_not_a_leftover(testbed: Any) -> None:
+    """The image of a venv stays, an unknown image goes, and current leftovers go only with `everything`."""
+    testbed.wait(testbed.controller.venvs.put("kept", VenvSpec(python="3.13"))[1])
+    kept = testbed.controller.venvs.get("kept").key
+    testbed.engine.images["lost"] = Image("lost", "ref", "3.13.5")
+    pruner = testbed.controller.pruner
+    testbed.engine.others = [CURRENT]
+    assert _names(pruner.list_leftovers(everything=False)) == ["lost"]
+    assert _names(pruner.list_leftovers(everything=True)) == ["lost", "current"]
     assert _names(pruner.prune(everything=False)) == ["lost"]
-    assert (list(desk.engine.images), desk.engine.others) == ([kept], [CURRENT])
+    assert (list(testbed.engine.images), testbed.engine.others) == ([kept], [CURRENT])
     assert _names(pruner.prune(everything=True)) == ["current"]
-    assert desk.program.venvs.get("kept").state == "ready"
+    assert testbed.controller.venvs.get("kept").state == "ready"
 
 
-def test_nothing_is_removed_under_a_build(desk: Any) -> None:
-    """What a build finds or makes is not in the database yet: pruning waits for its end, and says so."""
-    gate = desk.engine.gates["build"] = threading.Event()
-    _, operation = desk.program.venvs.put("slow", VenvSpec(python="3.13", requirements=["six"]))
+def test_nothing_is_removed_during_a_build(testbed: Any) -> None:
+    """Pruning fails while a build is under way, whose image is not in the database yet."""
+    gate = testbed.engine.gates["build"] = threading.Event()
+    _, operation = testbed.controller.venvs.put("slow", VenvSpec(python="3.13", requirements=["six"]))
     with pytest.raises(Conflict, match="under way"):
-        desk.program.pruner.prune(everything=True)
+        testbed.controller.pruner.prune(everything=True)
     gate.set()
-    desk.done(operation)
-    assert desk.program.pruner.prune(everything=True) == []
+    testbed.wait(operation)
+    assert testbed.controller.pruner.prune(everything=True) == []
 
 
-def test_what_resists_stays(desk: Any) -> None:
-    """What came to be used meanwhile is not told as removed."""
-    desk.engine.images["lost"] = Image("lost", "ref", "3.13.5")
-    desk.engine.faults["discard"] = InUse("somebody uses it")
-    assert desk.program.pruner.prune(everything=False) == []
+def test_a_leftover_that_cannot_be_removed_is_not_reported_as_removed(testbed: Any) -> None:
+    """A leftover that came into use meanwhile stays."""
+    testbed.engine.images["lost"] = Image("lost", "ref", "3.13.5")
+    testbed.engine.faults["discard"] = InUse("a backend uses it")
+    assert testbed.controller.pruner.prune(everything=False) == []
 
 
-def test_old_versions_go_by_themselves(desks: Callable[..., Any], engine: Any, until: Callable[..., Any]) -> None:
-    """A controller removes what an earlier version left, and neither what is current nor images of venvs."""
+def test_outdated_leftovers_are_removed_automatically(
+    create_testbed: Callable[..., Any], engine: Any, wait_until: Callable[..., Any]
+) -> None:
+    """A controller removes what an earlier version left, and neither current leftovers nor images of venvs."""
     engine.images["lost"] = Image("lost", "ref", "3.13.5")
     engine.others = [OLD, CURRENT]
-    with desks().started():
-        until(lambda: engine.others == [CURRENT])
+    with create_testbed().started():
+        wait_until(lambda: engine.others == [CURRENT])
     assert "lost" in engine.images

@@ -1,4 +1,4 @@
-"""Backends that end, and what becomes of them."""
+"""Backends that end: how the controller starts them again."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_engines.engine import PartState
 
 
-def _running(desk: Any, *names: str) -> None:
-    _, operation = desk.program.venvs.put("plain", VenvSpec(python="3.13"))
-    desk.done(operation)
+def _start(testbed: Any, *names: str) -> None:
+    _, operation = testbed.controller.venvs.put("plain", VenvSpec(python="3.13"))
+    testbed.wait(operation)
     for name in names:
-        desk.done(desk.program.backends.start(BackendSpec("http", "plain", name))[1])
+        testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name))[1])
 
 
-def test_a_restart_counts_once(desk: Any, until: Callable[..., Any]) -> None:
-    """However many tries it takes to start again what has ended, it is one restart."""
-    _running(desk, "app")
-    desk.engine.faults["start"] = Conflict("the port is taken for a moment")
-    desk.engine.part_of("app").parts["worker"] = PartState("exited", "status 1")
-    until(lambda: desk.program.backends.row("app").failures > 1)
-    assert desk.program.backends.get("app").state != "running"
-    del desk.engine.faults["start"]
-    assert desk.running("app").restarts == 1
+def test_a_restart_counts_once(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """A restart that needs several starts counts as one."""
+    _start(testbed, "app")
+    testbed.engine.faults["start"] = Conflict("the port is taken for a moment")
+    testbed.engine.find_backend("app").parts["worker"] = PartState("exited", "status 1")
+    wait_until(lambda: testbed.controller.backends.get_row("app").failures > 1)
+    assert testbed.controller.backends.get("app").state != "running"
+    del testbed.engine.faults["start"]
+    assert testbed.await_running("app").restarts == 1
 
 
-def test_what_starts_again_comes_back_to_its_port(desk: Any) -> None:
-    """Ports of other backends are no choice, also while those are being started again."""
-    _running(desk, "one", "other")
-    rows = {row.name: set(row.ports.values()) for row in desk.program.backends.rows()}
-    launched = desk.engine.part_of("other").launch
-    assert rows["one"]
-    assert set(launched.reserved) == rows["one"]
-    assert not rows["one"] & rows["other"]
+def test_a_restart_leaves_the_ports_of_other_backends_free(testbed: Any) -> None:
+    """A launch reserves the ports of the other backends, also of those that are being restarted."""
+    _start(testbed, "one", "other")
+    ports = {row.name: set(row.ports.values()) for row in testbed.controller.backends.list_rows()}
+    launched = testbed.engine.find_backend("other").launch
+    assert ports["one"]
+    assert set(launched.reserved) == ports["one"]
+    assert not ports["one"] & ports["other"]

@@ -11,29 +11,30 @@ import uvicorn
 from pydantic import ValidationError
 
 from venvd_contract.errors import Conflict, VenvdError
-from venvd_controller import app, logs
-from venvd_controller.complaints import complaints
+from venvd_controller import logs
+from venvd_controller.app import create_app
+from venvd_controller.controller import Controller, create_controller
 from venvd_controller.home import Home
-from venvd_controller.program import Program, build
 from venvd_controller.settings import Settings
+from venvd_controller.settings_errors import describe_settings_errors
 from venvd_engines.select import choose
 
 
 class Server(uvicorn.Server):
     """Announces itself once it answers, and lets go of those who follow something when it is to end."""
 
-    def __init__(self, config: uvicorn.Config, program: Program, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, controller: Controller, url: str) -> None:
         super().__init__(config)
-        self._program = program
+        self._controller = controller
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._program.home.announce(self._url)
+            self._controller.home.announce(self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._program.let_go()
+        self._controller.close_followers()
         await super().shutdown(sockets)
 
 
@@ -45,17 +46,17 @@ def serve(settings: Settings) -> None:
     """
     home = Home(settings.home, settings.token.get_secret_value() if settings.token else None)
     if settings.metrics_token_file is not None:
-        home.hand_out_metrics_token(settings.metrics_token_file)
+        home.publish_metrics_token(settings.metrics_token_file)
     listener = listen(settings.host, settings.port)
-    engine_settings = settings.for_engine(home.id)
-    program = build(settings, home, lambda name: choose(name, engine_settings))
+    engine_settings = settings.create_engine_settings(home.id)
+    controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     url = settings.url or f"http://{_authority(settings.host, listener.getsockname()[1])}"
-    logging.getLogger("venvd.controller").info("%s; %s", url, program.engine_reason)
+    logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
     config = uvicorn.Config(
-        app.create(program), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5,
+        create_app(controller), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5,
         proxy_headers=False, server_header=False,
     )  # fmt: skip
-    server = Server(config, program, url)
+    server = Server(config, controller, url)
     server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(1)
@@ -87,7 +88,7 @@ def main() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        print(*complaints(error), sep="\n", file=sys.stderr)
+        print(*describe_settings_errors(error), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
     logs.configure(settings.log_level)
     try:

@@ -15,18 +15,19 @@ from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp
 
 from venvd_controller import __version__, auth, problems
+from venvd_controller.controller import Controller
 from venvd_controller.logs import RequestLog
-from venvd_controller.program import Program
-from venvd_controller.routes import backends, controller, operations, runtimes, venvs
+from venvd_controller.routes import backends, operations, runtimes, venvs
+from venvd_controller.routes import controller as controller_routes
 
 _THREADS = 100
-"""Requests that are answered at a time; those that follow something hold none."""
+"""Requests answered at a time; event streams hold no thread."""
 _QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}
 
 _ABOUT = """Builds venvs and runs backends from them.
 
-Send the token of the controller's home as `Authorization: Bearer …`. Long work is an operation: follow its events, or
-ask for it again. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
+Send the token of the controller's home as `Authorization: Bearer …`. Builds and starts are operations: follow their
+events, or poll. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
 """
 
 
@@ -46,15 +47,15 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create(program: Program) -> ASGIApp:
-    """The application of a program that is not started yet; it starts and stops with the server."""
+def create_app(controller: Controller) -> ASGIApp:
+    """Create the application of a controller; the application starts and stops it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
-        await anyio.to_thread.run_sync(program.start)
+        await anyio.to_thread.run_sync(controller.start)
         yield
-        await anyio.to_thread.run_sync(program.stop)
+        await anyio.to_thread.run_sync(controller.stop)
 
     app = FastAPI(
         title="venvd controller",
@@ -65,23 +66,23 @@ def create(program: Program) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
         responses=_PROBLEM,
-        max_body_size=None,  # BodyLimit answers in the contract's terms
-        # the guard decides; this tells the schema of it
+        max_body_size=None,  # BodyLimit answers with problem details
+        # for the schema; the guard checks the token
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
-    app.state.program = program
+    app.state.controller = controller
     problems.install(app)
-    for module in (controller, runtimes, venvs, backends, operations):
+    for module in (controller_routes, runtimes, venvs, backends, operations):
         app.include_router(module.router)
     _add_docs(app)
-    app.add_middleware(problems.BodyLimit, limit=program.settings.max_body)
-    app.add_middleware(auth.Guard, home=program.home)
+    app.add_middleware(problems.BodyLimit, limit=controller.settings.max_body)
+    app.add_middleware(auth.Guard, home=controller.home)
     app.add_middleware(RequestLog, quiet=_QUIET)
     return app
 
 
 def _add_docs(app: FastAPI) -> None:
-    """The schema, and a page to read it by: like everything else, for those with the token."""
+    """Add the schema and a page that shows it; both need the token."""
 
     @app.get("/openapi.json", include_in_schema=False)
     def schema() -> dict[str, object]:

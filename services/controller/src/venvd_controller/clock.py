@@ -1,4 +1,4 @@
-"""Times as the API tells them."""
+"""Times in the API's format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 
 def now() -> str:
-    """The time in RFC 3339, UTC, milliseconds."""
+    """Return the time in RFC 3339, UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def elapsed(start: str, end: str) -> float:
-    """Seconds between two such times."""
+def count_seconds(start: str, end: str) -> float:
+    """Return the seconds between two such times."""
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -15,29 +15,29 @@ from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 
 
 class Home:
-    """One directory of state.
+    """The directory of one controller's state.
 
     Raises:
         Conflict: another controller runs on it.
-        Unavailable: it cannot be written.
+        Unavailable: the directory cannot be written.
     """
 
     def __init__(self, path: Path, token: str | None = None) -> None:
         self.path = path.absolute()
         try:
-            self._prepare(token)
+            self._open(token)
         except OSError as error:
             raise Unavailable(
                 f"the home {self.path} cannot be used: {error.strerror or error}; name another with VENVD_HOME"
             ) from None
 
-    def _prepare(self, token: str | None) -> None:
+    def _open(self, token: str | None) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        self.id = self._kept("id", lambda: secrets.token_hex(6), 0o644)
-        self._secret = self._kept("secret", lambda: secrets.token_hex(32), 0o600)
-        self.token = token or self._kept("token", _new_token, 0o600)
-        self.metrics_token = self._kept("metrics-token", _new_token, 0o600)
+        self.id = self._load_or_create("id", lambda: secrets.token_hex(6), 0o644)
+        self._secret = self._load_or_create("secret", lambda: secrets.token_hex(32), 0o600)
+        self.token = token or self._load_or_create("token", _create_token, 0o600)
+        self.metrics_token = self._load_or_create("metrics-token", _create_token, 0o600)
 
     def _take_lock(self) -> IO[str]:
         file = (self.path / "lock").open("a")
@@ -50,13 +50,13 @@ class Home:
             ) from None
         return file
 
-    def _kept(self, name: str, make: Callable[[], str], mode: int) -> str:
+    def _load_or_create(self, name: str, create: Callable[[], str], mode: int) -> str:
         path = self.path / name
-        if path.exists() and (found := path.read_text().strip()):
-            return found
-        made = make()
-        self._write(path, made, mode)
-        return made
+        if path.exists() and (text := path.read_text().strip()):
+            return text
+        text = create()
+        self._write(path, text, mode)
+        return text
 
     def _write(self, path: Path, text: str, mode: int) -> None:
         part = path.with_name(path.name + ".part")
@@ -66,33 +66,33 @@ class Home:
         part.rename(path)
 
     def announce(self, url: str) -> None:
-        """Let clients of this home find the controller."""
+        """Write URL and token for the clients of this home."""
         self._write(self.path / "token", self.token, 0o600)
         self._write(self.path / "url", url, 0o644)
 
-    def hand_out_metrics_token(self, path: Path) -> None:
-        """Put a copy where the file's group may read it, for a scraper that must see nothing else of the home.
+    def publish_metrics_token(self, path: Path) -> None:
+        """Copy the metrics token to a file that its group may read, for a scraper without access to the home.
 
         Raises:
-            InvalidRequest: it cannot be written there.
+            InvalidRequest: the file cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path, self.metrics_token, 0o640)
-            path.chmod(0o640)  # whatever the umask
+            path.chmod(0o640)  # despite the umask
         except OSError as error:
             raise InvalidRequest(f"VENVD_METRICS_TOKEN_FILE: cannot write {path}: {error.strerror}") from None
 
     def withdraw(self) -> None:
-        """The controller stops: no client should look for it any more."""
+        """Remove the URL: the controller stops, and clients should not look for it."""
         (self.path / "url").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another controller have the home."""
+        """Release the lock."""
         self._lock.close()
 
-    def derive(self, purpose: str, nonce: str) -> str:
-        """A token that is stored nowhere: from the home's secret and a backend's random value."""
+    def derive_token(self, purpose: str, nonce: str) -> str:
+        """Derive a token from the home's secret and a backend's nonce; it is stored nowhere."""
         digest = hmac.new(self._secret.encode(), f"{purpose}:{nonce}".encode(), hashlib.sha256).hexdigest()
         return f"vd_{digest[:48]}"
 
@@ -101,5 +101,5 @@ def sha256(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _new_token() -> str:
+def _create_token() -> str:
     return f"vc_{secrets.token_urlsafe(32)}"

@@ -1,4 +1,4 @@
-"""Images that were built, and when they may go: a while after the last venv and backend that used them."""
+"""Images that were built. An image is removed a while after the last venv or backend that used it."""
 
 from __future__ import annotations
 
@@ -21,80 +21,84 @@ log = logging.getLogger("venvd.controller")
 
 
 class Images:
-    """Args: keep: seconds that an image stays after its last use, since what was changed is often changed back."""
+    """Decides when images may be removed.
+
+    Args:
+        keep: seconds that an image stays after its last use; a change to a venv is often taken back.
+    """
 
     def __init__(self, database: Database, engine: Engine, operations: Operations, keep: float) -> None:
         self._database = database
         self._engine = engine
         self._operations = operations
         self._keep = keep
-        self._users = 0
+        self._holders = 0
         self._lock = threading.Lock()
 
     @contextmanager
-    def using(self) -> Iterator[None]:
-        """Work that finds or makes images: none is removed meanwhile."""
+    def hold(self) -> Iterator[None]:
+        """Keep every image while the caller finds or builds one."""
         with self._lock:
-            self._users += 1
+            self._holders += 1
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
+                self._holders -= 1
 
-    def built(self, session: Session, key: str) -> None:
-        """Note an image, in the transaction that makes it a venv's."""
+    def record_build(self, session: Session, key: str) -> None:
+        """Note a built image, in the transaction that assigns it to a venv."""
         session.merge(ImageRow(key=key, unused_since=None))
 
-    def release(self, key: str) -> None:
-        """What used this image is gone for good: remove it now, where nothing else uses it."""
+    def remove_if_unused(self, key: str) -> None:
+        """Remove an image now if nothing uses it any more."""
         with self._database.write() as session:
             row = session.get(ImageRow, key)
             if row is not None:
                 row.unused_since = 0.0
-        self.sweep()
+        self.remove_expired()
 
-    def idle(self) -> bool:
-        """Whether no work is under way that finds or makes images, which are not in the rows yet."""
-        return not self._users and not self._operations.targets()
+    def is_idle(self) -> bool:
+        """Return whether no build or start is under way: the images of those are not in the database yet."""
+        return not self._holders and not self._operations.list_active_targets()
 
     @contextmanager
-    def alone(self) -> Iterator[set[str]]:
-        """The keys that are in use, and none other comes to be used meanwhile.
+    def lock_used_keys(self) -> Iterator[set[str]]:
+        """Give the keys in use; no build or start adds one until the end of the block.
 
         Raises:
-            Conflict: work is under way.
+            Conflict: a build or start is under way.
         """
         with self._lock:
-            if not self.idle():
-                raise Conflict("builds or starts are under way (venvd operation list): try again once they are done")
+            if not self.is_idle():
+                raise Conflict("builds or starts are under way (venvd operation list): try again when they have ended")
             with self._database.read() as session:
-                used = _used(session)
+                used = _list_used_keys(session)
             yield used
 
-    def sweep(self) -> None:
-        """Remove the images that nobody has used for a while."""
-        if self._operations.targets():
-            return  # what they find and make is not in the rows yet
-        for key in self._due():
+    def remove_expired(self) -> None:
+        """Remove the images whose time after their last use is over."""
+        if self._operations.list_active_targets():
+            return  # the images of operations are not in the database yet
+        for key in self._list_expired():
             self._remove(key)
 
-    def _due(self) -> list[str]:
+    def _list_expired(self) -> list[str]:
         with self._database.write() as session:
-            used = _used(session)
-            due = []
+            used = _list_used_keys(session)
+            expired = []
             for row in session.scalars(select(ImageRow)):
                 if row.key in used:
                     row.unused_since = None
                 elif row.unused_since is None:
                     row.unused_since = time.time()
                 elif time.time() - row.unused_since >= self._keep:
-                    due.append(row.key)
-        return due
+                    expired.append(row.key)
+        return expired
 
     def _remove(self, key: str) -> None:
         with self._lock:
-            if self._users:
+            if self._holders:
                 return
             try:
                 self._engine.remove_image(key)
@@ -105,6 +109,6 @@ class Images:
                 session.delete(session.get_one(ImageRow, key))
 
 
-def _used(session: Session) -> set[str]:
+def _list_used_keys(session: Session) -> set[str]:
     venvs = {row.image["key"] for row in session.scalars(select(VenvRow)) if row.image}
     return venvs | {key for key in session.scalars(select(BackendRow.key)) if key}

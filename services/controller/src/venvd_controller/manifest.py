@@ -1,4 +1,4 @@
-"""The manifest as a file: read and checked whole, every error with its line."""
+"""Reads and checks the manifest; each error names the line and the field."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_name, check_version
 from venvd_controller.requests import cleaned
-from venvd_controller.specs import checked_backend, checked_venv
+from venvd_controller.specs import check_backend, check_venv
 
 T = TypeVar("T")
-Place = tuple[str | int, ...]
-"""The way to a value: keys and indexes."""
+Keys = tuple[str | int, ...]
+"""The path to a value: keys and indexes."""
 
 _SECTIONS = ("runtimes", "venvs", "backends")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is declared: versions of runtimes, venvs and backends by name, all of it checked."""
+    """Declared runtimes (versions), venvs and backends (by name), all checked."""
 
     path: Path
     runtimes: Sequence[str] = ()
@@ -32,11 +32,11 @@ class Manifest:
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
 
 
-def read(path: Path, run_dir: Path) -> Manifest:
-    """The manifest at `path`; directories of sockets are below `run_dir`.
+def read_manifest(path: Path, run_dir: Path) -> Manifest:
+    """Read the manifest at `path`; `run_dir` holds the directories of sockets.
 
     Raises:
-        InvalidRequest: it is missing or wrong; says in which line and field.
+        InvalidRequest: the manifest is missing or wrong; names line and field.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def read(path: Path, run_dir: Path) -> Manifest:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"the manifest {path} is not YAML: {error}") from None
-    return _Reader(path, run_dir, node).manifest({} if data is None else data)
+    return _Reader(path, run_dir, node).parse({} if data is None else data)
 
 
 class _Reader:
@@ -58,95 +58,96 @@ class _Reader:
         self._run_dir = run_dir
         self._node = node
 
-    def manifest(self, data: Any) -> Manifest:
+    def parse(self, data: Any) -> Manifest:
         self._check_keys((), data, _SECTIONS)
-        runtimes = [self._version(("runtimes", index), entry) for index, entry in self._entries(data, "runtimes")]
-        venvs = dict(self._venv(("venvs", index), entry) for index, entry in self._entries(data, "venvs"))
-        backends = dict(self._backend(("backends", index), entry) for index, entry in self._entries(data, "backends"))
+        runtimes = [self._parse_version(keys, entry) for keys, entry in self._list_entries(data, "runtimes")]
+        venvs = dict(self._parse_venv(keys, entry) for keys, entry in self._list_entries(data, "venvs"))
+        backends = dict(self._parse_backend(keys, entry) for keys, entry in self._list_entries(data, "backends"))
         for section, count in (("venvs", len(venvs)), ("backends", len(backends))):
             self._check_unique(section, data, count)
         return Manifest(self._path, runtimes, venvs, backends)
 
-    def _wrong(self, place: Place, message: str) -> InvalidRequest:
-        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        at = f"{self._path}, line {_line(self._node, place)}"
+    def _create_error(self, keys: Keys, message: str) -> InvalidRequest:
+        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys).lstrip(".")
+        at = f"{self._path}, line {_find_line(self._node, keys)}"
         return InvalidRequest(f"the manifest {at}: {shown}: {message}" if shown else f"the manifest {at}: {message}")
 
-    def _check_keys(self, place: Place, data: Any, known: Sequence[str]) -> None:
+    def _check_keys(self, keys: Keys, data: Any, known: Sequence[str]) -> None:
         if not isinstance(data, dict):
-            raise self._wrong(place, f"takes {', '.join(known)}")
+            raise self._create_error(keys, f"takes {', '.join(known)}")
         for key in data:
             if key not in known:
-                raise self._wrong((*place, key), f"is not known here; known are {', '.join(known)}")
+                raise self._create_error((*keys, key), f"is unknown; known are {', '.join(known)}")
 
-    def _entries(self, data: Mapping[str, Any], section: str) -> Sequence[tuple[int, Any]]:
-        found = data.get(section) or []
-        if not isinstance(found, list):
-            raise self._wrong((section,), "takes a list")
-        return list(enumerate(found))
+    def _list_entries(self, data: Mapping[str, Any], section: str) -> Sequence[tuple[Keys, Any]]:
+        entries = data.get(section) or []
+        if not isinstance(entries, list):
+            raise self._create_error((section,), "takes a list")
+        return [((section, index), entry) for index, entry in enumerate(entries)]
 
     def _check_unique(self, section: str, data: Mapping[str, Any], count: int) -> None:
-        names = [entry["name"] for _, entry in self._entries(data, section)]
+        names = [entry["name"] for _, entry in self._list_entries(data, section)]
         if len(names) != count:
-            twice = next(index for index, name in enumerate(names) if name in names[:index])
-            raise self._wrong((section, twice, "name"), f'"{names[twice]}" is declared twice')
+            second = next(index for index, name in enumerate(names) if name in names[:index])
+            raise self._create_error((section, second, "name"), f'"{names[second]}" is declared twice')
 
-    def _version(self, place: Place, entry: Any) -> str:
+    def _parse_version(self, keys: Keys, entry: Any) -> str:
         version = entry
         if isinstance(entry, dict):
-            self._check_keys(place, entry, ("version",))
-            place, version = (*place, "version"), entry.get("version")
+            self._check_keys(keys, entry, ("version",))
+            keys, version = (*keys, "version"), entry.get("version")
         if not isinstance(version, str):
-            raise self._wrong(place, 'takes a version in quotes, such as "3.13"')
-        return self._checked(place, lambda: check_version(version))
+            raise self._create_error(keys, 'takes a version in quotes, such as "3.13"')
+        return self._check(keys, lambda: check_version(version))
 
-    def _venv(self, place: Place, entry: Any) -> tuple[str, VenvSpec]:
-        name = self._name(place, "venv", entry)
-        spec = self._record(place, VenvSpec, {key: value for key, value in entry.items() if key != "name"}, ("name",))
-        return name, self._checked(place, lambda: checked_venv(spec))
+    def _parse_venv(self, keys: Keys, entry: Any) -> tuple[str, VenvSpec]:
+        name = self._parse_name(keys, "venv", entry)
+        venv_fields = {key: value for key, value in entry.items() if key != "name"}
+        spec = self._parse_record(keys, VenvSpec, venv_fields, ("name",))
+        return name, self._check(keys, lambda: check_venv(spec))
 
-    def _backend(self, place: Place, entry: Any) -> tuple[str, BackendSpec]:
-        name = self._name(place, "backend", entry)
+    def _parse_backend(self, keys: Keys, entry: Any) -> tuple[str, BackendSpec]:
+        name = self._parse_name(keys, "backend", entry)
         if isinstance(entry.get("limits"), dict):
-            self._check_keys((*place, "limits"), entry["limits"], [one.name for one in fields(BackendLimits)])
-        spec = self._record(place, BackendSpec, entry)
-        return name, self._checked(place, lambda: checked_backend(replace(spec, name=name), self._run_dir))
+            self._check_keys((*keys, "limits"), entry["limits"], [each.name for each in fields(BackendLimits)])
+        spec = self._parse_record(keys, BackendSpec, entry)
+        return name, self._check(keys, lambda: check_backend(replace(spec, name=name), self._run_dir))
 
-    def _name(self, place: Place, kind: str, entry: Any) -> str:
+    def _parse_name(self, keys: Keys, kind: str, entry: Any) -> str:
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
-            raise self._wrong(place, "needs a name")
-        return self._checked((*place, "name"), lambda: check_name(kind, name))
+            raise self._create_error(keys, "needs a name")
+        return self._check((*keys, "name"), lambda: check_name(kind, name))
 
-    def _record(self, place: Place, kind: type[T], entry: dict[str, Any], more: Sequence[str] = ()) -> T:
-        known = dict.fromkeys([*more, *(one.name for one in fields(kind))])  # type: ignore[arg-type]
-        self._check_keys(place, entry, list(known))
+    def _parse_record(self, keys: Keys, kind: type[T], entry: dict[str, Any], other_keys: Sequence[str] = ()) -> T:
+        known = dict.fromkeys([*other_keys, *(each.name for each in fields(kind))])  # type: ignore[arg-type]
+        self._check_keys(keys, entry, list(known))
         try:
             return TypeAdapter(kind).validate_python(cleaned(entry))
         except ValidationError as error:
-            found = error.errors()[0]
-            raise self._wrong((*place, *found["loc"]), found["msg"]) from None
+            detail = error.errors()[0]
+            raise self._create_error((*keys, *detail["loc"]), detail["msg"]) from None
 
-    def _checked(self, place: Place, check: Callable[[], T]) -> T:
+    def _check(self, keys: Keys, check: Callable[[], T]) -> T:
         try:
             return check()
         except VenvdError as error:
-            raise self._wrong(place, error.message) from None
+            raise self._create_error(keys, error.message) from None
 
 
-def _line(node: yaml.Node | None, place: Place) -> int:
-    """The line, from 1, of the value at a place, or of the nearest around it that is there."""
+def _find_line(node: yaml.Node | None, keys: Keys) -> int:
+    """Find the line, from 1, of a value, or of the nearest value around it that exists."""
     line = 1
-    for part in (None, *place):
+    for part in (None, *keys):
         if part is not None:
-            node = _below(node, part)
+            node = _find_child(node, part)
         if node is None:
             break
         line = node.start_mark.line + 1
     return line
 
 
-def _below(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+def _find_child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
     if isinstance(node, yaml.MappingNode):
         return next((value for key, value in node.value if key.value == part), None)
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):

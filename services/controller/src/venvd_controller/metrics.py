@@ -1,6 +1,6 @@
-"""The controller's own numbers, in Prometheus conventions.
+"""The controller's own metrics, in Prometheus conventions.
 
-What can be known beforehand is there from the start, at 0: Prometheus sees no increase in a counter that appears at 1.
+Every known series exists from the start with the value 0: Prometheus sees no increase in a counter that appears at 1.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from prometheus_client.registry import Collector
 from venvd_contract.resources import BACKEND_TYPES
 from venvd_controller import __version__, backends, runtimes, venvs
 from venvd_controller.operations import ACTIVE, DONE, Operations
-from venvd_controller.reconcile import Reconciler
+from venvd_controller.reconciler import Reconciler
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _KINDS = (runtimes.KIND, venvs.KIND, backends.KIND)
-_OF_BACKENDS = ("pending", "starting", "running", "unhealthy", "stopping", "failed")
-_OF_VENVS = ("pending", "building", "ready", "failed")
+_BACKEND_STATES = ("pending", "starting", "running", "unhealthy", "stopping", "failed")
+_VENV_STATES = ("pending", "building", "ready", "failed")
 
 
 @dataclass
 class Sources:
-    """Where the numbers come from."""
+    """The parts that the metrics read."""
 
     engine: str
     operations: Operations
     venvs: venvs.Venvs
     backends: backends.Backends
     reconciler: Reconciler
-    began: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.time)
 
 
 class _Collector(Collector):
@@ -44,86 +44,91 @@ class _Collector(Collector):
         self._sources = sources
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # what is registered need not be collected first
+        return ()  # otherwise the registry collects everything once to learn the names
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._what_is_kept()
-        yield from self._of_the_loop()
+        yield from self._collect_state()
+        yield from self._collect_loop()
         build = GaugeMetricFamily(
-            "venvd_controller_build_info", "What runs here.", labels=["version", "python", "engine"]
+            "venvd_controller_build_info",
+            "Versions of the controller and its CPython, and the engine.",
+            labels=["version", "python", "engine"],
         )
         build.add_metric([__version__, platform.python_version(), self._sources.engine], 1)
         yield build
 
-    def _what_is_kept(self) -> Iterator[Metric]:
-        found = self._sources.backends.rows()
-        yield _tally(
+    def _collect_state(self) -> Iterator[Metric]:
+        rows = self._sources.backends.list_rows()
+        yield _count_labels(
             GaugeMetricFamily("venvd_backends", "Backends by state.", labels=["type", "state"]),
-            ((item.spec["type"], item.state) for item in found),
-            ((kind, state) for kind in BACKEND_TYPES for state in _OF_BACKENDS),
+            ((row.spec["type"], row.state) for row in rows),
+            ((kind, state) for kind in BACKEND_TYPES for state in _BACKEND_STATES),
         )
         restarts = CounterMetricFamily(
-            "venvd_backend_restarts", "Times that a backend was started again by itself.", labels=["backend"]
+            "venvd_backend_restarts", "Restarts of a backend that ended by itself.", labels=["backend"]
         )
-        for item in found:
-            restarts.add_metric([item.name], item.restarts)
+        for row in rows:
+            restarts.add_metric([row.name], row.restarts)
         yield restarts
-        yield _tally(
+        yield _count_labels(
             GaugeMetricFamily("venvd_venvs", "Venvs by state.", labels=["state"]),
-            ((item.state,) for item in self._sources.venvs.all()),
-            ((state,) for state in _OF_VENVS),
+            ((venv.state,) for venv in self._sources.venvs.list_all()),
+            ((state,) for state in _VENV_STATES),
         )
-        yield _tally(
-            GaugeMetricFamily("venvd_operations", "Operations that wait or run.", labels=["kind", "state"]),
-            self._sources.operations.counts(ACTIVE).elements(),
+        yield _count_labels(
+            GaugeMetricFamily("venvd_operations", "Queued and running operations.", labels=["kind", "state"]),
+            self._sources.operations.count(ACTIVE).elements(),
             ((kind, state) for kind in _KINDS for state in ACTIVE),
         )
 
-    def _of_the_loop(self) -> Iterator[Metric]:
+    def _collect_loop(self) -> Iterator[Metric]:
         reconciler = self._sources.reconciler
         yield GaugeMetricFamily(
             "venvd_reconcile_lag_seconds",
-            "Seconds since the last whole turn of the reconcile loop, or since the start where there was none.",
-            value=max(0.0, time.time() - (reconciler.last_turn or self._sources.began)),
+            "Seconds since the last complete turn of the reconcile loop, before the first since the start.",
+            value=max(0.0, time.time() - (reconciler.last_turn or self._sources.started)),
         )
         yield CounterMetricFamily(
-            "venvd_reconcile_errors", "Turns, or backends in a turn, that failed.", value=reconciler.errors
+            "venvd_reconcile_errors",
+            "Failed turns of the reconcile loop, and failures of single backends.",
+            value=reconciler.errors,
         )
         up = 0 if reconciler.engine_error else 1
         yield GaugeMetricFamily("venvd_engine_up", "Whether the engine answered in the last turn.", value=up)
 
 
-def _tally(
-    family: GaugeMetricFamily, found: Iterable[tuple[str, ...]], known: Iterable[tuple[str, ...]]
+def _count_labels(
+    family: GaugeMetricFamily, observed: Iterable[tuple[str, ...]], known: Iterable[tuple[str, ...]]
 ) -> GaugeMetricFamily:
-    counts = Tally(found)
+    """Count the observed labels; known labels that were not observed count 0."""
+    counts = Tally(observed)
     for labels in sorted({*known, *counts}):
         family.add_metric(labels, counts[labels])
     return family
 
 
-def registry(sources: Sources) -> CollectorRegistry:
-    """Everything that is measured from now on."""
-    made = CollectorRegistry()
-    made.register(_Collector(sources))
-    ProcessCollector(registry=made)
+def create_registry(sources: Sources) -> CollectorRegistry:
+    """Create the registry of all metrics, and observe operations and builds from now on."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(sources))
+    ProcessCollector(registry=registry)
     operations = Histogram(
-        "venvd_operation_duration_seconds", "How long operations took, by kind and outcome.", ["kind", "state"],
-        buckets=_BUCKETS, registry=made,
+        "venvd_operation_duration_seconds", "Duration of operations, by kind and outcome.", ["kind", "state"],
+        buckets=_BUCKETS, registry=registry,
     )  # fmt: skip
     builds = Histogram(
-        "venvd_build_duration_seconds", "How long builds of venvs took, also those that a start began, by outcome.",
-        ["outcome"], buckets=_BUCKETS, registry=made,
+        "venvd_build_duration_seconds", "Duration of builds of venvs, also in starts of backends, by outcome.",
+        ["outcome"], buckets=_BUCKETS, registry=registry,
     )  # fmt: skip
     for outcome in DONE:
         builds.labels(outcome)
         for kind in _KINDS:
             operations.labels(kind, outcome)
-    sources.operations.on_done.append(lambda kind, state, seconds: operations.labels(kind, state).observe(seconds))
-    sources.venvs.on_built = lambda outcome, seconds: builds.labels(outcome).observe(seconds)
-    return made
+    sources.operations.on_end.append(lambda kind, state, seconds: operations.labels(kind, state).observe(seconds))
+    sources.venvs.on_build_end.append(lambda outcome, seconds: builds.labels(outcome).observe(seconds))
+    return registry
 
 
-def text(registry: CollectorRegistry) -> bytes:
-    """All numbers in Prometheus' text format."""
+def render(registry: CollectorRegistry) -> bytes:
+    """Render all metrics in Prometheus' text format."""
     return generate_latest(registry)

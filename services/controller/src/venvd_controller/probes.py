@@ -1,4 +1,4 @@
-"""Asks a backend how it is, over a port or a Unix socket."""
+"""Probes a backend over a port or a Unix socket."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 from venvd_contract.errors import Unavailable
 
-TIMEOUT = 2.0
-_MOST = 16 << 20
-"""Bytes of an answer that are read."""
+_TIMEOUT = 2.0
+_MAX_BYTES = 16 << 20
+"""Bytes read of an answer."""
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a backend is ready, and why not; `answered` is false where its server said nothing at all."""
+    """Whether a backend is ready, and why not; `answered` is false if its server did not answer."""
 
     ready: bool
     answered: bool = True
@@ -35,8 +35,12 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def fetch(url: str, path: str, token: str | None = None, timeout: float = TIMEOUT) -> tuple[int, bytes]:
-    """Status and body of a GET at `http://…` or `unix:///…`; raises `Unavailable` where nothing answers."""
+def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
+    """Send a GET to `http://…` or `unix:///…`, and return status and body.
+
+    Raises:
+        Unavailable: there is no answer.
+    """
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "unix":
@@ -46,15 +50,15 @@ def fetch(url: str, path: str, token: str | None = None, timeout: float = TIMEOU
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
-        return response.status, response.read(_MOST)
+        return response.status, response.read(_MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
     finally:
         connection.close()
 
 
-def readiness(url: str) -> Readiness:
-    """What a backend's server says of itself."""
+def probe_readiness(url: str) -> Readiness:
+    """Ask a backend's server whether it is ready."""
     try:
         status, body = fetch(url, "/readyz")
     except Unavailable as error:
@@ -62,7 +66,7 @@ def readiness(url: str) -> Readiness:
     if status == http.client.OK:
         return Readiness(ready=True)
     try:
-        found = json.loads(body)
-        return Readiness(ready=False, reason=str(found.get("detail") or found))
+        problem = json.loads(body)
+        return Readiness(ready=False, reason=str(problem.get("detail") or problem))
     except (ValueError, AttributeError):
         return Readiness(ready=False, reason=f"/readyz answered {status}")

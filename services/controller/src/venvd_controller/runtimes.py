@@ -1,8 +1,9 @@
-"""Runtimes: CPythons that were asked for and what they resolved to."""
+"""Runtimes: requested CPython versions and what the engine resolved them to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -10,14 +11,14 @@ from sqlalchemy.orm import Session
 from venvd_contract.errors import Cancelled, InUse, NotFound, VenvdError
 from venvd_contract.resources import OperationInfo, Runtime, check_version
 from venvd_controller.clock import now
-from venvd_controller.database import Database
+from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import RuntimeRow, VenvRow
-from venvd_controller.operations import Kind, Operations, Run
-from venvd_controller.shared import SharedWork
+from venvd_controller.operations import OperationKind, Operations, Run
+from venvd_controller.single_flight import SingleFlight
 from venvd_engines.engine import Engine, Progress, RuntimeRef
 
 SUPPORTED = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")
-"""Tried in this order where nobody chose a default."""
+"""Tried in this order while no default is chosen."""
 KIND = "runtime.init"
 
 
@@ -26,41 +27,43 @@ class Runtimes:
         self._database = database
         self._engine = engine
         self._operations = operations
-        self._shared: SharedWork[RuntimeRef] = SharedWork()
-        operations.register(KIND, Kind(self._init, _note_failure))
+        self._resolves: SingleFlight[RuntimeRef] = SingleFlight()
+        operations.register(KIND, OperationKind(self._run_init, _record_failure))
 
-    def all(self, after: str | None = None, limit: int = 1000) -> Sequence[Runtime]:
+    def list_all(self, after: str | None = None, limit: int = 1000) -> Sequence[Runtime]:
         query = select(RuntimeRow).where(RuntimeRow.version > (after or ""))
         with self._database.read() as session:
-            return [_runtime(row) for row in session.scalars(query.order_by(RuntimeRow.version).limit(limit))]
+            return [_to_resource(row) for row in session.scalars(query.order_by(RuntimeRow.version).limit(limit))]
 
     def get(self, version: str) -> Runtime:
         with self._database.read() as session:
-            return _runtime(_row(session, version))
+            return _to_resource(_get_row(session, version))
 
     def resume(self) -> None:
-        """Look for those that are wanted, not ready, and that nobody sees to."""
+        """Queue the operations of runtimes that are wanted, not ready, and without an operation."""
         with self._database.write() as session:
             for row in session.scalars(select(RuntimeRow).where(RuntimeRow.state.in_(("pending", "building")))):
-                self._begin(session, row)
+                self._queue_init(session, row)
 
-    # ---- changing ----
+    # ---- commands ----
 
-    def put(self, version: str, *, owned: bool = False) -> tuple[Runtime, OperationInfo | None]:
-        """Ask for a runtime; nothing to do where it is ready."""
+    def put(self, version: str, *, declared: bool = False) -> tuple[Runtime, OperationInfo | None]:
+        """Add a runtime; the operation is None if the runtime is ready."""
         check_version(version)
         with self._database.write() as session:
             row = session.get(RuntimeRow, version)
             if row is None:
-                row = RuntimeRow(version=version, state="pending", is_default=False, created_at=now(), owned=owned)
+                row = RuntimeRow(
+                    version=version, state="pending", is_default=False, created_at=now(), declared=declared
+                )
                 session.add(row)
                 session.flush()
-            row.owned = row.owned or owned
-            operation = None if row.state == "ready" else self._begin(session, row)
-            return _runtime(row), operation
+            row.declared = row.declared or declared
+            operation = None if row.state == "ready" else self._queue_init(session, row)
+            return _to_resource(row), operation
 
-    def _begin(self, session: Session, row: RuntimeRow) -> OperationInfo:
-        active = self._operations.active(session, KIND, row.version)
+    def _queue_init(self, session: Session, row: RuntimeRow) -> OperationInfo:
+        active = self._operations.find_active(session, KIND, row.version)
         if active is not None:
             return active
         operation = self._operations.submit(session, KIND, row.version)
@@ -68,35 +71,35 @@ class Runtimes:
         return operation
 
     def set_default(self, version: str) -> Runtime:
-        """Choose the runtime of venvs that name none; it is initialised where it is not."""
+        """Choose the runtime of venvs that name none, and initialise it if necessary."""
         self.put(version)
         with self._database.write() as session:
             session.execute(update(RuntimeRow).values(is_default=False))
-            _row(session, version).is_default = True
+            _get_row(session, version).is_default = True
         return self.get(version)
 
     def delete(self, version: str) -> None:
-        """Forget a runtime that no venv uses."""
+        """Delete a runtime that no venv uses."""
         with self._database.write() as session:
-            row = _row(session, version)
+            row = _get_row(session, version)
             users = session.scalars(select(VenvRow.name).where(VenvRow.runtime == version).order_by(VenvRow.name)).all()
             if users:
                 raise InUse(f"runtime {version} is used by the venvs {', '.join(users)}")
             self._operations.cancel_active(session, KIND, version)
             session.delete(row)
 
-    # ---- for work that needs one ----
+    # ---- for builds ----
 
-    def chosen(self, session: Session) -> str | None:
-        """The default that somebody chose."""
+    def find_default(self, session: Session) -> str | None:
+        """Return the version of the chosen default, None if no default is chosen."""
         return session.scalars(select(RuntimeRow.version).where(RuntimeRow.is_default)).first()
 
-    def newest_ready(self, session: Session) -> str | None:
+    def find_newest_ready(self, session: Session) -> str | None:
         ready = session.scalars(select(RuntimeRow.version).where(RuntimeRow.state == "ready"))
-        return max(ready, key=_order, default=None)
+        return max(ready, key=_parse_version, default=None)
 
-    def newest(self, progress: Progress) -> RuntimeRef:
-        """The newest supported CPython that the engine can provide."""
+    def ensure_newest(self, progress: Progress) -> RuntimeRef:
+        """Initialise the newest supported CPython that the engine can provide."""
         missing = []
         for version in SUPPORTED:
             try:
@@ -106,18 +109,15 @@ class Runtimes:
         raise NotFound("the engine has none of the supported CPythons: " + "; ".join(missing))
 
     def ensure(self, version: str, progress: Progress) -> RuntimeRef:
-        """The runtime, initialised where it is not."""
+        """Return a runtime, initialised if necessary."""
         with self._database.read() as session:
             row = session.get(RuntimeRow, version)
         if row is not None and row.state == "ready" and row.resolved and row.base:
             return RuntimeRef(version, row.resolved, row.base)
+        name = f"the search for CPython {version}"
+        return self._resolves.run(version, name, partial(self._resolve, version), progress)
 
-        def work(shared: Progress) -> RuntimeRef:
-            return self._resolve(version, shared)
-
-        return self._shared.get(version, f"the search for CPython {version}", work, progress)
-
-    def _init(self, version: str, run: Run) -> None:
+    def _run_init(self, version: str, run: Run) -> None:
         run.phase("runtime")
         self.ensure(version, run)
 
@@ -125,45 +125,43 @@ class Runtimes:
         progress.phase("runtime")
         self._update(version, state="building", error=None)
         try:
-            found = self._engine.resolve(version, progress)
+            runtime = self._engine.resolve(version, progress)
         except VenvdError as error:
             self._update(version, state="failed", error=error.message)
             raise
         with self._database.write() as session:
             row = session.get(RuntimeRow, version)
             if row is None:
-                # only what was found becomes a runtime where nobody asked for it by name
-                row = RuntimeRow(version=version, is_default=False, created_at=now(), owned=False)
+                # a version that no client named becomes a runtime only if the engine has it
+                row = RuntimeRow(version=version, is_default=False, created_at=now(), declared=False)
                 session.add(row)
-            row.state, row.error, row.resolved, row.base = "ready", None, found.resolved, found.base
-        return found
+            row.state, row.error, row.resolved, row.base = "ready", None, runtime.resolved, runtime.base
+        return runtime
 
     def _update(self, version: str, **values: object) -> None:
         with self._database.write() as session:
             session.execute(update(RuntimeRow).where(RuntimeRow.version == version).values(**values))
 
 
-def _row(session: Session, version: str) -> RuntimeRow:
+def _get_row(session: Session, version: str) -> RuntimeRow:
+    return get_row(session, RuntimeRow, "runtime", version)
+
+
+def _record_failure(session: Session, version: str, operation: str, error: VenvdError) -> None:
+    """Mark the runtime as failed if its operation never began the search; the search records its own failures."""
     row = session.get(RuntimeRow, version)
-    if row is None:
-        raise NotFound(f'no runtime "{version[:40]}"')
-    return row
+    if row is None or row.operation != operation or row.state not in {"pending", "building"}:
+        return
+    shared = isinstance(error, Cancelled) and row.state == "building"  # another caller still waits for the search
+    if not shared:
+        row.state, row.error = "failed", error.message
 
 
-def _note_failure(session: Session, version: str, operation: str, error: VenvdError) -> None:
-    row = session.get(RuntimeRow, version)
-    if row is not None and row.operation == operation and row.state in {"pending", "building"}:
-        # the search itself has noted its own failures; what is left here never began, or was given up
-        shared = isinstance(error, Cancelled) and row.state == "building"
-        if not shared:
-            row.state, row.error = "failed", error.message
-
-
-def _order(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split("."))
 
 
-def _runtime(row: RuntimeRow) -> Runtime:
+def _to_resource(row: RuntimeRow) -> Runtime:
     return Runtime(
         version=row.version,
         state=row.state,

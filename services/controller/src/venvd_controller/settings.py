@@ -1,4 +1,4 @@
-"""The controller's settings: environment variables, read once in `main()`."""
+"""The controller's settings: environment variables, read once by `main()`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from venvd_engines.engine import EngineSettings
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _FALLBACKS = {"home": ("XDG_STATE_HOME",), "ca_bundle": _CA_VARIABLES}
-"""Variables that the default of a setting comes from."""
+"""Variables that a setting's default comes from."""
 
 
 def default_home() -> Path:
-    """The state directory of this user: `$XDG_STATE_HOME/venvd` or `~/.local/state/venvd`."""
+    """Return the state directory of this user: `$XDG_STATE_HOME/venvd` or `~/.local/state/venvd`."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state") / "venvd"
 
 
 def default_ca_bundle() -> Path | None:
-    """The bundle that this process itself is told to use, so that builds use it too."""
-    named = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
-    return Path(named) if named else None
+    """Return the CA bundle of this process, so that builds use it too."""
+    path = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
+    return Path(path) if path else None
 
 
 def default_source_dir() -> Path | None:
-    """Where the servers' sources lie: the checkout that this package runs from, else beside the installed program."""
+    """Find the sources of the servers: in the checkout of this package, else at their installed place."""
     checkout = Path(__file__).resolve().parents[4]
     for candidate in (checkout, Path("/usr/share/venvd")):
         if (candidate / "services").is_dir():
@@ -44,7 +44,7 @@ def default_source_dir() -> Path | None:
     return None
 
 
-def _is_http(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -52,7 +52,7 @@ def _is_http(url: str) -> bool:
         return False
 
 
-def _limit(value: object) -> bool:
+def _is_limit(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
     manifest: Path | None = None
     metrics_token_file: Path | None = None
-    """Where a scraper that must not see the home finds a copy of the metrics token: readable by the group."""
+    """A copy of the metrics token, readable by its group, for a scraper without access to the home."""
     database_url: SecretStr | None = None
     source_dir: Path | None = Field(default_factory=default_source_dir)
     docker_network: str | None = None
@@ -100,46 +100,46 @@ class Settings(BaseSettings):
     build_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     build_cpus: float = Field(default=2.0, gt=0)
     preload_timeout: float = Field(default=30.0, gt=0, le=600)
-    """Seconds that importing a venv's `preload` may take; where they do not suffice, sessions start without it."""
+    """Seconds for the import of a venv's `preload`; after that, sessions start without it."""
     spare_sessions: int = Field(default=2, ge=0, le=64)
-    """Sessions of each backend that are forked ahead, so that the next one is there at once."""
+    """Sessions that each backend forks ahead of their use."""
     session_limits: str = "{}"
-    """Limits of sessions that name none: JSON, fields of `Limits`."""
+    """Limits of sessions that name none: a JSON object with fields of `Limits`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("home", "run_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
     @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
+    def _make_absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
 
     @field_validator("url")
     @classmethod
-    def _address(cls, text: str | None) -> str | None:
-        if text is not None and not _is_http(text):
+    def _check_url(cls, text: str | None) -> str | None:
+        if text is not None and not _is_http_url(text):
             raise ValueError("takes the address by which clients reach the controller, such as http://10.0.0.5:8600")
         return text
 
     @field_validator("base_image")
     @classmethod
-    def _template(cls, text: str | None) -> str | None:
+    def _check_template(cls, text: str | None) -> str | None:
         try:
             if text is not None:
                 text.format(version="3.13.5", minor="3.13")
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError(
-                "takes an image's name with {version} or {minor} in it and no other braces: python:{version}-slim, say"
+                "takes an image's name with {version} or {minor} in it and no other braces: python:{version}-slim"
             ) from None
         return text
 
     @field_validator("session_limits")
     @classmethod
-    def _known_limits(cls, text: str) -> str:
-        known = [one.name for one in fields(Limits)]
+    def _check_limits(cls, text: str) -> str:
+        known = [each.name for each in fields(Limits)]
         try:
-            found = json.loads(text)
+            limits = json.loads(text)
         except ValueError:
-            found = None
-        if not isinstance(found, dict) or not set(found) <= set(known) or not all(map(_limit, found.values())):
+            limits = None
+        if not isinstance(limits, dict) or not set(limits) <= set(known) or not all(map(_is_limit, limits.values())):
             raise ValueError(f"takes a JSON object of {', '.join(known)}, each a whole number of at least 1, or null")
         return text
 
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     def sockets(self) -> Path:
         return self.run_dir or self.home / "run"
 
-    def for_engine(self, home_id: str) -> EngineSettings:
+    def create_engine_settings(self, home_id: str) -> EngineSettings:
         return EngineSettings(
             home=self.home,
             home_id=home_id,
@@ -165,15 +165,15 @@ class Settings(BaseSettings):
         )
 
 
-def report(
+def create_report(
     settings: Settings, gaps: Sequence[str], backends: Sequence[Backend], problems: Sequence[str]
 ) -> ConfigReport:
-    """Every setting with its source, the guards that are off, and what does not work; secrets are not told."""
-    found = []
+    """List every setting with its source, the guards that are off, and what does not work. Secrets are not shown."""
+    shown = []
     for name in type(settings).model_fields:
-        variable = _variable(name)
+        variable = _find_variable(name)
         source = "environment" if variable else "default"
-        found.append(Setting(f"VENVD_{name.upper()}", _shown(getattr(settings, name)), source, variable))
+        shown.append(Setting(f"VENVD_{name.upper()}", _render(getattr(settings, name)), source, variable))
     unsafe = list(gaps)
     if not is_loopback(settings.host):
         unsafe.append(
@@ -186,27 +186,27 @@ def report(
             unsafe.append(f'the backend "{backend.name}" serves without a token')
         if backend.type != "pipe" and not is_loopback(backend.spec.host):
             unsafe.append(f'the backend "{backend.name}" is published beyond loopback ({backend.spec.host})')
-    return ConfigReport(found, unsafe, [*_missing(settings), *problems])
+    return ConfigReport(shown, unsafe, [*_list_missing(settings), *problems])
 
 
-def _variable(field: str) -> str | None:
-    """The environment variable that gave a setting its value: its own, or one that its default comes from."""
+def _find_variable(field: str) -> str | None:
+    """Find the environment variable that a setting's value comes from: its own, or one of its default."""
     candidates = (f"VENVD_{field.upper()}", *_FALLBACKS.get(field, ()))
-    there = {name.upper() for name, value in os.environ.items() if value}
-    return next((name for name in candidates if name in there), None)
+    defined = {name.upper() for name, value in os.environ.items() if value}
+    return next((name for name in candidates if name in defined), None)
 
 
-def _missing(settings: Settings) -> list[str]:
+def _list_missing(settings: Settings) -> list[str]:
     missing = []
     if settings.ca_bundle is not None and not settings.ca_bundle.is_file():
-        missing.append(f"{_variable('ca_bundle')}: there is no file {settings.ca_bundle}")
+        missing.append(f"{_find_variable('ca_bundle')}: there is no file {settings.ca_bundle}")
     if settings.source_dir is None or not (settings.source_dir / "services").is_dir():
-        where = f"below {settings.source_dir}" if settings.source_dir else "anywhere"
-        missing.append(f"VENVD_SOURCE_DIR: the servers' sources are not {where}; their images cannot be built")
+        place = f" below {settings.source_dir}" if settings.source_dir else ""
+        missing.append(f"VENVD_SOURCE_DIR: no sources of the servers{place}; their images cannot be built")
     return missing
 
 
-def _shown(value: Any) -> Any:
+def _render(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "(set)"
     return str(value) if isinstance(value, Path) else value

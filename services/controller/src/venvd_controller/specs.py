@@ -1,4 +1,4 @@
-"""What callers may ask for, checked before anything is kept."""
+"""Checks of specifications, before anything is written."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from venvd_engines import requirements
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MOST = 200
-"""Variables or labels of one venv or backend."""
-_LONGEST = 32_768
+_MAX_ENTRIES = 200
+"""Variables, or labels, of one venv or backend."""
+_MAX_LENGTH = 32_768
 """Characters of a variable's or label's value."""
 _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processes": (8, 1 << 22)}
-_LONGEST_TIMEOUT = 7 * 24 * 3600.0
+_MAX_TIMEOUT = 7 * 24 * 3600.0
 
 
-def checked_venv(spec: VenvSpec) -> VenvSpec:
-    """A specification whose every field is right, requirements in their canonical form.
+def check_venv(spec: VenvSpec) -> VenvSpec:
+    """Check a venv's specification and return it with canonical requirements.
 
     Raises:
-        InvalidRequest: says which field, and what would be right.
+        InvalidRequest: names the wrong field and what it takes.
     """
     if spec.python is not None:
         check_version(spec.python)
@@ -44,46 +44,47 @@ def checked_venv(spec: VenvSpec) -> VenvSpec:
     )
 
 
-def checked_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
-    """A specification whose every field is right, a directory of sockets given by its name in `run_dir`.
+def check_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
+    """Check a backend's specification and return it with `host` as an address and `socketDir` as a name in `run_dir`.
 
     Raises:
-        InvalidRequest: says which field, and what would be right.
-        Forbidden: it would be open to the network without a token.
+        InvalidRequest: names the wrong field and what it takes.
+        Forbidden: the backend would be open to the network without a token.
     """
     if spec.type not in BACKEND_TYPES:
-        raise InvalidRequest(f'"{spec.type[:40]}" is no type of backend: {", ".join(BACKEND_TYPES)}')
+        raise InvalidRequest(f'"{spec.type[:40]}" is not a type of backend; the types are {", ".join(BACKEND_TYPES)}')
     if spec.name is not None:
         check_name("backend", spec.name)
     check_name("venv", spec.venv)
     _check_pairs("env", spec.env)
     _check_pairs("labels", spec.labels)
     _check_numbers(spec)
-    host = _address(spec.host)
+    host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
-        raise Forbidden(f"a backend without a token is served on loopback or a socket only, not on {host}")
-    return replace(spec, host=host, socketDir=_socket_dir(spec, run_dir))
+        raise Forbidden(f"a backend without a token is served only on loopback or a socket, not on {host}")
+    return replace(spec, host=host, socketDir=_parse_socket_dir(spec, run_dir))
 
 
-def _socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
-    given = spec.socketDir
-    if given is None:
+def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
+    text = spec.socketDir
+    if text is None:
         return None
     if spec.type != "pipe":
-        raise InvalidRequest(f"socketDir: a backend of type {spec.type} has none, it is reached by its port")
-    path = run_dir / os.path.normpath(given)
-    below = "\0" not in given and os.path.realpath(path.parent) == os.path.realpath(run_dir)
+        raise InvalidRequest(f"socketDir: a backend of type {spec.type} has a port and no socket")
+    path = run_dir / os.path.normpath(text)
+    below = "\0" not in text and os.path.realpath(path.parent) == os.path.realpath(run_dir)
     if not below or not _SOCKET_DIR.fullmatch(path.name):
         raise InvalidRequest(
-            f'socketDir: "{given[:200]}" is not directly below the run directory {run_dir}: name it as {run_dir}/app '
-            "or app, in letters, digits, - and _ (the run directory is the controller's VENVD_RUN_DIR)"
+            f'socketDir: "{text[:200]}" is not directly below the run directory {run_dir}: write {run_dir}/app '
+            "or app, in letters, digits, - and _ (VENVD_RUN_DIR of the controller sets the run directory)"
         )
     return path.name
 
 
-def socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
-    """The name of a backend's directory of sockets: short, since their paths are, and two homes may share a run
-    directory.
+def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
+    """Choose the name of a backend's directory of sockets.
+
+    It is short, as paths of sockets must be, and differs between homes, which may share a run directory.
     """
     if spec.type != "pipe":
         return None
@@ -92,20 +93,20 @@ def socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
 
 def _check_pairs(field: str, pairs: Mapping[str, str]) -> None:
     rule = _ENV_NAME if field == "env" else _LABEL_NAME
-    if len(pairs) > _MOST:
-        raise InvalidRequest(f"{field}: {len(pairs)} entries are more than the limit of {_MOST}")
+    if len(pairs) > _MAX_ENTRIES:
+        raise InvalidRequest(f"{field}: {len(pairs)} entries exceed the limit of {_MAX_ENTRIES}")
     for name, value in pairs.items():
         if not rule.fullmatch(name) or (field == "env" and name.startswith("VENVD_")):
-            what = "variable of user code" if field == "env" else "label"
-            raise InvalidRequest(f'{field}: "{name[:80]}" is no name for a {what}')
-        if "\0" in value or len(value) > _LONGEST:
-            raise InvalidRequest(f"{field}.{name}: at most {_LONGEST} characters, and none of them NUL")
+            kind = "a variable of user code" if field == "env" else "a label"
+            raise InvalidRequest(f'{field}: "{name[:80]}" cannot name {kind}')
+        if "\0" in value or len(value) > _MAX_LENGTH:
+            raise InvalidRequest(f"{field}.{name}: takes at most {_MAX_LENGTH} characters, none of them NUL")
 
 
 def _check_numbers(spec: BackendSpec) -> None:
     if spec.port is not None:
         if spec.type == "pipe":
-            raise InvalidRequest("port: a pipe backend has none, it is reached by its socket")
+            raise InvalidRequest("port: a pipe backend has a socket and no port")
         if not 1 <= spec.port <= 65535:
             raise InvalidRequest(f"port must be 1 to 65535, not {spec.port}")
     for field, (least, most) in _LIMITS.items():
@@ -113,24 +114,24 @@ def _check_numbers(spec: BackendSpec) -> None:
         if value is not None and not least <= value <= most:
             raise InvalidRequest(f"limits.{field} must be {least:g} to {most:g}, not {value:g}")
     timeout = spec.timeout
-    if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _LONGEST_TIMEOUT):
-        raise InvalidRequest(f"timeout must be more than 0 and at most {_LONGEST_TIMEOUT:g} seconds, not {timeout:g}")
+    if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
+        raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:g} seconds, not {timeout:g}")
 
 
-def _address(host: str) -> str:
-    """The address to publish on, as the engines take it."""
+def _parse_host(host: str) -> str:
+    """Parse the address to publish on."""
     if host == "localhost":
         return "127.0.0.1"
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
         raise InvalidRequest(
-            f'host: "{host[:80]}" is no address to publish on: write it as 127.0.0.1 or 0.0.0.0'
+            f'host: "{host[:80]}" is not an address to publish on: write 127.0.0.1 or 0.0.0.0, say'
         ) from None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to publish on is reached from this machine only."""
+    """Return whether only this machine reaches an address."""
     if host == "localhost":
         return True
     try:
@@ -139,12 +140,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def provider_name(provider: str, model: str | None) -> str:
-    """The stable name of a provider's venv: a DNS label, with a digest where the two cannot be read off it again."""
+def create_provider_name(provider: str, model: str | None) -> str:
+    """Create the stable name of a provider's venv: a DNS label, with a digest unless it shows the provider exactly.
+
+    Raises:
+        InvalidRequest: the text has no letter or digit.
+    """
     text = "-".join(part for part in (provider, model) if part)
     label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if not label:
-        raise InvalidRequest(f'"{text[:80]}" names no provider: letters or digits are needed')
+        raise InvalidRequest(f'"{text[:80]}" cannot name a provider: it needs letters or digits')
     if model is None and label == provider and len(label) <= 50:
         return f"provider-{label}"
     digest = hashlib.sha256(f"{provider}\n{model or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -70,10 +70,10 @@ def response(events: AsyncIterator[Event | None]) -> StreamingResponse:
 async def operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:
     """Events of an operation with an ID beyond `after`, up to that of kind `done`; None where a while was quiet."""
     signal = Signal()
-    with operations.listening(key, signal.set):
+    with operations.subscribe(key, signal.set):
         while not operations.closing:
             signal.clear()
-            events = await run_sync(operations.since, key, after)
+            events = await run_sync(operations.list_events, key, after)
             for event in events:
                 after = event.id
                 yield event
@@ -193,9 +193,9 @@ class Launches:
             NotFound: the backend is removed.
             Conflict: it never ran and is not going to.
         """
-        row = self._backends.row(self._name)
+        row = self._backends.get_row(self._name)
         if row.record is None:
-            return None if row.state not in {"failed", "stopping"} else self._backends.record(self._name)
+            return None if row.state not in {"failed", "stopping"} else self._backends.get_launch_record(self._name)
         record = LaunchRecord(**row.record)
         if record.launch_id != self._last or self.engine.inspect(record).running:
             self._last = record.launch_id

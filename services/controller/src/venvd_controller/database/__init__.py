@@ -1,41 +1,53 @@
-"""What is wanted and what became of it, kept in a database."""
+"""The database of desired and actual state."""
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy import Engine, create_engine, event, exc, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from venvd_contract.errors import InvalidRequest, Unavailable
+from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
 
-_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+Row = TypeVar("Row")
+
+_UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
 class Database:
-    """Reads run side by side; changes run one after the other, since one controller owns the database."""
+    """Reads run in parallel, writes one after the other: a database belongs to one controller."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Raises `Unavailable` where the database does not answer."""
-        with _translated(), self._sessions() as session:
+        """Open a session to read.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with _translate_errors(), self._sessions() as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction; what `after_commit` was given runs once it is kept."""
-        with _translated(), self._writing, self._sessions.begin() as session:
+        """Open a transaction; after the commit, run the calls registered with `after_commit`.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with _translate_errors(), self._write_lock, self._sessions.begin() as session:
             yield session
         for call in session.info.get("after", ()):
             call()
@@ -45,25 +57,39 @@ class Database:
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:
-    """Have something done once the transaction of `session` is kept, and not at all where it is not."""
+    """Run `call` after the transaction of `session` is committed; a rollback drops it."""
     session.info.setdefault("after", []).append(call)
 
 
+def get_row(session: Session, table: type[Row], kind: str, name: str) -> Row:
+    """Read the row of a name.
+
+    Raises:
+        NotFound: names what is missing, and the most similar name that exists.
+    """
+    row = session.get(table, name)
+    if row is None:
+        (key,) = inspect(table).primary_key
+        similar = difflib.get_close_matches(name[:80], list(session.scalars(select(key))), 1)
+        raise NotFound(f'no {kind} "{name[:80]}"' + (f'; is "{similar[0]}" meant?' if similar else ""))
+    return row
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
-    except _AWAY as error:
+    except _UNAVAILABLE as error:
         reason = getattr(error, "orig", None) or error
         raise Unavailable(f"the controller's database does not answer: {reason}") from None
 
 
 def open_database(url: str) -> Database:
-    """The database at a SQLAlchemy URL, brought to the newest schema.
+    """Open the database at a SQLAlchemy URL and migrate it to the newest schema.
 
     Raises:
         InvalidRequest: the URL is wrong, its driver is not installed, or a newer venvd made the schema.
-        Unavailable: nothing answers there.
+        Unavailable: the database does not answer.
     """
     try:
         engine = create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=64)
@@ -71,7 +97,7 @@ def open_database(url: str) -> Database:
         raise InvalidRequest(f"VENVD_DATABASE_URL cannot be used: {error}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-    with _translated():
+    with _translate_errors():
         migrate(engine)
     return Database(engine)
 
@@ -84,13 +110,13 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that this database has not seen.
+    """Run the migrations that are new to this database.
 
     Raises:
-        InvalidRequest: it has seen some that this program does not know.
+        InvalidRequest: the database has migrations that this program does not know.
     """
     config = Config()
-    # the option goes through ConfigParser, which reads percent signs
+    # ConfigParser interprets percent signs
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
@@ -98,5 +124,5 @@ def migrate(engine: Engine) -> None:
             command.upgrade(config, "head")
         except (CommandError, exc.ProgrammingError) as error:
             raise InvalidRequest(
-                f"the database {engine.url.render_as_string()} is a newer venvd's, or none of venvd's: {error}"
+                f"the database {engine.url.render_as_string()} is from a newer venvd, or from another program: {error}"
             ) from None

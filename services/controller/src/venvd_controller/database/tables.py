@@ -13,7 +13,7 @@ class Table(DeclarativeBase):
 
 
 class OwnerRow(Table):
-    """One row: whose database this is, and which engine its runtimes, images and launches belong to."""
+    """The only row names the home that owns this database, and the engine of its runtimes, images and launches."""
 
     __tablename__ = "owner"
 
@@ -32,7 +32,7 @@ class RuntimeRow(Table):
     base: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
-    owned: Mapped[bool] = mapped_column(default=False)
+    declared: Mapped[bool] = mapped_column("owned", default=False)
     """Whether the manifest declares it."""
 
 
@@ -45,19 +45,20 @@ class VenvRow(Table):
     created_at: Mapped[str] = mapped_column(String(32))
     updated_at: Mapped[str] = mapped_column(String(32))
     runtime: Mapped[str | None] = mapped_column(String(16))
-    """Version of its runtime; null until the first build chooses one."""
+    """Version of its runtime; null until the first build picks one."""
     lock: Mapped[str | None] = mapped_column(Text)
     image: Mapped[dict[str, Any] | None]
-    """Key, ref, python and packages of what was built last."""
+    """Key, ref, python and packages of the last build."""
     inputs: Mapped[str | None] = mapped_column(String(64))
-    """Digest of what `lock` and `image` were made from."""
+    """Digest of the inputs of `lock` and `image`."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
-    owned: Mapped[bool] = mapped_column(default=False)
+    declared: Mapped[bool] = mapped_column("owned", default=False)
+    """Whether the manifest declares it."""
 
 
 class ImageRow(Table):
-    """An image that was built, kept for a while after its last user is gone."""
+    """An image that was built. It stays for a while after its last use."""
 
     __tablename__ = "images"
 
@@ -73,29 +74,30 @@ class BackendRow(Table):
     venv: Mapped[str] = mapped_column(ForeignKey("venvs.name"))
     spec: Mapped[dict[str, Any]]
     wanted: Mapped[bool] = mapped_column(default=True)
-    """False once it is to be removed."""
+    """False after a request to remove it."""
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[str | None] = mapped_column(String(32))
     nonce: Mapped[str] = mapped_column(String(32))
-    """What its tokens are derived from, with the home's secret."""
+    """Random value; its tokens are derived from this and the home's secret."""
     launch: Mapped[str | None] = mapped_column(String(32))
     launched_by: Mapped[str | None] = mapped_column(String(32))
-    """The operation that made the launch: taken up again after a crash, it adopts its own launch."""
+    """The operation that made the launch: resumed after a crash, it adopts its own launch."""
     record: Mapped[dict[str, Any] | None] = mapped_column("handle")
     url: Mapped[str | None] = mapped_column(Text)
-    """Kept over a restart, which takes the same ports again."""
     ports: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """The ports of its last launch: a restart takes the same ports again."""
     python: Mapped[str | None] = mapped_column(String(32))
     key: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
-    """Starts that failed, or ended soon, in a row."""
+    """Successive starts that failed or did not last."""
     retry_at: Mapped[float] = mapped_column(default=0.0)
-    """Unix time before which it is not started again."""
+    """Unix time of the earliest next start."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
-    owned: Mapped[bool] = mapped_column(default=False)
+    declared: Mapped[bool] = mapped_column("owned", default=False)
+    """Whether the manifest declares it."""
 
 
 class OperationRow(Table):
@@ -103,7 +105,7 @@ class OperationRow(Table):
     __table_args__ = (Index("operations_by_state", "state"), Index("operations_by_target", "kind", "target"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    """Ordered by time."""
+    """Sorts by time."""
     kind: Mapped[str] = mapped_column(String(32))
     target: Mapped[str] = mapped_column(String(63))
     state: Mapped[str] = mapped_column(String(16))

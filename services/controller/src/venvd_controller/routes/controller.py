@@ -1,4 +1,4 @@
-"""The controller itself: health, numbers, status, settings, discovery."""
+"""The controller itself: health, metrics, status, settings, discovery, leftovers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fastapi import APIRouter, Request, Response
 from venvd_contract.errors import Unavailable
 from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
-from venvd_controller.routes.context import Here
+from venvd_controller.routes.dependencies import ControllerDep
 
 router = APIRouter(tags=["controller"])
-_MOST_LAG = 60.0
-"""Seconds without a turn of the reconcile loop after which the controller is not ready."""
+_MAX_LAG = 60.0
+"""The controller is not ready if the last complete turn of the reconcile loop is this many seconds ago."""
 
 
 @dataclass
@@ -31,69 +31,69 @@ class TargetGroup:
 
 @router.get("/livez")
 @router.get("/health", include_in_schema=False)
-def alive() -> Alive:
+def get_liveness() -> Alive:
     return Alive()
 
 
 @router.get("/readyz")
-def ready(here: Here) -> Alive:
-    """Ready while the engine answers and the reconcile loop turns."""
-    if here.reconciler.engine_error:
-        raise Unavailable(f"the engine does not answer: {here.reconciler.engine_error}")
-    if not here.reconciler.last_turn:
-        raise Unavailable("the first turn of the reconcile loop is under way")
-    lag = time.time() - here.reconciler.last_turn
-    if lag > _MOST_LAG:
+def get_readiness(controller: ControllerDep) -> Alive:
+    """The controller is ready while the engine answers and the reconcile loop turns."""
+    if controller.reconciler.engine_error:
+        raise Unavailable(f"the engine does not answer: {controller.reconciler.engine_error}")
+    if not controller.reconciler.last_turn:
+        raise Unavailable("the reconcile loop has not finished its first turn")
+    lag = time.time() - controller.reconciler.last_turn
+    if lag > _MAX_LAG:
         raise Unavailable(f"the reconcile loop has not turned for {lag:.0f} s")
     return Alive()
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(here: Here) -> Response:
-    return Response(metrics.text(here.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+def get_metrics(controller: ControllerDep) -> Response:
+    return Response(metrics.render(controller.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/v1/status")
-def get_status(here: Here) -> ControllerStatus:
-    return here.status()
+def get_status(controller: ControllerDep) -> ControllerStatus:
+    return controller.get_status()
 
 
 @router.get("/v1/config")
-def get_config(here: Here) -> ConfigReport:
-    """Every setting, where it came from, what is unsafe or missing."""
-    return here.config()
+def get_config(controller: ControllerDep) -> ConfigReport:
+    """List every setting with its source, and what is unsafe or missing."""
+    return controller.get_config()
 
 
 @router.get("/v1/leftovers")
-def list_leftovers(here: Here, everything: bool = False) -> LeftoverList:
-    """What this home keeps and nothing uses: images, versions of the worker archive, tools of builds. With `everything`
-    also what the next build or start would use, and make again: the cache of builds among it.
+def list_leftovers(controller: ControllerDep, everything: bool = False) -> LeftoverList:
+    """List what this home keeps and nothing uses: images, versions of the worker archive, tools of builds. With
+    `everything`, also list what the next build or start would use and would otherwise make again, such as the cache.
     """
-    return LeftoverList(here.pruner.leftovers(everything=everything))
+    return LeftoverList(controller.pruner.list_leftovers(everything=everything))
 
 
 @router.delete("/v1/leftovers")
-def prune(here: Here, everything: bool = False) -> LeftoverList:
-    """Remove what `GET` lists; answers with what was removed. Nothing of another home is touched."""
-    return LeftoverList(here.pruner.prune(everything=everything))
+def prune(controller: ControllerDep, everything: bool = False) -> LeftoverList:
+    """Remove what `GET` lists, and return what was removed. Other homes are not affected."""
+    return LeftoverList(controller.pruner.prune(everything=everything))
 
 
 @router.get("/v1/sd/prometheus")
-def discover(here: Here, request: Request) -> list[TargetGroup]:
-    """Every backend for `http_sd_configs`: scraped through the controller, so that one token is enough."""
+def discover(controller: ControllerDep, request: Request) -> list[TargetGroup]:
+    """List every backend for `http_sd_configs`; scrapes pass through the controller, so one token is enough."""
     address = request.headers.get("host") or urlsplit(str(request.base_url)).netloc
     return [
         TargetGroup(
             [address],
             {
-                "instance": item.name,  # they all have the controller's address
-                "__metrics_path__": f"/v1/backends/{item.name}/metrics",
-                "backend": item.name,
-                "venv": item.venv,
-                "type": item.type,
-                "engine": item.engine,
+                "instance": backend.name,  # the address is the controller's, equal for all
+                "__metrics_path__": f"/v1/backends/{backend.name}/metrics",
+                "backend": backend.name,
+                "venv": backend.venv,
+                "type": backend.type,
+                "engine": backend.engine,
             },
         )
-        for item in here.backends.all()
-        if item.url is not None
+        for backend in controller.backends.list_all()
+        if backend.url is not None
     ]

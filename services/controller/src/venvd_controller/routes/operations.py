@@ -11,36 +11,41 @@ from fastapi.responses import StreamingResponse
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import OperationInfo
 from venvd_controller import streams
-from venvd_controller.routes.context import Here, PageOf, Part
+from venvd_controller.routes.dependencies import ControllerDep, PageOf, PagingDep
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
 
 @router.get("")
 def list_operations(
-    here: Here, part: Part, kind: str | None = None, target: str | None = None, state: str | None = None
+    controller: ControllerDep,
+    paging: PagingDep,
+    kind: str | None = None,
+    target: str | None = None,
+    state: str | None = None,
 ) -> PageOf[OperationInfo]:
-    """The newest first."""
-    return part.page(here.operations.all(part.after, part.and_one, kind=kind, target=target, state=state), "id")
+    """List operations, newest first."""
+    operations = controller.operations.list_all(paging.after, paging.fetch_limit, kind=kind, target=target, state=state)
+    return paging.create_page(operations, "id")
 
 
 @router.get("/{key}")
-def get_operation(here: Here, key: str) -> OperationInfo:
-    return here.operations.get(key)
+def get_operation(controller: ControllerDep, key: str) -> OperationInfo:
+    return controller.operations.get(key)
 
 
 @router.get("/{key}/events", response_class=StreamingResponse)
 async def follow_operation(
-    here: Here, key: str, last_event_id: Annotated[str | None, Header()] = None
+    controller: ControllerDep, key: str, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
-    """Phases and log as server-sent events, from the beginning or from `Last-Event-ID` on, until `done`."""
+    """Stream phases and log as server-sent events, from the beginning or after `Last-Event-ID`, until `done`."""
     last = last_event_id or "0"
     if not (last.isascii() and last.isdecimal() and len(last) < 10):
-        raise InvalidRequest("Last-Event-ID: the number of the last event is needed")
-    await run_sync(here.operations.get, key)
-    return streams.response(streams.operation(here.operations, key, int(last)))
+        raise InvalidRequest("Last-Event-ID takes the number of the last event")
+    await run_sync(controller.operations.get, key)
+    return streams.response(streams.operation(controller.operations, key, int(last)))
 
 
 @router.delete("/{key}", status_code=status.HTTP_202_ACCEPTED)
-def cancel_operation(here: Here, key: str) -> OperationInfo:
-    return here.operations.cancel(key)
+def cancel_operation(controller: ControllerDep, key: str) -> OperationInfo:
+    return controller.operations.cancel(key)

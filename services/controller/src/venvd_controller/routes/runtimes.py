@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Response, status
 
 from venvd_contract.resources import OperationInfo, Runtime
-from venvd_controller.routes.context import Here, Json, PageOf, Part
+from venvd_controller.routes.dependencies import ControllerDep, JsonBody, PageOf, PagingDep
 
 router = APIRouter(prefix="/v1/runtimes", tags=["runtimes"])
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/runtimes", tags=["runtimes"])
 class RuntimeChange:
     runtime: Runtime
     operation: OperationInfo | None
-    """Null where there was nothing to do."""
+    """Null if the runtime is ready."""
 
 
 @dataclass
@@ -25,28 +25,28 @@ class Default:
 
 
 @router.get("")
-def list_runtimes(here: Here, part: Part) -> PageOf[Runtime]:
-    return part.page(here.runtimes.all(part.after, part.and_one), "version")
+def list_runtimes(controller: ControllerDep, paging: PagingDep) -> PageOf[Runtime]:
+    return paging.create_page(controller.runtimes.list_all(paging.after, paging.fetch_limit), "version")
 
 
 @router.put("/default")
-def set_default(here: Here, body: Json[Default]) -> Runtime:
-    """Choose the runtime of venvs that name none; `operation` names its initialisation where that is needed."""
-    return here.runtimes.set_default(body.version)
+def set_default(controller: ControllerDep, body: JsonBody[Default]) -> Runtime:
+    """Choose the runtime of venvs that name none; `operation` is its initialisation, if it is not ready."""
+    return controller.runtimes.set_default(body.version)
 
 
 @router.get("/{version}")
-def get_runtime(here: Here, version: str) -> Runtime:
-    return here.runtimes.get(version)
+def get_runtime(controller: ControllerDep, version: str) -> Runtime:
+    return controller.runtimes.get(version)
 
 
 @router.put("/{version}")
-def init_runtime(here: Here, version: str, response: Response) -> RuntimeChange:
-    runtime, operation = here.runtimes.put(version)
+def init_runtime(controller: ControllerDep, version: str, response: Response) -> RuntimeChange:
+    runtime, operation = controller.runtimes.put(version)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return RuntimeChange(runtime, operation)
 
 
 @router.delete("/{version}", status_code=status.HTTP_204_NO_CONTENT)
-def delete_runtime(here: Here, version: str) -> None:
-    here.runtimes.delete(version)
+def delete_runtime(controller: ControllerDep, version: str) -> None:
+    controller.runtimes.delete(version)

@@ -1,4 +1,4 @@
-"""What a backend is launched with: ports, limits, and the environments of its server and of user code."""
+"""The plan of a launch: ports, limits, and the environments of the server and of user code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller.backends import Backends, spec_of
+from venvd_controller.backends import Backends, read_spec
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import sha256
 from venvd_controller.settings import Settings
-from venvd_controller.specs import socket_name
+from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
 
 _PORTS = {
@@ -23,17 +23,17 @@ _PORTS = {
 }
 
 
-def plan(
+def plan_launch(
     row: BackendRow,
     venv: VenvSpec,
     image: Image,
     server_env: Mapping[str, str],
     settings: Settings,
     home_id: str,
-    reserved: Collection[int],
+    reserved_ports: Collection[int],
 ) -> Launch:
-    """A fresh launch of a backend."""
-    spec = spec_of(row)
+    """Plan a new launch of a backend."""
+    spec = read_spec(row)
     return Launch(
         id=secrets.token_hex(6),
         name=row.name,
@@ -45,8 +45,8 @@ def plan(
         preload_timeout=settings.preload_timeout,
         spare_sessions=settings.spare_sessions,
         host=spec.host,
-        ports=_ports(spec, row.ports),
-        reserved=reserved,
+        ports=_choose_ports(spec, row.ports),
+        reserved=reserved_ports,
         network=venv.network if spec.network is None else spec.network,
         limits=WorkerLimits(
             memory_bytes=spec.limits.memoryBytes or settings.worker_memory_bytes,
@@ -54,20 +54,20 @@ def plan(
             processes=spec.limits.processes or settings.worker_processes,
             tmpfs_bytes=settings.worker_tmpfs_bytes,
         ),
-        socket_name=socket_name(spec, home_id, row.name),
+        socket_name=choose_socket_name(spec, home_id, row.name),
         labels=spec.labels,
     )
 
 
-def server_env(row: BackendRow, backends: Backends, settings: Settings, engine_name: str) -> dict[str, str]:
-    """The settings of a backend's server, apart from those that its place gives it."""
-    spec = spec_of(row)
-    token = backends.token(row)
+def create_server_env(row: BackendRow, backends: Backends, settings: Settings, engine_name: str) -> dict[str, str]:
+    """Create the settings of a backend's server, without those that the engine adds."""
+    spec = read_spec(row)
+    token = backends.derive_token(row)
     env = {
         "VENVD_NAME": row.name,
         "VENVD_VENV": row.venv,
         "VENVD_ENGINE_NAME": engine_name,
-        "VENVD_METRICS_TOKEN_SHA256": sha256(backends.metrics_token(row)),
+        "VENVD_METRICS_TOKEN_SHA256": sha256(backends.derive_metrics_token(row)),
         "VENVD_SESSION_LIMITS": settings.session_limits,
         "VENVD_LOG_LEVEL": settings.log_level,
     }
@@ -77,24 +77,25 @@ def server_env(row: BackendRow, backends: Backends, settings: Settings, engine_n
     return env
 
 
-def had(record: LaunchRecord) -> dict[str, int]:
-    """The ports that a launch got, to be asked for again."""
-    found = {"main": urlsplit(record.url).port, "http": urlsplit(record.probe_url).port}
-    return {name: port for name, port in found.items() if port is not None}
+def read_ports(record: LaunchRecord) -> dict[str, int]:
+    """Read the ports of a launch; the next launch takes them again."""
+    ports = {"main": urlsplit(record.url).port, "http": urlsplit(record.probe_url).port}
+    return {name: port for name, port in ports.items() if port is not None}
 
 
-def _ports(spec: BackendSpec, before: Mapping[str, int]) -> tuple[Port, ...]:
-    """The ports to publish: the one asked for, else those it had, else the first that are free."""
-    found = []
+def _choose_ports(spec: BackendSpec, previous: Mapping[str, int]) -> tuple[Port, ...]:
+    """Choose the ports to publish: the requested one, else those of the last launch, else the defaults."""
+    ports = []
     for port in _PORTS[spec.type]:
-        exact = port.name == "main" and spec.port is not None
-        wanted = spec.port if exact and spec.port is not None else before.get(port.name, port.wanted)
-        found.append(Port(port.name, port.inside, wanted, exact))
-    return tuple(found)
+        if port.name == "main" and spec.port is not None:
+            ports.append(Port(port.name, port.inside, spec.port, exact=True))
+        else:
+            ports.append(Port(port.name, port.inside, previous.get(port.name, port.wanted)))
+    return tuple(ports)
 
 
 def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
-    """Raises `Conflict` where a directory of sockets that was named holds something: a launch begins with it empty."""
+    """Raise `Conflict` if a requested directory of sockets is not absent or empty."""
     if spec.socketDir is None:
         return
     path = run_dir / spec.socketDir
@@ -105,4 +106,4 @@ def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
     except OSError:
         empty = False
     if not empty:
-        raise Conflict(f"socketDir: {path} is there already and no empty directory: name another, or remove it")
+        raise Conflict(f"socketDir: {path} exists and is not an empty directory: name another, or remove it")

@@ -1,0 +1,158 @@
+"""The operation `backend.start`: venv, server image, launch, and the wait until the backend is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict
+
+from venvd_contract.errors import Cancelled, Unavailable, VenvdError
+from venvd_controller import probes
+from venvd_controller.backends import KIND, Backends, read_spec
+from venvd_controller.clock import now
+from venvd_controller.database.tables import BackendRow
+from venvd_controller.home import Home
+from venvd_controller.images import Images
+from venvd_controller.launch_plan import check_socket_dir, create_server_env, plan_launch, read_ports
+from venvd_controller.operations import OperationKind, Operations, Run
+from venvd_controller.settings import Settings
+from venvd_controller.venvs import Venvs
+from venvd_engines.engine import Engine, LaunchRecord, Owned
+
+_PROBE_INTERVAL = 0.05
+_INSPECT_INTERVAL = 0.3
+_LAST_LINES = 8
+
+
+class BackendStarter:
+    """Runs the operations that start backends."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        home: Home,
+        backends: Backends,
+        venvs: Venvs,
+        images: Images,
+        operations: Operations,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._home = home
+        self._backends = backends
+        self._venvs = venvs
+        self._images = images
+        operations.register(KIND, OperationKind(self._run_start, backends.record_failure))
+
+    def _run_start(self, name: str, run: Run) -> None:
+        """Start a backend; a launch that runs is replaced."""
+        row = self._backends.get_row(name)
+        if not row.wanted:
+            raise Cancelled(f'the backend "{name}" is being removed')
+        self._backends.update(name, state="starting", error=None)
+        with self._images.hold():
+            if not self._adopt_own_launch(row, run):
+                self._replace_launch(row, run)
+
+    def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
+        """Adopt the complete launch that this operation made before the controller was killed."""
+        if row.launched_by != run.id:
+            return False
+        owned = self._find_launch(row)
+        if owned is None or owned.record is None or not owned.complete:
+            return False
+        run.log("it was launched already")
+        self._write_launch(row, owned.record)
+        self._await_ready(row, owned.record, run)
+        return True
+
+    def _replace_launch(self, row: BackendRow, run: Run) -> None:
+        image = self._venvs.ensure(row.venv, run)
+        run.phase("server")
+        self._engine.prepare(row.spec["type"], run)
+        run.check()
+        previous = self._end_launch(row)
+        try:
+            spec = read_spec(row)
+            check_socket_dir(spec, self._settings.sockets)
+            launch = plan_launch(
+                row,
+                self._venvs.get(row.venv).spec,
+                image,
+                create_server_env(row, self._backends, self._settings, self._engine.name),
+                self._settings,
+                self._home.id,
+                self._backends.list_reserved_ports(row.name),
+            )
+            # written before the engine makes anything: the next controller finds the launch if this one is killed now
+            self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)
+            run.phase("start")
+            record = self._engine.start(launch, run)
+            self._write_launch(row, record)
+            self._await_ready(row, record, run)
+        except BaseException:
+            if previous is not None:
+                with contextlib.suppress(VenvdError):
+                    self._engine.destroy(previous)  # the directory of sockets stayed for the new launch
+            raise
+
+    def _find_launch(self, row: BackendRow) -> Owned | None:
+        return next((owned for owned in self._engine.list_owned() if owned.launch_id == row.launch), None)
+
+    def _end_launch(self, row: BackendRow) -> LaunchRecord | None:
+        """End the launch of a backend, also an incomplete one of a killed controller; return its record."""
+        record = LaunchRecord(**row.record) if row.record is not None else None
+        if record is not None:
+            self._engine.stop(record, self._settings.stop_grace)
+            self._engine.destroy(record, again=True)
+        elif row.launch is not None and (owned := self._find_launch(row)) is not None:
+            self._engine.destroy_owned(owned)
+        self._backends.update(row.name, launch=None, record=None)
+        return record
+
+    def _write_launch(self, row: BackendRow, record: LaunchRecord) -> None:
+        self._backends.update(row.name, record=asdict(record), url=record.url, ports=read_ports(record))
+
+    def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
+        run.phase("ready")
+        try:
+            self._poll_readiness(record, run)
+        except VenvdError:
+            if not run.closing:
+                self._engine.stop(record, 0)
+                self._engine.destroy(record)
+                self._backends.update(row.name, record=None, launch=None)
+            raise
+        self._backends.update(row.name, state="running", error=None, started_at=now())
+
+    def _poll_readiness(self, record: LaunchRecord, run: Run) -> None:
+        end = time.monotonic() + self._settings.start_timeout
+        next_inspection = 0.0
+        readiness = probes.Readiness(ready=False, reason="no probe was answered")
+        while time.monotonic() < end:
+            run.check()
+            readiness = probes.probe_readiness(record.probe_url)
+            if readiness.ready:
+                return
+            if time.monotonic() >= next_inspection:
+                self._check_parts(record)
+                next_inspection = time.monotonic() + _INSPECT_INTERVAL
+            time.sleep(_PROBE_INTERVAL)
+        lines = "".join(self._read_last_lines(record, part) for part in ("server", "worker"))
+        raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
+
+    def _check_parts(self, record: LaunchRecord) -> None:
+        """Raise `Unavailable` if the server or the worker host has ended."""
+        backend = self._engine.inspect(record)
+        for name, part in (("server", backend.server), ("worker", backend.worker)):
+            if part.state != "running":
+                detail = f" ({part.detail})" if part.detail else ""
+                raise Unavailable(f"its {name} is {part.state}{detail}{self._read_last_lines(record, name)}")
+
+    def _read_last_lines(self, record: LaunchRecord, part: str) -> str:
+        try:
+            lines = [line.text for line in self._engine.logs(record, 40, follow=False) if line.source == part]
+        except VenvdError:
+            return ""
+        return f"; the last lines of its {part}:\n" + "\n".join(lines[-_LAST_LINES:]) if lines else ""

@@ -1,0 +1,122 @@
+"""The controller, built from its parts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from venvd_contract.errors import Unavailable, VenvdError
+from venvd_contract.resources import ConfigReport, ControllerStatus
+from venvd_controller import __version__, metrics
+from venvd_controller.backend_start import BackendStarter
+from venvd_controller.backends import Backends
+from venvd_controller.database import Database, open_database
+from venvd_controller.engine_migration import CreateEngine, choose_engine
+from venvd_controller.home import Home
+from venvd_controller.images import Images
+from venvd_controller.manifest_sync import ManifestSync
+from venvd_controller.operations import Operations
+from venvd_controller.pruner import Pruner
+from venvd_controller.reconciler import Reconciler
+from venvd_controller.runtimes import Runtimes
+from venvd_controller.settings import Settings, create_report
+from venvd_controller.streams import LogHub
+from venvd_controller.venvs import Venvs
+from venvd_engines.engine import Engine
+
+
+@dataclass
+class Controller:
+    """All parts of a controller, for the routes."""
+
+    settings: Settings
+    home: Home
+    engine: Engine
+    engine_reason: str
+    database: Database
+    operations: Operations
+    runtimes: Runtimes
+    venvs: Venvs
+    backends: Backends
+    reconciler: Reconciler
+    manifest_sync: ManifestSync
+    pruner: Pruner
+    logs: LogHub
+    registry: CollectorRegistry
+
+    def start(self) -> None:
+        """Clean up after a controller that was killed, then resume its work."""
+        try:
+            self.engine.sweep()
+        except VenvdError as error:
+            self.reconciler.engine_error = error.message
+        self.runtimes.resume()
+        self.venvs.resume()
+        self.operations.start()
+        self.manifest_sync.apply()
+        self.reconciler.start()
+
+    def close_followers(self) -> None:
+        """End the streams of operations and logs, which would delay the end of the server."""
+        self.operations.close_followers()
+        self.logs.close()
+
+    def stop(self) -> None:
+        """Stop the controller; the backends run on."""
+        self.home.withdraw()
+        self.close_followers()
+        self.reconciler.stop()
+        self.operations.stop()
+
+    def get_status(self) -> ControllerStatus:
+        return ControllerStatus(
+            version=__version__,
+            engine=self.engine.name,
+            engineReason=self.reconciler.engine_error or self.engine_reason,
+            home=str(self.home.path),
+            runtimes=len(self.runtimes.list_all()),
+            venvs=len(self.venvs.list_all()),
+            backends=dict(Counter(row.state for row in self.backends.list_rows())),
+            operations=dict(Counter(state for _, state in self.operations.count().elements())),
+        )
+
+    def get_config(self) -> ConfigReport:
+        problems = [text for text in (self.reconciler.engine_error, self.manifest_sync.problem) if text]
+        return create_report(self.settings, self.engine.capabilities().gaps, self.backends.list_all(), problems)
+
+
+def create_controller(settings: Settings, home: Home, create_engine: CreateEngine) -> Controller:
+    """Create a controller that is not started yet.
+
+    Raises:
+        VenvdError: the run directory, the database, the engine or the manifest cannot be used.
+    """
+    try:
+        settings.sockets.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"the run directory {settings.sockets} cannot be made: {error.strerror}; name another with VENVD_RUN_DIR"
+        ) from None
+    if settings.database_url is not None:
+        database = open_database(settings.database_url.get_secret_value())
+    else:
+        database = open_database(f"sqlite:///{home.path / 'controller.sqlite3'}")
+    engine, reason = choose_engine(settings.engine, database, home.id, create_engine)
+    operations = Operations(database, settings.max_operations)
+    images = Images(database, engine, operations, settings.image_keep)
+    runtimes = Runtimes(database, engine, operations)
+    venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds)
+    backends = Backends(database, home, engine.name, operations, venvs, settings.sockets)
+    BackendStarter(engine, settings, home, backends, venvs, images, operations)
+    reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
+    manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, backends)
+    pruner = Pruner(engine, images)
+    reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated]
+    operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
+    registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
+    return Controller(
+        settings, home, engine, reason, database, operations, runtimes, venvs, backends, reconciler, manifest_sync,
+        pruner, LogHub(engine), registry,
+    )  # fmt: skip

@@ -1,0 +1,231 @@
+"""Reconciles desired state (database) with actual state (engine), by level: each turn reads both anew."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from venvd_contract.errors import NotFound, VenvdError
+from venvd_controller import probes
+from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
+from venvd_controller.database.tables import BackendRow
+from venvd_controller.operations import Operations
+from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
+
+log = logging.getLogger("venvd.controller")
+
+_THREADS = 16
+_UNREADY_SECONDS = 3.0
+"""A backend that is not ready for this long becomes unhealthy."""
+_SILENT_SECONDS = 60.0
+"""A backend whose server answers no probe for this long is replaced."""
+_STABLE_SECONDS = 60.0
+"""A backend that ends after this long is restarted at once, without a delay."""
+
+
+class Reconciler:
+    """One loop in one thread, which hands the work for each backend to a pool.
+
+    Attributes:
+        chores: called at the end of each turn.
+        last_turn: Unix time of the last complete turn, 0 before the first.
+        errors: failures of turns, and of single backends in a turn.
+        engine_error: why the engine did not answer in the last turn.
+    """
+
+    def __init__(
+        self, engine: Engine, operations: Operations, backends: Backends, interval: float, grace: float
+    ) -> None:
+        self._engine = engine
+        self._operations = operations
+        self._backends = backends
+        self._interval = interval
+        self._grace = grace
+        self.chores: list[Callable[[], None]] = []
+        self.last_turn = 0.0
+        self.errors = 0
+        self.engine_error: str | None = None
+        self._unready_since: dict[str, float] = {}
+        self._silent_since: dict[str, float] = {}
+        self._busy: set[str] = set()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="reconcile")
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wake(self) -> None:
+        """Begin the next turn now."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            self.run_turn()
+            self._wake.wait(self._interval)
+
+    def run_turn(self) -> None:
+        """Run one turn; the next turn retries what fails."""
+        try:
+            self._reconcile_all()
+        except VenvdError as error:
+            self.errors += 1
+            if error.message != self.engine_error:
+                log.warning("the engine: %s", error.message)
+            self.engine_error = error.message
+            return
+        except Exception:
+            self.errors += 1
+            log.exception("a turn of the reconcile loop failed")
+            return
+        if self.engine_error is not None:
+            log.info("the engine answers again")
+        self.engine_error = None
+        for chore in self.chores:
+            self._run_chore(chore)
+        self.last_turn = time.time()
+
+    def _run_chore(self, chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except VenvdError as error:
+            self.errors += 1
+            log.warning("%s", error.message)
+        except Exception:
+            self.errors += 1
+            log.exception("a chore of the reconcile loop failed")
+
+    def _reconcile_all(self) -> None:
+        # The rows are read before and after the engine: a launch that begins meanwhile is in the second reading, and a
+        # backend that changed between the readings is left to the next turn.
+        before = {row.name: get_version(row) for row in self._backends.list_rows()}
+        launches = {owned.launch_id: owned for owned in self._engine.list_owned()}
+        rows = self._backends.list_rows()
+        known = {row.launch for row in rows}
+        for launch_id, owned in launches.items():
+            if launch_id not in known:
+                self._submit(launch_id, self._destroy_stray, owned)
+        starting = self._operations.list_active_targets(KIND)
+        for row in rows:
+            if before.get(row.name) == get_version(row) and row.name not in starting:
+                self._submit(row.name, self._reconcile, row, launches.get(row.launch or ""))
+
+    def _submit(self, key: str, work: Callable[..., None], *arguments: object) -> None:
+        """Hand work to the pool, unless the work of an earlier turn for the same key still runs."""
+        if key not in self._busy and not self._stopping:
+            self._busy.add(key)
+            self._pool.submit(self._work, key, work, *arguments)
+
+    def _work(self, key: str, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except NotFound:
+            pass  # the backend was removed meanwhile
+        except VenvdError as error:
+            self.errors += 1
+            log.warning("%s: %s", key, error.message)
+        except Exception:
+            self.errors += 1
+            log.exception("%s cannot be reconciled", key)
+        finally:
+            self._busy.discard(key)
+
+    def _destroy_stray(self, owned: Owned) -> None:
+        log.info("destroying a launch without a backend: %s (%s)", owned.name, owned.launch_id)
+        self._engine.destroy_owned(owned)
+
+    def _reconcile(self, row: BackendRow, owned: Owned | None) -> None:
+        if not row.wanted:
+            self._remove(row, owned)
+        elif row.record is not None and row.state in {"running", "unhealthy"}:
+            self._check(row, LaunchRecord(**row.record), owned)
+        elif row.state == "unhealthy" or (row.declared and row.state == "failed"):
+            self._retry(row)
+        elif row.state in {"pending", "starting"}:
+            self._backends.start_if_unchanged(row)
+
+    def _remove(self, row: BackendRow, owned: Owned | None) -> None:
+        if row.record is not None:
+            record = LaunchRecord(**row.record)
+            self._engine.stop(record, self._grace)
+            self._engine.destroy(record)
+        elif owned is not None:
+            self._engine.destroy_owned(owned)
+        self._backends.delete_row(row.name)
+        self._reset_probes(row.name)
+
+    def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
+        backend = self._engine.inspect(record) if owned is not None else None
+        if backend is None or not backend.running:
+            self._replace(row, _describe_end(backend))
+            return
+        readiness = probes.probe_readiness(record.probe_url)
+        if readiness.ready:
+            self._reset_probes(row.name)
+            if row.state != "running":
+                self._backends.update_if_unchanged(row, state="running", error=None)
+            return
+        unready, silent = self._measure_outage(row.name, readiness)
+        if silent >= _SILENT_SECONDS:
+            self._replace(row, f"its server gave no answer for {_SILENT_SECONDS:g} s")
+        elif row.state == "running" and unready >= _UNREADY_SECONDS:
+            log.warning("%s: %s", row.name, readiness.reason)
+            self._backends.update_if_unchanged(row, state="unhealthy", error=readiness.reason)
+
+    def _measure_outage(self, name: str, readiness: probes.Readiness) -> tuple[float, float]:
+        """Return for how many seconds a backend has not been ready, and has answered no probe."""
+        time_now = time.monotonic()
+        if readiness.answered:
+            self._silent_since.pop(name, None)
+        silent = 0.0 if readiness.answered else time_now - self._silent_since.setdefault(name, time_now)
+        return time_now - self._unready_since.setdefault(name, time_now), silent
+
+    def _reset_probes(self, name: str) -> None:
+        self._unready_since.pop(name, None)
+        self._silent_since.pop(name, None)
+
+    def _replace(self, row: BackendRow, reason: str) -> None:
+        """Restart a backend that ended: at once if it was stable, with a growing delay if it ends again and again."""
+        started = datetime.fromisoformat(row.started_at).timestamp() if row.started_at else 0.0
+        if row.state == "unhealthy" and row.retry_at > started:
+            self._retry(row)  # an earlier turn recorded the end
+            return
+        log.warning("%s: %s", row.name, reason)
+        self._reset_probes(row.name)
+        failures = 0 if time.time() - started >= _STABLE_SECONDS else row.failures
+        columns = {
+            "failures": failures + 1,
+            "retry_at": time.time() + get_retry_delay(failures),
+            "restarts": row.restarts + 1,  # one restart, however many starts it takes
+        }
+        if self._backends.update_if_unchanged(row, state="unhealthy", error=reason, **columns):
+            self.wake()
+
+    def _retry(self, row: BackendRow) -> None:
+        if time.time() >= row.retry_at:
+            self._backends.start_if_unchanged(row)
+
+
+def _describe_end(backend: BackendState | None) -> str:
+    """Say which part of a backend is gone, and how it ended if that is known."""
+    if backend is None:
+        return "both its parts are gone"
+    parts = {"the server": backend.server, "the worker host": backend.worker}
+    return "; ".join(
+        f"{name} is {part.state}{f' ({part.detail})' if part.detail else ''}"
+        for name, part in parts.items()
+        if part.state != "running"
+    )

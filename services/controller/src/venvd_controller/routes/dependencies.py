@@ -1,0 +1,54 @@
+"""Dependencies of the routes: the controller, request bodies, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Body, Depends, Query, Request
+from pydantic import BeforeValidator
+
+from venvd_controller.controller import Controller
+from venvd_controller.requests import cleaned
+
+T = TypeVar("T")
+
+
+def _get_controller(request: Request) -> Controller:
+    controller: Controller = request.app.state.controller
+    return controller
+
+
+ControllerDep = Annotated[Controller, Depends(_get_controller)]
+JsonBody = Annotated[T, Body(), BeforeValidator(cleaned)]
+"""A request body; a null field counts as absent."""
+
+
+@dataclass
+class PageOf(Generic[T]):
+    """`Page` of the contract, with the type of its items for the schema."""
+
+    items: list[T]
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class Paging:
+    """The requested page of a list."""
+
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    after: Annotated[str | None, Query(description="`next` of the previous page", max_length=200)] = None
+
+    @property
+    def fetch_limit(self) -> int:
+        """One more than the page shows; the extra item says whether another page follows."""
+        return self.limit + 1
+
+    def create_page(self, items: Sequence[T], key: str) -> PageOf[T]:
+        """Create the page from the items after `after`; `key` is the attribute that the list is sorted by."""
+        shown = list(items[: self.limit])
+        return PageOf(shown, getattr(shown[-1], key) if len(items) > self.limit else None)
+
+
+PagingDep = Annotated[Paging, Depends()]
