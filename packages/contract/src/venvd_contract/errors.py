@@ -31,7 +31,7 @@ class VenvdError(Exception):
     """What went wrong, in terms that every transport can carry.
 
     Attributes:
-        code: the stable code of CONTRACT, the same over every transport.
+        code: the stable code, the same over every transport.
         message: what was wrong and, where it can be said, what would be right.
         error_type: the class name of the exception that user code raised.
         traceback: its formatted traceback.

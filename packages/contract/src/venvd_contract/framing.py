@@ -1,7 +1,7 @@
 """The framing of the pipe and of the channel: one line of UTF-8 JSON, then the attachments it announces.
 
 Nothing here reads or writes a socket: a `Buffer` is fed with bytes as they come and gives back whole lines and
-whole attachments. Source of the rules: CONTRACT, "Pipe".
+whole attachments. The snapshots of tests/wire/snapshots show whole exchanges.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import Any, Dict, List, Optional
 from venvd_contract.errors import InvalidRequest
 
 BACKEND_TYPES = ("http", "pipe", "rpc")
-RESERVED_RUNTIMES = frozenset({"default"})
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")

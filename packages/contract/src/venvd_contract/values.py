@@ -1,4 +1,4 @@
-"""Python values as JSON and back: CONTRACT, "Values".
+"""Python values as JSON and back, in the modes `plain` and `tagged`.
 
 JSON data stands for itself; what JSON lacks is an object with one key that starts with `$`. Mode `plain` turns
 tuples and sets into arrays, mode `tagged` keeps them; both are accepted on the way in.
