@@ -8,22 +8,22 @@ PYTEST     := $(PYTHON_BIN) -m pytest
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: ## make .venv with everything, the CLI at .venv/bin/venvd
+install: ## make .venv with everything; the CLI is .venv/bin/venvd
 	@scripts/install
 
-demo: install ## the main job, shown: a venv with pandas becomes a running HTTP backend (Docker if there, else processes)
+demo: install ## build a venv with pandas, start an HTTP backend from it and use it (Docker if it answers, else processes)
 	@scripts/with-engine $(PYTHON_BIN) examples/demo.py
 
-test: install ## what a change needs; the tests of Docker where an engine answers (CI=true: it must)
+test: install ## the tests that a change needs; those for Docker if an engine answers (CI=true: it must)
 	@scripts/with-engine scripts/test -m "not long"
 
-test-long: install ## what is long by nature: load, churn, kills at random, gross losses of speed
+test-long: install ## tests that are long by nature: load, churn, random kills, gross losses of speed
 	@scripts/with-engine scripts/test -m long
 
-test-engine: install ## the suites of the Docker engine alone, for another version of it
+test-engine: install ## only the tests of the Docker engine, for another version of Docker
 	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/preload tests/e2e
 
-test-fast: install ## the tests of the packages alone: no engine, no package index
+test-fast: install ## the packages' own tests, without an engine or a package index
 	@$(PYTEST) packages services -m "not docker and not network" -n 2
 
 lint: install ## ruff, mypy, stale locks and stubs
@@ -35,22 +35,22 @@ bench: ## figures beside their floors, as a table and as JSON (ARGS="--quick --o
 format: install ## ruff's formatter and its safe fixes
 	@$(PYTHON_BIN) -m ruff format . && $(PYTHON_BIN) -m ruff check --fix .
 
-up: install ## docker compose up, with what a site without an image registry needs
+up: install ## docker compose up, also on sites without an image registry
 	@scripts/with-engine scripts/up
 
-down: ## docker compose down, backends and all; the state stays in its volume
+down: ## docker compose down, including the backends; the state stays in its volume
 	@scripts/down
 
 base-images: ## base images from Debian's packages, for sites without an image registry
 	@deploy/base-images/make
 
-lock: install ## lock every requirements file anew
+lock: install ## resolve the stale requirements locks
 	@$(PYTHON_BIN) scripts/lock
 
-proto: install ## generate the gRPC stubs anew
+proto: install ## generate the gRPC stubs
 	@$(PYTHON_BIN) scripts/proto
 
-release: install ## sdist and wheels of every distribution in dist/, tried in an empty environment
+release: install ## sdists and wheels of all distributions in dist/, tried in an empty environment
 	@scripts/release
 
 clean: ## remove .venv and caches
