@@ -9,45 +9,45 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from venvd_contract.commands import ATTACH, COMMANDS
-from venvd_contract.errors import Busy, Cancelled, InvalidRequest, Unauthenticated, VenvdError
+from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
 from venvd_pipe_backend import arrays, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
+from venvd_pipe_backend.output import Output
 from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head, outcome
 from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
 
-APART = frozenset({ATTACH, *arrays.COMMANDS})
-"""Commands that are not simply passed on."""
-OPEN = frozenset(command.name for command in COMMANDS if command.open)
-HIGH_WATER = 256 * 1024
-"""Bytes of unread replies at which no further request is read."""
-HAND_AGAIN = 0.001
-"""Seconds between tries to write with a descriptor."""
-LINGER = 5.0
-"""Seconds that a refused peer has to read why."""
+SPECIAL_COMMANDS = frozenset({ATTACH, *arrays.COMMANDS})
+"""Commands that do not simply become calls."""
+OPEN_COMMANDS = frozenset(command.name for command in COMMANDS if command.open)
+LINGER_SECONDS = 5.0
+"""How long a peer has to read the last reply before its connection is closed."""
 LINGER_BYTES = 64 << 20
 """What it may go on sending meanwhile."""
 
 
 class Host(Protocol):
-    """What a connection needs of the server it belongs to."""
+    """The server that a connection belongs to.
+
+    Attributes:
+        held: bytes of requests, of all connections.
+    """
 
     backend: Backend
     settings: PipeSettings
     hangups: HangupWatcher
     held: int
-    """Bytes of requests, of all connections."""
 
     def admit(self, connection: Connection, peer: socket.socket) -> None:
         """Raises `Busy` or `Forbidden` where there is no room for it, or it may not connect."""
 
-    def linger(self, connection: Connection) -> bool:
+    def keep_refused(self, connection: Connection) -> bool:
         """Whether a connection that was not admitted may stay until its peer has read why."""
 
-    def dismiss(self, connection: Connection) -> None: ...
+    def remove(self, connection: Connection) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -57,119 +57,122 @@ class Connection(asyncio.Protocol):
         self._host, self._backend, self._settings = host, host.backend, host.settings
         self._loop = loop
         self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes)
-        self._order = Order(self._write)
         self._calls: dict[Call | asyncio.Task[Reply | None], int] = {}
         """What runs, and the bytes of its request."""
-        self._told = self._answered
-        self._most = self._settings.max_pipelined
-        self._cost = 0
+        self._on_done = self._on_call_done
+        self._max_pipelined = self._settings.max_pipelined
+        self._running_bytes = 0
         self._held = 0
-        self._shared = arrays.Shared()
-        self._intake: arrays.Intake | None = None
-        self._seizing = asyncio.Lock()
-        self._seized = False
-        self._behind: list[bytes] = []
-        """What waits until the array before it is written."""
-        self._behind_size = 0
-        self._writable: list[asyncio.Future[None]] = []
-        self._known = False  # a request of it was let in
+        """This connection's part of the host's `held`."""
+        self._shared = arrays.SharedSegments()
+        self._array_input: arrays.ArrayInput | None = None
+        self._authenticated = False
         self._first = True
-        self._handing: asyncio.Task[None] | None = None
+        self._handover: asyncio.Task[None] | None = None
         self._paused = False
-        self._congested = False
-        self._ended = False  # no further request will be read
+        self._closing = False
+        """Whether no further request is read."""
         self._peer_ended = False
         self._lost = False
-        self._lingers_until = 0.0
-        self._lingered = 0
-        self._since = self._touched = self._moved = loop.time()
-        self._written = self._sent = 0
+        """Whether no reply is written any more."""
+        self._linger_until = 0.0
+        self._lingered_bytes = 0
+        self._opened_at = self._received_at = loop.time()
 
-    # ---- the transport's side ----------------------------------------------------------------------------------
+    # ---- events of the transport -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self._output = Output(self._transport, self._settings.max_unread_bytes, self.abort)
+        self._order = Order(self._output.write)
         peer = transport.get_extra_info("socket")
         self._descriptor = peer.fileno()
         try:
             self._host.admit(self, peer)
         except VenvdError as error:
-            self._write(failure(head(b""), error))
-            self._end()
-            if not self._host.linger(self):
+            self._output.write(failure(head(b""), error))
+            self.end_requests()
+            if not self._host.keep_refused(self):
                 self._transport.close()
             return
-        self._host.hangups.watch(self._descriptor, self._hung_up)
+        self._host.hangups.watch(self._descriptor, self._on_hangup)
 
     def data_received(self, data: bytes) -> None:
-        # what else holds requests up pauses the reading as well
-        if self._ended or self._congested or self._intake or len(self._calls) >= self._most:
-            self._take(data)
+        # everything else that holds requests up pauses the reading as well
+        if self._closing or self._output.congested or self._array_input or len(self._calls) >= self._max_pipelined:
+            self._feed(data)
             return
         message = self._reader.alone(data)
         if message is None:
-            self._take(data)
+            self._feed(data)
             return
         self._begin(message)
-        if self._cost > SMALL:
-            self._account()
+        if self._running_bytes > SMALL:
+            self._update_held()
 
-    def _take(self, data: bytes) -> None:
-        if self._ended:
-            self._discard(len(data))
+    def _feed(self, data: bytes) -> None:
+        if self._closing:
+            self._lingered_bytes += len(data)
+            if self._lingered_bytes > LINGER_BYTES:
+                self._transport.abort()
             return
-        self._touched = self._loop.time()
-        intake = self._intake
-        if intake is not None and intake.open and not self._reader.held and len(data) < intake.remaining:
-            intake.take(data)
+        self._received_at = self._loop.time()
+        array_input = self._array_input
+        if (
+            array_input is not None
+            and array_input.accepting
+            and not self._reader.held
+            and len(data) < array_input.remaining
+        ):
+            array_input.feed(data)
             return
         limit = self._settings.max_held_bytes
         if self._host.held + len(data) > limit and self._held + len(data) > SMALL:
             self._refuse(Busy(f"all requests together are larger than the limit of {limit} bytes"))
             return
         self._reader.feed(data)
-        self._advance()
+        self.resume_requests()
 
     def eof_received(self) -> bool:
         self._peer_ended = True
         if peers.hung_up(self._descriptor):
-            self._abandon()
-        elif self._ended:
+            self.abort()
+        elif self._closing:
             self._close_if_done()
         else:
-            self._advance()
+            self.resume_requests()
         return True
 
     def pause_writing(self) -> None:
-        self._congested = True
+        self._output.pause()
 
     def resume_writing(self) -> None:
-        self._congested = False
-        self._tell_writers()
-        self._advance()
+        self._output.resume()
+        self.resume_requests()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._lost = self._ended = True
-        self._host.hangups.unwatch(self._descriptor, self._hung_up)
-        self._host.dismiss(self)
+        self._lost = self._closing = True
+        self._host.hangups.unwatch(self._descriptor, self._on_hangup)
+        self._host.remove(self)
         self._host.held -= self._held
         self._held = 0
-        self._tell_writers()
+        self._output.close()
         self._cancel_calls()
         self._shared.close()
-        if self._handing is not None:
-            self._handing.cancel()
+        if self._handover is not None:
+            self._handover.cancel()
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
-    def _advance(self) -> None:
-        """Begin every whole request that is there, as far as the client reads its replies."""
-        while not self._ended and self._handing is None:
-            if self._intake is not None and not self._fill(self._intake):
+    def resume_requests(self) -> None:
+        """Begin every whole request that is there, unless the client leaves too many replies unread."""
+        if self._lost:
+            return
+        while not self._closing and self._handover is None:
+            if self._array_input is not None and not self._fill(self._array_input):
                 break
-            if self._congested or len(self._calls) >= self._most:
-                self._pause()
+            if self._output.congested or len(self._calls) >= self._max_pipelined:
+                self._pause_reading()
                 break
             try:
                 message = self._reader.next()
@@ -180,113 +183,77 @@ class Connection(asyncio.Protocol):
                 self._first = False
                 self._answer(wrong.id, wrong.error)
                 if wrong.fatal:
-                    self._end()
+                    self.end_requests()
                 continue
             if message is not None:
                 self._begin(message)
             elif self._peer_ended:
-                self._end()
+                self.end_requests()
             else:
-                self._await_more()
+                self._resume_reading()
                 break
-        self._account()
+        self._update_held()
 
-    def _fill(self, intake: arrays.Intake) -> bool:
-        """Give it what is there; whether it has all, and requests follow."""
-        if not intake.open:
-            self._pause()
+    def _fill(self, array_input: arrays.ArrayInput) -> bool:
+        """Pass on what is there of an array; whether it has all its bytes, and requests follow."""
+        if not array_input.accepting:
+            self._pause_reading()
             return False
-        intake.take(self._reader.raw(intake.remaining))
-        if intake.remaining and not self._peer_ended:
-            self._await_more()
+        array_input.feed(self._reader.raw(array_input.remaining))
+        if array_input.remaining and not self._peer_ended:
+            self._resume_reading()
             return False
-        if intake.remaining:
-            came = intake.size - intake.remaining
-            intake.fail(InvalidRequest(f"the array ended after {came} of the {intake.size} bytes that were announced"))
-        self._intake = None
+        if array_input.remaining:
+            size = array_input.size
+            came = size - array_input.remaining
+            wrong = InvalidRequest(f"the array ended after {came} of the {size} bytes that were announced")
+            array_input.fail(wrong)
+        self._array_input = None
         return True
 
-    def _await_more(self) -> None:
+    def _resume_reading(self) -> None:
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
 
-    def _pause(self) -> None:
+    def _pause_reading(self) -> None:
         if not self._paused and not self._peer_ended:
             self._paused = True
             self._transport.pause_reading()
 
     def _begin(self, message: Message) -> None:
-        apart = message.token is not None or not self._known or message.command in APART
-        if apart and not self._is_call(message):
+        special = message.token is not None or not self._authenticated or message.command in SPECIAL_COMMANDS
+        if special and self._handle_special(message):
             return
-        turn, told = None, self._told
+        turn, on_done = None, self._on_done
         if not message.tag:
             turn = self._order.turn()
-            told = partial(self._answered, turn=turn)
-        call = Call(message, told)
+            on_done = partial(self._on_call_done, turn=turn)
+        call = Call(message, on_done)
         if message.command == CANCEL:
-            call.find_call = self._named
+            call.find_call = self._find_call
         if message.stream:
-            call.on_event = partial(self._event, head(message.tag), turn)
+            call.on_event = partial(self._on_event, head(message.tag), turn)
         size = self._calls[call] = self._reader.size
-        self._cost += size
+        self._running_bytes += size
         self._backend.begin(call)
 
-    def _is_call(self, message: Message) -> bool:
-        """Whether it may be begun as any other; else it is taken care of."""
+    def _handle_special(self, message: Message) -> bool:
+        """Check the token, and answer what is no simple call; whether nothing is left to do."""
         first, self._first = self._first, False
         try:
-            self._let_in(message)
+            self._authenticate(message)
             if message.command == ATTACH:
                 self._attach(message, first=first)
         except VenvdError as error:
             self._answer(message.tag, error)
-            return False
+            return True
         if message.command in arrays.COMMANDS:
-            self._transfer(message, None if message.tag else self._order.turn())
-        return message.command not in APART
+            self._begin_array(message)
+        return message.command in SPECIAL_COMMANDS
 
-    def _transfer(self, message: Message, turn: Turn | None) -> None:
-        behind = self._reader.behind if message.attachments else None
-        self._intake = None if behind is None else arrays.Intake(behind)
-        transfer = arrays.Transfer(self._backend, self, self._shared, message, turn, self._intake)
-        task = self._loop.create_task(transfer.run())
-        self._calls[task] = self._reader.size
-        self._cost += self._reader.size
-        task.add_done_callback(partial(self._transferred, head(message.tag), turn))
-
-    def _named(self, identity: Any) -> Call | None:
-        """The running call of this connection whose request had that ID."""
-        tagged = (call for call in (*self._calls, *self._shared.calls) if isinstance(call, Call) and call.request.tag)
-        return next((call for call in tagged if decode(call.request.tag) == identity), None)
-
-    def _attach(self, message: Message, *, first: bool) -> None:
-        if not first:
-            raise InvalidRequest(f"{ATTACH} must be the first line of a connection: open another one for it")
-        session = handover.session_of(message)
-        self._pause()
-        self._handing = self._loop.create_task(self._hand_over(session, message.tag))
-
-    async def _hand_over(self, session: str | None, identity: bytes) -> None:
-        """Let the session have the connection; what was read behind the first line goes with it."""
-        rest = self._reader.rest()
-        client = handover.direct_client(self._descriptor, rest, identity, self._settings)
-        try:
-            await self._backend.attach(session, client)
-        except VenvdError as error:
-            client.sock.close()
-            self._handing = None
-            self._reader.feed(rest)
-            self._answer(identity, error)
-            self._advance()
-        else:
-            # Not when the connection is lost: its descriptor is closed then, and could not be forgotten any more.
-            self._host.hangups.unwatch(self._descriptor, self._hung_up)
-            self._abandon()
-
-    def _let_in(self, message: Message) -> None:
-        if message.token is None and (self._known or message.command in OPEN):
+    def _authenticate(self, message: Message) -> None:
+        if message.token is None and (self._authenticated or message.command in OPEN_COMMANDS):
             return
         try:
             self._backend.authorise(message.token)
@@ -294,137 +261,121 @@ class Connection(asyncio.Protocol):
             if message.token is None:
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
             raise
-        self._known = True
+        self._authenticated = True
+
+    def _begin_array(self, message: Message) -> None:
+        turn = None if message.tag else self._order.turn()
+        behind = self._reader.behind if message.attachments else None
+        self._array_input = None if behind is None else arrays.ArrayInput(behind)
+        request = arrays.ArrayRequest(
+            message,
+            turn,
+            self._array_input,
+            backend=self._backend,
+            requests=self,
+            output=self._output,
+            shared=self._shared,
+        )
+        task = self._loop.create_task(request.run())
+        self._calls[task] = self._reader.size
+        self._running_bytes += self._reader.size
+        task.add_done_callback(partial(self._on_array_done, head(message.tag), turn))
+
+    def _find_call(self, identity: Any) -> Call | None:
+        """Find the running call of this connection whose request had that ID."""
+        tagged = (call for call in (*self._calls, *self._shared.calls) if isinstance(call, Call) and call.request.tag)
+        return next((call for call in tagged if decode(call.request.tag) == identity), None)
+
+    def _attach(self, message: Message, *, first: bool) -> None:
+        if not first:
+            raise InvalidRequest(f"{ATTACH} must be the first line of a connection: open another one for it")
+        session = handover.session_of(message)
+        self._pause_reading()
+        self._handover = self._loop.create_task(self._hand_over(session, message.tag))
+
+    async def _hand_over(self, session: str | None, identity: bytes) -> None:
+        """Give the connection to the session, with the bytes that were read behind the first line."""
+        rest = self._reader.rest()
+        client = handover.direct_client(self._descriptor, rest, identity, self._settings)
+        try:
+            await self._backend.attach(session, client)
+        except VenvdError as error:
+            client.sock.close()
+            self._handover = None
+            self._reader.feed(rest)
+            self._answer(identity, error)
+            self.resume_requests()
+        else:
+            # before the connection is lost: epoll cannot drop a descriptor that is closed and has a duplicate
+            self._host.hangups.unwatch(self._descriptor, self._on_hangup)
+            self.abort()
 
     # ---- replies -----------------------------------------------------------------------------------------------
 
-    def _answered(self, call: Call, turn: Turn | None = None) -> None:
-        self._cost -= self._calls.pop(call)
+    def _on_call_done(self, call: Call, turn: Turn | None = None) -> None:
+        self._running_bytes -= self._calls.pop(call)
         if self._lost:
             return
         line = answer(call)
+        output = self._output
         if turn is not None:
             turn.end(line)
-        elif self._seized or self._congested:
-            self._write(line)
-        else:  # what `_write` does, which every call would have to pay for
-            self._written += len(line)
+        elif output.blocked:
+            output.write(line)
+        else:  # what `Output.write` does: a call of it would slow down every call
+            output.written += len(line)
             self._transport.write(line)
-        if self._paused or self._ended or self._held or self._cost > SMALL:
+        if self._paused or self._closing or self._held or self._running_bytes > SMALL:
             self._go_on()
 
-    def _transferred(self, begin: bytes, turn: Turn | None, task: asyncio.Task[Reply | None]) -> None:
-        self._cost -= self._calls.pop(task)
+    def _on_array_done(self, begin: bytes, turn: Turn | None, task: asyncio.Task[Reply | None]) -> None:
+        self._running_bytes -= self._calls.pop(task)
         line = outcome(begin, task)
         if self._lost:
             return
         if turn is None:
-            self._write(line)
+            self._output.write(line)
         else:
             turn.end(line)
         self._go_on()
 
     def _go_on(self) -> None:
         if self._paused:
-            self._advance()
-        elif self._ended:
+            self.resume_requests()
+        elif self._closing:
             self._close_if_done()
-        elif self._held or self._cost > SMALL:
-            self._account()
+        elif self._held or self._running_bytes > SMALL:
+            self._update_held()
 
-    def _event(self, begin: bytes, turn: Turn | None, kind: str, data: Any) -> None:
+    def _on_event(self, begin: bytes, turn: Turn | None, kind: str, data: Any) -> None:
         if not self._lost:
-            (self._write if turn is None else turn.write)(event(begin, kind, data))
+            (self._output.write if turn is None else turn.write)(event(begin, kind, data))
 
     def _answer(self, identity: bytes, error: VenvdError) -> None:
         line = failure(head(identity), error)
         if identity:
-            self._write(line)
+            self._output.write(line)
         else:
             self._order.turn().end(line)
-
-    def _write(self, data: bytes) -> None:
-        if (self._seized or self._congested) and not self._may_write(data):
-            return
-        self._written += len(data)
-        self._transport.write(data)
-
-    def _may_write(self, data: bytes) -> bool:
-        """Whether to write at once; if not, it waits, or there is too much that was not read."""
-        if self._seized:
-            self._behind.append(data)
-            self._behind_size += len(data)
-        unread = self._behind_size + (self._transport.get_write_buffer_size() if self._congested else 0)
-        if unread > self._settings.max_unread_bytes:
-            log.warning("a client left more replies unread than VENVD_MAX_UNREAD_BYTES allows")
-            self._abandon()
-            return False
-        return not self._seized
-
-    # ---- arrays, as `arrays.Line` ------------------------------------------------------------------------------
-
-    async def seize(self) -> None:
-        await self._seizing.acquire()
-        self._seized = True
-
-    def let_go(self) -> None:
-        self._seized = False
-        self._seizing.release()
-        behind, self._behind, self._behind_size = self._behind, [], 0
-        if behind and not self._lost:
-            self._write(b"".join(behind))
-
-    async def put(self, data: bytes | memoryview) -> None:
-        while self._congested and not self._lost:
-            writable: asyncio.Future[None] = self._loop.create_future()
-            self._writable.append(writable)
-            await writable
-        if self._lost:
-            raise Cancelled("the client went away")
-        self._written += len(data)
-        self._transport.write(data)
-
-    async def hand(self, data: bytes, descriptor: int) -> None:
-        while self._transport.get_write_buffer_size() and not self._lost:  # noqa: ASYNC110 — no event tells of that
-            await asyncio.sleep(HAND_AGAIN)
-        if self._lost:
-            raise Cancelled("the client went away")
-        sent = await peers.hand(self._descriptor, data, descriptor, HAND_AGAIN)
-        self._written += len(data)
-        if sent < len(data):
-            self._transport.write(data[sent:])
-
-    def proceed(self) -> None:
-        if not self._lost:
-            self._advance()
-
-    def give_up(self) -> None:
-        self._end()
-
-    def _tell_writers(self) -> None:
-        writable, self._writable = self._writable, []
-        for each in writable:
-            if not each.done():
-                each.set_result(None)
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
     def _refuse(self, error: VenvdError) -> None:
-        if self._intake is not None:
-            intake, self._intake = self._intake, None
-            intake.fail(error)
-            self._end()
-            return
-        self._answer(b"", error)
-        self._end()
+        """End the requests with an error, which answers an array that is on its way in."""
+        if self._array_input is not None:
+            array_input, self._array_input = self._array_input, None
+            array_input.fail(error)
+        else:
+            self._answer(b"", error)
+        self.end_requests()
 
-    def _end(self) -> None:
-        """Read no further request; close when what runs is answered."""
-        self._ended = True
+    def end_requests(self) -> None:
+        """Read no further request; close when the running calls are answered."""
+        if self._closing:
+            return
+        self._closing = True
         self._reader = Reader(0, 0)
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()  # to see the peer go
+        self._resume_reading()  # to see the peer go
         self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -432,24 +383,20 @@ class Connection(asyncio.Protocol):
             return
         if self._peer_ended:
             self._transport.close()
-        elif not self._lingers_until:
-            # closed with bytes unread, the socket would lose the reply for a peer that is still sending
-            self._lingers_until = self._loop.time() + LINGER
+        elif not self._linger_until:
+            # a socket that is closed with bytes unread loses the reply, where the peer still sends
+            self._linger_until = self._loop.time() + LINGER_SECONDS
             self._transport.write_eof()
 
-    def _discard(self, size: int) -> None:
-        self._lingered += size
-        if self._lingered > LINGER_BYTES:
-            self._transport.abort()
-
-    def _hung_up(self) -> None:
-        # where the socket is read, whatever the peer sent before it went comes first, then the end
+    def _on_hangup(self) -> None:
+        # a socket that is read delivers what the peer sent before, and then the end
         if self._paused or self._peer_ended:
-            self._abandon()
+            self.abort()
 
-    def _abandon(self) -> None:
-        self._lost = self._ended = True  # what its calls come to is not written any more
-        self._tell_writers()
+    def abort(self) -> None:
+        """Close at once; replies of running calls are dropped."""
+        self._lost = self._closing = True
+        self._output.close()
         self._cancel_calls()
         self._transport.abort()
 
@@ -460,40 +407,28 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether calls run, or replies are not yet with the peer's kernel."""
-        return bool(self._calls or self._transport.get_write_buffer_size())
-
-    def shut_down(self) -> None:
-        """The server ends: what runs is answered, nothing else is begun."""
-        if not self._ended:
-            self._end()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._abandon()
+        """Whether calls run, or replies have not reached the peer's kernel."""
+        return bool(self._calls or self._output.unread)
 
     # ---- bounds ------------------------------------------------------------------------------------------------
 
-    def _account(self) -> None:
-        held = self._cost + self._reader.held
+    def _update_held(self) -> None:
+        held = self._running_bytes + self._reader.held
         self._host.held += held - self._held
         self._held = held
 
-    def inspect(self, now: float) -> None:
-        """End the connection where its peer has done nothing for too long; called every so often."""
-        unread = self._transport.get_write_buffer_size()
-        if not unread or self._written - unread != self._sent:
-            self._sent, self._moved = self._written - unread, now
+    def check_stall(self, now: float) -> None:
+        """End the connection of a peer that has done nothing for too long; the server calls it every few seconds."""
         limit = self._settings.stall_timeout
-        if now - self._moved > limit:
+        if self._output.find_stall(now) > limit:
             log.warning("a client has not read its replies for %g s", limit)
-            self._abandon()
-        elif self._lingers_until:
-            if now > self._lingers_until:
+            self.abort()
+        elif self._linger_until:
+            if now > self._linger_until:
                 self._transport.abort()
-        elif self._ended:
+        elif self._closing:
             return
-        elif (self._reader.midway or self._intake) and not self._paused and now - self._touched > limit:
+        elif (self._reader.midway or self._array_input) and not self._paused and now - self._received_at > limit:
             self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
-        elif not self._known and now - self._since > self._settings.first_request_timeout:
+        elif not self._authenticated and now - self._opened_at > self._settings.first_request_timeout:
             self._refuse(InvalidRequest(f"no request was let in for {self._settings.first_request_timeout:g} s"))

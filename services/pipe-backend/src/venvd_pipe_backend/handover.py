@@ -1,4 +1,4 @@
-"""Handing a connection to a session: `session.attach`."""
+"""`session.attach`: what hands a connection over to a session."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from venvd_pipe_backend.settings import PipeSettings
 
 
 def session_of(message: Message) -> str | None:
-    """The session that the first line names, by its payload or by its own field.
+    """Return the session that the first line names, in its payload or in its own field.
 
     Raises:
-        InvalidRequest: it names two, or the payload is wrong.
+        InvalidRequest: the line names two sessions, or the payload is wrong.
     """
     named: str | None = checked(ATTACH, wire.parse_object(message.payload))["id"]
     if named is not None and message.session not in {None, named}:
@@ -27,7 +27,14 @@ def session_of(message: Message) -> str | None:
 
 
 def direct_client(descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings) -> DirectClient:
-    """The connection `descriptor`, duplicated; `rest` was read of it, `identity` is the first line's ID as JSON."""
+    """Make the direct client of a connection, with a duplicate of its descriptor.
+
+    Args:
+        descriptor: of the connection.
+        rest: bytes that were read behind the first line.
+        identity: the ID of the first line, as JSON.
+        settings: give the limits of one request.
+    """
 
     def greeting(info: SessionInfo) -> bytes:
         return result(head(identity), Reply(wire.encode(info)))

@@ -1,4 +1,4 @@
-"""What clients send: bytes become requests. Values are never parsed."""
+"""Bytes from clients become requests; values are not parsed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_ID = 256
 """Bytes of a request's ID as JSON: it is repeated in every event."""
 
 STREAMED = "array.put"
-"""The command whose attachment may be larger than what a request may hold."""
+"""The command whose attachment is passed on as it comes, and may be larger than the limit."""
 
 SMALL = 16 * 1024
-"""Bytes of a request that need not go through the buffer where they come alone."""
+"""A request of up to so many bytes that comes alone does not go through the buffer."""
 
 _ABSENT = msgspec.Raw()
 _EMPTY = msgspec.Raw(b"{}")
@@ -23,7 +23,7 @@ _NULL = b"null"
 
 
 class Message(Request, gc=False):
-    """One request line, and the attachments that stood behind it.
+    """One request line, and the attachments behind it.
 
     Attributes:
         tag: the ID as JSON; empty where it is absent or null.
@@ -44,12 +44,12 @@ class _Identity(msgspec.Struct):
 
 
 class MalformedError(Exception):
-    """Bytes that are no request.
+    """A line that is no request.
 
     Attributes:
-        error: what to answer.
-        id: the request's ID as JSON, as far as it can be told; empty where there is none.
-        fatal: whether what follows cannot be understood any more.
+        error: the answer.
+        id: the request's ID as JSON, where it could be read; else empty.
+        fatal: whether it is unknown where the next line begins.
     """
 
     def __init__(self, error: VenvdError, identity: bytes = b"", *, fatal: bool = False) -> None:
@@ -68,8 +68,8 @@ class Reader:
     """Requests out of a stream of bytes, in the framing of the contract.
 
     Attributes:
-        size: bytes of the request that it gave last.
-        behind: how many follow it and are taken as they come: those of an array.
+        size: bytes of the request that was read last.
+        behind: bytes of an array behind it, which `raw` reads.
     """
 
     def __init__(self, max_line: int, max_attachment_bytes: int) -> None:
@@ -79,8 +79,7 @@ class Reader:
         self._unfinished: tuple[Message, list[int]] | None = None
         self.size = 0
         self.behind: int | None = None
-        self._fed = False
-        """Whether something may be midway."""
+        self._maybe_midway = False
 
     @property
     def midway(self) -> bool:
@@ -89,17 +88,17 @@ class Reader:
 
     @property
     def held(self) -> int:
-        """Bytes that are no whole request yet."""
+        """Bytes that have come of an incomplete request."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         self._buffer.feed(data)
-        self._fed = True
+        self._maybe_midway = True
 
     def alone(self, data: bytes) -> Message | None:
-        """The small request that `data` is, where nothing else is there; None where it has to be fed."""
+        """Parse `data` if it is one small request and nothing came before; else return None: `feed` takes it."""
         size = len(data)
-        if size > self._small or data.find(b"\n") != size - 1 or (self._fed and self._is_midway()):
+        if size > self._small or data.find(b"\n") != size - 1 or (self._maybe_midway and self._check_midway()):
             return None
         try:
             message = parse(data)
@@ -110,18 +109,18 @@ class Reader:
         self.size = size
         return message
 
-    def _is_midway(self) -> bool:
-        self._fed = self.midway
-        return self._fed
+    def _check_midway(self) -> bool:
+        self._maybe_midway = self.midway
+        return self._maybe_midway
 
     def next(self) -> Message | None:
-        """The next whole request, or None while it is not there yet. Blank lines are skipped.
+        """Return the next whole request, or None while there is none. Blank lines are skipped.
 
         Raises:
-            MalformedError: what is there is no request.
+            MalformedError: the next line is no request.
         """
         if self._unfinished is not None:
-            return self._finished(*self._unfinished)
+            return self._take_attachments(*self._unfinished)
         try:
             line = self._buffer.line()
             while line is not None and not line.strip():
@@ -137,11 +136,11 @@ class Reader:
         if message.command == STREAMED and len(message.attachments) == 1 and message.attachments[0] >= 0:
             self.behind = message.attachments[0]
             return message
-        sizes = self._sizes(message)
+        sizes = self._check_sizes(message)
         self.size += sum(sizes)
-        return self._finished(message, sizes)
+        return self._take_attachments(message, sizes)
 
-    def _sizes(self, message: Message) -> list[int]:
+    def _check_sizes(self, message: Message) -> list[int]:
         try:
             sizes = attachment_sizes(message.attachments)
             if sum(sizes) > self._max_attachment_bytes:
@@ -151,7 +150,7 @@ class Reader:
             raise MalformedError(error, bytes(message.tag), fatal=True) from None
         return sizes
 
-    def _finished(self, message: Message, sizes: list[int]) -> Message | None:
+    def _take_attachments(self, message: Message, sizes: list[int]) -> Message | None:
         if len(self._buffer) < sum(sizes):
             self._unfinished = message, sizes
             return None
@@ -160,15 +159,15 @@ class Reader:
         return message
 
     def raw(self, most: int) -> bytes:
-        """What is there of the bytes behind a message, `most` at most."""
+        """Return the bytes behind a message that have come, `most` at most."""
         return self._buffer.take(min(most, len(self._buffer))) or b""
 
     def rest(self) -> bytes:
-        """Everything that is no whole request yet; nothing is left."""
+        """Return and drop the bytes of an incomplete request."""
         return self._buffer.rest()
 
     def end(self) -> None:
-        """The stream ends here, and so does its last line; a part of a line is never a whole request.
+        """End the stream: its last line needs no line end, and an incomplete one fails in `next`.
 
         Raises:
             MalformedError: attachments are missing.
@@ -184,7 +183,7 @@ class Reader:
 
 
 def parse(line: bytes) -> Message:
-    """The request of one line.
+    """Parse the request of one line.
 
     Raises:
         MalformedError: it is not UTF-8, not JSON, nested too deeply, or a field has the wrong type; says which.
@@ -198,32 +197,33 @@ def parse(line: bytes) -> Message:
     except RecursionError:
         raise MalformedError(TooLarge("the line is nested too deeply")) from None
     except msgspec.ValidationError as error:
-        identity = identity_of(line)
-        # how many attachments follow cannot be told where that very field is wrong
+        identity = find_identity(line)
+        # without this field it is unknown where the next line begins
         fatal = "$.attachments" in str(error)
         raise MalformedError(InvalidRequest(f"the request has a wrong field: {error}"), identity, fatal=fatal) from None
     except msgspec.DecodeError as error:
         raise MalformedError(InvalidRequest(f"the line is not JSON: {error}")) from None
     identity = b"" + message.tag  # the cheapest copy
     if not identity.isdigit() or len(identity) > MAX_ID:
-        message.tag = msgspec.Raw(checked_identity(identity))
+        message.tag = msgspec.Raw(check_identity(identity))
     if len(message.payload) == len(_NULL) and bytes(message.payload) == _NULL:
         message.payload = _EMPTY
     return message
 
 
-def identity_of(line: bytes) -> bytes:
+def find_identity(line: bytes) -> bytes:
+    """Return the ID of a line with a wrong field, as JSON; empty where it has none."""
     try:
-        return checked_identity(bytes(_identity.decode(line).id))
+        return check_identity(bytes(_identity.decode(line).id))
     except (msgspec.MsgspecError, MalformedError):
         return b""
 
 
-def checked_identity(identity: bytes) -> bytes:
-    """The ID as JSON; empty where it is absent or null.
+def check_identity(identity: bytes) -> bytes:
+    """Check an ID, and return it as JSON; empty where it is absent or null.
 
     Raises:
-        MalformedError: it is neither a text nor a number, or too long to be repeated.
+        MalformedError: it is neither a text nor a number, or too long.
     """
     if identity in {b"", _NULL}:
         return b""

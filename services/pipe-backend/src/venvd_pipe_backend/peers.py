@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, and when it is gone."""
+"""The peer of a Unix socket: its user, and whether it is still there."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from venvd_contract.errors import Cancelled, Forbidden
 _CREDENTIALS = struct.Struct("3i")
 
 
-def user_id(connection: socket.socket) -> int:
-    """The user ID of the process that connected, as the kernel of this machine knows it."""
-    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(found)[1])
+def read_user_id(connection: socket.socket) -> int:
+    """Return the user ID of the process that connected, as the kernel of this machine knows it."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
-def allowed(configured: frozenset[int] | str | None, directory: Path, *, token: bool) -> frozenset[int] | None:
-    """The user IDs to serve; None is any.
+def allowed_users(configured: frozenset[int] | str | None, directory: Path, *, token: bool) -> frozenset[int] | None:
+    """Return the user IDs to serve; None is any.
 
-    Without a setting a token is guard enough. Where there is none: this process's own user, root, and the owner of the
-    sockets' directory. That one is whoever made the run directory, hence who runs the controller; in a container this
-    process's own ID is another one, while peers show the host's.
+    Without a setting, a backend with a token serves every user. One without a token serves root, this process's own
+    user and the owner of the sockets' directory. The controller has made that directory; in a container this process
+    has another ID than the controller, while peers show the IDs of the host.
     """
     if isinstance(configured, frozenset):
         return configured
@@ -34,19 +34,25 @@ def allowed(configured: frozenset[int] | str | None, directory: Path, *, token: 
     return frozenset({0, os.geteuid(), directory.stat().st_uid})
 
 
-def check(connection: socket.socket, uids: frozenset[int] | None) -> None:
-    """Raises:
-    Forbidden: the peer's user is not one of `uids`.
+def check_user(connection: socket.socket, uids: frozenset[int] | None) -> None:
+    """Check that the peer's user is one of `uids`.
+
+    Raises:
+        Forbidden: it is not.
     """
     if uids is None:
         return
-    uid = user_id(connection)
+    uid = read_user_id(connection)
     if uid not in uids:
         raise Forbidden(f"user ID {uid} may not use this socket (VENVD_SOCKET_UIDS names those that may)")
 
 
-async def hand(connection: int, data: bytes, descriptor: int, pause: float) -> int:
-    """Write `data` with a descriptor, as soon as that can be; how many bytes were taken."""
+async def send_descriptor(connection: int, data: bytes, descriptor: int, pause: float) -> int:
+    """Write `data` with a descriptor, with a `pause` between tries; returns how many bytes the kernel took.
+
+    Raises:
+        Cancelled: the client went away.
+    """
     own = socket.socket(fileno=os.dup(connection))
     try:
         while True:
@@ -61,7 +67,7 @@ async def hand(connection: int, data: bytes, descriptor: int, pause: float) -> i
 
 
 def hung_up(descriptor: int) -> bool:
-    """Whether the peer has closed both directions; a peer that only ended its writing still reads replies."""
+    """Whether the peer has closed both directions; a peer that has only ended its side still reads replies."""
     watch = select.poll()
     watch.register(descriptor, 0)
     return any(events & (select.POLLHUP | select.POLLERR) for _, events in watch.poll(0))

@@ -1,4 +1,4 @@
-"""What clients receive: lines of replies, errors and events, and the order of those without an ID."""
+"""The lines that clients receive, and the order of replies to requests without an ID."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def head(identity: bytes) -> bytes:
-    """How every line that belongs to a request begins."""
+    """Write the beginning of every line that belongs to a request."""
     return b'{"id":%b,' % identity if identity else b"{"
 
 
@@ -33,15 +33,15 @@ def result(begin: bytes, reply: Reply) -> bytes:
 
 
 def answer(call: Call) -> bytes:
-    """The line for a call that is over, and what stands behind it."""
+    """Write the line that answers a call that has ended, and its attachments."""
     tag, reply = call.request.tag, call.reply
     if reply is not None and tag and not reply.attachments:
-        return b'{"id":%b,"result":%b}\n' % (tag, reply.result)  # what all this says of it
+        return b'{"id":%b,"result":%b}\n' % (tag, reply.result)  # as `result` would write it
     return outcome(head(tag), call)
 
 
 def outcome(begin: bytes, call: Call | asyncio.Task[Reply | None]) -> bytes:
-    """The line that answers what is done; none where it is written already."""
+    """Write the line that answers an ended call or array; empty where it has been written."""
     if call.cancelled():
         return failure(begin, Cancelled("the call was cancelled"))
     error = call.exception()
@@ -49,7 +49,7 @@ def outcome(begin: bytes, call: Call | asyncio.Task[Reply | None]) -> bytes:
         reply = call.result()
         return b"" if reply is None else result(begin, reply)
     if not isinstance(error, VenvdError):
-        log.error("a call failed in a way that is no error of the contract", exc_info=error)
+        log.error("a call failed with an unexpected error", exc_info=error)
         error = Internal("the server failed; its log says how")
     return failure(begin, error)
 
@@ -66,7 +66,7 @@ def _json(data: Any) -> bytes:
     try:
         return _encode(data)
     except UnicodeEncodeError:
-        return json.dumps(data).encode()  # lone surrogates, which have no UTF-8, as escapes
+        return json.dumps(data).encode()  # writes lone surrogates, which have no UTF-8, as escapes
 
 
 class Turn:
@@ -75,11 +75,11 @@ class Turn:
     def __init__(self, order: Order) -> None:
         self._order = order
         self.waiting: list[bytes] = []
-        self.over = False
-        self.come: asyncio.Future[None] | None = None
+        self.ended = False
+        self.came: asyncio.Future[None] | None = None
 
     def write(self, data: bytes) -> None:
-        """An event: written at once, or when the requests before are answered."""
+        """Write an event at once, or when the requests before are answered."""
         if self._order.first is self:
             self._order.write(data)
         else:
@@ -88,18 +88,18 @@ class Turn:
     async def first(self) -> None:
         """Wait until the requests before are answered."""
         if self._order.first is not self:
-            self.come = asyncio.get_running_loop().create_future()
-            await self.come
+            self.came = asyncio.get_running_loop().create_future()
+            await self.came
 
     def end(self, data: bytes) -> None:
-        """The reply."""
+        """Write the reply, and those that waited for it."""
         self.write(data)
-        self.over = True
+        self.ended = True
         self._order.proceed()
 
 
 class Order:
-    """Replies in the order of their requests, for those without an ID."""
+    """Keeps the replies to requests without an ID in the order of these."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self.write = write
@@ -115,11 +115,11 @@ class Order:
         return turn
 
     def proceed(self) -> None:
-        while self._turns and self._turns[0].over:
+        while self._turns and self._turns[0].ended:
             self._turns.popleft()
             if self._turns and self._turns[0].waiting:
                 following = self._turns[0]
                 self.write(b"".join(following.waiting))
                 following.waiting.clear()
-            if self._turns and (come := self._turns[0].come) is not None and not come.done():
-                come.set_result(None)
+            if self._turns and (came := self._turns[0].came) is not None and not came.done():
+                came.set_result(None)

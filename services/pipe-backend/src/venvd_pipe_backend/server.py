@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 PIPE = "pipe.sock"
 HTTP = "http.sock"
-MOST_SECONDS_BETWEEN_INSPECTIONS = 5.0
+LONGEST_CHECK_PAUSE = 5.0
 MOST_REFUSED = 256
-"""Connections that were not admitted and have not gone yet."""
+"""Connections that were not admitted and have not closed yet."""
 
 
 class PipeServer:
@@ -48,7 +48,7 @@ class PipeServer:
             pipe.close()
             listeners.remove(self.settings, PIPE)
             raise
-        self._uids = peers.allowed(
+        self._uids = peers.allowed_users(
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
         self.hangups = HangupWatcher(loop)
@@ -57,53 +57,55 @@ class PipeServer:
         )
         self._http = http.server(self.backend, self.settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(http.serve(self._http, probes))
-        self._inspecting = asyncio.ensure_future(self._inspect())
+        self._stall_checks = asyncio.ensure_future(self._check_stalls())
 
     async def close(self) -> None:
-        """Answer what runs, within `drain` seconds, then close everything."""
+        """Answer the running calls, within `drain` seconds, then close everything."""
         self._server.close()
         listeners.remove(self.settings, PIPE)
         for connection in list(self._connections):
-            connection.shut_down()
+            connection.end_requests()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle(), self.settings.drain)
+            await asyncio.wait_for(self._wait_until_idle(), self.settings.drain)
         for connection in [*self._connections, *self._refused]:
             connection.abort()
-        self._inspecting.cancel()
+        self._stall_checks.cancel()
         listeners.remove(self.settings, HTTP)
         self._http.should_exit = True
-        await asyncio.wait({self._inspecting, self._serving_http})
+        await asyncio.wait({self._stall_checks, self._serving_http})
         self.hangups.close()
 
-    async def _idle(self) -> None:
-        while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — the end needs no event
+    async def _wait_until_idle(self) -> None:
+        while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — only once, at the end
             await asyncio.sleep(0.02)
 
     def admit(self, connection: Connection, peer: socket.socket) -> None:
-        """Raises:
-        Forbidden: the peer's user may not connect.
-        Busy: there are too many connections.
+        """Add a connection.
+
+        Raises:
+            Forbidden: the peer's user may not connect.
+            Busy: there are too many connections.
         """
-        peers.check(peer, self._uids)
+        peers.check_user(peer, self._uids)
         if len(self._connections) >= self.settings.max_connections:
             raise Busy(f"there are {self.settings.max_connections} connections already")
         self._connections.add(connection)
 
-    def linger(self, connection: Connection) -> bool:
+    def keep_refused(self, connection: Connection) -> bool:
         if len(self._refused) >= MOST_REFUSED:
             return False
         self._refused.add(connection)
         return True
 
-    def dismiss(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._refused.discard(connection)
 
-    async def _inspect(self) -> None:
+    async def _check_stalls(self) -> None:
         shortest = min(self.settings.stall_timeout, self.settings.first_request_timeout)
-        pause = min(shortest / 4, MOST_SECONDS_BETWEEN_INSPECTIONS)
+        pause = min(shortest / 4, LONGEST_CHECK_PAUSE)
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(pause)
             for connection in [*self._connections, *self._refused]:
-                connection.inspect(loop.time())
+                connection.check_stall(loop.time())
