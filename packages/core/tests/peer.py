@@ -163,7 +163,7 @@ def shares(session: Session, payload: dict, _: list[bytes]) -> object:
     session.kept += 1
     if kind != "silent":
         data = {"session": session.name, "pid": os.getpid(), "name": name, "size": size}
-        packet = json.dumps({"event": "memory", "data": data}).encode()
+        packet = json.dumps({"event": "segments", "data": data}).encode()
         for _ in range(200 if kind == "flood" else 1):
             socket.send_fds(session.control, [packet], [] if kind == "bare" else [descriptor])
     if kind == "punched":
@@ -238,7 +238,7 @@ class Warden:
             self.control.send(b"[1, 2")
             return
         try:
-            result, passed = getattr(self, "do_" + request["command"])(request, descriptors)
+            result, passed = getattr(self, "do_" + request["command"])(request["data"], descriptors)
             reply = {"id": request["id"], "result": result}
         except KeyError as error:
             reply, passed = {"id": request["id"], "error": f"no session {error}", "code": "not_found"}, []
@@ -282,9 +282,9 @@ class Warden:
     def do_interrupt(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
         pid, at = self.pids[request["session"]], self.index[request["session"]] * SLOT
         struct.pack_into("<I", self.slots, at + 128, {"timeout": 1, "cancelled": 2}[request["reason"]])
-        struct.pack_into("<Q", self.slots, at + 136, request["seq"])
+        struct.pack_into("<Q", self.slots, at + 136, request["sequence"])
         os.kill(pid, signal.SIGINT)
-        self.kills.append((time.monotonic() + request["grace"], request["session"], request["seq"]))
+        self.kills.append((time.monotonic() + request["grace"], request["session"], request["sequence"]))
         return {}, []
 
     def do_kill(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 
+from venvd_contract.internal.messages import GetStats, Kill
 from venvd_core.channel import Link
 
 
@@ -18,10 +19,10 @@ def test_a_descriptor_that_waits_is_kept(run: Any) -> None:
         ours.setblocking(False)
         link = Link(ours, asyncio.get_running_loop(), None, lambda _: None)  # type: ignore[arg-type]
         for _ in range(64):  # more than the kernel takes
-            link.tell("fill", text="x" * 16384)
+            link.tell(Kill("x" * 16384))
         passed = os.memfd_create("passed")
         inode = os.fstat(passed).st_ino
-        request = asyncio.ensure_future(link.request("take", descriptors=[passed]))
+        request = asyncio.ensure_future(link.request(GetStats(), descriptors=[passed]))
         await asyncio.sleep(0)
         request.cancel()
         await asyncio.wait([request])
@@ -29,7 +30,7 @@ def test_a_descriptor_that_waits_is_kept(run: Any) -> None:
         for _ in range(64):
             await asyncio.to_thread(theirs.recv, 1 << 16)
         packet, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, theirs, 1 << 16, 4)
-        assert b"take" in packet
+        assert b"stats" in packet
         assert os.fstat(descriptors[0]).st_ino == inode
         os.close(descriptors[0])
         link.drop("over")

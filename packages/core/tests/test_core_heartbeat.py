@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from venvd_contract.internal.slots import IDLE, RUNNING
 from venvd_core.session.heartbeat import Action, Heartbeat
-from venvd_core.slots import IDLE, RUNNING, SlotState
+from venvd_core.slots import SlotState
 
 
 def slot(state: int = IDLE, sequence: int = 1, heard: int = 0) -> SlotState:

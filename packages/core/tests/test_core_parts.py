@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from venvd_contract import errors
 from venvd_contract.commands import Limits
-from venvd_core import limits, monitor
+from venvd_contract.internal.limits import merge_limits
+from venvd_contract.internal.slots import SIZE
+from venvd_core import monitor
 from venvd_core.auth import Guard
 from venvd_core.settings import BackendSettings
-from venvd_core.slots import SIZE, Slots
+from venvd_core.slots import Slots
 
 
 def digest(token: str) -> str:
@@ -77,7 +79,7 @@ def test_limits_of_the_environment_are_defaults(monkeypatch: pytest.MonkeyPatch)
 def test_null_keeps_a_default_limit() -> None:
     """Absent and null are the same in what a client asks for."""
     defaults = Limits(memoryBytes=5)
-    assert limits.merged(defaults, {"memoryBytes": None, "handles": 0}) == Limits(memoryBytes=5, handles=0)
+    assert merge_limits(defaults, {"memoryBytes": None, "handles": 0}) == Limits(memoryBytes=5, handles=0)
 
 
 def test_slots_cannot_change_their_size() -> None:

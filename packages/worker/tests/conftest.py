@@ -22,6 +22,8 @@ import pytest
 
 from venvd_contract.errors import NotFound, from_fields
 from venvd_contract.framing import Buffer, dump_line
+from venvd_contract.internal import PROTOCOL
+from venvd_contract.internal.slots import AT, SIZE
 from venvd_worker.archive import build
 
 SLOTS = 16
@@ -64,21 +66,21 @@ class Slot:
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         self._memory = memory
-        self._base = index * 512
+        self._base = index * SIZE
 
-    def _read(self, form: str, offset: int) -> Any:
-        return struct.unpack_from(form, self._memory, self._base + offset)[0]
+    def _read(self, form: str, field: str) -> Any:
+        return struct.unpack_from(form, self._memory, self._base + AT[field])[0]
 
-    state = property(lambda self: self._read("<I", 68))
-    sequence = property(lambda self: self._read("<Q", 0))
-    started = property(lambda self: self._read("<d", 8))
-    deadline = property(lambda self: self._read("<d", 16))
-    request = property(lambda self: self._read("<Q", 24))
-    calls = property(lambda self: self._read("<Q", 72))
-    errors = property(lambda self: self._read("<Q", 80))
-    handles = property(lambda self: self._read("<Q", 88))
-    heard = property(lambda self: self._read("<Q", 152))
-    command = property(lambda self: self._read("24s", 40).rstrip(b"\0").decode())
+    state = property(lambda self: self._read("<I", "state"))
+    sequence = property(lambda self: self._read("<Q", "sequence"))
+    started = property(lambda self: self._read("<d", "started"))
+    deadline = property(lambda self: self._read("<d", "deadline"))
+    request = property(lambda self: self._read("<Q", "request"))
+    calls = property(lambda self: self._read("<Q", "answered"))
+    errors = property(lambda self: self._read("<Q", "failed"))
+    handles = property(lambda self: self._read("<Q", "handles"))
+    heartbeat = property(lambda self: self._read("<Q", "heartbeat"))
+    command = property(lambda self: self._read("24s", "command").rstrip(b"\0").decode())
 
 
 class Session:
@@ -161,7 +163,7 @@ class Session:
 
     def interrupt(self, reason: str = "timeout", grace: float = 5.0) -> None:
         self.running()
-        self.host.request("interrupt", session=self.name, seq=self.slot.sequence, reason=reason, grace=grace)
+        self.host.request("interrupt", session=self.name, sequence=self.slot.sequence, reason=reason, grace=grace)
 
     def exited(self) -> dict[str, Any]:
         """The data of the event that tells of its end."""
@@ -198,8 +200,8 @@ class Host:
         self._segments: list[tuple[dict[str, Any], list[int]]] = []
         self._free = set(range(SLOTS))
         self._slots = os.memfd_create("slots", os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._slots, 512 * SLOTS)
-        self._memory = mmap.mmap(self._slots, 512 * SLOTS)
+        os.ftruncate(self._slots, SIZE * SLOTS)
+        self._memory = mmap.mmap(self._slots, SIZE * SLOTS)
         self.sessions: list[Session] = []
         self.connect()
         # `unshare` stays where it was, and the warden is its child
@@ -208,16 +210,16 @@ class Host:
 
     def connect(self) -> None:
         self.sock = connected(self.directory / "warden.sock")
-        self.hello = self.request("hello", descriptors=[self._slots], protocol=1, slots=SLOTS, grace=1.0)
+        self.hello = self.request("hello", descriptors=[self._slots], protocol=PROTOCOL, slots=SLOTS, grace=1.0)
 
-    def request(self, command: str, *, descriptors: Sequence[int] = (), **fields: Any) -> Any:
+    def request(self, command: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> Any:
         result, received = self.exchange(command, descriptors, fields)
         assert not received
         return result
 
     def exchange(self, command: str, descriptors: Sequence[int], fields: dict[str, Any]) -> tuple[Any, list[int]]:
         number = next(self._numbers)
-        packet = json.dumps({"id": number, "command": command, **fields}).encode()
+        packet = json.dumps({"id": number, "command": command, "data": fields}).encode()
         socket.send_fds(self.sock, [packet], descriptors)
         while number not in self._replies:
             self._receive()
@@ -256,7 +258,7 @@ class Host:
         if not data:
             raise EOFError("the warden went away")
         message = json.loads(data)
-        if message.get("event") == "memory":
+        if message.get("event") == "segments":
             self._segments.append((message["data"], descriptors))
         elif "event" in message:
             self._events.append(message)
@@ -265,7 +267,7 @@ class Host:
 
     def start(self, name: str | None = None, *, env: dict[str, str] | None = None, **limits: int) -> Session:
         index = self._free.pop()
-        self._memory[index * 512 : (index + 1) * 512] = bytes(512)
+        self._memory[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
         name = name or f"s{index}"
         fields = {"session": name, "slot": index, "limits": limits, "env": env or {}}
         result, (stream,) = self.exchange("start", (), fields)

@@ -73,7 +73,7 @@ def test_a_late_interrupt_hits_nobody(session: Any) -> None:
     over = session.slot.sequence
     session.send("exec", {"code": "import time\nprint('in')\ntime.sleep(0.5)\n'done'"}, stream=True)
     session.shown("in")
-    session.host.request("interrupt", session=session.name, seq=over, reason="timeout", grace=0.1)
+    session.host.request("interrupt", session=session.name, sequence=over, reason="timeout", grace=0.1)
     assert session.reply()["result"]["result"] == {"value": "done"}
 
 

@@ -24,15 +24,15 @@ class Courier:
     """The server's end of one courier."""
 
     def __init__(
-        self, host: Any, session: Any, command: str, *, within: float = 60, largest: int = LARGEST, **payload: Any
+        self, host: Any, session: Any, command: str, *, timeout: float = 60, largest: int = LARGEST, **payload: Any
     ) -> None:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(30)
-        task = {"command": command, "payload": payload, "largest": largest, "within": within}
+        task = {"command": command, "payload": payload, "largest": largest, "timeout": timeout}
         try:
             with theirs:
                 sent = [theirs.fileno()]
-                self.pid = host.request("courier", session=session.name, task=task, descriptors=sent)["pid"]
+                self.pid = host.request("file", session=session.name, descriptors=sent, **task)["pid"]
         except VenvdError:
             self.sock.close()
             raise
@@ -169,7 +169,7 @@ def test_there_are_only_so_many(session: Any, ask: Any, tools: Any) -> None:
 
 def test_its_time_is_limited(ask: Any, tools: Any) -> None:
     """A courier that takes longer than it may says so, undoes what it began, and ends."""
-    courier = ask("file.put", within=0.3, path="x")
+    courier = ask("file.put", timeout=0.3, path="x")
     courier.answer()
     with pytest.raises(VenvdError, match="time"):
         courier.answer()
@@ -184,17 +184,20 @@ def test_its_time_is_limited(ask: Any, tools: Any) -> None:
         {},
         {"command": "file.burn", "largest": 1, "payload": {}},
         {"command": "file.get", "payload": {"path": "x"}},
-        {"command": "file.get", "largest": 1, "within": "soon", "payload": {}},
+        {"command": "file.get", "largest": 1, "timeout": "soon", "payload": {}},
     ],
 )
 def test_tasks_that_are_none(host: Any, session: Any, task: dict[str, Any]) -> None:
-    """A task that makes no sense is refused by the warden; so is one without a connection."""
+    """The warden refuses a task that makes no sense."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        with pytest.raises(InvalidRequest):
-            host.request("courier", session=session.name, task=task, descriptors=[theirs.fileno()])
-        with pytest.raises(InvalidRequest, match="descriptor"):
-            host.request("courier", session=session.name, task=task)
+    with ours, theirs, pytest.raises(InvalidRequest):
+        host.request("file", session=session.name, descriptors=[theirs.fileno()], **task)
+
+
+def test_a_task_without_a_connection(host: Any, session: Any) -> None:
+    """The warden refuses a task that brings no connection."""
+    with pytest.raises(InvalidRequest, match="descriptor"):
+        host.request("file", session=session.name, command="file.list", largest=1)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ if warden:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(warden, 0)[1]))
 sys.path.insert(0, archive)
 from venvd_worker.warden import command_line
-from venvd_worker.warden import fork_pool as fork_pool
+from venvd_worker.warden import fork_pool
 fork_pool._LOOK_EVERY, fork_pool._FORK_WITHIN, fork_pool._LONGEST_FORK = 0.5, 1.0, 20.0
 fork_pool._FIRST_PAUSE, fork_pool._LONGEST_PAUSE = 0.02, 0.1
 command_line.run_warden(archive, options)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from venvd_worker.common.slots import Traffic
-from venvd_worker.session.direct_stream import DirectStream, Terms
+from venvd_contract.internal.control import AttachTerms
+from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.request_loop import RequestLoop
+from venvd_worker.session.slot import Traffic
 from venvd_worker.session.streams import Stream
 
-TERMS = Terms(1, "a", 0.0, 1 << 20, 1 << 20, True)
+TERMS = AttachTerms(1, "a", 0.0, 1 << 20, 1 << 20, True)
 PIPES = b'{"id":1,"command":"session.pipes"}\n'
 
 
@@ -35,7 +36,7 @@ class Scripted:
         return self.says.pop(0)
 
 
-def made_desk(epoll: Any, server: Stream) -> RequestLoop:
+def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
     segments: Any = SimpleNamespace(idle=[], returned=[], lent_to=lambda _: [], forsake=lambda _: None)
     calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
     slot: Any = None
@@ -47,7 +48,7 @@ def test_a_number_that_is_used_again() -> None:
     epoll = Scripted()
     (ours, control), (first, one), (second, other) = (socket.socketpair() for _ in range(3))
     server, left = Stream(ours.detach(), None, Traffic()), DirectStream(first.detach(), TERMS, b"", Traffic())
-    request_loop = made_desk(epoll, server)
+    request_loop = make_request_loop(epoll, server)
     request_loop.add(left)
     one.sendall(PIPES)
     epoll.says.append([(left.fileno(), select.EPOLLIN)])

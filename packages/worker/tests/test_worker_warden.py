@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound
+from venvd_contract.internal import PROTOCOL
 
 
 def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
@@ -22,7 +23,7 @@ def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
     assert host.hello["pid"] == host.process.pid
     assert host.hello["startedAt"].endswith("Z")
     with pytest.raises(Conflict):
-        host.request("hello", protocol=1, slots=1)
+        host.request("hello", protocol=PROTOCOL, slots=1)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
 def test_bad_requests_are_refused(host: Any, fields: dict[str, Any], named: str) -> None:
     """A request that makes no sense is answered with what is wrong, and the warden goes on."""
     with pytest.raises(InvalidRequest, match=named):
-        host.request(**fields)
+        host.request(fields.pop("command"), **fields)
 
 
 def test_names_of_sessions(host: Any, session: Any) -> None:
@@ -50,11 +51,11 @@ def test_names_of_sessions(host: Any, session: Any) -> None:
         host.request("start", session=session.name, slot=session.index)
     for command in ("interrupt", "kill", "attach"):
         with pytest.raises(NotFound, match="nobody"):
-            host.request(command, session="nobody", seq=1, reason="timeout")
+            host.request(command, session="nobody", sequence=1, reason="timeout", terms={})
     with pytest.raises(InvalidRequest, match="descriptor"):
-        host.request("attach", session=session.name)
+        host.request("attach", session=session.name, terms={})
     with pytest.raises(InvalidRequest, match="cancelled"):
-        host.request("interrupt", session=session.name, seq=1, reason="boredom")
+        host.request("interrupt", session=session.name, sequence=1, reason="boredom")
 
 
 def test_session_names_stay_inside_the_work_directory(host: Any) -> None:
@@ -167,10 +168,16 @@ def test_commands_before_hello(new_host: Any, tools: Any) -> None:
     host.sock.close()
     tools.wait_for(lambda: _first_answer(tools, host, {"command": "stats"}) == "invalid_request")
     tools.wait_for(
-        lambda: _first_answer(tools, host, {"command": "hello", "protocol": 1, "slots": 4}) == "invalid_request"
+        lambda: (
+            _first_answer(tools, host, {"command": "hello", "data": {"protocol": PROTOCOL, "slots": 4}})
+            == "invalid_request"
+        )
     )
     tools.wait_for(
-        lambda: _first_answer(tools, host, {"command": "hello", "protocol": 9, "slots": 4}) == "invalid_request"
+        lambda: (
+            _first_answer(tools, host, {"command": "hello", "data": {"protocol": PROTOCOL + 1, "slots": 4}})
+            == "invalid_request"
+        )
     )
 
 
@@ -274,7 +281,7 @@ def test_process_1_serves_nobody_from_inside(new_host: Any) -> None:
 def test_a_session_is_heard(session: Any, tools: Any) -> None:
     """What the server asks it to write down it writes into its slot; that is no call, and not answered."""
     assert session.eval("1") == 1
-    session.write(b'{"pulse":7}\n')
-    tools.wait_for(lambda: session.slot.heard == 7)
+    session.write(b'{"heartbeat":7}\n')
+    tools.wait_for(lambda: session.slot.heartbeat == 7)
     assert session.slot.calls == 1
     assert session.eval("2") == 2

@@ -393,7 +393,8 @@ class _Field:
     default: Any
 
 
-def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
+def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
+    """The fields of a dataclass, as `check_fields` takes them."""
     hints = get_type_hints(model)
     found = []
     for declared in fields(model):
@@ -410,9 +411,9 @@ def _checked_fields(model: Type[Any]) -> Tuple[_Field, ...]:
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
-    command.name: _checked_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
+    command.name: declared_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
 }
-_CHECKS[ATTACH] = _checked_fields(AttachRequest)
+_CHECKS[ATTACH] = declared_fields(AttachRequest)
 
 
 class _Shape(NamedTuple):
@@ -450,14 +451,15 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
         else:
             if not required or required <= payload.keys():
                 return {**defaults, **payload}
-    return _looked_at(command, {} if payload is None else payload)
+    return check_fields(command, _CHECKS[command], {} if payload is None else payload)
 
 
-def _looked_at(command: str, payload: Any) -> Dict[str, Any]:
+def check_fields(command: str, declared: Tuple[_Field, ...], payload: Any) -> Dict[str, Any]:
+    """The same for any declared fields; `command` begins the messages of errors."""
     if type(payload) is not dict:
         raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
-    found = {}
-    for spec in _CHECKS[command]:
+    values = {}
+    for spec in declared:
         value = payload.get(spec.name)
         if value is None:
             if spec.required:
@@ -465,8 +467,8 @@ def _looked_at(command: str, payload: Any) -> Dict[str, Any]:
             value = spec.default()
         elif spec.kind is not None:
             _check_kind(command, spec, value)
-        found[spec.name] = value
-    return found
+        values[spec.name] = value
+    return values
 
 
 def _check_kind(command: str, spec: _Field, value: Any) -> None:

@@ -17,14 +17,13 @@ import msgspec
 from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import Internal, InvalidRequest, SessionLost, VenvdError
+from venvd_contract.internal.segments import INLINE_BYTES
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.segments import Segment, Segments
 from venvd_core.wire import encode
 
 CHUNK = 1 << 20
 """Bytes of one part of an array."""
-INLINE = 64 * 1024
-"""Bytes up to which an array travels with the line."""
 _COPIED = 2 * CHUNK
 """Bytes at the end that are given out as copies: those that a transport may hold on to when it has been given all."""
 
@@ -224,7 +223,7 @@ class Porter:
             attachments = [] if "segment" in payload else [data]
             return self._begin(Request("array.put", encode(payload), attachments=attachments), target)
 
-        if header.nbytes <= INLINE and not segment:
+        if header.nbytes <= INLINE_BYTES and not segment:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
         call = self._begin(Request("array.put", payload), target, preliminary=True)

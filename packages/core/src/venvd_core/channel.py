@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
-import contextlib
 import errno
 import itertools
 import logging
@@ -13,84 +11,21 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from venvd_contract.errors import Unavailable, VenvdError, from_fields
+from venvd_contract.internal import SOCKET, messages
+from venvd_contract.internal.control import close_descriptors, receive, rights
+from venvd_contract.internal.messages import Exited, Greeting, Hello, Refused, SegmentNews, Up, ZygoteReport
 from venvd_core.wire import encode
 
 _log = logging.getLogger("venvd.worker")
 
-PROTOCOL = 1
-SOCKET = "warden.sock"
-
-_LARGEST_PACKET = 256 * 1024
-_MOST_DESCRIPTORS = 4
 _ANSWER_WITHIN = 10.0
 _HURRY, _PAUSE = 0.02, 0.25
 _HURRIED_TRIES = 250
-
-
-class Exited(msgspec.Struct):
-    """A session's process ended and its whole tree is gone; `how` is a sentence without its subject."""
-
-    session: str
-    pid: int = 0
-    how: str = "ended"
-    reason: str = "exit"
-
-
-class Memory(msgspec.Struct):
-    """A session made a segment of shared memory, whose descriptor comes along, or gave some up: `gone`."""
-
-    session: str
-    pid: int
-    name: str = ""
-    size: int = 0
-    gone: list[str] = []
-
-
-class Refused(msgspec.Struct):
-    """A session could not take a direct client's connection."""
-
-    session: str
-    connection: int
-    why: str = ""
-
-
-class CameUp(msgspec.Struct):
-    """A session's process takes requests."""
-
-    session: str
-    pid: int = 0
-
-
-class Preload(msgspec.Struct):
-    """A module that the zygote imported, or the error that came of it."""
-
-    module: str = ""
-    seconds: float = 0.0
-    error: str | None = None
-
-
-class Zygote(msgspec.Struct):
-    """How it stands with the process that sessions are forked from; `why` says what is wrong."""
-
-    state: str = "off"
-    why: str = ""
-    preload: list[Preload] = []
-
-
-class Hello(msgspec.Struct, rename="camel"):
-    """What a warden says of itself."""
-
-    worker: str = "unknown"
-    python: str = "unknown"
-    pid: int = 0
-    started_at: str | float | None = None
-    attach: bool = False
-    zygote: Zygote = msgspec.field(default_factory=Zygote)
 
 
 class _Packet(msgspec.Struct):
@@ -110,22 +45,18 @@ class Answer(msgspec.Struct):
 
 
 _packet = msgspec.json.Decoder(_Packet)
-_memory = msgspec.json.Decoder(Memory)
-_exited = msgspec.json.Decoder(Exited)
-_refused = msgspec.json.Decoder(Refused)
-_came_up = msgspec.json.Decoder(CameUp)
-_zygote = msgspec.json.Decoder(Zygote)
-_hello = msgspec.json.Decoder(Hello)
+_events = {name: msgspec.json.Decoder(kind) for name, kind in messages.EVENTS.items()}
+_greeting = msgspec.json.Decoder(Greeting)
 
 
 class Ear(Protocol):
     """Who is told what the warden says by itself."""
 
-    def came_up(self, event: CameUp) -> None: ...
+    def came_up(self, event: Up) -> None: ...
 
     def exited(self, event: Exited) -> None: ...
 
-    def shared(self, event: Memory, descriptors: list[int]) -> None:
+    def shared(self, event: SegmentNews, descriptors: list[int]) -> None:
         """Closes the descriptors."""
 
     def refused(self, event: Refused) -> None: ...
@@ -152,21 +83,21 @@ class Link:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self.gone: asyncio.Future[str] = loop.create_future()
-        self.hello = Hello()
-        self.zygote: Zygote | None = None
+        self.hello = Greeting()
+        self.zygote: ZygoteReport | None = None
         loop.add_reader(sock.fileno(), self._readable)
 
     async def request(
-        self, command: str, *, within: float = _ANSWER_WITHIN, descriptors: Sequence[int] = (), **fields: Any
+        self, command: object, *, within: float = _ANSWER_WITHIN, descriptors: Sequence[int] = ()
     ) -> Answer:
-        """Ask the warden, and wait for its answer. The descriptors stay the caller's, who may close them at any time.
+        """Send a command of `messages` and wait for its answer. The descriptors stay the caller's.
 
         Raises:
             Unavailable: it went away, or does not answer within `within` seconds: then the connection is dropped.
             VenvdError: what it answered.
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
-        number = self._send(command, fields, descriptors)
+        number = self._send(command, descriptors)
         self._waiting[number] = future
         if self.gone.done():
             raise Unavailable(self.gone.result())
@@ -178,15 +109,15 @@ class Link:
                 close_descriptors(future.result().descriptors)
             if not isinstance(error, TimeoutError):
                 raise
-            self.drop(f"the worker host did not answer {command} within {within:g} s")
+            self.drop(f"the worker host did not answer {messages.NAMES[type(command)]} within {within:g} s")
             raise Unavailable(self.gone.result()) from None
         finally:
             self._waiting.pop(number, None)
 
-    def tell(self, command: str, **fields: Any) -> None:
-        """A request whose answer nobody waits for."""
+    def tell(self, command: object) -> None:
+        """Send a command of `messages` without waiting for its answer."""
         if not self.gone.done():
-            self._send(command, fields, ())
+            self._send(command, ())
 
     def drop(self, why: str) -> None:
         """Close the connection: the warden ends every session then."""
@@ -205,9 +136,9 @@ class Link:
 
     # ---- sending
 
-    def _send(self, command: str, fields: dict[str, Any], descriptors: Sequence[int]) -> int:
+    def _send(self, command: object, descriptors: Sequence[int]) -> int:
         number = next(self._ids)
-        packet = encode({"id": number, "command": command, **fields})
+        packet = encode({"id": number, "command": messages.NAMES[type(command)], "data": command})
         if not self.gone.done():
             self._unsent.append((packet, list(map(os.dup, descriptors))))
             self._flush()
@@ -217,7 +148,7 @@ class Link:
         while self._unsent:
             packet, descriptors = self._unsent[0]
             try:
-                socket.send_fds(self._sock, [packet], descriptors)
+                self._sock.sendmsg([packet], rights(descriptors))
             except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
@@ -233,55 +164,48 @@ class Link:
     def _readable(self) -> None:
         while not self.gone.done():
             try:
-                data, descriptors = self._receive()
+                data, descriptors, truncated, descriptors_lost = receive(self._sock)
             except BlockingIOError:
                 return
             except OSError as error:
                 self.drop(f"the worker host went away ({error.strerror})")
                 return
-            if not data:
+            if not data or truncated or descriptors_lost:
                 close_descriptors(descriptors)
-                self.drop("the worker host went away")
+                too_large = "the worker host sent a packet that is larger than the protocol allows"
+                self.drop(too_large if data else "the worker host went away")
                 return
             self._packet(data, descriptors)
 
-    def _receive(self) -> tuple[bytes, list[int]]:
-        space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
-        data, ancillary, flags, _ = self._sock.recvmsg(_LARGEST_PACKET, space, socket.MSG_CMSG_CLOEXEC)
-        found = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                found.frombytes(content[: len(content) - len(content) % found.itemsize])
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            close_descriptors(list(found))
-            raise OSError(errno.EMSGSIZE, "a packet was larger than the protocol allows")
-        return data, list(found)
-
-    def _event(self, name: str, data: msgspec.Raw) -> None:
-        if name == "exited":
-            self._ear.exited(_exited.decode(data))
-        elif name == "up":
-            self._ear.came_up(_came_up.decode(data))
-        elif name == "refused":
-            self._ear.refused(_refused.decode(data))
-        elif name == "zygote":
-            self.zygote = _zygote.decode(data)
-            _log_zygote(self.zygote)
+    def _event(self, name: str, data: msgspec.Raw, descriptors: list[int]) -> None:
+        decoder = _events.get(name)
+        event = None if decoder is None else decoder.decode(data)
+        if isinstance(event, SegmentNews):
+            self._ear.shared(event, descriptors)
+            return
+        close_descriptors(descriptors)
+        if isinstance(event, Exited):
+            self._ear.exited(event)
+        elif isinstance(event, Up):
+            self._ear.came_up(event)
+        elif isinstance(event, Refused):
+            self._ear.refused(event)
+        elif isinstance(event, ZygoteReport):
+            self.zygote = event
+            _log_zygote(event)
 
     def _packet(self, data: bytes, descriptors: list[int]) -> None:
         try:
             packet = _packet.decode(data)
-            if packet.event == "memory":
-                self._ear.shared(_memory.decode(packet.data), descriptors)
-                return
             if packet.event is not None:
-                self._event(packet.event, packet.data)
+                self._event(packet.event, packet.data, descriptors)
+                return
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             close_descriptors(descriptors)
             self.drop(f"the worker host sent what is no packet of the protocol: {error}")
             return
         future = self._waiting.get(packet.id or 0)
-        if future is None or future.done() or packet.event is not None:
+        if future is None or future.done():
             close_descriptors(descriptors)
         elif packet.error is not None:
             close_descriptors(descriptors)
@@ -290,7 +214,7 @@ class Link:
             future.set_result(Answer(packet.result, descriptors))
 
 
-def _log_zygote(zygote: Zygote) -> None:
+def _log_zygote(zygote: ZygoteReport) -> None:
     if zygote.state == "starting":
         return
     seconds = {each.module: each.seconds for each in zygote.preload}
@@ -299,23 +223,17 @@ def _log_zygote(zygote: Zygote) -> None:
     _log.log(level, "zygote", extra={"fields": fields})
 
 
-def close_descriptors(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
 class Channel:
     """Keeps a link to whatever warden listens in `directory`.
 
     Args:
-        greeting: the fields of `hello`; its descriptors are passed with each.
+        hello: said to each warden, with the descriptors.
         ear: told of every session's process that came up or ended, of its segments, and of whom it refused.
     """
 
-    def __init__(self, directory: Path, greeting: dict[str, Any], descriptors: Sequence[int], ear: Ear) -> None:
+    def __init__(self, directory: Path, hello: Hello, descriptors: Sequence[int], ear: Ear) -> None:
         self._path = str(directory / SOCKET)
-        self._greeting = greeting
+        self._hello = hello
         self._descriptors = descriptors
         self._ear = ear
         self._next: asyncio.Future[None] | None = None
@@ -377,9 +295,9 @@ class Channel:
             return None
         link = Link(sock, asyncio.get_running_loop(), self._ear, self._lost)
         try:
-            answer = await link.request("hello", descriptors=self._descriptors, **self._greeting)
+            answer = await link.request(self._hello, descriptors=self._descriptors)
             close_descriptors(answer.descriptors)
-            link.hello = _hello.decode(answer.result)
+            link.hello = _greeting.decode(answer.result)
             if link.zygote is None:  # news of it may have come meanwhile
                 link.zygote = link.hello.zygote
                 _log_zygote(link.zygote)

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from venvd_contract.errors import Busy, InvalidRequest, NotFound, TooLarge, VenvdError
-from venvd_core import courier, wire
+from venvd_contract.internal.messages import TransferFile
+from venvd_core import file_transfer, wire
 from venvd_core.calls import Call, Reply, Request
-from venvd_core.courier import Courier
+from venvd_core.file_transfer import FileTransfer
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 from venvd_core.timer import DeadlineTimer
@@ -123,18 +124,13 @@ class Files:
             raise
         return Upload(carrier, over)
 
-    async def _send(self, request: Request, within: float) -> Courier:
+    async def _send(self, request: Request, within: float) -> FileTransfer:
         payload = wire.checked(request.payload)
         if len(payload) > _LARGEST_PAYLOAD:
             raise InvalidRequest(f"{request.command}: the request has more than {_LARGEST_PAYLOAD} bytes")
         session = self._pool.find(request.session)
-        task = {
-            "command": request.command,
-            "payload": msgspec.Raw(payload),
-            "largest": self._largest,
-            "within": within,
-        }
-        carrier = await courier.send(self._pool.channel, session.spec.id, task)
+        command = TransferFile(session.spec.id, request.command, self._largest, msgspec.Raw(payload), within)
+        carrier = await file_transfer.start(self._pool.channel, command)
         carrier.work_for(session)
         return carrier
 
@@ -144,7 +140,7 @@ class Files:
         """Do a `file.list` or a `file.delete`.
 
         Raises:
-            VenvdError: what the courier answered.
+            VenvdError: the file process failed; its own error.
         """
         carrier = await self._send(request, request.timeout or self._timeout)
         try:

@@ -15,9 +15,13 @@ import msgspec
 from venvd_contract import commands
 from venvd_contract.commands import Limits, SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
+from venvd_contract.internal import PROTOCOL
+from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.environment import check_session
+from venvd_contract.internal.limits import merge_limits
+from venvd_contract.internal.messages import Exited, GetStats, Hello, Refused, SegmentNews, Stats, Up, ZygoteReport
 from venvd_contract.resources import check_name
-from venvd_core.channel import PROTOCOL, CameUp, Channel, Exited, Memory, Refused, Zygote, close_descriptors
-from venvd_core.limits import merged
+from venvd_core.channel import Channel
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.session import Session
@@ -27,21 +31,10 @@ from venvd_core.tasks import Tasks
 
 DEFAULT = "default"
 
-_LARGEST_ENVIRONMENT = 32 * 1024
 _REMEMBERED = 256
 
 
-class _SessionStats(msgspec.Struct, rename={"rss": "rssBytes"}):
-    rss: int = 0
-
-
-class _Stats(msgspec.Struct):
-    sessions: dict[str, _SessionStats] = {}
-    warden: _SessionStats = msgspec.field(default_factory=_SessionStats)
-    zygote: _SessionStats = msgspec.field(default_factory=_SessionStats)
-
-
-_stats = msgspec.json.Decoder(_Stats)
+_stats = msgspec.json.Decoder(Stats)
 
 
 @dataclass
@@ -69,8 +62,8 @@ class Pool:
         self._memory: dict[str, int] = {}
         self._version = version("venvd-core")
         self._tasks = Tasks()
-        greeting = {"protocol": PROTOCOL, "slots": self.slots.count, "grace": settings.grace}
-        self.channel = Channel(settings.channel, greeting, [self.slots.fd], self)
+        hello = Hello(PROTOCOL, self.slots.count, settings.grace)
+        self.channel = Channel(settings.channel, hello, [self.slots.fd], self)
 
     def start(self) -> None:
         self.channel.start()
@@ -87,7 +80,7 @@ class Pool:
 
     # ---- what the warden tells
 
-    def came_up(self, event: CameUp) -> None:
+    def came_up(self, event: Up) -> None:
         session = self._sessions.get(event.session)
         if session is not None:
             session.on_up(event.pid)
@@ -97,13 +90,13 @@ class Pool:
         if session is not None:
             session.on_exited(event)
 
-    def shared(self, event: Memory, descriptors: list[int]) -> None:
+    def shared(self, event: SegmentNews, descriptors: list[int]) -> None:
         session = self._sessions.get(event.session)
         segments = None if session is None else session.segments_of(event.pid)
         if segments is None:
             close_descriptors(descriptors)
         else:
-            segments.on_memory(event, descriptors)
+            segments.on_segment_news(event, descriptors)
 
     def refused(self, event: Refused) -> None:
         session = self._sessions.get(event.session)
@@ -168,12 +161,12 @@ class Pool:
             idle = self._settings.session_idle_timeout
         if not (math.isfinite(idle) and 0 <= idle <= 365 * 86400):
             raise InvalidRequest("idleTimeout takes seconds, 0 for never")
-        return _Asked(
-            None if name is None else check_name("session", name),
-            merged(self._settings.session_limits, payload["limits"]),
-            _checked_environment(payload["env"] or {}),
-            idle,
-        )
+        if name is not None:
+            check_name("session", name)
+        limits = merge_limits(self._settings.session_limits, payload["limits"])
+        env = payload["env"] or {}
+        check_session(env)
+        return _Asked(name, limits, env, idle)
 
     async def delete(self, name: str) -> None:
         """End a session; returns when its whole tree is gone."""
@@ -218,7 +211,7 @@ class Pool:
         infos = [session.info() for session in self._sessions.values()]
         states = {state: sum(info.state == state for info in infos) for state in ("idle", "busy", "starting")}
         link = self.channel.link
-        zygote = (None if link is None else link.zygote) or Zygote()
+        zygote = (None if link is None else link.zygote) or ZygoteReport()
         return Gauges(
             in_flight=states["busy"],
             queued=sum(info.queued for info in infos),
@@ -249,20 +242,11 @@ class Pool:
             self._memory = {}
             return
         try:
-            found = _stats.decode((await link.request("stats")).result)
+            found = _stats.decode((await link.request(GetStats())).result)
         except (VenvdError, msgspec.MsgspecError):
             return
         self._memory = {
-            "sessions": sum(each.rss for each in found.sessions.values()),
-            "warden": found.warden.rss,
-            "zygote": found.zygote.rss,
+            "sessions": sum(each.rssBytes for each in found.sessions.values()),
+            "warden": found.warden.rssBytes,
+            "zygote": found.zygote.rssBytes,
         }
-
-
-def _checked_environment(env: dict[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value or not (name + value).isprintable():
-            raise InvalidRequest(f'env: "{name[:40]}" cannot be a variable: no "=" in the name, no control characters')
-    if sum(len(name.encode()) + len(value.encode()) for name, value in env.items()) > _LARGEST_ENVIRONMENT:
-        raise InvalidRequest(f"env: names and values together have more than {_LARGEST_ENVIRONMENT} bytes")
-    return env

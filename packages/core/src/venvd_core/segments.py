@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import mmap
 import os
 from collections.abc import Callable
 
 from venvd_contract.errors import Internal, SessionLost
-from venvd_core.channel import Memory, close_descriptors
+from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.messages import SegmentNews
+from venvd_contract.internal.segments import MOST_SEGMENTS, is_sealed
 from venvd_core.wire import encode
 
-MOST = 64
-"""Segments of one session."""
 _KNOWN_WITHIN = 10.0
 """Seconds between a reply that names a segment and the news of it, which comes by way of the warden."""
 _BLOCK = 512
-# the standard library names these from CPython 3.13 on
-_F_GET_SEALS = 1034
-_F_SEAL_SHRINK = 2
 
 
 class Segment:
@@ -79,7 +75,7 @@ class Segments:
         self._known: dict[str, Segment] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
-    def on_memory(self, event: Memory, descriptors: list[int]) -> None:
+    def on_segment_news(self, event: SegmentNews, descriptors: list[int]) -> None:
         """Take the warden's event of a new segment, or of some that are gone; takes over the descriptors."""
         for name in event.gone:
             if (gone := self._known.pop(name, None)) is not None:
@@ -92,14 +88,10 @@ class Segments:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _usable(self, event: Memory, descriptor: int) -> bool:
-        if event.name in self._known or len(self._known) >= MOST:
+    def _usable(self, event: SegmentNews, descriptor: int) -> bool:
+        if event.name in self._known or len(self._known) >= MOST_SEGMENTS:
             return False
-        try:
-            sealed = fcntl.fcntl(descriptor, _F_GET_SEALS) & _F_SEAL_SHRINK
-        except OSError:  # no memfd
-            return False
-        return bool(sealed) and os.fstat(descriptor).st_size == event.size
+        return is_sealed(descriptor) and os.fstat(descriptor).st_size == event.size
 
     async def find(self, name: str) -> Segment:
         """The segment that a reply names, which may be known only a moment later.

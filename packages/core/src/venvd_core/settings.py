@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_core.limits import merged
+from venvd_contract.internal.limits import merge_limits
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -61,7 +61,7 @@ class BackendSettings(BaseSettings):
         if not isinstance(given, dict):
             return given
         try:
-            return merged(Limits(), given)
+            return merge_limits(Limits(), given)
         except VenvdError as error:
             raise ValueError(error.message) from None
 

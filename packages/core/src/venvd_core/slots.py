@@ -1,4 +1,4 @@
-"""The slots: shared memory in which each session says what it is doing; docs/architecture.md has the layout.
+"""The slots: shared memory in which each session says what it is doing (`venvd_contract.internal.slots`).
 
 Sessions can write what they like there, so everything read is untrusted: it is bounded, and nothing that matters is
 decided by it alone.
@@ -6,22 +6,14 @@ decided by it alone.
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
-import struct
 from dataclasses import dataclass
 
-SIZE = 512
-FREE, IDLE, RUNNING = 0, 1, 2
+from venvd_contract.internal.segments import create_sealed
+from venvd_contract.internal.slots import AT, FREE, ID_BYTES, IDLE, READ, RUNNING, SIZE, U64
 
-_LAYOUT = struct.Struct("<QddQQ24sIIQQQQQQQ24xQ")
-_WITHDRAWN = struct.Struct("<Q")
-_WITHDRAWN_AT, _ID_AT, _ID_BYTES = 144, 256, 256
 _LARGEST = 2**53
-# the standard library names these from CPython 3.13 on
-_F_ADD_SEALS = 1033
-_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +34,7 @@ class SlotState:
     bytes_out: int
     direct_answered: int
     direct_failed: int
-    heard: int
+    heartbeat: int
     """The last number that it was asked to write down."""
 
 
@@ -51,9 +43,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.fd = os.memfd_create("venvd-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, count * SIZE)
-        fcntl.fcntl(self.fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+        self.fd = create_sealed("venvd-slots", count * SIZE)
         self._map = mmap.mmap(self.fd, count * SIZE)
         self._free = list(range(count - 1, -1, -1))
 
@@ -69,8 +59,8 @@ class Slots:
         self._map[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
 
     def read(self, index: int) -> SlotState:
-        found = _LAYOUT.unpack_from(self._map, index * SIZE)
-        sequence, _, deadline, request, connection, _, id_bytes, state, *counts, heard = found
+        fields = READ.unpack_from(self._map, index * SIZE)
+        sequence, _, deadline, request, connection, _, id_bytes, state, *counts, _, _, _, heartbeat = fields
         answered, _, handles, received, sent, direct_answered, direct_failed = (min(each, _LARGEST) for each in counts)
         return SlotState(
             state if state in {FREE, IDLE, RUNNING} else FREE,
@@ -85,26 +75,22 @@ class Slots:
             sent,
             direct_answered,
             direct_failed,
-            heard,
+            heartbeat,
         )
-
-    def state(self, index: int) -> int:
-        """FREE, IDLE or RUNNING."""
-        return self.read(index).state
 
     def identity(self, index: int) -> bytes:
         """The ID of the running request as JSON; unchecked, and empty where there is none that could be one."""
         slot = self.read(index)
         if not slot.id_bytes:
             return b"%d" % slot.request
-        if slot.id_bytes > _ID_BYTES:
+        if slot.id_bytes > ID_BYTES:
             return b""
-        start = index * SIZE + _ID_AT
+        start = index * SIZE + AT["id"]
         return self._map[start : start + slot.id_bytes]
 
     def withdraw(self, index: int, number: int) -> None:
         """Ask the session not to begin the server's request `number` any more."""
-        _WITHDRAWN.pack_into(self._map, index * SIZE + _WITHDRAWN_AT, number)
+        U64.pack_into(self._map, index * SIZE + AT["withdrawn"], number)
 
     def close(self) -> None:
         self._map.close()

@@ -1,4 +1,4 @@
-"""A file under way between a courier and a transport: as fast as the slower of the two, never held whole."""
+"""A file under way between a file process and a transport, as fast as the slower of the two, never held whole."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from venvd_contract.errors import Cancelled, VenvdError
-from venvd_core.courier import Courier
+from venvd_core.file_transfer import FileTransfer
 
 Over = Callable[[VenvdError | None, int], None]
 """Told once what came of a transfer, and how many bytes it moved."""
 
 
 class Got(msgspec.Struct):
-    """What a courier says of a file before its bytes come."""
+    """What a file process says of a file before its bytes."""
 
     info: msgspec.Raw
     offset: int
@@ -24,8 +24,8 @@ class Got(msgspec.Struct):
 
 
 class _Transfer:
-    def __init__(self, courier: Courier, over: Over) -> None:
-        self._courier = courier
+    def __init__(self, connection: FileTransfer, over: Over) -> None:
+        self._connection = connection
         self._over: Over | None = over
 
     def _tell(self, error: VenvdError | None, size: int) -> None:
@@ -35,7 +35,7 @@ class _Transfer:
 
     def close(self) -> None:
         """Let go of it; where it was not whole, it is given up."""
-        self._courier.close()
+        self._connection.close()
         self._tell(Cancelled("the client went away, or gave the file up"), 0)
 
 
@@ -47,8 +47,8 @@ class Download(_Transfer):
         offset, length: which bytes come.
     """
 
-    def __init__(self, courier: Courier, over: Over, got: Got) -> None:
-        super().__init__(courier, over)
+    def __init__(self, connection: FileTransfer, over: Over, got: Got) -> None:
+        super().__init__(connection, over)
         self.info, self.offset, self.length = bytes(got.info), got.offset, got.length
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -58,7 +58,7 @@ class Download(_Transfer):
             Conflict: the file has become shorter meanwhile.
         """
         try:
-            async for piece in self._courier.pieces(self.length):
+            async for piece in self._connection.pieces(self.length):
                 yield piece
         except VenvdError as error:
             self._tell(error, 0)
@@ -69,9 +69,9 @@ class Download(_Transfer):
 class Upload(_Transfer):
     """A file that is sent. Until `commit` what was in its place stays; `close` without it leaves no trace."""
 
-    def __init__(self, courier: Courier, over: Over) -> None:
-        super().__init__(courier, over)
-        self._stored = asyncio.ensure_future(courier.answer())
+    def __init__(self, connection: FileTransfer, over: Over) -> None:
+        super().__init__(connection, over)
+        self._stored = asyncio.ensure_future(connection.answer())
         self._size = 0
         self.used = time.monotonic()
 
@@ -83,7 +83,7 @@ class Upload(_Transfer):
         """
         self.used = time.monotonic()
         self._size += len(data)
-        await self._courier.send(data)
+        await self._connection.send(data)
         if self._stored.done():
             await self._end()
 
@@ -93,7 +93,7 @@ class Upload(_Transfer):
         Raises:
             VenvdError: as `write`.
         """
-        self._courier.end()
+        self._connection.end()
         return await self._end()
 
     async def _end(self) -> bytes:

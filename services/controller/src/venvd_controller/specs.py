@@ -12,16 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from venvd_contract.errors import Forbidden, InvalidRequest
+from venvd_contract.internal.environment import check_declared
 from venvd_contract.resources import BACKEND_TYPES, BackendSpec, VenvSpec, check_name, check_version
 from venvd_engines import requirements
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MAX_ENTRIES = 200
-"""Variables, or labels, of one venv or backend."""
+_MAX_LABELS = 200
 _MAX_LENGTH = 32_768
-"""Characters of a variable's or label's value."""
+"""Characters of a label's value."""
 _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processes": (8, 1 << 22)}
 _MAX_TIMEOUT = 7 * 24 * 3600.0
 
@@ -34,8 +33,8 @@ def check_venv(spec: VenvSpec) -> VenvSpec:
     """
     if spec.python is not None:
         check_version(spec.python)
-    _check_pairs("env", spec.env)
-    _check_pairs("labels", spec.labels)
+    check_declared(spec.env)
+    _check_labels(spec.labels)
     return replace(
         spec,
         requirements=requirements.check(spec.requirements),
@@ -56,8 +55,8 @@ def check_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
     if spec.name is not None:
         check_name("backend", spec.name)
     check_name("venv", spec.venv)
-    _check_pairs("env", spec.env)
-    _check_pairs("labels", spec.labels)
+    check_declared(spec.env)
+    _check_labels(spec.labels)
     _check_numbers(spec)
     host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
@@ -91,16 +90,14 @@ def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None
     return spec.socketDir or hashlib.sha256(f"{home_id}/{name}".encode()).hexdigest()[:10]
 
 
-def _check_pairs(field: str, pairs: Mapping[str, str]) -> None:
-    rule = _ENV_NAME if field == "env" else _LABEL_NAME
-    if len(pairs) > _MAX_ENTRIES:
-        raise InvalidRequest(f"{field}: {len(pairs)} entries exceed the limit of {_MAX_ENTRIES}")
-    for name, value in pairs.items():
-        if not rule.fullmatch(name) or (field == "env" and name.startswith("VENVD_")):
-            kind = "a variable of user code" if field == "env" else "a label"
-            raise InvalidRequest(f'{field}: "{name[:80]}" cannot name {kind}')
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > _MAX_LABELS:
+        raise InvalidRequest(f"labels: {len(labels)} entries exceed the limit of {_MAX_LABELS}")
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise InvalidRequest(f'labels: "{name[:80]}" cannot name a label')
         if "\0" in value or len(value) > _MAX_LENGTH:
-            raise InvalidRequest(f"{field}.{name}: takes at most {_MAX_LENGTH} characters, none of them NUL")
+            raise InvalidRequest(f"labels.{name}: takes at most {_MAX_LENGTH} characters, none of them NUL")
 
 
 def _check_numbers(spec: BackendSpec) -> None:

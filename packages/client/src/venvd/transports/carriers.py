@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import mmap
 import os
 import queue
@@ -22,9 +21,8 @@ from venvd.net.endpoint import Endpoint, deadline_after, remaining, too_late
 from venvd.transports.base import Call, Kind
 from venvd_contract.arrays import Header
 from venvd_contract.framing import Buffer, dump_line, parse_line
+from venvd_contract.internal.segments import INLINE_BYTES, is_sealed
 
-SMALL = 64 * 1024
-"""Bytes up to which an array is not worth a segment."""
 _CHUNK = 64 * 1024
 _STEP = 16 << 20
 """Bytes that are copied at a stretch: other threads wait meanwhile."""
@@ -37,10 +35,6 @@ _RELEASE_WITHIN = 5.0
 _MOST_DESCRIPTORS = 4
 _NAMES = {"array.release": "segments"}
 """The field in which a command takes what is released, where it is not `release`."""
-
-# the standard library names these from CPython 3.13 on
-_F_GET_SEALS = 1034
-_F_SEAL_SHRINK = 2
 
 
 class Abort:
@@ -255,7 +249,7 @@ def _release(released: deque[str], name: str, dead: queue.SimpleQueue[Any]) -> N
 
 def _mapped(descriptor: int, size: int) -> mmap.mmap:
     """Memory that cannot be taken away: its file cannot shrink."""
-    if not fcntl.fcntl(descriptor, _F_GET_SEALS) & _F_SEAL_SHRINK or os.fstat(descriptor).st_size < size:
+    if not is_sealed(descriptor) or os.fstat(descriptor).st_size < size:
         raise ValueError("it is not sealed, or smaller than it should be")
     return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
@@ -290,7 +284,7 @@ class Carriers:
     def put(self, call: Call[Any], data: memoryview, abort: Abort | None = None) -> Any:
         """Send an array, see `Transport.put_array`; the reply's JSON."""
         deadline = deadline_after(call.patience)
-        if self._shares and data.nbytes > SMALL:
+        if self._shares and data.nbytes > INLINE_BYTES:
             found = self._using(call, deadline, abort, self._put_shared, data)
             if found is not None:
                 return found

@@ -19,10 +19,13 @@ import msgspec
 
 from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import LimitExceeded, Unavailable, Unimplemented, VenvdError
+from venvd_contract.internal.control import AttachTerms
+from venvd_contract.internal.messages import Attach
+from venvd_contract.internal.slots import RUNNING
 from venvd_core.session.heartbeat import Action, Heartbeat
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import Lifecycle, lost_call_error
-from venvd_core.slots import RUNNING, SlotState
+from venvd_core.slots import SlotState
 
 _CHECK_OFTEN, _CHECK_SELDOM = 0.02, 0.1
 """Seconds between looks at the slot of a session with direct clients, while they call and while they do not."""
@@ -119,19 +122,19 @@ class DirectClients:
             raise Unimplemented("this worker host takes no direct clients: call without attaching")
         self._register(client)
         client.send(client.greeting(info))
-        terms = {
-            "connection": client.number,
-            "session": self._spec.id,
-            "timeout": self._admission.timeout,
-            "max_line": client.max_line,
-            "max_attachment_bytes": client.max_attachment_bytes,
-            "cancel": self._admission.cancel_on_disconnect,
-        }
+        terms = AttachTerms(
+            client.number,
+            self._spec.id,
+            self._admission.timeout,
+            client.max_line,
+            client.max_attachment_bytes,
+            self._admission.cancel_on_disconnect,
+        )
         descriptors = [os.dup(client.sock.fileno())]
         if client.rest:
             descriptors.append(_memfd_of(client.rest))
         try:
-            await link.request("attach", descriptors=descriptors, session=self._spec.id, terms=terms)
+            await link.request(Attach(self._spec.id, terms._asdict()), descriptors=descriptors)
         except VenvdError as error:
             self._reject(client, error)
         finally:

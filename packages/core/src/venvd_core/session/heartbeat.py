@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from venvd_core.slots import IDLE, SlotState
+from venvd_contract.internal.slots import IDLE
+from venvd_core.slots import SlotState
 
 _ASKS_PER_TIMEOUT = 10
 _LONGEST_PAUSE = 30.0
@@ -40,7 +41,7 @@ class Heartbeat:
 
     def check(self, slot: SlotState, now: float) -> Action:
         """Decide from the session's slot at `now` (`time.monotonic`)."""
-        answered = self._asked and slot.heard == self.number
+        answered = self._asked and slot.heartbeat == self.number
         if answered or slot.state != IDLE or slot.sequence != self._sequence:
             self._asked, self._sequence, self._since = False, slot.sequence, now
         elif self._asked:

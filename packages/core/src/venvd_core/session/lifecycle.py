@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from venvd_contract.errors import Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
-from venvd_core.channel import Exited, Link
+from venvd_contract.internal.messages import Exited
+from venvd_contract.internal.slots import FREE
+from venvd_core.channel import Link
 from venvd_core.session import process as processes
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.process import Process
 from venvd_core.session.stream import CLOSED
-from venvd_core.slots import FREE, SlotState
+from venvd_core.slots import SlotState
 from venvd_core.tasks import Tasks
 from venvd_core.wire import SessionLine
 

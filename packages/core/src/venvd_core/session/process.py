@@ -12,7 +12,8 @@ import msgspec
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
-from venvd_core.channel import Answer, Exited, Link
+from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Started
+from venvd_core.channel import Answer, Link
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.session.stream import OnBroken, OnLine, Stream
@@ -24,11 +25,7 @@ _EXITED_TIMEOUT = 1.0
 """Seconds between the warden's answer to `kill` and its event `exited`."""
 
 
-class _Started(msgspec.Struct):
-    pid: int
-
-
-_started = msgspec.json.Decoder(_Started)
+_started = msgspec.json.Decoder(Started)
 
 
 class Process:
@@ -64,11 +61,11 @@ class Process:
 
     def interrupt(self, sequence: int, reason: str, grace: float) -> None:
         """Have the warden interrupt the call `sequence`, and kill the process that runs on after `grace` seconds."""
-        self.link.tell("interrupt", session=self.session, seq=sequence, reason=reason, grace=grace)
+        self.link.tell(Interrupt(self.session, sequence, reason, grace))
 
     def ask_heartbeat(self, number: int) -> None:
         """Ask the session to write `number` into its slot."""
-        self._write(encode({"pulse": number}) + b"\n")
+        self._write(encode({"heartbeat": number}) + b"\n")
 
     async def kill(self, reason: str) -> None:
         """End the whole process tree."""
@@ -94,7 +91,7 @@ async def kill(link: Link, session: str, reason: str) -> None:
     Where the warden cannot, its connection is dropped, which ends every session.
     """
     try:
-        await link.request("kill", within=_KILL_TIMEOUT, session=session, reason=reason)
+        await link.request(Kill(session, reason), within=_KILL_TIMEOUT)
     except NotFound:
         return
     except VenvdError as error:
@@ -110,9 +107,7 @@ async def start(
         Unavailable: the warden is away, or could not start it; says why.
     """
     try:
-        answer = await link.request(
-            "start", within=_START_TIMEOUT, session=session, slot=slot, limits=asdict(limits), env=env
-        )
+        answer = await link.request(Start(session, slot, asdict(limits), env), within=_START_TIMEOUT)
         sock, pid = _unpack(answer)
     except Unavailable:
         raise

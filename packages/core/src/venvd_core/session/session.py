@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Busy, Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
+from venvd_contract.internal.messages import Exited
+from venvd_contract.internal.slots import RUNNING
 from venvd_core import arrays
 from venvd_core.calls import Call, Reply
-from venvd_core.channel import Exited
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.session.direct import DirectClient, DirectClients
@@ -21,7 +22,6 @@ from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
 from venvd_core.session.process import Process
 from venvd_core.session.stream import write_nowhere
-from venvd_core.slots import RUNNING
 from venvd_core.tasks import Tasks
 from venvd_core.timer import DeadlineTimer
 from venvd_core.wire import GarbledError, SessionLine, error_of, parse_data

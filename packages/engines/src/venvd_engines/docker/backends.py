@@ -15,6 +15,7 @@ import docker.errors
 from docker.types import Mount
 
 from venvd_contract.errors import InvalidRequest, VenvdError
+from venvd_contract.internal.environment import WORKER_ENV
 from venvd_contract.resources import LogLine
 from venvd_engines.docker import hardening, labels, logs, sockets
 from venvd_engines.docker.networks import Networks
@@ -121,7 +122,7 @@ class Backends:
             config=config,
             labels=self._labels(launch, labels.WORKER),
             command=[*warden, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
-            environment={"VENVD_WORKER_ENV": json.dumps(dict(launch.worker_env)), "HOME": WORK, "TMPDIR": TMP},
+            environment={WORKER_ENV: json.dumps(dict(launch.worker_env)), "HOME": WORK, "TMPDIR": TMP},
             user=f"{labels.WORKER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.WORKER),
             hostname=launch.name,

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from venvd_contract.internal.environment import WORKER_ENV
+
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _PLACES = ("TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "LC_MESSAGES")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -60,5 +62,5 @@ def of_worker(directory: Path, user: Mapping[str, str]) -> dict[str, str]:
         "HOME": str(directory / "work"),
         "TMPDIR": str(directory / "tmp"),
         **_given(*_PLACES, *_CERTIFICATES),
-        "VENVD_WORKER_ENV": json.dumps(dict(user)),
+        WORKER_ENV: json.dumps(dict(user)),
     }

@@ -8,6 +8,9 @@ from typing import Iterable
 
 from venvd_worker.common.process_tree import read_file, read_stat
 
+CPU_GRACE = 2
+"""Seconds of processor time beyond its limit that a session has to answer the call that reached it."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _USER_TIME, _CHILDREN_SYSTEM_TIME = 11, 14

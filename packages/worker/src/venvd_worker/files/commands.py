@@ -1,4 +1,4 @@
-"""One command on the files of a session, as the courier does it."""
+"""The commands on the files of a session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO would block without its writer
 
 
-class Bounds(NamedTuple):
+class SizeLimit(NamedTuple):
     """How large a file that is sent may be, and what says so."""
 
     bytes: int
@@ -33,11 +33,11 @@ class Bounds(NamedTuple):
 class FileCommands:
     """The commands below `root`; each answers over `connection`."""
 
-    def __init__(self, root: int, connection: FileConnection, bounds: Bounds) -> None:
+    def __init__(self, root: int, connection: FileConnection, size_limit: SizeLimit) -> None:
         self._root = root
         self._connection = connection
-        self._bounds = bounds
-        self.commands: Dict[str, Callable[[Dict[str, Any]], Any]] = {
+        self._size_limit = size_limit
+        self.table: Dict[str, Callable[[Dict[str, Any]], Any]] = {
             "file.get": self.get,
             "file.put": self.put,
             "file.list": self.list,
@@ -109,7 +109,7 @@ class FileCommands:
         size = 0
         for chunk in self._connection.received():
             size += len(chunk)
-            if size > self._bounds.bytes:
+            if size > self._size_limit.bytes:
                 raise self._too_large(names)
             view = memoryview(chunk)
             while view:
@@ -124,7 +124,7 @@ class FileCommands:
 
     def _too_large(self, names: List[bytes]) -> LimitExceeded:
         text = '"{}" is larger than {} bytes, which {} allows'
-        return LimitExceeded(text.format(paths.shown(names), self._bounds.bytes, self._bounds.name))
+        return LimitExceeded(text.format(paths.shown(names), self._size_limit.bytes, self._size_limit.name))
 
     # ---- list
 

@@ -1,32 +1,24 @@
-"""What a courier and the server say to each other: a byte for the kind, four for the length, then that many bytes.
-
-`r` is a result and `e` an error, both JSON; `d` is data and `z` its end.
-"""
+"""The file process's end of its connection to the server."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import struct
 from typing import Any, Iterator
 
 from venvd_contract.errors import VenvdError
-
-RESULT, ERROR, DATA, END = b"r", b"e", b"d", b"z"
-HEAD = struct.Struct("!cI")
-LARGEST = 4 << 20
-"""Bytes of one piece of data."""
+from venvd_contract.internal.file_transfer import DATA, END, ERROR, HEAD, LARGEST_DATA, RESULT
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Gone(Exception):
+class PeerGone(Exception):
     """The server went away, or gave the transfer up."""
 
 
 class FileConnection:
-    """The courier's end; it blocks."""
+    """Sends results and takes data; it blocks."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -57,14 +49,14 @@ class FileConnection:
         """The data that the server sends, up to its end.
 
         Raises:
-            Gone: it stopped before that.
+            PeerGone: it stopped before that.
         """
         while True:
             kind, size = HEAD.unpack(self._exactly(HEAD.size))
             if kind == END:
                 return
-            if kind != DATA or size > LARGEST:
-                raise Gone
+            if kind != DATA or size > LARGEST_DATA:
+                raise PeerGone
             yield self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:
@@ -73,6 +65,6 @@ class FileConnection:
         while view:
             count = self._sock.recv_into(view)
             if not count:
-                raise Gone
+                raise PeerGone
             view = view[count:]
         return bytes(data)

@@ -8,12 +8,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from venvd_contract.arrays import Header, check_format, described, header, table
 from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented
+from venvd_contract.internal.segments import INLINE_BYTES
 from venvd_worker.session import tables, tracebacks
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.segments import Peer, Segment, Segments
-
-INLINE = 64 * 1024
-"""Bytes up to which an array is an attachment even for a peer that could map a segment."""
 
 _FORMATS = {
     "?": "|b1", "b": "|i1", "B": "|u1", "c": "|S1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8",
@@ -61,7 +59,7 @@ class Arrays:
         check_format(form)
         source = source_of(value) if form is None else _table_source(value)
         self._check_size(source.header)
-        if not shm or source.header.nbytes <= INLINE:
+        if not shm or source.header.nbytes <= INLINE_BYTES:
             return ArrayReply(source.header.fields(), [_bytes_of(source)])
         segment = self._lend(source.header.nbytes, peer)
         try:

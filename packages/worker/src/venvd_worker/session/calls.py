@@ -18,18 +18,17 @@ from venvd_contract.errors import (
     UserError,
     VenvdError,
 )
-from venvd_worker.common.limits import Guard
-from venvd_worker.common.slots import Slot
+from venvd_contract.internal.slots import COMMAND_BYTES
 from venvd_worker.session import forks, replies, tracebacks
 from venvd_worker.session.arrays import ArrayReply
 from venvd_worker.session.commands import Call, Commands
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.limits import Guard
 from venvd_worker.session.replies import Reply
+from venvd_worker.session.slot import Slot
 from venvd_worker.session.streams import Request, Stream
 
-_COMMAND_BYTES = 24
-"""Of a command's name, in a slot."""
 _USUAL = 3
 """Fields of requests that say no more than `id`, `command` and `payload`."""
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
@@ -70,7 +69,7 @@ class Calls:
         self._line = partial(replies.result_line, *replies.bounds(result_limit))
         self._telling = _thread.allocate_lock()
         self._steps = {
-            command: _Step(action, command.encode()[:_COMMAND_BYTES], armed=True)
+            command: _Step(action, command.encode()[:COMMAND_BYTES], armed=True)
             for command, action in commands.table.items()
         }
         self._steps["exec"] = _Step(commands.execute, b"exec", armed=False)
@@ -128,8 +127,8 @@ class Calls:
         """Take what the server tells and no reply is for; whether this is that."""
         if "command" in message:
             return False
-        if "pulse" in message:
-            self._slot.hear(message["pulse"])
+        if "heartbeat" in message:
+            self._slot.write_heartbeat(message["heartbeat"])
         elif "segments" in message:
             self._arrays.told(message["segments"])
         else:

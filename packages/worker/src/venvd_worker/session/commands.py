@@ -12,13 +12,13 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.values import SAFE_INTEGER, Decoder, Encoder, NotPlain
-from venvd_worker.common.limits import Guard
 from venvd_worker.session import display, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.limits import Guard
 from venvd_worker.session.output import Emit, Output, bound
 from venvd_worker.session.reprs import bounded
 from venvd_worker.session.segments import Segments

@@ -6,20 +6,19 @@ import errno
 import os
 import select
 import socket
-from array import array
 from collections import deque
 from functools import partial
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from venvd_contract.commands import PIPES
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import attachment_sizes
-from venvd_worker.common.control import close_all
-from venvd_worker.common.slots import Traffic
+from venvd_contract.internal.control import AttachTerms, close_descriptors, rights
 from venvd_worker.session.pipes import Pipes
 from venvd_worker.session.replies import NO_ID, Package, Reply, head, package
 from venvd_worker.session.segments import Segment
+from venvd_worker.session.slot import Traffic
 from venvd_worker.session.streams import CHUNK, Stream
 
 _LONGEST_TIMEOUT = 365 * 86400.0
@@ -32,17 +31,6 @@ LARGE = 1 << 20
 _PATIENCE, _RATE = 0.1, 50e6
 """How long a client that reads nothing of an attachment holds the session up, and how fast one must be that does."""
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-
-
-class Terms(NamedTuple):
-    """What the server says of a client that it hands over; `timeout` in seconds."""
-
-    connection: int
-    session: str
-    timeout: float
-    max_line: int
-    max_attachment_bytes: int
-    cancel: bool
 
 
 class DirectPeer:
@@ -68,7 +56,7 @@ class DirectStream(Stream):
         sink: the one that takes its replies.
     """
 
-    def __init__(self, descriptor: int, terms: Terms, rest: bytes, traffic: Traffic) -> None:
+    def __init__(self, descriptor: int, terms: AttachTerms, rest: bytes, traffic: Traffic) -> None:
         super().__init__(descriptor, DirectPeer(), traffic, terms.max_line)
         # Not `setblocking`: the server uses the same socket.
         self._write: Callable[[Union[bytes, memoryview]], int] = lambda data: self._sock.send(data, _SEND)
@@ -224,7 +212,7 @@ class DirectStream(Stream):
             if self.gone or not sent:
                 return
             self._moved = monotonic()
-            close_all(descriptors)
+            close_descriptors(descriptors)
             self._unsent[0] = data[sent:], []
             if sent == len(data):
                 self._unsent.popleft()
@@ -233,8 +221,7 @@ class DirectStream(Stream):
     def _offer(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
         try:
             if descriptors:
-                rights = array("i", descriptors).tobytes()
-                return self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND)
+                return self._sock.sendmsg([data], rights(descriptors), _SEND)
             return self._write(data)
         except BlockingIOError:
             return 0
@@ -247,7 +234,7 @@ class DirectStream(Stream):
     def _let_go(self) -> None:
         self.blocked = False
         while self._unsent:
-            close_all(self._unsent.popleft()[1])
+            close_descriptors(self._unsent.popleft()[1])
 
     def stalls(self, now: float) -> bool:
         """Whether the client has done nothing for too long about what waits for it."""

@@ -7,7 +7,8 @@ from _signal import getsignal  # type: ignore[import-not-found]  # that of `sign
 from typing import Callable, TypeVar
 
 from venvd_contract.errors import Cancelled, DeadlineExceeded, VenvdError
-from venvd_worker.common.slots import TIMEOUT, Slot
+from venvd_contract.internal.slots import TIMEOUT
+from venvd_worker.session.slot import Slot
 
 _SIGINT, _SIGXCPU = int(signal.SIGINT), int(signal.SIGXCPU)
 _Argument = TypeVar("_Argument")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import List, Tuple
 
-from venvd_worker.common.control import close_all
+from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common.descriptors import lift
 
 
@@ -46,5 +46,5 @@ class Pipes:
         os.close(self.theirs[0])
 
     def close(self) -> None:
-        close_all(self.descriptors)
+        close_descriptors(self.descriptors)
         self.descriptors.clear()

@@ -7,7 +7,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from venvd_contract.errors import InvalidRequest, LimitExceeded, VenvdError
 from venvd_contract.framing import MAX_LINE, dump, dump_line
-from venvd_worker.common.slots import MOST_ID_BYTES
+from venvd_contract.internal.slots import ID_BYTES
 
 _ROOM = 1024
 """Bytes of a line that are not the result."""
@@ -43,8 +43,8 @@ def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
     if type(identifier) not in (int, str, float) or identifier in (_INFINITY, -_INFINITY):
         raise InvalidRequest('"id" must be a text or a number')
     text = _ascii(identifier).encode()
-    if len(text) > MOST_ID_BYTES:
-        raise InvalidRequest('"id" is longer than {} bytes'.format(MOST_ID_BYTES))
+    if len(text) > ID_BYTES:
+        raise InvalidRequest('"id" is longer than {} bytes'.format(ID_BYTES))
     return b'{"id":%b,' % text, text
 
 

@@ -10,12 +10,12 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from venvd_contract.commands import PIPES
 from venvd_contract.errors import LimitExceeded, VenvdError
-from venvd_worker.common.slots import Slot
 from venvd_worker.session import replies
 from venvd_worker.session.calls import Calls, value_mode
 from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.replies import Reply
 from venvd_worker.session.segments import Segments
+from venvd_worker.session.slot import Slot
 from venvd_worker.session.streams import Stream
 
 _FRESH = 0.005
@@ -167,7 +167,7 @@ class RequestLoop:
         try:
             stream.send(reply)
         except OSError:
-            self._slot.unanswered()
+            self._slot.mark_unanswered()
             raise
         if stream.connection:
             if stream.waiting or stream.blocked or stream.gone or stream.unreadable or self._slow:

@@ -7,7 +7,6 @@ mapped, here and at its peers, for a while.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import weakref
 from binascii import hexlify
@@ -15,25 +14,18 @@ from collections import deque
 from time import monotonic
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protocol, Sequence, Set
 
-from venvd_contract.arrays import MAX_BYTES
 from venvd_contract.errors import InvalidRequest, LimitExceeded
+from venvd_contract.internal.segments import MOST_SEGMENTS, create_sealed
 from venvd_worker.common import kernel
-from venvd_worker.common.control import Control
+from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.descriptors import lift
 
-MOST = 64
-"""Segments of one session, used or not."""
 _IDLE_BYTES = 1 << 30
 _IDLE_SECONDS = 15.0
 _GRAIN = 1 << 20
 _WASTE = 4
 """A segment that is larger than this many times what is asked for stays for those who need it."""
 _PREFIX = "seg-"
-_LONGEST_NAME = 64
-
-# the standard library names these from CPython 3.13 on
-_F_ADD_SEALS = 1033
-_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 
 
 class Peer(Protocol):
@@ -53,7 +45,7 @@ class Server:
 
     shares = True
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: ControlConnection) -> None:
         self.known: Set[str] = set()
         self._control = control
 
@@ -72,32 +64,14 @@ class Server:
             self._control.send({"gone": sorted(found)})
 
 
-def read_memory(message: Dict[str, Any], descriptors: Sequence[int]) -> Optional[Dict[str, Any]]:
-    """What a session told of its segments, if it is of the right form and of no other size than it can be."""
-    made, gone = message.get("segment"), message.get("gone")
-    if type(made) is dict and len(descriptors) == 1:
-        name, size = made.get("name"), made.get("size")
-        if _is_name(name) and type(size) is int and 0 < size <= MAX_BYTES:
-            return {"name": name, "size": size}
-    elif type(gone) is list and len(gone) <= MOST and not descriptors:
-        return {"gone": [name for name in gone if _is_name(name)]}
-    return None
-
-
-def _is_name(found: Any) -> bool:
-    return type(found) is str and len(found) <= _LONGEST_NAME and found.isascii()
-
-
 class Segment:
     """One memfd, mapped; of a size that never changes, with every page there already."""
 
     def __init__(self, size: int) -> None:
         self.name = _PREFIX + hexlify(os.urandom(12)).decode()
         self.size = size
-        self.descriptor = lift(os.memfd_create("venvd-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        self.descriptor = lift(create_sealed("venvd-segment", size))
         try:
-            os.ftruncate(self.descriptor, size)
-            fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
             # Whoever touches a page first pays for it: that is to be this process, not its peers.
             os.posix_fallocate(self.descriptor, 0, size)
             self.map = _mapped(self.descriptor, size, private=False)
@@ -184,7 +158,7 @@ class Segments:
     @property
     def crowded(self) -> bool:
         """Whether so many are in use that further arrays had better not stay in theirs."""
-        return len(self._all) - len(self.idle) > MOST // 2
+        return len(self._all) - len(self.idle) > MOST_SEGMENTS // 2
 
     def is_lent(self, name: str) -> bool:
         return name in self._lent
@@ -211,9 +185,9 @@ class Segments:
 
     def _made(self, size: int) -> Segment:
         self._make_room(size)
-        if len(self._all) >= MOST:
-            raise LimitExceeded("the session has {} arrays in shared memory, which is its limit".format(MOST))
-        if self._most is not None and self._total() + size > self._most:
+        if len(self._all) >= MOST_SEGMENTS:
+            raise LimitExceeded("the session has {} arrays in shared memory, which is its limit".format(MOST_SEGMENTS))
+        if not self._fits(size):
             raise LimitExceeded(
                 "the array takes {} bytes beside {} of others on their way or just sent: memoryBytes is {}".format(
                     size, self._total(), self._most
@@ -225,8 +199,11 @@ class Segments:
 
     def _make_room(self, size: int) -> None:
         """Give up idle ones, oldest first, where a new one would be one too many."""
-        while self.idle and (len(self._all) >= MOST or (self._most is not None and self._total() + size > self._most)):
+        while self.idle and (len(self._all) >= MOST_SEGMENTS or not self._fits(size)):
             self._drop([self.idle[0]])
+
+    def _fits(self, size: int) -> bool:
+        return self._most is None or self._total() + size <= self._most
 
     def _total(self) -> int:
         return sum(each.size for each in self._all.values())

@@ -13,22 +13,26 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Sequence
 
 from venvd_contract.commands import Limits
+from venvd_contract.internal.control import AttachTerms, close_descriptors
+from venvd_contract.internal.segments import create_sealed
+from venvd_contract.internal.slots import SIZE
 from venvd_worker.common import control, kernel
-from venvd_worker.common.control import Control, InvalidPacket, TruncatedPacket
+from venvd_worker.common.control import ControlConnection, InvalidPacket, TruncatedPacket
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.exit_status import CHANNEL_CLOSED
-from venvd_worker.common.limits import Guard
-from venvd_worker.common.slots import SIZE, Memory, Slot, Traffic
+from venvd_worker.common.slots import SlotMemory
 from venvd_worker.session import forks
 from venvd_worker.session.calls import Calls
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.commands import Commands, Parts
-from venvd_worker.session.direct_stream import DirectStream, Terms
+from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
+from venvd_worker.session.limits import Guard
 from venvd_worker.session.request_loop import RequestLoop
 from venvd_worker.session.segments import Segments, Server
+from venvd_worker.session.slot import Slot, Traffic
 from venvd_worker.session.streams import Stream
 
 _OWN = ("venvd_contract", "venvd_worker")
@@ -40,13 +44,13 @@ _OOM_SCORE = 900
 
 def main(control_descriptor: int) -> NoReturn:
     """Be the session that the warden describes over `control_descriptor`, in an interpreter of its own."""
-    own = Control(socket.socket(fileno=lift(control_descriptor)))
+    own = ControlConnection(socket.socket(fileno=lift(control_descriptor)))
     config, descriptors = control.wait_for_packet(own)
     isolate()
     run(own, config, descriptors)
 
 
-def run(own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
+def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     """Be the session of `config`, with its stream and the memory of its slots; `isolate` came before."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
@@ -66,12 +70,11 @@ def warm_up(files: str) -> None:
     What a fork writes to for the first time is copied, page by page; now nobody waits for that.
     """
     forks.claim()
-    mine, its = control.pair()
+    mine, its = control.make_pair()
     stream, session_end = socket.socketpair()
-    slots = os.memfd_create("venvd-rehearsal")
-    os.ftruncate(slots, SIZE)
+    slots = create_sealed("venvd-warm-up", SIZE)
     config = {"limits": {}, "slots": 1, "slot": 0, "files": files}
-    session = Session(Control(its), config, [session_end.detach(), slots])
+    session = Session(ControlConnection(its), config, [session_end.detach(), slots])
     stream.sendall(_WARM_UP)
     stream.shutdown(socket.SHUT_WR)
     session.take_streams()
@@ -84,11 +87,11 @@ def warm_up(files: str) -> None:
 class Session:
     """Answers requests until the server or the warden is gone; the process is all its own once it has taken over."""
 
-    def __init__(self, own: Control, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
+    def __init__(self, own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
         self.status = 1
         self._control = own
         stream, slots = map(lift, descriptors)
-        self._memory = Memory(slots, config["slots"])
+        self._memory = SlotMemory(slots, config["slots"])
         self._slot = Slot(self._memory.map, config["slot"])
         self._server = Server(self._control)
         self._stream = Stream(stream, self._server, Traffic())
@@ -167,11 +170,11 @@ class Session:
         if packet is None:
             return
         if "attach" in packet.message:
-            self._take_client(Terms(**packet.message["attach"]), packet.descriptors)
+            self._take_client(AttachTerms(**packet.message["attach"]), packet.descriptors)
         else:
-            control.close_all(packet.descriptors)
+            close_descriptors(packet.descriptors)
 
-    def _take_client(self, terms: Terms, descriptors: List[int]) -> None:
+    def _take_client(self, terms: AttachTerms, descriptors: List[int]) -> None:
         rest = b""
         if len(descriptors) > 1:
             with open(descriptors.pop(), "rb") as file:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from array import array
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line, parse_whole
-from venvd_worker.common.slots import Traffic
+from venvd_contract.internal.control import rights
 from venvd_worker.session.replies import NO_ID, Package, Reply
+from venvd_worker.session.slot import Traffic
 
 _BRACE = ord("{")
 CHUNK = 64 * 1024  # larger ones malloc maps and unmaps for every call
@@ -104,8 +104,7 @@ class Stream:
     def _send_package(self, package: Package) -> None:
         line = memoryview(package.line)
         if package.descriptors:
-            rights = array("i", package.descriptors).tobytes()
-            line = line[self._sock.sendmsg([line], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]) :]
+            line = line[self._sock.sendmsg([line], rights(package.descriptors)) :]
         self._sock.sendall(line)
         for part in package.attachments:
             self._sock.sendall(part)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from typing import Dict, Iterable, Mapping
+from typing import Dict, Mapping
 
+from venvd_contract.internal.environment import WORKER_ENV
 from venvd_worker.common.directories import Directory
 
-WORKER_ENV = "VENVD_WORKER_ENV"
-
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_READ_AT_START = re.compile(
-    r"(PYTHON|LD_|MALLOC_|GLIBC_|LC_|LANG|OMP_|GOMP_|KMP_|MKL_|BLIS_|OPENBLAS|GOTO_|NUMEXPR|NUMBA_|VECLIB_)"
-    r"|.*_NUM_THREADS$"
-)
 _BINARIES = os.path.dirname(sys.executable)
 _ROOT = os.path.dirname(_BINARIES)
 _IS_VENV = os.path.exists(os.path.join(_ROOT, "pyvenv.cfg"))
@@ -47,8 +41,3 @@ def session_environment(asked: Mapping[str, str], directory: Directory) -> Dict[
         found["VIRTUAL_ENV"] = _ROOT
     found.update(asked)
     return found
-
-
-def read_at_start(asked: Iterable[str]) -> bool:
-    """Whether one of these variables counts only while an interpreter or a library starts: a fork comes too late."""
-    return any(_READ_AT_START.match(name) for name in asked)

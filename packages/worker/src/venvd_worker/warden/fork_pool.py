@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional
 
+from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.messages import PreloadedModule, ZygoteReport
 from venvd_worker.common import control, process_tree, usage
-from venvd_worker.common.control import Control, InvalidPacket
+from venvd_worker.common.control import ControlConnection, InvalidPacket
 from venvd_worker.common.exit_status import describe_exit
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.fields import passable
@@ -41,7 +43,7 @@ class Fork(NamedTuple):
     """A process that waits to be told which session it is."""
 
     pid: int
-    control: Control
+    control: ControlConnection
 
 
 Ready = Callable[[Optional[Fork]], None]
@@ -53,21 +55,12 @@ class _PendingFork:
     """One that was asked for and has not answered yet; nobody waits for one that is late."""
 
     number: int
-    control: Control
+    control: ControlConnection
     probe: bool
     asked_at: float
     progress: Progress = field(default_factory=Progress)
     late: bool = False
     pid: Optional[int] = None
-
-
-@dataclass
-class _Report:
-    """How it stands with the zygote, for those who run the backend."""
-
-    state: str
-    why: str = ""
-    preload: List[Dict[str, Any]] = field(default_factory=list)
 
 
 class ForkPool:
@@ -78,14 +71,14 @@ class ForkPool:
     """
 
     def __init__(
-        self, loop: EventLoop, settings: ZygoteSettings, starter: Starter, tell: Callable[[Dict[str, Any]], None]
+        self, loop: EventLoop, settings: ZygoteSettings, starter: Starter, tell: Callable[[ZygoteReport], None]
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._zygotes = ZygoteStarter(loop, settings, starter)
         self._tell = tell
         self._pid = os.getpid()
-        self._report = _Report(OFF)
+        self._report = ZygoteReport(OFF)
         self._zygote: Optional[ZygoteProcess] = None
         self._forks: Dict[int, _PendingFork] = {}
         self._spares: Deque[Fork] = deque()
@@ -100,10 +93,8 @@ class ForkPool:
         self._closed = False
 
     @property
-    def report(self) -> Dict[str, Any]:
-        """The fields `state`, `why`, `preload` and `pid`."""
-        pid = None if self._zygote is None else self._zygote.pid
-        return {**vars(self._report), "pid": pid}
+    def report(self) -> ZygoteReport:
+        return replace(self._report, pid=None if self._zygote is None else self._zygote.pid)
 
     def resident(self) -> int:
         """Bytes of memory of the zygote; its forks share nearly all of it."""
@@ -183,7 +174,7 @@ class ForkPool:
             self._fail("the zygote could not be started: {}".format(error))
             return
         self._zygote = zygote
-        self._report = _Report(STARTING)
+        self._report = ZygoteReport(STARTING)
         self._loop.add(zygote.control, self.hear)
         self._loop.later(self._settings.timeout, partial(self._check_prepared, zygote))
 
@@ -214,7 +205,7 @@ class ForkPool:
             why += "; sessions start without it until there is another, which is tried in {:g} s".format(pause)
         else:
             why += "; sessions start without it"
-        self._report = _Report(FAILED, why, self._report.preload)
+        self._report = ZygoteReport(FAILED, why, self._report.preload)
         self._tell(self.report)
         self._lose_patience()
 
@@ -248,7 +239,7 @@ class ForkPool:
                 return
             if packet is None:
                 return
-            control.close_all(packet.descriptors)
+            close_descriptors(packet.descriptors)
             self._heard(zygote, packet.message)
 
     def _check_silent(self, zygote: ZygoteProcess, why: str) -> None:
@@ -275,11 +266,11 @@ class ForkPool:
         seconds, error = message.get("seconds"), message.get("error")
         if len(self._report.preload) < len(self._settings.preload):
             self._report.preload.append(
-                {
-                    "module": passable(message["imported"]),
-                    "seconds": seconds if type(seconds) is float and 0 <= seconds < float("inf") else 0.0,
-                    "error": None if error is None else passable(error),
-                }
+                PreloadedModule(
+                    passable(message["imported"]),
+                    seconds if type(seconds) is float and 0 <= seconds < float("inf") else 0.0,
+                    None if error is None else passable(error),
+                )
             )
 
     def _prepared(self, threads: object) -> None:
@@ -293,9 +284,9 @@ class ForkPool:
     def _trust(self, zygote: ZygoteProcess) -> None:
         zygote.ready_at = monotonic()
         self._patient = False
-        failed = [each for each in self._report.preload if each["error"]]
-        why = "; ".join('"{module}" could not be imported: {error}'.format(**each) for each in failed)
-        self._report = _Report(READY, why, self._report.preload)
+        failed = [module for module in self._report.preload if module.error]
+        why = "; ".join('"{}" could not be imported: {}'.format(each.module, each.error) for each in failed)
+        self._report = ZygoteReport(READY, why, self._report.preload)
         self._tell(self.report)
         self._ask_for_those_who_wait()
         self._refill()
@@ -307,7 +298,7 @@ class ForkPool:
         if zygote is None:
             return
         self._number += 1
-        mine, its = control.pair()
+        mine, its = control.make_pair()
         fork = self._forks[self._number] = _PendingFork(self._number, mine, probe, monotonic())
         self._loop.add(mine, partial(self._hear_fork, fork))
         self._loop.later(_LOOK_EVERY, partial(self._look_at, fork, zygote))
@@ -355,7 +346,7 @@ class ForkPool:
             return
         if packet is None:
             return
-        control.close_all(packet.descriptors)
+        close_descriptors(packet.descriptors)
         self.hear()  # which process it is
         zygote = self._zygote
         if zygote is None or self._forks.get(fork.number) is not fork:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.commands import Limits
+from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import control, directories
 from venvd_worker.common.directories import Directory
-from venvd_worker.common.slots import Memory, Watch
+from venvd_worker.common.slots import SlotMemory
 from venvd_worker.warden import log_pipe
 from venvd_worker.warden.environment import session_environment
 from venvd_worker.warden.fork_pool import Fork
 from venvd_worker.warden.log_pipe import LogPipe
-from venvd_worker.warden.session_process import SessionProcess
+from venvd_worker.warden.session_process import SessionProcess, SlotWatch
 from venvd_worker.warden.starter import Starter
 
 
@@ -38,7 +39,7 @@ class SessionOrder:
     slot: int
     limits: Limits
     env: Dict[str, str]
-    memory: Memory
+    memory: SlotMemory
 
 
 class Launcher:
@@ -69,23 +70,23 @@ class Launcher:
         try:
             if child is None:
                 child = self._fresh([output_end, errors_end], env, directory)
-                control.close_all([output_end, errors_end])
+                close_descriptors([output_end, errors_end])
             else:
                 config["env"] = env
                 descriptors += [output_end, errors_end]
         except OSError:
             server_end.close()
-            control.close_all([*descriptors, output_end, errors_end])
+            close_descriptors([*descriptors, output_end, errors_end])
             _close([output, errors])
             directories.remove(directory.root)
             raise
         child.control.send(config, descriptors)
-        watch = Watch(order.memory, order.slot)
+        watch = SlotWatch(order.memory, order.slot)
         session = SessionProcess(order.name, child.pid, watch, order.limits, directory, child.control, [output, errors])
         return session, server_end.detach()
 
     def _fresh(self, streams: Sequence[int], env: Dict[str, str], directory: Directory) -> Fork:
-        mine, its = control.pair()
+        mine, its = control.make_pair()
         try:
             return Fork(self._starter.start(its, streams[0], streams[1], env, directory), mine)
         except OSError:

@@ -6,13 +6,33 @@ import signal
 from typing import Any, Dict, List, Optional
 
 from venvd_contract.commands import Limits
+from venvd_contract.internal.slots import AT, RUNNING, SIZE, STOP_REASONS, U32, U64
 from venvd_worker.common import process_tree, usage
-from venvd_worker.common.control import Control
+from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.directories import Directory
 from venvd_worker.common.exit_status import EndReason, describe_exit, out_of_memory, out_of_processes, out_of_time
-from venvd_worker.common.limits import CPU_GRACE
-from venvd_worker.common.slots import Watch
+from venvd_worker.common.slots import SlotMemory
+from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.warden.log_pipe import LogPipe
+
+
+class SlotWatch:
+    """A session's slot as the warden sees it: it may hold anything."""
+
+    def __init__(self, memory: SlotMemory, index: int) -> None:
+        self._memory = memory.map
+        self._base = index * SIZE
+
+    def ask_to_stop(self, sequence: int, reason: str) -> None:
+        """Name the call that the next SIGINT is meant for."""
+        U32.pack_into(self._memory, self._base + AT["stop_reason"], STOP_REASONS[reason])
+        U64.pack_into(self._memory, self._base + AT["stop_sequence"], sequence)
+
+    def runs(self, sequence: int) -> bool:
+        """Whether the session says that it still runs this call."""
+        (state,) = U32.unpack_from(self._memory, self._base + AT["state"])
+        (running,) = U64.unpack_from(self._memory, self._base + AT["sequence"])
+        return bool(state == RUNNING and running == sequence)
 
 
 class SessionProcess:
@@ -27,10 +47,10 @@ class SessionProcess:
         self,
         name: str,
         pid: int,
-        watch: Watch,
+        watch: SlotWatch,
         limits: Limits,
         directory: Directory,
-        control: Control,
+        control: ControlConnection,
         logs: List[LogPipe],
     ) -> None:
         self.name = name

@@ -6,12 +6,13 @@ import os
 from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Protocol, Set
 
-from venvd_worker.common import control, directories, process_tree
+from venvd_contract.internal.control import close_descriptors
+from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
 from venvd_worker.common.exit_status import EndReason, traced
-from venvd_worker.files.transfer import FileTransfers
 from venvd_worker.warden import log_pipe
 from venvd_worker.warden.event_loop import EventLoop
+from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import ForkPool
 from venvd_worker.warden.session_process import SessionProcess
 
@@ -103,7 +104,7 @@ class SessionProcesses:
     def _ended(self, pid: int, session: Optional[SessionProcess], status: int) -> None:
         self._helpers.discard(pid)
         self._fork_pool.ended(pid, status)
-        self._file_transfers.ended(pid)
+        self._file_transfers.forget(pid)
         if session is not None:
             session.exited(status)
             self._loop.later(_FAREWELL, partial(self._bury, session))
@@ -118,7 +119,7 @@ class SessionProcesses:
     def keep_sweeping(self) -> None:
         """Look for strays now and every so often."""
         self._sweep()
-        self._file_transfers.end_stopped()
+        self._file_transfers.kill_stopped()
         self._loop.later(_SWEEP_EVERY, self.keep_sweeping)
 
     def _sweep(self) -> None:
@@ -127,7 +128,7 @@ class SessionProcesses:
         found = process_tree.list_all_children(self._pid) if anybody_ended else process_tree.list_children(self._pid)
         self._fork_pool.hear()
         alive = {session.pid for session in self if session.alive}
-        known = alive | self._helpers | self._file_transfers.under_way
+        known = alive | self._helpers | self._file_transfers.pids
         strays = [pid for pid in found if pid not in known and not self._fork_pool.owns(pid)]
         if strays:
             process_tree.kill_tree(strays)  # their end is a SIGCHLD, which leads here again
@@ -147,7 +148,7 @@ class SessionProcesses:
         for pipe in session.logs:
             self._loop.remove(pipe)
             pipe.pass_on()
-        self._file_transfers.end(session)
+        self._file_transfers.kill_of(session)
         farewell = session.farewell()
         session.close()
         self._remove(session.directory.root)
@@ -201,7 +202,7 @@ class SessionProcesses:
         if "segment" in packet.message or "gone" in packet.message:
             self._ear.shared(session, packet.message, packet.descriptors)
             return
-        control.close_all(packet.descriptors)
+        close_descriptors(packet.descriptors)
         if "refused" in packet.message:
             self._ear.refused(session, packet.message)
         elif not session.up:

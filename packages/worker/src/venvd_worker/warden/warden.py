@@ -12,29 +12,31 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
+from venvd_contract.arrays import MAX_BYTES
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
-from venvd_worker.common import control, kernel, usage
-from venvd_worker.common.control import Control, InvalidPacket, Packet
+from venvd_contract.internal import PROTOCOL, SOCKET, messages
+from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.environment import needs_new_interpreter
+from venvd_contract.internal.limits import parse_limits
+from venvd_contract.internal.segments import LONGEST_NAME, MOST_SEGMENTS
+from venvd_contract.internal.slots import STOP_REASONS
+from venvd_worker.common import kernel, usage
+from venvd_worker.common.control import ControlConnection, InvalidPacket, Packet
 from venvd_worker.common.exit_status import killed, not_stopping
-from venvd_worker.common.limits import read_limits
-from venvd_worker.common.slots import REASONS, Memory
-from venvd_worker.files.transfer import FileTransfers
-from venvd_worker.session.segments import read_memory
-from venvd_worker.warden.environment import read_at_start
+from venvd_worker.common.slots import SlotMemory
 from venvd_worker.warden.event_loop import EventLoop
-from venvd_worker.warden.fields import passable, seconds, text, whole
+from venvd_worker.warden.fields import passable
+from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import Fork, ForkPool
 from venvd_worker.warden.launcher import Launcher, SessionOrder, Settings
 from venvd_worker.warden.listener import listen
 from venvd_worker.warden.session_process import SessionProcess
 from venvd_worker.warden.session_processes import SessionProcesses
 from venvd_worker.warden.starter import Starter
-
-PROTOCOL = 1
-SOCKET = "warden.sock"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _REAP_EVERY = 0.1
@@ -46,9 +48,17 @@ _MOST_CLIENTS = 1 << 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
-MakeForkPool = Callable[[EventLoop, Callable[[Dict[str, Any]], None]], ForkPool]
+MakeForkPool = Callable[[EventLoop, Callable[[messages.ZygoteReport], None]], ForkPool]
 
 _Answer = Tuple[Dict[str, Any], Sequence[int]]
+
+
+class Request(NamedTuple):
+    """A command of the server; its descriptors are closed when it is answered."""
+
+    id: Any
+    data: Any
+    descriptors: Sequence[int]
 
 
 class _Later(Exception):
@@ -68,17 +78,18 @@ class Warden:
         self._file_transfers = FileTransfers(settings.work_dir)
         self._sessions = SessionProcesses(self._loop, self._fork_pool, self._file_transfers, self)
         self._starting: Set[str] = set()
-        self._server: Optional[Control] = None
-        self._memory: Optional[Memory] = None
+        self._server: Optional[ControlConnection] = None
+        self._memory: Optional[SlotMemory] = None
         self._grace = 2.0
         self._running = True
-        self._commands: Dict[str, Callable[[Dict[str, Any], List[int]], _Answer]] = {
-            "start": self._start,
-            "interrupt": self._interrupt,
-            "kill": self._kill,
-            "attach": self._attach,
-            "courier": self._courier,
-            "stats": self._stats,
+        self._commands: Dict[Type[Any], Callable[[Request], _Answer]] = {
+            messages.Hello: self._hello,
+            messages.Start: self._start,
+            messages.Interrupt: self._interrupt,
+            messages.Kill: self._kill,
+            messages.Attach: self._attach,
+            messages.TransferFile: self._transfer_file,
+            messages.GetStats: self._stats,
         }
 
     def run(self) -> None:
@@ -116,7 +127,7 @@ class Warden:
             accepted.close()
             return
         self._forget_memory()
-        self._server = Control(accepted)
+        self._server = ControlConnection(accepted)
         self._loop.add(self._server, self._serve)
 
     def _is_inside(self, peer: socket.socket) -> bool:
@@ -146,7 +157,7 @@ class Warden:
             session.end(killed("its server went away ({})".format(why)))
         self._sessions.reap()
 
-    def _answer(self, server: Control, packet: Packet) -> None:
+    def _answer(self, server: ControlConnection, packet: Packet) -> None:
         number = packet.message.get("id")
         try:
             result, descriptors = self._run(packet)
@@ -163,38 +174,35 @@ class Warden:
         message, descriptors = packet
         name = message.get("command")
         try:
-            if name == "hello":
-                return self._hello(message, descriptors)
-            command = self._commands.get(name) if type(name) is str else None
-            if command is None:
-                known = ", ".join(["hello", *self._commands])
+            kind = messages.COMMANDS.get(name) if type(name) is str else None
+            if kind is None:
+                known = ", ".join(messages.COMMANDS)
                 raise InvalidRequest("the warden knows no command {!r}; it knows {}".format(name, known))
-            if self._memory is None:
+            if self._memory is None and kind is not messages.Hello:
                 raise InvalidRequest('the first command must be "hello"')
-            return command(message, descriptors)
+            request = Request(message.get("id"), messages.parse(kind, message.get("data")), descriptors)
+            return self._commands[kind](request)
         finally:
-            control.close_all(descriptors)
+            close_descriptors(descriptors)
 
-    def _hello(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
-        if message.get("protocol") != PROTOCOL:
+    def _hello(self, request: Request) -> _Answer:
+        hello: messages.Hello = request.data
+        if hello.protocol != PROTOCOL:
             raise InvalidRequest("the warden speaks protocol {}".format(PROTOCOL))
         if self._memory is not None:
             raise Conflict('"hello" was said already')
-        if len(descriptors) != 1:
+        if len(request.descriptors) != 1:
             raise InvalidRequest('"hello" takes the descriptor of the slots')
-        self._grace = seconds(message, "grace", self._grace)
+        self._grace = hello.grace
         try:
-            self._memory = Memory(os.dup(descriptors[0]), whole(message, "slots"))
+            self._memory = SlotMemory(os.dup(request.descriptors[0]), hello.slots)
         except (ValueError, OSError) as error:
             raise InvalidRequest("the slots cannot be used: {}".format(error)) from None
-        return {
-            "worker": self._settings.version,
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "pid": self._pid,
-            "startedAt": self._started_at,
-            "attach": True,
-            "zygote": self._fork_pool.report,
-        }, ()
+        python = ".".join(map(str, sys.version_info[:3]))
+        greeting = messages.Greeting(
+            self._settings.version, python, self._pid, self._started_at, True, self._fork_pool.report
+        )
+        return asdict(greeting), ()
 
     def _forget_memory(self) -> None:
         if self._memory is not None:
@@ -203,33 +211,29 @@ class Warden:
 
     # ---- commands
 
-    def _start(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
-        order = self._order(message)
+    def _start(self, request: Request) -> _Answer:
+        order = self._order(request.data)
         self._starting.add(order.name)
-        answer = partial(self._launch, self._server, message.get("id"), order)
-        if read_at_start(order.env):
+        answer = partial(self._launch, self._server, request.id, order)
+        if needs_new_interpreter(order.env):
             answer(None)
         else:
             self._fork_pool.take(answer)
         raise _Later
 
-    def _order(self, message: Dict[str, Any]) -> SessionOrder:
-        name = text(message, "session")
+    def _order(self, start: messages.Start) -> SessionOrder:
+        name, memory = start.session, self._memory
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f'"{name[:80]}" is no name for a session')
         if self._sessions.get(name) is not None or name in self._starting:
             raise Conflict('the session "{}" runs already'.format(name))
-        memory = self._memory
-        index = whole(message, "slot")
-        if memory is None or index >= memory.count:
-            raise InvalidRequest("there is no slot {}".format(index))
-        limits = read_limits(message.get("limits"))
-        env = message.get("env") or {}
-        if type(env) is not dict or any(type(value) is not str for value in env.values()):
-            raise InvalidRequest('"env" must be an object of strings')
-        return SessionOrder(name, index, limits, env, memory)
+        if memory is None or start.slot >= memory.count:
+            raise InvalidRequest("there is no slot {}".format(start.slot))
+        return SessionOrder(name, start.slot, parse_limits(start.limits), start.env, memory)
 
-    def _launch(self, server: Optional[Control], number: Any, order: SessionOrder, child: Optional[Fork]) -> None:
+    def _launch(
+        self, server: Optional[ControlConnection], number: Any, order: SessionOrder, child: Optional[Fork]
+    ) -> None:
         """Answer a `start`, as soon as it is known which process the session will be."""
         if server is None or server is not self._server:
             if child is not None:
@@ -245,58 +249,53 @@ class Warden:
             server.send({"id": number, "error": why.message, "code": why.code})
             return
         self._sessions.add(session)
-        server.send({"id": number, "result": {"pid": session.pid, "forked": child is not None}}, [stream])
+        server.send({"id": number, "result": vars(messages.Started(session.pid, child is not None))}, [stream])
 
-    def _interrupt(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
-        session = self._find_session(message)
-        sequence = whole(message, "seq")
-        reason = text(message, "reason")
-        if reason not in REASONS:
-            raise InvalidRequest('"reason" must be one of {}'.format(", ".join(REASONS)))
-        grace = seconds(message, "grace", self._grace)
-        session.interrupt(sequence, reason)
+    def _interrupt(self, request: Request) -> _Answer:
+        command: messages.Interrupt = request.data
+        session = self._find_session(command.session)
+        if command.reason not in STOP_REASONS:
+            raise InvalidRequest('"reason" must be one of {}'.format(", ".join(STOP_REASONS)))
+        grace = self._grace if command.grace is None else command.grace
+        session.interrupt(command.sequence, command.reason)
         for nudge in range(1, _NUDGES):
-            again = partial(session.interrupt_again, sequence, nudge >= _NUDGES // 2)
+            again = partial(session.interrupt_again, command.sequence, nudge >= _NUDGES // 2)
             self._loop.later(grace * nudge / _NUDGES, again)
-        self._loop.later(grace, lambda: self._insist(session, sequence, grace))
+        self._loop.later(grace, lambda: self._insist(session, command.sequence, grace))
         return {}, ()
 
     def _insist(self, session: SessionProcess, sequence: int, grace: float) -> None:
         if session.alive and session.watch.runs(sequence):
             session.end(not_stopping(grace))
 
-    def _kill(self, message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
-        session = self._find_session(message)
-        session.waiting.append(message.get("id"))
-        session.end(killed(text(message, "reason", "no reason given")))
+    def _kill(self, request: Request) -> _Answer:
+        session = self._find_session(request.data.session)
+        session.waiting.append(request.id)
+        session.end(killed(request.data.reason))
         self._sessions.reap()
         raise _Later
 
-    def _attach(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
-        session = self._find_session(message)
-        if not 1 <= len(descriptors) <= 2:
+    def _attach(self, request: Request) -> _Answer:
+        session = self._find_session(request.data.session)
+        if not 1 <= len(request.descriptors) <= 2:
             raise InvalidRequest('"attach" takes the descriptor of a client, and one of what was read of it')
-        terms = message.get("terms")
-        if type(terms) is not dict:
-            raise InvalidRequest('"terms" must be an object')
         if not session.alive or session.control.blocked:
             raise Unavailable('the session "{}" takes no clients at this moment'.format(session.name))
-        session.control.send({"attach": terms}, list(map(os.dup, descriptors)))
+        session.control.send({"attach": request.data.terms}, list(map(os.dup, request.descriptors)))
         return {}, ()
 
-    def _courier(self, message: Dict[str, Any], descriptors: List[int]) -> _Answer:
-        session = self._find_session(message)
-        if len(descriptors) != 1:
-            raise InvalidRequest('"courier" takes the descriptor of a connection')
-        return {"pid": self._file_transfers.send(session, message.get("task") or {}, descriptors[0])}, ()
+    def _transfer_file(self, request: Request) -> _Answer:
+        session = self._find_session(request.data.session)
+        if len(request.descriptors) != 1:
+            raise InvalidRequest('"file" takes the descriptor of a connection')
+        return vars(messages.Started(self._file_transfers.start(session, request.data, request.descriptors[0]))), ()
 
-    def _stats(self, _message: Dict[str, Any], _descriptors: List[int]) -> _Answer:
+    def _stats(self, _request: Request) -> _Answer:
         sessions = {session.name: session.stats() for session in self._sessions if session.alive}
         own = {"rssBytes": usage.resident(self._pid)}
         return {"sessions": sessions, "warden": own, "zygote": {"rssBytes": self._fork_pool.resident()}}, ()
 
-    def _find_session(self, message: Dict[str, Any]) -> SessionProcess:
-        name = text(message, "session")
+    def _find_session(self, name: str) -> SessionProcess:
         session = self._sessions.get(name)
         if session is None:
             raise NotFound('there is no session "{}"'.format(name))
@@ -314,19 +313,18 @@ class Warden:
             for number in session.waiting:
                 self._server.send({"id": number, "result": {}})
 
-    def _tell_zygote(self, report: Dict[str, Any]) -> None:
+    def _tell_zygote(self, report: messages.ZygoteReport) -> None:
         if self._server is not None and self._memory is not None:
-            self._server.send({"event": "zygote", "data": report})
+            self._server.send({"event": "zygote", "data": asdict(report)})
 
     def shared(self, session: SessionProcess, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Pass on what a session says of its segments: it may say anything and often, so some is dropped."""
-        said = read_memory(message, descriptors)
-        if self._server is None or self._server.blocked or said is None:
-            control.close_all(descriptors)
+        news = _segment_news(message, descriptors)
+        if self._server is None or self._server.blocked or news is None:
+            close_descriptors(descriptors)
         else:
-            self._server.send(
-                {"event": "memory", "data": {"session": session.name, "pid": session.pid, **said}}, descriptors
-            )
+            data = {"session": session.name, "pid": session.pid, **news}
+            self._server.send({"event": "segments", "data": data}, descriptors)
 
     def refused(self, session: SessionProcess, told: Dict[str, Any]) -> None:
         """As with segments: the session may say anything."""
@@ -348,6 +346,22 @@ class Warden:
         while self._sessions.busy and time.monotonic() < deadline:
             self._loop.later(_REAP_EVERY, self._sessions.reap)
             self._loop.turn()
+
+
+def _segment_news(message: Dict[str, Any], descriptors: Sequence[int]) -> Optional[Dict[str, Any]]:
+    """What a session said of its segments, where it has the right form and no other size than it can have."""
+    made, gone = message.get("segment"), message.get("gone")
+    if type(made) is dict and len(descriptors) == 1:
+        name, size = made.get("name"), made.get("size")
+        if _is_segment_name(name) and type(size) is int and 0 < size <= MAX_BYTES:
+            return {"name": name, "size": size}
+    elif type(gone) is list and len(gone) <= MOST_SEGMENTS and not descriptors:
+        return {"gone": [name for name in gone if _is_segment_name(name)]}
+    return None
+
+
+def _is_segment_name(name: Any) -> bool:
+    return type(name) is str and len(name) <= LONGEST_NAME and name.isascii()
 
 
 class _Descriptor:

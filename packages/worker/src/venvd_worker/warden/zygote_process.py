@@ -7,8 +7,9 @@ from functools import partial
 from time import monotonic
 from typing import Dict, List, Optional, Sequence
 
+from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import control, directories, usage
-from venvd_worker.common.control import Control
+from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.directories import Directory
 from venvd_worker.warden import log_pipe
 from venvd_worker.warden.environment import session_environment
@@ -43,7 +44,7 @@ class ZygoteProcess:
     """One that was started; `ready_at` is when its first fork had proved that it can be forked."""
 
     pid: int
-    control: Control
+    control: ControlConnection
     memory_kills: int
     began: float
     importing: Optional[str] = None
@@ -70,7 +71,7 @@ class ZygoteStarter:
         Raises:
             OSError: no process could be made.
         """
-        mine, its = control.pair()
+        mine, its = control.make_pair()
         streams: List[int] = []
         try:
             for target in (1, 2):
@@ -85,7 +86,7 @@ class ZygoteStarter:
             raise
         finally:
             its.close()
-            control.close_all(streams)
+            close_descriptors(streams)
         mine.send({"site": self._settings.site, "preload": list(self._settings.preload)})
         return ZygoteProcess(pid, mine, usage.out_of_memory_kills(), monotonic())
 

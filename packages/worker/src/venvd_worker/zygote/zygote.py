@@ -18,8 +18,9 @@ import sys
 import time
 from typing import Any, Dict, NoReturn, Sequence
 
+from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import control, kernel
-from venvd_worker.common.control import Control, Packet
+from venvd_worker.common.control import ControlConnection, Packet
 from venvd_worker.common.descriptors import lift
 from venvd_worker.session import session
 
@@ -39,7 +40,7 @@ def main(descriptor: int) -> NoReturn:
     session.yield_memory(_OOM_SCORE)
     kernel.hide_memory()
     try:
-        Zygote(Control(socket.socket(fileno=lift(descriptor)))).serve()
+        Zygote(ControlConnection(socket.socket(fileno=lift(descriptor)))).serve()
     except EOFError:
         pass
     finally:
@@ -49,7 +50,7 @@ def main(descriptor: int) -> NoReturn:
 class Zygote:
     """Answers the warden over `own`."""
 
-    def __init__(self, own: Control) -> None:
+    def __init__(self, own: ControlConnection) -> None:
         self._control = own
         self._warden = os.getppid()
 
@@ -93,7 +94,7 @@ class Zygote:
         except OSError as error:
             self._control.send({"failed": number, "why": str(error)})
         finally:
-            control.close_all(packet.descriptors)
+            close_descriptors(packet.descriptors)
 
     def _fork_again(self, packet: Packet) -> NoReturn:
         """In the process between: make the child, and tell the warden of it before it becomes the child's parent."""
@@ -113,7 +114,7 @@ class Zygote:
             kernel.name_process(_SPARE_NAME)
             _be_adopted(middle, self._warden)
             self._control.close()
-            own = Control(socket.socket(fileno=lift(packet.descriptors[0])))
+            own = ControlConnection(socket.socket(fileno=lift(packet.descriptors[0])))
             gc.enable()
             _part()
             _warm_up()
@@ -167,7 +168,7 @@ def _probe() -> None:
         matrix.dot(matrix)
 
 
-def _become_session(own: Control) -> NoReturn:
+def _become_session(own: ControlConnection) -> NoReturn:
     config, descriptors = control.wait_for_packet(own)
     kernel.show_memory()
     _take_place(config, descriptors[2:])
@@ -185,4 +186,4 @@ def _take_place(config: Dict[str, Any], streams: Sequence[int]) -> None:
     output, errors = streams
     os.dup2(output, 1)
     os.dup2(errors, 2)
-    control.close_all(list(streams))
+    close_descriptors(list(streams))

@@ -1,41 +1,20 @@
-"""The limits of one session: which the kernel holds, and what an error that comes of one is called."""
+"""The limits of one session: those that the kernel enforces, and the errors that come of them."""
 
 from __future__ import annotations
 
 import errno
 import os
 import resource
-from typing import Any, Optional
+from typing import Optional
 
 from venvd_contract.commands import Limits
-from venvd_contract.errors import InvalidRequest, LimitExceeded
+from venvd_contract.errors import LimitExceeded
 from venvd_worker.common import usage
+from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.session.interrupts import ProcessorTimeUsedUp
 
-CPU_GRACE = 2
-"""Seconds beyond the limit on processor time that a session has to answer the call that reached it."""
-
-_NAMES = tuple(Limits.__dataclass_fields__)
 _HEADROOM = 16 << 20
 """Bytes of memory for the answer that says that memory ran out."""
-
-
-def read_limits(given: Any) -> Limits:
-    """The limits of a `start` request; what is absent keeps its default, null is no limit.
-
-    Raises:
-        InvalidRequest: a limit that does not exist, or no whole number from 0 on.
-    """
-    if given is None:
-        return Limits()
-    if type(given) is not dict:
-        raise InvalidRequest('"limits" must be an object')
-    for name, value in given.items():
-        if name not in _NAMES:
-            raise InvalidRequest('there is no limit "{}"; there are {}'.format(name, ", ".join(_NAMES)))
-        if value is not None and (type(value) is not int or value < 0):
-            raise InvalidRequest('the limit "{}" takes a whole number from 0 on'.format(name))
-    return Limits(**given)
 
 
 class Guard:

@@ -1,4 +1,4 @@
-"""The server's end of a courier: the process that the warden sends to a session's files (docs/architecture.md)."""
+"""The server's connection to a file process, which runs one command on the files of a session."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import asyncio
 import contextlib
 import json
 import socket
-import struct
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from venvd_contract.errors import Conflict, Internal, NotFound, Unavailable, VenvdError, from_fields
+from venvd_contract.internal.file_transfer import DATA, END, ERROR, HEAD, LARGEST_ANSWER, RESULT
+from venvd_contract.internal.messages import TransferFile
 from venvd_core.channel import Channel, Link
 
-RESULT, ERROR, DATA, END = b"r", b"e", b"d", b"z"
 PIECE = 256 * 1024
-"""Bytes of a file that are read, or sent to a courier, at a time."""
+"""Bytes of a file that are read or sent at a time."""
 
-_HEAD = struct.Struct("!cI")
-_LARGEST_ANSWER = 32 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE, _START_WITHIN = 0.01, 0.2, 30.0
 
 
@@ -30,8 +28,8 @@ class User(Protocol):
     file_transfers: int
 
 
-class Courier:
-    """One courier; nothing of a file is held here but the piece that is under way."""
+class FileTransfer:
+    """One file command under way; the server holds no more of a file than one piece."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -47,13 +45,13 @@ class Courier:
         """The next result.
 
         Raises:
-            VenvdError: what the courier answered.
+            VenvdError: the file process failed; its own error.
             Unavailable: it went away.
         """
         try:
-            kind, size = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
-            if kind not in {RESULT, ERROR} or size > _LARGEST_ANSWER:
-                raise Internal("the courier of the worker host answered what is no answer")
+            kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
+            if kind not in {RESULT, ERROR} or size > LARGEST_ANSWER:
+                raise Internal("the file process of the worker host sent an invalid answer")
             data = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError):
             raise Unavailable("the session or its worker host ended while its files were used") from None
@@ -78,18 +76,18 @@ class Courier:
             yield piece
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Pass bytes on, as fast as the courier takes them."""
+        """Send bytes, as fast as the file process takes them."""
         view = memoryview(data)
         with contextlib.suppress(ConnectionError):  # its answer says why
             for start in range(0, len(view), PIECE):
                 piece = view[start : start + PIECE]
-                self._writer.write(_HEAD.pack(DATA, len(piece)))
+                self._writer.write(HEAD.pack(DATA, len(piece)))
                 self._writer.write(piece)
                 await self._writer.drain()
 
     def end(self) -> None:
         """All bytes were sent."""
-        self._writer.write(_HEAD.pack(END, 0))
+        self._writer.write(HEAD.pack(END, 0))
 
     def close(self) -> None:
         """Let go of it; what it had not finished it undoes."""
@@ -103,11 +101,11 @@ def _told(data: bytes) -> VenvdError:
     try:
         return from_fields(json.loads(data))
     except (ValueError, RecursionError, AttributeError):
-        return Internal("the courier of the worker host answered what is no error")
+        return Internal("the file process of the worker host sent an invalid error")
 
 
-async def send(channel: Channel, session: str, task: dict[str, Any]) -> Courier:
-    """A courier that does `task` in the directory of a session, whose process may be about to start.
+async def start(channel: Channel, command: TransferFile) -> FileTransfer:
+    """Start a file process for a session, whose own process may be about to start.
 
     Raises:
         Unavailable: the worker host is away, or the session does not come up.
@@ -120,21 +118,21 @@ async def send(channel: Channel, session: str, task: dict[str, Any]) -> Courier:
         if link is None:
             raise Unavailable(f"{channel.why}; try again")
         try:
-            return await _connected(link, session, task)
+            return await _connect(link, command)
         except NotFound:
             if loop.time() > end:
-                raise Unavailable(f'the session "{session}" has no process at the moment; try again') from None
+                raise Unavailable(f'the session "{command.session}" has no process at the moment; try again') from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def _connected(link: Link, session: str, task: dict[str, Any]) -> Courier:
+async def _connect(link: Link, command: TransferFile) -> FileTransfer:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            await link.request("courier", descriptors=[theirs.fileno()], session=session, task=task)
+            await link.request(command, descriptors=[theirs.fileno()])
         ours.setblocking(False)
-        return Courier(*await asyncio.open_unix_connection(sock=ours, limit=PIECE))
+        return FileTransfer(*await asyncio.open_unix_connection(sock=ours, limit=PIECE))
     except BaseException:
         ours.close()
         raise

@@ -1,0 +1,80 @@
+"""Packets of the control connection: one JSON object each, with descriptors as `SCM_RIGHTS`, over `SOCK_SEQPACKET`.
+
+A request is `{"id", "command", "data"}`. Its reply is `{"id", "result"}` or `{"id", "error", "code"}`. An event is
+`{"event", "data"}`. `messages` declares commands and events.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from contextlib import suppress
+from typing import List, NamedTuple, Sequence, Tuple
+
+LARGEST_PACKET = 256 * 1024
+"""Bytes."""
+MOST_DESCRIPTORS = 4
+
+_SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+
+
+class AttachTerms(NamedTuple):
+    """What a session must know of a direct client, in `attach`; `timeout` is in seconds, 0 for none.
+
+    Attributes:
+        connection: the server's number for this connection, from 1 on.
+        session: the session's ID; requests that name another one are refused.
+        cancel: the running call is cancelled when the client goes away.
+    """
+
+    connection: int
+    session: str
+    timeout: float
+    max_line: int
+    max_attachment_bytes: int
+    cancel: bool
+
+
+class RawPacket(NamedTuple):
+    """One packet as it came. The receiver owns the descriptors.
+
+    Attributes:
+        data: empty where the peer closed the connection.
+        truncated: the packet was longer than `LARGEST_PACKET`.
+        descriptors_lost: this process had no room for all descriptors.
+    """
+
+    data: bytes
+    descriptors: List[int]
+    truncated: bool
+    descriptors_lost: bool
+
+
+def receive(sock: socket.socket) -> RawPacket:
+    """Receive the next packet.
+
+    Raises:
+        BlockingIOError: there is none yet.
+        OSError: the connection failed.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(LARGEST_PACKET, _SPACE, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    return RawPacket(data, descriptors.tolist(), bool(flags & socket.MSG_TRUNC), bool(flags & socket.MSG_CTRUNC))
+
+
+def rights(descriptors: Sequence[int]) -> List[Tuple[int, int, bytes]]:
+    """The ancillary data of `sendmsg` that passes `descriptors` on."""
+    if not descriptors:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
+
+
+def close_descriptors(descriptors: Sequence[int]) -> None:
+    """Close each; one that is closed already is no error."""
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,41 @@
+"""The rule for the limits of a session: which there are, and which values they take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, Mapping, Optional
+
+from venvd_contract.commands import Limits
+from venvd_contract.errors import InvalidRequest
+
+_NAMES = tuple(Limits.__dataclass_fields__)
+_MAY_BE_ZERO = frozenset({"outputBytes", "fileSizeBytes", "handles"})
+_LARGEST = 2**53
+
+
+def merge_limits(defaults: Limits, requested: Optional[Mapping[str, Any]]) -> Limits:
+    """`defaults` with the limits that a client asks for; null keeps the default.
+
+    Raises:
+        InvalidRequest: an unknown limit, or one that is no whole number in its range; says which.
+    """
+    changes = {name: _check(name, value) for name, value in (requested or {}).items() if value is not None}
+    return replace(defaults, **changes)
+
+
+def parse_limits(fields: Dict[str, Any]) -> Limits:
+    """The limits in a `start` command: an absent one keeps its default, null is no limit.
+
+    Raises:
+        InvalidRequest: as `merge_limits`.
+    """
+    return Limits(**{name: value if value is None else _check(name, value) for name, value in fields.items()})
+
+
+def _check(name: str, value: Any) -> int:
+    if name not in _NAMES:
+        raise InvalidRequest('"{}" is no limit; known are {}'.format(name[:40], ", ".join(_NAMES)))
+    least = 0 if name in _MAY_BE_ZERO else 1
+    if type(value) is not int or not least <= value <= _LARGEST:
+        raise InvalidRequest('the limit "{}" takes a whole number, {} or more'.format(name, least))
+    return value

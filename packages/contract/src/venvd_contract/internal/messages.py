@@ -1,0 +1,252 @@
+"""The messages of the control connection. Field names are those of the JSON; absent fields take their defaults.
+
+The server sends commands, the warden answers each once and sends events at any time. A failed command is answered with
+a message and a code of `venvd_contract.errors`.
+
+| command | `data` | descriptors | result |
+|---|---|---|---|
+| `hello` | `Hello` | the memfd of the slots | `Greeting` |
+| `start` | `Start` | | `Started`, and the server's end of the session's stream |
+| `interrupt` | `Interrupt` | | `{}`, at once |
+| `kill` | `Kill` | | `{}`, once the session's whole process tree is gone |
+| `attach` | `Attach` | a client's socket, and a memfd with what was read of it | `{}`, once it is passed on |
+| `file` | `TransferFile` | one end of a stream socketpair | `Started`; a file process serves the connection |
+| `stats` | | | `Stats` |
+
+| event | `data` | descriptors |
+|---|---|---|
+| `up` | `Up`: a session takes requests | |
+| `exited` | `Exited`: a session's process ended and its tree is gone | |
+| `segments` | `SegmentNews`: a session made a segment, or gave some up | the segment's memfd |
+| `refused` | `Refused`: a session had no room for a direct client | |
+| `zygote` | `ZygoteReport`: the zygote became ready or failed | |
+
+Everything that a session says may be wrong, since user code can say it: the warden bounds what it passes on, and the
+server checks it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Type, TypeVar
+
+from venvd_contract.commands import check_fields, declared_fields
+from venvd_contract.errors import InvalidRequest
+
+_Message = TypeVar("_Message")
+
+
+# ---- commands
+
+
+@dataclass
+class Hello:
+    """The first command; `grace` is the default of `Interrupt`, in seconds."""
+
+    protocol: int
+    slots: int
+    grace: float = 2.0
+
+
+@dataclass
+class Start:
+    """Start the process of a session in the slot with this index; `limits` are fields of `Limits`, null is none."""
+
+    session: str
+    slot: int
+    limits: Dict[str, Any] = field(default_factory=dict)
+    env: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Interrupt:
+    """Stop the call with this sequence number; kill the tree if the slot still shows it running after `grace` seconds.
+
+    `reason` is `timeout` or `cancelled`.
+    """
+
+    session: str
+    sequence: int
+    reason: str
+    grace: Optional[float] = None
+
+
+@dataclass
+class Kill:
+    """Kill the whole tree; `reason` is told in `Exited`, and `idle` is a reason of its own."""
+
+    session: str
+    reason: str = "no reason given"
+
+
+@dataclass
+class Attach:
+    """Pass a client's connection on to the session; `terms` are the fields of `control.AttachTerms`."""
+
+    session: str
+    terms: Dict[str, Any]
+
+
+@dataclass
+class TransferFile:
+    """Run `file.get`, `file.put`, `file.list` or `file.delete` in the session's directory.
+
+    Attributes:
+        largest: bytes that a stored file may have.
+        timeout: seconds for all of it.
+    """
+
+    session: str
+    command: str
+    largest: int
+    payload: Any = None
+    timeout: float = 24 * 3600.0
+
+
+@dataclass
+class GetStats:
+    """Measure every session's process tree; slow."""
+
+
+COMMANDS: Dict[str, Type[Any]] = {
+    "hello": Hello,
+    "start": Start,
+    "interrupt": Interrupt,
+    "kill": Kill,
+    "attach": Attach,
+    "file": TransferFile,
+    "stats": GetStats,
+}
+NAMES: Dict[Type[Any], str] = {kind: name for name, kind in COMMANDS.items()}
+_FIELDS = {kind: declared_fields(kind) for kind in NAMES}
+
+
+def parse(kind: Type[_Message], data: Any) -> _Message:
+    """Check the `data` of a command.
+
+    Raises:
+        InvalidRequest: a field is missing or has the wrong type, or a number is negative; says which.
+    """
+    values = check_fields(NAMES[kind], _FIELDS[kind], {} if data is None else data)
+    for name, value in values.items():
+        if type(value) in (int, float) and not 0 <= value < float("inf"):
+            raise InvalidRequest('{}: the field "{}" takes a number from 0 on'.format(NAMES[kind], name))
+    return kind(**values)
+
+
+# ---- results and events
+
+
+@dataclass
+class PreloadedModule:
+    """A module that the zygote imported, or the error that its import raised."""
+
+    module: str = ""
+    seconds: float = 0.0
+    error: Optional[str] = None
+
+
+@dataclass
+class ZygoteReport:
+    """The state of the zygote: `starting`, `ready`, `failed` or `off`; `why` says what is wrong."""
+
+    state: str = "off"
+    why: str = ""
+    preload: List[PreloadedModule] = field(default_factory=list)
+    pid: Optional[int] = None
+
+
+@dataclass
+class Greeting:
+    """The result of `hello`: the worker's version, its Python, and the warden's process."""
+
+    worker: str = "unknown"
+    python: str = "unknown"
+    pid: int = 0
+    startedAt: Optional[str] = None
+    attach: bool = False
+    zygote: ZygoteReport = field(default_factory=ZygoteReport)
+
+
+@dataclass
+class Started:
+    """The result of `start` and `file`; `forked` says that the session is a fork of the zygote."""
+
+    pid: int
+    forked: bool = False
+
+
+@dataclass
+class SessionUsage:
+    """What a session's process tree uses; proportional memory divides what is shared among those who share it."""
+
+    rssBytes: int = 0
+    pssBytes: int = 0
+    cpuSeconds: float = 0.0
+    processes: int = 0
+
+
+@dataclass
+class ProcessUsage:
+    rssBytes: int = 0
+
+
+@dataclass
+class Stats:
+    """The result of `stats`; `sessions` are by name."""
+
+    sessions: Dict[str, SessionUsage] = field(default_factory=dict)
+    warden: ProcessUsage = field(default_factory=ProcessUsage)
+    zygote: ProcessUsage = field(default_factory=ProcessUsage)
+
+
+@dataclass
+class Up:
+    session: str
+    pid: int = 0
+
+
+@dataclass
+class Exited:
+    """How a session's process ended.
+
+    Attributes:
+        how: a sentence without its subject: "was killed by signal 11 (SIGSEGV)".
+        reason: `exit`, `signal`, `memory`, `cpu`, `processes`, `interrupt` (killed after the grace), `kill` or `idle`.
+    """
+
+    session: str
+    pid: int = 0
+    how: str = "ended"
+    reason: str = "exit"
+    exitCode: Optional[int] = None
+    signal: Optional[int] = None
+
+
+@dataclass
+class SegmentNews:
+    """A session made the segment `name` of `size` bytes, or gave up those in `gone`."""
+
+    session: str
+    pid: int = 0
+    name: str = ""
+    size: int = 0
+    gone: List[str] = field(default_factory=list)
+
+
+@dataclass
+class Refused:
+    """A session could not take the direct client with this connection number."""
+
+    session: str
+    connection: int
+    why: str = ""
+
+
+EVENTS: Dict[str, Type[Any]] = {
+    "up": Up,
+    "exited": Exited,
+    "segments": SegmentNews,
+    "refused": Refused,
+    "zygote": ZygoteReport,
+}

@@ -1,0 +1,40 @@
+"""Shared memory: memfds whose size is sealed, so that no holder can shrink one under another that has it mapped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+MOST_SEGMENTS = 64
+"""Segments of one session, used or not."""
+INLINE_BYTES = 64 * 1024
+"""An array of up to this many bytes travels with its line, and a larger one in a segment."""
+LONGEST_NAME = 64
+
+# The standard library names these from CPython 3.13 on.
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW = 1, 2, 4
+
+
+def create_sealed(name: str, size: int) -> int:
+    """Make a memfd of `size` zero bytes that can neither shrink nor grow, and cannot be unsealed.
+
+    Raises:
+        OSError: there is no room for a descriptor.
+    """
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW | _SEAL_SEAL)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether a descriptor is a memfd that cannot shrink."""
+    try:
+        return bool(fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEAL_SHRINK)
+    except OSError:  # it is no memfd
+        return False
