@@ -1,9 +1,9 @@
 """The description of an array, and the header of a `.npy` stream.
 
-A description is `{dtype, shape, order}`: `dtype` in numpy's notation (numbers, booleans, complex, datetimes with a unit,
-texts of fixed length; no objects and no structures), `order` is `C` or `F`. A table is described as its bytes (`"|u1"`,
-`[size]`) with `"format": "arrow"`. The elements have a fixed size and are contiguous. Nothing here needs numpy, and
-nothing is ever unpickled.
+A description is `{dtype, shape, order}`: `dtype` in numpy's notation (numbers, booleans, complex, datetimes with a
+unit, texts of fixed length; no objects and no structures), `order` is `C` or `F`. A table is described as its bytes
+(`"|u1"`, `[size]`) with `"format": "arrow"`. The elements have a fixed size and are contiguous. Nothing here needs
+numpy, and nothing is ever unpickled.
 
 Arrays and tables travel over the pipe with these commands:
 
@@ -12,18 +12,18 @@ Arrays and tables travel over the pipe with these commands:
 | `array.get {handleId}` | the description, and the bytes as one attachment |
 | `array.get {handleId, shm}` | beyond 64 KiB `{dtype, shape, order, segment, size}`: the array begins the segment |
 | `array.put {dtype, shape, order}` and an attachment | `{handleId, typeName}` |
-| `array.put {dtype, shape, order, shm}` | beyond 64 KiB a segment, for the client to write into |
+| `array.put {dtype, shape, order, shm}` | a segment, for the client to write into |
 | `array.put {dtype, shape, order, segment}` | `{handleId, typeName}`; the array is made in place |
 | `array.release {segments}`, or `release` in the others | the session may reuse these segments |
 
-The attachment of an array may be larger than the limit on attachments. A reply that names a segment for the first time on
-a connection has `"descriptors": 1` beside `result`, and the descriptor comes with the line. `gone` in a reply names
-segments that are never used again.
+The attachment of an array may be larger than the limit on attachments. A reply that names a segment for the first
+time on a connection has `"descriptors": 1` beside `result`, and the descriptor comes with the line. `gone` in a reply
+names segments that are never used again.
 
 Over HTTP an array is a `.npy` body: of known length from `GET /api/array`, and with a length or chunked to `PUT
-/api/array` (versions 1.0 to 3.0). Over gRPC `GetArray` and `PutArray` carry the description, then chunks of at most 1 MiB.
-If a session ends while an array goes out, only gRPC can report it: over pipe and HTTP the connection ends short of the
-announced bytes.
+/api/array` (versions 1.0 to 3.0). Over gRPC `GetArray` and `PutArray` carry the description, then chunks of at most 1
+MiB. If a session ends while an array goes out, only gRPC can report it: over pipe and HTTP the connection ends short
+of the announced bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tables as Arrow IPC streams: written from any object that holds columns, read back, and checked.
 
-Each function gets the pyarrow of its caller: the session's or the client's. What comes in is validated in full, because
-offsets that lead out of a buffer would crash the process that trusts them. That costs nothing for numbers, and about a
-third of a millisecond per MB for texts. Nothing is ever unpickled: extension types that are not registered keep their
-storage type, and versions of pyarrow that would run code for them (before 14.0.1) are refused.
+Each function gets the pyarrow of its caller: the session's or the client's. What comes in is validated in full,
+because offsets that lead out of a buffer would crash the process that trusts them. That costs nothing for numbers,
+and about a third of a millisecond per MB for texts. Nothing is ever unpickled: extension types that are not
+registered keep their storage type, and versions of pyarrow that would run code for them (before 14.0.1) are refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Background calls: they belong to no connection, and the server keeps their results for a while.
 
-`call.start {command, payload, timeout}` starts one. It takes the same queue and has the same limits as any other call. Its
-timeout is that of the field, because the timeout of the request is for the answer to `call.start`. `call.get {id, wait}`
-returns its state and, once it has ended, its result, any number of times. A result that is no longer kept is `not_found`.
+`call.start {command, payload, timeout}` starts one. It takes the same queue and has the same limits as any other
+call. Its timeout is that of the field, because the timeout of the request is for the answer to `call.start`.
+`call.get {id, wait}` returns its state and, once it has ended, its result, any number of times. A result that is no
+longer kept is `not_found`.
 """
 
 from __future__ import annotations

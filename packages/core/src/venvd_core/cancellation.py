@@ -1,11 +1,11 @@
 """Cancelling calls: `cancel {id}`.
 
 The ID is that of a background call, or the name that a client gave its call (header `X-Venvd-Call`, metadata
-`x-venvd-call`, field `call` of the pipe), or, over the pipe and on the Session stream, the ID of a request of the same
-connection. Names hold for the whole backend, for one call at a time; clients choose them at random.
+`x-venvd-call`, field `call` of the pipe), or, over the pipe and on the Session stream, the ID of a request of the
+same connection. Names hold for the whole backend, for one call at a time; clients choose them at random.
 
-A running call gets a KeyboardInterrupt, as at a deadline. A call in the queue never begins. Cancelling a call that has
-ended is no error as long as the server knows of it.
+A running call gets a KeyboardInterrupt, as at a deadline. A call in the queue never begins. Cancelling a call that
+has ended is no error as long as the server knows of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Objects that clients hold by handle.
 
-A request may carry a `lease` in seconds. The session frees the handles that its call makes after so long without use, and
-every use renews the lease. Time in which the session runs a call does not count, because no client can use a handle then.
-The session frees handles between calls. Without a lease, a handle lives as long as its session.
+A request may carry a `lease` in seconds. The session frees the handles that its call makes after so long without use,
+and every use renews the lease. Time in which the session runs a call does not count, because no client can use a
+handle then. The session frees handles between calls. Without a lease, a handle lives as long as its session.
 """
 
 from __future__ import annotations
