@@ -1,4 +1,4 @@
-"""Guard, settings, limits, slots, measures and probes."""
+"""Settings, limits, slots and measures."""
 
 from __future__ import annotations
 
@@ -20,33 +20,12 @@ from venvd_contract import errors
 from venvd_contract.commands import Limits
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.slots import SIZE
-from venvd_core import monitor
-from venvd_core.auth import Guard
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 
 
 def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def test_the_guard_knows_its_tokens() -> None:
-    """One token may do everything, one may read metrics, and no other may do anything."""
-    guard = Guard(digest("secret"), digest("scrape"))
-    guard.check("secret")
-    guard.check("secret", "metrics")
-    guard.check("scrape", "metrics")
-    with pytest.raises(errors.Forbidden):
-        guard.check("scrape")
-    for wrong in (None, "", "Secret", "secret ", "\udcff", "ü"):
-        with pytest.raises(errors.Unauthenticated):
-            guard.check(wrong)
-
-
-def test_no_metrics_token_means_that_none_reads_metrics_only() -> None:
-    """An empty digest is no token, not the token whose digest is empty."""
-    with pytest.raises(errors.Unauthenticated):
-        Guard(digest("secret")).check("", "metrics")
 
 
 def test_settings_without_a_token_are_refused() -> None:
@@ -105,65 +84,6 @@ def test_whatever_is_in_a_slot_can_be_read() -> None:
     slots.clear(1)
     assert (slots.read(1).state, slots.read(1).sequence) == (0, 0)
     slots.close()
-
-
-Answer = tuple[int, dict[bytes, bytes], bytes]
-
-
-async def ask(app: Any, path: str, token: str | None = None, method: str = "GET") -> Answer:
-    """One request to an ASGI application, without a server."""
-    headers = [(b"authorization", b"Bearer " + token.encode())] if token else []
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    await app({"type": "http", "path": path, "method": method, "headers": headers}, receive, send)
-    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
-
-
-def test_probes_are_open_and_metrics_are_not(run: Any, wardens: Any, serve: Any) -> None:
-    """Health, liveness and readiness need no token; metrics need one, and either will do."""
-    wardens.start()
-
-    async def work() -> None:
-        tokens = {"token_sha256": digest("secret"), "metrics_token_sha256": digest("scrape")}
-        async with serve(no_token=False, **tokens) as client:
-            await client.ready()
-            app = monitor.app(client.backend)
-            for path in ("/health", "/livez", "/readyz"):
-                status, _, body = await ask(app, path)
-                assert (status, json.loads(body)["status"]) == (200, "ok")
-            status, headers, body = await ask(app, "/metrics")
-            assert status == 401
-            assert headers[b"www-authenticate"] == b"Bearer"
-            assert json.loads(body)["code"] == "unauthenticated"
-            for token in ("secret", "scrape"):
-                status, _, body = await ask(app, "/metrics", token)
-                assert status == 200
-                assert b"venvd_ready 1.0" in body
-            assert (await ask(app, "/else"))[0] == 404
-            status, headers, _ = await ask(app, "/livez", method="POST")
-            assert (status, headers[b"allow"]) == (405, b"GET, HEAD")
-
-    run(work)
-
-
-def test_readiness_is_red_without_a_warden(run: Any, serve: Any) -> None:
-    """`/readyz` is 503 and says what is missing, while `/livez` stays green."""
-
-    async def work() -> None:
-        async with serve() as client:
-            app = monitor.app(client.backend)
-            status, _, body = await ask(app, "/readyz")
-            assert status == 503
-            assert json.loads(body)["checks"] == {"session": "the worker host is not there yet"}
-            assert (await ask(app, "/livez"))[0] == 200
-
-    run(work)
 
 
 def test_what_happened_is_counted(run: Any, wardens: Any, serve: Any) -> None:

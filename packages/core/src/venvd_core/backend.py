@@ -17,7 +17,6 @@ from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge,
 from venvd_contract.framing import MAX_LINE
 from venvd_core import wire
 from venvd_core.arrays import Incoming, Outgoing, Porter, Target
-from venvd_core.auth import USE, Guard
 from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
@@ -102,7 +101,6 @@ class Backend:
     def __init__(self, settings: BackendSettings) -> None:
         self.settings = settings
         self.checks = Checks()
-        self._guard = Guard(settings.token_sha256, settings.metrics_token_sha256)
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
         self._timeout = settings.default_timeout
         self._usual = {
@@ -275,16 +273,7 @@ class Backend:
             raise
         pool.metrics.record_attach()
 
-    # ---- who may, and how it goes
-
-    def authorise(self, token: str | None, scope: str = USE) -> None:
-        """Check a token for the scope `use` or `metrics`.
-
-        Raises:
-            Unauthenticated: none, or one that nothing accepts.
-            Forbidden: it is known and not enough.
-        """
-        self._guard.check(token, scope)
+    # ---- how it goes
 
     def ready(self) -> dict[str, str]:
         """What keeps the backend from serving, by the name of the check; empty where it is ready."""

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 
-from venvd_contract.errors import Conflict, VenvdError
-from venvd_controller import logs
+from venvd_contract.errors import VenvdError
 from venvd_controller.app import create_app
-from venvd_controller.controller import Controller, create_controller
+from venvd_controller.controller import create_controller
 from venvd_controller.home import Home
 from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
 from venvd_engines.select import choose
+from venvd_http import logs
+from venvd_http.listening import listen_tcp
+from venvd_http.server import create_server
 
-
-class Server(uvicorn.Server):
-    """Announces itself once it answers, and lets go of those who follow something when it is to end."""
-
-    def __init__(self, config: uvicorn.Config, controller: Controller, url: str) -> None:
-        super().__init__(config)
-        self._controller = controller
-        self._url = url
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._controller.home.announce(self._url)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._controller.close_followers()
-        await super().shutdown(sockets)
+_HINT = "; VENVD_PORT (`venvd up --port`) and VENVD_HOST (`venvd up --host`) name another"
+_QUIET_LOGGERS = ("alembic", "docker", "urllib3")
 
 
 def serve(settings: Settings) -> None:
@@ -47,34 +31,24 @@ def serve(settings: Settings) -> None:
     home = Home(settings.home, settings.token.get_secret_value() if settings.token else None)
     if settings.metrics_token_file is not None:
         home.publish_metrics_token(settings.metrics_token_file)
-    listener = listen(settings.host, settings.port)
+    listener = listen_tcp(settings.host, settings.port, hint=_HINT)
     engine_settings = settings.create_engine_settings(home.id)
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     url = settings.url or f"http://{_authority(settings.host, listener.getsockname()[1])}"
     logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
-    config = uvicorn.Config(
-        create_app(controller), log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5,
-        proxy_headers=False, server_header=False,
-    )  # fmt: skip
-    server = Server(config, controller, url)
+    server = create_server(
+        create_app(controller),
+        stall_timeout=settings.stall_timeout,
+        grace=5,
+        lifespan=True,
+        date_header=True,
+        signals=True,
+        on_start=lambda: home.announce(url),
+        on_stop=controller.close_followers,
+    )
     server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(1)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket on that address; raises `Conflict` where that cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        port_wrong = error.errno in {errno.EADDRINUSE, errno.EACCES}
-        way = "VENVD_PORT (`venvd up --port`)" if port_wrong else "VENVD_HOST (`venvd up --host`)"
-        raise Conflict(f"cannot listen on {host}:{port}: {error.strerror}; name another with {way}") from None
-    return listener
 
 
 def _authority(host: str, port: int) -> str:
@@ -90,7 +64,7 @@ def main() -> None:
     except ValidationError as error:
         print(*describe_settings_errors(error), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, quiet=_QUIET_LOGGERS)
     try:
         serve(settings)
     except VenvdError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
@@ -12,13 +11,15 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
-from starlette.types import ASGIApp
 
 from venvd_controller import __version__, auth, problems
 from venvd_controller.controller import Controller
-from venvd_controller.logs import RequestLog
 from venvd_controller.routes import backends, operations, runtimes, venvs
 from venvd_controller.routes import controller as controller_routes
+from venvd_http.asgi import ASGIApp
+from venvd_http.bodies import BodyLimit
+from venvd_http.logs import RequestLog
+from venvd_http.problems import Problem
 
 _THREADS = 100
 """Requests answered at a time; event streams hold no thread."""
@@ -29,17 +30,6 @@ _ABOUT = """Builds venvs and runs backends from them.
 Send the token of the controller's home as `Authorization: Bearer …`. Builds and starts are operations: follow their
 events, or poll. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
 """
-
-
-@dataclass
-class Problem:
-    """What went wrong (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
 
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
@@ -75,7 +65,8 @@ def create_app(controller: Controller) -> ASGIApp:
     for module in (controller_routes, runtimes, venvs, backends, operations):
         app.include_router(module.router)
     _add_docs(app)
-    app.add_middleware(problems.BodyLimit, limit=controller.settings.max_body)
+    settings = controller.settings
+    app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
     app.add_middleware(auth.Guard, home=controller.home)
     app.add_middleware(RequestLog, quiet=_QUIET)
     return app

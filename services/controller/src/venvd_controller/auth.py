@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import re
-from collections.abc import Iterable
-
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from venvd_contract.errors import Forbidden, Unauthenticated, VenvdError
-from venvd_controller import problems
-from venvd_controller.home import Home, sha256
+from venvd_controller.home import Home
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send
+from venvd_http.auth import METRICS, TokenGuard, bearer_token, sha256
+from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
 PAGES = frozenset({"/docs", "/openapi.json"})
@@ -21,47 +19,45 @@ _FOR_METRICS = re.compile(r"/metrics|/v1/sd/prometheus|/v1/backends/[^/]+/metric
 
 
 class Guard:
-    """Stands before everything and knows the tokens by their digests."""
+    """ASGI middleware: admits requests that have a token of the controller's."""
 
     def __init__(self, app: ASGIApp, home: Home) -> None:
         self._app = app
-        self._admin = sha256(home.token)
-        self._metrics = sha256(home.metrics_token)
+        self._tokens = TokenGuard(sha256(home.token), sha256(home.metrics_token), server="this controller")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             try:
-                scope["venvd"] = {"as": self._who(scope)}
+                scope["venvd"] = {"as": self._identify(scope)}
             except VenvdError as error:
-                page = scope["path"] in PAGES
-                await problems.response(error, challenge="Basic" if page else "Bearer")(scope, receive, send)
+                scheme = b"Basic" if scope["path"] in PAGES else b"Bearer"
+                await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return
         await self._app(scope, receive, send)
 
-    def _who(self, scope: Scope) -> str:
-        """Raises `Unauthenticated` without a token that was given out, `Forbidden` where it is not for this."""
+    def _identify(self, scope: Scope) -> str:
+        """Whose token a request has.
+
+        Raises:
+            Unauthenticated: there is no token, or it is unknown.
+            Forbidden: the token is not for this.
+        """
         path, method = scope["path"], scope["method"]
-        token = _token(scope["headers"], basic=path in PAGES and method == "GET")
+        token = _read_token(scope, basic=path in PAGES and method == "GET")
         if token is None:
             raise Unauthenticated("a token is needed: Authorization: Bearer <token> (the file `token` of the home)")
-        digest = sha256(token)
-        if hmac.compare_digest(digest, self._admin):
+        if self._tokens.scope_of(token.encode()) != METRICS:
             return "admin"
-        if not hmac.compare_digest(digest, self._metrics):
-            raise Unauthenticated("this token is not known here")
         if method not in {"GET", "HEAD"} or not _FOR_METRICS.fullmatch(path):
             raise Forbidden("this token reads metrics only")
-        return "metrics"
+        return METRICS
 
 
-def _token(headers: Iterable[tuple[bytes, bytes]], *, basic: bool) -> str | None:
-    given = next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")
-    kind, _, rest = given.partition(" ")
-    if kind.lower() == "bearer":
-        return rest.strip() or None
-    if kind.lower() == "basic" and basic:
+def _read_token(scope: Scope, *, basic: bool) -> str | None:
+    header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    if basic and header[:6].lower() == b"basic ":
         try:
-            return base64.b64decode(rest).decode().partition(":")[2] or None
+            return base64.b64decode(header[6:]).decode().partition(":")[2] or None
         except (binascii.Error, UnicodeDecodeError):
             return None
-    return None
+    return bearer_token(header) or None

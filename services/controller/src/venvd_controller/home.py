@@ -97,9 +97,5 @@ class Home:
         return f"vd_{digest[:48]}"
 
 
-def sha256(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _create_token() -> str:
     return f"vc_{secrets.token_urlsafe(32)}"

@@ -11,10 +11,10 @@ from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.backends import Backends, read_spec
 from venvd_controller.database.tables import BackendRow
-from venvd_controller.home import sha256
 from venvd_controller.settings import Settings
 from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
+from venvd_http.auth import sha256
 
 _PORTS = {
     "http": (Port("main", 5678, 5678),),

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """Seconds in which a backend must become ready."""
     stop_grace: float = Field(default=5.0, ge=0)
     max_body: int = Field(default=1 << 20, ge=1024)
+    stall_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that a client may be silent before its first request, in the middle of one, and with answers unread."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
     worker_cpus: float = Field(default=2.0, gt=0)
     worker_processes: int = Field(default=256, ge=8)

@@ -19,6 +19,7 @@ from venvd_contract.resources import Event, LogLine
 from venvd_controller.backends import Backends
 from venvd_controller.operations import Operations
 from venvd_engines.engine import Engine, LaunchRecord
+from venvd_http import sse
 
 log = logging.getLogger("venvd.controller")
 
@@ -56,15 +57,14 @@ class Signal:
 def response(events: AsyncIterator[Event | None]) -> StreamingResponse:
     """Events as server-sent events; None becomes a comment."""
 
-    async def lines() -> AsyncIterator[str]:
+    async def chunks() -> AsyncIterator[bytes]:
         async for event in events:
             if event is None:
-                yield ": still here\n\n"
+                yield sse.KEEP_ALIVE
             else:
-                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+                yield sse.render_event(event.kind, json.dumps(event.data).encode(), event.id)
 
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(chunks(), headers={name.decode(): value.decode() for name, value in sse.HEADERS})
 
 
 async def operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:

@@ -4,69 +4,53 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from itertools import chain
+from typing import Any
 from urllib.parse import parse_qs
 
 from venvd_contract import arrays
 from venvd_contract.arrays import Header
-from venvd_contract.errors import InvalidRequest, VenvdError
+from venvd_contract.errors import InvalidRequest
 from venvd_contract.tables import MEDIA_TYPE
-from venvd_core.backend import Backend, Outgoing, Reply, Target
-from venvd_core.monitor import Receive, Scope, Send, refuse, respond
+from venvd_core.backend import Outgoing, Target
+from venvd_http.asgi import respond
+from venvd_http.heads import Head
 from venvd_http_backend.commands import Commands
-from venvd_http_backend.incoming import ClientGone, Head
-from venvd_http_backend.transfer import Body, send_pieces
+from venvd_http_backend.request import HttpRequest
+from venvd_http_backend.streaming import send_pieces
 
 PATH = "/api/array"
-METHODS = frozenset({"GET", "HEAD", "PUT"})
 NPY = b"application/x-npy"
 ARROW = MEDIA_TYPE.encode()
-_CLOSE = ((b"connection", b"close"),)
 
 
 class Arrays:
     """Serves arrays of one backend."""
 
-    def __init__(self, backend: Backend, commands: Commands, patience: float) -> None:
-        self._backend = backend
+    def __init__(self, commands: Commands) -> None:
         self._commands = commands
-        self._patience = patience
+        self._backend = commands.backend
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a `GET`, a `HEAD` or a `PUT`."""
-        head = Head(chunked=True)
-        body = Body(receive, self._patience)
-        try:
-            head = self._commands.admit(scope)
-            if scope["method"] == "PUT":
-                reply = await self._put(scope, head, body, receive)
-                await respond(send, 200, reply.result)
-            else:
-                await self._get(scope, head, receive, send)
-        except ClientGone:
-            return
-        except VenvdError as error:
-            # What comes behind a refusal is read and dropped, but not without end.
-            await refuse(send, error, headers=() if body.can_be_left(head) else _CLOSE)
-
-    # ---- out
-
-    async def _get(self, scope: Scope, head: Head, receive: Receive, send: Send) -> None:
-        asked = self._backend.get_array(*_asked(scope, head))
-        outgoing: Outgoing = await self._commands.until_gone(asked, receive)
+    async def serve_get(self, request: HttpRequest, _payload: dict[str, Any]) -> None:
+        """Answer a `GET` or a `HEAD`."""
+        handle = _read_query(request, "handleId")
+        if handle is None:
+            raise InvalidRequest(f'{PATH} takes one "handleId", as in {PATH}?handleId=…')
+        form = _read_query(request, "format") or (arrays.ARROW if ARROW in request.header(b"accept").lower() else None)
+        fetching = self._backend.get_array(handle, _target(request.head), form)
+        outgoing: Outgoing = await self._commands.wait(fetching, request.receive)
         try:
             kind, start = (NPY, arrays.dump_npy(outgoing.header)) if outgoing.header.format is None else (ARROW, b"")
             length = len(start) + outgoing.header.nbytes
             headers = ((b"content-type", kind), (b"content-length", b"%d" % length))
-            pieces = () if scope["method"] == "HEAD" else chain((start,), outgoing)
-            await send_pieces(scope, send, headers, pieces, self._patience)
+            pieces = () if request.scope["method"] == "HEAD" else chain((start,), outgoing)
+            await send_pieces(request, headers, pieces, self._commands.stall_timeout)
         finally:
             outgoing.close()
 
-    # ---- in
-
-    async def _put(self, scope: Scope, head: Head, body: Body, receive: Receive) -> Reply:
-        pieces = body.pieces()
-        header, start, rest = _table(scope, head) or await _begun(pieces)
+    async def serve_put(self, request: HttpRequest, _payload: dict[str, Any]) -> None:
+        """Answer a `PUT`."""
+        head, pieces = request.head, request.body.pieces()
+        header, start, rest = _read_table_header(request) or await _read_npy_header(pieces)
         if head.length and head.length != start + header.nbytes:
             header.check_length(head.length - start)
         incoming = await self._backend.put_array(header, _target(head))
@@ -74,46 +58,39 @@ class Arrays:
             incoming.write(rest)
             async for piece in pieces:
                 incoming.write(piece)
-            return await self._commands.until_gone(incoming.commit(), receive)
+            reply = await self._commands.wait(incoming.commit(), request.receive)
         finally:
             incoming.close()
+        await respond(request.send, 200, reply.result)
 
 
 def _target(head: Head) -> Target:
     return Target(head.session, head.timeout, head.call, head.lease)
 
 
-def _asked(scope: Scope, head: Head) -> tuple[str, Target, str | None]:
-    """Handle, session and format of a `GET`."""
-    handle = _named(scope, "handleId")
-    if handle is None:
-        raise InvalidRequest(f'{PATH} takes one "handleId", as in {PATH}?handleId=…')
-    accepts = any(name == b"accept" and ARROW in value.lower() for name, value in scope["headers"])
-    return handle, _target(head), _named(scope, "format") or (arrays.ARROW if accepts else None)
-
-
-def _named(scope: Scope, name: str) -> str | None:
-    """What the query says of one thing.
+def _read_query(request: HttpRequest, name: str) -> str | None:
+    """What the query says under one name.
 
     Raises:
-        InvalidRequest: several things.
+        InvalidRequest: it says several things.
     """
-    found = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get(name, [])
-    if len(found) > 1:
-        raise InvalidRequest(f'{PATH} takes one "{name}", not {len(found)}')
-    return str(found[0]) if found else None
+    query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    values = query.get(name, [])
+    if len(values) > 1:
+        raise InvalidRequest(f'{PATH} takes one "{name}", not {len(values)}')
+    return values[0] if values else None
 
 
-def _table(scope: Scope, head: Head) -> tuple[Header, int, bytes] | None:
-    """The header of a table, where the body is one."""
-    if not any(name == b"content-type" and value.lower().startswith(ARROW) for name, value in scope["headers"]):
+def _read_table_header(request: HttpRequest) -> tuple[Header, int, bytes] | None:
+    """The header of a table, if the body is one."""
+    if not request.header(b"content-type").lower().startswith(ARROW):
         return None
-    if head.chunked:
+    if request.head.chunked:
         raise InvalidRequest("a table is taken with its Content-Length, not chunked")
-    return arrays.table(head.length, _named(scope, "into")), 0, b""
+    return arrays.table(request.head.length, _read_query(request, "into")), 0, b""
 
 
-async def _begun(pieces: AsyncIterator[bytes]) -> tuple[Header, int, bytes]:
+async def _read_npy_header(pieces: AsyncIterator[bytes]) -> tuple[Header, int, bytes]:
     """The header of a `.npy` body, the bytes that it took, and what came behind it."""
     data = b""
     async for piece in pieces:

@@ -8,19 +8,17 @@ from typing import Any
 import msgspec
 
 from venvd_contract.errors import VenvdError
-from venvd_core.backend import Backend, Call, Request
-from venvd_core.monitor import Receive, Send
+from venvd_core.backend import Call
 from venvd_core.wire import encode
-from venvd_http_backend.incoming import ClientGone
-from venvd_http_backend.watch import Watch
+from venvd_http import sse
+from venvd_http.asgi import Send
+from venvd_http.clients import ClientGone
+from venvd_http.sse import render_event
+from venvd_http_backend.commands import Commands, make_request
+from venvd_http_backend.request import HttpRequest
 
-_HEADERS = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
-_ALIVE_EVERY = 15.0
-_ALIVE = b": alive\n\n"
+_QUIET_SECONDS = 15.0
+"""After so long without an event a comment keeps the connection open."""
 
 
 class _Output(msgspec.Struct):
@@ -33,45 +31,45 @@ class _Output(msgspec.Struct):
 _output = msgspec.json.Decoder(_Output)
 
 
-def _event(kind: str, data: bytes) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
-
-
-async def serve_events(backend: Backend, request: Request, receive: Receive, send: Send, watch: Watch | None) -> None:
-    """Run a call and send what happens as it happens.
+async def serve_events(commands: Commands, request: HttpRequest) -> None:
+    """Run an `exec` and send its events as they come.
 
     Raises:
-        VenvdError: it could not be begun; nothing has been sent.
+        VenvdError: the call could not begin, and nothing is sent.
         ClientGone: the client went away; its call is cancelled.
     """
+    body = await commands.read_body("exec", request)
     waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
-    call = Call(request, on_event=lambda kind, data: waiting.put_nowait(_event(kind, encode(data))))
-    backend.begin(call)
+    call = Call(
+        make_request("exec", request.head, body),
+        on_event=lambda kind, data: waiting.put_nowait(render_event(kind, encode(data))),
+    )
+    commands.backend.begin(call)
     if call.done():
         call.result()
-    call.add_done_callback(lambda done: waiting.put_nowait(_last(done)))
+    call.add_done_callback(lambda done: waiting.put_nowait(_last_events(done)))
     call.add_done_callback(lambda _: waiting.put_nowait(None))
-    if watch is not None:
-        watch.note(call.future(), receive)
+    if commands.watch is not None:
+        commands.watch.add(call.future(), request.receive)
     try:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await _pass_on(waiting, send)
+        await request.send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
+        await _send_waiting(waiting, request.send)
     finally:
         call.cancel()
     if call.cancelled():
         raise ClientGone
-    await send({"type": "http.response.body", "body": b""})
+    await request.send({"type": "http.response.body", "body": b""})
 
 
-async def _pass_on(waiting: asyncio.Queue[bytes | None], send: Send) -> None:
+async def _send_waiting(waiting: asyncio.Queue[bytes | None], send: Send) -> None:
     """Send what waits, as much of it at once as there is, until its end."""
     ended = False
     while not ended:
         try:
-            async with asyncio.timeout(_ALIVE_EVERY):
+            async with asyncio.timeout(_QUIET_SECONDS):
                 parts = [await waiting.get()]
         except TimeoutError:
-            parts = [_ALIVE]
+            parts = [sse.KEEP_ALIVE]
         while not waiting.empty():
             parts.append(waiting.get_nowait())
         ended = parts[-1] is None
@@ -80,20 +78,18 @@ async def _pass_on(waiting: asyncio.Queue[bytes | None], send: Send) -> None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _last(call: Call) -> bytes:
+def _last_events(call: Call) -> bytes:
     """The events that end the stream."""
     if call.cancelled():
         return b""
     error = call.exception()
-    if error is None:
-        return _ended(call.result().result)
-    problem: dict[str, Any] = error.problem() if isinstance(error, VenvdError) else {}
-    return _event("error", encode(problem)) + _event("done", b"{}")
-
-
-def _ended(result: bytes) -> bytes:
-    output = _output.decode(result)
-    failed = bytes(output.error)
-    outcome = _event("result", bytes(output.result)) if failed == b"null" else _event("error", failed)
+    if error is not None:
+        problem: dict[str, Any] = error.problem() if isinstance(error, VenvdError) else {}
+        return render_event("error", encode(problem)) + render_event("done", b"{}")
+    output = _output.decode(call.result().result)
+    if bytes(output.error) == b"null":
+        outcome = render_event("result", bytes(output.result))
+    else:
+        outcome = render_event("error", bytes(output.error))
     summary = {"durationMs": output.durationMs, "truncated": output.truncated}
-    return outcome + _event("done", encode(summary))
+    return outcome + render_event("done", encode(summary))

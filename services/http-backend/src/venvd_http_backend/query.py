@@ -1,4 +1,4 @@
-"""What a GET, PUT or DELETE says in its query, as fields of its command's request."""
+"""The query of a GET, PUT or DELETE as fields of its command's request."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from venvd_contract.errors import InvalidRequest
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
-def _bool(text: str) -> bool:
+def _read_bool(text: str) -> bool:
     return _TRUTH[text.lower()]
 
 
-def _number(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):  # JSON has no such number, and so no field takes it
+def _read_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # JSON has no such number, and so no field takes it
         raise ValueError(text)
-    return found
+    return number
 
 
 _READS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    float | None: (_number, "a number"),
+    float | None: (_read_number, "a number"),
     int | None: (int, "a whole number"),
-    bool | None: (_bool, "true or false"),
+    bool | None: (_read_bool, "true or false"),
     str | None: (str, "a text"),
 }
 
 
 @functools.cache
-def fields(command: Command) -> dict[str, Any]:
-    """The fields of the request that may stand in the query, with their types."""
+def query_fields(command: Command) -> dict[str, Any]:
+    """The fields of a request that its query may hold, with their types."""
     hints = get_type_hints(command.request)
     return {name: hint for name, hint in hints.items() if hint in _READS}
 
 
-def asked(command: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The fields that a query names; others are ignored.
+def read_fields(command: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields in a query; names that are no fields are ignored.
 
     Raises:
         InvalidRequest: a value is not of its field's type; says which.
@@ -48,7 +48,7 @@ def asked(command: str, given: Mapping[str, str]) -> dict[str, Any]:
     declared = BY_NAME.get(command)
     if not given or declared is None or declared.http[0] == "POST":
         return {}
-    known = fields(declared)
+    known = query_fields(declared)
     return {name: _read(command, name, known[name], text) for name, text in given.items() if name in known}
 
 

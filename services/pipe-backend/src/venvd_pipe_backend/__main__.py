@@ -10,9 +10,10 @@ import sys
 import uvloop
 
 from venvd_contract.errors import VenvdError
-from venvd_core import descriptors, logs
+from venvd_core import descriptors
 from venvd_core.backend import Backend
 from venvd_core.settings import load
+from venvd_http import logs
 from venvd_pipe_backend.server import PIPE, PipeServer
 from venvd_pipe_backend.settings import PipeSettings
 

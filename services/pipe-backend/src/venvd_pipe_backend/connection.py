@@ -12,6 +12,7 @@ from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
+from venvd_http.auth import TokenGuard
 from venvd_pipe_backend import arrays, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.output import Output
@@ -37,6 +38,7 @@ class Host(Protocol):
     """
 
     backend: Backend
+    guard: TokenGuard
     settings: PipeSettings
     hangups: HangupWatcher
     held: int
@@ -256,7 +258,7 @@ class Connection(asyncio.Protocol):
         if message.token is None and (self._authenticated or message.command in OPEN_COMMANDS):
             return
         try:
-            self._backend.authorise(message.token)
+            self._host.guard.check(message.token)
         except Unauthenticated as error:
             if message.token is None:
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None

@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 import logging
 import socket
+from pathlib import Path
 
 from venvd_contract.errors import Busy
 from venvd_core.backend import Backend
 from venvd_core.hangup import HangupWatcher
-from venvd_pipe_backend import http, listeners, peers
+from venvd_http import probes
+from venvd_http.auth import TokenGuard
+from venvd_http.listening import BACKLOG, listen_unix, remove_name
+from venvd_http.server import create_server
+from venvd_pipe_backend import peers
 from venvd_pipe_backend.connection import Connection
 from venvd_pipe_backend.settings import PipeSettings
 
@@ -29,7 +34,10 @@ class PipeServer:
     def __init__(self, backend: Backend, settings: PipeSettings) -> None:
         self.backend = backend
         self.settings = settings
+        self.guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         self.held = 0
+        self._pipe_path = settings.socket_dir / PIPE
+        self._http_path = settings.socket_dir / HTTP
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
         self._uids: frozenset[int] | None = frozenset()
@@ -38,31 +46,36 @@ class PipeServer:
         """Listen.
 
         Raises:
-            InvalidRequest, Conflict, Unavailable: as `listeners.listen`.
+            InvalidRequest, Conflict, Unavailable: as `listen_unix`.
         """
         loop = asyncio.get_running_loop()
-        pipe = listeners.listen(self.settings, PIPE)
+        pipe_listener = self._listen(self._pipe_path)
         try:
-            probes = listeners.listen(self.settings, HTTP)
+            http_listener = self._listen(self._http_path)
         except BaseException:
-            pipe.close()
-            listeners.remove(self.settings, PIPE)
+            pipe_listener.close()
+            remove_name(self._pipe_path)
             raise
         self._uids = peers.allowed_users(
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
         self.hangups = HangupWatcher(loop)
         self._server = await loop.create_unix_server(
-            lambda: Connection(self, loop), sock=pipe, backlog=listeners.BACKLOG
+            lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )
-        self._http = http.server(self.backend, self.settings.stall_timeout)
-        self._serving_http = asyncio.ensure_future(http.serve(self._http, probes))
+        app = probes.create_app(self.backend, self.guard)
+        self._http = create_server(app, stall_timeout=self.settings.stall_timeout)
+        self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[http_listener]))
         self._stall_checks = asyncio.ensure_future(self._check_stalls())
+
+    def _listen(self, path: Path) -> socket.socket:
+        settings = self.settings
+        return listen_unix(path, settings.socket_mode, settings.socket_owner, settings.socket_group)
 
     async def close(self) -> None:
         """Answer the running calls, within `drain` seconds, then close everything."""
         self._server.close()
-        listeners.remove(self.settings, PIPE)
+        remove_name(self._pipe_path)
         for connection in list(self._connections):
             connection.end_requests()
         with contextlib.suppress(TimeoutError):
@@ -70,7 +83,7 @@ class PipeServer:
         for connection in [*self._connections, *self._refused]:
             connection.abort()
         self._stall_checks.cancel()
-        listeners.remove(self.settings, HTTP)
+        remove_name(self._http_path)
         self._http.should_exit = True
         await asyncio.wait({self._stall_checks, self._serving_http})
         self.hangups.close()

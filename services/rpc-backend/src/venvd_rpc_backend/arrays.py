@@ -14,6 +14,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest
 from venvd_core.backend import Backend, Incoming, Outgoing, Reply, Target
+from venvd_http.auth import TokenGuard
 from venvd_proto import chunks
 from venvd_proto.v1.python_service_pb2 import (
     ArrayHeader,
@@ -69,8 +70,9 @@ class Arrays:
         patience: seconds that a client may leave a chunk unread, or let the server wait for one.
     """
 
-    def __init__(self, backend: Backend, patience: float, *, cancel: bool) -> None:
+    def __init__(self, backend: Backend, guard: TokenGuard, patience: float, *, cancel: bool) -> None:
         self._backend = backend
+        self._guard = guard
         self._patience = patience
         self._cancel = cancel
 
@@ -97,7 +99,7 @@ class Arrays:
 
     async def _fetched(self, message: GetArrayRequest, context: Context) -> Outgoing:
         found = contexts.asked(context.invocation_metadata())
-        contexts.authorise(self._backend, found)
+        contexts.authorise(self._guard, found)
         target = _target(found, context)
         form = message.format if message.HasField("format") else None
         return await self._waited(self._backend.get_array(message.handle_id, target, form))
@@ -119,7 +121,7 @@ class Arrays:
 
     async def _taken(self, context: Context) -> Reply:
         found = contexts.asked(context.invocation_metadata())
-        contexts.authorise(self._backend, found)
+        contexts.authorise(self._guard, found)
         header = await self._next(context)
         if not isinstance(header, Header):
             raise InvalidRequest("the first message of an array has its header, and only the others chunks")

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from venvd_core.backend import Backend, Call, Reply, Request
+from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, messages, status
@@ -39,8 +40,9 @@ def _serialized(message: Message | bytes) -> bytes:
 class Calls:
     """Answers the methods of all services but the Session stream."""
 
-    def __init__(self, backend: Backend, *, cancel_on_disconnect: bool) -> None:
+    def __init__(self, backend: Backend, guard: TokenGuard, *, cancel_on_disconnect: bool) -> None:
         self._backend = backend
+        self._guard = guard
         self._cancel = cancel_on_disconnect
 
     def unary(self, service: ServiceDescriptor) -> dict[str, Callable[[Metadata], UnaryCall]]:
@@ -67,7 +69,7 @@ class Calls:
         """
         found = contexts.asked(metadata)
         if not method.open:
-            contexts.authorise(self._backend, found)
+            contexts.authorise(self._guard, found)
         payload = b"{}" if message is None else messages.payload(message)
         timeout = contexts.timeout(context)
         return Request(

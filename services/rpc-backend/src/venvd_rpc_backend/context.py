@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
-from venvd_core.backend import Backend
+from venvd_http.auth import TokenGuard
 
 ROOM = 0.05
 """Share of the time left, and at most seconds, in which the answer of a call that ran out of time still reaches the
@@ -70,12 +70,12 @@ def bearer(value: str) -> str:
     return token.strip()
 
 
-def authorise(backend: Backend, found: Asked) -> None:
+def authorise(guard: TokenGuard, found: Asked) -> None:
     """Raises:
-    Unauthenticated, Forbidden: as `Backend.authorise`.
+    Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
     try:
-        backend.authorise(found.token)
+        guard.check(found.token)
     except Unauthenticated as error:
         if found.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from venvd_contract.errors import VenvdError
 from venvd_core.backend import Backend
+from venvd_http.auth import TokenGuard
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import status
 
@@ -54,26 +55,26 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     """What the server speaks, for those with a token."""
 
-    def __init__(self, backend: Backend, services: tuple[str, ...]) -> None:
+    def __init__(self, guard: TokenGuard, services: tuple[str, ...]) -> None:
         super().__init__(services)
-        self._backend = backend
+        self._guard = guard
 
     async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         try:
-            contexts.authorise(self._backend, contexts.asked(context.invocation_metadata()))
+            contexts.authorise(self._guard, contexts.asked(context.invocation_metadata()))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         async for response in super().ServerReflectionInfo(requests, context):
             yield response
 
 
-def add(server: Any, backend: Backend, services: tuple[str, ...]) -> Health:
+def add(server: Any, backend: Backend, guard: TokenGuard, services: tuple[str, ...]) -> Health:
     """Serve both; the caller runs `keep_looking`."""
     watch = Health(backend, services)
     health_pb2_grpc.add_HealthServicer_to_server(watch, server)
     names = (*services, health.SERVICE_NAME, *REFLECTION)
     handler = grpc.stream_stream_rpc_method_handler(
-        Reflection(backend, names).ServerReflectionInfo,
+        Reflection(guard, names).ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

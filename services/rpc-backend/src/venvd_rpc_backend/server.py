@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from typing import Any
 
 import grpc
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
+from venvd_http.auth import TokenGuard
+from venvd_http.listening import listen_tcp
+from venvd_http.server import create_server
 from venvd_rpc_backend import http, probes
 from venvd_rpc_backend.arrays import Arrays
 from venvd_rpc_backend.calls import Calls
@@ -26,7 +28,6 @@ ENVELOPE = 64 * 1024
 """Bytes of a message beside its payload, so that core can say itself that a payload is too large."""
 PING_INTERVAL = 10
 """Seconds that clients must leave between pings of theirs."""
-BACKLOG = 1024
 
 
 def options(settings: RpcSettings) -> list[tuple[str, int]]:
@@ -63,19 +64,22 @@ class RpcServer:
             InvalidRequest: certificate or key cannot be used.
         """
         settings = self._settings
-        listener = listen(settings.host, settings.http_port)
+        listener = listen_tcp(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         cancel = settings.cancel_on_disconnect
-        calls = Calls(self._backend, cancel_on_disconnect=cancel)
-        streams = Streams(self._backend, settings)
-        arrays = Arrays(self._backend, settings.stall_timeout, cancel=cancel)
+        calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
+        streams = Streams(self._backend, guard, settings)
+        arrays = Arrays(self._backend, guard, settings.stall_timeout, cancel=cancel)
         self._server.add_generic_rpc_handlers((Routes(SERVICES, calls, streams, arrays),))
-        self._health = probes.add(self._server, self._backend, NAMES)
+        self._health = probes.add(self._server, self._backend, guard, NAMES)
         self.port = self._listen()
         await self._health.look()
         await self._server.start()
-        self._http = http.server(self._backend, settings.stall_timeout)
+        self._http = create_server(
+            http.create_app(self._backend, guard, settings), stall_timeout=settings.stall_timeout
+        )
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
         self._looking = asyncio.ensure_future(self._health.keep_looking())
 
@@ -112,22 +116,3 @@ def credentials(settings: RpcSettings) -> Any:
     except OSError as error:
         raise InvalidRequest(f"VENVD_TLS_…: {error}") from None
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
-
-    Raises:
-        Conflict: the port is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise Conflict(f"{host}:{port} cannot be listened on: {error}") from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener

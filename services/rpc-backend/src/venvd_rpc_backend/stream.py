@@ -13,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
 from venvd_core.backend import CANCEL, Backend, Call, Request
+from venvd_http.auth import TokenGuard
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
@@ -26,8 +27,9 @@ Context = Any  # grpc.aio.ServicerContext, whose types are not told
 class Streams:
     """Serves Session streams."""
 
-    def __init__(self, backend: Backend, settings: RpcSettings) -> None:
+    def __init__(self, backend: Backend, guard: TokenGuard, settings: RpcSettings) -> None:
         self._backend = backend
+        self._guard = guard
         self._settings = settings
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -40,7 +42,7 @@ class Streams:
     async def _serve(self, _requests: Any, context: Context) -> None:
         try:
             found = contexts.asked(context.invocation_metadata())
-            contexts.authorise(self._backend, found)
+            contexts.authorise(self._guard, found)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         try:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from venvd_core.patience import HEAD_BYTES, PIECE, PIPELINED, patient
+from venvd_http.connection import HEAD_BYTES, PIECE, PIPELINED, create_connection_type
 
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 MANY = 2000
@@ -59,7 +58,7 @@ async def app(_scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any
 
 def connected() -> tuple[Any, Wire]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    connection, wire = patient(HttpToolsProtocol, 60)(config, ServerState(), {}), Wire()
+    connection, wire = create_connection_type(60)(config, ServerState(), {}), Wire()
     connection.connection_made(wire)
     return connection, wire
 
@@ -148,5 +147,64 @@ def test_a_head_is_counted_without_what_was_in_front_of_it(size: int) -> None:
         body = b"POST / HTTP/1.1\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
         connection.data_received(body + b"GET / HTTP/1.1\r\nX: " + b"x" * (size - 21))
         assert wire.closed == (size > HEAD_BYTES)
+
+    run(scenario)
+
+
+# ---- slow and silent clients -------------------------------------------------------------------------------------
+
+
+class Slow(Wire):
+    """A client of which nothing comes but what the test sends; `ended` says that its connection is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    def close(self) -> None:
+        super().close()
+        self.ended.set()
+
+    abort = close
+
+
+def slow_client() -> tuple[Any, Slow]:
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    connection, wire = create_connection_type(0.05)(config, ServerState(), {}), Slow()
+    connection.connection_made(wire)
+    return connection, wire
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nX: x", REQUEST[:-1]])
+def test_a_client_that_stops_before_its_request_is_whole_is_ended(sent: bytes) -> None:
+    """Silence, empty lines and half a head end the connection; a head that is whole is the application's affair."""
+
+    async def scenario() -> None:
+        connection, wire = slow_client()
+        if sent:
+            connection.data_received(sent)
+        if sent == REQUEST[:-1]:
+            await turns(10)
+            assert not wire.closed
+        else:
+            async with asyncio.timeout(60):
+                await wire.ended.wait()
+        connection.connection_lost(None)
+
+    run(scenario)
+
+
+def test_a_head_without_end_is_answered() -> None:
+    """A client that goes on sending its head is told that it is too large."""
+
+    async def scenario() -> None:
+        connection, wire = slow_client()
+        connection.data_received(b"GET / HTTP/1.1\r\n")
+        for number in range(2000):
+            connection.data_received(b"X-%d: %b\r\n" % (number, b"x" * 100))
+        assert wire.closed
+        assert wire.written.startswith(b"HTTP/1.1 413 Content Too Large\r\n")
+        assert b'"code":"too_large"' in wire.written
+        connection.connection_lost(None)
 
     run(scenario)

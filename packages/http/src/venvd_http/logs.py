@@ -1,48 +1,58 @@
-"""Log lines of JSON on standard error, one for each request."""
+"""Logs: lines of JSON on standard error."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
+import sys
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send
 
 _requests = logging.getLogger("venvd.request")
-_QUIET = ("alembic", "docker", "urllib3", "uvicorn.access")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; `fields` of the record are fields of it."""
+    """One JSON object a line. The fields of a record's `fields` are fields of the object."""
+
+    def __init__(self, **always: str) -> None:
+        super().__init__()
+        self._always = {name: value for name, value in always.items() if value}
 
     def format(self, record: logging.LogRecord) -> str:
-        time_ = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        moment = dt.datetime.fromtimestamp(record.created, dt.UTC)
         line: dict[str, Any] = {
-            "time": time_.replace("+00:00", "Z"),
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._always,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(line, separators=(",", ":"), default=str)
 
 
-def configure(level: str) -> None:
-    """Send all logging of this process to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+def configure(level: str, *, quiet: tuple[str, ...] = (), **always: str) -> None:
+    """Send all logging of this process to standard error.
+
+    Args:
+        level: the least level that is logged.
+        quiet: loggers of libraries that log warnings only.
+        always: fields of each line.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(**always))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _QUIET:
+    for name in quiet:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class RequestLog:
-    """One line for each request; probes and scrapes only at level `debug`."""
+    """ASGI middleware: logs one line for each request. Requests of the paths in `quiet` are logged at level `debug`."""
 
     def __init__(self, app: ASGIApp, quiet: frozenset[str]) -> None:
         self._app = app
@@ -54,21 +64,21 @@ class RequestLog:
             return
         started, status = time.perf_counter(), 0
 
-        async def watched(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, watched_send)
         finally:
             self._write(scope, status, time.perf_counter() - started)
 
     def _write(self, scope: Scope, status: int, seconds: float) -> None:
         level = logging.DEBUG if scope["path"] in self._quiet and status < 400 else logging.INFO
         client = scope.get("client")
-        found: Mapping[str, Any] = {
+        fields = {
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
@@ -76,4 +86,4 @@ class RequestLog:
             "client": client[0] if client else None,
             **scope.get("venvd", {}),
         }
-        _requests.log(level, "request", extra={"fields": found})
+        _requests.log(level, "request", extra={"fields": fields})

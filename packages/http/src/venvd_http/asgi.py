@@ -1,0 +1,33 @@
+"""The types of ASGI, and whole responses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON = b"application/json"
+CLOSE: Headers = ((b"connection", b"close"),)
+"""Tells uvicorn and the client that the connection ends with this response."""
+
+encode = msgspec.json.Encoder().encode
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON) -> None:
+    """Send one whole response."""
+    await send_whole(send, status, ((b"content-type", content_type),), body)
+
+
+async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send one whole response; `headers` are those beside its length."""
+    lines = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,431 @@
+"""uvicorn's connections, with what they lack: limits of slow and silent clients, a fast path, and problem details.
+
+All that venvd uses of uvicorn's private parts is in this module (docs/decisions/0015-one-http-edge.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
+from venvd_http.asgi import encode
+from venvd_http.heads import Head, HeadCache
+from venvd_http.problems import render_problem
+
+HEAD_BYTES = 64 * 1024
+PIPELINED = 8
+"""Parsed requests that may wait behind one that is not answered yet."""
+PIECE = 16 * 1024
+"""Bytes that are parsed at once. One read may hold thousands of requests, and a parsed request takes a hundred times
+its bytes.
+"""
+LARGEST_FAST_BODY = 64 * 1024
+TRANSPORT, HEAD = "venvd.transport", "venvd.head"
+"""ASGI extensions: the transport of a request's connection, and its `Head` if that is parsed already."""
+
+_STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus} | {
+    413: b"413 Content Too Large",  # RFC 9110's names: those of HTTPStatus depend on the version of Python
+    422: b"422 Unprocessable Content",
+}
+_REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+
+
+class Flow:
+    """Decides whether a connection is read. It takes the place of uvicorn's `FlowControl`.
+
+    uvicorn reads on when an application waits for a body or for its client to leave. Each answered request would then
+    let in more of those behind it. This class does not read a connection that is full.
+    """
+
+    def __init__(self, transport: asyncio.Transport, is_full: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._is_full = is_full
+        self._held = False
+        """Whether uvicorn wants no more for now."""
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.read_paused = False
+        self.write_paused = False
+
+    async def drain(self) -> None:
+        await self._writable.wait()
+
+    def pause_reading(self) -> None:
+        self._held = True
+        self.update()
+
+    def resume_reading(self) -> None:
+        self._held = False
+        self.update()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._writable.clear()
+        self.update()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._writable.set()
+        self.update()
+
+    def update(self) -> None:
+        """Pause or resume reading. The connection calls this when it may have become full or no longer full."""
+        paused = self._held or self._is_full()
+        if paused == self.read_paused or self._transport.is_closing():
+            return
+        self.read_paused = paused
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+class UnreadTimer:
+    """Ends a connection if its client reads nothing of the waiting answers for `seconds`."""
+
+    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        unread = self._transport.get_write_buffer_size()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check, unread)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, unread_before: int) -> None:
+        if self._transport.get_write_buffer_size() >= unread_before:
+            self._transport.abort()
+        else:
+            self.start()
+
+
+class Exchange(ABC):
+    """One request on the fast path, from its last byte to its answer.
+
+    It takes the place of uvicorn's cycle and has what uvicorn uses of that: `response_complete`, `disconnected`,
+    `keep_alive` and a `message_event` to set.
+    """
+
+    __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
+
+    def __init__(self, connection: Connection, keep_alive: bool) -> None:
+        self._connection = connection
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    @property
+    def message_event(self) -> Exchange:
+        return self
+
+    def set(self) -> None:  # noqa: B027 — what uvicorn says by it, the connection says by `client_left`
+        """Do nothing."""
+
+    @abstractmethod
+    def begin(self, command: str, head: Head, body: bytes) -> None:
+        """Begin the call of an admitted request. It ends with one call of `answer` or `refuse`."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """End the call: its client has left."""
+
+    def client_left(self) -> None:
+        self.disconnected = True
+        self.cancel()
+
+    def answer(self, body: bytes) -> None:
+        """Send 200 and a JSON body."""
+        self._connection.answer(self, b"200 OK", b"content-type: application/json\r\n", body)
+
+    def refuse(self, error: VenvdError) -> None:
+        """Send an error."""
+        status, headers, body = render_problem(error)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self._connection.answer(self, _STATUS_LINE.get(status) or b"%d " % status, lines, body)
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """Answers small requests on the connection itself, without a task and without ASGI.
+
+    A request takes this path if it is a POST for one of `routes` that arrives whole, its body has at most
+    `LARGEST_FAST_BODY` bytes, it wants no events, and no other request of its connection waits for an answer.
+
+    Attributes:
+        routes: commands by the target of their requests.
+        admit: raises `VenvdError` if the sender of a request may not call.
+        exchange: makes the exchange of one request on a connection, which is kept alive or not.
+    """
+
+    routes: Mapping[bytes, str]
+    admit: Callable[[Head], None]
+    exchange: Callable[[Connection, bool], Exchange]
+
+
+class Connection(HttpToolsProtocol):
+    """One connection, with limits that uvicorn lacks.
+
+    A client may be silent for `stall_timeout` seconds before its first request. From its first byte, a request's head
+    may take as long and have `HEAD_BYTES`. What is read and parsed ahead of the answers is bounded. Answers may lie
+    unread for `stall_timeout` seconds.
+    """
+
+    stall_timeout: ClassVar[float] = 60.0
+    routes: ClassVar[Mapping[bytes, str]] = {}
+    fast_path: ClassVar[FastPath]
+    """Set if there are `routes`."""
+
+    flow: Flow  # type: ignore[assignment]  # it stands in for uvicorn's
+
+    _unparsed = b""
+    """Bytes that were read and have to wait."""
+    _in_head = False
+    _in_body = False
+    _head_bytes = 0
+    _head_began = 0.0
+    _fast_command: str | None = None
+    """The command of a request of the fast path that is not whole yet; uvicorn does not know of it."""
+    _body = b""
+    _exchange: Exchange | None = None
+    _arrived = b""
+    """The bytes that the parser is reading."""
+    _began_in = b""
+    """The bytes in which the request began."""
+    _resting = False
+    """Whether the last request took the fast path and is answered, and no byte of another has come."""
+    _resting_since = 0.0
+    _rendered_defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(self.transport, self._is_full)
+        self._unread = UnreadTimer(self.transport, self.stall_timeout)
+        self._heads = HeadCache()
+        self._close_in(self.stall_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unread.stop()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+        if self._exchange is not None:
+            self._exchange.client_left()
+
+    # ---- reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._resting:
+            self._resting = False
+            request = self._heads.find(data)
+            if request is not None:
+                exchange = self.cycle = self._exchange = self.fast_path.exchange(self, True)  # type: ignore[assignment]
+                exchange.begin(*request)
+                return
+        self._arrived = data
+        self._feed(data)
+        self._arrived = self._began_in = b""
+        if self._fast_command is not None:
+            self._leave_fast_path()
+
+    def _feed(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            if self.transport.is_closing():
+                return
+            if self._is_full():
+                self._unparsed += data[start:]
+                self.flow.update()
+                return
+            self._parse(data[start : start + PIECE])
+
+    def _parse(self, piece: bytes) -> None:
+        super().data_received(piece)
+        if self.transport.is_closing():
+            return
+        if self._in_head or self._is_idle():  # before a head there may be empty lines
+            self._limit_head(len(piece))
+
+    def _is_full(self) -> bool:
+        return bool(self._unparsed) or len(self.pipeline) >= PIPELINED or self.flow.write_paused
+
+    def _is_idle(self) -> bool:
+        """Whether no request is under way, and a timer of uvicorn's was stopped by bytes that begin none."""
+        return not (self._in_body or self._resting) and (self.cycle is None or self.cycle.response_complete)
+
+    def _read_on(self) -> None:
+        unparsed, self._unparsed = self._unparsed, b""
+        if unparsed:
+            self.data_received(unparsed)
+        self.flow.update()
+
+    def _limit_head(self, size: int) -> None:
+        now = time.monotonic()
+        if self._head_bytes == 0:
+            self._head_began = now
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES + PIECE:  # other requests may be in front of it in the first piece
+            self._refuse(TooLarge(f"the request's head is larger than {HEAD_BYTES} bytes"))
+        else:
+            self._close_in(max(0.0, self._head_began + self.stall_timeout - now))
+
+    def _close_in(self, seconds: float) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    # ---- writing
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.start()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.stop()
+        self._read_on()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._read_on()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(InvalidRequest(f"this is not HTTP: {msg}"))
+
+    def _refuse(self, error: VenvdError) -> None:
+        body = encode(error.problem())
+        self.transport.write(_REFUSAL % (_STATUS_LINE[error.http_status], len(body), body))
+        self.transport.close()
+
+    # ---- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._began_in = self._arrived
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        self._head_bytes = 0
+        command = self.routes.get(self.url)
+        if command is not None and self._may_be_fast():
+            self._fast_command, self._body = command, b""
+        else:
+            self._begin_asgi(None)
+
+    def _may_be_fast(self) -> bool:
+        parser = self.parser
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and parser.get_method() == b"POST"
+            and not self.expect_100_continue
+            and parser.get_http_version() == "1.1"
+            and not parser.should_upgrade()
+        )
+
+    def on_body(self, body: bytes) -> None:
+        if self._fast_command is None:
+            super().on_body(body)
+        else:
+            self._body = self._body + body if self._body else body
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self._fast_command is None:
+            super().on_message_complete()
+            return
+        command, keep_alive = self._fast_command, self.parser.should_keep_alive()
+        head, refusal = Head(), None
+        try:
+            head = Head.of(self.headers)
+            if head.wants_events or len(self._body) > LARGEST_FAST_BODY:
+                self._leave_fast_path(head)
+                super().on_message_complete()
+                return
+            self.fast_path.admit(head)
+        except VenvdError as error:
+            refusal = error
+        self._fast_command = None
+        exchange = self.cycle = self._exchange = self.fast_path.exchange(self, keep_alive)  # type: ignore[assignment]
+        if refusal is not None:
+            exchange.refuse(refusal)
+            return
+        if keep_alive and not head.expects and self._began_in is self._arrived:
+            self._heads.learn(self._arrived, command, head)
+        exchange.begin(command, head, self._body)
+
+    def _leave_fast_path(self, head: Head | None = None) -> None:
+        """Hand the request to the application after all: it is not whole yet, too large, or wants events."""
+        self._fast_command = None
+        self._begin_asgi(head)
+        if self._body:
+            super().on_body(self._body)
+
+    def _begin_asgi(self, head: Head | None) -> None:
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
+        self.scope["extensions"] = {TRANSPORT: self.transport, HEAD: head}  # type: ignore[dict-item]
+        super().on_headers_complete()
+        if self.pipeline:  # uvicorn stops reading here, and would not see the client leave
+            self.flow.resume_reading()
+
+    # ---- answers of the fast path
+
+    def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
+        """Write one whole response: `status` is code and phrase, `headers` are lines, each with its end."""
+        if not exchange.keep_alive:
+            headers += b"connection: close\r\n"
+        rendered, defaults = Connection._rendered_defaults
+        current = self.server_state.default_headers  # uvicorn makes a new list each second
+        if rendered is not current:
+            defaults = b"".join(b"%b: %b\r\n" % header for header in current)
+            Connection._rendered_defaults = current, defaults
+        start = b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, defaults, len(body))
+        self.transport.write(start + body)
+        exchange.response_complete = True
+        self._exchange = None
+        if not exchange.keep_alive:
+            self.transport.close()
+        elif self.cycle is exchange and not self._in_head and self._fast_command is None:  # type: ignore[comparison-overlap]
+            self._rest()
+            return
+        self.on_response_complete()
+
+    def _rest(self) -> None:
+        """Wait for the next request: as `on_response_complete`, without a timer for each response."""
+        self.server_state.total_requests += 1
+        self._resting = True
+        self._resting_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._end_rest)
+
+    def _end_rest(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._exchange is not None:
+            return
+        remaining = self._resting_since + self.timeout_keep_alive - self.loop.time()
+        if remaining > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(remaining, self._end_rest)
+        else:
+            self.timeout_keep_alive_handler()
+
+
+def create_connection_type(stall_timeout: float, fast_path: FastPath | None = None) -> type[Connection]:
+    """The class of a server's connections."""
+    limits = {"stall_timeout": stall_timeout}
+    fast = {} if fast_path is None else {"fast_path": fast_path, "routes": fast_path.routes}
+    return type("Connection", (Connection,), {**limits, **fast})

@@ -1,0 +1,76 @@
+"""Errors as problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
+from venvd_http.asgi import Headers, Receive, Scope, Send, encode, send_whole
+
+PROBLEM = b"application/problem+json"
+
+_RETRY = (b"retry-after", b"1")
+
+
+@dataclass
+class Problem:
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errorType: str | None = None  # noqa: N815 — names on the wire
+    traceback: str | None = None
+    stateLost: bool | None = None  # noqa: N815
+
+
+def render_problem(
+    error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
+) -> tuple[int, Headers, bytes]:
+    """An error as an HTTP response: status, headers and body.
+
+    `status` takes the place of the error's own, `headers` are further ones, and `challenge` is what a 401 asks for
+    (`WWW-Authenticate`).
+    """
+    problem = error.problem()
+    code = problem["status"] = status or error.http_status
+    if code == 401:
+        headers = (*headers, (b"www-authenticate", challenge))
+    elif code in {429, 503}:
+        headers = (*headers, _RETRY)
+    return code, ((b"content-type", PROBLEM), *headers), encode(problem)
+
+
+async def refuse(
+    send: Send, error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
+) -> None:
+    """Send an error as problem details."""
+    await send_whole(send, *render_problem(error, status, headers, challenge))
+
+
+class Refusal:
+    """An ASGI application that answers with one error."""
+
+    def __init__(
+        self, error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
+    ) -> None:
+        self.error = error
+        self.status = status or error.http_status
+        self._headers = headers
+        self._challenge = challenge
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await refuse(send, self.error, self.status, self._headers, self._challenge)
+
+
+def unknown_path(path: str) -> Refusal:
+    """The 404 of a path that no route has."""
+    return Refusal(NotFound(f"there is nothing at {path[:200]}; /docs lists what there is"))
+
+
+def wrong_method(method: str, path: str, allowed: str) -> Refusal:
+    """The 405 of a path that takes other methods."""
+    error = InvalidRequest(f"{path[:200]} takes {allowed}, not {method}")
+    return Refusal(error, 405, ((b"allow", allowed.encode()),))

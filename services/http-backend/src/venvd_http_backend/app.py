@@ -1,0 +1,121 @@
+"""The ASGI application: every request that does not take the fast path."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from urllib.parse import parse_qsl
+
+from venvd_contract.errors import Internal, VenvdError
+from venvd_core.backend import Backend
+from venvd_http import probes
+from venvd_http.asgi import Message, Receive, Scope, Send
+from venvd_http.auth import TokenGuard
+from venvd_http.bodies import Body
+from venvd_http.clients import ClientGone
+from venvd_http.connection import HEAD, TRANSPORT
+from venvd_http.heads import Head
+from venvd_http.problems import refuse, unknown_path, wrong_method
+from venvd_http_backend import query
+from venvd_http_backend.arrays import Arrays
+from venvd_http_backend.commands import Commands
+from venvd_http_backend.events import serve_events
+from venvd_http_backend.files import Files
+from venvd_http_backend.request import HttpRequest
+from venvd_http_backend.routes import PAGES, SCHEMA, find_route
+from venvd_http_backend.schema import create_schema_app
+
+_log = logging.getLogger(__name__)
+_IN_THE_HEADER = "this page takes it like every other: curl -H 'Authorization: Bearer …'"
+
+
+class App:
+    """Answers each request in one of two ways: bodies and events as streams, everything else as one command.
+
+    Whatever goes wrong becomes problem details.
+    """
+
+    def __init__(self, backend: Backend, guard: TokenGuard, commands: Commands) -> None:
+        self._commands = commands
+        self._probes = probes.create_app(backend, guard)
+        self._schema = create_schema_app(version("venvd-http-backend"))
+        arrays, files = Arrays(commands), Files(commands)
+        self._streams = {
+            "array.get": arrays.serve_get,
+            "array.put": arrays.serve_put,
+            "file.get": files.serve_get,
+            "file.put": files.serve_put,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"] in probes.PATHS:
+            await self._probes(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        body = Body(receive, self._commands.stall_timeout)
+        head = Head(chunked=True)  # as long as nothing is known of the body
+        error: VenvdError | None = None
+        try:
+            head = scope["extensions"][HEAD] or Head.of(scope["headers"])
+            self._admit(scope, head)
+            await self._serve(HttpRequest(scope, head, body, receive, watched_send))
+        except ClientGone:
+            pass
+        except VenvdError as raised:
+            error = raised
+        except Exception:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
+            _log.exception("%s %s", scope["method"], scope["path"])
+            error = Internal("a defect of the server; its log has the traceback")
+        if error is None:
+            return
+        if started:
+            _log.warning("a response broke off: %s", error.message)
+            scope["extensions"][TRANSPORT].abort()
+        else:
+            await refuse(send, error, headers=body.closing(head))
+
+    def _admit(self, scope: Scope, head: Head) -> None:
+        try:
+            self._commands.admit(head)
+        except VenvdError as error:
+            if scope["path"] in PAGES and error.http_status == 401:
+                raise type(error)(f"{error.message}; {_IN_THE_HEADER}") from None
+            raise
+
+    async def _serve(self, request: HttpRequest) -> None:
+        scope = request.scope
+        path, method = scope["path"], scope["method"]
+        route = find_route(path)
+        if route is None:
+            await unknown_path(path)(scope, request.receive, request.send)
+            return
+        methods, parameters = route
+        command = methods.get(method)
+        if command is None:
+            allowed = ", ".join(name for name in methods if name != "HEAD")
+            await wrong_method(method, path, allowed)(scope, request.receive, request.send)
+            return
+        if command == SCHEMA:
+            await self._schema(scope, request.receive, request.send)
+            return
+        given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        payload = {**query.read_fields(command, given), **parameters}
+        if command.startswith("file."):
+            request.head.session = payload.pop("id")
+            if "path" in parameters:
+                payload |= request.file_path()
+        stream = self._streams.get(command)
+        if stream is not None:
+            await stream(request, payload)
+        elif command == "exec" and request.head.wants_events:
+            await serve_events(self._commands, request)
+        else:
+            await self._commands.serve(command, request, payload)

@@ -1,0 +1,53 @@
+"""Calls of the fast path: answered by the connection itself, with neither task nor ASGI in between.
+
+A small request that has come whole and whose answer is one piece of JSON needs nothing that ASGI offers, and a task,
+its events and its messages cost more than the call.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from venvd_contract.errors import Internal
+from venvd_core.backend import Call
+from venvd_http.connection import Connection, Exchange
+from venvd_http.heads import Head
+from venvd_http_backend.commands import Commands, make_request
+
+_log = logging.getLogger(__name__)
+
+
+class FastCall(Exchange):
+    """One call on the fast path."""
+
+    __slots__ = ("_call", "_commands")
+
+    def __init__(self, commands: Commands, connection: Connection, keep_alive: bool) -> None:
+        self._connection = connection
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self._commands = commands
+        self._call: Call | None = None
+
+    def begin(self, command: str, head: Head, body: bytes) -> None:
+        try:
+            self._call = Call(make_request(command, head, body), self._finish)
+            self._commands.backend.begin(self._call)
+        except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
+            _log.exception(command)
+            self.refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))
+
+    def cancel(self) -> None:
+        if self._call is not None and self._commands.watch is not None:
+            self._call.cancel()
+
+    def _finish(self, call: Call) -> None:
+        if self.disconnected:
+            self.response_complete = True
+        elif call.reply is not None:
+            self.answer(call.reply.result)
+        elif call.error is not None:
+            self.refuse(call.error)
+        else:
+            self.response_complete = True

@@ -1,0 +1,53 @@
+"""Which command a method and a path stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from venvd_contract.commands import COMMANDS, PLANNED, STREAMED
+
+PLANNED_ROUTES = (
+    ("POST", "/venv/create", "venv.create"),
+    ("GET", "/venv/list", "venv.list"),
+    ("GET", "/venv/status/{name}", "venv.status"),
+    ("DELETE", "/venv/{name}", "venv.delete"),
+    ("POST", "/venv/ensure", "venv.ensure"),
+)
+PAGES = frozenset({"/docs", "/openapi.json"})
+SCHEMA = "schema"
+"""What the pages stand for in place of a command."""
+
+_ROUTES = (
+    *((*command.http, command.name) for command in (*COMMANDS, *STREAMED) if command.name != "ping"),
+    *((method, path, command) for method, path, command in PLANNED_ROUTES if command in PLANNED),
+    *((method, page, SCHEMA) for page in sorted(PAGES) for method in ("GET", "HEAD")),
+    ("HEAD", "/api/array", "array.get"),
+)
+FAST_ROUTES: Mapping[bytes, str] = {
+    path.encode(): command for method, path, command in _ROUTES if method == "POST" and path.startswith("/api/")
+}
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """The path of a file may contain anything, slashes and line ends too; other parameters are one segment."""
+    path = path.replace("{path}", r"(?P<path>[\s\S]*)")
+    return re.compile(re.sub(r"\{(id|name)\}", r"(?P<\1>[^/]+)", path))
+
+
+_BY_PATH: dict[str, dict[str, str]] = {}
+for _method, _path, _command in _ROUTES:
+    _BY_PATH.setdefault(_path, {})[_method] = _command
+_PATTERNS = [(_pattern(path), methods) for path, methods in _BY_PATH.items() if "{" in path]
+
+
+def find_route(path: str) -> tuple[Mapping[str, str], dict[str, str]] | None:
+    """The commands of a path by their methods, and the parameters in it; None if there is no such path."""
+    methods = _BY_PATH.get(path)
+    if methods is not None:
+        return methods, {}
+    for pattern, methods in _PATTERNS:
+        match = pattern.fullmatch(path)
+        if match:
+            return methods, match.groupdict()
+    return None

@@ -1,0 +1,60 @@
+"""Responses that are too large to be held: sent in pieces, at the pace of the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from venvd_http.asgi import Headers
+from venvd_http.clients import ClientGone
+from venvd_http.connection import TRANSPORT
+from venvd_http_backend.request import HttpRequest
+
+
+@contextmanager
+def _without_buffer(transport: asyncio.WriteTransport) -> Iterator[None]:
+    """Have a write that the kernel does not take whole stop the next one: pieces may be gone once they are sent."""
+    transport.set_write_buffer_limits(high=0)
+    try:
+        yield
+    finally:
+        transport.set_write_buffer_limits()
+
+
+async def send_pieces(
+    request: HttpRequest, headers: Headers, pieces: Iterable[bytes | memoryview], stall_timeout: float
+) -> None:
+    """Send a response of known length; when this returns, no piece is needed any more.
+
+    Raises:
+        ClientGone: the client went away, or left a piece unread for `stall_timeout` seconds. The connection is closed.
+        VenvdError: the next piece could not be had.
+    """
+    transport: asyncio.Transport = request.scope["extensions"][TRANSPORT]
+    send = request.send
+    with _without_buffer(transport):
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for piece in pieces:
+                await send_piece(request, piece, stall_timeout)
+            await send_piece(request, b"", stall_timeout)  # which waits for the last of them
+        except BaseException:
+            transport.abort()
+            raise
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def send_piece(request: HttpRequest, piece: bytes | memoryview, stall_timeout: float) -> None:
+    """Send one piece of a response.
+
+    Raises:
+        ClientGone: the client went away, or left what was sent before unread for `stall_timeout` seconds.
+    """
+    try:
+        async with asyncio.timeout(stall_timeout):
+            await request.send({"type": "http.response.body", "body": piece, "more_body": True})
+    except TimeoutError:
+        raise ClientGone from None
+    if request.scope["extensions"][TRANSPORT].is_closing():
+        raise ClientGone
