@@ -23,8 +23,8 @@ test-long: install ## tests that are long by nature: load, churn, random kills, 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker
 	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/preload tests/e2e
 
-test-fast: install ## the packages' own tests, without an engine or a package index
-	@$(PYTEST) packages services -m "not docker and not network" -n 2
+test-fast: install ## the quick tests of every package, in under a minute: without an engine or a package index
+	@scripts/test packages services tests/test_*.py -m "not (slow or docker or network or long)"
 
 lint: install ## ruff, mypy, stale locks and stubs
 	@scripts/lint

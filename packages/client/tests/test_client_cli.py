@@ -19,6 +19,8 @@ from harness.ports import free_port
 
 import venvd
 
+pytestmark = pytest.mark.slow
+
 MINOR = f"3.{sys.version_info.minor}"
 
 

@@ -73,6 +73,7 @@ def test_a_request_is_what_the_contract_says(evaluate: Any, script: Any) -> None
     assert json.loads(body) == {"expression": "1 + 1"}
 
 
+@pytest.mark.slow
 def test_an_answer_in_single_bytes(evaluate: Any, script: Any) -> None:
     """However the bytes are cut, the answer is the same."""
     whole = reply({"a": [1, 2]})
@@ -104,6 +105,7 @@ def test_connection_close_is_kept_to(evaluate: Any, script: Any) -> None:
     assert evaluate(peer.url, 2) == [1, 2]
 
 
+@pytest.mark.slow
 def test_an_idle_connection_that_was_closed_is_replaced(evaluate: Any, script: Any) -> None:
     """A server that drops idle connections costs no error."""
     assert evaluate(script(reply(1), reply(2), reply(3)).url, 3, pause=0.2) == [1, 2, 3]
@@ -335,6 +337,7 @@ def test_a_unix_socket_whose_queue_is_full(tmp_path: Path, monkeypatch: pytest.M
             evaluator(f"unix://{tmp_path}/s")
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_lets_go_quietly(server: Any) -> None:
     """Proxies that live at the end of the interpreter leave no handle and no word on stderr."""
     code = (

@@ -16,6 +16,8 @@ import pytest
 import venvd
 from venvd import launch
 
+pytestmark = pytest.mark.slow
+
 MINOR = f"3.{sys.version_info.minor}"
 
 

@@ -14,6 +14,7 @@ import pytest
 import venvd
 
 
+@pytest.mark.slow
 def test_plain_results_are_values(backend: venvd.Backend) -> None:
     """Plain data arrives as itself, tuples and sets kept apart."""
     value = backend.eval("{'a': (1, {2}), 'b': [b'x', 2**70, None], 3: 1.5}")

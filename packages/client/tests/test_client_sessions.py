@@ -128,6 +128,7 @@ def test_handles_are_listed(backend: venvd.Backend) -> None:
     assert kept
 
 
+@pytest.mark.slow
 def test_asyncio(server: Any) -> None:
     """Attributes, calls, items, operators, iteration and `async with` of a proxy are awaited."""
 

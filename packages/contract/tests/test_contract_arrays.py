@@ -183,6 +183,7 @@ def test_a_large_header_is_refused_unread() -> None:
     ),
     st.sampled_from(["C", "F"]),
 )
+@pytest.mark.slow
 def test_arrays_survive_the_npy_stream(array: np.ndarray[Any, Any], order: Any) -> None:
     """Any array, written with our header, is what numpy reads; and ours reads what numpy writes."""
     array = np.asarray(array, order=order)

@@ -61,6 +61,7 @@ def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: A
 @pytest.mark.parametrize(
     "kind", ["unsealed", "growable", "small", "file", "bare", "huge", "negative", "object", "hole", "punched", "flood"]
 )
+@pytest.mark.slow
 def test_memory_that_cannot_be_trusted_is_refused(run: Any, wardens: Any, serve: Any, kind: str) -> None:
     """Memory that could shrink, is too small, has holes or is none: the call fails, and the server goes on."""
     wardens.start("shares")

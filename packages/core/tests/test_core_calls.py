@@ -190,6 +190,7 @@ def test_a_deadline_stops_the_call_and_keeps_the_state(run: Any, wardens: Any, s
 
 
 @pytest.mark.parametrize("deed", ["stubborn", "hides", "silent"])
+@pytest.mark.slow
 def test_what_does_not_stop_is_killed(run: Any, wardens: Any, serve: Any, deed: str) -> None:
     """Code that ignores the interrupt, hides its call from the slot or never replies loses its session, and is told."""
     wardens.start()
@@ -208,6 +209,7 @@ def test_what_does_not_stop_is_killed(run: Any, wardens: Any, serve: Any, deed: 
     run(work)
 
 
+@pytest.mark.slow
 def test_a_call_may_run_out_of_time_in_the_queue(run: Any, wardens: Any, serve: Any) -> None:
     """A call whose time ends while it waits is answered `timeout` and never begun."""
     wardens.start()

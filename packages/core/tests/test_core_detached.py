@@ -20,6 +20,7 @@ async def fetch(client: Any, identity: str) -> Any:
     return await client.command("call.get", id=identity, wait=20)
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_for_its_time(run: Any, wardens: Any, serve: Any) -> None:
     """When its time has come a result goes, and its ID says so; it can still be cancelled."""
     wardens.start()

@@ -8,6 +8,8 @@ import os
 import socket
 from typing import Any
 
+import pytest
+
 from venvd_contract.commands import SessionInfo
 from venvd_core.backend import DirectClient
 
@@ -40,6 +42,7 @@ def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) 
     run(work)
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_with_the_server(run: Any, wardens: Any, serve: Any) -> None:
     """Nobody looks into the slot of a client that left once its session is gone."""
     wardens.start("deaf")

@@ -261,6 +261,7 @@ def test_every_session_comes_back_with_a_new_warden(run: Any, wardens: Any, serv
     run(work)
 
 
+@pytest.mark.slow
 def test_a_name_can_be_used_again_at_once(run: Any, wardens: Any, serve: Any) -> None:
     """What is still done about a session that was deleted does not touch the next one of its name."""
     wardens.start()

@@ -48,6 +48,7 @@ def test_a_session_that_sends_garbage_is_replaced(run: Any, wardens: Any, serve:
     run(work)
 
 
+@pytest.mark.slow
 def test_a_second_reply_ends_the_session(run: Any, wardens: Any, serve: Any) -> None:
     """A reply that nothing asked for breaks the protocol, though the first one was good."""
     wardens.start()
@@ -73,6 +74,7 @@ def test_a_second_reply_ends_the_session(run: Any, wardens: Any, serve: Any) -> 
         '{"id":{id},"result":{"half": ',
     ],
 )
+@pytest.mark.slow
 def test_a_reply_that_stops_half_way_runs_into_the_deadline(run: Any, wardens: Any, serve: Any, text: str) -> None:
     """Half a line, or attachments announced and not sent: the call ends with its deadline, and the session with it."""
     wardens.start()
@@ -88,6 +90,7 @@ def test_a_reply_that_stops_half_way_runs_into_the_deadline(run: Any, wardens: A
     run(work)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_closed_ends_a_session_that_lives_on(run: Any, wardens: Any, serve: Any) -> None:
     """A process that closes its channel and stays is ended, and its call told why."""
     wardens.start()

@@ -109,6 +109,7 @@ def members(group: int) -> list[int]:
     return [pid for pid in found if (one := processes.identify(pid)) and one.alive()]
 
 
+@pytest.mark.slow
 def test_work_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that takes longer than it may is ended, and the error says how long it had."""
     monkeypatch.setattr(commands, "_MERCY", 0.2)

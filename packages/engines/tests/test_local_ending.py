@@ -49,6 +49,7 @@ def test_stop_ends_both_parts_gently(site: Site, launch: Launch, tmp_path: Path)
 
 
 @pytest.mark.parametrize("grace", [0, 0.5])
+@pytest.mark.slow
 def test_stop_ends_what_will_not_stop(site: Site, launch: Launch, grace: float) -> None:
     """After the grace everything is killed: what ignores SIGTERM, left its session or left its parent."""
     site.worker = STUBBORN_FAMILY
@@ -59,6 +60,7 @@ def test_stop_ends_what_will_not_stop(site: Site, launch: Launch, grace: float) 
     assert wait_until(lambda: not any(one.alive() for one in everything), 10)
 
 
+@pytest.mark.slow
 def test_stop_ends_a_keeper_that_does_not_answer(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where even the keeper hangs, the engine ends it and all below it from outside."""
     monkeypatch.setattr(launches, "_KILL_SECONDS", 1.0)
@@ -87,6 +89,7 @@ def test_a_part_that_was_killed_is_told(site: Site, launch: Launch, part: str) -
     assert not owned.complete
 
 
+@pytest.mark.slow
 def test_what_a_killed_warden_leaves_is_ended(site: Site, launch: Launch) -> None:
     """Processes that outlive their warden are ended by the keeper; the server's stay."""
     site.worker = STUBBORN_FAMILY
@@ -212,6 +215,7 @@ def test_a_reboot_ends_everything(site: Site, launch: Launch) -> None:
     state.write(site.directory(launch), record)
 
 
+@pytest.mark.slow
 def test_a_sweep_removes_what_a_killed_removal_left(site: Site, launch: Launch) -> None:
     """Half-removed directories go, launches stay."""
     site.start(launch)

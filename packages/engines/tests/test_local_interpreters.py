@@ -43,6 +43,7 @@ def test_the_newest_that_was_asked_for_is_chosen(asked: str, chosen: str | None)
     assert (str(found.version) if found else None) == chosen
 
 
+@pytest.mark.slow
 def test_our_own_version_is_found_and_answered() -> None:
     """A CPython of this minor version is found, as a real program that says its exact version."""
     found = interpreters.find(MINOR, UV, ENV, Quiet())
@@ -54,6 +55,7 @@ def test_our_own_version_is_found_and_answered() -> None:
     assert interpreters.ask(path, ENV) == Interpreter(Version(found.resolved), path)
 
 
+@pytest.mark.slow
 def test_every_version_comes_once() -> None:
     """Links, shims and venvs of one CPython are one interpreter."""
     found = interpreters.installed(UV, ENV, Quiet())
@@ -91,6 +93,7 @@ def test_what_is_no_usable_cpython_is_not_believed(tmp_path: Path, script: str) 
     assert interpreters.ask(program, ENV) is None
 
 
+@pytest.mark.slow
 def test_a_version_that_is_nowhere_names_those_there_are() -> None:
     """Where a version is neither here nor to be had, the error says why and lists what this machine has."""
     env = {**ENV, "UV_OFFLINE": "1"}

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from venvd_engines.engine import Launch
 from venvd_engines.local.processes import wait_until
+
+pytestmark = pytest.mark.slow
 
 Site = Any
 """The fixture's class, in conftest.py."""

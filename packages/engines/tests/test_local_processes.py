@@ -146,12 +146,14 @@ def test_a_whole_tree_is_ended() -> None:
 
 
 @pytest.mark.parametrize(("code", "answer"), [(ORPHANS, "clean"), (BOMB, "0")])
+@pytest.mark.slow
 def test_a_subreaper_finds_everything(code: str, answer: str) -> None:
     """What left its parent, and what forks while it is being ended, is found below a child subreaper."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.stdout.strip() == answer, result.stderr
 
 
+@pytest.mark.slow
 def test_what_is_spared_stays() -> None:
     """A branch that is spared stays with everything below it."""
     with subprocess.Popen([sys.executable, "-I", "-c", TREE], stdout=subprocess.PIPE) as root:

@@ -92,6 +92,7 @@ def test_a_port_of_another_backend_is_no_choice(site: Site, launch: Launch) -> N
         site.start(replace(site.again(launch), ports=(exact,), reserved={wanted}))
 
 
+@pytest.mark.slow
 def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
     """Two backends that want one port get two, and one that must have it is told who has it."""
     first, second = site.start(launch), site.start(site.again(launch))
@@ -104,6 +105,7 @@ def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
     assert not site.directory(exact).exists()
 
 
+@pytest.mark.slow
 def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is taken between the look and the server's listening is given up for the next one."""
     wanted = launch.ports[0].wanted
@@ -142,6 +144,7 @@ def test_a_lost_race_for_an_exact_port_is_a_conflict(
     assert not site.directory(launch).exists()
 
 
+@pytest.mark.slow
 def test_many_starts_at_once_get_ports_of_their_own(site: Site, launch: Launch) -> None:
     """Backends that start at the same time and want one port each get another."""
     records: list[state.State] = []
@@ -239,6 +242,7 @@ def test_sockets_lie_in_a_private_directory(site: Site, pipe: Launch) -> None:
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_sockets_of_a_later_launch_stay(site: Site, pipe: Launch) -> None:
     """Destroying a launch leaves the sockets of the one that took its place."""
     site.start(pipe)

@@ -21,6 +21,8 @@ from venvd_engines.engine import RuntimeRef, VenvBuild
 from venvd_engines.local import interpreters, processes
 from venvd_engines.local.venvs import Tools, Venvs, python_of
 
+pytestmark = pytest.mark.slow
+
 Wheel = Callable[..., Path]
 VERSION = platform.python_version().rstrip("+")
 BASE = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())

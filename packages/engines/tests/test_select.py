@@ -80,6 +80,7 @@ def test_docker_that_does_not_answer_is_no_docker(settings: EngineSettings, monk
         choose("docker", settings)
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_silent_holds_nobody_up(settings: EngineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that accepts and says nothing is given up soon."""
     with socket.socket() as silent:

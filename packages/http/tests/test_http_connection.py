@@ -85,6 +85,7 @@ def run(scenario: Callable[[], Any]) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_what_is_ahead_of_the_answers_is_bounded() -> None:
     """However often uvicorn wants to read on, no more is parsed than a few requests and what one piece brings."""
 

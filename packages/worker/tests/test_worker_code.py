@@ -232,6 +232,7 @@ def test_pickle_knows_the_users_classes(session: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.slow
 def test_multiprocessing(session: Any, method: str) -> None:
     """Functions and classes that were defined here work in processes started by each method, later ones too."""
     session("exec", {"code": "import multiprocessing as mp\nK = 10\n"
@@ -268,6 +269,7 @@ def test_own_directory_and_home(start: Any) -> None:
     assert one.eval("oct(os.stat('..').st_mode & 0o777)") == "0o700"
 
 
+@pytest.mark.slow
 def test_the_environment_is_an_allow_list(new_host: Any) -> None:
     """User code finds what the venv and the session ask for, and nothing else of the warden's environment."""
     host = new_host(VENVD_WORKER_ENV='{"FROM_VENV": "1", "BOTH": "venv"}', VENVD_SECRET="x", OTHER="y", TZ="UTC")
@@ -277,6 +279,7 @@ def test_the_environment_is_an_allow_list(new_host: Any) -> None:
     assert {"PATH", "HOME", "TMPDIR", "LANG"} <= set(found)
 
 
+@pytest.mark.slow
 def test_a_site_directory_is_added(new_host: Any, tmp_path: Any) -> None:
     """Modules of `--site` can be imported, `.pth` files in it included."""
     site = tmp_path / "site"
@@ -288,6 +291,7 @@ def test_a_site_directory_is_added(new_host: Any, tmp_path: Any) -> None:
     assert session.eval("import here, there\n[here.x, there.x]") == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_warden_runs_no_pth_files(new_host: Any, archive: Any, tools: Any) -> None:
     """The warden has no site packages at all: code that they would run at start does not run in it."""
     host = new_host()

@@ -9,6 +9,7 @@ import pytest
 from venvd_contract.errors import HandleNotFound, InvalidRequest, LimitExceeded, TooLarge, Unimplemented, UserError
 
 
+@pytest.mark.slow
 def test_import_holds_a_module(shared: Any) -> None:
     """`import` gives a handle of the module, dotted ones included."""
     found = shared("import", {"moduleName": "os.path"})

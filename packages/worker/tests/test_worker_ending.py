@@ -30,6 +30,7 @@ def lost(session: Any, code: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("reason", "code"), [("timeout", "timeout"), ("cancelled", "cancelled")])
 @pytest.mark.parametrize("command", ["eval", "exec"])
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_state(session: Any, tmp_path: Path, command: str, reason: str, code: str) -> None:
     """An interrupted call is answered by the reason, with its traceback, and names defined before are there."""
     session.eval("before = 5")
@@ -56,6 +57,7 @@ def test_an_interrupt_reaches_waiting_for_a_child(session: Any) -> None:
     assert session.reply()["code"] == "timeout"
 
 
+@pytest.mark.slow
 def test_an_interrupt_reaches_os_system(session: Any, tools: Any) -> None:
     """`os.system` ignores interrupts itself; its command gets one before the grace is over."""
     session.send(
@@ -67,6 +69,7 @@ def test_an_interrupt_reaches_os_system(session: Any, tools: Any) -> None:
     assert session.eval("1") == 1
 
 
+@pytest.mark.slow
 def test_a_late_interrupt_hits_nobody(session: Any) -> None:
     """An interrupt of a call that is over does not touch the next one."""
     session.eval("1")
@@ -156,6 +159,7 @@ def test_closing_descriptors_during_exec(session: Any) -> None:
     assert session.exited()["reason"] == "exit"
 
 
+@pytest.mark.slow
 def test_closing_descriptors_in_a_thread(session: Any) -> None:
     """Descriptors that a thread closes while the session waits end it as well, and hang nobody."""
     session.eval(
@@ -218,6 +222,7 @@ while time.monotonic() < deadline:
 """
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_is_ended(start: Any) -> None:
     """A bomb over the limit on processes is stopped, killed and told, and nothing of it is left."""
     session = start(processes=20)

@@ -13,6 +13,7 @@ def run(session: Any, code: str, **fields: Any) -> Any:
     return session("exec", {"code": code}, **fields)
 
 
+@pytest.mark.slow
 def test_output_of_every_level(session: Any) -> None:
     """Prints, raw writes, C code and child processes are caught, in the order in which they were written."""
     code = (
@@ -59,6 +60,7 @@ def test_texts_that_are_no_utf8(session: Any) -> None:
     assert run(session, "print('\\ud800')")["stdout"] == "\\ud800\n"
 
 
+@pytest.mark.slow
 def test_output_between_calls_is_not_caught(new_host: Any) -> None:
     """What `eval` prints goes to the worker host's log and into no answer."""
     host = new_host()
@@ -86,6 +88,7 @@ def test_threads_print_into_the_exec(session: Any) -> None:
     assert run(session, code)["stdout"] == "thread\n"
 
 
+@pytest.mark.slow
 def test_output_is_bounded(start: Any) -> None:
     """Output over `outputBytes` is cut with a marker, and the code runs to its end."""
     session = start(outputBytes=10_000)
@@ -115,6 +118,7 @@ def test_output_leaves_room_in_the_result(start: Any) -> None:
     assert len(found["stdout"]) > 7000
 
 
+@pytest.mark.slow
 def test_output_without_limits(start: Any) -> None:
     """Without any limit it is cut where a line ends."""
     session = start(outputBytes=None, resultBytes=None)

@@ -15,6 +15,8 @@ import pytest
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 from venvd_contract.internal import PROTOCOL
 
+pytestmark = pytest.mark.slow
+
 
 def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
     """`hello` is answered with the worker's version, the interpreter's, and when it started."""

@@ -10,6 +10,8 @@ from fastapi.testclient import TestClient
 from venvd_controller.app import create_app
 from venvd_controller.controller import Controller
 
+pytestmark = pytest.mark.slow
+
 GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config", "/docs"]
 
 

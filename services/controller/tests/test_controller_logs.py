@@ -7,11 +7,14 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
+import pytest
 from anyio.to_thread import run_sync
 
 from venvd_contract.resources import BackendSpec, Event, VenvSpec
 from venvd_controller import streams
 from venvd_engines.engine import PartState
+
+pytestmark = pytest.mark.slow
 
 
 def _start(testbed: Any) -> streams.Launches:

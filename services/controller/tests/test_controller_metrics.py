@@ -14,6 +14,8 @@ from venvd_controller import metrics
 from venvd_controller.controller import Controller
 from venvd_engines.engine import Owned
 
+pytestmark = pytest.mark.slow
+
 
 class Silent:
     """Progress without a listener."""

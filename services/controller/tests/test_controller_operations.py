@@ -239,6 +239,7 @@ def test_an_interrupted_operation_is_resumed(jobs: Jobs) -> None:
     assert lines[2] == "of the second"
 
 
+@pytest.mark.slow
 def test_the_oldest_operations_are_deleted(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest operations that ended stay, with their events."""
     monkeypatch.setattr(module, "_MAX_OPERATIONS", 3)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from venvd_contract.resources import BackendSpec, VenvSpec
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_new_preload_list_needs_a_start_and_no_build(testbed: Any) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_engines.engine import PartState
+
+pytestmark = pytest.mark.slow
 
 
 def _start(testbed: Any, *names: str) -> None:

@@ -236,6 +236,7 @@ def test_an_array_over_the_limit_is_refused_before_it_comes(server: Any) -> None
     server.ask("DELETE", f"/v1/sessions/{made}")
 
 
+@pytest.mark.slow
 def test_a_body_that_stops_is_given_up(start_server: Any) -> None:
     """After the patience of the server an unfinished array is a 400, and its memory is the session's again."""
     server = start_server(stall_timeout="0.3")
@@ -249,6 +250,7 @@ def test_a_body_that_stops_is_given_up(start_server: Any) -> None:
     assert len(set(found)) == 60
 
 
+@pytest.mark.slow
 def test_clients_that_leave_midway_leave_nothing(server: Any) -> None:
     """Uploads and downloads cut in the middle, many times over, take no memory of the session with them."""
     found = put(server, np.zeros(4 * MB))
@@ -262,6 +264,7 @@ def test_clients_that_leave_midway_leave_nothing(server: Any) -> None:
     assert get(server, found).shape == (4 * MB,)
 
 
+@pytest.mark.slow
 def test_an_array_whose_session_ends_breaks_off(server: Any) -> None:
     """Out: fewer bytes than were announced, and no failure of the server in its log; in: the client is told."""
     server.post("/v1/sessions", {"name": "ends"})
@@ -292,6 +295,7 @@ def calls(server: Any, session: str) -> int:
     return int(server.ask("GET", f"/v1/sessions/{session}").json["calls"])
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_cut(start_server: Any) -> None:
     """Whoever leaves an array unread loses the connection after the server's patience; others are served meanwhile."""
     server = start_server(stall_timeout="0.5")
@@ -305,6 +309,7 @@ def test_a_client_that_does_not_read_is_cut(start_server: Any) -> None:
     assert len(server.read_all(sock)) < 64 * MB
 
 
+@pytest.mark.slow
 def test_large_arrays_take_no_memory_of_the_server(server: Any) -> None:
     """300 MB out and in, to a slow reader too, and the server itself grows by a few of them at most."""
     found = put(server, np.zeros(1000))

@@ -19,6 +19,7 @@ def still_serves(server: Any) -> Any:
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "1e999", "x", ""])
+@pytest.mark.slow
 def test_numbers_of_a_query(server: Any, number: str) -> None:
     """What JSON could not say is no number of a query either, and is not taken for an absent one."""
     problem = server.ask("GET", f"/v1/calls/none?wait={number}").problem
@@ -48,6 +49,7 @@ def test_bad_bodies(server: Any, body: bytes, code: str, says: str) -> None:
     assert says in problem["detail"]
 
 
+@pytest.mark.slow
 def test_ten_megabytes_of_brackets(start_server: Any) -> None:
     """Deep nesting within the size limit is refused for its depth, at once."""
     server = start_server()
@@ -81,6 +83,7 @@ def test_who_asks_first_is_spared_the_sending(server: Any) -> None:
     assert server.read_until(sock, b"}").startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.slow
 def test_an_endless_body_is_cut_off(server: Any) -> None:
     """A body far over the limit is not read to its end: the connection is closed."""
     sock = server.connect()

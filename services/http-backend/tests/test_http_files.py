@@ -72,6 +72,7 @@ def test_a_client_that_goes_away(server: Any, big: str) -> None:
     until(lambda: counted(server, "file.get", "cancelled") == before + 1, "the download goes on")
 
 
+@pytest.mark.slow
 def test_what_moves_is_counted(server: Any, big: str) -> None:
     """Bytes of files are counted with those of replies and requests."""
 
@@ -103,6 +104,7 @@ def test_refusals_leave_the_connection_usable(server: Any) -> None:
     assert found.startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.slow
 def test_no_token_no_files(server: Any) -> None:
     """Files are behind the token like everything else."""
     for method in ("GET", "PUT", "DELETE"):

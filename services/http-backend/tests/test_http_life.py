@@ -118,6 +118,7 @@ def test_a_client_that_goes_away_cancels_its_call(
     assert server.eval("left", X_Venvd_Timeout="20") == "began"
 
 
+@pytest.mark.slow
 def test_a_client_may_go_away_where_that_is_wanted(start_server: Any, tmp_path: Path) -> None:
     """With VENVD_CANCEL_ON_DISCONNECT=0 the call goes on without its client."""
     server = start_server(cancel_on_disconnect="0")
@@ -145,6 +146,7 @@ def test_code_that_ends_its_process_is_told(server: Any, code: str, how: str) ->
     assert server.eval("'there' in globals()") is False
 
 
+@pytest.mark.slow
 def test_health_stays_green_while_code_loops(server: Any) -> None:
     """Probes are answered while a session runs code that never ends and cannot be stopped nicely."""
     code = "while True:\n  try:\n    while True: pass\n  except BaseException: pass"
@@ -172,6 +174,7 @@ def test_idle_connections_are_kept(server: Any) -> None:
     connection.close()
 
 
+@pytest.mark.slow
 def test_the_server_ends_within_its_grace(start_server: Any) -> None:
     """SIGTERM answers what still runs with problem details, and the process ends."""
     server = start_server()
@@ -186,6 +189,7 @@ def test_the_server_ends_within_its_grace(start_server: Any) -> None:
     assert answers[0].problem["code"] in {"session_lost", "unavailable"}
 
 
+@pytest.mark.slow
 def test_the_server_refuses_to_start_unguarded() -> None:
     """Without a token's digest and without VENVD_NO_TOKEN=1 there is no server, but a sentence."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
@@ -308,6 +312,7 @@ def descriptors(server: Any) -> int:
 
 
 @pytest.mark.parametrize("size", [2_000, 20_000])
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_ended(start_server: Any, size: int) -> None:
     """What it sends ahead and what it leaves unread is bounded, and after a while the connection is gone."""
     server = start_server(stall_timeout="1")
@@ -322,6 +327,7 @@ def test_a_client_that_never_reads_is_ended(start_server: Any, size: int) -> Non
     assert server.eval("1") == 1
 
 
+@pytest.mark.slow
 def test_many_requests_sent_ahead_are_all_answered(server: Any) -> None:
     """Of a client that does read, wherever what is read at once ends: in a body, between two requests or in a head."""
     sock, many = server.connect(), 3000
@@ -338,6 +344,7 @@ def test_many_requests_sent_ahead_are_all_answered(server: Any) -> None:
     sender.join()
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_never_read(start_server: Any) -> None:
     """One answer that does not fit between us ends the connection too, where nobody takes it."""
     server = start_server(stall_timeout="1")
@@ -352,6 +359,7 @@ def test_an_answer_that_is_never_read(start_server: Any) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_is_served(start_server: Any) -> None:
     """As long as something of an answer goes out, a connection stays, however long that takes."""
     server = start_server(stall_timeout="2")

@@ -53,6 +53,7 @@ def resident(server: Server) -> int:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon:")) * 1024
 
 
+@pytest.mark.slow
 def test_an_array_comes_behind_its_line(server: Server) -> None:
     """The reply describes the array, and its bytes follow; what was sent meanwhile is answered after that."""
     client = server.connect()
@@ -65,6 +66,7 @@ def test_an_array_comes_behind_its_line(server: Server) -> None:
     assert client.receive() == {"result": {"status": "ok"}}
 
 
+@pytest.mark.slow
 def test_replies_keep_their_order_and_stay_whole(server: Server) -> None:
     """Without IDs an array waits for the replies before it; with IDs nothing is written into the midst of one."""
     client = server.connect()
@@ -83,6 +85,7 @@ def test_replies_keep_their_order_and_stay_whole(server: Server) -> None:
             assert behind(client, reply) == expected(LARGE)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_gets_all_of_it_in_bounded_memory(server: Server) -> None:
     """300 MB go to a client that reads with pauses, and the server keeps a few of them at a time."""
     client = server.connect()
@@ -100,6 +103,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it_in_bounded_memory(server: Ser
     client("dispose", {"handleId": handle})
 
 
+@pytest.mark.slow
 def test_an_array_that_is_lost_midway_ends_the_connection(server: Server) -> None:
     """A session that ends while its array is read: the bytes break off, with no error among them."""
     client, other = server.connect(), server.connect()
@@ -139,6 +143,7 @@ def test_an_array_that_comes_in_slowly_holds_up_nobody(server: Server) -> None:
     assert slow("eval", {"expression": "1 + 1"}) == {"result": {"value": 2}}
 
 
+@pytest.mark.slow
 def test_a_large_array_comes_in_in_bounded_memory(start: Start) -> None:
     """300 MB, more than an attachment may have, are taken, and the server keeps a few of them at a time."""
     with start(worker=True, VENVD_MAX_ATTACHMENT_BYTES="1000000") as server:
@@ -193,6 +198,7 @@ def test_an_array_that_ends_early_is_told(server: Server) -> None:
     assert client.closed()
 
 
+@pytest.mark.slow
 def test_an_array_that_stops_coming_is_given_up(start: Start) -> None:
     """A client that begins an array and sends no more of it is told so, and let go."""
     with start(worker=True, VENVD_STALL_TIMEOUT="1") as server:
@@ -202,6 +208,7 @@ def test_an_array_that_stops_coming_is_given_up(start: Start) -> None:
         assert client.closed()
 
 
+@pytest.mark.slow
 def test_shared_memory_comes_once_and_is_used_again(start: Start) -> None:
     """The first reply that names a segment brings a sealed descriptor; once released, the same segment comes again."""
     with start(worker=True) as server:
@@ -223,6 +230,7 @@ def test_shared_memory_comes_once_and_is_used_again(start: Start) -> None:
         assert client("array.release", {"segments": [result["segment"]]}) == {"result": {"success": True}}
 
 
+@pytest.mark.slow
 def test_what_one_client_maps_no_other_gets(server: Server) -> None:
     """A lent segment is not used for others, nor released by them; that of a client that went is never used again."""
     client, other = server.connect(), server.connect()
@@ -284,6 +292,7 @@ def test_what_cannot_be_put_is_refused(server: Server, payload: Any, says: str) 
     assert says in server.connect()("array.put", payload)["error"]
 
 
+@pytest.mark.slow
 def test_clients_that_go_leave_nothing(server: Server) -> None:
     """Clients that vanish in the midst of an array, or with memory mapped, leave no descriptor and no call behind."""
     client = server.connect()

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("carrier")
 # ---- the connection --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_session_answers_itself(server: Server, session: str) -> None:
     """After `session.attach` calls go to the session, which keeps its state for other connections."""
     direct, other = attach(server, session), server.connect()
@@ -54,6 +55,7 @@ def test_ids_are_repeated(server: Server, session: str) -> None:
     assert "longer" in direct("eval", {"expression": "1"}, id="x" * 300)["error"]
 
 
+@pytest.mark.slow
 def test_requests_sent_behind_the_first_line(server: Server, session: str) -> None:
     """Nothing is lost that was sent before the connection was direct, however much of it."""
     client = server.connect_once()
@@ -157,6 +159,7 @@ def test_refusals(server: Server, fields: dict[str, Any], code: str) -> None:
     assert client.receive() == {"id": 2, "result": {"status": "ok"}}
 
 
+@pytest.mark.slow
 def test_a_setting_refuses(start: Start) -> None:
     """Where direct clients are not taken, the error says so and the connection is served as any."""
     with start(worker=True, VENVD_ATTACH="0") as server:
@@ -165,6 +168,7 @@ def test_a_setting_refuses(start: Start) -> None:
         assert value(client, "1 + 1") == 2
 
 
+@pytest.mark.slow
 def test_limits(start: Start) -> None:
     """There are so many direct clients of a session and of a backend, and one that goes makes room."""
     with start(worker=True, VENVD_MAX_ATTACHED="3", VENVD_MAX_ATTACHED_PER_SESSION="2") as server:
@@ -195,6 +199,7 @@ def test_one_order_for_all(server: Server, session: str) -> None:
     assert sorted(found) == list(range(1, 621))
 
 
+@pytest.mark.slow
 def test_a_flood_lets_others_through(server: Server, session: str) -> None:
     """A client that sends without end takes turns with the others."""
     flooding, other = attach(server, session), attach(server, session)
@@ -206,6 +211,7 @@ def test_a_flood_lets_others_through(server: Server, session: str) -> None:
     flooding.close()
 
 
+@pytest.mark.slow
 def test_a_proxied_call_behind_a_direct_one(server: Server, session: str) -> None:
     """A call of the server's waits for a direct one, and keeps its own deadline while it does."""
     direct, other = attach(server, session), server.connect()
@@ -227,6 +233,7 @@ def test_a_client_that_does_not_read(server: Server, session: str) -> None:
     assert [len(lazy.receive()["result"]["value"]) for _ in range(50)] == [200_000] * 50
 
 
+@pytest.mark.slow
 def test_an_attachment_that_nobody_reads(server: Server, session: str) -> None:
     """It holds the session up for a moment, which the session does not spend on trying."""
     lazy, other = attach(server, session), server.connect()

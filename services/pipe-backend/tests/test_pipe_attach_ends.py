@@ -23,6 +23,7 @@ def waits_for(path: Path) -> str:
 # ---- stopping --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupts(server: Server, session: str) -> None:
     """`session.interrupt` over another connection stops a direct call; the state is kept."""
     direct = attach(server, session)
@@ -50,6 +51,7 @@ def test_a_timeout_longer_than_floats(server: Server, session: str) -> None:
     assert value(attach(server, session), "1", timeout=10**400) == 1
 
 
+@pytest.mark.slow
 def test_the_default_deadline(start: Start) -> None:
     """Where a direct call names no timeout, the backend's counts."""
     with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
@@ -59,6 +61,7 @@ def test_the_default_deadline(start: Start) -> None:
 HANGS = "import time\nclass Hangs:\n    def __del__(self): time.sleep(600)"
 
 
+@pytest.mark.slow
 def test_a_session_that_hangs_without_a_call(start: Start) -> None:
     """One that hears nothing although it runs no call is ended after the default deadline, and serves again."""
     with start(worker=True, VENVD_DEFAULT_TIMEOUT="1") as server:
@@ -72,6 +75,7 @@ def test_a_session_that_hangs_without_a_call(start: Start) -> None:
         assert value(attach(server), "'Hangs' in globals()") is False
 
 
+@pytest.mark.slow
 def test_an_idle_session_is_not_ended(start: Start) -> None:
     """A session keeps its state however long its direct clients say nothing."""
     with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
@@ -81,6 +85,7 @@ def test_an_idle_session_is_not_ended(start: Start) -> None:
         assert value(direct, "kept") == 1
 
 
+@pytest.mark.slow
 def test_what_will_not_stop_is_killed(server: Server, session: str) -> None:
     """Code that goes on after its deadline is killed; the answer says that the state is lost, nothing follows it."""
     direct, waiting = attach(server, session), attach(server, session)
@@ -151,6 +156,7 @@ def test_a_client_that_goes_away_before_its_turn(server: Server, session: str, t
     assert value(other, "'begun' in globals()", session=session) is False
 
 
+@pytest.mark.slow
 def test_going_away_may_cancel_nothing(start: Start, tmp_path: Path) -> None:
     """With the setting off a call goes on when its client has gone."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
@@ -163,6 +169,7 @@ def test_going_away_may_cancel_nothing(start: Start, tmp_path: Path) -> None:
         until(lambda: value(other, "{'ended', 'also'} <= set(globals())"), "the calls did not go on")
 
 
+@pytest.mark.slow
 def test_what_a_client_left_is_run_though_it_read_nothing(start: Start) -> None:
     """With the setting off, replies that wait for a client that has gone hold up nothing that comes from it."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
@@ -239,6 +246,7 @@ def test_it_counts(server: Server, session: str) -> None:
     assert metric(server, "venvd_direct_response_bytes_total") > sent + 1000
 
 
+@pytest.mark.slow
 def test_idle_sessions(server: Server) -> None:
     """Direct calls keep a session; without any it ends, and its direct connections with it."""
     other = server.connect()
@@ -252,6 +260,7 @@ def test_idle_sessions(server: Server) -> None:
     assert other("session.get", {"id": name})["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_nothing_is_left(server: Server, session: str) -> None:
     """Neither server nor session keeps descriptors of direct clients that have gone."""
     other = server.connect()

@@ -41,6 +41,7 @@ def server(strict: Server) -> Iterator[Server]:
     strict.clients.pop().close()
 
 
+@pytest.mark.slow
 def test_a_line_without_end(server: Server) -> None:
     """A line over the limit is `too_large`, and the connection ends; its sender may go on sending meanwhile."""
     client = server.connect()
@@ -49,6 +50,7 @@ def test_a_line_without_end(server: Server) -> None:
     assert client.closed()
 
 
+@pytest.mark.slow
 def test_half_a_line_then_silence(server: Server) -> None:
     """A request that does not go on is refused after the stall timeout."""
     client = server.connect()
@@ -57,6 +59,7 @@ def test_half_a_line_then_silence(server: Server) -> None:
     assert client.closed()
 
 
+@pytest.mark.slow
 def test_half_an_attachment_then_silence(server: Server) -> None:
     """Attachments that do not come are refused after the stall timeout."""
     client = server.connect()
@@ -65,6 +68,7 @@ def test_half_an_attachment_then_silence(server: Server) -> None:
     assert client.closed()
 
 
+@pytest.mark.slow
 def test_silence(server: Server) -> None:
     """A connection that never makes a request is ended."""
     client = server.connect(token=None)
@@ -72,6 +76,7 @@ def test_silence(server: Server) -> None:
     assert client.closed()
 
 
+@pytest.mark.slow
 def test_a_known_client_may_be_silent(server: Server) -> None:
     """A connection that was let in may be idle for as long as it likes."""
     client = server.connect()
@@ -164,6 +169,7 @@ def test_a_client_that_does_not_read(server: Server) -> None:
     until(ended, "the connection is not ended")
 
 
+@pytest.mark.slow
 def test_what_is_held_is_bounded(server: Server) -> None:
     """Requests that are not whole hold no more bytes than the limit, whoever sends them; small clients go on."""
     small = server.connect()
@@ -213,6 +219,7 @@ def test_ids_and_errors_do_not_amplify(server: Server) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+@pytest.mark.slow
 def test_other_users_are_refused_without_a_token(start: Start) -> None:
     """Where no token guards the backend, a user who is not this one's, root or the directory's owner is refused."""
     with start(VENVD_NO_TOKEN="1", VENVD_TOKEN_SHA256="", VENVD_SOCKET_MODE="0666") as server:

@@ -210,6 +210,7 @@ def test_probes_and_metrics_have_a_socket_of_their_own(server: Server) -> None:
     assert b'venvd_requests_total{command="eval",outcome="ok"}' in text
 
 
+@pytest.mark.slow
 def test_the_sockets_have_the_mode_of_the_settings(start: Start) -> None:
     """Mode and group are what the settings say, for both sockets."""
     with start(VENVD_SOCKET_MODE="0606") as server:
@@ -217,6 +218,7 @@ def test_the_sockets_have_the_mode_of_the_settings(start: Start) -> None:
             assert stat.S_IMODE((server.directory / name).stat().st_mode) == 0o606
 
 
+@pytest.mark.slow
 def test_a_socket_left_behind_is_replaced(start: Start, tmp_path: Path) -> None:
     """A server starts where one that was killed has left its sockets."""
     with start() as server:
@@ -241,6 +243,7 @@ def answers(server: Server) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_second_server_is_refused(start: Start, tmp_path: Path) -> None:
     """A server does not take the sockets of one that runs."""
     with start() as server:
@@ -264,6 +267,7 @@ def test_a_second_server_is_refused(start: Start, tmp_path: Path) -> None:
         ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/nowhere"}, b"/nowhere/pipe.sock"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes) -> None:
     """Without a token, or without a place for its sockets, the server ends with a sentence."""
     ended = subprocess.run(
@@ -274,6 +278,7 @@ def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes) ->
     assert b"Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
     """Asked to end, the server answers what runs, begins nothing more, and takes its sockets away."""
     with start(worker=True, VENVD_GRACE="20") as server:
@@ -289,6 +294,7 @@ def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
         assert not (server.directory / "http.sock").exists()
 
 
+@pytest.mark.slow
 def test_calls_go_on_without_their_client_where_that_is_set(start: Start, tmp_path: Path) -> None:
     """With `VENVD_CANCEL_ON_DISCONNECT=0` a call outlives its client."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
 from .conftest import TOKEN, Server  # type: ignore[import-not-found]
 
 NODE = """
@@ -53,6 +55,7 @@ def test_a_line_without_an_end_through_nc(server: Server) -> None:
     assert json.loads(found.stdout) == {"result": {"status": "ok"}}
 
 
+@pytest.mark.slow
 def test_a_program_in_another_language(server: Server) -> None:
     """A plain-socket program in JavaScript uses modules, objects and handles, calls at once among them."""
     found = subprocess.run(

@@ -32,6 +32,7 @@ def health(server: Server, service: str = "") -> int:
     return int(stub.Check(health_pb2.HealthCheckRequest(service=service)).status)
 
 
+@pytest.mark.slow
 def test_serving_for_each_service(server: Server) -> None:
     """A ready server is SERVING as a whole and for each service; others it does not know."""
     assert [health(server, name) for name in SERVICES] == [SERVING] * len(SERVICES)
@@ -40,6 +41,7 @@ def test_serving_for_each_service(server: Server) -> None:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 def test_serving_only_while_the_worker_is_there(archive: Path, tmp_path: Path) -> None:
     """Health follows the worker host as it comes and goes, for who asks and for who watches."""
     (tmp_path / "channel").mkdir()
@@ -118,6 +120,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tls_with_certificates_of_clients(start: Start, certificates: Path) -> None:
     """With certificate, key and client authority, only a client with a signed certificate is served."""
     root = (certificates / "ca.pem").read_bytes()
@@ -149,11 +152,13 @@ def test_tls_with_certificates_of_clients(start: Start, certificates: Path) -> N
         ({"VENVD_TLS_CLIENT_CA": "/nowhere.pem"}, "VENVD_TLS_CLIENT_CA"),
     ],
 )
+@pytest.mark.slow
 def test_tls_that_cannot_be(settings: dict[str, str], says: str) -> None:
     """Half of what TLS needs, or files that are not there, end the server with a sentence."""
     assert says in refused(VENVD_PORT=str(free_port()), VENVD_HTTP_PORT=str(free_port()), **settings)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(server: Server) -> None:
     """A port that another server has ends this one with its number."""
     for ports in ((server.port, free_port()), (free_port(), server.http_port)):
@@ -252,6 +257,7 @@ def test_old_clients_that_go(server: Server) -> None:
     until(lambda: not busy(), "the call still runs")
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads(start: Start) -> None:
     """An answer that does not fit between us ends the connection, where nobody takes it for the time of a stall."""
     with start(worker=True, VENVD_STALL_TIMEOUT="1") as server, socket.socket() as client:

@@ -48,6 +48,7 @@ def busy(server: Server) -> bool:
     return bool(found.session.state == "busy")
 
 
+@pytest.mark.slow
 def test_objects_by_handle(server: Server) -> None:
     """Modules, objects, methods and attributes work by handle, with arguments as JSON."""
     python = server.python
@@ -117,6 +118,7 @@ def test_execute_streams_to_the_output(server: Server) -> None:
     assert all(event.WhichOneof("event") != "output" for event in events[:-1])
 
 
+@pytest.mark.slow
 def test_the_deadline_is_the_calls(server: Server) -> None:
     """A call past its deadline is interrupted, its client is told what became of the state, and the state is there."""
     evaluate(server, "stays = 7")
@@ -170,6 +172,7 @@ def test_what_is_planned_says_so(server: Server) -> None:
         assert (code, info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "not_implemented")
 
 
+@pytest.mark.slow
 def test_a_message_over_the_limit(start: Start) -> None:
     """A message that is too large is refused, by size or by payload, and the next call is answered."""
     with start(VENVD_MAX_BODY="65536") as small:
@@ -266,6 +269,7 @@ def test_a_cancelled_stream_cancels_its_calls(server: Server) -> None:
     until(lambda: not busy(server), "the call still runs")
 
 
+@pytest.mark.slow
 def test_calls_outlive_a_stream_where_that_is_wanted(start: Start, tmp_path: Path) -> None:
     """Without `cancel_on_disconnect` a call goes on when the client cancels its stream, and its reply is dropped."""
     with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="false") as server:
@@ -306,6 +310,7 @@ def test_a_stream_needs_the_token(server: Server) -> None:
     assert failed(lambda: Stream(server, ()).end())[0] == grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_not_read(start: Start) -> None:
     """A client that leaves its replies unread is ended at a limit, and others are served."""
     with start(worker=True, VENVD_MAX_UNREAD_BYTES="1000000") as server:
@@ -322,6 +327,7 @@ def test_a_stream_that_is_not_read(start: Start) -> None:
 # ---- the end ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
     """Asked to end, the server answers what runs, and ends."""
     with start(worker=True, VENVD_GRACE="20") as server:
