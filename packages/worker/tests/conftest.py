@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import mmap
@@ -30,6 +31,7 @@ SLOTS = 16
 PATIENCE = 30.0
 
 
+@functools.cache
 def found_pythons() -> list[str]:
     """`VENVD_TEST_PYTHONS` (paths, separated by colons), else the oldest and the newest found and the running one."""
     named = os.environ.get("VENVD_TEST_PYTHONS")
