@@ -11,7 +11,7 @@ from harness.stack import Running, Stack
 from venvd_engines.local import state
 from venvd_engines.local.processes import descendants
 
-PATIENCE = 30
+PATIENCE = 120
 MIB = 1 << 20
 RESERVE = ("venvd-zygote", "venvd-spare")
 """Names of processes that are no sessions."""
@@ -110,6 +110,11 @@ def _name(pid: int) -> str:
 def _held(pid: int) -> tuple[int, int, int] | None:
     try:
         descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except PermissionError:
+        descriptors = 0  # the process is not dumpable, and only root may look
+    except OSError:
+        return None
+    try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return None

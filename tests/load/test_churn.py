@@ -1,6 +1,6 @@
 """Sessions that come and go, and many at once: nothing is left of them.
 
-VENVD_CHURN is how many come and go on each transport (500 at first, fewer make a quick run).
+VENVD_CHURN is how many come and go on each transport in `make test-long` (500).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from harness.callers import CALLERS, Caller
 from harness.measure import MIB, left, parts, settled, until
 from harness.stack import Running, Stack
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.about("session")
 
-SESSIONS = int(os.environ.get("VENVD_CHURN", "500"))
+LONG = int(os.environ.get("VENVD_CHURN", "500"))
 ALIVE = 50
 PRELOAD = ("decimal", "json", "http.client", "unittest.mock")
 GROWTH = {"server": 24 * MIB, "warden": 8 * MIB, "zygote": 4 * MIB, "sessions": 4 * MIB}
@@ -47,16 +47,17 @@ def one(call: Caller) -> None:
     call("session.delete", {"id": made})
 
 
+@pytest.mark.parametrize("sessions", [50, pytest.param(LONG, marks=pytest.mark.long)])
 def test_sessions_that_come_and_go(
-    stack: Stack, kind: str, running: Running, call: Caller, record_property: Any
+    stack: Stack, kind: str, running: Running, call: Caller, record_property: Any, sessions: int
 ) -> None:
-    """After hundreds of them, processes, descriptors, threads, slots, directories and memory are as before."""
+    """Afterwards processes, descriptors, threads, slots, directories and memory are as before."""
     processes = parts(stack, running)
     for _ in range(SETTLED_AFTER):
         one(call)
     before = settled(processes, 1)
     began = time.monotonic()
-    for _ in range(SESSIONS):
+    for _ in range(sessions):
         one(call)
     took = time.monotonic() - began
     settled(processes, 1)
@@ -64,7 +65,7 @@ def test_sessions_that_come_and_go(
     assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
     work = stack.home / "backends" / running.record.launch_id / "work"
     until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
-    record_property("figure", f"{kind}: {SESSIONS} sessions came and went in {took:.1f} s")
+    record_property("figure", f"{kind}: {sessions} sessions came and went in {took:.1f} s")
     for name, now in processes.held().items():
         record_property("figure", f"  {name}: {now} (before: {before[name]})")
 
