@@ -26,6 +26,7 @@ from venvd_engines.local.launches import Launches, Place
 from venvd_engines.local.processes import Identity, wait_until
 from venvd_engines.local.starting import Starter
 from venvd_engines.local.venvs import Tools, Venvs
+from venvd_worker.common import process_tree
 
 
 def make_wheel(
@@ -149,7 +150,7 @@ class Site:
     def everything(self, launch: Launch) -> list[Identity]:
         """Every process of a launch that runs now."""
         keeper = self.keeper(launch)
-        below = [processes.identify(pid) for pid in processes.descendants(keeper.pid)]
+        below = [processes.identify(pid) for pid in process_tree.list_below(keeper.pid)]
         return [keeper, *(one for one in below if one is not None)]
 
     def wait_worker(self, launch: Launch) -> dict[str, Any]:

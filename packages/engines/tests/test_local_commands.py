@@ -11,6 +11,7 @@ from harness.stack import Quiet
 
 from venvd_contract.errors import Cancelled, DeadlineExceeded, Unavailable
 from venvd_engines.local import commands, processes
+from venvd_worker.common import process_tree
 
 
 class CancelOn(Quiet):
@@ -100,7 +101,7 @@ def test_cancelled_work_ends_with_all_it_started(monkeypatch: pytest.MonkeyPatch
 
 def members(group: int) -> list[int]:
     found = []
-    for pid in processes.pids():
+    for pid in process_tree.list_pids():
         try:
             if os.getpgid(pid) == group and processes.identify(pid):
                 found.append(pid)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from venvd_engines.local import processes
+from venvd_worker.common import exit_status, process_tree
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(300)"]
 
@@ -90,7 +91,7 @@ time.sleep(300)
 SUBREAPER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-from venvd_engines.local import processes
+from venvd_worker.common import process_tree
 """
 ORPHANS = (
     SUBREAPER
@@ -103,8 +104,8 @@ if os.fork() == 0:
             os.setsid(); time.sleep(300); os._exit(0)
     os._exit(0)
 os.wait()
-assert len(list(processes.descendants(os.getpid()))) == 5
-processes.kill_below(os.getpid())
+assert len(process_tree.list_below(os.getpid())) == 5
+process_tree.kill_below(os.getpid())
 for _ in range(5):
     os.wait()
 print("clean")
@@ -122,11 +123,11 @@ if os.fork() == 0:
         time.sleep(0.05)
     os._exit(0)
 time.sleep(0.4)
-processes.kill_below(os.getpid())
+process_tree.kill_below(os.getpid())
 end = time.monotonic() + 20
-while list(processes.descendants(os.getpid())) and time.monotonic() < end:
+while process_tree.list_below(os.getpid()) and time.monotonic() < end:
     time.sleep(0.05)
-print(len(list(processes.descendants(os.getpid()))))
+print(len(process_tree.list_below(os.getpid())))
 """
 )
 
@@ -136,10 +137,10 @@ def test_a_whole_tree_is_ended() -> None:
     with subprocess.Popen([sys.executable, "-I", "-c", TREE], stdout=subprocess.PIPE) as root:
         assert root.stdout is not None
         root.stdout.readline()
-        assert processes.wait_until(lambda: len(list(processes.descendants(root.pid))) == 6, 10)
-        below = [processes.identify(pid) for pid in processes.descendants(root.pid)]
+        assert processes.wait_until(lambda: len(process_tree.list_below(root.pid)) == 6, 10)
+        below = [processes.identify(pid) for pid in process_tree.list_below(root.pid)]
         os.kill(root.pid, signal.SIGSTOP)
-        processes.kill_below(root.pid)
+        process_tree.kill_below(root.pid)
         assert processes.wait_until(lambda: not any(found and found.alive() for found in below), 10)
         assert identity(root).alive()
         root.kill()
@@ -159,13 +160,13 @@ def test_what_is_spared_stays() -> None:
     with subprocess.Popen([sys.executable, "-I", "-c", TREE], stdout=subprocess.PIPE) as root:
         assert root.stdout is not None
         root.stdout.readline()
-        assert processes.wait_until(lambda: len(list(processes.descendants(root.pid))) == 6, 10)
-        branch = next(processes.descendants(root.pid))
-        processes.kill_below(root.pid, spare=lambda pid: pid == branch)
-        assert processes.wait_until(lambda: len(list(processes.descendants(root.pid))) == 2, 10)
-        assert len(list(processes.descendants(branch))) == 1
+        assert processes.wait_until(lambda: len(process_tree.list_below(root.pid)) == 6, 10)
+        branch = process_tree.list_below(root.pid)[0]
+        process_tree.kill_below(root.pid, spare=lambda pid: pid == branch)
+        assert processes.wait_until(lambda: len(process_tree.list_below(root.pid)) == 2, 10)
+        assert len(process_tree.list_below(branch)) == 1
         os.kill(root.pid, signal.SIGSTOP)
-        processes.kill_below(root.pid)
+        process_tree.kill_below(root.pid)
         root.kill()
 
 
@@ -182,4 +183,4 @@ def test_ends_are_told_in_words(code: str, words: str) -> None:
     process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
     _, status = os.waitpid(process.pid, 0)
     process.returncode = 0
-    assert processes.how_ended(status) == words
+    assert exit_status.describe_exit(status) == words

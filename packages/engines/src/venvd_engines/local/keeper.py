@@ -26,7 +26,9 @@ from typing import Any, BinaryIO
 
 from venvd_engines.local import state as records
 from venvd_engines.local.journal import Writer
-from venvd_engines.local.processes import how_ended, identify, kill_below
+from venvd_engines.local.processes import identify
+from venvd_worker.common.exit_status import describe_exit
+from venvd_worker.common.process_tree import kill_below
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -142,7 +144,7 @@ class Keeper:
             if pid == 0:
                 return
             if pid in self._pids:
-                self._ended(self._pids.pop(pid), how_ended(status))
+                self._ended(self._pids.pop(pid), describe_exit(status))
 
     def _ended(self, name: str, detail: str) -> None:
         part = self._state.part(name)

@@ -14,9 +14,10 @@ from venvd_contract.errors import Internal
 from venvd_contract.resources import LogLine
 from venvd_engines.engine import BackendState, LaunchRecord, Owned, PartState
 from venvd_engines.local import journal, state
-from venvd_engines.local.processes import Identity, boot_id, kill_below, reap, send, wait_gone, wait_until
+from venvd_engines.local.processes import Identity, boot_id, reap, send, wait_gone, wait_until
 from venvd_engines.local.state import PARTS, State
 from venvd_worker.common import directories
+from venvd_worker.common.process_tree import kill_below
 
 ENGINE = "local"
 SOCKETS = ("pipe.sock", "http.sock")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_engines.engine import Port
-from venvd_engines.local.processes import pids
+from venvd_worker.common.process_tree import list_pids
 
 _TRIED = 2000
 """How many ports are tried upward of the one that is wanted."""
@@ -79,7 +79,7 @@ def listens(pid: int, number: int) -> bool:
 def _by(number: int) -> str:
     """Who listens on a port, as the end of a sentence; empty where it cannot be seen."""
     wanted = set(_listening(number))
-    for pid in pids() if wanted else ():
+    for pid in list_pids() if wanted else ():
         if (_inodes(pid) or set()) & wanted:
             try:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()

@@ -13,7 +13,6 @@ CPU_GRACE = 2
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_USER_TIME, _CHILDREN_SYSTEM_TIME = 11, 14
 
 
 @dataclass
@@ -35,11 +34,11 @@ def measure(pids: Iterable[int]) -> Usage:
     """The usage of those processes that are still there."""
     total = Usage()
     for pid in pids:
-        fields = read_stat(pid)
-        if not fields or fields[0] in (b"Z", b"X"):
+        stat = read_stat(pid)
+        if stat is None or stat.ended:
             continue
         total.processes += 1
-        total.cpu += sum(map(int, fields[_USER_TIME : _CHILDREN_SYSTEM_TIME + 1])) / _TICKS
+        total.cpu += stat.cpu / _TICKS
         pages = read_file("/proc/{}/statm".format(pid)).split()
         if pages:
             resident, shared = int(pages[1]), int(pages[2])

@@ -66,7 +66,8 @@ class FileTransfers:
     def kill_stopped(self) -> None:
         """Kill those that are stopped: only user code does that, and the server would wait for ever."""
         for pid in self._sessions:
-            if process_tree.read_stat(pid)[:1] == [b"T"]:
+            stat = process_tree.read_stat(pid)
+            if stat is not None and stat.state == "T":
                 process_tree.send_signal(pid, signal.SIGKILL)
 
     def kill_of(self, session: SessionProcess) -> None:

@@ -13,7 +13,7 @@ from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.messages import PreloadedModule, ZygoteReport
 from venvd_worker.common import control, process_tree, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket
-from venvd_worker.common.exit_status import describe_exit
+from venvd_worker.common.exit_status import explain_exit
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.fields import passable
 from venvd_worker.warden.progress import Progress
@@ -125,7 +125,7 @@ class ForkPool:
         while self._spares:
             child = self._spares.popleft()
             self._loop.remove(child.control)
-            if _fit(child.pid):
+            if _runs(child.pid):
                 self._refill_later()
                 ready(child)
                 return
@@ -161,7 +161,7 @@ class ForkPool:
         if zygote is self._zygote:
             memory_kill = usage.out_of_memory_kills() > zygote.memory_kills
             where = "" if zygote.importing is None else ' while it imported "{}"'.format(zygote.importing)
-            self._fail("the zygote {}{}".format(describe_exit(status, None, memory_kill)["how"], where), faults=1)
+            self._fail("the zygote {}{}".format(explain_exit(status, memory_kill).how, where), faults=1)
 
     # ---- the zygote
 
@@ -425,11 +425,11 @@ class ForkPool:
 
 
 def _parent(pid: int) -> Optional[int]:
-    fields = process_tree.read_stat(pid)
-    return int(fields[1]) if fields else None
+    stat = process_tree.read_stat(pid)
+    return None if stat is None else stat.parent
 
 
-def _fit(pid: int) -> bool:
-    """Whether a process runs: somebody may have killed or stopped it."""
-    fields = process_tree.read_stat(pid)
-    return bool(fields) and fields[0] in (b"S", b"R", b"D")
+def _runs(pid: int) -> bool:
+    """Whether a process runs: user code may have killed or stopped it."""
+    stat = process_tree.read_stat(pid)
+    return stat is not None and stat.state in "SRD"

@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 from venvd_worker.common import usage
 from venvd_worker.common.process_tree import read_file, read_stat
 
-_HELD_UP = (b"R", b"D")
+_HELD_UP = ("R", "D")
 """States of a process that has a processor, or waits for one or for a disk."""
 _NANOSECONDS = 1e9
 
@@ -30,6 +30,6 @@ def queued(pid: int) -> float:
     return int(words[1]) / _NANOSECONDS if len(words) > 1 else 0.0
 
 
-def _state(pid: int) -> bytes:
-    fields = read_stat(pid)
-    return fields[0] if fields else b""
+def _state(pid: int) -> str:
+    stat = read_stat(pid)
+    return "" if stat is None else stat.state

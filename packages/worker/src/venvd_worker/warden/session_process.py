@@ -6,11 +6,20 @@ import signal
 from typing import Any, Dict, List, Optional
 
 from venvd_contract.commands import Limits
+from venvd_contract.internal.messages import Exited
 from venvd_contract.internal.slots import AT, RUNNING, SIZE, STOP_REASONS, U32, U64
 from venvd_worker.common import process_tree, usage
 from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.directories import Directory
-from venvd_worker.common.exit_status import EndReason, describe_exit, out_of_memory, out_of_processes, out_of_time
+from venvd_worker.common.exit_status import (
+    EndReason,
+    exit_code,
+    exit_signal,
+    explain_exit,
+    out_of_cpu_time,
+    out_of_memory,
+    too_many_processes,
+)
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.warden.log_pipe import LogPipe
@@ -62,7 +71,7 @@ class SessionProcess:
         self.logs = logs
         self.status: Optional[int] = None
         self.waiting: List[Any] = []
-        self._verdict: Optional[EndReason] = None
+        self._end_reason: Optional[EndReason] = None
         self._baseline: Optional[int] = None
         self._memory_kills = usage.out_of_memory_kills()
 
@@ -105,24 +114,21 @@ class SessionProcess:
             (process_tree.send_group_signal if group else process_tree.send_signal)(self.pid, signal.SIGINT)
         return runs
 
-    def end(self, verdict: EndReason) -> None:
-        """Kill the whole tree; the first verdict counts."""
+    def end(self, reason: EndReason) -> None:
+        """Kill the whole tree; the first reason counts."""
         if not self.alive:
             return
-        self._verdict = self._verdict or verdict
+        self._end_reason = self._end_reason or reason
         process_tree.kill_tree([self.pid])
 
     def exited(self, status: int) -> None:
         self.status = status
 
-    def farewell(self) -> Dict[str, Any]:
-        """The data of its `exited` event."""
-        memory_kill = usage.out_of_memory_kills() > self._memory_kills
-        return {
-            "session": self.name,
-            "pid": self.pid,
-            **describe_exit(self.status or 0, self._verdict, memory_kill),
-        }
+    def describe_end(self) -> Exited:
+        """The event of its end, once the process was reaped."""
+        status = self.status or 0
+        reason = self._end_reason or explain_exit(status, usage.out_of_memory_kills() > self._memory_kills)
+        return Exited(self.name, self.pid, reason.how, reason.word, exit_code(status), exit_signal(status))
 
     def close(self) -> None:
         self.control.close()
@@ -133,18 +139,18 @@ class SessionProcess:
 
     def check(self) -> None:
         """End the session where its tree exceeds a limit."""
-        verdict = self._exceeded()
-        if verdict is not None:
-            self.end(verdict)
+        reason = self._exceeded_limit()
+        if reason is not None:
+            self.end(reason)
 
-    def _exceeded(self) -> Optional[EndReason]:
+    def _exceeded_limit(self) -> Optional[EndReason]:
         limits = self.limits
         tree = self.tree()
         used = usage.measure(tree)
         if limits.processes and used.processes > limits.processes:
-            return out_of_processes(limits.processes)
+            return too_many_processes(limits.processes)
         if limits.cpuSeconds and used.cpu > limits.cpuSeconds + CPU_GRACE:
-            return out_of_time(limits.cpuSeconds)
+            return out_of_cpu_time(limits.cpuSeconds)
         if limits.memoryBytes and self._too_much_memory(limits.memoryBytes, tree, used):
             return out_of_memory(limits.memoryBytes)
         return None

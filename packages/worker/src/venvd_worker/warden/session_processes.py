@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Protocol, Set
 
 from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.messages import Exited
 from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
-from venvd_worker.common.exit_status import EndReason, traced
+from venvd_worker.common.exit_status import EndReason, stopped_in_trace
 from venvd_worker.warden import log_pipe
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
@@ -31,8 +32,8 @@ class SessionListener(Protocol):
     def came_up(self, session: SessionProcess) -> None:
         """It takes requests from now on."""
 
-    def ended(self, session: SessionProcess, farewell: Dict[str, Any]) -> None:
-        """It is over, and this is the data of its `exited` event."""
+    def ended(self, session: SessionProcess, event: Exited) -> None:
+        """It is over, and this is its event."""
 
     def shared(self, session: SessionProcess, message: Dict[str, Any], descriptors: List[int]) -> None:
         """It made segments of memory or gave some up; the descriptors are to be closed."""
@@ -112,7 +113,7 @@ class SessionProcesses:
     def _stopped(self, pid: int, session: Optional[SessionProcess], status: int) -> None:
         """It would wait for ever for its tracer to let it go on."""
         if session is not None:
-            session.end(traced(status))
+            session.end(stopped_in_trace(status))
         else:
             process_tree.kill_tree([pid])
 
@@ -149,10 +150,10 @@ class SessionProcesses:
             self._loop.remove(pipe)
             pipe.pass_on()
         self._file_transfers.kill_of(session)
-        farewell = session.farewell()
+        event = session.describe_end()
         session.close()
         self._remove(session.directory.root)
-        self._ear.ended(session, farewell)
+        self._ear.ended(session, event)
 
     def _remove(self, root: str) -> None:
         """In a process of its own: a session may leave more files than the others should wait for."""

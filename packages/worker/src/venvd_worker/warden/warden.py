@@ -26,7 +26,7 @@ from venvd_contract.internal.segments import LONGEST_NAME, MOST_SEGMENTS
 from venvd_contract.internal.slots import STOP_REASONS
 from venvd_worker.common import kernel, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket, Packet
-from venvd_worker.common.exit_status import killed, not_stopping
+from venvd_worker.common.exit_status import did_not_stop, ended_by_server
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.fields import passable
@@ -154,7 +154,7 @@ class Warden:
             self._loop.remove(server)
             server.close()
         for session in self._sessions:
-            session.end(killed("its server went away ({})".format(why)))
+            session.end(ended_by_server("its server went away ({})".format(why)))
         self._sessions.reap()
 
     def _answer(self, server: ControlConnection, packet: Packet) -> None:
@@ -266,12 +266,12 @@ class Warden:
 
     def _insist(self, session: SessionProcess, sequence: int, grace: float) -> None:
         if session.alive and session.watch.runs(sequence):
-            session.end(not_stopping(grace))
+            session.end(did_not_stop(grace))
 
     def _kill(self, request: Request) -> _Answer:
         session = self._find_session(request.data.session)
         session.waiting.append(request.id)
-        session.end(killed(request.data.reason))
+        session.end(ended_by_server(request.data.reason))
         self._sessions.reap()
         raise _Later
 
@@ -307,9 +307,9 @@ class Warden:
         if self._server is not None:
             self._server.send({"event": "up", "data": {"session": session.name, "pid": session.pid}})
 
-    def ended(self, session: SessionProcess, farewell: Dict[str, Any]) -> None:
+    def ended(self, session: SessionProcess, event: messages.Exited) -> None:
         if self._server is not None:
-            self._server.send({"event": "exited", "data": farewell})
+            self._server.send({"event": "exited", "data": vars(event)})
             for number in session.waiting:
                 self._server.send({"id": number, "result": {}})
 
