@@ -13,9 +13,9 @@ from venvd_core.calls import Call, Reply, Request
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
 from venvd_rpc_backend import messages, stream
-from venvd_rpc_backend.methods import BY_OTHERS, COMMAND_NAMES, PLANNED, SERVICES, Method, methods
+from venvd_rpc_backend.methods import BY_OTHERS, COMMAND_NAMES, PLANNED, SERVICES, Method, list_methods
 
-METHODS = {method.command: method for service in SERVICES for method in methods(service)}
+METHODS = {method.command: method for service in SERVICES for method in list_methods(service)}
 
 
 def method(command: str) -> Method:
@@ -23,7 +23,7 @@ def method(command: str) -> Method:
 
 
 def sent(message: Any) -> Any:
-    return json.loads(messages.payload(message))
+    return json.loads(messages.write_payload(message))
 
 
 def test_every_command_has_a_method() -> None:
@@ -37,9 +37,9 @@ def test_every_command_has_a_method() -> None:
 @pytest.mark.parametrize("command", sorted(BY_NAME))
 def test_requests_have_the_fields_of_the_contract(command: str) -> None:
     """Each field of the contract's request is a field of the message, and the other way round."""
-    declared = {messages.camel(field.name) for field in method(command).request.DESCRIPTOR.fields}
+    declared = {messages.to_camel(field.name) for field in method(command).request.DESCRIPTOR.fields}
     if command == "file.put":  # parts of a file are requests over the pipe, and messages of one stream here
-        declared = {messages.camel(field.name) for field in python.FileHeader.DESCRIPTOR.fields} | {"more", "upload"}
+        declared = {messages.to_camel(field.name) for field in python.FileHeader.DESCRIPTOR.fields} | {"more", "upload"}
     assert declared == set(BY_NAME[command].request.__dataclass_fields__)
 
 
@@ -48,7 +48,7 @@ def test_json_fields_are_passed_on_as_they_are() -> None:
     message = python.CallMethodRequest(
         handle_id="h", method_name="m", args_json='[12345678901234567890, {"$float": "nan"}]', kwargs_json='{"é": 1.0}'
     )
-    assert messages.payload(message) == (
+    assert messages.write_payload(message) == (
         b'{"handleId":"h","methodName":"m","args":[12345678901234567890, {"$float": "nan"}],"kwargs":{"\xc3\xa9": 1.0}}'
     )
 
@@ -83,13 +83,13 @@ def test_lists_maps_and_messages_inside() -> None:
 def test_json_fields_must_be_json(text: str) -> None:
     """Text that is no JSON is refused and named, and can slip nothing in beside its field."""
     with pytest.raises(InvalidRequest, match="args_json"):
-        messages.payload(python.CallMethodRequest(args_json=text))
+        messages.write_payload(python.CallMethodRequest(args_json=text))
 
 
 def test_json_fields_nested_without_end() -> None:
     """A million brackets are too large, not a crash."""
     with pytest.raises(TooLarge, match="value_json"):
-        messages.payload(python.WrapValueRequest(value_json="[" * 1_000_000))
+        messages.write_payload(python.WrapValueRequest(value_json="[" * 1_000_000))
 
 
 def test_a_value_comes_as_text() -> None:
@@ -109,7 +109,7 @@ def test_replies_of_the_stream_are_messages(number: int, result: str, attachment
     """What is written by hand is what gRPC's own library reads: ID, result, attachments."""
     call = Call(Request("eval"))
     call.end(Reply(result.encode(), attachments))
-    made = python.SessionResponse.FromString(stream.response(number, call))
+    made = python.SessionResponse.FromString(stream.write_response(number, call))
     assert made == python.SessionResponse(id=number, result_json=result, attachments=attachments)
 
 

@@ -27,7 +27,7 @@ from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages
 from venvd_rpc_backend.calls import refuse
 
-Context = Any  # grpc.aio.ServicerContext, whose types are not told
+Context = Any  # grpc.aio.ServicerContext, which has no types
 T = TypeVar("T")
 
 

@@ -16,16 +16,16 @@ from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, messages, status
-from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, methods
+from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_methods
 
-Context = Any  # grpc.aio.ServicerContext, whose types are not told
+Context = Any  # grpc.aio.ServicerContext, which has no types
 Metadata = contexts.Metadata
 
 _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
 }
-"""By whether a method takes a stream, and whether it gives one; what does neither is a `UnaryCall`."""
+"""By whether a method takes a stream, and whether it gives one; a `UnaryCall` does neither."""
 
 
 async def refuse(context: Context, error: BaseException) -> None:
@@ -46,12 +46,13 @@ class Calls:
         self._cancel = cancel_on_disconnect
 
     def unary(self, service: ServiceDescriptor) -> dict[str, Callable[[Metadata], UnaryCall]]:
-        """What begins a call of each method that does not stream, by its name without the service."""
-        return {_short(method): partial(UnaryCall, self, method) for method in methods(service) if not _streams(method)}
+        """Return what begins a call of each method that does not stream, by its name without the service."""
+        unary = [method for method in list_methods(service) if not _streams(method)]
+        return {_short(method): partial(UnaryCall, self, method) for method in unary}
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """A handler for each method that streams."""
-        return {_short(method): self._handler(method) for method in methods(service) if _streams(method)}
+        """Return a handler for each method that streams."""
+        return {_short(method): self._handler(method) for method in list_methods(service) if _streams(method)}
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         wrap = _WRAPS[method.takes_stream, method.gives_stream]
@@ -62,27 +63,27 @@ class Calls:
         return self.request(method, message, context, context.invocation_metadata())
 
     def request(self, method: Method, message: Message | None, context: Context, metadata: Metadata) -> Request:
-        """What a call asks of core.
+        """Make the request for core.
 
         Raises:
-            VenvdError: it may not, or what it asks for cannot be.
+            VenvdError: the token is wrong, or a field is.
         """
         found = contexts.asked(metadata)
         if not method.open:
             contexts.authorise(self._guard, found)
-        payload = b"{}" if message is None else messages.payload(message)
+        payload = b"{}" if message is None else messages.write_payload(message)
         timeout = contexts.timeout(context)
         return Request(
             method.command, payload, found.session, timeout, found.values, name=found.call, lease=found.lease
         )
 
     def outcome(self, request: Request) -> Awaitable[Reply]:
-        """What to wait for: a call, which ends with its client, or where that is not wanted goes on without it."""
+        """Begin a call and return what to await; whether the call ends with its client is a setting."""
         call = self._backend.call(request)
         return call if self._cancel else asyncio.shield(call.future())
 
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
-        """The file's description, then its bytes."""
+        """Send the description of a file, then its bytes."""
         try:
             await files.send(self._backend, self._request(method, message, context), context)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -91,7 +92,7 @@ class Calls:
     async def _put_file(
         self, method: Method, requests: AsyncIterator[Message], context: Context
     ) -> Message | bytes | None:
-        """The header, then bytes."""
+        """Take the header of a file, then its bytes."""
         try:
             return method.respond(await files.receive(self._backend, self._request(method, None, context), requests))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -99,7 +100,7 @@ class Calls:
             return None
 
     async def _execute(self, method: Method, message: Message, context: Context) -> None:
-        """Events as they come, then the output."""
+        """Send events as they come, then the output."""
         events: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
         call: Call | None = None
         try:
@@ -118,9 +119,9 @@ class Calls:
 
 
 class UnaryCall:
-    """One call of a method that does not stream, which to gRPC is the handler that it looks for.
+    """One call of a method that does not stream; gRPC takes it for the handler of the method.
 
-    So the call comes with its metadata: gRPC has read it by then, and takes long to do so a second time.
+    It keeps the metadata that gRPC reads while it looks for the handler: reading them again takes long.
     """
 
     __slots__ = ("_calls", "_metadata", "_method", "request_deserializer")
@@ -152,7 +153,7 @@ def _streams(method: Method) -> bool:
 
 
 def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A function of its own: gRPC asks of each call anew whether its handler is one, and takes long over others."""
+    """Wrap `serve` in a function: gRPC checks each call's handler, and takes long for other callables."""
 
     async def handle(message: Any, context: Context) -> Any:
         return await serve(method, message, context)
@@ -161,9 +162,9 @@ def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[
 
 
 def _event(kind: str, data: Any) -> ExecuteResponse:
-    made = ExecuteResponse()
+    response = ExecuteResponse()
     if kind in {"stdout", "stderr"}:
-        setattr(made, kind, status.clean(str(data)))
+        setattr(response, kind, status.replace_surrogates(str(data)))
     else:
-        setattr(made, f"{kind}_json", messages.encoded(data))
-    return made
+        setattr(response, f"{kind}_json", messages.write_json(data))
+    return response

@@ -1,4 +1,4 @@
-"""Files over gRPC: messages of a stream are passed on one by one in both directions."""
+"""Files over gRPC: each message of a stream is passed on as it comes, in both directions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from venvd_core.backend import Backend, Request
 from venvd_proto.v1.python_service_pb2 import FileInfo, GetFileResponse
 from venvd_rpc_backend import messages
 
-SETTLE = 0.05
-"""Seconds between the end of a stream and what follows from it: gRPC tells of the end of a stream that breaks, too, and
-cancels its handler a moment later."""
+COMMIT_PAUSE = 0.05
+"""Seconds between the end of an upload without a size and its commit: gRPC reports a broken stream as ended, and
+cancels the handler a moment later."""
 
-Context = Any  # grpc.aio.ServicerContext, whose types are not told
+Context = Any  # grpc.aio.ServicerContext, which has no types
 
 
 async def send(backend: Backend, request: Request, context: Context) -> None:
@@ -36,13 +36,13 @@ async def send(backend: Backend, request: Request, context: Context) -> None:
 
 
 async def receive(backend: Backend, request: Request, requests: AsyncIterator[Any]) -> bytes:
-    """Take what a `PutFile` brings; the file's info as JSON.
+    """Store the file that a `PutFile` sends; returns its info as JSON.
 
     Raises:
-        VenvdError: the file cannot be stored, or the messages are in no order.
+        VenvdError: the file cannot be stored, or its messages are out of order.
     """
-    header = await _header(requests)
-    request.payload = messages.payload(header)
+    header = await _read_header(requests)
+    request.payload = messages.write_payload(header)
     upload = await backend.files.upload(request)
     try:
         async for message in requests:
@@ -50,13 +50,13 @@ async def receive(backend: Backend, request: Request, requests: AsyncIterator[An
                 raise InvalidRequest("PutFile: the header comes first and once, then chunks")
             await upload.write(message.chunk)
         if not header.HasField("size_bytes"):
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(COMMIT_PAUSE)
         return await upload.commit()
     finally:
         upload.close()
 
 
-async def _header(requests: AsyncIterator[Any]) -> Message:
+async def _read_header(requests: AsyncIterator[Any]) -> Message:
     async for message in requests:
         if message.WhichOneof("part") == "header":
             header: Message = message.header

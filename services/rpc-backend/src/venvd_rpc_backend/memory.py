@@ -1,4 +1,4 @@
-"""The allocator, told what this server does with it."""
+"""Settings of the C library's allocator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MAPPED_FROM = 32 << 20
 
 
 def keep_freed() -> None:
-    """Have the C library keep memory that is freed, up to a bound, in place of giving it back at once.
+    """Have glibc keep freed memory, up to a bound, in place of returning it to the kernel at once.
 
-    A chunk of an array is a buffer of a megabyte that lives for a moment; fresh pages for each of them cost more than
-    the bytes that go through them. Where the C library is not glibc, it does as it likes.
+    A chunk of an array is a buffer of a megabyte that lives for a moment. Fresh pages for each chunk would cost more
+    than its copy. Other C libraries are left alone.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,8 +1,7 @@
-"""Between messages of the proto and the JSON of the contract, by the messages' own descriptors.
+"""Conversion between the messages of the proto and the JSON of the contract, by the descriptors of the messages.
 
-A field `value_json` holds the JSON of the contract's `value`, as text and untouched; every other field stands for
-itself under its camelCase name. What a session answered is not trusted: fields of the wrong type are an `Internal`
-error.
+A field `value_json` holds the JSON of the contract's `value` as text, untouched. Every other field has its camelCase
+name. Results of sessions are not trusted: a field of the wrong type is an `Internal` error.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _bytes = msgspec.json.Decoder(bytes | None).decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
-Put = Callable[[Message, msgspec.Raw], None]
+Setter = Callable[[Message, msgspec.Raw], None]
 
 
-def camel(name: str) -> str:
+def to_camel(name: str) -> str:
     first, *rest = name.removesuffix(_JSON).split("_")
     return first + "".join(word.capitalize() for word in rest)
 
@@ -39,36 +38,38 @@ def camel(name: str) -> str:
 # ---- requests --------------------------------------------------------------------------------------------------
 
 
-def payload(message: Message) -> bytes:
-    """The contract's request as JSON. A field that is not set, or empty where that cannot be told apart, is absent.
+def write_payload(message: Message) -> bytes:
+    """Write a request as JSON of the contract.
+
+    Fields that are not set are absent, and so are empty ones without presence.
 
     Raises:
         InvalidRequest: a `…_json` field is not JSON; says which.
         TooLarge: it is nested too deeply.
     """
-    return b"{" + b",".join([_member(field)(value) for field, value in message.ListFields()]) + b"}"
+    return b"{" + b",".join([_member_writer(field)(value) for field, value in message.ListFields()]) + b"}"
 
 
 @functools.cache
-def _member(field: FieldDescriptor) -> Callable[[Any], bytes]:
-    """What writes one field as `"name":value`."""
-    begin = b'"%b":' % camel(field.name).encode()
+def _member_writer(field: FieldDescriptor) -> Callable[[Any], bytes]:
+    """Return a function that writes one field as `"name":value`."""
+    begin = b'"%b":' % to_camel(field.name).encode()
     if _is_json(field):
-        return lambda value: begin + checked(field.name, value)
+        return lambda value: begin + check_json(field.name, value)
     if _is_map(field):
         return lambda value: begin + _encode(dict(value))
     if field.message_type is not None:
-        return lambda value: begin + payload(value)
+        return lambda value: begin + write_payload(value)
     if field.is_repeated:
         return lambda value: begin + _encode(list(value))
     return lambda value: begin + _encode(value)
 
 
-def checked(name: str, text: str) -> bytes:
-    """The text of a field `name` as JSON.
+def check_json(name: str, text: str) -> bytes:
+    """Check that the text of the field `name` is JSON, and return its bytes.
 
     Raises:
-        InvalidRequest, TooLarge: as `payload`.
+        InvalidRequest, TooLarge: as `write_payload`.
     """
     try:
         _raw(text)
@@ -79,19 +80,19 @@ def checked(name: str, text: str) -> bytes:
     return text.encode()
 
 
-def encoded(data: Any) -> str:
-    """Data of an event as JSON text."""
+def write_json(data: Any) -> str:
+    """Write the data of an event as JSON."""
     try:
         return _encode(data).decode()
     except UnicodeEncodeError:
-        return json.dumps(data)  # lone surrogates, which have no UTF-8, as escapes
+        return json.dumps(data)  # writes lone surrogates, which have no UTF-8, as escapes
 
 
 # ---- responses -------------------------------------------------------------------------------------------------
 
 
-def only_value(result: bytes) -> bytes | None:
-    """The JSON of a *result* that is plain data; None where it is a handle, or no result that `fill` would take."""
+def find_only_value(result: bytes) -> bytes | None:
+    """Return the JSON of a result that is plain data; None for a handle, and for a result that `fill` has to check."""
     try:
         fields = _object(result)
         value = bytes(fields["value"]) if len(fields) == 1 else _NULL
@@ -101,68 +102,70 @@ def only_value(result: bytes) -> bytes | None:
 
 
 def fill(message: Message, result: bytes) -> Message:
-    """`message` with what a result holds; fields that the proto does not have are left out.
+    """Fill `message` from a result, and return it; fields that the proto does not have are left out.
 
     Raises:
-        Internal: the result is not of the form that its command has.
+        Internal: the result has not the form that its command has.
     """
     try:
         _fill(message, msgspec.Raw(result))
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
-        raise Internal(f"the session answered with what is no result of its command: {error}") from None
+        raise Internal(f"the session sent a result that its command does not have: {error}") from None
     return message
 
 
 def _fill(message: Message, data: msgspec.Raw) -> None:
-    puts = _puts(message.DESCRIPTOR)
+    setters = _setters(message.DESCRIPTOR)
     for name, part in _object(data).items():
-        put = puts.get(name)
-        if put is not None:
-            put(message, part)
+        setter = setters.get(name)
+        if setter is not None:
+            setter(message, part)
 
 
 @functools.cache
-def _puts(descriptor: Descriptor) -> dict[str, Put]:
-    return {camel(field.name): _put(field) for field in descriptor.fields}
+def _setters(descriptor: Descriptor) -> dict[str, Setter]:
+    return {to_camel(field.name): _setter(field) for field in descriptor.fields}
 
 
-def _put(field: FieldDescriptor) -> Put:
+def _setter(field: FieldDescriptor) -> Setter:
     name = field.name
     if _is_json(field):
-        return _put_json_list(name) if field.is_repeated else lambda message, data: setattr(message, name, _text(data))
+        return (
+            _json_list_setter(name) if field.is_repeated else lambda message, data: setattr(message, name, _text(data))
+        )
     if field.message_type is not None:
-        return _put_messages(name) if field.is_repeated else _put_message(name)
+        return _messages_setter(name) if field.is_repeated else _message_setter(name)
     read = _bytes if field.type == FieldDescriptor.TYPE_BYTES else _any
 
-    def put(message: Message, data: msgspec.Raw) -> None:
+    def set_field(message: Message, data: msgspec.Raw) -> None:
         value = read(data)
         if value is not None:
             setattr(message, name, value)
 
-    return put
+    return set_field
 
 
-def _put_json_list(name: str) -> Put:
+def _json_list_setter(name: str) -> Setter:
     return lambda message, data: getattr(message, name).extend(map(_text, _list(data)))
 
 
-def _put_message(name: str) -> Put:
-    def put(message: Message, data: msgspec.Raw) -> None:
+def _message_setter(name: str) -> Setter:
+    def set_field(message: Message, data: msgspec.Raw) -> None:
         if bytes(data) != _NULL:
             inner = getattr(message, name)
             inner.SetInParent()
             _fill(inner, data)
 
-    return put
+    return set_field
 
 
-def _put_messages(name: str) -> Put:
-    def put(message: Message, data: msgspec.Raw) -> None:
+def _messages_setter(name: str) -> Setter:
+    def set_field(message: Message, data: msgspec.Raw) -> None:
         parts = getattr(message, name)
         for part in _list(data):
             _fill(parts.add(), part)
 
-    return put
+    return set_field
 
 
 def _text(data: msgspec.Raw) -> str:
@@ -179,5 +182,6 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def message_class(descriptor: Descriptor) -> type[Message]:
-    found: type[Message] = GetMessageClass(descriptor)
-    return found
+    """Return the generated class of a message."""
+    generated: type[Message] = GetMessageClass(descriptor)
+    return generated

@@ -1,6 +1,6 @@
-"""The methods of the services, and what is particular about some of them.
+"""The methods of the services: the command and the response of each.
 
-Which command a method stands for is in the contract's table; what the proto declares beyond that is listed here.
+The contract's table names the command of a method; the methods that the proto has beyond that are listed here.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ PLANNED = {
     "VenvService/EnsureProviderEnvironment": "venv.ensure",
 }
 COMMAND_NAMES = {command.rpc: command.name for command in COMMANDS} | PLANNED
-"""From `Service/Method` to the command."""
+"""Commands by `Service/Method`."""
 
 EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
 BY_OTHERS = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
-"""Methods that stream in a way of their own, and are answered by modules of their own."""
+"""Methods that stream in a way of their own, in modules of their own."""
 
 Respond = Callable[[bytes], Message | bytes]
 
@@ -51,10 +51,10 @@ class Method:
 
     Attributes:
         name: `Service/Method`.
-        command: what core knows it as.
-        open: whether it is answered without a token.
-        request: its message.
-        respond: makes its response of core's result.
+        command: its name in the contract.
+        open: whether it needs no token.
+        request: the class of its request.
+        respond: makes its response from a result of core.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Method:
     gives_stream: bool
 
 
-def methods(service: ServiceDescriptor) -> Iterator[Method]:
-    """The methods of a service, without those that are answered `BY_OTHERS`."""
+def list_methods(service: ServiceDescriptor) -> Iterator[Method]:
+    """Yield the methods of a service, without those in `BY_OTHERS`."""
     for method in service.methods:
         name = f"{service.name}/{method.name}"
         if name not in BY_OTHERS:
-            yield _method(name, method)
+            yield _describe(name, method)
 
 
-def _method(name: str, method: MethodDescriptor) -> Method:
+def _describe(name: str, method: MethodDescriptor) -> Method:
     command = COMMAND_NAMES[name]
     response = messages.message_class(method.output_type)
     return Method(
@@ -82,19 +82,19 @@ def _method(name: str, method: MethodDescriptor) -> Method:
         command,
         command in BY_NAME and BY_NAME[command].open,
         messages.message_class(method.input_type),
-        _PARTICULAR.get(name) or _plain(response),
+        _RESPONSES.get(name) or _respond_with_fields(response),
         method.client_streaming,
         method.server_streaming,
     )
 
 
-def _plain(response: type[Message]) -> Respond:
-    """A field of the response for each member; where the only one is `value`, its bytes are written at once."""
+def _respond_with_fields(response: type[Message]) -> Respond:
+    """Fill each field of the response; where `value` is the only one, write its bytes without parsing."""
     field = response.DESCRIPTOR.fields_by_name.get("value_json")
     before = None if field is None else fields.tag(field.number, fields.BYTES)
 
     def respond(result: bytes) -> Message | bytes:
-        value = None if before is None else messages.only_value(result)
+        value = None if before is None else messages.find_only_value(result)
         if before is None or value is None:
             return messages.fill(response(), result)
         return fields.text(before, value)
@@ -102,20 +102,20 @@ def _plain(response: type[Message]) -> Respond:
     return respond
 
 
-def _session(response: type[Any], result: bytes) -> Message:
-    """The contract answers with the session itself, which here is a field."""
-    made = response()
-    messages.fill(made.session, result)
-    return made
+def _respond_with_session(response: type[Any], result: bytes) -> Message:
+    """Fill the field `session`: the contract answers with the session itself."""
+    message: Message = response()
+    messages.fill(message.session, result)
+    return message
 
 
-def _stored(result: bytes) -> Message:
-    made = python_service_pb2.PutFileResponse()
-    messages.fill(made.info, result)
-    return made
+def _respond_with_file(result: bytes) -> Message:
+    message = python_service_pb2.PutFileResponse()
+    messages.fill(message.info, result)
+    return message
 
 
-def _output(result: bytes) -> Message:
+def _respond_with_output(result: bytes) -> Message:
     output = python_service_pb2.ExecuteOutput()
     return python_service_pb2.ExecuteResponse(output=messages.fill(output, result))
 
@@ -125,40 +125,40 @@ def _output(result: bytes) -> Message:
 _decode = msgspec.json.Decoder().decode
 
 
-def _floats(result: bytes) -> Message:
-    return python_service_pb2.ToFloatArrayResponse(data=_numbers(_listed(_decode(result))))
+def _respond_with_floats(result: bytes) -> Message:
+    return python_service_pb2.ToFloatArrayResponse(data=_read_numbers(_check_list(_decode(result))))
 
 
-def _rows(result: bytes) -> Message:
-    rows = [python_service_pb2.FloatRow(data=_numbers(_listed(row))) for row in _listed(_decode(result))]
+def _respond_with_rows(result: bytes) -> Message:
+    rows = [python_service_pb2.FloatRow(data=_read_numbers(_check_list(row))) for row in _check_list(_decode(result))]
     return python_service_pb2.ToFloatArray2DResponse(rows=rows)
 
 
-def _numbers(row: list[Any]) -> list[float]:
-    """Numbers as doubles; those that JSON lacks come tagged."""
-    return [_number(item) for item in row] if any(type(item) not in {int, float} for item in row) else row
+def _read_numbers(row: list[Any]) -> list[float]:
+    """Read numbers as doubles; those that JSON lacks are tagged."""
+    return [_read_number(item) for item in row] if any(type(item) not in {int, float} for item in row) else row
 
 
-def _number(item: Any) -> float:
+def _read_number(item: Any) -> float:
     tagged: Any = item.get("$float", item.get("$int")) if type(item) is dict else item
     try:
         return float(tagged)
     except (TypeError, ValueError, OverflowError):
-        raise Internal("the session answered with what is no array of numbers") from None
+        raise Internal("the session sent a result that is no array of numbers") from None
 
 
-def _listed(data: Any) -> list[Any]:
+def _check_list(data: Any) -> list[Any]:
     if type(data) is not list:
-        raise Internal("the session answered with what is no array")
+        raise Internal("the session sent a result that is no array")
     return data
 
 
-_PARTICULAR: dict[str, Respond] = {
-    EXECUTE: _output,
-    "PythonService/ToFloatArray": _floats,
-    "PythonService/ToFloatArray2D": _rows,
-    "PythonService/PutFile": _stored,
-    "SessionService/CreateSession": partial(_session, session_service_pb2.CreateSessionResponse),
-    "SessionService/GetSession": partial(_session, session_service_pb2.GetSessionResponse),
-    "SessionService/ResetSession": partial(_session, session_service_pb2.ResetSessionResponse),
+_RESPONSES: dict[str, Respond] = {
+    EXECUTE: _respond_with_output,
+    "PythonService/ToFloatArray": _respond_with_floats,
+    "PythonService/ToFloatArray2D": _respond_with_rows,
+    "PythonService/PutFile": _respond_with_file,
+    "SessionService/CreateSession": partial(_respond_with_session, session_service_pb2.CreateSessionResponse),
+    "SessionService/GetSession": partial(_respond_with_session, session_service_pb2.GetSessionResponse),
+    "SessionService/ResetSession": partial(_respond_with_session, session_service_pb2.ResetSessionResponse),
 }

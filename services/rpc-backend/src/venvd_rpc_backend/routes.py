@@ -11,7 +11,7 @@ from venvd_rpc_backend.calls import Calls
 
 
 class Streaming(Protocol):
-    """What answers some of the methods of a service that stream."""
+    """Answers some of the streaming methods of a service."""
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]: ...
 
@@ -29,7 +29,7 @@ class Routes(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: Any) -> Any:
-        """What gRPC asks for each call."""
+        """Find the handler of a call, for gRPC."""
         begin = self._unary.get(handler_call_details.method)
         if begin is not None:
             return begin(handler_call_details.invocation_metadata)

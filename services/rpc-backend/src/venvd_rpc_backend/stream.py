@@ -1,4 +1,4 @@
-"""The Session stream: many calls over one stream, each message a request of the pipe."""
+"""The Session stream: many calls over one stream, with the fields of the pipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.context import Asked
 from venvd_rpc_backend.settings import RpcSettings
 
-Context = Any  # grpc.aio.ServicerContext, whose types are not told
+Context = Any  # grpc.aio.ServicerContext, which has no types
 
 
 class Streams:
@@ -33,7 +33,7 @@ class Streams:
         self._settings = settings
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """The handler of the Session stream, where the service has it."""
+        """Return the handler of the Session stream, where the service has it."""
         if "Session" not in service.methods_by_name:
             return {}
         handler: Any = grpc.stream_stream_rpc_method_handler(self._serve, SessionRequest.FromString)
@@ -51,7 +51,7 @@ class Streams:
             await context.abort_with_status(status.status_of(error))
 
     async def _run(self, stream: Stream) -> None:
-        both = asyncio.gather(stream.read(), stream.over)
+        both = asyncio.gather(stream.read(), stream.finished)
         try:
             await both
         finally:
@@ -62,9 +62,9 @@ class Streams:
 
 
 class Stream:
-    """One Session stream: a reader that begins calls, and a writer of what comes of them.
+    """One Session stream: reads requests and begins calls, and writes their replies as they come.
 
-    `over` is done when the last reply is sent, or failed with what ended the stream before.
+    `finished` is done when the last reply is sent, or failed with the error that ended the stream before.
     """
 
     def __init__(self, backend: Backend, asked: Asked, context: Context, settings: RpcSettings) -> None:
@@ -74,13 +74,14 @@ class Stream:
         self._max_pipelined = settings.max_pipelined
         self._max_unread = settings.max_unread_bytes
         self._unread = 0
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[Call, int] = {}
+        """The running calls, and the IDs of their requests."""
         self._outbox: deque[bytes] = deque()
-        self._writing: Coroutine[asyncio.Future[None], None, None] | None = None
-        self._sent: asyncio.Future[None] | None = None
-        """What the write that is under way waits for."""
-        self._ended = False
+        self._write: Coroutine[asyncio.Future[None], None, None] | None = None
+        """The write under way, of the first message of the outbox."""
+        self._write_waits_for: asyncio.Future[None] | None = None
+        self._input_ended = False
         self._room = asyncio.Event()
 
     async def read(self) -> None:
@@ -90,60 +91,29 @@ class Stream:
                 self._room.clear()
                 await self._room.wait()
             self._begin(message)
-        self._ended = True
-        if self._writing is None:
-            self._write()
-
-    def _send(self, message: bytes) -> None:
-        if self.over.done():
-            return
-        if self._unread > self._max_unread:
-            limit = self._max_unread
-            self.over.set_exception(LimitExceeded(f"more than {limit} bytes of replies on the stream were not read"))
-            return
-        self._unread += len(message)
-        self._outbox.append(message)
-        if self._writing is None:
-            self._write()
-
-    def _write(self) -> None:
-        """Begin to send what is next, at this very moment: a task would have to be woken for each message."""
-        if self._outbox:
-            self._writing = self._context.write(self._outbox[0])
-            self._step()
-        elif self._ended and not self._calls:
-            self.over.set_result(None)
-
-    def _step(self, _done: Any = None) -> None:
-        if self._writing is None or self.over.done():
-            return
-        try:
-            self._sent = self._writing.send(None)
-            self._sent.add_done_callback(self._step)
-        except StopIteration:
-            self._writing = None
-            self._unread -= len(self._outbox.popleft())
-            self._room.set()
-            self._write()
-        except Exception as error:  # noqa: BLE001 — whatever it is, it is the stream's end
-            self.over.set_exception(error)
+        self._input_ended = True
+        if self._write is None:
+            self._write_next()
 
     def close(self) -> None:
-        """Send no more; `over` is done."""
-        if self._writing is not None and self._sent is not None:
-            self._sent.cancel()  # or it would complain that nobody cares how it fails
-            self._writing.close()
+        """Send no more; `finished` is done."""
+        if self._write is not None and self._write_waits_for is not None:
+            self._write_waits_for.cancel()  # else asyncio logs that its exception was never retrieved
+            self._write.close()
 
     def cancel(self) -> None:
+        """Cancel every running call."""
         for call in list(self._calls):
             call.cancel()
 
+    # ---- requests
+
     def _begin(self, message: SessionRequest) -> None:
-        call = Call(self._request(message), self._finished)
+        call = Call(self._request(message), self._on_done)
         if message.stream:
-            call.on_event = partial(self._event, message.id)
+            call.on_event = partial(self._on_event, message.id)
         if message.command == CANCEL:
-            call.find_call = self._named
+            call.find_call = self._find_call
         self._calls[call] = message.id
         self._backend.begin(call)
 
@@ -151,7 +121,7 @@ class Stream:
         given, asked = message.HasField, self._asked
         return Request(
             message.command,
-            message.payload_json.encode() if given("payload_json") else b"{}",  # core sees to what is in it
+            message.payload_json.encode() if given("payload_json") else b"{}",  # core checks it
             message.session if given("session") else asked.session,
             message.timeout if given("timeout") else None,
             message.values if given("values") else asked.values,
@@ -160,16 +130,54 @@ class Stream:
             lease=message.lease if given("lease") else asked.lease,
         )
 
-    def _named(self, identity: Any) -> Call | None:
-        """The running call of this stream whose request had that ID."""
+    def _find_call(self, identity: Any) -> Call | None:
+        """Find the running call of this stream whose request had that ID."""
         return next((call for call, number in self._calls.items() if str(number) == str(identity)), None)
 
-    def _event(self, number: int, kind: str, data: Any) -> None:
-        event = SessionEvent(event=kind, data_json=messages.encoded(data))
+    # ---- replies
+
+    def _on_event(self, number: int, kind: str, data: Any) -> None:
+        event = SessionEvent(event=kind, data_json=messages.write_json(data))
         self._send(SessionResponse(id=number, event=event).SerializeToString())
 
-    def _finished(self, call: Call) -> None:
-        self._send(response(self._calls.pop(call), call))
+    def _on_done(self, call: Call) -> None:
+        self._send(write_response(self._calls.pop(call), call))
+
+    def _send(self, message: bytes) -> None:
+        if self.finished.done():
+            return
+        if self._unread > self._max_unread:
+            limit = self._max_unread
+            error = LimitExceeded(f"more than {limit} bytes of replies on the stream were not read")
+            self.finished.set_exception(error)
+            return
+        self._unread += len(message)
+        self._outbox.append(message)
+        if self._write is None:
+            self._write_next()
+
+    def _write_next(self) -> None:
+        """Begin to send the next message, without a task: waking one for each message would take longer."""
+        if self._outbox:
+            self._write = self._context.write(self._outbox[0])
+            self._step()
+        elif self._input_ended and not self._calls:
+            self.finished.set_result(None)
+
+    def _step(self, _done: Any = None) -> None:
+        """Run the write under way until it has to wait or has ended."""
+        if self._write is None or self.finished.done():
+            return
+        try:
+            self._write_waits_for = self._write.send(None)
+            self._write_waits_for.add_done_callback(self._step)
+        except StopIteration:
+            self._write = None
+            self._unread -= len(self._outbox.popleft())
+            self._room.set()
+            self._write_next()
+        except Exception as error:  # noqa: BLE001 — every error ends the stream
+            self.finished.set_exception(error)
 
 
 _ID = fields.tag(SessionResponse.ID_FIELD_NUMBER, fields.VARINT)
@@ -177,33 +185,33 @@ _RESULT = fields.tag(SessionResponse.RESULT_JSON_FIELD_NUMBER, fields.BYTES)
 _ATTACHMENT = fields.tag(SessionResponse.ATTACHMENTS_FIELD_NUMBER, fields.BYTES)
 
 
-def response(number: int, call: Call) -> bytes:
-    """The message that answers a call that is done, a `SessionResponse`."""
+def write_response(number: int, call: Call) -> bytes:
+    """Write the `SessionResponse` to a call that has ended."""
     try:
         reply = call.result()
-        made: bytes = fields.text(_ID + fields.varint(number) + _RESULT, reply.result)
+        response: bytes = fields.text(_ID + fields.varint(number) + _RESULT, reply.result)
     except asyncio.CancelledError:
-        return failure(number, Cancelled("the call was cancelled"))
+        return write_failure(number, Cancelled("the call was cancelled"))
     except UnicodeDecodeError:
-        return failure(number, Internal("the session answered with what is not UTF-8"))
+        return write_failure(number, Internal("the session sent a result that is not UTF-8"))
     except Exception as error:  # noqa: BLE001 — every error becomes a message
-        return failure(number, status.known(error))
+        return write_failure(number, status.known(error))
     for part in reply.attachments:
-        made += b"%b%b%b" % (_ATTACHMENT, fields.varint(len(part)), part)
-    return made
+        response += b"%b%b%b" % (_ATTACHMENT, fields.varint(len(part)), part)
+    return response
 
 
-def failure(number: int, error: VenvdError) -> bytes:
-    """The message that answers with an error."""
-    made: bytes = SessionResponse(id=number, error=error_of(error)).SerializeToString()
-    return made
+def write_failure(number: int, error: VenvdError) -> bytes:
+    """Write the `SessionResponse` with an error."""
+    response: bytes = SessionResponse(id=number, error=message_of(error)).SerializeToString()
+    return response
 
 
-def error_of(error: VenvdError) -> Error:
-    """An error as a message; nothing of it is cut."""
-    made = Error(code=error.code, message=status.clean(error.message), state_lost=error.state_lost)
+def message_of(error: VenvdError) -> Error:
+    """Make the message of an error; nothing is cut."""
+    message = Error(code=error.code, message=status.replace_surrogates(error.message), state_lost=error.state_lost)
     if error.error_type is not None:
-        made.error_type = status.clean(error.error_type)
+        message.error_type = status.replace_surrogates(error.error_type)
     if error.traceback is not None:
-        made.traceback = status.clean(error.traceback)
-    return made
+        message.traceback = status.replace_surrogates(error.traceback)
+    return message
