@@ -1,8 +1,8 @@
-"""Arrays between a transport and a session: what the three servers send and receive.
+"""Arrays between a transport and a session.
 
-Small ones travel with the request or reply. Larger ones lie in a segment of memory that the session shares: it copies
-an array there once, and the server sends from it; or the server writes there what comes in, and the session makes an
-array of it where it lies.
+Small ones travel with the request or reply. Larger ones lie in a segment of memory that the session shares. It copies
+an array there once, and the server sends from it; or the server writes an incoming array there, and the session uses
+the bytes where they lie.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -25,10 +25,10 @@ from venvd_core.wire import encode
 CHUNK = 1 << 20
 """Bytes of one part of an array."""
 _COPIED = 2 * CHUNK
-"""Bytes at the end that are given out as copies: those that a transport may hold on to when it has been given all."""
+"""Bytes at the end that are copied, since a transport may keep them after `close`."""
 
 
-class _Described(msgspec.Struct):
+class _ArrayReply(msgspec.Struct):
     dtype: str
     shape: list[int]
     order: str
@@ -37,43 +37,38 @@ class _Described(msgspec.Struct):
     size: int = 0
 
 
-class _Named(msgspec.Struct):
+class _SegmentName(msgspec.Struct):
     segment: str | None = None
 
 
-_described = msgspec.json.Decoder(_Described)
-_named = msgspec.json.Decoder(_Named)
+_array_reply = msgspec.json.Decoder(_ArrayReply)
+_segment_name = msgspec.json.Decoder(_SegmentName)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which session, null is `default`; how many seconds a call of it may take, null is the backend's default; and what
-    the client calls it.
+    """The fields that the calls for an array take over.
+
+    Attributes:
+        session, timeout, name, tag: as in `Request`.
+        lease: seconds after which the handle of an array that was sent is freed unless it is used.
+        on_call: called with each call.
     """
 
     session: str | None = None
     timeout: float | None = None
     name: str | None = None
     lease: float | None = None
-    """Seconds for which the handle of an array that is sent lives unless it is used."""
     tag: bytes = b""
-    """As in `Request`."""
     on_call: Callable[[Call], None] | None = None
-    """Told of each call that is made of a session."""
-
-
-class Calls(Protocol):
-    """What stands behind: `Backend.begin`."""
-
-    def __call__(self, call: Call, /) -> None: ...
 
 
 class Outgoing:
-    """An array on its way to a client. Whoever gets one closes it.
+    """An array on its way to a client; its user closes it.
 
-    Iterating gives its bytes in parts of `CHUNK` bytes at most. A part may be handed to a transport that keeps it until
-    it is written, if that is waited for before the next part whenever more than `CHUNK` bytes are unwritten: the last
-    ones are copies, and so `close` may follow at once.
+    Iterating yields its bytes in parts of at most `CHUNK` bytes. A transport may keep a part until it is written, if no
+    more than `CHUNK` bytes are unwritten when the next part is taken. The last parts are copies: `close` may follow at
+    once.
 
     Attributes:
         header: dtype, shape, order and length in bytes.
@@ -88,8 +83,10 @@ class Outgoing:
         self._lent = segment is not None
 
     def __iter__(self) -> Iterator[memoryview | bytes]:
-        """Raises:
-        Internal: the session took its memory back.
+        """Yield the bytes.
+
+        Raises:
+            Internal: the session took its memory back.
         """
         total = self.header.nbytes
         for start in range(0, total, CHUNK):
@@ -112,10 +109,10 @@ class Outgoing:
 
 
 class Incoming:
-    """An array on its way to a session: `write` all its bytes, then `commit`. Whoever gets one closes it.
+    """An array on its way to a session: `write` all its bytes, then `commit`; its user closes it.
 
     Attributes:
-        written: how many bytes there are already.
+        written: bytes that have been written.
         segment: where to write them; None where they travel with the line.
     """
 
@@ -131,10 +128,10 @@ class Incoming:
         self._lent = segment is not None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """The next bytes.
+        """Write the next bytes.
 
         Raises:
-            InvalidRequest: there are more than the header says.
+            InvalidRequest: they are more than the header says.
         """
         start, end = self.written, self.written + len(data)
         if end > self.header.nbytes:
@@ -148,7 +145,7 @@ class Incoming:
         self.written = end
 
     async def commit(self) -> Reply:
-        """Make the array; `{handleId, typeName}`.
+        """Make the array; returns `{handleId, typeName}`.
 
         Raises:
             InvalidRequest: bytes are missing.
@@ -179,17 +176,21 @@ class Incoming:
             self._segments.release(self.segment.name, reusable=reusable)
 
 
-class Porter:
-    """Gets arrays from sessions and puts them there."""
+class ArrayService:
+    """Fetches arrays from sessions and stores them there.
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    Args:
+        begin: `Backend.begin`.
+    """
+
+    def __init__(self, begin: Callable[[Call], None]) -> None:
+        self._begin_call = begin
 
     def _begin(self, request: Request, target: Target, *, preliminary: bool = False) -> Call:
         request.session, request.timeout = target.session, target.timeout
         request.name, request.lease, request.tag = target.name, target.lease, target.tag
         call = Call(request, preliminary=preliminary)
-        self._calls(call)
+        self._begin_call(call)
         if target.on_call is not None:
             target.on_call(call)
         return call
@@ -197,7 +198,7 @@ class Porter:
     async def get(self, handle: str, target: Target, form: str | None) -> Outgoing:
         payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._begin(Request("array.get", payload), target)
-        reply = await _answered(call)
+        reply = await _wait(call)
         segments = _segments_of(call)
         try:
             return await self._outgoing(reply, segments)
@@ -206,14 +207,14 @@ class Porter:
             raise
 
     async def _outgoing(self, reply: Reply, segments: Segments) -> Outgoing:
-        said = _read(reply.result)
-        header = _header(said)
-        if said.segment is None:
+        array = _read(reply.result)
+        header = _read_header(array)
+        if array.segment is None:
             if len(reply.attachments) != 1:
                 raise Internal("the session sent an array without its bytes")
-            _check(header, len(reply.attachments[0]))
+            _check_length(header, len(reply.attachments[0]))
             return Outgoing(header, reply.attachments[0], None, segments)
-        segment = await segments.find(said.segment)
+        segment = await segments.find(array.segment)
         if header.nbytes > segment.size:
             raise Internal("the session sent an array that is larger than its segment")
         return Outgoing(header, None, segment, segments)
@@ -227,27 +228,27 @@ class Porter:
             return Incoming(header, None, None, commit)
         payload = encode({**header.fields(), "shm": True})
         call = self._begin(Request("array.put", payload), target, preliminary=True)
-        reply = await _answered(call)
+        reply = await _wait(call)
         segments = _segments_of(call)
         try:
-            return Incoming(header, await _room(reply, segments, header), segments, commit)
+            return Incoming(header, await _find_room(reply, segments, header), segments, commit)
         except BaseException:
             _release(segments, reply.result)
             raise
 
 
-async def _room(reply: Reply, segments: Segments, header: Header) -> Segment:
-    said = _read(reply.result)
-    if said.segment is None:
+async def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
+    array = _read(reply.result)
+    if array.segment is None:
         raise Internal("the session gave no memory for an array")
-    found = await segments.find(said.segment)
-    if header.nbytes > found.size:
+    segment = await segments.find(array.segment)
+    if header.nbytes > segment.size:
         raise Internal("the session gave less memory than the array takes")
-    return found
+    return segment
 
 
-async def _answered(call: Call) -> Reply:
-    """The reply; what it lends is given back where nobody waits any more."""
+async def _wait(call: Call) -> Reply:
+    """Wait for the reply; releases the segment that it names where the waiting task is cancelled."""
     try:
         return await call
     except asyncio.CancelledError:
@@ -257,14 +258,14 @@ async def _answered(call: Call) -> Reply:
 
 
 def release_unclaimed(call: Call, result: msgspec.Raw) -> None:
-    """A reply came that nobody waits for: what it lends is given back."""
+    """Release the segment named in the reply to a call that has been cancelled."""
     if call.segments is not None and call.request.command in {"array.get", "array.put"}:
         _release(call.segments, bytes(result))
 
 
 def _release(segments: Segments, result: bytes) -> None:
     try:
-        name = _named.decode(result).segment
+        name = _segment_name.decode(result).segment
     except msgspec.MsgspecError:
         return
     if name is not None:
@@ -277,23 +278,23 @@ def _segments_of(call: Call) -> Segments:
     return call.segments
 
 
-def _read(result: bytes) -> _Described:
+def _read(result: bytes) -> _ArrayReply:
     try:
-        return _described.decode(result)
+        return _array_reply.decode(result)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Internal(f"the session described an array in a way that is none: {error}") from None
+        raise Internal(f"the session sent an invalid array descriptor: {error}") from None
 
 
-def _header(said: _Described) -> Header:
+def _read_header(array: _ArrayReply) -> Header:
     try:
-        fields = {"dtype": said.dtype, "shape": said.shape, "order": said.order, "format": said.format}
+        fields = {"dtype": array.dtype, "shape": array.shape, "order": array.order, "format": array.format}
         return arrays.described(fields)
     except VenvdError as error:
-        raise Internal(f"the session described an array that cannot be: {error.message}") from None
+        raise Internal(f"the session sent an invalid array descriptor: {error.message}") from None
 
 
-def _check(header: Header, found: int) -> None:
+def _check_length(header: Header, length: int) -> None:
     try:
-        header.check_length(found)
+        header.check_length(length)
     except InvalidRequest as error:
-        raise Internal(f"the session lied about an array: {error.message}") from None
+        raise Internal(f"the session sent an array that does not match its descriptor: {error.message}") from None

@@ -1,4 +1,4 @@
-"""The server side of a backend: what the three servers put their transport in front of."""
+"""The server side of a backend, behind each of the three transports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from venvd_contract.commands import ATTACH, BY_NAME, PLANNED
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_core import wire
-from venvd_core.arrays import Incoming, Outgoing, Porter, Target
+from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
 from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
@@ -33,17 +33,17 @@ __all__ = ["CANCEL", "Backend", "Call", "DirectClient", "Incoming", "Outgoing", 
 _SESSION_COMMANDS = frozenset(
     each.name for each in (*commands.COMMANDS, *commands.STREAMED) if each.served_by == "session"
 )
-_KNOWN = frozenset({*BY_NAME, *PLANNED}) | _SESSION_COMMANDS
+_KNOWN_COMMANDS = frozenset({*BY_NAME, *PLANNED}) | _SESSION_COMMANDS
 CANCEL = "cancel"
-_DEFAULT = Target()
+_DEFAULT_TARGET = Target()
 _VALUES = frozenset({None, "plain", "tagged"})
 _ENVELOPE = 4096
-"""Bytes of a request's line that are not its payload, with room to spare."""
+"""Bytes of a request's line beside its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
 
-_ENDS_WITH_ITS_CLIENT = frozenset({"session.create", "call.get", "file.get", "file.put", "file.list"})
+_CANCELLED_WITH_CLIENT = frozenset({"session.create", "call.get", "file.get", "file.put", "file.list"})
 
-_Served = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
+_OwnCommand = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
 
 
 async def _ping(_pool: Pool, _payload: dict[str, Any]) -> commands.Status:
@@ -68,7 +68,7 @@ async def _interrupt(pool: Pool, payload: dict[str, Any]) -> commands.Success:
     return commands.Success()
 
 
-_SERVED: dict[str, _Served] = {
+_OWN_COMMANDS: dict[str, _OwnCommand] = {
     "ping": _ping,
     "session.create": lambda pool, payload: pool.create(payload),
     "session.list": _list,
@@ -81,8 +81,9 @@ _SERVED: dict[str, _Served] = {
 
 @dataclass(frozen=True)
 class _CancellableTask:
-    """A task that ends with its client: nobody may be left with a session that nobody knows of, and nobody has to wait
-    for a call in another's place. What else was begun is brought to its end.
+    """Runs a command of the server that ends with its client, as a session that no client knows of would stay for ever.
+
+    Other commands of the server run to their end.
     """
 
     task: asyncio.Task[None]
@@ -103,28 +104,28 @@ class Backend:
         self.checks = Checks()
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
         self._timeout = settings.default_timeout
-        self._usual = {
+        self._common_options = {
             command: {values: options_of(Request(command, values=values)) for values in _VALUES}
             for command in _SESSION_COMMANDS
         }
-        """The terms of requests that say nothing more, by their values."""
+        """The options of requests that have no others, by command and values."""
         self._pool: Pool | None = None
         self._exposition: Exposition | None = None
         self._tasks = Tasks()
         self._background: BackgroundCalls | None = None
         self._cancellation: Cancellation | None = None
         self._files: Files | None = None
-        self._by_request: dict[str, Callable[[Request], Awaitable[Any]]] = {}
-        self._porter = Porter(self.begin)
+        self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
+        self._arrays = ArrayService(self.begin)
 
     async def start(self) -> None:
-        """Begin to connect to the warden; returns at once, readiness tells when it is there."""
+        """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there."""
         self._pool = pool = Pool(self.settings)
         self._exposition = Exposition(pool.metrics, pool)
         self._background = background = BackgroundCalls(self.call, self.settings)
         self._cancellation = Cancellation(background)
         self._files = files = Files(pool, self.settings)
-        self._by_request = {
+        self._request_commands = {
             "call.start": background.start,
             "call.get": background.get,
             **files.served,
@@ -142,32 +143,32 @@ class Backend:
         if pool is not None:
             await pool.close()
 
-    async def get_array(self, handle: str, target: Target = _DEFAULT, form: str | None = None) -> Outgoing:
-        """The array behind a handle, or where `form` is "arrow" the table; whoever asked closes it.
+    async def get_array(self, handle: str, target: Target = _DEFAULT_TARGET, form: str | None = None) -> Outgoing:
+        """Fetch the array behind a handle, or where `form` is "arrow" the table; the caller closes it.
 
         Raises:
-            VenvdError: as for other calls; also where the object is no array that can travel.
+            VenvdError: as for other calls; also where the object is no array that can be sent.
         """
-        found = await self._porter.get(handle, target, form)
-        self._metrics().bytes_out += found.header.nbytes
-        return found
+        outgoing = await self._arrays.get(handle, target, form)
+        self._metrics().record_bytes(outgoing.header.nbytes, out=True)
+        return outgoing
 
-    async def put_array(self, header: Header, target: Target = _DEFAULT, *, segment: bool = False) -> Incoming:
-        """Room for an array in a session: write its bytes, commit, and close in any case.
+    async def put_array(self, header: Header, target: Target = _DEFAULT_TARGET, *, segment: bool = False) -> Incoming:
+        """Make room for an array in a session; the caller writes its bytes, commits, and closes it in any case.
 
-        A client that sends slowly holds up nobody: the session is free between this and the commit.
+        The session is free until the commit, so a client that sends slowly delays no call.
 
         Args:
             header: of `venvd_contract.arrays.header` or `parse_npy`.
-            target: its time is for the session's part, not for the client's.
-            segment: whether the bytes must go into shared memory, however few they are.
+            target: its timeout is for the session's part, not for the client's.
+            segment: whether even a small array goes into shared memory.
 
         Raises:
             VenvdError: as for other calls; also where the array is too large, or the venv has no numpy.
         """
-        found = await self._porter.put(header, target, segment=segment)
-        self._metrics().bytes_in += header.nbytes
-        return found
+        incoming = await self._arrays.put(header, target, segment=segment)
+        self._metrics().record_bytes(header.nbytes, out=False)
+        return incoming
 
     def _metrics(self) -> Metrics:
         if self._pool is None:
@@ -175,13 +176,13 @@ class Backend:
         return self._pool.metrics
 
     def call(self, request: Request) -> Call:
-        """Begin a call of which nothing is known but what is asked for."""
+        """Begin the call of a request."""
         call = Call(request)
         self.begin(call)
         return call
 
     def begin(self, call: Call) -> None:
-        """Begin a call. Every error is what it comes to, a `VenvdError`; nobody is told before this has returned."""
+        """Begin a call. Every error becomes the error of the call; `on_done` is not called before this returns."""
         request, pool = call.request, self._pool
         call.received_at = time.monotonic()
         try:
@@ -190,27 +191,27 @@ class Backend:
             if len(request.payload) > self._largest:
                 raise TooLarge(f"the request has {len(request.payload)} bytes, and the limit is {self._largest}")
             if request.name is not None and self._cancellation is not None:
-                self._cancellation.name(call, request.name)
-            usual = self._usual.get(request.command)
-            if usual is None:
-                self._serve(call, request, pool)
+                self._cancellation.add(call, request.name)
+            common = self._common_options.get(request.command)
+            if common is None:
+                self._run_own(call, request, pool)
                 return
             if request.timeout is None and request.lease is None and not request.attachments and call.on_event is None:
                 call.deadline = call.received_at + self._timeout
-                call.options = usual.get(request.values) or _no_values(request.values)
+                call.options = common.get(request.values) or _refuse_values(request.values)
             else:
-                call.deadline = call.received_at + (_checked_time("timeout", request.timeout) or self._timeout)
-                call.options = self._terms(call)
+                call.deadline = call.received_at + (_check_seconds("timeout", request.timeout) or self._timeout)
+                call.options = self._options(call)
             call.payload = wire.checked(request.payload)
             pool.find(request.session).submit(call)
         except VenvdError as error:
             self._refuse(call, error)
 
-    def _terms(self, call: Call) -> bytes:
+    def _options(self, call: Call) -> bytes:
         request = call.request
         if request.values not in _VALUES:
-            _no_values(request.values)
-        _checked_time("lease", request.lease)
+            _refuse_values(request.values)
+        _check_seconds("lease", request.lease)
         return options_of(request, stream=call.on_event is not None)
 
     def _refuse(self, call: Call, error: VenvdError) -> None:
@@ -220,30 +221,30 @@ class Backend:
             asyncio.get_running_loop().call_soon(on_done, call)
         if self._pool is not None:
             command = call.request.command
-            self._pool.metrics.record_refusal(command if command in _KNOWN else "unknown", error)
+            self._pool.metrics.record_refusal(command if command in _KNOWN_COMMANDS else "unknown", error)
 
-    # ---- what the server answers itself
+    # ---- commands of the server itself
 
-    def _serve(self, call: Call, request: Request, pool: Pool) -> None:
-        task = self._tasks.start(_answer(self._serving(call, pool), pool, call))
-        if request.command in _ENDS_WITH_ITS_CLIENT:
+    def _run_own(self, call: Call, request: Request, pool: Pool) -> None:
+        task = self._tasks.start(_answer(self._find_own(call, pool), pool, call))
+        if request.command in _CANCELLED_WITH_CLIENT:
             call.runner = _CancellableTask(task)
 
-    def _serving(self, call: Call, pool: Pool) -> Callable[[], Awaitable[Any]]:
+    def _find_own(self, call: Call, pool: Pool) -> Callable[[], Awaitable[Any]]:
         request = call.request
         if request.command == CANCEL and self._cancellation is not None:
             return partial(self._cancellation.cancel, call)
-        by_request = self._by_request.get(request.command)
-        if by_request is not None:
-            return partial(by_request, request)
-        served = _SERVED.get(request.command)
-        if served is None:
+        answer_request = self._request_commands.get(request.command)
+        if answer_request is not None:
+            return partial(answer_request, request)
+        own_command = _OWN_COMMANDS.get(request.command)
+        if own_command is None:
             if request.command == ATTACH:
                 raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
             if request.command in PLANNED:
                 raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
-        return partial(served, pool, commands.checked(request.command, wire.parse_object(request.payload)))
+        return partial(own_command, pool, commands.checked(request.command, wire.parse_object(request.payload)))
 
     @property
     def files(self) -> Files:
@@ -257,11 +258,13 @@ class Backend:
         return self._files
 
     async def attach(self, session: str | None, client: DirectClient) -> None:
-        """Hand a client's connection to a session, which answers it from then on.
+        """Hand a client's connection to a session, which answers its requests from then on.
 
         Raises:
             NotFound: there is no such session.
-            Unimplemented, Busy, Unavailable: direct clients are not taken, or no further one, or not now.
+            Unimplemented: this backend takes no direct clients.
+            Busy: it takes no further one.
+            Unavailable: it takes none now.
         """
         pool = self._pool
         if pool is None:
@@ -273,52 +276,52 @@ class Backend:
             raise
         pool.metrics.record_attach()
 
-    # ---- how it goes
+    # ---- readiness and metrics
 
     def ready(self) -> dict[str, str]:
-        """What keeps the backend from serving, by the name of the check; empty where it is ready."""
+        """Return what keeps the backend from serving, by the name of the check; empty where it is ready."""
         return self.checks.failing()
 
     async def refresh(self) -> None:
-        """Ask the warden for the figures that only it has; what a scrape awaits before `metrics`."""
+        """Ask the warden for the figures that only it has; to be awaited before `metrics`."""
         if self._pool is not None:
             await self._pool.refresh()
 
     def metrics(self) -> bytes:
-        """Everything measured, in Prometheus' text format."""
+        """Return every metric in the text format of Prometheus."""
         return b"" if self._exposition is None else self._exposition.write()
 
 
-def _checked_time(what: str, asked: float | None) -> float | None:
-    if asked is None:
+def _check_seconds(name: str, seconds: float | None) -> float | None:
+    if seconds is None:
         return None
-    if not (math.isfinite(asked) and asked > 0):
-        raise InvalidRequest(f"{what} takes seconds, more than 0")
-    return min(asked, _LONGEST_TIMEOUT)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidRequest(f"{name} takes seconds, more than 0")
+    return min(seconds, _LONGEST_TIMEOUT)
 
 
-def _no_values(asked: str | None) -> NoReturn:
-    raise InvalidRequest(f'values takes "plain" or "tagged", not "{str(asked)[:40]}"')
+def _refuse_values(values: str | None) -> NoReturn:
+    raise InvalidRequest(f'values takes "plain" or "tagged", not "{str(values)[:40]}"')
 
 
-def _given_up(call: Call) -> VenvdError:
+def _cancellation_error(call: Call) -> VenvdError:
     if call.cancelled():
         return Cancelled("the client went away")
     return Cancelled("the call was cancelled") if call.stop_reason else Unavailable("the server is closing")
 
 
-async def _answer(serving: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
-    """Run one of the server's own commands; a client that goes away does not leave it half done."""
+async def _answer(command: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
+    """Run one of the server's own commands and end its call; the command goes on where the client has gone away."""
     error: VenvdError | None = None
     reply: Reply | None = None
     try:
-        found = await serving()
-        reply = found if isinstance(found, Reply) else Reply(wire.encode(found))
+        result = await command()
+        reply = result if isinstance(result, Reply) else Reply(wire.encode(result))
     except VenvdError as raised:
         error = raised
     except asyncio.CancelledError:
-        error = _given_up(call)
-    except Exception as raised:  # noqa: BLE001 — a defect of ours is answered, not swallowed: the log has it
+        error = _cancellation_error(call)
+    except Exception as raised:  # noqa: BLE001 — the log has the traceback of a defect
         error = Internal(f"{type(raised).__name__} in {call.request.command}")
         error.__cause__ = raised
     if not call.done():

@@ -30,20 +30,21 @@ from venvd_core.settings import BackendSettings
 from venvd_core.timer import DeadlineTimer
 
 LONGEST_WAIT = 300.0
-"""Seconds for which one `call.get` waits, whatever it asks for."""
+"""Seconds for which one `call.get` waits at most."""
 
 _ID_BYTES = 16
 _REMEMBERED = 4096
-_NOTHING = b"null"
-_BYTES_APART = frozenset({"array.get", "array.put"})
-_LEAVABLE = frozenset(each.name for each in BY_NAME.values() if each.served_by == "session") - _BYTES_APART
+_NULL = b"null"
+_DROPPED = "its result was dropped to make room for those of later calls"
+_WITH_BYTES = frozenset({"array.get", "array.put"})
+_COMMANDS = frozenset(each.name for each in BY_NAME.values() if each.served_by == "session") - _WITH_BYTES
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass
-class _Left:
-    """One call, and what it came to."""
+class _BackgroundCall:
+    """One call, and its outcome."""
 
     id: str
     call: Call
@@ -53,7 +54,7 @@ class _Left:
 
     @property
     def size(self) -> int:
-        """Bytes, about, of what the call came to."""
+        """Bytes of the outcome, roughly."""
         if isinstance(self.outcome, Reply):
             return len(self.outcome.result)
         return 0 if self.outcome is None else len(self.outcome.message) + len(self.outcome.traceback or "")
@@ -66,36 +67,37 @@ class _Left:
             return "cancelled" if isinstance(self.outcome, Cancelled) else "failed"
         return "running" if self.call.sent_at else "queued"
 
-    def told(self) -> dict[str, Any]:
-        """As `CallInfo`, the result as the session wrote it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of `CallInfo`, with the result as the session wrote it."""
         request = self.call.request
         return {
             "id": self.id,
             "command": request.command,
             "session": request.session or "default",
             "state": self.state,
-            "createdAt": self._at(self.call.received_at),
-            "startedAt": self._at(self.call.sent_at) if self.call.sent_at else None,
-            "endedAt": self._at(self.ended) if self.ended is not None else None,
+            "createdAt": self._format_time(self.call.received_at),
+            "startedAt": self._format_time(self.call.sent_at) if self.call.sent_at else None,
+            "endedAt": self._format_time(self.ended) if self.ended is not None else None,
             "result": msgspec.Raw(self.outcome.result) if isinstance(self.outcome, Reply) else None,
-            "error": _error(self.outcome) if isinstance(self.outcome, VenvdError) else None,
+            "error": _describe_error(self.outcome) if isinstance(self.outcome, VenvdError) else None,
         }
 
-    def _at(self, moment: float) -> str:
+    def _format_time(self, moment: float) -> str:
         when = self.created + dt.timedelta(seconds=moment - self.call.received_at)
         return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _error(error: VenvdError) -> dict[str, Any]:
+def _describe_error(error: VenvdError) -> dict[str, Any]:
     fields = error.fields()
     return {"code": error.code, "message": fields.pop("error"), **fields}
 
 
 class BackgroundCalls:
-    """The calls of one backend that nobody has to wait for.
+    """The background calls of one backend.
 
     Args:
         begin: begins a call.
+        settings: give the limits of what is kept.
     """
 
     def __init__(self, begin: Callable[[Request], Call], settings: BackendSettings) -> None:
@@ -104,87 +106,87 @@ class BackgroundCalls:
         self._seconds = settings.kept_call_seconds
         self._most_bytes = settings.kept_call_bytes
         self._bytes = 0
-        self._calls: dict[str, _Left] = {}
-        self._ended: OrderedDict[str, _Left] = OrderedDict()
-        self._gone: OrderedDict[str, str] = OrderedDict()
+        self._calls: dict[str, _BackgroundCall] = {}
+        self._ended: OrderedDict[str, _BackgroundCall] = OrderedDict()
+        self._fates: OrderedDict[str, str] = OrderedDict()
         self._timer = DeadlineTimer(asyncio.get_running_loop(), self._expire)
 
     def close(self) -> None:
         self._timer.cancel()
 
-    # ---- what clients ask
+    # ---- commands
 
     async def start(self, request: Request) -> CallStarted:
         """Begin the call that `request` describes.
 
         Raises:
-            Busy: as many calls as may be have not ended.
-            VenvdError: what kept the call from being begun.
+            Busy: too many background calls have not ended.
+            VenvdError: the call could not begin; its error.
         """
-        wanted = _described(request)
+        parsed = _parse_start(request)
         self._make_room()
-        call = self._begin(wanted)
+        call = self._begin(parsed)
         if call.done():
             call.result()
-        left = _Left(secrets.token_hex(_ID_BYTES), call, dt.datetime.now(dt.UTC))
-        self._calls[left.id] = left
-        call.add_done_callback(lambda _: self._over(left))
-        return CallStarted(left.id, left.state)
+        background = _BackgroundCall(secrets.token_hex(_ID_BYTES), call, dt.datetime.now(dt.UTC))
+        self._calls[background.id] = background
+        call.add_done_callback(lambda _: self._on_done(background))
+        return CallStarted(background.id, background.state)
 
     async def get(self, request: Request) -> dict[str, Any]:
-        """State and result, as `CallInfo`; waits as long as is asked, at most `LONGEST_WAIT`.
+        """Return state and result as `CallInfo`; waits as long as the request says, at most `LONGEST_WAIT`.
 
         Raises:
-            NotFound: there is no such call; says what became of it where that is known.
+            NotFound: there is no such call; says what happened to it where that is known.
         """
-        asked = commands.checked("call.get", wire.parse_object(request.payload))
-        wait = asked["wait"] or 0.0
+        fields = commands.checked("call.get", wire.parse_object(request.payload))
+        wait = fields["wait"] or 0.0
         if not (math.isfinite(wait) and wait >= 0):
             raise InvalidRequest("wait takes seconds, 0 or more")
-        left = self.find(asked["id"])
-        if left.ended is None and wait:
-            await asyncio.wait([left.call.future()], timeout=min(wait, LONGEST_WAIT))
-            if left.call.done() and left.ended is None:
-                self._over(left)
-        return left.told()
+        background = self._find(fields["id"])
+        if background.ended is None and wait:
+            await asyncio.wait([background.call.future()], timeout=min(wait, LONGEST_WAIT))
+            if background.call.done():
+                self._on_done(background)
+        return background.describe()
 
-    def find(self, identity: str) -> _Left:
-        left = self._calls.get(identity)
-        if left is None:
-            fate = self._gone.get(identity)
+    def _find(self, identity: str) -> _BackgroundCall:
+        background = self._calls.get(identity)
+        if background is None:
+            fate = self._fates.get(identity)
             known = fate or "it was never started, or so long ago that its result is forgotten"
             raise NotFound(f'there is no call "{identity[:80]}": {known}')
-        return left
+        return background
 
-    def call_of(self, identity: str) -> Call | None:
-        """The call of that ID, ended or not; None where there is none."""
-        left = self._calls.get(identity)
-        return None if left is None else left.call
+    def find_call(self, identity: str) -> Call | None:
+        """Return the call of that ID, ended or not; None where there is none."""
+        background = self._calls.get(identity)
+        return None if background is None else background.call
 
-    def was(self, identity: str) -> bool:
-        """Whether there was a call of that ID, whose result is not kept any more."""
-        return identity in self._gone
+    def has_expired(self, identity: str) -> bool:
+        """Whether there was a call of that ID whose result is no longer kept."""
+        return identity in self._fates
 
-    # ---- keeping and forgetting
+    # ---- keeping results
 
-    def _over(self, left: _Left) -> None:
-        if left.ended is not None:
+    def _on_done(self, background: _BackgroundCall) -> None:
+        if background.ended is not None:
             return
-        left.ended = time.monotonic()
-        left.outcome = _outcome(left.call)
-        left.call.payload = left.call.request.payload = b""  # what was asked is of no use any more
-        self._bytes += left.size
-        self._ended[left.id] = left
+        background.ended = time.monotonic()
+        background.outcome = _find_outcome(background.call)
+        background.call.payload = background.call.request.payload = b""  # frees its memory
+        self._bytes += background.size
+        self._ended[background.id] = background
         while self._bytes > self._most_bytes and len(self._ended) > 1:
-            self._forget("its result was dropped to make room for those of later calls")
-        self._timer.schedule(left.ended + self._seconds)
+            self._drop_oldest(_DROPPED)
+        self._timer.schedule(background.ended + self._seconds)
 
     def _make_room(self) -> None:
         if len(self._calls) < self._most:
             return
         if not self._ended:
             raise Busy(f"{self._most} calls were started and have not ended, which is the limit of this backend")
-        self._forget("its result was dropped to make room for those of later calls")
+        self._drop_oldest(_DROPPED)
 
     def _expire(self, now: float) -> float | None:
         while self._ended:
@@ -192,20 +194,20 @@ class BackgroundCalls:
             due = (oldest.ended or now) + self._seconds
             if due > now:
                 return due
-            self._forget(f"its result was kept for {self._seconds:g} s")
+            self._drop_oldest(f"its result was kept for {self._seconds:g} s")
         return None
 
-    def _forget(self, why: str) -> None:
-        """Let go of the call that ended first."""
-        identity, left = self._ended.popitem(last=False)
+    def _drop_oldest(self, why: str) -> None:
+        """Drop the result of the call that ended first."""
+        identity, background = self._ended.popitem(last=False)
         del self._calls[identity]
-        self._bytes -= left.size
-        self._gone[identity] = why
-        while len(self._gone) > _REMEMBERED:
-            self._gone.popitem(last=False)
+        self._bytes -= background.size
+        self._fates[identity] = why
+        while len(self._fates) > _REMEMBERED:
+            self._fates.popitem(last=False)
 
 
-def _outcome(call: Call) -> Reply | VenvdError:
+def _find_outcome(call: Call) -> Reply | VenvdError:
     if call.cancelled():
         return Cancelled("the call was cancelled")
     error = call.exception()
@@ -214,26 +216,26 @@ def _outcome(call: Call) -> Reply | VenvdError:
     return error if isinstance(error, VenvdError) else Internal(type(error).__name__)
 
 
-def _described(request: Request) -> Request:
-    """The request that a `call.start` holds; its payload stays as it is.
+def _parse_start(request: Request) -> Request:
+    """Return the request that a `call.start` holds; its payload is not parsed.
 
     Raises:
-        InvalidRequest: it holds none that can be left.
+        InvalidRequest: its command cannot run in the background.
     """
     raw = _object.decode(wire.checked(request.payload))
-    payload = bytes(raw.pop("payload", _NOTHING))
-    asked = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
-    command = asked["command"]
-    if command not in _LEAVABLE:
-        known = ", ".join(sorted(_LEAVABLE))
+    payload = bytes(raw.pop("payload", _NULL))
+    fields = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
+    command = fields["command"]
+    if command not in _COMMANDS:
+        known = ", ".join(sorted(_COMMANDS))
         raise InvalidRequest(f'call.start: there is no command "{command[:40]}" that can be left; known are {known}')
     if request.attachments:
         raise InvalidRequest("call.start takes no attachments")
     return Request(
         command,
-        b"{}" if payload == _NOTHING else payload,
-        session=asked["session"] or request.session,
-        timeout=asked["timeout"],  # that of the request itself is for its own answer
-        values=asked["values"] or request.values,
+        b"{}" if payload == _NULL else payload,
+        session=fields["session"] or request.session,
+        timeout=fields["timeout"],  # that of the request is for the answer to `call.start`
+        values=fields["values"] or request.values,
         lease=request.lease,
     )

@@ -11,76 +11,70 @@ has ended is no error as long as the server knows of it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any
 
 from venvd_contract import commands
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 from venvd_core import wire
+from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call
 
 _REMEMBERED = 4096
 _LONGEST_NAME = 128
 
 
-class Left(Protocol):
-    """The calls that nobody has to wait for."""
-
-    def call_of(self, identity: str) -> Call | None: ...
-
-    def was(self, identity: str) -> bool: ...
-
-
 class Cancellation:
-    """Finds calls by name and ends them; one that was ended before is no error."""
+    """Finds calls and ends them; one that has ended before is no error."""
 
-    def __init__(self, left: Left) -> None:
-        self._left = left
+    def __init__(self, background: BackgroundCalls) -> None:
+        self._background = background
         self._named: dict[str, Call] = {}
-        self._known: OrderedDict[Any, None] = OrderedDict()
+        self._ended: OrderedDict[Any, None] = OrderedDict()
+        """Names and IDs of the latest calls that were named or cancelled."""
 
-    def name(self, call: Call, name: str) -> None:
-        """Let `cancel` find a call that its client waits for.
+    def add(self, call: Call, name: str) -> None:
+        """Let `cancel` find a call under the name that its client gave it.
 
         Raises:
-            Conflict: another call that has not ended has that name.
-            InvalidRequest: it is none.
+            Conflict: a call of that name runs.
+            InvalidRequest: the name is too long, or has characters that cannot be printed.
         """
         if not name.isprintable() or len(name) > _LONGEST_NAME:
             raise InvalidRequest(f"the name of a call has at most {_LONGEST_NAME} characters, all of them printable")
         if name in self._named:
             raise Conflict(f'there is a call "{name}" already that has not ended')
         self._named[name] = call
-        call.add_done_callback(lambda _: self._over(name))
+        call.add_done_callback(lambda _: self._remove(name))
 
-    async def cancel(self, asking: Call) -> commands.Success:
-        """End the call that `asking` names; who waits for it gets `cancelled`.
+    async def cancel(self, cancelling: Call) -> commands.Success:
+        """End the call that the request of `cancelling` names; its own client gets `cancelled`.
 
         Raises:
-            NotFound: there is no such call, and none was.
+            NotFound: there is no such call, and none is remembered.
         """
-        identity = commands.checked("cancel", wire.parse_object(asking.request.payload))["id"]
+        identity = commands.checked("cancel", wire.parse_object(cancelling.request.payload))["id"]
         if type(identity) not in {str, int, float}:
             raise InvalidRequest('cancel: the field "id" takes the ID or the name of a call')
-        call = self._find(asking, identity)
+        call = self._find(cancelling, identity)
         if call is not None:
             self._remember(identity)
             if not call.done() and call.runner is not None:
                 call.runner.stop(call)
-        elif identity not in self._known and not self._left.was(str(identity)):
+        elif identity not in self._ended and not self._background.has_expired(str(identity)):
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
         return commands.Success()
 
-    def _find(self, asking: Call, identity: Any) -> Call | None:
-        near = asking.find_call(identity) if asking.find_call is not None else None
-        if near is not None or not isinstance(identity, str):
-            return near
-        return self._left.call_of(identity) or self._named.get(identity)
+    def _find(self, cancelling: Call, identity: Any) -> Call | None:
+        same_connection = cancelling.find_call(identity) if cancelling.find_call is not None else None
+        if same_connection is not None or not isinstance(identity, str):
+            return same_connection
+        return self._background.find_call(identity) or self._named.get(identity)
 
-    def _over(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         del self._named[name]
         self._remember(name)
 
     def _remember(self, identity: Any) -> None:
-        self._known[identity] = None
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        self._ended[identity] = None
+        while len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)

@@ -1,4 +1,4 @@
-"""JSON between server and session: requests are checked and wrapped, replies are split, values are never parsed."""
+"""JSON between server and session: payloads are checked, and replies are split; values are not parsed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CODES_OF_A_SESSION = frozenset(
 
 
 class SessionLine(msgspec.Struct, gc=False):
-    """One line of a session's stream. It comes from where user code runs: nothing in it is trusted."""
+    """One line of a session's stream, which user code may have written."""
 
     id: int | None = None
     result: msgspec.Raw = msgspec.Raw()
@@ -60,11 +60,11 @@ _line = msgspec.json.Decoder(SessionLine)
 
 
 class GarbledError(Exception):
-    """A session sent something that is no line of the protocol; the message says what."""
+    """A session sent a line that breaks the protocol; the message says how."""
 
 
 def parse_line(line: bytes) -> SessionLine:
-    """Split one line.
+    """Parse one line, but for its result and data.
 
     Raises:
         GarbledError: not UTF-8, not JSON, or fields of the wrong type.
@@ -78,10 +78,10 @@ def parse_line(line: bytes) -> SessionLine:
 
 
 def parse_data(data: msgspec.Raw) -> Any:
-    """The data of an event.
+    """Parse the data of an event.
 
     Raises:
-        GarbledError: it cannot be read.
+        GarbledError: it is no JSON.
     """
     try:
         return _any.decode(data)
@@ -90,7 +90,7 @@ def parse_data(data: msgspec.Raw) -> Any:
 
 
 def parse_object(payload: bytes) -> Any:
-    """The payload of a request that the server answers itself.
+    """Parse the payload of a request that the server answers itself.
 
     Raises:
         InvalidRequest, TooLarge: as `checked`.
@@ -104,15 +104,17 @@ def parse_object(payload: bytes) -> Any:
 
 
 def checked(payload: bytes) -> bytes:
-    """`payload` without line ends, if it is one JSON object in UTF-8. A `msgspec.Raw` is part of a line that was read.
+    """Check that a payload is one JSON object in UTF-8, and return it without line ends.
+
+    A `msgspec.Raw` is part of a line that has been parsed.
 
     Raises:
-        InvalidRequest: it is not; says why.
-        TooLarge: nested too deeply to be read.
+        InvalidRequest: it is no such object; says why.
+        TooLarge: it is nested too deeply.
     """
     if type(payload) is msgspec.Raw:
-        found = b"" + payload  # the cheapest copy
-        return found if found[0] == 0x7B else _checked_object(found)
+        copy = b"" + payload  # the cheapest way to copy
+        return copy if copy[0] == 0x7B else _check_object(copy)
     try:
         if not payload.isascii():
             payload.decode()
@@ -121,11 +123,11 @@ def checked(payload: bytes) -> bytes:
         raise _too_deep() from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _not_json(error) from None
-    # outside strings a line end is mere space, and inside them JSON has none
-    return _checked_object(payload.replace(b"\n", b" ") if b"\n" in payload else payload)
+    # JSON has line ends only between tokens, where a space does as well
+    return _check_object(payload.replace(b"\n", b" ") if b"\n" in payload else payload)
 
 
-def _checked_object(payload: bytes) -> bytes:
+def _check_object(payload: bytes) -> bytes:
     if payload[0] != 0x7B and payload.lstrip(_SPACE)[:1] != b"{":
         raise InvalidRequest("the request must be a JSON object")
     return payload
@@ -142,7 +144,7 @@ def _not_json(error: Exception) -> InvalidRequest:
 
 
 def error_of(line: SessionLine) -> VenvdError:
-    """The error that a session answered with; what only the server can know it cannot claim."""
+    """Make the error of a reply; codes that only the server may use become an `Internal` error."""
     code = line.code or Internal.code
     if code not in _CODES_OF_A_SESSION and code != Internal.code:
         return Internal(f'the session answered with the code "{code[:40]}", which is not its to use')
