@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Generator, Iterable
 
@@ -42,6 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         about = item.get_closest_marker("about")
         if about is not None and not _short(item, about.args[0]):
             item.add_marker(pytest.mark.long)
+        for needed in item.iter_markers("needs"):
+            if shutil.which(needed.args[0]) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{needed.args[0]} is not installed"))
     _skip_without_docker(items)
 
 

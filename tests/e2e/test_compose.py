@@ -126,6 +126,7 @@ def test_the_manifests_backends_run(backends: dict[str, dict[str, Any]]) -> None
     assert Path(backends["pipe"]["url"].removeprefix("unix://")).is_socket()
 
 
+@pytest.mark.needs("nc")
 def test_a_program_on_the_host_uses_the_socket(backends: dict[str, dict[str, Any]]) -> None:
     """`nc -U` and one line of JSON are enough."""
     item = backends["pipe"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,6 @@ from harness.stack import ROOT, Running
 
 EXAMPLES = ROOT / "examples"
 LIBRARIES = ("grpc", "grpc_status", "google", "typing_extensions.py")
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skips where a program of others is not installed; with CI=true it must be."""
-    lacks = shutil.which(program) is None and os.environ.get("CI") != "true"
-    return pytest.mark.skipif(lacks, reason=f"{program} is not installed")
 
 
 def run(*command: object, token: str, expect: int = 0, **environment: str) -> str:
@@ -45,7 +38,7 @@ def path_of(pipe: Running) -> str:
 AWKWARD = 'a = """x\ty\\\\"""\nb = "\'q\' ☃"\nprint("to the log, not the reply")\n[a, b]'
 
 
-@needs("nc")
+@pytest.mark.needs("nc")
 def test_a_shell_with_nc(pipe: Running) -> None:
     """A shell script evaluates over the pipe, with quotes, backslashes, tabs and several lines in the code."""
     script = EXAMPLES / "shell" / "eval.sh"
@@ -54,7 +47,7 @@ def test_a_shell_with_nc(pipe: Running) -> None:
     assert found == {"result": {"value": ["x\ty\\", "'q' ☃"]}}
 
 
-@needs("nc")
+@pytest.mark.needs("nc")
 @pytest.mark.parametrize(("words", "status"), [(("1 / 0",), 1), (("1", "nobody"), 1), ((), 2)])
 def test_a_shell_is_told_of_errors(pipe: Running, words: tuple[str, ...], status: int) -> None:
     """An error is printed, and the script's status says that it is one."""
@@ -62,14 +55,14 @@ def test_a_shell_is_told_of_errors(pipe: Running, words: tuple[str, ...], status
     assert not words or "code" in json.loads(found)
 
 
-@needs("nc")
+@pytest.mark.needs("nc")
 def test_a_shell_without_the_token(pipe: Running) -> None:
     """Without the token the script is refused."""
     found = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), "1", token="", expect=1)
     assert json.loads(found)["code"] == "unauthenticated"
 
 
-@needs("node")
+@pytest.mark.needs("node")
 def test_node_over_the_pipe(pipe: Running) -> None:
     """A program in another language: pipelined calls, streamed output, errors."""
     found = run("node", EXAMPLES / "node" / "pipe.mjs", path_of(pipe), token=pipe.token)
@@ -81,7 +74,7 @@ def test_node_over_the_pipe(pipe: Running) -> None:
     ]
 
 
-@needs("node")
+@pytest.mark.needs("node")
 def test_node_over_http(http: Running) -> None:
     """A program in another language: a session of its own, objects, output, errors."""
     found = run("node", EXAMPLES / "node" / "http.mjs", http.url, token=http.token)

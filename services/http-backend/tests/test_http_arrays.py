@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -95,10 +94,9 @@ def test_what_is_put_is_an_array_of_the_session(server: Any) -> None:
     assert server.ask("GET", f"/api/array?handleId={found}").problem["code"] == "handle_not_found"
 
 
+@pytest.mark.needs("curl")
 def test_curl_and_numpy_load_are_a_client(server: Any, tmp_path: Path) -> None:
     """A file that numpy saved goes up with curl, and comes down as one that numpy loads."""
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl")
     array = np.random.default_rng(1).random((500, 1000))
     np.save(tmp_path / "in.npy", array)
     url = f"http://127.0.0.1:{server.port}/api/array"

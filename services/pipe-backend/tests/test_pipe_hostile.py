@@ -219,6 +219,7 @@ def test_ids_and_errors_do_not_amplify(server: Server) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+@pytest.mark.needs("nc")
 @pytest.mark.slow
 def test_other_users_are_refused_without_a_token(start: Start) -> None:
     """Where no token guards the backend, a user who is not this one's, root or the directory's owner is refused."""

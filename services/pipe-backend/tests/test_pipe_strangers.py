@@ -39,6 +39,7 @@ const call = (command, payload, fields = {}) => new Promise(resolve => {
 """
 
 
+@pytest.mark.needs("nc")
 def test_one_line_through_nc(server: Server) -> None:
     """`nc -U` and one line of JSON are enough."""
     line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}, "token": TOKEN})
@@ -47,6 +48,7 @@ def test_one_line_through_nc(server: Server) -> None:
     assert found.stdout == b'{"result":{"value":42}}\n' or json.loads(found.stdout) == {"result": {"value": 42}}
 
 
+@pytest.mark.needs("nc")
 def test_a_line_without_an_end_through_nc(server: Server) -> None:
     """The end of input ends the line too."""
     found = subprocess.run(
@@ -55,6 +57,7 @@ def test_a_line_without_an_end_through_nc(server: Server) -> None:
     assert json.loads(found.stdout) == {"result": {"status": "ok"}}
 
 
+@pytest.mark.needs("node")
 @pytest.mark.slow
 def test_a_program_in_another_language(server: Server) -> None:
     """A plain-socket program in JavaScript uses modules, objects and handles, calls at once among them."""
