@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import json
 import os
 import struct
@@ -22,10 +21,6 @@ from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.slots import SIZE
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
-
-
-def digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def test_settings_without_a_token_are_refused() -> None:

@@ -200,6 +200,18 @@ def server(starter: Starter) -> Server:
 
 
 @pytest.fixture(scope="session")
+def impatient_server(starter: Starter) -> Server:
+    """A server that waits one second for a client in the middle of something."""
+    return starter.start(stall_timeout="1")
+
+
+@pytest.fixture(scope="session")
+def open_server(starter: Starter) -> Server:
+    """A server without a token."""
+    return starter.start(token=None)
+
+
+@pytest.fixture(scope="session")
 def start_server(starter: Starter) -> StartServer:
     """Starts another one, with settings of its own."""
     return starter.start

@@ -235,9 +235,9 @@ def test_an_array_over_the_limit_is_refused_before_it_comes(server: Any) -> None
 
 
 @pytest.mark.slow
-def test_a_body_that_stops_is_given_up(start_server: Any) -> None:
-    """After the patience of the server an unfinished array is a 400, and its memory is the session's again."""
-    server = start_server(stall_timeout="0.3")
+def test_a_body_that_stops_is_given_up(impatient_server: Any) -> None:
+    """After the stall timeout an unfinished array is a 400, and its memory is the session's again."""
+    server = impatient_server
     begun = server.head("PUT", "/api/array", f"Content-Length: {128 + MB}") + npy(np.zeros(MB // 8))[:5000]
     size = len(begun) - begun.index(b"\x93NUMPY")
     socks = [server.connect() for _ in range(60)]  # nearly as many as a session has segments
@@ -294,9 +294,9 @@ def calls(server: Any, session: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_client_that_does_not_read_is_cut(start_server: Any) -> None:
-    """Whoever leaves an array unread loses the connection after the server's patience; others are served meanwhile."""
-    server = start_server(stall_timeout="0.5")
+def test_a_client_that_does_not_read_is_cut(impatient_server: Any) -> None:
+    """A client that leaves an array unread loses its connection after the stall timeout; others are still served."""
+    server = impatient_server
     found = put(server, np.zeros(8 * MB))
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     before = len(list(descriptors.iterdir()))

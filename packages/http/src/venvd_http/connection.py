@@ -253,15 +253,17 @@ class Connection(HttpToolsProtocol):
         super().data_received(piece)
         if self.transport.is_closing():
             return
-        if self._in_head or self._is_idle():  # before a head there may be empty lines
+        if self._in_head:
             self._limit_head(len(piece))
+        elif self._fast_command is None and not self._resting and (self.cycle is None or self.cycle.response_complete):
+            # uvicorn's timer stopped for bytes that begin no request: empty lines, or the rest of a refused body
+            if self._in_body:
+                self._close_in(self.stall_timeout)
+            else:
+                self._limit_head(len(piece))
 
     def _is_full(self) -> bool:
         return bool(self._unparsed) or len(self.pipeline) >= PIPELINED or self.flow.write_paused
-
-    def _is_idle(self) -> bool:
-        """Whether no request is under way, and a timer of uvicorn's was stopped by bytes that begin none."""
-        return not (self._in_body or self._resting) and (self.cycle is None or self.cycle.response_complete)
 
     def _read_on(self) -> None:
         unparsed, self._unparsed = self._unparsed, b""
