@@ -1,8 +1,7 @@
-"""The internal protocol: what the server and the worker host of one backend say to each other, declared once.
+"""The internal protocol between the server and the worker host of one backend.
 
-Both sides import this package, which is part of the worker's archive. A change to anything in it raises `PROTOCOL`.
-
-The server connects to `SOCKET`, which the warden listens on in the channel's directory, and says `hello`.
+Both sides import this package, and the worker's archive contains it. A change to anything in it raises `PROTOCOL`. The
+warden listens on `SOCKET` in the channel's directory. The server connects to it and sends `hello`.
 
 | path | form | declared in |
 |---|---|---|
@@ -13,7 +12,15 @@ The server connects to `SOCKET`, which the warden listens on in the channel's di
 | file transfer, server ↔ file process | a byte for the kind, four for the length, content | `file_transfer` |
 | limits and environment of a session | fields of `start` | `limits`, `environment` |
 
-On a session's stream the server sends three lines besides requests, which are not answered:
+On a session's stream the server sends one request at a time and waits for its reply. `id` is a number:
+
+| line | sent by | fields |
+|---|---|---|
+| request | server | `id`, `command`, `payload`; if needed `values`, `stream`, `lease`, `attachments` |
+| event | session | `id`, `event`, `data`; only if the request has `"stream": true` |
+| reply | session | `id`, `result`, `attachments`, or `id`, `error` and the other fields of an error |
+
+The session validates payloads. The server treats every reply as hostile input. It also sends lines without a reply:
 
 | line | meaning |
 |---|---|

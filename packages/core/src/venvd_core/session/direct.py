@@ -1,8 +1,17 @@
-"""Direct clients: the server handed their connections to the session.
+"""Direct clients: pipe clients whose connections the server has handed to the session.
 
-The session reads and answers. The server has a duplicate of each connection: it sees the client hang up, ends calls
-that run out of time, and answers where the session no longer can. It learns what runs from the slot, which user code
-can write to.
+`session.attach` as the first line of a connection makes it direct. The server answers with the session's
+`SessionInfo` and sends the descriptor to the warden, which passes it on to the session. From then on the session
+reads requests from it, in the framing of the pipe. The calls of direct clients and of the server run one at a time,
+each connection in its turn. A direct connection takes only the calls of its session: the server's own commands
+(`ping`, `session.*`, `call.*`, `cancel`) need another connection. With `session.pipes` as the next line, requests and
+replies use two pipes (docs/decisions/0014-pipes-for-direct-clients.md).
+
+The server keeps a duplicate of each connection and reads nothing from it. It sees the client disconnect and
+interrupts its running call. It looks at the slot 50 times a second (10 times while there are no calls), ends calls
+that exceed their deadline, and counts calls and bytes. If the process ends, the server answers the running call on
+its duplicate and ends the connections; clients attach again. The slot is a hint only, because user code can write to
+it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,17 @@
-"""The zygote as the warden sees it, and the forks of it that wait to become sessions."""
+"""The fork pool: the warden's side of the zygote, and the forks that wait to become sessions.
+
+- The pool keeps some forks ahead. It is refilled while no session is starting, one fork at a time.
+- A new zygote must pass a probe first: a fork that starts a thread and, if numpy is loaded, multiplies two matrices.
+- Sessions start as new interpreters if the zygote crashes, exceeds its time for imports, or has threads after them.
+  Time in which no processor was free does not count. A module whose import fails is reported, and the others are
+  preloaded.
+- After a pause of at most a minute the pool starts another zygote, except when the imports left threads or when
+  several zygotes in a row failed before they were ready.
+- A session waits at most ten seconds for a fork; then it starts as a new interpreter. A fork that is slow because the
+  machine is busy may arrive later. If a fork sleeps or is stopped, it is replaced; if the zygote is, the zygote is.
+- A session also starts as a new interpreter if its `env` sets a variable that only counts at the start of an
+  interpreter or a library (`venvd_contract.internal.environment`).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The first process of a worker host: starts, interrupts, kills and reaps sessions for the one server it serves.
+"""The warden, the first process of a worker host: it starts, interrupts, kills and reaps sessions for one server.
 
-It imports nothing of the user's and runs none of its code. The protocol is that of docs/architecture.md.
+It imports nothing of the user's and runs none of the user's code. `venvd_contract.internal` declares its protocol. A
+server that disconnects ends every session, because sessions live as long as the pair of server and worker host.
 """
 
 from __future__ import annotations

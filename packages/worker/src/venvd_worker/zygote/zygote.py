@@ -1,7 +1,20 @@
-"""The zygote: has imported what sessions are going to need, and is forked into them.
+"""The zygote: it imports the modules of the preload list, and sessions are forked from it.
 
-It only imports: what a module does when it is used may not survive a fork. Each session is forked twice, so that its
-parent is the warden, which reaps it; a zygote that is killed takes no session with it.
+The zygote only imports. What a module does when it is used may not survive a fork, and a process with threads cannot
+be forked safely. Each session is forked twice: the process in between ends at once, and the warden adopts and reaps
+the session. A zygote that is killed takes no session with it.
+
+A fork does four things before it becomes a session:
+
+- It warms up with one call, so that the kernel copies the pages that a first call writes to while no client waits.
+- It seeds numpy's global generator. Python's own generator reseeds itself after a fork.
+- It takes the environment, the directory and the output of the session. All sessions share the hash seed of the
+  zygote.
+- OpenBLAS computes with one thread, because the zygote loads it with `OPENBLAS_NUM_THREADS=1`, unless the venv's
+  `env` says otherwise.
+
+In a container the zygote and all sessions run with niceness 10, so that the warden notices a fork bomb in time. `ps`
+shows the processes as `venvd-zygote`, `venvd-spare` and `venvd-session`.
 """
 
 from __future__ import annotations
