@@ -1,9 +1,10 @@
-"""One controller per engine for the suite, with a small venv."""
+"""One controller for each engine, with a small venv and a backend that tests share."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from harness.controller import Controller, running_controller
@@ -16,8 +17,8 @@ ENGINES = [
 
 @pytest.fixture(scope="package", params=ENGINES)
 def controller(request: pytest.FixtureRequest) -> Iterator[Controller]:
-    with running_controller(request.param) as made:
-        yield made
+    with running_controller(request.param) as controller:
+        yield controller
 
 
 @pytest.fixture(scope="package")
@@ -31,3 +32,9 @@ def small(controller: Controller, minor: str) -> str:
     """The name of a venv with one small package."""
     controller.venv("small", python=minor, requirements=["six==1.17.0"])
     return "small"
+
+
+@pytest.fixture(scope="package")
+def backend(controller: Controller, small: str) -> dict[str, Any]:
+    """A running backend of the small venv, for tests that only use it."""
+    return controller.backend(small, name="shared")

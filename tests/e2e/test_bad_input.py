@@ -1,4 +1,4 @@
-"""Bad input to the controller: each a clear error that names the cause, and nothing half made stays."""
+"""Bad input to the controller: each error is clear and names the cause, and nothing incomplete stays."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from venvd_contract.errors import InvalidRequest, NotFound
 pytestmark = pytest.mark.network
 
 
-def failure(controller: Controller, name: str, **spec: Any) -> str:
-    """The message with which a venv fails to build; it is removed again."""
+def fail_build(controller: Controller, name: str, **spec: Any) -> str:
+    """Put a venv that cannot be built, delete it, and return the message of its error."""
     change = controller.api("PUT", f"/v1/venvs/{name}", spec)
-    done = controller.wait(change["operation"])
-    assert done["state"] == "failed"
+    ended = controller.wait(change["operation"])
+    assert ended["state"] == "failed"
     assert controller.api("GET", f"/v1/venvs/{name}")["state"] == "failed"
     controller.api("DELETE", f"/v1/venvs/{name}")
-    return str(done["error"]["detail"])
+    return str(ended["error"]["detail"])
 
 
 def test_an_unknown_python(controller: Controller) -> None:
-    """A version that there is not is named, with those that there are."""
-    operation = controller.api("PUT", "/v1/runtimes/3.99")
-    done = controller.wait(operation.get("operation") or operation)
-    assert done["state"] == "failed"
-    assert "3.99" in done["error"]["detail"]
-    assert "3.1" in done["error"]["detail"]
+    """The error names the unknown version and the available ones."""
+    change = controller.api("PUT", "/v1/runtimes/3.99")
+    ended = controller.wait(change["operation"])
+    assert ended["state"] == "failed"
+    assert "3.99" in ended["error"]["detail"]
+    assert "3.1" in ended["error"]["detail"]
     controller.api("DELETE", "/v1/runtimes/3.99")
 
 
-def test_no_version_at_all(controller: Controller) -> None:
-    """What is no version is refused at once."""
+def test_a_word_that_is_not_a_version(controller: Controller) -> None:
+    """A word that cannot be a version is refused at once."""
     with pytest.raises(InvalidRequest, match="latest"):
         controller.api("PUT", "/v1/runtimes/latest")
 
 
 def test_a_requirement_that_does_not_exist(controller: Controller, minor: str) -> None:
-    """The package is named."""
-    assert "no-such-package-of-anyone" in failure(
-        controller, unique("ghost"), python=minor, requirements=["no-such-package-of-anyone"]
-    )
+    """The error names the package."""
+    package = "no-such-package-of-anyone"
+    assert package in fail_build(controller, unique("ghost"), python=minor, requirements=[package])
 
 
 def test_requirements_that_contradict_each_other(controller: Controller, minor: str) -> None:
-    """What cannot be resolved is explained by name."""
-    message = failure(controller, unique("clash"), python=minor, requirements=["python-dateutil==2.9.0", "six<1.5"])
+    """The error names the packages that cannot be installed together."""
+    requirements = ["python-dateutil==2.9.0", "six<1.5"]
+    message = fail_build(controller, unique("clash"), python=minor, requirements=requirements)
     assert "six" in message
     assert "python-dateutil" in message
 
@@ -68,7 +68,7 @@ def test_requirements_that_contradict_each_other(controller: Controller, minor: 
     ],
 )
 def test_a_line_that_is_more_than_a_requirement(controller: Controller, minor: str, line: str) -> None:
-    """Options, paths and addresses are refused before anything is made, and the line is named."""
+    """Options, paths and addresses are refused, and no venv is created."""
     name = unique("sly")
     with pytest.raises(InvalidRequest):
         controller.api("PUT", f"/v1/venvs/{name}", {"python": minor, "requirements": [line]})
@@ -77,33 +77,31 @@ def test_a_line_that_is_more_than_a_requirement(controller: Controller, minor: s
 
 
 @pytest.mark.parametrize("name", ["No", "a_b", "-a", "a" * 64, "a..b"])
-def test_a_name_that_is_no_label(controller: Controller, name: str) -> None:
-    """The rule for names is told."""
+def test_a_name_that_is_not_a_label(controller: Controller, name: str) -> None:
+    """The error states the rule for names."""
     with pytest.raises(InvalidRequest, match="letters"):
         controller.api("PUT", f"/v1/venvs/{name}", {})
 
 
-@pytest.mark.parametrize("token", [None, "wrong", "é"])
+@pytest.mark.parametrize("token", [None, "wrong", "%C3%A9"])
 def test_a_wrong_token(controller: Controller, token: str | None) -> None:
-    """No token and a wrong one are 401 with problem details."""
-    if token == "é":
-        token = "%C3%A9"
+    """A missing and a wrong token are 401 with problem details."""
     status, problem = controller.raw("GET", "/v1/venvs", token=token)
     assert status == 401
     assert problem["code"] == "unauthenticated"
 
 
 def test_a_port_in_use(controller: Controller, small: str) -> None:
-    """A port that was asked for and is taken is an error that names it; no backend stays."""
+    """The error of a requested port that is taken names the port; the backend is failed."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         name = unique("port")
         started = controller.api("POST", "/v1/backends", {"venv": small, "type": "http", "name": name, "port": port})
-        done = controller.wait(started["operation"])
-    assert done["state"] == "failed"
-    assert str(port) in done["error"]["detail"]
+        ended = controller.wait(started["operation"])
+    assert ended["state"] == "failed"
+    assert str(port) in ended["error"]["detail"]
     assert controller.api("GET", f"/v1/backends/{name}")["state"] == "failed"
     controller.api("DELETE", f"/v1/backends/{name}")
 
@@ -112,10 +110,10 @@ def test_a_port_in_use(controller: Controller, small: str) -> None:
     ("body", "status"),
     [(b"{", 400), (b"[1]", 400), (b"\xff\xfe", 400), (b'{"requirements": "numpy"}', 400), (b"[" * 10_000_000, 413)],
 )
-def test_a_body_that_is_wrong(controller: Controller, body: bytes, status: int) -> None:
-    """What is not JSON, has wrong fields or 10 MB of brackets gets its code, never a 500."""
-    found, problem = controller.raw("PUT", "/v1/venvs/wrong", body)
-    assert found in {status, 400, 413}
+def test_a_wrong_body(controller: Controller, body: bytes, status: int) -> None:
+    """Invalid JSON, wrong fields and 10 MB of brackets get their code, never a 500."""
+    actual, problem = controller.raw("PUT", "/v1/venvs/wrong", body)
+    assert actual in {status, 400, 413}
     assert problem["code"] in {"invalid_request", "too_large"}
     assert json.dumps(problem)
 

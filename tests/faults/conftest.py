@@ -13,5 +13,5 @@ ENGINES = [
 
 @pytest.fixture(scope="module", params=ENGINES)
 def controller(request: pytest.FixtureRequest) -> Iterator[Controller]:
-    with running_controller(request.param) as made:
-        yield made
+    with running_controller(request.param) as controller:
+        yield controller

@@ -1,23 +1,24 @@
-"""The Docker Engine goes away mid-way: a clear error, nothing lost, and all goes on when it is back."""
+"""The Docker Engine becomes unavailable: the errors are clear, nothing is lost, and work resumes when it is back."""
 
 from __future__ import annotations
 
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from harness.controller import Controller, caller, running_controller, unique
+from harness.waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 MINOR = f"3.{sys.version_info.minor}"
 
 
 class Gate:
-    """A Unix socket in front of the engine's own, which can be shut."""
+    """A Unix socket in front of the engine's, which a test can shut."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,9 +56,9 @@ class Gate:
             engine.connect("/var/run/docker.sock")
             self._connections += [client, engine]
             for source, target in ((client, engine), (engine, client)):
-                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+                threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(65536):
                 target.sendall(data)
@@ -66,60 +67,55 @@ class Gate:
             return
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path / "docker.sock")
-    made.open()
-    yield made
-    made.shut()
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    gate = Gate(tmp_path_factory.mktemp("gate") / "docker.sock")
+    gate.open()
+    yield gate
+    gate.shut()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def controller(gate: Gate) -> Iterator[Controller]:
-    with running_controller("docker", DOCKER_HOST=f"unix://{gate.path}") as made:
-        yield made
+    with running_controller("docker", DOCKER_HOST=f"unix://{gate.path}") as controller:
+        yield controller
 
 
-def until(controller: Controller, status: int) -> None:
-    end = time.monotonic() + 60
-    while controller.raw("GET", "/readyz")[0] != status and time.monotonic() < end:
-        time.sleep(0.2)
-    assert controller.raw("GET", "/readyz")[0] == status
+def await_status(controller: Controller, status: int) -> None:
+    """Wait until `/readyz` answers with a status."""
+    wait_until(lambda: controller.raw("GET", "/readyz")[0] == status, f"/readyz does not become {status}")
 
 
 def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: Gate) -> None:
-    """While the engine is away backends serve on and new work fails with its cause; afterwards everything is there."""
+    """Without the engine backends serve on and builds fail with the cause; afterwards nothing is lost."""
     controller.venv("bare", python=MINOR)
     backend = controller.backend("bare", name=unique("on"))
-    call = caller(backend)
-    call("eval", {"expression": "kept = 1"})
-    gate.shut()
-    until(controller, 503)
-    assert "engine" in controller.raw("GET", "/readyz")[1]["detail"]
-    assert call("eval", {"expression": "kept"}) == {"value": 1}
-    failed = controller.wait(
-        controller.api("PUT", "/v1/venvs/late", {"python": MINOR, "requirements": ["six"]})["operation"]
-    )
-    assert (failed["state"], failed["error"]["code"]) == ("failed", "unavailable")
-    gate.open()
-    until(controller, 200)
-    assert call("eval", {"expression": "kept"}) == {"value": 1}
-    call.close()
+    with closing(caller(backend)) as call:
+        call("eval", {"expression": "kept = 1"})
+        gate.shut()
+        await_status(controller, 503)
+        assert "engine" in controller.raw("GET", "/readyz")[1]["detail"]
+        assert call("eval", {"expression": "kept"}) == {"value": 1}
+        change = controller.api("PUT", "/v1/venvs/late", {"python": MINOR, "requirements": ["six"]})
+        ended = controller.wait(change["operation"])
+        assert (ended["state"], ended["error"]["code"]) == ("failed", "unavailable")
+        gate.open()
+        await_status(controller, 200)
+        assert call("eval", {"expression": "kept"}) == {"value": 1}
     again = controller.api("GET", f"/v1/backends/{backend['name']}")
     assert (again["state"], again["restarts"], again["startedAt"]) == ("running", 0, backend["startedAt"])
     assert controller.venv("late", python=MINOR, requirements=["six"])["state"] == "ready"
-    controller.api("DELETE", f"/v1/backends/{backend['name']}")
+    controller.delete_backend(backend["name"])
 
 
 def test_an_engine_that_goes_during_a_build(controller: Controller, gate: Gate) -> None:
-    """A build that loses its engine fails with the cause, and the next one leaves nothing of it."""
+    """A build that loses its engine fails with the cause, and the next build of the venv succeeds."""
     change = controller.api("PUT", "/v1/venvs/cut", {"python": MINOR, "requirements": ["numpy"]})
     key = change["operation"]["id"]
-    while "install" not in [phase["name"] for phase in controller.api("GET", f"/v1/operations/{key}")["phases"]]:
-        time.sleep(0.05)
+    controller.await_phase(key, "install")
     gate.shut()
-    done = controller.wait(key)
-    assert (done["state"], done["error"]["code"]) == ("failed", "unavailable")
+    ended = controller.wait(key)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "unavailable")
     gate.open()
-    until(controller, 200)
+    await_status(controller, 200)
     assert controller.venv("cut", python=MINOR, requirements=["numpy"])["state"] == "ready"

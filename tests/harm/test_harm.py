@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from harness.callers import Caller
-from harness.measure import until
+from harness.waiting import wait_until
 
 from venvd_contract.errors import DeadlineExceeded, SessionLost, UserError, VenvdError
 
@@ -155,7 +155,7 @@ for n in range(300):
     work = call("eval", {"expression": root}, session=victim)["value"]
     call("session.delete", {"id": made})
     left = f"import os; [name for name in os.listdir({work!r}) if name.startswith({made!r})]"
-    until(lambda: call("eval", {"expression": left}, session=victim) == {"value": []}, "files are left")
+    wait_until(lambda: call("eval", {"expression": left}, session=victim) == {"value": []}, "files are left")
 
 
 # ---- patching --------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.measure import until
 from harness.stack import Running, Stack
+from harness.waiting import wait_until
 
 from venvd_contract.errors import SessionLost, VenvdError
 
@@ -57,10 +57,10 @@ def test_killing_every_sibling(own: tuple[Running, Caller]) -> None:
     with pytest.raises(SessionLost, match="SIGKILL"):
         call("eval", {"expression": KILLS_SIBLINGS})
     assert call("ping") == {"status": "ok"}
-    until(lambda: answers(call, "default") and answers(call, "other"), "the sessions do not serve again")
+    wait_until(lambda: answers(call, "default") and answers(call, "other"), "the sessions do not serve again")
     assert call("eval", {"expression": "'kept' in globals()"}, session="other") == {"value": False}
     assert call("session.get", {"id": "other"})["restarts"] == 1
-    until(lambda: forked(call), "sessions are not forked again")
+    wait_until(lambda: forked(call), "sessions are not forked again")
 
 
 def answers(call: Caller, session: str) -> bool:
@@ -79,4 +79,4 @@ def test_killing_the_parent(stack: Stack, own: tuple[Running, Caller]) -> None:
         return
     with pytest.raises(SessionLost, match="worker host"):
         call("eval", {"expression": code})
-    until(lambda: not stack.engine.inspect(running.record).running, "the engine does not notice")
+    wait_until(lambda: not stack.engine.inspect(running.record).running, "the engine does not notice")

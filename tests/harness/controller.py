@@ -1,4 +1,4 @@
-"""A controller as an operator runs it: its own process, its own home, killed without mercy where a test wants that."""
+"""A controller as an operator runs it: its own process and its own home. A test may kill it at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from harness.callers import HttpCaller
 from harness.ports import free_port
 from harness.stack import ROOT, probe, remove_images
+from harness.waiting import TIMEOUT, wait_until
 from venvd_contract.errors import from_fields
 from venvd_engines.engine import EngineSettings
 from venvd_engines.select import choose
@@ -28,7 +28,7 @@ DONE = {"succeeded", "failed", "cancelled"}
 
 
 class Controller:
-    """One controller process and its home; `api` speaks to it without the SDK."""
+    """One controller process and its home; `api` calls it without the SDK."""
 
     def __init__(self, engine: str, home: Path, env: dict[str, str] | None = None) -> None:
         self.engine = engine
@@ -55,25 +55,24 @@ class Controller:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "venvd_controller"], env=env, stdout=log, stderr=log, start_new_session=True
             )
-        self._wait()
+        self._await_ready()
         return self
 
-    def _wait(self) -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
+    def _await_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, "the controller ended:\n" + self.read_log()
             with contextlib.suppress(OSError):
-                if probe(self.url, "/readyz") == http.client.OK:
-                    return
-            if self.process is not None and self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise AssertionError("the controller is not ready:\n" + self.log())
+                return probe(self.url, "/readyz") == http.client.OK
+            return False
 
-    def log(self) -> str:
+        wait_until(is_ready, lambda: f"the controller is not ready:\n{self.read_log()}\n")
+
+    def read_log(self) -> str:
         return (self.home / "controller.log").read_text()[-4000:]
 
     def kill(self) -> None:
-        """SIGKILL: nothing is tidied up."""
+        """End the process with SIGKILL, so that it cleans nothing up."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -82,17 +81,17 @@ class Controller:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
 
     def raw(
-        self, method: str, path: str, body: bytes | None = None, token: str | None = "", timeout: float = 60
+        self, method: str, path: str, body: bytes | None = None, token: str | None = "", timeout: float = TIMEOUT
     ) -> tuple[int, Any]:
-        """Status and JSON of one request; `token` None sends none, empty sends the right one."""
+        """Send a request, and return status and JSON; `token` None sends none, the empty string sends the right one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        shown = self.token if token == "" else token
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {shown}"} if shown else {})}
+        sent = self.token if token == "" else token
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {sent}"} if sent else {})}
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -102,49 +101,68 @@ class Controller:
             connection.close()
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of a request that should succeed; an error is raised as the contract's."""
-        status, found = self.raw(method, path, None if body is None else json.dumps(body).encode())
+        """Send a request and return its JSON; an error is raised as one of `venvd_contract.errors`."""
+        status, answer = self.raw(method, path, None if body is None else json.dumps(body).encode())
         if status >= http.client.BAD_REQUEST:
-            raise from_fields(found)
-        return found
+            raise from_fields(answer)
+        return answer
 
     def wait(self, operation: dict[str, Any] | str, seconds: float = 300) -> dict[str, Any]:
-        """The operation once it is done, whatever became of it."""
+        """Wait until an operation ends, and return it."""
         key = operation if isinstance(operation, str) else operation["id"]
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found: dict[str, Any] = self.api("GET", f"/v1/operations/{key}")
-            if found["state"] in DONE:
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"operation {key} is not done after {seconds} s")
+
+        def find_ended() -> dict[str, Any] | None:
+            current: dict[str, Any] = self.api("GET", f"/v1/operations/{key}")
+            return current if current["state"] in DONE else None
+
+        ended: dict[str, Any] = wait_until(find_ended, lambda: f"operation {key} still runs", seconds)
+        return ended
+
+    def await_phase(self, key: str, phase: str) -> None:
+        """Wait until an operation has begun a phase, or has ended."""
+
+        def has_begun() -> bool:
+            operation = self.api("GET", f"/v1/operations/{key}")
+            return phase in [each["name"] for each in operation["phases"]] or operation["state"] in DONE
+
+        wait_until(has_begun, lambda: f"operation {key} is not in the phase {phase}")
 
     def venv(self, name: str, **spec: Any) -> dict[str, Any]:
-        """A venv that is ready."""
+        """Put a venv and wait until it is ready."""
         change = self.api("PUT", f"/v1/venvs/{name}", spec)
         if change.get("operation"):
-            done = self.wait(change["operation"])
-            assert done["state"] == "succeeded", done
-        found: dict[str, Any] = self.api("GET", f"/v1/venvs/{name}")
-        assert found["state"] == "ready", found
-        return found
+            ended = self.wait(change["operation"])
+            assert ended["state"] == "succeeded", ended
+        venv: dict[str, Any] = self.api("GET", f"/v1/venvs/{name}")
+        assert venv["state"] == "ready", venv
+        return venv
 
     def backend(self, venv: str, kind: str = "http", **spec: Any) -> dict[str, Any]:
-        """A backend that runs."""
+        """Start a backend and wait until it runs."""
         started = self.api("POST", "/v1/backends", {"venv": venv, "type": kind, **spec})
-        done = self.wait(started["operation"])
-        assert done["state"] == "succeeded", (done, self.log())
-        return self.until_running(started["backend"]["name"])
+        ended = self.wait(started["operation"])
+        assert ended["state"] == "succeeded", (ended, self.read_log())
+        return self.await_running(started["backend"]["name"])
 
-    def until_running(self, name: str, seconds: float = 60) -> dict[str, Any]:
-        end = time.monotonic() + seconds
-        found: dict[str, Any] = {}
-        while time.monotonic() < end:
-            found = self.api("GET", f"/v1/backends/{name}")
-            if found["state"] == "running":
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"backend {name} does not run after {seconds} s: {found}\n{self.log()}")
+    def await_running(self, name: str) -> dict[str, Any]:
+        """Wait until a backend runs, and return it."""
+        backend: dict[str, Any] = {}
+
+        def is_running() -> bool:
+            backend.update(self.api("GET", f"/v1/backends/{name}"))
+            return bool(backend["state"] == "running")
+
+        wait_until(is_running, lambda: f"backend {name} does not run: {backend}\n{self.read_log()}\n")
+        return backend
+
+    def delete_backend(self, name: str) -> None:
+        """Delete a backend and wait until it is gone."""
+        self.api("DELETE", f"/v1/backends/{name}")
+
+        def is_gone() -> bool:
+            return self.raw("GET", f"/v1/backends/{name}")[0] == http.client.NOT_FOUND
+
+        wait_until(is_gone, lambda: f"backend {name} still exists")
 
 
 def caller(backend: dict[str, Any]) -> HttpCaller:
@@ -153,7 +171,7 @@ def caller(backend: dict[str, Any]) -> HttpCaller:
 
 @contextlib.contextmanager
 def running_controller(engine: str, **env: str) -> Iterator[Controller]:
-    """A controller in a home of its own; all that it owned is destroyed at the end, also where a test killed it."""
+    """Run a controller in a home of its own; at the end destroy what it owns, even if a test killed it."""
     home = Path(tempfile.mkdtemp(prefix="venvd-e2e-"))
     controller = Controller(engine, home, env)
     try:
@@ -164,16 +182,16 @@ def running_controller(engine: str, **env: str) -> Iterator[Controller]:
 
 
 def destroy_home(engine: str, home: Path) -> None:
-    """Everything that carries the home's identity, then the home."""
+    """Destroy everything that carries the home's identity, then the home."""
     identity = home / "id"
     if identity.exists():
         settings = EngineSettings(
             home=home, home_id=identity.read_text().strip(), run_dir=home / "run", source_dir=ROOT
         )
-        made, _ = choose(engine, settings)
-        for owned in made.list_owned():
-            made.destroy_owned(owned)
-        made.sweep()
+        owner, _ = choose(engine, settings)
+        for owned in owner.list_owned():
+            owner.destroy_owned(owned)
+        owner.sweep()
         if engine == "docker":
             remove_images(settings.home_id)
     shutil.rmtree(home, ignore_errors=True)

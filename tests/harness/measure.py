@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.stack import Running, Stack
+from harness.waiting import wait_until
 from venvd_engines.local import state
 from venvd_engines.local.processes import descendants
 
-PATIENCE = 120
 MIB = 1 << 20
 RESERVE = ("venvd-zygote", "venvd-spare")
 """Names of processes that are no sessions."""
@@ -84,7 +83,9 @@ def settled(processes: Parts, sessions: int) -> dict[str, Held]:
         found = processes.held()
         return found["sessions"].processes == sessions and found["zygote"].processes == RESERVES
 
-    until(settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in found.items()} }")
+    wait_until(
+        settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in found.items()} }"
+    )
     return found
 
 
@@ -122,12 +123,3 @@ def _held(pid: int) -> tuple[int, int, int] | None:
     if "VmRSS" not in fields:
         return None
     return descriptors, int(fields["Threads"]), int(fields["VmRSS"].split()[0]) * 1024
-
-
-def until(holds: Callable[[], bool], what: Callable[[], object] | str, seconds: float = PATIENCE) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise AssertionError(what if isinstance(what, str) else what())
-        time.sleep(0.05)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from harness import http2
 from harness.door import Door
-from harness.measure import held, until
+from harness.measure import held
+from harness.waiting import wait_until
 
 from .conftest import Target  # type: ignore[import-not-found]
 
@@ -97,7 +98,7 @@ def test_connections_opened_and_dropped(target: Target) -> None:
             with door.open() as raw:
                 if number % 4:
                     raw.send(HALVES[door.speaks][: number % 17])
-    until(lambda: held([target.parts.server]).descriptors <= before.descriptors, "descriptors are left")
+    wait_until(lambda: held([target.parts.server]).descriptors <= before.descriptors, "descriptors are left")
     assert held([target.parts.server]).memory < before.memory + 64 * MIB
 
 
@@ -191,7 +192,7 @@ def test_headers_drop_by_drop(http_door: tuple[Target, Door]) -> None:
             sent = [raw.send(b"X-Drop: 1\r\n") for raw in dripping]
             return not any(sent)
 
-        until(all_ended, "connections that never finish their request stay")
+        wait_until(all_ended, "connections that never finish their request stay")
 
 
 def test_brackets_as_a_body(http_door: tuple[Target, Door]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.measure import until
 from harness.stack import SharedStacks, Stack
+from harness.waiting import wait_until
 
 from venvd_contract.errors import DeadlineExceeded, SessionLost, VenvdError
 
@@ -109,7 +109,7 @@ def test_garbage_to_the_server(call: Caller, kind: str) -> None:
 
 
 def until_replaced(call: Caller, before: int) -> None:
-    until(lambda: restarts(call) > before, "the session is not replaced")
+    wait_until(lambda: restarts(call) > before, "the session is not replaced")
 
 
 FORGES = """

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.measure import MIB, left, parts, settled, until
+from harness.measure import MIB, left, parts, settled
 from harness.stack import Running, Stack
+from harness.waiting import wait_until
 
 pytestmark = pytest.mark.about("session")
 
@@ -61,10 +62,10 @@ def test_sessions_that_come_and_go(
         one(call)
     took = time.monotonic() - began
     settled(processes, 1)
-    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
+    wait_until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
     work = stack.home / "backends" / running.record.launch_id / "work"
-    until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
+    wait_until(lambda: len(list(work.iterdir())) == 2, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
     record_property("figure", f"{kind}: {sessions} sessions came and went in {took:.1f} s")
     for name, now in processes.held().items():
         record_property("figure", f"  {name}: {now} (before: {before[name]})")
@@ -97,6 +98,6 @@ def test_many_sessions_at_once(stack: Stack, kind: str, running: Running, call: 
         assert len({pid for _, pid in found}) == ALIVE
         list(pool.map(end, made))
     settled(processes, 1)
-    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
+    wait_until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     for name, now in held.items():
         record_property("figure", f"{kind}, {ALIVE} sessions: {name}: {now} (before: {before[name]})")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from harness.callers import CALLERS, Caller
 from harness.load import CLIENTS, load
-from harness.measure import MIB, left, parts, settled, until
+from harness.measure import MIB, left, parts, settled
 from harness.stack import Running, Stack
+from harness.waiting import wait_until
 
 pytestmark = pytest.mark.about("session")
 
@@ -52,7 +53,7 @@ def test_many_clients_at_once(
     tally = load(call.fresh, sessions, seconds)
     assert not tally.wrong
     after = settled(processes, len(sessions))
-    until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
+    wait_until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     record_property("figure", f"{kind}, {CLIENTS} clients, {seconds:g} s: {tally}")
     for name, now in after.items():
         record_property("figure", f"  {name}: {now} (before: {before[name]})")
