@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.stack import Running, Stack
 from harness.waiting import wait_until
 from venvd_engines.local import state
-from venvd_engines.local.processes import descendants
+from venvd_worker.common.process_tree import list_below
 
 MIB = 1 << 20
 RESERVE = ("venvd-zygote", "venvd-spare")
@@ -43,10 +43,10 @@ class Parts:
 
     def zygote(self) -> list[int]:
         """The zygote, and the forks of it that wait."""
-        return [pid for pid in descendants(self.warden) if _name(pid) in RESERVE]
+        return [pid for pid in list_below(self.warden) if _name(pid) in RESERVE]
 
     def sessions(self) -> list[int]:
-        return [pid for pid in descendants(self.warden) if _name(pid) not in RESERVE]
+        return [pid for pid in list_below(self.warden) if _name(pid) not in RESERVE]
 
     def held(self) -> dict[str, Held]:
         parts = {
