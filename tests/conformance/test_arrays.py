@@ -151,7 +151,7 @@ def test_a_description_that_lies_is_refused(
 
 
 def test_a_handle_must_be_there(arrays: ArrayCaller) -> None:
-    """A handle that nobody holds is an error like elsewhere."""
+    """An unknown handle is the same error as in other commands."""
     with pytest.raises(HandleNotFound):
         arrays.get("nobody")
 

@@ -37,7 +37,7 @@ def fetched(call: Caller, identity: str) -> Any:
 
 @pytest.mark.about("everywhere")
 def test_a_call_is_left_and_fetched(call: Caller, session: str) -> None:
-    """What a call that nobody waited for came to is there for whoever asks, as often as they ask."""
+    """Any client can fetch the result of a background call, any number of times."""
     identity = started(call, session, "eval", {"expression": "6 * 7"})
     other = call.fresh()
     for client in (call, other):

@@ -33,7 +33,7 @@ def until_freed(call: Caller, session: str, handle: str) -> None:
 
 
 def test_a_lease_ends(call: Caller, session: str) -> None:
-    """A handle that nobody uses is freed when its lease has ended; one without a lease is not."""
+    """An unused handle is freed when its lease has ended; one without a lease is not."""
     kept = call("wrap", {"value": 1}, session=session)["handleId"]
     leased = call("wrap", {"value": [2]}, session=session, lease=0.3)["handleId"]
     assert held(call, session)[kept] is None
@@ -65,7 +65,7 @@ def test_use_renews(call: Caller, session: str) -> None:
 
 
 def test_a_call_takes_nothing_off_a_lease(call: Caller, session: str) -> None:
-    """While the session is busy nobody can use a handle, and so no lease runs."""
+    """While the session is busy no client can use a handle, and so no lease runs."""
     leased = call("wrap", {"value": 5}, session=session, lease=3)["handleId"]
     call("exec", {"code": "import time; time.sleep(4)"}, session=session)
     assert call("getattr", {"handleId": leased, "attributeName": "real"}, session=session) == {"value": 5}

@@ -160,7 +160,7 @@ def test_exec_awaits(call: Caller) -> None:
 
 
 def test_input_fails_clearly(call: Caller) -> None:
-    """There is nobody to ask: `input()` says so instead of hanging."""
+    """A session has no terminal: `input()` says so instead of hanging."""
     with pytest.raises(UserError, match="input"):
         call("eval", {"expression": "input('name?')"})
 

@@ -139,7 +139,7 @@ def test_what_a_package_prints_does_not_disturb_the_check(private: Bench) -> Non
 
 
 def test_a_wrong_password_says_that_the_index_refused(private: Bench) -> None:
-    """An index that lets nobody in is told as such, without its address."""
+    """The error for an index that refuses access says so, without its address."""
     wrong = str(private.settings.index_url).replace(PASSWORD, "wrong")
     with opened("docker", index_url=wrong) as bench:
         with pytest.raises((InvalidRequest, Unavailable)) as caught:

@@ -1,4 +1,4 @@
-"""Each limit of a session, over each transport: reaching it is an error that names it, and hurts nobody else."""
+"""Each limit of a session, over each transport: reaching it is an error that names it, and affects no other session."""
 
 from __future__ import annotations
 

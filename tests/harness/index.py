@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-USER, PASSWORD = "somebody", "a-password-nobody-should-see"
+USER, PASSWORD = "somebody", "a-password-that-stays-secret"
 
 
 def wheel(name: str, version: str, files: Mapping[str, str]) -> bytes:

@@ -79,7 +79,7 @@ HALVES = {
 
 
 def test_half_a_request_and_silence(target: Target) -> None:
-    """A hundred connections that stop in the middle keep nobody from being served, and are ended after a while."""
+    """A hundred connections that stop in the middle delay no other client, and are ended after a while."""
     for door in target.doors():
         with door.crowd(100) as waiting:
             for raw in waiting:
@@ -103,7 +103,7 @@ def test_connections_opened_and_dropped(target: Target) -> None:
 
 
 def test_connections_that_only_stand_there(target: Target) -> None:
-    """Hundreds of connections that say nothing keep nobody from being served."""
+    """Hundreds of silent connections delay no other client."""
     for door in target.doors():
         with door.crowd(500):
             target.serves()

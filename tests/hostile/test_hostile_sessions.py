@@ -98,7 +98,7 @@ def restarts(call: Caller, session: str = "default") -> int:
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_to_the_server(call: Caller, kind: str) -> None:
-    """The session is replaced, its call is told that the state is lost, and nobody gets a forged reply."""
+    """The session is replaced, its call fails with lost state, and no client gets a forged reply."""
     before = restarts(call)
     with pytest.raises(SessionLost) as caught:
         call("eval", {"expression": GARBAGE[kind]}, timeout=30)
@@ -124,7 +124,7 @@ with open(slots, "r+b") as file:
 
 
 def test_a_forged_reply_to_its_own_call(call: Caller) -> None:
-    """Code can lie about its own call; its second reply ends the session, and nobody else gets one of the two."""
+    """Code can lie about its own call; its second reply ends the session, and no other client gets either of them."""
     call("exec", {"code": FORGES})
     before = restarts(call)
     forged = """

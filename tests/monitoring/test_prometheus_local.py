@@ -78,7 +78,7 @@ def test_a_replaced_session_shows_with_its_cause(local: Any, backends: dict[str,
 
 
 def test_a_backend_that_is_stopped_is_forgotten(local: Any) -> None:
-    """A target goes with its backend: nobody is alarmed by what was stopped on purpose."""
+    """A target goes with its backend: stopping a backend raises no alert."""
     local.controller.backend(local.venv, "http", name="short")
     local.prometheus.until('up{backend="short"} == 1')
     local.controller.api("DELETE", "/v1/backends/short")

@@ -15,7 +15,7 @@ ENGINES = [
 
 
 LIMITS = json.dumps({"memoryBytes": 2 << 30, "processes": 256})
-"""What engines give sessions where nobody says differs, and stands in answers."""
+"""The default limits of sessions differ between engines, and answers contain them."""
 
 
 @pytest.fixture(scope="package", params=ENGINES)

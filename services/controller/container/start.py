@@ -1,6 +1,6 @@
 """Starts the controller in its container, never as root.
 
-The container of compose.yaml starts as root where nobody said which group the Docker socket belongs to, with the two
+The container of compose.yaml starts as root if the group of the Docker socket is unknown, with the two
 capabilities that are needed to become someone else: here the group is read off the socket, root is given up for good,
 and the controller takes the process over. Started as another user, it does the last of these only.
 """

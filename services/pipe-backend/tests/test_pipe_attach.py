@@ -188,7 +188,7 @@ def test_limits(start: Start) -> None:
 
 
 def test_one_order_for_all(server: Server, session: str) -> None:
-    """Calls of direct clients and of the server's run one at a time, whoever floods."""
+    """Calls of direct clients and of the server's run one at a time, even if one side floods."""
     clients = [attach(server, session), attach(server, session), server.connect()]
     code = "n = globals().get('n', 0); assert not globals().get('inside'); inside = 1; n += 1; inside = 0; n"
     for client in clients[:2]:
@@ -226,7 +226,7 @@ def test_a_proxied_call_behind_a_direct_one(server: Server, session: str) -> Non
 
 
 def test_a_client_that_does_not_read(server: Server, session: str) -> None:
-    """Replies that nobody reads hold up nobody else, and come in order once they are read."""
+    """Replies that a client does not read hold up no other client, and come in order once they are read."""
     lazy, other = attach(server, session), attach(server, session)
     lazy.raw(b'{"command":"eval","payload":{"expression":"\'x\' * 200000"}}\n' * 50)
     assert [value(other, "1") for _ in range(50)] == [1] * 50

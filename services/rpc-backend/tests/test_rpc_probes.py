@@ -262,7 +262,7 @@ def test_old_clients_that_go(server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_client_that_never_reads(start: Start) -> None:
-    """An answer that does not fit between us ends the connection, where nobody takes it for the time of a stall."""
+    """An answer that the client does not read within the stall timeout ends the connection."""
     with start(worker=True, VENVD_STALL_TIMEOUT="1") as server, socket.socket() as client:
         open_files = Path(f"/proc/{server.process.pid}/fd")
         before = len(list(open_files.iterdir()))

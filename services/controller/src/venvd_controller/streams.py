@@ -39,7 +39,7 @@ class Signal:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and no client waits any more
             self._loop.call_soon_threadsafe(self._event.set)
 
     def clear(self) -> None:

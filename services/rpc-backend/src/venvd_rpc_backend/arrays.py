@@ -1,4 +1,4 @@
-"""`GetArray` and `PutArray`: a header and then chunks, at the pace of whoever is slower."""
+"""`GetArray` and `PutArray`: a header and then chunks, at the pace of the slower side."""
 
 from __future__ import annotations
 
