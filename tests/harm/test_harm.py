@@ -140,7 +140,7 @@ def test_an_output_flood(call: Caller, victim: str, flood: str) -> None:
 
 
 def test_a_file_flood(call: Caller, victim: str) -> None:
-    """Thousands of files, some of them deep below each other, are gone with their session, and delay no other session."""
+    """Thousands of files, some of them deeply nested, go with their session and delay no other session."""
     code = """
 import os
 for n in range(5000): open(f"file{n}", "w").close()

@@ -316,7 +316,7 @@ def test_json_of_an_error_of_the_code(cli: Cli) -> None:
 
 @pytest.mark.parametrize("command", ["eval", "exec"])
 def test_input_fails_with_what_python_says(cli: Cli, command: str) -> None:
-    """There is nobody to type: an EOFError of the code, which is not the end of our own input."""
+    """`input()` raises EOFError in the code, and does not read the input of the program."""
     ran = cli(command, "input()", "--backend", "main", status=1)
     assert "EOFError" in ran.err
     assert "stopped" not in ran.err

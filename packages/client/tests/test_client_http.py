@@ -322,7 +322,7 @@ def test_a_stream_that_is_cut(script: Any) -> None:
 
 @pytest.mark.parametrize("evaluator", [sync_eval, async_eval])
 def test_a_unix_socket_whose_queue_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: Any) -> None:
-    """A listener that accepts nobody is `Unreachable` after the time for connecting."""
+    """A listener that accepts no connection is `Unreachable` after the time for connecting."""
     for module in ("blocking", "aio"):
         monkeypatch.setattr(f"venvd.net.{module}.CONNECT_TIMEOUT", 0.3)
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:

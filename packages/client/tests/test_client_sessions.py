@@ -58,7 +58,7 @@ def test_builtin_exceptions_are_themselves(backend: venvd.Backend, kind: type[Ex
 
 
 def test_the_remote_traceback_is_shown(backend: venvd.Backend) -> None:
-    """Whoever sees the error sees where it arose in the session."""
+    """The error shows where it arose in the session."""
     with pytest.raises(venvd.UserError) as caught:
         backend.eval("def inner(): raise RuntimeError('x')\ninner()")
     assert "in inner" in "".join(caught.value.__notes__)

@@ -118,7 +118,7 @@ def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, se
 
 
 def test_a_cancelled_fetch_gives_its_memory_back(run: Any, wardens: Any, serve: Any) -> None:
-    """Where nobody waits for the reply any more, the segment that it names is freed."""
+    """If no caller waits for a reply any more, the segment that it names is freed."""
     wardens.start("shares")
 
     async def work() -> None:

@@ -12,7 +12,7 @@ from venvd_core.channel import Link
 
 
 def test_a_descriptor_that_waits_is_kept(run: Any) -> None:
-    """While a warden reads nothing, whoever asked may give up and close: what is sent later is still the right one."""
+    """While a warden reads nothing, a caller may close its descriptor: the right one is still sent later."""
 
     async def work() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

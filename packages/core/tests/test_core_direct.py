@@ -44,7 +44,7 @@ def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) 
 
 @pytest.mark.slow
 def test_a_client_that_goes_with_the_server(run: Any, wardens: Any, serve: Any) -> None:
-    """Nobody looks into the slot of a client that left once its session is gone."""
+    """The server does not read the slot of a client that left after its session is gone."""
     wardens.start("deaf")
 
     async def work() -> None:

@@ -57,7 +57,7 @@ def test_null_keeps_a_default_limit() -> None:
 
 
 def test_slots_cannot_change_their_size() -> None:
-    """Whoever holds the descriptor can neither grow nor shrink the memory, nor lift the seals."""
+    """A holder of the descriptor can neither grow nor shrink the memory, nor remove the seals."""
     slots = Slots(4)
     for size in (0, 4 * SIZE - 1, 8 * SIZE):
         with pytest.raises(PermissionError):

@@ -223,7 +223,7 @@ def test_there_are_only_so_many_sessions(run: Any, wardens: Any, serve: Any) -> 
 
 
 def test_a_session_whose_maker_went_away_is_ended(run: Any, wardens: Any, serve: Any) -> None:
-    """A cancelled `session.create` leaves no session that nobody knows of."""
+    """A cancelled `session.create` leaves no session behind."""
     wardens.start()
 
     async def work() -> None:

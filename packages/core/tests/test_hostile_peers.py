@@ -121,7 +121,7 @@ def test_a_session_cannot_claim_what_only_the_server_knows(run: Any, wardens: An
 
 
 def test_unknown_fields_and_error_lines_without_id_are_taken(run: Any, wardens: Any, serve: Any) -> None:
-    """Fields that nobody knows are ignored; an error without an id answers the call that runs."""
+    """Unknown fields are ignored; an error without an id answers the running call."""
     wardens.start()
 
     async def work() -> None:
@@ -135,7 +135,7 @@ def test_unknown_fields_and_error_lines_without_id_are_taken(run: Any, wardens: 
 
 
 def test_strange_events_are_dropped(run: Any, wardens: Any, serve: Any) -> None:
-    """Events of no known kind, of another call or of one that does not stream reach nobody, and do no harm."""
+    """Events of unknown kinds, of other calls or of calls that do not stream are dropped, and do no harm."""
     wardens.start()
 
     async def work() -> None:

@@ -236,7 +236,7 @@ def test_lines_are_cut_across_chunks() -> None:
 
 
 def test_known_ports_are_passed_over() -> None:
-    """The first port from the wanted one on that nobody is known to hold is chosen, each once."""
+    """The first port from the wanted one on that is not known to be taken is chosen, each once."""
     ports = (Port("main", 1, 40000), Port("http", 2, 40000))
     assert PortSearch("127.0.0.1", ports, {40000, 40001}, near=False).choose() == {1: 40002, 2: 40003}
 

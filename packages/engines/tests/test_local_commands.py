@@ -23,7 +23,7 @@ class CancelOn(Quiet):
 
     def check(self) -> None:
         if self._line in self.lines:
-            raise Cancelled("nobody wants it")
+            raise Cancelled("it is not wanted")
 
 
 def run(code: str, progress: Quiet | None = None, timeout: float = 30, **more: Any) -> commands.Result:

@@ -21,7 +21,7 @@ def listener() -> Iterator[int]:
 
 
 def test_a_free_port_is_taken_as_wanted() -> None:
-    """The port that is wanted is the one that comes, where nobody has it."""
+    """The wanted port is chosen if it is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = probe.getsockname()[1]

@@ -83,7 +83,7 @@ def test_no_secret_is_on_a_command_line_or_in_a_file(site: Site, launch: Launch)
 
 
 def test_a_port_of_another_backend_is_no_choice(site: Site, launch: Launch) -> None:
-    """A port to which another one comes back is passed over although nobody listens, and refused if asked for."""
+    """A port to which another one comes back is passed over although no process listens, and refused if asked for."""
     wanted = launch.ports[0].wanted
     record = site.start(replace(launch, reserved={wanted}))
     assert record.ports["main"] > wanted
@@ -192,7 +192,7 @@ def test_a_start_can_be_cancelled(site: Site, launch: Launch) -> None:
     class Impatient(Quiet):
         def check(self) -> None:
             if state.read(site.directory(launch)) and site.launches.inspect(launch.id).running:
-                raise Cancelled("nobody wants it")
+                raise Cancelled("it is not wanted")
 
     site.server = "import time; time.sleep(300)"
     with pytest.raises(Cancelled):

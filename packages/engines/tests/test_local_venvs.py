@@ -38,7 +38,7 @@ class Cancelling(Quiet):
 
     def check(self) -> None:
         if self._phase in self.lines:
-            raise Cancelled("nobody wants it")
+            raise Cancelled("it is not wanted")
 
 
 def locked(venvs: Venvs, *requirements: str) -> str:

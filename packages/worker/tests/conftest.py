@@ -239,11 +239,11 @@ class Host:
             self._receive()
 
     def held(self) -> list[dict[str, Any]]:
-        """The events that nobody has asked for yet."""
+        """The events that no test has read yet."""
         return self._events
 
     def held_memory(self, session: str) -> list[dict[str, Any]]:
-        """News of a session's shared memory that nobody has asked for yet."""
+        """News of a session's shared memory that no test has read yet."""
         return [data for data, _ in self._segments if data["session"] == session]
 
     def memory(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[int]]:

@@ -136,7 +136,7 @@ def test_a_segment_is_released_with_the_next_request(borrowed: Borrowed) -> None
     """`release` in a request, or `array.release`, gives a segment back; names that are not lent are no error."""
     handle = doubles(borrowed.session, LARGE)
     first, _ = borrowed.get(handle, shm=True)
-    second, _ = borrowed.get(handle, shm=True, release=[first["segment"], "nobody's"])
+    second, _ = borrowed.get(handle, shm=True, release=[first["segment"], "unknown"])
     assert second["segment"] == first["segment"]
     result, _ = borrowed.ask("array.release", {"segments": [second["segment"]]})
     assert result == {"success": True}

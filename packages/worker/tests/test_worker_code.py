@@ -261,7 +261,7 @@ def test_input_says_why_it_cannot(shared: Any) -> None:
 
 
 def test_own_directory_and_home(start: Any) -> None:
-    """Each session has directories of its own that nobody else may read, and its code starts in one of them."""
+    """Each session has directories of its own that no other user may read, and its code starts in one of them."""
     one, other = start(), start()
     code = "import os, tempfile\n[os.getcwd(), os.environ['HOME'], tempfile.gettempdir()]"
     mine, its = one.eval(code), other.eval(code)

@@ -152,7 +152,7 @@ def test_every_end_is_told(session: Any, code: str, how: str, reason: str) -> No
 
 
 def test_closing_descriptors_during_exec(session: Any) -> None:
-    """An `exec` whose code closes everything ends its session and hangs nobody."""
+    """An `exec` whose code closes everything ends its session and blocks no other one."""
     session.send("exec", {"code": "import os\nprint(1)\nos.closerange(0, 10000)"})
     with pytest.raises((EOFError, ConnectionError)):
         session.reply()
@@ -161,7 +161,7 @@ def test_closing_descriptors_during_exec(session: Any) -> None:
 
 @pytest.mark.slow
 def test_closing_descriptors_in_a_thread(session: Any) -> None:
-    """Descriptors that a thread closes while the session waits end it as well, and hang nobody."""
+    """Descriptors that a thread closes while the session waits end it as well, and block no other one."""
     session.eval(
         "import os, threading, time\n"
         "threading.Thread(target=lambda: (time.sleep(0.2), os.closerange(3, 10000)), daemon=True).start()"

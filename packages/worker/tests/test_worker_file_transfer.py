@@ -1,4 +1,4 @@
-"""FileTransfers: what they hold, whom they leave alone, when they end, and what they do of files."""
+"""File processes: what they hold, what they leave alone, when they end, and what they do with files."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_couriers_are_no_strays(host: Any, session: Any, ask: Any) -> None:
 
 
 def test_code_that_stops_or_kills_a_courier(session: Any, ask: Any, tools: Any) -> None:
-    """A courier that the session's code stops is ended, so that nobody waits for it; one that it kills has ended."""
+    """A file process that the session's code stops is killed, so that no caller waits; one that it kills has ended."""
     for number in ("SIGSTOP", "SIGKILL"):
         courier = ask("file.put", path="x")
         courier.answer()

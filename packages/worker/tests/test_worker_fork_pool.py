@@ -200,7 +200,7 @@ def test_a_zygote_that_never_works(preloading: Any) -> None:
 
 
 def test_a_zygote_that_cannot_be_heard(preloading: Any, flag: Path, tools: Any) -> None:
-    """One that says what nobody understands is replaced."""
+    """A zygote that sends an unknown message is replaced."""
     shout = "import os, socket, stat\n"
     shout += f"for name in os.listdir('/proc/self/fd') if os.path.exists({str(flag)!r}) else ():\n"
     shout += "    try: socket.socket(fileno=os.dup(int(name))).send(b'?')\n"

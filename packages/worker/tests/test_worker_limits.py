@@ -1,4 +1,4 @@
-"""Limits of a session: reaching one is an error that names it, and hurts nobody else."""
+"""Limits of a session: reaching one is an error that names it, and affects no other session."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def test_a_client_that_does_not_read(server: Server) -> None:
 
 @pytest.mark.slow
 def test_what_is_held_is_bounded(server: Server) -> None:
-    """Requests that are not whole hold no more bytes than the limit, from any number of clients; small clients go on."""
+    """Incomplete requests of all clients hold no more bytes than the limit; small clients go on."""
     small = server.connect()
     hogs = [server.connect() for _ in range(30)]
     refused = 0

@@ -9,7 +9,7 @@
     ├── NotFound              not_found           no such venv, backend, session, operation
     │   └── HandleNotFound    handle_not_found    no such handle in this session
     ├── Conflict              conflict            the name or port is taken
-    │   └── InUse             in_use              what should be deleted is used; by whom is named
+    │   └── InUse             in_use              the object to delete is in use; names its users
     ├── TooLarge              too_large           body, line, message or nesting over its limit
     ├── UserError             user_error          the user's code raised
     ├── LimitExceeded         limit_exceeded      a limit of the session was reached; says which

@@ -224,11 +224,11 @@ def _log_zygote(zygote: ZygoteReport) -> None:
 
 
 class Channel:
-    """Keeps a link to whatever warden listens in `directory`.
+    """Keeps a link to the warden that listens in `directory`.
 
     Args:
-        hello: said to each warden, with the descriptors.
-        ear: told of every session's process that came up or ended, of its segments, and of whom it refused.
+        hello: sent to each warden, with the descriptors.
+        ear: gets the events of every session's process: started, ended, its segments, and the clients it refused.
     """
 
     def __init__(self, directory: Path, hello: Hello, descriptors: Sequence[int], ear: Ear) -> None:
@@ -272,7 +272,7 @@ class Channel:
             await asyncio.wait([link.gone])  # awaiting it would cancel it with this task
 
     def _lost(self, why: str) -> None:
-        """At once, not a turn of the loop later: nobody may be given a link that is gone."""
+        """Forget the link at once, not a turn of the loop later, so that no caller gets a link that is gone."""
         self.why = why
         if self.link is not None:
             self.link = None

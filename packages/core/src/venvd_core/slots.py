@@ -48,7 +48,7 @@ class Slots:
         self._free = list(range(count - 1, -1, -1))
 
     def take(self) -> int | None:
-        """The index of a slot that nobody uses, or None."""
+        """The index of an unused slot, or None."""
         return self._free.pop() if self._free else None
 
     def give_back(self, index: int) -> None:

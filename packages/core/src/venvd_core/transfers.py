@@ -110,5 +110,5 @@ class Upload(_Transfer):
 
     def close(self) -> None:
         if not self._stored.cancel() and not self._stored.cancelled():
-            self._stored.exception()  # has been told, or nobody asks any more
+            self._stored.exception()  # marks it as retrieved: it was reported, or no caller waits any more
         super().close()
