@@ -20,8 +20,8 @@ from harness.stack import Quiet, wait_ready
 
 from venvd_contract.errors import Conflict, InUse
 from venvd_engines.docker import DockerEngine
-from venvd_engines.docker.site import Site
-from venvd_engines.docker.sockets import OPEN, SocketDirectories
+from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
 from venvd_engines.engine import Image, LaunchRecord, Port
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -250,7 +250,7 @@ def test_an_unprivileged_owner_has_its_directories_made(
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     os.chown(run_dir, owner, owner)
-    directories = SocketDirectories(Site(replace(docker_bench.settings, run_dir=run_dir)))
+    directories = SocketDirectories(DockerClient(replace(docker_bench.settings, run_dir=run_dir)))
     with unprivileged():
         made = directories.make("mine", OPEN, docker_image.ref)
     found = made.stat()

@@ -11,7 +11,7 @@ from harness.bench import Bench, evaluate, opened
 from harness.stack import Quiet
 
 from venvd_contract.resources import Leftover
-from venvd_engines.docker.site import Site
+from venvd_engines.docker.client import DockerClient
 
 pytestmark = pytest.mark.network
 
@@ -69,7 +69,7 @@ def test_the_last_home_takes_a_servers_image_along() -> None:
     """Homes share the images of servers, and each lets go of its own: what another one holds stays."""
     version = f"old{secrets.token_hex(4)}"
     with opened("docker") as one, opened("docker") as other:
-        api = Site(one.settings).api
+        api = DockerClient(one.settings).api
         one.engine.prepare("http", Quiet())
         (source,) = (left.name for left in one.engine.leftovers(set()) if left.kind == "server")
         made = api.create_container(source, command=["true"])["Id"]

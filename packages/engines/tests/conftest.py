@@ -24,7 +24,7 @@ from venvd_engines.engine import Image, Launch, Port
 from venvd_engines.local import environment, processes, state
 from venvd_engines.local.launches import Launches, Place
 from venvd_engines.local.processes import Identity, wait_until
-from venvd_engines.local.starting import Starter
+from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs
 from venvd_worker.common import process_tree
 
@@ -142,16 +142,16 @@ class Site:
         assert found is not None
         return found
 
-    def keeper(self, launch: Launch) -> Identity:
-        found = self.record(launch.id).keeper_identity()
+    def supervisor(self, launch: Launch) -> Identity:
+        found = self.record(launch.id).supervisor_identity()
         assert found is not None
         return found
 
     def everything(self, launch: Launch) -> list[Identity]:
         """Every process of a launch that runs now."""
-        keeper = self.keeper(launch)
-        below = [processes.identify(pid) for pid in process_tree.list_below(keeper.pid)]
-        return [keeper, *(one for one in below if one is not None)]
+        supervisor = self.supervisor(launch)
+        below = [processes.identify(pid) for pid in process_tree.list_below(supervisor.pid)]
+        return [supervisor, *(one for one in below if one is not None)]
 
     def wait_worker(self, launch: Launch) -> dict[str, Any]:
         """What the worker program says of itself, once it runs."""

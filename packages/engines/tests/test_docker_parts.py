@@ -26,11 +26,12 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_engines.docker import DockerEngine, patience, servers
-from venvd_engines.docker.ports import PortSearch, reachable
-from venvd_engines.docker.site import Site
-from venvd_engines.docker.sockets import SocketDirectories
-from venvd_engines.docker.translation import translated
+from venvd_engines.addresses import url_host
+from venvd_engines.docker import DockerEngine, cancellable, server_images
+from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.ports import PortSearch
+from venvd_engines.docker.socket_directories import SocketDirectories
+from venvd_engines.docker.translation import translate_errors
 from venvd_engines.engine import EngineSettings, Port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,14 +75,14 @@ def refusal(status: int, said: str) -> docker.errors.APIError:
 )
 def test_what_the_engine_refuses_has_a_code(status: int, kind: type[VenvdError]) -> None:
     """Each status of the Engine API becomes one error of the contract, with what was being done and what was said."""
-    with pytest.raises(kind, match="could not dance: no room"), translated("dance"):
+    with pytest.raises(kind, match="could not dance: no room"), translate_errors("dance"):
         raise refusal(status, "no room")
 
 
 def test_errors_of_the_contract_pass() -> None:
     """What is one of the contract's errors already is raised as it is."""
     error = InvalidRequest("as it is")
-    with pytest.raises(InvalidRequest) as caught, translated("dance"):
+    with pytest.raises(InvalidRequest) as caught, translate_errors("dance"):
         raise error
     assert caught.value is error
 
@@ -96,7 +97,10 @@ def test_errors_of_the_contract_pass() -> None:
 )
 def test_files_of_this_machine_are_not_the_engine(error: OSError) -> None:
     """A full or read-only disk is told as such, with the file; the engine answers all the while."""
-    with pytest.raises(Unavailable, match=f"could not dance on its own machine: {error.strerror}"), translated("dance"):
+    with (
+        pytest.raises(Unavailable, match=f"could not dance on its own machine: {error.strerror}"),
+        translate_errors("dance"),
+    ):
         raise error
 
 
@@ -111,7 +115,7 @@ def test_files_of_this_machine_are_not_the_engine(error: OSError) -> None:
 )
 def test_an_engine_that_is_away_is_told(error: OSError) -> None:
     """What fails at the engine's socket is the engine's absence."""
-    with pytest.raises(Unavailable, match="the Docker Engine does not answer"), translated("dance"):
+    with pytest.raises(Unavailable, match="the Docker Engine does not answer"), translate_errors("dance"):
         raise error
 
 
@@ -161,7 +165,7 @@ def test_an_engine_that_hangs_up_is_unavailable(tmp_path: Path, monkeypatch: pyt
 
 def test_items_come_as_they_are() -> None:
     """A stream's items come in order, and its end is the end."""
-    assert list(patience.items(iter("abc"), Heedless(), seconds=30, doing="read")) == ["a", "b", "c"]
+    assert list(cancellable.iterate(iter("abc"), Heedless(), seconds=30, doing="read")) == ["a", "b", "c"]
 
 
 def test_a_silent_stream_can_be_cancelled() -> None:
@@ -172,7 +176,7 @@ def test_a_silent_stream_can_be_cancelled() -> None:
         yield 1
         never.wait(30)
 
-    found = patience.items(silent(), progress, seconds=30, doing="read")
+    found = cancellable.iterate(silent(), progress, seconds=30, doing="read")
     assert next(found) == 1
     progress.cancelled.set()
     with pytest.raises(Cancelled):
@@ -188,7 +192,7 @@ def test_a_stream_without_end_runs_into_its_deadline() -> None:
             yield 1
 
     with pytest.raises(DeadlineExceeded, match="count"):
-        deque(patience.items(endless(), Heedless(), seconds=0.3, doing="count"), maxlen=0)
+        deque(cancellable.iterate(endless(), Heedless(), seconds=0.3, doing="count"), maxlen=0)
 
 
 def test_an_error_of_the_stream_is_raised_where_it_is_read() -> None:
@@ -199,7 +203,7 @@ def test_an_error_of_the_stream_is_raised_where_it_is_read() -> None:
         raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError, match="gone"):
-        list(patience.items(broken(), Heedless(), seconds=30, doing="read"))
+        list(cancellable.iterate(broken(), Heedless(), seconds=30, doing="read"))
 
 
 def test_a_late_result_is_taken_care_of() -> None:
@@ -217,7 +221,7 @@ def test_a_late_result_is_taken_care_of() -> None:
 
     progress.cancelled.set()
     with pytest.raises(Cancelled):
-        patience.result(call, progress, seconds=30, doing="wait", late=late)
+        cancellable.call(call, progress, seconds=30, doing="wait", discard=late)
     go.set()
     assert taken.wait(30)
     assert found == ["late"]
@@ -225,7 +229,7 @@ def test_a_late_result_is_taken_care_of() -> None:
 
 def test_lines_are_cut_across_chunks() -> None:
     """Lines are whole whatever the chunks were; what is no UTF-8 does not break them."""
-    lines = patience.Lines()
+    lines = cancellable.LineSplitter()
     assert lines.feed(b"one\ntw") == ["one"]
     assert lines.feed(b"o\r\n\xff\nrest") == ["two", "\N{REPLACEMENT CHARACTER}"]
     assert lines.end() == ["rest"]
@@ -238,7 +242,7 @@ def test_lines_are_cut_across_chunks() -> None:
 def test_known_ports_are_passed_over() -> None:
     """The first port from the wanted one on that is not known to be taken is chosen, each once."""
     ports = (Port("main", 1, 40000), Port("http", 2, 40000))
-    assert PortSearch("127.0.0.1", ports, {40000, 40001}, near=False).choose() == {1: 40002, 2: 40003}
+    assert PortSearch("127.0.0.1", ports, {40000, 40001}, probe=False).choose() == {1: 40002, 2: 40003}
 
 
 @pytest.mark.parametrize(
@@ -251,21 +255,21 @@ def test_known_ports_are_passed_over() -> None:
 )
 def test_a_port_that_the_engine_finds_taken_is_not_chosen_again(said: str) -> None:
     """Whatever an engine's words for it, the search goes on after the port that they name."""
-    search = PortSearch("127.0.0.1", (Port("main", 1, 40000), Port("http", 2, 41000)), (), near=False)
-    assert search.lost(search.choose(), said)
+    search = PortSearch("127.0.0.1", (Port("main", 1, 40000), Port("http", 2, 41000)), (), probe=False)
+    assert search.exclude(search.choose(), said)
     assert search.choose() == {1: 40001, 2: 41000}
 
 
 def test_other_failures_are_no_taken_port() -> None:
     """An error that is about something else does not make the search go on."""
-    search = PortSearch("127.0.0.1", (Port("main", 1, 40000),), (), near=False)
-    assert not search.lost(search.choose(), "OCI runtime create failed: no such file or directory")
+    search = PortSearch("127.0.0.1", (Port("main", 1, 40000),), (), probe=False)
+    assert not search.exclude(search.choose(), "OCI runtime create failed: no such file or directory")
 
 
 def test_no_port_left_is_a_conflict() -> None:
     """A search that comes to the last port says from where on none was free."""
     with pytest.raises(Conflict, match="65535"):
-        PortSearch("127.0.0.1", (Port("main", 1, 65535),), {65535}, near=False).choose()
+        PortSearch("127.0.0.1", (Port("main", 1, 65535),), {65535}, probe=False).choose()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_no_port_left_is_a_conflict() -> None:
 )
 def test_a_url_names_an_address_that_can_be_reached(host: str, found: str) -> None:
     """What is published on every address is reached by loopback."""
-    assert reachable(host) == found
+    assert url_host(host) == found
 
 
 # ---- sources of servers ------------------------------------------------------------------------------------------
@@ -283,7 +287,7 @@ def test_a_url_names_an_address_that_can_be_reached(host: str, found: str) -> No
 @pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_a_servers_context_is_what_it_stands_on(kind: str) -> None:
     """The context holds the service, the packages that it needs and nothing else."""
-    names = servers._context(ROOT, kind)
+    names = server_images._read_context(ROOT, kind)
     packages = {name.split("/")[1] for name in names if name.startswith("packages/")}
     services = {name.split("/")[1] for name in names if name.startswith("services/")}
     assert packages == {"contract", "proto", "client", "core"}
@@ -296,14 +300,14 @@ def test_a_servers_context_is_what_it_stands_on(kind: str) -> None:
 def test_the_digest_follows_content_and_base() -> None:
     """Equal sources have one digest; another file, another content or another base gives another."""
     found = {
-        servers._digest({"a": b"1"}, None),
-        servers._digest({"a": b"2"}, None),
-        servers._digest({"b": b"1"}, None),
-        servers._digest({"a": b"1", "b": b""}, None),
-        servers._digest({"a": b"1"}, "base:{version}"),
+        server_images._digest({"a": b"1"}, None),
+        server_images._digest({"a": b"2"}, None),
+        server_images._digest({"b": b"1"}, None),
+        server_images._digest({"a": b"1", "b": b""}, None),
+        server_images._digest({"a": b"1"}, "base:{version}"),
     }
     assert len(found) == 5
-    assert servers._digest({"a": b"1", "b": b"2"}, None) == servers._digest({"b": b"2", "a": b"1"}, None)
+    assert server_images._digest({"a": b"1", "b": b"2"}, None) == server_images._digest({"b": b"2", "a": b"1"}, None)
 
 
 # ---- directories of sockets --------------------------------------------------------------------------------------
@@ -311,7 +315,7 @@ def test_the_digest_follows_content_and_base() -> None:
 
 def test_a_socket_path_that_is_too_long_is_told(tmp_path: Path) -> None:
     """A run directory below which no socket fits is named, with the setting that changes it."""
-    directories = SocketDirectories(Site(settings(tmp_path, run_dir=tmp_path / ("x" * 120))))
+    directories = SocketDirectories(DockerClient(settings(tmp_path, run_dir=tmp_path / ("x" * 120))))
     with pytest.raises(InvalidRequest, match="VENVD_RUN_DIR"):
         directories.path("short")
 
@@ -320,4 +324,4 @@ def test_a_socket_path_that_is_too_long_is_told(tmp_path: Path) -> None:
 def test_a_socket_directory_stays_below_the_run_directory(tmp_path: Path, name: str) -> None:
     """A name that is a path leads nowhere."""
     with pytest.raises(InvalidRequest):
-        SocketDirectories(Site(settings(tmp_path))).path(name)
+        SocketDirectories(DockerClient(settings(tmp_path))).path(name)

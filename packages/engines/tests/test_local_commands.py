@@ -26,7 +26,7 @@ class CancelOn(Quiet):
             raise Cancelled("it is not wanted")
 
 
-def run(code: str, progress: Quiet | None = None, timeout: float = 30, **more: Any) -> commands.Result:
+def run(code: str, progress: Quiet | None = None, timeout: float = 30, **more: Any) -> commands.Outcome:
     return commands.run(
         [sys.executable, "-I", "-S", "-u", "-c", code],
         env={"PATH": os.defpath},
@@ -41,7 +41,7 @@ def test_output_status_and_log() -> None:
     """A command's stdout is kept, its stderr kept and logged, and its status told."""
     progress = Quiet()
     result = run("import sys; print('out'); print('a\\n\\nb', file=sys.stderr); sys.exit(3)", progress)
-    assert (result.status, result.output, result.complaints) == (3, "out", "a\n\nb")
+    assert (result.status, result.stdout, result.stderr) == (3, "out", "a\n\nb")
     assert progress.lines == ["a", "b"]
 
 
@@ -134,7 +134,7 @@ print(os.getpid(), file=sys.stderr)
 def test_much_output_is_kept_in_part() -> None:
     """Only the last lines are kept, however much comes."""
     result = run("for number in range(100_000): print(number)")
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert lines[-1] == "99999"
     assert len(lines) < 1000
 
@@ -149,6 +149,6 @@ def test_only_the_given_environment_is_there() -> None:
     """A command finds the environment that it is given and nothing of ours."""
     os.environ["VENVD_TEST_CANARY"] = "1"
     try:
-        assert run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))").output == "['PATH']"
+        assert run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))").stdout == "['PATH']"
     finally:
         del os.environ["VENVD_TEST_CANARY"]

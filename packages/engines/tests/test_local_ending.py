@@ -61,15 +61,17 @@ def test_stop_ends_what_will_not_stop(site: Site, launch: Launch, grace: float) 
 
 
 @pytest.mark.slow
-def test_stop_ends_a_keeper_that_does_not_answer(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where even the keeper hangs, the engine ends it and all below it from outside."""
+def test_stop_ends_a_supervisor_that_does_not_answer(
+    site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where even the supervisor hangs, the engine ends it and all below it from outside."""
     monkeypatch.setattr(launches, "_KILL_SECONDS", 1.0)
     site.worker = STUBBORN_FAMILY
     site.start(launch)
-    keeper = site.keeper(launch)
+    supervisor = site.supervisor(launch)
     assert wait_until(lambda: len(site.everything(launch)) >= 5, 20)
     everything = site.everything(launch)
-    os.kill(keeper.pid, signal.SIGSTOP)
+    os.kill(supervisor.pid, signal.SIGSTOP)
     site.launches.stop(launch.id, 0.2)
     assert wait_until(lambda: not any(one.alive() for one in everything), 10)
 
@@ -91,27 +93,27 @@ def test_a_part_that_was_killed_is_told(site: Site, launch: Launch, part: str) -
 
 @pytest.mark.slow
 def test_what_a_killed_warden_leaves_is_ended(site: Site, launch: Launch) -> None:
-    """Processes that outlive their warden are ended by the keeper; the server's stay."""
+    """Processes that outlive their warden are ended by the supervisor; the server's stay."""
     site.worker = STUBBORN_FAMILY
     site.start(launch)
-    keeper, server, worker = site.keeper(launch), site.part(launch, "server"), site.part(launch, "worker")
+    supervisor, server, worker = site.supervisor(launch), site.part(launch, "server"), site.part(launch, "worker")
     assert wait_until(lambda: len(site.everything(launch)) >= 5, 20)
-    others = [one for one in site.everything(launch) if one not in {keeper, server, worker}]
+    others = [one for one in site.everything(launch) if one not in {supervisor, server, worker}]
     os.kill(worker.pid, signal.SIGKILL)
     site.wait_ended(launch, "worker")
     assert wait_until(lambda: not any(one.alive() for one in others), 10)
     assert server.alive()
 
 
-def test_both_parts_go_with_their_keeper(site: Site, launch: Launch) -> None:
-    """A keeper that is killed takes both parts with it, and the state says so."""
+def test_both_parts_go_with_their_supervisor(site: Site, launch: Launch) -> None:
+    """A supervisor that is killed takes both parts with it, and the state says so."""
     site.start(launch)
     parts = [site.part(launch, name) for name in state.PARTS]
-    os.kill(site.keeper(launch).pid, signal.SIGKILL)
+    os.kill(site.supervisor(launch).pid, signal.SIGKILL)
     assert wait_until(lambda: not any(part.alive() for part in parts), 20)
     found = site.launches.inspect(launch.id)
     assert found.server.state == found.worker.state == "exited"
-    assert "keeper" in found.server.detail
+    assert "supervisor" in found.server.detail
 
 
 def test_destroy_removes_everything_again_and_again(site: Site, launch: Launch) -> None:
@@ -133,7 +135,7 @@ import json, os, sys
 from pathlib import Path
 from harness.stack import Quiet
 from venvd_engines.engine import Image, Launch, Port
-from venvd_engines.local import starting, state
+from venvd_engines.local import starter, state
 from venvd_engines.local.launches import Launches, Place
 root, run, image, archive, server, port, moment = json.loads(sys.argv[1])
 place = Place(Path(root), "test-home", Path(run))
@@ -144,10 +146,10 @@ class Dying(Quiet):
 def die(*_):
     os.kill(os.getpid(), 9)
 if moment == "recorded":
-    starting._spawn = die
+    starter._spawn = die
 if moment == "spawned":
-    starting._tell = die
-starter = starting.Starter(place, Launches(place), lambda _: [sys.executable, "-I", "-c", server])
+    starter._tell = die
+starter = starter.Starter(place, Launches(place), lambda _: [sys.executable, "-I", "-c", server])
 launch = Launch("killed", "mine", "http", Image(*image), {}, ports=(Port("main", 1, port),))
 starter.start(launch, Path(archive), Dying())
 print("started", flush=True)
@@ -178,13 +180,15 @@ def test_a_start_cut_short_is_found_and_removed(site: Site, launch: Launch, mome
     assert (owned.launch_id, owned.name) == ("killed", "mine")
     record = state.read(site.place.directory("killed"))
     assert record is not None
-    keeper = record.keeper_identity()
+    supervisor = record.supervisor_identity()
     if moment == "spawned":
-        assert keeper is not None
-        assert wait_until(lambda: not keeper.alive(), 20), "a keeper that was told nothing starts nothing and ends"
+        assert supervisor is not None
+        assert wait_until(lambda: not supervisor.alive(), 20), (
+            "a supervisor that was told nothing starts nothing and ends"
+        )
     if moment in {"listening", "started"}:
         assert wait_until(lambda: new.inspect("killed").running, 20)
-    everything = site.everything(replace(launch, id="killed")) if keeper is not None else []
+    everything = site.everything(replace(launch, id="killed")) if supervisor is not None else []
     new.destroy("killed")
     assert wait_until(lambda: not any(one.alive() for one in everything), 10)
     assert list(site.place.root.iterdir()) == []

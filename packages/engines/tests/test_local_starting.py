@@ -13,9 +13,9 @@ from harness.stack import Quiet
 
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, Unavailable
 from venvd_engines.engine import Launch, Port
-from venvd_engines.local import starting, state
+from venvd_engines.local import starter, state
 from venvd_engines.local.processes import Identity, wait_until
-from venvd_engines.local.starting import Starter
+from venvd_engines.local.starter import Starter
 
 Site = Any
 """The fixture's class, in conftest.py."""
@@ -73,10 +73,10 @@ def test_no_secret_is_on_a_command_line_or_in_a_file(site: Site, launch: Launch)
     """What a backend is told stands in no argument list and in no file."""
     secret = f"secret-{secrets.token_hex(8)}"
     site.start(replace(launch, server_env={"VENVD_TOKEN_SHA256": secret}, worker_env={"KEY": secret}))
-    keeper = site.keeper(launch)
+    supervisor = site.supervisor(launch)
     for one in site.everything(launch):
         assert secret not in Path(f"/proc/{one.pid}/cmdline").read_text()
-    assert secret not in Path(f"/proc/{keeper.pid}/environ").read_text()
+    assert secret not in Path(f"/proc/{supervisor.pid}/environ").read_text()
     files = [path for path in site.directory(launch).rglob("*") if path.is_file() and path.name != "seen.json"]
     assert not [path for path in files if secret in path.read_text()]
     assert {path.stat().st_mode & 0o077 for path in [*files, site.directory(launch)]} == {0}
@@ -109,7 +109,7 @@ def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
 def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is taken between the look and the server's listening is given up for the next one."""
     wanted = launch.ports[0].wanted
-    spawn = starting._spawn
+    spawn = starter._spawn
     with socket.socket() as thief:
 
         def taken_meanwhile(*arguments: object) -> Identity:
@@ -118,7 +118,7 @@ def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeyp
                 thief.listen()
             return spawn(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(starting, "_spawn", taken_meanwhile)
+        monkeypatch.setattr(starter, "_spawn", taken_meanwhile)
         record = site.start(launch)
     assert record.ports["main"] > wanted
     assert site.ask(record.url)
@@ -130,7 +130,7 @@ def test_a_lost_race_for_an_exact_port_is_a_conflict(
 ) -> None:
     """A port that must be it and is lost is a conflict, and nothing stays."""
     wanted = launch.ports[0].wanted
-    spawn = starting._spawn
+    spawn = starter._spawn
     with socket.socket() as thief:
 
         def taken_meanwhile(*arguments: object) -> Identity:
@@ -138,7 +138,7 @@ def test_a_lost_race_for_an_exact_port_is_a_conflict(
             thief.listen()
             return spawn(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(starting, "_spawn", taken_meanwhile)
+        monkeypatch.setattr(starter, "_spawn", taken_meanwhile)
         with pytest.raises(Conflict, match=str(wanted)):
             site.start(replace(launch, ports=(Port("main", 1, wanted, exact=True),)))
     assert not site.directory(launch).exists()

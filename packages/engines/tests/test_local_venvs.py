@@ -124,7 +124,7 @@ def test_a_cancelled_build_leaves_nothing(venvs: Venvs, wheel: Wheel, phase: str
     with pytest.raises(Cancelled):
         venvs.build(build, Cancelling(phase))
     assert venvs.find(build.key()) is None
-    assert [path.suffix for path in (tmp_path / "venvs").iterdir()] == [".lock"]
+    assert list((tmp_path / "venvs").iterdir()) == []
     assert venvs.build(build, Quiet()).packages
 
 
@@ -133,9 +133,9 @@ def test_waiting_for_another_build_can_be_cancelled(venvs: Venvs, wheel: Wheel) 
     wheel("alpha", "1.0")
     build = VenvBuild(RUNTIME, locked(venvs, "alpha"))
     waiting = Cancelling("wait")
-    with venvs._locked(build.key(), Quiet()), pytest.raises(Cancelled):
+    with venvs._locks.hold(build.key(), Quiet()), pytest.raises(Cancelled):
         venvs.build(build, waiting)
-    assert "another build of the same venv is running" in waiting.lines
+    assert "another build of the same image is running" in waiting.lines
 
 
 def test_a_file_that_is_not_the_locked_one_is_refused(venvs: Venvs, wheel: Wheel, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_removed_venv_is_gone(venvs: Venvs, tmp_path: Path) -> None:
     """Removing takes the directory and the lock; removing again is no error; what is being built is in use."""
     build = VenvBuild(RUNTIME, "")
     venvs.build(build, Quiet())
-    with venvs._locked(build.key(), Quiet()), pytest.raises(InUse) as error:
+    with venvs._locks.hold(build.key(), Quiet()), pytest.raises(InUse) as error:
         venvs.remove(build.key())
     assert isinstance(error.value, Conflict)
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_a_sweep_keeps_what_is_whole(venvs: Venvs, tmp_path: Path) -> None:
     half = tmp_path / "venvs" / "half"
     half.mkdir()
     (tmp_path / "venvs" / "half.lock").touch()
-    with venvs._locked("running", Quiet()):
+    with venvs._locks.hold("running", Quiet()):
         venvs.sweep()
         assert (tmp_path / "venvs" / "running.lock").exists()
     assert venvs.find(whole.key) == whole

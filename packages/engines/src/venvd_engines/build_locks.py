@@ -41,7 +41,7 @@ class BuildLocks:
                     return
             if not waited:
                 progress.phase("wait")
-                progress.log("waiting for another build of the same image")
+                progress.log("another build of the same image is running")
                 waited = True
             progress.check()
             time.sleep(_POLL_SECONDS)
@@ -49,7 +49,7 @@ class BuildLocks:
     @contextlib.contextmanager
     def try_hold(self, key: str) -> Iterator[int | None]:
         """Yield the descriptor of the lock, or None where another build holds it."""
-        path = self._directory / f"{key}{SUFFIX}"
+        path = self.path(key)
         descriptor = self._open(path)
         try:
             if not try_lock(descriptor) or not _is_file_at(path, descriptor):
@@ -62,6 +62,10 @@ class BuildLocks:
                     path.unlink()
         finally:
             os.close(descriptor)
+
+    def path(self, key: str) -> Path:
+        """The lock file of a key."""
+        return self._directory / f"{key}{SUFFIX}"
 
     def list_keys(self) -> list[str]:
         """The keys whose lock files exist: of builds that run, or whose process was killed."""

@@ -28,8 +28,8 @@ from docker.types import Mount
 from venvd_contract.errors import Internal, InvalidRequest, VenvdError
 from venvd_contract.resources import Package
 from venvd_engines import locking
-from venvd_engines.docker import hardening, labels, patience
-from venvd_engines.docker.site import Site
+from venvd_engines.docker import cancellable, labels
+from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import Progress
 
@@ -63,11 +63,11 @@ class Outcome:
 class BuildContainer:
     """One build container; made by `BuildContainers.open`."""
 
-    def __init__(self, site: Site, container: str, progress: Progress) -> None:
-        self._site = site
+    def __init__(self, client: DockerClient, container: str, progress: Progress) -> None:
+        self._client = client
         self._container = container
         self._progress = progress
-        self._seconds = site.settings.build_timeout
+        self._seconds = client.settings.build_timeout
 
     def run(
         self,
@@ -85,11 +85,11 @@ class BuildContainer:
             log: where the lines go as they come; the work's log by default.
             quiet: do not log standard output, which is an answer.
         """
-        api = self._site.api
+        api = self._client.api
         made = api.exec_create(self._container, list(command), environment=dict(env or {}))["Id"]
         chunks = api.exec_start(made, stream=True, demux=True)
         kept = (deque[str](maxlen=MAX_KEPT_LINES), deque[str](maxlen=MAX_KEPT_LINES))
-        splitters = (patience.Lines(), patience.Lines())
+        splitters = (cancellable.LineSplitter(), cancellable.LineSplitter())
         log = log or self._progress.log
 
         def take(which: int, lines: list[str]) -> None:
@@ -98,7 +98,7 @@ class BuildContainer:
                 if line.strip() and not (quiet and which == 0):
                     log(line)
 
-        for pair in patience.items(chunks, self._progress, seconds=self._seconds, doing=f"run {command[0]}"):
+        for pair in cancellable.iterate(chunks, self._progress, seconds=self._seconds, doing=f"run {command[0]}"):
             for which, chunk in enumerate(pair):
                 take(which, splitters[which].feed(chunk or b""))
         for which in (0, 1):
@@ -132,7 +132,7 @@ class BuildContainer:
             InvalidRequest: the requirements are wrong.
             Unavailable: the package index does not answer.
         """
-        settings = self._site.settings
+        settings = self._client.settings
         env = {
             "HOME": SCRATCH,
             "UV_CACHE_DIR": _CACHE,
@@ -147,10 +147,10 @@ class BuildContainer:
         if outcome.status != 0:
             raise locking.failure(outcome.stderr)
 
-    def finish(self, prefix: str) -> list[Package]:
+    def post_install(self, prefix: str) -> list[Package]:
         """Compile what was installed into `prefix` and point its scripts at its interpreter; the packages in it."""
-        source = files("venvd_engines.docker").joinpath("finish_image.py").read_text()
-        workers = max(1, round(self._site.settings.build_cpus))
+        source = files("venvd_engines.docker").joinpath("post_install.py").read_text()
+        workers = max(1, round(self._client.settings.build_cpus))
         command = ["python3", "-I", "-S", "-B", "-c", source, prefix, str(workers)]
         stdout = must(self.run(command, quiet=True), "finish the environment")
         return [Package(name, version) for name, version in json.loads(stdout.splitlines()[-1])]
@@ -165,23 +165,23 @@ class BuildContainer:
         repository, _, tag = (name or "").partition(":")
 
         def commit() -> str:
-            made = self._site.slow.commit(
+            made = self._client.slow_api.commit(
                 self._container, repository or None, tag or None, pause=False, conf=dict(config)
             )
             return str(made["Id"])
 
         def remove(image: str) -> None:
             with contextlib.suppress(docker.errors.DockerException):
-                self._site.api.remove_image(image)
+                self._client.api.remove_image(image)
 
-        return patience.result(commit, self._progress, seconds=self._seconds, doing="commit the image", late=remove)
+        return cancellable.call(commit, self._progress, seconds=self._seconds, doing="commit the image", discard=remove)
 
 
 class BuildContainers:
     """Opens build containers, with uv and the site's certificates in them."""
 
-    def __init__(self, site: Site, volumes: FilledVolumes) -> None:
-        self._site = site
+    def __init__(self, client: DockerClient, volumes: FilledVolumes) -> None:
+        self._client = client
         self._volumes = volumes
 
     @contextlib.contextmanager
@@ -196,20 +196,13 @@ class BuildContainers:
             root_work: Debian packages can be installed, which needs some of root's capabilities.
             key: the content address of what is built, as a label for people.
         """
-        container = self._create(base, root_work=root_work, key=key)
-        try:
-            self._site.api.start(container)
-            yield BuildContainer(self._site, container, progress)
-        finally:
-            self._site.remove_container(container)
-
-    def _create(self, base: str, *, root_work: bool, key: str) -> str:
-        settings = self._site.settings
-        cache = f"venvd-{settings.home_id}-uv-cache"
-        self._site.api.create_volume(cache, labels=self._site.labels(labels.CACHE))
+        settings = self._client.settings
         tools = self._fill_tools(base)
-        config = hardening.host_config(
-            self._site.api,
+        cache = f"venvd-{settings.home_id}-uv-cache"
+        self._client.api.create_volume(cache, labels=self._client.labels(labels.CACHE))
+        with self._client.temporary_container(
+            base,
+            labels=self._client.labels(labels.BUILD, **({"key": key} if key else {})),
             memory_bytes=settings.build_memory_bytes,
             cpus=settings.build_cpus,
             processes=512,
@@ -218,21 +211,17 @@ class BuildContainers:
             mounts=[Mount(_TOOLS, tools, type="volume", read_only=True), Mount(_CACHE, cache, type="volume")],
             read_only=False,
             capabilities=APT_CAPABILITIES if root_work else (),
-        )
-        return hardening.neutral(
-            self._site.api,
-            base,
-            config=config,
-            labels=self._site.labels(labels.BUILD, **({"key": key} if key else {})),
             command=["python3", "-I", "-S", "-c", "import time\nwhile True: time.sleep(3600)"],
             name=f"venvd-build-{secrets.token_hex(6)}",
             user="0:0",
             working_dir="/",
-        )
+        ) as container:
+            self._client.api.start(container)
+            yield BuildContainer(self._client, container, progress)
 
     def _fill_tools(self, image: str) -> str:
         """The name of the volume with uv and the certificates."""
-        bundle = _read(self._site.settings.ca_bundle)
+        bundle = _read(self._client.settings.ca_bundle)
         version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle).hexdigest()[:8]}"
 
         def read_tools() -> dict[str, bytes]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 HOME = "dev.venvd.home"
-"""Identity of the owner; on everything, so that two owners on one machine never touch each other's."""
+"""Identity of the owner. Everything carries it, so that two owners on one machine never touch each other's objects."""
 ROLE = "dev.venvd.role"
 INSTANCE = "dev.venvd.instance"
-"""The engine object that made a thing: what another one left half made is nobody's."""
+"""The engine object that made a thing; sweeping removes the unfinished things of other instances."""
 LAUNCH = "dev.venvd.launch"
 NAME = "dev.venvd.name"
 TYPE = "dev.venvd.type"
@@ -19,9 +19,10 @@ SERVER, WORKER = "server", "worker"
 PARTS = (SERVER, WORKER)
 CHANNEL = "channel"
 BUILD, CHECK, HELPER = "build", "check", "helper"
-PASSING = (BUILD, CHECK, HELPER)
+TEMPORARY = (BUILD, CHECK, HELPER)
 """Roles of containers that live no longer than one call of the engine."""
 TOOLS, ARCHIVE, CACHE, NETWORK, VENV = "tools", "archive", "cache", "network", "venv"
+SERVER_IMAGE = "server-image"
 
 SERVER_UID, WORKER_UID, SHARED_GID = 10001, 10002, 10000
 """Different users, and the group of the channel that both are in."""

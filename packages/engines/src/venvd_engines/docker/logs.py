@@ -13,97 +13,97 @@ import docker.errors
 
 from venvd_contract.resources import LogLine
 from venvd_engines.docker import labels
-from venvd_engines.docker.patience import Lines, hang_up
+from venvd_engines.docker.cancellable import LineSplitter, close_stream
 
 STREAMS = ("stdout", "stderr")
 
 
-def kept(api: Any, launch_id: str, tail: int | None) -> list[LogLine]:
-    """What both containers have said so far, oldest first; the last `tail` lines of both together."""
-    found = list(
+def read_logs(api: Any, launch_id: str, tail: int | None) -> list[LogLine]:
+    """The lines of both containers so far, oldest first; with `tail` the last ones of both together."""
+    lines = list(
         heapq.merge(
-            *(_said(api, launch_id, part, stream, tail) for part in labels.PARTS for stream in STREAMS),
+            *(_read_part(api, launch_id, part, stream, tail) for part in labels.PARTS for stream in STREAMS),
             key=lambda line: line.time,
         )
     )
-    return found if tail is None else found[len(found) - min(tail, len(found)) :]
+    return lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
 
 
-def followed(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
-    """The same, and then what they say until both have ended or the caller closes the iterator."""
-    past = kept(api, launch_id, tail)
+def follow_logs(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
+    """The same, and then new lines until both containers end or the caller closes the iterator."""
+    past = read_logs(api, launch_id, tail)
     yield from past
-    seen = past[-1].time if past else ""
-    found: queue.Queue[LogLine | None] = queue.Queue(maxsize=1000)
-    left = Event()
+    last_time = past[-1].time if past else ""
+    lines: queue.Queue[LogLine | None] = queue.Queue(maxsize=1000)
+    stopped = Event()
     streams = [
         (part, stream, raw)
         for part in labels.PARTS
         for stream in STREAMS
-        if (raw := _stream(api, launch_id, part, stream)) is not None
+        if (raw := _request_logs(api, launch_id, part, stream, stream_lines=True)) is not None
     ]
     for part, stream, raw in streams:
-        Thread(target=_pump, args=(raw, (part, stream), seen, found, left), daemon=True).start()
+        Thread(target=_copy_lines, args=(raw, (part, stream), last_time, lines, stopped), daemon=True).start()
     running = len(streams)
     try:
         while running:
-            line = found.get()
+            line = lines.get()
             if line is None:
                 running -= 1
             else:
                 yield line
     finally:
-        left.set()
+        stopped.set()
         for _, _, raw in streams:
-            hang_up(raw)
+            close_stream(raw)
 
 
-def _said(api: Any, launch_id: str, part: str, stream: str, tail: int | None) -> list[LogLine]:
-    try:
-        text = api.logs(
-            labels.part_name(launch_id, part),
-            **{name: name == stream for name in STREAMS},
-            timestamps=True,
-            tail="all" if tail is None else tail,
-        )
-    except docker.errors.NotFound:
-        return []
-    return [_line(line, part, stream) for line in text.decode("utf-8", "replace").split("\n") if line]
+def _read_part(api: Any, launch_id: str, part: str, stream: str, tail: int | None) -> list[LogLine]:
+    output = _request_logs(api, launch_id, part, stream, tail="all" if tail is None else tail)
+    lines = [] if output is None else output.decode("utf-8", "replace").split("\n")
+    return [_parse_line(line, part, stream) for line in lines if line]
 
 
-def _stream(api: Any, launch_id: str, part: str, stream: str) -> Any:
+def _request_logs(
+    api: Any, launch_id: str, part: str, stream: str, *, tail: int | str = "all", stream_lines: bool = False
+) -> Any:
+    """The output so far, or a stream of it; None where there is no such container."""
     try:
         return api.logs(
             labels.part_name(launch_id, part),
             **{name: name == stream for name in STREAMS},
             timestamps=True,
-            stream=True,
-            follow=True,
+            tail=tail,
+            stream=stream_lines,
+            follow=stream_lines,
         )
     except docker.errors.NotFound:
         return None
 
 
-def _pump(raw: Any, source: tuple[str, str], seen: str, found: queue.Queue[LogLine | None], left: Event) -> None:
-    lines = Lines()
-    with contextlib.suppress(Exception):  # the stream ends in many ways, and all of them are its end
-        for chunk in raw:
-            for text in lines.feed(chunk):
-                line = _line(text, *source)
-                if line.time > seen:
-                    _put(found, line, left)
-            if left.is_set():
+def _copy_lines(
+    raw: Any, source: tuple[str, str], last_time: str, lines: queue.Queue[LogLine | None], stopped: Event
+) -> None:
+    """Put the lines after `last_time` into the queue, and None at the end."""
+
+    def put(line: LogLine | None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                lines.put(line, timeout=0.2)
                 return
-    _put(found, None, left)
+
+    splitter = LineSplitter()
+    with contextlib.suppress(Exception):  # the SDK ends a stream with many kinds of exceptions
+        for chunk in raw:
+            for text in splitter.feed(chunk):
+                line = _parse_line(text, *source)
+                if line.time > last_time:
+                    put(line)
+            if stopped.is_set():
+                return
+    put(None)
 
 
-def _put(found: queue.Queue[LogLine | None], line: LogLine | None, left: Event) -> None:
-    while not left.is_set():
-        with contextlib.suppress(queue.Full):
-            found.put(line, timeout=0.2)
-            return
-
-
-def _line(text: str, part: str, stream: str) -> LogLine:
-    time, _, said = text.partition(" ")
-    return LogLine(time=time, source=part, stream=stream, text=said.rstrip("\r"))
+def _parse_line(text: str, part: str, stream: str) -> LogLine:
+    time, _, message = text.partition(" ")
+    return LogLine(time=time, source=part, stream=stream, text=message.rstrip("\r"))

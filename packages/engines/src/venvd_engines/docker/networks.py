@@ -1,4 +1,4 @@
-"""The network of a home's backends: outwards only, none of its containers reaches another."""
+"""The network of a home's backends: containers reach the outside, and not each other."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from collections.abc import Iterator
 import docker.errors
 
 from venvd_engines.docker import labels
-from venvd_engines.docker.site import Site
+from venvd_engines.docker.client import DockerClient
 
 
 class Networks:
-    """Makes the network with the first backend and removes it with the last: an engine has room for some thirty."""
+    """Makes the network for the first backend and removes it with the last: an engine has room for about thirty."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, client: DockerClient) -> None:
+        self._client = client
+        self._name = f"venvd-{client.settings.home_id}"
         self._lock = threading.Lock()
         self._starting = 0
 
-    @property
-    def name(self) -> str:
-        return f"venvd-{self._site.settings.home_id}"
-
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """The network is not removed meanwhile: a start is under way that may not yet show."""
+    def keep(self) -> Iterator[None]:
+        """Do not remove the network while a backend starts whose containers may not exist yet."""
         with self._lock:
             self._starting += 1
         try:
@@ -39,26 +36,21 @@ class Networks:
         """The network's name; made where it is absent."""
         with self._lock:
             try:
-                self._site.api.inspect_network(self.name)
+                self._client.api.inspect_network(self._name)
             except docker.errors.NotFound:
-                self._create()
-        return self.name
+                self._client.api.create_network(
+                    self._name,
+                    driver="bridge",
+                    check_duplicate=True,
+                    options={"com.docker.network.bridge.enable_icc": "false"},
+                    labels=self._client.labels(labels.NETWORK),
+                )
+        return self._name
 
-    def _create(self) -> None:
-        self._site.api.create_network(
-            self.name,
-            driver="bridge",
-            check_duplicate=True,
-            options={"com.docker.network.bridge.enable_icc": "false"},
-            labels=self._site.labels(labels.NETWORK),
-        )
-
-    def release(self) -> None:
-        """Remove the network where no backend is left, and none starts, to use it."""
+    def remove_unused(self) -> None:
+        """Remove the network where no backend uses it and none is starting."""
+        backends = {"label": [*self._client.filters()["label"], labels.LAUNCH]}
         with self._lock:
-            if self._starting == 0 and not self._site.api.containers(all=True, filters=self._backends()):
+            if self._starting == 0 and not self._client.api.containers(all=True, filters=backends):
                 with contextlib.suppress(docker.errors.APIError):
-                    self._site.api.remove_network(self.name)
-
-    def _backends(self) -> dict[str, list[str]]:
-        return {"label": [*self._site.filters()["label"], labels.LAUNCH]}
+                    self._client.api.remove_network(self._name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -12,45 +11,49 @@ from collections.abc import Iterable, Sequence
 from venvd_contract.errors import Conflict
 from venvd_engines.engine import Port
 
-LAST = 65535
+LAST_PORT = 65535
 _TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 
 
 class PortSearch:
     """Chooses the ports of one start.
 
-    What is known to be taken is passed over; what the engine then finds taken all the same is told with `lost`, and the
-    search goes on.
+    Where the engine refuses a chosen port, the caller reports it with `exclude` and chooses again.
+
+    Args:
+        host: the address to publish on.
+        ports: those of the server.
+        taken: numbers to skip.
+        probe: also try to bind each port; the engine's host is this machine.
     """
 
-    def __init__(self, host: str, ports: Sequence[Port], published: Iterable[int], *, near: bool) -> None:
-        """`near`: the engine's host is this machine, so that a look by `bind` tells something."""
+    def __init__(self, host: str, ports: Sequence[Port], taken: Iterable[int], *, probe: bool) -> None:
         self._host = host
         self._ports = ports
-        self._taken = set(published)
-        self._near = near
+        self._taken = set(taken)
+        self._probe = probe
 
     def choose(self) -> dict[int, int]:
         """The port outside for each port inside.
 
         Raises:
-            Conflict: names the port that was asked for and is taken, or says that none is free.
+            Conflict: the exact port is taken, or no port is free.
         """
         chosen: dict[int, int] = {}
         for port in self._ports:
-            chosen[port.inside] = self._next(port, set(chosen.values()))
+            chosen[port.inside] = self._choose_one(port, set(chosen.values()))
         return chosen
 
-    def lost(self, chosen: dict[int, int], explanation: str) -> bool:
-        """Whether the engine's explanation says that a chosen port is taken; if so it is not chosen again."""
+    def exclude(self, chosen: dict[int, int], explanation: str) -> bool:
+        """Do not choose those ports again that the engine's error names as taken; False where it is another error."""
         if not _TAKEN.search(explanation):
             return False
         named = {int(number) for number in re.findall(r":(\d+)\b", explanation)} & set(chosen.values())
         self._taken |= named or set(chosen.values())
         return True
 
-    def _next(self, port: Port, chosen: set[int]) -> int:
-        for candidate in [port.wanted] if port.exact else range(port.wanted, LAST + 1):
+    def _choose_one(self, port: Port, chosen: set[int]) -> int:
+        for candidate in [port.wanted] if port.exact else range(port.wanted, LAST_PORT + 1):
             if candidate not in self._taken and candidate not in chosen and not self._in_use(candidate):
                 return candidate
         if port.exact:
@@ -58,24 +61,13 @@ class PortSearch:
         raise Conflict(f"no port from {port.wanted} on is free on {self._host}")
 
     def _in_use(self, port: int) -> bool:
-        if not self._near:
+        if not self._probe:
             return False
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        with socket.socket(family) as probe, contextlib.suppress(OverflowError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket(family) as listener, contextlib.suppress(OverflowError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self._host, port))
+                listener.bind((self._host, port))
             except OSError as error:
                 return error.errno == errno.EADDRINUSE
         return False
-
-
-def reachable(host: str) -> str:
-    """The address by which a client on this machine reaches what is published on `host`, as it stands in a URL."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "[::1]"
-    return f"[{address}]" if address.version == 6 else str(address)

@@ -14,65 +14,65 @@ import urllib3
 from venvd_contract.errors import Conflict, Internal, NotFound, Unavailable, VenvdError
 
 AWAY = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What the SDK raises where the engine is not there, or goes away in the middle of a call."""
+"""The SDK's exceptions where the engine is absent or ends a connection early."""
 
-_OF_FILES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""Errors of files that may come without a file's name, from a write."""
+_FILE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""Errors of a write, which carry no file's name."""
 _NOISE = re.compile(r"^\w*Error\(?|[()'\"]+$")
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Raise the contract's errors for what happens inside; also a decorator.
+def translate_errors(doing: str) -> Iterator[None]:
+    """Raise the contract's errors in place of the SDK's; also a decorator.
 
     Args:
-        doing: what was being done, for the message: "start the backend".
+        doing: names the work in the message: "start the backend".
     """
     try:
         yield
     except VenvdError:
         raise
     except docker.errors.APIError as error:
-        raise _refused(doing, error) from error
+        raise _translate_refusal(doing, error) from error
     except AWAY as error:
-        if _is_files(error):
-            raise Unavailable(f"the controller could not {doing} on its own machine: {reason(error)}") from error
-        raise Unavailable(f"the Docker Engine does not answer (to {doing}): {reason(error)}") from error
+        if _is_file_error(error):
+            raise Unavailable(f"the controller could not {doing} on its own machine: {find_reason(error)}") from error
+        raise Unavailable(f"the Docker Engine does not answer (to {doing}): {find_reason(error)}") from error
 
 
-def _is_files(error: Exception) -> bool:
-    """Whether a file of this machine is what failed, and not the connection to the engine."""
+def _is_file_error(error: Exception) -> bool:
+    """Whether a file of this machine failed, and not the connection to the engine."""
     wrapped = isinstance(error, (docker.errors.DockerException, requests.RequestException))
-    return not wrapped and isinstance(error, OSError) and (error.filename is not None or error.errno in _OF_FILES)
+    return not wrapped and isinstance(error, OSError) and (error.filename is not None or error.errno in _FILE_ERRORS)
 
 
-def _refused(doing: str, error: docker.errors.APIError) -> VenvdError:
-    said = f"the Docker Engine could not {doing}: {explanation(error)}"
+def _translate_refusal(doing: str, error: docker.errors.APIError) -> VenvdError:
+    message = f"the Docker Engine could not {doing}: {explain(error)}"
     status = error.status_code
     if status == 404:
-        return NotFound(said)
+        return NotFound(message)
     if status == 409:
-        return Conflict(said)
+        return Conflict(message)
     if status == 403:
-        return Unavailable(f"{said} (a proxy in front of the engine may not let this call through)")
+        return Unavailable(f"{message} (a proxy in front of the engine may refuse this call)")
     if status is not None and status < 500:
-        return Internal(said)
-    return Unavailable(said)
+        return Internal(message)
+    return Unavailable(message)
 
 
-def explanation(error: docker.errors.APIError) -> str:
-    """What the engine said, without the SDK's words around it."""
+def explain(error: docker.errors.APIError) -> str:
+    """The engine's own message, without the SDK's text around it."""
     return str(error.explanation or error.response or error).strip()
 
 
-def reason(error: BaseException) -> str:
-    """The first cause that the system gave, else the innermost."""
-    found = error
-    while not (isinstance(found, OSError) and found.strerror):
-        inner = found.__cause__ or found.__context__
+def find_reason(error: BaseException) -> str:
+    """The message of the first system error in a chain of exceptions, else of the innermost exception."""
+    cause = error
+    while not (isinstance(cause, OSError) and cause.strerror):
+        inner = cause.__cause__ or cause.__context__
         if inner is None:
             break
-        found = inner
-    if isinstance(found, OSError) and found.strerror:
-        return found.strerror + (f": {found.filename}" if found.filename else "")
-    return _NOISE.sub("", str(found)) or type(found).__name__
+        cause = inner
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror + (f": {cause.filename}" if cause.filename else "")
+    return _NOISE.sub("", str(cause)) or type(cause).__name__

@@ -24,12 +24,12 @@ _KEPT_LINES = 400
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a command ended; `output` and `complaints` are the last lines of stdout and stderr."""
+class Outcome:
+    """How a command ended; `stdout` and `stderr` hold their last lines."""
 
     status: int
-    output: str
-    complaints: str
+    stdout: str
+    stderr: str
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     show: Callable[[str], str] | None = str,
     keep: Sequence[int] = (),
     started: Callable[[int], None] = lambda _: None,
-) -> Result:
+) -> Outcome:
     """Run a program to its end, `timeout` seconds at most.
 
     `show` turns a line of stderr into what the log shows (None: nothing); the program inherits the descriptors `keep`;
@@ -79,11 +79,11 @@ def _follow(
     progress: Progress,
     timeout: float,
     show: Callable[[str], str] | None,
-) -> Result:
+) -> Outcome:
     end = time.monotonic() + timeout
-    output, complaints = _Lines(None), _Lines(lambda line: progress.log(show(line)) if show else None)
+    stdout, stderr = _Lines(None), _Lines(lambda line: progress.log(show(line)) if show else None)
     with selectors.DefaultSelector() as selector:
-        for pipe, lines in ((process.stdout, output), (process.stderr, complaints)):
+        for pipe, lines in ((process.stdout, stdout), (process.stderr, stderr)):
             if pipe is not None:
                 selector.register(pipe, selectors.EVENT_READ, lines)
         while True:
@@ -98,7 +98,7 @@ def _follow(
                     selector.unregister(key.fileobj)
             if ended and not ready:  # the pipes may stay open in something that it left behind
                 break
-    return Result(process.returncode, output.text(), complaints.text())
+    return Outcome(process.returncode, stdout.text(), stderr.text())
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:

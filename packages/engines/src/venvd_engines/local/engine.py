@@ -29,7 +29,7 @@ from venvd_engines.engine import (
 )
 from venvd_engines.local import environment, interpreters
 from venvd_engines.local.launches import ENGINE, Launches, Place, to_launch_record
-from venvd_engines.local.starting import Starter
+from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
 from venvd_worker import archive

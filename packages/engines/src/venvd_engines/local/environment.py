@@ -45,7 +45,7 @@ def of_installer(index: Mapping[str, str], cache: Path | None) -> dict[str, str]
     return {**env, **index}
 
 
-def of_keeper() -> dict[str, str]:
+def of_supervisor() -> dict[str, str]:
     return {"PATH": _SYSTEM_PATH, **_given(*_PLACES)}
 
 

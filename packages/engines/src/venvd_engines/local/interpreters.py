@@ -93,7 +93,7 @@ def _candidates(uv: str, env: Mapping[str, str], progress: Progress) -> Iterator
     searched = {**env, "PATH": search_path(env)}
     result = commands.run(argv, env=searched, progress=progress, timeout=_LIST_SECONDS, cwd=Path("/"), show=None)
     try:
-        entries = json.loads(result.output)
+        entries = json.loads(result.stdout)
     except ValueError:
         entries = []
     for entry in entries:
@@ -142,7 +142,7 @@ def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) ->
         if error.code == "cancelled":
             raise
         return error.message
-    return "" if result.status == 0 else explain(result.complaints).replace("the package index", "its source")
+    return "" if result.status == 0 else explain(result.stderr).replace("the package index", "its source")
 
 
 def _absent(version: str, known: Iterable[Interpreter], reason: str) -> str:

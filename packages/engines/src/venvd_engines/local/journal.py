@@ -1,4 +1,4 @@
-"""Log files of a backend: written by its keeper, bounded in size, read and followed by the engine.
+"""Log files of a backend: written by its supervisor, bounded in size, read and followed by the engine.
 
 One line of a file is `time stream text`. A file that reaches `FILE_BYTES` becomes the old one, in place of the one
 before. Standard library only.

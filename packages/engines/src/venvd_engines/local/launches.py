@@ -86,7 +86,7 @@ class Launches:
         return BackendState(*(_part_state(record, name, kept=kept) for name in PARTS))
 
     def _told(self, launch_id: str) -> bool:
-        """Whether the record says what is: a keeper takes a moment to write down how a part ended."""
+        """Whether the record says what is: a supervisor takes a moment to write down how a part ended."""
         record = state.read(self._place.directory(launch_id))
         if record is None or not _kept(record):
             return True
@@ -98,9 +98,9 @@ class Launches:
     def stop(self, launch_id: str, grace: float) -> None:
         """End both parts: asked to first, and after `grace` seconds with all they started."""
         record = state.read(self._place.directory(launch_id))
-        keeper = None if record is None else record.keeper_identity()
-        if keeper is not None:
-            end(keeper, grace)
+        supervisor = None if record is None else record.supervisor_identity()
+        if supervisor is not None:
+            end(supervisor, grace)
 
     def destroy(self, launch_id: str) -> None:
         """End what runs and remove the directory and the sockets; what is not there is no error."""
@@ -151,11 +151,11 @@ class Launches:
 
 
 def _kept(record: State) -> bool:
-    """Whether the keeper of a launch is there."""
-    keeper = record.keeper_identity()
-    if keeper is not None:
-        reap(keeper.pid)
-    return keeper is not None and keeper.alive()
+    """Whether the supervisor of a launch is there."""
+    supervisor = record.supervisor_identity()
+    if supervisor is not None:
+        reap(supervisor.pid)
+    return supervisor is not None and supervisor.alive()
 
 
 def _part_state(record: State, name: str, *, kept: bool) -> PartState:
@@ -165,7 +165,7 @@ def _part_state(record: State, name: str, *, kept: bool) -> PartState:
     if record.boot != boot_id():
         return PartState("exited", "ended with the machine")
     if not kept:
-        return PartState("exited", "ended with its keeper")
+        return PartState("exited", "ended with its supervisor")
     identity = part.identity(record.boot)
     if identity is None:
         return PartState("missing", "is being started")
@@ -177,20 +177,20 @@ def _log_line(found: tuple[str, journal.Line]) -> LogLine:
     return LogLine(line.time, source, line.stream, line.text)
 
 
-def end(keeper: Identity, grace: float) -> None:
-    """End a keeper and everything below it.
+def end(supervisor: Identity, grace: float) -> None:
+    """End a supervisor and everything below it.
 
     Raises:
         Internal: something would not end.
     """
-    if grace > 0 and send(keeper, signal.SIGTERM) and wait_gone(keeper, grace):
+    if grace > 0 and send(supervisor, signal.SIGTERM) and wait_gone(supervisor, grace):
         return
-    send(keeper, signal.SIGQUIT)
-    if wait_gone(keeper, _KILL_SECONDS):
+    send(supervisor, signal.SIGQUIT)
+    if wait_gone(supervisor, _KILL_SECONDS):
         return
     # it does not answer: do its work from outside, as long as it is there to hold its tree together
-    if send(keeper, signal.SIGSTOP):
-        kill_below(keeper.pid)
-        send(keeper, signal.SIGKILL)
-    if not wait_gone(keeper, _KILL_SECONDS):
-        raise Internal(f"process {keeper.pid} and what it started cannot be ended")
+    if send(supervisor, signal.SIGSTOP):
+        kill_below(supervisor.pid)
+        send(supervisor, signal.SIGKILL)
+    if not wait_gone(supervisor, _KILL_SECONDS):
+        raise Internal(f"process {supervisor.pid} and what it started cannot be ended")

@@ -1,6 +1,6 @@
 """Processes by identity: a process ID means nothing once its process is gone, so its start time goes with it.
 
-Standard library only: the keeper, which stands beside user code, uses this too.
+Standard library only: the supervisor, which stands beside user code, uses this too.
 """
 
 from __future__ import annotations

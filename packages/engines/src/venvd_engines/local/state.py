@@ -1,6 +1,6 @@
 """The record of one launch, in its directory: what a new controller finds after the old one was killed.
 
-The engine writes it before it starts anything; from then on only the launch's keeper does. Standard library only.
+The engine writes it before it starts anything; from then on only the launch's supervisor does. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from venvd_engines.local.processes import Identity
 
-FORMAT = 1
+FORMAT = 2
 FILE = "state.json"
 PARTS = ("server", "worker")
 
@@ -43,7 +43,7 @@ class State:
     boot: the boot in which its processes run.
     ports: the ports it listens on, by their names.
     socket_dir: the directory of its sockets, where it has one.
-    keeper: the process above both parts; None until it was started.
+    supervisor: the process above both parts; None until it was started.
     """
 
     launch_id: str
@@ -58,7 +58,7 @@ class State:
     archive: str = ""
     venv_key: str = ""
     labels: dict[str, str] = field(default_factory=dict)
-    keeper: Part = field(default_factory=Part)
+    supervisor: Part = field(default_factory=Part)
     server: Part = field(default_factory=Part)
     worker: Part = field(default_factory=Part)
     format: int = FORMAT
@@ -66,8 +66,8 @@ class State:
     def part(self, name: str) -> Part:
         return {"server": self.server, "worker": self.worker}[name]
 
-    def keeper_identity(self) -> Identity | None:
-        return self.keeper.identity(self.boot)
+    def supervisor_identity(self) -> Identity | None:
+        return self.supervisor.identity(self.boot)
 
 
 def valid_id(launch_id: str) -> bool:
@@ -103,6 +103,9 @@ def read(directory: Path) -> State | None:
 
 
 def _state(found: dict[str, Any]) -> State:
+    if found["format"] == 1:  # an older venvd started the backend: the supervisor had another name
+        found = {**found, "supervisor": found["keeper"], "format": FORMAT}
+        del found["keeper"]
     if found["format"] != FORMAT:
         raise ValueError(found["format"])
-    return State(**{**found, **{name: Part(**found[name]) for name in ("keeper", *PARTS)}})
+    return State(**{**found, **{name: Part(**found[name]) for name in ("supervisor", *PARTS)}})

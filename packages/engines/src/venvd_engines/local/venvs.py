@@ -1,14 +1,13 @@
-"""Venvs as directories: built in place under a lock, believed only once their record is written.
+"""Venvs as directories, built in place under a lock.
 
-A venv cannot be moved, so a build works at its final path; `venvd.json`, written last, makes it a venv. A build that
-was killed leaves a directory without that record, which the next build or `sweep` removes. The lock is an open file
-that the installer inherits: as long as an installer of a killed controller still writes, nobody else does.
+A venv cannot be moved, so a build works at its final path. The record `venvd.json`, written last, makes a directory a
+venv; the next build or `sweep` removes one without it. The installer inherits the lock's descriptor: no other build
+begins while an installer of a killed controller still writes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -24,6 +23,7 @@ from packaging.utils import canonicalize_name
 from venvd_contract.errors import Internal, InUse, Unavailable
 from venvd_contract.resources import Leftover, Package
 from venvd_engines import locking
+from venvd_engines.build_locks import BuildLocks, try_lock
 from venvd_engines.engine import Image, Progress, VenvBuild
 from venvd_engines.local import commands
 from venvd_engines.local.processes import Identity, boot_id, identify, wait_until
@@ -31,8 +31,8 @@ from venvd_engines.local.state import write_whole
 
 _RECORD = "venvd.json"
 _RETIRED = ".retired-"
-_TICK = 0.2
-# the packages are read with the base interpreter and without `site`: nothing of theirs runs
+_KILL_SECONDS = 5.0
+# runs on the base interpreter without `site`, so that no code of a package runs
 _LIST = """
 import importlib.metadata as metadata, json, sys
 print(json.dumps(sorted({(d.metadata["Name"], d.version) for d in metadata.distributions(path=[sys.argv[1]])})))
@@ -41,7 +41,7 @@ print(json.dumps(sorted({(d.metadata["Name"], d.version) for d in metadata.distr
 
 @dataclass(frozen=True)
 class Tools:
-    """What a build runs with: uv, its environment (index and certificates included), and its bounds."""
+    """The installer of builds: the path of uv, its environment with the index, and seconds for each command."""
 
     uv: str
     env: Mapping[str, str]
@@ -53,47 +53,48 @@ class Venvs:
     def __init__(self, root: Path, tools: Tools) -> None:
         self._root = root
         self._tools = tools
+        self._locks = BuildLocks(root)
 
     def lock(self, python: str, version: str, requirements: list[str], progress: Progress) -> str:
-        """Resolve requirements for that interpreter.
+        """Resolve requirements for an interpreter.
 
         Raises:
             InvalidRequest: they cannot be resolved; says which and why.
-            Unavailable: the package index is away.
+            Unavailable: the package index does not answer.
         """
         progress.phase("lock")
         if not requirements:
             return ""
-        with self._scratch() as folder:
-            source, output = folder / "requirements.in", folder / "requirements.lock"
-            source.write_text("".join(f"{line}\n" for line in requirements))
+        with self._make_scratch() as folder:
+            source, output = str(folder / "requirements.in"), str(folder / "requirements.lock")
+            Path(source).write_text("".join(f"{line}\n" for line in requirements))
+            source_builds = self._tools.source_builds
             arguments = locking.compile_arguments(
-                str(source),
-                str(output),
-                python_version=version,
-                python=python,
-                source_builds=self._tools.source_builds,
+                source, output, python_version=version, python=python, source_builds=source_builds
             )
             self._uv(arguments, folder, progress)
-            return locking.clean(output.read_text())
+            return locking.clean(Path(output).read_text())
 
     def find(self, key: str) -> Image | None:
-        """The venv of that key; None where it is not built, or where its interpreter is gone."""
+        """The venv of a key; None where it is not built, or where its interpreter was removed."""
         try:
-            found = json.loads((self._root / key / _RECORD).read_text())
-            packages = [Package(name, version) for name, version in found["packages"]]
-            image = Image(found["key"], str(self._root / key), found["python"], packages)
+            record = json.loads((self._root / key / _RECORD).read_text())
+            packages = [Package(name, version) for name, version in record["packages"]]
+            image = Image(record["key"], str(self._root / key), record["python"], packages)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return image if python_of(image).exists() else None
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
+        """Build a venv, or find it by its key."""
         key = venv.key()
-        with self._locked(key, progress) as lock:
-            found = self.find(key)
-            if found is not None:
-                progress.log(f"found the venv {key}, built before")
-                return found
+        self._make_root()
+        with self._locks.hold(key, progress) as lock:
+            _write_owner(lock, None)
+            image = self.find(key)
+            if image is not None:
+                progress.log(f"the venv exists already: {image.ref}")
+                return image
             self._retire(key)
             try:
                 return self._fill(venv, key, lock, progress)
@@ -108,15 +109,16 @@ class Venvs:
         self._uv(["venv", str(folder), *_venv_arguments(base)], self._root, progress, lock)
         if venv.lock:
             progress.phase("install")
-            listed = folder / "requirements.lock"
-            listed.write_text(venv.lock)
+            requirements = folder / "requirements.lock"
+            requirements.write_text(venv.lock)
             python = str(folder / "bin" / "python")
-            install = locking.install_arguments(str(listed), python=python, source_builds=self._tools.source_builds)
-            self._uv(install, folder, progress, lock)
+            source_builds = self._tools.source_builds
+            arguments = locking.install_arguments(str(requirements), python=python, source_builds=source_builds)
+            self._uv(arguments, folder, progress, lock)
             progress.phase("compile")
             self._compile(base, folder, lock, progress)
         progress.phase("check")
-        packages = self._packages(base, folder, lock, progress)
+        packages = self._list_packages(base, folder, lock, progress)
         _check_pins(venv.lock, packages)
         image = Image(key, str(folder), venv.runtime.resolved, packages)
         self._write_record(image)
@@ -128,21 +130,21 @@ class Venvs:
         write_whole(self._root / image.key / _RECORD, json.dumps(record, indent=1))
 
     def _compile(self, base: str, folder: Path, lock: int, progress: Progress) -> None:
-        """Bytecode, by the base interpreter: it runs nothing of what was installed. Files that are no Python 3 stay."""
+        """Compile bytecode with the base interpreter, which runs no code of a package; skip files of Python 2."""
         argv = [base, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", str(_site(folder))]
         self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env), show=None)
 
-    def _packages(self, base: str, folder: Path, lock: int, progress: Progress) -> list[Package]:
+    def _list_packages(self, base: str, folder: Path, lock: int, progress: Progress) -> list[Package]:
         argv = [base, "-I", "-S", "-c", _LIST, str(_site(folder))]
         result = self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env))
         if result.status != 0:
-            raise Internal(f"the packages of the venv cannot be listed: {result.complaints[-1000:]}")
-        return [Package(name, version) for name, version in json.loads(result.output)]
+            raise Internal(f"the packages of the venv cannot be listed: {result.stderr[-1000:]}")
+        return [Package(name, version) for name, version in json.loads(result.stdout)]
 
     def _uv(self, arguments: list[str], folder: Path, progress: Progress, lock: int | None = None) -> None:
         result = self._run([self._tools.uv, *arguments], folder, progress, lock=lock, env=self._tools.env)
         if result.status != 0:
-            raise locking.failure(result.complaints)
+            raise locking.failure(result.stderr)
 
     def _run(
         self,
@@ -153,10 +155,10 @@ class Venvs:
         lock: int | None,
         env: Mapping[str, str],
         show: Callable[[str], str] | None = locking.without_addresses,
-    ) -> commands.Result:
-        def note(pid: int) -> None:
+    ) -> commands.Outcome:
+        def write_owner(pid: int) -> None:
             if lock is not None:
-                _note_owner(lock, identify(pid))
+                _write_owner(lock, identify(pid))
 
         return commands.run(
             argv,
@@ -166,63 +168,62 @@ class Venvs:
             cwd=folder,
             show=show,
             keep=() if lock is None else (lock,),
-            started=note,
+            started=write_owner,
         )
 
     def leftovers(self, used: Collection[str]) -> Iterator[Leftover]:
-        """The venvs that are built, but for those whose keys are `used`."""
+        """The venvs whose keys are not `used`."""
         for record in sorted(self._root.glob(f"*/{_RECORD}")):
             folder = record.parent
             if folder.name not in used and not folder.name.startswith(_RETIRED):
                 yield Leftover("venv", str(folder), current=False, sizeBytes=size(folder))
 
     def remove(self, key: str) -> None:
-        """Remove a venv, or what there is of it.
+        """Remove a venv, or a part of one.
 
         Raises:
             InUse: it is being built.
         """
-        with self._lock_file(key) as lock:
-            if not _try_lock(lock):
+        self._make_root()
+        with self._locks.try_hold(key) as lock:
+            if lock is None:
                 raise InUse(f"the venv {key} is being built")
             self._retire(key)
-            self._lock_path(key).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed builds left: their installers, partial venvs, locks and scratch folders."""
         if not self._root.is_dir():
             return
-        for path in sorted(self._root.glob("*.lock")):
-            self._sweep_build(path.stem)
-        for path in sorted(self._root.iterdir()):
-            if path.name.startswith(_RETIRED):
-                _remove_unused(path)
+        for key in self._locks.list_keys():
+            if not self._sweep_build(key) and _end_orphan(self._locks.path(key)):
+                wait_until(functools.partial(self._sweep_build, key), _KILL_SECONDS)
+        for path in sorted(self._root.glob(f"{_RETIRED}*")):
+            _remove_unused(path)
 
-    def _sweep_build(self, key: str) -> None:
-        with self._lock_file(key) as lock:
-            if not _try_lock(lock) and not (_end_orphan(lock) and wait_until(lambda: _try_lock(lock), 5)):
-                return
-            if self.find(key) is None:
+    def _sweep_build(self, key: str) -> bool:
+        """Remove a partial venv; False where a build holds its lock."""
+        with self._locks.try_hold(key) as lock:
+            if lock is not None and self.find(key) is None:
                 self._retire(key)
-            self._lock_path(key).unlink(missing_ok=True)
+            return lock is not None
 
-    # ---- folders and locks ---------------------------------------------------------------------------------------
+    # ---- folders -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
+    def _make_scratch(self) -> Iterator[Path]:
         self._make_root()
         folder = self._root / f"{_RETIRED}{secrets.token_hex(6)}"
         folder.mkdir(mode=0o700)
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _try_lock(held)
+            try_lock(held)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(held)
 
     def _retire(self, key: str) -> None:
-        """Take a venv away at once, then delete it: what a killed removal leaves is never taken for a venv."""
+        """Rename a venv, then delete it, so that a killed removal leaves no partial venv under its key."""
         retired = self._root / f"{_RETIRED}{secrets.token_hex(6)}"
         try:
             (self._root / key).rename(retired)
@@ -236,49 +237,15 @@ class Venvs:
         except OSError as error:
             raise Unavailable(f"{self._root} cannot be made: {error}") from None
 
-    def _lock_path(self, key: str) -> Path:
-        return self._root / f"{key}.lock"
-
-    @contextlib.contextmanager
-    def _lock_file(self, key: str) -> Iterator[int]:
-        self._make_root()
-        descriptor = os.open(self._lock_path(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _locked(self, key: str, progress: Progress) -> Iterator[int]:
-        """The lock of a key, waited for until `progress` is cancelled."""
-        told = False
-        while True:
-            with self._lock_file(key) as lock:
-                if not told and not _try_lock(lock):
-                    progress.phase("wait")
-                    progress.log("another build of the same venv is running")
-                    told = True
-                if wait_until(functools.partial(_try_lock, lock), _TICK) and self._is_current(key, lock):
-                    _note_owner(lock, None)
-                    yield lock
-                    return
-            progress.check()
-
-    def _is_current(self, key: str, lock: int) -> bool:
-        """Whether the locked file is still the one at its path; a sweep may have removed it meanwhile."""
-        with contextlib.suppress(OSError):
-            return os.path.samestat(self._lock_path(key).stat(), os.fstat(lock))
-        return False
-
 
 def size(folder: Path) -> int:
-    """Bytes that the files below a folder take."""
-    found = 0
+    """Bytes that the files below a folder occupy."""
+    total = 0
     for directory, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                found += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - of many files
-    return found
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - of many files
+    return total
 
 
 def python_of(image: Image) -> Path:
@@ -306,41 +273,33 @@ def _check_pins(lock: str, packages: list[Package]) -> None:
             raise Internal(f"{name} is locked as {version} and was installed as {installed.get(name, 'nothing')}")
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove_unused(folder: Path) -> None:
-    """Remove a scratch folder that nobody holds."""
+    """Remove a scratch folder that no process has locked."""
     try:
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return
     try:
-        if _try_lock(held):
+        if try_lock(held):
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(held)
 
 
-def _note_owner(lock: int, installer: Identity | None) -> None:
-    """Write down who builds, and with which program, for a sweep that finds the lock held."""
+def _write_owner(lock: int, installer: Identity | None) -> None:
+    """Record the builder and its installer in the lock file, for a sweep after the builder was killed."""
     owner = identify(os.getpid())
-    noted = {"owner": owner and vars(owner), "installer": installer and vars(installer)}
+    record = {"owner": owner and vars(owner), "installer": installer and vars(installer)}
     os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps(noted).encode(), 0)
+    os.pwrite(lock, json.dumps(record).encode(), 0)
 
 
-def _end_orphan(lock: int) -> bool:
-    """End the installer of a builder that is gone; False where the builder is still there."""
+def _end_orphan(lock: Path) -> bool:
+    """End the installer of a builder that was killed; False where the builder still runs."""
     try:
-        noted = json.loads(os.pread(lock, 4096, 0))
-        owner, installer = Identity(**noted["owner"]), noted["installer"] and Identity(**noted["installer"])
-    except (ValueError, TypeError, KeyError):
+        record = json.loads(lock.read_bytes())
+        owner, installer = Identity(**record["owner"]), record["installer"] and Identity(**record["installer"])
+    except (OSError, ValueError, TypeError, KeyError):
         return False
     if owner.alive():
         return False

@@ -1,4 +1,4 @@
-"""Starting a backend as processes: its directory, its ports, its keeper, and the wait until its server listens."""
+"""Starting a backend as processes: its directory, its ports, its supervisor, and the wait until its server listens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _PortLost(Exception):
 class _Attempt:
     directory: Path
     record: State
-    keeper: Identity
+    supervisor: Identity
 
 
 class Starter:
@@ -79,11 +79,11 @@ class Starter:
             state.write(directory, record)
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
-        keeper = _spawn(directory, record, _spec(launch, record, directory, archive, self._server(launch.type)))
-        found = _settled(_Attempt(directory, record, keeper), progress)
+        supervisor = _spawn(directory, record, _spec(launch, record, directory, archive, self._server(launch.type)))
+        found = _settled(_Attempt(directory, record, supervisor), progress)
         if found is not None:
             return found
-        end(keeper, 0)
+        end(supervisor, 0)
         for number in record.ports.values():
             if not ports.free(launch.host, number):
                 taken.add(number)
@@ -228,17 +228,21 @@ def _session_limits(given: str, limits: WorkerLimits) -> str:
 
 
 def _spawn(directory: Path, record: State, spec: dict[str, Any]) -> Identity:
-    """Start the keeper; only once its identity is on disk is it told what to start."""
-    argv = [sys.executable, "-I", "-m", "venvd_engines.local.keeper", str(directory)]
+    """Start the supervisor; only once its identity is on disk is it told what to start."""
+    argv = [sys.executable, "-I", "-m", "venvd_engines.local.supervisor", str(directory)]
     told, tell = os.pipe()
-    log = os.open(directory / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         files = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-        pid = os.posix_spawn(sys.executable, argv, environment.of_keeper(), file_actions=files, setsid=True)
-        keeper = identify(pid)
-        if keeper is None:
-            raise Unavailable("the keeper of the backend ended at once")
-        record.keeper.state, record.keeper.pid, record.keeper.start = "running", keeper.pid, keeper.start
+        pid = os.posix_spawn(sys.executable, argv, environment.of_supervisor(), file_actions=files, setsid=True)
+        supervisor = identify(pid)
+        if supervisor is None:
+            raise Unavailable("the supervisor of the backend ended at once")
+        record.supervisor.state, record.supervisor.pid, record.supervisor.start = (
+            "running",
+            supervisor.pid,
+            supervisor.start,
+        )
         state.write(directory, record)
         os.close(told)
         told = -1
@@ -249,7 +253,7 @@ def _spawn(directory: Path, record: State, spec: dict[str, Any]) -> Identity:
         for descriptor in (told, tell, log):
             if descriptor >= 0:
                 os.close(descriptor)
-    return keeper
+    return supervisor
 
 
 def _tell(descriptor: int, data: bytes) -> None:
@@ -265,12 +269,12 @@ def _settled(attempt: _Attempt, progress: Progress) -> State | None:
     def settled() -> bool:
         nonlocal found
         progress.check()
-        reap(attempt.keeper.pid)
+        reap(attempt.supervisor.pid)
         found = state.read(attempt.directory)
-        return found is None or not attempt.keeper.alive() or _ended(found) or _listens(found)
+        return found is None or not attempt.supervisor.alive() or _ended(found) or _listens(found)
 
     wait_until(settled, _LISTEN_SECONDS)
-    if found is None or not attempt.keeper.alive() or _ended(found):
+    if found is None or not attempt.supervisor.alive() or _ended(found):
         return None
     return found
 
@@ -295,7 +299,7 @@ def _why(directory: Path) -> str:
         part = record.part(name) if record is not None else None
         if part is not None and part.state == "exited" and "SIGKILL" not in part.detail:
             return f"the {_ROLES[name]} {part.detail} as soon as it was started{_last_words(directory / f'{name}.log')}"
-    return f"the backend ended as soon as it was started{_last_words(directory / 'keeper.log')}"
+    return f"the backend ended as soon as it was started{_last_words(directory / 'supervisor.log')}"
 
 
 _ROLES = {"server": "server", "worker": "worker host"}

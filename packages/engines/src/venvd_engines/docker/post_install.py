@@ -1,7 +1,7 @@
-"""Runs in the build container after the packages are in, with the base interpreter and without `site`.
+"""A program for the build container: it prepares installed packages for a read-only image.
 
-Nothing of what was installed is imported or run here: the image is finished by looking at its files. Prints the list of
-packages as one line of JSON. Runs on CPython 3.9 and newer.
+The base interpreter runs it without `site`; it imports and runs none of the packages. It prints the list of packages as
+one line of JSON. Runs on CPython 3.9 and newer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TESTS = re.compile(r"/tests?/")
 
 
 def point_scripts(folder: Path, python: Path) -> None:
-    """Scripts start the venv's interpreter, and not the base one that installed them."""
+    """Make scripts start the venv's interpreter in place of the base one."""
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file():
             continue
@@ -37,7 +37,7 @@ def point_scripts(folder: Path, python: Path) -> None:
 
 
 def compile_packages(folder: Path, workers: int) -> None:
-    """Bytecode that is not checked against its source again: the image is read-only."""
+    """Compile bytecode that is never checked against its source: the image is read-only."""
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(
         str(folder), maxlevels=50, force=True, quiet=2, rx=TESTS, workers=workers, invalidation_mode=unchecked
@@ -45,19 +45,20 @@ def compile_packages(folder: Path, workers: int) -> None:
 
 
 def compile_library(workers: int) -> None:
-    """Official images come without the standard library's bytecode, and nobody could write it into a read-only root."""
+    """Compile the standard library where the base image lacks its bytecode, as official images do."""
     if not Path(importlib.util.cache_from_source(os.__file__)).exists():
         folder = sysconfig.get_path("stdlib")
         compileall.compile_dir(folder, maxlevels=20, quiet=2, rx=UNUSED, workers=workers)
 
 
-def packages(folder: Path) -> list[tuple[str, str]]:
-    found = {}
+def list_packages(folder: Path) -> list[tuple[str, str]]:
+    """Name and version of each package."""
+    versions = {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         name = distribution.metadata["Name"]
         if name:
-            found[name] = distribution.version
-    return sorted(found.items(), key=lambda item: item[0].lower())
+            versions[name] = distribution.version
+    return sorted(versions.items(), key=lambda item: item[0].lower())
 
 
 def main(prefix: Path, workers: int) -> None:
@@ -68,7 +69,7 @@ def main(prefix: Path, workers: int) -> None:
         lock.unlink()
     compile_packages(folder, workers)
     compile_library(workers)
-    sys.stdout.write(json.dumps(packages(folder)) + "\n")
+    sys.stdout.write(json.dumps(list_packages(folder)) + "\n")
 
 
 if __name__ == "__main__":

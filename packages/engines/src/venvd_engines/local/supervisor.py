@@ -1,9 +1,9 @@
-"""The process above the two parts of a backend: `python -I -m venvd_engines.local.keeper DIRECTORY`.
+"""The process above the two parts of a backend: `python -I -m venvd_engines.local.supervisor DIRECTORY`.
 
 It outlives the controller that started it. It starts server and worker host, writes down how they end, keeps their
 output in bounded files, and, being a child subreaper, finds every process that user code left behind. What it starts
 comes as JSON on its stdin, so that no setting of a backend is on a command line or in a file; a controller that was
-killed before it sent all of it has started nothing. If the keeper dies, the kernel takes both parts with it.
+killed before it sent all of it has started nothing. If the supervisor dies, the kernel takes both parts with it.
 
 SIGTERM asks both parts to stop; SIGQUIT ends everything at once. It ends when both parts have ended.
 """
@@ -39,7 +39,7 @@ _HEARD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Keeper:
+class Supervisor:
     def __init__(self, directory: Path, spec: dict[str, Any]) -> None:
         state = records.read(directory)
         if state is None:
@@ -171,14 +171,14 @@ def _terminate(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def _child_setup(keeper: int) -> Callable[[], None]:
+def _child_setup(supervisor: int) -> Callable[[], None]:
     def setup() -> None:
         signal.set_wakeup_fd(-1)
         for number in _HEARD:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper:  # it died before the kernel knew that this process goes with it
+        if os.getppid() != supervisor:  # it died before the kernel knew that this process goes with it
             os._exit(1)
 
     return setup
@@ -196,7 +196,7 @@ def main() -> None:
     directory = Path(sys.argv[1])
     os.umask(0o077)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Keeper(directory, _spec(sys.stdin.buffer)).run()
+    Supervisor(directory, _spec(sys.stdin.buffer)).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The images of servers, built from the sources where they are absent."""
+"""The images of servers, built from the sources of this installation."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 
 import docker.errors
 
-from venvd_contract.errors import InvalidRequest, Unavailable
+from venvd_contract.errors import Internal, InvalidRequest, Unavailable
 from venvd_contract.resources import BACKEND_TYPES
 from venvd_engines import locking
 from venvd_engines.build_locks import BuildLocks
 from venvd_engines.docker import labels
-from venvd_engines.docker.bases import Bases
+from venvd_engines.docker.base_images import BaseImages
 from venvd_engines.docker.build_container import SCRATCH, BuildContainers, must
-from venvd_engines.docker.site import Site
+from venvd_engines.docker.client import DockerClient
 from venvd_engines.engine import Progress
 
 PREFIX = "/opt/venv"
 LAYOUT = 1
-"""Raised when the same sources would be laid out otherwise in an image."""
+"""Increased when equal sources give another image than before."""
 
 BUILD_REQUIREMENTS = "requirements/build.txt"
 _SOURCES = f"{SCRATCH}/sources"
 _BUILD_ENV = f"{SCRATCH}/build"
-_LOCKS = Path("/tmp")  # noqa: S108 - homes, and users, share server images: the one place that all of them can write
+_LOCKS = Path("/tmp")  # noqa: S108 - homes of several users share server images, and all can write here
 _HEALTH = """
 import http.client, socket, sys
 kind, _, place = sys.argv[1].partition(":")
@@ -45,115 +45,115 @@ sys.exit(connection.getresponse().status != 200)
 _PROBED = {"http": "port:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock"}
 """Where the server of each type answers `/livez` in its container."""
 
-_LEFT_OUT = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
+_EXCLUDED = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
 _CLIENT = ("contract", "proto", "client")
 """The packages of the distribution `venvd`, on which every server stands."""
 
 
 Context = dict[str, bytes]
-"""The files that an image is made of, by their name in the build's context."""
+"""The files that an image is built from, by their path below the sources."""
 
 
-class Servers:
+class ServerImages:
     """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
 
-    The images hold nothing of a home, and homes share them; each holds those that it uses by a tag of its own, with its
-    identity before the hash. A process keeps to the one that it found first: sources that change under it are for the
-    next.
+    Homes share the images. Each home holds those that it uses by a tag of its own, with its identity before the hash.
+    A process keeps the image that it found first; sources that change meanwhile count for the next process.
     """
 
-    def __init__(self, site: Site, bases: Bases, containers: BuildContainers) -> None:
-        self._site = site
+    def __init__(self, client: DockerClient, bases: BaseImages, containers: BuildContainers) -> None:
+        self._client = client
         self._bases = bases
         self._containers = containers
         self._locks = BuildLocks(_LOCKS)
         self._names: dict[str, str] = {}
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
-        """The name of the image of this type's server, built if absent."""
+        """The name of the image of this type's server; built where it is absent."""
         if backend_type not in BACKEND_TYPES:
-            raise InvalidRequest(f'"{backend_type}" is no type of backend: {", ".join(BACKEND_TYPES)}')
+            raise InvalidRequest(f'"{backend_type}" is not a type of backend: {", ".join(BACKEND_TYPES)}')
         name = self._names.get(backend_type)
-        if name is None or self._image(name) is None:
+        if name is None or self._inspect(name) is None:
             name = self._names[backend_type] = self._make(backend_type, progress)
         return name
 
     def _make(self, backend_type: str, progress: Progress) -> str:
         """Find the image of the sources, or build it; the name by which this home holds it."""
-        context = _context(self._source(), backend_type)
-        digest = _digest(context, self._site.settings.base_image)
+        context = _read_context(self._source_dir(), backend_type)
+        digest = _digest(context, self._client.settings.base_image)
         if not self._hold(backend_type, digest):
             with self._locks.hold(f"venvd-{backend_type}-backend-{digest}", progress):
                 if not self._hold(backend_type, digest):
                     progress.phase(f"{backend_type} server image")
                     self._build(f"{_repository(backend_type)}:{digest}", backend_type, context, progress)
-                    self._hold(backend_type, digest)
-        return self._own(backend_type, digest)
+                    if not self._hold(backend_type, digest):
+                        raise Internal("another home removed the server's image as soon as it was built: try again")
+        return self._home_tag(backend_type, digest)
 
-    def _own(self, backend_type: str, digest: str) -> str:
-        return f"{_repository(backend_type)}:{self._site.settings.home_id}-{digest}"
+    def _home_tag(self, backend_type: str, digest: str) -> str:
+        return f"{_repository(backend_type)}:{self._client.settings.home_id}-{digest}"
 
     def _hold(self, backend_type: str, digest: str) -> bool:
-        """Give an image this home's tag too, so that no other home's tidying takes it away; whether there is one."""
-        own = self._own(backend_type, digest)
-        if self._image(own) is not None:
+        """Add this home's tag to an image, so that no other home removes it; False where there is no such image."""
+        own = self._home_tag(backend_type, digest)
+        if self._inspect(own) is not None:
             return True
         try:
-            self._site.api.tag(f"{_repository(backend_type)}:{digest}", *own.split(":"))
+            self._client.api.tag(f"{_repository(backend_type)}:{digest}", *own.split(":"))
         except docker.errors.NotFound:
             return False
         return True
 
     # ---- what this home holds --------------------------------------------------------------------------------
 
-    def held(self) -> Iterator[tuple[str, Any]]:
+    def list_held(self) -> Iterator[tuple[str, Any]]:
         """The images that this home holds, each with its tag."""
         for backend_type in BACKEND_TYPES:
-            for image in self._site.api.images(_repository(backend_type)):
+            for image in self._client.api.images(_repository(backend_type)):
                 for tag in image.get("RepoTags") or ():
-                    if tag.startswith(self._own(backend_type, "")):
+                    if tag.startswith(self._home_tag(backend_type, "")):
                         yield tag, image
 
-    def current(self) -> set[str]:
+    def list_current(self) -> set[str]:
         """The tags that a start would look for now."""
-        found = set(self._names.values())
-        with contextlib.suppress(Unavailable):  # without sources there are none but those that were found before
+        tags = set(self._names.values())
+        with contextlib.suppress(Unavailable):  # there may be no sources
             for backend_type in BACKEND_TYPES:
-                digest = _digest(_context(self._source(), backend_type), self._site.settings.base_image)
-                found.add(self._own(backend_type, digest))
-        return found
+                digest = _digest(_read_context(self._source_dir(), backend_type), self._client.settings.base_image)
+                tags.add(self._home_tag(backend_type, digest))
+        return tags
 
     def release(self, tag: str) -> None:
-        """Let go of an image; the last home that does removes it."""
+        """Remove this home's tag; with the last home's tag the image goes too."""
         repository, _, version = tag.partition(":")
-        shared = f"{repository}:{version.removeprefix(f'{self._site.settings.home_id}-')}"
+        shared = f"{repository}:{version.removeprefix(f'{self._client.settings.home_id}-')}"
         with contextlib.suppress(docker.errors.ImageNotFound):
-            self._site.api.remove_image(tag)
-        image = self._image(shared)
+            self._client.api.remove_image(tag)
+        image = self._inspect(shared)
         if image is not None and image["RepoTags"] == [shared]:
-            with contextlib.suppress(docker.errors.APIError):  # a container uses it, or it is gone
-                self._site.api.remove_image(shared)
+            with contextlib.suppress(docker.errors.APIError):  # a container uses it, or another home removed it
+                self._client.api.remove_image(shared)
 
     # ---- building --------------------------------------------------------------------------------------------
 
-    def _source(self) -> Path:
-        source = self._site.settings.source_dir
+    def _source_dir(self) -> Path:
+        source = self._client.settings.source_dir
         if source is None or not (source / "services").is_dir():
             raise Unavailable(
-                "the sources of the servers, of which their images are made, are not there: set VENVD_SOURCE_DIR"
+                "the sources of the servers, which their images are built from, are missing: set VENVD_SOURCE_DIR"
             )
         return source
 
-    def _image(self, name: str) -> Any:
-        """What the engine tells of an image, or None."""
+    def _inspect(self, name: str) -> Any:
+        """The engine's description of an image, or None."""
         try:
-            return self._site.api.inspect_image(name)
+            return self._client.api.inspect_image(name)
         except docker.errors.ImageNotFound:
             return None
 
     def _build(self, name: str, backend_type: str, context: Context, progress: Progress) -> None:
-        base = self._bases.for_servers(progress)
+        base = self._bases.find_for_servers(progress)
         progress.log(f"building {name} on {base}")
         with self._containers.open(base, progress, key=name.rpartition(":")[2]) as container:
             container.write(f"{_SOURCES}.zip", _zip(context))
@@ -164,14 +164,14 @@ class Servers:
             requirements = f"{_SOURCES}/services/{backend_type}-backend/requirements.txt"
             container.uv(locking.install_arguments(f"{_SOURCES}/{BUILD_REQUIREMENTS}", python=python))
             container.uv(locking.install_arguments(requirements, python=python, prefix=PREFIX))
-            projects = [f"{_SOURCES}/{path}" for path in _projects(context)]
+            projects = [f"{_SOURCES}/{path}" for path in _list_projects(context)]
             container.uv(locking.install_projects_arguments(projects, python=python, prefix=PREFIX))
-            container.finish(PREFIX)
-            container.commit(_configuration(backend_type), name)
+            container.post_install(PREFIX)
+            container.commit(_make_config(backend_type), name)
 
 
-def _configuration(backend_type: str) -> dict[str, Any]:
-    """The image's configuration; the labels of the build container would make it one home's."""
+def _make_config(backend_type: str) -> dict[str, Any]:
+    """The image's configuration; it clears the labels that would make the image one home's."""
     python = [f"{PREFIX}/bin/python", "-I"]
     second = 10**9
     return {
@@ -184,7 +184,7 @@ def _configuration(backend_type: str) -> dict[str, Any]:
         },
         "User": f"{labels.SERVER_UID}:{labels.SHARED_GID}",
         "WorkingDir": "/",
-        "Labels": {labels.HOME: "", labels.INSTANCE: "", labels.ROLE: "server-image"},
+        "Labels": {labels.HOME: "", labels.INSTANCE: "", labels.ROLE: labels.SERVER_IMAGE},
     }
 
 
@@ -195,39 +195,39 @@ def _repository(backend_type: str) -> str:
 # ---- the context -----------------------------------------------------------------------------------------------
 
 
-def _context(source: Path, backend_type: str) -> Context:
-    """Only what this server needs."""
+def _read_context(source: Path, backend_type: str) -> Context:
+    """The files that the image of this server is built from, and no others."""
     service = source / "services" / f"{backend_type}-backend"
-    packages = {*_CLIENT, *_packages(source, service)}
+    packages = {*_CLIENT, *_find_packages(source, service)}
     folders = [service, *(source / "packages" / name for name in sorted(packages))]
     paths = [source / name for name in ("pyproject.toml", BUILD_REQUIREMENTS)]
-    paths += [path for folder in folders for path in _files(folder)]
+    paths += [path for folder in folders for path in _list_files(folder)]
     try:
         return {str(path.relative_to(source)): path.read_bytes() for path in paths}
     except OSError as error:
-        raise Unavailable(f"the sources of the servers are not whole: {error}") from None
+        raise Unavailable(f"the sources of the servers are incomplete: {error}") from None
 
 
-def _packages(source: Path, folder: Path) -> set[str]:
-    """The packages of the workspace that a project stands on, directly or not."""
+def _find_packages(source: Path, folder: Path) -> set[str]:
+    """The packages of the workspace that a project depends on, directly or not."""
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     except OSError as error:
-        raise Unavailable(f"the sources of the servers are not whole: {error}") from None
-    found: set[str] = set()
+        raise Unavailable(f"the sources of the servers are incomplete: {error}") from None
+    packages: set[str] = set()
     for dependency in project.get("dependencies", ()):
         if (match := _WORKSPACE.match(dependency)) and (source / "packages" / match[1]).is_dir():
-            found |= {match[1], *_packages(source, source / "packages" / match[1])}
-    return found
+            packages |= {match[1], *_find_packages(source, source / "packages" / match[1])}
+    return packages
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _list_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not _LEFT_OUT.search(str(path.relative_to(folder))):
+        if path.is_file() and not _EXCLUDED.search(str(path.relative_to(folder))):
             yield path
 
 
-def _projects(context: Context) -> list[str]:
+def _list_projects(context: Context) -> list[str]:
     """The directories of the context that are installed."""
     return sorted(str(Path(path).parent) for path in context if Path(path).name == "pyproject.toml")
 

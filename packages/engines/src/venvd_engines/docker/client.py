@@ -1,0 +1,182 @@
+"""The Docker Engine as one home sees it: the connection, the home's labels, and hardened containers."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import docker
+import docker.errors
+import docker.utils
+from docker.types import LogConfig, Mount, Ulimit
+
+from venvd_contract.errors import Unavailable
+from venvd_engines.docker import labels
+from venvd_engines.docker.translation import AWAY, find_reason
+from venvd_engines.engine import EngineSettings
+
+ANSWER_SECONDS = 60
+"""The longest wait for an answer of the engine to a call that does no long work."""
+
+_LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
+"""Set explicitly: the daemon's default driver may not support reading logs."""
+
+
+class DockerClient:
+    """The SDK's low-level clients, shared by threads; DOCKER_HOST and its kin say where the engine is."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self._instance = secrets.token_hex(6)
+        self._connections: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def api(self) -> Any:
+        """The client for short calls."""
+        return self._connect(ANSWER_SECONDS)
+
+    @property
+    def slow_api(self) -> Any:
+        """The client for calls that stay silent for long: a commit."""
+        return self._connect(round(self.settings.build_timeout))
+
+    def _connect(self, timeout: int) -> Any:
+        with self._lock:
+            if timeout not in self._connections:
+                try:
+                    self._connections[timeout] = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=timeout)
+                except AWAY as error:
+                    raise Unavailable(f"no Docker Engine answers: {find_reason(error)}") from error
+            return self._connections[timeout]
+
+    def close(self) -> None:
+        with self._lock:
+            while self._connections:
+                with contextlib.suppress(OSError):
+                    self._connections.popitem()[1].close()
+
+    # ---- labels ----------------------------------------------------------------------------------------------
+
+    def labels(self, role: str, **more: str) -> dict[str, str]:
+        """The labels of an object of this home; `more` are further ones (`launch=…`)."""
+        return {
+            labels.HOME: self.settings.home_id,
+            labels.ROLE: role,
+            labels.INSTANCE: self._instance,
+            **{f"dev.venvd.{name}": value for name, value in more.items()},
+        }
+
+    def filters(self, role: str | None = None, **more: str) -> dict[str, list[str]]:
+        """A filter of the Engine API for the objects of this home."""
+        wanted = {labels.HOME: self.settings.home_id, **({labels.ROLE: role} if role else {})}
+        wanted.update((f"dev.venvd.{name}", value) for name, value in more.items())
+        return {"label": [f"{name}={value}" for name, value in wanted.items()]}
+
+    def made_here(self, object_labels: dict[str, str] | None) -> bool:
+        """Whether this process made the object with these labels."""
+        return (object_labels or {}).get(labels.INSTANCE) == self._instance
+
+    # ---- containers ------------------------------------------------------------------------------------------
+
+    def create_container(
+        self,
+        image: str,
+        *,
+        labels: Mapping[str, str],
+        memory_bytes: int,
+        cpus: float,
+        processes: int,
+        network: str = "none",
+        tmpfs: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        read_only: bool = True,
+        capabilities: Sequence[str] = (),
+        runtime: str | None = None,
+        published: Mapping[int, tuple[str, int]] | None = None,
+        shm_bytes: int = 64 << 20,
+        keep_entrypoint: bool = False,
+        **config: Any,
+    ) -> str:
+        """The ID of a new container with every guard on (SECURITY.md); arguments loosen single ones.
+
+        Args:
+            image: its entrypoint and health check are ignored, unless `keep_entrypoint` is set.
+            labels: see `labels`.
+            memory_bytes: RAM; there is no swap on top.
+            cpus: processors, fractions allowed.
+            processes: processes and threads.
+            network: name of a network.
+            tmpfs: options by path; `tmpfs_options` makes them.
+            mounts: volumes and directories of the host.
+            read_only: the root file system cannot be written.
+            capabilities: those of root that the container keeps.
+            runtime: an OCI runtime other than the engine's default.
+            published: address and port on the host, by the port inside.
+            shm_bytes: size of /dev/shm.
+            keep_entrypoint: run what the image is configured to run.
+            config: further arguments of the SDK's `create_container`.
+        """
+        host_config = self.api.create_host_config(
+            mem_limit=memory_bytes,
+            memswap_limit=memory_bytes,
+            nano_cpus=int(cpus * 1e9),
+            pids_limit=processes,
+            network_mode=network,
+            tmpfs=dict(tmpfs or {}),
+            mounts=list(mounts),
+            read_only=read_only,
+            cap_drop=["ALL"],
+            cap_add=list(capabilities) or None,
+            security_opt=["no-new-privileges:true"],
+            ulimits=[Ulimit(name="core", soft=0, hard=0)],
+            log_config=_LOGS,
+            runtime=runtime,
+            port_bindings=dict(published or {}),
+            shm_size=shm_bytes,
+            ipc_mode="private",
+            init=False,
+        )
+        if not keep_entrypoint:
+            config |= {"entrypoint": [""], "healthcheck": {"test": ["NONE"]}}
+        made = self.api.create_container(image, host_config=host_config, labels=dict(labels), **config)
+        return str(made["Id"])
+
+    @contextlib.contextmanager
+    def temporary_container(self, image: str, **config: Any) -> Iterator[str]:
+        """A container made by `create_container`, removed at the end whatever happens."""
+        container = self.create_container(image, **config)
+        try:
+            yield container
+        finally:
+            self.remove_container(container)
+
+    def read_logs(self, container: str, *, stderr: bool) -> str:
+        """The whole output of a container that has ended."""
+        output: bytes = self.api.logs(container, stdout=True, stderr=stderr)
+        return output.decode("utf-8", "replace").strip()
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container and its anonymous volumes; one that is absent, or being removed already, is no error."""
+        try:
+            self.api.remove_container(container, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409 or "already in progress" not in str(error.explanation):
+                raise
+
+    def remove_stale_containers(self) -> None:
+        """Remove the short-lived containers of killed processes."""
+        for role in labels.TEMPORARY:
+            for container in self.api.containers(all=True, filters=self.filters(role)):
+                if not self.made_here(container["Labels"]):
+                    self.remove_container(container["Id"])
+
+
+def tmpfs_options(size_bytes: int, uid: int, gid: int, *, executable: bool = False) -> str:
+    """The options of a tmpfs that one user can write."""
+    return f"size={size_bytes},uid={uid},gid={gid},mode=0700,nosuid,nodev,{'exec' if executable else 'noexec'}"

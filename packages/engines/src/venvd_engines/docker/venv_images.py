@@ -1,0 +1,207 @@
+"""Venvs as images: locks, builds in a build container, checks in a fresh one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import docker.errors
+
+from venvd_contract.errors import InUse, InvalidRequest
+from venvd_contract.resources import Package
+from venvd_engines import locking, requirements
+from venvd_engines.build_locks import BuildLocks
+from venvd_engines.docker import cancellable, labels
+from venvd_engines.docker.base_images import BaseImages
+from venvd_engines.docker.build_container import CA_BUNDLE, SCRATCH, BuildContainer, BuildContainers, must
+from venvd_engines.docker.client import DockerClient, tmpfs_options
+from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
+
+PREFIX = "/env"
+REPOSITORY = "venvd/venv"
+
+_REQUIREMENTS = f"{SCRATCH}/requirements.in"
+_LOCK = f"{SCRATCH}/requirements.txt"
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The search path where the base image sets none."""
+_CHECK_SECONDS = 120.0
+_CHECK = """
+import importlib.metadata, json, platform
+packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+print(json.dumps([platform.python_version(), sorted(packages.items(), key=lambda item: item[0].lower())]))
+"""
+
+_APT = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
+_APT_CLEAN = "find /var/cache/apt -type f -delete; rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log"
+
+
+class VenvImages:
+    """Builds and finds the venv images of this home; only an image that passed its check is tagged."""
+
+    def __init__(self, client: DockerClient, bases: BaseImages, containers: BuildContainers) -> None:
+        self._client = client
+        self._bases = bases
+        self._containers = containers
+        self._locks = BuildLocks(client.settings.home / "builds")
+
+    def lock(self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress) -> str:
+        """Resolve requirements; see `Engine.lock`."""
+        checked = requirements.check(lines)
+        if not checked:
+            return ""
+        self._bases.ensure(runtime.base, progress)
+        with self._containers.open(runtime.base, progress) as container:
+            container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked).encode())
+            arguments = locking.compile_arguments(
+                _REQUIREMENTS,
+                _LOCK,
+                python_version=runtime.resolved,
+                python=container.find_python(),
+                source_builds=self._client.settings.allow_source_builds,
+            )
+            container.uv(arguments)
+            return locking.clean(must(container.run(["cat", _LOCK], quiet=True), "read the lock"))
+
+    def build(self, venv: VenvBuild, progress: Progress) -> Image:
+        """Build an image, check it and tag it; one that exists is found by its key."""
+        key = venv.key()
+        with self._locks.hold(key, progress):
+            image = self.find(key)
+            if image is not None:
+                progress.log(f"the image exists already: {image.ref}")
+                return image
+            self._bases.ensure(venv.runtime.base, progress)
+            image = self._build_unchecked(venv, key, progress)
+            try:
+                progress.phase("check")
+                self._check(image, progress)
+                self._client.api.tag(image.ref, REPOSITORY, self._tag(key))
+            except BaseException:
+                with contextlib.suppress(docker.errors.APIError):
+                    self._client.api.remove_image(image.ref, force=True)
+                raise
+            return image
+
+    def find(self, key: str) -> Image | None:
+        """The checked image of a key, or None."""
+        for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
+            if f"{REPOSITORY}:{self._tag(key)}" in (image.get("RepoTags") or ()):
+                packages = json.loads(image["Labels"][labels.PACKAGES])
+                return Image(
+                    key=key,
+                    ref=image["Id"],
+                    python=image["Labels"][labels.PYTHON],
+                    packages=tuple(Package(name, version) for name, version in packages),
+                )
+        return None
+
+    def list_accepted(self) -> Iterator[tuple[str, Any]]:
+        """The checked images of this home, each with its tag."""
+        for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
+            for tag in image.get("RepoTags") or ():
+                if tag.startswith(f"{REPOSITORY}:{self._client.settings.home_id}-"):
+                    yield tag, image
+
+    @staticmethod
+    def key_of(tag: str) -> str:
+        """The key in a tag of `list_accepted`."""
+        return tag.rpartition("-")[2]
+
+    def remove(self, key: str) -> None:
+        """Remove the images of a key.
+
+        Raises:
+            InUse: a container uses one; names the backends.
+        """
+        for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
+            users = self._client.api.containers(all=True, filters={"ancestor": [image["Id"]]})
+            if users:
+                names = sorted({user["Labels"].get(labels.NAME, user["Names"][0].lstrip("/")) for user in users})
+                raise InUse(f"the image {image['Id']} is used by {', '.join(names)}")
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                self._client.api.remove_image(image["Id"], force=True)
+
+    def sweep(self) -> None:
+        """Remove images of killed builds, which were not checked yet."""
+        for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
+            tags = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")]
+            if not tags and not self._client.made_here(image["Labels"]):
+                with contextlib.suppress(docker.errors.APIError):
+                    self._client.api.remove_image(image["Id"])
+
+    # ---- one build -------------------------------------------------------------------------------------------
+
+    def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
+        apt = requirements.check_apt(venv.apt_packages)
+        with self._containers.open(venv.runtime.base, progress, root_work=bool(apt), key=key) as container:
+            if apt:
+                progress.phase("apt packages")
+                self._install_apt(container, apt)
+            progress.phase("install")
+            container.make_venv(PREFIX)
+            if venv.lock:
+                container.write(_LOCK, venv.lock.encode())
+                source_builds = self._client.settings.allow_source_builds
+                python = container.find_python()
+                container.uv(
+                    locking.install_arguments(_LOCK, python=python, prefix=PREFIX, source_builds=source_builds)
+                )
+            progress.phase("compile")
+            packages = container.post_install(PREFIX)
+            progress.phase("commit")
+            ref = container.commit(self._make_config(venv, key, packages))
+        return Image(key=key, ref=ref, python=venv.runtime.resolved, packages=tuple(packages))
+
+    def _install_apt(self, container: BuildContainer, names: Sequence[str]) -> None:
+        env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": SCRATCH, "LC_ALL": "C.UTF-8"}
+        apt = [*_APT]
+        if self._client.settings.ca_bundle:
+            apt += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
+        must(container.run([*apt, "update"], env), "fetch Debian's package lists")
+        outcome = container.run([*apt, "install", "-y", "--no-install-recommends", *names], env)
+        must(outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
+        must(container.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
+
+    def _make_config(self, venv: VenvBuild, key: str, packages: Sequence[Package]) -> dict[str, Any]:
+        """The configuration of the image; its labels are those that `find` reads."""
+        base = self._client.api.inspect_image(venv.runtime.base)["Config"] or {}
+        base_env = dict(variable.partition("=")[::2] for variable in base.get("Env") or ())
+        return {
+            "Cmd": [f"{PREFIX}/bin/python"],
+            "Env": [f"PATH={PREFIX}/bin:{base_env.get('PATH') or _PATH}"],
+            "User": f"{labels.WORKER_UID}:{labels.SHARED_GID}",
+            "WorkingDir": "/",
+            "Labels": {
+                **self._client.labels(labels.VENV, key=key, python=venv.runtime.resolved),
+                labels.PACKAGES: json.dumps([[package.name, package.version] for package in packages]),
+            },
+        }
+
+    def _check(self, image: Image, progress: Progress) -> None:
+        """Start the venv's Python without network, cache or root, and compare its packages with those installed."""
+        with self._client.temporary_container(
+            image.ref,
+            labels=self._client.labels(labels.CHECK),
+            memory_bytes=1 << 30,
+            cpus=1,
+            processes=64,
+            tmpfs={"/tmp": tmpfs_options(64 << 20, labels.WORKER_UID, labels.SHARED_GID)},  # noqa: S108
+            command=[f"{PREFIX}/bin/python", "-I", "-c", _CHECK],
+        ) as container:
+            self._client.api.start(container)
+            wait = functools.partial(self._client.api.wait, container, timeout=_CHECK_SECONDS)
+            status = cancellable.call(wait, progress, seconds=_CHECK_SECONDS, doing="check the image")["StatusCode"]
+            output = self._client.read_logs(container, stderr=status != 0)
+        if status != 0:
+            raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")
+        shown = json.loads(output.splitlines()[-1])
+        installed = [image.python, [[package.name, package.version] for package in image.packages]]
+        if shown != installed:
+            raise InvalidRequest(f"the venv shows other packages than were installed: {shown}, not {installed}")
+
+    def _tag(self, key: str) -> str:
+        return f"{self._client.settings.home_id}-{key}"
