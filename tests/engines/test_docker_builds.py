@@ -8,7 +8,6 @@ import hashlib
 import ipaddress
 import json
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from harness.index import PASSWORD, serving
 from harness.stack import ROOT, Quiet
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.docker import DockerEngine
+from venvd_engines.docker import DockerEngine, server_images
 from venvd_engines.engine import Image, VenvBuild
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -282,8 +281,9 @@ def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: 
 def test_two_processes_build_a_servers_image_once(tmp_path: Path) -> None:
     """Two homes that need the same absent image at the same time both get it; one build runs, nothing dangles."""
     sources = tmp_path / "sources"
-    for folder in ("packages", "services/pipe-backend", "requirements"):
-        shutil.copytree(ROOT / folder, sources / folder, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    for name, content in server_images._read_context(ROOT, "pipe").items():
+        (sources / name).parent.mkdir(parents=True, exist_ok=True)
+        (sources / name).write_bytes(content)
     fresh = sources / "services" / "pipe-backend" / "src" / "venvd_pipe_backend" / "fresh.py"
     fresh.write_text(f'"""{secrets.token_hex(8)}"""\n')
     program = textwrap.dedent(f"""
