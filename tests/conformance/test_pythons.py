@@ -49,7 +49,7 @@ def backends(version: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module", params=list(CALLERS))
 def other(backends: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
-    running = backends.start(request.param, VENVD_GRACE="0.5")
+    running = backends.start(request.param)
     made = CALLERS[request.param](running.url, running.token)
     yield made
     made.close()

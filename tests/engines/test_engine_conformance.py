@@ -271,7 +271,7 @@ def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
         follower.start()
         evaluate(record, "1")
         bench.engine.stop(record, 5)
-        follower.join(30)
+        follower.join(120)
         assert not follower.is_alive()
         assert len(found) > before
 

@@ -14,7 +14,7 @@ ENGINES = [
     pytest.param("local", id="local"),
     pytest.param("docker", id="docker", marks=pytest.mark.docker),
 ]
-SETTINGS = {"VENVD_GRACE": "1.5"}
+SETTINGS = {"VENVD_GRACE": "3"}
 PRELOAD = ("decimal", "json")
 WITNESS = "witness"
 

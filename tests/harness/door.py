@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from harness.stack import Running
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Raw:

@@ -94,7 +94,7 @@ class Prometheus:
         found: list[Series] = self.api(f"query?query={quote(expression)}")["result"]
         return found
 
-    def until(self, expression: str, seconds: float = 60) -> list[Series]:
+    def until(self, expression: str, seconds: float = 180) -> list[Series]:
         """The answer to an expression once there is one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -134,7 +134,7 @@ class PrometheusProcess(Prometheus):
         return self
 
     def _wait(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while time.monotonic() < end and self.process is not None and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 if self.get("/-/ready")[0] == http.client.OK:
@@ -149,4 +149,4 @@ class PrometheusProcess(Prometheus):
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)

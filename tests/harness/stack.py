@@ -186,7 +186,7 @@ def _ca_bundle() -> Path | None:
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: str, timeout: float = 10) -> None:
+    def __init__(self, path: str, timeout: float = 60) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -200,7 +200,7 @@ def probe(url: str, path: str) -> int:
     """The status of a GET."""
     parts = urlsplit(url)
     connection = (
-        UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=5)
+        UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=60)
     )
     try:
         connection.request("GET", path)
@@ -209,7 +209,7 @@ def probe(url: str, path: str) -> int:
         connection.close()
 
 
-def wait_ready(url: str, seconds: float = 60) -> None:
+def wait_ready(url: str, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     last: object = "nothing tried"
     while time.monotonic() < end:

@@ -21,7 +21,7 @@ ENGINES = [
     pytest.param("docker", id="docker", marks=pytest.mark.docker),
 ]
 SETTINGS = {
-    "VENVD_GRACE": "0.5",
+    "VENVD_GRACE": "2",
     "VENVD_SESSION_LIMITS": '{"resultBytes": 1048576, "outputBytes": 65536, "memoryBytes": 536870912}',
 }
 

@@ -25,7 +25,7 @@ BOX = "class Box:\n    size = 1\n    def __del__(self): open('freed', 'w').close
 
 
 def until(holds: object, what: str) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < end, what
         time.sleep(0.05)
