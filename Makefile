@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto release clean
+.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ lock: install ## resolve the stale requirements locks
 
 proto: install ## generate the gRPC stubs
 	@$(PYTHON_BIN) scripts/proto
+
+unasync: install ## generate the client's sync flavour
+	@$(PYTHON_BIN) scripts/unasync
 
 release: install ## sdists and wheels of all distributions in dist/, tried in an empty environment
 	@scripts/release

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import venvd
-from venvd import launch
+from venvd import _controller_process
 from venvd_contract.resources import Event
 
 ROWS = 5000
@@ -175,7 +175,7 @@ def use_backend(b: venvd.Backend, report: Report) -> None:
     say("\n" + "\n".join("  " + line for line in table.splitlines()) + "\n\n  (plain Python counts the same units)")
 
 
-def take_down(started: launch.Started) -> None:
+def take_down(started: _controller_process.StartedController) -> None:
     """Stop and remove everything that this run made: backend, venv, runtime, controller."""
     with contextlib.suppress(venvd.VenvdError), venvd.Controller(started.url, started.token) as controller:
         for backend in controller.backends.list():
@@ -200,7 +200,7 @@ def main() -> int:
     started = None
     try:
         with report.step("controller", "a controller") as remarks:
-            started = launch.start(home, settings={"VENVD_RUN_DIR": str(home / "run")})
+            started = _controller_process.start(home, settings={"VENVD_RUN_DIR": str(home / "run")})
             remarks.append(started.url)
         with venvd.Controller(started.url, started.token) as controller:
             run_job(controller, home, report)

@@ -13,7 +13,7 @@ import pytest
 from harness.stack import Running, SharedStacks, Stack
 
 import venvd
-from venvd.transports import carriers
+from venvd._transports import array_connections
 
 pytestmark = pytest.mark.about("transport")
 
@@ -202,7 +202,7 @@ def test_memory_is_given_back(backend: venvd.Backend) -> None:
     """Where arrays die and no further ones are asked for, the session is told of it all the same."""
     proxy = backend.put_array(np.zeros(100_000))
     found = [backend.get_array(proxy) for _ in range(5)]
-    idle = backend._transport._carriers._idle  # type: ignore[attr-defined]
+    idle = backend._transport._array_connections._idle  # type: ignore[attr-defined]
     assert sum(each.lent for each in idle) == 5
     del found
     gc.collect()
@@ -219,7 +219,7 @@ def test_without_descriptors_arrays_still_come(backend: venvd.Backend, monkeypat
     def deaf(connection: Any, size: int, *_: Any) -> Any:
         return connection.recv(size), [], 0, None
 
-    monkeypatch.setattr(carriers.socket, "recv_fds", deaf)
+    monkeypatch.setattr(array_connections.socket, "recv_fds", deaf)
     for _ in range(2):
         proxy = backend.put_array(np.arange(100_000))
         assert backend.get_array(proxy).sum() == 4_999_950_000

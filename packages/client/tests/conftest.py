@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 import venvd
-from venvd import launch
+from venvd import _controller_process
 from venvd_contract import resources
 from venvd_contract.commands import ATTACH, COMMANDS, checked
 from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Unimplemented, UserError, VenvdError
@@ -338,7 +338,7 @@ class Site:
 def site() -> Iterator[Site]:
     home = Path(tempfile.mkdtemp(prefix="venvd-client-"))
     minor = f"3.{sys.version_info.minor}"
-    started = launch.start(home, settings={"VENVD_ENGINE": "local", "VENVD_RUN_DIR": str(home / "run")})
+    started = _controller_process.start(home, settings={"VENVD_ENGINE": "local", "VENVD_RUN_DIR": str(home / "run")})
     try:
         with venvd.Controller(started.url, started.token) as controller:
             controller.venvs.ensure("plain", VenvSpec(python=minor))

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import venvd
-from venvd.net.http1 import ResponseReader
-from venvd.net.sse import EventParser
+from venvd._net.http1 import ResponseReader
+from venvd._net.sse import EventParser
 
 
 def reply(value: Any = 2, head: bytes = b"HTTP/1.1 200 OK", extra: bytes = b"") -> bytes:
@@ -193,7 +193,7 @@ def test_errors_of_a_proxy_in_between(evaluate: Any, script: Any, status: int, k
 @pytest.mark.parametrize("run", ["sync", "async"])
 def test_a_deadline_of_the_client(script: Any, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     """A server that keeps silent past a call's timeout is given up, and sees the connection end."""
-    monkeypatch.setattr("venvd.transports.base.DEADLINE_SLACK", 0.05)
+    monkeypatch.setattr("venvd._transports.base.DEADLINE_SLACK", 0.05)
     peer = script("silence")
     with pytest.raises(venvd.DeadlineExceeded, match="in time"):
         (sync_eval if run == "sync" else async_eval)(peer.url, timeout=0.05)
@@ -324,7 +324,7 @@ def test_a_stream_that_is_cut(script: Any) -> None:
 def test_a_unix_socket_whose_queue_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: Any) -> None:
     """A listener that accepts no connection is `Unreachable` after the time for connecting."""
     for module in ("blocking", "aio"):
-        monkeypatch.setattr(f"venvd.net.{module}.CONNECT_TIMEOUT", 0.3)
+        monkeypatch.setattr(f"venvd._net.{module}.CONNECT_TIMEOUT", 0.3)
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
         listener.bind(str(tmp_path / "s"))
         listener.listen(0)

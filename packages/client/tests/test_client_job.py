@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import venvd
-from venvd import launch
+from venvd import _controller_process
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +184,7 @@ def test_a_named_controller_that_is_away(empty_home: Path) -> None:
 
 def test_without_the_controllers_program(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says how to start one."""
-    monkeypatch.setattr(launch, "PROGRAM", "venvd_no_such_program")
+    monkeypatch.setattr(_controller_process, "PROGRAM", "venvd_no_such_program")
     with pytest.raises(venvd.NoController, match="venvd up --detach"), venvd.backend():
         pass
 
@@ -192,7 +192,7 @@ def test_without_the_controllers_program(empty_home: Path, monkeypatch: pytest.M
 def test_a_controller_that_cannot_start_says_why(empty_home: Path) -> None:
     """What its log says is in the error."""
     with pytest.raises(venvd.Unavailable, match='VENVD_ENGINE is "abacus": it takes auto, docker or local'):
-        launch.start(empty_home, settings={"VENVD_ENGINE": "abacus"})
+        _controller_process.start(empty_home, settings={"VENVD_ENGINE": "abacus"})
 
 
 def test_a_type_that_does_not_exist() -> None:

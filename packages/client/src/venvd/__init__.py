@@ -1,20 +1,32 @@
-"""Python services from a version and a requirements list: SDK and CLI.
+"""Python services from a version and a requirements list.
 
-::
+Start a backend, and stop it at the end of the block::
 
     import venvd
 
-    with venvd.backend(requirements=["numpy"]) as b:      # builds, starts, and stops at the end
+    with venvd.backend(requirements=["numpy"]) as b:
         np = b.import_module("numpy")
         print(np.arange(10).sum())
 
-    b = venvd.connect("http://127.0.0.1:5678", token="…")  # or to a backend that runs already
+Connect to a backend that runs already::
 
-`connect_async`, `backend_async` and `AsyncController` are the same for asyncio.
+    b = venvd.connect("http://127.0.0.1:5678", token="…")
+
+For asyncio, use `backend_async`, `connect_async` and `AsyncController`. `venvd.errors` documents the errors.
+Modules whose names begin with an underscore are not part of the API.
 """
 
-from venvd.background import AsyncRemoteCall, RemoteCall
-from venvd.controller import AsyncController, Controller
+from venvd._async.backend import AsyncBackend, AsyncSession, connect_async
+from venvd._async.background import AsyncRemoteCall
+from venvd._async.controller import AsyncController
+from venvd._async.temporary_backend import backend_async
+from venvd._async_proxy import AsyncRemoteObject
+from venvd._proxy import RemoteObject, type_name
+from venvd._sync.backend import Backend, Session, connect
+from venvd._sync.background import RemoteCall
+from venvd._sync.controller import Controller
+from venvd._sync.temporary_backend import backend
+from venvd._transports.base import Event
 from venvd.errors import (
     BadReply,
     Busy,
@@ -38,12 +50,6 @@ from venvd.errors import (
     UserError,
     VenvdError,
 )
-from venvd.job import backend, backend_async
-from venvd.remote import RemoteObject, type_name
-from venvd.remote_async import AsyncRemoteObject
-from venvd.session import Backend, Session, connect
-from venvd.session_async import AsyncBackend, AsyncSession, connect_async
-from venvd.transports.base import Event
 from venvd_contract.background import CallInfo
 from venvd_contract.commands import Limits, Output, SessionInfo
 from venvd_contract.files import FileInfo
@@ -95,3 +101,9 @@ __all__ = [
     "connect_async",
     "type_name",
 ]
+
+for _public in map(globals().get, __all__):
+    # help() and tracebacks show the name that users import.
+    if getattr(_public, "__module__", "").startswith("venvd._"):
+        _public.__module__ = "venvd"
+del _public

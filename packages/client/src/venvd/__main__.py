@@ -1,5 +1,5 @@
 """`python -m venvd` is the program `venvd`."""
 
-from venvd.cli import main
+from venvd._cli import main
 
 main()

@@ -1,14 +1,14 @@
-"""The error tree of `venvd_contract.errors`, and what a client adds to it.
+"""The errors of venvd: the tree of `venvd_contract.errors`, and the errors that a client adds.
 
 ::
 
     VenvdError
     ├── …                     the tree of the contract
-    ├── UserError             also the builtin exception that user code raised, where it raised one:
-    │                         `except KeyError` and `hasattr` work as they would here
+    ├── UserError             user code raised. If it raised a builtin exception, the error is that exception too:
+    │                         `except KeyError` and `hasattr` work as with local objects
     ├── Unavailable
     │   └── Unreachable       nothing answers at the address
-    │       └── NoController  no controller; the message says how to start one
+    │       └── NoController  no controller answers; the message says how to start one
     └── Internal
         └── BadReply          the peer's answer breaks the protocol
 """
@@ -62,7 +62,6 @@ __all__ = [
     "Unreachable",
     "UserError",
     "VenvdError",
-    "decoded",
 ]
 
 
@@ -78,7 +77,7 @@ class BadReply(Internal):
     """The peer's answer breaks the protocol."""
 
 
-# Builtin exceptions that take any message and have no fields of their own that would stay empty.
+# Builtin exceptions that take any message and have no fields that would stay empty.
 _BUILTIN: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
@@ -110,7 +109,7 @@ _BUILTIN: dict[str, type[Exception]] = {
 
 
 @functools.cache
-def _both(name: str) -> type[UserError] | None:
+def _make_class(name: str) -> type[UserError] | None:
     kind = _BUILTIN.get(name)
     if kind is None:
         return None
@@ -123,14 +122,14 @@ def _both(name: str) -> type[UserError] | None:
 
 
 def _as_builtin(error: VenvdError) -> VenvdError:
-    kind = _both(error.error_type or "") if type(error) is UserError else None
+    kind = _make_class(error.error_type or "") if type(error) is UserError else None
     if kind is None:
         return error
     return kind(error.message, error_type=error.error_type, traceback=error.traceback, state_lost=error.state_lost)
 
 
-def decoded(fields: dict[str, Any]) -> VenvdError:
-    """The error that a reply carries, ready to be raised; the remote traceback is a note on it."""
+def error_from_reply(fields: dict[str, Any]) -> VenvdError:
+    """Return the error in a reply, to be raised. The remote traceback is a note on it."""
     error = _as_builtin(from_fields(fields))
     if error.traceback:
         error.add_note("The remote traceback:\n" + error.traceback.rstrip())

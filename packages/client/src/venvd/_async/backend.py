@@ -1,0 +1,286 @@
+"""The client of a backend, and its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from venvd import _calls
+from venvd._arrays import array_of, bytes_of
+from venvd._async.background import AsyncBackground
+from venvd._async.files import AsyncFiles
+from venvd._async_proxy import AsyncRemoteObject
+from venvd._calls import SessionCalls
+from venvd._release import AsyncReleaser
+from venvd._tables import stream_of, table_of
+from venvd._transports.base import AsyncRun, AsyncTransport, Event
+from venvd._transports.opening import open_async_transport
+from venvd.errors import DeadlineExceeded, Unreachable
+from venvd_contract.commands import HandleInfo, Output, SessionInfo
+
+
+class AsyncCommands:
+    """The commands of one session. A backend's own methods run in the session `default`.
+
+    `timeout` is in seconds. All methods raise the errors of `venvd.errors`. Where the session's code raised, that is a
+    `UserError` with the remote type and traceback.
+    """
+
+    _calls: SessionCalls
+    _transport: AsyncTransport
+    _run_call: AsyncRun
+
+    @property
+    def files(self) -> AsyncFiles:
+        """The files of the session's working directory: put, get, save, list, delete."""
+        return AsyncFiles(self._calls, self._run_call)
+
+    @property
+    def background(self) -> AsyncBackground:
+        """Starts calls without waiting for them. Any program can fetch their results later by ID."""
+        return AsyncBackground(self._calls, self._run_call)
+
+    async def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
+        """Evaluate `code` and return the value of its last expression. The code sees `names` as variables."""
+        return await self._run_call(self._calls.eval(code, names, timeout))
+
+    async def exec(self, code: str, *, check: bool = True, timeout: float | None = None) -> Output:
+        """Run `code` and return its output.
+
+        If the code raises, `check` decides: true raises `UserError`, false returns the error as part of the output.
+        """
+        return _calls.check_output(await self._run_call(self._calls.exec(code, timeout)), check=check)
+
+    def exec_stream(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Event]:
+        """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
+
+        Closing the iterator cancels the code.
+        """
+        return self._transport.stream(self._calls.exec(code, timeout))
+
+    async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """Import the module with that dotted name."""
+        module: AsyncRemoteObject = await self._run_call(self._calls.import_module(name, timeout))
+        return module
+
+    async def module_available(self, name: str, *, timeout: float | None = None) -> bool:
+        """Return whether the module can be imported."""
+        return await self._run_call(self._calls.module_available(name, timeout))
+
+    async def create(self, module: AsyncRemoteObject, name: str, *args: Any, **kwargs: Any) -> AsyncRemoteObject:
+        """Make an object of the class `name` of a module. The result is a proxy even if the object is plain data."""
+        proxy: AsyncRemoteObject = await self._run_call(self._calls.create(module, name, args, kwargs))
+        return proxy
+
+    async def wrap(self, value: Any, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """Put a value into the session and return a proxy: for example of a list that the session then changes."""
+        proxy: AsyncRemoteObject = await self._run_call(self._calls.wrap(value, timeout))
+        return proxy
+
+    async def call(self, target: AsyncRemoteObject, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method by name, in one round trip."""
+        return await self._run_call(self._calls.call(target, method, args, kwargs))
+
+    async def getattr(self, target: AsyncRemoteObject, name: str, *, timeout: float | None = None) -> Any:
+        """Get an attribute by name."""
+        return await self._run_call(self._calls.getattr(target, name, timeout))
+
+    async def setattr(self, target: AsyncRemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
+        """Set an attribute by name."""
+        await self._run_call(self._calls.setattr(target, name, value, timeout))
+
+    async def floats(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> list[float]:
+        """Return a sequence or array as a list of floats."""
+        return await self._run_call(self._calls.floats(target, timeout))
+
+    async def rows(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> list[list[float]]:
+        """Return a sequence of sequences or a two-dimensional array as lists of floats."""
+        return await self._run_call(self._calls.rows(target, timeout))
+
+    async def get_array(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Any:
+        """Fetch the object behind a proxy as a numpy array.
+
+        The object is an array, a number, a buffer, or a pandas object of one type. The result has its own memory:
+        changing it changes nothing in the session.
+        """
+        return array_of(*await self._transport.get_array(self._calls.get_array(target, timeout)))
+
+    async def put_array(self, array: Any, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """Send anything that numpy reads as an array, and return a proxy of a numpy array in the session."""
+        header, data = bytes_of(array)
+        proxy: AsyncRemoteObject = await self._transport.put_array(self._calls.put_array(header, timeout), data)
+        return proxy
+
+    async def get_table(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Any:
+        """Fetch a pyarrow table, or a pandas or polars data frame, as a `pyarrow.Table`."""
+        return table_of((await self._transport.get_array(self._calls.get_table(target, timeout)))[1])
+
+    async def put_table(self, table: Any, *, into: str = "table", timeout: float | None = None) -> AsyncRemoteObject:
+        """Send a table of pyarrow, pandas or polars, and return a proxy of it in the session.
+
+        Args:
+            table: a table whose column types Arrow knows.
+            into: "table" makes a `pyarrow.Table`; "pandas" or "polars" makes a data frame.
+            timeout: seconds for the session's part.
+        """
+        data = stream_of(table)
+        call = self._calls.put_table(len(data), into, timeout)
+        proxy: AsyncRemoteObject = await self._transport.put_array(call, data)
+        return proxy
+
+    async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
+        """List the objects that the session holds for clients."""
+        return await self._run_call(self._calls.handles(timeout))
+
+
+class AsyncSession(AsyncCommands):
+    """One session of a backend. A `with` block around a session that `sessions.create()` made deletes it at the end."""
+
+    def __init__(self, backend: AsyncBackend, name: str, info: SessionInfo | None = None) -> None:
+        self.backend = backend
+        self.name = name
+        self.info = info
+        self._transport = backend._transport
+        self._run_call = backend._run_call
+        self._calls = SessionCalls(backend, name, backend.timeout, backend._make_proxy, backend.lease)
+
+    def __repr__(self) -> str:
+        return f"<venvd session {self.name!r} of {self.backend.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.info is not None:
+            await self.backend.sessions.delete(self.info.id)
+
+    async def interrupt(self) -> None:
+        """Interrupt the running call."""
+        await self.backend.sessions.interrupt(self.name)
+
+    async def reset(self) -> SessionInfo:
+        """Restart the session. Its state and handles are lost."""
+        return await self.backend.sessions.reset(self.name)
+
+    async def delete(self) -> None:
+        """End the session."""
+        await self.backend.sessions.delete(self.name)
+
+
+class AsyncSessions:
+    """The sessions of a backend."""
+
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
+
+    async def create(
+        self,
+        name: str | None = None,
+        *,
+        limits: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        idle_timeout: float | None = None,
+    ) -> AsyncSession:
+        """Create a session.
+
+        Args:
+            name: the session's name. None lets the backend choose one.
+            limits: fields of `venvd.Limits`, with sizes in bytes.
+            env: environment variables of the session's process.
+            idle_timeout: seconds without a call after which the session ends.
+        """
+        info = await self._backend._run_call(_calls.create_session(name, limits, env, idle_timeout))
+        return AsyncSession(self._backend, info.id, info)
+
+    async def list(self) -> list[SessionInfo]:
+        """List the sessions."""
+        return await self._backend._run_call(_calls.list_sessions())
+
+    async def get(self, session: str) -> SessionInfo:
+        """Return what the backend knows about a session."""
+        return await self._backend._run_call(_calls.get_session(session))
+
+    async def delete(self, session: str) -> None:
+        """End a session and kill what runs in it."""
+        await self._backend._run_call(_calls.delete_session(session))
+
+    async def interrupt(self, session: str) -> None:
+        """Interrupt the running call of a session. Its state stays if the code lets itself be interrupted."""
+        await self._backend._run_call(_calls.interrupt_session(session))
+
+    async def reset(self, session: str) -> SessionInfo:
+        """Restart a session. Its state and handles are lost."""
+        return await self._backend._run_call(_calls.reset_session(session))
+
+
+class AsyncBackend(AsyncCommands):
+    """A client of one backend, for one event loop.
+
+    Over a pipe, each session answers on connections of its own, and commands about sessions take another connection:
+    `interrupt` works while a call runs. If a session's process ends or is replaced, other than by this client's own
+    `reset`, the running call or else the next one raises `SessionLost`, once.
+
+    Args:
+        url: `http://host:port`, `grpc://host:port` or `unix:///path`.
+        token: the backend's token.
+        timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s).
+        lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
+            The client renews the lease of living proxies. None keeps handles as long as their session.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+    ) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.lease = lease
+        self._transport = open_async_transport(url, token)
+        self._run_call = self._transport.call
+        self._calls = SessionCalls(self, None, timeout, self._make_proxy, lease)
+        self._releaser = AsyncReleaser(self, self._transport, lease)
+
+    def __repr__(self) -> str:
+        return f"<venvd backend {self.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release every handle and close the connections. Sessions keep their other objects."""
+        await self._releaser.close()
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """The backend's sessions: create, list, get, delete, interrupt, reset."""
+        return AsyncSessions(self)
+
+    def session(self, name: str) -> AsyncSession:
+        """Return the existing session with that name or ID. This sends nothing."""
+        return AsyncSession(self, name)
+
+    async def ping(self, *, timeout: float | None = 5.0) -> bool:
+        """Return whether the backend's server answers."""
+        try:
+            return await self._run_call(self._calls.ping(timeout))
+        except (Unreachable, DeadlineExceeded):
+            return False
+
+    def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
+        proxy = AsyncRemoteObject(calls, handle, type_name)
+        self._releaser.watch(proxy, calls.session, handle)
+        return proxy
+
+
+def connect_async(
+    url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+) -> AsyncBackend:
+    """Return a client of the backend at `url`: `http://…`, `grpc://…` or `unix:///…`. This sends nothing."""
+    return AsyncBackend(url, token, timeout=timeout, lease=lease)

@@ -1,0 +1,232 @@
+"""The client of the controller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+from venvd import _controller_api as api
+from venvd._async import workflows
+from venvd._async.connection import AsyncControllerConnection
+from venvd._controller_api import OnEvent, RuntimeChange, ignore_event
+from venvd._controller_codec import ControllerCodec
+from venvd._home import describe_token_source, find_controller
+from venvd.errors import NoController
+from venvd_contract import resources
+from venvd_contract.resources import (
+    BackendLimits,
+    BackendStart,
+    ConfigReport,
+    ControllerStatus,
+    Leftover,
+    LogLine,
+    OperationInfo,
+    Package,
+    Runtime,
+    VenvChange,
+    VenvSpec,
+)
+
+
+class AsyncController:
+    """A client of one controller, for one event loop.
+
+    Args:
+        url: `http://host:port`. None takes `VENVD_URL`, else the file `url` in `VENVD_HOME`.
+        token: the controller's token. None takes `VENVD_TOKEN`, else the file `token` in `VENVD_HOME`.
+
+    Raises:
+        NoController: no controller is named anywhere. Every method also raises it if the controller does not answer.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        self.url, known_token = find_controller(url, token)
+        codec = ControllerCodec(self.url, known_token, describe_token_source(self.url, token))
+        self._connection = AsyncControllerConnection(codec)
+        self.runtimes = AsyncRuntimes(self._connection)
+        self.venvs = AsyncVenvs(self._connection)
+        self.backends = AsyncBackends(self._connection)
+        self.operations = AsyncOperations(self._connection)
+
+    def __repr__(self) -> str:
+        return f"<venvd controller {self.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    async def status(self) -> ControllerStatus:
+        """Return the engine, the home, and how many runtimes, venvs, backends and operations there are."""
+        return await self._connection.send(api.get_status())
+
+    async def config(self) -> ConfigReport:
+        """Return every setting, its source, and what is unsafe or missing."""
+        return await self._connection.send(api.get_config())
+
+    async def alive(self) -> bool:
+        """Return whether a controller answers at the address."""
+        try:
+            await self._connection.send(api.check_alive())
+        except NoController:
+            return False
+        return True
+
+    async def ensure_provider(self, provider: str, model: str | None = None) -> VenvChange:
+        """Return the venv of a provider. The controller creates it if it does not exist."""
+        return await self._connection.send(api.ensure_provider(provider, model))
+
+    async def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """List what the home keeps without using it. `everything` adds what the controller would make again."""
+        return await self._connection.send(api.leftovers(everything=everything, remove=False))
+
+    async def prune(self, *, everything: bool = False) -> Sequence[Leftover]:
+        """Remove what `leftovers` lists, and return what was removed."""
+        return await self._connection.send(api.leftovers(everything=everything, remove=True))
+
+
+class AsyncRuntimes:
+    """CPythons by version."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> list[Runtime]:
+        """List the runtimes."""
+        return await self._connection.list_all("/v1/runtimes", Runtime)
+
+    async def init(self, version: str) -> RuntimeChange:
+        """Create a runtime, such as `3.13`. If the result has an `operation`, wait for it."""
+        return await self._connection.send(api.init_runtime(version))
+
+    async def ensure(self, version: str | None = None, on_event: OnEvent = ignore_event) -> str:
+        """Make a runtime ready and return its version. None means the default one, else the newest."""
+        return await workflows.ensure_runtime(self._connection, version, on_event)
+
+    async def newest(self, on_event: OnEvent = ignore_event) -> str:
+        """Make the newest supported CPython ready that the engine can provide, and return its version."""
+        return await workflows.ensure_newest_runtime(self._connection, on_event)
+
+    async def set_default(self, version: str) -> Runtime:
+        """Choose the runtime of venvs that name no version."""
+        return await self._connection.send(api.set_default_runtime(version))
+
+    async def delete(self, version: str) -> None:
+        """Remove a runtime that no venv uses."""
+        await self._connection.send(api.delete_runtime(version))
+
+
+class AsyncVenvs:
+    """Environments by name."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def put(self, name: str, spec: VenvSpec) -> VenvChange:
+        """Create or change a venv. If the result has an `operation`, wait for it."""
+        return await self._connection.send(api.put_venv(name, spec))
+
+    async def ensure(self, name: str, spec: VenvSpec, on_event: OnEvent = ignore_event) -> resources.Venv:
+        """Create or change a venv, and return it when it is ready."""
+        return await workflows.ensure_venv(self._connection, name, spec, on_event)
+
+    async def list(self) -> list[resources.Venv]:
+        """List the venvs."""
+        return await self._connection.list_all("/v1/venvs", resources.Venv)
+
+    async def get(self, name: str) -> resources.Venv:
+        """Return one venv."""
+        return await self._connection.send(api.get_venv(name))
+
+    async def delete(self, name: str) -> None:
+        """Remove a venv. `InUse` names the backends that use it."""
+        await self._connection.send(api.delete_venv(name))
+
+    async def packages(self, name: str) -> Sequence[Package]:
+        """List the packages that are installed in a venv."""
+        return await self._connection.list_all(api.packages_path(name), Package)
+
+    async def lock(self, name: str) -> str:
+        """Return the venv's requirements file with pinned versions and hashes."""
+        return await self._connection.send(api.get_lock(name))
+
+
+class AsyncBackends:
+    """Running services by name."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def start(self, kind: str, *, limits: BackendLimits | None = None, **fields: Any) -> BackendStart:
+        """Begin to start a backend. `fields` are those of `venvd_contract.resources.BackendSpec`."""
+        return await self._connection.send(api.start_backend(api.make_backend_spec(kind, limits, fields)))
+
+    async def list(self) -> list[resources.Backend]:
+        """List the backends."""
+        return await self._connection.list_all("/v1/backends", resources.Backend)
+
+    async def get(self, name: str) -> resources.Backend:
+        """Return one backend."""
+        return await self._connection.send(api.get_backend(name))
+
+    async def delete(self, name: str) -> None:
+        """Stop and remove a backend."""
+        await self._connection.send(api.delete_backend(name))
+
+    async def restart(self, name: str) -> BackendStart:
+        """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
+        return await self._connection.send(api.restart_backend(name))
+
+    async def logs(self, name: str, tail: int | None = None) -> Sequence[LogLine]:
+        """Return the last lines of a backend's log, oldest first."""
+        return await self._connection.send(api.get_logs(name, tail))
+
+    async def metrics(self, name: str) -> str:
+        """Return a backend's metrics in Prometheus' text format."""
+        return await self._connection.send(api.get_metrics(name))
+
+    async def follow_logs(self, name: str, tail: int | None = None) -> AsyncIterator[LogLine]:
+        """Yield the last lines of a backend's log and then each new one, across restarts.
+
+        The iterator ends when the backend is removed or the iterator is closed.
+        """
+        query = {"tail": tail, "follow": "true"}
+        async with aclosing(self._connection.stream_events(api.logs_path(name), query)) as stream:
+            async for event in stream:
+                line = api.parse_log_line(event)
+                if line is not None:
+                    yield line
+                if event.name == "done":
+                    return
+
+
+class AsyncOperations:
+    """Long jobs: builds and starts."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> list[OperationInfo]:
+        """List the operations."""
+        return await self._connection.list_all("/v1/operations", OperationInfo)
+
+    async def get(self, key: str) -> OperationInfo:
+        """Return one operation."""
+        return await self._connection.send(api.get_operation(key))
+
+    async def wait(self, operation: OperationInfo | None, on_event: OnEvent = ignore_event) -> None:
+        """Wait until an operation succeeds; None returns at once. If it failed, its error is raised."""
+        await workflows.wait(self._connection, operation, on_event)
+
+    async def cancel(self, key: str) -> None:
+        """Cancel an operation."""
+        await self._connection.send(api.cancel_operation(key))

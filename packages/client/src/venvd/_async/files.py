@@ -1,0 +1,153 @@
+"""The files of a session's working directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+from typing import IO, Any
+
+from venvd._calls import SessionCalls
+from venvd._json_dataclasses import from_json
+from venvd._transports.base import AsyncRun, Call, Kind
+from venvd.errors import Conflict, InvalidRequest
+from venvd_contract.files import FileInfo, FileList
+
+PART = 8 << 20
+"""Bytes of a file in one request."""
+
+_Bytes = bytes | bytearray | memoryview
+Source = _Bytes | os.PathLike[str] | IO[bytes]
+Target = os.PathLike[str] | IO[bytes]
+
+
+class AsyncFiles:
+    """The files of one session. Paths are relative to its working directory and use slashes. Links are not followed.
+
+    All methods work while the session's code runs. Large files move in parts; only `get` holds a whole file in memory.
+    All methods raise the errors of `venvd.errors`.
+    """
+
+    def __init__(self, calls: SessionCalls, run_call: AsyncRun) -> None:
+        self._calls = calls
+        self._run_call = run_call
+
+    async def put(self, path: str, source: Source, *, parents: bool = True) -> FileInfo:
+        """Send a file: bytes, a local `pathlib.Path`, or a file opened in binary mode.
+
+        The new file replaces an old one in one step, after its last byte has come. `parents` also makes missing
+        directories on the way.
+        """
+        if isinstance(source, _Bytes):
+            return await self._send(path, _part_reader(source), parents=parents)
+        if isinstance(source, os.PathLike):
+            with await asyncio.to_thread(Path(source).open, "rb") as file:
+                return await self._send(path, file.read, parents=parents)
+        if not hasattr(source, "read"):
+            raise _refuse_source(source)
+        return await self._send(path, source.read, parents=parents)
+
+    async def get(self, path: str) -> bytes:
+        """Return the bytes of a file."""
+        parts: list[bytes] = []
+        await self._fetch(path, parts.append)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def save(self, path: str, target: Target) -> FileInfo:
+        """Fetch a file into a local `pathlib.Path`, or into a file opened in binary mode.
+
+        A local file is replaced in one step, after the last byte has come.
+        """
+        if not isinstance(target, os.PathLike):
+            if not hasattr(target, "write"):
+                raise InvalidRequest(
+                    f"{type(target).__name__} is no file: give a pathlib.Path, or a file opened with 'wb'"
+                )
+            return await self._fetch(path, target.write)
+        final = Path(target)
+        partial = final.with_name(f".{final.name[:100]}.{token_hex(4)}.part")
+        try:
+            with await asyncio.to_thread(partial.open, "xb") as file:
+                info = await self._fetch(path, file.write)
+            partial.replace(final)
+        finally:
+            partial.unlink(missing_ok=True)
+        return info
+
+    async def list(self, path: str = "", *, recursive: bool = False) -> list[FileInfo]:
+        """List a directory by name. `recursive` also lists everything below it."""
+        files: list[FileInfo] = []
+        fields: dict[str, Any] = {**(_path_fields(path) if path else {}), "recursive": recursive}
+        while True:
+            page = from_json(FileList, await self._run("file.list", fields))
+            files += page.files
+            if page.next is None:
+                return files
+            fields["after"] = page.next
+
+    async def delete(self, path: str, *, recursive: bool = False) -> None:
+        """Delete a file or an empty directory. `recursive` also deletes what a directory holds."""
+        await self._run("file.delete", {**_path_fields(path), "recursive": recursive})
+
+    async def _run(self, command: str, fields: dict[str, Any], body: bytes | None = None) -> Any:
+        payload = {name: value for name, value in fields.items() if value is not None}
+        kind = Kind(command, lambda result: result, self._calls.session, repeatable=command != "file.put")
+        return await self._run_call(Call(kind, payload, self._calls.timeout, body))
+
+    async def _send(self, path: str, read: Callable[[int], bytes], *, parents: bool) -> FileInfo:
+        fields: dict[str, Any] = {**_path_fields(path), "parents": None if parents else False}
+        part = await asyncio.to_thread(read, PART)
+        if not isinstance(part, bytes):
+            raise _refuse_source(part)
+        while True:
+            following = await asyncio.to_thread(read, PART) if part else b""
+            result = await self._run("file.put", {**fields, "more": bool(following)}, part)
+            if not following:
+                return from_json(FileInfo, result)
+            fields["upload"] = result["upload"]
+            part = following
+
+    async def _fetch(self, path: str, write: Callable[[bytes], Any]) -> FileInfo:
+        offset = 0
+        first: FileInfo | None = None
+        while True:
+            result = await self._run("file.get", {**_path_fields(path), "offset": offset, "length": PART})
+            data: bytes = result["attached"]
+            info = from_json(FileInfo, {"path": path, "isDirectory": False, "kind": "file", **result})
+            first = first or info
+            if (first.sizeBytes, first.modifiedAt) != (info.sizeBytes, info.modifiedAt):
+                raise Conflict(f'"{path}" changed while it was read')
+            await asyncio.to_thread(write, data)
+            offset += len(data)
+            if offset >= info.sizeBytes or not data:
+                return info
+
+
+def _path_fields(path: str) -> dict[str, str]:
+    """Return the fields that name a path. A path from `os.fsdecode` that is not UTF-8 goes as bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {"pathBytes": b64encode(os.fsencode(path)).decode()}
+    return {"path": path}
+
+
+def _part_reader(data: _Bytes) -> Callable[[int], bytes]:
+    view, start = memoryview(data).cast("B"), 0
+
+    def read(size: int) -> bytes:
+        nonlocal start
+        part = bytes(view[start : start + size])
+        start += size
+        return part
+
+    return read
+
+
+def _refuse_source(source: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"{type(source).__name__} is neither bytes nor a file: give bytes, a pathlib.Path or a file opened with 'rb'"
+    )

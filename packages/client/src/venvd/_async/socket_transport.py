@@ -1,0 +1,60 @@
+"""Transports over sockets: calls of any codec, and arrays over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from venvd._net.aio import Pool
+from venvd._net.endpoint import deadline_after
+from venvd._transports import http_arrays
+from venvd._transports.base import Call, Codec, Event
+from venvd._transports.http import HttpCodec
+from venvd_contract.arrays import Header
+
+T = TypeVar("T")
+
+
+class AsyncSocketTransport:
+    """Carries calls over a pool of connections."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.url = codec.endpoint.url
+        self._codec = codec
+        self._pool = Pool(codec.endpoint)
+
+    async def call(self, call: Call[T]) -> T:
+        exchange, reader = self._codec.exchange(call, stream=False)
+        await self._pool.run(exchange, deadline_after(call.wait_seconds))
+        call.received = reader.received()
+        return call.finish(reader.result())
+
+    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+        exchange, reader = self._codec.exchange(call, stream=True)
+        async with aclosing(self._pool.stream(exchange, deadline_after(call.wait_seconds))) as arrivals:
+            async for _ in arrivals:
+                for event in reader.events():
+                    yield event
+        yield Event("result", call.finish(reader.result()))
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+class AsyncHttpTransport(AsyncSocketTransport):
+    """Carries calls over HTTP, and arrays as bodies of their own."""
+
+    def __init__(self, codec: HttpCodec) -> None:
+        super().__init__(codec)
+        self._http = codec
+
+    async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
+        exchange, reader = http_arrays.encode_get(self._http, call)
+        await self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        return http_arrays.decode_get(call, reader)
+
+    async def put_array(self, call: Call[T], data: memoryview) -> T:
+        exchange, reader = http_arrays.encode_put(self._http, call, data)
+        await self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        return http_arrays.decode_put(call, reader)

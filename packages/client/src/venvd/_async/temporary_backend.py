@@ -1,0 +1,39 @@
+"""Starts a backend from a list of requirements, and removes it at the end of a `with` block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Unpack
+
+from venvd._async import workflows
+from venvd._async.backend import AsyncBackend
+from venvd._async.controller import AsyncController
+from venvd._backend_options import Options, plan_backend
+from venvd._on_demand_controller import remove_backend, use_controller_async
+
+
+@contextlib.asynccontextmanager
+async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Options]) -> AsyncIterator[AsyncBackend]:
+    """Start a backend for a list of requirements and connect to it. The end of the block stops and removes it.
+
+    The runtime and the venv are created if they do not exist, and stay: the next call finds them by their content.
+    Without `controller`, the one that the environment or the home names is used, else a controller is started and ends
+    with the last program that uses it. The other arguments are those of `Options`.
+
+    Raises:
+        NoController: no controller answers, and this environment does not hold its program.
+        VenvdError: something cannot be built or started. The message says why.
+    """
+    plan = plan_backend(requirements, options)
+    async with use_controller_async(options.get("controller"), options.get("token")) as address:
+        async with AsyncController(*address) as controller:
+            started = await workflows.start_from_requirements(
+                controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
+            )
+        try:
+            async with AsyncBackend(started.url or "", started.token, timeout=options.get("timeout")) as connected:
+                yield connected
+        finally:
+            await asyncio.to_thread(remove_backend, started.name, address, options.get("controller"))

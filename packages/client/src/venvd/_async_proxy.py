@@ -1,0 +1,99 @@
+"""Proxies of objects that live in a session, for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, NoReturn
+
+from venvd import _operators
+from venvd._async.iteration import AsyncIteration
+from venvd._calls import SessionCalls
+from venvd._operators import Operators
+from venvd._proxy import make_exit_call
+
+
+class AsyncRemoteObject(Operators):
+    """A proxy of an object in a session, for asyncio.
+
+    `await a.shape` gets an attribute, `await a.sum()` calls, `await a[2:5]` gets an item, `await (a + 1)` applies an
+    operator; `async for` iterates and `async with` enters. `len`, `str` and the like cannot await. Call them in the
+    session: `builtins = await b.import_module("builtins"); await builtins.len(a)`. Set attributes with `b.setattr`.
+    """
+
+    __slots__ = ("__weakref__", "_venvd_calls", "_venvd_id", "_venvd_type")
+
+    def __init__(self, calls: SessionCalls, handle: str, type_name: str) -> None:
+        self._venvd_calls = calls
+        self._venvd_id = handle
+        self._venvd_type = type_name
+
+    def _venvd_run(self, call: Any) -> Coroutine[Any, Any, Any]:
+        run: Coroutine[Any, Any, Any] = self._venvd_calls.backend._run_call(call)  # type: ignore[attr-defined]
+        return run
+
+    def _venvd_evaluate(self, expression: str, *values: Any) -> Coroutine[Any, Any, Any]:
+        return self._venvd_run(self._venvd_calls.eval(expression, _operators.name_operands(values)))
+
+    def __getattr__(self, name: str) -> AsyncAttribute:
+        if name.startswith("__array"):
+            raise AttributeError(name)
+        return AsyncAttribute(self, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
+
+    def __repr__(self) -> str:
+        return f"<{self._venvd_type} in a session of {self._venvd_calls.backend!r}>"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a proxy cannot be pickled: its object lives in a session")
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        iteration = AsyncIteration(self, self._venvd_run)
+        await iteration.begin()
+        while not iteration.done:
+            for item in await iteration.next_batch():
+                yield item
+
+    async def __aenter__(self) -> Any:
+        return await self._venvd_evaluate(_operators.ENTER, self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        expression, values = make_exit_call(error)
+        return bool(await self._venvd_evaluate(expression, self, *values))
+
+
+class AsyncAttribute(Awaitable[Any]):
+    """An attribute that was not fetched yet. Awaiting it fetches it, calling it calls it, in one round trip."""
+
+    __slots__ = ("_name", "_owner")
+
+    def __init__(self, owner: AsyncRemoteObject | AsyncAttribute, name: str) -> None:
+        self._owner = owner
+        self._name = name
+
+    def __getattr__(self, name: str) -> AsyncAttribute:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return AsyncAttribute(self, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        owner = await self._resolve_owner()
+        if not isinstance(owner, AsyncRemoteObject):
+            return getattr(owner, self._name)(*args, **kwargs)
+        return await owner._venvd_run(owner._venvd_calls.call(owner, self._name, args, kwargs))
+
+    async def _get(self) -> Any:
+        owner = await self._resolve_owner()
+        if not isinstance(owner, AsyncRemoteObject):
+            return getattr(owner, self._name)
+        return await owner._venvd_run(owner._venvd_calls.getattr(owner, self._name))
+
+    async def _resolved(self) -> Any:
+        return await self._owner if isinstance(self._owner, AsyncAttribute) else self._owner

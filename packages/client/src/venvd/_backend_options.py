@@ -1,0 +1,94 @@
+"""What `venvd.backend` takes, and what it makes of that."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from venvd._controller_api import OnEvent, check_backend_type, ignore_event, make_backend_spec
+from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_version
+
+
+class Options(TypedDict, total=False):
+    """The options of `venvd.backend` and `venvd.backend_async`.
+
+    Attributes:
+        python: a version such as `3.13`. Default: the controller's default, else the newest that it can provide.
+        venv: the name of an existing venv, or for the venv of the requirements. Default: a stable name.
+        type: `http` (default), `pipe`, or `rpc` (needs the extra `grpc`).
+        name: the backend's name. Default: a new name.
+        port: the port to publish on. Default: a free port.
+        apt_packages: Debian packages of the venv.
+        preload: modules that are imported before the first session starts.
+        network: whether user code may reach the network.
+        env: environment variables of user code.
+        limits: of the worker host.
+        timeout: seconds for calls that name no timeout.
+        controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
+        token: the controller's token.
+        on_event: is called with each event of the operations (`venvd_contract.resources.Event`).
+    """
+
+    python: str | None
+    venv: str | None
+    type: str
+    name: str | None
+    port: int | None
+    apt_packages: Sequence[str]
+    preload: Sequence[str]
+    network: bool | None
+    env: Mapping[str, str] | None
+    limits: BackendLimits | None
+    timeout: float | None
+    controller: str | None
+    token: str | None
+    on_event: OnEvent
+
+
+@dataclass(frozen=True)
+class BackendPlan:
+    """The venv and backend that a caller asks for."""
+
+    venv_spec: VenvSpec
+    options: Options
+
+    @property
+    def venv(self) -> str | None:
+        return self.options.get("venv")
+
+    @property
+    def on_event(self) -> OnEvent:
+        return self.options.get("on_event", ignore_event)
+
+    def backend_spec(self, venv: str) -> BackendSpec:
+        """Return the specification of the backend for the venv of that name."""
+        options = self.options
+        fields: dict[str, Any] = {name: options.get(name) for name in ("port", "network", "env", "timeout")}
+        fields["venv"] = venv
+        fields["name"] = options.get("name") or f"{venv[:50]}-{secrets.token_hex(3)}"
+        return make_backend_spec(options.get("type", "http"), options.get("limits"), fields)
+
+
+def plan_backend(requirements: Sequence[str], options: Options) -> BackendPlan:
+    """Check what a caller asks for.
+
+    Raises:
+        TypeError: an option does not exist.
+        InvalidRequest: a value is not valid.
+    """
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(Options.__annotations__)}")
+    check_backend_type(options.get("type", "http"))
+    if isinstance(requirements, str):
+        requirements = [requirements]
+    python = options.get("python")
+    spec = VenvSpec(
+        python=None if python is None else check_version(python),
+        requirements=list(requirements),
+        aptPackages=list(options.get("apt_packages", ())),
+        preload=list(options.get("preload", ())),
+    )
+    return BackendPlan(spec, options)

@@ -1,0 +1,202 @@
+"""`venvd backend …`, and the short words start, stop, restart and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import venvd
+from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
+from venvd._cli.progress import Progress, wait
+from venvd._cli.venv import parse_pairs
+from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, LogLine, VenvSpec
+
+DEFAULT_VENV = "default"
+
+
+@click.group(cls=Group)
+def backend() -> None:
+    """Backends: running services."""
+
+
+def rows(backends: Sequence[Backend]) -> str:
+    shown = [(item.name, item.type, item.venv, item.state, item.url) for item in backends]
+    return table(("name", "type", "venv", "state", "url"), shown)
+
+
+def details(info: Backend) -> str:
+    return fields(
+        [
+            ("name", info.name),
+            ("type", info.type),
+            ("state", info.state),
+            ("url", info.url),
+            ("token", info.token),
+            ("venv", info.venv),
+            ("python", info.python),
+            ("engine", info.engine),
+            ("started", info.startedAt),
+            ("restarts", info.restarts or None),
+            ("error", info.error),
+        ]
+    )
+
+
+def choose_backend(state: State, name: str | None) -> str:
+    """Return the name of the backend: the given one, or else the only one, leaving out those that failed to start."""
+    if name is not None:
+        return name
+    listed = state.controller.backends.list()
+    if not listed:
+        raise venvd.NotFound("no backend runs: start one with `venvd start http`")
+    usable = [item for item in listed if item.state != "failed"] or listed
+    if len(usable) > 1:
+        option = any(item.name == "backend" for item in click.get_current_context().command.params)
+        how = "--backend NAME" if option else "NAME"
+        raise click.UsageError(f"which backend? {how} is one of {', '.join(item.name for item in usable)}")
+    return usable[0].name
+
+
+def _ensure_venv(state: State, name: str | None, provider: str | None, model: str | None) -> str:
+    """Return the name of the venv, once it is ready: the given one, a provider's, or else `default`."""
+    if provider is not None:
+        change = state.controller.ensure_provider(provider, model)
+        wait(state, change.operation)
+        return change.venv.name
+    if name is not None:
+        return name
+    try:
+        return state.controller.venvs.get(DEFAULT_VENV).name
+    except venvd.NotFound:
+        state.controller.runtimes.ensure(None, Progress())
+        wait(state, state.controller.venvs.put(DEFAULT_VENV, VenvSpec()).operation)
+        return DEFAULT_VENV
+
+
+@backend.command("start")
+@click.argument("type", type=click.Choice(BACKEND_TYPES))
+@click.option(
+    "--venv",
+    "venv_name",
+    shell_complete=complete_names("venvs"),
+    help="The venv. Default: `default`, which is created if it does not exist.",
+)
+@click.option("--name", help="The backend's name. Default: made from venv and type.")
+@click.option("--host", help="The address to publish on. Default: the loopback address.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to publish on. Default: a free port.")
+@click.option(
+    "--socket-dir",
+    "socketDir",
+    metavar="DIR",
+    help="Name or path of the directory for a pipe's sockets, directly below the controller's run directory.",
+)
+@click.option(
+    "--network/--no-network",
+    default=None,
+    help="Whether user code may reach the network. Default: the venv's setting.",
+)
+@click.option("--no-token", is_flag=True, help="Serve without a token. Only for the loopback address or a socket.")
+@click.option("--memory", type=click.IntRange(1), metavar="BYTES", help="Memory of the worker host.")
+@click.option("--cpus", type=click.FloatRange(0, min_open=True), help="CPUs of the worker host.")
+@click.option("--processes", type=click.IntRange(1), help="Processes of the worker host.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit of calls that name no timeout."
+)
+@click.option("--provider", help="Start from the venv of this provider.")
+@click.option("--model", help="The provider's model.")
+@click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
+@pass_state
+def start(state: State, /, type: str, venv_name: str | None, no_wait: bool, **options: Any) -> None:  # noqa: A002
+    """Start a backend of a TYPE: http, pipe or rpc."""
+    provider, model = options.pop("provider"), options.pop("model")
+    if venv_name and provider:
+        raise click.UsageError("--venv and --provider exclude each other")
+    if model and not provider:
+        raise click.UsageError("--model needs --provider")
+    limits = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
+    token = not options.pop("no_token")
+    env = parse_pairs(options.pop("env"))
+    venv_name = _ensure_venv(state, venv_name, provider, model)
+    started = state.controller.backends.start(type, limits=limits, venv=venv_name, token=token, env=env, **options)
+    if not no_wait:
+        wait(state, started.operation)
+    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+
+
+def _show_started(state: State, started: Backend) -> None:
+    shown = {name: getattr(started, name) for name in ("name", "type", "venv", "url", "token", "state")}
+    state.show(shown, fields(list(shown.items())))
+
+
+@backend.command("list")
+@pass_state
+def list_(state: State) -> None:
+    """List the backends."""
+    listed = state.controller.backends.list()
+    state.show(listed, rows(listed))
+
+
+@backend.command("status")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@pass_state
+def status(state: State, name: str | None) -> None:
+    """Show one backend. Default: the only one."""
+    info = state.controller.backends.get(choose_backend(state, name))
+    state.show(info, details(info))
+
+
+@backend.command("stop")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@pass_state
+def stop(state: State, name: str | None) -> None:
+    """Stop and remove a backend. Default: the only one."""
+    name = choose_backend(state, name)
+    state.controller.backends.delete(name)
+    state.show({"name": name, "stopped": True}, f"{name} is stopped")
+
+
+@backend.command("restart")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@click.option("--no-wait", is_flag=True, help="Return at once. The restart keeps running.")
+@pass_state
+def restart(state: State, name: str | None, no_wait: bool) -> None:
+    """Restart a backend. It keeps its URL and token; its sessions start again without their state."""
+    started = state.controller.backends.restart(choose_backend(state, name))
+    if not no_wait:
+        wait(state, started.operation)
+    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+
+
+def _format_line(line: LogLine) -> str:
+    return f"{line.time} {line.source}: {line.text}"
+
+
+@backend.command("logs")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, across restarts.")
+@click.option("-n", "--tail", type=click.IntRange(0), help="Print only this many last lines.")
+@pass_state
+def logs(state: State, name: str | None, follow: bool, tail: int | None) -> None:
+    """Print the log of a backend. Default: the only one."""
+    name = choose_backend(state, name)
+    if not follow:
+        lines = state.controller.backends.logs(name, tail)
+        state.show(lines, "\n".join(_format_line(line) for line in lines) if lines else None)
+        return
+    if state.json:
+        raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
+    for line in state.controller.backends.follow_logs(name, tail):
+        click.echo(_format_line(line))
+
+
+@backend.command("metrics")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@pass_state
+def metrics(state: State, name: str | None) -> None:
+    """Print a backend's metrics in Prometheus' text format. Default: the only backend."""
+    name = choose_backend(state, name)
+    text = state.controller.backends.metrics(name)
+    state.show({"name": name, "metrics": text}, text.rstrip())

@@ -1,0 +1,159 @@
+"""`venvd eval` and `venvd exec`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+import venvd
+from venvd._cli.backend import choose_backend
+from venvd._cli.command import Command, State, complete_names, pass_state
+from venvd._sync.backend import Commands
+from venvd_contract.commands import ExecutionError, Output
+from venvd_contract.values import Encoder, NotPlain
+
+
+def session_options() -> list[click.Parameter]:
+    """Return the options that name a session, as `open_session` takes them."""
+    return [
+        click.Option(
+            ["--backend"], shell_complete=complete_names("backends"), help="Name or URL. Default: the only backend."
+        ),
+        click.Option(["--token"], help="The backend's token, if --backend is a URL."),
+        click.Option(["--session"], help="The session. Default: `default`, which all clients share."),
+    ]
+
+
+class Code(Command):
+    """A command that takes code, with the options that name a session."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params[:0] = [
+            *session_options(),
+            click.Option(
+                ["--timeout"],
+                type=click.FloatRange(0, min_open=True),
+                metavar="SECONDS",
+                help="Seconds that the code may run.",
+            ),
+            click.Argument(["code"]),
+        ]
+
+
+@contextlib.contextmanager
+def open_session(state: State, *, backend: str | None, token: str | None, session: str | None) -> Iterator[Commands]:
+    """Connect to the session that the options name.
+
+    Raises:
+        VenvdError: the session does not exist, or does not answer.
+    """
+    url, known = (backend, None) if backend and "://" in backend else _find_backend(state, backend)
+    with venvd.connect(url, token or known) as connected:
+        try:
+            yield connected.session(session) if session else connected
+        except venvd.Unauthenticated as error:
+            if not token and not known:
+                raise venvd.Unauthenticated(f"the backend at {url} needs its token: give --token") from None
+            source = "given as --token" if token else "that the controller has for it"
+            raise venvd.Unauthenticated(
+                f"the backend at {url} refused the backend's token {source}: {error.message}"
+            ) from None
+
+
+def _find_backend(state: State, name: str | None) -> tuple[str, str | None]:
+    """Return a backend's URL and token from the controller."""
+    backend = state.controller.backends.get(choose_backend(state, name))
+    if backend.url is None:
+        why = f": {backend.error}" if backend.error else ""
+        raise venvd.Unavailable(f'backend "{backend.name}" is {backend.state}{why}')
+    return backend.url, backend.token
+
+
+def _read_code(code: str) -> str:
+    if code != "-":
+        return code
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise venvd.InvalidRequest(
+            f"the code on stdin is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        ) from None
+
+
+def _to_result(value: Any) -> dict[str, Any]:
+    """Return a value as a *result* of the contract, without the handle, which ends with this program."""
+    if isinstance(value, venvd.RemoteObject):
+        return {"isHandle": True, "typeName": venvd.type_name(value), "repr": repr(value)}
+    try:
+        return {"value": Encoder().encode(value)}
+    except NotPlain:
+        return {"isHandle": True, "typeName": type(value).__name__, "repr": repr(value)}
+
+
+def _to_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else repr(value)
+
+
+@click.command("eval", cls=Code)
+@pass_state
+def eval_(state: State, /, code: str, timeout: float | None, **session_names: str | None) -> None:
+    """Evaluate CODE (- reads stdin) and print the value of its last expression."""
+    with open_session(state, **session_names) as session:
+        value = session.eval(_read_code(code), timeout=timeout)
+        state.show(_to_result(value), _to_text(value))
+
+
+@click.command("exec", cls=Code)
+@pass_state
+def exec_(state: State, /, code: str, timeout: float | None, **session_names: str | None) -> None:
+    """Run CODE (- reads stdin) and print its output while it runs. Exit code 1 if it raises, except sys.exit(0)."""
+    with open_session(state, **session_names) as session:
+        output, streamed = _run(state, session, _read_code(code), timeout)
+        if state.json:
+            shown = dataclasses.asdict(dataclasses.replace(output, result=None))
+            state.show({**shown, "result": _to_result(output.result)})
+        else:
+            _print_rest(output, streamed)
+    if output.error is not None and not _is_clean_exit(output.error):
+        if not state.json:
+            click.echo(output.error.traceback.rstrip(), err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _is_clean_exit(error: ExecutionError) -> bool:
+    """Return whether the code ended with `sys.exit()` or `sys.exit(0)`."""
+    return error.errorType == "SystemExit" and error.message in {"", "0", "None"}
+
+
+def _run(state: State, target: Commands, code: str, timeout: float | None) -> tuple[Output, set[str]]:
+    """Run code, and return its output and the names of the streams that were printed while it ran."""
+    streamed: set[str] = set()
+    for event in target.exec_stream(code, timeout=timeout):
+        if event.kind == "result":
+            output: Output = event.data
+            return output, streamed
+        if event.kind in {"stdout", "stderr"} and not state.json:
+            streamed.add(event.kind)
+            click.echo(event.data, nl=False, err=event.kind == "stderr")
+    raise venvd.BadReply("the stream of events ended without a result")
+
+
+def _print_rest(output: Output, streamed: set[str]) -> None:
+    """Print what a backend without streaming sends only at the end."""
+    if "stdout" not in streamed:
+        click.echo(output.stdout, nl=False)
+    if "stderr" not in streamed:
+        click.echo(output.stderr, nl=False, err=True)
+    shown = _to_text(output.result)
+    if shown is not None and output.error is None:
+        click.echo(shown)
+    if output.truncated:
+        click.echo("(the output was longer than the limit and is cut)", err=True)

@@ -1,0 +1,95 @@
+"""Waits for an operation, with its phases and log on stderr, and handles Ctrl-C meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+import venvd
+from venvd._cli.command import State
+from venvd_contract.resources import Event, OperationInfo
+
+_SHORTEST_SHOWN = 0.1
+"""Seconds from which on a phase's time is printed."""
+
+
+class FailedError(click.ClickException):
+    """An operation failed or was cancelled. The exit code is 1 for every error."""
+
+    def __init__(self, operation: OperationInfo, error: venvd.VenvdError) -> None:
+        ending = "was cancelled" if isinstance(error, venvd.Cancelled) else "failed"
+        why = "" if ending in error.message else f": {error.message}"
+        super().__init__(f"{operation.kind} of {operation.target} {ending}{why}")
+        self.reason = type(error)(self.message)
+
+
+class Progress:
+    """Prints the events of an operation line by line, to a terminal, pipe or file."""
+
+    def __init__(self) -> None:
+        self._phase: str | None = None
+        self._since = 0.0
+        self._replaceable = False
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "phase":
+            self.end()
+            self._phase, self._since = str(event.data), time.monotonic()
+            self._line(f"{event.data} …")
+        elif event.kind == "log":
+            self._line(click.style(f"  {event.data}", dim=True))
+        elif event.kind == "progress" and sys.stderr.isatty():
+            click.echo(f"\r\033[K  {event.data}", err=True, nl=False)
+            self._replaceable = True
+        elif event.kind == "done":
+            self.end()
+
+    def end(self) -> None:
+        """End the running phase."""
+        took = time.monotonic() - self._since
+        if self._phase is not None and took >= _SHORTEST_SHOWN:
+            self._line(f"{self._phase}: {took:.1f} s")
+        self._phase = None
+
+    def _line(self, text: str) -> None:
+        if self._replaceable:
+            click.echo("\r\033[K", err=True, nl=False)
+            self._replaceable = False
+        click.echo(text, err=True)
+
+
+def wait(state: State, operation: OperationInfo | None) -> None:
+    """Wait until the operation is done. Ctrl-C cancels it; a second Ctrl-C leaves it running.
+
+    Raises:
+        FailedError: the operation failed or was cancelled.
+    """
+    if operation is None:
+        return
+    progress = Progress()
+    try:
+        state.controller.operations.wait(operation, progress)
+    except KeyboardInterrupt:
+        _cancel(state, operation)
+    except (venvd.NoController, venvd.Unauthenticated):
+        raise
+    except venvd.VenvdError as error:
+        progress.end()
+        raise FailedError(operation, error) from None
+
+
+def _cancel(state: State, operation: OperationInfo) -> None:
+    state.say(f"\ncancelling {operation.kind} of {operation.target} (Ctrl-C again leaves it running)")
+    try:
+        state.controller.operations.cancel(operation.id)
+        state.controller.operations.wait(operation)
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"it keeps running: `venvd operation wait {operation.id}` waits for it, "
+            f"`venvd operation cancel {operation.id}` cancels it"
+        ) from None
+    except venvd.VenvdError as error:
+        raise FailedError(operation, error) from None
+    state.say("it ended before it could be cancelled")

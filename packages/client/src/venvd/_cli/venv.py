@@ -1,0 +1,173 @@
+"""`venvd venv …` and `venvd providers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
+from venvd._cli.progress import Progress, wait
+from venvd_contract.resources import Venv, VenvSpec
+
+
+@click.group(cls=Group)
+def venv() -> None:
+    """Venvs: a runtime and requirements, locked and built."""
+
+
+def rows(venvs: Sequence[Venv]) -> str:
+    shown = [(item.name, item.python or item.spec.python, item.state, len(item.spec.requirements)) for item in venvs]
+    return table(("name", "python", "state", "requirements"), shown)
+
+
+def details(venv_info: Venv) -> str:
+    return fields(
+        [
+            ("name", venv_info.name),
+            ("state", venv_info.state),
+            ("python", venv_info.python or venv_info.spec.python or "default"),
+            ("requirements", " ".join(venv_info.spec.requirements)),
+            ("apt packages", " ".join(venv_info.spec.aptPackages)),
+            ("preload", " ".join(venv_info.spec.preload)),
+            ("network", "allowed" if venv_info.spec.network else None),
+            ("image", venv_info.image),
+            ("error", venv_info.error),
+        ]
+    )
+
+
+def parse_pairs(given: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE` words."""
+    values = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f'"{word}" should be NAME=VALUE')
+        values[name] = value
+    return values
+
+
+def read_requirements(path: Path) -> list[str]:
+    """Read the requirements in a file without comments and empty lines. The controller refuses options."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8") from None
+    lines = (line.split(" #")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@venv.command("create")
+@click.argument("name")
+@click.option("--python", help="Version of CPython, such as 3.13. Default: the default runtime.")
+@click.option(
+    "-r", "--requirement", "requirements", multiple=True, help="A requirement such as 'numpy>=2'. Repeatable."
+)
+@click.option(
+    "--requirements-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with one requirement to a line.",
+)
+@click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable.")
+@click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable.")
+@click.option("--network", is_flag=True, help="Let user code reach the network.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label. Repeatable.")
+@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
+@pass_state
+def create(state: State, /, name: str, no_wait: bool, **options: Any) -> None:
+    """Create or change the venv NAME. An unchanged venv is not built again."""
+    spec = _spec(**options)
+    if spec.python is None and not no_wait:
+        state.controller.runtimes.ensure(None, Progress())
+    change = state.controller.venvs.put(name, spec)
+    if no_wait:
+        state.show(change, f"{name}: {change.venv.state}")
+        return
+    wait(state, change.operation)
+    info = state.controller.venvs.get(name)
+    state.show(info, f"{name} is {info.state} (CPython {info.python})")
+
+
+def _spec(
+    *,
+    python: str | None,
+    requirements: Sequence[str],
+    requirements_file: Path | None,
+    apt_packages: Sequence[str],
+    preload: Sequence[str],
+    network: bool,
+    env: Sequence[str],
+    labels: Sequence[str],
+) -> VenvSpec:
+    file = next((word for word in requirements if word.lower().endswith(".txt")), None)
+    if file is not None:
+        raise click.UsageError(f'"{file}" is no requirement; for a file use --requirements-file "{file}"')
+    lines = [*requirements, *(read_requirements(requirements_file) if requirements_file else ())]
+    return VenvSpec(python, lines, list(apt_packages), list(preload), network, parse_pairs(env), parse_pairs(labels))
+
+
+@venv.command("list")
+@pass_state
+def list_(state: State) -> None:
+    """List the venvs."""
+    venvs = state.controller.venvs.list()
+    state.show(venvs, rows(venvs))
+
+
+@venv.command("status")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@pass_state
+def status(state: State, name: str) -> None:
+    """Show one venv."""
+    info = state.controller.venvs.get(name)
+    state.show(info, details(info))
+
+
+@venv.command("delete")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@pass_state
+def delete(state: State, name: str) -> None:
+    """Remove a venv that no backend uses."""
+    state.controller.venvs.delete(name)
+    state.show({"name": name, "deleted": True}, f"{name} is removed")
+
+
+@venv.command("packages")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@pass_state
+def packages(state: State, name: str) -> None:
+    """List the packages in a venv."""
+    listed = state.controller.venvs.packages(name)
+    state.show(listed, table(("package", "version"), [(item.name, item.version) for item in listed]))
+
+
+@venv.command("lock")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@pass_state
+def lock(state: State, name: str) -> None:
+    """Print the requirements, pinned with hashes, that a venv was built from."""
+    text = state.controller.venvs.lock(name)
+    state.show({"name": name, "lock": text}, text.rstrip())
+
+
+@click.group("providers", cls=Group)
+def providers() -> None:
+    """Venvs of providers, by provider and model."""
+
+
+@providers.command("ensure")
+@click.argument("provider")
+@click.option("--model", help="The provider's model.")
+@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
+@pass_state
+def ensure(state: State, provider: str, model: str | None, no_wait: bool) -> None:
+    """Ensure the venv of a provider."""
+    change = state.controller.ensure_provider(provider, model)
+    if not no_wait:
+        wait(state, change.operation)
+    info = change.venv if no_wait else state.controller.venvs.get(change.venv.name)
+    state.show(info, details(info))

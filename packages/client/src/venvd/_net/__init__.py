@@ -1,0 +1,1 @@
+"""Connections that know no protocol, and protocols that know no connection."""

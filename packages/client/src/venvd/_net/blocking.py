@@ -1,0 +1,280 @@
+"""Connections for threads. Each carries one exchange at a time; a pool keeps the idle ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Generator
+
+from venvd._net.bulk import BulkReader, split_view
+from venvd._net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader, deadline_exceeded, seconds_left
+from venvd.errors import Unavailable, Unreachable
+
+_MAX_IDLE = 64
+
+
+class _StaleConnectionError(Exception):
+    """The peer closed a reused connection before it answered. `sent` tells whether the request was sent."""
+
+    def __init__(self, sent: bool) -> None:
+        self.sent = sent
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
+    if endpoint.path is not None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # If the listener's queue is full, only a blocking connect waits. This limits the wait.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+            connection.connect(endpoint.path)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
+            connection.settimeout(timeout)
+        except BlockingIOError:
+            connection.close()
+            raise TimeoutError from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    connection = socket.create_connection((endpoint.host, endpoint.port), timeout)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Without a deadline, only this notices that the peer's machine is gone.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tls = endpoint.tls()
+        return tls.wrap_socket(connection, server_hostname=endpoint.host) if tls else connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
+    """Return a socket that is connected to `endpoint`.
+
+    Raises:
+        Unreachable: nothing answers there.
+        DeadlineExceeded: the deadline has passed.
+    """
+    left = seconds_left(deadline, endpoint)
+    wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
+    try:
+        return _open(endpoint, wait)
+    except TimeoutError:
+        seconds_left(deadline, endpoint)
+        raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+
+
+class Connection:
+    """One connected socket."""
+
+    __slots__ = ("_endpoint", "_poll", "_socket", "_timeout", "fresh", "whole")
+
+    def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
+        self._socket = connect(endpoint, deadline)
+        self._endpoint = endpoint
+        self._timeout = self._socket.gettimeout()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self.fresh = True
+        self.whole = True
+        """Every request was sent to its end."""
+
+    def is_usable(self) -> bool:
+        """Return whether no bytes came without a request, and the peer did not close."""
+        return not self._poll.poll(0)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes, deadline: float | None) -> None:
+        self._set_timeout(deadline)
+        try:
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise deadline_exceeded(self._endpoint) from None
+        except OSError as error:
+            raise self._explain_end(error, sent=False) from None
+
+    def receive(self, reader: Reader, deadline: float | None) -> None:
+        """Receive at least one byte and feed the reader."""
+        self._set_timeout(deadline)
+        try:
+            data = self._socket.recv(CHUNK)
+        except TimeoutError:
+            raise deadline_exceeded(self._endpoint) from None
+        except OSError as error:
+            if reader.started:
+                raise Unavailable(f"the connection to {self._endpoint.url} broke: {error}") from None
+            raise self._explain_end(error, sent=True) from None
+        if data:
+            reader.feed(data)
+        elif not reader.started:
+            raise self._explain_end(None, sent=True)
+        else:
+            reader.eof()
+
+    def send_body(self, body: memoryview, deadline: float | None) -> None:
+        """Send a body, unless an answer comes before its end."""
+        answers_show = self._endpoint.scheme != "https"  # TLS has bytes of its own to send
+        self.whole = False
+        for piece in split_view(body):
+            if answers_show and not self.is_usable():
+                return
+            self._set_timeout(deadline)
+            try:
+                self._socket.sendall(piece)
+            except TimeoutError:
+                raise deadline_exceeded(self._endpoint) from None
+            except OSError:
+                return  # the peer may have sent an answer before it closed
+        self.whole = True
+
+    def receive_bulk(self, reader: BulkReader, deadline: float | None) -> None:
+        """Receive bytes straight into the reader's memory if it has some, else feed the reader."""
+        if not reader.room:
+            self.receive(reader, deadline)
+            return
+        self._set_timeout(deadline)
+        try:
+            count = self._socket.recv_into(reader.room)
+        except TimeoutError:
+            raise deadline_exceeded(self._endpoint) from None
+        except OSError as error:
+            raise Unavailable(f"the connection to {self._endpoint.url} broke: {error}") from None
+        if count:
+            reader.note_filled(count)
+        else:
+            reader.eof()
+
+    def _explain_end(self, error: OSError | None, *, sent: bool) -> Exception:
+        if not self.fresh:
+            return _StaleConnectionError(sent)
+        return Unavailable(
+            f"{self._endpoint.url} closed the connection without an answer" + (f": {error}" if error else "")
+        )
+
+    def _set_timeout(self, deadline: float | None) -> None:
+        timeout = None if deadline is None else seconds_left(deadline, self._endpoint)
+        if timeout is not self._timeout:
+            self._socket.settimeout(timeout)
+            self._timeout = timeout
+
+
+class Pool:
+    """Connections to one endpoint. Any thread may use it; a forked child makes its own connections."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._idle: deque[Connection] = deque()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def run(self, exchange: Exchange, deadline: float | None = None) -> None:
+        """Send and read until the reader is done.
+
+        Raises:
+            Unreachable: no connection could be made.
+            Unavailable: the peer closed the connection.
+            DeadlineExceeded: the answer is late.
+            BadReply: the answer is not valid.
+        """
+        connection = self._send(exchange, deadline)
+        try:
+            reader = exchange.reader
+            while not reader.done:
+                connection.receive(reader, deadline)
+        except BaseException:
+            # The connection holds half an answer. Closing it also cancels the call.
+            connection.close()
+            raise
+        self._put_back(connection, reader.reusable)
+
+    def transfer(self, exchange: Exchange, reader: BulkReader, deadline: float | None = None) -> None:
+        """Do the same with bodies of any size in both directions. `reader` is the exchange's reader."""
+        connection = self._send(exchange, deadline)
+        try:
+            while not reader.done:
+                connection.receive_bulk(reader, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._put_back(connection, reader.reusable and connection.whole)
+
+    def stream(self, exchange: Exchange, deadline: float | None = None) -> Generator[None, None, None]:
+        """Do the same, and yield when the reader may have something new. Closing the iterator cancels."""
+        connection = self._send(exchange, deadline)
+        reusable = False
+        try:
+            yield
+            while not exchange.reader.done:
+                connection.receive(exchange.reader, deadline)
+                yield
+            reusable = exchange.reader.reusable
+        finally:
+            self._put_back(connection, reusable)
+
+    def close(self) -> None:
+        self._closed = True
+        self._close_idle()
+
+    def __del__(self) -> None:
+        self._close_idle()  # a client that was not closed leaves no connection open
+
+    def _send(self, exchange: Exchange, deadline: float | None) -> Connection:
+        """Send the request, wait for the first bytes of the answer, and return the connection."""
+        while True:
+            connection = self._take(deadline)
+            try:
+                connection.send(exchange.data, deadline)
+                if exchange.body is not None:
+                    connection.send_body(exchange.body, deadline)
+                connection.receive(exchange.reader, deadline)
+            except _StaleConnectionError as gone:
+                connection.close()
+                self._close_idle()
+                if gone.sent and not exchange.repeatable:
+                    raise Unavailable(
+                        f"{self.endpoint.url} closed the connection without an answer; the call may have run"
+                    ) from None
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
+
+    def _take(self, deadline: float | None) -> Connection:
+        if self._closed:
+            raise Unavailable(f"the client of {self.endpoint.url} was closed")
+        if self._pid != os.getpid():
+            self._close_idle()
+            self._pid = os.getpid()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return Connection(self.endpoint, deadline)
+            if connection.is_usable():
+                connection.fresh = False
+                return connection
+            connection.close()
+
+    def _put_back(self, connection: Connection, reusable: bool) -> None:
+        if reusable and not self._closed and len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()

@@ -1,0 +1,129 @@
+"""Addresses of peers, exchanges with them, and deadlines."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from venvd.errors import DeadlineExceeded, InvalidRequest
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to connect."""
+_LONGEST = 24 * 86400.0
+"""Seconds of the longest wait: the kernel takes at most 31 bits of milliseconds."""
+CHUNK = 64 * 1024
+"""Bytes of one read. The allocator maps 128 KiB and more anew each time, which costs more than a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed address: a host and port, or the path of a Unix socket.
+
+    Attributes:
+        url: the address as it was given.
+        prefix: the path before every path of the API, without a slash at its end.
+    """
+
+    url: str
+    scheme: str
+    host: str = ""
+    port: int = 0
+    prefix: str = ""
+    path: str | None = None
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context() if self.scheme == "https" else None
+
+
+def parse(url: str, schemes: Sequence[str]) -> Endpoint:
+    """Return the endpoint of `url`.
+
+    Raises:
+        InvalidRequest: `url` is no address, or its scheme is not one of `schemes`.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidRequest(f'"{url}" is no address: {error}') from None
+    if parts.scheme not in schemes:
+        known = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise InvalidRequest(f'"{url}" is no address for this: begin it with one of {known}')
+    if parts.scheme == "unix":
+        if parts.netloc or not parts.path:
+            raise InvalidRequest(f'"{url}" names no socket: write unix:///path/of/pipe.sock')
+        return Endpoint(url, "unix", path=parts.path)
+    if not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise InvalidRequest(f'"{url}" is no address of a server: write {parts.scheme}://host:port')
+    default = 443 if parts.scheme == "https" else 80
+    return Endpoint(url, parts.scheme, parts.hostname, port or default, parts.path.rstrip("/"))
+
+
+class Reader(Protocol):
+    """Decodes one answer from bytes. Knows no socket.
+
+    Attributes:
+        started: the first byte of the answer has come.
+        done: the whole answer has come.
+        reusable: the connection can carry another exchange.
+    """
+
+    started: bool
+    done: bool
+    reusable: bool
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes; raises `BadReply` if they break the protocol."""
+
+    def eof(self) -> None:
+        """Note that the peer closed; raises `Unavailable` or `BadReply` if the answer is not whole."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and the reader of its answer.
+
+    Attributes:
+        data: the bytes of the request.
+        reader: decodes the answer.
+        repeatable: whether the request may be sent twice.
+        body: bytes that follow `data` in a bulk transfer.
+    """
+
+    data: bytes
+    reader: Reader
+    repeatable: bool = False
+    body: memoryview | None = None
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """Return the monotonic time `timeout` seconds from now, or None. Waits are limited to 24 days."""
+    return None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
+
+
+def seconds_left(deadline: float | None, endpoint: Endpoint) -> float | None:
+    """Return the seconds until `deadline`, or None.
+
+    Raises:
+        DeadlineExceeded: the deadline has passed.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise deadline_exceeded(endpoint)
+    return left
+
+
+def deadline_exceeded(endpoint: Endpoint) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no answer from {endpoint.url} in time; the call was abandoned")

@@ -1,0 +1,188 @@
+"""Proxies of objects that live in a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, NoReturn
+
+from venvd import _operators
+from venvd._arrays import array_of
+from venvd._calls import SessionCalls
+from venvd._operators import InPlaceOperators, Operators, subscript
+from venvd._sync.iteration import Iteration
+from venvd.errors import UserError, VenvdError
+
+_OWN = frozenset({"_venvd_calls", "_venvd_id", "_venvd_type"})
+# numpy looks for these before it reads an object as a sequence. A proxy as the answer would mislead it.
+_NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"})
+
+
+class RemoteObject(Operators, InPlaceOperators):
+    """A proxy of an object in a session.
+
+    Attributes, calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each costs
+    one call. Results that are plain data become values, all others proxies. Attributes whose names begin with `_venvd_`
+    belong to the proxy itself. The handle is released after the proxy has died.
+    """
+
+    __slots__ = ("__weakref__", *_OWN)
+
+    _venvd_calls: SessionCalls
+    _venvd_id: str
+    _venvd_type: str
+
+    def __init__(self, calls: SessionCalls, handle: str, type_name: str) -> None:
+        object.__setattr__(self, "_venvd_calls", calls)
+        object.__setattr__(self, "_venvd_id", handle)
+        object.__setattr__(self, "_venvd_type", type_name)
+
+    def _venvd_run(self, call: Any) -> Any:
+        return self._venvd_calls.backend._run_call(call)  # type: ignore[attr-defined]
+
+    def _venvd_evaluate(self, expression: str, *values: Any) -> Any:
+        return self._venvd_run(self._venvd_calls.eval(expression, _operators.name_operands(values)))
+
+    def _venvd_in_place(self, expression: str, other: Any) -> Any:
+        result = self._venvd_evaluate(expression, self, other)
+        return self if result is None else result
+
+    # attributes and calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NOT_REMOTE:
+            raise AttributeError(name)
+        return self._venvd_run(self._venvd_calls.getattr(self, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            raise AttributeError(f"{name} is the proxy's own")
+        self._venvd_run(self._venvd_calls.setattr(self, name, value))
+
+    def __delattr__(self, name: str) -> None:
+        self._venvd_evaluate(_operators.DELETE_ATTRIBUTE, self, name)
+
+    def __dir__(self) -> list[str]:
+        return list(self._venvd_evaluate(_operators.NAMES, self))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
+
+    # comparison and conversion
+
+    def __eq__(self, other: object) -> Any:
+        return self._venvd_evaluate(_operators.EQUAL, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._venvd_evaluate(_operators.NOT_EQUAL, self, other)
+
+    def __hash__(self) -> int:
+        return int(self._venvd_evaluate(_operators.HASH, self))
+
+    def __bool__(self) -> bool:
+        return bool(self._venvd_evaluate(_operators.TRUTH, self))
+
+    def __int__(self) -> int:
+        return int(self._venvd_evaluate(_operators.INTEGER, self))
+
+    def __float__(self) -> float:
+        return float(self._venvd_evaluate(_operators.REAL, self))
+
+    def __complex__(self) -> complex:
+        return complex(self._venvd_evaluate(_operators.COMPLEX, self))
+
+    def __index__(self) -> int:
+        return int(self._venvd_evaluate(_operators.INDEX, self))
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._venvd_evaluate(_operators.BYTES, self))
+
+    def __str__(self) -> str:
+        return str(self._venvd_evaluate(_operators.TEXT, self))
+
+    def __repr__(self) -> str:
+        try:
+            return str(self._venvd_evaluate(_operators.REPR, self))
+        except VenvdError as error:
+            # Debuggers and logs call this at any time. A lost session must not break them.
+            return f"<{self._venvd_type} in a session that does not answer: {error.message}>"
+
+    def __format__(self, spec: str) -> str:
+        return str(self._venvd_evaluate(_operators.FORMAT, self, spec))
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self._venvd_evaluate(_operators.DEEP_COPY, self)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a proxy cannot be pickled: its object lives in a session")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if copy is False:
+            raise ValueError("an array of a session cannot be fetched without a copy")
+        array = array_of(*self._venvd_calls.backend._transport.get_array(self._venvd_calls.get_array(self)))  # type: ignore[attr-defined]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    # containers
+
+    def __len__(self) -> int:
+        return int(self._venvd_evaluate(_operators.LENGTH, self))
+
+    def __contains__(self, item: Any) -> bool:
+        return bool(self._venvd_evaluate(_operators.CONTAINS, self, item))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        place, values = subscript(index)
+        self._venvd_evaluate(f"{place} = _{len(values) + 1}", self, *values, value)
+
+    def __delitem__(self, index: Any) -> None:
+        place, values = subscript(index)
+        self._venvd_evaluate(f"del {place}", self, *values)
+
+    def __iter__(self) -> Iterator[Any]:
+        # This is no generator: iter() of an object that is not iterable must raise at once.
+        iteration = Iteration(self, self._venvd_run)
+        iteration.begin()
+        return self._venvd_items(iteration)
+
+    def _venvd_items(self, iteration: Iteration) -> Iterator[Any]:
+        while not iteration.done:
+            yield from iteration.next_batch()
+
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(self._venvd_evaluate(_operators.REVERSED, self))
+
+    def __next__(self) -> Any:
+        try:
+            return self._venvd_evaluate(_operators.NEXT, self)
+        except UserError as error:
+            if error.error_type == "StopIteration":
+                raise StopIteration from None
+            raise
+
+    # context managers
+
+    def __enter__(self) -> Any:
+        return self._venvd_evaluate(_operators.ENTER, self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        expression, values = make_exit_call(error)
+        return bool(self._venvd_evaluate(expression, self, *values))
+
+
+def make_exit_call(error: BaseException | None) -> tuple[str, list[Any]]:
+    """Return the expression that ends a remote `with`, and its operands.
+
+    The remote side sees the builtin exception that `error` is or derives from.
+    """
+    if error is None:
+        return _operators.EXIT, []
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins" and kind is not object]
+    simple = [name for name in names if not name.startswith("Unicode") and "Group" not in name]
+    return _operators.EXIT_WITH.format(simple[0]), [str(error)]
+
+
+def type_name(proxy: Any) -> str:
+    """Return the type name of a proxy's object. This sends nothing."""
+    return str(proxy._venvd_type)
