@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from harness.ports import free_port
+from harness.programs import started
 
 import venvd
 
@@ -162,7 +163,7 @@ def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site
 def test_up_tells_of_another_url(elsewhere: dict[str, str]) -> None:
     """VENVD_URL, where it is not the controller's own address."""
     theirs = {**elsewhere, "VENVD_URL": "http://127.0.0.1:1", "VENVD_PORT": str(free_port())}
-    assert "VENVD_URL is http://127.0.0.1:1: " in run(theirs, "up", "--detach").err
+    assert "VENVD_URL is http://127.0.0.1:1, " in run(theirs, "up", "--detach").err
     run(theirs, "down")
 
 
@@ -242,7 +243,7 @@ def test_prune(cli: Cli) -> None:
     assert cli("prune", "--json", status=2).json["code"] == "invalid_request"
     assert [one["name"] for one in cli("prune", "--yes", "--json").json["removed"]] == [str(old)]
     assert not old.exists()
-    assert cli("prune", "--yes").out == "nothing is left over\n"
+    assert cli("prune", "--yes").out == "there are no leftovers\n"
     assert cli("prune", "--all", "--yes", "--json").json["removed"] is not None
     assert cli("eval", "6 * 7", "--backend", "main").out == "42\n"
 
@@ -339,10 +340,10 @@ def test_a_refused_token_is_named(cli: Cli, site: Any) -> None:
     assert "controller's token of VENVD_TOKEN" in of_variable
     elsewhere = {name: value for name, value in site.environment().items() if name != "VENVD_TOKEN"}
     elsewhere |= {"VENVD_URL": site.url, "VENVD_HOME": tempfile.gettempdir()}
-    assert "needs its token: name it with VENVD_TOKEN" in run(elsewhere, *asked, status=1).json["detail"]
+    assert "needs its token: set VENVD_TOKEN" in run(elsewhere, *asked, status=1).json["detail"]
     backend = ["eval", "1", "--backend", site.backend.url]
     assert "backend's token given as --token" in cli(*backend, "--token", "wrong", status=1).err
-    assert "needs its token: name it with --token" in cli(*backend, status=1).err
+    assert "needs its token: give --token" in cli(*backend, status=1).err
 
 
 def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
@@ -413,33 +414,31 @@ def test_down_leaves_a_stranger_with_the_same_number(elsewhere: dict[str, str]) 
 
 def test_up_in_the_foreground_ends_with_ctrl_c(elsewhere: dict[str, str], eventually: Any) -> None:
     """Ctrl-C ends the controller too."""
-    command = [sys.executable, "-m", "venvd", "up", "--port", str(free_port())]
-    process = subprocess.Popen(
-        command, env=elsewhere, cwd=tempfile.gettempdir(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    assert b"ready" in process.stdout.readline()
-    pid = (Path(elsewhere["VENVD_HOME"]) / "controller.pid").read_text().split()[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    process.stdout.close()
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with started(elsewhere, "up", "--port", str(free_port()), cwd=tempfile.gettempdir(), **streams) as process:
+        assert process.stdout is not None
+        assert b"ready" in process.stdout.readline()
+        pid = (Path(elsewhere["VENVD_HOME"]) / "controller.pid").read_text().split()[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 0
     eventually(lambda: not runs(int(pid)))
 
 
 def test_ctrl_c_cancels_what_is_waited_for(cli: Cli, site: Any, eventually: Any) -> None:
     """The operation is cancelled, and the program says so."""
-    command = [sys.executable, "-m", "venvd", "venv", "create", "cut", "--python", MINOR, "-r", "numpy", "-r", "scipy"]
-    process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    words = ["venv", "create", "cut", "--python", MINOR, "-r", "numpy", "-r", "scipy"]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(site.environment(), *words, **streams) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert b"cancelling venv.build of cut" in err
     assert b"venv.build of cut was cancelled" in err
     assert b"failed" not in err
     operations = cli("operation", "list", "--json").json
-    assert [found["state"] for found in operations if found["target"] == "cut"] == ["cancelled"]
+    assert [info["state"] for info in operations if info["target"] == "cut"] == ["cancelled"]
     cli("venv", "delete", "cut")
 
 
@@ -466,21 +465,20 @@ def test_completion_knows_the_names(site: Any) -> None:
 
 def test_the_log_is_followed(site: Any) -> None:
     """`logs --follow` shows lines that come later, those of the next instance too, until it is stopped."""
-    command = [sys.executable, "-m", "venvd", "logs", "main", "--follow", "--tail", "0"]
-    process = subprocess.Popen(command, env=site.environment(), stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with venvd.connect(site.backend.url, site.backend.token) as backend:
-        while not select.select([process.stdout], [], [], 0.5)[0]:  # nothing tells when it begins to follow
-            with pytest.raises(venvd.UserError):
-                backend.eval("1 / 0")
-    assert b"ZeroDivisionError" in process.stdout.readline()
-    run(site.environment(), "restart", "main")
-    with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
-        backend.eval("{}['again']")
-    assert any(b"KeyError" in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    process.wait(30)
-    process.stdout.close()
+    words = ["logs", "main", "--follow", "--tail", "0"]
+    with started(site.environment(), *words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with venvd.connect(site.backend.url, site.backend.token) as backend:
+            while not select.select([process.stdout], [], [], 0.5)[0]:  # nothing tells when it begins to follow
+                with pytest.raises(venvd.UserError):
+                    backend.eval("1 / 0")
+        assert b"ZeroDivisionError" in process.stdout.readline()
+        run(site.environment(), "restart", "main")
+        with venvd.connect(site.backend.url, site.backend.token) as backend, pytest.raises(venvd.UserError):
+            backend.eval("{}['again']")
+        assert any(b"KeyError" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
 
 
 def test_files_go_and_come(cli: Cli, tmp_path: Path) -> None:

@@ -95,5 +95,5 @@ class AsyncAttribute(Awaitable[Any]):
             return getattr(owner, self._name)
         return await owner._venvd_run(owner._venvd_calls.getattr(owner, self._name))
 
-    async def _resolved(self) -> Any:
+    async def _resolve_owner(self) -> Any:
         return await self._owner if isinstance(self._owner, AsyncAttribute) else self._owner
