@@ -13,33 +13,33 @@ from venvd_rpc_backend import pascal
 
 
 def answered(command: str, result: Any) -> Any:
-    return json.loads(pascal.response(BY_NAME[command], json.dumps(result).encode()))
+    return json.loads(pascal.render_response(BY_NAME[command], json.dumps(result).encode()))
 
 
 def test_request_fields_become_the_contracts() -> None:
     """Fields in PascalCase or camelCase are taken; what stands in values is not touched."""
     body = b'{"HandleId":"h","methodName":"m","Kwargs":{"Deep":{"Er":1}},"Args":[12345678901234567890]}'
-    assert pascal.payload(body) == (
+    assert pascal.read_request(body) == (
         b'{"handleId":"h","methodName":"m","kwargs":{"Deep":{"Er":1}},"args":[12345678901234567890]}'
     )
 
 
 def test_no_body_is_no_fields() -> None:
     """An empty body is an empty request."""
-    assert pascal.payload(b" \n") == b"{}"
+    assert pascal.read_request(b" \n") == b"{}"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"x", b'"a"', b"{", b'{"A":"\xff"}'])
 def test_a_body_that_is_no_object(body: bytes) -> None:
     """A body that is no JSON object is refused."""
     with pytest.raises(InvalidRequest):
-        pascal.payload(body)
+        pascal.read_request(body)
 
 
 def test_a_body_nested_without_end() -> None:
     """Brackets without end are too large."""
     with pytest.raises(TooLarge):
-        pascal.payload(b'{"A":' + b"[" * 1_000_000)
+        pascal.read_request(b'{"A":' + b"[" * 1_000_000)
 
 
 def test_response_fields_become_pascal_case() -> None:

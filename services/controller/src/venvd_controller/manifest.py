@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_name, check_version
-from venvd_controller.requests import cleaned
+from venvd_controller.requests import drop_nulls
 from venvd_controller.specs import check_backend, check_venv
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class _Reader:
         known = dict.fromkeys([*other_keys, *(each.name for each in fields(kind))])  # type: ignore[arg-type]
         self._check_keys(keys, entry, list(known))
         try:
-            return TypeAdapter(kind).validate_python(cleaned(entry))
+            return TypeAdapter(kind).validate_python(drop_nulls(entry))
         except ValidationError as error:
             detail = error.errors()[0]
             raise self._create_error((*keys, *detail["loc"]), detail["msg"]) from None

@@ -32,7 +32,7 @@ _IN_THE_HEADER = "this page takes it like every other: curl -H 'Authorization: B
 class App:
     """Answers each request in one of two ways: bodies and events as streams, everything else as one command.
 
-    Whatever goes wrong becomes problem details.
+    Every error becomes problem details.
     """
 
     def __init__(self, backend: Backend, guard: TokenGuard, commands: Commands) -> None:

@@ -19,13 +19,6 @@ from venvd_http_backend.commands import Commands
 from venvd_http_backend.request import HttpRequest
 from venvd_http_backend.streaming import send_piece
 
-_CONTENT = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-RESPONSES: dict[str, dict[int | str, dict[str, Any]]] = {
-    "GetFile": {200: {"description": "The file", **_CONTENT}, 206: {"description": "The part asked for", **_CONTENT}}
-}
-BODIES: dict[str, dict[str, Any]] = {"PutFile": {"requestBody": {"required": True, **_CONTENT}}}
-"""Of routes, for the schema."""
-
 _SAFE = (
     (b"content-type", b"application/octet-stream"),
     (b"x-content-type-options", b"nosniff"),

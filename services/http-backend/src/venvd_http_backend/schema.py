@@ -14,7 +14,7 @@ from fastapi.security import HTTPBearer
 
 from venvd_contract.commands import COMMANDS, STREAMED, Command, Nothing
 from venvd_http.problems import Problem
-from venvd_http_backend import arrays, files, query
+from venvd_http_backend import arrays, query
 
 _ABOUT = """Runs Python in sessions. Send the backend's token as `Authorization: Bearer …`.
 
@@ -31,14 +31,19 @@ LeaseHeader = Annotated[
 ValuesHeader = Annotated[
     str | None, Header(alias="X-Venvd-Values", description="`plain` or `tagged`", pattern="^(plain|tagged)$")
 ]
-
-
 HandleQuery = Annotated[str, Query(alias="handleId")]
 FormatQuery = Annotated[str | None, Query(alias="format", description="`arrow` for a table", pattern="^arrow$")]
 IntoQuery = Annotated[
     str | None,
     Query(description="What a table becomes: `table`, `pandas` or `polars`", pattern="^(table|pandas|polars)$"),
 ]
+
+_BINARY = {"type": "string", "format": "binary"}
+_CONTENT = {"content": {"application/octet-stream": {"schema": _BINARY}}}
+_RESPONSES: dict[str, dict[int | str, dict[str, Any]]] = {
+    "GetFile": {200: {"description": "The file", **_CONTENT}, 206: {"description": "The part asked for", **_CONTENT}}
+}
+_BODIES: dict[str, dict[str, Any]] = {"PutFile": {"requestBody": {"required": True, **_CONTENT}}}
 
 
 def _signature(command: Command) -> inspect.Signature:
@@ -78,13 +83,13 @@ def _declare(app: FastAPI, command: Command) -> None:
         path,
         endpoint,
         methods=[method],
-        response_model=None if name in files.RESPONSES else command.response,
-        response_class=Response if name in files.RESPONSES else JSONResponse,
+        response_model=None if name in _RESPONSES else command.response,
+        response_class=Response if name in _RESPONSES else JSONResponse,
         operation_id=name,
         summary=command.summary,
         tags=[service.removesuffix("Service")],
-        responses={"default": {"model": Problem, "description": "What went wrong"}, **files.RESPONSES.get(name, {})},
-        openapi_extra=files.BODIES.get(name),
+        responses={"default": {"model": Problem, "description": "What went wrong"}, **_RESPONSES.get(name, {})},
+        openapi_extra=_BODIES.get(name),
         dependencies=[] if command.open else [Security(HTTPBearer(auto_error=False))],
     )
 
@@ -100,8 +105,7 @@ def _declare_arrays(app: FastAPI) -> None:
     def put_array(into: IntoQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:
         """Only its signature is used."""
 
-    body = {"schema": {"type": "string", "format": "binary"}}
-    binary = {"content": {kind.decode(): body for kind in (arrays.NPY, arrays.ARROW)}}
+    binary = {"content": {kind.decode(): {"schema": _BINARY} for kind in (arrays.NPY, arrays.ARROW)}}
     common: dict[str, Any] = {"tags": ["Python"], "dependencies": [Security(HTTPBearer(auto_error=False))]}
     problem: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "What went wrong"}}
     get, put = (each for each in STREAMED if each.http[1] == arrays.PATH)

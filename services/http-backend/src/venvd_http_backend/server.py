@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from functools import partial
 
@@ -17,26 +18,28 @@ from venvd_http_backend.fast import FastCall
 from venvd_http_backend.routes import FAST_ROUTES
 from venvd_http_backend.settings import HttpSettings
 
+log = logging.getLogger(__name__)
+
 KEEP_ALIVE = 120
+"""Seconds for which a connection stays open between two requests."""
 
 
-class BackendServer:
+class HttpServer:
     """Serves a backend over HTTP until it is closed."""
 
     def __init__(self, backend: Backend, settings: HttpSettings) -> None:
         self._backend = backend
         self._settings = settings
-        self.port = 0
 
-    def start(self) -> None:
-        """Listen; `port` is the port then.
+    async def start(self) -> None:
+        """Listen.
 
         Raises:
             Conflict: the port is taken.
         """
         settings = self._settings
         listener = listen_tcp(settings.host, settings.port)
-        self.port = listener.getsockname()[1]
+        log.info("HTTP on port %d", listener.getsockname()[1])
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(

@@ -67,6 +67,7 @@ class PipeServer:
         self._http = create_server(app, stall_timeout=self.settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[http_listener]))
         self._stall_checks = asyncio.ensure_future(self._check_stalls())
+        log.info("serving %s", self._pipe_path)
 
     def _listen(self, path: Path) -> socket.socket:
         settings = self.settings

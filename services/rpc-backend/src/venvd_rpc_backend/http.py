@@ -32,13 +32,13 @@ def create_app(backend: Backend, guard: TokenGuard, settings: RpcSettings) -> AS
         command = _find_command(scope)
         if not command.open:
             guard.check(head.token)
-        payload = pascal.payload(await body.read(settings.max_body))
+        payload = pascal.read_request(await body.read(settings.max_body))
         request = Request(
             command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease
         )
         future = backend.call(request).future()
         reply = await (future if watch is None else watch.wait(future, receive))
-        return pascal.response(command, reply.result)
+        return pascal.render_response(command, reply.result)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):

@@ -1,6 +1,6 @@
-"""The contract's JSON under PascalCase names, as old clients of the rpc host have it.
+"""The contract's JSON with PascalCase names, as old clients of the rpc host use it.
 
-Only the contract's own fields change their names; what stands in values is the user's.
+The contract's own fields change their names. Names inside values belong to the user and stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 _NULL = b"null"
 
 BARE = {"tofloatarray": b"Data", "tofloatarray2d": b"Rows"}
-"""Under which name the commands that answer with a bare array do so here."""
+"""The field that holds the array, for commands whose result is a bare array."""
 
 
 def upper(name: str) -> str:
@@ -33,65 +33,65 @@ def lower(name: str) -> str:
     return name[:1].lower() + name[1:]
 
 
-def payload(body: bytes) -> bytes:
-    """A request in PascalCase, or camelCase, as the contract's.
+def read_request(body: bytes) -> bytes:
+    """Convert a request from PascalCase to the contract's names; camelCase passes too.
 
     Raises:
-        InvalidRequest: no JSON object.
+        InvalidRequest: the body is not a JSON object.
         TooLarge: nested too deeply.
     """
     if not body.strip():
         return b"{}"
     try:
         body.decode()
-        found = _object(body)
+        members = _object(body)
     except RecursionError:
         raise TooLarge("the body is nested too deeply") from None
     except (UnicodeDecodeError, msgspec.MsgspecError) as error:
-        raise InvalidRequest(f"the body is no JSON object: {error}") from None
-    return _joined((_encode(lower(name)), bytes(part)) for name, part in found.items())
+        raise InvalidRequest(f"the body is not a JSON object: {error}") from None
+    return _join((_encode(lower(name)), bytes(part)) for name, part in members.items())
 
 
-def response(command: Command, result: bytes) -> bytes:
-    """A result of the contract in PascalCase.
+def render_response(command: Command, result: bytes) -> bytes:
+    """Convert a result of the contract to PascalCase.
 
     Raises:
-        Internal: the result is not of the form that its command has.
+        Internal: the result does not fit its command.
     """
     bare = BARE.get(command.name)
     if bare is not None:
         return b'{"%b":%b}' % (bare, result)
     try:
-        return _renamed(command.response, msgspec.Raw(result))
+        return _rename(command.response, msgspec.Raw(result))
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Internal(f"the session answered with what is no result of its command: {error}") from None
+        raise Internal(f"the session sent an invalid result: {error}") from None
 
 
-def _renamed(model: Any, data: msgspec.Raw) -> bytes:
+def _rename(model: Any, data: msgspec.Raw) -> bytes:
     raw = bytes(data)
     if raw == _NULL:
         return raw
     if get_origin(model) is list:
         (item,) = get_args(model)
-        return b"[%b]" % b",".join(_renamed(item, part) for part in _list(data)) if is_dataclass(item) else raw
+        return b"[%b]" % b",".join(_rename(item, part) for part in _list(data)) if is_dataclass(item) else raw
     if not is_dataclass(model):
         return raw
-    models = _models(model)
-    return _joined((_encode(upper(name)), _renamed(models.get(name), part)) for name, part in _object(data).items())
+    models = _field_models(model)
+    return _join((_encode(upper(name)), _rename(models.get(name), part)) for name, part in _object(data).items())
 
 
-def _models(model: Any) -> dict[str, Any]:
-    """The model of each field that has one: itself, or the one of its items, or the one that may be absent."""
+def _field_models(model: Any) -> dict[str, Any]:
+    """The type of each field; of an optional field, the type that it has if it is there."""
     hints = get_type_hints(model)
-    found = {}
+    models = {}
     for field in fields(model):
         hint = hints[field.name]
         inner = [part for part in get_args(hint) if is_dataclass(part)]
-        found[field.name] = inner[0] if inner and get_origin(hint) is not list else hint
+        models[field.name] = inner[0] if inner and get_origin(hint) is not list else hint
     if model is Output:
-        found["result"] = Result
-    return found
+        models["result"] = Result
+    return models
 
 
-def _joined(members: Any) -> bytes:
+def _join(members: Any) -> bytes:
     return b"{%b}" % b",".join(b"%b:%b" % member for member in members)

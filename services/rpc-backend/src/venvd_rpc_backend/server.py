@@ -82,6 +82,7 @@ class RpcServer:
         )
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
         self._looking = asyncio.ensure_future(self._health.keep_looking())
+        log.info("gRPC on port %d, HTTP on port %d", self.port, self.http_port)
 
     def _listen(self) -> int:
         settings = self._settings

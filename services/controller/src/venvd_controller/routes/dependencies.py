@@ -10,7 +10,7 @@ from fastapi import Body, Depends, Query, Request
 from pydantic import BeforeValidator
 
 from venvd_controller.controller import Controller
-from venvd_controller.requests import cleaned
+from venvd_controller.requests import drop_nulls
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def _get_controller(request: Request) -> Controller:
 
 
 ControllerDep = Annotated[Controller, Depends(_get_controller)]
-JsonBody = Annotated[T, Body(), BeforeValidator(cleaned)]
+JsonBody = Annotated[T, Body(), BeforeValidator(drop_nulls)]
 """A request body; a null field counts as absent."""
 
 

@@ -1,0 +1,51 @@
+"""The program of a server: it starts, serves until a signal, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from venvd_core.backend import Backend
+from venvd_core.settings import BackendSettings
+
+SettingsType = TypeVar("SettingsType", bound=BackendSettings)
+
+
+class Server(Protocol):
+    """A server of one transport in front of a backend."""
+
+    async def start(self) -> None:
+        """Listen; raises `VenvdError` if that is impossible."""
+
+    async def close(self) -> None:
+        """Answer what runs, then close everything."""
+
+
+async def serve(settings: SettingsType, create_server: Callable[[Backend, SettingsType], Server]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        VenvdError: the server cannot listen.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    backend = Backend(settings)
+    server = create_server(backend, settings)
+    await backend.start()
+    try:
+        await server.start()
+        await stop.wait()
+        await server.close()
+    finally:
+        await backend.close()
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may: connections and shared memory of sessions take them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
