@@ -1,4 +1,4 @@
-"""What is asked and answered about calls that are left and fetched later, and about cancelling."""
+"""Requests and responses of background calls and of cancelling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class CallStartRequest:
     """A command that a session answers."""
     payload: Dict[str, Any] = field(default_factory=dict)
     session: Optional[str] = None
-    """Where this and the next two are absent, what the request says beside its payload counts."""
+    """The default of this field and the next two comes from the request around the payload."""
     timeout: Optional[float] = None
     values: Optional[str] = None
 
@@ -21,13 +21,13 @@ class CallStartRequest:
 class CallGetRequest:
     id: str
     wait: Optional[float] = None
-    """Seconds to wait for the call's end; absent is not at all."""
+    """Seconds to wait for the end of the call. The default is not to wait."""
 
 
 @dataclass
 class CancelRequest:
     id: Any
-    """What `call.start` answered, the name that a request gave its call, or the ID of a request of this connection."""
+    """The ID from `call.start`, the name that a request gave its call, or the ID of a request of this connection."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class CallError:
 
 @dataclass
 class CallInfo:
-    """A call that was started and left."""
+    """A background call."""
 
     id: str
     command: str
@@ -59,5 +59,5 @@ class CallInfo:
     startedAt: Optional[str]
     endedAt: Optional[str]
     result: Any = None
-    """The command's response, once it succeeded."""
+    """The response of the command, if it has succeeded."""
     error: Optional[CallError] = None

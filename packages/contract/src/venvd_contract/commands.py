@@ -1,4 +1,4 @@
-"""The commands of a backend, declared once: names over each transport, request, response, who answers.
+"""The commands of a backend, declared once: names over each transport, request, response, and where they are answered.
 
 The three backends are translators over this table, the worker checks requests against it, and the client and the
 schemas take their models from it. Field names are those on the wire, hence camelCase.
@@ -38,7 +38,7 @@ class ImportRequest:
 class CreateRequest:
     moduleHandleId: str
     className: str
-    """Name of a class, or of anything that can be called, in the module; dots lead further in."""
+    """Name of a class or another callable in the module, with dots for nested names."""
     args: List[Any] = field(default_factory=list)
     kwargs: Dict[str, Any] = field(default_factory=dict)
 
@@ -68,11 +68,11 @@ class SetAttributeRequest:
 @dataclass
 class EvaluateRequest:
     expression: Optional[str] = None
-    """Any code: with several statements the result is the last expression's value, or null."""
+    """Any code. With several statements, the result is the last expression's value, or null."""
     code: Optional[str] = None
     """Another name for `expression`."""
     locals: Dict[str, Any] = field(default_factory=dict)
-    """Names that the code sees beside the session's own."""
+    """Names that the code sees in addition to those of the session."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ class ArrayGetRequest:
     format: Optional[str] = None
     """`arrow` for a table as an Arrow IPC stream; null for an array."""
     shm: Optional[bool] = None
-    """The peer can map memory that it is given by descriptor."""
+    """Whether the peer can map memory that it receives as a descriptor."""
     release: Optional[List[str]] = None
     """Segments of earlier replies that the peer is done with."""
 
@@ -110,17 +110,17 @@ class ArrayGetRequest:
 @dataclass
 class ArrayPutRequest:
     dtype: str
-    """As numpy writes it, such as `<f8`."""
+    """In numpy's notation, such as `<f8`."""
     shape: List[int]
     order: str = "C"
     format: Optional[str] = None
-    """`arrow` where the bytes, of which dtype and shape tell the number, are a table as an Arrow IPC stream."""
+    """`arrow` if the bytes are a table as an Arrow IPC stream; dtype and shape then give their number."""
     into: Optional[str] = None
-    """What such a table shall become: `table` (pyarrow's), `pandas` or `polars`."""
+    """The type that a table gets: `table` (pyarrow's), `pandas` or `polars`."""
     shm: Optional[bool] = None
-    """Asks for a segment to write the array's bytes into."""
+    """Requests a segment, for the bytes of the array."""
     segment: Optional[str] = None
-    """The segment that holds them now."""
+    """The segment that holds the bytes."""
     release: Optional[List[str]] = None
     """Segments of earlier replies that the peer is done with."""
 
@@ -134,7 +134,7 @@ class ArrayReleaseRequest:
 class SessionCreateRequest:
     name: Optional[str] = None
     limits: Optional[Dict[str, Any]] = None
-    """Fields of `Limits`; what is left out keeps the backend's default."""
+    """Fields of `Limits`; absent ones keep the backend's default."""
     env: Optional[Dict[str, str]] = None
     idleTimeout: Optional[float] = None
     """Seconds without a call after which the session ends."""
@@ -167,7 +167,7 @@ class Handle:
 
 @dataclass
 class Result:
-    """Plain data in `value`; anything else as a handle."""
+    """Plain data in `value`; any other object as a handle."""
 
     value: Any = None
     isHandle: Optional[bool] = None
@@ -178,20 +178,20 @@ class Result:
 
 @dataclass
 class Array:
-    """Describes the bytes that come beside it: behind the line, or in a segment."""
+    """The description of bytes that follow the line or are in a segment."""
 
     dtype: str
     shape: List[int]
     order: str
     format: Optional[str] = None
-    """`arrow` where the bytes are a table as an Arrow IPC stream."""
+    """`arrow` if the bytes are a table as an Arrow IPC stream."""
     into: Optional[str] = None
     segment: Optional[str] = None
-    """Name of the segment, the peer's until it is released."""
+    """Name of the segment. It belongs to the peer until the peer releases it."""
     size: Optional[int] = None
-    """Bytes of the whole segment; the array's are its first."""
+    """Bytes of the whole segment; the array is at its beginning."""
     gone: Optional[List[str]] = None
-    """Segments that will not be used again: their mappings can go."""
+    """Segments that are never used again; the peer can unmap them."""
 
 
 @dataclass
@@ -206,13 +206,13 @@ class Output:
     stdout: str
     stderr: str
     display: List[Dict[str, Any]]
-    """MIME bundles, in the order in which they were shown."""
+    """MIME bundles, in the order in which they were displayed."""
     result: Any
     """As in `Result`: the last expression's value, or null."""
     error: Optional[ExecutionError]
     durationMs: float
     truncated: bool
-    """Whether output over the limit was dropped."""
+    """True if output beyond the limit was dropped."""
 
 
 @dataclass
@@ -227,7 +227,7 @@ class Available:
 
 @dataclass
 class Limits:
-    """Limits of one session; null is none. Sizes in bytes, `cpuSeconds` in seconds."""
+    """Limits of one session; null is no limit. Sizes in bytes, `cpuSeconds` in seconds."""
 
     memoryBytes: Optional[int] = None
     cpuSeconds: Optional[int] = None
@@ -235,11 +235,11 @@ class Limits:
     openFiles: Optional[int] = None
     fileSizeBytes: Optional[int] = None
     outputBytes: Optional[int] = 4 * 1024 * 1024
-    """Of what one `exec` prints and shows, as JSON; what is beyond is cut."""
+    """Output and displays of one `exec`, as JSON; the rest is cut."""
     handles: Optional[int] = 100_000
     resultBytes: Optional[int] = 16 * 1024 * 1024
     arrayBytes: Optional[int] = 4 * 1024 * 1024 * 1024
-    """Of one array sent or fetched; `resultBytes` does not hold for it."""
+    """Size of one array that is sent or fetched; `resultBytes` does not apply to arrays."""
 
 
 @dataclass
@@ -269,7 +269,7 @@ class HandleInfo:
     sizeBytes: int
     ageSeconds: float
     leaseSeconds: Optional[float] = None
-    """Until it is freed unless it is used; absent where it has no lease. While calls run, no lease becomes shorter."""
+    """Time until the handle is freed if it is not used; absent without a lease. It stands still while a call runs."""
 
 
 @dataclass
@@ -340,10 +340,10 @@ STREAMED: Tuple[Command, ...] = (
     Command("array.get", _PYTHON + "GetArray", ("GET", "/api/array"), ArrayGetRequest, Array, summary="Fetch an array"),
     Command("array.put", _PYTHON + "PutArray", ("PUT", "/api/array"), ArrayPutRequest, Handle, summary="Send an array"),
 )  # fmt: skip
-"""Commands with more than JSON in a request or reply: each transport carries the bytes in a way of its own."""
+"""Commands with more than JSON in a request or reply. Each transport carries the bytes in its own way."""
 
 ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Let go of shared memory")
-"""Of the pipe alone: no other transport shares memory."""
+"""Commands of the pipe only, because no other transport shares memory."""
 
 BY_NAME: Dict[str, Command] = {command.name: command for command in COMMANDS}
 
@@ -356,13 +356,13 @@ PLANNED: FrozenSet[str] = frozenset(
 
 
 ATTACH = "session.attach"
-"""The first line of a pipe connection that is to be direct: takes an `AttachRequest`, gives a `SessionInfo`.
+"""The first line of a pipe connection that becomes direct: takes an `AttachRequest` and returns a `SessionInfo`.
 
 It is in no table, for it is no call: other transports have no such thing, and answer it with `not_implemented`.
 """
 
 PIPES = "session.pipes"
-"""The first line of a direct connection whose lines are to go over two pipes from then on; no call, either.
+"""The first line of a direct connection that uses two pipes from then on; not a call either.
 
 The answer comes with two descriptors: where to write requests, and where to read replies.
 """
@@ -394,7 +394,7 @@ class _Field:
 
 
 def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
-    """The fields of a dataclass, as `check_fields` takes them."""
+    """The fields of a dataclass, in the form that `check_fields` takes."""
     hints = get_type_hints(model)
     found = []
     for declared in fields(model):
@@ -417,7 +417,7 @@ _CHECKS[ATTACH] = declared_fields(AttachRequest)
 
 
 class _Shape(NamedTuple):
-    """What nearly every payload of a command looks like: only declared fields, of types that need no second look."""
+    """The form of nearly every payload of a command: only declared fields, of types that need no further check."""
 
     types: Dict[str, type]
     required: FrozenSet[str]
@@ -436,7 +436,7 @@ _SHAPES: Dict[str, _Shape] = {command: _shape(specs) for command, specs in _CHEC
 
 
 def checked(command: str, payload: Any) -> Dict[str, Any]:
-    """The payload of a request with every declared field present: absent and null become the default.
+    """Check a payload, and return it with every declared field: absent and null become the default.
 
     The values are not the caller's to change: defaults are shared.
 

@@ -5,7 +5,7 @@
     VenvdError
     ├── InvalidRequest        invalid_request     the request is not JSON, has wrong fields or a bad value
     ├── Unauthenticated       unauthenticated     no token, or one that nothing accepts
-    ├── Forbidden             forbidden           the token is known and not enough
+    ├── Forbidden             forbidden           the token is known, but does not suffice
     ├── NotFound              not_found           no such venv, backend, session, operation
     │   └── HandleNotFound    handle_not_found    no such handle in this session
     ├── Conflict              conflict            the name or port is taken
@@ -28,14 +28,14 @@ from typing import Any, ClassVar, Dict, Optional, Type
 
 
 class VenvdError(Exception):
-    """What went wrong, in terms that every transport can carry.
+    """An error that every transport can carry.
 
     Attributes:
         code: the stable code, the same over every transport.
-        message: what was wrong and, where it can be said, what would be right.
+        message: what is wrong and, if possible, what would be right.
         error_type: the class name of the exception that user code raised.
         traceback: its formatted traceback.
-        state_lost: true where the session's state is gone.
+        state_lost: true if the state of the session is lost.
     """
 
     code: ClassVar[str] = "internal"
@@ -57,19 +57,19 @@ class VenvdError(Exception):
         self.state_lost = state_lost
 
     def fields(self) -> Dict[str, Any]:
-        """The error as the fields of a pipe reply; empty ones are left out."""
-        found: Dict[str, Any] = {"error": self.message, "code": self.code}
+        """The error as fields of a pipe reply; empty ones are absent."""
+        fields: Dict[str, Any] = {"error": self.message, "code": self.code}
         if self.error_type is not None:
-            found["errorType"] = self.error_type
+            fields["errorType"] = self.error_type
         if self.traceback is not None:
-            found["traceback"] = self.traceback
+            fields["traceback"] = self.traceback
         if self.state_lost:
-            found["stateLost"] = True
-        return found
+            fields["stateLost"] = True
+        return fields
 
     def problem(self) -> Dict[str, Any]:
         """The error as problem details (RFC 9457)."""
-        found: Dict[str, Any] = {
+        problem: Dict[str, Any] = {
             "type": "about:blank",
             "title": self.code.replace("_", " "),
             "status": self.http_status,
@@ -77,7 +77,7 @@ class VenvdError(Exception):
         }
         fields = self.fields()
         del fields["error"]
-        return {**found, **fields}
+        return {**problem, **fields}
 
 
 class InvalidRequest(VenvdError):

@@ -1,4 +1,4 @@
-"""What is asked and answered about the files of a session."""
+"""Requests and responses of file commands."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ class FileGetRequest:
     path: Optional[str] = None
     """Relative to the session's working directory, with slashes; links are not followed."""
     pathBytes: Optional[str] = None
-    """In place of the path: its bytes in base64, for names that are no UTF-8."""
+    """The bytes of a path that is not UTF-8, in base64; used in place of `path`."""
     offset: Optional[int] = None
-    """First byte; absent is 0."""
+    """First byte. The default is 0."""
     length: Optional[int] = None
-    """Bytes at most; absent is all that is there."""
+    """Maximum number of bytes. The default is all."""
 
 
 @dataclass
 class FilePutRequest:
     path: Optional[str] = None
-    """What is there already is replaced, in one step, when the last byte has come."""
+    """An existing file is replaced, in one step, after the last byte has arrived."""
     pathBytes: Optional[str] = None
     sizeBytes: Optional[int] = None
-    """What the whole file has; one that turns out to have another size is refused, and nothing is replaced."""
+    """Size of the whole file. An upload of another size is refused and replaces nothing."""
     parents: Optional[bool] = None
-    """Whether directories on the way are made; absent is yes."""
+    """Whether missing parent directories are created. The default is true."""
     more: Optional[bool] = None
-    """Whether further parts follow: the answer is then `{upload}`, which the next part names in place of the path."""
+    """Whether further parts follow. The answer is then `{upload}`, and the next part gives it in place of the path."""
     upload: Optional[str] = None
 
 
 @dataclass
 class FileListRequest:
     path: Optional[str] = None
-    """A directory; absent is the working directory itself."""
+    """A directory. The default is the working directory."""
     pathBytes: Optional[str] = None
     recursive: Optional[bool] = None
     limit: Optional[int] = None
     after: Optional[str] = None
-    """`next` of the list before."""
+    """The `next` of the previous list."""
 
 
 @dataclass
@@ -48,15 +48,15 @@ class FileDeleteRequest:
     path: Optional[str] = None
     pathBytes: Optional[str] = None
     recursive: Optional[bool] = None
-    """Whether a directory goes with all that is in it; without it, only if it is empty."""
+    """Whether a directory is deleted with its contents. Otherwise it is only deleted if it is empty."""
 
 
 @dataclass
 class FileInfo:
     path: str
-    """What is no UTF-8 in it is replaced, and `pathBytes` has it exactly."""
+    """Bytes that are not UTF-8 are replaced; `pathBytes` then has the exact path."""
     sizeBytes: int
-    """0 for what is no file."""
+    """0 if it is not a file."""
     modifiedAt: str
     isDirectory: bool
     kind: str
@@ -68,4 +68,4 @@ class FileInfo:
 class FileList:
     files: List[FileInfo]
     next: Optional[str] = None
-    """Where the next list begins; absent where this one is whole."""
+    """Where the next list continues; absent if this one is complete."""

@@ -1,7 +1,7 @@
-"""The framing of the pipe and of the channel: one line of UTF-8 JSON, then the attachments it announces.
+"""The framing of the pipe and of session streams: one line of UTF-8 JSON, then the attachments that it announces.
 
-Nothing here reads or writes a socket: a `Buffer` is fed with bytes as they come and gives back whole lines and
-whole attachments. The snapshots of tests/wire/snapshots show whole exchanges.
+Nothing here reads or writes a socket. A `Buffer` takes bytes as they arrive and returns whole lines and whole
+attachments. The files in tests/wire/snapshots show whole exchanges.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from venvd_contract.errors import InvalidRequest, TooLarge
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes of one line, its end not counted."""
+"""Bytes of one line without its end."""
 MAX_ATTACHMENTS = 64
-"""How many attachments one line may announce."""
+"""Number of attachments of one line."""
 MAX_ATTACHMENT_BYTES = 1 << 30
 """Bytes of all attachments of one line together."""
 
@@ -23,9 +23,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Buffer:
-    """Bytes received and not yet used.
+    """Received bytes that are not used yet.
 
-    A line may end in LF or CRLF; a UTF-8 byte order mark before the first line is skipped.
+    A line may end in LF or CRLF. A UTF-8 byte order mark before the first line is skipped.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
@@ -41,10 +41,10 @@ class Buffer:
         self._data += data
 
     def line(self) -> Optional[bytes]:
-        """The next whole line without its end, or None while it is not there yet.
+        """The next whole line without its end, or None if it has not arrived yet.
 
         Raises:
-            TooLarge: the line is longer than `max_line`; the stream cannot be used any more.
+            TooLarge: the line is longer than `max_line`; the stream is unusable from then on.
         """
         end = self._data.find(b"\n", self._searched)
         if end < 0:
@@ -63,7 +63,7 @@ class Buffer:
         return line[:-1] if line.endswith(b"\r") else line
 
     def take(self, size: int) -> Optional[bytes]:
-        """The next `size` bytes, or None while they are not all there."""
+        """The next `size` bytes, or None if they have not all arrived."""
         if len(self._data) < size:
             return None
         taken = bytes(self._data[:size])
@@ -72,7 +72,7 @@ class Buffer:
         return taken
 
     def rest(self) -> bytes:
-        """Everything that is left; the buffer is empty afterwards."""
+        """All remaining bytes; the buffer is empty afterwards."""
         return self.take(len(self._data)) or b""
 
     def _too_long(self) -> TooLarge:
@@ -88,7 +88,7 @@ _scan: Callable[[str, int], Tuple[Any, int]] = _decoder.scan_once  # type: ignor
 
 
 def _parse(text: str) -> Any:
-    """What `JSONDecoder.decode` gives; a text without white space around it takes the short way."""
+    """The same as `JSONDecoder.decode`, but faster for a text without surrounding white space."""
     try:
         message, end = _scan(text, 0)
     except StopIteration:
@@ -97,7 +97,7 @@ def _parse(text: str) -> Any:
 
 
 def parse_whole(data: bytes) -> Dict[str, Any]:
-    """The JSON object of bytes that are one line with its end: the same as `parse_line`, the short way.
+    """The JSON object of one line with its end: the same as `parse_line`, but faster.
 
     Raises:
         InvalidRequest, TooLarge: as `parse_line`.

@@ -1,4 +1,4 @@
-"""The resources of the controller's REST API, as they are on the wire, hence camelCase.
+"""The resources of the controller's REST API, with the field names of the wire, hence camelCase.
 
 Times are RFC 3339 in UTC, durations seconds, sizes bytes.
 """
@@ -18,10 +18,10 @@ _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
 
 
 def check_name(kind: str, name: str) -> str:
-    """`name` if it is a DNS label.
+    """Return `name` if it is a DNS label.
 
     Raises:
-        InvalidRequest: it is none; says what one is.
+        InvalidRequest: it is not; says what a DNS label is.
     """
     if not _DNS_LABEL.fullmatch(name):
         raise InvalidRequest(
@@ -32,10 +32,10 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_version(version: str) -> str:
-    """`version` if it can name a CPython, such as `3.13` or `3.13.5`.
+    """Return `version` if it is a version of CPython, such as `3.13` or `3.13.5`.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: it is not.
     """
     if not isinstance(version, str):  # 3.10 is 3.1 as a number
         raise InvalidRequest(f'a version of CPython is text, such as "3.13", and {version!r} is none')
@@ -50,7 +50,7 @@ def check_version(version: str) -> str:
 @dataclass
 class Runtime:
     version: str
-    """What was asked for."""
+    """The requested version."""
     state: str
     """`pending`, `building`, `ready` or `failed`."""
     default: bool
@@ -96,7 +96,7 @@ class Venv:
 class VenvChange:
     venv: Venv
     operation: Optional[OperationInfo] = None
-    """Null where there was nothing to do."""
+    """Null if nothing changes."""
 
 
 @dataclass
@@ -123,9 +123,9 @@ class BackendSpec:
     """`http`, `pipe` or `rpc`."""
     venv: str = "default"
     name: Optional[str] = None
-    """Null is made from venv and type."""
+    """The default is made from venv and type."""
     port: Optional[int] = None
-    """Null is the type's own port where free, else the next free one."""
+    """The default is the usual port of the type if it is free, else the next free one."""
     host: str = "127.0.0.1"
     """The address to publish on."""
     socketDir: Optional[str] = None
@@ -134,13 +134,13 @@ class BackendSpec:
     """
     limits: BackendLimits = field(default_factory=BackendLimits)
     network: Optional[bool] = None
-    """Null is what the venv says."""
+    """The default is that of the venv."""
     token: bool = True
-    """False serves without a token: on loopback or a socket only."""
+    """False serves without a token, which is only allowed on loopback and on sockets."""
     env: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)
     timeout: Optional[float] = None
-    """Seconds that a call may take where it names none; null is 300."""
+    """Timeout of calls that name none, in seconds. The default is 300."""
 
 
 @dataclass
@@ -155,12 +155,12 @@ class Backend:
     createdAt: str
     url: Optional[str] = None
     token: Optional[str] = None
-    """Only for callers who may use the backend."""
+    """Shown only to callers that may use the backend."""
     python: Optional[str] = None
     key: Optional[str] = None
     startedAt: Optional[str] = None
     restarts: int = 0
-    """How often it ended and was started again by itself."""
+    """How often the controller restarted it after it had ended."""
     error: Optional[str] = None
     operation: Optional[str] = None
 
@@ -226,16 +226,16 @@ class Event:
 
 @dataclass
 class Leftover:
-    """Something that a home keeps and nothing uses."""
+    """An unused object that a home keeps."""
 
     kind: str
     """`venv` and `server` (images), `worker` (a version of the worker archive), `tools` and `cache` (of builds)."""
     name: str
-    """Of the image or volume, or the path of the file or directory."""
+    """ID of the image or volume, or path of the file or directory."""
     current: bool
-    """Whether the next build or start would use it; without, it would be made again."""
+    """Whether the next build or start would use it; without it, it would be made again."""
     sizeBytes: Optional[int] = None
-    """What it takes, layers that images share included; null where the engine does not say."""
+    """Its size, including layers that images share; null if the engine does not know."""
 
 
 @dataclass
@@ -263,7 +263,7 @@ class ControllerStatus:
     runtimes: int
     venvs: int
     backends: Dict[str, int]
-    """How many in each state."""
+    """Number of backends in each state."""
     operations: Dict[str, int]
 
 
@@ -275,12 +275,12 @@ class Setting:
     source: str
     """`default`, `environment` or `file`."""
     variable: Optional[str] = None
-    """The environment variable that the value is from, which may be another than `name`: `SSL_CERT_FILE`, say."""
+    """The environment variable that gave the value; it may differ from `name`, such as `SSL_CERT_FILE`."""
 
 
 @dataclass
 class ConfigReport:
     settings: List[Setting]
     unsafe: List[str]
-    """Guards that are off or that this engine does not have."""
+    """Guards that are off, or that this engine does not have."""
     missing: List[str]
