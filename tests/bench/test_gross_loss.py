@@ -11,7 +11,7 @@ import pytest
 from benchmarks.catalogue import FIGURES
 from benchmarks.figure import Figure
 from benchmarks.measurement import measure
-from benchmarks.testbed import Testbed
+from benchmarks.testbed import Testbed as Bed
 
 pytestmark = pytest.mark.long
 
@@ -28,13 +28,13 @@ CHECKED = (
 
 
 @pytest.fixture(scope="module")
-def testbed() -> Iterator[Testbed]:
-    with Testbed("local") as local:
+def testbed() -> Iterator[Bed]:
+    with Bed("local") as local:
         yield local
 
 
 @pytest.mark.parametrize("figure", [row for row in FIGURES if row.name in CHECKED], ids=lambda row: row.name)
-def test_figure_is_near_its_goal(figure: Figure, testbed: Testbed, record_property: pytest.Any) -> None:
+def test_figure_is_near_its_goal(figure: Figure, testbed: Bed, record_property: pytest.Any) -> None:
     """The best of a few rounds is within eight times the ratio that is the goal of the row."""
     outcome = measure(figure, testbed, ROUNDS)
     assert not outcome.why
