@@ -43,7 +43,7 @@ def test_a_lease_ends(call: Caller, session: str) -> None:
     assert set(held(call, session)) == {kept}
 
 
-def test_the_object_goes_while_nobody_asks(call: Caller, session: str) -> None:
+def test_the_object_goes_without_a_request(call: Caller, session: str) -> None:
     """The object itself is gone when its lease has ended, without another call; the session tells how many are left."""
     code = "class Box:\n    def __del__(self): open('gone', 'w').close()\nBox()"
     assert call("eval", {"expression": code}, session=session, lease=0.2)["isHandle"]

@@ -347,8 +347,8 @@ def test_a_refused_token_is_named(cli: Cli, site: Any) -> None:
 
 
 def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
-    """An operation that fails is exit code 1 and names the port. The backend stays with its error, stands in nobody's
-    way, and the next start of its name takes its place.
+    """An operation that fails is exit code 1 and names the port. The backend stays listed with its error, blocks no
+    other command, and the next start of its name replaces it.
     """
     port = site.backend.url.rpartition(":")[2]
     start = ["start", "http", "--venv", "plain", "--name", "taken"]

@@ -87,7 +87,7 @@ def test_versions_that_would_unpickle_are_refused(version: str, old: bool) -> No
         tables.check_version(module)
 
 
-def test_extension_types_that_nobody_registered_run_nothing() -> None:
+def test_unregistered_extension_types_run_nothing() -> None:
     """A stream that names one is read as what is stored, its pickled description untouched."""
     field = pa.field(
         "a",

@@ -118,7 +118,7 @@ def test_work_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         run("import time; time.sleep(300)", timeout=0.5)
 
 
-def test_what_a_command_leaves_behind_holds_nobody_up() -> None:
+def test_what_a_command_leaves_behind_blocks_no_other() -> None:
     """A child that keeps the pipes open does not keep the command from being over, and ends with it."""
     progress = Quiet()
     code = """

@@ -112,7 +112,7 @@ def test_the_tail_is_the_last_lines(path: Path) -> None:
     reader.close()
 
 
-def test_a_full_disk_stops_nobody() -> None:
+def test_a_full_disk_stops_no_backend() -> None:
     """Lines that cannot be written are lost, and nothing else happens."""
     writer = journal.Writer(Path("/dev/full"))
     writer.feed("stdout", b"lost\n" * 100)

@@ -37,7 +37,7 @@ def test_a_running_process_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
     assert not found.alive()
 
 
-def test_an_ended_process_that_nobody_reaped_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
+def test_an_unreaped_process_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
     """A zombie does not count as running, and `reap` takes it away."""
     found = identity(sleeper)
     os.kill(sleeper.pid, signal.SIGKILL)

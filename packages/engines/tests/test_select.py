@@ -81,7 +81,7 @@ def test_docker_that_does_not_answer_is_no_docker(settings: EngineSettings, monk
 
 
 @pytest.mark.slow
-def test_an_engine_that_is_silent_holds_nobody_up(settings: EngineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_engine_delays_no_choice(settings: EngineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that accepts and says nothing is given up soon."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

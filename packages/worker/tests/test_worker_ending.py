@@ -70,7 +70,7 @@ def test_an_interrupt_reaches_os_system(session: Any, tools: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_late_interrupt_hits_nobody(session: Any) -> None:
+def test_a_late_interrupt_hits_no_call(session: Any) -> None:
     """An interrupt of a call that is over does not touch the next one."""
     session.eval("1")
     over = session.slot.sequence

@@ -271,7 +271,7 @@ def test_process_1_heeds_only_signals_from_outside(new_host: Any, tools: Any) ->
     assert host.process.wait(30) == 0
 
 
-def test_process_1_serves_nobody_from_inside(new_host: Any) -> None:
+def test_process_1_serves_no_client_from_inside(new_host: Any) -> None:
     """User code that connects to the warden's socket after the server left is hung up on."""
     if os.geteuid() != 0:
         pytest.skip("a PID namespace takes root")

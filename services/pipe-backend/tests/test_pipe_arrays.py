@@ -130,7 +130,7 @@ def test_an_array_whose_session_ends_while_it_comes_in_is_told(server: Server) -
     assert client("eval", {"expression": "6 * 7"}) == {"result": {"value": 42}}
 
 
-def test_an_array_that_comes_in_slowly_holds_up_nobody(server: Server) -> None:
+def test_an_array_that_comes_in_slowly_delays_no_other(server: Server) -> None:
     """While the bytes of an `array.put` are missing, others use the session; whole, it is an array."""
     slow, other = server.connect(), server.connect()
     line = {"command": "array.put", "payload": {"dtype": "|u1", "shape": [100_000]}, "attachments": [100_000]}

@@ -234,7 +234,7 @@ def test_a_client_that_does_not_read(server: Server, session: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_attachment_that_nobody_reads(server: Server, session: str) -> None:
+def test_an_attachment_that_is_not_read(server: Server, session: str) -> None:
     """It holds the session up for a moment, which the session does not spend on trying."""
     lazy, other = attach(server, session), server.connect()
     handle = lazy("eval", {"expression": "memoryview(bytearray(60_000_000))"})["result"]["handleId"]

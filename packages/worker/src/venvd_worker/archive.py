@@ -24,7 +24,7 @@ def version() -> str:
 def build(directory: Path) -> Path:
     """The archive of this version in `directory`, made there if it is absent.
 
-    The same sources give the same bytes. Whoever looks never sees half of it.
+    The same sources give the same bytes. A reader never sees an incomplete file.
     """
     path = directory / "venvd-worker-{}.pyz".format(version())
     if not path.exists():

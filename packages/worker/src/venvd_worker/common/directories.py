@@ -12,7 +12,7 @@ FILES, HOME, TEMPORARY = "files", "home", "tmp"
 
 @dataclass(frozen=True)
 class Directory:
-    """A session's own directory; nobody else may look into it."""
+    """A session's own directory, closed to all other users."""
 
     root: str
 

@@ -117,7 +117,7 @@ class Arrays:
             self.release([name], peer)
 
     def told(self, what: Any) -> None:
-        """A line of the server's: names of segments that are `free` again, or that nobody may use any more."""
+        """Handle a line of the server: segments to reuse (`free`), and segments never to use again (`drop`)."""
         if type(what) is dict:
             self._segments.give_back(_names(what.get("free")))
             self._segments.forsake(_names(what.get("drop")))

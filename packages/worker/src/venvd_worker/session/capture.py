@@ -118,7 +118,7 @@ class Capture:
             pipe = self._pipes.pop(name)
             poll = select.poll()
             poll.register(pipe, 0)
-            if poll.poll(0):  # nobody writes any more
+            if poll.poll(0):  # no process holds the other end any more
                 os.close(pipe)
             else:
                 self._leave(name, pipe)

@@ -27,7 +27,7 @@ Fields = Dict[str, Any]
 
 
 class Call(NamedTuple):
-    """One call of a command: its checked fields, how values leave, whom to tell of output, and what came along."""
+    """One call of a command: checked fields, encoding of values, receiver of output, and attachments."""
 
     fields: Fields
     encode: Callable[[Any], Any]

@@ -75,7 +75,7 @@ def _from_methods(value: Any) -> Dict[str, Any]:
         method = getattr(type(value), name, None)
         if callable(method):
             data = method(value)
-            data = data[0] if type(data) is tuple and data else data  # with metadata, which nobody here reads
+            data = data[0] if type(data) is tuple and data else data  # metadata comes with it and is not used
             if data is not None:
                 found[mime] = data
     return _plain(found)

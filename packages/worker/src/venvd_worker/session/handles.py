@@ -81,7 +81,7 @@ class Handles:
     # ---- leases
 
     def worked(self, seconds: float) -> None:
-        """A call took so long: nobody could have used a handle meanwhile, so that no lease has become shorter."""
+        """Extend all leases by the time that a call took, because no client could use a handle meanwhile."""
         self._busy += seconds
 
     def expire(self) -> Optional[float]:

@@ -102,7 +102,7 @@ class RequestLoop:
         self._take(ready)
 
     def _poll(self, patience: Optional[float]) -> None:
-        """Wait for requests, for ever where `patience` is None; meanwhile let go of what nobody uses any more."""
+        """Wait for requests, without limit if `patience` is None; first free segments and handles that have expired."""
         ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
         if patience is None:
             patience = min(ends, default=None)

@@ -1,7 +1,7 @@
-"""Memory that a session shares with those it sends arrays to and gets them from: sealed memfds, kept for the next.
+"""Segments: sealed memfds that a session shares with its peers to send and receive arrays.
 
-The first touch of fresh memory costs several times what copying into it costs; so a segment that nobody uses stays
-mapped, here and at its peers, for a while.
+The first touch of fresh memory costs several times as much as a copy into it. An unused segment therefore stays mapped
+for a while, here and at its peers.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Segment:
         self.size = size
         self.descriptor = lift(create_sealed("venvd-segment", size))
         try:
-            # Whoever touches a page first pays for it: that is to be this process, not its peers.
+            # The kernel charges a page to the process that touches it first: this process, not its peers.
             os.posix_fallocate(self.descriptor, 0, size)
             self.map = _mapped(self.descriptor, size, private=False)
         except BaseException:
@@ -152,7 +152,7 @@ class Segments:
         return part
 
     def forsake(self, names: Iterable[str]) -> None:
-        """Whoever had these is gone, and may still look at them: they are never lent again."""
+        """Never lend these segments again: their peer is gone, and may still have them mapped."""
         self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
 
     @property

@@ -67,7 +67,7 @@ def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[in
 def warm_up(files: str) -> None:
     """Be a session for one call, and leave nothing of it.
 
-    What a fork writes to for the first time is copied, page by page; now nobody waits for that.
+    The kernel copies each page that a fork writes to for the first time. Here no client waits for that.
     """
     forks.claim()
     mine, its = control.make_pair()
@@ -148,7 +148,7 @@ class Session:
     # ---- the loop
 
     def serve(self) -> None:
-        """Answer until nobody asks any more; `status` is the exit status then."""
+        """Answer requests until the server is gone; `status` is the exit status then."""
         self._request_loop.listen(self._control.fileno(), self._hear_warden)
         self._slot.ready()
         self._control.send({"ready": True})
@@ -222,4 +222,4 @@ def isolate() -> None:
 
 
 def _no_input(_prompt: object = "") -> NoReturn:
-    raise EOFError("input() has nobody to ask here: pass values as arguments, locals or attributes")
+    raise EOFError("input() has no terminal here: pass values as arguments, locals or attributes")

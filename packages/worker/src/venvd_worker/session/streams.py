@@ -30,7 +30,7 @@ class Stream:
         unreadable: where the next line begins is not known.
         begin: how the answer to what is no request begins.
         blocked: replies wait until the peer reads.
-        gone: nobody reads them any more.
+        gone: the peer reads no more replies.
         fresh: the next line may be something else than a call.
         values: the mode of values in replies to requests that name none.
         timeout: seconds that a call may take which says nothing of it, 0 for no limit.

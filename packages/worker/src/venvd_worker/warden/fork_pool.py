@@ -44,7 +44,7 @@ _FORK_WITHIN, _LONGEST_FORK = 10.0, 60.0
 _LINGER = 0.5
 """Seconds that a zygote whose control connection is closed may take to end by itself."""
 _QUIET = 0.03
-"""Seconds without a start before a fork is made ahead: it takes its time from nobody who waits."""
+"""Seconds without a start before the pool forks ahead, so that no start is delayed."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _LONG_LIFE = 60.0
 """Seconds after which a zygote that ends does not lengthen the pause before the next."""
@@ -65,7 +65,7 @@ Ready = Callable[[Optional[Fork]], None]
 
 @dataclass
 class _PendingFork:
-    """One that was asked for and has not answered yet; nobody waits for one that is late."""
+    """A requested fork that has not answered yet; no start waits for a late one."""
 
     number: int
     control: ControlConnection
@@ -233,7 +233,7 @@ class ForkPool:
         return zygote
 
     def _lose_patience(self) -> None:
-        """Whoever waits for a fork starts by exec."""
+        """Let the sessions that wait for a fork start as new interpreters."""
         self._patient = False
         if self._report.state == READY:
             return
@@ -318,7 +318,7 @@ class ForkPool:
         zygote.control.send({"fork": fork.number, "probe": probe}, [its.detach()])
 
     def _look_at(self, fork: _PendingFork, zygote: ZygoteProcess) -> None:
-        """It has had some time: wait on while it gets on, but let nobody else wait for long."""
+        """Check a slow fork: it may go on while it makes progress, but no start waits long for it."""
         if self._forks.get(fork.number) is not fork:
             return
         on_the_way = [fork.pid] if fork.pid is not None else process_tree.list_descendants([zygote.pid])
@@ -334,7 +334,7 @@ class ForkPool:
             self._fork_lost(fork, "it did not answer")
 
     def _let_go(self, fork: _PendingFork) -> None:
-        """Whoever waits for this one starts by exec."""
+        """Let the session that waits for this fork start as a new interpreter."""
         if fork.probe:
             self._lose_patience()
         elif not fork.late and self._waiting:

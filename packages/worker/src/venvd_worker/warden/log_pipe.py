@@ -33,7 +33,7 @@ class LogPipe:
         os.close(self._read)
 
     def pass_on(self) -> bool:
-        """Pass on what is there; false once nobody holds the other end any more."""
+        """Pass on the available output; false if no process holds the other end any more."""
         try:
             data = os.read(self._read, _CHUNK)
         except BlockingIOError:

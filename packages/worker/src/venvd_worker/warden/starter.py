@@ -59,7 +59,7 @@ def _become_child(warden: int) -> None:
     if os.getppid() != warden:  # it died before the line above
         os._exit(_CANNOT_START)
     os.setsid()
-    if warden == 1:  # in a container of its own: nobody else is held up by more, or by less
+    if warden == 1:  # in a container of its own, where this affects no other process
         os.nice(_NICE)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
