@@ -1,8 +1,8 @@
 """Starts the controller in its container, never as root.
 
-The container of compose.yaml starts as root if the group of the Docker socket is unknown, with the two
-capabilities that are needed to become someone else: here the group is read off the socket, root is given up for good,
-and the controller takes the process over. Started as another user, it does the last of these only.
+If .env does not name the group of the Docker socket, compose.yaml starts the container as root, with the two
+capabilities that a change of user needs. This program then reads the group from the socket, gives up root for good,
+and executes the controller. Started as another user, it only executes the controller.
 """
 
 import os
@@ -12,7 +12,7 @@ USER, GROUP = 10003, 10000
 SOCKET = "/var/run/docker.sock"
 
 
-def give_up_root() -> None:
+def drop_root() -> None:
     groups = [GROUP]
     if os.path.exists(SOCKET):
         groups.append(os.stat(SOCKET).st_gid)
@@ -23,5 +23,5 @@ def give_up_root() -> None:
 
 if __name__ == "__main__":
     if os.getuid() == 0:
-        give_up_root()
+        drop_root()
     os.execv(sys.executable, [sys.executable, "-I", "-u", "-B", "-m", "venvd_controller", *sys.argv[1:]])

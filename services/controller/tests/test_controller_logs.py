@@ -28,8 +28,8 @@ def _start(testbed: Any) -> streams.Launches:
 async def _follow(testbed: Any, launches: streams.Launches, act: Callable[[str], Any], tail: int | None) -> list[str]:
     """Return the lines that a follower gets until the end; `act` runs after each."""
     lines: list[str] = []
-    first = await run_sync(launches.next)
-    async with aclosing(streams.backend_log(testbed.controller.logs, launches, first, tail)) as events:  # type: ignore[type-var]
+    first = await run_sync(launches.find_next)
+    async with aclosing(streams.stream_backend_log(testbed.controller.logs, launches, first, tail)) as events:  # type: ignore[type-var]
         async for event in events:
             if event is None:
                 continue

@@ -1,4 +1,4 @@
-"""`python -m venvd_controller`: serves until it is told to stop."""
+"""`python -m venvd_controller`: serves until a signal ends it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def serve(settings: Settings) -> None:
     """Run a controller until a signal ends it.
 
     Raises:
-        VenvdError: what keeps it from serving.
+        VenvdError: the home, the address, the database, the engine or the manifest cannot be used.
     """
     home = Home(settings.home, settings.token.get_secret_value() if settings.token else None)
     if settings.metrics_token_file is not None:
@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
     listener = listen_tcp(settings.host, settings.port, hint=_HINT)
     engine_settings = settings.create_engine_settings(home.id)
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
-    url = settings.url or f"http://{_authority(settings.host, listener.getsockname()[1])}"
+    url = settings.url or f"http://{_format_authority(settings.host, listener.getsockname()[1])}"
     logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
     server = create_server(
         create_app(controller),
@@ -51,14 +51,14 @@ def serve(settings: Settings) -> None:
         raise SystemExit(1)
 
 
-def _authority(host: str, port: int) -> str:
-    """The address by which clients on this machine reach it."""
+def _format_authority(host: str, port: int) -> str:
+    """Format the address for clients on this machine."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"{reached}:{port}"
 
 
 def main() -> None:
-    """Run the controller; wrong settings end it with status 2, what keeps it from serving with 1."""
+    """Run the controller; wrong settings end it with status 2, other errors with 1."""
     try:
         settings = Settings()
     except ValidationError as error:

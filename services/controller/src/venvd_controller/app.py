@@ -31,7 +31,6 @@ Send the token of the controller's home as `Authorization: Bearer …`. Builds a
 events, or poll. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
 """
 
-
 _PROBLEM: dict[int | str, dict[str, Any]] = {
     "default": {"model": Problem, "description": "Problem details", "content": {"application/problem+json": {}}}
 }

@@ -1,4 +1,4 @@
-"""Who may ask what: the admin's token for everything, the metrics token for numbers only."""
+"""Access: the admin's token opens everything, the metrics token metrics only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
 PAGES = frozenset({"/docs", "/openapi.json"})
-"""What a browser opens: it asks for a password, which is the token."""
+"""Pages for browsers, which ask for a password: the token."""
 _FOR_METRICS = re.compile(r"/metrics|/v1/sd/prometheus|/v1/backends/[^/]+/metrics")
 
 
 class Guard:
-    """ASGI middleware: admits requests that have a token of the controller's."""
+    """ASGI middleware: admits requests that carry one of the controller's tokens."""
 
     def __init__(self, app: ASGIApp, home: Home) -> None:
         self._app = app
@@ -36,11 +36,11 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope) -> str:
-        """Whose token a request has.
+        """Return whose token a request carries.
 
         Raises:
             Unauthenticated: there is no token, or it is unknown.
-            Forbidden: the token is not for this.
+            Forbidden: the token does not open this path.
         """
         path, method = scope["path"], scope["method"]
         token = _read_token(scope, basic=path in PAGES and method == "GET")

@@ -1,4 +1,7 @@
-"""Server-sent events: no thread waits for a client, and none is left behind where a client goes away."""
+"""Streams of server-sent events: operations, and logs of backends.
+
+A stream holds no thread while it waits, and a client that goes away leaves no thread behind.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 
@@ -23,52 +26,52 @@ from venvd_http import sse
 
 log = logging.getLogger("venvd.controller")
 
-_QUIET_SECONDS = 10.0
-"""After so long without an event a comment keeps the connection open."""
-_BEHIND = 10_000
-"""Lines that a follower may be behind; what it misses beyond that is read from the log again."""
-_PAUSE = 0.25
-"""Seconds between two looks for the next launch of a backend."""
+_KEEP_ALIVE_SECONDS = 10.0
+"""After this time without an event a comment keeps the connection open."""
+_MAX_PENDING = 10_000
+"""Lines that wait for a slow follower; it reads further lines from the log."""
+_POLL_SECONDS = 0.25
+"""Seconds between two searches for the next launch of a backend."""
 
 
 class Signal:
-    """Set from any thread, awaited in one event loop."""
+    """An event that any thread sets and one event loop awaits."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and no client waits any more
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and its waiters are gone
             self._loop.call_soon_threadsafe(self._event.set)
 
     def clear(self) -> None:
         self._event.clear()
 
     async def wait(self) -> bool:
-        """False after a quiet while."""
+        """Wait for the event; return false when a comment is due."""
         try:
-            await asyncio.wait_for(self._event.wait(), _QUIET_SECONDS)
+            await asyncio.wait_for(self._event.wait(), _KEEP_ALIVE_SECONDS)
         except TimeoutError:
             return False
         return True
 
 
-def response(events: AsyncIterator[Event | None]) -> StreamingResponse:
-    """Events as server-sent events; None becomes a comment."""
+def create_response(events: AsyncIterator[Event | None]) -> StreamingResponse:
+    """Send events as server-sent events, and None as a comment."""
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def render() -> AsyncIterator[bytes]:
         async for event in events:
             if event is None:
                 yield sse.KEEP_ALIVE
             else:
                 yield sse.render_event(event.kind, json.dumps(event.data).encode(), event.id)
 
-    return StreamingResponse(chunks(), headers={name.decode(): value.decode() for name, value in sse.HEADERS})
+    return StreamingResponse(render(), headers={name.decode(): value.decode() for name, value in sse.HEADERS})
 
 
-async def operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:
-    """Events of an operation with an ID beyond `after`, up to that of kind `done`; None where a while was quiet."""
+async def stream_operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:
+    """Yield the events of an operation with an ID greater than `after` until `done`; None when a comment is due."""
     signal = Signal()
     with operations.subscribe(key, signal.set):
         while not operations.closing:
@@ -83,48 +86,8 @@ async def operation(operations: Operations, key: str, after: int) -> AsyncIterat
                 yield None
 
 
-class LogHub:
-    """Followed logs: one thread for each backend that is followed, however many follow it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._topics: dict[str, _Topic] = {}
-        self._lock = threading.Lock()
-        self.closing = False
-
-    def close(self) -> None:
-        """Let go of all followers."""
-        self.closing = True
-        with self._lock:
-            for topic in self._topics.values():
-                topic.end()
-
-    @contextmanager
-    def following(self, record: LaunchRecord, follower: Follower) -> Iterator[None]:
-        """Have `follower` given the lines that a backend says from now on."""
-        with self._lock:
-            topic = self._topics.get(record.launch_id)
-            if topic is None or topic.ended:
-                topic = self._topics[record.launch_id] = _Topic(self._engine, record, self._drop)
-            topic.followers.append(follower)
-        try:
-            yield
-        finally:
-            topic.followers.remove(follower)
-
-    def _drop(self, topic: _Topic) -> bool:
-        """Whether the topic ended; it goes on where somebody has come meanwhile."""
-        with self._lock:
-            if topic.followers and not topic.ended:
-                return False
-            topic.end()
-            if self._topics.get(topic.launch_id) is topic:
-                del self._topics[topic.launch_id]
-            return True
-
-
 class Follower:
-    """Lines on their way to one client."""
+    """The lines that wait for one client."""
 
     def __init__(self) -> None:
         self.signal = Signal()
@@ -132,7 +95,7 @@ class Follower:
         self._lines: list[LogLine] = []
 
     def put(self, line: LogLine) -> None:
-        if len(self._lines) < _BEHIND:
+        if len(self._lines) < _MAX_PENDING:
             self._lines.append(line)
         else:
             self.ended = True
@@ -143,42 +106,84 @@ class Follower:
         self.signal.set()
 
     def take(self) -> list[LogLine]:
-        found, self._lines = self._lines, []
-        return found
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class LogHub:
+    """Follows the logs of launches: one thread for each launch, however many clients follow it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._topics: dict[str, _Topic] = {}
+        self._lock = threading.Lock()
+        self.closing = False
+
+    def close(self) -> None:
+        """End all streams."""
+        self.closing = True
+        with self._lock:
+            for topic in self._topics.values():
+                topic.end()
+
+    @contextmanager
+    def follow(self, record: LaunchRecord, follower: Follower) -> Iterator[None]:
+        """Give `follower` each new line of a launch."""
+        with self._lock:
+            topic = self._topics.get(record.launch_id)
+            if topic is None or topic.ended:
+                topic = self._topics[record.launch_id] = _Topic(record)
+                name = f"log of {record.launch_id}"
+                threading.Thread(target=self._read, args=(topic,), name=name, daemon=True).start()
+            topic.followers.append(follower)
+        try:
+            yield
+        finally:
+            topic.followers.remove(follower)
+
+    def _read(self, topic: _Topic) -> None:
+        """Read the log of a launch until it ends or has no followers."""
+        launch_id = topic.record.launch_id
+        try:
+            for line in self._engine.logs(topic.record, 1, follow=True):
+                for follower in list(topic.followers):
+                    follower.put(line)
+                if not topic.followers and self._remove_unused(topic):
+                    return
+        except VenvdError as error:
+            log.info("the log of %s cannot be followed: %s", launch_id, error.message)
+        except Exception:
+            log.exception("the log of %s cannot be followed", launch_id)
+        topic.ended = True
+        self._remove_unused(topic)
+
+    def _remove_unused(self, topic: _Topic) -> bool:
+        """Remove a topic; return false if a new follower has joined a launch that still runs."""
+        with self._lock:
+            if topic.followers and not topic.ended:
+                return False
+            topic.end()
+            if self._topics.get(topic.record.launch_id) is topic:
+                del self._topics[topic.record.launch_id]
+            return True
 
 
 class _Topic:
-    def __init__(self, engine: Engine, record: LaunchRecord, drop: Callable[[_Topic], bool]) -> None:
-        self.launch_id = record.launch_id
+    """A launch whose log is read, and its followers."""
+
+    def __init__(self, record: LaunchRecord) -> None:
+        self.record = record
         self.followers: list[Follower] = []
         self.ended = False
-        self._engine = engine
-        self._record = record
-        self._drop = drop
-        threading.Thread(target=self._pump, name=f"log of {record.launch_id}", daemon=True).start()
 
     def end(self) -> None:
         self.ended = True
         for follower in list(self.followers):
             follower.end()
 
-    def _pump(self) -> None:
-        try:
-            for line in self._engine.logs(self._record, 1, follow=True):
-                for follower in list(self.followers):
-                    follower.put(line)
-                if not self.followers and self._drop(self):
-                    return
-        except VenvdError as error:
-            log.info("the log of %s cannot be followed: %s", self.launch_id, error.message)
-        except Exception:
-            log.exception("following the log of %s failed", self.launch_id)
-        self.ended = True
-        self._drop(self)
-
 
 class Launches:
-    """The launches of one backend: the one that runs, and after its end the one that follows it."""
+    """The launches of one backend, one after the other."""
 
     def __init__(self, engine: Engine, backends: Backends, name: str) -> None:
         self.engine = engine
@@ -186,12 +191,12 @@ class Launches:
         self._name = name
         self._last: str | None = None
 
-    def next(self) -> LaunchRecord | None:
-        """The launch to follow, None while there is none to come to.
+    def find_next(self) -> LaunchRecord | None:
+        """Find the launch to follow; None while there is none yet.
 
         Raises:
             NotFound: the backend is removed.
-            Conflict: it never ran and is not going to.
+            Conflict: the backend failed and never ran.
         """
         row = self._backends.get_row(self._name)
         if row.record is None:
@@ -205,51 +210,52 @@ class Launches:
         return None
 
 
-async def backend_log(
+async def stream_backend_log(
     hub: LogHub, launches: Launches, launch: LaunchRecord | None, tail: int | None
 ) -> AsyncIterator[Event | None]:
-    """The last lines of a backend's log and then each as it comes, over restarts too, until the backend is removed:
-    events `log`, and `done`. None, which keeps the connection open, where a while was quiet.
+    """Yield the last lines of a backend's log and then each new line, over restarts, until the backend is removed.
+
+    The events are `log` and, at the end, `done`; None when a comment is due.
     """
-    number, told = 0, ""
+    number, last_time = 0, ""
     while not hub.closing:
         if launch is not None:
-            async with aclosing(_launch_log(hub, launches.engine, launch, tail, told)) as lines:
+            async with aclosing(_stream_launch_log(hub, launches.engine, launch, tail, last_time)) as lines:
                 async for line in lines:
                     if line is not None:
-                        number, told = number + 1, line.time
+                        number, last_time = number + 1, line.time
                     yield Event(number, "log", asdict(line)) if line else None
             tail = None
         try:
-            launch = await run_sync(launches.next)
+            launch = await run_sync(launches.find_next)
         except (NotFound, Conflict):
             yield Event(number + 1, "done", None)
             return
         except VenvdError:
-            launch = None  # the engine is away, and may come back
+            launch = None  # the engine does not answer, and may come back
         yield None
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _launch_log(
-    hub: LogHub, engine: Engine, record: LaunchRecord, tail: int | None, told: str
+async def _stream_launch_log(
+    hub: LogHub, engine: Engine, record: LaunchRecord, tail: int | None, last_time: str
 ) -> AsyncGenerator[LogLine | None]:
-    """What one launch has said after the time `told`, and says until it ends."""
+    """Yield the lines of one launch after `last_time`, until it ends."""
     follower = Follower()
 
-    def said() -> list[LogLine]:
+    def read_history() -> list[LogLine]:
         lines = engine.logs(record, None if tail is None else max(tail, 1), follow=False)
-        return [line for line in lines if line.time > told]
+        return [line for line in lines if line.time > last_time]
 
-    with hub.following(record, follower):
-        history = await run_sync(said)
+    with hub.follow(record, follower):
+        history = await run_sync(read_history)
         lines = history[len(history) if tail == 0 else 0 :]
         while not hub.closing:
             follower.signal.clear()
             ended = follower.ended
             for line in lines:
                 yield line
-            lines = [line for line in _new(follower.take(), history) if line.time > told]
+            lines = [line for line in _drop_known(follower.take(), history) if line.time > last_time]
             if lines:
                 continue
             if ended:
@@ -258,9 +264,9 @@ async def _launch_log(
                 yield None
 
 
-def _new(lines: list[LogLine], history: list[LogLine]) -> list[LogLine]:
-    """The lines that are neither in the history that was shown nor older than it."""
+def _drop_known(lines: list[LogLine], history: list[LogLine]) -> list[LogLine]:
+    """Drop the lines that are in the history, or older than it."""
     if not lines or not history:
         return lines
-    first, seen = history[0].time, {(line.time, line.source, line.text) for line in history}
-    return [line for line in lines if line.time >= first and (line.time, line.source, line.text) not in seen]
+    first, known = history[0].time, {(line.time, line.source, line.text) for line in history}
+    return [line for line in lines if line.time >= first and (line.time, line.source, line.text) not in known]

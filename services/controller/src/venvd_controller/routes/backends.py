@@ -71,8 +71,8 @@ async def get_logs(
     """
     if follow:
         launches = streams.Launches(controller.engine, controller.backends, name)
-        first = await run_sync(launches.next)
-        return streams.response(streams.backend_log(controller.logs, launches, first, tail))
+        first = await run_sync(launches.find_next)
+        return streams.create_response(streams.stream_backend_log(controller.logs, launches, first, tail))
     record = await run_sync(controller.backends.get_launch_record, name)
     return PageOf(await run_sync(lambda: list(controller.engine.logs(record, tail, follow=False))))
 

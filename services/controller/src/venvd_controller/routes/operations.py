@@ -43,7 +43,7 @@ async def follow_operation(
     if not (last.isascii() and last.isdecimal() and len(last) < 10):
         raise InvalidRequest("Last-Event-ID takes the number of the last event")
     await run_sync(controller.operations.get, key)
-    return streams.response(streams.operation(controller.operations, key, int(last)))
+    return streams.create_response(streams.stream_operation(controller.operations, key, int(last)))
 
 
 @router.delete("/{key}", status_code=status.HTTP_202_ACCEPTED)

@@ -1,4 +1,4 @@
-"""Runs the migrations over the connection that the controller opened."""
+"""Runs the migrations on the connection that the controller opened."""
 
 from __future__ import annotations
 
