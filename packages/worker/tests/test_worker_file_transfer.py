@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,16 +88,23 @@ def test_a_file_goes_and_comes(session: Any, ask: Any) -> None:
     assert ask("file.delete", path="a", recursive=True).answer() == {"success": True}
 
 
-def test_a_courier_holds_nothing_of_the_wardens(host: Any, session: Any, ask: Any) -> None:
-    """It has its connection and what it works on, no other socket, none of the warden's descriptors."""
-    courier = ask("file.put", path="x")
-    courier.answer()
-    folder = Path(f"/proc/{courier.pid}/fd")
-    links = {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
-    sockets = [number for number, target in links.items() if target.startswith("socket:") and number > 2]
-    assert sockets == [3]
-    assert not [target for target in links.values() if "eventpoll" in target or "signalfd" in target]
-    assert all(str(host.work) in target for number, target in links.items() if number > 3)
+KEEPING = """
+import os, select, socket, sys
+from venvd_worker.files import process
+ours, theirs = socket.socketpair()
+others = [*socket.socketpair(), select.epoll(), open("/dev/null"), *os.pipe()]
+os.dup2(0, 1000)
+with process.keep_only(theirs.fileno()) as kept:
+    print(kept.fileno(), [number for number in range(3, 2000) if os.path.exists("/proc/self/fd/%d" % number)])
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+def test_a_file_process_holds_nothing_of_the_wardens() -> None:
+    """Of all descriptors that a fork of the warden has, it keeps its connection alone."""
+    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
+    assert done.stdout == "3 [3]\n"
 
 
 def test_a_server_that_gives_up(session: Any, ask: Any, tools: Any) -> None:

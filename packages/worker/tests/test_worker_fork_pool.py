@@ -104,8 +104,8 @@ def told(host: Any, state: str) -> dict[str, Any]:
 def ready(host: Any, tools: Any) -> int:
     """The process ID of the zygote, once it and the spare forks are there."""
     full(host, tools)
-    (pid,) = named(host, "venvd-zygote")
-    return pid
+    (pid,) = tools.wait_for(lambda: named(host, "venvd-zygote"))
+    return int(pid)
 
 
 def used(host: Any) -> None:

@@ -188,7 +188,10 @@ class SessionUsage:
 
 @dataclass
 class ProcessUsage:
+    """Of one process; `descriptors` are told of the warden alone."""
+
     rssBytes: int = 0
+    descriptors: int = 0
 
 
 @dataclass

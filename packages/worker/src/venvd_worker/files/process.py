@@ -46,7 +46,7 @@ def run(task: Task, connection: int) -> NoReturn:
     """Run `task` over `connection` in this process, which was just forked, and end it."""
     try:
         _drop_inheritance()
-        sock = _keep_only(connection)
+        sock = keep_only(connection)
         _set_bounds(task)
         _answer(task, FileConnection(sock))
     finally:
@@ -61,8 +61,8 @@ def _drop_inheritance() -> None:
     os.setsid()
 
 
-def _keep_only(connection: int) -> socket.socket:
-    """Close every descriptor of the warden's but the connection."""
+def keep_only(connection: int) -> socket.socket:
+    """Close every descriptor that the warden had but the connection and 0 to 2."""
     kept = os.dup2(connection, 3)
     limit = max(map(int, os.listdir("/proc/self/fd")))
     os.closerange(4, limit + 1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 from venvd_contract.commands import Limits
-from venvd_contract.internal.messages import Exited
+from venvd_contract.internal.messages import Exited, SessionUsage
 from venvd_contract.internal.slots import AT, RUNNING, SIZE, STOP_REASONS, U32, U64
 from venvd_worker.common import process_tree, usage
 from venvd_worker.common.control import ControlConnection
@@ -161,12 +161,7 @@ class SessionProcess:
         # Pages shared by fork were counted in each process: look again, slowly.
         return (usage.proportional_private(tree) or used.private) > self._baseline + limit
 
-    def stats(self) -> Dict[str, Any]:
+    def stats(self) -> SessionUsage:
         tree = self.tree()
         used = usage.measure(tree)
-        return {
-            "rssBytes": used.rss,
-            "pssBytes": usage.proportional(tree),
-            "cpuSeconds": round(used.cpu, 2),
-            "processes": used.processes,
-        }
+        return SessionUsage(used.rss, usage.proportional(tree), round(used.cpu, 2), used.processes)

@@ -293,8 +293,9 @@ class Warden:
 
     def _stats(self, _request: Request) -> _Answer:
         sessions = {session.name: session.stats() for session in self._sessions if session.alive}
-        own = {"rssBytes": usage.resident(self._pid)}
-        return {"sessions": sessions, "warden": own, "zygote": {"rssBytes": self._fork_pool.resident()}}, ()
+        own = messages.ProcessUsage(usage.resident(self._pid), len(os.listdir("/proc/self/fd")))
+        zygote = messages.ProcessUsage(self._fork_pool.resident())
+        return asdict(messages.Stats(sessions, own, zygote)), ()
 
     def _find_session(self, name: str) -> SessionProcess:
         session = self._sessions.get(name)
