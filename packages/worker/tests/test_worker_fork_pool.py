@@ -25,7 +25,7 @@ if warden:
 sys.path.insert(0, archive)
 from venvd_worker.warden import command_line
 from venvd_worker.warden import fork_pool
-fork_pool._LOOK_EVERY, fork_pool._FORK_WITHIN, fork_pool._LONGEST_FORK = 0.5, 1.0, 20.0
+fork_pool._CHECK_INTERVAL, fork_pool._FORK_TIMEOUT, fork_pool._SLOW_FORK_TIMEOUT = 0.5, 1.0, 200.0
 fork_pool._FIRST_PAUSE, fork_pool._LONGEST_PAUSE = 0.02, 0.1
 command_line.run_warden(archive, options)
 """
@@ -244,9 +244,9 @@ def test_progress(code: str, number: int | None, expected: bool) -> None:
         process.send_signal(number)
     time.sleep(0.5)
     progress = Progress()
-    progress.made([process.pid])
+    progress.check([process.pid])
     time.sleep(0.5)
-    found = progress.made([process.pid])
+    found = progress.check([process.pid])
     process.kill()
     process.communicate()
     assert found is expected

@@ -37,8 +37,8 @@ def make(work_dir: str, name: str) -> Directory:
     return directory
 
 
-def whole(directory: Directory) -> bool:
-    """Whether nothing that `make` made was removed."""
+def is_intact(directory: Directory) -> bool:
+    """Whether all that `make` made is still there."""
     return all(map(os.path.isdir, (directory.files, directory.home, directory.temporary)))
 
 

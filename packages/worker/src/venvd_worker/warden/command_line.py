@@ -8,27 +8,23 @@ import tempfile
 from typing import List
 
 from venvd_worker.warden.environment import take_worker_env
-from venvd_worker.warden.fork_pool import ForkPool
 from venvd_worker.warden.launcher import Settings
-from venvd_worker.warden.starter import InterpreterStarter
 from venvd_worker.warden.warden import Warden
 from venvd_worker.warden.zygote_process import ZygoteSettings
 
-_PRELOAD = "a module that is imported once, before sessions are forked; repeatable"
-_TIMEOUT = "what importing all of them may take"
-_SPARES = "processes that are forked ahead, for sessions that are yet to come"
-
 
 def run_warden(archive: str, arguments: List[str]) -> None:
-    """Be the warden until a signal says to stop."""
+    """Run the warden until a signal ends it."""
     parser = argparse.ArgumentParser(prog="warden", description="the first process of a worker host")
     parser.add_argument("--channel", required=True, help="directory for warden.sock")
     parser.add_argument("--work-dir", help="directory for the directories of sessions; default: a new temporary one")
     parser.add_argument("--site", help="directory of installed packages, where the interpreter does not know it")
-    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=_PRELOAD)
-    parser.add_argument("--preload-timeout", type=float, default=30.0, metavar="SECONDS", help=_TIMEOUT)
-    parser.add_argument("--spares", type=int, default=2, metavar="N", help=_SPARES)
-    parser.add_argument("--no-zygote", action="store_true", help="every session is an interpreter of its own")
+    preload = "a module that the zygote imports; repeatable"
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=preload)
+    timeout = "how long the import of all of them may take"
+    parser.add_argument("--preload-timeout", type=float, default=30.0, metavar="SECONDS", help=timeout)
+    parser.add_argument("--spares", type=int, default=2, metavar="N", help="forks that wait to become sessions")
+    parser.add_argument("--no-zygote", action="store_true", help="start a new interpreter for each session")
     chosen = parser.parse_args(arguments)
     work_dir = chosen.work_dir or tempfile.mkdtemp(prefix="venvd-work-")
     os.makedirs(work_dir, mode=0o700, exist_ok=True)
@@ -40,7 +36,7 @@ def run_warden(archive: str, arguments: List[str]) -> None:
         site=chosen.site and os.path.abspath(chosen.site),
         env=take_worker_env(),
     )
-    zygote_settings = ZygoteSettings(
+    zygote = ZygoteSettings(
         work_dir=settings.work_dir,
         site=settings.site,
         env=settings.env,
@@ -48,7 +44,4 @@ def run_warden(archive: str, arguments: List[str]) -> None:
         timeout=chosen.preload_timeout,
         spares=None if chosen.no_zygote else max(0, chosen.spares),
     )
-    starter = InterpreterStarter(archive, "zygote")
-    Warden(
-        settings, InterpreterStarter(archive), lambda loop, tell: ForkPool(loop, zygote_settings, starter, tell)
-    ).run()
+    Warden(settings, zygote, archive).run()

@@ -1,4 +1,4 @@
-"""The environment that user code finds: an allow-list, what the venv asks for, what the session asks for."""
+"""The environment of user code: an allow-list, the venv's and the backend's variables, the session's variables."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def take_worker_env() -> Dict[str, str]:
-    """The variables that the venv and the backend ask for; they are taken out of this process's environment.
+    """Take the variables of the venv and the backend out of this process's environment.
 
     Raises:
         ValueError: the variable holds no JSON object of strings.
     """
-    found = json.loads(os.environ.pop(WORKER_ENV, "") or "{}")
-    if type(found) is not dict or any(type(value) is not str for value in found.values()):
+    variables = json.loads(os.environ.pop(WORKER_ENV, "") or "{}")
+    if type(variables) is not dict or any(type(value) is not str for value in variables.values()):
         raise ValueError("{} must hold a JSON object of strings".format(WORKER_ENV))
-    return found
+    return variables
 
 
-def session_environment(asked: Mapping[str, str], directory: Directory) -> Dict[str, str]:
-    """The whole environment of a session; `asked` wins over everything else."""
-    found = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    found.setdefault("LANG", "C.UTF-8")
-    found["PATH"] = os.pathsep.join((_BINARIES, os.environ.get("PATH") or _DEFAULT_PATH))
-    found["HOME"] = directory.home
-    found["TMPDIR"] = directory.temporary
-    found["MPLBACKEND"] = "Agg"  # there is no screen
+def build_environment(variables: Mapping[str, str], directory: Directory) -> Dict[str, str]:
+    """The whole environment of a session or a zygote; `variables` win over everything else."""
+    env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    env.setdefault("LANG", "C.UTF-8")
+    env["PATH"] = os.pathsep.join((_BINARIES, os.environ.get("PATH") or _DEFAULT_PATH))
+    env["HOME"] = directory.home
+    env["TMPDIR"] = directory.temporary
+    env["MPLBACKEND"] = "Agg"  # there is no screen
     if _IS_VENV:
-        found["VIRTUAL_ENV"] = _ROOT
-    found.update(asked)
-    return found
+        env["VIRTUAL_ENV"] = _ROOT
+    env.update(variables)
+    return env

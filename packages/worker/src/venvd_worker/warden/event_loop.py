@@ -1,4 +1,4 @@
-"""The warden's event loop: descriptors and timers, one thread, nothing of the user's."""
+"""The warden's event loop: descriptors and timers on one thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ class Source(Protocol):
     def fileno(self) -> int: ...
 
 
+class Descriptor:
+    """A bare descriptor as a source."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
 class EventLoop:
     """Calls an action whenever its source can be read, or when its time has come."""
 
@@ -29,7 +39,7 @@ class EventLoop:
         self._epoll.register(source.fileno(), select.EPOLLIN)
 
     def try_to_add(self, source: Source, action: Action) -> bool:
-        """The same for a descriptor that may be of any kind; whether it can be waited for."""
+        """Add a descriptor that may be of any kind; false where it cannot be waited for."""
         try:
             self.add(source, action)
         except OSError:
@@ -38,20 +48,19 @@ class EventLoop:
         return True
 
     def remove(self, source: Source) -> None:
+        """Forget a source; one that is unknown is no error."""
         if self._actions.pop(source.fileno(), None) is not None:
             self._epoll.unregister(source.fileno())
 
-    def later(self, seconds: float, action: Action) -> None:
+    def call_later(self, seconds: float, action: Action) -> None:
         heapq.heappush(self._timers, (monotonic() + seconds, next(self._order), action))
 
-    def turn(self) -> None:
-        """Wait for the next thing to do, and do it."""
-        for descriptor, _ in self._epoll.poll(self._patience()):
+    def run_once(self) -> None:
+        """Wait for the next event or timer, and call its action."""
+        timeout = max(0.0, self._timers[0][0] - monotonic()) if self._timers else -1
+        for descriptor, _ in self._epoll.poll(timeout):
             action = self._actions.get(descriptor)
             if action is not None:
                 action()
         while self._timers and self._timers[0][0] <= monotonic():
             heapq.heappop(self._timers)[2]()
-
-    def _patience(self) -> float:
-        return max(0.0, self._timers[0][0] - monotonic()) if self._timers else -1

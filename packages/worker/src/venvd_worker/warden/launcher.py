@@ -1,11 +1,11 @@
-"""Launching a session: its directory, its channels, and what it is told that it is to be."""
+"""Launching a session: its directory, its connections and its configuration."""
 
 from __future__ import annotations
 
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.control import close_descriptors
@@ -13,16 +13,15 @@ from venvd_worker.common import control, directories
 from venvd_worker.common.directories import Directory
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.warden import log_pipe
-from venvd_worker.warden.environment import session_environment
+from venvd_worker.warden.environment import build_environment
 from venvd_worker.warden.fork_pool import Fork
-from venvd_worker.warden.log_pipe import LogPipe
-from venvd_worker.warden.session_process import SessionProcess, SlotWatch
-from venvd_worker.warden.starter import Starter
+from venvd_worker.warden.session_process import SessionProcess, WatchedSlot
+from venvd_worker.warden.starter import InterpreterStarter
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the warden is started with; `work_dir` holds the sessions' directories."""
+    """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's."""
 
     channel: str
     work_dir: str
@@ -33,7 +32,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class SessionOrder:
-    """A session that was asked for; `env` is what its client asks for, `slot` its index in `memory`."""
+    """A checked `start`: `env` is what the session adds, `slot` its index in `memory`."""
 
     name: str
     slot: int
@@ -43,33 +42,29 @@ class SessionOrder:
 
 
 class Launcher:
-    """Makes sessions; no two of them ever share a directory."""
+    """Launches sessions; no two of them share a directory."""
 
-    def __init__(self, settings: Settings, starter: Starter) -> None:
+    def __init__(self, settings: Settings, starter: InterpreterStarter) -> None:
         self._settings = settings
         self._starter = starter
         self._number = 0
 
-    def launch(self, order: SessionOrder, child: Optional[Fork]) -> Tuple[SessionProcess, int]:
-        """A new session, and the server's end of its stream.
-
-        Args:
-            order: what it is to be.
-            child: the process that becomes it; a fresh one where there is none.
+    def launch(self, order: SessionOrder, fork: Optional[Fork]) -> Tuple[SessionProcess, int]:
+        """Make `fork`, or a new interpreter where it is None, the session; also the server's end of its stream.
 
         Raises:
             OSError: no process could be made.
         """
         self._number += 1
         directory = directories.make(self._settings.work_dir, "{}-{}".format(order.name, self._number))
-        env = session_environment({**self._settings.env, **order.env}, directory)
-        (output, output_end), (errors, errors_end) = log_pipe.pipe(1), log_pipe.pipe(2)
+        env = build_environment({**self._settings.env, **order.env}, directory)
+        (output, output_end), (errors, errors_end) = log_pipe.make_pipe(1), log_pipe.make_pipe(2)
         server_end, session_end = socket.socketpair()
-        config = self._config(order, directory)
+        config = self._configure(order, directory)
         descriptors = [session_end.detach(), os.dup(order.memory.descriptor)]
         try:
-            if child is None:
-                child = self._fresh([output_end, errors_end], env, directory)
+            if fork is None:
+                fork = self._start_interpreter([output_end, errors_end], env, directory)
                 close_descriptors([output_end, errors_end])
             else:
                 config["env"] = env
@@ -77,25 +72,26 @@ class Launcher:
         except OSError:
             server_end.close()
             close_descriptors([*descriptors, output_end, errors_end])
-            _close([output, errors])
+            output.close()
+            errors.close()
             directories.remove(directory.root)
             raise
-        child.control.send(config, descriptors)
-        watch = SlotWatch(order.memory, order.slot)
-        session = SessionProcess(order.name, child.pid, watch, order.limits, directory, child.control, [output, errors])
+        fork.control.send(config, descriptors)
+        slot = WatchedSlot(order.memory, order.slot)
+        session = SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, [output, errors])
         return session, server_end.detach()
 
-    def _fresh(self, streams: Sequence[int], env: Dict[str, str], directory: Directory) -> Fork:
-        mine, its = control.make_pair()
+    def _start_interpreter(self, streams: Sequence[int], env: Dict[str, str], directory: Directory) -> Fork:
+        own, other = control.make_pair()
         try:
-            return Fork(self._starter.start(its, streams[0], streams[1], env, directory), mine)
+            return Fork(self._starter.start(other, streams[0], streams[1], env, directory), own)
         except OSError:
-            mine.close()
+            own.close()
             raise
         finally:
-            its.close()
+            other.close()
 
-    def _config(self, order: SessionOrder, directory: Directory) -> Dict[str, Any]:
+    def _configure(self, order: SessionOrder, directory: Directory) -> Dict[str, Any]:
         return {
             "slots": order.memory.count,
             "slot": order.slot,
@@ -103,8 +99,3 @@ class Launcher:
             "files": directory.files,
             "site": self._settings.site,
         }
-
-
-def _close(pipes: List[LogPipe]) -> None:
-    for pipe in pipes:
-        pipe.close()

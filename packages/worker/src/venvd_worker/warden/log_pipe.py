@@ -1,4 +1,4 @@
-"""What sessions print outside of `exec`: passed on to the worker host's own output, and never waited for."""
+"""The output of sessions outside of `exec`: copied to the worker host's own output, without ever waiting for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from time import monotonic
 from typing import Tuple
 
 _CHUNK = 4096
-"""No more than what a pipe that can be written takes in one piece, so that the warden never blocks."""
+"""A pipe that is writable takes so much in one piece, so that the warden never blocks."""
 _PER_SECOND = 1 << 20
 
 
 class LogPipe:
-    """The end of a pipe that holds one stream of a session's output.
+    """The reading end of a pipe that carries one stream of a session's output.
 
-    What the reader of the worker host's log does not take, and what exceeds a megabyte a second, is dropped: neither
-    may stop the warden.
+    Output beyond a megabyte a second is dropped, and so is output that the reader of the worker host's log does not
+    take: neither may stop the warden.
     """
 
     def __init__(self, target: int, descriptor: int) -> None:
@@ -24,7 +24,7 @@ class LogPipe:
         self._read = descriptor
         os.set_blocking(descriptor, False)
         self._second = 0.0
-        self._passed = 0
+        self._copied = 0
 
     def fileno(self) -> int:
         return self._read
@@ -32,24 +32,24 @@ class LogPipe:
     def close(self) -> None:
         os.close(self._read)
 
-    def pass_on(self) -> bool:
-        """Pass on the available output; false if no process holds the other end any more."""
+    def copy(self) -> bool:
+        """Copy what is in the pipe; false once its other end is closed everywhere."""
         try:
             data = os.read(self._read, _CHUNK)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        if data and self._may_pass(len(data)):
+        if data and self._within_rate(len(data)):
             _write(self._target, data)
         return bool(data)
 
-    def _may_pass(self, size: int) -> bool:
+    def _within_rate(self, size: int) -> bool:
         now = monotonic()
         if now - self._second >= 1:
-            self._second, self._passed = now, 0
-        self._passed += size
-        return self._passed <= _PER_SECOND
+            self._second, self._copied = now, 0
+        self._copied += size
+        return self._copied <= _PER_SECOND
 
 
 def _write(target: int, data: bytes) -> None:
@@ -62,7 +62,7 @@ def _write(target: int, data: bytes) -> None:
             pass
 
 
-def pipe(target: int) -> Tuple[LogPipe, int]:
-    """A new pipe, and its end to write into."""
+def make_pipe(target: int) -> Tuple[LogPipe, int]:
+    """A new pipe whose content is copied to descriptor `target`, and its writing end."""
     read, write = os.pipe()
     return LogPipe(target, read), write

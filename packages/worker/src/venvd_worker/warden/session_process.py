@@ -1,9 +1,9 @@
-"""A session as the warden sees it: its process, its tree, its directory, its limits, and why it was ended."""
+"""One session as the warden sees it: its process tree, slot, directory and limits."""
 
 from __future__ import annotations
 
 import signal
-from typing import Any, List, Optional
+from typing import List, Optional
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.messages import Exited, SessionUsage
@@ -23,10 +23,11 @@ from venvd_worker.common.exit_status import (
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.warden.log_pipe import LogPipe
+from venvd_worker.warden.server import Request
 
 
-class SlotWatch:
-    """A session's slot as the warden sees it: it may hold anything."""
+class WatchedSlot:
+    """A session's slot as the warden sees it. The session can write anything into it."""
 
     def __init__(self, memory: SlotMemory, index: int) -> None:
         self._memory = memory.map
@@ -37,7 +38,7 @@ class SlotWatch:
         U32.pack_into(self._memory, self._base + AT["stop_reason"], STOP_REASONS[reason])
         U64.pack_into(self._memory, self._base + AT["stop_sequence"], sequence)
 
-    def runs(self, sequence: int) -> bool:
+    def is_running(self, sequence: int) -> bool:
         """Whether the session says that it still runs this call."""
         (state,) = U32.unpack_from(self._memory, self._base + AT["state"])
         (running,) = U64.unpack_from(self._memory, self._base + AT["sequence"])
@@ -48,15 +49,15 @@ class SessionProcess:
     """One session's process, from its start until its tree is gone.
 
     Attributes:
-        status: as `wait` gave it, once the process has ended.
-        waiting: requests of the server that are answered when the tree is gone.
+        status: as `wait` gives it, once the process has ended.
+        kill_requests: answered when the tree is gone.
     """
 
     def __init__(
         self,
         name: str,
         pid: int,
-        watch: SlotWatch,
+        slot: WatchedSlot,
         limits: Limits,
         directory: Directory,
         control: ControlConnection,
@@ -64,13 +65,13 @@ class SessionProcess:
     ) -> None:
         self.name = name
         self.pid = pid
-        self.watch = watch
+        self.slot = slot
         self.limits = limits
         self.directory = directory
         self.control = control
         self.logs = logs
         self.status: Optional[int] = None
-        self.waiting: List[Any] = []
+        self.kill_requests: List[Request] = []
         self._end_reason: Optional[EndReason] = None
         self._baseline: Optional[int] = None
         self._memory_kills = usage.out_of_memory_kills()
@@ -80,49 +81,40 @@ class SessionProcess:
         return self.status is None
 
     @property
-    def limited(self) -> bool:
-        """Whether its use must be watched closely."""
-        limits = self.limits
-        return bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
-
-    def tree(self) -> List[int]:
-        return process_tree.list_descendants([self.pid]) if self.alive else []
-
-    @property
-    def up(self) -> bool:
+    def is_up(self) -> bool:
+        """Whether it takes requests."""
         return self._baseline is not None
 
-    def came_up(self) -> None:
-        """What the session uses now, it used before any code of the user's ran."""
+    def mark_up(self) -> None:
+        """Note the memory that the session uses before any user code runs."""
         self._baseline = usage.measure([self.pid]).private
+
+    def list_tree(self) -> List[int]:
+        return process_tree.list_descendants([self.pid]) if self.alive else []
+
+    def measure(self) -> SessionUsage:
+        """Measure the process tree; slow."""
+        tree = self.list_tree()
+        used = usage.measure(tree)
+        return SessionUsage(used.rss, usage.proportional(tree), round(used.cpu, 2), used.processes)
 
     # ---- ending
 
     def interrupt(self, sequence: int, reason: str) -> None:
-        self.watch.ask_to_stop(sequence, reason)
+        self.slot.ask_to_stop(sequence, reason)
         process_tree.send_signal(self.pid, signal.SIGINT)
 
-    def interrupt_again(self, sequence: int, group: bool) -> bool:
-        """Interrupt the call, if it still runs; whether it does.
-
-        Args:
-            sequence: the call's number in the slot.
-            group: also what the call started and waits for, as a terminal would.
-        """
-        runs = self.alive and self.watch.runs(sequence)
-        if runs:
-            (process_tree.send_group_signal if group else process_tree.send_signal)(self.pid, signal.SIGINT)
-        return runs
+    def interrupt_again(self, sequence: int, *, group: bool) -> None:
+        """Interrupt the call if it still runs; with `group` also its child processes, as a terminal does."""
+        if self.alive and self.slot.is_running(sequence):
+            send = process_tree.send_group_signal if group else process_tree.send_signal
+            send(self.pid, signal.SIGINT)
 
     def end(self, reason: EndReason) -> None:
         """Kill the whole tree; the first reason counts."""
-        if not self.alive:
-            return
-        self._end_reason = self._end_reason or reason
-        process_tree.kill_tree([self.pid])
-
-    def exited(self, status: int) -> None:
-        self.status = status
+        if self.alive:
+            self._end_reason = self._end_reason or reason
+            process_tree.kill_tree([self.pid])
 
     def describe_end(self) -> Exited:
         """The event of its end, once the process was reaped."""
@@ -135,33 +127,34 @@ class SessionProcess:
         for pipe in self.logs:
             pipe.close()
 
-    # ---- watching
+    # ---- limits
 
-    def check(self) -> None:
+    @property
+    def limited(self) -> bool:
+        """Whether the warden must watch what its tree uses."""
+        limits = self.limits
+        return bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
+
+    def enforce_limits(self) -> None:
         """End the session where its tree exceeds a limit."""
-        reason = self._exceeded_limit()
+        reason = self._find_exceeded_limit()
         if reason is not None:
             self.end(reason)
 
-    def _exceeded_limit(self) -> Optional[EndReason]:
+    def _find_exceeded_limit(self) -> Optional[EndReason]:
         limits = self.limits
-        tree = self.tree()
+        tree = self.list_tree()
         used = usage.measure(tree)
         if limits.processes and used.processes > limits.processes:
             return too_many_processes(limits.processes)
         if limits.cpuSeconds and used.cpu > limits.cpuSeconds + CPU_GRACE:
             return out_of_cpu_time(limits.cpuSeconds)
-        if limits.memoryBytes and self._too_much_memory(limits.memoryBytes, tree, used):
+        if limits.memoryBytes and self._uses_more(limits.memoryBytes, tree, used):
             return out_of_memory(limits.memoryBytes)
         return None
 
-    def _too_much_memory(self, limit: int, tree: List[int], used: usage.Usage) -> bool:
+    def _uses_more(self, limit: int, tree: List[int], used: usage.Usage) -> bool:
         if self._baseline is None or used.private <= self._baseline + limit:
             return False
-        # Pages shared by fork were counted in each process: look again, slowly.
+        # `used` counts pages that a fork shares once for each process. The exact figure takes longer.
         return (usage.proportional_private(tree) or used.private) > self._baseline + limit
-
-    def stats(self) -> SessionUsage:
-        tree = self.tree()
-        used = usage.measure(tree)
-        return SessionUsage(used.rss, usage.proportional(tree), round(used.cpu, 2), used.processes)

@@ -1,4 +1,4 @@
-"""Starting a process of the worker archive: a fresh interpreter for each."""
+"""Starting a program of the worker archive in a new interpreter."""
 
 from __future__ import annotations
 
@@ -6,46 +6,38 @@ import os
 import signal
 import socket
 import sys
-from typing import Dict, Protocol
+from typing import Dict
 
 from venvd_worker.common import kernel
 from venvd_worker.common.directories import Directory
 
 _CANNOT_START = 127
-_NICE = 10
-"""Below the warden, which must see a bomb of processes though it is one among hundreds."""
-
-
-class Starter(Protocol):
-    """How processes come to be. What they are to be, they read from `control`."""
-
-    def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
-        """The process ID of a new process.
-
-        Raises:
-            OSError: no process could be made.
-        """
+_NICENESS = 10
+"""Below the warden, which must see a fork bomb although it is one process among hundreds."""
 
 
 class InterpreterStarter:
-    """Each process is an interpreter of its own: it shares nothing, and takes as long as Python takes to start.
+    """Starts `program` of the archive; each process is an interpreter that shares nothing."""
 
-    Args:
-        program: which of the archive's it runs.
-    """
-
-    def __init__(self, archive: str, program: str = "session") -> None:
+    def __init__(self, archive: str, program: str) -> None:
         self._archive = archive
         self._program = program
 
     def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
+        """Start a process that reads its configuration from `control`; its process ID.
+
+        Raises:
+            OSError: no process could be made.
+        """
         warden = os.getpid()
         pid = os.fork()
         if pid:
             return pid
         try:
-            _become_child(warden)
-            _take_streams(output, errors)
+            _leave_warden(warden)
+            empty = os.open(os.devnull, os.O_RDONLY)
+            for number, descriptor in enumerate((empty, output, errors)):
+                os.dup2(descriptor, number)
             os.set_inheritable(control.fileno(), True)
             os.chdir(directory.files)
             arguments = [sys.executable, "-I", self._archive, self._program, str(control.fileno())]
@@ -54,18 +46,11 @@ class InterpreterStarter:
             os._exit(_CANNOT_START)
 
 
-def _become_child(warden: int) -> None:
+def _leave_warden(warden: int) -> None:
     kernel.die_with_parent(signal.SIGKILL)
     if os.getppid() != warden:  # it died before the line above
         os._exit(_CANNOT_START)
     os.setsid()
-    if warden == 1:  # in a container of its own, where this affects no other process
-        os.nice(_NICE)
+    if warden == 1:  # in a container: outside of one, niceness would change the process's share of the machine
+        os.nice(_NICENESS)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _take_streams(output: int, errors: int) -> None:
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.dup2(output, 1)
-    os.dup2(errors, 2)

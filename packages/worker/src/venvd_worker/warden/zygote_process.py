@@ -1,4 +1,4 @@
-"""Starting zygotes: what they are to be, the directory that they share, and what they print."""
+"""Starting zygotes: their settings, the directory that they share, and their output."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from venvd_worker.common import control, directories, usage
 from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.directories import Directory
 from venvd_worker.warden import log_pipe
-from venvd_worker.warden.environment import session_environment
+from venvd_worker.warden.environment import build_environment
 from venvd_worker.warden.event_loop import EventLoop
-from venvd_worker.warden.progress import queued
-from venvd_worker.warden.starter import Starter
+from venvd_worker.warden.log_pipe import LogPipe
+from venvd_worker.warden.progress import read_queue_time
+from venvd_worker.warden.starter import InterpreterStarter
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Threads that stand in the way of a fork; what the venv itself asks for wins."""
+"""A process with threads cannot be forked. The venv's own variables win."""
 
 
 @dataclass(frozen=True)
 class ZygoteSettings:
-    """What a zygote is to be.
+    """What a zygote does.
 
     Attributes:
         preload: modules that it imports, in this order.
-        timeout: seconds that this may take.
-        spares: forks that wait to become sessions; None is no zygote at all.
+        timeout: seconds that the imports may take.
+        spares: forks that wait to become sessions; None for no zygote.
     """
 
     work_dir: str
@@ -41,68 +42,69 @@ class ZygoteSettings:
 
 @dataclass
 class ZygoteProcess:
-    """One that was started; `ready_at` is when its first fork had proved that it can be forked."""
+    """A zygote that was started; `ready_at` is when its first fork has proved that it can be forked."""
 
     pid: int
     control: ControlConnection
     memory_kills: int
-    began: float
+    started_at: float
     importing: Optional[str] = None
     prepared: bool = False
     ready_at: Optional[float] = None
 
     def own_time(self) -> float:
         """Seconds since its start in which a processor was free for it."""
-        return monotonic() - self.began - queued(self.pid)
+        return monotonic() - self.started_at - read_queue_time(self.pid)
 
 
 class ZygoteStarter:
-    """Starts them, one after the other."""
+    """Starts zygotes, one after the other."""
 
-    def __init__(self, loop: EventLoop, settings: ZygoteSettings, starter: Starter) -> None:
+    def __init__(self, loop: EventLoop, settings: ZygoteSettings, starter: InterpreterStarter) -> None:
         self._loop = loop
         self._settings = settings
         self._starter = starter
         self._directories: List[Directory] = []
 
     def start(self) -> ZygoteProcess:
-        """A new one, told what to import.
+        """Start a zygote and tell it what to import.
 
         Raises:
             OSError: no process could be made.
         """
-        mine, its = control.make_pair()
+        own, other = control.make_pair()
         streams: List[int] = []
         try:
             for target in (1, 2):
-                pipe, end = log_pipe.pipe(target)
+                pipe, end = log_pipe.make_pipe(target)
                 streams.append(end)
-                self._loop.add(pipe, partial(self._pass_on, pipe))
-            directory = self._directory()
-            env = session_environment({**_ONE_THREAD, **self._settings.env}, directory)
-            pid = self._starter.start(its, streams[0], streams[1], env, directory)
+                self._loop.add(pipe, partial(self._copy_log, pipe))
+            directory = self._find_directory()
+            env = build_environment({**_ONE_THREAD, **self._settings.env}, directory)
+            pid = self._starter.start(other, streams[0], streams[1], env, directory)
         except OSError:
-            mine.close()
+            own.close()
             raise
         finally:
-            its.close()
+            other.close()
             close_descriptors(streams)
-        mine.send({"site": self._settings.site, "preload": list(self._settings.preload)})
-        return ZygoteProcess(pid, mine, usage.out_of_memory_kills(), monotonic())
+        own.send({"site": self._settings.site, "preload": list(self._settings.preload)})
+        return ZygoteProcess(pid, own, usage.out_of_memory_kills(), monotonic())
 
     def close(self) -> None:
-        """Remove what they left."""
+        """Remove the zygotes' directories."""
         for directory in self._directories:
             directories.remove(directory.root)
 
-    def _directory(self) -> Directory:
-        """One whose name no session's can have: that of the last, which its forks may still look into."""
-        if not self._directories or not directories.whole(self._directories[-1]):
+    def _find_directory(self) -> Directory:
+        """The directory of the zygote before, if it is intact: its forks may still use it. Else a new one."""
+        if not self._directories or not directories.is_intact(self._directories[-1]):
             number = len(self._directories) + 1
+            # No session's name begins with a dot.
             self._directories.append(directories.make(self._settings.work_dir, ".zygote-{}".format(number)))
         return self._directories[-1]
 
-    def _pass_on(self, pipe: log_pipe.LogPipe) -> None:
-        if not pipe.pass_on():
+    def _copy_log(self, pipe: LogPipe) -> None:
+        if not pipe.copy():
             self._loop.remove(pipe)
             pipe.close()
