@@ -97,14 +97,16 @@ class Header:
             found["into"] = self.into
         return found
 
-    def check_length(self, found: int) -> None:
-        """Raises:
-        InvalidRequest: `found` bytes are not what type and shape come to.
+    def check_length(self, length: int) -> None:
+        """Check that an array of this type and shape has `length` bytes.
+
+        Raises:
+            InvalidRequest: it has another number of bytes.
         """
-        if found != self.nbytes:
+        if length != self.nbytes:
             raise InvalidRequest(
                 "an array of {} and shape {} takes {} bytes, and there are {}".format(
-                    self.dtype, list(self.shape), self.nbytes, found
+                    self.dtype, list(self.shape), self.nbytes, length
                 )
             )
 
@@ -155,8 +157,10 @@ def described(fields: Dict[str, Any]) -> Header:
 
 
 def check_format(form: Any) -> None:
-    """Raises:
-    InvalidRequest: it is neither null nor a format that is known.
+    """Check the field `format`.
+
+    Raises:
+        InvalidRequest: it is neither null nor a known format.
     """
     if form is not None and form != ARROW:
         raise InvalidRequest(

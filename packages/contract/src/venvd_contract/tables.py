@@ -21,14 +21,16 @@ _SOURCES = "a pyarrow Table or RecordBatch, a pandas DataFrame or Series, or wha
 
 
 def check_version(pyarrow: Any) -> None:
-    """Raises:
-    Unimplemented: it is so old that reading a stream could unpickle what is in it.
+    """Check that this pyarrow never unpickles the contents of a stream.
+
+    Raises:
+        Unimplemented: it is too old.
     """
-    found = str(pyarrow.__version__)
-    if _version(found) < _OLDEST:
+    version = str(pyarrow.__version__)
+    if _version(version) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise Unimplemented(
-            "pyarrow {} unpickles what some streams hold: Arrow needs {} or newer".format(found, oldest)
+            "pyarrow {} unpickles what some streams hold: Arrow needs {} or newer".format(version, oldest)
         )
 
 

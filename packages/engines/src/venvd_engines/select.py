@@ -66,7 +66,7 @@ class _Answer:
 
 
 def _ask_docker() -> _Answer:
-    """What the Docker Engine says of itself; a host that swallows every packet holds nobody up."""
+    """The version that the Docker Engine reports; a host that drops every packet causes no long delay."""
     import docker  # noqa: F401, PLC0415 - not within the time of the answer
 
     host = os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
@@ -96,7 +96,7 @@ def _probe(host: str) -> _Answer:
 
 
 def _connect(host: str) -> None:
-    """Try the address alone: where nobody is, that shows at once, and one who is there may take longer to answer."""
+    """Try to connect: a closed port fails at once, and an engine that listens may take longer to answer."""
     parts = urlsplit(host)
     if parts.scheme == "unix":
         with socket.socket(socket.AF_UNIX) as made:

@@ -71,8 +71,10 @@ def bearer(value: str) -> str:
 
 
 def authorise(guard: TokenGuard, found: Asked) -> None:
-    """Raises:
-    Unauthenticated, Forbidden: as `TokenGuard.check`.
+    """Check the token of a call.
+
+    Raises:
+        Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
     try:
         guard.check(found.token)

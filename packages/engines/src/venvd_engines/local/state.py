@@ -37,13 +37,15 @@ class Part:
 
 @dataclass
 class State:
-    """Attributes:
-    launch_id: names the directory too.
-    home_id: whose launch it is.
-    boot: the boot in which its processes run.
-    ports: the ports it listens on, by their names.
-    socket_dir: the directory of its sockets, where it has one.
-    supervisor: the process above both parts; None until it was started.
+    """The record of one launch.
+
+    Attributes:
+        launch_id: the ID of the launch, which also names its directory.
+        home_id: the identity of the home that owns it.
+        boot: the boot of the machine in which its processes run.
+        ports: the ports that it listens on, by name.
+        socket_dir: the directory of its sockets, if it has one.
+        supervisor: the process above both parts; None until it is started.
     """
 
     launch_id: str

@@ -21,8 +21,10 @@ def stream_of(value: Any) -> tables.Stream:
 
 
 def check(into: Optional[str]) -> None:
-    """Raises:
-    Unimplemented: the venv has not what it takes to make that of a table.
+    """Check that the venv has the packages to make a table of this kind.
+
+    Raises:
+        Unimplemented: it lacks one.
     """
     tables.check_version(needed("pyarrow"))
     if into in ("pandas", "polars"):
