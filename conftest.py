@@ -23,6 +23,16 @@ SHORT = {
 What a session does is the same behind each transport, and what a transport does is the same on each engine.
 `make test-long` runs the other places.
 """
+SLOWEST = (
+    "tests/e2e",
+    "tests/engines",
+    "tests/faults",
+    "tests/monitoring",
+    "tests/isolation",
+    "tests/sdk",
+    "packages/client",
+)
+"""Suites that come first, the slowest before the others, so that no worker is left with a long one at the end."""
 NAMED = 5
 """Failures that the end of a run names; the summary above it has all of them."""
 
@@ -46,7 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for needed in item.iter_markers("needs"):
             if shutil.which(needed.args[0]) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{needed.args[0]} is not installed"))
+    items.sort(key=_rank)
     _skip_without_docker(items)
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(item.config.rootpath).as_posix()
+    return next((rank for rank, suite in enumerate(SLOWEST) if path.startswith(suite)), len(SLOWEST))
 
 
 def _short(item: pytest.Item, about: str) -> bool:
