@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SNAPSHOTS = ROOT / "tests" / "wire" / "snapshots"
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 80
 REGISTRY = re.compile(r"https?://[^\s\"']*(/simple\b|pythonhosted|pypi\.)|(deb|security|ftp)\.debian\.org")
+OUTSIDE = re.compile(r"\b(DESIGN|CONTRACT)\b")
+"""Documents that are not in the repository."""
 
 
 def list_files() -> list[Path]:
@@ -32,9 +35,11 @@ def list_sources() -> list[Path]:
 
 
 def find_lines(pattern: re.Pattern[str]) -> list[str]:
-    """Every line of a text file that matches, with its place."""
+    """Every line of our text files that matches, with its place."""
     lines = []
     for path in list_files():
+        if path.is_relative_to(SNAPSHOTS) or path.name == "LICENSE":
+            continue
         try:
             text = path.read_text()
         except UnicodeDecodeError:
@@ -68,6 +73,23 @@ def test_functions_are_short() -> None:
     assert not long
 
 
+def test_docstrings_begin_with_a_summary() -> None:
+    """No docstring begins with one of its sections."""
+    without = [
+        f"{path.relative_to(ROOT)}:{node.body[0].lineno}"
+        for path in list_sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
+        and (ast.get_docstring(node) or "").startswith(("Raises:", "Attributes:", "Args:", "Returns:", "Yields:"))
+    ]
+    assert not without
+
+
 def test_no_file_names_a_package_registry() -> None:
     """Indexes are settings: no file names the host of one."""
     assert find_lines(REGISTRY) == []
+
+
+def test_no_file_cites_documents_outside_the_repository() -> None:
+    """Comments cite the project's own documents."""
+    assert find_lines(OUTSIDE) == []
