@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ import yaml
 from harness.controller import Controller
 from harness.ports import free_port
 from harness.stack import ROOT
+from harness.waiting import TIMEOUT, wait_until
 
 MONITORING = ROOT / "deploy" / "monitoring"
 Series = dict[str, Any]
@@ -27,56 +27,56 @@ Series = dict[str, Any]
 
 
 @functools.cache
-def _programs() -> Path | None:
+def _find_programs() -> Path | None:
     cache = Path(os.environ.get("VENVD_CACHE") or Path.home() / ".cache" / "venvd") / "prometheus"
-    for place in (*os.environ.get("PATH", "").split(":"), str(cache)):
-        if all(shutil.which(name, path=place) for name in ("prometheus", "promtool")):
-            return Path(place)
+    for path in (*os.environ.get("PATH", "").split(":"), str(cache)):
+        if all(shutil.which(name, path=path) for name in ("prometheus", "promtool")):
+            return Path(path)
     return None
 
 
 def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`; skips the test where they are missing."""
-    place = _programs()
-    if place is None:
+    """Return the path of `prometheus` or `promtool`, or skip the test."""
+    directory = _find_programs()
+    if directory is None:
         pytest.skip("no prometheus and promtool: deploy/monitoring/fetch-prometheus brings them")
-    return str(place / name)
+    return str(directory / name)
 
 
-def promtool(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program("promtool"), *words], input=text, capture_output=True, text=True, check=False)
+def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program("promtool"), *arguments], input=text, capture_output=True, text=True, check=False)
 
 
 def shipped() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
-    return found
+    config: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
+    return config
 
 
 def config_for(controller: Controller, token_file: Path) -> dict[str, Any]:
-    """The shipped configuration with this controller's address and token, and everything once a second."""
+    """Return the shipped configuration with this controller's address and token, and intervals of a second."""
     text = json.dumps(shipped())
     text = text.replace("controller:8600", f"127.0.0.1:{controller.port}")
-    found: dict[str, Any] = json.loads(text.replace("/run/venvd-monitoring/token", str(token_file)))
-    found["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    found["rule_files"] = [str(MONITORING / name) for name in found["rule_files"]]
-    for job in found["scrape_configs"]:
+    config: dict[str, Any] = json.loads(text.replace("/run/venvd-monitoring/token", str(token_file)))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(MONITORING / name) for name in config["rule_files"]]
+    for job in config["scrape_configs"]:
         for discovery in job.get("http_sd_configs", ()):
             discovery["refresh_interval"] = "1s"
-    return found
+    return config
 
 
 class Prometheus:
-    """One that listens on loopback, asked over its HTTP API."""
+    """A client of the HTTP API of a Prometheus on loopback."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def log(self) -> str:
-        """What it said, where that is known."""
+    def read_log(self) -> str:
+        """Return its log if that is known."""
         return ""
 
     def get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -85,38 +85,38 @@ class Prometheus:
             connection.close()
 
     def api(self, path: str) -> Any:
-        """The data of an answer; a question that Prometheus does not understand is an error."""
-        found = json.loads(self.get(f"/api/v1/{path}")[1])
-        assert found["status"] == "success", f"{path}: {found.get('error')}"
-        return found["data"]
+        """Return the data of an answer; an invalid request is an error."""
+        answer = json.loads(self.get(f"/api/v1/{path}")[1])
+        assert answer["status"] == "success", f"{path}: {answer.get('error')}"
+        return answer["data"]
 
     def query(self, expression: str) -> list[Series]:
-        found: list[Series] = self.api(f"query?query={quote(expression)}")["result"]
-        return found
+        result: list[Series] = self.api(f"query?query={quote(expression)}")["result"]
+        return result
 
-    def until(self, expression: str, seconds: float = 180) -> list[Series]:
-        """The answer to an expression once there is one."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if found := self.query(expression):
-                return found
-            time.sleep(0.25)
-        state = json.dumps(self.api("targets?state=active"), indent=1)
-        raise AssertionError(f"nothing for {expression} after {seconds} s\n{state}\n{self.log()}")
+    def until(self, expression: str) -> list[Series]:
+        """Wait until an expression has a result, and return that."""
+
+        def describe() -> str:
+            targets = json.dumps(self.api("targets?state=active"), indent=1)
+            return f"no result of {expression}\n{targets}\n{self.read_log()}"
+
+        result: list[Series] = wait_until(lambda: self.query(expression), describe)
+        return result
 
     def value(self, expression: str) -> float:
-        """The one number that an expression comes to, once there is one."""
-        (found,) = self.until(expression)
-        return float(found["value"][1])
+        """Wait until an expression has a result, which is one series, and return its value."""
+        (series,) = self.until(expression)
+        return float(series["value"][1])
 
 
 class PrometheusProcess(Prometheus):
-    """One process, its data below `place`."""
+    """A process with its data below `directory`."""
 
-    def __init__(self, place: Path, config: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         super().__init__(free_port())
-        self.place = place
-        self.config = place / "prometheus.yaml"
+        self.directory = directory
+        self.config = directory / "prometheus.yaml"
         self.config.write_text(yaml.safe_dump(config))
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -124,26 +124,24 @@ class PrometheusProcess(Prometheus):
         command = [
             program("prometheus"),
             f"--config.file={self.config}",
-            f"--storage.tsdb.path={self.place / 'data'}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--log.level=warn",
         ]
-        with (self.place / "prometheus.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.place)
-        self._wait()
+        with (self.directory / "prometheus.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory)
+        wait_until(self._is_ready, lambda: f"Prometheus is not ready:\n{self.read_log()}")
         return self
 
-    def _wait(self) -> None:
-        end = time.monotonic() + 180
-        while time.monotonic() < end and self.process is not None and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                if self.get("/-/ready")[0] == http.client.OK:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"Prometheus is not ready:\n{self.log()}")
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"Prometheus ended:\n{self.read_log()}"
+        with contextlib.suppress(OSError):
+            return self.get("/-/ready")[0] == http.client.OK
+        return False
 
-    def log(self) -> str:
-        path = self.place / "prometheus.log"
+    def read_log(self) -> str:
+        path = self.directory / "prometheus.log"
         return path.read_text()[-4000:] if path.exists() else ""
 
     def stop(self) -> None:

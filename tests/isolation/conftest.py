@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from harness.callers import HttpCaller
@@ -14,13 +15,12 @@ def docker_stack(stacks: SharedStacks) -> Stack:
 
 @pytest.fixture(scope="package")
 def running(docker_stack: Stack) -> Iterator[Running]:
-    made = docker_stack.start("http", VENVD_CANARY="canary-of-the-server")
-    yield made
-    docker_stack.stop(made)
+    running = docker_stack.start("http", VENVD_CANARY="canary-of-the-server")
+    yield running
+    docker_stack.stop(running)
 
 
 @pytest.fixture
 def call(running: Running) -> Iterator[HttpCaller]:
-    made = HttpCaller(running.url, running.token)
-    yield made
-    made.close()
+    with closing(HttpCaller(running.url, running.token)) as call:
+        yield call

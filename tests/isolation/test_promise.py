@@ -1,4 +1,4 @@
-"""The promise: a venv holds exactly what its owner pinned, whatever venvd itself is made of."""
+"""The promise: a venv holds exactly the pins of its owner, whatever packages venvd uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from venvd_contract.errors import NotFound
 
 pytestmark = pytest.mark.network
 
-OURS = {
+PINS = {
     "anyio": "2.2.0",
     "docker": "4.4.4",
     "fastapi": "0.50.0",
@@ -30,7 +30,7 @@ OURS = {
     "typing-extensions": "4.8.0",
     "uvicorn": "0.13.4",
 }
-"""Old releases of what venvd's own programs are made of: none of these could be installed beside them."""
+"""Old releases of packages that venvd uses: they cannot be installed beside venvd."""
 HERE = f"3.{sys.version_info.minor}"
 
 CASES = [
@@ -42,9 +42,9 @@ CASES = [
 
 @pytest.fixture(scope="module", params=CASES)
 def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpCaller]:
-    """A client of an HTTP backend whose venv clashes with the server's."""
+    """A client of an HTTP backend whose venv clashes with the server's packages."""
     engine, python = request.param
-    pins = tuple(f"{name}=={version}" for name, version in OURS.items())
+    pins = tuple(f"{name}=={version}" for name, version in PINS.items())
     try:
         with engine_stack(engine, tmp_path_factory.mktemp(engine), pins, python) as stack:
             running = stack.start("http")
@@ -58,17 +58,17 @@ def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip(error.message)
 
 
-def value(call: HttpCaller, code: str) -> Any:
+def evaluate(call: HttpCaller, code: str) -> Any:
     return call("eval", {"expression": code})["value"]
 
 
-def test_the_pins_are_not_ours() -> None:
-    """The test tests something: of each package the server runs on another release."""
-    clashing = {name for name, version in OURS.items() if installed(name) not in {None, version}}
-    assert clashing == set(OURS)
+def test_the_pins_clash() -> None:
+    """The server runs on another release of each pinned package, so the other tests prove something."""
+    clashing = {name for name, version in PINS.items() if find_version(name) not in {None, version}}
+    assert clashing == set(PINS)
 
 
-def installed(name: str) -> str | None:
+def find_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -76,35 +76,36 @@ def installed(name: str) -> str | None:
 
 
 def test_metadata_shows_the_pins(call: HttpCaller) -> None:
-    """`importlib.metadata.version()` in a session shows each pin, where the server has other releases."""
-    names = json.dumps(sorted(OURS))
-    found = value(call, f"import importlib.metadata as m; {{name: m.version(name) for name in {names}}}")
-    assert found == OURS
+    """`importlib.metadata.version()` in a session shows each pin."""
+    names = json.dumps(sorted(PINS))
+    versions = evaluate(call, f"import importlib.metadata as m; {{name: m.version(name) for name in {names}}}")
+    assert versions == PINS
 
 
-def test_nothing_of_ours_is_installed(call: HttpCaller) -> None:
-    """Whatever a session finds installed, no distribution of venvd or of its servers' is among it."""
-    found = value(call, "import importlib.metadata as m; sorted(d.metadata['Name'].lower() for d in m.distributions())")
-    assert not [name for name in found if name.startswith("venvd")]
-    assert not {"uvloop", "httptools", "pydantic-core", "pydantic-settings", "msgspec", "sqlalchemy"} & set(found)
-    assert set(OURS) <= {name.replace("_", "-") for name in found}
+def test_nothing_of_venvd_is_installed(call: HttpCaller) -> None:
+    """A session sees no distribution of venvd or of its servers."""
+    code = "import importlib.metadata as m; sorted(d.metadata['Name'].lower() for d in m.distributions())"
+    names = evaluate(call, code)
+    assert not [name for name in names if name.startswith("venvd")]
+    assert not {"uvloop", "httptools", "pydantic-core", "pydantic-settings", "msgspec", "sqlalchemy"} & set(names)
+    assert set(PINS) <= {name.replace("_", "-") for name in names}
 
 
-def test_what_is_imported_is_what_is_pinned(call: HttpCaller) -> None:
-    """The modules themselves are of the pinned releases, from the venv and from nowhere else."""
+def test_imported_modules_have_the_pinned_versions(call: HttpCaller) -> None:
+    """The imported modules have the pinned versions and lie in the venv."""
     code = """
 import fastapi, starlette, pydantic, uvicorn, google.protobuf, packaging
 modules = (fastapi, pydantic, uvicorn, google.protobuf)
 versions = [getattr(m, "__version__", None) or m.VERSION for m in modules]
 [versions, [m.__file__ for m in modules], __import__("sys").prefix]
 """
-    versions, files, prefix = value(call, code)
+    versions, files, prefix = evaluate(call, code)
     assert versions == ["0.50.0", "1.10.13", "0.13.4", "3.20.3"]
     assert all(Path(file).is_relative_to(prefix) for file in files)
 
 
-def test_what_is_pinned_works(call: HttpCaller) -> None:
-    """An application of the pinned framework answers inside the session, with models of the pinned validator."""
+def test_the_pinned_framework_works(call: HttpCaller) -> None:
+    """An application of the pinned framework, with models of the pinned pydantic, answers inside the session."""
     code = """
 import asyncio, fastapi, pydantic
 class Item(pydantic.BaseModel):
@@ -123,15 +124,15 @@ scope = {"type": "http", "method": "POST", "path": "/items", "root_path": "", "q
 """
     call("exec", {"code": code})
     call("exec", {"code": "asyncio.new_event_loop().run_until_complete(app(scope, receive, send))"})
-    assert value(call, "[sent[0]['status'], sent[1]['body'].decode(), Item(size='7').dict()]") == [
+    assert evaluate(call, "[sent[0]['status'], sent[1]['body'].decode(), Item(size='7').dict()]") == [
         200,
         '{"size":42}',
         {"size": 7},
     ]
 
 
-def test_every_operation_works(call: HttpCaller) -> None:
-    """No operation leans on a package of the venv: all of them work among releases that ours could not."""
+def test_every_command_works(call: HttpCaller) -> None:
+    """Every command works in the venv: none needs a package of it."""
     assert call("ping") == {"status": "ok"}
     module = call("import", {"moduleName": "collections"})["handleId"]
     made = {"moduleHandleId": module, "className": "Counter", "args": ["abca"], "kwargs": {}}

@@ -1,4 +1,4 @@
-"""A controller with a Prometheus beside it that was started before any backend."""
+"""A controller and a Prometheus that runs before the first backend."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.prometheus import PrometheusProcess, config_for, program
 
 
 @dataclass
-class Watched:
-    """What a scraper sees, and a bare venv to start backends in."""
+class Monitored:
+    """A controller, a Prometheus that scrapes it, and the name of a venv for backends."""
 
     controller: Controller
     prometheus: PrometheusProcess
@@ -23,27 +23,27 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched_controller(engine: str, place: Path) -> Iterator[Watched]:
+def monitored_controller(engine: str, directory: Path) -> Iterator[Monitored]:
     program("prometheus")
-    token = place / "handed-out" / "token"
+    token = directory / "published" / "token"
     with running_controller(engine, VENVD_METRICS_TOKEN_FILE=str(token)) as controller:
-        prometheus = PrometheusProcess(place, config_for(controller, token))
+        prometheus = PrometheusProcess(directory, config_for(controller, token))
         try:
             prometheus.start()
             prometheus.until('up{job="venvd-controller"} == 1')
             controller.venv("bare", python=f"3.{sys.version_info.minor}", preload=["json"])
-            yield Watched(controller, prometheus, "bare")
+            yield Monitored(controller, prometheus, "bare")
         finally:
             prometheus.stop()
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with watched_controller("local", tmp_path_factory.mktemp("local")) as made:
-        yield made
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    with monitored_controller("local", tmp_path_factory.mktemp("local")) as monitored:
+        yield monitored
 
 
 @pytest.fixture(scope="module")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with watched_controller("docker", tmp_path_factory.mktemp("docker")) as made:
-        yield made
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    with monitored_controller("docker", tmp_path_factory.mktemp("docker")) as monitored:
+        yield monitored

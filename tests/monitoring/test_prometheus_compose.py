@@ -37,7 +37,7 @@ def monitored() -> Iterator[Monitored]:
         yield Monitored(project, Prometheus(port))
 
 
-def test_a_backend_that_is_started_later_is_scraped(monitored: Monitored) -> None:
+def test_a_new_backend_is_scraped(monitored: Monitored) -> None:
     """Prometheus finds the controller, and later a new backend that has no network."""
     assert monitored.prometheus.value('up{job="venvd-controller",instance="controller:8600"} == 1') == 1
     assert not monitored.prometheus.query('up{job="venvd-backends"}')
@@ -62,7 +62,7 @@ def test_the_alert_rules_are_loaded(monitored: Monitored) -> None:
     assert not [rule["lastError"] for group in groups for rule in group["rules"] if rule.get("lastError")]
 
 
-def test_prometheus_sees_the_metrics_token_and_nothing_else_of_the_controller(monitored: Monitored) -> None:
+def test_prometheus_has_the_metrics_token_only(monitored: Monitored) -> None:
     """Its container mounts neither the home nor the Docker socket, and its token is not the admin's."""
     project = monitored.project
     container = project.inspect("prometheus")

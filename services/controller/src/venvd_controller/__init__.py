@@ -1,3 +1,3 @@
-"""The controller: turns what is wanted into running backends, and keeps them running."""
+"""The controller: REST API, database, and the loop that keeps the desired backends running."""
 
 __version__ = "0.1.0"
