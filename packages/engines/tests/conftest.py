@@ -72,7 +72,7 @@ def tools(tmp_path: Path) -> Tools:
     """An installer that knows only the wheels made by hand."""
     (tmp_path / "wheels").mkdir(exist_ok=True)
     offline = {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(tmp_path / "wheels"), "UV_CACHE_DIR": str(tmp_path / "cache")}
-    return Tools(uv.find_uv_bin(), {**environment.of_installer({}, None), **offline}, 120.0, source_builds=False)
+    return Tools(uv.find_uv_bin(), {**environment.for_installer({}, None), **offline}, 120.0, source_builds=False)
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     place = Place(root / "backends", "test-home", root / "run")
     made = Site(place, Launches(place), tmp_path)
     yield made
-    for owned in made.launches.owned():
+    for owned in made.launches.list_owned():
         made.launches.destroy(owned.launch_id)
     subprocess.run(["rm", "-r", "-f", str(root)], check=True)
 

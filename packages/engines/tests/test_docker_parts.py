@@ -26,7 +26,6 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_engines.addresses import url_host
 from venvd_engines.docker import DockerEngine, cancellable, server_images
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.ports import PortSearch
@@ -272,15 +271,6 @@ def test_no_port_left_is_a_conflict() -> None:
         PortSearch("127.0.0.1", (Port("main", 1, 65535),), {65535}, probe=False).choose()
 
 
-@pytest.mark.parametrize(
-    ("host", "found"),
-    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "[2001:db8::1]")],
-)
-def test_a_url_names_an_address_that_can_be_reached(host: str, found: str) -> None:
-    """What is published on every address is reached by loopback."""
-    assert url_host(host) == found
-
-
 # ---- sources of servers ------------------------------------------------------------------------------------------
 
 
@@ -290,7 +280,7 @@ def test_a_servers_context_is_what_it_stands_on(kind: str) -> None:
     names = server_images._read_context(ROOT, kind)
     packages = {name.split("/")[1] for name in names if name.startswith("packages/")}
     services = {name.split("/")[1] for name in names if name.startswith("services/")}
-    assert packages == {"contract", "proto", "client", "core"}
+    assert packages == {"contract", "proto", "client", "core", "http"}
     assert "pyproject.toml" in names
     assert services == {f"{kind}-backend"}
     assert f"services/{kind}-backend/requirements.txt" in names

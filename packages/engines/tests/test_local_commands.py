@@ -91,7 +91,7 @@ time.sleep(300)
 
 def test_cancelled_work_ends_with_all_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling ends the command and its children, also where they ignore SIGTERM."""
-    monkeypatch.setattr(commands, "_MERCY", 0.2)
+    monkeypatch.setattr(commands, "_GRACE", 0.2)
     progress = CancelOn("ready")
     with pytest.raises(Cancelled):
         run(FAMILY, progress)
@@ -113,7 +113,7 @@ def members(group: int) -> list[int]:
 @pytest.mark.slow
 def test_work_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that takes longer than it may is ended, and the error says how long it had."""
-    monkeypatch.setattr(commands, "_MERCY", 0.2)
+    monkeypatch.setattr(commands, "_GRACE", 0.2)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
         run("import time; time.sleep(300)", timeout=0.5)
 

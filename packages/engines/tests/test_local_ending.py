@@ -87,7 +87,7 @@ def test_a_part_that_was_killed_is_told(site: Site, launch: Launch, part: str) -
     assert not found.running
     assert (found.server if part == "server" else found.worker).detail == "was killed by signal 9 (SIGKILL)"
     assert (found.worker if part == "server" else found.server).state == "running"
-    (owned,) = site.restarted().owned()
+    (owned,) = site.restarted().list_owned()
     assert not owned.complete
 
 
@@ -148,7 +148,7 @@ def die(*_):
 if moment == "recorded":
     starter._spawn = die
 if moment == "spawned":
-    starter._tell = die
+    starter._send_spec = die
 starter = starter.Starter(place, Launches(place), lambda _: [sys.executable, "-I", "-c", server])
 launch = Launch("killed", "mine", "http", Image(*image), {}, ports=(Port("main", 1, port),))
 starter.start(launch, Path(archive), Dying())
@@ -176,7 +176,7 @@ def test_a_start_cut_short_is_found_and_removed(site: Site, launch: Launch, mome
     env = {**os.environ, "PYTHONPATH": tests}
     assert subprocess.run([sys.executable, "-c", KILLED, json.dumps(given)], env=env, check=False).returncode == -9
     new = site.restarted()
-    (owned,) = new.owned()
+    (owned,) = new.list_owned()
     assert (owned.launch_id, owned.name) == ("killed", "mine")
     record = state.read(site.place.directory("killed"))
     assert record is not None
@@ -197,16 +197,16 @@ def test_a_start_cut_short_is_found_and_removed(site: Site, launch: Launch, mome
 def test_a_directory_without_a_record_is_owned_and_removed(site: Site) -> None:
     """What was begun before its record was written is found as incomplete, and can be destroyed."""
     (site.place.root / "begun" / "work").mkdir(parents=True)
-    (owned,) = site.launches.owned()
+    (owned,) = site.launches.list_owned()
     assert (owned.launch_id, owned.record, owned.complete) == ("begun", None, False)
     site.launches.destroy("begun")
-    assert site.launches.owned() == []
+    assert site.launches.list_owned() == []
 
 
 def test_another_homes_launches_are_not_ours(site: Site, launch: Launch) -> None:
     """A launch that carries another home's identity is not listed."""
     site.start(launch)
-    assert Launches(replace(site.place, home_id="another")).owned() == []
+    assert Launches(replace(site.place, home_id="another")).list_owned() == []
 
 
 def test_a_reboot_ends_everything(site: Site, launch: Launch) -> None:

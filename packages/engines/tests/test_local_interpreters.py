@@ -15,7 +15,7 @@ from venvd_engines.local import environment, interpreters
 from venvd_engines.local.interpreters import Interpreter
 
 UV = uv.find_uv_bin()
-ENV = environment.of_installer({}, None)
+ENV = environment.for_installer({}, None)
 MINOR = f"3.{sys.version_info.minor}"
 
 

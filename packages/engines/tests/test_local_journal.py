@@ -134,7 +134,7 @@ def test_two_logs_are_merged_by_time() -> None:
     """Lines of both parts come in the order of their times, each with its source."""
     server = [journal.Line("1", "stdout", "a"), journal.Line("3", "stdout", "c")]
     worker = [journal.Line("2", "stderr", "b"), journal.Line("4", "stderr", "d")]
-    found = list(journal.merged({"server": server, "worker": worker}))
+    found = list(journal.merge({"server": server, "worker": worker}))
     assert [(source, line.text) for source, line in found] == [
         ("server", "a"),
         ("worker", "b"),

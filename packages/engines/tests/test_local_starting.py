@@ -36,7 +36,7 @@ def test_a_started_backend_answers_and_runs(site: Site, launch: Launch) -> None:
     assert record.url == record.probe_url == f"http://127.0.0.1:{launch.ports[0].wanted}"
     assert site.ask(record.url)
     assert site.launches.inspect(launch.id).running
-    (owned,) = site.restarted().owned()
+    (owned,) = site.restarted().list_owned()
     assert (owned.launch_id, owned.name, owned.complete) == (launch.id, "mine", True)
     assert owned.record is not None
     assert owned.record.url == record.url
@@ -175,7 +175,7 @@ def test_a_part_that_ends_at_once_is_told_with_its_last_words(
         site.start(launch)
     assert words in error.value.message
     assert "no such setting" in error.value.message
-    assert site.launches.owned() == []
+    assert site.launches.list_owned() == []
 
 
 def test_an_interpreter_that_is_gone_is_told(site: Site, launch: Launch, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_start_can_be_cancelled(site: Site, launch: Launch) -> None:
     site.server = "import time; time.sleep(300)"
     with pytest.raises(Cancelled):
         site.start(launch, Impatient())
-    assert site.launches.owned() == []
+    assert site.launches.list_owned() == []
 
 
 def test_a_launch_is_started_once(site: Site, launch: Launch) -> None:

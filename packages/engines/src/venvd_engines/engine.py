@@ -1,9 +1,9 @@
 """The interface between the controller and where backends run.
 
-An engine is synchronous: the controller calls it in threads. Every method may raise the errors of
-`venvd_contract.errors` and no others; `Unavailable` where the engine itself is away. `stop` and `destroy` may be called
-again and again. Whatever `start` or `build` leaves half made, it removes before it raises; what a killed controller
-left is found again by `list_owned`, and by the labels of its home.
+An engine is synchronous: the controller calls it in threads. Methods raise only the errors of
+`venvd_contract.errors`; `Unavailable` says that the engine itself does not answer. `stop` and `destroy` are idempotent.
+A `start` or `build` that fails removes everything that it made. After a controller was killed, `list_owned` and the
+labels of its home show what it left.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from venvd_contract.resources import Leftover, LogLine, Package
 
 
 class Progress(Protocol):
-    """Where long work says how far it is, and learns that nobody wants it any more."""
+    """Receives the progress of a long job, and tells the job when it is cancelled."""
 
     def phase(self, name: str) -> None:
-        """A new phase begins."""
+        """Begin a new phase."""
 
     def log(self, line: str) -> None:
-        """One line of the work's own output."""
+        """Add one line to the log."""
 
     def check(self) -> None:
-        """Raise `Cancelled` where the work was cancelled; called at least every half second of waiting."""
+        """Raise `Cancelled` where the job was cancelled; a job calls this at least every half second while it waits."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What every engine is told; built by the program that owns the engine."""
+    """Settings of all engines; the program that owns the engine builds them."""
 
     home: Path
     """State of the owner; absolute."""
@@ -42,13 +42,13 @@ class EngineSettings:
     run_dir: Path
     """The directory for the sockets that clients use."""
     source_dir: Path | None = None
-    """Where the sources of servers lie (`packages/`, `services/`), for their images."""
+    """The directory with `packages/` and `services/`, which server images are built from."""
     base_image: str | None = None
     """Template with `{version}` and `{minor}`; null is the official slim image, then the local stand-in."""
     index_url: str | None = None
     ca_bundle: Path | None = None
     docker_network: str | None = None
-    """Network that the servers join, where the owner runs in a container of it; null: reached by published ports."""
+    """The network that servers join where the owner runs in a container of it; null: they publish ports."""
     oci_runtime: str | None = None
     build_timeout: float = 1800.0
     build_memory_bytes: int = 4 << 30
@@ -73,7 +73,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class RuntimeRef:
-    """A CPython that was found: `version` as asked for, `resolved` exactly, `base` an image (ID, digest) or a path."""
+    """A CPython: `version` as requested, `resolved` the exact one, `base` an image (ID, digest) or a path."""
 
     version: str
     resolved: str
@@ -82,14 +82,14 @@ class RuntimeRef:
 
 @dataclass(frozen=True)
 class VenvBuild:
-    """What makes a venv, all of it in `key()`."""
+    """The inputs of a venv's build."""
 
     runtime: RuntimeRef
     lock: str
     """A hash-pinned requirements file without index addresses."""
     apt_packages: Sequence[str] = ()
     layout: int = 1
-    """Raised when the same inputs would be laid out otherwise; not the program's version."""
+    """Increased when equal inputs give another image than before; not the program's version."""
 
     def key(self) -> str:
         """The content address: 32 hexadecimal digits."""
@@ -99,7 +99,7 @@ class VenvBuild:
 
 @dataclass(frozen=True)
 class Image:
-    """A venv that was built: `ref` is an image ID, or the directory of a local venv."""
+    """A built venv: `ref` is an image ID, or the directory of a local venv."""
 
     key: str
     ref: str
@@ -112,10 +112,10 @@ class Port:
     """A port of a server: fixed inside, published on `Launch.host`.
 
     Attributes:
-        name: `main` for the one that clients use, `http` for probes and metrics of a server that speaks gRPC.
+        name: `main` for clients, `http` for probes and metrics of a gRPC server.
         inside: the port in the server's container.
         wanted: the first port to try outside.
-        exact: no other will do: `Conflict` where it is taken.
+        exact: try no other; `Conflict` where it is taken.
     """
 
     name: str
@@ -138,14 +138,14 @@ class Launch:
 
     Attributes:
         id: new for each start; names what the engine makes.
-        server_env: the settings of the server (`VENVD_…`), without those of `SERVER_PATHS`, which the engine adds.
-        worker_env: what user code finds in its environment beside the allow-list.
-        preload: modules that are imported once, before sessions are forked.
-        preload_timeout: seconds that this may take; without, each session is an interpreter of its own.
-        spare_sessions: processes forked ahead, for sessions that are yet to come.
-        reserved: ports that other backends of the home have, or come back to in a moment.
+        server_env: settings of the server (`VENVD_…`); the engine adds those of `SERVER_PATHS`.
+        worker_env: environment variables of user code, beside the allow-list.
+        preload: modules that the zygote imports before it forks sessions.
+        preload_timeout: seconds for these imports; after a time-out, each session is an interpreter of its own.
+        spare_sessions: processes that the warden forks ahead for future sessions.
+        reserved: ports of the home's other backends, those included that are about to restart.
         network: whether user code may reach the network.
-        socket_name: name of the backend's subdirectory of the run directory, where it has one.
+        socket_name: the backend's subdirectory of the run directory, where it has one.
     """
 
     id: str
@@ -166,24 +166,24 @@ class Launch:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def warden_options(self) -> list[str]:
-        """Words of the warden's command line that do not depend on where it runs."""
+        """Arguments of the warden that are the same on every engine."""
         preload = [word for module in self.preload for word in ("--preload", module)]
         return [*preload, "--preload-timeout", f"{self.preload_timeout:g}", "--spares", str(self.spare_sessions)]
 
 
 SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR")
-"""Settings of a server that depend on where it runs: the engine sets them."""
+"""Settings of a server that the engine sets."""
 
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """What an engine needs to find a backend again; the controller keeps it and reads only the addresses.
+    """Finds a backend again; the controller stores it and reads only the addresses.
 
     Attributes:
         launch_id: `Launch.id`.
-        url: where clients find the backend: `http://…`, `unix:///…`, `grpc://…`.
-        probe_url: where the controller finds `/livez`, `/readyz` and `/metrics`: `http://…` or `unix:///…`.
-        data: the engine's own; JSON.
+        url: the address for clients: `http://…`, `unix:///…`, `grpc://…`.
+        probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…` or `unix:///…`.
+        data: JSON, for the engine alone.
     """
 
     engine: str
@@ -196,7 +196,7 @@ class LaunchRecord:
 
 @dataclass(frozen=True)
 class PartState:
-    """The server or the worker host of a backend: `running`, `exited` or `missing`, and how it ended."""
+    """The server or the worker host of a backend: `running`, `exited` or `missing`, and how it exited."""
 
     state: str
     detail: str = ""
@@ -214,7 +214,7 @@ class BackendState:
 
 @dataclass(frozen=True)
 class Owned:
-    """A backend that the engine found by its labels; `complete` is false where parts of it are missing."""
+    """A backend that the engine found by its labels; `complete` is false where a part is missing."""
 
     launch_id: str
     name: str
@@ -231,10 +231,10 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
-        """Find or fetch the CPython of a runtime; `NotFound` names the versions that there are."""
+        """Find or fetch the CPython of a runtime; `NotFound` lists the versions of this machine."""
 
     def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
-        """Resolve requirements to a hash-pinned file; `InvalidRequest` says what cannot be resolved and why."""
+        """Resolve requirements to a hash-pinned file; `InvalidRequest` names the conflict."""
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         """Build a venv, or find it by its key; one build of a key at a time."""
@@ -245,7 +245,7 @@ class Engine(Protocol):
         """Remove a built venv that no backend uses."""
 
     def prepare(self, backend_type: str, progress: Progress) -> None:
-        """Make what a server of this type needs and that is still absent: its image, the worker archive."""
+        """Make the image of this type's server, or the worker archive, where it is absent."""
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         """Start server and worker host; they may not be ready yet. `Conflict` where a port is taken."""
@@ -256,23 +256,24 @@ class Engine(Protocol):
         """Stop both parts within `grace` seconds."""
 
     def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
-        """Remove everything of the backend; with `again`, which says that it is about to be started anew, but for the
-        directory of its sockets, which clients in containers have mounted.
+        """Remove everything of the backend.
+
+        With `again`, before a restart, the directory of its sockets stays: clients in containers mount it.
         """
 
     def destroy_owned(self, owned: Owned) -> None:
-        """Remove everything of a backend that `list_owned` found, whole or not."""
+        """Remove everything of a backend that `list_owned` found, complete or not."""
 
     def list_owned(self) -> Sequence[Owned]: ...
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
-        """What this home keeps and nothing uses; `used` are the keys of venvs that are to stay."""
+        """Objects of this home that nothing uses; `used` are keys of venvs that stay."""
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove one of `leftovers`; none there is fine."""
+        """Remove one of `leftovers`; an absent one is no error."""
 
     def sweep(self) -> None:
-        """Remove what a killed controller left half made, backends apart: build containers, partial venvs."""
+        """Remove unfinished work of a killed controller: build containers, partial venvs; no backends."""
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
-        """The backend's log lines, oldest first; with `follow` until it ends."""
+        """The backend's log lines, oldest first; with `follow` until the backend ends."""

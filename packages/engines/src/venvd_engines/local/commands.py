@@ -1,4 +1,4 @@
-"""Programs that a build runs: their output line by line as it comes, cancelled with everything they started."""
+"""Runs the programs of a build: logs their output as it comes, and ends their whole process group."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from venvd_contract.errors import DeadlineExceeded, Unavailable
 from venvd_engines.engine import Progress
 
 _TICK = 0.2
-_MERCY = 3.0
-"""Seconds between SIGTERM and SIGKILL for what is cancelled."""
+_GRACE = 3.0
+"""Seconds between SIGTERM and SIGKILL."""
 _KEPT_LINES = 400
 
 
@@ -43,14 +43,21 @@ def run(
     keep: Sequence[int] = (),
     started: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Run a program to its end, `timeout` seconds at most.
+    """Run a program to its end.
 
-    `show` turns a line of stderr into what the log shows (None: nothing); the program inherits the descriptors `keep`;
-    `started` is told its process ID.
+    Args:
+        argv: the program and its arguments.
+        env: its whole environment.
+        progress: receives its stderr, and may cancel it.
+        timeout: seconds.
+        cwd: its directory.
+        show: changes a line of stderr for the log; None logs nothing.
+        keep: descriptors that the program inherits.
+        started: receives its process ID.
 
     Raises:
-        Cancelled: from `progress.check`; the program and all that it started are gone.
-        DeadlineExceeded: it ran longer than `timeout`; gone too.
+        Cancelled: from `progress.check`; the whole process group is gone.
+        DeadlineExceeded: it ran longer than `timeout`; the process group is gone.
         Unavailable: it could not be started.
     """
     try:
@@ -90,13 +97,13 @@ def _follow(
             progress.check()
             if time.monotonic() > end:
                 raise DeadlineExceeded(f"{_name(process)} did not end within {timeout:g} s")
-            # looked at before reading, so that what was written before the end is read
+            # checked before reading, so that the last output is read
             ended = process.poll() is not None
             ready = selector.select(0 if ended else _TICK)
             for key, _ in ready:
                 if not key.data.read(key.fileobj):
                     selector.unregister(key.fileobj)
-            if ended and not ready:  # the pipes may stay open in something that it left behind
+            if ended and not ready:  # another process may keep the pipes open
                 break
     return Outcome(process.returncode, stdout.text(), stderr.text())
 
@@ -107,10 +114,10 @@ def _name(process: subprocess.Popen[bytes]) -> str:
 
 
 class _Lines:
-    """The last lines of a pipe, each told once."""
+    """Keeps the last lines of a pipe, and passes each line on once."""
 
-    def __init__(self, tell: Callable[[str], None] | None) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None] | None) -> None:
+        self._log = log
         self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
         self._partial = b""
 
@@ -122,8 +129,8 @@ class _Lines:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip("\r")
             self._kept.append(text)
-            if self._tell is not None and text.strip():
-                self._tell(text)
+            if self._log is not None and text.strip():
+                self._log(text)
         return bool(data)
 
     def text(self) -> str:
@@ -131,16 +138,16 @@ class _Lines:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group, also where only what the program started is left."""
+    """End the whole process group, even after the program itself has ended."""
     if process.poll() is None:
         end_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_MERCY)
+            process.wait(_GRACE)
     end_group(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def end_group(leader: int, number: int) -> None:
-    """Send a signal to every process of the group that `leader` began."""
+    """Send a signal to every process of a group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)

@@ -1,4 +1,4 @@
-"""The local engine: the same two programs as on Docker, as processes of this machine, and real venvs."""
+"""The local engine: backends are processes of this machine, venvs are directories."""
 
 from __future__ import annotations
 
@@ -45,11 +45,13 @@ GAPS = (
 
 
 class LocalEngine:
+    """Runs backends as processes of this user; implements `Engine`."""
+
     name = ENGINE
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._env = environment.of_installer(_index(settings), _own_cache(settings.home))
+        self._env = environment.for_installer(_index(settings), _private_cache(settings.home))
         self._uv = uv.find_uv_bin()
         tools = Tools(self._uv, self._env, settings.build_timeout, settings.allow_source_builds)
         self._venvs = Venvs(settings.home / "venvs", tools)
@@ -123,7 +125,7 @@ class LocalEngine:
         self._launches.destroy(owned.launch_id)
 
     def list_owned(self) -> Sequence[Owned]:
-        return self._launches.owned()
+        return self._launches.list_owned()
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
         records = list(self._launches.records())
@@ -162,7 +164,7 @@ def _index(settings: EngineSettings) -> dict[str, str]:
     return index_environment(settings.index_url, str(settings.ca_bundle) if settings.ca_bundle else None)
 
 
-def _own_cache(home: Path) -> Path | None:
-    """A cache below the home where this user has no directory for one."""
+def _private_cache(home: Path) -> Path | None:
+    """A cache below the home, where this user has no writable directory for one."""
     user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
     return None if user and os.access(user, os.W_OK) else home / "cache" / "uv"

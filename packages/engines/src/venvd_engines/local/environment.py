@@ -1,4 +1,4 @@
-"""What the processes of a backend find in their environment: allow-lists, so that nothing of the controller's leaks."""
+"""The environments of a backend's processes: allow-lists, so that no variable of the controller leaks."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ _INSTALLER = (
 )
 
 
-def _given(*names: str) -> dict[str, str]:
+def _select(*names: str) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def of_installer(index: Mapping[str, str], cache: Path | None) -> dict[str, str]:
-    """For uv: where to fetch from, what to trust, where to keep it; `index` wins over the environment."""
-    env = _given("PATH", "HOME", "TMPDIR", *_PLACES, *_CERTIFICATES, *_PROXIES, *_INSTALLER)
+def for_installer(index: Mapping[str, str], cache: Path | None) -> dict[str, str]:
+    """For uv: indexes, certificates and caches; `index` overrides the controller's environment."""
+    env = _select("PATH", "HOME", "TMPDIR", *_PLACES, *_CERTIFICATES, *_PROXIES, *_INSTALLER)
     env.setdefault("PATH", _SYSTEM_PATH)
     if cache is not None:
         env.setdefault("UV_CACHE_DIR", str(cache))
     return {**env, **index}
 
 
-def of_supervisor() -> dict[str, str]:
-    return {"PATH": _SYSTEM_PATH, **_given(*_PLACES)}
+def for_supervisor() -> dict[str, str]:
+    return {"PATH": _SYSTEM_PATH, **_select(*_PLACES)}
 
 
-def of_server(directory: Path) -> dict[str, str]:
+def for_server(directory: Path) -> dict[str, str]:
     """For a server, without its settings."""
     own = {"PATH": _SYSTEM_PATH, "HOME": str(directory), "TMPDIR": str(directory / "tmp")}
-    return {**own, **_given(*_PLACES, *_CERTIFICATES)}
+    return {**own, **_select(*_PLACES, *_CERTIFICATES)}
 
 
-def of_worker(directory: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """For the worker host; the warden takes `VENVD_WORKER_ENV` out and gives it to sessions."""
+def for_worker(directory: Path, user: Mapping[str, str]) -> dict[str, str]:
+    """For the worker host; the warden moves `VENVD_WORKER_ENV` into the environments of sessions."""
     return {
         "PATH": _SYSTEM_PATH,
         "HOME": str(directory / "work"),
         "TMPDIR": str(directory / "tmp"),
-        **_given(*_PLACES, *_CERTIFICATES),
+        **_select(*_PLACES, *_CERTIFICATES),
         WORKER_ENV: json.dumps(dict(user)),
     }

@@ -1,7 +1,6 @@
-"""Log files of a backend: written by its supervisor, bounded in size, read and followed by the engine.
+"""Log files of a backend: the supervisor writes them, the engine reads and follows them.
 
-One line of a file is `time stream text`. A file that reaches `FILE_BYTES` becomes the old one, in place of the one
-before. Standard library only.
+One line of a file is `time stream text`. A file that reaches `FILE_BYTES` replaces the old file. Standard library only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Line:
 
 
 class Writer:
-    """Appends the output of one part; a full disk loses lines and stops nothing."""
+    """Appends the output of one part; a full disk loses lines and raises nothing."""
 
     def __init__(self, path: Path, limit: int = FILE_BYTES) -> None:
         self._path = path
@@ -39,7 +38,7 @@ class Writer:
         self._partial: dict[str, bytes] = {}
 
     def feed(self, stream: str, data: bytes) -> None:
-        """Bytes as they came; an unfinished line waits for its rest."""
+        """Write complete lines; keep an unfinished one until its rest comes."""
         *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
         while len(rest) > LINE_BYTES:
             lines.append(rest[:LINE_BYTES])
@@ -94,21 +93,21 @@ class Reader:
         self._partial = b""
 
     def history(self, limit: int | None) -> list[Line]:
-        """The lines so far, the last `limit` of them; `new` gives what comes after."""
+        """The last `limit` lines so far; `new` returns later ones."""
         lines: deque[Line] = deque(maxlen=limit)
         with contextlib.suppress(OSError), older(self._path).open("rb") as file:
-            lines.extend(_parsed(file.read().splitlines()))
+            lines.extend(_parse(file.read().splitlines()))
         lines.extend(self.new())
         return list(lines)
 
     def new(self) -> list[Line]:
         """The lines since the last call."""
-        found: list[Line] = []
+        lines: list[Line] = []
         while True:
             fresh = self._next_file()
-            found += self._read()  # after the look, so that the old file's last lines are in it
+            lines += self._read()  # after the check, so that the last lines of the old file are included
             if fresh is None:
-                return found
+                return lines
             self.close()
             self._file, self._partial = fresh, b""
 
@@ -121,7 +120,7 @@ class Reader:
         if self._file is None:
             return []
         *whole, self._partial = (self._partial + self._file.read()).split(b"\n")
-        return list(_parsed(whole))
+        return list(_parse(whole))
 
     def _next_file(self) -> BinaryIO | None:
         """The newest file, opened, where it is not the one being read."""
@@ -134,7 +133,7 @@ class Reader:
             return None
 
 
-def _parsed(lines: list[bytes]) -> Iterator[Line]:
+def _parse(lines: list[bytes]) -> Iterator[Line]:
     for line in lines:
         time, _, rest = line.decode("utf-8", "replace").partition(" ")
         stream, _, text = rest.partition(" ")
@@ -142,7 +141,7 @@ def _parsed(lines: list[bytes]) -> Iterator[Line]:
             yield Line(time, stream, text)
 
 
-def merged(sources: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
+def merge(sources: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
     """The lines of all sources in the order of their times, with the name of the source."""
     labelled = ([(line, name) for line in lines] for name, lines in sources.items())
     for line, name in heapq.merge(*labelled, key=lambda pair: pair[0].time):

@@ -1,4 +1,4 @@
-"""Launches that exist: their records, the state of their parts, their end and their logs."""
+"""Launches that exist: finds them, reads their state and logs, and ends them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ SOCKETS = ("pipe.sock", "http.sock")
 
 _RETIRED = ".retired-"
 _KILL_SECONDS = 5.0
-_TELL_SECONDS = 1.0
+_RECORD_SECONDS = 1.0
+"""How long a supervisor may take to record the exit of a part."""
 _FOLLOW_SECONDS = 0.2
 _MISSING = PartState("missing")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where launches live, whose they are, and where their sockets go."""
+    """The directory of launches, their owner, and the directory of their sockets."""
 
     root: Path
     home_id: str
@@ -52,15 +53,15 @@ class Launches:
     # ---- finding -------------------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[State]:
-        """The records of this home that can be read."""
+        """The readable records of this home."""
         for launch_id in self._ids():
-            found = state.read(self._place.directory(launch_id))
-            if found is not None and found.home_id == self._place.home_id:
-                yield found
+            record = state.read(self._place.directory(launch_id))
+            if record is not None and record.home_id == self._place.home_id:
+                yield record
 
-    def owned(self) -> list[Owned]:
-        """Every launch of this home, also what a killed controller had only begun."""
-        return [found for launch_id in self._ids() if (found := self._owned(launch_id)) is not None]
+    def list_owned(self) -> list[Owned]:
+        """Every launch of this home, those included that a killed controller had only begun."""
+        return [owned for launch_id in self._ids() if (owned := self._find_owned(launch_id)) is not None]
 
     def _ids(self) -> list[str]:
         try:
@@ -68,7 +69,7 @@ class Launches:
         except FileNotFoundError:
             return []
 
-    def _owned(self, launch_id: str) -> Owned | None:
+    def _find_owned(self, launch_id: str) -> Owned | None:
         record = state.read(self._place.directory(launch_id))
         if record is None:
             return Owned(launch_id, "", None, complete=False)
@@ -77,18 +78,18 @@ class Launches:
         return Owned(launch_id, record.name, to_launch_record(record), complete=self.inspect(launch_id).running)
 
     def inspect(self, launch_id: str) -> BackendState:
-        """How both parts are now."""
-        wait_until(lambda: self._told(launch_id), _TELL_SECONDS)
+        """The state of both parts."""
+        wait_until(lambda: self._is_current(launch_id), _RECORD_SECONDS)
         record = state.read(self._place.directory(launch_id))
         if record is None:
             return BackendState(_MISSING, _MISSING)
-        kept = _kept(record)
-        return BackendState(*(_part_state(record, name, kept=kept) for name in PARTS))
+        supervised = _has_supervisor(record)
+        return BackendState(*(_part_state(record, name, supervised=supervised) for name in PARTS))
 
-    def _told(self, launch_id: str) -> bool:
-        """Whether the record says what is: a supervisor takes a moment to write down how a part ended."""
+    def _is_current(self, launch_id: str) -> bool:
+        """Whether the record agrees with the processes: a supervisor records an exit a moment later."""
         record = state.read(self._place.directory(launch_id))
-        if record is None or not _kept(record):
+        if record is None or not _has_supervisor(record):
             return True
         running = [record.part(name).identity(record.boot) for name in PARTS if record.part(name).state == "running"]
         return all(part is None or part.alive() for part in running)
@@ -96,18 +97,18 @@ class Launches:
     # ---- ending --------------------------------------------------------------------------------------------------
 
     def stop(self, launch_id: str, grace: float) -> None:
-        """End both parts: asked to first, and after `grace` seconds with all they started."""
+        """Ask both parts to stop; after `grace` seconds kill them and all processes below them."""
         record = state.read(self._place.directory(launch_id))
         supervisor = None if record is None else record.supervisor_identity()
         if supervisor is not None:
             end(supervisor, grace)
 
     def destroy(self, launch_id: str) -> None:
-        """End what runs and remove the directory and the sockets; what is not there is no error."""
+        """Kill the processes and remove the directory and the sockets; absent ones are no error."""
         self.stop(launch_id, 0)
         directory = self._place.directory(launch_id)
         record = state.read(directory)
-        # taken away at once, then deleted: what a killed removal leaves is never taken for a launch
+        # renamed first, so that a killed removal leaves no partial launch
         retired = self._place.root / f"{_RETIRED}{secrets.token_hex(6)}"
         with contextlib.suppress(FileNotFoundError):
             directory.rename(retired)
@@ -123,7 +124,7 @@ class Launches:
             directories.remove(str(path))
 
     def sweep(self) -> None:
-        """Delete what a killed removal left."""
+        """Delete the rest of killed removals."""
         if self._place.root.is_dir():
             for path in self._place.root.iterdir():
                 if path.name.startswith(_RETIRED):
@@ -132,16 +133,16 @@ class Launches:
     # ---- logs ----------------------------------------------------------------------------------------------------
 
     def logs(self, launch_id: str, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
-        """Both parts' lines in the order of their times; with `follow` until the backend ended."""
+        """The lines of both parts in the order of their times; with `follow` until the backend ends."""
         readers = {name: journal.Reader(self._place.directory(launch_id) / f"{name}.log") for name in PARTS}
         try:
-            history = list(journal.merged({name: reader.history(tail) for name, reader in readers.items()}))
+            history = list(journal.merge({name: reader.history(tail) for name, reader in readers.items()}))
             yield from map(_log_line, history if tail is None else history[max(len(history) - tail, 0) :])
             while follow:
-                # looked at before reading, so that the last lines are read
+                # checked before reading, so that the last lines are read
                 record = state.read(self._place.directory(launch_id))
-                ended = record is None or not _kept(record)
-                yield from map(_log_line, journal.merged({name: reader.new() for name, reader in readers.items()}))
+                ended = record is None or not _has_supervisor(record)
+                yield from map(_log_line, journal.merge({name: reader.new() for name, reader in readers.items()}))
                 if ended:
                     return
                 time.sleep(_FOLLOW_SECONDS)
@@ -150,21 +151,21 @@ class Launches:
                 reader.close()
 
 
-def _kept(record: State) -> bool:
-    """Whether the supervisor of a launch is there."""
+def _has_supervisor(record: State) -> bool:
+    """Whether the supervisor of a launch runs."""
     supervisor = record.supervisor_identity()
     if supervisor is not None:
         reap(supervisor.pid)
     return supervisor is not None and supervisor.alive()
 
 
-def _part_state(record: State, name: str, *, kept: bool) -> PartState:
+def _part_state(record: State, name: str, *, supervised: bool) -> PartState:
     part = record.part(name)
     if part.state == "exited":
         return PartState("exited", part.detail)
     if record.boot != boot_id():
         return PartState("exited", "ended with the machine")
-    if not kept:
+    if not supervised:
         return PartState("exited", "ended with its supervisor")
     identity = part.identity(record.boot)
     if identity is None:
@@ -172,8 +173,8 @@ def _part_state(record: State, name: str, *, kept: bool) -> PartState:
     return PartState("running") if identity.alive() else PartState("exited", "ended")
 
 
-def _log_line(found: tuple[str, journal.Line]) -> LogLine:
-    source, line = found
+def _log_line(labelled: tuple[str, journal.Line]) -> LogLine:
+    source, line = labelled
     return LogLine(line.time, source, line.stream, line.text)
 
 
@@ -181,16 +182,16 @@ def end(supervisor: Identity, grace: float) -> None:
     """End a supervisor and everything below it.
 
     Raises:
-        Internal: something would not end.
+        Internal: a process does not end.
     """
     if grace > 0 and send(supervisor, signal.SIGTERM) and wait_gone(supervisor, grace):
         return
     send(supervisor, signal.SIGQUIT)
     if wait_gone(supervisor, _KILL_SECONDS):
         return
-    # it does not answer: do its work from outside, as long as it is there to hold its tree together
+    # it does not answer: kill the tree from outside, while the supervisor still holds it together
     if send(supervisor, signal.SIGSTOP):
         kill_below(supervisor.pid)
         send(supervisor, signal.SIGKILL)
     if not wait_gone(supervisor, _KILL_SECONDS):
-        raise Internal(f"process {supervisor.pid} and what it started cannot be ended")
+        raise Internal(f"process {supervisor.pid} and the processes below it do not end")

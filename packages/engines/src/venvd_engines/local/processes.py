@@ -1,6 +1,6 @@
-"""Processes by identity: a process ID means nothing once its process is gone, so its start time goes with it.
+"""Processes by identity: a process ID and the start time, because the kernel uses IDs again.
 
-Standard library only: the supervisor, which stands beside user code, uses this too.
+Standard library only: the supervisor uses this too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Identity:
     boot: str
 
     def alive(self) -> bool:
-        """Whether it still runs; one that ended and was not reaped does not."""
+        """Whether the process still runs; a zombie does not."""
         stat = read_stat(self.pid)
         return stat is not None and stat.start == self.start and not stat.ended and self.boot == boot_id()
 
@@ -37,19 +37,19 @@ def boot_id() -> str:
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of a process that runs now; None where there is none."""
+    """The identity of a running process; None where no process has this ID."""
     stat = read_stat(pid)
     return None if stat is None else Identity(pid, stat.start, boot_id())
 
 
 def send(target: Identity, number: int) -> bool:
-    """Send a signal to that very process; False where it is gone."""
+    """Send a signal to this process and no other; False where it has ended."""
     try:
         descriptor = os.pidfd_open(target.pid)
     except OSError:
         return False
     try:
-        # checked after opening: from here on the descriptor cannot come to mean another process
+        # checked after opening: the descriptor can no longer come to mean another process
         if not target.alive():
             return False
         signal.pidfd_send_signal(descriptor, number)
@@ -61,7 +61,7 @@ def send(target: Identity, number: int) -> bool:
 
 
 def reap(pid: int) -> None:
-    """Take away what is left of an ended process, if it was a child of this one."""
+    """Reap a process that has ended, if it was a child of this one."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

@@ -1,4 +1,4 @@
-"""Starting a backend as processes: its directory, its ports, its supervisor, and the wait until its server listens."""
+"""Starts a backend as processes: its directory, its ports, its supervisor, and the wait for its server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
+from venvd_engines.addresses import url_host
 from venvd_engines.engine import Launch, Progress, WorkerLimits
 from venvd_engines.local import environment, ports, state
 from venvd_engines.local.launches import SOCKETS, Launches, Place, end
@@ -21,26 +21,20 @@ from venvd_engines.local.state import PARTS, State
 from venvd_engines.local.venvs import python_of
 
 _LISTEN_SECONDS = 15.0
-"""How long a start waits for the server to listen; of one that needs longer its readiness tells."""
+"""How long a start waits for the server to listen. The controller waits for readiness in any case."""
 _ATTEMPTS = 5
 _SOCKET_BYTES = 107
-_LAST_WORDS = 2000
+_MAX_OUTPUT = 2000
+"""Characters of a part's output that an error carries."""
 _SCHEMES = {"http": "http", "rpc": "grpc"}
 
 
 class _PortLost(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    directory: Path
-    record: State
-    supervisor: Identity
+    """Another program took a chosen port before the server listened on it."""
 
 
 class Starter:
-    """Starts backends; `server` gives the command of a server of that type."""
+    """Starts backends; `server` returns the command of the server of a type."""
 
     def __init__(self, place: Place, launches: Launches, server: Callable[[str], Sequence[str]]) -> None:
         self._place = place
@@ -49,22 +43,22 @@ class Starter:
         self._choosing = threading.Lock()
 
     def start(self, launch: Launch, archive: Path, progress: Progress) -> State:
-        """Start both parts; the server listens when this returns, or is about to.
+        """Start both parts, and wait until the server listens or `_LISTEN_SECONDS` have passed.
 
         Raises:
             Conflict: a port is taken, or the launch was started before.
-            InvalidRequest: a path is too long for sockets, or nothing can listen at the address.
-            Unavailable: a part ended at once; says how, with its last words.
+            InvalidRequest: a path is too long for sockets, or no server can listen on the address.
+            Unavailable: a part exited at once; the message has its last output.
         """
         progress.phase("start")
         directory = self._make_directory(launch)
         try:
-            return self._attempts(launch, directory, archive, progress)
+            return self._start_in(directory, launch, archive, progress)
         except BaseException:
             self._launches.destroy(launch.id)
             raise
 
-    def _attempts(self, launch: Launch, directory: Path, archive: Path, progress: Progress) -> State:
+    def _start_in(self, directory: Path, launch: Launch, archive: Path, progress: Progress) -> State:
         taken: set[int] = set()
         for _ in range(_ATTEMPTS):
             try:
@@ -75,26 +69,29 @@ class Starter:
 
     def _attempt(self, launch: Launch, directory: Path, archive: Path, progress: Progress, taken: set[int]) -> State:
         with self._choosing:
-            record = self._record(launch, archive, taken | self._claimed(launch.id) | set(launch.reserved))
+            skipped = taken | self._list_claimed(launch.id) | set(launch.reserved)
+            record = self._make_record(launch, archive, skipped)
             state.write(directory, record)
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
-        supervisor = _spawn(directory, record, _spec(launch, record, directory, archive, self._server(launch.type)))
-        found = _settled(_Attempt(directory, record, supervisor), progress)
-        if found is not None:
-            return found
+        supervisor = _spawn(
+            directory, record, _make_spec(launch, record, directory, archive, self._server(launch.type))
+        )
+        settled = _wait_settled(directory, supervisor, progress)
+        if settled is not None:
+            return settled
         end(supervisor, 0)
         for number in record.ports.values():
-            if not ports.free(launch.host, number):
+            if not ports.is_free(launch.host, number):
                 taken.add(number)
                 raise _PortLost(f"port {number} was taken before the server could listen")
-        why = _why(directory)
-        if os.strerror(errno.EADDRINUSE).lower() in why.lower():
-            # somebody tried the port in the very moment in which the server wanted it, and let it go again
+        failure = _describe_failure(directory)
+        if os.strerror(errno.EADDRINUSE).lower() in failure.lower():
+            # another program probed the port at the moment in which the server bound it
             raise _PortLost(f"of the ports {sorted(record.ports.values())} one was in use for a moment")
-        raise Unavailable(why)
+        raise Unavailable(failure)
 
-    # ---- what is written down before anything runs ---------------------------------------------------------------
+    # ---- the record and the directories --------------------------------------------------------------------------
 
     def _make_directory(self, launch: Launch) -> Path:
         if not state.valid_id(launch.id):
@@ -116,7 +113,7 @@ class Starter:
             raise Unavailable(f"{directory} cannot be made: {error.strerror}") from None
         return directory
 
-    def _record(self, launch: Launch, archive: Path, taken: set[int]) -> State:
+    def _make_record(self, launch: Launch, archive: Path, taken: set[int]) -> State:
         chosen: dict[str, int] = {}
         for port in launch.ports:
             chosen[port.name] = ports.choose(launch.host, port, taken | set(chosen.values()))
@@ -137,8 +134,8 @@ class Starter:
             labels=dict(launch.labels),
         )
 
-    def _claimed(self, launch_id: str) -> set[int]:
-        """Ports of this home's other backends that run or are about to listen."""
+    def _list_claimed(self, launch_id: str) -> set[int]:
+        """Ports of this home's other backends that run or are starting."""
         return {
             number
             for record in self._launches.records()
@@ -160,12 +157,12 @@ class Starter:
 
 
 def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | None) -> tuple[str, str]:
-    """Where clients and where the controller find the backend."""
+    """The addresses for clients and for the controller."""
     if socket_dir is not None:
         return tuple(f"unix://{socket_dir / name}" for name in SOCKETS)  # type: ignore[return-value]
     if "main" not in chosen:
         raise InvalidRequest(f"the backend {launch.name} has neither a port nor a directory of sockets")
-    host = ports.reachable(launch.host)
+    host = url_host(launch.host)
     probed = chosen.get("http", chosen["main"])
     return f"{_SCHEMES.get(launch.type, 'http')}://{host}:{chosen['main']}", f"http://{host}:{probed}"
 
@@ -180,10 +177,10 @@ def _make_socket_dir(path: Path) -> None:
         raise Unavailable(f"the directory {path} for sockets cannot be made: {error.strerror}") from None
 
 
-# ---- what runs -----------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------------------
 
 
-def _spec(
+def _make_spec(
     launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     paths = {"VENVD_CHANNEL": str(directory / "channel"), "VENVD_HOST": launch.host}
@@ -197,19 +194,19 @@ def _spec(
     return {
         "server": {
             "argv": list(server),
-            "env": {**environment.of_server(directory), **_server_settings(launch), **paths},
+            "env": {**environment.for_server(directory), **_server_settings(launch), **paths},
             "cwd": str(directory),
         },
         "worker": {
             "argv": [*warden, *places, *launch.warden_options()],
-            "env": environment.of_worker(directory, launch.worker_env),
+            "env": environment.for_worker(directory, launch.worker_env),
             "cwd": str(directory / "work"),
         },
     }
 
 
 def _server_settings(launch: Launch) -> dict[str, str]:
-    """The server's settings; what a container would limit becomes the default limit of its sessions."""
+    """The server's settings; a container's limits become the default limits of its sessions."""
     settings = dict(launch.server_env)
     settings["VENVD_SESSION_LIMITS"] = _session_limits(settings.get("VENVD_SESSION_LIMITS") or "{}", launch.limits)
     settings.setdefault("VENVD_ENGINE_NAME", "local")
@@ -218,69 +215,66 @@ def _server_settings(launch: Launch) -> dict[str, str]:
 
 def _session_limits(given: str, limits: WorkerLimits) -> str:
     try:
-        asked = json.loads(given)
+        limits_given = json.loads(given)
     except ValueError:
-        return given  # the server says what is wrong with it
-    if not isinstance(asked, dict):
+        return given  # the server explains what is wrong
+    if not isinstance(limits_given, dict):
         return given
-    named = {name: value for name, value in asked.items() if value is not None}
+    named = {name: value for name, value in limits_given.items() if value is not None}
     return json.dumps({"memoryBytes": limits.memory_bytes, "processes": limits.processes, **named})
 
 
 def _spawn(directory: Path, record: State, spec: dict[str, Any]) -> Identity:
-    """Start the supervisor; only once its identity is on disk is it told what to start."""
+    """Start the supervisor, record its identity, and only then send it the commands to start."""
     argv = [sys.executable, "-I", "-m", "venvd_engines.local.supervisor", str(directory)]
-    told, tell = os.pipe()
+    spec_reader, spec_writer = os.pipe()
     log = os.open(directory / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        files = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
-        pid = os.posix_spawn(sys.executable, argv, environment.of_supervisor(), file_actions=files, setsid=True)
+        files = [(os.POSIX_SPAWN_DUP2, spec_reader, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+        pid = os.posix_spawn(sys.executable, argv, environment.for_supervisor(), file_actions=files, setsid=True)
         supervisor = identify(pid)
         if supervisor is None:
-            raise Unavailable("the supervisor of the backend ended at once")
+            raise Unavailable("the supervisor of the backend exited at once")
         record.supervisor.state, record.supervisor.pid, record.supervisor.start = (
             "running",
             supervisor.pid,
             supervisor.start,
         )
         state.write(directory, record)
-        os.close(told)
-        told = -1
-        _tell(tell, json.dumps(spec).encode())
+        os.close(spec_reader)
+        spec_reader = -1
+        _send_spec(spec_writer, json.dumps(spec).encode())
     except OSError as error:
         raise Unavailable(f"the backend's processes could not be started: {error}") from None
     finally:
-        for descriptor in (told, tell, log):
+        for descriptor in (spec_reader, spec_writer, log):
             if descriptor >= 0:
                 os.close(descriptor)
     return supervisor
 
 
-def _tell(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+def _send_spec(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
-def _settled(attempt: _Attempt, progress: Progress) -> State | None:
-    """The record once the server listens or may take its time; None where a part ended."""
-    found: State | None = None
+def _wait_settled(directory: Path, supervisor: Identity, progress: Progress) -> State | None:
+    """The record once the server listens, or after `_LISTEN_SECONDS`; None where a part has exited."""
+    record: State | None = None
 
-    def settled() -> bool:
-        nonlocal found
+    def has_failed() -> bool:
+        return record is None or not supervisor.alive() or any(record.part(name).state == "exited" for name in PARTS)
+
+    def is_settled() -> bool:
+        nonlocal record
         progress.check()
-        reap(attempt.supervisor.pid)
-        found = state.read(attempt.directory)
-        return found is None or not attempt.supervisor.alive() or _ended(found) or _listens(found)
+        reap(supervisor.pid)
+        record = state.read(directory)
+        return record is None or has_failed() or _listens(record)
 
-    wait_until(settled, _LISTEN_SECONDS)
-    if found is None or not attempt.supervisor.alive() or _ended(found):
-        return None
-    return found
-
-
-def _ended(record: State) -> bool:
-    return any(record.part(name).state == "exited" for name in PARTS)
+    wait_until(is_settled, _LISTEN_SECONDS)
+    return None if has_failed() else record
 
 
 def _listens(record: State) -> bool:
@@ -292,24 +286,24 @@ def _listens(record: State) -> bool:
     return all(ports.listens(server, number) for number in record.ports.values())
 
 
-def _why(directory: Path) -> str:
-    """How the first part ended, with its last words."""
+def _describe_failure(directory: Path) -> str:
+    """How the first part exited, with its last output."""
     record = state.read(directory)
     for name in PARTS:
         part = record.part(name) if record is not None else None
         if part is not None and part.state == "exited" and "SIGKILL" not in part.detail:
-            return f"the {_ROLES[name]} {part.detail} as soon as it was started{_last_words(directory / f'{name}.log')}"
-    return f"the backend ended as soon as it was started{_last_words(directory / 'supervisor.log')}"
+            return f"the {_ROLES[name]} {part.detail} as soon as it was started{_read_end(directory / f'{name}.log')}"
+    return f"the backend ended as soon as it was started{_read_end(directory / 'supervisor.log')}"
 
 
 _ROLES = {"server": "server", "worker": "worker host"}
 
 
-def _last_words(log: Path) -> str:
+def _read_end(log: Path) -> str:
     try:
         lines = log.read_text(errors="replace").splitlines()[-20:]
     except OSError:
         return ""
     bare = [line.split(" ", 2)[-1] if line[:2] == "20" else line for line in lines]
-    text = "\n".join(bare).strip()[-_LAST_WORDS:]
+    text = "\n".join(bare).strip()[-_MAX_OUTPUT:]
     return f": {text}" if text else ""

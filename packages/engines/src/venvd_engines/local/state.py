@@ -1,6 +1,7 @@
-"""The record of one launch, in its directory: what a new controller finds after the old one was killed.
+"""The record of one launch, a file in its directory. A controller that is started again reads it.
 
-The engine writes it before it starts anything; from then on only the launch's supervisor does. Standard library only.
+The engine writes the record before it starts a process; afterwards only the supervisor of the launch writes it.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ class Part:
 
 @dataclass
 class State:
-    """The record of one launch.
+    """One launch.
 
     Attributes:
-        launch_id: the ID of the launch, which also names its directory.
-        home_id: the identity of the home that owns it.
-        boot: the boot of the machine in which its processes run.
-        ports: the ports that it listens on, by name.
-        socket_dir: the directory of its sockets, if it has one.
-        supervisor: the process above both parts; None until it is started.
+        launch_id: also the name of the directory.
+        home_id: the owner.
+        boot: the boot of the machine in which the processes run.
+        ports: port numbers by name.
+        socket_dir: the directory of the sockets, where there is one.
+        supervisor: the process above both parts; its `pid` is None until it runs.
     """
 
     launch_id: str
@@ -82,7 +83,7 @@ def write(directory: Path, state: State) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that nobody else reads half written, mode 0600."""
+    """Write a file of mode 0600 in one step: no reader sees a part of it."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -96,18 +97,17 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read(directory: Path) -> State | None:
-    """The record of a launch; None where there is none that can be read."""
+    """The record of a launch; None where it is missing or damaged."""
     try:
-        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        return _state(found)
+        return _parse(json.loads((directory / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _state(found: dict[str, Any]) -> State:
-    if found["format"] == 1:  # an older venvd started the backend: the supervisor had another name
-        found = {**found, "supervisor": found["keeper"], "format": FORMAT}
-        del found["keeper"]
-    if found["format"] != FORMAT:
-        raise ValueError(found["format"])
-    return State(**{**found, **{name: Part(**found[name]) for name in ("supervisor", *PARTS)}})
+def _parse(fields: dict[str, Any]) -> State:
+    if fields["format"] == 1:  # an older venvd started the backend: the supervisor had another name
+        fields = {**fields, "supervisor": fields["keeper"], "format": FORMAT}
+        del fields["keeper"]
+    if fields["format"] != FORMAT:
+        raise ValueError(fields["format"])
+    return State(**{**fields, **{name: Part(**fields[name]) for name in ("supervisor", *PARTS)}})

@@ -1,11 +1,12 @@
 """The process above the two parts of a backend: `python -I -m venvd_engines.local.supervisor DIRECTORY`.
 
-It outlives the controller that started it. It starts server and worker host, writes down how they end, keeps their
-output in bounded files, and, being a child subreaper, finds every process that user code left behind. What it starts
-comes as JSON on its stdin, so that no setting of a backend is on a command line or in a file; a controller that was
-killed before it sent all of it has started nothing. If the supervisor dies, the kernel takes both parts with it.
+The supervisor outlives the controller that started it. It starts the server and the worker host, records how they
+exit, and writes their output to bounded files. As a child subreaper it also finds the processes that user code leaves
+behind. It reads the commands to start as JSON from its stdin, so that no setting of a backend is on a command line or
+in a file. If the controller is killed before it has sent all of it, nothing starts. If the supervisor dies, the kernel
+kills both parts.
 
-SIGTERM asks both parts to stop; SIGQUIT ends everything at once. It ends when both parts have ended.
+SIGTERM stops the server and then the worker host; SIGQUIT kills everything. The supervisor exits after both parts.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from venvd_worker.common.process_tree import kill_below
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _READ = 64 << 10
-_LAST_OUTPUT = 1.0
-"""Seconds for the last output of what was killed."""
-_HEARD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD)
+_LAST_OUTPUT_SECONDS = 1.0
+"""How long the supervisor reads the pipes of killed processes."""
+_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Supervisor:
+    """Starts both parts of a launch, and runs until they have exited."""
+
     def __init__(self, directory: Path, spec: dict[str, Any]) -> None:
         state = records.read(directory)
         if state is None:
@@ -50,32 +53,32 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._pids: dict[int, str] = {}
         self._journals: list[Writer] = []
-        self._asked: set[int] = set()
+        self._received: set[int] = set()
 
     def run(self) -> None:
-        self._hear_signals()
+        self._catch_signals()
         for name in records.PARTS:
             self._start(name)
         self._spec.clear()
-        self._record()
+        self._write_record()
         while self._pids:
-            self._turn(None)
-        self._finish()
+            self._run_once(None)
+        self._close()
 
-    def _hear_signals(self) -> None:
+    def _catch_signals(self) -> None:
         wake, woken = os.pipe()
         for end in (wake, woken):
             os.set_blocking(end, False)
         self._selector.register(wake, selectors.EVENT_READ, None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        for number in _HEARD:
-            signal.signal(number, lambda number, _: self._asked.add(number))
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, _: self._received.add(number))
 
-    def _obey(self) -> None:
-        if signal.SIGQUIT in self._asked:
+    def _handle_signals(self) -> None:
+        if signal.SIGQUIT in self._received:
             kill_below(os.getpid())
-        elif signal.SIGTERM in self._asked:
-            # the server first: calls that run may end while the worker host is still there
+        elif signal.SIGTERM in self._received:
+            # the server first: its running calls may still get answers from the worker host
             running = {name: pid for pid, name in self._pids.items()}
             for name in records.PARTS:
                 if name in running:
@@ -94,16 +97,16 @@ class Supervisor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                preexec_fn=_child_setup(os.getpid()),  # noqa: PLW1509 - this process has one thread
+                preexec_fn=_make_child_setup(os.getpid()),  # noqa: PLW1509 - this process has one thread
             )
         except OSError as error:
             part.state, part.detail = "exited", f"could not be started: {error}"
             return
-        found = identify(process.pid)
-        part.state, part.pid, part.start = "running", process.pid, found.start if found else None
+        identity = identify(process.pid)
+        part.state, part.pid, part.start = "running", process.pid, identity.start if identity else None
         self._pids[process.pid] = name
         self._listen(name, process)
-        process.returncode = 0  # reaped below, with everything else that ends here
+        process.returncode = 0  # `_reap` reaps it, as it does all processes below
 
     def _listen(self, name: str, process: subprocess.Popen[bytes]) -> None:
         journal = Writer(self._directory / f"{name}.log")
@@ -113,8 +116,8 @@ class Supervisor:
                 os.set_blocking(pipe.fileno(), False)
                 self._selector.register(pipe, selectors.EVENT_READ, (journal, stream))
 
-    def _turn(self, timeout: float | None) -> None:
-        """Wait for output, signals and ends, and see to them."""
+    def _run_once(self, timeout: float | None) -> None:
+        """Wait for output, signals and exits, and handle them."""
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
@@ -122,7 +125,7 @@ class Supervisor:
             else:
                 self._copy(key.fileobj, *key.data)
         self._reap()
-        self._obey()
+        self._handle_signals()
 
     def _copy(self, pipe: Any, journal: Writer, stream: str) -> None:
         try:
@@ -144,24 +147,24 @@ class Supervisor:
             if pid == 0:
                 return
             if pid in self._pids:
-                self._ended(self._pids.pop(pid), describe_exit(status))
+                self._note_exit(self._pids.pop(pid), describe_exit(status))
 
-    def _ended(self, name: str, detail: str) -> None:
+    def _note_exit(self, name: str, detail: str) -> None:
         part = self._state.part(name)
         part.state, part.detail = "exited", detail
-        self._record()
-        # whatever is left has lost the part that it belonged to
+        self._write_record()
+        # the other processes below belonged to this part
         kill_below(os.getpid(), spare=self._pids.__contains__)
 
-    def _record(self) -> None:
+    def _write_record(self) -> None:
         with contextlib.suppress(OSError):
             records.write(self._directory, self._state)
 
-    def _finish(self) -> None:
+    def _close(self) -> None:
         kill_below(os.getpid())
-        end = time.monotonic() + _LAST_OUTPUT
+        end = time.monotonic() + _LAST_OUTPUT_SECONDS
         while len(self._selector.get_map()) > 1 and time.monotonic() < end:
-            self._turn(0.05)
+            self._run_once(0.05)
         for journal in self._journals:
             journal.close()
 
@@ -171,32 +174,32 @@ def _terminate(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def _child_setup(supervisor: int) -> Callable[[], None]:
+def _make_child_setup(supervisor: int) -> Callable[[], None]:
     def setup() -> None:
         signal.set_wakeup_fd(-1)
-        for number in _HEARD:
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died before the kernel knew that this process goes with it
+        if os.getppid() != supervisor:  # it died before PR_SET_PDEATHSIG took effect
             os._exit(1)
 
     return setup
 
 
-def _spec(source: BinaryIO) -> dict[str, Any]:
+def _read_spec(source: BinaryIO) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(source.read())
+        spec: dict[str, Any] = json.loads(source.read())
     except ValueError:
-        raise SystemExit("the controller ended before it had said what to start") from None
-    return found
+        raise SystemExit("the controller exited before it had sent the commands to start") from None
+    return spec
 
 
 def main() -> None:
     directory = Path(sys.argv[1])
     os.umask(0o077)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Supervisor(directory, _spec(sys.stdin.buffer)).run()
+    Supervisor(directory, _read_spec(sys.stdin.buffer)).run()
 
 
 if __name__ == "__main__":
