@@ -19,7 +19,7 @@ def test_a_descriptor_that_waits_is_kept(run: Any) -> None:
         ours.setblocking(False)
         link = Link(ours, asyncio.get_running_loop(), None, lambda _: None)  # type: ignore[arg-type]
         for _ in range(64):  # more than the kernel takes
-            link.tell(Kill("x" * 16384))
+            link.send(Kill("x" * 16384))
         passed = os.memfd_create("passed")
         inode = os.fstat(passed).st_ino
         request = asyncio.ensure_future(link.request(GetStats(), descriptors=[passed]))

@@ -128,9 +128,9 @@ class Backend:
         self._request_commands = {
             "call.start": background.start,
             "call.get": background.get,
-            **files.served,
+            **files.commands,
         }
-        self.checks.register("session", pool.trouble)
+        self.checks.register("session", pool.find_unready_reason)
         pool.start()
 
     async def close(self) -> None:
@@ -202,7 +202,7 @@ class Backend:
             else:
                 call.deadline = call.received_at + (_check_seconds("timeout", request.timeout) or self._timeout)
                 call.options = self._options(call)
-            call.payload = wire.checked(request.payload)
+            call.payload = wire.check_payload(request.payload)
             pool.find(request.session).submit(call)
         except VenvdError as error:
             self._refuse(call, error)

@@ -222,7 +222,7 @@ def _parse_start(request: Request) -> Request:
     Raises:
         InvalidRequest: its command cannot run in the background.
     """
-    raw = _object.decode(wire.checked(request.payload))
+    raw = _object.decode(wire.check_payload(request.payload))
     payload = bytes(raw.pop("payload", _NULL))
     fields = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
     command = fields["command"]

@@ -1,4 +1,4 @@
-"""The server's end of `warden.sock`: packets of JSON with descriptors, and the connection that is made again."""
+"""The server's end of `warden.sock`: packets of JSON with descriptors, over a connection that is renewed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -23,9 +22,11 @@ from venvd_core.wire import encode
 
 _log = logging.getLogger("venvd.worker")
 
-_ANSWER_WITHIN = 10.0
-_HURRY, _PAUSE = 0.02, 0.25
-_HURRIED_TRIES = 250
+_ANSWER_TIMEOUT = 10.0
+_SHORT_PAUSE, _LONG_PAUSE = 0.02, 0.25
+_SHORT_PAUSES = 250
+
+SessionEvent = Exited | Refused | SegmentNews | Up
 
 
 class _Packet(msgspec.Struct):
@@ -38,7 +39,7 @@ class _Packet(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The result of a request to the warden; who gets it closes the descriptors."""
+    """The result of a command; its receiver closes the descriptors."""
 
     result: msgspec.Raw
     descriptors: list[int]
@@ -49,35 +50,29 @@ _events = {name: msgspec.json.Decoder(kind) for name, kind in messages.EVENTS.it
 _greeting = msgspec.json.Decoder(Greeting)
 
 
-class Ear(Protocol):
-    """Who is told what the warden says by itself."""
-
-    def came_up(self, event: Up) -> None: ...
-
-    def exited(self, event: Exited) -> None: ...
-
-    def shared(self, event: SegmentNews, descriptors: list[int]) -> None:
-        """Closes the descriptors."""
-
-    def refused(self, event: Refused) -> None: ...
+OnSessionEvent = Callable[[SessionEvent, list[int]], None]
+"""Takes an event of the warden about a session, and closes the descriptors."""
 
 
 class Link:
-    """One connection to one warden, until either end goes.
+    """One connection to one warden, until either end closes it.
 
-    `gone` is done, with the reason, when the connection is of no use any more.
+    Attributes:
+        hello: the warden's answer to `hello`.
+        zygote: the latest state of the zygote; None before the answer to `hello`.
+        gone: is done, with the reason, when the connection has ended.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        ear: Ear,
+        on_event: OnSessionEvent,
         on_gone: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
-        self._ear = ear
+        self._on_event = on_event
         self._on_gone = on_gone
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -85,16 +80,16 @@ class Link:
         self.gone: asyncio.Future[str] = loop.create_future()
         self.hello = Greeting()
         self.zygote: ZygoteReport | None = None
-        loop.add_reader(sock.fileno(), self._readable)
+        loop.add_reader(sock.fileno(), self._receive)
 
     async def request(
-        self, command: object, *, within: float = _ANSWER_WITHIN, descriptors: Sequence[int] = ()
+        self, command: object, *, within: float = _ANSWER_TIMEOUT, descriptors: Sequence[int] = ()
     ) -> Answer:
         """Send a command of `messages` and wait for its answer. The descriptors stay the caller's.
 
         Raises:
-            Unavailable: it went away, or does not answer within `within` seconds: then the connection is dropped.
-            VenvdError: what it answered.
+            Unavailable: the warden went away, or did not answer for `within` seconds, which drops the connection.
+            VenvdError: the command failed; the warden's error.
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
         number = self._send(command, descriptors)
@@ -114,13 +109,13 @@ class Link:
         finally:
             self._waiting.pop(number, None)
 
-    def tell(self, command: object) -> None:
+    def send(self, command: object) -> None:
         """Send a command of `messages` without waiting for its answer."""
         if not self.gone.done():
             self._send(command, ())
 
     def drop(self, why: str) -> None:
-        """Close the connection: the warden ends every session then."""
+        """Close the connection; the warden then ends every session."""
         if self.gone.done():
             return
         self.gone.set_result(why)
@@ -161,7 +156,7 @@ class Link:
 
     # ---- receiving
 
-    def _readable(self) -> None:
+    def _receive(self) -> None:
         while not self.gone.done():
             try:
                 data, descriptors, truncated, descriptors_lost = receive(self._sock)
@@ -175,34 +170,28 @@ class Link:
                 too_large = "the worker host sent a packet that is larger than the protocol allows"
                 self.drop(too_large if data else "the worker host went away")
                 return
-            self._packet(data, descriptors)
+            self._take_packet(data, descriptors)
 
-    def _event(self, name: str, data: msgspec.Raw, descriptors: list[int]) -> None:
+    def _take_event(self, name: str, data: msgspec.Raw, descriptors: list[int]) -> None:
         decoder = _events.get(name)
         event = None if decoder is None else decoder.decode(data)
-        if isinstance(event, SegmentNews):
-            self._ear.shared(event, descriptors)
+        if isinstance(event, SessionEvent):
+            self._on_event(event, descriptors)
             return
         close_descriptors(descriptors)
-        if isinstance(event, Exited):
-            self._ear.exited(event)
-        elif isinstance(event, Up):
-            self._ear.came_up(event)
-        elif isinstance(event, Refused):
-            self._ear.refused(event)
-        elif isinstance(event, ZygoteReport):
+        if isinstance(event, ZygoteReport):
             self.zygote = event
             _log_zygote(event)
 
-    def _packet(self, data: bytes, descriptors: list[int]) -> None:
+    def _take_packet(self, data: bytes, descriptors: list[int]) -> None:
         try:
             packet = _packet.decode(data)
             if packet.event is not None:
-                self._event(packet.event, packet.data, descriptors)
+                self._take_event(packet.event, packet.data, descriptors)
                 return
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             close_descriptors(descriptors)
-            self.drop(f"the worker host sent what is no packet of the protocol: {error}")
+            self.drop(f"the worker host sent an invalid packet: {error}")
             return
         future = self._waiting.get(packet.id or 0)
         if future is None or future.done():
@@ -227,23 +216,29 @@ class Channel:
     """Keeps a link to the warden that listens in `directory`.
 
     Args:
+        directory: the channel's directory.
         hello: sent to each warden, with the descriptors.
-        ear: gets the events of every session's process: started, ended, its segments, and the clients it refused.
+        descriptors: stay open for as long as the channel does.
+        on_event: takes the events about sessions.
+
+    Attributes:
+        link: the current connection; None while there is none.
+        why: the reason why there is none.
     """
 
-    def __init__(self, directory: Path, hello: Hello, descriptors: Sequence[int], ear: Ear) -> None:
+    def __init__(self, directory: Path, hello: Hello, descriptors: Sequence[int], on_event: OnSessionEvent) -> None:
         self._path = str(directory / SOCKET)
         self._hello = hello
         self._descriptors = descriptors
-        self._ear = ear
-        self._next: asyncio.Future[None] | None = None
+        self._on_event = on_event
+        self._next_link: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.link: Link | None = None
         self.why = "the worker host is not there yet"
 
     def start(self) -> None:
-        self._next = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._keep(), name="channel")
+        self._next_link = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._keep_connected(), name="channel")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -252,36 +247,35 @@ class Channel:
         if self.link is not None:
             self.link.drop("this server is closing")
 
-    async def linked(self) -> Link:
-        """The link, as soon as there is one."""
+    async def wait_for_link(self) -> Link:
+        """Return the link as soon as there is one.
+
+        Raises:
+            Unavailable: the channel has not been started.
+        """
         while self.link is None:
-            if self._next is None:
+            if self._next_link is None:
                 raise Unavailable(self.why)
-            await asyncio.shield(self._next)
+            await asyncio.shield(self._next_link)
         return self.link
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         tries = 0
         while True:
             link = await self._connect()
             if link is None:
                 tries += 1
-                await asyncio.sleep(_HURRY if tries < _HURRIED_TRIES else _PAUSE)
+                await asyncio.sleep(_SHORT_PAUSE if tries < _SHORT_PAUSES else _LONG_PAUSE)
                 continue
             tries = 0
-            await asyncio.wait([link.gone])  # awaiting it would cancel it with this task
+            await asyncio.wait([link.gone])  # a plain await would cancel the future with this task
 
-    def _lost(self, why: str) -> None:
-        """Forget the link at once, not a turn of the loop later, so that no caller gets a link that is gone."""
+    def _on_link_gone(self, why: str) -> None:
+        """Forget the link at once, so that no caller gets one that has ended."""
         self.why = why
         if self.link is not None:
             self.link = None
-            self._next = asyncio.get_running_loop().create_future()
-
-    def _announce(self, link: Link) -> None:
-        self.link = link
-        if self._next is not None and not self._next.done():
-            self._next.set_result(None)
+            self._next_link = asyncio.get_running_loop().create_future()
 
     async def _connect(self) -> Link | None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -293,12 +287,12 @@ class Channel:
             if error.errno not in {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}:
                 self.why = f"the worker host cannot be reached: {error.strerror}"
             return None
-        link = Link(sock, asyncio.get_running_loop(), self._ear, self._lost)
+        link = Link(sock, asyncio.get_running_loop(), self._on_event, self._on_link_gone)
         try:
             answer = await link.request(self._hello, descriptors=self._descriptors)
             close_descriptors(answer.descriptors)
             link.hello = _greeting.decode(answer.result)
-            if link.zygote is None:  # news of it may have come meanwhile
+            if link.zygote is None:  # an event may have come before the answer
                 link.zygote = link.hello.zygote
                 _log_zygote(link.zygote)
         except (VenvdError, msgspec.MsgspecError) as error:
@@ -307,5 +301,7 @@ class Channel:
         except asyncio.CancelledError:
             link.drop("this server is closing")
             raise
-        self._announce(link)
+        self.link = link
+        if self._next_link is not None and not self._next_link.done():
+            self._next_link.set_result(None)
         return link

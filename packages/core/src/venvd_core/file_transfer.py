@@ -1,4 +1,7 @@
-"""The server's connection to a file process, which runs one command on the files of a session."""
+"""Files of a session under way between its file process and a transport, as fast as the slower of the two.
+
+A file process runs one command on the files of a session. The server holds no more of a file than one piece.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
 
-from venvd_contract.errors import Conflict, Internal, NotFound, Unavailable, VenvdError, from_fields
+from venvd_contract.errors import Cancelled, Conflict, Internal, NotFound, Unavailable, VenvdError, from_fields
 from venvd_contract.internal.file_transfer import DATA, END, ERROR, HEAD, LARGEST_ANSWER, RESULT
 from venvd_contract.internal.messages import TransferFile
 from venvd_core.channel import Channel, Link
@@ -19,34 +23,33 @@ from venvd_core.channel import Channel, Link
 PIECE = 256 * 1024
 """Bytes of a file that are read or sent at a time."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _START_WITHIN = 0.01, 0.2, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _START_TIMEOUT = 0.01, 0.2, 30.0
+
+OnEnd = Callable[[VenvdError | None, int], None]
+"""Called once, with the error of a transfer or the bytes that it moved."""
 
 
-class User(Protocol):
-    """Whose files they are."""
+class FileOwner(Protocol):
+    """The session that the files belong to."""
 
     file_transfers: int
 
 
-class FileTransfer:
-    """One file command under way; the server holds no more of a file than one piece."""
+class FileProcess:
+    """The server's connection to a file process."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, owner: FileOwner) -> None:
         self._reader = reader
         self._writer = writer
-        self._user: User | None = None
+        self._owner: FileOwner | None = owner
+        owner.file_transfers += 1
 
-    def work_for(self, user: User) -> None:
-        """Count as use of a session until it is closed."""
-        self._user = user
-        user.file_transfers += 1
-
-    async def answer(self) -> msgspec.Raw:
-        """The next result.
+    async def receive(self) -> msgspec.Raw:
+        """Receive the next result.
 
         Raises:
-            VenvdError: the file process failed; its own error.
-            Unavailable: it went away.
+            VenvdError: the command failed; the error of the file process.
+            Unavailable: the file process went away.
         """
         try:
             kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
@@ -56,11 +59,11 @@ class FileTransfer:
         except (asyncio.IncompleteReadError, ConnectionError):
             raise Unavailable("the session or its worker host ended while its files were used") from None
         if kind == ERROR:
-            raise _told(data)
+            raise _parse_error(data)
         return msgspec.Raw(data)
 
-    async def pieces(self, length: int) -> AsyncIterator[bytes]:
-        """The `length` bytes that follow a result.
+    async def receive_pieces(self, length: int) -> AsyncIterator[bytes]:
+        """Yield the `length` bytes that follow a result.
 
         Raises:
             Conflict: the file has become shorter meanwhile, or its session ended.
@@ -76,63 +79,167 @@ class FileTransfer:
             yield piece
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send bytes, as fast as the file process takes them."""
+        """Send bytes as fast as the file process takes them."""
         view = memoryview(data)
-        with contextlib.suppress(ConnectionError):  # its answer says why
+        with contextlib.suppress(ConnectionError):  # `receive` raises the reason
             for start in range(0, len(view), PIECE):
                 piece = view[start : start + PIECE]
                 self._writer.write(HEAD.pack(DATA, len(piece)))
                 self._writer.write(piece)
                 await self._writer.drain()
 
-    def end(self) -> None:
-        """All bytes were sent."""
+    def end_data(self) -> None:
+        """Tell that all bytes were sent."""
         self._writer.write(HEAD.pack(END, 0))
 
     def close(self) -> None:
-        """Let go of it; what it had not finished it undoes."""
+        """Close the connection; the file process undoes an unfinished command."""
         self._writer.transport.abort()
-        user, self._user = self._user, None
-        if user is not None:
-            user.file_transfers -= 1
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.file_transfers -= 1
 
 
-def _told(data: bytes) -> VenvdError:
+def _parse_error(data: bytes) -> VenvdError:
     try:
         return from_fields(json.loads(data))
     except (ValueError, RecursionError, AttributeError):
         return Internal("the file process of the worker host sent an invalid error")
 
 
-async def start(channel: Channel, command: TransferFile) -> FileTransfer:
-    """Start a file process for a session, whose own process may be about to start.
+async def start(channel: Channel, command: TransferFile, owner: FileOwner) -> FileProcess:
+    """Start a file process; waits for the session's own process where that is about to start.
 
     Raises:
         Unavailable: the worker host is away, or the session does not come up.
-        VenvdError: what the warden answered.
+        VenvdError: the warden refused; its error.
     """
     loop = asyncio.get_running_loop()
-    end, pause = loop.time() + _START_WITHIN, _FIRST_PAUSE
+    until, pause = loop.time() + _START_TIMEOUT, _FIRST_PAUSE
     while True:
         link = channel.link
         if link is None:
             raise Unavailable(f"{channel.why}; try again")
         try:
-            return await _connect(link, command)
+            return await _connect(link, command, owner)
         except NotFound:
-            if loop.time() > end:
+            if loop.time() > until:
                 raise Unavailable(f'the session "{command.session}" has no process at the moment; try again') from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def _connect(link: Link, command: TransferFile) -> FileTransfer:
+async def _connect(link: Link, command: TransferFile, owner: FileOwner) -> FileProcess:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
             await link.request(command, descriptors=[theirs.fileno()])
         ours.setblocking(False)
-        return FileTransfer(*await asyncio.open_unix_connection(sock=ours, limit=PIECE))
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=PIECE)
     except BaseException:
         ours.close()
         raise
+    return FileProcess(reader, writer, owner)
+
+
+class FileFound(msgspec.Struct):
+    """The result of `file.get`, which comes before the bytes."""
+
+    info: msgspec.Raw
+    offset: int
+    length: int
+
+
+class _Transfer:
+    def __init__(self, process: FileProcess, on_end: OnEnd | None) -> None:
+        self._process = process
+        self._on_end = on_end
+
+    def _report_end(self, error: VenvdError | None, size: int) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(error, size)
+
+    def close(self) -> None:
+        """Release the file process; an unfinished transfer is given up."""
+        self._process.close()
+        self._report_end(Cancelled("the client went away, or gave the file up"), 0)
+
+
+class Download(_Transfer):
+    """A file on its way to a client.
+
+    Attributes:
+        info: `FileInfo`, as JSON.
+        offset, length: which bytes come.
+    """
+
+    def __init__(self, process: FileProcess, found: FileFound, on_end: OnEnd | None) -> None:
+        super().__init__(process, on_end)
+        self.info, self.offset, self.length = bytes(found.info), found.offset, found.length
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the bytes.
+
+        Raises:
+            Conflict: the file has become shorter meanwhile.
+        """
+        try:
+            async for piece in self._process.receive_pieces(self.length):
+                yield piece
+        except VenvdError as error:
+            self._report_end(error, 0)
+            raise
+        self._report_end(None, self.length)
+
+
+class Upload(_Transfer):
+    """A file on its way to a session. Until `commit` an older file stays; `close` without it leaves no trace.
+
+    Attributes:
+        last_used: when bytes came last; `time.monotonic`.
+    """
+
+    def __init__(self, process: FileProcess, on_end: OnEnd | None) -> None:
+        super().__init__(process, on_end)
+        self._result = asyncio.ensure_future(process.receive())
+        self._size = 0
+        self.last_used = time.monotonic()
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Pass bytes on.
+
+        Raises:
+            VenvdError: the file cannot be stored; says why.
+        """
+        self.last_used = time.monotonic()
+        self._size += len(data)
+        await self._process.send(data)
+        if self._result.done():
+            await self._finish()
+
+    async def commit(self) -> bytes:
+        """Put the complete file in its place; returns `FileInfo` as JSON.
+
+        Raises:
+            VenvdError: as `write`.
+        """
+        self._process.end_data()
+        return await self._finish()
+
+    async def _finish(self) -> bytes:
+        try:
+            info = bytes(await self._result)
+        except VenvdError as error:
+            self._report_end(error, 0)
+            raise
+        else:
+            self._report_end(None, self._size)
+            return info
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if not self._result.cancel() and not self._result.cancelled():
+            self._result.exception()  # marks it as retrieved
+        super().close()

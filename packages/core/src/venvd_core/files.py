@@ -1,12 +1,12 @@
-"""Files of sessions: streams for the transports that have them, parts for those whose requests are whole."""
+"""The file commands: streams for transports that have them, and parts for those with whole requests."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -14,19 +14,18 @@ from venvd_contract.errors import Busy, InvalidRequest, NotFound, TooLarge, Venv
 from venvd_contract.internal.messages import TransferFile
 from venvd_core import file_transfer, wire
 from venvd_core.calls import Call, Reply, Request
-from venvd_core.file_transfer import FileTransfer
+from venvd_core.file_transfer import Download, FileFound, FileProcess, OnEnd, Upload
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 from venvd_core.timer import DeadlineTimer
-from venvd_core.transfers import Download, Got, Over, Upload
 
 LARGEST_PART = 16 << 20
 """Bytes of a file in one answer."""
 MOST_UPLOADS = 16
-"""Files that come in parts, under way at a time."""
+"""Uploads in parts that may be under way at a time."""
 
 _LARGEST_PAYLOAD = 64 * 1024
-_LONGEST = 24 * 3600.0
+_STREAM_TIMEOUT = 24 * 3600.0
 _ID_BYTES = 16
 
 
@@ -35,13 +34,13 @@ class _Part(msgspec.Struct):
     upload: str | None = None
 
 
-_got = msgspec.json.Decoder(Got)
+_found = msgspec.json.Decoder(FileFound)
 _part = msgspec.json.Decoder(_Part)
 
 
 @dataclass
-class _Open:
-    """A file that comes in parts, one after the other."""
+class _PartedUpload:
+    """An upload whose parts come one after the other; `turn` is held while one is written."""
 
     session: str
     upload: Upload
@@ -49,112 +48,116 @@ class _Open:
 
 
 class Files:
-    """The files of the sessions of one backend."""
+    """The files of the sessions of one backend.
+
+    Attributes:
+        commands: the functions that answer requests without a stream, by command.
+    """
 
     def __init__(self, pool: Pool, settings: BackendSettings) -> None:
+        self.commands: dict[str, Callable[[Request], Awaitable[Reply]]] = {
+            "file.get": self._get,
+            "file.put": self._put,
+            "file.list": self._run,
+            "file.delete": self._run,
+        }
         self._pool = pool
         self._largest = settings.max_file_bytes
-        self._patience = settings.upload_timeout
+        self._part_timeout = settings.upload_timeout
         self._timeout = settings.default_timeout
-        self._open: dict[str, _Open] = {}
+        self._uploads: dict[str, _PartedUpload] = {}
         self._timer = DeadlineTimer(asyncio.get_running_loop(), self._expire)
 
     def close(self) -> None:
         self._timer.cancel()
-        for each in self._open.values():
-            each.upload.close()
-        self._open.clear()
+        for parted in self._uploads.values():
+            parted.upload.close()
+        self._uploads.clear()
 
     # ---- streams
 
     async def download(self, request: Request) -> Download:
-        """Begin to fetch the file that a `file.get` asks for; who asks closes it.
+        """Begin to fetch the file that a `file.get` names; the caller closes it.
 
         Raises:
             VenvdError: it cannot be fetched.
         """
-        over = self._counting(request)
+        on_end = self._recorder(request)
         try:
-            return await self._download(request, over)
+            return await self._download(request, on_end)
         except VenvdError as error:
-            over(error, 0)
+            on_end(error, 0)
             raise
 
     async def upload(self, request: Request) -> Upload:
-        """Begin to store the file that a `file.put` names; who asks commits or closes it.
+        """Begin to store the file that a `file.put` names; the caller commits and closes it.
 
         Raises:
             VenvdError: it cannot be stored.
         """
-        over = self._counting(request)
+        on_end = self._recorder(request)
         try:
-            return await self._upload(request, over)
+            return await self._upload(request, on_end)
         except VenvdError as error:
-            over(error, 0)
+            on_end(error, 0)
             raise
 
-    def _counting(self, request: Request) -> Over:
+    def _recorder(self, request: Request) -> OnEnd:
+        """Return a callback that counts a streamed transfer as a call."""
         call = Call(request)
         call.received_at = time.monotonic()
         metrics = self._pool.metrics
 
-        def over(error: VenvdError | None, size: int) -> None:
+        def record(error: VenvdError | None, size: int) -> None:
             outcome = "ok" if error is None else error.code
-            metrics.record_call(
-                call, outcome, time.monotonic() - call.received_at, session=request.session, error=error
-            )
+            seconds = time.monotonic() - call.received_at
+            metrics.record_call(call, outcome, seconds, session=request.session, error=error)
             metrics.record_bytes(size, out=request.command == "file.get")
 
-        return over
+        return record
 
-    async def _download(self, request: Request, over: Over) -> Download:
-        carrier = await self._send(request, _LONGEST)
+    async def _download(self, request: Request, on_end: OnEnd | None = None) -> Download:
+        process = await self._start(request, _STREAM_TIMEOUT)
         try:
-            return Download(carrier, over, _got.decode(await carrier.answer()))
+            return Download(process, _found.decode(await process.receive()), on_end)
         except BaseException:
-            carrier.close()
+            process.close()
             raise
 
-    async def _upload(self, request: Request, over: Over) -> Upload:
-        carrier = await self._send(request, _LONGEST)
+    async def _upload(self, request: Request, on_end: OnEnd | None = None) -> Upload:
+        process = await self._start(request, _STREAM_TIMEOUT)
         try:
-            await carrier.answer()
+            await process.receive()
         except BaseException:
-            carrier.close()
+            process.close()
             raise
-        return Upload(carrier, over)
+        return Upload(process, on_end)
 
-    async def _send(self, request: Request, within: float) -> FileTransfer:
-        payload = wire.checked(request.payload)
+    async def _start(self, request: Request, within: float) -> FileProcess:
+        payload = wire.check_payload(request.payload)
         if len(payload) > _LARGEST_PAYLOAD:
             raise InvalidRequest(f"{request.command}: the request has more than {_LARGEST_PAYLOAD} bytes")
         session = self._pool.find(request.session)
         command = TransferFile(session.spec.id, request.command, self._largest, msgspec.Raw(payload), within)
-        carrier = await file_transfer.start(self._pool.channel, command)
-        carrier.work_for(session)
-        return carrier
+        return await file_transfer.start(self._pool.channel, command, session)
 
-    # ---- whole answers
+    # ---- whole requests and replies; the caller counts these calls
 
-    async def ask(self, request: Request) -> Reply:
-        """Do a `file.list` or a `file.delete`.
-
-        Raises:
-            VenvdError: the file process failed; its own error.
-        """
-        carrier = await self._send(request, request.timeout or self._timeout)
+    async def _run(self, request: Request) -> Reply:
+        """Run a `file.list` or a `file.delete`."""
+        process = await self._start(request, request.timeout or self._timeout)
         try:
-            return Reply(bytes(await carrier.answer()))
+            return Reply(bytes(await process.receive()))
         finally:
-            carrier.close()
+            process.close()
 
-    async def get(self, request: Request) -> Reply:
-        """Do a `file.get`: the bytes are the attachment.
+    async def _get(self, request: Request) -> Reply:
+        """Run a `file.get`; the bytes are the attachment.
 
         Raises:
             TooLarge: they are more than `LARGEST_PART`.
         """
-        download = await self._download(request, _uncounted)
+        download = await self._download(request)
         try:
             if download.length > LARGEST_PART:
                 raise TooLarge(
@@ -166,62 +169,54 @@ class Files:
         finally:
             download.close()
 
-    async def put(self, request: Request) -> Reply:
-        """Do a `file.put`: the bytes are the attachment, one part of the file or all of it.
+    async def _put(self, request: Request) -> Reply:
+        """Run a `file.put`; the attachment is one part of the file, or all of it.
 
         Raises:
-            NotFound: the upload that it names is none, or was given up because its next part did not come.
+            NotFound: there is no such upload, or it was given up because its next part did not come.
         """
-        part = _part.decode(wire.checked(request.payload))
+        part = _part.decode(wire.check_payload(request.payload))
         session = self._pool.find(request.session).spec.id
         if part.upload is None:
-            identity, opened = await self._begin(request, session)
+            identity, parted = await self._begin(request, session)
         else:
-            identity, opened = part.upload, self._find(part.upload, session)
+            identity, parted = part.upload, self._find(part.upload, session)
         try:
-            async with opened.turn:
-                self._find(identity, session)  # the part before may have been the last, or gone wrong
+            async with parted.turn:
+                self._find(identity, session)  # the part before may have been the last, or may have failed
                 for data in request.attachments or ():
-                    await opened.upload.write(data)
+                    await parted.upload.write(data)
                 if part.more:
-                    self._timer.schedule(opened.upload.used + self._patience)
+                    self._timer.schedule(parted.upload.last_used + self._part_timeout)
                     return Reply(wire.encode({"upload": identity}))
-                return Reply(await opened.upload.commit())
+                return Reply(await parted.upload.commit())
         except BaseException:
-            opened.upload.close()
-            self._open.pop(identity, None)
+            parted.upload.close()
+            self._uploads.pop(identity, None)
             raise
         finally:
             if not part.more:
-                self._open.pop(identity, None)
+                self._uploads.pop(identity, None)
 
-    async def _begin(self, request: Request, session: str) -> tuple[str, _Open]:
-        if len(self._open) >= MOST_UPLOADS:
+    async def _begin(self, request: Request, session: str) -> tuple[str, _PartedUpload]:
+        if len(self._uploads) >= MOST_UPLOADS:
             raise Busy(f"{MOST_UPLOADS} files come in parts already: try again")
         identity = secrets.token_hex(_ID_BYTES)
-        opened = _Open(session, await self._upload(request, _uncounted), asyncio.Lock())
-        self._open[identity] = opened
-        return identity, opened
+        parted = _PartedUpload(session, await self._upload(request), asyncio.Lock())
+        self._uploads[identity] = parted
+        return identity, parted
 
-    def _find(self, identity: str, session: str) -> _Open:
-        opened = self._open.get(identity)
-        if opened is None or opened.session != session:
-            why = f"it never was, it has ended, or its next part did not come within {self._patience:g} s"
+    def _find(self, identity: str, session: str) -> _PartedUpload:
+        parted = self._uploads.get(identity)
+        if parted is None or parted.session != session:
+            why = f"it never was, it has ended, or its next part did not come within {self._part_timeout:g} s"
             raise NotFound(f'there is no upload "{identity[:80]}" in this session: {why}')
-        return opened
+        return parted
 
     def _expire(self, now: float) -> float | None:
-        for identity, opened in list(self._open.items()):
-            if opened.upload.used + self._patience <= now and not opened.turn.locked():
-                opened.upload.close()
-                del self._open[identity]
-        return min((max(each.upload.used + self._patience, now + 1) for each in self._open.values()), default=None)
-
-    @property
-    def served(self) -> dict[str, Any]:
-        """What answers which command."""
-        return {"file.get": self.get, "file.put": self.put, "file.list": self.ask, "file.delete": self.ask}
-
-
-def _uncounted(_error: VenvdError | None, _size: int) -> None:
-    """Who asked for the whole counts it."""
+        for identity, parted in list(self._uploads.items()):
+            if parted.upload.last_used + self._part_timeout <= now and not parted.turn.locked():
+                parted.upload.close()
+                del self._uploads[identity]
+        due = (parted.upload.last_used + self._part_timeout for parted in self._uploads.values())
+        return min((max(each, now + 1) for each in due), default=None)

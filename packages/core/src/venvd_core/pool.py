@@ -1,4 +1,4 @@
-"""The sessions of a backend: `default` is always there, others come and go."""
+"""The sessions of a backend: `default` is always there, clients create and delete others."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import asyncio
 import math
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from venvd_contract import commands
-from venvd_contract.commands import Limits, SessionInfo
+from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.internal import PROTOCOL
 from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.environment import check_session
 from venvd_contract.internal.limits import merge_limits
-from venvd_contract.internal.messages import Exited, GetStats, Hello, Refused, SegmentNews, Stats, Up, ZygoteReport
+from venvd_contract.internal.messages import GetStats, Hello, Stats, ZygoteReport
 from venvd_contract.resources import check_name
-from venvd_core.channel import Channel
+from venvd_core.channel import Channel, SessionEvent
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.session import Session
@@ -33,22 +32,11 @@ DEFAULT = "default"
 
 _REMEMBERED = 256
 
-
 _stats = msgspec.json.Decoder(Stats)
 
 
-@dataclass
-class _Asked:
-    """A checked `session.create`."""
-
-    name: str | None
-    limits: Limits
-    env: dict[str, str]
-    idle_timeout: float
-
-
 class Pool:
-    """Finds sessions, makes and ends them, and is what they stand on."""
+    """Creates, finds and ends sessions; it is the `Host` of each."""
 
     def __init__(self, settings: BackendSettings) -> None:
         self.grace = settings.grace
@@ -59,11 +47,12 @@ class Pool:
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
+        """Why the latest sessions ended, by name."""
         self._memory: dict[str, int] = {}
         self._version = version("venvd-core")
         self._tasks = Tasks()
         hello = Hello(PROTOCOL, self.slots.count, settings.grace)
-        self.channel = Channel(settings.channel, hello, [self.slots.fd], self)
+        self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event)
 
     def start(self) -> None:
         self.channel.start()
@@ -78,45 +67,27 @@ class Pool:
         self.admission.hangups.close()
         self.slots.close()
 
-    # ---- what the warden tells
-
-    def came_up(self, event: Up) -> None:
+    def _on_event(self, event: SessionEvent, descriptors: list[int]) -> None:
         session = self._sessions.get(event.session)
-        if session is not None:
-            session.on_up(event.pid)
-
-    def exited(self, event: Exited) -> None:
-        session = self._sessions.get(event.session)
-        if session is not None:
-            session.on_exited(event)
-
-    def shared(self, event: SegmentNews, descriptors: list[int]) -> None:
-        session = self._sessions.get(event.session)
-        segments = None if session is None else session.segments_of(event.pid)
-        if segments is None:
+        if session is None:
             close_descriptors(descriptors)
         else:
-            segments.on_segment_news(event, descriptors)
-
-    def refused(self, event: Refused) -> None:
-        session = self._sessions.get(event.session)
-        if session is not None:
-            session.on_refused(event.connection, event.why)
+            session.on_event(event, descriptors)
 
     # ---- sessions
 
     def find(self, name: str | None) -> Session:
-        """The session `name`; null is `default`.
+        """Return the session `name`; None is `default`.
 
         Raises:
-            NotFound: there is none; says what became of it where that is known.
+            NotFound: there is none; says how it ended where that is known.
         """
         try:
             return self._sessions[DEFAULT if name is None else name]
         except KeyError:
-            raise self._missing(str(name)) from None
+            raise self._not_found_error(str(name)) from None
 
-    def _missing(self, name: str) -> NotFound:
+    def _not_found_error(self, name: str) -> NotFound:
         fate = self._ended.get(name)
         known = f"it ended: {fate}" if fate else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
         return NotFound(f'there is no session "{name[:80]}": {known}')
@@ -128,14 +99,16 @@ class Pool:
         """Make a session, and wait for its process.
 
         Raises:
-            InvalidRequest, Conflict, LimitExceeded, Unavailable.
+            InvalidRequest: a field is wrong.
+            Conflict: the name is taken.
+            LimitExceeded: there are as many sessions as may be.
+            Unavailable: the worker host is away, or could not start the process.
         """
-        asked = self._asked(payload)
+        spec = self._spec(payload)
         self._check_link()
-        name = asked.name or f"s-{secrets.token_hex(6)}"
-        if name in self._sessions:
-            raise Conflict(f'there is a session "{name}" already')
-        session = self._add(SessionSpec(name, asked.limits, asked.name, asked.env, asked.idle_timeout))
+        if spec.id in self._sessions:
+            raise Conflict(f'there is a session "{spec.id}" already')
+        session = self._add(spec)
         try:
             await session.wait_until_up()
         except (VenvdError, asyncio.CancelledError):
@@ -154,7 +127,7 @@ class Pool:
         session = self._sessions[spec.id] = Session(spec, slot, self)
         return session
 
-    def _asked(self, payload: dict[str, Any]) -> _Asked:
+    def _spec(self, payload: dict[str, Any]) -> SessionSpec:
         name = payload["name"]
         idle = payload["idleTimeout"]
         if idle is None:
@@ -166,10 +139,10 @@ class Pool:
         limits = merge_limits(self._settings.session_limits, payload["limits"])
         env = payload["env"] or {}
         check_session(env)
-        return _Asked(name, limits, env, idle)
+        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle)
 
     async def delete(self, name: str) -> None:
-        """End a session; returns when its whole tree is gone."""
+        """End a session; returns when its whole process tree is gone."""
         if name == DEFAULT:
             raise InvalidRequest(f'the session "{DEFAULT}" is always there: reset it instead')
         await self._end(self.find(name), "the session was deleted")
@@ -194,12 +167,12 @@ class Pool:
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
         await session.end(why)
-        self.slots.give_back(session.slot)
+        self.slots.release(session.slot)
 
-    # ---- what is so
+    # ---- readiness and metrics
 
-    def trouble(self) -> str | None:
-        """What keeps the default session from taking calls."""
+    def find_unready_reason(self) -> str | None:
+        """Return why the default session takes no calls; None where it takes them."""
         if self.channel.link is None:
             return self.channel.why
         default = self._sessions.get(DEFAULT)
@@ -219,7 +192,7 @@ class Pool:
             most_sessions=self.slots.count,
             handles=sum(info.handles for info in infos),
             attached=self.admission.count,
-            ready=self.trouble() is None,
+            ready=self.find_unready_reason() is None,
             memory=self._memory,
             zygote_ready=zygote.state == "ready",
             preloaded={each.module: each.error is None for each in zygote.preload},
@@ -227,7 +200,7 @@ class Pool:
         )
 
     def _build(self) -> dict[str, str]:
-        # no names of backend, venv and engine: those are labels of the target, and would be in each other's way
+        # Prometheus knows backend, venv and engine as labels of the target
         hello = None if self.channel.link is None else self.channel.link.hello
         return {
             "version": self._version,
@@ -242,11 +215,11 @@ class Pool:
             self._memory = {}
             return
         try:
-            found = _stats.decode((await link.request(GetStats())).result)
+            stats = _stats.decode((await link.request(GetStats())).result)
         except (VenvdError, msgspec.MsgspecError):
             return
         self._memory = {
-            "sessions": sum(each.rssBytes for each in found.sessions.values()),
-            "warden": found.warden.rssBytes,
-            "zygote": found.zygote.rssBytes,
+            "sessions": sum(each.rssBytes for each in stats.sessions.values()),
+            "warden": stats.warden.rssBytes,
+            "zygote": stats.zygote.rssBytes,
         }

@@ -1,7 +1,6 @@
-"""The slots: shared memory in which each session says what it is doing (`venvd_contract.internal.slots`).
+"""The server's view of the slots (`venvd_contract.internal.slots`).
 
-Sessions can write what they like there, so everything read is untrusted: it is bounded, and nothing that matters is
-decided by it alone.
+User code can write anything there. The server bounds what it reads, and decides nothing that matters by it alone.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """What a session says of itself; `deadline` and the numbers of calls and bytes may be anything."""
+    """What a session writes about itself; `deadline` and the counters may hold any value."""
 
     state: int
     sequence: int
@@ -35,11 +34,11 @@ class SlotState:
     direct_answered: int
     direct_failed: int
     heartbeat: int
-    """The last number that it was asked to write down."""
+    """The last number that the session was asked to write."""
 
 
 class Slots:
-    """`count` slots in a sealed memfd; `fd` is what the warden is given."""
+    """`count` slots in a sealed memfd; the warden gets its descriptor `fd`."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -48,14 +47,14 @@ class Slots:
         self._free = list(range(count - 1, -1, -1))
 
     def take(self) -> int | None:
-        """The index of an unused slot, or None."""
+        """Take a free slot and return its index; None where there is none."""
         return self._free.pop() if self._free else None
 
-    def give_back(self, index: int) -> None:
+    def release(self, index: int) -> None:
         self._free.append(index)
 
     def clear(self, index: int) -> None:
-        """Make a slot new for the next process; the last one must be gone."""
+        """Clear a slot for the next process; the last one must have ended."""
         self._map[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
 
     def read(self, index: int) -> SlotState:
@@ -78,8 +77,8 @@ class Slots:
             heartbeat,
         )
 
-    def identity(self, index: int) -> bytes:
-        """The ID of the running request as JSON; unchecked, and empty where there is none that could be one."""
+    def read_request_id(self, index: int) -> bytes:
+        """Return the ID of the running request as JSON, unchecked; empty where it is too long."""
         slot = self.read(index)
         if not slot.id_bytes:
             return b"%d" % slot.request

@@ -93,7 +93,7 @@ def parse_object(payload: bytes) -> Any:
     """Parse the payload of a request that the server answers itself.
 
     Raises:
-        InvalidRequest, TooLarge: as `checked`.
+        InvalidRequest, TooLarge: as `check_payload`.
     """
     try:
         return _any.decode(payload)
@@ -103,7 +103,7 @@ def parse_object(payload: bytes) -> Any:
         raise _not_json(error) from None
 
 
-def checked(payload: bytes) -> bytes:
+def check_payload(payload: bytes) -> bytes:
     """Check that a payload is one JSON object in UTF-8, and return it without line ends.
 
     A `msgspec.Raw` is part of a line that has been parsed.

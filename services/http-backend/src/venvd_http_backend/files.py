@@ -10,8 +10,8 @@ import msgspec
 
 from venvd_contract.errors import VenvdError
 from venvd_core.backend import Request
+from venvd_core.file_transfer import Download, Upload
 from venvd_core.files import LARGEST_PART
-from venvd_core.transfers import Download, Upload
 from venvd_core.wire import encode
 from venvd_http.asgi import Headers, respond
 from venvd_http.clients import ClientGone, wait_for_disconnect

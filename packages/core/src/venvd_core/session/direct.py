@@ -212,7 +212,7 @@ class DirectClients:
         self._leaving.clear()
 
     def _read_request_id(self) -> bytes:
-        identity = self._host.slots.identity(self._slot)
+        identity = self._host.slots.read_request_id(self._slot)
         try:
             _identity.decode(identity)
         except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -93,7 +93,7 @@ class Lifecycle:
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while self._end_reason is None:
-            link = await self._host.channel.linked()
+            link = await self._host.channel.wait_for_link()
             try:
                 died_young = await self._run_process(link)
             except VenvdError as error:

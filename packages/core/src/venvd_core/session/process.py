@@ -61,7 +61,7 @@ class Process:
 
     def interrupt(self, sequence: int, reason: str, grace: float) -> None:
         """Have the warden interrupt the call `sequence`, and kill the process that runs on after `grace` seconds."""
-        self.link.tell(Interrupt(self.session, sequence, reason, grace))
+        self.link.send(Interrupt(self.session, sequence, reason, grace))
 
     def ask_heartbeat(self, number: int) -> None:
         """Ask the session to write `number` into its slot."""

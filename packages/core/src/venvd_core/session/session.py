@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Busy, Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
-from venvd_contract.internal.messages import Exited
+from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.messages import Exited, Refused, SegmentNews, Up
 from venvd_contract.internal.slots import RUNNING
 from venvd_core import arrays
 from venvd_core.calls import Call, Reply
+from venvd_core.channel import SessionEvent
 from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.session.direct import DirectClient, DirectClients
@@ -313,20 +315,19 @@ class Session:
             self._fail(call, SessionLost(before) if started else Unavailable(why))
         return call_ran
 
-    def segments_of(self, pid: int) -> Segments | None:
-        """Find the memory that the process `pid` shares; None where it is not the current one."""
+    def on_event(self, event: SessionEvent, descriptors: list[int]) -> None:
+        """Take an event of the warden, and the descriptors that came with it."""
         process = self._lifecycle.process
-        return process.segments if process is not None and process.pid == pid else None
-
-    def on_up(self, pid: int) -> None:
-        self._lifecycle.on_up(pid)
-
-    def on_exited(self, event: Exited) -> None:
-        self._lifecycle.on_exited(event)
-
-    def on_refused(self, connection: int, why: str) -> None:
-        """The process could not take a direct client's connection."""
-        self._direct.on_refused(connection, why)
+        if isinstance(event, SegmentNews) and process is not None and process.pid == event.pid:
+            process.segments.on_news(event, descriptors)
+            return
+        close_descriptors(descriptors)
+        if isinstance(event, Up):
+            self._lifecycle.on_up(event.pid)
+        elif isinstance(event, Exited):
+            self._lifecycle.on_exited(event)
+        elif isinstance(event, Refused):
+            self._direct.on_refused(event.connection, event.why)
 
     # ---- starting afresh, ending
 
