@@ -13,7 +13,7 @@ from venvd_core.calls import Call, Reply, Request
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
 from venvd_rpc_backend import messages, stream
-from venvd_rpc_backend.methods import BY_OTHERS, COMMAND_NAMES, PLANNED, SERVICES, Method, list_methods
+from venvd_rpc_backend.methods import COMMAND_NAMES, PLANNED, SERVICES, STREAMING, Method, list_methods
 
 METHODS = {method.command: method for service in SERVICES for method in list_methods(service)}
 
@@ -29,7 +29,7 @@ def sent(message: Any) -> Any:
 def test_every_command_has_a_method() -> None:
     """What the contract's table names is declared in the proto, and what the proto declares is in the contract."""
     declared = {f"{service.name}/{each.name}" for service in SERVICES for each in service.methods}
-    assert declared == set(COMMAND_NAMES) | BY_OTHERS
+    assert declared == set(COMMAND_NAMES) | STREAMING
     assert {command.rpc for command in COMMANDS} <= declared
     assert set(PLANNED.values()) | set(BY_NAME) == set(COMMAND_NAMES.values())
 

@@ -7,7 +7,7 @@ from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from venvd_contract.errors import BY_CODE, SessionLost, UserError, VenvdError
-from venvd_rpc_backend.status import known, status_of
+from venvd_rpc_backend.status import public_error, status_of
 
 
 def details(error: VenvdError) -> tuple[ErrorInfo, DebugInfo]:
@@ -54,6 +54,6 @@ def test_everything_fits_into_metadata(text: str) -> None:
 
 def test_other_exceptions_tell_clients_nothing() -> None:
     """An exception that is none of the contract's becomes `internal`, without what it said."""
-    found = known(RuntimeError("a secret"))
+    found = public_error(RuntimeError("a secret"))
     assert found.code == "internal"
     assert "secret" not in found.message

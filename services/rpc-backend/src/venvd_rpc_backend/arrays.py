@@ -31,53 +31,56 @@ Context = Any  # grpc.aio.ServicerContext, which has no types
 T = TypeVar("T")
 
 
-def part(message: bytes) -> Header | memoryview:
-    """What a `PutArrayRequest` holds.
+def parse_part(message: bytes) -> Header | memoryview:
+    """Return the header or the chunk of a `PutArrayRequest`.
 
     Raises:
-        InvalidRequest: it is none, or empty, or has a header that cannot be.
-        TooLarge: the header announces an array that cannot be.
+        InvalidRequest: it is no such message, is empty, or has an invalid header.
+        TooLarge: the header describes an array over the limits.
     """
     chunk: memoryview | None = chunks.load(message)
-    return _parsed(message) if chunk is None else chunk
+    return _parse_message(message) if chunk is None else chunk
 
 
-def _parsed(message: bytes) -> Header | memoryview:
+def _parse_message(message: bytes) -> Header | memoryview:
     try:
-        found = PutArrayRequest.FromString(message)
+        request = PutArrayRequest.FromString(message)
     except DecodeError as error:
         raise InvalidRequest(f"this is no PutArrayRequest: {error}") from None
-    kind = found.WhichOneof("part")
+    kind = request.WhichOneof("part")
     if kind is None:
         raise InvalidRequest('a PutArrayRequest has a "header" or a "chunk"')
     if kind == "chunk":
-        return memoryview(found.chunk)
-    header = found.header
+        return memoryview(request.chunk)
+    header = request.header
     fields = {"dtype": header.dtype, "shape": list(header.shape), "order": header.order or "C"}
     fields["format"] = header.format if header.HasField("format") else None
-    fields["into"] = found.into if found.HasField("into") else None
+    fields["into"] = request.into if request.HasField("into") else None
     return arrays.described(fields)
 
 
-def _target(found: contexts.Asked, context: Context) -> Target:
-    return Target(found.session, contexts.timeout(context), found.call, found.lease)
+def _target(fields: contexts.CallFields, context: Context) -> Target:
+    return Target(fields.session, contexts.find_timeout(context), fields.call, fields.lease)
 
 
 class Arrays:
     """Answers `GetArray` and `PutArray`.
 
     Args:
-        patience: seconds that a client may leave a chunk unread, or let the server wait for one.
+        backend: has the sessions.
+        guard: checks the tokens.
+        stall_timeout: seconds that a client may leave a chunk unread, or let the server wait for one.
+        cancel: whether a call ends with its client.
     """
 
-    def __init__(self, backend: Backend, guard: TokenGuard, patience: float, *, cancel: bool) -> None:
+    def __init__(self, backend: Backend, guard: TokenGuard, stall_timeout: float, *, cancel: bool) -> None:
         self._backend = backend
         self._guard = guard
-        self._patience = patience
+        self._stall_timeout = stall_timeout
         self._cancel = cancel
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """The handlers of both, where the service has them."""
+        """Return the handlers of both, where the service has them."""
         if "GetArray" not in service.methods_by_name:
             return {}
         return {
@@ -89,46 +92,46 @@ class Arrays:
 
     async def _get(self, message: GetArrayRequest, context: Context) -> None:
         try:
-            outgoing = await self._fetched(message, context)
+            outgoing = await self._fetch(message, context)
             try:
-                await self._pour(outgoing, context)
+                await self._send(outgoing, context)
             finally:
                 outgoing.close()
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
 
-    async def _fetched(self, message: GetArrayRequest, context: Context) -> Outgoing:
-        found = contexts.asked(context.invocation_metadata())
-        contexts.authorise(self._guard, found)
-        target = _target(found, context)
+    async def _fetch(self, message: GetArrayRequest, context: Context) -> Outgoing:
+        fields = contexts.read_metadata(context.invocation_metadata())
+        contexts.authorise(self._guard, fields)
+        target = _target(fields, context)
         form = message.format if message.HasField("format") else None
-        return await self._waited(self._backend.get_array(message.handle_id, target, form))
+        return await self._wait(self._backend.get_array(message.handle_id, target, form))
 
-    async def _pour(self, outgoing: Outgoing, context: Context) -> None:
+    async def _send(self, outgoing: Outgoing, context: Context) -> None:
         header = outgoing.header
         first = GetArrayResponse(header=ArrayHeader(**header.fields()))
-        await self._in_time(context.write(first.SerializeToString()), "read")
+        await self._limit_stall(context.write(first.SerializeToString()), "read")
         for piece in outgoing:
-            await self._in_time(context.write(chunks.dump(piece)), "read")
+            await self._limit_stall(context.write(chunks.dump(piece)), "read")
 
     async def _put(self, _requests: Any, context: Context) -> Message | None:
         try:
-            reply = await self._taken(context)
+            reply = await self._receive(context)
             return messages.fill(PutArrayResponse(), reply.result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None
 
-    async def _taken(self, context: Context) -> Reply:
-        found = contexts.asked(context.invocation_metadata())
-        contexts.authorise(self._guard, found)
+    async def _receive(self, context: Context) -> Reply:
+        fields = contexts.read_metadata(context.invocation_metadata())
+        contexts.authorise(self._guard, fields)
         header = await self._next(context)
         if not isinstance(header, Header):
             raise InvalidRequest("the first message of an array has its header, and only the others chunks")
-        incoming = await self._backend.put_array(header, _target(found, context))
+        incoming = await self._backend.put_array(header, _target(fields, context))
         try:
             await self._fill(incoming, context)
-            return await self._waited(incoming.commit())
+            return await self._wait(incoming.commit())
         finally:
             incoming.close()
 
@@ -139,17 +142,17 @@ class Arrays:
             incoming.write(piece)
 
     async def _next(self, context: Context) -> Header | memoryview | None:
-        """The next message; None where the client has ended its side."""
-        message = await self._in_time(context.read(), "sent")
-        return None if message is grpc.aio.EOF else part(message)
+        """Return the next header or chunk; None where the client has ended its side."""
+        message = await self._limit_stall(context.read(), "sent")
+        return None if message is grpc.aio.EOF else parse_part(message)
 
-    async def _in_time(self, work: Awaitable[T], what: str) -> T:
+    async def _limit_stall(self, work: Awaitable[T], verb: str) -> T:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._stall_timeout):
                 return await work
         except TimeoutError:
-            raise DeadlineExceeded(f"the client {what} nothing for {self._patience:g} s") from None
+            raise DeadlineExceeded(f"the client {verb} nothing for {self._stall_timeout:g} s") from None
 
-    async def _waited(self, work: Awaitable[T]) -> T:
-        """What comes of it; it ends with its client, or where that is not wanted goes on without it."""
+    async def _wait(self, work: Awaitable[T]) -> T:
+        """Wait for a call; whether it ends with its client is a setting."""
         return await (work if self._cancel else asyncio.shield(work))

@@ -30,7 +30,7 @@ _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] 
 
 async def refuse(context: Context, error: BaseException) -> None:
     """End a call with the status of an error."""
-    await context.abort_with_status(status.status_of(status.known(error)))
+    await context.abort_with_status(status.status_of(status.public_error(error)))
 
 
 def _serialized(message: Message | bytes) -> bytes:
@@ -68,13 +68,13 @@ class Calls:
         Raises:
             VenvdError: the token is wrong, or a field is.
         """
-        found = contexts.asked(metadata)
+        fields = contexts.read_metadata(metadata)
         if not method.open:
-            contexts.authorise(self._guard, found)
+            contexts.authorise(self._guard, fields)
         payload = b"{}" if message is None else messages.write_payload(message)
-        timeout = contexts.timeout(context)
+        timeout = contexts.find_timeout(context)
         return Request(
-            method.command, payload, found.session, timeout, found.values, name=found.call, lease=found.lease
+            method.command, payload, fields.session, timeout, fields.values, name=fields.call, lease=fields.lease
         )
 
     def outcome(self, request: Request) -> Awaitable[Reply]:

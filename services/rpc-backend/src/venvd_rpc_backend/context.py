@@ -1,4 +1,4 @@
-"""What a call says beside its message: token, session, value mode, deadline."""
+"""The metadata of a call: token, session, value mode, name, lease; and its deadline."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Protocol
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
 from venvd_http.auth import TokenGuard
 
-ROOM = 0.05
-"""Share of the time left, and at most seconds, in which the answer of a call that ran out of time still reaches the
-client, with what became of the session's state: after the deadline gRPC would tell it nothing."""
+RESERVE = 0.05
+"""Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
+delivers nothing after the deadline, and the answer says whether the session's state is lost."""
 
 
 class Context(Protocol):
-    """What is used of `grpc.aio.ServicerContext`."""
+    """The part of `grpc.aio.ServicerContext` that is used."""
 
     def time_remaining(self) -> float | None: ...
 
 
 Metadata = Iterable[tuple[str, Any]] | None
-"""Of `invocation_metadata`."""
+"""The type of `invocation_metadata`."""
 
 
 @dataclass(slots=True)
-class Asked:
-    """The metadata of a call that mean something here."""
+class CallFields:
+    """The fields of a call that its metadata hold."""
 
     token: str | None = None
     session: str | None = None
@@ -35,57 +35,57 @@ class Asked:
     lease: float | None = None
 
 
-def asked(metadata: Metadata) -> Asked:
-    """Read the metadata.
+def read_metadata(metadata: Metadata) -> CallFields:
+    """Read the metadata of a call.
 
     Raises:
-        InvalidRequest: the authorization is no bearer token.
+        InvalidRequest: the authorization is no bearer token, or the lease no number.
     """
-    found = Asked()
+    fields = CallFields()
     for key, value in metadata or ():
         if key == "authorization":
-            found.token = bearer(value)
+            fields.token = parse_bearer(value)
         elif key == "x-venvd-session":
-            found.session = value
+            fields.session = value
         elif key == "x-venvd-values":
-            found.values = value
+            fields.values = value
         elif key == "x-venvd-call":
-            found.call = value
+            fields.call = value
         elif key == "x-venvd-lease":
-            found.lease = seconds(value)
-    return found
+            fields.lease = parse_seconds(value)
+    return fields
 
 
-def seconds(value: str) -> float:
+def parse_seconds(value: str) -> float:
     try:
         return float(value)
     except ValueError:
         raise InvalidRequest('the metadata "x-venvd-lease" takes seconds, such as 60') from None
 
 
-def bearer(value: str) -> str:
+def parse_bearer(value: str) -> str:
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidRequest('the metadata "authorization" takes "Bearer" and a token')
     return token.strip()
 
 
-def authorise(guard: TokenGuard, found: Asked) -> None:
+def authorise(guard: TokenGuard, fields: CallFields) -> None:
     """Check the token of a call.
 
     Raises:
         Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
     try:
-        guard.check(found.token)
+        guard.check(fields.token)
     except Unauthenticated as error:
-        if found.token is None:
+        if fields.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None
         raise
 
 
-def timeout(context: Context) -> float | None:
-    """Seconds that the call may take; None where the client set no deadline.
+def find_timeout(context: Context) -> float | None:
+    """Return the seconds that the call may take; None where the client set no deadline.
 
     Raises:
         DeadlineExceeded: there is no time left.
@@ -95,4 +95,4 @@ def timeout(context: Context) -> float | None:
         return None
     if left <= 0:
         raise DeadlineExceeded("the deadline had passed before the call began")
-    return left - min(left * ROOM, ROOM)
+    return left - min(left * RESERVE, RESERVE)

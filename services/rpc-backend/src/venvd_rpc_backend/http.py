@@ -13,9 +13,9 @@ from venvd_http.clients import ClientGone, DisconnectWatch
 from venvd_http.heads import Head
 from venvd_http.problems import refuse
 from venvd_rpc_backend import pascal
-from venvd_rpc_backend.methods import BY_OTHERS, PLANNED
+from venvd_rpc_backend.methods import PLANNED, STREAMING
 from venvd_rpc_backend.settings import RpcSettings
-from venvd_rpc_backend.status import known
+from venvd_rpc_backend.status import public_error
 
 PREFIX = "/rpc/"
 SERVICE = "PythonService/"
@@ -52,7 +52,7 @@ def create_app(backend: Backend, guard: TokenGuard, settings: RpcSettings) -> AS
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 — every error becomes a response
-            await refuse(send, known(error), headers=body.closing(head))
+            await refuse(send, public_error(error), headers=body.closing(head))
         else:
             await respond(send, 200, response)
 
@@ -63,7 +63,7 @@ def _find_command(scope: Scope) -> Command:
     name = scope["path"].removeprefix(PREFIX)
     command = METHODS.get(name)
     if command is None:
-        if name in PLANNED or name in BY_OTHERS:
+        if name in PLANNED or name in STREAMING:
             raise Unimplemented(f"{name} is served over gRPC only")
         raise NotFound(f"no such method: {name[:100]}; known are {', '.join(METHODS)}")
     if scope["method"] != "POST":

@@ -39,7 +39,7 @@ COMMAND_NAMES = {command.rpc: command.name for command in COMMANDS} | PLANNED
 EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
-BY_OTHERS = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
+STREAMING = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
 """Methods that stream in a way of their own, in modules of their own."""
 
 Respond = Callable[[bytes], Message | bytes]
@@ -67,10 +67,10 @@ class Method:
 
 
 def list_methods(service: ServiceDescriptor) -> Iterator[Method]:
-    """Yield the methods of a service, without those in `BY_OTHERS`."""
+    """Yield the methods of a service, without those in `STREAMING`."""
     for method in service.methods:
         name = f"{service.name}/{method.name}"
-        if name not in BY_OTHERS:
+        if name not in STREAMING:
             yield _describe(name, method)
 
 

@@ -16,16 +16,16 @@ from venvd_http.auth import TokenGuard
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import status
 
-SECONDS_BETWEEN_LOOKS = 0.25
+UPDATE_PAUSE = 0.25
 REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
-"""One service under two names: the library knows the older one only, and the messages are the same."""
+"""One service under two names: the library has only the older one, and the messages are equal."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """SERVING only while core is ready, for the server and for each service."""
+    """Answers SERVING only while core is ready, for the server and for each service."""
 
     def __init__(self, backend: Backend, services: tuple[str, ...]) -> None:
         super().__init__()
@@ -33,27 +33,27 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._names = ("", *services)
         self._last: Any = None
 
-    async def look(self) -> None:
-        """Set every status by what is so now."""
+    async def update(self) -> None:
+        """Set every status from the present readiness."""
         now = NOT_SERVING if self._backend.ready() else SERVING
         if now != self._last:
             self._last = now
             for name in self._names:
                 await self.set(name, now)
 
-    async def keep_looking(self) -> None:
-        """For those who watch."""
+    async def keep_updating(self) -> None:
+        """Update the status again and again, for clients that watch it."""
         while True:
-            await self.look()
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            await self.update()
+            await asyncio.sleep(UPDATE_PAUSE)
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 — the method's name
-        await self.look()
+        await self.update()
         return await super().Check(request, context)
 
 
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
-    """What the server speaks, for those with a token."""
+    """Describes the services to clients with a token."""
 
     def __init__(self, guard: TokenGuard, services: tuple[str, ...]) -> None:
         super().__init__(services)
@@ -61,7 +61,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
     async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         try:
-            contexts.authorise(self._guard, contexts.asked(context.invocation_metadata()))
+            contexts.authorise(self._guard, contexts.read_metadata(context.invocation_metadata()))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         async for response in super().ServerReflectionInfo(requests, context):
@@ -69,7 +69,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
 
 def add(server: Any, backend: Backend, guard: TokenGuard, services: tuple[str, ...]) -> Health:
-    """Serve both; the caller runs `keep_looking`."""
+    """Serve both; the caller runs `keep_updating`."""
     watch = Health(backend, services)
     health_pb2_grpc.add_HealthServicer_to_server(watch, server)
     names = (*services, health.SERVICE_NAME, *REFLECTION)

@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 NAMES = tuple(service.full_name for service in SERVICES)
 ENVELOPE = 64 * 1024
-"""Bytes of a message beside its payload, so that core can say itself that a payload is too large."""
+"""Bytes of a message beside its payload, with room to spare: core refuses a payload that is too large."""
 PING_INTERVAL = 10
-"""Seconds that clients must leave between pings of theirs."""
+"""Seconds that a client must leave between its pings."""
 
 
-def options(settings: RpcSettings) -> list[tuple[str, int]]:
-    """The channel arguments: what a peer may send, and how a dead one is noticed."""
+def channel_options(settings: RpcSettings) -> list[tuple[str, int]]:
+    """Return the channel arguments: limits of messages, and pings that find dead peers."""
     return [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_body + ENVELOPE),
@@ -57,7 +57,7 @@ class RpcServer:
         self.http_port = 0
 
     async def start(self) -> None:
-        """Listen; `port` and `http_port` are what came of it.
+        """Listen, and set `port` and `http_port`.
 
         Raises:
             Conflict: a port is taken.
@@ -66,7 +66,7 @@ class RpcServer:
         settings = self._settings
         listener = listen_tcp(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
-        self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+        self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
@@ -75,13 +75,13 @@ class RpcServer:
         self._server.add_generic_rpc_handlers((Routes(SERVICES, calls, streams, arrays),))
         self._health = probes.add(self._server, self._backend, guard, NAMES)
         self.port = self._listen()
-        await self._health.look()
+        await self._health.update()
         await self._server.start()
         self._http = create_server(
             http.create_app(self._backend, guard, settings), stall_timeout=settings.stall_timeout
         )
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
-        self._looking = asyncio.ensure_future(self._health.keep_looking())
+        self._updating_health = asyncio.ensure_future(self._health.keep_updating())
         log.info("gRPC on port %d, HTTP on port %d", self.port, self.http_port)
 
     def _listen(self) -> int:
@@ -90,21 +90,21 @@ class RpcServer:
         try:
             if settings.tls_cert is None:
                 return int(self._server.add_insecure_port(address))
-            return int(self._server.add_secure_port(address, credentials(settings)))
+            return int(self._server.add_secure_port(address, load_credentials(settings)))
         except RuntimeError as error:
             raise Conflict(f"{address} cannot be listened on: {error}") from None
 
     async def close(self) -> None:
-        """Answer what runs, within `drain` seconds, then close everything."""
-        self._looking.cancel()
+        """Answer the running calls, within `drain` seconds, then close everything."""
+        self._updating_health.cancel()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._settings.drain)
         self._http.should_exit = True
-        await asyncio.wait({self._looking, self._serving_http})
+        await asyncio.wait({self._updating_health, self._serving_http})
 
 
-def credentials(settings: RpcSettings) -> Any:
-    """The server's certificate and, where clients need one, whose theirs must be.
+def load_credentials(settings: RpcSettings) -> Any:
+    """Load the server's certificate and, where clients need one, the authority that must have signed theirs.
 
     Raises:
         InvalidRequest: a file cannot be read.

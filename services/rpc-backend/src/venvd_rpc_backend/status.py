@@ -44,7 +44,7 @@ def status_of(error: VenvdError) -> grpc.Status:
     return grpc_status
 
 
-def known(error: BaseException) -> VenvdError:
+def public_error(error: BaseException) -> VenvdError:
     """Return the error itself or, for an unexpected one, the error that clients see."""
     if isinstance(error, VenvdError):
         return error

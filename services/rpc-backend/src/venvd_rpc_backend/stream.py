@@ -18,7 +18,7 @@ from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
-from venvd_rpc_backend.context import Asked
+from venvd_rpc_backend.context import CallFields
 from venvd_rpc_backend.settings import RpcSettings
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
@@ -41,12 +41,12 @@ class Streams:
 
     async def _serve(self, _requests: Any, context: Context) -> None:
         try:
-            found = contexts.asked(context.invocation_metadata())
-            contexts.authorise(self._guard, found)
+            call_fields = contexts.read_metadata(context.invocation_metadata())
+            contexts.authorise(self._guard, call_fields)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         try:
-            await self._run(Stream(self._backend, found, context, self._settings))
+            await self._run(Stream(self._backend, call_fields, context, self._settings))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
 
@@ -67,9 +67,9 @@ class Stream:
     `finished` is done when the last reply is sent, or failed with the error that ended the stream before.
     """
 
-    def __init__(self, backend: Backend, asked: Asked, context: Context, settings: RpcSettings) -> None:
+    def __init__(self, backend: Backend, defaults: CallFields, context: Context, settings: RpcSettings) -> None:
         self._backend = backend
-        self._asked = asked
+        self._defaults = defaults
         self._context = context
         self._max_pipelined = settings.max_pipelined
         self._max_unread = settings.max_unread_bytes
@@ -118,16 +118,16 @@ class Stream:
         self._backend.begin(call)
 
     def _request(self, message: SessionRequest) -> Request:
-        given, asked = message.HasField, self._asked
+        given, defaults = message.HasField, self._defaults
         return Request(
             message.command,
             message.payload_json.encode() if given("payload_json") else b"{}",  # core checks it
-            message.session if given("session") else asked.session,
+            message.session if given("session") else defaults.session,
             message.timeout if given("timeout") else None,
-            message.values if given("values") else asked.values,
+            message.values if given("values") else defaults.values,
             message.attachments or (),
             message.call if given("call") else None,
-            lease=message.lease if given("lease") else asked.lease,
+            lease=message.lease if given("lease") else defaults.lease,
         )
 
     def _find_call(self, identity: Any) -> Call | None:
@@ -195,7 +195,7 @@ def write_response(number: int, call: Call) -> bytes:
     except UnicodeDecodeError:
         return write_failure(number, Internal("the session sent a result that is not UTF-8"))
     except Exception as error:  # noqa: BLE001 — every error becomes a message
-        return write_failure(number, status.known(error))
+        return write_failure(number, status.public_error(error))
     for part in reply.attachments:
         response += b"%b%b%b" % (_ATTACHMENT, fields.varint(len(part)), part)
     return response
