@@ -21,7 +21,6 @@ from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
 from venvd_core.files import Files
-from venvd_core.health import Checks
 from venvd_core.metrics import Exposition, Metrics
 from venvd_core.pool import Pool
 from venvd_core.session.direct import DirectClient
@@ -101,7 +100,6 @@ class Backend:
 
     def __init__(self, settings: BackendSettings) -> None:
         self.settings = settings
-        self.checks = Checks()
         self._largest = min(settings.max_body, MAX_LINE - _ENVELOPE)
         self._timeout = settings.default_timeout
         self._common_options = {
@@ -130,7 +128,6 @@ class Backend:
             "call.get": background.get,
             **files.commands,
         }
-        self.checks.register("session", pool.find_unready_reason)
         pool.start()
 
     async def close(self) -> None:
@@ -280,7 +277,8 @@ class Backend:
 
     def ready(self) -> dict[str, str]:
         """Return what keeps the backend from serving, by the name of the check; empty where it is ready."""
-        return self.checks.failing()
+        reason = "the server is closing" if self._pool is None else self._pool.find_unready_reason()
+        return {} if reason is None else {"session": reason}
 
     async def refresh(self) -> None:
         """Ask the warden for the figures that only it has; to be awaited before `metrics`."""

@@ -12,12 +12,12 @@ _LEVELS = {Internal.code: logging.ERROR, SessionLost.code: logging.WARNING, Unav
 _LONGEST_MESSAGE = 500
 
 
-def every_call() -> bool:
-    """Whether calls that went well are logged too."""
+def logs_every_call() -> bool:
+    """Whether successful calls are logged too."""
     return _calls.isEnabledFor(logging.DEBUG)
 
 
-def call(
+def log_call(
     command: str,
     outcome: str,
     *,

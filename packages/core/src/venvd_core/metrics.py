@@ -103,7 +103,7 @@ class Metrics:
         self.direct_errors = 0
         self.direct_bytes_in = 0
         self.direct_bytes_out = 0
-        self._every_call = logs.every_call()
+        self._every_call = logs.logs_every_call()
 
     def record_call(
         self,
@@ -134,7 +134,7 @@ class Metrics:
         self.bytes_out += size
         if error is not None or self._every_call:
             sizes = {"bytesIn": received, "bytesOut": size}
-            logs.call(request.command, outcome, seconds=seconds, session=session, error=error, **sizes)
+            logs.log_call(request.command, outcome, seconds=seconds, session=session, error=error, **sizes)
 
     def record_bytes(self, size: int, *, out: bool) -> None:
         """Count bytes other than those of requests and results, which are counted with their calls."""
@@ -146,7 +146,7 @@ class Metrics:
     def record_refusal(self, command: str, error: VenvdError) -> None:
         """Count a call that was refused before any code of its command ran."""
         self.tallies[command].outcomes[error.code] += 1
-        logs.call(command, error.code, error=error)
+        logs.log_call(command, error.code, error=error)
 
     def record_attach(self) -> None:
         """Count a connection that was handed to a session; its duration is not measured."""

@@ -79,19 +79,19 @@ SettingsType = TypeVar("SettingsType", bound=BackendSettings)
 
 
 def load(kind: type[SettingsType]) -> SettingsType:
-    """The settings of this process; ends it with status 2 and a sentence for each setting that is wrong."""
+    """Read the settings of this process; ends it with status 2 and a sentence for each wrong one."""
     try:
         return kind()
     except ValidationError as error:
-        for line in _complaints(error):
+        for line in _describe_errors(error):
             sys.stderr.write(f"{line}\n")
         raise SystemExit(2) from None
 
 
-def _complaints(error: ValidationError) -> list[str]:
-    found = []
+def _describe_errors(error: ValidationError) -> list[str]:
+    lines = []
     for problem in error.errors():
         message = problem["msg"].removeprefix("Value error, ")
         name = f"VENVD_{problem['loc'][0]}".upper() if problem["loc"] else ""
-        found.append(f"{name}: {message}" if name else message)
-    return found
+        lines.append(f"{name}: {message}" if name else message)
+    return lines

@@ -67,7 +67,7 @@ class Commands:
                 raise too_large(self._limit)  # the client waits to be told before it sends
             return await body.read(self._limit) if head.has_body else b""
         except TooLarge as error:
-            logs.call(command, error.code, error=error)
+            logs.log_call(command, error.code, error=error)
             raise
 
     async def wait(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:

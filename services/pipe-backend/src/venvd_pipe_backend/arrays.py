@@ -62,7 +62,7 @@ class SharedSegments:
         return segment.descriptor
 
     def take_gone(self) -> list[str]:
-        """The segments that will not be used again, each reported once: the client can unmap them."""
+        """Return the segments that will not be used again, each once: the client can unmap them."""
         names = [name for name, segment in self._known.items() if segment.descriptor < 0]
         for name in names:
             del self._known[name]
@@ -75,7 +75,7 @@ class SharedSegments:
                 array.close()
 
     def take_filled(self, name: str, header: Header) -> Incoming:
-        """The array whose segment the client has filled.
+        """Return the array whose segment the client has filled.
 
         Raises:
             InvalidRequest: the client was given no segment of that name, or for another array.

@@ -44,10 +44,10 @@ class Host(Protocol):
     held: int
 
     def admit(self, connection: Connection, peer: socket.socket) -> None:
-        """Raises `Busy` or `Forbidden` where there is no room for it, or it may not connect."""
+        """Add a connection; raises `Busy` or `Forbidden` where it may not stay."""
 
     def keep_refused(self, connection: Connection) -> bool:
-        """Whether a connection that was not admitted may stay until its peer has read why."""
+        """Let a refused connection stay until its peer has read why; whether there is room for it."""
 
     def remove(self, connection: Connection) -> None: ...
 
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
         self._update_held()
 
     def _fill(self, array_input: arrays.ArrayInput) -> bool:
-        """Pass on what is there of an array; whether it has all its bytes, and requests follow."""
+        """Pass on what has come of an array; whether that was all."""
         if not array_input.accepting:
             self._pause_reading()
             return False
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         self._backend.begin(call)
 
     def _handle_special(self, message: Message) -> bool:
-        """Check the token, and answer what is no simple call; whether nothing is left to do."""
+        """Check the token, and begin a command that is no simple call; whether the message is done with."""
         first, self._first = self._first, False
         try:
             self._authenticate(message)

@@ -228,7 +228,7 @@ class DirectClients:
         self._counted = (0, 0, 0, 0)
 
     def find_running(self) -> SlotState | None:
-        """The slot, where it says that a call of a direct client runs."""
+        """Return the slot where it says that a call of a direct client runs, else None."""
         slot = self._lifecycle.read_slot()
         known = slot.connection in self._clients or slot.connection in self._leaving
         return slot if slot.state == RUNNING and known else None

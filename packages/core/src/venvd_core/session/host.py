@@ -1,4 +1,4 @@
-"""What a session is asked to be, and what its backend provides to it."""
+"""The fields of a session, and what its backend provides to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from venvd_core.slots import Slots
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """What a session was asked to be; an `idle_timeout` of 0 is never."""
+    """The fields of `session.create`; an `idle_timeout` of 0 is never."""
 
     id: str
     limits: Limits
@@ -71,4 +71,4 @@ class Host(Protocol):
     queue_limit: int
 
     def on_idle(self, session_id: str) -> None:
-        """The session has had no call for its idle timeout."""
+        """End a session that has had no call for its idle timeout."""

@@ -35,13 +35,13 @@ class Events(Protocol):
     """What a lifecycle reports to its session."""
 
     def on_line(self, line: SessionLine, attachments: Sequence[bytes]) -> None:
-        """The process sent a line; `GarbledError` ends the process."""
+        """Take a line of the process; a `GarbledError` ends the process."""
 
     def on_process(self, process: Process) -> None:
-        """A new process takes requests from now on."""
+        """Send requests to a new process from now on."""
 
     def on_loss(self, why: str, *, started: bool) -> bool:
-        """The process ended, or where `started` is false could not start; `why` is a sentence.
+        """Answer the calls: the process ended, or where `started` is false could not start. `why` is a sentence.
 
         Returns whether a call ran.
         """

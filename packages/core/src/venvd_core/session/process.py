@@ -14,9 +14,8 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Started
 from venvd_core.channel import Answer, Link
-from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
-from venvd_core.session.stream import OnBroken, OnLine, Stream
+from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_reply
 from venvd_core.wire import encode
 
 _START_TIMEOUT = 60.0

@@ -17,13 +17,12 @@ from venvd_contract.internal.slots import RUNNING
 from venvd_core import arrays
 from venvd_core.calls import Call, Reply
 from venvd_core.channel import SessionEvent
-from venvd_core.limits import largest_reply
 from venvd_core.segments import Segments
 from venvd_core.session.direct import DirectClient, DirectClients
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
 from venvd_core.session.process import Process
-from venvd_core.session.stream import write_nowhere
+from venvd_core.session.stream import largest_reply, write_nowhere
 from venvd_core.tasks import Tasks
 from venvd_core.timer import DeadlineTimer
 from venvd_core.wire import GarbledError, SessionLine, error_of, parse_data

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import Buffer, attachment_sizes
 from venvd_core.wire import GarbledError, SessionLine, parse_line
@@ -17,6 +18,19 @@ OnBroken = Callable[[str], None]
 
 CLOSED = "closed its channel"
 """The reason where the session closed its end."""
+
+
+_MIB = 1 << 20
+_UNLIMITED_RESULT = 128 * _MIB
+_UNLIMITED_OUTPUT = 32 * _MIB
+_LONGEST_ESCAPE = 6
+
+
+def largest_reply(limits: Limits) -> int:
+    """Return the bytes that one reply of a session with these limits can have; a larger one breaks the protocol."""
+    result = _UNLIMITED_RESULT if limits.resultBytes is None else limits.resultBytes
+    output = _UNLIMITED_OUTPUT if limits.outputBytes is None else limits.outputBytes
+    return _MIB + 2 * result + _LONGEST_ESCAPE * output
 
 
 def write_nowhere(_data: bytes) -> None:
