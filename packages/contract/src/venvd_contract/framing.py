@@ -71,6 +71,12 @@ class Buffer:
         self._searched = 0
         return taken
 
+    def take_parts(self, sizes: Sequence[int]) -> Optional[List[bytes]]:
+        """Take one part of each size, or None while they have not all come."""
+        if len(self._data) < sum(sizes):
+            return None
+        return [self.take(size) or b"" for size in sizes]
+
     def rest(self) -> bytes:
         """All remaining bytes; the buffer is empty afterwards."""
         return self.take(len(self._data)) or b""

@@ -151,11 +151,12 @@ class Reader:
         return sizes
 
     def _take_attachments(self, message: Message, sizes: list[int]) -> Message | None:
-        if len(self._buffer) < sum(sizes):
+        attachments = self._buffer.take_parts(sizes)
+        if attachments is None:
             self._unfinished = message, sizes
             return None
         self._unfinished = None
-        message.attachments = [self._buffer.take(size) or b"" for size in sizes]  # type: ignore[misc]
+        message.attachments = attachments  # type: ignore[assignment]
         return message
 
     def raw(self, most: int) -> bytes:

@@ -51,7 +51,6 @@ class Stream(asyncio.Protocol):
         self._buffer = Buffer(max_line)
         self._line: SessionLine | None = None
         self._sizes: list[int] = []
-        self._parts: list[bytes] = []
         self._between_lines = True
         self._transport: asyncio.Transport | None = None
         self.write: Callable[[bytes], None] = write_nowhere
@@ -87,10 +86,11 @@ class Stream(asyncio.Protocol):
     def _drain(self) -> None:
         while self._on_line is not None:
             if self._line is not None:
-                if not self._take_attachments():
+                attachments = self._buffer.take_parts(self._sizes)
+                if attachments is None:
                     return
                 line, self._line = self._line, None
-                self._on_line(line, self._parts)
+                self._on_line(line, attachments)
                 continue
             data = self._buffer.line()
             if data is None:
@@ -102,20 +102,10 @@ class Stream(asyncio.Protocol):
                 self._on_line(line, ())
 
     def _begin_attachments(self, line: SessionLine) -> None:
-        self._sizes = attachment_sizes(line.attachments)[::-1]
+        self._sizes = attachment_sizes(line.attachments)
         if sum(self._sizes) > self._max_line:
             raise GarbledError("attachments over the limit")
-        self._line, self._parts = line, []
-
-    def _take_attachments(self) -> bool:
-        """Take what has come of the attachments; whether all are there."""
-        while self._sizes:
-            part = self._buffer.take(self._sizes[-1])
-            if part is None:
-                return False
-            self._sizes.pop()
-            self._parts.append(part)
-        return True
+        self._line = line
 
     def eof_received(self) -> bool:
         return False
