@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,29 @@ DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
 
 def waits_for(path: Path) -> str:
     return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)\n"
+
+
+@pytest.fixture(scope="module")
+def hasty(start: Start) -> Iterator[Server]:
+    """A server whose calls have little time."""
+    with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def keeping(start: Start) -> Iterator[Server]:
+    """A server whose calls go on when their client has gone."""
+    with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def session_of(server: Server) -> Iterator[str]:
+    """A session of the test's own, on a server that is not the shared one."""
+    name, client = f"s{secrets.token_hex(4)}", server.connect()
+    assert "result" in client("session.create", {"name": name})
+    yield name
+    client("session.delete", {"id": name})
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
@@ -52,10 +76,10 @@ def test_a_timeout_longer_than_floats(server: Server, session: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_deadline(start: Start) -> None:
+def test_the_default_deadline(hasty: Server) -> None:
     """Where a direct call names no timeout, the backend's counts."""
-    with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
-        assert attach(server)("exec", {"code": LOOPS})["code"] == "timeout"
+    with session_of(hasty) as session:
+        assert attach(hasty, session)("exec", {"code": LOOPS})["code"] == "timeout"
 
 
 HANGS = "import time\nclass Hangs:\n    def __del__(self): time.sleep(600)"
@@ -76,10 +100,10 @@ def test_a_session_that_hangs_without_a_call(start: Start) -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_session_is_not_ended(start: Start) -> None:
+def test_an_idle_session_is_not_ended(hasty: Server) -> None:
     """A session keeps its state however long its direct clients say nothing."""
-    with start(worker=True, VENVD_DEFAULT_TIMEOUT="0.3") as server:
-        direct = attach(server)
+    with session_of(hasty) as session:
+        direct = attach(hasty, session)
         direct("exec", {"code": "kept = 1"})
         time.sleep(1.5)
         assert value(direct, "kept") == 1
@@ -157,32 +181,33 @@ def test_a_client_that_goes_away_before_its_turn(server: Server, session: str, t
 
 
 @pytest.mark.slow
-def test_going_away_may_cancel_nothing(start: Start, tmp_path: Path) -> None:
+def test_going_away_may_cancel_nothing(keeping: Server, tmp_path: Path) -> None:
     """With the setting off a call goes on when its client has gone."""
-    with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
-        direct, other = attach(server), server.connect()
+    with session_of(keeping) as session:
+        direct, other = attach(keeping, session), keeping.connect()
         direct.send("exec", {"code": waits_for(tmp_path / "go") + "ended = True"})
         direct.send("exec", {"code": "also = True"})
-        until_running(server, "default")
+        until_running(keeping, session)
         direct.close()
         (tmp_path / "go").touch()
-        until(lambda: value(other, "{'ended', 'also'} <= set(globals())"), "the calls did not go on")
+        ended = "{'ended', 'also'} <= set(globals())"
+        until(lambda: value(other, ended, session=session), "the calls did not go on")
 
 
 @pytest.mark.slow
-def test_what_a_client_left_is_run_though_it_read_nothing(start: Start) -> None:
+def test_calls_of_a_client_that_read_nothing_and_went_are_run(keeping: Server) -> None:
     """With the setting off, replies that wait for a client that has gone hold up nothing that comes from it."""
-    with start(worker=True, VENVD_CANCEL_ON_DISCONNECT="0") as server:
-        left, other = attach(server, by="pipes"), server.connect()
+    with session_of(keeping) as session:
+        left, other = attach(keeping, session, by="pipes"), keeping.connect()
         assert isinstance(left, PipedClient)
         left.send("eval", {"expression": "'x' * 200_000"})
-        until(lambda: value(other, "1") == 1, "the session is held up")
+        until(lambda: value(other, "1", session=session) == 1, "the session is held up")
         left.lines.close()
         left.words.close()
         left.socket.close()
         time.sleep(0.2)
         left.send("exec", {"code": "ran = True"})
-        until(lambda: value(other, "'ran' in globals()"), "the call was not run")
+        until(lambda: value(other, "'ran' in globals()", session=session), "the call was not run")
 
 
 # ---- user code -------------------------------------------------------------------------------------------------
