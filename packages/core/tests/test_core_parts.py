@@ -1,4 +1,4 @@
-"""Settings, limits, slots and measures."""
+"""Settings, limits, slots and metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from venvd_core.slots import Slots
 
 
 def test_settings_without_a_token_are_refused() -> None:
-    """No digest is an error unless it is said that there shall be none."""
+    """A missing digest is an error unless VENVD_NO_TOKEN is set."""
     with pytest.raises(ValidationError, match="VENVD_NO_TOKEN=1"):
         BackendSettings()
     assert BackendSettings(no_token=True).token_sha256 == ""

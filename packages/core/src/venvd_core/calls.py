@@ -84,7 +84,7 @@ class Call:
     would cost nearly every call more than everything else here.
 
     Attributes:
-        request: what is asked for.
+        request: the fields of the request.
         on_done: called as soon as the call has ended.
         on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams.
         find_call: finds a call of the same connection by its tag.

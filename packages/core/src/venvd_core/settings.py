@@ -41,18 +41,18 @@ class BackendSettings(BaseSettings):
     session_idle_timeout: float = Field(default=0, ge=0)
     cancel_on_disconnect: bool = True
     attach: bool = True
-    """Whether pipe clients may have their connection handed to a session."""
+    """Whether pipe clients may attach to a session."""
     max_attached: int = Field(default=512, ge=0, le=1_000_000)
     max_attached_per_session: int = Field(default=64, ge=0, le=100_000)
     kept_calls: int = Field(default=1000, ge=1, le=1_000_000)
-    """Calls that were started and left, ended or not."""
+    """Background calls, whether running or ended."""
     kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)
     kept_call_bytes: int = Field(default=256 << 20, ge=0)
-    """Of the results of all such calls together."""
+    """Of the results of all background calls together."""
     max_file_bytes: int = Field(default=1 << 30, ge=0, le=1 << 50)
-    """Of one file that is sent."""
+    """Of one file that a client stores."""
     upload_timeout: float = Field(default=60, gt=0)
-    """Until the next part of a file that comes in several requests."""
+    """Until the next part of a file that comes in parts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("session_limits", mode="before")

@@ -40,26 +40,26 @@ class PipeSettings(BackendSettings):
     """Environment variables `VENVD_…`; durations in seconds, sizes in bytes."""
 
     socket_dir: Path = Path("/run/venvd/socket")
-    """Where `pipe.sock` and `http.sock` are made; it must exist."""
+    """The directory of `pipe.sock` and `http.sock`; it must exist."""
     socket_mode: Mode = 0o660
     socket_owner: int | None = Field(default=None, ge=0)
-    """User ID that the sockets are given to; null leaves them to this process."""
+    """User ID that owns the sockets; null is that of this process."""
     socket_group: int | None = Field(default=None, ge=0)
     socket_uids: Uids = None
-    """User IDs of peers that are served, as this machine's kernel knows them, or `any`. Null: any where a token guards
-    the backend, else this process's own, root's, and that of the directory's owner."""
+    """User IDs of the peers that are served, as this machine's kernel knows them, or `any`. Null is any for a backend
+    with a token; else it is this process's own, root's, and that of the directory's owner."""
     max_connections: int = Field(default=1024, ge=1)
     max_pipelined: int = Field(default=1024, ge=1)
-    """Calls of one connection under way; further lines wait unread."""
+    """Running and waiting calls of one connection; further lines wait unread."""
     max_attachment_bytes: int = Field(default=256 << 20, ge=0, le=MAX_ATTACHMENT_BYTES)
-    """Of one request together."""
+    """Of all attachments of one request."""
     max_held_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """Of all requests, whole or not, of all connections together."""
+    """Of the requests of all connections together, complete or not."""
     max_unread_bytes: int = Field(default=64 << 20, ge=1 << 16)
-    """Replies that one client may leave unread; more ends its connection."""
+    """Replies that one client may leave unread; more of them end its connection."""
     stall_timeout: float = Field(default=60, gt=0)
-    """Of a peer in the middle of a request, or with replies unread, that does nothing."""
+    """How long a peer may pause in the middle of a request, or leave replies unread."""
     first_request_timeout: float = Field(default=300, gt=0)
-    """Until a connection has made one request that was let in."""
+    """Until the first request of a connection that is authenticated."""
     drain: float = Field(default=5, ge=0)
-    """For running calls when the server is asked to end."""
+    """For running calls when the server ends."""

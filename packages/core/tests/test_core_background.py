@@ -1,4 +1,4 @@
-"""Calls that were left: how long they are kept, and how many."""
+"""Background calls: how long their results are kept, and how many."""
 
 from __future__ import annotations
 
