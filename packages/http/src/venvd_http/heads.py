@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from venvd_contract.errors import InvalidRequest
 from venvd_http.auth import bearer_token
@@ -40,81 +41,53 @@ class Head:
         """
         head = cls()
         for name, value in headers:
-            put = _HEADERS.get(name)
-            if put is not None:
-                put(head, value)
+            field = _FIELDS.get(name)
+            if field is not None:
+                setattr(head, field[0], field[1](value))
         return head
 
 
-def _token(head: Head, value: bytes) -> None:
-    head.token = bearer_token(value) or head.token
+def _text(value: bytes) -> str | None:
+    return str(value, "latin-1") or None
 
 
-def _session(head: Head, value: bytes) -> None:
-    head.session = str(value, "latin-1") or None
+def _values(value: bytes) -> str:
+    return str(value, "latin-1")
 
 
-def _timeout(head: Head, value: bytes) -> None:
-    head.timeout = _seconds("X-Venvd-Timeout", value)
+def _seconds(header: str) -> Callable[[bytes], float]:
+    def read(value: bytes) -> float:
+        try:
+            return float(value)
+        except ValueError:
+            raise InvalidRequest(f"{header} takes seconds, such as 2.5") from None
+
+    return read
 
 
-def _values(head: Head, value: bytes) -> None:
-    head.values = str(value, "latin-1")
+def _present(_value: bytes) -> bool:
+    return True
 
 
-def _call(head: Head, value: bytes) -> None:
-    head.call = str(value, "latin-1") or None
+def _names_events(value: bytes) -> bool:
+    return b"text/event-stream" in value.lower()
 
 
-def _lease(head: Head, value: bytes) -> None:
-    head.lease = _seconds("X-Venvd-Lease", value)
-
-
-def _length(head: Head, value: bytes) -> None:
-    head.length = int(value)
-
-
-def _encoding(head: Head, _value: bytes) -> None:
-    head.chunked = True
-
-
-def _accept(head: Head, value: bytes) -> None:
-    head.wants_events = b"text/event-stream" in value.lower()
-
-
-def _expect(head: Head, _value: bytes) -> None:
-    head.expects = True
-
-
-def _origin(head: Head, value: bytes) -> None:
-    head.origin = value
-
-
-def _host(head: Head, value: bytes) -> None:
-    head.host = value
-
-
-def _seconds(header: str, value: bytes) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise InvalidRequest(f"{header} takes seconds, such as 2.5") from None
-
-
-_HEADERS: dict[bytes, Callable[[Head, bytes], None]] = {
-    b"authorization": _token,
-    b"x-venvd-session": _session,
-    b"x-venvd-timeout": _timeout,
-    b"x-venvd-values": _values,
-    b"x-venvd-call": _call,
-    b"x-venvd-lease": _lease,
-    b"content-length": _length,
-    b"transfer-encoding": _encoding,
-    b"accept": _accept,
-    b"expect": _expect,
-    b"origin": _origin,
-    b"host": _host,
+_FIELDS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
+    b"authorization": ("token", bearer_token),
+    b"x-venvd-session": ("session", _text),
+    b"x-venvd-timeout": ("timeout", _seconds("X-Venvd-Timeout")),
+    b"x-venvd-values": ("values", _values),
+    b"x-venvd-call": ("call", _text),
+    b"x-venvd-lease": ("lease", _seconds("X-Venvd-Lease")),
+    b"content-length": ("length", int),
+    b"transfer-encoding": ("chunked", _present),
+    b"accept": ("wants_events", _names_events),
+    b"expect": ("expects", _present),
+    b"origin": ("origin", bytes),
+    b"host": ("host", bytes),
 }
+"""The field of each header, and how its value is read."""
 
 
 class HeadCache:

@@ -60,25 +60,27 @@ class App:
             started = True
             await send(message)
 
+        transport = scope["extensions"][TRANSPORT]
         body = Body(receive, self._commands.stall_timeout)
         head = Head(chunked=True)  # as long as nothing is known of the body
-        error: VenvdError | None = None
         try:
             head = scope["extensions"][HEAD] or Head.of(scope["headers"])
             self._admit(scope, head)
             await self._serve(HttpRequest(scope, head, body, receive, watched_send))
         except ClientGone:
-            pass
+            if started:
+                transport.abort()
+            return
         except VenvdError as raised:
-            error = raised
+            error: VenvdError = raised
         except Exception:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
             _log.exception("%s %s", scope["method"], scope["path"])
             error = Internal("a defect of the server; its log has the traceback")
-        if error is None:
+        else:
             return
         if started:
             _log.warning("a response broke off: %s", error.message)
-            scope["extensions"][TRANSPORT].abort()
+            transport.abort()
         else:
             await refuse(send, error, headers=body.closing(head))
 

@@ -23,7 +23,7 @@ class FastCall(Exchange):
     __slots__ = ("_call", "_commands")
 
     def __init__(self, commands: Commands, connection: Connection, keep_alive: bool) -> None:
-        self._connection = connection
+        self._connection = connection  # as `Exchange` does: a call of its __init__ would be one more for each request
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
