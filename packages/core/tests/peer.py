@@ -1,4 +1,4 @@
-"""A warden with sessions that behave or misbehave as they are told: the small real program that tests connect to.
+"""A small real program that tests connect to: a warden whose sessions behave or misbehave as requests say.
 
 Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
 exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor),

@@ -112,7 +112,7 @@ def test_a_name_is_taken_while_its_call_runs(run: Any, wardens: Any, serve: Any)
 
 
 def test_waiting_is_cancelled_by_name(run: Any, wardens: Any, serve: Any) -> None:
-    """Who waits for a call that was left is let go by `cancel`, and the call goes on."""
+    """`cancel` ends the wait for a background call, and the call goes on."""
     wardens.start()
 
     async def work() -> None:

@@ -266,7 +266,7 @@ def test_an_interrupt_is_answered_cancelled(run: Any, wardens: Any, serve: Any) 
 def test_a_process_that_ends_takes_its_calls_with_it(
     run: Any, wardens: Any, serve: Any, end: dict[str, int], how: str
 ) -> None:
-    """The running call and those that wait are told how it ended; the session is replaced under its name."""
+    """The running and the waiting calls get an error that says how the process ended; the session gets a new one."""
     wardens.start()
 
     async def work() -> None:

@@ -92,7 +92,7 @@ def test_a_reply_that_stops_half_way_runs_into_the_deadline(run: Any, wardens: A
 
 @pytest.mark.slow
 def test_a_stream_that_is_closed_ends_a_session_that_lives_on(run: Any, wardens: Any, serve: Any) -> None:
-    """A process that closes its channel and stays is ended, and its call told why."""
+    """A process that closes its channel and stays is ended, and its call gets an error that says so."""
     wardens.start()
 
     async def work() -> None:

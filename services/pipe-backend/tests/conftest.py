@@ -160,7 +160,7 @@ class Server:
 
 
 def listens(path: Path) -> bool:
-    """A socket's file is there a moment before somebody listens."""
+    """Whether a server listens; the socket's file exists a moment before."""
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         probe.connect(str(path))
         return True

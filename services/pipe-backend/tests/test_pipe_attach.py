@@ -81,7 +81,7 @@ def test_framing(server: Server, session: str) -> None:
 
 
 def test_attachments_are_read_off_the_stream(server: Server, session: str) -> None:
-    """Bytes behind a line belong to it; where they end too soon, or cannot be, that is said."""
+    """Bytes behind a line belong to it; an error says when they end too soon or have a wrong length."""
     direct = attach(server, session)
     direct.raw(b'{"command":"eval","payload":{"expression":"1"},"attachments":[3,2]}\nab\n\n\n')
     assert direct.receive()["result"] == {"value": 1}
@@ -108,7 +108,7 @@ def test_lines_that_are_no_requests(server: Server, session: str) -> None:
 
 
 def test_what_the_server_answers(server: Server, session: str) -> None:
-    """`ping`, `session.*` and a second `session.attach` are told to use another connection; so are other sessions."""
+    """`ping`, `session.*`, a second `session.attach` and other sessions get an error that names another connection."""
     direct = attach(server, session)
     for command in ("ping", "session.list", "session.attach", "session.interrupt", "call.start"):
         reply = direct(command, {"id": session})

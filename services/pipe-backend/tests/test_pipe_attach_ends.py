@@ -71,7 +71,7 @@ def test_deadlines(server: Server, session: str) -> None:
 
 
 def test_a_timeout_longer_than_floats(server: Server, session: str) -> None:
-    """It is as good as any that is longer than anybody waits."""
+    """A timeout beyond the range of floats is accepted."""
     assert value(attach(server, session), "1", timeout=10**400) == 1
 
 

@@ -95,7 +95,7 @@ def test_a_length_of_gigabytes(server: Server, length: int) -> None:
 
 
 def test_attachments_that_end_early(server: Server) -> None:
-    """Fewer bytes than were announced are told as such."""
+    """The error for too few bytes says how many came."""
     client = server.connect()
     client.raw(b'{"command":"ping","id":9,"attachments":[10]}\nabc')
     client.socket.shutdown(socket.SHUT_WR)

@@ -150,7 +150,7 @@ def test_attachments_stand_behind_the_line() -> None:
     [b"[2147483648]", b"[101]", b"[60,60]", b"[-1]", b'["1"]', b"5", b"[1.5]", b"[1e300]", b"[" + b"0," * 64 + b"0]"],
 )
 def test_attachments_that_cannot_be_taken_end_the_stream(sizes: bytes) -> None:
-    """Lengths that are wrong or too large are refused at once: what follows cannot be told from a line."""
+    """Lengths that are wrong or too large are refused at once: it is unknown where the next line begins."""
     found = wrong(b'{"id":1,"command":"x","attachments":' + sizes + b"}\n")
     assert isinstance(found.error, (InvalidRequest, TooLarge))
     assert found.fatal
@@ -176,7 +176,7 @@ def test_the_end_within_a_line() -> None:
 
 
 def test_the_end_within_attachments() -> None:
-    """Attachments that end early are told, with what was announced."""
+    """The error for attachments that end early says how many bytes were announced."""
     found = reader(b'{"id":4,"command":"x","attachments":[10]}\nabc')
     assert found.next() is None
     with pytest.raises(MalformedError, match="3 of the 10 bytes") as caught:

@@ -309,7 +309,7 @@ def test_calls_go_on_without_their_client_where_that_is_set(start: Start, tmp_pa
 
 
 def test_a_request_is_cancelled_by_its_id(server: Server) -> None:
-    """`cancel` ends a request of the same connection by its ID; twice is no error, and IDs are told apart by type."""
+    """`cancel` ends a request of the same connection by its ID, once or twice; "7" and 7 are two IDs."""
     client = server.connect()
     client.send("exec", {"code": "while True: pass"}, id="7", token=TOKEN)
     client.send("exec", {"code": "while True: pass"}, id=7)
