@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -174,6 +174,7 @@ def test_a_large_header_is_refused_unread() -> None:
         arrays.parse_npy(b"\x93NUMPY\x02\x00\xff\xff\xff\x7f")
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(
         dtype=st.sampled_from([dtype for dtype in DTYPES if dtype not in {"<f16", "<c32"}]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from venvd_contract import arrays, tables
@@ -56,6 +56,7 @@ def test_what_has_no_columns_is_refused(value: object) -> None:
         tables.stream_of(pa, value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 10_000))
 def test_damage_is_refused_or_harmless(changes: list[tuple[int, int]], cut: int) -> None:
     """A stream with any bytes changed or cut off is an error, or a table whose values can all be read."""

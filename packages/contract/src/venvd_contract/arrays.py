@@ -2,8 +2,8 @@
 
 A description is `{dtype, shape, order}`: `dtype` in numpy's notation (numbers, booleans, complex, datetimes with a
 unit, texts of fixed length; no objects and no structures), `order` is `C` or `F`. A table is described as its bytes
-(`"|u1"`, `[size]`) with `"format": "arrow"`. The elements have a fixed size and are contiguous. Nothing here needs
-numpy, and nothing is ever unpickled.
+(`"|u1"`, `[size]`) with `"format": "arrow"`. The elements have a fixed size and are contiguous. This module
+does not need numpy, and unpickles nothing.
 
 Arrays and tables travel over the pipe with these commands:
 
@@ -37,14 +37,14 @@ from venvd_contract.errors import InvalidRequest, TooLarge
 
 MAX_DIMENSIONS = 64
 MAX_BYTES = (1 << 63) - 1
-"""What an address can reach: no array is larger, whatever the limits are."""
+"""The largest size that an address can reach."""
 MAX_NPY_HEADER = 64 * 1024
-"""Bytes of a `.npy` header, the part before the array's own bytes."""
+"""Most bytes of a `.npy` header, the part before the array's own bytes."""
 
 ARROW = "arrow"
 """The format of tables."""
 INTO = ("table", "pandas", "polars")
-"""What a table that comes in may become; the first is what it becomes where nothing is said."""
+"""What a table that is sent becomes. The first one is the default."""
 
 _MAGIC = b"\x93NUMPY"
 _ALIGNMENT = 64
@@ -68,16 +68,16 @@ _PERMITTED = (
 
 @dataclass(frozen=True)
 class Header:
-    """An array without its bytes; made by `header`, which checks it.
+    """The description of an array. `header` makes and checks it.
 
     Attributes:
-        dtype: as numpy writes it: byte order, kind, size.
-        shape: length of each dimension; `()` is one element.
-        order: "C" where the last dimension is the innermost, "F" where the first is.
+        dtype: byte order, kind and size, as numpy writes it.
+        shape: the length of each dimension. `()` is one element.
+        order: "C" if the last dimension is the innermost, "F" if the first one is.
         itemsize: bytes of one element.
-        nbytes: bytes of all.
-        format: null for an array; "arrow" where the bytes are a table as an Arrow IPC stream.
-        into: what a table shall become; null is a `pyarrow.Table`.
+        nbytes: bytes of all elements.
+        format: None for an array, "arrow" for a table as an Arrow IPC stream.
+        into: what a table becomes. None means a `pyarrow.Table`.
     """
 
     dtype: str
@@ -89,13 +89,13 @@ class Header:
     into: Optional[str] = None
 
     def fields(self) -> Dict[str, Any]:
-        """As in requests and replies."""
-        found = {"dtype": self.dtype, "shape": list(self.shape), "order": self.order}
+        """Return the fields of requests and replies."""
+        fields = {"dtype": self.dtype, "shape": list(self.shape), "order": self.order}
         if self.format is not None:
-            found["format"] = self.format
+            fields["format"] = self.format
         if self.into is not None:
-            found["into"] = self.into
-        return found
+            fields["into"] = self.into
+        return fields
 
     def check_length(self, length: int) -> None:
         """Check that an array of this type and shape has `length` bytes.
@@ -112,37 +112,37 @@ class Header:
 
 
 def header(dtype: Any, shape: Any, order: Any = "C") -> Header:
-    """A header of what a peer said.
+    """Return the header for a description by a peer.
 
     Raises:
-        InvalidRequest: a type that cannot travel, or a shape or order that is none; says what would do.
-        TooLarge: more dimensions or bytes than an array can have.
+        InvalidRequest: type, shape or order is not valid. The message says what is.
+        TooLarge: the array has too many dimensions or bytes.
     """
-    name, itemsize = _checked_type(dtype)
-    lengths = _checked_shape(shape)
+    name, itemsize = _check_type(dtype)
+    lengths = _check_shape(shape)
     if order not in ("C", "F"):
-        raise InvalidRequest('the order of an array is "C" or "F", not {}'.format(_shown(order)))
+        raise InvalidRequest('the order of an array is "C" or "F", not {}'.format(_shorten(order)))
     return Header(name, lengths, order, itemsize, _size(lengths, itemsize))
 
 
 def table(size: int, into: Optional[str] = None) -> Header:
-    """The header of a table as an Arrow IPC stream of `size` bytes.
+    """Return the header of a table as an Arrow IPC stream of `size` bytes.
 
     Raises:
-        InvalidRequest: nothing is called `into`.
-        TooLarge: no memory has as many bytes.
+        InvalidRequest: `into` is unknown.
+        TooLarge: no memory has so many bytes.
     """
     if into is not None and into not in INTO:
-        raise InvalidRequest('"into" takes {}, not {}'.format(" or ".join(map('"{}"'.format, INTO)), _shown(into)))
+        raise InvalidRequest('"into" takes {}, not {}'.format(" or ".join(map('"{}"'.format, INTO)), _shorten(into)))
     plain = header("|u1", [size])
     return replace(plain, format=ARROW, into=into)
 
 
 def described(fields: Dict[str, Any]) -> Header:
-    """The header that a request or reply describes.
+    """Return the header in the fields of a request or reply.
 
     Raises:
-        InvalidRequest, TooLarge: as `header` and `table`; or another format.
+        InvalidRequest, TooLarge: see `header` and `table`. The format may also be unknown.
     """
     head = header(fields["dtype"], fields["shape"], fields.get("order", "C"))
     form = fields.get("format")
@@ -164,16 +164,16 @@ def check_format(form: Any) -> None:
     """
     if form is not None and form != ARROW:
         raise InvalidRequest(
-            '"format" takes "{}" for a table, or nothing for an array, not {}'.format(ARROW, _shown(form))
+            '"format" takes "{}" for a table, or nothing for an array, not {}'.format(ARROW, _shorten(form))
         )
 
 
-def _checked_type(dtype: Any) -> Tuple[str, int]:
+def _check_type(dtype: Any) -> Tuple[str, int]:
     if type(dtype) is not str:
-        raise InvalidRequest('the dtype of an array is a text such as "<f8", not {}'.format(_shown(dtype)))
+        raise InvalidRequest('the dtype of an array is a text such as "<f8", not {}'.format(_shorten(dtype)))
     match = _TYPE.fullmatch(dtype)
     if match is None:
-        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shown(dtype), _PERMITTED))
+        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shorten(dtype), _PERMITTED))
     byte_order, kind, digits, unit = match.groups()
     if kind == "O":
         raise InvalidRequest("arrays of objects cannot travel, elements of a fixed size can: {}".format(_PERMITTED))
@@ -181,45 +181,47 @@ def _checked_type(dtype: Any) -> Tuple[str, int]:
         raise InvalidRequest("structured and void arrays cannot travel: send their fields one by one")
     itemsize = _item_size(dtype, kind, int(digits or 0))
     if unit is not None and kind not in "mM":
-        raise InvalidRequest("{} is no dtype: only times (m8, M8) have a unit".format(_shown(dtype)))
+        raise InvalidRequest("{} is no dtype: only times (m8, M8) have a unit".format(_shorten(dtype)))
     single = kind == "S" or itemsize == 1
     if not single and byte_order not in ("<", ">"):
-        raise InvalidRequest('{} does not say its byte order: begin it with "<" or ">"'.format(_shown(dtype)))
+        raise InvalidRequest('{} does not say its byte order: begin it with "<" or ">"'.format(_shorten(dtype)))
     return "{}{}{}{}".format("|" if single else byte_order, kind, int(digits), unit or ""), itemsize
 
 
 def _item_size(dtype: str, kind: str, count: int) -> int:
     if kind in "SU":
         if not 1 <= count <= MAX_BYTES >> 2:
-            raise InvalidRequest("{} is no dtype that can travel: a text has a length from 1 on".format(_shown(dtype)))
+            raise InvalidRequest(
+                "{} is no dtype that can travel: a text has a length from 1 on".format(_shorten(dtype))
+            )
         return count if kind == "S" else 4 * count
     if count not in _SIZES.get(kind, ()):
-        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shown(dtype), _PERMITTED))
+        raise InvalidRequest("{} is no dtype that can travel: {} can".format(_shorten(dtype), _PERMITTED))
     return count
 
 
-def _checked_shape(shape: Any) -> Tuple[int, ...]:
+def _check_shape(shape: Any) -> Tuple[int, ...]:
     if not isinstance(shape, (list, tuple)):
-        raise InvalidRequest("the shape of an array is a list of whole numbers, not {}".format(_shown(shape)))
+        raise InvalidRequest("the shape of an array is a list of whole numbers, not {}".format(_shorten(shape)))
     if len(shape) > MAX_DIMENSIONS:
         raise TooLarge("an array has at most {} dimensions, not {}".format(MAX_DIMENSIONS, len(shape)))
     for length in shape:
         if type(length) is not int or length < 0:
-            raise InvalidRequest("the shape of an array holds whole numbers from 0 on, not {}".format(_shown(length)))
+            raise InvalidRequest("the shape of an array holds whole numbers from 0 on, not {}".format(_shorten(length)))
     return tuple(shape)
 
 
 def _size(shape: Sequence[int], itemsize: int) -> int:
-    """Bytes; like numpy, a shape that is too large is refused even where another dimension is 0."""
+    """Return the number of bytes. Like numpy, refuse a shape that is too large even if another dimension is 0."""
     total = itemsize
     for length in shape:
         total *= length or 1
         if total > MAX_BYTES:
-            raise TooLarge("an array of shape {} is larger than any memory".format(_shown(list(shape))))
+            raise TooLarge("an array of shape {} is larger than any memory".format(_shorten(list(shape))))
     return 0 if 0 in shape else total
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
@@ -228,8 +230,8 @@ def _shown(value: Any) -> str:
 
 
 def dump_npy(head: Header) -> bytes:
-    """What stands before an array's bytes in a `.npy` stream: byte for byte what numpy writes."""
-    flat = len(head.shape) < 2 or head.nbytes == head.itemsize  # both orders are one
+    """Return the bytes before an array in a `.npy` stream, exactly as numpy writes them."""
+    flat = len(head.shape) < 2 or head.nbytes == head.itemsize  # both orders are equal
     text = "{{'descr': '{}', 'fortran_order': {}, 'shape': {!r}, }}".format(
         head.dtype, head.order == "F" and not flat, head.shape
     )
@@ -242,11 +244,11 @@ def dump_npy(head: Header) -> bytes:
 
 
 def parse_npy(data: Union[bytes, bytearray, memoryview]) -> Optional[Tuple[Header, int]]:
-    """The header at the start of a `.npy` stream and how many bytes it takes; None while it is not whole.
+    """Return the header at the start of a `.npy` stream and its size in bytes, or None until all of it has come.
 
     Raises:
-        InvalidRequest: these are no `.npy` bytes of version 1.0 to 3.0, or an array that cannot travel.
-        TooLarge: the header itself, or the array it announces.
+        InvalidRequest: the bytes are no `.npy` stream of version 1.0 to 3.0, or the array is not supported.
+        TooLarge: the header, or the array, is too large.
     """
     start = bytes(data[:12])
     if start[:6] != _MAGIC[: len(start)]:
@@ -264,21 +266,21 @@ def parse_npy(data: Union[bytes, bytearray, memoryview]) -> Optional[Tuple[Heade
         raise TooLarge("the .npy header has {} bytes, and at most {} are read".format(ends, MAX_NPY_HEADER))
     if len(data) < ends:
         return None
-    return _described(bytes(data[begins:ends]), "utf-8" if version == (3, 0) else "latin-1"), ends
+    return _parse_npy_header(bytes(data[begins:ends]), "utf-8" if version == (3, 0) else "latin-1"), ends
 
 
-def _described(raw: bytes, encoding: str) -> Header:
+def _parse_npy_header(raw: bytes, encoding: str) -> Header:
     try:
         text = raw.decode(encoding)
         if sum(map(text.count, "([{")) > _MOST_BRACKETS:
-            text = ""  # deep nesting is hard on the parser
-        found = ast.literal_eval(text.strip())
+            text = ""  # deep nesting would overload the parser
+        fields = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise InvalidRequest("the .npy header is no dictionary of literals: {}".format(error)) from None
-    if type(found) is not dict or set(found) != {"descr", "fortran_order", "shape"}:
+    if type(fields) is not dict or set(fields) != {"descr", "fortran_order", "shape"}:
         raise InvalidRequest('the .npy header must have "descr", "fortran_order" and "shape", and nothing else')
-    if isinstance(found["descr"], (list, tuple)):
+    if isinstance(fields["descr"], (list, tuple)):
         raise InvalidRequest("structured and void arrays cannot travel: send their fields one by one")
-    if type(found["fortran_order"]) is not bool or type(found["shape"]) is not tuple:
+    if type(fields["fortran_order"]) is not bool or type(fields["shape"]) is not tuple:
         raise InvalidRequest('in a .npy header "fortran_order" is True or False, and "shape" a tuple')
-    return header(found["descr"], found["shape"], "F" if found["fortran_order"] else "C")
+    return header(fields["descr"], fields["shape"], "F" if fields["fortran_order"] else "C")

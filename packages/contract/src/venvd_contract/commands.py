@@ -1,7 +1,7 @@
 """The commands of a backend, declared once: names over each transport, request, response, and where they are answered.
 
-The three backends are translators over this table, the worker checks requests against it, and the client and the
-schemas take their models from it. Field names are those on the wire, hence camelCase.
+The three backends translate from this table, the worker checks requests against it, and the client and the schemas take
+their models from it. Field names are those on the wire, in camelCase.
 """
 
 from __future__ import annotations
@@ -285,12 +285,13 @@ class Command:
     """One command over every transport.
 
     Attributes:
-        name: what it is called over the pipe, and everywhere inside venvd.
+        name: its name over the pipe and inside venvd.
         rpc: its gRPC service and method.
         http: its HTTP method and path.
-        request, response: dataclasses of this module.
-        served_by: `session` where a session's process answers, `server` where the server does.
-        open: whether it is answered without a token.
+        request: a dataclass of this module.
+        response: a dataclass of this module, or a type of plain data.
+        served_by: `session` if a session's process answers, `server` if the server does.
+        open: whether it needs no token.
     """
 
     name: str
@@ -352,19 +353,19 @@ PLANNED: FrozenSet[str] = frozenset(
         "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
     }
 )  # fmt: skip
-"""Commands of the contract that this version answers with `not_implemented`."""
+"""Planned commands, which this version answers with `not_implemented`."""
 
 
 ATTACH = "session.attach"
 """The first line of a pipe connection that becomes direct: takes an `AttachRequest` and returns a `SessionInfo`.
 
-It is in no table, for it is no call: other transports have no such thing, and answer it with `not_implemented`.
+It is in no table, because it is no call. Other transports answer it with `not_implemented`.
 """
 
 PIPES = "session.pipes"
 """The first line of a direct connection that uses two pipes from then on; not a call either.
 
-The answer comes with two descriptors: where to write requests, and where to read replies.
+The answer comes with two descriptors: one to write requests to, and one to read replies from.
 """
 
 
@@ -396,7 +397,7 @@ class _Field:
 def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
     """The fields of a dataclass, in the form that `check_fields` takes."""
     hints = get_type_hints(model)
-    found = []
+    specs = []
     for declared in fields(model):
         hint = hints[declared.name]
         inner = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
@@ -406,8 +407,8 @@ def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
         default = factory if factory is not MISSING else (lambda value=declared.default: value)
         required = declared.default is MISSING and factory is MISSING
         items = str if "strings" in says else int if "whole numbers" in says else None
-        found.append(_Field(declared.name, kind, says, required, items, default))
-    return tuple(found)
+        specs.append(_Field(declared.name, kind, says, required, items, default))
+    return tuple(specs)
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
@@ -438,10 +439,10 @@ _SHAPES: Dict[str, _Shape] = {command: _shape(specs) for command, specs in _CHEC
 def checked(command: str, payload: Any) -> Dict[str, Any]:
     """Check a payload, and return it with every declared field: absent and null become the default.
 
-    The values are not the caller's to change: defaults are shared.
+    The caller must not change the values, because defaults are shared.
 
     Raises:
-        InvalidRequest: the payload is no object, a field is missing or has the wrong type; says which.
+        InvalidRequest: the payload is no object, or a field is missing or has the wrong type. The message names it.
     """
     if type(payload) is dict:
         types, required, defaults = _SHAPES[command]
@@ -455,7 +456,7 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
 
 
 def check_fields(command: str, declared: Tuple[_Field, ...], payload: Any) -> Dict[str, Any]:
-    """The same for any declared fields; `command` begins the messages of errors."""
+    """Do the same for any declared fields. Error messages begin with `command`."""
     if type(payload) is not dict:
         raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
     values = {}

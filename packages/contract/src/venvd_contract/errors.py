@@ -1,4 +1,4 @@
-"""The one error tree, and the one table from code to HTTP status, gRPC status and pipe error.
+"""The error tree, with the code, HTTP status and gRPC status of each error.
 
 ::
 
@@ -12,13 +12,13 @@
     │   └── InUse             in_use              the object to delete is in use; names its users
     ├── TooLarge              too_large           body, line, message or nesting over its limit
     ├── UserError             user_error          the user's code raised
-    ├── LimitExceeded         limit_exceeded      a limit of the session was reached; says which
+    ├── LimitExceeded         limit_exceeded      a limit of the session was reached; the message names it
     ├── Busy                  busy                the session's queue is full
     ├── Cancelled             cancelled           interrupted or cancelled
     ├── SessionLost           session_lost        the session's process ended
-    ├── DeadlineExceeded      timeout             the call ran into its deadline
-    ├── Unimplemented         not_implemented     this venvd or this engine lacks it
-    ├── Unavailable           unavailable         engine or worker host away; try again
+    ├── DeadlineExceeded      timeout             the call did not end in time
+    ├── Unimplemented         not_implemented     this version or engine lacks the feature
+    ├── Unavailable           unavailable         engine or worker host does not answer; try again
     └── Internal              internal            a defect of venvd
 """
 
@@ -180,21 +180,21 @@ class Internal(VenvdError):
     pass
 
 
-def _tree(root: Type[VenvdError]) -> Dict[str, Type[VenvdError]]:
-    found = {root.code: root} if root is not VenvdError else {}
+def _collect(root: Type[VenvdError]) -> Dict[str, Type[VenvdError]]:
+    classes = {root.code: root} if root is not VenvdError else {}
     for child in root.__subclasses__():
-        found.update(_tree(child))
-    return found
+        classes.update(_collect(child))
+    return classes
 
 
-BY_CODE: Dict[str, Type[VenvdError]] = _tree(VenvdError)
+BY_CODE: Dict[str, Type[VenvdError]] = _collect(VenvdError)
 """Every code and its class."""
 
 
 def from_fields(fields: Dict[str, Any]) -> VenvdError:
-    """The error that a pipe reply or problem details carry; a code that is not known becomes `Internal`.
+    """Return the error in a pipe reply or in problem details. An unknown code becomes `Internal`.
 
-    The fields may come from a hostile peer: whatever is of the wrong type is dropped.
+    The fields may come from a hostile peer: fields of the wrong type are ignored.
     """
 
     def text(name: str) -> Optional[str]:

@@ -17,7 +17,7 @@ MAX_LINE = 16 * 1024 * 1024
 MAX_ATTACHMENTS = 64
 """Number of attachments of one line."""
 MAX_ATTACHMENT_BYTES = 1 << 30
-"""Bytes of all attachments of one line together."""
+"""Most bytes of all attachments of one line together."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -106,7 +106,7 @@ def parse_whole(data: bytes) -> Dict[str, Any]:
     """The JSON object of one line with its end: the same as `parse_line`, but faster.
 
     Raises:
-        InvalidRequest, TooLarge: as `parse_line`.
+        InvalidRequest, TooLarge: see `parse_line`.
     """
     try:
         text = data.decode()
@@ -119,11 +119,11 @@ def parse_whole(data: bytes) -> Dict[str, Any]:
 
 
 def parse_line(line: bytes) -> Dict[str, Any]:
-    """The JSON object of one line.
+    """Parse one line into a JSON object.
 
     Raises:
-        InvalidRequest: not UTF-8, not JSON, or not an object.
-        TooLarge: nested too deeply to be read.
+        InvalidRequest: the line is not UTF-8, not JSON, or not an object.
+        TooLarge: the line is nested too deeply.
     """
     try:
         message = _parse(line.decode("utf-8"))
@@ -139,11 +139,11 @@ def parse_line(line: bytes) -> Dict[str, Any]:
 
 
 def attachment_sizes(announced: Any) -> List[int]:
-    """The checked `attachments` field of a message.
+    """Return the `attachments` field of a message after checking it.
 
     Raises:
-        InvalidRequest: no list of sizes.
-        TooLarge: too many attachments, or too many bytes in all.
+        InvalidRequest: the field is no list of sizes.
+        TooLarge: the message has too many attachments, or too many bytes of them.
     """
     if announced is None:
         return []
@@ -160,7 +160,7 @@ def attachment_sizes(announced: Any) -> List[int]:
 
 
 def _dumper() -> Callable[[Any], str]:
-    """What `JSONEncoder.encode` does, without making its C part anew for every call."""
+    """Return a faster `JSONEncoder.encode`, which does not make its C part again for every call."""
     plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
     make = getattr(encoder, "c_make_encoder", None)
     if make is None:
@@ -171,14 +171,14 @@ def _dumper() -> Callable[[Any], str]:
 
 
 dump: Callable[[Any], str] = _dumper()
-"""A value as JSON without white space; raises ValueError, TypeError or RecursionError where it has no such form."""
+"""Encodes a value as JSON without white space. Raises ValueError, TypeError or RecursionError if that is impossible."""
 
 
 def dump_line(message: Dict[str, Any], attachments: Sequence[bytes] = ()) -> bytes:
-    """One message as bytes: the line, its end, and the attachments behind it.
+    """Encode one message: the line, its end, and the attachments behind it.
 
     Raises:
-        ValueError: something in the message has no JSON form.
+        ValueError: the message has no JSON form.
     """
     if attachments:
         message = dict(message, attachments=[len(part) for part in attachments])

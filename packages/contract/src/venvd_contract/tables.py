@@ -1,9 +1,9 @@
-"""Tables as Arrow IPC streams: written from any object that holds columns, read back, and checked.
+"""Tables as Arrow IPC streams: writes any object with columns, reads streams, and checks them.
 
-Each function gets the pyarrow of its caller: the session's or the client's. What comes in is validated in full,
-because offsets that lead out of a buffer would crash the process that trusts them. That costs nothing for numbers,
-and about a third of a millisecond per MB for texts. Nothing is ever unpickled: extension types that are not
-registered keep their storage type, and versions of pyarrow that would run code for them (before 14.0.1) are refused.
+Each function takes the pyarrow of its caller: the session's or the client's. Streams that come in are validated in
+full, because offsets outside of a buffer would crash the process that trusts them. That costs nothing for numbers, and
+about a third of a millisecond per MB for texts. Nothing is ever unpickled: unregistered extension types keep their
+storage type, and versions of pyarrow that would run code for them (before 14.0.1) are refused.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def check_version(pyarrow: Any) -> None:
         Unimplemented: it is too old.
     """
     version = str(pyarrow.__version__)
-    if _version(version) < _OLDEST:
+    if _parse_version(version) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise Unimplemented(
             "pyarrow {} unpickles what some streams hold: Arrow needs {} or newer".format(version, oldest)
         )
 
 
-def _version(text: str) -> Tuple[int, ...]:
+def _parse_version(text: str) -> Tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
@@ -42,7 +42,7 @@ def _version(text: str) -> Tuple[int, ...]:
 
 
 class Stream:
-    """A table about to be written: `size` bytes, known before they are."""
+    """A table to be written. `size` is known before it is written."""
 
     def __init__(self, pyarrow: Any, table: Any) -> None:
         self._pyarrow = pyarrow
@@ -52,7 +52,7 @@ class Stream:
         self.size = int(counter.size())
 
     def write(self, memory: Any) -> None:
-        """Write it to the beginning of `memory`, a writable buffer of `size` bytes or more."""
+        """Write the stream to the beginning of `memory`, a writable buffer of at least `size` bytes."""
         self._write(self._pyarrow.FixedSizeBufferWriter(self._pyarrow.py_buffer(memory)))
 
     def _write(self, sink: Any) -> None:
@@ -61,19 +61,19 @@ class Stream:
 
 
 def stream_of(pyarrow: Any, value: Any) -> Stream:
-    """The stream of a value that holds columns.
+    """Return the stream of a value that holds columns.
 
     Raises:
-        InvalidRequest: it is none, or has columns that Arrow has no type for; says which.
+        InvalidRequest: the value holds no columns, or a column has no Arrow type. The message names it.
     """
     check_version(pyarrow)
     try:
-        return Stream(pyarrow, _table_of(pyarrow, value))
+        return Stream(pyarrow, _make_table(pyarrow, value))
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise InvalidRequest("this {} cannot be a table of Arrow: {}".format(_kind(value), error)) from None
+        raise InvalidRequest("this {} cannot be a table of Arrow: {}".format(_type_name(value), error)) from None
 
 
-def _table_of(pyarrow: Any, value: Any) -> Any:
+def _make_table(pyarrow: Any, value: Any) -> Any:
     if isinstance(value, pyarrow.Table):
         return value
     if isinstance(value, pyarrow.RecordBatch):
@@ -83,12 +83,12 @@ def _table_of(pyarrow: Any, value: Any) -> Any:
         frame = value.to_frame() if isinstance(value, pandas.Series) else value
         return pyarrow.Table.from_pandas(frame)
     if hasattr(type(value), "__arrow_c_stream__"):
-        return _imported(pyarrow, value)
-    raise InvalidRequest("this {} is no table: {} is".format(_kind(value), _SOURCES))
+        return _import_table(pyarrow, value)
+    raise InvalidRequest("this {} is no table: {} is".format(_type_name(value), _SOURCES))
 
 
-def _imported(pyarrow: Any, value: Any) -> Any:
-    """A table out of whatever speaks Arrow's C interface; one column of its own is a table of that."""
+def _import_table(pyarrow: Any, value: Any) -> Any:
+    """Make a table from an object with Arrow's C interface. A single column becomes a table of one column."""
     try:
         return pyarrow.table(value)
     except (pyarrow.ArrowException, TypeError, ValueError):
@@ -96,7 +96,7 @@ def _imported(pyarrow: Any, value: Any) -> Any:
         return pyarrow.table([column], names=[str(getattr(value, "name", "") or "0")])
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else "{}.{}".format(kind.__module__, kind.__name__)
 
@@ -105,19 +105,19 @@ def _kind(value: Any) -> str:
 
 
 def table_in(pyarrow: Any, memory: Any) -> Any:
-    """The `pyarrow.Table` in a buffer that holds a whole stream; it stands on that memory, without a copy.
+    """Return the `pyarrow.Table` in a buffer that holds a whole stream. The table uses that memory without a copy.
 
-    Extension types that are not registered stay what they are stored as.
+    Unregistered extension types keep their storage type.
 
     Raises:
-        InvalidRequest: it is no such stream, or says of its columns what is not so.
+        InvalidRequest: the buffer holds no stream, or a column is not valid.
     """
     check_version(pyarrow)
     try:
         source = pyarrow.BufferReader(pyarrow.py_buffer(memory))
         with pyarrow.ipc.open_stream(source) as reader:
             table = reader.read_all()
-        # Offsets that lead out of a buffer, or texts that are none, would bring the process down later.
+        # Offsets outside of a buffer, or invalid texts, would crash the process later.
         table.validate(full=True)
         left = source.size() - source.tell()
     except (pyarrow.ArrowException, ValueError, OSError, KeyError, IndexError) as error:
@@ -128,7 +128,7 @@ def table_in(pyarrow: Any, memory: Any) -> Any:
 
 
 def converted(table: Any, into: str, module: Any) -> Any:
-    """What a table becomes; `module` is pandas or polars, where `into` names it."""
+    """Convert a table to what `into` names. `module` is pandas or polars if `into` names it."""
     if into == "pandas":
         return table.to_pandas()
     return module.from_arrow(table) if into == "polars" else table

@@ -1,7 +1,7 @@
 """Python values as JSON and back, in the modes `plain` and `tagged`.
 
-JSON data stands for itself; what JSON lacks is an object with one key that starts with `$`. Mode `plain` turns
-tuples and sets into arrays, mode `tagged` keeps them; both are accepted on the way in.
+JSON data stands for itself. A value that JSON lacks is an object with one key that starts with `$`. Mode `plain` turns
+tuples and sets into arrays, mode `tagged` keeps them. Requests may use both modes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, Callable, Dict, Optional, Type
 from venvd_contract.errors import InvalidRequest, TooLarge
 
 MAX_DEPTH = 100
-"""How deeply a value may be nested: a scalar has depth 0, `[[1]]` has depth 2."""
+"""The deepest nesting of a value. A scalar has depth 0, `[[1]]` has depth 2."""
 SAFE_INTEGER = 2**53
-"""Integers beyond ±this are tagged: JavaScript and others would round them."""
+"""Larger integers are tagged: JavaScript and others would round them."""
 
 Resolve = Callable[[str], Any]
 
 
 class NotPlain(Exception):
-    """The value, or something inside it, has no JSON form: it must stay behind a handle."""
+    """The value, or something inside it, has no JSON form. It stays behind a handle."""
 
 
 def _too_deep() -> TooLarge:
@@ -39,7 +39,7 @@ class Encoder:
     """Encodes values for one mode.
 
     Args:
-        tagged: keep tuples and sets apart from lists.
+        tagged: use mode `tagged`, which keeps tuples and sets.
         fallback: called with each value that is not plain data; returns its JSON form or raises `NotPlain`.
     """
 
@@ -48,11 +48,11 @@ class Encoder:
         self._fallback = fallback
 
     def encode(self, value: Any, depth: int = 0) -> Any:
-        """The JSON form of `value`.
+        """Return the JSON form of `value`.
 
         Raises:
-            NotPlain: there is none.
-            TooLarge: nested deeper than `MAX_DEPTH`, which a value that holds itself always is.
+            NotPlain: the value has no JSON form.
+            TooLarge: the value is nested deeper than `MAX_DEPTH`, like any value that contains itself.
         """
         kind = type(value)
         if (
@@ -96,7 +96,7 @@ def _integer(value: int) -> Any:
         return value
     try:
         return {"$int": str(value)}
-    except ValueError:  # more digits than this interpreter converts
+    except ValueError:  # this interpreter limits the number of digits
         raise NotPlain("int") from None
 
 
@@ -110,7 +110,7 @@ def _text(value: str) -> str:
     if not value.isascii():
         try:
             value.encode("utf-8")
-        except UnicodeEncodeError:  # lone surrogates have no JSON form that every reader takes
+        except UnicodeEncodeError:  # not every JSON reader accepts lone surrogates
             raise NotPlain("str") from None
     return value
 
@@ -143,37 +143,37 @@ _CONTAINERS = frozenset({list, *_DICTS, *_SEQUENCES})
 
 
 def _numpy_scalar(value: Any) -> Any:
-    """What a numpy scalar is in Python, or None; numpy is never imported for it."""
+    """Return a numpy scalar as a Python value, or None. This does not import numpy."""
     if type(value).__module__ != "numpy" or getattr(value, "shape", None) != ():
         return None
     if getattr(getattr(value, "dtype", None), "kind", "") not in tuple("biufcSU"):
         return None
     if not hasattr(value, "__array_interface__") or type(value).__name__ == "ndarray":
         return None
-    found = value.item()
-    return None if type(found).__module__ == "numpy" else found
+    scalar = value.item()
+    return None if type(scalar).__module__ == "numpy" else scalar
 
 
 # ---- from JSON -------------------------------------------------------------------------------------------------
 
 
 _ATOMS = frozenset({int, float, str, bool, type(None)})
-"""JSON data that holds nothing and stands for itself."""
+"""JSON types without items. They stand for themselves."""
 
 
 class Decoder:
-    """Decodes JSON data; `resolve` turns the ID of a handle into what it stands for."""
+    """Decodes JSON data. `resolve` returns the object of a handle."""
 
     def __init__(self, resolve: Optional[Resolve] = None) -> None:
         self._resolve = resolve
 
     def decode(self, data: Any, depth: int = 0) -> Any:
-        """The value behind `data`.
+        """Return the value of JSON data.
 
         Raises:
-            InvalidRequest: an unknown tag or a tag with a bad value; says which.
-            TooLarge: nested deeper than `MAX_DEPTH`.
-            HandleNotFound: from `resolve`.
+            InvalidRequest: a tag is unknown or has a bad value. The message names it.
+            TooLarge: the data is nested deeper than `MAX_DEPTH`.
+            HandleNotFound: `resolve` did not find a handle.
         """
         kind = type(data)
         if kind is list:
@@ -253,10 +253,10 @@ def _complex(data: Any) -> complex:
 
 
 def parse_timedelta(text: str) -> dt.timedelta:
-    """The duration of an ISO 8601 text in days and seconds, such as `P1DT2.5S` or `-P1D`; also H and M.
+    """Parse an ISO 8601 duration of days, hours, minutes and seconds, such as `P1DT2.5S` or `-P1D`.
 
     Raises:
-        ValueError: no such text.
+        ValueError: the text is no such duration.
     """
     body = _string(text)
     sign = -1 if body.startswith("-") else 1
@@ -270,8 +270,8 @@ def parse_timedelta(text: str) -> dt.timedelta:
     for text_of_units, units in ((days, "D"), (clock, "HMS")):
         left = text_of_units
         for unit in units:
-            number, found, rest = left.partition(unit)
-            if found:
+            number, separator, rest = left.partition(unit)
+            if separator:
                 parts[unit], left = float(number), rest
         if left:
             raise ValueError("an ISO 8601 duration in days, hours, minutes and seconds is needed")
@@ -282,7 +282,7 @@ def parse_timedelta(text: str) -> dt.timedelta:
 def _iso(kind: Any) -> Callable[[Any], Any]:
     def parse(data: Any) -> Any:
         text = _string(data)
-        # fromisoformat of CPython before 3.11 knows no Z
+        # before CPython 3.11, fromisoformat does not accept Z
         return kind.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
 
     return parse
