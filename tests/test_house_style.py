@@ -16,6 +16,8 @@ LONGEST_FUNCTION = 80
 REGISTRY = re.compile(r"https?://[^\s\"']*(/simple\b|pythonhosted|pypi\.)|(deb|security|ftp)\.debian\.org")
 OUTSIDE = re.compile(r"\b(DESIGN|CONTRACT)\b")
 """Documents that are not in the repository."""
+RIDDLES = re.compile(r"(?<!\")\b([Nn]obody|[Ww]hoever|[Ww]hom(ever)?)\b")
+"""Words that hide the subject of a sentence; in quotation marks they are values."""
 
 
 def list_files() -> list[Path]:
@@ -93,3 +95,8 @@ def test_no_file_names_a_package_registry() -> None:
 def test_no_file_cites_documents_outside_the_repository() -> None:
     """Comments cite the project's own documents."""
     assert find_lines(OUTSIDE) == []
+
+
+def test_sentences_name_their_subject() -> None:
+    """Sentences name their subject; `nobody` and `whoever` hide it."""
+    assert find_lines(RIDDLES) == []
