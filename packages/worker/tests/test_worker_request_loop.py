@@ -37,7 +37,7 @@ class Scripted:
 
 
 def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
-    segments: Any = SimpleNamespace(idle=[], returned=[], lent_to=lambda _: [], forsake=lambda _: None)
+    segments: Any = SimpleNamespace(idle=[], returned=[], list_lent=lambda _: [], retire=lambda _: None)
     calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
     slot: Any = None
     return RequestLoop(epoll, server, calls, slot, segments)

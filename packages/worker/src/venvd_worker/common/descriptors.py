@@ -1,4 +1,4 @@
-"""Our descriptors stand far above those that user code gets, and no program that it starts inherits them."""
+"""Keeping our descriptors far above those of user code, and out of the programs that it starts."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Usage:
 
 
 def measure(pids: Iterable[int]) -> Usage:
-    """The usage of those processes that are still there."""
+    """Add up what these processes use; those that are gone count nothing."""
     total = Usage()
     for pid in pids:
         stat = read_stat(pid)
@@ -48,7 +48,7 @@ def measure(pids: Iterable[int]) -> Usage:
 
 
 def proportional(pids: Iterable[int]) -> int:
-    """Bytes of memory, what is shared divided among those who share it; slow."""
+    """Bytes of memory, with shared pages divided among the processes that share them; slow."""
     return sum(_rollup(pid, b"Pss:") for pid in pids)
 
 
@@ -67,7 +67,7 @@ def resident(pid: int) -> int:
 
 
 def out_of_memory_kills() -> int:
-    """How often the kernel killed a process of this container for want of memory; 0 where it does not tell."""
+    """How often the kernel killed a process of this container for want of memory; 0 where it is not counted."""
     return _field("/sys/fs/cgroup/memory.events", b"oom_kill", 1) or _field(
         "/sys/fs/cgroup/memory/memory.oom_control", b"oom_kill", 1
     )

@@ -14,7 +14,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class PeerGone(Exception):
-    """The server went away, or gave the transfer up."""
+    """The server went away, or cancelled the transfer."""
 
 
 class FileConnection:
@@ -24,16 +24,16 @@ class FileConnection:
         self._sock = sock
 
     def result(self, result: Any) -> None:
-        self._say(RESULT, result)
+        self._send(RESULT, result)
 
     def error(self, error: VenvdError) -> None:
-        """Tell what went wrong, and swallow what is still under way: closed with bytes unread, it would be lost."""
-        self._say(ERROR, error.fields())
+        """Report an error, and read what is still coming: closing with unread bytes would lose the report."""
+        self._send(ERROR, error.fields())
         self._sock.shutdown(socket.SHUT_WR)
         while self._sock.recv(65536):
             pass
 
-    def _say(self, kind: bytes, message: Any) -> None:
+    def _send(self, kind: bytes, message: Any) -> None:
         data = _encode(message).encode()
         self._sock.sendall(HEAD.pack(kind, len(data)) + data)
 

@@ -1,4 +1,4 @@
-"""What a directory holds, in the order of its names, as much at a time as is asked for."""
+"""The entries of a directory in the order of their names, a page at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from venvd_worker.files import paths
 
 
 class Scope(NamedTuple):
-    """What is asked for."""
+    """Which entries to list."""
 
     recursive: bool
     limit: int
     after: List[bytes]
-    """Names below the directory that is listed; only what comes after them is told."""
+    """Names below the directory; the list begins after them."""
 
 
 def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.Found]:
-    """What is in `directory`, which has the names `above`; what goes meanwhile is left out.
+    """The entries of `directory`, whose path has the names `above`; entries that vanish meanwhile are left out.
 
     At most `limit` names of each directory are looked at, from where the list begins.
     """

@@ -65,7 +65,7 @@ def names_of(raw: bytes) -> List[bytes]:
 
 
 def shown(names: List[bytes]) -> str:
-    """The path of these names, as people see it: what is no UTF-8 is replaced."""
+    """The path of these names for people: bytes that are not UTF-8 are replaced."""
     return b"/".join(names).decode("utf-8", "replace")
 
 
@@ -124,7 +124,7 @@ def _step(directory: int, name: bytes, make: bool) -> int:
 
 
 def status(directory: int, name: bytes) -> Optional[os.stat_result]:
-    """What a name in a directory stands for, links not followed; None where there is nothing."""
+    """The status of a name in a directory, links not followed; None where there is none."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
@@ -145,7 +145,7 @@ def _kind(directory: int, name: bytes) -> Optional[str]:
 
 
 def explain(error: OSError, names: List[bytes], kind: Optional[str] = None) -> VenvdError:
-    """What to tell of an error of the system's."""
+    """The error to report for an error of the system."""
     path = _quoted(shown(names))
     if error.errno in _FULL:
         return LimitExceeded('there is no space left for "{}" where the session keeps its files'.format(path))

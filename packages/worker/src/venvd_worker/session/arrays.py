@@ -49,13 +49,13 @@ class Arrays:
         self._segments = segments
         self._interrupts = interrupts
         self._most = most
-        self._rooms: Dict[str, Header] = {}
-        """For which arrays peers were given segments."""
+        self._expected: Dict[str, Header] = {}
+        """The array that each lent segment was asked for."""
 
     # ---- out
 
     def get(self, value: Any, form: Optional[str], shm: bool, peer: Peer) -> ArrayReply:
-        """Send what can be seen as an array or, where `form` says so, as a table."""
+        """Send a value as an array or, where `form` is `arrow`, as a table."""
         check_format(form)
         source = source_of(value) if form is None else _table_source(value)
         self._check_size(source.header)
@@ -65,9 +65,9 @@ class Arrays:
         try:
             _copy(source, segment)
         except BaseException:
-            self._segments.give_back([segment.name])
+            self._segments.take_back([segment.name])
             raise
-        return self._parcel(source.header, segment, peer)
+        return self._reply(source.header, segment, peer)
 
     # ---- in
 
@@ -76,62 +76,64 @@ class Arrays:
         head = described(fields)
         self._check_size(head)
         if fields["segment"] is not None:
-            return self.adopt(head, fields["segment"], peer)
+            return self._adopt(head, fields["segment"], peer)
         if fields["shm"] and not attachments:
-            return self.room(head, peer)
-        return self.put(head, attachments)
+            return self._lend_for(head, peer)
+        return self._from_attachment(head, attachments)
 
-    def put(self, head: Header, attachments: Sequence[bytes]) -> Any:
-        """The array whose bytes came as an attachment."""
+    def _from_attachment(self, head: Header, attachments: Sequence[bytes]) -> Any:
+        """Make an array of an attachment."""
         if len(attachments) != 1:
             raise InvalidRequest(
                 "array.put takes one attachment, the bytes of the array, not {}".format(len(attachments))
             )
         head.check_length(len(attachments[0]))
-        return _array(head, bytearray(attachments[0]))
+        return _make_array(head, bytearray(attachments[0]))
 
-    def room(self, head: Header, peer: Peer) -> ArrayReply:
-        """A segment for `peer` to write the bytes of an array into."""
-        _check_means(head)
+    def _lend_for(self, head: Header, peer: Peer) -> ArrayReply:
+        """Lend `peer` a segment to write the bytes of an array into."""
+        _check_modules(head)
         segment = self._lend(max(1, head.nbytes), peer)
-        self._rooms = {name: meant for name, meant in self._rooms.items() if self._segments.is_lent(name)}
-        self._rooms[segment.name] = head
-        return self._parcel(head, segment, peer)
+        self._expected = {name: meant for name, meant in self._expected.items() if self._segments.is_lent(name)}
+        self._expected[segment.name] = head
+        return self._reply(head, segment, peer)
 
-    def adopt(self, head: Header, name: str, peer: Peer) -> Any:
-        """The array that `peer` has written into the segment that it was lent."""
-        segment = self._segments.lent(name, peer)
+    def _adopt(self, head: Header, name: str, peer: Peer) -> Any:
+        """Make an array of the segment that `peer` has written."""
+        segment = self._segments.find_lent(name, peer)
         if segment is None:
             raise InvalidRequest(
                 'the segment "{}" is not lent to this connection: ask for one with "shm"'.format(name[:80])
             )
-        if self._rooms.pop(name, None) != head:
+        if self._expected.pop(name, None) != head:
             self.release([name], peer)
             raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
-        _check_means(head)
+        _check_modules(head)
         if not self._segments.crowded:
-            return _array(head, self._interrupts.shield(lambda: self._segments.keep(segment, head.nbytes)))
+            return _make_array(
+                head, self._interrupts.shield(lambda: self._segments.keep_for_array(segment, head.nbytes))
+            )
         try:
-            return _array(head, bytearray(memoryview(segment.map).cast("B")[: head.nbytes]))
+            return _make_array(head, bytearray(memoryview(segment.map).cast("B")[: head.nbytes]))
         finally:
             self.release([name], peer)
 
-    def told(self, what: Any) -> None:
+    def handle_server_line(self, what: Any) -> None:
         """Handle a line of the server: segments to reuse (`free`), and segments never to use again (`drop`)."""
         if type(what) is dict:
-            self._segments.give_back(_names(what.get("free")))
-            self._segments.forsake(_names(what.get("drop")))
+            self._segments.take_back(_names(what.get("free")))
+            self._segments.retire(_names(what.get("drop")))
 
     def release(self, names: Sequence[str], peer: Peer) -> None:
-        """`peer` is done with the segments of these names."""
-        its = [name for name in names if self._segments.lent(name, peer) is not None]
-        self._interrupts.shield(lambda: self._segments.give_back(its))
+        """Take segments back that `peer` is done with."""
+        its = [name for name in names if self._segments.find_lent(name, peer) is not None]
+        self._interrupts.shield(lambda: self._segments.take_back(its))
 
     # ---- inside
 
-    def _parcel(self, head: Header, segment: Segment, peer: Peer) -> ArrayReply:
+    def _reply(self, head: Header, segment: Segment, peer: Peer) -> ArrayReply:
         result = {**head.fields(), "segment": segment.name, "size": segment.size}
-        gone = self._segments.gone(peer)
+        gone = self._segments.list_gone(peer)
         if gone:
             result["gone"] = gone
         return ArrayReply(result, (), segment)
@@ -149,13 +151,13 @@ def _names(found: Any) -> List[str]:
 
 
 def source_of(value: Any) -> Source:
-    """Header and bytes of what numpy sees as an array; without numpy, of what shows its memory.
+    """Header and bytes of a value that numpy takes for an array; without numpy, of an object with a buffer.
 
     Raises:
-        InvalidRequest: its elements have no fixed size, or a form that cannot travel.
+        InvalidRequest: its elements have no fixed size, or cannot be sent.
         Unimplemented: numpy would be needed.
     """
-    numpy = _found_numpy()
+    numpy = _import_numpy()
     if numpy is None:
         return _plain_source(value)
     if isinstance(value, numpy.ma.MaskedArray):
@@ -164,7 +166,7 @@ def source_of(value: Any) -> Source:
     if array.dtype.hasobject:
         raise InvalidRequest(
             "numpy makes an array of objects of {}, and those cannot travel: convert to a type of fixed size".format(
-                _described(value)
+                _describe(value)
             )
         )
     columns = array.flags.f_contiguous and not array.flags.c_contiguous
@@ -178,7 +180,7 @@ def _plain_source(value: Any) -> Source:
     try:
         view = memoryview(value)
     except TypeError:
-        raise _no_numpy("array.get of {}".format(_described(value))) from None
+        raise _no_numpy("array.get of {}".format(_describe(value))) from None
     name = _FORMATS.get(view.format.lstrip("@"))
     if name is None or not view.contiguous:
         raise _no_numpy("array.get of this kind of memory")
@@ -195,9 +197,9 @@ def _table_source(value: Any) -> Source:
     return Source(table(stream.size), None, stream)
 
 
-def _check_means(head: Header) -> None:
+def _check_modules(head: Header) -> None:
     if head.format is None:
-        _numpy("array.put")
+        _require_numpy("array.put")
     else:
         tables.check(head.into)
 
@@ -211,11 +213,11 @@ def _bytes_of(source: Source) -> Any:
 
 
 def _copy(source: Source, segment: Segment) -> None:
-    """One copy, whatever the order of the elements; numpy lets other threads run meanwhile."""
+    """Copy the bytes once, in any order of elements; numpy lets other threads run meanwhile."""
     if source.header.format is not None:
         source.array.write(memoryview(segment.map).cast("B")[: source.header.nbytes])
         return
-    numpy = _found_numpy()
+    numpy = _import_numpy()
     if numpy is None:
         memoryview(segment.map).cast("B")[: source.header.nbytes] = source.data or b""
         return
@@ -229,10 +231,10 @@ def _copy(source: Source, segment: Segment) -> None:
     )
 
 
-def _array(head: Header, memory: Any) -> Any:
+def _make_array(head: Header, memory: Any) -> Any:
     if head.format is not None:
         return tables.made(memory, head.into)
-    numpy = _numpy("array.put")
+    numpy = _require_numpy("array.put")
     try:
         flat = numpy.frombuffer(memory, dtype=head.dtype) if head.nbytes else numpy.empty(0, dtype=head.dtype)
         return flat.reshape(head.shape, order=head.order)
@@ -240,16 +242,16 @@ def _array(head: Header, memory: Any) -> Any:
         raise InvalidRequest("numpy of this venv cannot make that array: {}".format(error)) from None
 
 
-def _found_numpy() -> Any:
-    """numpy, imported if it can be: the user's own, whatever version."""
+def _import_numpy() -> Any:
+    """The numpy of the venv, of any version; None where there is none."""
     try:
         return sys.modules.get("numpy") or import_module("numpy")
     except ImportError:
         return None
 
 
-def _numpy(what: str) -> Any:
-    found = _found_numpy()
+def _require_numpy(what: str) -> Any:
+    found = _import_numpy()
     if found is None:
         raise _no_numpy(what)
     return found
@@ -259,5 +261,5 @@ def _no_numpy(what: str) -> Unimplemented:
     return Unimplemented("{} needs numpy, which this venv does not have: add it to the requirements".format(what))
 
 
-def _described(value: Any) -> str:
-    return 'what is of the type "{}"'.format(tracebacks.class_name(type(value)))
+def _describe(value: Any) -> str:
+    return 'an object of the type "{}"'.format(tracebacks.class_name(type(value)))

@@ -1,4 +1,4 @@
-"""Answering one request: what the user's code may do to it, and what its errors are called."""
+"""Answering one request: the command is run, and its result or error becomes a reply."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _Step(NamedTuple):
     """How a command is answered.
 
     Attributes:
-        name: as slots hold it.
-        armed: whether it is interrupted wherever it is; else it says itself where it may be.
+        name: as the slot holds it.
+        armed: whether it may be interrupted anywhere; else the command says where.
     """
 
     action: Callable[[Call], Any]
@@ -49,7 +49,7 @@ class _Step(NamedTuple):
 
 
 class Calls:
-    """Runs the commands that requests name, and turns whatever comes of them into a reply.
+    """Runs the commands of requests and makes their replies.
 
     Args:
         result_limit: bytes of a result as JSON; None for none.
@@ -67,7 +67,7 @@ class Calls:
         self._handles = handles
         self.leases = handles.leases
         self._line = partial(replies.result_line, *replies.bounds(result_limit))
-        self._telling = _thread.allocate_lock()
+        self._event_lock = _thread.allocate_lock()
         self._steps = {
             command: _Step(action, command.encode()[:COMMAND_BYTES], armed=True)
             for command, action in commands.table.items()
@@ -91,7 +91,7 @@ class Calls:
         began = monotonic() if handles.leases else 0.0
         reply: Reply
         failed = False
-        slot.sequence += 1  # before signals are heeded: one that is late for the call before is not for this one
+        slot.sequence += 1  # before signals count: a late one was meant for the call before
         try:
             try:
                 interrupts.armed = step.armed
@@ -101,7 +101,7 @@ class Calls:
                 interrupts.armed = False
             if getpid() != forks.session:
                 forks.leave(None)
-            reply = _packed(begin, result, call) if type(result) is ArrayReply else self._line(begin, result)
+            reply = _pack(begin, result, call) if type(result) is ArrayReply else self._line(begin, result)
         except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
             if not forks.is_session():
                 forks.leave(raised)
@@ -113,7 +113,7 @@ class Calls:
         return reply
 
     def expire(self) -> Optional[float]:
-        """Let go of handles whose lease has ended; seconds until the next one ends, None where there is none."""
+        """Free handles whose lease has ended; seconds until the next one ends, None where there is none."""
         handles = self._handles
         if not handles.leases:
             return None
@@ -123,14 +123,14 @@ class Calls:
             self._slot.end(len(handles.held), direct=False, failed=False)
         return left
 
-    def told(self, message: Dict[str, Any]) -> bool:
-        """Take what the server tells and no reply is for; whether this is that."""
+    def handle_server_line(self, message: Dict[str, Any]) -> bool:
+        """Handle a line of the server that has no reply; false where the line is a request."""
         if "command" in message:
             return False
         if "heartbeat" in message:
             self._slot.write_heartbeat(message["heartbeat"])
         elif "segments" in message:
-            self._arrays.told(message["segments"])
+            self._arrays.handle_server_line(message["segments"])
         else:
             return False
         return True
@@ -140,28 +140,28 @@ class Calls:
         command: Any = message.get("command")
         step = self._steps.get(command) if type(command) is str else None
         if step is None:
-            raise _unknown(command, stream.connection)
+            raise _unknown_command(command, stream.connection)
         mode, timeout, emit = stream.values, stream.timeout, None
         self._handles.lease = None
         if len(message) > _USUAL or "payload" not in message or "id" not in message:
             timeout = stream.admit(message)
-            mode = value_mode(message, mode)
-            self._handles.lease = _lease(message.get("lease"))
-            emit = partial(self._tell, stream, begin) if message.get("stream") is True else None
+            mode = parse_value_mode(message, mode)
+            self._handles.lease = _parse_lease(message.get("lease"))
+            emit = partial(self._send_event, stream, begin) if message.get("stream") is True else None
         fields = checked(command, message.get("payload"))
         return step, _new(Call, (fields, self._encoders[mode], emit, attachments, stream.peer)), timeout
 
-    def _tell(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
-        """Events come from the thread that reads the output, too."""
+    def _send_event(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
+        """Send an event. The thread that reads the output calls this too."""
         line = replies.event_line(begin, event, data)
-        with self._telling:
+        with self._event_lock:
             stream.send(line)
 
     def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:
             return replies.error_line(begin, self._error(raised))
         except MemoryError:
-            # Drop what the failed call still holds, and take what was kept for this.
+            # Free what the failed call still holds, and use the memory that was reserved for this.
             raised.__traceback__ = None
             self._guard.make_room()
             reply = replies.error_line(begin, self._guard.explain(MemoryError()) or _NO_ROOM)
@@ -185,7 +185,7 @@ class Calls:
         )
 
 
-def _lease(given: Any) -> Optional[float]:
+def _parse_lease(given: Any) -> Optional[float]:
     if given is None:
         return None
     if type(given) not in (int, float) or not 0 < given < float("inf"):
@@ -193,12 +193,12 @@ def _lease(given: Any) -> Optional[float]:
     return float(given)
 
 
-def _packed(begin: bytes, parcel: ArrayReply, call: Call) -> Reply:
-    descriptors = () if parcel.segment is None else call.peer.introduce(parcel.segment)
-    return replies.package(begin, parcel.result, parcel.attachments, descriptors)
+def _pack(begin: bytes, reply: ArrayReply, call: Call) -> Reply:
+    descriptors = () if reply.segment is None else call.peer.share(reply.segment)
+    return replies.package(begin, reply.result, reply.attachments, descriptors)
 
 
-def value_mode(message: Dict[str, Any], usual: str) -> str:
+def parse_value_mode(message: Dict[str, Any], usual: str) -> str:
     """How values leave.
 
     Raises:
@@ -210,7 +210,7 @@ def value_mode(message: Dict[str, Any], usual: str) -> str:
     return str(mode)
 
 
-def _unknown(command: Any, connection: int) -> VenvdError:
+def _unknown_command(command: Any, connection: int) -> VenvdError:
     if type(command) is not str:
         return InvalidRequest('the field "command" is missing; it takes a string')
     if command == ATTACH:
@@ -227,5 +227,5 @@ def _unknown(command: Any, connection: int) -> VenvdError:
 
 
 def _defect(error: BaseException) -> VenvdError:
-    """What is answered where this program itself failed."""
+    """The error of a defect of ours."""
     return Internal("the session failed: {}".format(tracebacks.type_name(error)))

@@ -1,4 +1,4 @@
-"""Catching what is written to descriptors 1 and 2, by Python, by C code and by child processes alike."""
+"""Capturing what Python, C code and child processes write to descriptors 1 and 2."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Capture:
-    """Leads descriptors 1 and 2 into pipes while an `exec` runs, and back to the worker host's log afterwards.
+    """Points descriptors 1 and 2 at pipes while an `exec` runs, and at the worker host's log afterwards.
 
-    A thread empties the pipes meanwhile, since the code that writes may be C code that never comes back before it has
-    written. It is there only then: Python warns of forks in a process with threads. Pipes into which processes in the
-    background still may write are left to the warden afterwards.
+    A thread empties the pipes meanwhile, since C code may block until they are read. It lives no longer than the
+    `exec`: Python warns of forks in a process with threads. Afterwards the warden takes over pipes that background
+    processes may still write to.
 
     Args:
-        leave: takes the end of such a pipe to read from, and the stream's name; closes it.
+        leave: passes such a pipe's reading end, with the stream's name, to the warden, and closes it.
     """
 
     def __init__(self, leave: Callable[[str, int], None]) -> None:
@@ -80,7 +80,7 @@ class Capture:
             _thread.stack_size(before)
 
     def end(self) -> None:
-        """Give the descriptors back; everything that was written before is in the output then."""
+        """Restore the descriptors; the output then holds everything that was written."""
         _flush()
         self._give_back()
         os.write(self._wake, b"x")
@@ -93,7 +93,7 @@ class Capture:
             output.end()
 
     def settle(self) -> None:
-        """Have all that was written so far in the output: what is shown next comes after it."""
+        """Collect all that was written so far, so that what is displayed next comes after it."""
         _flush()
         self._collect()
 
@@ -113,7 +113,7 @@ class Capture:
             self._woken, self._wake = lift(woken), lift(wake)
 
     def _close(self) -> None:
-        """Close the pipes, or leave them to the warden where somebody else still has their other ends."""
+        """Close the pipes, or pass them to the warden where another process still has their other ends."""
         for name in list(self._pipes):
             pipe = self._pipes.pop(name)
             poll = select.poll()
@@ -145,7 +145,7 @@ class Capture:
 
 
 def _read_all(pipe: int, take: Callable[[bytes], Any]) -> None:
-    """All that is in the pipe now, though somebody may go on writing into it."""
+    """Read what is in the pipe now; a writer that never pauses is left after some rounds."""
     for _ in range(_MOST_CHUNKS):
         try:
             data = os.read(pipe, _CHUNK)

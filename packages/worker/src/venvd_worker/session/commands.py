@@ -158,7 +158,7 @@ class Commands:
         return self._result(self._interpreter.run(source, variables, "eval"), call)
 
     def execute(self, call: Call) -> Any:
-        """Runs outside of `Interrupts.run`, which it enters itself: its own work must not be interrupted."""
+        """Run code with its output captured; only the user's code can be interrupted, not this function."""
         output = Output(self._output_bound, call.emit)
         started = perf_counter()
         self._capture.begin(output)
@@ -259,7 +259,7 @@ def is_available(name: str) -> bool:
     """Whether a module can be found; nothing is imported for it.
 
     Raises:
-        InvalidRequest: it is no absolute name of a module.
+        InvalidRequest: the name is not absolute.
     """
     if not name or not all(name.split(".")):
         raise InvalidRequest('module_available: "{}" is no name of a module'.format(name[:80]))

@@ -1,4 +1,4 @@
-"""A client whose connection was handed to the session: it speaks to it without the server in between."""
+"""The connection of a direct client, which the server has handed over to the session."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _LINGER, _LINGER_BYTES = 5.0, 64 << 20
 """How long, and how much, a client whose line cannot be read may go on sending until it has read why."""
 LARGE = 1 << 20
 """Bytes that are offered to the kernel at once."""
-_PATIENCE, _RATE = 0.1, 50e6
+_READ_TIMEOUT, _RATE = 0.1, 50e6
 """How long a client that reads nothing of an attachment holds the session up, and how fast one must be that does."""
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class DirectPeer:
-    """A direct client as segments see it: their descriptors go along with the replies that name them first."""
+    """A direct client as a borrower of segments: the first reply that names a segment carries its descriptor."""
 
     def __init__(self) -> None:
         self.known: Set[str] = set()
-        self.shares = True
+        self.takes_descriptors = True
         """Whether descriptors reach it."""
 
-    def introduce(self, segment: Segment) -> List[int]:
+    def share(self, segment: Segment) -> List[int]:
         if segment.name in self.known:
             return []
         self.known.add(segment.name)
@@ -49,7 +49,7 @@ class DirectPeer:
 
 
 class DirectStream(Stream):
-    """One direct client. It never holds up the session: replies that it does not read wait, and it is not read.
+    """One direct client. It never blocks the session: while replies wait for it, its requests are not read.
 
     Attributes:
         source: the descriptor that its requests come from.
@@ -89,7 +89,7 @@ class DirectStream(Stream):
         return [self.fileno(), *(self._pipes.descriptors if self._pipes else ())]
 
     def take_pipes(self, begin: bytes) -> None:
-        """Answer `session.pipes`: from now on the lines go over pipes, and the connection only shows that it is there.
+        """Answer `session.pipes`: lines go over two pipes, and the connection only shows that the client is there.
 
         Raises:
             InvalidRequest: something was sent behind it.
@@ -104,7 +104,7 @@ class DirectStream(Stream):
         self.source, self.sink = pipes.requests, pipes.replies
         self._read = partial(os.read, pipes.requests, CHUNK)
         self._write = partial(os.write, pipes.replies)
-        self.peer.shares = False
+        self.peer.takes_descriptors = False
 
     # ---- requests
 
@@ -114,7 +114,7 @@ class DirectStream(Stream):
         self._ending = True
         if self._message is not None:
             there, all_of_it = len(self._buffer), sum(self._missing)
-            self._give_up(self._message)
+            self._mark_unreadable(self._message)
             raise InvalidRequest(
                 "the attachments ended after {} of the {} bytes that were announced".format(there, all_of_it)
             )
@@ -126,14 +126,14 @@ class DirectStream(Stream):
         try:
             sizes = list(attachment_sizes(message.get("attachments")))
         except (InvalidRequest, TooLarge):
-            self._give_up(message)  # how many bytes follow is not known
+            self._mark_unreadable(message)  # how many bytes follow is not known
             raise
         if sum(sizes) > self._most_attachments:
-            self._give_up(message)
+            self._mark_unreadable(message)
             raise TooLarge("the attachments are larger than the limit of {} bytes".format(self._most_attachments))
         return sizes
 
-    def _give_up(self, message: Dict[str, Any]) -> None:
+    def _mark_unreadable(self, message: Dict[str, Any]) -> None:
         self.unreadable = True
         try:
             self.begin = head(message.get("id"))[0]
@@ -162,53 +162,53 @@ class DirectStream(Stream):
     # ---- replies
 
     def send(self, data: Reply) -> None:
-        """Send whole lines and what goes along, or keep it until the client reads; nothing where it is gone.
+        """Send lines, attachments and descriptors, or queue them until the client reads.
 
         Raises:
-            OSError: the descriptor is not that of the connection any more.
+            OSError: user code closed or replaced the descriptor.
         """
         if self.gone:
             return
         if type(data) is bytes:
-            self._pass(data)
+            self._send_line(data)
         elif isinstance(data, Package):
-            self._pass(data.line, data.descriptors)
+            self._send_line(data.line, data.descriptors)
             for part in data.attachments:
-                self._pass_large(memoryview(part).cast("B"))
+                self._send_attachment(memoryview(part).cast("B"))
 
-    def _pass(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    def _send_line(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         size = len(data)
         self._traffic.sent += size
-        sent = 0 if self._unsent else self._offer(data, descriptors)
+        sent = 0 if self._unsent else self._write_some(data, descriptors)
         if sent < size:
-            self._keep(data[sent:], () if sent else descriptors)
+            self._queue(data[sent:], () if sent else descriptors)
 
-    def _pass_large(self, data: memoryview) -> None:
-        """Wait for a client that reads, for a while: keeping so much would cost a copy, and its memory."""
+    def _send_attachment(self, data: memoryview) -> None:
+        """Wait a while for a client that reads: a queue would cost a copy and its memory."""
         self._traffic.sent += len(data)
         sent = 0
-        patience = monotonic() + _PATIENCE + len(data) / _RATE
+        deadline = monotonic() + _READ_TIMEOUT + len(data) / _RATE
         poll = select.poll()
         poll.register(self.sink, select.POLLOUT)
         while sent < len(data) and not self._unsent:
-            sent += self._offer(data[sent : sent + LARGE], ())
-            left = patience - monotonic()
-            if sent < len(data) and (left <= 0 or not poll.poll(1000 * min(left, _PATIENCE))):
+            sent += self._write_some(data[sent : sent + LARGE], ())
+            left = deadline - monotonic()
+            if sent < len(data) and (left <= 0 or not poll.poll(1000 * min(left, _READ_TIMEOUT))):
                 break
         if sent < len(data):
-            self._keep(bytes(data[sent:]), ())
+            self._queue(bytes(data[sent:]), ())
 
-    def _keep(self, data: bytes, descriptors: Sequence[int]) -> None:
+    def _queue(self, data: bytes, descriptors: Sequence[int]) -> None:
         if not self._unsent:
             self._moved = monotonic()
         self.blocked = True
         self._unsent.append((memoryview(data), [os.dup(each) for each in descriptors]))
 
     def flush(self) -> None:
-        """Send on what waits."""
+        """Send queued replies, as far as the client takes them."""
         while self._unsent:
             data, descriptors = self._unsent[0]
-            sent = self._offer(data[:LARGE], descriptors)
+            sent = self._write_some(data[:LARGE], descriptors)
             if self.gone or not sent:
                 return
             self._moved = monotonic()
@@ -218,7 +218,7 @@ class DirectStream(Stream):
                 self._unsent.popleft()
         self.blocked = False
 
-    def _offer(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
+    def _write_some(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
         try:
             if descriptors:
                 return self._sock.sendmsg([data], rights(descriptors), _SEND)
@@ -228,16 +228,16 @@ class DirectStream(Stream):
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
-            self.leave()
+            self.mark_gone()
             return len(data)
 
-    def _let_go(self) -> None:
+    def _drop_unsent(self) -> None:
         self.blocked = False
         while self._unsent:
             close_descriptors(self._unsent.popleft()[1])
 
-    def stalls(self, now: float) -> bool:
-        """Whether the client has done nothing for too long about what waits for it."""
+    def is_stalled(self, now: float) -> bool:
+        """Whether the client has not read for too long."""
         if self._lingers_until:
             return now > self._lingers_until
         return self.blocked and now - self._moved > _STALL
@@ -245,7 +245,7 @@ class DirectStream(Stream):
     # ---- the end
 
     def linger(self) -> None:
-        """Answer nothing any more, but let the client read what it was told."""
+        """Answer no more, and let the client read the last reply."""
         self._lingers_until = monotonic() + _LINGER
         self._sock.shutdown(socket.SHUT_WR)
 
@@ -254,7 +254,7 @@ class DirectStream(Stream):
         return bool(self._lingers_until)
 
     def discard(self) -> bool:
-        """Throw away what the client goes on sending; whether there may be more of it."""
+        """Discard input; false once the client has stopped sending, or has sent too much."""
         try:
             data = self._read()
         except BlockingIOError:
@@ -270,12 +270,12 @@ class DirectStream(Stream):
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the client did
-        self._let_go()
+        self._drop_unsent()
         if self._pipes is not None:
             self._pipes.close()
         self._sock.close()
 
-    def leave(self) -> None:
-        """The client reads no replies any more."""
+    def mark_gone(self) -> None:
+        """Note that the client reads no more replies."""
         self.gone = True
-        self._let_go()
+        self._drop_unsent()

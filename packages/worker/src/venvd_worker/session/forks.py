@@ -1,4 +1,4 @@
-"""What becomes of a process that the user's code forks: it is the user's, and never answers for the session."""
+"""Forks that user code makes: they are the user's processes, and never answer requests of the session."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ session = 0
 
 
 def is_session() -> bool:
-    """Whether this process is the session, and no fork of it."""
+    """Whether this process is the session itself."""
     return getpid() == session
 
 
 def claim() -> None:
-    """Say that the session is this process, and no fork of it."""
+    """Note that this process is the session."""
     global session  # noqa: PLW0603 - there is one session in a process
     session = getpid()
 
 
 def guard(descriptors: Callable[[], Sequence[int]]) -> None:
-    """From now on a forked child loses the `descriptors` of the session and gets Python's own signal handlers."""
+    """Have each forked child close the session's `descriptors` and get Python's own signal handlers."""
     claim()
 
     def in_child() -> None:
@@ -41,7 +41,7 @@ def guard(descriptors: Callable[[], Sequence[int]]) -> None:
 
 
 def leave(error: "BaseException | None") -> NoReturn:
-    """End a forked child whose code came back to where the session would answer."""
+    """End a forked child whose code returned into the session's."""
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -61,7 +61,7 @@ class Handles:
         return name
 
     def find(self, name: str) -> Any:
-        """What the handle stands for.
+        """The object behind a handle.
 
         Raises:
             HandleNotFound: it was disposed, or never given out by this session.
@@ -85,7 +85,7 @@ class Handles:
         self._busy += seconds
 
     def expire(self) -> Optional[float]:
-        """Drop what was not used within its lease; seconds until the next one ends, None where there is none."""
+        """Drop handles whose lease has ended; seconds until the next lease ends, None where there is none."""
         if not self.leases:
             return None
         now = self._now()
@@ -120,7 +120,7 @@ class Handles:
 
 
 def size(value: Any) -> int:
-    """About how many bytes an object takes, without what it refers to; an array's data is its own."""
+    """About how many bytes an object takes, without the objects that it refers to; with the data of an array."""
     try:
         found = sys.getsizeof(value, 0)
         data = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0

@@ -66,7 +66,7 @@ class Main(ModuleType):
     """The session's `__main__`.
 
     Pickle finds the user's classes in it. A process that multiprocessing starts afresh runs the file that `__file__`
-    names: it is written when somebody asks for that name, and holds the definitions, not the deeds, of this session.
+    names: it is written when that name is read, and holds the definitions of this session without its other code.
     """
 
     __slots__ = ("_definitions",)
@@ -116,7 +116,7 @@ class Interpreter:
         return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
 
     async def _run_awaiting(self, program: Program) -> Any:
-        """Both parts in one task, also the one that awaits nothing."""
+        """Run both parts in one task, also one that awaits nothing."""
         found: Any = None
         for code in (program.body, program.last):
             found = None if code is None else eval(code, self._namespace)  # noqa: S307
@@ -125,7 +125,7 @@ class Interpreter:
         return found
 
     def _program(self, source: str, variables: Dict[str, Any], kind: str) -> Program:
-        """Compiled, and kept until so many others were."""
+        """Compile a program and cache it."""
         name = self._sources.name(kind)
         self._sources.add(name, source, defines=False)  # for the traceback of a syntax error
         program = programs.build(source, name, tuple(variables))

@@ -1,4 +1,4 @@
-"""Signals that end a call: SIGINT where that call is the one to stop, SIGXCPU where the processor time is used up."""
+"""Signals that end a call: SIGINT where the slot names that call, SIGXCPU where the processor time is used up."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ProcessorTimeUsedUp(BaseException):
 class Interrupts:
     """Whether and when the running call may be interrupted.
 
-    The code of a session around the user's own is never interrupted: a signal that comes then is looked at when the
-    user's code is entered. One call is interrupted once: what it does with that is its own affair, until it is killed.
+    Only user code is interrupted: a signal that comes earlier takes effect when user code is entered. One call is
+    interrupted once; it may catch that and run on, until it is killed.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -35,7 +35,7 @@ class Interrupts:
         self._cpu_handler: Callable[[int, object], None] = self._on_used_up
 
     def install(self) -> None:
-        """Take the signals (again: code that ran before may have taken them away)."""
+        """Install the handlers, again before each call: user code may have replaced them."""
         if getsignal(_SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
         if getsignal(_SIGXCPU) is not self._cpu_handler:
@@ -52,7 +52,7 @@ class Interrupts:
             self.armed = False
 
     def shield(self, action: Callable[[], _Result]) -> _Result:
-        """Run our own code in the middle of the user's; an interrupt waits until it is done."""
+        """Run our own code, called by the user's; an interrupt waits until it is done."""
         armed, self.armed = self.armed, False
         try:
             return action()
@@ -66,7 +66,7 @@ class Interrupts:
         return self._raised == self._slot.sequence
 
     def error(self, traceback: str) -> VenvdError:
-        """What an interrupted call is answered."""
+        """The error of an interrupted call."""
         if self._slot.stop_reason() == TIMEOUT:
             return DeadlineExceeded(
                 "the call ran into its deadline and was interrupted; its session keeps its state",

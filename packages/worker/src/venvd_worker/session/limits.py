@@ -36,7 +36,7 @@ class Guard:
             _set(resource.RLIMIT_CPU, limits.cpuSeconds, 2 * CPU_GRACE)  # the warden comes first, and says why
 
     def make_room(self) -> None:
-        """Allow a little more memory, so that running out of it can be told."""
+        """Allow a little more memory, so that the error can be reported."""
         if self._limits.memoryBytes is not None:
             _, hard = resource.getrlimit(resource.RLIMIT_DATA)
             resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
@@ -47,7 +47,7 @@ class Guard:
             resource.setrlimit(resource.RLIMIT_DATA, (max(0, hard - _HEADROOM), hard))
 
     def explain(self, error: BaseException) -> Optional[LimitExceeded]:
-        """The limit that `error` comes of, if it does."""
+        """The limit that caused `error`, or None."""
         limits = self._limits
         if isinstance(error, ProcessorTimeUsedUp):
             return LimitExceeded("the session used up its processor time: cpuSeconds is {}".format(limits.cpuSeconds))

@@ -1,4 +1,4 @@
-"""What one `exec` prints and shows: kept up to a limit, and told as it appears."""
+"""The output of one `exec`: kept up to a limit, and streamed as it appears."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Emit = Callable[[str, Any], None]
 _decoder = codecs.getincrementaldecoder("utf-8")
 _QUOTES = 2
 _MOST_ROOM = 64 * 1024
-"""Bytes of a result that output leaves to what else is in it."""
+"""Bytes of a result that are reserved for its other fields."""
 
 
 class Bound(NamedTuple):
-    """Bytes of output as JSON, and the limit that they come of."""
+    """The most bytes of output as JSON, and the limit that sets them."""
 
     size: int
     reason: str
@@ -39,7 +39,7 @@ class Output:
 
     Args:
         limit: of both streams and of all that is shown together.
-        emit: told each piece as it comes, where the client asked for that.
+        emit: called with each piece as it comes, where the client asked for that.
     """
 
     def __init__(self, limit: Bound, emit: Optional[Emit]) -> None:
@@ -58,7 +58,7 @@ class Output:
         self._take(stream, self._decoders[stream].decode(data))
 
     def show(self, bundle: Dict[str, Any]) -> None:
-        """A MIME bundle; one that does not fit any more is dropped whole."""
+        """Add a MIME bundle; one that does not fit is dropped whole."""
         size = sum(_size(mime) + _size(str(data)) for mime, data in bundle.items())
         if size > self._left:
             self.truncated = True
@@ -69,7 +69,7 @@ class Output:
             self._emit("display", bundle)
 
     def end(self) -> None:
-        """No more will come: what was half a character is told as it is."""
+        """Finish: half a character is replaced."""
         for stream, decoder in self._decoders.items():
             if not self.truncated:
                 self._take(stream, decoder.decode(b"", True))

@@ -1,4 +1,4 @@
-"""Two pipes for the lines of a direct client: they cost the kernel half of what a socket does."""
+"""Two pipes for the lines of a direct client: they cost half the kernel time of a socket."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from venvd_worker.common.descriptors import lift
 class Pipes:
     """Both pipes, as the session has them.
 
-    The end that the client reads from stays open here, too: so the client's going never makes a write raise SIGPIPE,
-    which user code may have set to end the process. That it went is seen by its connection.
+    The client's reading end stays open here too: so a write never raises SIGPIPE, which user code may have set to end
+    the process. The end of the client's connection shows that it left.
 
     Attributes:
         requests, replies: our ends; neither blocks.
@@ -41,7 +41,7 @@ class Pipes:
         return read, write
 
     def hand_over(self) -> None:
-        """The client has its ends."""
+        """Close the client's writing end here, once the client has it."""
         self.descriptors.remove(self.theirs[0])
         os.close(self.theirs[0])
 

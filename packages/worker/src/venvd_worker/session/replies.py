@@ -31,7 +31,7 @@ Reply = Union[bytes, Package]
 
 
 def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
-    """How every line that answers a request begins, and its ID: a whole number, else as JSON.
+    """The beginning of every line that answers a request, and the request's ID: a whole number, else JSON.
 
     Raises:
         InvalidRequest: the ID is neither a text nor a number, or too long to be repeated.
@@ -68,7 +68,7 @@ def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str
 
 
 def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
-    """The reply of a call whose result has more to it than JSON."""
+    """The reply of a call with attachments or descriptors."""
     fields: Dict[str, Any] = {"result": result}
     if attachments:
         fields["attachments"] = [len(part) for part in attachments]
@@ -78,7 +78,7 @@ def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: 
 
 
 def error_line(begin: bytes, error: VenvdError) -> bytes:
-    """The reply of a call that did not."""
+    """The reply of a call that failed."""
     return begin + dump_line(error.fields())[1:]
 
 

@@ -1,4 +1,4 @@
-"""Where requests come in: from the server and from direct clients, one at a time and in turn."""
+"""The session's request loop: it answers the server and direct clients, one request at a time, in turn."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 from venvd_contract.commands import PIPES
 from venvd_contract.errors import LimitExceeded, VenvdError
 from venvd_worker.session import replies
-from venvd_worker.session.calls import Calls, value_mode
+from venvd_worker.session.calls import Calls, parse_value_mode
 from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.replies import Reply
 from venvd_worker.session.segments import Segments
 from venvd_worker.session.slot import Slot
 from venvd_worker.session.streams import Stream
 
-_FRESH = 0.005
-"""Seconds for which what epoll said is taken for true while requests wait their turn."""
-_LOOK_EVERY = 1.0
+_POLL_VALIDITY = 0.005
+"""Seconds for which the result of an epoll counts while requests wait for their turn."""
+_STALL_INTERVAL = 1.0
 """Seconds between looks at clients that do not read."""
 _MOST_READY = 64
 _READABLE = int(select.EPOLLIN)
@@ -50,7 +50,7 @@ class RequestLoop:
         self._turns: Deque[Stream] = deque()
         self._looked = 0.0
         self._aging = (segments.idle, segments.returned, calls.leases)
-        """What is let go of in time, while there is any."""
+        """Collections whose members expire."""
         epoll.register(server.fileno(), select.EPOLLIN)
 
     @property
@@ -67,7 +67,7 @@ class RequestLoop:
             self._turns.append(client)
 
     def listen(self, descriptor: int, action: Callable[[], None]) -> None:
-        """Call `action` whenever there is something to read that is no request."""
+        """Call `action` whenever `descriptor`, which carries no requests, can be read."""
         self._others[descriptor] = action
         self._epoll.register(descriptor, select.EPOLLIN)
 
@@ -81,7 +81,7 @@ class RequestLoop:
         turns, slow, aging = self._turns, self._slow, self._aging
         while True:
             if turns:
-                if monotonic() - self._looked > _FRESH:
+                if monotonic() - self._looked > _POLL_VALIDITY:
                     self._poll(0)
                 if turns:
                     self._answer(turns.popleft())
@@ -99,54 +99,54 @@ class RequestLoop:
             if stream is not None and events == _READABLE:
                 self._answer(stream)
                 return
-        self._take(ready)
+        self._dispatch(ready)
 
-    def _poll(self, patience: Optional[float]) -> None:
-        """Wait for requests, without limit if `patience` is None; first free segments and handles that have expired."""
+    def _poll(self, timeout: Optional[float]) -> None:
+        """Wait for requests, without limit if `timeout` is None; first free segments and handles that have expired."""
         ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
-        if patience is None:
-            patience = min(ends, default=None)
+        if timeout is None:
+            timeout = min(ends, default=None)
         if self._slow:
             self._end_stalled()
-            patience = _LOOK_EVERY if patience is None else min(patience, _LOOK_EVERY)
-        self._take(self._epoll.poll(patience))
+            timeout = _STALL_INTERVAL if timeout is None else min(timeout, _STALL_INTERVAL)
+        self._dispatch(self._epoll.poll(timeout))
 
-    def _take(self, ready: List[Tuple[int, int]]) -> None:
+    def _dispatch(self, ready: List[Tuple[int, int]]) -> None:
         # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
         found = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
         for stream, descriptor, events in found:
             if stream is None:
                 self._others[descriptor]()
             elif not isinstance(stream, DirectStream):
-                self._take_turn(stream)
+                self._enqueue(stream)
             elif stream in self._clients:
-                self._attend(stream, descriptor, events)
+                self._handle_client(stream, descriptor, events)
         self._looked = monotonic()
 
-    def _take_turn(self, stream: Stream) -> None:
+    def _enqueue(self, stream: Stream) -> None:
         if stream not in self._turns:
             self._turns.append(stream)
 
-    def _attend(self, client: DirectStream, descriptor: int, events: int) -> None:
-        if events & _HUNG_UP and descriptor == client.fileno() and not self._outlives(client, events):
+    def _handle_client(self, client: DirectStream, descriptor: int, events: int) -> None:
+        if events & _HUNG_UP and descriptor == client.fileno() and not self._finishes_requests(client, events):
             self._drop(client)
         elif client.lingers:
             if not client.discard():
                 self._drop(client)
         elif client.blocked:
             client.flush()
-            self._settle(client)
+            self._update(client)
         else:
-            self._take_turn(client)
+            self._enqueue(client)
 
-    def _outlives(self, client: DirectStream, events: int) -> bool:
-        """Whether what a client sent before it went is still to be run."""
+    def _finishes_requests(self, client: DirectStream, events: int) -> bool:
+        """Whether requests that a client sent before it left are still answered."""
         if client.cancels or client.unreadable:
             return False
         if client.piped:
             self._ignore(client.fileno())
-            client.leave()
-            self._settle(client)
+            client.mark_gone()
+            self._update(client)
             return True
         return bool(events & _READABLE)
 
@@ -172,28 +172,28 @@ class RequestLoop:
         if stream.connection:
             if stream.waiting or stream.blocked or stream.gone or stream.unreadable or self._slow:
                 assert isinstance(stream, DirectStream)
-                self._settle(stream)
+                self._update(stream)
         elif stream.unreadable:
             raise EOFError("a line was too long")
         elif stream.waiting:
             self._turns.append(stream)
 
     def _is_no_call(self, stream: Stream, message: Dict[str, Any]) -> bool:
-        """Whether this was a word of the server's, which is not answered, or a client's that chooses pipes."""
+        """Handle a line that is no call: a line of the server without a reply, or a client's choice of pipes."""
         if isinstance(stream, DirectStream):
             stream.fresh = False
             if message.get("command") != PIPES:
                 return False
             self._take_pipes(stream, message)
-            self._settle(stream)
-        elif not self._calls.told(message):
+            self._update(stream)
+        elif not self._calls.handle_server_line(message):
             return False
         elif stream.waiting:
             self._turns.append(stream)
         return True
 
-    def _settle(self, client: DirectStream) -> None:
-        """What follows once a client has got a reply, or as much of it as it took."""
+    def _update(self, client: DirectStream) -> None:
+        """Decide what to wait for next, once a client has taken a reply or a part of it."""
         if client.gone and client.cancels:
             self._drop(client)
         elif client.blocked:
@@ -212,13 +212,13 @@ class RequestLoop:
                 self._ignore(client.sink)
                 self._watch(client.source, select.EPOLLIN)
             if client.waiting:
-                self._take_turn(client)
+                self._enqueue(client)
 
     def _take_pipes(self, client: DirectStream, message: Dict[str, Any]) -> None:
         begin = replies.NO_ID
         try:
             begin, _ = replies.head(message.get("id"))
-            mode = value_mode(message, client.values)
+            mode = parse_value_mode(message, client.values)
             client.take_pipes(begin)
             client.values = mode
         except VenvdError as error:
@@ -246,7 +246,7 @@ class RequestLoop:
     def _end_stalled(self) -> None:
         now = monotonic()
         for client in list(self._slow):
-            if client.stalls(now):
+            if client.is_stalled(now):
                 self._drop(client)
 
     def _drop(self, client: DirectStream) -> None:
@@ -258,4 +258,4 @@ class RequestLoop:
             del self._streams[descriptor]
             self._ignore(descriptor)  # closing would not do: the server has the same socket
         client.close()
-        self._segments.forsake(self._segments.lent_to(client.peer))
+        self._segments.retire(self._segments.list_lent(client.peer))

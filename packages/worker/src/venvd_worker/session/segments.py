@@ -29,35 +29,35 @@ _PREFIX = "seg-"
 
 
 class Peer(Protocol):
-    """Whom segments are lent to."""
+    """A borrower of segments."""
 
     known: Set[str]
-    """Names of those whose descriptor it has."""
-    shares: bool
-    """Whether descriptors reach it."""
+    """Names of segments whose descriptor it has."""
+    takes_descriptors: bool
+    """Whether descriptors can be sent to it."""
 
-    def introduce(self, segment: "Segment") -> List[int]:
-        """Make it known; the descriptors that must go along with the reply."""
+    def share(self, segment: "Segment") -> List[int]:
+        """Make a segment known to the peer; the descriptors that must go with the reply."""
 
 
-class Server:
-    """The peer behind the session's own stream: it is given descriptors by way of the warden."""
+class ServerPeer:
+    """The server as a peer: it gets descriptors through the warden."""
 
-    shares = True
+    takes_descriptors = True
 
     def __init__(self, control: ControlConnection) -> None:
         self.known: Set[str] = set()
         self._control = control
 
-    def introduce(self, segment: "Segment") -> List[int]:
+    def share(self, segment: "Segment") -> List[int]:
         if segment.name not in self.known:
             self.known.add(segment.name)
             described = {"name": segment.name, "size": segment.size}
             self._control.send({"segment": described}, [os.dup(segment.descriptor)])
         return []
 
-    def forget(self, names: Sequence[str]) -> None:
-        """These are not used any more: what the server has of them it can let go."""
+    def report_gone(self, names: Sequence[str]) -> None:
+        """Tell the server that these segments will not be used again."""
         found = self.known.intersection(names)
         self.known -= found
         if found:
@@ -65,7 +65,7 @@ class Server:
 
 
 class Segment:
-    """One memfd, mapped; of a size that never changes, with every page there already."""
+    """One sealed memfd, mapped, with every page allocated."""
 
     def __init__(self, size: int) -> None:
         self.name = _PREFIX + hexlify(os.urandom(12)).decode()
@@ -81,16 +81,16 @@ class Segment:
         self.idle_since = 0.0
 
     def copy_on_write(self, size: int) -> Any:
-        """Its first bytes, as an object: what is written there, by a forked process too, is seen there alone."""
+        """Map its first bytes privately: writes, also those of a forked process, stay in that process."""
         return _mapped(self.descriptor, size, private=True)
 
     def close(self) -> None:
-        """Let go of it; what of it is still used stays until that is over."""
+        """Close the descriptor; mappings that are still used stay."""
         os.close(self.descriptor)
 
 
 def _mapped(descriptor: int, size: int, private: bool) -> Any:
-    """Memory as an object that can be watched: who uses it keeps it alive, and the mapping lives as long."""
+    """Map a file as an object; the mapping lives as long as the object has users."""
     address = kernel.map_file(descriptor, max(1, size), private)
     found = (ctypes.c_char * size).from_address(address)
     weakref.finalize(found, kernel.unmap, address, max(1, size)).atexit = False
@@ -102,7 +102,7 @@ class Segments:
 
     Args:
         most: bytes of all together; None for no limit.
-        gone: told of names that will not be used again.
+        gone: called with the names of segments that will not be used again.
     """
 
     def __init__(self, most: Optional[int], gone: Callable[[List[str]], None]) -> None:
@@ -112,16 +112,16 @@ class Segments:
         self.idle: List[Segment] = []
         self._lent: Dict[str, Peer] = {}
         self.returned: Deque[Segment] = deque()
-        """By arrays that died, wherever the garbage collector ran: it must not find a list half changed."""
+        """Segments of arrays that died. A deque, since the garbage collector appends to it at any time."""
 
     def lend(self, size: int, peer: Peer) -> Segment:
-        """A segment of `size` bytes or more for `peer` alone, until it is given back.
+        """Lend `peer` a segment of `size` bytes or more, until it is taken back.
 
         Raises:
             InvalidRequest: no descriptor would reach the peer.
             LimitExceeded: too many, or too large together.
         """
-        if not peer.shares:
+        if not peer.takes_descriptors:
             raise InvalidRequest("pipes carry no descriptors: ask for shared memory over another connection")
         self._collect()
         fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
@@ -133,47 +133,47 @@ class Segments:
         self._lent[found.name] = peer
         return found
 
-    def lent(self, name: str, peer: Peer) -> Optional[Segment]:
+    def find_lent(self, name: str, peer: Peer) -> Optional[Segment]:
         """The segment of that name, if it is lent to `peer`."""
         return self._all.get(name) if self._lent.get(name) is peer else None
 
-    def give_back(self, names: Iterable[str]) -> None:
-        """The peers are done with these; a name that is not lent is no error."""
+    def take_back(self, names: Iterable[str]) -> None:
+        """Make segments idle that their peers are done with; a name that is not lent is no error."""
         for name in names:
             if self._lent.pop(name, None) is not None:
                 self._rest(self._all[name])
         self._trim()
 
-    def keep(self, segment: Segment, size: int) -> Any:
-        """The first bytes of a lent segment for an object of the session; it comes back when that has died."""
+    def keep_for_array(self, segment: Segment, size: int) -> Any:
+        """Map the first bytes of a lent segment for an array; the segment comes back when the array dies."""
         part = segment.copy_on_write(size)
         weakref.finalize(part, self.returned.append, segment).atexit = False
         del self._lent[segment.name]
         return part
 
-    def forsake(self, names: Iterable[str]) -> None:
+    def retire(self, names: Iterable[str]) -> None:
         """Never lend these segments again: their peer is gone, and may still have them mapped."""
         self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
 
     @property
     def crowded(self) -> bool:
-        """Whether so many are in use that further arrays had better not stay in theirs."""
+        """Whether so many are in use that further arrays should be copied out of theirs."""
         return len(self._all) - len(self.idle) > MOST_SEGMENTS // 2
 
     def is_lent(self, name: str) -> bool:
         return name in self._lent
 
-    def lent_to(self, peer: Peer) -> List[str]:
+    def list_lent(self, peer: Peer) -> List[str]:
         return [name for name, holder in self._lent.items() if holder is peer]
 
-    def gone(self, peer: Peer) -> List[str]:
-        """What `peer` knows and will not see again, told once."""
+    def list_gone(self, peer: Peer) -> List[str]:
+        """Names that `peer` knows and that will not be used again; each is listed once."""
         names = [name for name in peer.known if name not in self._all]
         peer.known.difference_update(names)
         return names
 
     def expire(self) -> Optional[float]:
-        """Drop what has been idle for long; seconds until there may be more to drop, None where there is nothing."""
+        """Drop segments that have been idle for long; seconds until the next one, None where there is none."""
         if not self.idle and not self.returned:
             return None
         self._collect()
@@ -198,7 +198,7 @@ class Segments:
         return made
 
     def _make_room(self, size: int) -> None:
-        """Give up idle ones, oldest first, where a new one would be one too many."""
+        """Drop idle segments, oldest first, until a new one fits."""
         while self.idle and (len(self._all) >= MOST_SEGMENTS or not self._fits(size)):
             self._drop([self.idle[0]])
 

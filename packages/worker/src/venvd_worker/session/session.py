@@ -31,7 +31,7 @@ from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
 from venvd_worker.session.request_loop import RequestLoop
-from venvd_worker.session.segments import Segments, Server
+from venvd_worker.session.segments import Segments, ServerPeer
 from venvd_worker.session.slot import Slot, Traffic
 from venvd_worker.session.streams import Stream
 
@@ -43,7 +43,7 @@ _OOM_SCORE = 900
 
 
 def main(control_descriptor: int) -> NoReturn:
-    """Be the session that the warden describes over `control_descriptor`, in an interpreter of its own."""
+    """Run the session that the warden configures over `control_descriptor`, in a new interpreter."""
     own = ControlConnection(socket.socket(fileno=lift(control_descriptor)))
     config, descriptors = control.wait_for_packet(own)
     isolate()
@@ -51,16 +51,16 @@ def main(control_descriptor: int) -> NoReturn:
 
 
 def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """Be the session of `config`, with its stream and the memory of its slots; `isolate` came before."""
+    """Run the session of `config` with the descriptors of its stream and slots; call `isolate` first."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
-    yield_memory(_OOM_SCORE)
+    kernel.set_oom_score(_OOM_SCORE)
     session = Session(own, config, descriptors)
     session.take_over(config)
     try:
         session.serve()
     finally:
-        # No handler of the user's runs any more, and nothing is answered.
+        # No handler of the user's runs any more.
         os._exit(session.status)
 
 
@@ -93,14 +93,14 @@ class Session:
         stream, slots = map(lift, descriptors)
         self._memory = SlotMemory(slots, config["slots"])
         self._slot = Slot(self._memory.map, config["slot"])
-        self._server = Server(self._control)
+        self._server = ServerPeer(self._control)
         self._stream = Stream(stream, self._server, Traffic())
         self._epoll = _lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
         self._compose(config)
 
     def take_over(self, config: Dict[str, Any]) -> None:
-        """Put in place what there is one of in a process: `__main__`, handlers of signals, streams, limits."""
+        """Install what a process has one of: `__main__`, signal handlers, streams, limits."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
         builtins.display = self._commands.display  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ class Session:
         faulthandler.enable(file=self._capture.error_log)
 
     def close(self) -> None:
-        """Close every descriptor, now: its objects hold one another, and user code might have theirs by the time."""
+        """Close every descriptor now: the garbage collector might close one later that has become user code's."""
         self._capture.close()
         self._control.close()
         self._stream.close()
@@ -131,7 +131,7 @@ class Session:
         self._capture = Capture(self._leave_pipe)
         handles = Handles(limits.handles)
         self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
-        self._segments = Segments(limits.memoryBytes, self._server.forget)
+        self._segments = Segments(limits.memoryBytes, self._server.report_gone)
         self._commands = commands = Commands(
             Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
         )
@@ -192,15 +192,6 @@ def _lifted_epoll() -> select.epoll:
     return select.epoll.fromfd(lift(os.dup(made.fileno())))
 
 
-def yield_memory(score: int) -> None:
-    """Where memory runs out, be ended before what has a lower score; of 1000."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(score))
-    except OSError:
-        pass  # it is higher already
-
-
 def _prepare_path(config: Dict[str, Any]) -> None:
     sys.argv = [""]
     sys.path.insert(0, config["files"])
@@ -209,9 +200,9 @@ def _prepare_path(config: Dict[str, Any]) -> None:
 
 
 def isolate() -> None:
-    """Part our modules from the user's: nothing of ours can be imported, and ours keep the functions they have now.
+    """Isolate our modules from the user's: none of ours can be imported, and ours keep the functions they have now.
 
-    The user may well pin a package of one of our names, and may patch what we use of the standard library.
+    The user may pin a package with one of our names, and may patch functions of the standard library that we use.
     """
     own = [name for name in sys.modules if name.partition(".")[0] in _OWN]
     for module in [sys.modules.pop(name) for name in own]:

@@ -1,4 +1,4 @@
-"""The texts of what was run, under names such as `<eval-3>`: for tracebacks and for `inspect.getsource`."""
+"""The source texts of executed code, under names such as `<eval-3>`, for tracebacks and `inspect.getsource`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_BYTES = 16 << 20
 
 
 class Sources:
-    """Keeps texts up to 16 MB in all, the newest ones; those that define functions outlive the others."""
+    """Keeps the newest texts, up to 16 MB in all; texts that define functions are dropped last."""
 
     def __init__(self) -> None:
         self._numbers: Dict[str, int] = {}
@@ -35,7 +35,7 @@ class Sources:
             self._drop(self._defining)
 
     def forget(self, name: str) -> None:
-        """The text is not needed any more, unless it defines something."""
+        """Drop a text unless it defines something."""
         size = self._passing.pop(name, None)
         if size is not None:
             self._bytes -= size

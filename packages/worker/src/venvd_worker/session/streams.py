@@ -24,14 +24,14 @@ class Stream:
     """The session's end of a connection, which is the server's, or directly a client's.
 
     Attributes:
-        peer: who is at the other end, as its requests say.
+        peer: the borrower of segments at the other end.
         connection: the number of a direct connection, 0 for the server's stream.
-        waiting: more was read than has been asked for.
+        waiting: more was read than was answered.
         unreadable: where the next line begins is not known.
         begin: how the answer to what is no request begins.
         blocked: replies wait until the peer reads.
         gone: the peer reads no more replies.
-        fresh: the next line may be something else than a call.
+        fresh: the next line may be no call.
         values: the mode of values in replies to requests that name none.
         timeout: seconds that a call may take which says nothing of it, 0 for no limit.
     """
@@ -113,7 +113,7 @@ class Stream:
         self._sock.close()
 
     def admit(self, message: Dict[str, Any]) -> float:
-        """The seconds that a call may take which has more to it than command and payload, 0 for no limit.
+        """Check the optional fields of a request; the timeout of the call in seconds, 0 for none.
 
         Raises:
             InvalidRequest: a field beside the command's own is wrong.
@@ -126,7 +126,7 @@ class Stream:
         return float(given)
 
     def _ended(self) -> bytes:
-        """What the end of what the peer sends stands for."""
+        """Handle the end of the peer's input."""
         raise EOFError("the peer went away")
 
     def _next(self) -> Optional[Request]:

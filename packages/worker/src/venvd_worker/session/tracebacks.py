@@ -24,7 +24,7 @@ def class_name(kind: Any) -> str:
 
 
 def message(error: BaseException) -> str:
-    """What the error says of itself; its type's name where that is nothing, or fails."""
+    """The error's text; its type's name where that is empty or fails."""
     try:
         found = str(error)
     except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
@@ -49,7 +49,7 @@ def is_own(error: BaseException) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with what no UTF-8 can hold escaped."""
+    """The text with lone surrogates escaped, which UTF-8 cannot hold."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -63,7 +63,7 @@ def _strip(found: Any, seen: Set[int]) -> None:
 
 
 def _own_frames(stack: StackSummary) -> StackSummary:
-    """Without ours, and without the event loop that stands between ours and the user's first one."""
+    """Remove our frames, and the event loop's between ours and the user's first one."""
     kept: List[Any] = [frame for frame in stack if not frame.filename.startswith(_OWN)]
     first = next((index for index, frame in enumerate(kept) if frame.filename.startswith(_PSEUDO)), 0)
     if all("/asyncio/" in frame.filename for frame in kept[:first]):

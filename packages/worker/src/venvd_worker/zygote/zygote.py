@@ -40,17 +40,17 @@ from venvd_worker.session import session
 _NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
 
 _OOM_SCORE = 500
-"""Of 1000: it goes before the warden, and after sessions."""
-_ADOPTED_AGAIN = 0.2
-"""Milliseconds between looks at whether the warden is the parent already."""
+"""Of 1000: the kernel ends it before the warden, and after sessions."""
+_ADOPTION_INTERVAL = 0.2
+"""Milliseconds between checks whether the warden is the parent."""
 _PROBE_SIZE = 256
 _LONGEST_ERROR = 2000
 
 
 def main(descriptor: int) -> NoReturn:
-    """Import what the warden names, and fork when it says so, until it is gone."""
+    """Import the modules that the warden names, and fork on request until the warden is gone."""
     kernel.name_process(_NAME)
-    session.yield_memory(_OOM_SCORE)
+    kernel.set_oom_score(_OOM_SCORE)
     kernel.hide_memory()
     try:
         Zygote(ControlConnection(socket.socket(fileno=lift(descriptor)))).serve()
@@ -77,7 +77,7 @@ class Zygote:
         session.isolate()
         if config["site"] is not None:
             site.addsitedir(config["site"])
-        gc.disable()  # what is freed now leaves holes in pages that could be shared
+        gc.disable()  # memory that is freed now would leave holes in pages that forks share
         for name in config["preload"]:
             self._import(name)
         gc.collect()
@@ -110,26 +110,26 @@ class Zygote:
             close_descriptors(packet.descriptors)
 
     def _fork_again(self, packet: Packet) -> NoReturn:
-        """In the process between: make the child, and tell the warden of it before it becomes the child's parent."""
+        """In the process in between: fork the child, and report it before the warden becomes its parent."""
         status = 1
         try:
             middle = os.getpid()
             child = os.fork()
             if not child:
-                self._be_child(middle, packet)
+                self._run_child(middle, packet)
             self._control.send({"forked": packet.message["fork"], "pid": child})
             status = 0
         finally:
             os._exit(status)
 
-    def _be_child(self, middle: int, packet: Packet) -> NoReturn:
+    def _run_child(self, middle: int, packet: Packet) -> NoReturn:
         try:
             kernel.name_process(_SPARE_NAME)
-            _be_adopted(middle, self._warden)
+            _wait_for_adoption(middle, self._warden)
             self._control.close()
             own = ControlConnection(socket.socket(fileno=lift(packet.descriptors[0])))
             gc.enable()
-            _part()
+            _diverge()
             _warm_up()
             if packet.message["probe"]:
                 _probe()
@@ -141,19 +141,19 @@ class Zygote:
             os._exit(1)
 
 
-def _be_adopted(middle: int, warden: int) -> None:
-    """Wait until the process between is gone, and die with the warden from then on."""
+def _wait_for_adoption(middle: int, warden: int) -> None:
+    """Wait until the process in between is gone, and die with the warden from then on."""
     poll = select.poll()
     while os.getppid() == middle:
-        poll.poll(_ADOPTED_AGAIN)
+        poll.poll(_ADOPTION_INTERVAL)
     kernel.die_with_parent(signal.SIGKILL)  # not before: the kernel takes the end of any parent for the warden's
     if os.getppid() != warden:
         os._exit(1)
     os.setsid()
 
 
-def _part() -> None:
-    """Part what two forks of one process would otherwise share: random numbers and the names of temporary files."""
+def _diverge() -> None:
+    """Reseed what two forks would otherwise share: random numbers and the names of temporary files."""
     numbers = sys.modules.get("numpy.random")
     if numbers is not None:
         numbers.seed()
@@ -170,7 +170,7 @@ def _warm_up() -> None:
 
 
 def _probe() -> None:
-    """What fails, or never ends, where the zygote cannot be forked: a thread, and a product of matrices."""
+    """Start a thread and multiply two matrices: both fail or hang where the zygote cannot be forked."""
     done = _thread.allocate_lock()
     done.acquire()
     _thread.start_new_thread(done.release, ())
@@ -184,12 +184,12 @@ def _probe() -> None:
 def _become_session(own: ControlConnection) -> NoReturn:
     config, descriptors = control.wait_for_packet(own)
     kernel.show_memory()
-    _take_place(config, descriptors[2:])
+    _take_over(config, descriptors[2:])
     session.run(own, config, descriptors[:2])
 
 
-def _take_place(config: Dict[str, Any], streams: Sequence[int]) -> None:
-    """What a fresh process would have been given by exec."""
+def _take_over(config: Dict[str, Any], streams: Sequence[int]) -> None:
+    """Take environment, directory and output of the session, as a new process gets them by exec."""
     zone = os.environ.get("TZ")
     os.environ.clear()
     os.environ.update(config["env"])
