@@ -89,8 +89,8 @@ def test_an_interpreter_that_is_gone_is_no_fault_of_the_requirements(tmp_path: P
 
 
 def test_silence_is_explained() -> None:
-    """An installer that said nothing still gives a sentence."""
-    assert locking.explain("") == "the installer failed and said nothing"
+    """A silent installer still gives a sentence."""
+    assert locking.explain("") == "the installer failed without a message"
     assert isinstance(locking.failure(""), Internal)
 
 

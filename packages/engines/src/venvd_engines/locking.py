@@ -1,6 +1,6 @@
-"""How requirements become a lock and a lock becomes packages: uv's arguments, its output and its complaints.
+"""Locking and installing with uv: its arguments, its output and its errors.
 
-The same for every engine; where uv runs (a process here, a container there) is the engine's own. A lock is a
+All engines use this; each runs uv in its own way, in a process or a container. A lock is a
 requirements file in which every line is `name==version` with the hashes of its files. It holds no address: the
 index and its credentials reach uv through `index_environment` only, so they are in no lock, no image and no list of
 processes.
@@ -17,19 +17,19 @@ from packaging.utils import canonicalize_name
 from venvd_contract.errors import Internal, InvalidRequest, Unavailable, VenvdError
 
 MAX_MESSAGE = 4000
-"""Characters of uv's own words that an error carries."""
+"""Characters of uv's output that an error carries."""
 
 _QUIET = ("--no-config", "--no-progress", "--color", "never")
 _HASH = re.compile(r"--hash=(sha(?:256|384|512):[0-9a-f]+)")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s`'\")>\]]+", re.IGNORECASE)
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_AWAY = re.compile(
+_UNAVAILABLE = re.compile(
     r"Failed to fetch|error sending request|dns error|tcp connect error|timed out|Connection (refused|reset)"
     r"|certificate|operation was canceled|No space left|HTTP status (server error|client error \(4(01|03|07|29))"
     r"|Network (connectivity is disabled|is unreachable)|Hash mismatch",
     re.IGNORECASE,
 )
-_ASKED = re.compile(
+_INVALID = re.compile(
     r"No solution found|unsatisfiable|Failed to build|Couldn't parse|Failed to parse|not a valid|no wheel"
 )
 
@@ -37,11 +37,11 @@ _ASKED = re.compile(
 def compile_arguments(
     source: str, output: str, *, python_version: str, python: str | None = None, source_builds: bool = False
 ) -> list[str]:
-    """What follows uv's name to resolve the requirements file `source` into the lock `output`.
+    """The arguments of uv that resolve the requirements file `source` into the lock `output`.
 
     Args:
         source: path of the requirements.
-        output: path of the lock; what is there already is not preferred, so let there be none.
+        output: path of the lock, which must not exist: uv would prefer its versions.
         python_version: the exact version that the lock is for.
         python: path of that interpreter; without it uv looks for one of the version.
         source_builds: also take packages that have no wheel, which runs their code.
@@ -58,7 +58,7 @@ def compile_arguments(
 def install_arguments(
     lock: str, *, python: str, prefix: str | None = None, source_builds: bool = False, link_mode: str = "copy"
 ) -> list[str]:
-    """What follows uv's name to install the file `lock` into `prefix`, or into the environment of `python`.
+    """The arguments of uv that install the file `lock` into `prefix`, or into the environment of `python`.
 
     Hashes are checked, and nothing is installed that the lock does not name. Bytecode is not compiled: uv would run the
     environment's own `.pth` code for that, beside a cache that other venvs share. Compile afterwards with the base
@@ -73,7 +73,7 @@ def install_arguments(
 
 
 def install_projects_arguments(projects: Sequence[str], *, python: str, prefix: str) -> list[str]:
-    """What follows uv's name to install directories with a `pyproject.toml`, and nothing that they depend on.
+    """The arguments of uv that install directories with a `pyproject.toml`, without their dependencies.
 
     The environment of `python` holds their build backend. Nothing is fetched, and no cache is used.
     """
@@ -90,12 +90,12 @@ def _wheels(source_builds: bool) -> tuple[str, ...]:
 
 def index_environment(index_url: str | None, ca_bundle: str | None) -> dict[str, str]:
     """The variables that tell uv its index and the certificates to trust; the bundle is a path where uv runs."""
-    found = {}
+    env = {}
     if index_url:
-        found["UV_DEFAULT_INDEX"] = index_url
+        env["UV_DEFAULT_INDEX"] = index_url
     if ca_bundle:
-        found["SSL_CERT_FILE"] = ca_bundle
-    return found
+        env["SSL_CERT_FILE"] = ca_bundle
+    return env
 
 
 # ---- the lock --------------------------------------------------------------------------------------------------
@@ -126,17 +126,19 @@ def _logical_lines(text: str) -> Iterator[str]:
 def _entry(line: str) -> str:
     hashes = sorted(set(_HASH.findall(line)))
     try:
-        found = Requirement(_HASH.sub("", line))
+        requirement = Requirement(_HASH.sub("", line))
     except InvalidRequirement:
         raise Internal(f"the lock holds a line that is no package: {without_addresses(line)[:200]}") from None
-    pinned = [specifier.version for specifier in found.specifier if specifier.operator in {"==", "==="}]
-    if found.url is not None or len(pinned) != 1 or len(found.specifier) != 1 or not hashes:
+    pinned = [specifier.version for specifier in requirement.specifier if specifier.operator in {"==", "==="}]
+    if requirement.url is not None or len(pinned) != 1 or len(requirement.specifier) != 1 or not hashes:
         raise Internal(f"the lock holds a line that pins no version by hash: {without_addresses(line)[:200]}")
-    marker = f" ; {found.marker}" if found.marker else ""
-    return f"{canonicalize_name(found.name)}=={pinned[0]}{marker}" + "".join(f" --hash={digest}" for digest in hashes)
+    marker = f" ; {requirement.marker}" if requirement.marker else ""
+    return f"{canonicalize_name(requirement.name)}=={pinned[0]}{marker}" + "".join(
+        f" --hash={digest}" for digest in hashes
+    )
 
 
-# ---- complaints ------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------
 
 
 def without_addresses(text: str) -> str:
@@ -145,30 +147,30 @@ def without_addresses(text: str) -> str:
 
 
 def explain(stderr: str) -> str:
-    """What uv complained of, in a sentence that names the requirement and the cause and no package host."""
-    causes, hints = _complaints(without_addresses(stderr))
+    """The errors of uv as one sentence, which names the requirement and the cause but no package host."""
+    causes, hints = _parse_errors(without_addresses(stderr))
     if not causes:
-        return "the installer failed and said nothing"
-    if _AWAY.search(" ".join(causes)) and not _ASKED.search(causes[0]):
-        return _bounded(_away(causes))
+        return "the installer failed without a message"
+    if _UNAVAILABLE.search(" ".join(causes)) and not _INVALID.search(causes[0]):
+        return _bounded(_explain_unavailable(causes))
     if causes[0].startswith("No solution found"):
-        return _bounded(f"the requirements cannot be resolved: {_solution(causes[1:], hints)}")
+        return _bounded(f"the requirements cannot be resolved: {_explain_conflict(causes[1:], hints)}")
     whole = ": ".join([*causes, *hints])
     return _bounded(re.sub(r" in `[^`]*` at position \d+", "", whole))
 
 
 def failure(stderr: str) -> VenvdError:
-    """The error for what uv complained of: `InvalidRequest`, `Unavailable`, or `Internal` where it is neither's."""
-    causes, _ = _complaints(without_addresses(stderr))
+    """The exception for errors of uv: `InvalidRequest`, `Unavailable`, or else `Internal`."""
+    causes, _ = _parse_errors(without_addresses(stderr))
     whole = " ".join(causes)
-    if causes and _ASKED.search(causes[0]):
+    if causes and _INVALID.search(causes[0]):
         return InvalidRequest(explain(stderr))
-    if _AWAY.search(whole):
+    if _UNAVAILABLE.search(whole):
         return Unavailable(explain(stderr))
-    return InvalidRequest(explain(stderr)) if _ASKED.search(whole) else Internal(explain(stderr))
+    return InvalidRequest(explain(stderr)) if _INVALID.search(whole) else Internal(explain(stderr))
 
 
-def _complaints(stderr: str) -> tuple[list[str], list[str]]:
+def _parse_errors(stderr: str) -> tuple[list[str], list[str]]:
     """The error and its causes, outermost first, then the hints."""
     causes: list[str] = []
     hints: list[str] = []
@@ -188,7 +190,7 @@ def _complaints(stderr: str) -> tuple[list[str], list[str]]:
     return causes, hints
 
 
-def _solution(causes: list[str], hints: list[str]) -> str:
+def _explain_conflict(causes: list[str], hints: list[str]) -> str:
     text = " ".join(causes)
     text = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", text)
     text = text.replace(", we can conclude that ", ", hence ").removeprefix("Because ")
@@ -199,7 +201,7 @@ def _solution(causes: list[str], hints: list[str]) -> str:
     return text.strip() or "no reason was given"
 
 
-def _away(causes: list[str]) -> str:
+def _explain_unavailable(causes: list[str]) -> str:
     whole = ": ".join(causes)
     if "Hash mismatch" in whole:
         return f"a file of the package index is not the one that was locked: {whole}"

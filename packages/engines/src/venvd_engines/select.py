@@ -1,4 +1,4 @@
-"""Which engine runs backends: the one asked for, or with `auto` docker where it answers, else local processes."""
+"""Chooses the engine: the one in the settings, or for `auto` docker where it answers, else local processes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ OLDEST_API = (1, 41)
 _API = ".".join(map(str, OLDEST_API))
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 5
-"""An engine that is there answers also on a busy machine: taking it for absent would change where everything runs."""
+"""Long enough for a busy machine: a wrong choice would move all backends to the other engine."""
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
-    """The engine of that name, and in one sentence why it is this one.
+    """The engine of a name, and the reason for the choice as one sentence.
 
     Raises:
-        InvalidRequest: there is no engine of that name.
-        Unavailable: it does not answer; says what would make it.
+        InvalidRequest: there is no engine of this name.
+        Unavailable: it does not answer; the message says how to start it.
     """
     if name not in ENGINES:
         raise InvalidRequest(f'there is no engine "{name[:40]}": choose one of {", ".join(ENGINES)}')
@@ -87,31 +87,31 @@ def _probe(host: str) -> _Answer:
         # with a version named, the SDK does not ask for one by itself
         client = docker.APIClient(version=_API, **docker.utils.kwargs_from_env(), timeout=_ANSWER_SECONDS)
         try:
-            found = client.version(api_version=False)
+            description = client.version(api_version=False)
         finally:
             client.close()
     except (docker.errors.DockerException, OSError, ValueError) as error:
-        return _Answer(host, reason=_innermost(error))
-    return _judged(host, found)
+        return _Answer(host, reason=_find_reason(error))
+    return _judge(host, description)
 
 
 def _connect(host: str) -> None:
     """Try to connect: a closed port fails at once, and an engine that listens may take longer to answer."""
     parts = urlsplit(host)
     if parts.scheme == "unix":
-        with socket.socket(socket.AF_UNIX) as made:
-            made.settimeout(_CONNECT_SECONDS)
-            made.connect(parts.path)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_CONNECT_SECONDS)
+            connection.connect(parts.path)
     elif parts.scheme in {"tcp", "http", "https"} and parts.hostname and parts.port:
         socket.create_connection((parts.hostname, parts.port), _CONNECT_SECONDS).close()
 
 
-def _judged(host: str, found: dict[str, str]) -> _Answer:
-    version = found.get("Version", "?")
-    if _numbers(found.get("ApiVersion", "")) < OLDEST_API:
+def _judge(host: str, description: dict[str, str]) -> _Answer:
+    version = description.get("Version", "?")
+    if _numbers(description.get("ApiVersion", "")) < OLDEST_API:
         return _Answer(host, reason=f"Engine {version} is older than 20.10")
-    if found.get("Os", "linux") != "linux":
-        return _Answer(host, reason=f"Engine {version} runs {found['Os']} containers, not Linux ones")
+    if description.get("Os", "linux") != "linux":
+        return _Answer(host, reason=f"Engine {version} runs {description['Os']} containers, not Linux ones")
     return _Answer(host, version=version)
 
 
@@ -120,13 +120,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
-def _innermost(error: BaseException) -> str:
-    """The reason at the bottom of what the libraries wrapped around it."""
+def _find_reason(error: BaseException) -> str:
+    """The message of the innermost system error in a chain of exceptions."""
     seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        seen.append(found)
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
     system = [one for one in seen if isinstance(one, OSError) and one.strerror]
     return str(system[-1].strerror if system else seen[-1])[:200]
 

@@ -1,4 +1,4 @@
-"""CPythons of this machine: found by uv, fetched by uv where they are absent, believed only after they answered."""
+"""CPythons of this machine. uv finds or fetches them; each must answer a question before it is used."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A CPython that answered; `path` is the real program, not a link, a shim or a venv's."""
+    """A CPython that answered; `path` is the real program, not a link, a shim or that of a venv."""
 
     version: Version
     path: Path
 
 
 def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> RuntimeRef:
-    """The newest CPython that `version` names, fetched where the machine has none.
+    """The newest CPython of a version; fetched where this machine has none.
 
     Raises:
-        InvalidRequest: too old for the worker, or no version.
-        NotFound: names the versions that there are, and why none could be fetched.
+        InvalidRequest: the version is invalid, or too old for the worker.
+        NotFound: lists the versions of this machine, and says why the fetch failed.
     """
     if Version(check_version(version)).release[:2] < OLDEST.release:
         raise InvalidRequest(f"CPython {version} is too old: {OLDEST} or newer is needed")
@@ -59,13 +59,13 @@ def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> R
         known = installed(uv, env, progress)
         chosen = choose(version, known)
         if chosen is None:
-            raise NotFound(_absent(version, known, reason))
+            raise NotFound(_explain_absence(version, known, reason))
     progress.log(f"CPython {chosen.version} at {chosen.path}")
     return RuntimeRef(version, str(chosen.version), str(chosen.path))
 
 
 def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
-    """The newest of those that `version` names; a final release goes before any pre-release."""
+    """The newest interpreter of a version; a final release goes before any pre-release."""
     parts = version.split(".")
     if len(parts) == 3:
         matching = [found for found in known if found.version == Version(version)]
@@ -76,16 +76,16 @@ def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
 
 
 def installed(uv: str, env: Mapping[str, str], progress: Progress) -> list[Interpreter]:
-    """Every usable CPython, each once, in the order in which uv prefers them; our own is the last resort."""
-    found: dict[Path, Interpreter] = {}
+    """Every usable CPython once, in the order of uv's preference; the one that runs this program comes last."""
+    interpreters: dict[Path, Interpreter] = {}
     for path in _candidates(uv, env, progress):
         real = path.resolve()
-        if real not in found:
+        if real not in interpreters:
             progress.check()
             answer = ask(real, env)
             if answer is not None:
-                found.setdefault(answer.path, answer)
-    return list(found.values())
+                interpreters.setdefault(answer.path, answer)
+    return list(interpreters.values())
 
 
 def _candidates(uv: str, env: Mapping[str, str], progress: Progress) -> Iterator[Path]:
@@ -111,7 +111,7 @@ def search_path(env: Mapping[str, str]) -> str:
 
 
 def ask(path: Path, env: Mapping[str, str]) -> Interpreter | None:
-    """What the program at `path` says of itself; None where it is no CPython with a GIL that the worker can use."""
+    """The interpreter at `path`; None where it is not a CPython with a GIL that the worker supports."""
     try:
         answer = subprocess.run(
             [path, "-I", "-S", "-c", _QUESTION],
@@ -121,22 +121,22 @@ def ask(path: Path, env: Mapping[str, str]) -> Interpreter | None:
             timeout=_ASK_SECONDS,
             check=True,
         )
-        said = json.loads(answer.stdout)
-        version = Version(said["version"].rstrip("+"))
+        description = json.loads(answer.stdout)
+        version = Version(description["version"].rstrip("+"))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, InvalidVersion):
         return None
-    usable = said["name"] == "cpython" and said["threads"] and version.release[:2] >= OLDEST.release
-    return Interpreter(version, Path(said["path"])) if usable else None
+    usable = description["name"] == "cpython" and description["threads"] and version.release[:2] >= OLDEST.release
+    return Interpreter(version, Path(description["path"])) if usable else None
 
 
 def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> str:
-    """Let uv install it for this user; the reason where it could not."""
+    """Install a version with uv for this user; returns the reason of a failure, or an empty text."""
     progress.phase("fetch")
     argv = [uv, "python", "install", version, "--no-bin", "--no-config", "--no-progress", "--color", "never"]
-    patient = {"UV_HTTP_RETRIES": "1", **env}
+    installer_env = {"UV_HTTP_RETRIES": "1", **env}
     try:
         result = commands.run(
-            argv, env=patient, progress=progress, timeout=_FETCH_SECONDS, cwd=Path("/"), show=without_addresses
+            argv, env=installer_env, progress=progress, timeout=_FETCH_SECONDS, cwd=Path("/"), show=without_addresses
         )
     except VenvdError as error:
         if error.code == "cancelled":
@@ -145,7 +145,7 @@ def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) ->
     return "" if result.status == 0 else explain(result.stderr).replace("the package index", "its source")
 
 
-def _absent(version: str, known: Iterable[Interpreter], reason: str) -> str:
+def _explain_absence(version: str, known: Iterable[Interpreter], reason: str) -> str:
     versions = ", ".join(dict.fromkeys(str(found.version) for found in sorted(known, key=lambda one: one.version)))
     fetched = f", and it could not be fetched ({reason})" if reason else ""
     return f"this machine has no CPython {version}{fetched}; it has {versions or 'none that can be used'}"
