@@ -107,7 +107,7 @@ class Controller:
             raise from_fields(answer)
         return answer
 
-    def wait(self, operation: dict[str, Any] | str, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, operation: dict[str, Any] | str, seconds: float = 600) -> dict[str, Any]:
         """Wait until an operation ends, and return it."""
         key = operation if isinstance(operation, str) else operation["id"]
 
