@@ -20,8 +20,8 @@ HEAD = struct.Struct("!cI")
 LARGEST = 1 << 30
 
 
-class Courier:
-    """The server's end of one courier."""
+class Transfer:
+    """The server's end of one file transfer."""
 
     def __init__(
         self, host: Any, session: Any, command: str, *, timeout: float = 60, largest: int = LARGEST, **payload: Any
@@ -66,8 +66,8 @@ class Courier:
 def ask(host: Any, session: Any) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
 
-        def asking(command: str, **payload: Any) -> Courier:
-            made = Courier(host, session, command, **payload)
+        def asking(command: str, **payload: Any) -> Transfer:
+            made = Transfer(host, session, command, **payload)
             stack.callback(made.close)
             return made
 
@@ -75,7 +75,7 @@ def ask(host: Any, session: Any) -> Iterator[Any]:
 
 
 def test_a_file_goes_and_comes(session: Any, ask: Any) -> None:
-    """What a courier stores is there for code and for the next courier; it ends when it is done."""
+    """What a file process stores is there for code and for the next one; it ends when it is done."""
     upload = ask("file.put", path="a/b")
     assert upload.answer() == {}
     upload.send(b"12345")
@@ -108,58 +108,58 @@ def test_a_file_process_holds_nothing_of_the_wardens() -> None:
 
 
 def test_a_server_that_gives_up(session: Any, ask: Any, tools: Any) -> None:
-    """Where its connection ends in the middle, the courier undoes what it began, and ends."""
-    courier = ask("file.put", path="x")
-    courier.answer()
-    courier.send(b"half")
-    courier.close()
-    tools.wait_for(lambda: not tools.alive(courier.pid))
+    """Where its connection ends in the middle, the file process undoes what it began, and ends."""
+    transfer = ask("file.put", path="x")
+    transfer.answer()
+    transfer.send(b"half")
+    transfer.close()
+    tools.wait_for(lambda: not tools.alive(transfer.pid))
     assert session.eval("__import__('os').listdir()") == []
 
 
 def test_the_end_of_the_session(host: Any, session: Any, ask: Any, tools: Any) -> None:
     """FileTransfers of a session end with it, and those of others go on."""
     other = host.start()
-    theirs = Courier(host, other, "file.put", path="x")
+    theirs = Transfer(host, other, "file.put", path="x")
     theirs.answer()
-    courier = ask("file.put", path="x")
-    courier.answer()
+    transfer = ask("file.put", path="x")
+    transfer.answer()
     host.kill(session)
-    tools.wait_for(lambda: not tools.alive(courier.pid))
+    tools.wait_for(lambda: not tools.alive(transfer.pid))
     theirs.send(b"1")
     assert theirs.end()["sizeBytes"] == 1
     theirs.close()
     with pytest.raises(NotFound):
-        Courier(host, session, "file.list")
+        Transfer(host, session, "file.list")
     host.kill(other)
     other.close()
 
 
-def test_couriers_are_no_strays(host: Any, session: Any, ask: Any) -> None:
+def test_file_processes_are_no_strays(host: Any, session: Any, ask: Any) -> None:
     """When another session ends and what it left is killed, file_transfers under way are not."""
-    courier = ask("file.put", path="x")
-    courier.answer()
+    transfer = ask("file.put", path="x")
+    transfer.answer()
     other = host.start()
     other.eval("__import__('subprocess').Popen(['sleep', '1000'], start_new_session=True).pid")
     host.kill(other)
     other.exited()
     other.close()
-    courier.send(b"1")
-    assert courier.end()["sizeBytes"] == 1
+    transfer.send(b"1")
+    assert transfer.end()["sizeBytes"] == 1
 
 
-def test_code_that_stops_or_kills_a_courier(session: Any, ask: Any, tools: Any) -> None:
+def test_code_that_stops_or_kills_a_file_process(session: Any, ask: Any, tools: Any) -> None:
     """A file process that the session's code stops is killed, so that no caller waits; one that it kills has ended."""
     for number in ("SIGSTOP", "SIGKILL"):
-        courier = ask("file.put", path="x")
-        courier.answer()
-        session.eval(f"import os, signal; os.kill({courier.pid}, signal.{number})")
-        assert courier.read(1) == b""
-        tools.wait_for(lambda pid=courier.pid: not tools.alive(pid))
+        transfer = ask("file.put", path="x")
+        transfer.answer()
+        session.eval(f"import os, signal; os.kill({transfer.pid}, signal.{number})")
+        assert transfer.read(1) == b""
+        tools.wait_for(lambda pid=transfer.pid: not tools.alive(pid))
 
 
 def test_there_are_only_so_many(session: Any, ask: Any, tools: Any) -> None:
-    """A courier too many is refused; when one ends there is room again."""
+    """A file process too many is refused; when one ends there is room again."""
     file_transfers = [ask("file.put", path=f"{number}") for number in range(32)]
     with pytest.raises(Busy, match="32"):
         ask("file.list")
@@ -175,13 +175,13 @@ def test_there_are_only_so_many(session: Any, ask: Any, tools: Any) -> None:
 
 
 def test_its_time_is_limited(ask: Any, tools: Any) -> None:
-    """A courier that takes longer than it may says so, undoes what it began, and ends."""
-    courier = ask("file.put", timeout=0.3, path="x")
-    courier.answer()
+    """A file process that takes longer than it may says so, undoes what it began, and ends."""
+    transfer = ask("file.put", timeout=0.3, path="x")
+    transfer.answer()
     with pytest.raises(VenvdError, match="time"):
-        courier.answer()
-    courier.close()
-    tools.wait_for(lambda: not tools.alive(courier.pid))
+        transfer.answer()
+    transfer.close()
+    tools.wait_for(lambda: not tools.alive(transfer.pid))
     assert ask("file.list").answer()["files"] == []
 
 
@@ -238,10 +238,10 @@ def test_a_directory_that_code_took_away(host: Any, session: Any, ask: Any) -> N
 
 
 def test_a_limit_holds_in_the_kernel_too(ask: Any) -> None:
-    """A courier cannot write a larger file than it was told, whatever it does."""
-    courier = ask("file.put", path="x", largest=100)
-    courier.answer()
-    assert resource.prlimit(courier.pid, resource.RLIMIT_FSIZE) == (100, 100)
-    courier.send(b"y" * 101)
+    """A file process cannot write a larger file than it was told, whatever it does."""
+    transfer = ask("file.put", path="x", largest=100)
+    transfer.answer()
+    assert resource.prlimit(transfer.pid, resource.RLIMIT_FSIZE) == (100, 100)
+    transfer.send(b"y" * 101)
     with pytest.raises(VenvdError, match=r"larger than 100 bytes.*VENVD_MAX_FILE_BYTES"):
-        courier.end()
+        transfer.end()
