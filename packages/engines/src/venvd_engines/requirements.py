@@ -44,7 +44,7 @@ def check(lines: Sequence[str]) -> list[str]:
         text = _without_comment(line)
         if text:
             _add(combined, _parse(text))
-    return sorted(str(found) for found in combined.values())
+    return sorted(str(requirement) for requirement in combined.values())
 
 
 def check_apt(names: Sequence[str]) -> list[str]:
@@ -96,17 +96,17 @@ def _without_comment(line: str) -> str:
 def _parse(text: str) -> Requirement:
     _refuse_sources(text)
     try:
-        found = Requirement(text)
+        requirement = Requirement(text)
     except InvalidRequirement as error:
         reason = str(error).partition("\n")[0]
         raise _wrong(text, f"cannot be read: {reason}; {_RIGHT}") from None
-    if found.url is not None:
+    if requirement.url is not None:
         raise _wrong(text, f"names an address: {_RIGHT}")
-    if found.marker is not None and re.search(r"\bextra\b", str(found.marker)):
+    if requirement.marker is not None and re.search(r"\bextra\b", str(requirement.marker)):
         raise _wrong(text, 'has a marker on "extra", which means nothing here: leave the marker out')
-    _check_exact(text, found)
-    found.name = canonicalize_name(found.name)
-    return found
+    _check_exact(text, requirement)
+    requirement.name = canonicalize_name(requirement.name)
+    return requirement
 
 
 def _refuse_sources(text: str) -> None:
@@ -122,9 +122,9 @@ def _refuse_sources(text: str) -> None:
         raise _wrong(text, f"is a path; packages come from the package index only: {_RIGHT}")
 
 
-def _check_exact(text: str, found: Requirement) -> None:
+def _check_exact(text: str, requirement: Requirement) -> None:
     """PEP 440's `===` takes any text; installers do not."""
-    for specifier in found.specifier:
+    for specifier in requirement.specifier:
         if specifier.operator == "===":
             try:
                 Version(specifier.version)
@@ -132,12 +132,12 @@ def _check_exact(text: str, found: Requirement) -> None:
                 raise _wrong(text, f'pins "{specifier.version}", which is no version: write it as ==1.2.3') from None
 
 
-def _add(combined: dict[tuple[str, str], Requirement], found: Requirement) -> None:
-    key = (found.name, str(found.marker or ""))
+def _add(combined: dict[tuple[str, str], Requirement], requirement: Requirement) -> None:
+    key = (requirement.name, str(requirement.marker or ""))
     before = combined.get(key)
-    merged = found if before is None else _merged(before, found)
+    merged = requirement if before is None else _merged(before, requirement)
     if merged.specifier.is_unsatisfiable():
-        asked = str(found) if before is None else f"{before} and {found}"
+        asked = str(requirement) if before is None else f"{before} and {requirement}"
         raise InvalidRequest(f"no version can satisfy {_shown(asked)}: ask for versions that exist together")
     combined[key] = merged
 
