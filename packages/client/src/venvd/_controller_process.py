@@ -19,7 +19,7 @@ from venvd._sync.controller import Controller
 from venvd.errors import NoController, Unavailable, VenvdError
 
 PROGRAM = "venvd_controller"
-_READY_TIMEOUT = 60.0
+_READY_TIMEOUT = 180.0
 _STOP_TIMEOUT = 30.0
 
 
