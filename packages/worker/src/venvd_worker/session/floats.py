@@ -1,4 +1,4 @@
-"""Objects as arrays of floats: `tofloatarray` and `tofloatarray2d`; numpy is not needed for it."""
+"""Turn objects into arrays of floats, for `tofloatarray` and `tofloatarray2d`. This needs no numpy."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ _DEEPEST = 32
 
 
 def flat(value: Any) -> List[float]:
-    """All numbers of a nested sequence or a buffer, in order.
+    """Return all numbers of a nested sequence or a buffer, in order.
 
     Raises:
-        InvalidRequest: it holds what is no number; says what.
+        InvalidRequest: the value is no array, is nested too deeply, or holds something that is no number.
     """
-    found: List[float] = []
-    _gather(_items(value), found, 0)
-    return found
+    numbers: List[float] = []
+    _gather(_items(value), numbers, 0)
+    return numbers
 
 
 def rows(value: Any) -> List[List[float]]:
-    """The rows of a sequence of sequences, which need not be of one length; a flat sequence is one row."""
+    """Return the rows of a sequence of sequences. Rows may differ in length. A flat sequence is one row.
+
+    Raises:
+        InvalidRequest: the value is no array, has more than two dimensions, or holds something that is no number.
+    """
     items = list(_items(value))
     if items and not any(map(_is_nested, items)):
         return [flat(items)]
@@ -34,19 +38,20 @@ def _row(item: Any) -> List[float]:
     row = list(_items(item))
     if any(map(_is_nested, row)):
         raise InvalidRequest("the object has more than two dimensions")
-    return [_number(one) for one in row]
+    return [_number(entry) for entry in row]
 
 
-def _gather(items: Any, found: List[float], depth: int) -> None:
+def _gather(items: Any, numbers: List[float], depth: int) -> None:
+    """Append all numbers in `items` to `numbers`."""
     if depth > _DEEPEST:
         raise InvalidRequest("the object is nested more than {} levels deep".format(_DEEPEST))
     for item in items:
         if type(item) is float:
-            found.append(item)
+            numbers.append(item)
         elif _is_nested(item):
-            _gather(_items(item), found, depth + 1)
+            _gather(_items(item), numbers, depth + 1)
         else:
-            found.append(_number(item))
+            numbers.append(_number(item))
 
 
 def _is_nested(item: Any) -> bool:
@@ -56,7 +61,7 @@ def _is_nested(item: Any) -> bool:
 
 
 def _items(value: Any) -> Any:
-    """Something to walk over: what an array or a table gives as lists, what a buffer holds, or the object itself."""
+    """Return an iterable of the items of an array, a table, a buffer or any other iterable."""
     if isinstance(value, (list, tuple, range)):
         return value
     if isinstance(value, (str, dict)):
@@ -68,7 +73,7 @@ def _items(value: Any) -> Any:
     try:
         return memoryview(value).tolist()
     except (TypeError, ValueError, NotImplementedError):
-        pass  # no buffer, or one of a format that has no numbers
+        pass  # the value is no buffer, or Python cannot read the format of its items
     if not hasattr(type(value), "__iter__"):
         raise InvalidRequest("{} is no array of numbers".format(_article(value)))
     return value
