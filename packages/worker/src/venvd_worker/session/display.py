@@ -1,4 +1,4 @@
-"""Rich results: the MIME bundle of an object, and figures that matplotlib still has open."""
+"""Rich results: the MIME bundle of an object, and the figures that pyplot has open."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ _encode = Encoder().encode
 
 
 def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
-    """The MIME bundle of an object that has more to show than its repr; None for any other.
+    """Return the MIME bundle of an object that has more to show than its repr, and None for any other object.
 
     Binary formats are base64.
     """
-    found = _figure(value) or {**_from_methods(value), **_from_mimebundle(value)}
-    if not found:
+    formats = _figure(value) or {**_from_methods(value), **_from_mimebundle(value)}
+    if not formats:
         return None
-    found.setdefault("text/plain", bounded(value))
-    return found
+    formats.setdefault("text/plain", bounded(value))
+    return formats
 
 
 def bundle(value: Any) -> Dict[str, Any]:
-    """The MIME bundle of any object: at least its repr."""
+    """Return the MIME bundle of any object. It holds at least the repr."""
     return rich_bundle(value) or {"text/plain": bounded(value)}
 
 
 def open_figures() -> Iterator[Dict[str, Any]]:
-    """The figures that pyplot has open, each closed once it is taken; nothing where pyplot was not imported."""
+    """Yield a bundle for each figure that pyplot has open, and then close the figure.
+
+    Yields nothing if pyplot is not imported.
+    """
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
         return
@@ -58,7 +61,7 @@ def _figure(value: Any) -> Optional[Dict[str, Any]]:
         return None
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None and value in map(pyplot.figure, pyplot.get_fignums()):
-        return None  # it is shown with the open ones
+        return None  # `open_figures` shows it
     return _png(value)
 
 
@@ -69,16 +72,16 @@ def _png(figure: Any) -> Dict[str, Any]:
 
 
 def _from_methods(value: Any) -> Dict[str, Any]:
-    found = {}
+    formats = {}
     for name, mime in _METHODS.items():
-        # Looked up on the class: objects that answer to every name mean nothing by it.
+        # On the class, because some objects have an attribute of every name.
         method = getattr(type(value), name, None)
         if callable(method):
             data = method(value)
-            data = data[0] if type(data) is tuple and data else data  # metadata comes with it and is not used
+            data = data[0] if type(data) is tuple and data else data  # drops the metadata
             if data is not None:
-                found[mime] = data
-    return _plain(found)
+                formats[mime] = data
+    return _plain(formats)
 
 
 def _from_mimebundle(value: Any) -> Dict[str, Any]:
@@ -90,14 +93,15 @@ def _from_mimebundle(value: Any) -> Dict[str, Any]:
     return _plain(data) if isinstance(data, dict) else {}
 
 
-def _plain(found: Dict[Any, Any]) -> Dict[str, Any]:
-    kept = {}
-    for mime, data in found.items():
+def _plain(formats: Dict[Any, Any]) -> Dict[str, Any]:
+    """Encode the data of each format, and leave out formats whose data JSON cannot carry."""
+    encoded = {}
+    for mime, data in formats.items():
         try:
-            kept[str(mime)] = _base64(data) if isinstance(data, bytes) else _encode(data)
+            encoded[str(mime)] = _base64(data) if isinstance(data, bytes) else _encode(data)
         except NotPlain:
             continue
-    return kept
+    return encoded
 
 
 def _base64(data: bytes) -> str:
