@@ -1,4 +1,7 @@
-"""Signals that end a call: SIGINT where the slot names that call, SIGXCPU where the processor time is used up."""
+"""Signals that end a call.
+
+SIGINT ends the call that the slot names. SIGXCPU ends a call when the session has used up its processor time.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +19,33 @@ _Result = TypeVar("_Result")
 
 
 class ProcessorTimeUsedUp(BaseException):
-    """Raised in the user's code; no Exception, so that it is not swallowed with the user's own errors."""
+    """Ends the user's code. It is no Exception, so that `except Exception` does not swallow it."""
 
 
 class Interrupts:
-    """Whether and when the running call may be interrupted.
+    """Decides when a signal may interrupt the running call.
 
-    Only user code is interrupted: a signal that comes earlier takes effect when user code is entered. One call is
-    interrupted once; it may catch that and run on, until it is killed.
+    A signal interrupts only user code. If it comes earlier, it takes effect when user code begins. A signal interrupts
+    each call at most once. The call may catch the interrupt and run on until the warden kills the session.
     """
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
         self.armed = False
-        """Whether the user's code runs."""
+        """Whether user code runs and may be interrupted."""
         self._raised = 0
         self._handler: Callable[[int, object], None] = self._on_interrupt
         self._cpu_handler: Callable[[int, object], None] = self._on_used_up
 
     def install(self) -> None:
-        """Install the handlers, again before each call: user code may have replaced them."""
+        """Install the handlers. The session does so before each call, because user code may have replaced them."""
         if getsignal(_SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
         if getsignal(_SIGXCPU) is not self._cpu_handler:
             signal.signal(signal.SIGXCPU, self._cpu_handler)
 
     def run(self, action: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
-        """Run the user's code so that it can be interrupted."""
+        """Run user code so that a signal can interrupt it."""
         self.armed = True
         try:
             if self._slot.stop_reason():
@@ -52,21 +55,21 @@ class Interrupts:
             self.armed = False
 
     def shield(self, action: Callable[[], _Result]) -> _Result:
-        """Run our own code, called by the user's; an interrupt waits until it is done."""
-        armed, self.armed = self.armed, False
+        """Run venvd's own code that user code has called. An interrupt waits until it is done."""
+        was_armed, self.armed = self.armed, False
         try:
             return action()
         finally:
-            self.armed = armed
-            if armed:
+            self.armed = was_armed
+            if was_armed:
                 self._check()
 
     def stopped(self) -> bool:
-        """Whether the running call was interrupted."""
+        """Return whether a signal has interrupted the running call."""
         return self._raised == self._slot.sequence
 
     def error(self, traceback: str) -> VenvdError:
-        """The error of an interrupted call."""
+        """Return the error of an interrupted call."""
         if self._slot.stop_reason() == TIMEOUT:
             return DeadlineExceeded(
                 "the call ran into its deadline and was interrupted; its session keeps its state",
@@ -78,6 +81,7 @@ class Interrupts:
         )
 
     def _check(self) -> None:
+        """Interrupt the running call if the slot asks for it and no signal has interrupted it before."""
         if self._raised != self._slot.sequence and self._slot.stop_reason():
             self.armed = False
             self._raised = self._slot.sequence
@@ -88,6 +92,6 @@ class Interrupts:
             self._check()
 
     def _on_used_up(self, _number: int, _frame: object) -> None:
-        if self.armed:  # else the kernel says so again, a second of processor time later
+        if self.armed:  # otherwise the kernel sends the signal again after a second of processor time
             self.armed = False
             raise ProcessorTimeUsedUp("the session used up its processor time")
