@@ -27,16 +27,19 @@ class _Held(NamedTuple):
 class _Lease(NamedTuple):
     seconds: float
     end: float
-    """By the clock that stands still while calls run."""
+    """When the lease ends, by a clock that stands still while calls run."""
 
 
 class Handles:
-    """Objects by unguessable names; `most` is the limit, None for none.
+    """Holds objects by unguessable names.
+
+    Args:
+        most: the largest number of handles; None for no limit.
 
     Attributes:
-        held: by name.
-        leases: of those that have one.
-        lease: seconds for which handles that are made now live unless they are used; None for ever.
+        held: the objects by handle.
+        leases: the leases of those handles that have one.
+        lease: seconds of the lease that new handles get; None for no lease.
     """
 
     def __init__(self, most: Optional[int]) -> None:
@@ -47,10 +50,10 @@ class Handles:
         self.lease: Optional[float] = None
 
     def hold(self, value: Any) -> str:
-        """A new handle of `value`.
+        """Return a new handle of `value`.
 
         Raises:
-            LimitExceeded: as many handles are held as may be.
+            LimitExceeded: the session holds as many handles as it may.
         """
         if self._most is not None and len(self.held) >= self._most:
             raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self._most))
@@ -61,10 +64,10 @@ class Handles:
         return name
 
     def find(self, name: str) -> Any:
-        """The object behind a handle.
+        """Return the object behind a handle, and renew the lease of the handle.
 
         Raises:
-            HandleNotFound: it was disposed, or never given out by this session.
+            HandleNotFound: the session has freed the handle, or never made it.
         """
         held = self.held.get(name)
         if held is None:
@@ -74,6 +77,7 @@ class Handles:
         return held.value
 
     def drop(self, names: Iterable[str]) -> None:
+        """Free handles. A name that is no handle is no error."""
         for name in names:
             self.held.pop(name, None)
             self.leases.pop(name, None)
@@ -85,7 +89,7 @@ class Handles:
         self._busy += seconds
 
     def expire(self) -> Optional[float]:
-        """Drop handles whose lease has ended; seconds until the next lease ends, None where there is none."""
+        """Free handles whose lease has ended. Return the seconds until the next lease ends, or None without leases."""
         if not self.leases:
             return None
         now = self._now()
@@ -93,6 +97,7 @@ class Handles:
         return min((lease.end - now for lease in self.leases.values()), default=None)
 
     def _now(self) -> float:
+        """Read the clock of the leases."""
         return monotonic() - self._busy
 
     def _renew(self, name: str) -> None:
@@ -100,12 +105,12 @@ class Handles:
         if lease is not None:
             self.leases[name] = lease._replace(end=self._now() + lease.seconds)
 
-    def _left(self, name: str) -> Dict[str, float]:
+    def _describe_lease(self, name: str) -> Dict[str, float]:
         lease = self.leases.get(name)
         return {} if lease is None else {"leaseSeconds": round(max(0.0, lease.end - self._now()), 3)}
 
     def listed(self) -> List[Dict[str, Any]]:
-        """As `HandleInfo`, oldest first."""
+        """Return a `HandleInfo` for each handle, oldest first."""
         now = monotonic()
         return [
             {
@@ -113,17 +118,17 @@ class Handles:
                 "typeName": class_name(type(held.value)),
                 "sizeBytes": size(held.value),
                 "ageSeconds": round(now - held.since, 3),
-                **self._left(name),
+                **self._describe_lease(name),
             }
             for name, held in list(self.held.items())
         ]
 
 
 def size(value: Any) -> int:
-    """About how many bytes an object takes, without the objects that it refers to; with the data of an array."""
+    """Estimate the bytes of an object: with the data of a numpy array, without the objects that it refers to."""
     try:
-        found = sys.getsizeof(value, 0)
-        data = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0
+        object_bytes = sys.getsizeof(value, 0)
+        data_bytes = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0
     except Exception:  # noqa: BLE001 - the user's __sizeof__ may raise anything
         return 0
-    return max(found, data if type(data) is int else 0)
+    return max(object_bytes, data_bytes if type(data_bytes) is int else 0)
