@@ -24,7 +24,7 @@ _IDLE_BYTES = 1 << 30
 _IDLE_SECONDS = 15.0
 _GRAIN = 1 << 20
 _WASTE = 4
-"""A segment that is larger than this many times what is asked for stays for those who need it."""
+"""A borrower gets no idle segment that is more than this many times as large as it needs."""
 _PREFIX = "seg-"
 
 
@@ -32,16 +32,16 @@ class Peer(Protocol):
     """A borrower of segments."""
 
     known: Set[str]
-    """Names of segments whose descriptor it has."""
+    """Names of the segments whose descriptors the peer has."""
     takes_descriptors: bool
-    """Whether descriptors can be sent to it."""
+    """Whether the session can send descriptors to the peer."""
 
     def share(self, segment: "Segment") -> List[int]:
-        """Make a segment known to the peer; the descriptors that must go with the reply."""
+        """Make a segment known to the peer, and return the descriptors that the reply must carry."""
 
 
 class ServerPeer:
-    """The server as a peer: it gets descriptors through the warden."""
+    """The server as a peer. It gets descriptors through the warden."""
 
     takes_descriptors = True
 
@@ -57,15 +57,15 @@ class ServerPeer:
         return []
 
     def report_gone(self, names: Sequence[str]) -> None:
-        """Tell the server that these segments will not be used again."""
-        found = self.known.intersection(names)
-        self.known -= found
-        if found:
-            self._control.send({"gone": sorted(found)})
+        """Tell the server that the session will not use these segments again."""
+        known_names = self.known.intersection(names)
+        self.known -= known_names
+        if known_names:
+            self._control.send({"gone": sorted(known_names)})
 
 
 class Segment:
-    """One sealed memfd, mapped, with every page allocated."""
+    """One sealed memfd. The session has mapped it and allocated every page."""
 
     def __init__(self, size: int) -> None:
         self.name = _PREFIX + hexlify(os.urandom(12)).decode()
@@ -74,35 +74,35 @@ class Segment:
         try:
             # The kernel charges a page to the process that touches it first: this process, not its peers.
             os.posix_fallocate(self.descriptor, 0, size)
-            self.map = _mapped(self.descriptor, size, private=False)
+            self.map = _map(self.descriptor, size, private=False)
         except BaseException:
             os.close(self.descriptor)
             raise
         self.idle_since = 0.0
 
     def copy_on_write(self, size: int) -> Any:
-        """Map its first bytes privately: writes, also those of a forked process, stay in that process."""
-        return _mapped(self.descriptor, size, private=True)
+        """Map its first bytes privately. What a process writes there stays in that process, also after a fork."""
+        return _map(self.descriptor, size, private=True)
 
     def close(self) -> None:
-        """Close the descriptor; mappings that are still used stay."""
+        """Close the descriptor. A mapping stays while it has users."""
         os.close(self.descriptor)
 
 
-def _mapped(descriptor: int, size: int, private: bool) -> Any:
-    """Map a file as an object; the mapping lives as long as the object has users."""
+def _map(descriptor: int, size: int, private: bool) -> Any:
+    """Map a file as an object. The mapping lives as long as the object has users."""
     address = kernel.map_file(descriptor, max(1, size), private)
-    found = (ctypes.c_char * size).from_address(address)
-    weakref.finalize(found, kernel.unmap, address, max(1, size)).atexit = False
-    return found
+    mapping = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(mapping, kernel.unmap, address, max(1, size)).atexit = False
+    return mapping
 
 
 class Segments:
     """The segments of one session. A segment is idle, lent to a peer, or kept by an array that lies in it.
 
     Args:
-        most: bytes of all together; None for no limit.
-        gone: called with the names of segments that will not be used again.
+        most: the limit of the bytes of all segments together; None for no limit.
+        gone: the function to call with the names of segments that the session will not use again.
     """
 
     def __init__(self, most: Optional[int], gone: Callable[[List[str]], None]) -> None:
@@ -112,52 +112,52 @@ class Segments:
         self.idle: List[Segment] = []
         self._lent: Dict[str, Peer] = {}
         self.returned: Deque[Segment] = deque()
-        """Segments of arrays that died. A deque, since the garbage collector appends to it at any time."""
+        """Segments whose array died. A deque, because the garbage collector appends to it at any time."""
 
     def lend(self, size: int, peer: Peer) -> Segment:
-        """Lend `peer` a segment of `size` bytes or more, until it is taken back.
+        """Lend `peer` a segment of `size` bytes or more, until `take_back`, `keep_for_array` or `retire`.
 
         Raises:
-            InvalidRequest: no descriptor would reach the peer.
-            LimitExceeded: too many, or too large together.
+            InvalidRequest: the peer cannot receive descriptors.
+            LimitExceeded: the session would have too many segments, or too many bytes in them.
         """
         if not peer.takes_descriptors:
             raise InvalidRequest("pipes carry no descriptors: ask for shared memory over another connection")
         self._collect()
         fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
         if fitting:
-            found = min(fitting, key=lambda each: (each.name not in peer.known, each.size))
-            self.idle.remove(found)
+            segment = min(fitting, key=lambda each: (each.name not in peer.known, each.size))
+            self.idle.remove(segment)
         else:
-            found = self._made(-(-size // _GRAIN) * _GRAIN)
-        self._lent[found.name] = peer
-        return found
+            segment = self._make(-(-size // _GRAIN) * _GRAIN)
+        self._lent[segment.name] = peer
+        return segment
 
     def find_lent(self, name: str, peer: Peer) -> Optional[Segment]:
-        """The segment of that name, if it is lent to `peer`."""
+        """Return the segment of that name if it is lent to `peer`."""
         return self._all.get(name) if self._lent.get(name) is peer else None
 
     def take_back(self, names: Iterable[str]) -> None:
-        """Make segments idle that their peers are done with; a name that is not lent is no error."""
+        """Make lent segments idle, because their peers are done with them. A name that is not lent is no error."""
         for name in names:
             if self._lent.pop(name, None) is not None:
                 self._rest(self._all[name])
         self._trim()
 
     def keep_for_array(self, segment: Segment, size: int) -> Any:
-        """Map the first bytes of a lent segment for an array; the segment comes back when the array dies."""
-        part = segment.copy_on_write(size)
-        weakref.finalize(part, self.returned.append, segment).atexit = False
+        """Map the first bytes of a lent segment for an array. The segment becomes idle after the array dies."""
+        mapping = segment.copy_on_write(size)
+        weakref.finalize(mapping, self.returned.append, segment).atexit = False
         del self._lent[segment.name]
-        return part
+        return mapping
 
     def retire(self, names: Iterable[str]) -> None:
-        """Never lend these segments again: their peer is gone, and may still have them mapped."""
+        """Drop these lent segments. Their peer is gone, and may still have them mapped."""
         self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
 
     @property
     def crowded(self) -> bool:
-        """Whether so many are in use that further arrays should be copied out of theirs."""
+        """Whether so many segments are in use that the session should copy further arrays out of theirs."""
         return len(self._all) - len(self.idle) > MOST_SEGMENTS // 2
 
     def is_lent(self, name: str) -> bool:
@@ -167,13 +167,13 @@ class Segments:
         return [name for name, holder in self._lent.items() if holder is peer]
 
     def list_gone(self, peer: Peer) -> List[str]:
-        """Names that `peer` knows and that will not be used again; each is listed once."""
+        """Return the names of dropped segments that `peer` still knows. Each name is returned once."""
         names = [name for name in peer.known if name not in self._all]
         peer.known.difference_update(names)
         return names
 
     def expire(self) -> Optional[float]:
-        """Drop segments that have been idle for long; seconds until the next one, None where there is none."""
+        """Drop segments that have been idle for long. Return the seconds until the next is due, or None without one."""
         if not self.idle and not self.returned:
             return None
         self._collect()
@@ -183,7 +183,7 @@ class Segments:
 
     # ---- inside
 
-    def _made(self, size: int) -> Segment:
+    def _make(self, size: int) -> Segment:
         self._make_room(size)
         if len(self._all) >= MOST_SEGMENTS:
             raise LimitExceeded("the session has {} arrays in shared memory, which is its limit".format(MOST_SEGMENTS))
@@ -193,9 +193,9 @@ class Segments:
                     size, self._total(), self._most
                 )
             )
-        made = Segment(size)
-        self._all[made.name] = made
-        return made
+        segment = Segment(size)
+        self._all[segment.name] = segment
+        return segment
 
     def _make_room(self, size: int) -> None:
         """Drop idle segments, oldest first, until a new one fits."""
@@ -209,6 +209,7 @@ class Segments:
         return sum(each.size for each in self._all.values())
 
     def _collect(self) -> None:
+        """Make segments idle whose array died, and trim."""
         while self.returned:
             self._rest(self.returned.popleft())
         self._trim()
@@ -218,6 +219,7 @@ class Segments:
         self.idle.append(segment)
 
     def _trim(self) -> None:
+        """Drop idle segments, oldest first, until they take no more bytes than they may."""
         while sum(each.size for each in self.idle) > _IDLE_BYTES:
             self._drop([self.idle[0]])
 
