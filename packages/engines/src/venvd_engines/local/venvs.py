@@ -1,8 +1,8 @@
 """Venvs as directories, built in place under a lock.
 
-A venv cannot be moved, so a build works at its final path. The record `venvd.json`, written last, makes a directory a
-venv; the next build or `sweep` removes one without it. The installer inherits the lock's descriptor: no other build
-begins while an installer of a killed controller still writes.
+A venv cannot be moved, so a build works at its final path. Its last step writes the record `venvd.json`. A directory
+without a record is no venv, and the next build or `sweep` removes it. The installer inherits the descriptor of the
+lock, so no other build begins while the installer of a killed controller still writes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from venvd_engines.local.state import write_whole
 _RECORD = "venvd.json"
 _RETIRED = ".retired-"
 _KILL_SECONDS = 5.0
-# runs on the base interpreter without `site`, so that no code of a package runs
-_LIST = """
+# the base interpreter runs this without `site`, so that no code of a package runs
+_LIST_CODE = """
 import importlib.metadata as metadata, json, sys
 print(json.dumps(sorted({(d.metadata["Name"], d.version) for d in metadata.distributions(path=[sys.argv[1]])})))
 """
@@ -41,7 +41,14 @@ print(json.dumps(sorted({(d.metadata["Name"], d.version) for d in metadata.distr
 
 @dataclass(frozen=True)
 class Tools:
-    """The installer of builds: the path of uv, its environment with the index, and seconds for each command."""
+    """The installer of builds.
+
+    Attributes:
+        uv: the path of uv.
+        env: the environment of uv; it names the package index.
+        timeout: seconds that each command may take.
+        source_builds: whether packages may be built from source.
+    """
 
     uv: str
     env: Mapping[str, str]
@@ -50,6 +57,8 @@ class Tools:
 
 
 class Venvs:
+    """Builds, finds and removes the venvs below one directory."""
+
     def __init__(self, root: Path, tools: Tools) -> None:
         self._root = root
         self._tools = tools
@@ -59,7 +68,7 @@ class Venvs:
         """Resolve requirements for an interpreter.
 
         Raises:
-            InvalidRequest: they cannot be resolved; says which and why.
+            InvalidRequest: the requirements cannot be resolved; the message says which, and why.
             Unavailable: the package index does not answer.
         """
         progress.phase("lock")
@@ -76,7 +85,7 @@ class Venvs:
             return locking.clean(Path(output).read_text())
 
     def find(self, key: str) -> Image | None:
-        """The venv of a key; None where it is not built, or where its interpreter was removed."""
+        """Find the venv of a key. Return None if it is not built, or if its interpreter is gone."""
         try:
             record = json.loads((self._root / key / _RECORD).read_text())
             packages = [Package(name, version) for name, version in record["packages"]]
@@ -86,7 +95,7 @@ class Venvs:
         return image if python_of(image).exists() else None
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
-        """Build a venv, or find it by its key."""
+        """Build a venv, unless one with the same key exists."""
         key = venv.key()
         self._make_root()
         with self._locks.hold(key, progress) as lock:
@@ -130,12 +139,15 @@ class Venvs:
         write_whole(self._root / image.key / _RECORD, json.dumps(record, indent=1))
 
     def _compile(self, base: str, folder: Path, lock: int, progress: Progress) -> None:
-        """Compile bytecode with the base interpreter, which runs no code of a package; skip files of Python 2."""
+        """Compile the packages to bytecode, but skip files that do not compile, such as those for Python 2.
+
+        The base interpreter compiles them, so no code of a package runs.
+        """
         argv = [base, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", str(_site(folder))]
         self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env), show=None)
 
     def _list_packages(self, base: str, folder: Path, lock: int, progress: Progress) -> list[Package]:
-        argv = [base, "-I", "-S", "-c", _LIST, str(_site(folder))]
+        argv = [base, "-I", "-S", "-c", _LIST_CODE, str(_site(folder))]
         result = self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env))
         if result.status != 0:
             raise Internal(f"the packages of the venv cannot be listed: {result.stderr[-1000:]}")
@@ -172,17 +184,17 @@ class Venvs:
         )
 
     def leftovers(self, used: Collection[str]) -> Iterator[Leftover]:
-        """The venvs whose keys are not `used`."""
-        for record in sorted(self._root.glob(f"*/{_RECORD}")):
-            folder = record.parent
+        """Yield the venvs whose keys are not `used`."""
+        for record_path in sorted(self._root.glob(f"*/{_RECORD}")):
+            folder = record_path.parent
             if folder.name not in used and not folder.name.startswith(_RETIRED):
                 yield Leftover("venv", str(folder), current=False, sizeBytes=size(folder))
 
     def remove(self, key: str) -> None:
-        """Remove a venv, or a part of one.
+        """Remove a venv, or what a failed build left of it.
 
         Raises:
-            InUse: it is being built.
+            InUse: a build of the venv is running.
         """
         self._make_root()
         with self._locks.try_hold(key) as lock:
@@ -191,7 +203,7 @@ class Venvs:
             self._retire(key)
 
     def sweep(self) -> None:
-        """Remove what killed builds left: their installers, partial venvs, locks and scratch folders."""
+        """End the installers of killed builds, and remove their partial venvs, locks and scratch folders."""
         if not self._root.is_dir():
             return
         for key in self._locks.list_keys():
@@ -201,7 +213,7 @@ class Venvs:
             _remove_unused(path)
 
     def _sweep_build(self, key: str) -> bool:
-        """Remove a partial venv; False where a build holds its lock."""
+        """Remove the venv of a key if it is partial. Return False if a build holds its lock."""
         with self._locks.try_hold(key) as lock:
             if lock is not None and self.find(key) is None:
                 self._retire(key)
@@ -214,16 +226,16 @@ class Venvs:
         self._make_root()
         folder = self._root / f"{_RETIRED}{secrets.token_hex(6)}"
         folder.mkdir(mode=0o700)
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            try_lock(held)
+            try_lock(descriptor)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.close(held)
+            os.close(descriptor)
 
     def _retire(self, key: str) -> None:
-        """Rename a venv, then delete it, so that a killed removal leaves no partial venv under its key."""
+        """Rename a venv, then delete it, so that a removal that is killed leaves no partial venv under the key."""
         retired = self._root / f"{_RETIRED}{secrets.token_hex(6)}"
         try:
             (self._root / key).rename(retired)
@@ -239,7 +251,7 @@ class Venvs:
 
 
 def size(folder: Path) -> int:
-    """Bytes that the files below a folder occupy."""
+    """Return how many bytes the files below a folder occupy."""
     total = 0
     for directory, _, names in os.walk(folder):
         for name in names:
@@ -249,7 +261,7 @@ def size(folder: Path) -> int:
 
 
 def python_of(image: Image) -> Path:
-    """The interpreter of a venv."""
+    """Return the path of the interpreter of a venv."""
     return Path(image.ref) / "bin" / "python"
 
 
@@ -262,11 +274,12 @@ def _site(folder: Path) -> Path:
 
 
 def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without uv's settings, which may hold an index's credentials."""
+    """Return the environment without uv's settings, which may hold the credentials of an index."""
     return {name: value for name, value in env.items() if not name.startswith("UV_")}
 
 
 def _check_pins(lock: str, packages: list[Package]) -> None:
+    """Check that each package is installed in the version that the lock names."""
     installed: dict[str, str] = {canonicalize_name(package.name): package.version for package in packages}
     for name, version in locking.pins(lock).items():
         if installed.get(name) != version:
@@ -276,18 +289,18 @@ def _check_pins(lock: str, packages: list[Package]) -> None:
 def _remove_unused(folder: Path) -> None:
     """Remove a scratch folder that no process has locked."""
     try:
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return
     try:
-        if try_lock(held):
+        if try_lock(descriptor):
             shutil.rmtree(folder, ignore_errors=True)
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 def _write_owner(lock: int, installer: Identity | None) -> None:
-    """Record the builder and its installer in the lock file, for a sweep after the builder was killed."""
+    """Write the builder and its installer to the lock file, so that a sweep can find them if the builder is killed."""
     owner = identify(os.getpid())
     record = {"owner": owner and vars(owner), "installer": installer and vars(installer)}
     os.ftruncate(lock, 0)
@@ -295,7 +308,10 @@ def _write_owner(lock: int, installer: Identity | None) -> None:
 
 
 def _end_orphan(lock: Path) -> bool:
-    """End the installer of a builder that was killed; False where the builder still runs."""
+    """End the installer of a builder that was killed.
+
+    Return False if the builder still runs, or if the lock file cannot be read.
+    """
     try:
         record = json.loads(lock.read_bytes())
         owner, installer = Identity(**record["owner"]), record["installer"] and Identity(**record["installer"])
