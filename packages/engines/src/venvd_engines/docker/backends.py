@@ -64,7 +64,10 @@ class Backends:
     # ---- start -----------------------------------------------------------------------------------------------
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
-        """Make the channel and start both containers at once; a failed start leaves nothing."""
+        """Make the channel, then start both containers at the same time.
+
+        If the start fails, remove all parts of the backend.
+        """
         server_image = self._servers.ensure(launch.type, progress)
         if launch.type == "pipe" and not launch.socket_name:
             raise InvalidRequest("a pipe backend needs the name of its directory of sockets")
@@ -83,12 +86,12 @@ class Backends:
             self._remove(launch.id, socket, server_image)
             raise
 
-    def _labels(self, launch: Launch, part: str, **more: str) -> dict[str, str]:
-        given = {name: value for name, value in launch.labels.items() if not name.startswith("dev.venvd.")}
-        own = self._client.labels(
-            part, launch=launch.id, name=launch.name, type=launch.type, key=launch.image.key, **more
+    def _labels(self, launch: Launch, part: str, **extra: str) -> dict[str, str]:
+        user_labels = {name: value for name, value in launch.labels.items() if not name.startswith("dev.venvd.")}
+        engine_labels = self._client.labels(
+            part, launch=launch.id, name=launch.name, type=launch.type, key=launch.image.key, **extra
         )
-        return {**given, **own}
+        return {**user_labels, **engine_labels}
 
     def _make_channel(self, launch: Launch) -> None:
         options = f"uid={labels.WORKER_UID},gid={labels.SHARED_GID},mode=2770,size={CHANNEL_BYTES},nosuid,nodev,noexec"
@@ -103,12 +106,12 @@ class Backends:
         return Mount(CHANNEL, labels.part_name(launch.id, labels.CHANNEL), type="volume", no_copy=True)
 
     def _start_worker(self, launch: Launch) -> None:
-        path = archive.build(self._client.settings.home / "worker")
-        volume = self._volumes.ensure(
-            labels.ARCHIVE, archive.version(), lambda: {path.name: path.read_bytes()}, launch.image.ref
+        archive_path = archive.build(self._client.settings.home / "worker")
+        archive_volume = self._volumes.ensure(
+            labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
         )
         tmpfs = tmpfs_options(launch.limits.tmpfs_bytes, labels.WORKER_UID, labels.SHARED_GID, executable=True)
-        warden = [f"{PREFIX}/bin/python", "-I", f"{ARCHIVE}/{path.name}", "warden"]
+        warden_command = [f"{PREFIX}/bin/python", "-I", f"{ARCHIVE}/{archive_path.name}", "warden"]
         container = self._client.create_container(
             launch.image.ref,
             labels=self._labels(launch, labels.WORKER),
@@ -117,10 +120,10 @@ class Backends:
             processes=launch.limits.processes,
             network=self._networks.ensure() if launch.network else "none",
             tmpfs={TMP: tmpfs, WORK: tmpfs},
-            mounts=[self._channel(launch), Mount(ARCHIVE, volume, type="volume", read_only=True, no_copy=True)],
+            mounts=[self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)],
             runtime=self._client.settings.oci_runtime,
             shm_bytes=launch.limits.tmpfs_bytes,
-            command=[*warden, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
+            command=[*warden_command, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
             environment={WORKER_ENV: json.dumps(dict(launch.worker_env)), "HOME": WORK, "TMPDIR": TMP},
             user=f"{labels.WORKER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.WORKER),
@@ -136,33 +139,33 @@ class Backends:
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
             mode = socket_directories.OPEN if has_token else socket_directories.CLOSED
-            path = self._directories.make(socket, mode, launch.image.ref)
-            mounts.append(Mount(socket_directories.INSIDE, str(path), type="bind"))
-        probe = self._client.settings.docker_network is None
-        search = PortSearch(launch.host, launch.ports, {*self._list_published(), *launch.reserved}, probe=probe)
+            directory = self._directories.make(socket, mode, launch.image.ref)
+            mounts.append(Mount(socket_directories.INSIDE, str(directory), type="bind"))
+        try_bind = self._client.settings.docker_network is None
+        search = PortSearch(launch.host, launch.ports, {*self._list_published(), *launch.reserved}, probe=try_bind)
         while True:
             progress.check()
-            chosen = search.choose()
-            record = self._make_record(launch, image, socket, chosen)
-            name = self._create_server(launch, image, mounts, chosen, record)
+            host_ports = search.choose()
+            record = self._make_record(launch, image, socket, host_ports)
+            name = self._create_server(launch, image, mounts, host_ports, record)
             try:
                 self._client.api.start(name)
             except docker.errors.APIError as error:
-                if not search.exclude(chosen, explain(error)):
+                if not search.exclude(host_ports, explain(error)):
                     raise
                 self._client.remove_container(name)
             else:
                 return record
 
     def _list_published(self) -> Iterator[int]:
-        """The ports that containers on this engine publish, those of other owners included."""
+        """Yield the ports that containers on this engine publish, also those of other owners."""
         for container in self._client.api.containers():
             for port in container.get("Ports") or ():
                 if port.get("PublicPort"):
                     yield port["PublicPort"]
 
     def _create_server(
-        self, launch: Launch, image: str, mounts: Sequence[Mount], chosen: Mapping[int, int], record: LaunchRecord
+        self, launch: Launch, image: str, mounts: Sequence[Mount], host_ports: Mapping[int, int], record: LaunchRecord
     ) -> str:
         return self._client.create_container(
             image,
@@ -175,39 +178,42 @@ class Backends:
             network=(self._client.settings.docker_network or self._networks.ensure()) if launch.ports else "none",
             tmpfs={TMP: tmpfs_options(SERVER_TMP_BYTES, labels.SERVER_UID, labels.SHARED_GID)},
             mounts=mounts,
-            published={inside: (launch.host, outside) for inside, outside in chosen.items()},
+            published={inside: (launch.host, outside) for inside, outside in host_ports.items()},
             keep_entrypoint=True,
             environment=_server_env(launch),
-            ports=[(inside, "tcp") for inside in chosen],
+            ports=[(inside, "tcp") for inside in host_ports],
             user=f"{labels.SERVER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.SERVER),
             hostname=launch.name,
         )
 
-    def _make_record(self, launch: Launch, image: str, socket: str | None, chosen: Mapping[int, int]) -> LaunchRecord:
+    def _make_record(
+        self, launch: Launch, image: str, socket: str | None, host_ports: Mapping[int, int]
+    ) -> LaunchRecord:
         if socket is not None:
-            path = self._directories.path(socket)
-            url, probe = f"unix://{path / socket_directories.MAIN}", f"unix://{path / socket_directories.PROBES}"
+            directory = self._directories.path(socket)
+            url = f"unix://{directory / socket_directories.MAIN}"
+            probe_url = f"unix://{directory / socket_directories.PROBES}"
         else:
-            inside = {port.name: port.inside for port in launch.ports}
-            probed = inside.get("http", inside["main"])
+            inside_ports = {port.name: port.inside for port in launch.ports}
+            probe_port = inside_ports.get("http", inside_ports["main"])
             host = url_host(launch.host)
-            url = f"{_SCHEMES[launch.type]}://{host}:{chosen[inside['main']]}"
-            probe = f"http://{host}:{chosen[probed]}"
+            url = f"{_SCHEMES[launch.type]}://{host}:{host_ports[inside_ports['main']]}"
+            probe_url = f"http://{host}:{host_ports[probe_port]}"
             if self._client.settings.docker_network:
-                probe = f"http://{labels.part_name(launch.id, labels.SERVER)}:{probed}"
+                probe_url = f"http://{labels.part_name(launch.id, labels.SERVER)}:{probe_port}"
         return LaunchRecord(
             engine="docker",
             launch_id=launch.id,
             url=url,
-            probe_url=probe,
+            probe_url=probe_url,
             data={"socket": socket, "image": image, "memoryBytes": launch.limits.memory_bytes},
         )
 
     # ---- running backends ------------------------------------------------------------------------------------
 
     def inspect(self, record: LaunchRecord) -> BackendState:
-        """The state of both containers."""
+        """Return the state of both containers."""
         return BackendState(*(self._inspect_part(record, part) for part in labels.PARTS))
 
     def _inspect_part(self, record: LaunchRecord, part: str) -> PartState:
@@ -220,31 +226,33 @@ class Backends:
         return PartState("exited", _describe_exit(state, record))
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
-        """Stop the server first: its running calls may still get answers from their sessions."""
-        end = time.monotonic() + grace
-        for part, reserve in ((labels.SERVER, 1.0), (labels.WORKER, 0.0)):
-            seconds = max(0.0, end - time.monotonic() - reserve)
+        """Stop the server, then the worker host, so that sessions may still answer calls that run."""
+        deadline = time.monotonic() + grace
+        for part, reserved_seconds in ((labels.SERVER, 1.0), (labels.WORKER, 0.0)):
+            seconds = max(0.0, deadline - time.monotonic() - reserved_seconds)
             with contextlib.suppress(docker.errors.NotFound):
                 self._client.api.stop(labels.part_name(record.launch_id, part), timeout=math.floor(seconds))
 
     def logs(self, record: LaunchRecord, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
-        """The lines of both containers; with `follow` until they end."""
-        read = logs.follow_logs if follow else logs.read_logs
-        yield from read(self._client.api, record.launch_id, tail)
+        """Yield the log lines of both containers; with `follow`, until both end."""
+        read_lines = logs.follow_logs if follow else logs.read_logs
+        yield from read_lines(self._client.api, record.launch_id, tail)
 
     def list_owned(self) -> list[Owned]:
-        """The backends of this home, from the labels of their containers and channels."""
+        """List the backends of this home, as the labels of their containers and channels describe them."""
         label_sets = [
             container["Labels"] for container in self._client.api.containers(all=True, filters=self._client.filters())
         ]
-        channels = self._client.api.volumes(self._client.filters(labels.CHANNEL))["Volumes"] or ()
-        label_sets += [volume["Labels"] for volume in channels]
-        launches: dict[str, dict[str, Mapping[str, str]]] = {}
+        channel_volumes = self._client.api.volumes(self._client.filters(labels.CHANNEL))["Volumes"] or ()
+        label_sets += [volume["Labels"] for volume in channel_volumes]
+        labels_by_launch: dict[str, dict[str, Mapping[str, str]]] = {}
         for label_set in label_sets:
             launch_id, role = label_set.get(labels.LAUNCH), label_set.get(labels.ROLE)
             if launch_id and role:
-                launches.setdefault(launch_id, {})[role] = label_set
-        return [_make_owned(launch_id, roles) for launch_id, roles in sorted(launches.items())]
+                labels_by_launch.setdefault(launch_id, {})[role] = label_set
+        return [
+            _make_owned(launch_id, labels_by_role) for launch_id, labels_by_role in sorted(labels_by_launch.items())
+        ]
 
     # ---- removal ---------------------------------------------------------------------------------------------
 
@@ -260,7 +268,10 @@ class Backends:
             self._remove(owned.launch_id, None, None)
 
     def _remove(self, launch_id: str, socket: str | None, image: str | None, *, again: bool = False) -> None:
-        """Remove all parts of a launch, the others even where one fails."""
+        """Remove all parts of a launch.
+
+        If a container cannot be removed, remove the other parts, then raise the error.
+        """
         with ThreadPoolExecutor(len(labels.PARTS), thread_name_prefix="docker: destroy") as pool:
             removals = [
                 pool.submit(self._client.remove_container, labels.part_name(launch_id, part)) for part in labels.PARTS
@@ -269,8 +280,8 @@ class Backends:
         with contextlib.suppress(docker.errors.NotFound):
             self._client.api.remove_volume(labels.part_name(launch_id, labels.CHANNEL))
         if socket is not None:
-            users = self._client.api.containers(all=True, filters=self._client.filters(socket=socket))
-            if not users:
+            containers = self._client.api.containers(all=True, filters=self._client.filters(socket=socket))
+            if not containers:
                 self._directories.remove(socket, image, keep=again)
         self._networks.remove_unused()
         if failures:
@@ -278,16 +289,18 @@ class Backends:
 
 
 def _server_env(launch: Launch) -> dict[str, str]:
-    """The server's settings; those of `SERVER_PATHS` are the engine's."""
-    inside = {port.name: str(port.inside) for port in launch.ports}
-    paths = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": "0.0.0.0"}  # noqa: S104 - in a container; published on `host` only
-    if "main" in inside:
-        paths["VENVD_PORT"] = inside["main"]
-    if "http" in inside:
-        paths["VENVD_HTTP_PORT"] = inside["http"]
+    """Return the settings of the server. Those of `SERVER_PATHS` come from the engine."""
+    inside_ports = {port.name: str(port.inside) for port in launch.ports}
+    host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
+    engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host}
+    if "main" in inside_ports:
+        engine_settings["VENVD_PORT"] = inside_ports["main"]
+    if "http" in inside_ports:
+        engine_settings["VENVD_HTTP_PORT"] = inside_ports["http"]
     if launch.type == "pipe":
-        paths |= {"VENVD_SOCKET_DIR": socket_directories.INSIDE, "VENVD_SOCKET_MODE": socket_directories.SOCKET_MODE}
-    return {**launch.server_env, **paths}
+        engine_settings["VENVD_SOCKET_DIR"] = socket_directories.INSIDE
+        engine_settings["VENVD_SOCKET_MODE"] = socket_directories.SOCKET_MODE
+    return {**launch.server_env, **engine_settings}
 
 
 def _describe_exit(state: Mapping[str, Any], record: LaunchRecord) -> str:
@@ -298,10 +311,10 @@ def _describe_exit(state: Mapping[str, Any], record: LaunchRecord) -> str:
     return f"exited with status {state['ExitCode']}" + (f": {state['Error']}" if state.get("Error") else "")
 
 
-def _make_owned(launch_id: str, roles: Mapping[str, Mapping[str, str]]) -> Owned:
+def _make_owned(launch_id: str, labels_by_role: Mapping[str, Mapping[str, str]]) -> Owned:
     record = None
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
-        record = LaunchRecord(**json.loads(roles[labels.SERVER][labels.RECORD]))
-    complete = record is not None and roles.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
-    name = next(iter(roles.values())).get(labels.NAME, "")
+        record = LaunchRecord(**json.loads(labels_by_role[labels.SERVER][labels.RECORD]))
+    complete = record is not None and labels_by_role.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
+    name = next(iter(labels_by_role.values())).get(labels.NAME, "")
     return Owned(launch_id=launch_id, name=name, record=record, complete=complete)
