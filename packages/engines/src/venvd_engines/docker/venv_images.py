@@ -1,4 +1,4 @@
-"""Venvs as images: locks, builds in a build container, checks in a fresh one."""
+"""Venvs as images: the engine locks and builds them in a build container, and checks them in a fresh one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOCK = f"{SCRATCH}/requirements.txt"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The search path where the base image sets none."""
 _CHECK_SECONDS = 120.0
-_CHECK = """
+_CHECK_CODE = """
 import importlib.metadata, json, platform
 packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
 print(json.dumps([platform.python_version(), sorted(packages.items(), key=lambda item: item[0].lower())]))
@@ -40,7 +40,10 @@ _APT_CLEAN = "find /var/cache/apt -type f -delete; rm -rf /var/lib/apt/lists/* /
 
 
 class VenvImages:
-    """Builds and finds the venv images of this home; only an image that passed its check is tagged."""
+    """Builds and finds the venv images of this home.
+
+    An image gets its tag when it has passed its check. venvd uses no image without a tag.
+    """
 
     def __init__(self, client: DockerClient, bases: BaseImages, containers: BuildContainers) -> None:
         self._client = client
@@ -50,12 +53,12 @@ class VenvImages:
 
     def lock(self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress) -> str:
         """Resolve requirements; see `Engine.lock`."""
-        checked = requirements.check(lines)
-        if not checked:
+        checked_lines = requirements.check(lines)
+        if not checked_lines:
             return ""
         self._bases.ensure(runtime.base, progress)
         with self._containers.open(runtime.base, progress) as container:
-            container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked).encode())
+            container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked_lines).encode())
             arguments = locking.compile_arguments(
                 _REQUIREMENTS,
                 _LOCK,
@@ -67,7 +70,7 @@ class VenvImages:
             return locking.clean(must(container.run(["cat", _LOCK], quiet=True), "read the lock"))
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
-        """Build an image, check it and tag it; one that exists is found by its key."""
+        """Build an image, check it and tag it, unless one with the same key exists."""
         key = venv.key()
         with self._locks.hold(key, progress):
             image = self.find(key)
@@ -87,7 +90,7 @@ class VenvImages:
             return image
 
     def find(self, key: str) -> Image | None:
-        """The checked image of a key, or None."""
+        """Return the checked image of a key, or None."""
         for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
             if f"{REPOSITORY}:{self._tag(key)}" in (image.get("RepoTags") or ()):
                 packages = json.loads(image["Labels"][labels.PACKAGES])
@@ -100,7 +103,7 @@ class VenvImages:
         return None
 
     def list_accepted(self) -> Iterator[tuple[str, Any]]:
-        """The checked images of this home, each with its tag."""
+        """Yield the checked images of this home, each after its tag."""
         for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
             for tag in image.get("RepoTags") or ():
                 if tag.startswith(f"{REPOSITORY}:{self._client.settings.home_id}-"):
@@ -108,14 +111,14 @@ class VenvImages:
 
     @staticmethod
     def key_of(tag: str) -> str:
-        """The key in a tag of `list_accepted`."""
+        """Return the key in a tag that `list_accepted` yields."""
         return tag.rpartition("-")[2]
 
     def remove(self, key: str) -> None:
         """Remove the images of a key.
 
         Raises:
-            InUse: a container uses one; names the backends.
+            InUse: a container uses one of them; the message names the backends.
         """
         for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
             users = self._client.api.containers(all=True, filters={"ancestor": [image["Id"]]})
@@ -126,7 +129,7 @@ class VenvImages:
                 self._client.api.remove_image(image["Id"], force=True)
 
     def sweep(self) -> None:
-        """Remove images of killed builds, which were not checked yet."""
+        """Remove the images of killed builds: no check has accepted them."""
         for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
             tags = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")]
             if not tags and not self._client.made_here(image["Labels"]):
@@ -136,11 +139,11 @@ class VenvImages:
     # ---- one build -------------------------------------------------------------------------------------------
 
     def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
-        apt = requirements.check_apt(venv.apt_packages)
-        with self._containers.open(venv.runtime.base, progress, root_work=bool(apt), key=key) as container:
-            if apt:
+        apt_packages = requirements.check_apt(venv.apt_packages)
+        with self._containers.open(venv.runtime.base, progress, root_work=bool(apt_packages), key=key) as container:
+            if apt_packages:
                 progress.phase("apt packages")
-                self._install_apt(container, apt)
+                self._install_apt(container, apt_packages)
             progress.phase("install")
             container.make_venv(PREFIX)
             if venv.lock:
@@ -158,16 +161,16 @@ class VenvImages:
 
     def _install_apt(self, container: BuildContainer, names: Sequence[str]) -> None:
         env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": SCRATCH, "LC_ALL": "C.UTF-8"}
-        apt = [*_APT]
+        apt_get = [*_APT]
         if self._client.settings.ca_bundle:
-            apt += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
-        must(container.run([*apt, "update"], env), "fetch Debian's package lists")
-        outcome = container.run([*apt, "install", "-y", "--no-install-recommends", *names], env)
-        must(outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
+            apt_get += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
+        must(container.run([*apt_get, "update"], env), "fetch Debian's package lists")
+        install_outcome = container.run([*apt_get, "install", "-y", "--no-install-recommends", *names], env)
+        must(install_outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
         must(container.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
 
     def _make_config(self, venv: VenvBuild, key: str, packages: Sequence[Package]) -> dict[str, Any]:
-        """The configuration of the image; its labels are those that `find` reads."""
+        """Return the configuration of the image, with the labels that `find` reads."""
         base = self._client.api.inspect_image(venv.runtime.base)["Config"] or {}
         base_env = dict(variable.partition("=")[::2] for variable in base.get("Env") or ())
         return {
@@ -190,18 +193,19 @@ class VenvImages:
             cpus=1,
             processes=64,
             tmpfs={"/tmp": tmpfs_options(64 << 20, labels.WORKER_UID, labels.SHARED_GID)},  # noqa: S108
-            command=[f"{PREFIX}/bin/python", "-I", "-c", _CHECK],
+            command=[f"{PREFIX}/bin/python", "-I", "-c", _CHECK_CODE],
         ) as container:
             self._client.api.start(container)
-            wait = functools.partial(self._client.api.wait, container, timeout=_CHECK_SECONDS)
-            status = cancellable.call(wait, progress, seconds=_CHECK_SECONDS, doing="check the image")["StatusCode"]
+            wait_for_exit = functools.partial(self._client.api.wait, container, timeout=_CHECK_SECONDS)
+            result = cancellable.call(wait_for_exit, progress, seconds=_CHECK_SECONDS, doing="check the image")
+            status = result["StatusCode"]
             output = self._client.read_logs(container, stderr=status != 0)
         if status != 0:
             raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")
-        shown = json.loads(output.splitlines()[-1])
+        reported = json.loads(output.splitlines()[-1])
         installed = [image.python, [[package.name, package.version] for package in image.packages]]
-        if shown != installed:
-            raise InvalidRequest(f"the venv shows other packages than were installed: {shown}, not {installed}")
+        if reported != installed:
+            raise InvalidRequest(f"the venv shows other packages than were installed: {reported}, not {installed}")
 
     def _tag(self, key: str) -> str:
         return f"{self._client.settings.home_id}-{key}"
