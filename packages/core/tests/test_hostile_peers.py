@@ -187,7 +187,7 @@ def test_a_warden_that_babbles_is_dropped(run: Any, wardens: Any, serve: Any) ->
 
     async def work() -> None:
         async with serve() as client:
-            await client.until(lambda: "no packet" in client.backend.ready()["session"])
+            await client.until(lambda: "invalid packet" in client.backend.ready()["session"])
             with pytest.raises(errors.Unavailable):
                 await client.do("count")
 

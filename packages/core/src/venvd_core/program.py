@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import signal
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Protocol, TypeVar
 
 from venvd_core.backend import Backend
 from venvd_core.settings import BackendSettings
+
+log = logging.getLogger(__name__)
 
 SettingsType = TypeVar("SettingsType", bound=BackendSettings)
 
@@ -40,6 +43,7 @@ async def serve(settings: SettingsType, create_server: Callable[[Backend, Settin
     try:
         await server.start()
         await stop.wait()
+        log.info("the server was asked to stop: it answers the running calls and exits")
         await server.close()
     finally:
         await backend.close()

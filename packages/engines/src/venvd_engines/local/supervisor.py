@@ -54,6 +54,7 @@ class Supervisor:
         self._pids: dict[int, str] = {}
         self._journals: list[Writer] = []
         self._received: set[int] = set()
+        self._terminated: set[str] = set()
 
     def run(self) -> None:
         self._catch_signals()
@@ -82,7 +83,9 @@ class Supervisor:
             running = {name: pid for pid, name in self._pids.items()}
             for name in records.PARTS:
                 if name in running:
-                    _terminate(running[name])
+                    if name not in self._terminated:
+                        self._terminated.add(name)
+                        _terminate(running[name])
                     break
 
     def _start(self, name: str) -> None:
