@@ -1,7 +1,8 @@
-"""The directories of sockets that clients use: subdirectories of the run directory.
+"""The directories of the sockets that clients use: subdirectories of the run directory.
 
-A directory belongs to the owner of the home and to the group of the servers. A container changes what this process has
-no right to change: it is neither root nor in that group, or the run directory is root's.
+A directory belongs to the owner of the home and to the group of the servers. This process may lack the right to make,
+change or remove it: the process is neither root nor in that group, or root owns the run directory. Then a container
+does the work as root.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ MAX_PATH_BYTES = 107
 """The kernel's limit for a socket's path."""
 
 OPEN, CLOSED = 0o2775, 0o2770
+"""Modes of a directory: all users can reach its sockets, or only owner and group can."""
 SOCKET_MODE = "0666"
-"""The directory protects the sockets: a server without capabilities cannot change their owner."""
+"""Mode of a socket. The directory protects it, since a server without capabilities cannot change its owner."""
 
 _MOUNT_POINT = "/run/venvd/run"
-_MAKE = """
+_MAKE_CODE = """
 import json, os, sys
 path, owner, group, mode = json.loads(sys.argv[1])
 os.makedirs(path, exist_ok=True)
 os.chown(path, owner, group)
 os.chmod(path, mode)
 """
-_REMOVE = """
+_REMOVE_CODE = """
 import json, os, shutil, sys
 path, keep = json.loads(sys.argv[1])
 for entry in os.scandir(path) if os.path.isdir(path) else ():
@@ -48,14 +50,16 @@ if not keep and os.path.isdir(path):
 
 
 class SocketDirectories:
+    """Makes and removes the directories of sockets."""
+
     def __init__(self, client: DockerClient) -> None:
         self._client = client
 
     def path(self, name: str) -> Path:
-        """The path of a directory, the same on the engine's host as here.
+        """Return the path of a directory, which is the same here and on the engine's host.
 
         Raises:
-            InvalidRequest: the name is a path, or the result is too long for a socket.
+            InvalidRequest: the name cannot be that of a directory, or the path is too long for a socket.
         """
         if not name or name in {".", ".."} or "/" in name:
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
@@ -68,7 +72,13 @@ class SocketDirectories:
         return directory
 
     def make(self, name: str, mode: int, image: str) -> Path:
-        """Make the directory, empty; `image` has Python, for a container that may have to do it."""
+        """Make an empty directory.
+
+        Args:
+            name: of the directory.
+            mode: `OPEN` or `CLOSED`.
+            image: an image with Python, for the container that makes the directory if this process may not.
+        """
         path = self.path(name)
         try:
             self._empty(path)
@@ -76,11 +86,17 @@ class SocketDirectories:
             os.chown(path, -1, labels.SHARED_GID)
             path.chmod(mode)
         except PermissionError:
-            self._run_in_container(_MAKE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
+            self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
     def remove(self, name: str, image: str | None, *, keep: bool = False) -> None:
-        """Remove the directory with its content; with `keep` it stays, empty, for the containers that mount it."""
+        """Remove the directory with its content.
+
+        Args:
+            name: of the directory.
+            image: as in `make`; without one, a directory that this process may not remove is an error.
+            keep: whether to remove only the content, since containers of clients mount the directory.
+        """
         path = self.path(name)
         try:
             self._empty(path)
@@ -90,10 +106,11 @@ class SocketDirectories:
         except PermissionError:
             if image is None:
                 raise
-            self._run_in_container(_REMOVE, [f"{_MOUNT_POINT}/{name}", keep], image)
+            self._run_in_container(_REMOVE_CODE, [f"{_MOUNT_POINT}/{name}", keep], image)
 
     @staticmethod
     def _empty(path: Path) -> None:
+        """Remove what is in a directory, if the directory exists."""
         for entry in path.iterdir() if path.exists() else ():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -101,6 +118,7 @@ class SocketDirectories:
                 entry.unlink()
 
     def _run_in_container(self, code: str, arguments: list[Any], image: str) -> None:
+        """Run Python code as root in a container that mounts the run directory."""
         run_dir = self._client.settings.run_dir
         with self._client.temporary_container(
             image,
