@@ -1,4 +1,7 @@
-"""Reconciles desired state (database) with actual state (engine), by level: each turn reads both anew."""
+"""Makes the actual state (engine) match the desired state (database).
+
+The loop keeps no list of changes: each turn reads both states anew and acts on what differs.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ _STABLE_SECONDS = 60.0
 
 
 class Reconciler:
-    """One loop in one thread, which hands the work for each backend to a pool.
+    """The reconcile loop: one thread, which hands the work for each backend to a pool of threads.
 
     Attributes:
-        chores: called at the end of each turn.
+        chores: functions that each complete turn calls at its end.
         last_turn: Unix time of the last complete turn, 0 before the first.
-        errors: failures of turns, and of single backends in a turn.
-        engine_error: why the engine did not answer in the last turn.
+        errors: how many turns, chores and pieces of work for one backend failed.
+        engine_error: why the last turn could not read the states; None if it could.
     """
 
     def __init__(
@@ -109,22 +112,22 @@ class Reconciler:
             log.exception("a chore of the reconcile loop failed")
 
     def _reconcile_all(self) -> None:
-        # The rows are read before and after the engine: a launch that begins meanwhile is in the second reading, and a
-        # backend that changed between the readings is left to the next turn.
-        before = {row.name: get_version(row) for row in self._backends.list_rows()}
-        launches = {owned.launch_id: owned for owned in self._engine.list_owned()}
+        # A turn reads the rows before and after it asks the engine. The second reading has the launches that began in
+        # between. The next turn takes the backends that changed in between.
+        versions_before = {row.name: get_version(row) for row in self._backends.list_rows()}
+        owned_by_launch = {owned.launch_id: owned for owned in self._engine.list_owned()}
         rows = self._backends.list_rows()
-        known = {row.launch for row in rows}
-        for launch_id, owned in launches.items():
-            if launch_id not in known:
+        known_launches = {row.launch for row in rows}
+        for launch_id, owned in owned_by_launch.items():
+            if launch_id not in known_launches:
                 self._submit(launch_id, self._destroy_stray, owned)
-        starting = self._operations.list_active_targets(KIND)
+        starting_names = self._operations.list_active_targets(KIND)
         for row in rows:
-            if before.get(row.name) == get_version(row) and row.name not in starting:
-                self._submit(row.name, self._reconcile, row, launches.get(row.launch or ""))
+            if versions_before.get(row.name) == get_version(row) and row.name not in starting_names:
+                self._submit(row.name, self._reconcile, row, owned_by_launch.get(row.launch or ""))
 
     def _submit(self, key: str, work: Callable[..., None], *arguments: object) -> None:
-        """Hand work to the pool, unless the work of an earlier turn for the same key still runs."""
+        """Hand work to the pool, unless work for the same key is still queued or running there."""
         if key not in self._busy and not self._stopping:
             self._busy.add(key)
             self._pool.submit(self._work, key, work, *arguments)
@@ -168,9 +171,9 @@ class Reconciler:
         self._reset_probes(row.name)
 
     def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
-        backend = self._engine.inspect(record) if owned is not None else None
-        if backend is None or not backend.running:
-            self._replace(row, _describe_end(backend))
+        state = self._engine.inspect(record) if owned is not None else None
+        if state is None or not state.running:
+            self._replace(row, _describe_end(state))
             return
         readiness = probes.probe_readiness(record.probe_url)
         if readiness.ready:
@@ -178,38 +181,41 @@ class Reconciler:
             if row.state != "running":
                 self._backends.update_if_unchanged(row, state="running", error=None)
             return
-        unready, silent = self._measure_outage(row.name, readiness)
-        if silent >= _SILENT_SECONDS:
+        unready_seconds, silent_seconds = self._measure_outage(row.name, readiness)
+        if silent_seconds >= _SILENT_SECONDS:
             self._replace(row, f"its server gave no answer for {_SILENT_SECONDS:g} s")
-        elif row.state == "running" and unready >= _UNREADY_SECONDS:
+        elif row.state == "running" and unready_seconds >= _UNREADY_SECONDS:
             log.warning("%s: %s", row.name, readiness.reason)
             self._backends.update_if_unchanged(row, state="unhealthy", error=readiness.reason)
 
     def _measure_outage(self, name: str, readiness: probes.Readiness) -> tuple[float, float]:
-        """Return for how many seconds a backend has not been ready, and has answered no probe."""
+        """Return the seconds since a backend was last ready, and the seconds since it last answered a probe."""
         time_now = time.monotonic()
         if readiness.answered:
             self._silent_since.pop(name, None)
-        silent = 0.0 if readiness.answered else time_now - self._silent_since.setdefault(name, time_now)
-        return time_now - self._unready_since.setdefault(name, time_now), silent
+        silent_seconds = 0.0 if readiness.answered else time_now - self._silent_since.setdefault(name, time_now)
+        return time_now - self._unready_since.setdefault(name, time_now), silent_seconds
 
     def _reset_probes(self, name: str) -> None:
         self._unready_since.pop(name, None)
         self._silent_since.pop(name, None)
 
     def _replace(self, row: BackendRow, reason: str) -> None:
-        """Restart a backend that ended: at once if it was stable, with a growing delay if it ends again and again."""
-        started = datetime.fromisoformat(row.started_at).timestamp() if row.started_at else 0.0
-        if row.state == "unhealthy" and row.retry_at > started:
+        """Schedule the restart of a backend that ended.
+
+        A stable backend restarts at once. A backend that ends again and again restarts after a growing delay.
+        """
+        started_at = datetime.fromisoformat(row.started_at).timestamp() if row.started_at else 0.0
+        if row.state == "unhealthy" and row.retry_at > started_at:
             self._retry(row)  # an earlier turn recorded the end
             return
         log.warning("%s: %s", row.name, reason)
         self._reset_probes(row.name)
-        failures = 0 if time.time() - started >= _STABLE_SECONDS else row.failures
+        earlier_failures = 0 if time.time() - started_at >= _STABLE_SECONDS else row.failures
         columns = {
-            "failures": failures + 1,
-            "retry_at": time.time() + get_retry_delay(failures),
-            "restarts": row.restarts + 1,  # one restart, however many starts it takes
+            "failures": earlier_failures + 1,
+            "retry_at": time.time() + get_retry_delay(earlier_failures),
+            "restarts": row.restarts + 1,  # counts one restart, also if it takes several starts
         }
         if self._backends.update_if_unchanged(row, state="unhealthy", error=reason, **columns):
             self.wake()
@@ -219,11 +225,11 @@ class Reconciler:
             self._backends.start_if_unchanged(row)
 
 
-def _describe_end(backend: BackendState | None) -> str:
-    """Say which part of a backend is gone, and how it ended if that is known."""
-    if backend is None:
+def _describe_end(state: BackendState | None) -> str:
+    """Describe which part of a backend does not run, and how it ended if that is known."""
+    if state is None:
         return "both its parts are gone"
-    parts = {"the server": backend.server, "the worker host": backend.worker}
+    parts = {"the server": state.server, "the worker host": state.worker}
     return "; ".join(
         f"{name} is {part.state}{f' ({part.detail})' if part.detail else ''}"
         for name, part in parts.items()
