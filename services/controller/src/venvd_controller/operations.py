@@ -1,4 +1,7 @@
-"""Operations: long jobs, queued in the database, run in threads, and resumed after a restart of the controller."""
+"""Operations: long jobs of the controller.
+
+The database queues them and threads run them. After a restart, the controller runs unfinished operations again.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ log = logging.getLogger("venvd.controller")
 ACTIVE = ("queued", "running")
 DONE = frozenset({"succeeded", "failed", "cancelled"})
 MAX_EVENTS = 10_000
-"""Events kept of one operation; further log lines are dropped, and the log says so."""
+"""Events kept of one operation. The controller drops further log lines, and the log says so."""
 _MAX_LINE = 4000
 """Characters kept of one line."""
 _MAX_OPERATIONS = 500
@@ -77,8 +80,8 @@ class OperationKind:
 
     Attributes:
         work: does the job for a target. It may be called again after a crash.
-        record_failure: writes the error to the target's row, in the transaction that ends the operation. It gets
-            session, target, operation and error, and leaves a target alone that a newer operation works on.
+        record_failure: writes the error to the target's row, in the transaction that ends the operation. Its arguments
+            are session, target, operation and error. It does not change a target that a newer operation works on.
     """
 
     work: Callable[[str, Run], None]
@@ -92,8 +95,8 @@ class Operations:
         limit: how many operations run at a time.
 
     Attributes:
-        closing: the controller is stopping.
-        on_end: called with kind, outcome and seconds of each operation that ended.
+        closing: whether the controller is stopping.
+        on_end: functions called with kind, outcome and seconds of each operation that ended.
     """
 
     def __init__(self, database: Database, limit: int) -> None:
@@ -112,7 +115,7 @@ class Operations:
         self._kinds[name] = kind
 
     def start(self) -> None:
-        """Queue the operations that the previous controller left running, then start to run operations."""
+        """Queue the operations that the previous controller did not finish, then start to run operations."""
         with self._database.write() as session:
             for row in session.scalars(select(OperationRow).where(OperationRow.state == "running")):
                 row.state, row.phases = "queued", []
@@ -125,13 +128,16 @@ class Operations:
             notify()
 
     def stop(self, seconds: float = 15.0) -> None:
-        """Stop: running operations get some seconds to end, and the next controller resumes them."""
+        """Cancel the running operations and wait until they end, at most `seconds`.
+
+        The next controller resumes them.
+        """
         self.close_followers()
         self._wake.set()
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         if self._dispatcher.is_alive():
             self._dispatcher.join(seconds)
-        while (runs := self._list_runs()) and time.monotonic() < end:
+        while (runs := self._list_runs()) and time.monotonic() < deadline:
             for run in runs:
                 run.cancelled.set()
             time.sleep(0.02)
@@ -167,7 +173,7 @@ class Operations:
         return _to_resource(row) if row else None
 
     def cancel(self, key: str) -> OperationInfo:
-        """Request the end of an operation. An operation that has ended does not change."""
+        """Ask an operation to end. An operation that has ended does not change."""
         with self._database.write() as session:
             self._cancel(session, self._get_row(session, key))
         return self.get(key)
@@ -194,7 +200,7 @@ class Operations:
         return row
 
     def list_all(self, after: str | None, limit: int, **columns: str | None) -> Sequence[OperationInfo]:
-        """List operations older than `after`, newest first, whose `columns` have the given values."""
+        """List the operations that are older than `after` and have the given values in `columns`, newest first."""
         query = select(OperationRow).order_by(OperationRow.id.desc()).limit(limit)
         for name, value in columns.items():
             if value is not None:
@@ -219,25 +225,28 @@ class Operations:
             return set(session.scalars(query if kind is None else query.where(OperationRow.kind == kind)))
 
     def wait(self, key: str, seconds: float) -> OperationInfo:
-        """Wait until the operation ends, at most `seconds`; return it as it is then."""
+        """Wait until the operation ends, at most `seconds`, and return its state at that time."""
         changed = threading.Event()
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         with self.subscribe(key, changed.set):
-            while (info := self.get(key)).state not in DONE and (left := end - time.monotonic()) > 0:
-                changed.wait(left)
+            while (info := self.get(key)).state not in DONE and (seconds_left := deadline - time.monotonic()) > 0:
+                changed.wait(seconds_left)
                 changed.clear()
         return info
 
     def list_events(self, key: str, after: int) -> list[Event]:
-        """List events with an ID greater than `after`, oldest first, a page at a time; `done` is the last of all."""
+        """List one page of the events with an ID greater than `after`, oldest first.
+
+        The last event of an operation that has ended is `done`.
+        """
         query = select(EventRow).where(EventRow.operation == key, EventRow.id > after)
         with self._database.read() as session:
             info = _to_resource(self._get_row(session, key))
             rows = session.scalars(query.order_by(EventRow.id).limit(_PAGE)).all()
         events = [Event(row.id, row.kind, row.data) for row in rows]
         if info.state in DONE and len(events) < _PAGE:
-            last = events[-1].id if events else max(after, self.count_events(key))
-            events.append(Event(last + 1, "done", asdict(info)))
+            last_id = events[-1].id if events else max(after, self.count_events(key))
+            events.append(Event(last_id + 1, "done", asdict(info)))
         return events
 
     @contextmanager
@@ -251,8 +260,8 @@ class Operations:
             self._subscribers.remove(subscriber)
 
     def _notify(self, key: str) -> None:
-        for subscribed, notify in list(self._subscribers):
-            if subscribed == key:
+        for subscribed_key, notify in list(self._subscribers):
+            if subscribed_key == key:
                 notify()
 
     # ---- reports of a run ----
@@ -286,8 +295,8 @@ class Operations:
         while not self.closing:
             try:
                 while not self.closing and (run := self._claim_next()) is not None:
-                    name = f"{run.kind} {run.target}"
-                    threading.Thread(target=self._perform, args=(run,), name=name, daemon=True).start()
+                    thread_name = f"{run.kind} {run.target}"
+                    threading.Thread(target=self._perform, args=(run,), name=thread_name, daemon=True).start()
             except VenvdError as error:
                 log.warning("no operation can be started: %s", error.message)
                 time.sleep(_RETRY_SECONDS)
@@ -296,14 +305,17 @@ class Operations:
                 self._wake.clear()
 
     def _claim_next(self) -> Run | None:
-        """Mark the oldest operation that may run as running: a target has one running operation at a time."""
+        """Mark the oldest operation that may run as running, and return its run.
+
+        A target has one running operation at a time.
+        """
         runs = self._list_runs()
-        busy = {(run.kind, run.target) for run in runs}
+        busy_targets = {(run.kind, run.target) for run in runs}
         if len(runs) >= self._limit:
             return None
         query = select(OperationRow).where(OperationRow.state == "queued").order_by(OperationRow.id)
         with self._database.write() as session:
-            row = next((row for row in session.scalars(query) if (row.kind, row.target) not in busy), None)
+            row = next((row for row in session.scalars(query) if (row.kind, row.target) not in busy_targets), None)
             if row is None:
                 return None
             run = Run(self, row, resumed=row.started_at is not None)
@@ -323,7 +335,8 @@ class Operations:
         except Exception as raised:
             log.exception("operation %s failed", run.id)
             error = Internal(f"a defect of the controller: {raised!r}")
-        # an operation that the stopping controller cancelled stays "running": the next controller resumes it
+        # If the controller cancels an operation because it stops, the operation stays "running". The next controller
+        # resumes it.
         if not (self.closing and isinstance(error, Cancelled)):
             self._write_end(run, error)
         with self._runs_lock:
@@ -332,7 +345,7 @@ class Operations:
         self._notify(run.id)
 
     def _write_end(self, run: Run, error: VenvdError | None) -> None:
-        """End an operation in the database, with retries while the database does not answer."""
+        """End an operation in the database. Try again while the database does not answer."""
         while True:
             try:
                 with self._database.write() as session:
@@ -356,18 +369,19 @@ class Operations:
 
     def _announce_end(self, info: OperationInfo) -> None:
         seconds = count_seconds(info.startedAt or info.createdAt, info.endedAt or info.createdAt)
-        for call in self.on_end:
-            call(info.kind, info.state, seconds)
+        for callback in self.on_end:
+            callback(info.kind, info.state, seconds)
         self._notify(info.id)
 
     def _delete_oldest(self, session: Session) -> None:
+        """Delete the oldest operations that have ended, beyond the number that is kept."""
         query = select(OperationRow).where(OperationRow.state.in_(DONE)).order_by(OperationRow.id.desc())
         for row in session.scalars(query.offset(_MAX_OPERATIONS)):
             session.delete(row)
 
 
 def _sanitize(line: str) -> str:
-    """Make a line that every database takes: bounded, without NUL, without half of a surrogate pair."""
+    """Turn a line into one that every database takes: short, without NUL and without lone surrogates."""
     return line[:_MAX_LINE].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
