@@ -1,4 +1,4 @@
-"""Venvs: what was requested, its lock, and the image built from it."""
+"""Venvs: the specification of each, its lock, and the image built from them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Venvs:
         max_builds: how many builds run at a time; further builds wait in the phase `waiting`.
 
     Attributes:
-        on_build_end: called with outcome and seconds of each build.
+        on_build_end: functions called with outcome and seconds of each build.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Venvs:
     def put(self, name: str, spec: VenvSpec, *, declared: bool = False) -> tuple[Venv, OperationInfo | None]:
         """Create or change a venv; the operation is None if there is nothing to build.
 
-        A build of the same inputs goes on; a build of other inputs is cancelled.
+        A build of the same inputs continues. A build of other inputs is cancelled.
         """
         check_name("venv", name)
         spec = check_venv(spec)
@@ -125,11 +125,14 @@ class Venvs:
             return _to_resource(row), operation
 
     def _write_spec(self, session: Session, row: VenvRow, spec: VenvSpec) -> None:
-        """Write the specification; the venv is ready if its image has these inputs already."""
+        """Write the specification. If the image of the venv has these inputs already, the venv is ready."""
         fields = asdict(spec)
-        current = row.runtime if row.spec.get("python", "") is None else None
+        earlier_choice = row.runtime if row.spec.get("python", "") is None else None
         runtime = (
-            spec.python or self._runtimes.find_default(session) or current or self._runtimes.find_newest_ready(session)
+            spec.python
+            or self._runtimes.find_default(session)
+            or earlier_choice
+            or self._runtimes.find_newest_ready(session)
         )
         if row.spec != fields or row.runtime != runtime:
             row.updated_at = now()
@@ -140,14 +143,14 @@ class Venvs:
             row.state, row.error = "pending", None
 
     def _queue_build(self, session: Session, row: VenvRow) -> OperationInfo:
-        """Queue the build of a venv, in place of one that is queued or runs."""
+        """Cancel the build of a venv that is queued or running, and queue a new one."""
         self._operations.cancel_active(session, KIND, row.name)
         operation = self._operations.submit(session, KIND, row.name)
         row.state, row.error, row.operation = "pending", None, operation.id
         return operation
 
     def add_default(self, session: Session) -> VenvRow:
-        """Add the venv `default`, empty and on the default runtime; the first start of a backend builds it."""
+        """Add the venv `default`, empty and on the default runtime. The first start of a backend builds it."""
         row = _add_row(session, "default")
         self._write_spec(session, row, VenvSpec())
         return row
@@ -156,14 +159,14 @@ class Venvs:
         """Delete a venv that no backend uses, and its image if nothing else uses it."""
         with self._database.write() as session:
             row = get_row(session, VenvRow, "venv", name)
-            users = session.scalars(select(BackendRow.name).where(BackendRow.venv == name)).all()
-            if users:
-                raise InUse(f'the venv "{name}" is used by the backends {", ".join(sorted(users))}')
-            cancelled = self._operations.cancel_active(session, KIND, name)
+            backend_names = session.scalars(select(BackendRow.name).where(BackendRow.venv == name)).all()
+            if backend_names:
+                raise InUse(f'the venv "{name}" is used by the backends {", ".join(sorted(backend_names))}')
+            cancelled_build = self._operations.cancel_active(session, KIND, name)
             key = row.image["key"] if row.image else None
             session.delete(row)
-        if cancelled is not None:
-            self._operations.wait(cancelled.id, _CANCEL_SECONDS)
+        if cancelled_build is not None:
+            self._operations.wait(cancelled_build.id, _CANCEL_SECONDS)
         if key is not None:
             self._images.remove_if_unused(key)
 
@@ -193,7 +196,7 @@ class Venvs:
     def _build(self, row: VenvRow, progress: Progress) -> Build:
         """Build the inputs of `row`, and write state and outcome to every venv that has the same inputs."""
         inputs = _digest_inputs(row)
-        began, outcome, message = time.monotonic(), "failed", None
+        started_at, outcome, message = time.monotonic(), "failed", None
         self._set_state(inputs, "building", None)
         try:
             build = self._lock_and_build(row, progress)
@@ -207,8 +210,8 @@ class Venvs:
         finally:
             if message is not None:
                 self._set_state(inputs, "failed", message)
-            for call in self.on_build_end:
-                call(outcome, time.monotonic() - began)
+            for callback in self.on_build_end:
+                callback(outcome, time.monotonic() - started_at)
         return build
 
     def _lock_and_build(self, row: VenvRow, progress: Progress) -> Build:
@@ -220,7 +223,7 @@ class Venvs:
                 runtime = self._runtimes.ensure_newest(progress)
             else:
                 runtime = self._runtimes.ensure(row.runtime, progress)
-            # an image that is gone is built again from the lock that it had
+            # if an image is gone, the engine builds it again from the same lock
             lock = row.lock if row.inputs == _digest_inputs(row) else None
             if lock is None:
                 progress.phase("lock")
@@ -239,7 +242,7 @@ class Venvs:
                     row.state, row.error = state, error
 
     def _store(self, name: str, inputs: str, build: Build) -> bool:
-        """Assign a build to a venv; return false if the inputs of the venv changed meanwhile."""
+        """Write a build to the row of a venv. Return false if the inputs of the venv have changed since it began."""
         image = {"key": build.image.key, "ref": build.image.ref, "python": build.image.python}
         packages = [asdict(package) for package in build.image.packages]
         with self._database.write() as session:
@@ -254,7 +257,7 @@ class Venvs:
 
 
 def _digest_inputs(row: VenvRow) -> str:
-    """Digest the inputs of a build: runtime, requirements, apt packages."""
+    """Return a digest of the inputs of a build: runtime, requirements, apt packages."""
     inputs = [row.runtime, row.spec.get("requirements"), row.spec.get("aptPackages")]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
@@ -269,8 +272,9 @@ def _record_failure(session: Session, name: str, operation: str, error: VenvdErr
     row = session.get(VenvRow, name)
     if row is None or row.operation != operation or row.state not in {"pending", "building"}:
         return
-    shared = isinstance(error, Cancelled) and row.state == "building"  # another operation still waits for the build
-    if not shared:
+    # a cancelled operation does not end a build for which another operation waits
+    goes_on = isinstance(error, Cancelled) and row.state == "building"
+    if not goes_on:
         row.state, row.error = "failed", error.message
 
 
