@@ -1,4 +1,8 @@
-"""Arrays over the pipe: behind their lines, passed on part by part, or in memory that the client maps."""
+"""Arrays over the pipe.
+
+The bytes of an array follow its line, and the server passes them on part by part. Or they lie in memory that the client
+maps.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,14 @@ from venvd_pipe_backend.replies import Turn, head
 GET, PUT, RELEASE = "array.get", "array.put", "array.release"
 COMMANDS = frozenset({GET, PUT, RELEASE})
 MOST_DROPPED = 64 << 20
-"""Bytes of a refused array that are read and dropped, so that the connection can go on."""
+"""Bytes of a refused array that the server reads and drops. After a larger array it reads no further request."""
 
 
 class Requests(Protocol):
-    """The connection's reading of requests, which an array on its way in holds up."""
+    """How a connection reads requests: it pauses while an array is coming in."""
 
     def resume_requests(self) -> None:
-        """Go on, if nothing else holds the requests up."""
+        """Read requests again, unless something else holds them up."""
 
     def end_requests(self) -> None:
         """Read no further request."""
@@ -37,11 +41,11 @@ class Requests(Protocol):
 
 
 class SharedSegments:
-    """Segments that one client maps: those that hold an array for it, and those that it writes into."""
+    """Segments that one client maps: it reads arrays from some of them, and writes arrays into others."""
 
     def __init__(self) -> None:
         self.calls: set[Call] = set()
-        """Calls under way for arrays of this client."""
+        """Calls for arrays of this client that have not ended."""
         self._known: dict[str, Segment] = {}
         self._outgoing: dict[str, Outgoing] = {}
         self._incoming: dict[str, Incoming] = {}
@@ -51,7 +55,7 @@ class SharedSegments:
         call.add_done_callback(self.calls.discard)
 
     def lend(self, array: Outgoing | Incoming, segment: Segment) -> int | None:
-        """Leave a segment to the client; the descriptor to send along, or None where the client has it already."""
+        """Lend a segment to the client. Return the descriptor to send, or None if the client has it already."""
         if isinstance(array, Outgoing):
             self._outgoing[segment.name] = array
         else:
@@ -62,14 +66,17 @@ class SharedSegments:
         return segment.descriptor
 
     def take_gone(self) -> list[str]:
-        """Return the segments that will not be used again, each once: the client can unmap them."""
+        """Return the names of the segments that the server will not use again, each once.
+
+        The client can unmap these segments.
+        """
         names = [name for name, segment in self._known.items() if segment.descriptor < 0]
         for name in names:
             del self._known[name]
         return names
 
     def release(self, names: Iterable[str]) -> None:
-        """Give up segments that the client no longer uses."""
+        """Close the arrays whose segments the client no longer uses."""
         for name in names:
             if (array := self._outgoing.pop(name, None) or self._incoming.pop(name, None)) is not None:
                 array.close()
@@ -78,7 +85,7 @@ class SharedSegments:
         """Return the array whose segment the client has filled.
 
         Raises:
-            InvalidRequest: the client was given no segment of that name, or for another array.
+            InvalidRequest: the client has no segment of that name to fill, or has it for another array.
         """
         incoming = self._incoming.pop(name, None)
         if incoming is None:
@@ -90,7 +97,7 @@ class SharedSegments:
         return incoming
 
     def close(self) -> None:
-        """Give everything up; the client may still map it, so it is not used again."""
+        """Close all arrays. The client may still map their segments, so no other array will use these."""
         arrays_lent: list[Outgoing | Incoming] = [*self._outgoing.values(), *self._incoming.values()]
         for array in arrays_lent:
             array.close(reusable=False)
@@ -99,13 +106,13 @@ class SharedSegments:
 
 
 class ArrayInput:
-    """The bytes behind an `array.put`, passed on to the session as they come.
+    """Passes the bytes that follow an `array.put` on to the session as they arrive.
 
     Attributes:
-        size: how many the client announced.
-        remaining: how many have not come.
-        accepting: whether they can be taken; until then the connection reads nothing.
-        complete: is done when all have come, or failed.
+        size: how many bytes the client announced.
+        remaining: how many bytes have not arrived.
+        accepting: whether the bytes have a place to go; until then the connection reads nothing.
+        complete: a future that is done when all bytes have arrived, or when the array has failed.
     """
 
     def __init__(self, size: int) -> None:
@@ -116,12 +123,13 @@ class ArrayInput:
         self._target: Incoming | None = None
 
     def begin(self, target: Incoming) -> None:
-        """Write to `target` what comes."""
+        """Write the bytes to `target` as they arrive."""
         self.accepting = True
         self._target = target
         self._check_complete()
 
     def feed(self, data: bytes) -> None:
+        """Take the next bytes from the connection."""
         self.remaining -= len(data)
         if self._target is not None and not self.complete.done():
             try:
@@ -135,7 +143,7 @@ class ArrayInput:
             self.complete.set_exception(error)
 
     def close(self) -> None:
-        """Drop what still comes."""
+        """Drop the bytes that still arrive."""
         self.accepting = True
         self._target = None
         if not self.complete.done():
@@ -174,7 +182,7 @@ class ArrayRequest:
         )
 
     async def run(self) -> Reply | None:
-        """Return the reply, or None where it is written already."""
+        """Return the reply, or None if the request has written it already."""
         try:
             return await self._answer()
         finally:
@@ -182,7 +190,7 @@ class ArrayRequest:
                 self._drop_input(self._input)
 
     def _drop_input(self, array_input: ArrayInput) -> None:
-        """Skip the bytes of a request that was refused, or read no further where they are too many."""
+        """Skip the bytes of a refused request; if they are too many, read no further request."""
         array_input.close()
         if array_input.size > MOST_DROPPED:
             self._requests.end_requests()
@@ -248,17 +256,17 @@ class ArrayRequest:
             raise
 
     async def _lend(self, array: Outgoing | Incoming) -> None:
-        """Answer with the segment that holds the array, or that the client is to fill."""
+        """Answer with a segment: it holds the array, or the client is to fill it."""
         segment = array.segment
-        if segment is None:  # only a session that breaks the protocol answers so
+        if segment is None:  # a session that keeps to the protocol does not answer so
             array.close()
             raise InvalidRequest("this array has no memory to share")
         try:
             await self._wait_for_turn()
             async with self._output.exclusive():
                 fields = {**array.header.fields(), "segment": segment.name, "size": segment.size}
-                if gone := self._shared.take_gone():
-                    fields["gone"] = gone
+                if gone_names := self._shared.take_gone():
+                    fields["gone"] = gone_names
                 descriptor = self._shared.lend(array, segment)
                 if descriptor is None:
                     await self._output.put(self._begin_line(fields, b""))
@@ -268,8 +276,9 @@ class ArrayRequest:
             array.close(reusable=False)
             raise
 
-    def _begin_line(self, result: dict[str, Any], more: bytes) -> bytes:
-        return b'%b"result":%b%b}\n' % (head(self._message.tag), encode(result), more)
+    def _begin_line(self, result: dict[str, Any], further_fields: bytes) -> bytes:
+        """Return the line of a reply, without the bytes or the descriptor that follow it."""
+        return b'%b"result":%b%b}\n' % (head(self._message.tag), encode(result), further_fields)
 
     async def _wait_for_turn(self) -> None:
         if self._turn is not None:
