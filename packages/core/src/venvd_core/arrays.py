@@ -1,8 +1,8 @@
 """Arrays between a transport and a session.
 
-Small ones travel with the request or reply. Larger ones lie in a segment of memory that the session shares. It copies
-an array there once, and the server sends from it; or the server writes an incoming array there, and the session uses
-the bytes where they lie.
+A small array travels with the request or reply. A larger one lies in a segment: memory that the session shares. The
+session copies an outgoing array into the segment once, and the server sends it from there. The server writes an
+incoming array into the segment, and the session uses the bytes where they lie.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from venvd_core.wire import encode
 CHUNK = 1 << 20
 """Bytes of one part of an array."""
 _COPIED = 2 * CHUNK
-"""Bytes at the end that are copied, since a transport may keep them after `close`."""
+"""Bytes at the end of an array that the server copies, since a transport may keep them after `close`."""
 
 
 class _ArrayReply(msgspec.Struct):
@@ -47,12 +47,12 @@ _segment_name = msgspec.json.Decoder(_SegmentName)
 
 @dataclass(frozen=True)
 class Target:
-    """The fields that the calls for an array take over.
+    """Where and how the calls for an array run, as the client's request says.
 
     Attributes:
         session, timeout, name, tag: as in `Request`.
-        lease: seconds after which the handle of an array that was sent is freed unless it is used.
-        on_call: called with each call.
+        lease: seconds after which the session frees the handle of a new array, unless a client uses it.
+        on_call: a function called with each call.
     """
 
     session: str | None = None
@@ -66,13 +66,13 @@ class Target:
 class Outgoing:
     """An array on its way to a client; its user closes it.
 
-    Iterating yields its bytes in parts of at most `CHUNK` bytes. A transport may keep a part until it is written, if no
-    more than `CHUNK` bytes are unwritten when the next part is taken. The last parts are copies: `close` may follow at
-    once.
+    Iterating yields its bytes in parts of at most `CHUNK` bytes. A transport may keep a part until it has written it.
+    When it takes the next part, it may have at most `CHUNK` unwritten bytes. The last parts are copies, so the user may
+    close the array at once.
 
     Attributes:
         header: dtype, shape, order and length in bytes.
-        segment: where the bytes lie, first to last; None where they came with the reply.
+        segment: holds the bytes from its start on; None if they came with the reply.
     """
 
     def __init__(self, header: Header, data: bytes | None, segment: Segment | None, segments: Segments) -> None:
@@ -98,10 +98,10 @@ class Outgoing:
                 yield bytes(part) if start >= total - _COPIED else part
 
     def close(self, *, reusable: bool = True) -> None:
-        """Give the memory up; closing twice is no error.
+        """Release the segment. To close an array twice is no error.
 
         Args:
-            reusable: whether the session may use the memory again, since no client maps it.
+            reusable: whether the session may use the memory again: no client maps it.
         """
         if self._lent and self.segment is not None:
             self._lent = False
@@ -109,11 +109,14 @@ class Outgoing:
 
 
 class Incoming:
-    """An array on its way to a session: `write` all its bytes, then `commit`; its user closes it.
+    """An array on its way to a session.
+
+    Its user writes all bytes, then commits the array, and closes it in any case.
 
     Attributes:
-        written: bytes that have been written.
-        segment: where to write them; None where they travel with the line.
+        header: dtype, shape, order and length in bytes.
+        written: how many bytes have been written.
+        segment: where the bytes go; None if they travel with the request.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class Incoming:
         """Write the next bytes.
 
         Raises:
-            InvalidRequest: they are more than the header says.
+            InvalidRequest: the array would have more bytes than its header says.
         """
         start, end = self.written, self.written + len(data)
         if end > self.header.nbytes:
@@ -139,17 +142,17 @@ class Incoming:
         if self.segment is None:
             self._data += data
         else:
-            for at in range(0, len(data), CHUNK):
-                size = min(CHUNK, len(data) - at)
-                self.segment.part(start + at, start + at + size)[:] = memoryview(data)[at : at + size]
+            for offset in range(0, len(data), CHUNK):
+                size = min(CHUNK, len(data) - offset)
+                self.segment.part(start + offset, start + offset + size)[:] = memoryview(data)[offset : offset + size]
         self.written = end
 
     async def commit(self) -> Reply:
-        """Make the array; returns `{handleId, typeName}`.
+        """Let the session make the array, and return its reply `{handleId, typeName}`.
 
         Raises:
             InvalidRequest: bytes are missing.
-            SessionLost: the session's process, and what was written, is gone.
+            SessionLost: the session's process has ended, and the written bytes are gone.
         """
         self.header.check_length(self.written)
         fields = self.header.fields()
@@ -166,7 +169,7 @@ class Incoming:
         return reply
 
     def close(self, *, reusable: bool = True) -> None:
-        """Drop what was written, unless it became an array; closing twice is no error.
+        """Drop the written bytes, unless the session made an array of them. To close an array twice is no error.
 
         Args:
             reusable: as in `Outgoing.close`.
@@ -196,30 +199,33 @@ class ArrayService:
         return call
 
     async def get(self, handle: str, target: Target, form: str | None) -> Outgoing:
+        """Fetch the array of a handle; its user closes it."""
         payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._begin(Request("array.get", payload), target)
         reply = await _wait(call)
         segments = _segments_of(call)
         try:
-            return await self._outgoing(reply, segments)
+            return await self._make_outgoing(reply, segments)
         except BaseException:
             _release(segments, reply.result)
             raise
 
-    async def _outgoing(self, reply: Reply, segments: Segments) -> Outgoing:
-        array = _read(reply.result)
-        header = _read_header(array)
-        if array.segment is None:
+    async def _make_outgoing(self, reply: Reply, segments: Segments) -> Outgoing:
+        array_reply = _read_reply(reply.result)
+        header = _read_header(array_reply)
+        if array_reply.segment is None:
             if len(reply.attachments) != 1:
                 raise Internal("the session sent an array without its bytes")
             _check_length(header, len(reply.attachments[0]))
             return Outgoing(header, reply.attachments[0], None, segments)
-        segment = await segments.find(array.segment)
+        segment = await segments.find(array_reply.segment)
         if header.nbytes > segment.size:
             raise Internal("the session sent an array that is larger than its segment")
         return Outgoing(header, None, segment, segments)
 
     async def put(self, header: Header, target: Target, *, segment: bool) -> Incoming:
+        """Prepare an array for its bytes; with `segment`, a small one lies in a segment as well."""
+
         def commit(payload: Any, data: bytes) -> Call:
             attachments = [] if "segment" in payload else [data]
             return self._begin(Request("array.put", encode(payload), attachments=attachments), target)
@@ -238,17 +244,18 @@ class ArrayService:
 
 
 async def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
-    array = _read(reply.result)
-    if array.segment is None:
+    """Return the segment that the session gave for an array."""
+    array_reply = _read_reply(reply.result)
+    if array_reply.segment is None:
         raise Internal("the session gave no memory for an array")
-    segment = await segments.find(array.segment)
+    segment = await segments.find(array_reply.segment)
     if header.nbytes > segment.size:
         raise Internal("the session gave less memory than the array takes")
     return segment
 
 
 async def _wait(call: Call) -> Reply:
-    """Wait for the reply; releases the segment that it names where the waiting task is cancelled."""
+    """Wait for the reply. If the waiting task is cancelled, release the segment that the reply names."""
     try:
         return await call
     except asyncio.CancelledError:
@@ -264,6 +271,7 @@ def release_unclaimed(call: Call, result: msgspec.Raw) -> None:
 
 
 def _release(segments: Segments, result: bytes) -> None:
+    """Release the segment that a reply names, if it names one."""
     try:
         name = _segment_name.decode(result).segment
     except msgspec.MsgspecError:
@@ -273,21 +281,27 @@ def _release(segments: Segments, result: bytes) -> None:
 
 
 def _segments_of(call: Call) -> Segments:
+    """Return the segments of the process that answered a call."""
     if call.segments is None:
         raise Internal("a call was answered that was never sent")
     return call.segments
 
 
-def _read(result: bytes) -> _ArrayReply:
+def _read_reply(result: bytes) -> _ArrayReply:
     try:
         return _array_reply.decode(result)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Internal(f"the session sent an invalid array descriptor: {error}") from None
 
 
-def _read_header(array: _ArrayReply) -> Header:
+def _read_header(array_reply: _ArrayReply) -> Header:
     try:
-        fields = {"dtype": array.dtype, "shape": array.shape, "order": array.order, "format": array.format}
+        fields = {
+            "dtype": array_reply.dtype,
+            "shape": array_reply.shape,
+            "order": array_reply.order,
+            "format": array_reply.format,
+        }
         return arrays.described(fields)
     except VenvdError as error:
         raise Internal(f"the session sent an invalid array descriptor: {error.message}") from None
