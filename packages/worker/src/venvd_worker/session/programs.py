@@ -1,4 +1,4 @@
-"""Compiling what a client sends: any number of statements, the last expression's value, names that only it sees."""
+"""Compile what a client sends: statements, a last expression for the value, and names that only one run sees."""
 
 from __future__ import annotations
 import __future__
@@ -23,12 +23,12 @@ class Program(NamedTuple):
     """Compiled code.
 
     Attributes:
-        body: what comes before the last expression; None where nothing does.
-        last: the last expression; None where the last statement is none.
-        function: instead of both, where the code sees names of its own: takes them as parameters, by position.
-        awaits: whether it must run on an event loop.
-        plain: whether it is nothing but an expression that awaits nothing.
-        states: whether the body holds definitions that `definitions` would find.
+        body: the statements before the last expression; None without any.
+        last: the last expression; None if the last statement is no expression.
+        function: replaces `body` and `last` if the code has names of its own. It takes their values by position.
+        awaits: whether the code must run on an event loop.
+        states: whether the body has statements that `definitions` would keep.
+        plain: whether the code is one expression without `await`.
     """
 
     name: str
@@ -42,17 +42,17 @@ class Program(NamedTuple):
 
     @property
     def defines(self) -> bool:
-        """Whether something that was made by it can outlive its run and refer to its text."""
+        """Whether the code has functions or classes of its own. They may outlive the run and refer to the source."""
         codes = (self.body, self.last, self.function)
         return any(type(constant) is CodeType for code in codes if code for constant in code.co_consts)
 
 
 def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
-    """Compile `source`; `names` are those that only this run sees.
+    """Compile `source`. Only this run sees the variables in `names`.
 
     Raises:
-        InvalidRequest: one of `names` is no name.
-        SyntaxError, ValueError: the source cannot be compiled.
+        InvalidRequest: one of `names` is no name of a variable.
+        SyntaxError, ValueError: Python cannot compile the source.
     """
     tree = compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
     statements = tree.body
@@ -62,7 +62,7 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
     last = _compile(ast.Expression(expression.value), name, "eval", inherited) if expression else None
     awaits = any(is_coroutine(code) for code in (body, last) if code)
     if names:
-        function = _function(statements, expression, names, name, awaits, inherited)
+        function = _compile_function(statements, expression, names, name, awaits, inherited)
         return Program(name, source, function=function, awaits=awaits)
     plain = body is None and last is not None and not awaits
     return Program(name, source, body, last, awaits=awaits, states=any(map(_states, statements)), plain=plain)
@@ -73,70 +73,71 @@ def is_coroutine(code: CodeType) -> bool:
 
 
 def definitions(source: str, name: str) -> CodeType:
-    """Of a source that was built before only what defines names: functions, classes, imports, constants."""
+    """Compile only those statements of a source that define names: functions, classes, imports, constants."""
     tree = compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
     return _compile(ast.Module([node for node in tree.body if _states(node)], []), name, "exec")
 
 
 def _compile(tree: Any, name: str, mode: str, flags: int = 0) -> CodeType:
-    found: CodeType = compile(tree, name, mode, _FLAGS | flags, dont_inherit=True)
-    return found
+    code: CodeType = compile(tree, name, mode, _FLAGS | flags, dont_inherit=True)
+    return code
 
 
 # ---- names that only one run sees ------------------------------------------------------------------------------
 
 
-def _function(
+def _compile_function(
     statements: List[Any], expression: Optional[ast.Expr], names: Sequence[str], name: str, awaits: bool, flags: int
 ) -> CodeType:
-    """The code as a function of `names`: so lambdas and comprehensions see them as they see any other variable.
+    """Compile the code as a function with `names` as its parameters, so that lambdas and comprehensions see them.
 
-    What else the code binds is declared global, as it would be without them.
+    The function declares every other name that the code binds as global.
     """
-    for one in names:
-        if not one.isidentifier() or keyword.iskeyword(one):
-            raise InvalidRequest('"{}" in "locals" is no name of a variable'.format(one[:80]))
+    for parameter in names:
+        if not parameter.isidentifier() or keyword.iskeyword(parameter):
+            raise InvalidRequest('"{}" in "locals" is no name of a variable'.format(parameter[:80]))
     body: List[ast.stmt] = [] if expression is None else [ast.copy_location(ast.Return(expression.value), expression)]
-    bound = sorted(_bound([*statements, *body]) - set(names))
-    plain = _WithoutAnnotations(bound)
-    body = [plain.visit(statement) for statement in statements] + body
-    futures = [body.pop(0) for _ in range(_leading_futures(body))]
-    if bound:
-        body.insert(0, ast.Global(bound))
-    parameters = ast.arguments([], [ast.arg(one) for one in names], None, [], [], None, [])
-    kind: Any = ast.AsyncFunctionDef if awaits else ast.FunctionDef
-    made = kind(name="run", args=parameters, body=body or [ast.Pass()], decorator_list=[], type_params=[])
-    module = ast.fix_missing_locations(ast.Module([*futures, made], []))
-    outer = _compile(module, name, "exec", flags)
-    code = next(constant for constant in outer.co_consts if type(constant) is CodeType)
+    global_names = sorted(_find_bound_names([*statements, *body]) - set(names))
+    remover = _AnnotationRemover(global_names)
+    body = [remover.visit(statement) for statement in statements] + body
+    future_imports = [body.pop(0) for _ in range(_count_leading_futures(body))]
+    if global_names:
+        body.insert(0, ast.Global(global_names))
+    parameters = ast.arguments([], [ast.arg(parameter) for parameter in names], None, [], [], None, [])
+    node_type: Any = ast.AsyncFunctionDef if awaits else ast.FunctionDef
+    function = node_type(name="run", args=parameters, body=body or [ast.Pass()], decorator_list=[], type_params=[])
+    module = ast.fix_missing_locations(ast.Module([*future_imports, function], []))
+    module_code = _compile(module, name, "exec", flags)
+    code = next(constant for constant in module_code.co_consts if type(constant) is CodeType)
     changes: Dict[str, Any] = {"co_qualname": "<module>"} if hasattr(code, "co_qualname") else {}
     return code.replace(co_name="<module>", **changes)
 
 
-def _leading_futures(body: Sequence[ast.stmt]) -> int:
+def _count_leading_futures(body: Sequence[ast.stmt]) -> int:
     count = 0
     while count < len(body) and getattr(body[count], "module", None) == "__future__":
         count += 1
     return count
 
 
-def _bound(nodes: Iterable[Any]) -> Set[str]:
-    """The names that statements bind in their own scope."""
-    found: Set[str] = set()
+def _find_bound_names(nodes: Iterable[Any]) -> Set[str]:
+    """Return the names that statements bind in their own scope."""
+    names: Set[str] = set()
     pending = list(nodes)
     while pending:
         node = pending.pop()
         if isinstance(node, _SCOPES):
-            found.update([node.name] if hasattr(node, "name") else [])
+            names.update([node.name] if hasattr(node, "name") else [])
         elif isinstance(node, _COMPREHENSIONS):
-            found.update(inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
+            names.update(inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
         else:
-            found.update(_bound_here(node))
+            names.update(_list_own_names(node))
             pending.extend(ast.iter_child_nodes(node))
-    return found
+    return names
 
 
-def _bound_here(node: Any) -> List[str]:
+def _list_own_names(node: Any) -> List[str]:
+    """Return the names that a node itself binds, without those that its children bind."""
     if isinstance(node, ast.Name):
         return [] if isinstance(node.ctx, ast.Load) else [node.id]
     if isinstance(node, ast.alias):
@@ -146,8 +147,8 @@ def _bound_here(node: Any) -> List[str]:
     return [name for name in names if type(name) is str]
 
 
-class _WithoutAnnotations(ast.NodeTransformer):
-    """Turns `x: int = 1` into `x = 1` for names that become global: Python has no annotated ones."""
+class _AnnotationRemover(ast.NodeTransformer):
+    """Turns `x: int = 1` into `x = 1` for global names, because Python forbids annotations of global names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = set(names)
@@ -167,8 +168,8 @@ class _WithoutAnnotations(ast.NodeTransformer):
 
 
 def _states(node: Any) -> bool:
-    """Whether a statement defines a name without doing anything else."""
+    """Return whether a statement defines a name and does nothing else."""
     if not isinstance(node, ast.Assign):
         return isinstance(node, _DEFINITIONS)
-    plain = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.UnaryOp, ast.unaryop, ast.expr_context)
-    return all(isinstance(inner, plain) for inner in ast.walk(node.value))
+    literal_types = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.UnaryOp, ast.unaryop, ast.expr_context)
+    return all(isinstance(inner, literal_types) for inner in ast.walk(node.value))
