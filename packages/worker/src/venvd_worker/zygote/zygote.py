@@ -1,17 +1,18 @@
 """The zygote: it imports the modules of the preload list, and sessions are forked from it.
 
-The zygote only imports. What a module does when it is used may not survive a fork, and a process with threads cannot
-be forked safely. Each session is forked twice: the process in between ends at once, and the warden adopts and reaps
-the session. A zygote that is killed takes no session with it.
+The zygote only imports modules and never uses them: what a module does in use may not survive a fork, and a process
+with threads cannot be forked safely. The zygote forks a process in between, which forks the session and ends at once.
+The warden then adopts the session, and later reaps it. If the zygote is killed, its sessions live on.
 
 A fork does four things before it becomes a session:
 
-- It warms up with one call, so that the kernel copies the pages that a first call writes to while no client waits.
+- It warms up with one call. A first call writes to many pages, and so the kernel copies them while no client waits.
 - It seeds numpy's global generator. Python's own generator reseeds itself after a fork.
-- It takes the environment, the directory and the output of the session. All sessions share the hash seed of the
-  zygote.
-- OpenBLAS computes with one thread, because the zygote loads it with `OPENBLAS_NUM_THREADS=1`, unless the venv's
-  `env` says otherwise.
+- It resets the directory of `tempfile`, so that each session finds its own.
+- It takes the environment, the directory and the output of the session.
+
+All sessions share the hash seed of the zygote. OpenBLAS computes with one thread, because the zygote loads it with
+`OPENBLAS_NUM_THREADS=1`. The venv's `env` may set another number.
 
 In a container the zygote and all sessions run with niceness 10, so that the warden notices a fork bomb in time. `ps`
 shows the processes as `venvd-zygote`, `venvd-spare` and `venvd-session`.
@@ -40,7 +41,7 @@ from venvd_worker.session import session
 _NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
 
 _OOM_SCORE = 500
-"""Of 1000: the kernel ends it before the warden, and after sessions."""
+"""Of 1000. If memory runs out, the kernel kills sessions first, then the zygote, then the warden."""
 _ADOPTION_INTERVAL = 0.2
 """Milliseconds between checks whether the warden is the parent."""
 _PROBE_SIZE = 256
@@ -61,14 +62,14 @@ def main(descriptor: int) -> NoReturn:
 
 
 class Zygote:
-    """Answers the warden over `own`."""
+    """Imports and forks for the warden at the other end of `own`."""
 
     def __init__(self, own: ControlConnection) -> None:
         self._control = own
         self._warden = os.getppid()
 
     def serve(self) -> NoReturn:
-        """Prepare, say so, and fork on request.
+        """Import the preload list, tell the warden, and fork on request.
 
         Raises:
             EOFError: the warden is gone.
@@ -77,7 +78,7 @@ class Zygote:
         session.isolate()
         if config["site"] is not None:
             site.addsitedir(config["site"])
-        gc.disable()  # memory that is freed now would leave holes in pages that forks share
+        gc.disable()  # a collection now would leave holes in the pages that forks share
         for name in config["preload"]:
             self._import(name)
         gc.collect()
@@ -88,20 +89,20 @@ class Zygote:
 
     def _import(self, name: str) -> None:
         self._control.send({"importing": name})
-        began, error = time.monotonic(), None
+        started_at, error = time.monotonic(), None
         try:
             importlib.import_module(name)
-        except BaseException as raised:  # noqa: BLE001 - a module may even want to end the process
+        except BaseException as raised:  # noqa: BLE001 - a module may raise even SystemExit
             error = "{}: {}".format(type(raised).__name__, raised)[:_LONGEST_ERROR]
-        self._control.send({"imported": name, "seconds": round(time.monotonic() - began, 3), "error": error})
+        self._control.send({"imported": name, "seconds": round(time.monotonic() - started_at, 3), "error": error})
 
     def _fork(self, packet: Packet) -> None:
         number = packet.message["fork"]
         try:
-            middle = os.fork()
-            if not middle:
+            middle_pid = os.fork()
+            if not middle_pid:
                 self._fork_again(packet)
-            _, status = os.waitpid(middle, 0)
+            _, status = os.waitpid(middle_pid, 0)
             if status:
                 self._control.send({"failed": number, "why": "the fork ended with status {}".format(status)})
         except OSError as error:
@@ -110,22 +111,23 @@ class Zygote:
             close_descriptors(packet.descriptors)
 
     def _fork_again(self, packet: Packet) -> NoReturn:
-        """In the process in between: fork the child, and report it before the warden becomes its parent."""
+        """Fork the child in the process in between, and report it before the warden becomes its parent."""
         status = 1
         try:
-            middle = os.getpid()
-            child = os.fork()
-            if not child:
-                self._run_child(middle, packet)
-            self._control.send({"forked": packet.message["fork"], "pid": child})
+            middle_pid = os.getpid()
+            child_pid = os.fork()
+            if not child_pid:
+                self._run_child(middle_pid, packet)
+            self._control.send({"forked": packet.message["fork"], "pid": child_pid})
             status = 0
         finally:
             os._exit(status)
 
-    def _run_child(self, middle: int, packet: Packet) -> NoReturn:
+    def _run_child(self, middle_pid: int, packet: Packet) -> NoReturn:
+        """Become a spare fork and then a session, or answer a probe."""
         try:
             kernel.name_process(_SPARE_NAME)
-            _wait_for_adoption(middle, self._warden)
+            _wait_for_adoption(middle_pid, self._warden)
             self._control.close()
             own = ControlConnection(socket.socket(fileno=lift(packet.descriptors[0])))
             gc.enable()
@@ -141,25 +143,25 @@ class Zygote:
             os._exit(1)
 
 
-def _wait_for_adoption(middle: int, warden: int) -> None:
-    """Wait until the process in between is gone, and die with the warden from then on."""
+def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
+    """Wait until the process in between has ended. From then on, this process dies with the warden."""
     poll = select.poll()
-    while os.getppid() == middle:
+    while os.getppid() == middle_pid:
         poll.poll(_ADOPTION_INTERVAL)
-    kernel.die_with_parent(signal.SIGKILL)  # not before: the kernel takes the end of any parent for the warden's
-    if os.getppid() != warden:
+    kernel.die_with_parent(signal.SIGKILL)  # not earlier: the end of the process in between would count
+    if os.getppid() != warden_pid:
         os._exit(1)
     os.setsid()
 
 
 def _diverge() -> None:
-    """Reseed what two forks would otherwise share: random numbers and the names of temporary files."""
-    numbers = sys.modules.get("numpy.random")
-    if numbers is not None:
-        numbers.seed()
-    files = sys.modules.get("tempfile")
-    if files is not None:
-        files.tempdir = None  # type: ignore[attr-defined]
+    """Reset what forks would otherwise share: numpy's random numbers and the directory of `tempfile`."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # type: ignore[attr-defined]
 
 
 def _warm_up() -> None:
@@ -170,11 +172,11 @@ def _warm_up() -> None:
 
 
 def _probe() -> None:
-    """Start a thread and multiply two matrices: both fail or hang where the zygote cannot be forked."""
-    done = _thread.allocate_lock()
-    done.acquire()
-    _thread.start_new_thread(done.release, ())
-    done.acquire()
+    """Start a thread and multiply two matrices. In a fork of a zygote that cannot be forked, these fail or hang."""
+    until_thread_ran = _thread.allocate_lock()
+    until_thread_ran.acquire()
+    _thread.start_new_thread(until_thread_ran.release, ())
+    until_thread_ran.acquire()
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         matrix = numpy.ones((_PROBE_SIZE, _PROBE_SIZE))
@@ -189,11 +191,11 @@ def _become_session(own: ControlConnection) -> NoReturn:
 
 
 def _take_over(config: Dict[str, Any], streams: Sequence[int]) -> None:
-    """Take environment, directory and output of the session, as a new process gets them by exec."""
-    zone = os.environ.get("TZ")
+    """Take the environment, directory and output of the session, as a new process gets them by exec."""
+    old_timezone = os.environ.get("TZ")
     os.environ.clear()
     os.environ.update(config["env"])
-    if os.environ.get("TZ") != zone:
+    if os.environ.get("TZ") != old_timezone:
         time.tzset()
     os.chdir(config["files"])
     output, errors = streams
