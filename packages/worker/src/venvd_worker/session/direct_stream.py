@@ -23,23 +23,23 @@ from venvd_worker.session.streams import CHUNK, Stream
 
 _LONGEST_TIMEOUT = 365 * 86400.0
 _STALL = 60.0
-"""Seconds that a client may leave its replies unread."""
+"""Seconds that a client may leave its replies unread before the session drops it."""
 _LINGER, _LINGER_BYTES = 5.0, 64 << 20
-"""How long, and how much, a client whose line cannot be read may go on sending until it has read why."""
+"""Seconds and bytes that a client may go on sending after a line that the session cannot read."""
 LARGE = 1 << 20
-"""Bytes that are offered to the kernel at once."""
+"""Bytes that the session offers to the kernel at once."""
 _READ_TIMEOUT, _RATE = 0.1, 50e6
-"""How long a client that reads nothing of an attachment holds the session up, and how fast one must be that does."""
+"""Seconds that the session waits for a client that does not read, and bytes a second that a client must read."""
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class DirectPeer:
-    """A direct client as a borrower of segments: the first reply that names a segment carries its descriptor."""
+    """A direct client as a borrower of segments. The first reply that names a segment carries its descriptor."""
 
     def __init__(self) -> None:
         self.known: Set[str] = set()
         self.takes_descriptors = True
-        """Whether descriptors reach it."""
+        """Whether the session can send descriptors to the client."""
 
     def share(self, segment: Segment) -> List[int]:
         if segment.name in self.known:
@@ -49,16 +49,16 @@ class DirectPeer:
 
 
 class DirectStream(Stream):
-    """One direct client. It never blocks the session: while replies wait for it, its requests are not read.
+    """The stream of one direct client. While replies wait for the client, the session does not read its requests.
 
     Attributes:
-        source: the descriptor that its requests come from.
-        sink: the one that takes its replies.
+        source: the descriptor from which the session reads requests.
+        sink: the descriptor to which the session writes replies.
     """
 
     def __init__(self, descriptor: int, terms: AttachTerms, rest: bytes, traffic: Traffic) -> None:
         super().__init__(descriptor, DirectPeer(), traffic, terms.max_line)
-        # Not `setblocking`: the server uses the same socket.
+        # `setblocking` would also change the server's descriptor of the same socket.
         self._write: Callable[[Union[bytes, memoryview]], int] = lambda data: self._sock.send(data, _SEND)
         self._pipes: Optional[Pipes] = None
         self.source = self.sink = self.fileno()
@@ -89,11 +89,11 @@ class DirectStream(Stream):
         return [self.fileno(), *(self._pipes.descriptors if self._pipes else ())]
 
     def take_pipes(self, begin: bytes) -> None:
-        """Answer `session.pipes`: lines go over two pipes, and the connection only shows that the client is there.
+        """Answer `session.pipes`. From then on lines go over two pipes, and the connection only shows the client's end.
 
         Raises:
-            InvalidRequest: something was sent behind it.
-            OSError: there is no room for the descriptors.
+            InvalidRequest: the client sent something before the answer.
+            OSError: the process has no room for the descriptors.
         """
         if self.waiting:
             raise InvalidRequest("{}: nothing may be sent behind it before its answer".format(PIPES))
@@ -113,20 +113,20 @@ class DirectStream(Stream):
             raise EOFError("the client went away")
         self._ending = True
         if self._message is not None:
-            there, all_of_it = len(self._buffer), sum(self._missing)
+            received, expected = len(self._buffer), sum(self._missing)
             self._mark_unreadable(self._message)
             raise InvalidRequest(
-                "the attachments ended after {} of the {} bytes that were announced".format(there, all_of_it)
+                "the attachments ended after {} of the {} bytes that were announced".format(received, expected)
             )
         if not len(self._buffer):
             raise EOFError("the client went away")
-        return b"\n"  # the last line ends where the stream does
+        return b"\n"  # the end of the stream ends the last line
 
     def _sizes(self, message: Dict[str, Any]) -> List[int]:
         try:
             sizes = list(attachment_sizes(message.get("attachments")))
         except (InvalidRequest, TooLarge):
-            self._mark_unreadable(message)  # how many bytes follow is not known
+            self._mark_unreadable(message)  # the session does not know how many bytes follow
             raise
         if sum(sizes) > self._most_attachments:
             self._mark_unreadable(message)
@@ -134,6 +134,7 @@ class DirectStream(Stream):
         return sizes
 
     def _mark_unreadable(self, message: Dict[str, Any]) -> None:
+        """Note that the session cannot find the next line, and that the error answers `message`."""
         self.unreadable = True
         try:
             self.begin = head(message.get("id"))[0]
@@ -152,17 +153,17 @@ class DirectStream(Stream):
             raise InvalidRequest("this connection is attached: a call with a name takes another connection")
         if "stream" in message and type(message["stream"]) not in (bool, type(None)):
             raise InvalidRequest('"stream" takes true or false')
-        given = message.get("timeout")
-        if given is None:
+        timeout = message.get("timeout")
+        if timeout is None:
             return self.timeout
-        if type(given) not in (int, float) or not 0 < given < float("inf"):
+        if type(timeout) not in (int, float) or not 0 < timeout < float("inf"):
             raise InvalidRequest("timeout takes seconds, more than 0")
-        return float(min(given, _LONGEST_TIMEOUT))
+        return float(min(timeout, _LONGEST_TIMEOUT))
 
     # ---- replies
 
     def send(self, data: Reply) -> None:
-        """Send lines, attachments and descriptors, or queue them until the client reads.
+        """Send lines, attachments and descriptors, or queue what the client does not read now.
 
         Raises:
             OSError: user code closed or replaced the descriptor.
@@ -184,7 +185,7 @@ class DirectStream(Stream):
             self._queue(data[sent:], () if sent else descriptors)
 
     def _send_attachment(self, data: memoryview) -> None:
-        """Wait a while for a client that reads: a queue would cost a copy and its memory."""
+        """Send an attachment. While the client reads, wait for it, because a queue would cost a copy and its memory."""
         self._traffic.sent += len(data)
         sent = 0
         deadline = monotonic() + _READ_TIMEOUT + len(data) / _RATE
@@ -192,8 +193,8 @@ class DirectStream(Stream):
         poll.register(self.sink, select.POLLOUT)
         while sent < len(data) and not self._unsent:
             sent += self._write_some(data[sent : sent + LARGE], ())
-            left = deadline - monotonic()
-            if sent < len(data) and (left <= 0 or not poll.poll(1000 * min(left, _READ_TIMEOUT))):
+            remaining = deadline - monotonic()
+            if sent < len(data) and (remaining <= 0 or not poll.poll(1000 * min(remaining, _READ_TIMEOUT))):
                 break
         if sent < len(data):
             self._queue(bytes(data[sent:]), ())
@@ -202,10 +203,10 @@ class DirectStream(Stream):
         if not self._unsent:
             self._moved = monotonic()
         self.blocked = True
-        self._unsent.append((memoryview(data), [os.dup(each) for each in descriptors]))
+        self._unsent.append((memoryview(data), [os.dup(descriptor) for descriptor in descriptors]))
 
     def flush(self) -> None:
-        """Send queued replies, as far as the client takes them."""
+        """Send as much of the queued replies as the client takes."""
         while self._unsent:
             data, descriptors = self._unsent[0]
             sent = self._write_some(data[:LARGE], descriptors)
@@ -219,6 +220,7 @@ class DirectStream(Stream):
         self.blocked = False
 
     def _write_some(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
+        """Write without waiting, and return the number of bytes. Data for a client that is gone counts as written."""
         try:
             if descriptors:
                 return self._sock.sendmsg([data], rights(descriptors), _SEND)
@@ -237,7 +239,7 @@ class DirectStream(Stream):
             close_descriptors(self._unsent.popleft()[1])
 
     def is_stalled(self, now: float) -> bool:
-        """Whether the client has not read for too long."""
+        """Return whether the client has read nothing for too long, or has lingered for too long."""
         if self._lingers_until:
             return now > self._lingers_until
         return self.blocked and now - self._moved > _STALL
@@ -245,7 +247,7 @@ class DirectStream(Stream):
     # ---- the end
 
     def linger(self) -> None:
-        """Answer no more, and let the client read the last reply."""
+        """End the replies, and let the client read the last one."""
         self._lingers_until = monotonic() + _LINGER
         self._sock.shutdown(socket.SHUT_WR)
 
@@ -254,7 +256,7 @@ class DirectStream(Stream):
         return bool(self._lingers_until)
 
     def discard(self) -> bool:
-        """Discard input; false once the client has stopped sending, or has sent too much."""
+        """Discard input. Return False when the client has stopped sending or has sent too much."""
         try:
             data = self._read()
         except BlockingIOError:
@@ -265,11 +267,11 @@ class DirectStream(Stream):
         return bool(data) and self._discarded <= _LINGER_BYTES
 
     def close(self) -> None:
-        """End the connection; the server keeps a descriptor of it, so that closing this one would not."""
+        """End the connection. `shutdown` ends it although the server has a descriptor of the same socket."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # the client did
+            pass  # the client has ended it
         self._drop_unsent()
         if self._pipes is not None:
             self._pipes.close()
