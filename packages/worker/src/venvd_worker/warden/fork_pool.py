@@ -1,14 +1,15 @@
 """The fork pool: the warden's side of the zygote, and the forks that wait to become sessions.
 
-- The pool keeps some forks ahead. It is refilled while no session is starting, one fork at a time.
-- A new zygote must pass a probe first: a fork that starts a thread and, if numpy is loaded, multiplies two matrices.
+- The pool keeps some spare forks. It refills them one at a time, while no session is starting.
+- A new zygote must first pass a probe: a fork that starts a thread and, if numpy is loaded, multiplies two matrices.
+- If the import of a module fails, the pool reports it, and the zygote imports the others.
 - Sessions start as new interpreters if the zygote crashes, exceeds its time for imports, or has threads after them.
-  Time in which no processor was free does not count. A module whose import fails is reported, and the others are
-  preloaded.
-- After a pause of at most a minute the pool starts another zygote, except when the imports left threads or when
+  Time in which no processor was free does not count.
+- After a pause of at most a minute the pool starts another zygote. It stops trying if the imports left threads, or if
   several zygotes in a row failed before they were ready.
-- A session waits at most ten seconds for a fork; then it starts as a new interpreter. A fork that is slow because the
-  machine is busy may arrive later. If a fork sleeps or is stopped, it is replaced; if the zygote is, the zygote is.
+- A session waits ten seconds or a little more for a fork. Then it starts as a new interpreter. A fork that is slow
+  because the machine is busy may still become a spare. The pool gives up a fork that makes no progress. If the
+  zygote makes none while it forks, the pool gives up the zygote.
 - A session also starts as a new interpreter if its `env` sets a variable that only counts at the start of an
   interpreter or a library (`venvd_contract.internal.environment`).
 """
@@ -37,36 +38,36 @@ from venvd_worker.warden.zygote_process import ZygoteProcess, ZygoteSettings, Zy
 STARTING, READY, FAILED, OFF = "starting", "ready", "failed", "off"
 
 _FIRST_ZYGOTE_TIMEOUT = 40.0
-"""Seconds that the first sessions wait for the first zygote; then they start in a new interpreter."""
+"""Seconds that the first sessions wait for the first zygote. Then they start as new interpreters."""
 _CHECK_INTERVAL = 5.0
-"""Seconds between looks at a fork that has not answered."""
+"""Seconds between checks of a fork that has not answered."""
 _FORK_TIMEOUT, _SLOW_FORK_TIMEOUT = 10.0, 60.0
-"""Seconds that a session waits for a fork, and that a fork may take which makes progress."""
+"""Seconds that a session waits for a fork, and seconds that a fork may take if it makes progress."""
 _CLOSED_GRACE = 0.5
-"""Seconds that a zygote whose control connection is closed may take to end by itself."""
+"""Seconds in which the warden may reap a zygote after its control connection broke."""
 _QUIET = 0.03
-"""Seconds without a start after which a fork is made ahead, so that it takes no time from a start."""
+"""Seconds without a start of a session before the pool refills, so that a refill slows no start."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _LONG_LIFE = 60.0
-"""Seconds of life after which a zygote that ends does not lengthen the pause before the next."""
+"""Seconds of life after which the end of a zygote does not lengthen the pause before the next."""
 _MOST_FAULTS = 5
-"""Zygotes in a row that fail by their own fault before they are ready; then no other is tried."""
+"""Zygotes in a row that may fail by their own fault before they are ready. Then the pool starts no other."""
 
 
 class Fork(NamedTuple):
-    """A process that waits to be told which session it is."""
+    """A process that waits for the configuration of its session."""
 
     pid: int
     control: ControlConnection
 
 
 TakeFork = Callable[[Optional[Fork]], None]
-"""Gets a fork, or None where the session must start in a new interpreter."""
+"""Takes a fork, or None if the session must start as a new interpreter."""
 
 
 @dataclass
 class _PendingFork:
-    """A fork that was requested and has not answered; no session waits for a late one."""
+    """A fork that the pool has requested and that has not answered. No session waits for a late one."""
 
     number: int
     control: ControlConnection
@@ -78,7 +79,7 @@ class _PendingFork:
 
 
 class ForkPool:
-    """Keeps a zygote, and replaces it when it fails; tells the server of each change."""
+    """Keeps a zygote, replaces it when it fails, and reports each change to the server."""
 
     def __init__(self, loop: EventLoop, settings: ZygoteSettings, starter: InterpreterStarter, server: Server) -> None:
         self._loop = loop
@@ -105,11 +106,11 @@ class ForkPool:
         return replace(self._report, pid=None if self._zygote is None else self._zygote.pid)
 
     def resident(self) -> int:
-        """Bytes of memory of the zygote; its forks share nearly all of it."""
+        """Return the bytes of memory of the zygote. Its forks share nearly all of it."""
         return 0 if self._zygote is None else usage.resident(self._zygote.pid)
 
     def start(self) -> None:
-        """Start the first zygote; sessions wait for it."""
+        """Start the first zygote. Sessions wait for it."""
         if self._settings.spares is None:
             return
         self._awaiting_first = True
@@ -129,7 +130,7 @@ class ForkPool:
     # ---- for sessions
 
     def take(self, take_fork: TakeFork) -> None:
-        """Give a fork to `take_fork`, now or when there is one."""
+        """Give a fork, or None, to `take_fork`, now or later."""
         self._taken_at = monotonic()
         while self._spares:
             fork = self._spares.popleft()
@@ -146,14 +147,14 @@ class ForkPool:
             take_fork(None)
 
     def discard(self, fork: Fork) -> None:
-        """End a fork that is not needed."""
+        """End a fork that no session needs."""
         fork.control.close()
         process_tree.kill_tree([fork.pid])
 
     # ---- for the reaper
 
     def owns(self, pid: int) -> bool:
-        """Whether a child of the warden belongs to the pool; call `read_zygote` first."""
+        """Return whether a child of the warden belongs to the pool. Call `read_zygote` first."""
         return (
             (self._zygote is not None and self._zygote.pid == pid)
             or any(fork.pid == pid for fork in self._pending.values())
@@ -161,15 +162,15 @@ class ForkPool:
         )
 
     def on_reaped(self, pid: int, status: int) -> None:
-        """Take note that a child of the warden was reaped."""
+        """Give up the zygote if it is the child that the warden has reaped."""
         zygote = self._zygote
         if zygote is None or zygote.pid != pid:
             return
         self.read_zygote()
         if zygote is self._zygote:
-            memory_kill = usage.out_of_memory_kills() > zygote.memory_kills
-            where = "" if zygote.importing is None else ' while it imported "{}"'.format(zygote.importing)
-            self._fail("the zygote {}{}".format(explain_exit(status, memory_kill).how, where), faults=1)
+            is_memory_kill = usage.out_of_memory_kills() > zygote.memory_kills
+            during_import = "" if zygote.importing is None else ' while it imported "{}"'.format(zygote.importing)
+            self._fail("the zygote {}{}".format(explain_exit(status, is_memory_kill).how, during_import), faults=1)
 
     # ---- the zygote
 
@@ -187,18 +188,18 @@ class ForkPool:
         self._loop.call_later(self._settings.timeout, partial(self._check_imports, zygote))
 
     def _check_imports(self, zygote: ZygoteProcess) -> None:
-        """Give up a zygote whose imports take too long; time without a free processor does not count."""
+        """Give up a zygote whose imports take too long. Time without a free processor does not count."""
         if zygote is not self._zygote or zygote.prepared:
             return
-        left = self._settings.timeout - zygote.own_time()
-        if left > 0:
-            self._loop.call_later(left, partial(self._check_imports, zygote))
+        remaining = self._settings.timeout - zygote.own_time()
+        if remaining > 0:
+            self._loop.call_later(remaining, partial(self._check_imports, zygote))
             return
-        what = "its start" if zygote.importing is None else 'the import of "{}"'.format(zygote.importing)
-        self._fail("{} was not done after {:g} s".format(what, self._settings.timeout), faults=1)
+        unfinished = "its start" if zygote.importing is None else 'the import of "{}"'.format(zygote.importing)
+        self._fail("{} was not done after {:g} s".format(unfinished, self._settings.timeout), faults=1)
 
     def read_zygote(self) -> None:
-        """Read all that the zygote has sent: it may be about a fork that became the warden's child just now."""
+        """Read all messages of the zygote. They tell which new children of the warden are forks."""
         while self._zygote is not None:
             zygote = self._zygote
             try:
@@ -213,12 +214,12 @@ class ForkPool:
             self._handle(zygote, packet.message)
 
     def _fail_if_still(self, zygote: ZygoteProcess, why: str) -> None:
-        """Give up a zygote whose connection broke, unless it was reaped meanwhile."""
+        """Give up a zygote whose connection broke, unless the warden has reaped it meanwhile."""
         if zygote is self._zygote:
             self._fail("the zygote cannot be heard any more: {}".format(why), faults=1)
 
     def _handle(self, zygote: ZygoteProcess, message: Dict[str, Any]) -> None:
-        """Handle one message of the zygote, which may say anything: it imports the user's modules."""
+        """Handle one message of the zygote. Do not trust it, because the zygote imports the user's modules."""
         if "importing" in message:
             zygote.importing = to_text(message["importing"])
         elif "imported" in message:
@@ -238,7 +239,7 @@ class ForkPool:
                 fork.pid = pid
         elif "failed" in message:
             fork = self._find_pending(message["failed"])
-            if fork is not None:  # there was no room for a process, and may be soon
+            if fork is not None:  # the machine had no room for a process, and may have it soon
                 self._lose_fork(fork, to_text(message.get("why")), faults=0)
 
     def _find_pending(self, number: object) -> Optional[_PendingFork]:
@@ -258,17 +259,18 @@ class ForkPool:
     def _become_ready(self, zygote: ZygoteProcess) -> None:
         zygote.ready_at = monotonic()
         self._awaiting_first = False
-        failed = [module for module in self._report.preload if module.error]
-        why = "; ".join('"{}" could not be imported: {}'.format(each.module, each.error) for each in failed)
+        failed_modules = [module for module in self._report.preload if module.error]
+        why = "; ".join('"{}" could not be imported: {}'.format(each.module, each.error) for each in failed_modules)
         self._report = ZygoteReport(READY, why, self._report.preload)
         self._server.send_event(self.report)
         self._request_for_waiting()
         self._refill()
 
     def _fail(self, why: str, *, faults: int = 0) -> None:
-        """Do without a zygote, for a while or for good.
+        """End the zygote, and start another after a pause, unless too many have failed.
 
-        `faults` counts what was its own fault. A zygote that was ready once is worth another try, however it ended.
+        `faults` is added to the faults of the zygotes in a row that were never ready. A zygote that was ready resets
+        that number.
         """
         zygote = self._end_zygote()
         ready_at = None if zygote is None else zygote.ready_at
@@ -296,7 +298,7 @@ class ForkPool:
         return zygote
 
     def _stop_waiting(self) -> None:
-        """Start the sessions that wait in new interpreters, unless the zygote is ready."""
+        """Start the waiting sessions as new interpreters, unless the zygote is ready."""
         self._awaiting_first = False
         while self._waiting and self._report.state != READY:
             self._waiting.popleft()(None)
@@ -308,14 +310,14 @@ class ForkPool:
         if zygote is None:
             return
         self._number += 1
-        own, other = control.make_pair()
+        own, end_of_fork = control.make_pair()
         fork = self._pending[self._number] = _PendingFork(self._number, own, probe, monotonic())
         self._loop.add(own, partial(self._read_fork, fork))
         self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
-        zygote.control.send({"fork": fork.number, "probe": probe}, [other.detach()])
+        zygote.control.send({"fork": fork.number, "probe": probe}, [end_of_fork.detach()])
 
     def _check_fork(self, fork: _PendingFork, zygote: ZygoteProcess) -> None:
-        """Wait longer for a fork that makes progress, but let no session wait for it."""
+        """Give up a fork that has not answered, or wait longer if it makes progress, but let no session wait."""
         if self._pending.get(fork.number) is not fork:
             return
         pids = [fork.pid] if fork.pid is not None else process_tree.list_descendants([zygote.pid])
@@ -331,7 +333,7 @@ class ForkPool:
             self._lose_fork(fork, "it did not answer")
 
     def _mark_late(self, fork: _PendingFork) -> None:
-        """Start the session that waits for this fork in a new interpreter."""
+        """Start the session that waits for this fork as a new interpreter. For a probe, start all that wait."""
         if fork.probe:
             self._stop_waiting()
         elif not fork.late and self._waiting:
@@ -347,7 +349,7 @@ class ForkPool:
         if packet is None:
             return
         close_descriptors(packet.descriptors)
-        self.read_zygote()  # which process it is
+        self.read_zygote()  # sets `fork.pid`
         zygote = self._zygote
         if zygote is None or self._pending.get(fork.number) is not fork:
             return
@@ -360,7 +362,7 @@ class ForkPool:
             self._lose_fork(fork, "it is no child of the warden")
 
     def _add_fork(self, pending: _PendingFork, pid: int) -> None:
-        """Give a fork that answered to a session that waits, or keep it as a spare."""
+        """Give a fork that has answered to a waiting session, or keep it as a spare."""
         del self._pending[pending.number]
         self._loop.remove(pending.control)
         fork = Fork(pid, pending.control)
@@ -369,7 +371,7 @@ class ForkPool:
         elif len(self._spares) < (self._settings.spares or 0):
             self._spares.append(fork)
             self._loop.add(fork.control, partial(self._lose_spare, fork))
-        else:  # the session did not wait for it
+        else:  # the session did not wait, and the pool is full
             self.discard(fork)
         self._refill_when_quiet()
 
@@ -389,7 +391,7 @@ class ForkPool:
             process_tree.kill_tree([fork.pid])
 
     def _lose_spare(self, fork: Fork) -> None:
-        """Replace a spare that ended, or sent something: spares are silent."""
+        """Replace a spare that has ended or has sent something. A good spare sends nothing."""
         if fork in self._spares:
             self._spares.remove(fork)
             self._loop.remove(fork.control)
@@ -398,7 +400,8 @@ class ForkPool:
 
     def _request_for_waiting(self) -> None:
         if self._report.state == READY:
-            for _ in range(len(self._waiting) - sum(not fork.late for fork in self._pending.values())):
+            expected_forks = sum(not fork.late for fork in self._pending.values())
+            for _ in range(len(self._waiting) - expected_forks):
                 self._request_fork()
 
     def _refill_when_quiet(self) -> None:
@@ -428,6 +431,6 @@ def _read_parent(pid: int) -> Optional[int]:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a process runs: user code may have killed or stopped it."""
+    """Return whether a process runs. User code may have killed or stopped it."""
     stat = process_tree.read_stat(pid)
     return stat is not None and stat.state in "SRD"
