@@ -352,7 +352,7 @@ def site() -> Iterator[Site]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture(params=["http", "pipe", "real"])
+@pytest.fixture(params=["http", "pipe", pytest.param("real", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> Iterator[venvd.Backend]:
     """A connected client: of a backend in this process over each transport, and of a real one."""
     if request.param == "real":

@@ -60,7 +60,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "python" in metafunc.fixturenames:
         paths = found_pythons()
         names = [(re.search(r"3\.\d+", os.path.realpath(path)) or ["?"])[0] for path in paths]
-        metafunc.parametrize("python", paths, ids=names, scope="module")
+        # make test-fast takes one interpreter, the one that runs the tests where it is among them
+        running = f"3.{sys.version_info.minor}"
+        quick = names.index(running) if running in names else 0
+        pythons = [
+            pytest.param(path, marks=() if index == quick else pytest.mark.slow) for index, path in enumerate(paths)
+        ]
+        metafunc.parametrize("python", pythons, ids=names, scope="module")
 
 
 class Slot:

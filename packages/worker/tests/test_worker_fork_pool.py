@@ -16,6 +16,8 @@ import pytest
 
 from venvd_worker.warden.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 IN_A_HURRY = """
 import os, sys
 archive, options = sys.argv[3], sys.argv[5:]

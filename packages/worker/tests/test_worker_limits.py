@@ -9,6 +9,8 @@ import pytest
 
 from venvd_contract.errors import InvalidRequest, LimitExceeded, UserError
 
+pytestmark = pytest.mark.slow
+
 MB = 1 << 20
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PARENT = "import os; os.getppid()"
 COUNTED = """
 import os, random

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120
 Connect = Callable[[], socket.socket]
 
