@@ -269,7 +269,7 @@ class HandleInfo:
     sizeBytes: int
     ageSeconds: float
     leaseSeconds: Optional[float] = None
-    """Time until the handle is freed if it is not used; absent without a lease. It stands still while a call runs."""
+    """Time until the handle is freed if it is not used; absent without a lease. A running call stops its clock."""
 
 
 @dataclass

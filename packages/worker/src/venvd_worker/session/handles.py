@@ -27,7 +27,7 @@ class _Held(NamedTuple):
 class _Lease(NamedTuple):
     seconds: float
     end: float
-    """When the lease ends, by a clock that stands still while calls run."""
+    """When the lease ends, by a clock that stops while calls run."""
 
 
 class Handles:
