@@ -28,8 +28,8 @@ def choose_engine(name: str, database: Database, home_id: str, create_engine: Cr
     """
     previous = _find_previous_engine(database, home_id)
     if name == "auto" and previous is not None:
-        engine, reason = create_engine(previous)
-        return engine, f"{reason.removesuffix(': asked for')}: the backends of this home run there already"
+        engine, _ = create_engine(previous)
+        return engine, f"{engine.name}: the backends of this home run there already"
     engine, reason = create_engine(name)
     if previous is not None and previous != engine.name:
         _destroy_launches(previous, create_engine)
