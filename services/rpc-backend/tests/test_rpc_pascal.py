@@ -9,7 +9,7 @@ import pytest
 
 from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
-from venvd_rpc_backend import pascal
+from venvd_rpc_backend.compat import pascal
 
 
 def answered(command: str, result: Any) -> Any:

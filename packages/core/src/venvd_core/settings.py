@@ -40,6 +40,8 @@ class BackendSettings(BaseSettings):
     session_limits: Limits = Limits()
     session_idle_timeout: float = Field(default=0, ge=0)
     cancel_on_disconnect: bool = True
+    compat: bool = True
+    """Whether clients of an older .NET host are served: the `compat` module of each server."""
     attach: bool = True
     """Whether pipe clients may attach to a session."""
     max_attached: int = Field(default=512, ge=0, le=1_000_000)

@@ -45,10 +45,14 @@ class Calls:
         self._guard = guard
         self._cancel = cancel_on_disconnect
 
-    def unary(self, service: ServiceDescriptor) -> dict[str, Callable[[Metadata], UnaryCall]]:
+    def unary(self, service: ServiceDescriptor) -> dict[str, Begin]:
         """Return what begins a call of each method that does not stream, by its name without the service."""
         unary = [method for method in list_methods(service) if not _streams(method)]
-        return {_short(method): partial(UnaryCall, self, method) for method in unary}
+        return {_short(method): self.beginning(method) for method in unary}
+
+    def beginning(self, method: Method) -> Begin:
+        """Return what begins a call of a method that does not stream."""
+        return partial(UnaryCall, self, method)
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Return a handler for each method that streams."""
@@ -142,6 +146,10 @@ class UnaryCall:
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None
+
+
+Begin = Callable[[Metadata], UnaryCall]
+"""Begins a call with the metadata of its client."""
 
 
 def _short(method: Method) -> str:

@@ -101,6 +101,19 @@ def find_only_value(result: bytes) -> bytes | None:
         return None
 
 
+def read_value(result: bytes) -> str | None:
+    """Return the JSON of a result that is plain data, or None for a handle.
+
+    Raises:
+        Internal: the result has not the form that its command has.
+    """
+    try:
+        value = _object(result).get("value")
+        return None if value is None else _text(value)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise Internal(f"the session sent a result that its command does not have: {error}") from None
+
+
 def fill(message: Message, result: bytes) -> Message:
     """Fill `message` from a result, and return it; fields that the proto does not have are left out.
 

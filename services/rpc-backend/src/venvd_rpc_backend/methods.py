@@ -126,12 +126,30 @@ _decode = msgspec.json.Decoder().decode
 
 
 def _respond_with_floats(result: bytes) -> Message:
-    return python_service_pb2.ToFloatArrayResponse(data=_read_numbers(_check_list(_decode(result))))
+    return python_service_pb2.ToFloatArrayResponse(data=read_floats(result))
 
 
 def _respond_with_rows(result: bytes) -> Message:
-    rows = [python_service_pb2.FloatRow(data=_read_numbers(_check_list(row))) for row in _check_list(_decode(result))]
+    rows = [python_service_pb2.FloatRow(data=row) for row in read_rows(result)]
     return python_service_pb2.ToFloatArray2DResponse(rows=rows)
+
+
+def read_floats(result: bytes) -> list[float]:
+    """Read the result of `tofloatarray`.
+
+    Raises:
+        Internal: it is no array of numbers.
+    """
+    return _read_numbers(_check_list(_decode(result)))
+
+
+def read_rows(result: bytes) -> list[list[float]]:
+    """Read the result of `tofloatarray2d`.
+
+    Raises:
+        Internal: it is no array of arrays of numbers.
+    """
+    return [_read_numbers(_check_list(row)) for row in _check_list(_decode(result))]
 
 
 def _read_numbers(row: list[Any]) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_rpc_backend.calls import Calls
+from venvd_rpc_backend.calls import Begin, Calls
 
 
 class Streaming(Protocol):
@@ -27,6 +28,10 @@ class Routes(grpc.GenericRpcHandler):
             for part in (calls, *streaming)
             for name, handler in part.handlers(each).items()
         }
+
+    def add(self, calls: Mapping[str, Begin]) -> None:
+        """Add methods that do not stream, by their path."""
+        self._unary |= calls
 
     def service(self, handler_call_details: Any) -> Any:
         """Find the handler of a call, for gRPC."""

@@ -10,12 +10,15 @@ import grpc
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
+from venvd_http import probes
 from venvd_http.auth import TokenGuard
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
-from venvd_rpc_backend import http, probes
+from venvd_rpc_backend import probes as grpc_probes
 from venvd_rpc_backend.arrays import Arrays
 from venvd_rpc_backend.calls import Calls
+from venvd_rpc_backend.compat import http as old_http
+from venvd_rpc_backend.compat import service as old_service
 from venvd_rpc_backend.methods import SERVICES
 from venvd_rpc_backend.routes import Routes
 from venvd_rpc_backend.settings import RpcSettings
@@ -72,14 +75,17 @@ class RpcServer:
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, guard, settings)
         arrays = Arrays(self._backend, guard, settings.stall_timeout, cancel=cancel)
-        self._server.add_generic_rpc_handlers((Routes(SERVICES, calls, streams, arrays),))
-        self._health = probes.add(self._server, self._backend, guard, NAMES)
+        app, names = probes.create_app(self._backend, guard), NAMES
+        routes = Routes(SERVICES, calls, streams, arrays)
+        if settings.compat:
+            app, names = old_http.create_app(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
+            routes.add(old_service.list_calls(calls))
+        self._server.add_generic_rpc_handlers((routes,))
+        self._health = grpc_probes.add(self._server, self._backend, guard, names)
         self.port = self._listen()
         await self._health.update()
         await self._server.start()
-        self._http = create_server(
-            http.create_app(self._backend, guard, settings), stall_timeout=settings.stall_timeout
-        )
+        self._http = create_server(app, stall_timeout=settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
         self._updating_health = asyncio.ensure_future(self._health.keep_updating())
         log.info("gRPC on port %d, HTTP on port %d", self.port, self.http_port)

@@ -1,18 +1,17 @@
-"""The HTTP port: probes, metrics, and `POST /rpc/PythonService/<Method>` for old clients."""
+"""`POST /rpc/PythonService/<Method>` on the HTTP port: HTTP/1.1 and PascalCase JSON."""
 
 from __future__ import annotations
 
 from venvd_contract.commands import COMMANDS, Command
 from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented
 from venvd_core.backend import Backend, Request
-from venvd_http import probes
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send, respond
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
 from venvd_http.heads import Head
 from venvd_http.problems import refuse
-from venvd_rpc_backend import pascal
+from venvd_rpc_backend.compat import pascal
 from venvd_rpc_backend.methods import PLANNED, STREAMING
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.status import public_error
@@ -22,9 +21,8 @@ SERVICE = "PythonService/"
 METHODS: dict[str, Command] = {each.rpc: each for each in COMMANDS if each.rpc.startswith(SERVICE)}
 
 
-def create_app(backend: Backend, guard: TokenGuard, settings: RpcSettings) -> ASGIApp:
-    """The application; errors are problem details."""
-    probes_app = probes.create_app(backend, guard)
+def create_app(others: ASGIApp, backend: Backend, guard: TokenGuard, settings: RpcSettings) -> ASGIApp:
+    """Create the application; `others` answers every other path. Errors are problem details."""
     watch = DisconnectWatch() if settings.cancel_on_disconnect else None
 
     async def call(scope: Scope, head: Head, body: Body, receive: Receive) -> bytes:
@@ -42,7 +40,7 @@ def create_app(backend: Backend, guard: TokenGuard, settings: RpcSettings) -> AS
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
-            await probes_app(scope, receive, send)
+            await others(scope, receive, send)
             return
         body = Body(receive, settings.stall_timeout)
         head = Head(chunked=True)  # as long as nothing is known of the body
