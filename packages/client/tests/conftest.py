@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.cli import Cli, run
 
 import venvd
 from venvd import _controller_process
@@ -431,3 +432,8 @@ def script() -> Iterator[Callable[..., Script]]:
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@pytest.fixture
+def cli(site: Any) -> Cli:
+    return lambda *words, **options: run(site.environment(), *words, **options)

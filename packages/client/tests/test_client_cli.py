@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.cli import Cli, run
 from harness.ports import free_port
 from harness.programs import started
 
@@ -25,49 +23,12 @@ pytestmark = pytest.mark.slow
 MINOR = f"3.{sys.version_info.minor}"
 
 
-@dataclass
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Ran]
-
-
-def run(
-    environment: dict[str, str], *words: str, stdin: str = "", encoding: str = "utf-8", status: int | None = 0
-) -> Ran:
-    done = subprocess.run(
-        [sys.executable, "-m", "venvd", *words],
-        env=environment,
-        cwd=tempfile.gettempdir(),  # no manifest lies there
-        input=stdin,
-        capture_output=True,
-        encoding=encoding,
-        timeout=120,
-        check=False,
-    )
-    assert status is None or done.returncode == status, done
-    assert "Traceback (most recent call last)" not in done.stderr or "<e" in done.stderr, done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
-
-
 def runs(pid: int) -> bool:
     """Whether a process is there and more than its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-@pytest.fixture
-def cli(site: Any) -> Cli:
-    return lambda *words, **options: run(site.environment(), *words, **options)
 
 
 @pytest.fixture
@@ -153,11 +114,11 @@ def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site
     theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(free_port())}
     run(theirs, "up", "--detach")
     try:
-        text = run(theirs, "config").out
+        text = run(theirs, "config", status=1).out
     finally:
         run(theirs, "down")
     assert "/nowhere.pem  (environment: SSL_CERT_FILE)" in text
-    assert "missing: SSL_CERT_FILE" in text
+    assert "broken: SSL_CERT_FILE" in text
 
 
 def test_up_tells_of_another_url(elsewhere: dict[str, str]) -> None:

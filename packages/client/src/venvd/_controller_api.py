@@ -188,8 +188,9 @@ def leftovers(*, everything: bool, remove: bool) -> Request[list[Leftover]]:
     return Request(method, "/v1/leftovers", decode, query=query, timeout=_PRUNE_TIMEOUT)
 
 
-def ensure_provider(provider: str, model: str | None) -> Request[VenvChange]:
-    return Request("PUT", f"/v1/providers/{quote_name(provider)}/venv", _decoder(VenvChange), query={"model": model})
+def ensure_provider(provider: str, model: str | None, spec: VenvSpec | None) -> Request[VenvChange]:
+    path, body = f"/v1/providers/{quote_name(provider)}/venv", None if spec is None else dataclasses.asdict(spec)
+    return Request("PUT", path, _decoder(VenvChange), body, query={"model": model})
 
 
 # ---- backends ----
@@ -234,11 +235,11 @@ def logs_path(name: str) -> str:
     return f"/v1/backends/{quote_name(name)}/logs"
 
 
-def get_logs(name: str, tail: int | None) -> Request[list[LogLine]]:
+def get_logs(name: str, tail: int | None, since: str | None) -> Request[list[LogLine]]:
     def decode(data: Any) -> list[LogLine]:
         return list_decoder(LogLine)(data["items"])
 
-    return Request("GET", logs_path(name), decode, query={"tail": tail})
+    return Request("GET", logs_path(name), decode, query={"tail": tail, "since": since})
 
 
 def get_metrics(name: str) -> Request[str]:

@@ -47,6 +47,12 @@ def check(lines: Sequence[str]) -> list[str]:
     return sorted(str(requirement) for requirement in combined.values())
 
 
+def replace_packages(lines: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The (checked) lines with those that are wanted, which replace the lines for the same packages."""
+    names = {Requirement(line).name for line in wanted}
+    return sorted([*(line for line in lines if Requirement(line).name not in names), *wanted])
+
+
 def check_apt(names: Sequence[str]) -> list[str]:
     """The names of Debian packages, sorted, each once.
 

@@ -18,6 +18,7 @@ from venvd_controller.home import Home
 from venvd_controller.images import Images
 from venvd_controller.manifest_sync import ManifestSync
 from venvd_controller.operations import Operations
+from venvd_controller.providers import Providers
 from venvd_controller.pruner import Pruner
 from venvd_controller.reconciler import Reconciler
 from venvd_controller.runtimes import Runtimes
@@ -39,6 +40,7 @@ class Controller:
     operations: Operations
     runtimes: Runtimes
     venvs: Venvs
+    providers: Providers
     backends: Backends
     reconciler: Reconciler
     manifest_sync: ManifestSync
@@ -117,6 +119,6 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, backends, reconciler, manifest_sync,
-        pruner, LogHub(engine), registry,
+        settings, home, engine, reason, database, operations, runtimes, venvs, Providers(venvs), backends,
+        reconciler, manifest_sync, pruner, LogHub(engine), registry,
     )  # fmt: skip

@@ -48,7 +48,10 @@ class Runtimes:
     # ---- commands ----
 
     def put(self, version: str, *, declared: bool = False) -> tuple[Runtime, OperationInfo | None]:
-        """Add a runtime; the operation is None if the runtime is ready."""
+        """Add a runtime; the operation is None if the runtime is ready.
+
+        The first runtime that a client asks for becomes the default when it is ready. A declared one does not.
+        """
         check_version(version)
         with self._database.write() as session:
             row = session.get(RuntimeRow, version)
@@ -59,8 +62,16 @@ class Runtimes:
                 session.add(row)
                 session.flush()
             row.declared = row.declared or declared
-            operation = None if row.state == "ready" else self._queue_init(session, row)
-            return _to_resource(row), operation
+            if row.state != "ready":
+                return _to_resource(row), self._queue_init(session, row)
+            if not declared:
+                self._mark_first_default(session, version)
+            return _to_resource(row), None
+
+    def _mark_first_default(self, session: Session, version: str) -> None:
+        """Mark a ready runtime as the default if none is chosen: the first `init` chooses, and later ones do not."""
+        if self.find_default(session) is None:
+            _get_row(session, version).is_default = True
 
     def _queue_init(self, session: Session, row: RuntimeRow) -> OperationInfo:
         active = self._operations.find_active(session, KIND, row.version)
@@ -103,9 +114,13 @@ class Runtimes:
         missing = []
         for version in SUPPORTED:
             try:
-                return self.ensure(version, progress)
+                runtime = self.ensure(version, progress)
             except NotFound as error:
                 missing.append(error.message)
+            else:
+                with self._database.write() as session:
+                    self._mark_first_default(session, version)
+                return runtime
         raise NotFound("the engine has none of the supported CPythons: " + "; ".join(missing))
 
     def ensure(self, version: str, progress: Progress) -> RuntimeRef:
@@ -120,6 +135,10 @@ class Runtimes:
     def _run_init(self, version: str, run: Run) -> None:
         run.phase("runtime")
         self.ensure(version, run)
+        with self._database.write() as session:
+            row = session.get(RuntimeRow, version)
+            if row is not None and not row.declared:
+                self._mark_first_default(session, version)
 
     def _resolve(self, version: str, progress: Progress) -> RuntimeRef:
         progress.phase("runtime")

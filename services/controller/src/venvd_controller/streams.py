@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
+from datetime import datetime
 
 from anyio.to_thread import run_sync
 from fastapi.responses import StreamingResponse
@@ -211,7 +212,7 @@ class Launches:
 
 
 async def stream_backend_log(
-    hub: LogHub, launches: Launches, launch: LaunchRecord | None, tail: int | None
+    hub: LogHub, launches: Launches, launch: LaunchRecord | None, tail: int | None, since: datetime | None = None
 ) -> AsyncIterator[Event | None]:
     """Yield the last lines of a backend's log and then each new line, over restarts, until the backend is removed.
 
@@ -220,12 +221,12 @@ async def stream_backend_log(
     number, last_time = 0, ""
     while not hub.closing:
         if launch is not None:
-            async with aclosing(_stream_launch_log(hub, launches.engine, launch, tail, last_time)) as lines:
+            async with aclosing(_stream_launch_log(hub, launches.engine, launch, (tail, since), last_time)) as lines:
                 async for line in lines:
                     if line is not None:
                         number, last_time = number + 1, line.time
                     yield Event(number, "log", asdict(line)) if line else None
-            tail = None
+            tail = since = None
         try:
             launch = await run_sync(launches.find_next)
         except (NotFound, Conflict):
@@ -238,18 +239,19 @@ async def stream_backend_log(
 
 
 async def _stream_launch_log(
-    hub: LogHub, engine: Engine, record: LaunchRecord, tail: int | None, last_time: str
+    hub: LogHub, engine: Engine, record: LaunchRecord, first: tuple[int | None, datetime | None], last_time: str
 ) -> AsyncGenerator[LogLine | None]:
-    """Yield the lines of one launch after `last_time`, until it ends."""
+    """Yield the lines of one launch after `last_time`, until it ends; `first` is `tail` and `since` of its past."""
     follower = Follower()
+    tail, since = first
 
     def read_history() -> list[LogLine]:
-        lines = engine.logs(record, None if tail is None else max(tail, 1), follow=False)
-        return [line for line in lines if line.time > last_time]
+        asked = None if tail is None or since is not None else max(tail, 1)
+        return [line for line in engine.logs(record, asked, follow=False) if line.time > last_time]
 
     with hub.follow(record, follower):
         history = await run_sync(read_history)
-        lines = history[len(history) if tail == 0 else 0 :]
+        lines = select_lines(history, tail, since)
         while not hub.closing:
             follower.signal.clear()
             ended = follower.ended
@@ -262,6 +264,19 @@ async def _stream_launch_log(
                 return
             if not await follower.signal.wait():
                 yield None
+
+
+def read_lines(engine: Engine, record: LaunchRecord, tail: int | None, since: datetime | None) -> list[LogLine]:
+    """Read the last `tail` lines of a launch, but none before `since`."""
+    lines = list(engine.logs(record, tail if since is None else None, follow=False))
+    return select_lines(lines, tail, since)
+
+
+def select_lines(lines: list[LogLine], tail: int | None, since: datetime | None) -> list[LogLine]:
+    """Return the last `tail` lines, but none before `since`."""
+    if since is not None:
+        lines = [line for line in lines if datetime.fromisoformat(line.time) >= since]
+    return lines if tail is None else lines[max(0, len(lines) - tail) :]
 
 
 def _drop_known(lines: list[LogLine], history: list[LogLine]) -> list[LogLine]:

@@ -81,9 +81,17 @@ class AsyncController:
             return False
         return True
 
-    async def ensure_provider(self, provider: str, model: str | None = None) -> VenvChange:
-        """Return the venv of a provider. The controller creates it if it does not exist."""
-        return await self._connection.send(api.ensure_provider(provider, model))
+    async def ensure_provider(
+        self, provider: str, model: str | None = None, spec: VenvSpec | None = None
+    ) -> VenvChange:
+        """Return the venv of a provider. The controller creates it if it does not exist.
+
+        Args:
+            provider: the provider's name.
+            model: one of its models; each has a venv of its own.
+            spec: what the venv needs. The packages are added to those of a venv that exists, or replace their versions.
+        """
+        return await self._connection.send(api.ensure_provider(provider, model, spec))
 
     async def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
         """List what the home keeps without using it. `everything` adds what the controller would make again."""
@@ -186,20 +194,20 @@ class AsyncBackends:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return await self._connection.send(api.restart_backend(name))
 
-    async def logs(self, name: str, tail: int | None = None) -> Sequence[LogLine]:
-        """Return the last lines of a backend's log, oldest first."""
-        return await self._connection.send(api.get_logs(name, tail))
+    async def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
+        """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""
+        return await self._connection.send(api.get_logs(name, tail, since))
 
     async def metrics(self, name: str) -> str:
         """Return a backend's metrics in Prometheus' text format."""
         return await self._connection.send(api.get_metrics(name))
 
-    async def follow_logs(self, name: str, tail: int | None = None) -> AsyncIterator[LogLine]:
+    async def follow_logs(self, name: str, tail: int | None = None, since: str | None = None) -> AsyncIterator[LogLine]:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
         The iterator ends when the backend is removed or the iterator is closed.
         """
-        query = {"tail": tail, "follow": "true"}
+        query = {"tail": tail, "since": since, "follow": "true"}
         async with aclosing(self._connection.stream_events(api.logs_path(name), query)) as stream:
             async for event in stream:
                 line = api.parse_log_line(event)

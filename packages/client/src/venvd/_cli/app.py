@@ -101,13 +101,14 @@ def list_(state: State) -> None:
 
 @app.command("config")
 @pass_state
-def config(state: State) -> None:
-    """Show every setting and its source, and what is unsafe or missing."""
+def config(state: State) -> int:
+    """Show every setting and its source, and what is unsafe or broken. Exits with 1 if something is broken."""
     report = state.controller.config()
     lines = [fields([(item.name, f"{item.value}  ({_source(item)})") for item in report.settings])]
     lines += [click.style(f"unsafe: {word}", fg="yellow") for word in report.unsafe]
-    lines += [click.style(f"missing: {word}", fg="yellow") for word in report.missing]
+    lines += [click.style(f"broken: {word}", fg="red") for word in report.missing]
     state.show(report, "\n".join(lines))
+    return FAILED if report.missing else DONE
 
 
 def _source(item: Setting) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import venvd
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
+from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
 from venvd._cli.venv import parse_pairs
 from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, LogLine, VenvSpec
@@ -59,6 +62,16 @@ def choose_backend(state: State, name: str | None) -> str:
     return usable[0].name
 
 
+def _ask_for_backend(state: State) -> str:
+    """Return the name of the only backend; where several run, ask for one at a terminal."""
+    listed = state.controller.backends.list()
+    if len(listed) < 2 or state.json or not sys.stdin.isatty():
+        return choose_backend(state, None)
+    state.say(rows(listed))
+    choice = click.Choice([item.name for item in listed])
+    return str(click.prompt("Which backend?", type=choice, show_choices=False, err=True))
+
+
 def _ensure_venv(state: State, name: str | None, provider: str | None, model: str | None) -> str:
     """Return the name of the venv, once it is ready: the given one, a provider's, or else `default`."""
     if provider is not None:
@@ -75,8 +88,31 @@ def _ensure_venv(state: State, name: str | None, provider: str | None, model: st
         return DEFAULT_VENV
 
 
+_TYPE = click.Choice(BACKEND_TYPES, case_sensitive=False)
+
+
+def _complete_type(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _TYPE.shell_complete(context, parameter, incomplete)
+
+
+def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | None, int | None]:
+    """Return the type, the venv and the port that the words of `start` name: TYPE, then VENV or PORT."""
+    rest = list(words)
+    if type_ is None:
+        if not rest:
+            raise click.UsageError(f"which type? TYPE is one of {', '.join(BACKEND_TYPES)}")
+        type_ = _TYPE.convert(rest.pop(0), None, click.get_current_context())
+    if len(rest) > 1:
+        raise click.UsageError(f'"{rest[1]}" is one word too many: after the TYPE comes one VENV or PORT')
+    word = rest[0] if rest else None
+    if word is None or not word.isdecimal():
+        return type_, word, None
+    return type_, None, click.IntRange(1, 65535).convert(int(word), None, click.get_current_context())
+
+
 @backend.command("start")
-@click.argument("type", type=click.Choice(BACKEND_TYPES))
+@click.argument("words", nargs=-1, metavar="TYPE [VENV|PORT]", shell_complete=_complete_type)
+@click.option("--backend", "old_type", type=_TYPE, help="The old word for the TYPE, in any case, such as Http.")
 @click.option(
     "--venv",
     "venv_name",
@@ -109,18 +145,26 @@ def _ensure_venv(state: State, name: str | None, provider: str | None, model: st
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
 @pass_state
-def start(state: State, /, type: str, venv_name: str | None, no_wait: bool, **options: Any) -> None:  # noqa: A002
-    """Start a backend of a TYPE: http, pipe or rpc."""
+def start(
+    state: State, /, words: Sequence[str], old_type: str | None, venv_name: str | None, no_wait: bool, **options: Any
+) -> None:
+    """Start a backend of a TYPE: http, pipe or rpc. A number after it is the port, another word the venv."""
+    backend_type, venv_word, port_word = _parse_words(words, old_type)
+    if (venv_word and venv_name) or (port_word and options["port"]):
+        raise click.UsageError(f'"{words[-1]}" and the option for the same exclude each other')
+    venv_name, options["port"] = venv_name or venv_word, options["port"] or port_word
     provider, model = options.pop("provider"), options.pop("model")
     if venv_name and provider:
-        raise click.UsageError("--venv and --provider exclude each other")
+        raise click.UsageError("a venv and --provider exclude each other")
     if model and not provider:
         raise click.UsageError("--model needs --provider")
     limits = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
     token = not options.pop("no_token")
     env = parse_pairs(options.pop("env"))
     venv_name = _ensure_venv(state, venv_name, provider, model)
-    started = state.controller.backends.start(type, limits=limits, venv=venv_name, token=token, env=env, **options)
+    started = state.controller.backends.start(
+        backend_type, limits=limits, venv=venv_name, token=token, env=env, **options
+    )
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
@@ -152,8 +196,8 @@ def status(state: State, name: str | None) -> None:
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
 @pass_state
 def stop(state: State, name: str | None) -> None:
-    """Stop and remove a backend. Default: the only one."""
-    name = choose_backend(state, name)
+    """Stop and remove a backend. Default: the only one; where several run, a terminal asks."""
+    name = name or _ask_for_backend(state)
     state.controller.backends.delete(name)
     state.show({"name": name, "stopped": True}, f"{name} is stopped")
 
@@ -178,17 +222,22 @@ def _format_line(line: LogLine) -> str:
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
 @click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, across restarts.")
 @click.option("-n", "--tail", type=click.IntRange(0), help="Print only this many last lines.")
+@click.option(
+    "--since",
+    type=Moment(),
+    help="Print no older lines: a time (RFC 3339), or how long ago, such as 90s, 10m, 2h or 1d.",
+)
 @pass_state
-def logs(state: State, name: str | None, follow: bool, tail: int | None) -> None:
+def logs(state: State, name: str | None, follow: bool, tail: int | None, since: str | None) -> None:
     """Print the log of a backend. Default: the only one."""
     name = choose_backend(state, name)
     if not follow:
-        lines = state.controller.backends.logs(name, tail)
+        lines = state.controller.backends.logs(name, tail, since)
         state.show(lines, "\n".join(_format_line(line) for line in lines) if lines else None)
         return
     if state.json:
         raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
-    for line in state.controller.backends.follow_logs(name, tail):
+    for line in state.controller.backends.follow_logs(name, tail, since):
         click.echo(_format_line(line))
 
 

@@ -55,7 +55,15 @@ def init(state: State, version: str | None, as_default: bool, no_wait: bool) -> 
     if as_default:
         runtimes.set_default(version)
     info = _find(state, version)
-    state.show(info, f"CPython {info.resolvedVersion} is {info.state}" + (" (default)" if info.default else ""))
+    state.show(info, f"CPython {info.resolvedVersion} is {info.state}{_describe_default(state, info)}")
+
+
+def _describe_default(state: State, info: Runtime) -> str:
+    """Say whether a runtime is the default; the first `init` chooses it, and a later one leaves it."""
+    if info.default:
+        return ", and the default of venvs that name no Python"
+    chosen = next((item.version for item in state.controller.runtimes.list() if item.default), None)
+    return f"; {chosen} stays the default (venvd runtime default {info.version} changes it)" if chosen else ""
 
 
 @runtime.command("list")

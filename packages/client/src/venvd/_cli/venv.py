@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import click
 
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
-from venvd_contract.resources import Venv, VenvSpec
+from venvd_contract.resources import Venv, VenvChange, VenvSpec
 
 
 @click.group(cls=Group)
@@ -60,30 +60,75 @@ def read_requirements(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+_SPEC_OPTIONS = (
+    click.option("--python", help="Version of CPython, such as 3.13. Default: the default runtime."),
+    click.option(
+        "-r", "--requirement", "requirements", multiple=True, help="A requirement such as 'numpy>=2'. Repeatable."
+    ),
+    click.option(
+        "--requirements-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A file with one requirement to a line.",
+    ),
+    click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable."),
+    click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable."),
+    click.option("--network", is_flag=True, help="Let user code reach the network."),
+    click.option(
+        "--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable."
+    ),
+    click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label. Repeatable."),
+    click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running."),
+)
+"""What a venv may ask for; `_spec` reads all but the last."""
+
+
+def spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a venv's specification."""
+    for option in reversed(_SPEC_OPTIONS):
+        command = option(command)
+    return command
+
+
 @venv.command("create")
 @click.argument("name")
-@click.option("--python", help="Version of CPython, such as 3.13. Default: the default runtime.")
-@click.option(
-    "-r", "--requirement", "requirements", multiple=True, help="A requirement such as 'numpy>=2'. Repeatable."
-)
-@click.option(
-    "--requirements-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file with one requirement to a line.",
-)
-@click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable.")
-@click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable.")
-@click.option("--network", is_flag=True, help="Let user code reach the network.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label. Repeatable.")
-@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
+@click.argument("model", required=False)
+@spec_options
 @pass_state
-def create(state: State, /, name: str, no_wait: bool, **options: Any) -> None:
-    """Create or change the venv NAME. An unchanged venv is not built again."""
+def create(state: State, /, name: str, model: str | None, no_wait: bool, **options: Any) -> None:
+    """Create or change the venv NAME. An unchanged venv is not built again.
+
+    With a MODEL, NAME is a provider: the venv has the stable name and the labels of `venvd venv ensure`.
+    """
     spec = _spec(**options)
+    _ensure_runtime(state, spec, no_wait=no_wait)
+    controller = state.controller
+    change = controller.ensure_provider(name, model, spec) if model else controller.venvs.put(name, spec)
+    _show_built(state, change, no_wait=no_wait)
+
+
+@venv.command("ensure")
+@click.argument("provider")
+@click.option("--model", help="The provider's model.")
+@spec_options
+@pass_state
+def ensure(state: State, /, provider: str, model: str | None, no_wait: bool, **options: Any) -> None:
+    """Ensure the venv of a PROVIDER: it has a stable name, and at least the packages asked for.
+
+    Packages and options change a venv that exists; without any, it stays as it is.
+    """
+    spec = _spec(**options)
+    _ensure_runtime(state, spec, no_wait=no_wait)
+    _show_built(state, state.controller.ensure_provider(provider, model, spec), no_wait=no_wait)
+
+
+def _ensure_runtime(state: State, spec: VenvSpec, *, no_wait: bool) -> None:
     if spec.python is None and not no_wait:
         state.controller.runtimes.ensure(None, Progress())
-    change = state.controller.venvs.put(name, spec)
+
+
+def _show_built(state: State, change: VenvChange, *, no_wait: bool) -> None:
+    """Wait for the build of a venv and show what it has become."""
+    name = change.venv.name
     if no_wait:
         state.show(change, f"{name}: {change.venv.state}")
         return
@@ -156,18 +201,7 @@ def lock(state: State, name: str) -> None:
 
 @click.group("providers", cls=Group)
 def providers() -> None:
-    """Venvs of providers, by provider and model."""
+    """Providers, whose venvs have stable names."""
 
 
-@providers.command("ensure")
-@click.argument("provider")
-@click.option("--model", help="The provider's model.")
-@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
-@pass_state
-def ensure(state: State, provider: str, model: str | None, no_wait: bool) -> None:
-    """Ensure the venv of a provider."""
-    change = state.controller.ensure_provider(provider, model)
-    if not no_wait:
-        wait(state, change.operation)
-    info = change.venv if no_wait else state.controller.venvs.get(change.venv.name)
-    state.show(info, details(info))
+providers.add_command(ensure)

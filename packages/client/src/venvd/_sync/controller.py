@@ -82,9 +82,15 @@ class Controller:
             return False
         return True
 
-    def ensure_provider(self, provider: str, model: str | None = None) -> VenvChange:
-        """Return the venv of a provider. The controller creates it if it does not exist."""
-        return self._connection.send(api.ensure_provider(provider, model))
+    def ensure_provider(self, provider: str, model: str | None = None, spec: VenvSpec | None = None) -> VenvChange:
+        """Return the venv of a provider. The controller creates it if it does not exist.
+
+        Args:
+            provider: the provider's name.
+            model: one of its models; each has a venv of its own.
+            spec: what the venv needs. The packages are added to those of a venv that exists, or replace their versions.
+        """
+        return self._connection.send(api.ensure_provider(provider, model, spec))
 
     def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
         """List what the home keeps without using it. `everything` adds what the controller would make again."""
@@ -187,20 +193,20 @@ class Backends:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return self._connection.send(api.restart_backend(name))
 
-    def logs(self, name: str, tail: int | None = None) -> Sequence[LogLine]:
-        """Return the last lines of a backend's log, oldest first."""
-        return self._connection.send(api.get_logs(name, tail))
+    def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
+        """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""
+        return self._connection.send(api.get_logs(name, tail, since))
 
     def metrics(self, name: str) -> str:
         """Return a backend's metrics in Prometheus' text format."""
         return self._connection.send(api.get_metrics(name))
 
-    def follow_logs(self, name: str, tail: int | None = None) -> Iterator[LogLine]:
+    def follow_logs(self, name: str, tail: int | None = None, since: str | None = None) -> Iterator[LogLine]:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
         The iterator ends when the backend is removed or the iterator is closed.
         """
-        query = {"tail": tail, "follow": "true"}
+        query = {"tail": tail, "since": since, "follow": "true"}
         with closing(self._connection.stream_events(api.logs_path(name), query)) as stream:
             for event in stream:
                 line = api.parse_log_line(event)

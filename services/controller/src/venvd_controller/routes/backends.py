@@ -8,6 +8,7 @@ from typing import Annotated
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 
 from venvd_contract.errors import NotFound, Unavailable
 from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
@@ -16,6 +17,7 @@ from venvd_controller.routes.dependencies import ControllerDep, JsonBody, PageOf
 
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _MAX_REMOVAL_WAIT = 30.0
+_LAST_LINES = 1000
 
 
 @router.get("")
@@ -63,18 +65,21 @@ def restart_backend(controller: ControllerDep, name: str) -> BackendStart:
 async def get_logs(
     controller: ControllerDep,
     name: str,
-    tail: Annotated[int | None, Query(ge=0, le=100_000)] = 1000,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    since: AwareDatetime | None = None,
     follow: bool = False,
 ) -> PageOf[LogLine] | StreamingResponse:
-    """Return the last lines of server and worker host, oldest first. With `follow`, stream server-sent events, over
-    restarts, until the backend is removed.
+    """Return the last `tail` lines of server and worker host (1000 unless `since` is given), oldest first, and none
+    before `since`. With `follow`, stream server-sent events, over restarts, until the backend is removed.
     """
+    if tail is None and since is None:
+        tail = _LAST_LINES
     if follow:
         launches = streams.Launches(controller.engine, controller.backends, name)
         first = await run_sync(launches.find_next)
-        return streams.create_response(streams.stream_backend_log(controller.logs, launches, first, tail))
+        return streams.create_response(streams.stream_backend_log(controller.logs, launches, first, tail, since))
     record = await run_sync(controller.backends.get_launch_record, name)
-    return PageOf(await run_sync(lambda: list(controller.engine.logs(record, tail, follow=False))))
+    return PageOf(await run_sync(streams.read_lines, controller.engine, record, tail, since))
 
 
 @router.get("/{name}/metrics", response_class=Response)

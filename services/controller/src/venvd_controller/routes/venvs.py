@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response, status
 
-from venvd_contract.errors import NotFound
 from venvd_contract.resources import Package, Venv, VenvChange, VenvSpec
 from venvd_controller.routes.dependencies import ControllerDep, JsonBody, PageOf, PagingDep
-from venvd_controller.specs import create_provider_name
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
 
@@ -62,11 +60,9 @@ def ensure_provider(
     model: str | None = None,
     spec: JsonBody[VenvSpec | None] = None,
 ) -> VenvChange:
-    """Create the venv of a provider from the body, or from the defaults. An existing venv does not change."""
-    name = create_provider_name(provider, model)
-    try:
-        spec = controller.venvs.get(name).spec
-    except NotFound:
-        spec = spec or VenvSpec()
-        spec.labels = {**spec.labels, "provider": provider, **({"model": model} if model else {})}
-    return put_venv(controller, name, spec, response)
+    """Create the venv of a provider from the body. To an existing venv, add what the body asks for: a requirement
+    replaces those for the same package, and a field that is absent changes nothing.
+    """
+    venv, operation = controller.providers.ensure(provider, model, spec or VenvSpec())
+    response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
+    return VenvChange(venv, operation)

@@ -1,0 +1,31 @@
+"""A moment as a word of a command: a time, or how long ago."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+_AGO = re.compile(r"(\d{1,9})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Moment(click.ParamType[str]):
+    """Converts `10m` (ten minutes ago) or a time (RFC 3339; local time without an offset) to RFC 3339 in UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        ago = _AGO.fullmatch(value)
+        try:
+            if ago:
+                moment = datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+            else:
+                moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        except (ValueError, OverflowError):
+            self.fail(
+                f'"{value}" is no time: write 90s, 10m, 2h or 1d for how long ago, or 2026-01-31T12:00:00Z', param, ctx
+            )

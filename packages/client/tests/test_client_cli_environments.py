@@ -1,0 +1,60 @@
+"""The words of the command line for runtimes, venvs and backends, against a real controller on the local engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from harness.cli import Cli
+from harness.ports import free_port
+
+pytestmark = pytest.mark.slow
+
+MINOR = f"3.{sys.version_info.minor}"
+
+
+def test_the_log_since_a_time(cli: Cli) -> None:
+    """`--since` leaves out older lines: of the last hour there are some, of a future time there is none."""
+    assert "server: " in cli("logs", "main", "--since", "1h").out
+    assert cli("logs", "main", "--since", "2999-01-01T00:00:00Z", "--json").json == []
+    assert "how long ago" in cli("logs", "main", "--since", "soon", status=2).err
+
+
+def test_start_takes_the_old_words(cli: Cli) -> None:
+    """`--backend Http` is the type in any case, and the word after the type is the venv or, as a number, the port."""
+    port = free_port()
+    started = cli("start", "--backend", "HTTP", str(port), "--venv", "plain", "--name", "old", "--json").json
+    assert (started["type"], started["url"]) == ("http", f"http://127.0.0.1:{port}")
+    listed = cli("stop", status=2).err
+    assert "main" in listed
+    assert "old" in listed
+    cli("stop", "old")
+    assert cli("start", "Pipe", "plain", "--name", "old", "--json").json["venv"] == "plain"
+    cli("stop", "old")
+    assert "which type" in cli("start", status=2).err
+    assert "exclude each other" in cli("start", "http", "plain", "--venv", "plain", status=2).err
+    assert "one word too many" in cli("start", "http", "plain", "8000", status=2).err
+
+
+def test_stop_asks_at_a_terminal(cli: Cli, site: Any) -> None:
+    """Where several backends run, `stop` without a name asks for one."""
+    cli("start", "http", "plain", "--name", "asked")
+    terminal, inside = os.openpty()
+    command = [sys.executable, "-m", "venvd", "stop"]
+    with subprocess.Popen(command, env=site.environment(), stdin=inside, stdout=subprocess.PIPE) as process:
+        os.write(terminal, b"nobody\nasked\n")
+        assert process.communicate(timeout=120)[0] == b"asked is stopped\n"
+    os.close(terminal)
+    os.close(inside)
+
+
+def test_a_providers_venv(cli: Cli) -> None:
+    """`venv ensure`, `providers ensure` and `venv create` with a model mean the same venv."""
+    made = cli("venv", "create", "Acme", "m1", "--python", MINOR, "--json").json
+    assert made["spec"]["labels"] == {"provider": "Acme", "model": "m1"}
+    assert cli("venv", "ensure", "Acme", "--model", "m1", "--json").json["name"] == made["name"]
+    assert cli("providers", "ensure", "Acme", "--model", "m1", "--json").json["updatedAt"] == made["updatedAt"]
+    cli("venv", "delete", made["name"])
