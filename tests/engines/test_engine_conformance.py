@@ -11,10 +11,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from harness.access_keys import render_keys
 from harness.bench import PYTHON, Bench, evaluate
 from harness.stack import Quiet, wait_ready
+from harness.waiting import wait_until
 
-from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, NotFound, VenvdError
+from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, NotFound, Unauthenticated, VenvdError
 from venvd_engines.engine import Image, LaunchRecord, Port
 
 pytestmark = pytest.mark.network
@@ -178,6 +180,26 @@ def test_a_running_backend_is_found_again(bench: Bench, image: Image) -> None:
     with bench.running(launch) as record:
         found = {owned.launch_id: owned for owned in bench.another().list_owned()}[launch.id]
         assert (found.name, found.record, found.complete) == (launch.name, record, True)
+
+
+def is_accepted(record: LaunchRecord, token: str) -> bool:
+    try:
+        return bool(evaluate(record, "1 + 1", token) == 2)
+    except Unauthenticated:
+        return False
+
+
+def test_keys_of_a_running_backend_are_replaced(bench: Bench, image: Image) -> None:
+    """A server accepts the keys of its launch, then those that replace them, and user code sees no key file."""
+    launch = bench.launch(image, keys=render_keys("first"))
+    with bench.running(launch) as record:
+        look = "import glob; glob.glob('/run/venvd/keys*/**', recursive=True)"
+        assert evaluate(record, look, "first") == []
+        bench.another().write_keys(record, render_keys("second"))
+        wait_until(lambda: is_accepted(record, "second"), "the new key is not accepted")
+        assert not is_accepted(record, "first")
+    bench.engine.write_keys(record, render_keys("third"))
+    assert not list(bench.settings.run_dir.glob(f"keys-*/{launch.id}"))
 
 
 def test_sweeping_leaves_backends_alone(bench: Bench, image: Image) -> None:

@@ -75,9 +75,9 @@ class Bench:
         return launch_id in {owned.launch_id for owned in self.engine.list_owned()}
 
 
-def evaluate(record: LaunchRecord, code: str) -> Any:
+def evaluate(record: LaunchRecord, code: str, token: str = TOKEN) -> Any:
     """What an HTTP backend answers to `eval`."""
-    call = HttpCaller(record.url, TOKEN)
+    call = HttpCaller(record.url, token)
     try:
         return call("eval", {"expression": code})["value"]
     finally:

@@ -187,6 +187,9 @@ class MemoryEngine:
             return BackendState(PartState("missing"), PartState("missing"))
         return BackendState(*backend.parts.values())
 
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        self._step("write_keys")
+
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")
 

@@ -32,6 +32,8 @@ class BackendSettings(BaseSettings):
     token_sha256: Digest = ""
     no_token: bool = False
     metrics_token_sha256: Digest = ""
+    keys_file: Path | None = None
+    """Further keys that clients may send; the server reads the file again when it changes."""
     default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
     grace: float = Field(default=2, gt=0, le=3600)
     queue_limit: int = Field(default=64, ge=0, le=1_000_000)

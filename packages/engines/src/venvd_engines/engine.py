@@ -146,6 +146,7 @@ class Launch:
         reserved: ports of the home's other backends, those included that are about to restart.
         network: whether user code may reach the network.
         socket_name: the backend's subdirectory of the run directory, where it has one.
+        keys: the first content of the server's key file; see `Engine.write_keys`.
     """
 
     id: str
@@ -163,6 +164,7 @@ class Launch:
     network: bool = False
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None
+    keys: bytes = b'{"keys": []}'
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def warden_options(self) -> list[str]:
@@ -171,7 +173,7 @@ class Launch:
         return [*preload, "--preload-timeout", f"{self.preload_timeout:g}", "--spares", str(self.spare_sessions)]
 
 
-SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR")
+SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR", "VENVD_KEYS_FILE")
 """Settings of a server that the engine sets."""
 
 
@@ -251,6 +253,14 @@ class Engine(Protocol):
         """Start server and worker host; they may not be ready yet. `Conflict` where a port is taken."""
 
     def inspect(self, record: LaunchRecord) -> BackendState: ...
+
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the key file of a backend's server in one step; the server sees it within two seconds.
+
+        The file is never where user code runs, unless the engine has no `filesystem_isolation`. It is JSON:
+        `{"keys": [{"name", "sha256", "scope": "use" | "metrics", "expiresAt": RFC 3339 or null}]}`. A backend that is
+        gone, or that an older venvd started without a key file, is no error.
+        """
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Stop both parts within `grace` seconds."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
 
 from venvd_contract.errors import Forbidden, Unauthenticated
 from venvd_http.asgi import Scope
+
+_log = logging.getLogger("venvd.access")
 
 USE = "use"
 METRICS = "metrics"
@@ -30,8 +35,57 @@ def sha256(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Key:
+    """An access key beside a backend's own token; a backend may have many, and each may end at any time.
+
+    Attributes:
+        name: what logs call the key.
+        sha256: the digest of its token.
+        scope: `use` or `metrics`.
+        expires_at: seconds since the epoch; None is never.
+        ended: whether the key was revoked or has expired.
+    """
+
+    def __init__(self, name: str, sha256: bytes, scope: str = USE, expires_at: float | None = None) -> None:
+        self.name = name
+        self.sha256 = sha256
+        self.scope = scope
+        self.expires_at = expires_at
+        self.ended = False
+        self._watchers: set[Callable[[], None]] = set()
+
+    def equals(self, other: Key) -> bool:
+        """Whether both are the same key with the same rights."""
+        mine = (self.sha256, self.name, self.scope, self.expires_at)
+        return mine == (other.sha256, other.name, other.scope, other.expires_at)
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at is not None and time.time() >= self.expires_at
+
+    def error(self) -> Unauthenticated:
+        """Make the error that ends what a client does with an ended key."""
+        return Unauthenticated(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
+
+    def watch(self, on_end: Callable[[], None]) -> None:
+        """Call `on_end` when the key ends; at once if it has ended."""
+        if self.ended:
+            on_end()
+        else:
+            self._watchers.add(on_end)
+
+    def unwatch(self, on_end: Callable[[], None]) -> None:
+        self._watchers.discard(on_end)
+
+    def end(self) -> None:
+        """End the key, and with it what its clients do."""
+        self.ended = True
+        while self._watchers:
+            self._watchers.pop()()
+
+
 class TokenGuard:
-    """Accepts one token for everything and, if there is one, another for metrics only.
+    """Accepts one token for everything, another for metrics only if there is one, and keys that come and go.
 
     Tokens are known by their SHA-256 and compared in constant time.
 
@@ -45,42 +99,83 @@ class TokenGuard:
         self._token = bytes.fromhex(token_sha256)
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
         self._server = server
+        self._keys: dict[bytes, Key] = {}
         self._accepted = b""
         """The last token that may do everything: a token that was hashed once is not hashed for each call."""
+        self._accepted_key: Key | None = None
 
     @property
     def open(self) -> bool:
         """Whether everyone may do everything."""
         return not self._token
 
-    def check(self, token: str | None, scope: str = USE) -> None:
-        """Check a token for the scope `use` or `metrics`.
+    def check(self, token: str | None, scope: str = USE) -> Key | None:
+        """Check a token for the scope `use` or `metrics`; return its key, None if it is the server's own token.
 
         Raises:
-            Unauthenticated: there is no token, or it is unknown.
+            Unauthenticated: there is no token, it is unknown, or its key has ended.
             Forbidden: the token is known and not enough for `scope`.
         """
         if not self._token:
-            return
+            return None
         if not token:
             raise Unauthenticated("a token is needed, and the request has none")
         given = token.encode("utf-8", "surrogatepass")
         if self._accepted and hmac.compare_digest(given, self._accepted):
-            return
-        if self.scope_of(given) == USE:
-            self._accepted = given
-        elif scope != METRICS:
-            raise Forbidden("this token may read metrics only")
+            return self._accepted_key
+        granted, key = self._identify(given)
+        if granted == USE and (key is None or key.expires_at is None):
+            self._accepted, self._accepted_key = given, key
+        elif granted == METRICS != scope:
+            raise _refusal(Forbidden("this token may read metrics only"), key.name if key else METRICS)
+        return key
 
     def scope_of(self, token: bytes) -> str:
-        """What a token may do: `use`, which is everything, or `metrics`.
+        """Return what a token may do: `use`, which is everything, or `metrics`.
 
         Raises:
             Unauthenticated: the token is unknown.
         """
+        return self._identify(token)[0]
+
+    def _identify(self, token: bytes) -> tuple[str, Key | None]:
         digest = hashlib.sha256(token).digest()
         if hmac.compare_digest(digest, self._token):
-            return USE
-        if not hmac.compare_digest(digest, self._metrics_token):
-            raise Unauthenticated(f"the token is not one that {self._server} accepts")
-        return METRICS
+            return USE, None
+        if hmac.compare_digest(digest, self._metrics_token):
+            return METRICS, None
+        key = self._keys.get(digest)
+        if key is None:
+            error = Unauthenticated(f"the token is not one that {self._server} accepts")
+            raise _refusal(error, f"unknown, its SHA-256 begins with {digest.hex()[:12]}")
+        if key.expired:
+            raise _refusal(key.error(), key.name)
+        return key.scope, key
+
+    def replace_keys(self, keys: Collection[Key]) -> None:
+        """Accept these keys and no others; a key that is missing or has other rights ends now."""
+        previous = self._keys
+        self._keys = {
+            key.sha256: previous[key.sha256] if key.sha256 in previous and previous[key.sha256].equals(key) else key
+            for key in keys
+        }
+        self._accepted, self._accepted_key = b"", None
+        self._end(key for digest, key in previous.items() if self._keys.get(digest) is not key)
+
+    def end_expired(self) -> None:
+        """End the keys that have expired."""
+        self._end([key for key in self._keys.values() if key.expires_at is not None and key.expired])
+
+    @staticmethod
+    def _end(keys: Iterable[Key]) -> None:
+        for key in keys:
+            if key.ended:
+                continue
+            _log.info("%s", key.error().message, extra={"fields": {"key": key.name}})
+            key.end()
+
+
+def _refusal(error: Forbidden | Unauthenticated, key: str) -> Forbidden | Unauthenticated:
+    """Log that a token was refused, and return the error."""
+    _log.warning("a token was refused: %s", error.message, extra={"fields": {"key": key}})
+    return error

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
 from venvd_http.asgi import encode
+from venvd_http.auth import Key
 from venvd_http.heads import Head, HeadCache
 from venvd_http.problems import render_problem
 
@@ -166,12 +167,12 @@ class FastPath:
 
     Attributes:
         routes: commands by the target of their requests.
-        admit: raises `VenvdError` if the sender of a request may not call.
+        admit: raises `VenvdError` if the sender of a request may not call; returns the sender's access key, if any.
         exchange: makes the exchange of one request on a connection, which is kept alive or not.
     """
 
     routes: Mapping[bytes, str]
-    admit: Callable[[Head], None]
+    admit: Callable[[Head], Key | None]
     exchange: Callable[[Connection, bool], Exchange]
 
 
@@ -214,14 +215,23 @@ class Connection(HttpToolsProtocol):
         self.flow = Flow(self.transport, self._is_full)
         self._unread = UnreadTimer(self.transport, self.stall_timeout)
         self._heads = HeadCache()
+        self._keys: set[Key] = set()
         self._close_in(self.stall_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unread.stop()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        for key in self._keys:
+            key.unwatch(self.transport.abort)
         if self._exchange is not None:
             self._exchange.client_left()
+
+    def tie(self, key: Key) -> None:
+        """End the connection, with what runs over it, as soon as an access key ends that one of its requests had."""
+        if key not in self._keys:
+            self._keys.add(key)
+            key.watch(self.transport.abort)
 
     # ---- reading
 
@@ -349,14 +359,16 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
             return
         command, keep_alive = self._fast_command, self.parser.should_keep_alive()
-        head, refusal = Head(), None
+        head, key, refusal = Head(), None, None
         try:
             head = Head.of(self.headers)
             if head.wants_events or len(self._body) > LARGEST_FAST_BODY:
                 self._leave_fast_path(head)
                 super().on_message_complete()
                 return
-            self.fast_path.admit(head)
+            key = self.fast_path.admit(head)
+            if key is not None:
+                self.tie(key)
         except VenvdError as error:
             refusal = error
         self._fast_command = None
@@ -364,7 +376,8 @@ class Connection(HttpToolsProtocol):
         if refusal is not None:
             exchange.refuse(refusal)
             return
-        if keep_alive and not head.expects and self._began_in is self._arrived:
+        expires = key is not None and key.expires_at is not None
+        if keep_alive and not head.expects and not expires and self._began_in is self._arrived:
             self._heads.learn(self._arrived, command, head)
         exchange.begin(command, head, self._body)
 
@@ -424,6 +437,13 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(remaining, self._end_rest)
         else:
             self.timeout_keep_alive_handler()
+
+
+def tie(transport: asyncio.Transport, key: Key | None) -> None:
+    """Tie the connection of a transport to an access key; see `Connection.tie`."""
+    connection = transport.get_protocol()
+    if key is not None and isinstance(connection, Connection):
+        connection.tie(key)
 
 
 def create_connection_type(stall_timeout: float, fast_path: FastPath | None = None) -> type[Connection]:

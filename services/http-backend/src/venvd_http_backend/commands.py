@@ -11,7 +11,7 @@ from venvd_core import logs
 from venvd_core.backend import Backend, Request
 from venvd_core.wire import encode
 from venvd_http.asgi import Receive, respond
-from venvd_http.auth import TokenGuard
+from venvd_http.auth import Key, TokenGuard
 from venvd_http.bodies import too_large
 from venvd_http.clients import DisconnectWatch
 from venvd_http.heads import Head
@@ -37,15 +37,16 @@ class Commands:
         self._guard = guard
         self._limit = settings.max_body
 
-    def admit(self, head: Head) -> None:
-        """Check whether the sender of a request may call.
+    def admit(self, head: Head) -> Key | None:
+        """Check whether the sender of a request may call; return the access key that it sent, if any.
 
         Raises:
             Unauthenticated, Forbidden: it may not.
         """
-        self._guard.check(head.token)
+        key = self._guard.check(head.token)
         if self._guard.open:
             check_origin(head)
+        return key
 
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:
         """Answer one request; `payload` is what its path and query say, which takes the place of its body."""

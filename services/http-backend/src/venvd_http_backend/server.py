@@ -8,6 +8,7 @@ import math
 from functools import partial
 
 from venvd_core.backend import Backend
+from venvd_http import keys
 from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
 from venvd_http.listening import listen_tcp
@@ -41,6 +42,7 @@ class HttpServer:
         listener = listen_tcp(settings.host, settings.port)
         log.info("HTTP on port %d", listener.getsockname()[1])
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
+        self._watching_keys = keys.watch(settings.keys_file, guard)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
             App(self._backend, guard, commands),
@@ -58,6 +60,8 @@ class HttpServer:
         self._uvicorn.should_exit = True
         await self._serving
         closing.cancel()
+        if self._watching_keys is not None:
+            self._watching_keys.cancel()
 
     async def _close_backend(self) -> None:
         await asyncio.sleep(self._settings.grace)

@@ -12,7 +12,7 @@ from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
-from venvd_http.auth import TokenGuard
+from venvd_http.auth import Key, TokenGuard
 from venvd_pipe_backend import arrays, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.output import Output
@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         self._shared = arrays.SharedSegments()
         self._array_input: arrays.ArrayInput | None = None
         self._authenticated = False
+        self._key: Key | None = None
+        """The access key of the client, if it sent one instead of the backend's token."""
         self._first = True
         self._handover: asyncio.Task[None] | None = None
         self._paused = False
@@ -154,6 +156,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = self._closing = True
+        self._use_key(None)
         self._host.hangups.unwatch(self._descriptor, self._on_hangup)
         self._host.remove(self)
         self._host.held -= self._held
@@ -258,12 +261,31 @@ class Connection(asyncio.Protocol):
         if message.token is None and (self._authenticated or message.command in OPEN_COMMANDS):
             return
         try:
-            self._host.guard.check(message.token)
+            self._use_key(self._host.guard.check(message.token))
         except Unauthenticated as error:
             if message.token is None:
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
             raise
         self._authenticated = True
+
+    def _use_key(self, key: Key | None) -> None:
+        """Tie the connection to the key that its client sent last."""
+        if key is self._key:
+            return
+        if self._key is not None:
+            self._key.unwatch(self._on_key_end)
+        self._key = key
+        if key is not None:
+            key.watch(self._on_key_end)
+
+    def _on_key_end(self) -> None:
+        """Say that the key has ended, and close; running calls end as with a client that goes away."""
+        if self._key is None or self._lost or self._handover is not None:
+            return  # a connection that is handed over ends with its direct client
+        self._answer(b"", self._key.error())
+        self._lost = self._closing = True
+        self._cancel_calls()
+        self._transport.close()
 
     def _begin_array(self, message: Message) -> None:
         turn = None if message.tag else self._order.turn()
@@ -298,7 +320,7 @@ class Connection(asyncio.Protocol):
     async def _hand_over(self, session: str | None, identity: bytes) -> None:
         """Give the connection to the session, with the bytes that were read behind the first line."""
         rest = self._reader.rest()
-        client = handover.direct_client(self._descriptor, rest, identity, self._settings)
+        client = handover.direct_client(self._descriptor, rest, identity, self._settings, self._key)
         try:
             await self._backend.attach(session, client)
         except VenvdError as error:

@@ -9,6 +9,7 @@ from venvd_contract.commands import ATTACH, SessionInfo, checked
 from venvd_contract.errors import InvalidRequest
 from venvd_core import wire
 from venvd_core.backend import DirectClient, Reply
+from venvd_http.auth import Key
 from venvd_pipe_backend.messages import Message
 from venvd_pipe_backend.replies import failure, head, result
 from venvd_pipe_backend.settings import PipeSettings
@@ -26,7 +27,9 @@ def session_of(message: Message) -> str | None:
     return message.session if named is None else named
 
 
-def direct_client(descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings) -> DirectClient:
+def direct_client(
+    descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings, key: Key | None
+) -> DirectClient:
     """Make the direct client of a connection, with a duplicate of its descriptor.
 
     Args:
@@ -34,6 +37,7 @@ def direct_client(descriptor: int, rest: bytes, identity: bytes, settings: PipeS
         rest: bytes that were read behind the first line.
         identity: the ID of the first line, as JSON.
         settings: give the limits of one request.
+        key: the client's access key, with which the connection ends.
     """
 
     def greeting(info: SessionInfo) -> bytes:
@@ -46,4 +50,5 @@ def direct_client(descriptor: int, rest: bytes, identity: bytes, settings: PipeS
         settings.max_attachment_bytes,
         greeting,
         lambda request, error: failure(head(request), error),
+        key,
     )

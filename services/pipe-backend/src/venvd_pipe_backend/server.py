@@ -11,7 +11,7 @@ from pathlib import Path
 from venvd_contract.errors import Busy
 from venvd_core.backend import Backend
 from venvd_core.hangup import HangupWatcher
-from venvd_http import probes
+from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
 from venvd_http.listening import BACKLOG, listen_unix, remove_name
 from venvd_http.server import create_server
@@ -60,6 +60,7 @@ class PipeServer:
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
         self.hangups = HangupWatcher(loop)
+        self._watching_keys = keys.watch(self.settings.keys_file, self.guard)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )
@@ -84,6 +85,8 @@ class PipeServer:
         for connection in [*self._connections, *self._refused]:
             connection.abort()
         self._stall_checks.cancel()
+        if self._watching_keys is not None:
+            self._watching_keys.cancel()
         remove_name(self._http_path)
         self._http.should_exit = True
         await asyncio.wait({self._stall_checks, self._serving_http})

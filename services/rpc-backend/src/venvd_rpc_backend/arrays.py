@@ -92,17 +92,22 @@ class Arrays:
 
     async def _get(self, message: GetArrayRequest, context: Context) -> None:
         try:
-            outgoing = await self._fetch(message, context)
-            try:
-                await self._send(outgoing, context)
-            finally:
-                outgoing.close()
+            fields = self._admit(context)
+            with contexts.tied(fields.key):
+                outgoing = await self._fetch(message, fields, context)
+                try:
+                    await self._send(outgoing, context)
+                finally:
+                    outgoing.close()
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
 
-    async def _fetch(self, message: GetArrayRequest, context: Context) -> Outgoing:
+    def _admit(self, context: Context) -> contexts.CallFields:
         fields = contexts.read_metadata(context.invocation_metadata())
         contexts.authorise(self._guard, fields)
+        return fields
+
+    async def _fetch(self, message: GetArrayRequest, fields: contexts.CallFields, context: Context) -> Outgoing:
         target = _target(fields, context)
         form = message.format if message.HasField("format") else None
         return await self._wait(self._backend.get_array(message.handle_id, target, form))
@@ -116,15 +121,15 @@ class Arrays:
 
     async def _put(self, _requests: Any, context: Context) -> Message | None:
         try:
-            reply = await self._receive(context)
+            fields = self._admit(context)
+            with contexts.tied(fields.key):
+                reply = await self._receive(fields, context)
             return messages.fill(PutArrayResponse(), reply.result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None
 
-    async def _receive(self, context: Context) -> Reply:
-        fields = contexts.read_metadata(context.invocation_metadata())
-        contexts.authorise(self._guard, fields)
+    async def _receive(self, fields: contexts.CallFields, context: Context) -> Reply:
         header = await self._next(context)
         if not isinstance(header, Header):
             raise InvalidRequest("the first message of an array has its header, and only the others chunks")

@@ -16,6 +16,7 @@ from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, messages, status
+from venvd_rpc_backend.context import CallFields
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_methods
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
@@ -63,11 +64,8 @@ class Calls:
         serve = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}[method.name]
         return wrap(_function(serve, method), method.request.FromString, _serialized)
 
-    def _request(self, method: Method, message: Message | None, context: Context) -> Request:
-        return self.request(method, message, context, context.invocation_metadata())
-
-    def request(self, method: Method, message: Message | None, context: Context, metadata: Metadata) -> Request:
-        """Make the request for core.
+    def admit(self, method: Method, metadata: Metadata) -> CallFields:
+        """Read the metadata of a call, and check its token.
 
         Raises:
             VenvdError: the token is wrong, or a field is.
@@ -75,6 +73,10 @@ class Calls:
         fields = contexts.read_metadata(metadata)
         if not method.open:
             contexts.authorise(self._guard, fields)
+        return fields
+
+    def request(self, method: Method, message: Message | None, context: Context, fields: CallFields) -> Request:
+        """Make the request for core."""
         payload = b"{}" if message is None else messages.write_payload(message)
         timeout = contexts.find_timeout(context)
         return Request(
@@ -89,7 +91,9 @@ class Calls:
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
         """Send the description of a file, then its bytes."""
         try:
-            await files.send(self._backend, self._request(method, message, context), context)
+            fields = self.admit(method, context.invocation_metadata())
+            with contexts.tied(fields.key):
+                await files.send(self._backend, self.request(method, message, context, fields), context)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
 
@@ -98,7 +102,10 @@ class Calls:
     ) -> Message | bytes | None:
         """Take the header of a file, then its bytes."""
         try:
-            return method.respond(await files.receive(self._backend, self._request(method, None, context), requests))
+            fields = self.admit(method, context.invocation_metadata())
+            with contexts.tied(fields.key):
+                request = self.request(method, None, context, fields)
+                return method.respond(await files.receive(self._backend, request, requests))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None
@@ -108,13 +115,15 @@ class Calls:
         events: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
         call: Call | None = None
         try:
-            request = self._request(method, message, context)
+            fields = self.admit(method, context.invocation_metadata())
+            request = self.request(method, message, context, fields)
             call = Call(request, on_event=lambda kind, data: events.put_nowait(_event(kind, data)))
             self._backend.begin(call)
             call.add_done_callback(lambda _: events.put_nowait(None))
-            while (event := await events.get()) is not None:
-                await context.write(event)
-            await context.write(method.respond(call.result().result))
+            with contexts.tied(fields.key):
+                while (event := await events.get()) is not None:
+                    await context.write(event)
+                await context.write(method.respond(call.result().result))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
         finally:
@@ -141,8 +150,12 @@ class UnaryCall:
     async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
         """Answer the call."""
         try:
-            request = self._calls.request(self._method, message, context, self._metadata)
-            return self._method.respond((await self._calls.outcome(request)).result)
+            fields = self._calls.admit(self._method, self._metadata)
+            outcome = self._calls.outcome(self._calls.request(self._method, message, context, fields))
+            if fields.key is None:
+                return self._method.respond((await outcome).result)
+            with contexts.tied(fields.key):
+                return self._method.respond((await outcome).result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
-from venvd_http.auth import TokenGuard
+from venvd_http.auth import Key, TokenGuard
 
 RESERVE = 0.05
 """Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
@@ -26,13 +28,14 @@ Metadata = Iterable[tuple[str, Any]] | None
 
 @dataclass(slots=True)
 class CallFields:
-    """The fields of a call that its metadata hold."""
+    """The fields of a call that its metadata hold; `key` is the access key that `authorise` found, if any."""
 
     token: str | None = None
     session: str | None = None
     values: str = "plain"
     call: str | None = None
     lease: float | None = None
+    key: Key | None = None
 
 
 def read_metadata(metadata: Metadata) -> CallFields:
@@ -71,17 +74,44 @@ def parse_bearer(value: str) -> str:
 
 
 def authorise(guard: TokenGuard, fields: CallFields) -> None:
-    """Check the token of a call.
+    """Check the token of a call, and note its access key.
 
     Raises:
         Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
     try:
-        guard.check(fields.token)
+        fields.key = guard.check(fields.token)
     except Unauthenticated as error:
         if fields.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None
         raise
+
+
+@contextmanager
+def tied(key: Key | None) -> Iterator[None]:
+    """End this task's block as soon as an access key ends.
+
+    Raises:
+        Unauthenticated: the key ended.
+    """
+    task = asyncio.current_task()
+    if key is None or task is None:
+        yield
+        return
+
+    def end() -> None:
+        task.cancel()
+
+    key.watch(end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not key.ended:
+            raise
+        task.uncancel()
+        raise key.error() from None
+    finally:
+        key.unwatch(end)
 
 
 def find_timeout(context: Context) -> float | None:

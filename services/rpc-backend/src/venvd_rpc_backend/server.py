@@ -10,7 +10,7 @@ import grpc
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
-from venvd_http import probes
+from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
@@ -71,6 +71,7 @@ class RpcServer:
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
+        self._watching_keys = keys.watch(settings.keys_file, guard)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, guard, settings)
@@ -105,6 +106,8 @@ class RpcServer:
         self._updating_health.cancel()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._settings.drain)
+        if self._watching_keys is not None:
+            self._watching_keys.cancel()
         self._http.should_exit = True
         await asyncio.wait({self._updating_health, self._serving_http})
 

@@ -46,7 +46,8 @@ class Streams:
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         try:
-            await self._run(Stream(self._backend, call_fields, context, self._settings))
+            with contexts.tied(call_fields.key):
+                await self._run(Stream(self._backend, call_fields, context, self._settings))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
 

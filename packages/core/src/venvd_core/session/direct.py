@@ -23,6 +23,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -47,6 +48,14 @@ _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _identity = msgspec.json.Decoder(str | int | float)
 
 
+class Access(Protocol):
+    """What a client may call with, and only as long as it lasts."""
+
+    def error(self) -> VenvdError: ...
+    def watch(self, on_end: Callable[[], None]) -> None: ...
+    def unwatch(self, on_end: Callable[[], None]) -> None: ...
+
+
 @dataclass(eq=False)
 class DirectClient:
     """A client whose connection is to be handed over.
@@ -57,6 +66,7 @@ class DirectClient:
         max_line, max_attachment_bytes: limits of one request.
         greeting: makes the line that tells the client that its connection is direct.
         failure: makes the line that answers a request, by its ID as JSON, with an error.
+        access: ends the connection when it ends; None lasts.
         number: what slots and the warden call the connection; set when it is handed over.
     """
 
@@ -66,7 +76,9 @@ class DirectClient:
     max_attachment_bytes: int
     greeting: Callable[[SessionInfo], bytes]
     failure: Callable[[bytes, VenvdError], bytes]
+    access: Access | None = None
     number: int = 0
+    on_access_end: Callable[[], None] | None = None
 
     def send(self, line: bytes) -> None:
         """Send without waiting; a client that does not read loses the line."""
@@ -155,6 +167,9 @@ class DirectClients:
         self._clients[client.number] = client
         self._admission.count += 1
         self._admission.hangups.watch(client.sock.fileno(), lambda: self._on_hangup(client))
+        if client.access is not None:
+            client.on_access_end = lambda: self._on_access_end(client)
+            client.access.watch(client.on_access_end)
         self._check_later(_CHECK_OFTEN)
 
     # ---- going
@@ -163,6 +178,8 @@ class DirectClients:
         del self._clients[client.number]
         self._admission.count -= 1
         self._admission.hangups.unwatch(client.sock.fileno())
+        if client.access is not None and client.on_access_end is not None:
+            client.access.unwatch(client.on_access_end)
 
     def _on_hangup(self, client: DirectClient) -> None:
         """Take note that the client or the session has ended the connection."""
@@ -175,6 +192,17 @@ class DirectClients:
             self._cancel_call_of(client.number)
             for seconds in _CANCEL_DELAYS:
                 self._loop.call_later(seconds, self._cancel_call_of, client.number)
+
+    def _on_access_end(self, client: DirectClient) -> None:
+        """Cut a client off, with a word if the session writes nothing to it at this moment."""
+        if client.number not in self._clients or client.access is None:
+            return
+        slot = self.count_calls()
+        if slot.state != RUNNING or slot.connection != client.number:
+            client.send(client.failure(b"", client.access.error()))
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(socket.SHUT_RDWR)
+        self._on_hangup(client)
 
     def _cancel_call_of(self, number: int) -> None:
         if self._lifecycle.process is None:

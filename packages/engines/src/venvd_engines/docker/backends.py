@@ -20,6 +20,8 @@ from venvd_contract.resources import LogLine
 from venvd_engines.addresses import url_host
 from venvd_engines.docker import labels, logs, socket_directories
 from venvd_engines.docker.client import DockerClient, tmpfs_options
+from venvd_engines.docker.key_files import FILE, KeyFiles
+from venvd_engines.docker.key_files import INSIDE as KEYS
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.ports import PortSearch
 from venvd_engines.docker.server_images import ServerImages
@@ -60,6 +62,7 @@ class Backends:
         self._volumes = volumes
         self._networks = networks
         self._directories = directories
+        self._keys = KeyFiles(client, directories)
 
     # ---- start -----------------------------------------------------------------------------------------------
 
@@ -135,7 +138,7 @@ class Backends:
     # ---- the server ------------------------------------------------------------------------------------------
 
     def _start_server(self, launch: Launch, image: str, socket: str | None, progress: Progress) -> LaunchRecord:
-        mounts = [self._channel(launch)]
+        mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.image.ref)]
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
             mode = socket_directories.OPEN if has_token else socket_directories.CLOSED
@@ -225,6 +228,10 @@ class Backends:
             return PartState("running", "" if state["Status"] == "running" else state["Status"])
         return PartState("exited", _describe_exit(state, record))
 
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the key file of a backend's server."""
+        self._keys.replace(record.launch_id, data)
+
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Stop the server, then the worker host, so that sessions may still answer calls that run."""
         deadline = time.monotonic() + grace
@@ -279,6 +286,7 @@ class Backends:
         failures = [error for removal in removals if (error := removal.exception()) is not None]
         with contextlib.suppress(docker.errors.NotFound):
             self._client.api.remove_volume(labels.part_name(launch_id, labels.CHANNEL))
+        self._keys.remove(launch_id)
         if socket is not None:
             containers = self._client.api.containers(all=True, filters=self._client.filters(socket=socket))
             if not containers:
@@ -292,7 +300,7 @@ def _server_env(launch: Launch) -> dict[str, str]:
     """Return the settings of the server. Those of `SERVER_PATHS` come from the engine."""
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
-    engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host}
+    engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
     if "main" in inside_ports:
         engine_settings["VENVD_PORT"] = inside_ports["main"]
     if "http" in inside_ports:

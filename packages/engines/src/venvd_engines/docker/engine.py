@@ -102,6 +102,10 @@ class DockerEngine:
     def inspect(self, record: LaunchRecord) -> BackendState:
         return self._backends.inspect(record)
 
+    @translate_errors("replace the keys of the backend")
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        self._backends.write_keys(record, data)
+
     @translate_errors("stop the backend")
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._backends.stop(record, grace)

@@ -89,6 +89,19 @@ class SocketDirectories:
             self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
+    def share(self, name: str, mode: int, image: str) -> None:
+        """Make a directory of the servers' group that holds no sockets, or give an existing one that group and mode.
+
+        The arguments are those of `make`.
+        """
+        path = self._client.settings.run_dir / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            os.chown(path, -1, labels.SHARED_GID)
+            path.chmod(mode)
+        except PermissionError:
+            self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
+
     def remove(self, name: str, image: str | None, *, keep: bool = False) -> None:
         """Remove the directory with its content.
 

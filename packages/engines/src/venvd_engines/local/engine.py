@@ -115,6 +115,9 @@ class LocalEngine:
     def inspect(self, record: LaunchRecord) -> BackendState:
         return self._launches.inspect(record.launch_id)
 
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        self._launches.write_keys(record.launch_id, data)
+
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._launches.stop(record.launch_id, grace)
 

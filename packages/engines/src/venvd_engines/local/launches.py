@@ -94,6 +94,11 @@ class Launches:
         running = [record.part(name).identity(record.boot) for name in PARTS if record.part(name).state == "running"]
         return all(part is None or part.alive() for part in running)
 
+    def write_keys(self, launch_id: str, data: bytes) -> None:
+        """Replace the key file of a server, if the launch exists."""
+        with contextlib.suppress(FileNotFoundError):
+            state.write_whole(self._place.directory(launch_id) / state.KEYS, data.decode())
+
     # ---- ending --------------------------------------------------------------------------------------------------
 
     def stop(self, launch_id: str, grace: float) -> None:

@@ -72,6 +72,7 @@ class Starter:
             skipped = taken | self._list_claimed(launch.id) | set(launch.reserved)
             record = self._make_record(launch, archive, skipped)
             state.write(directory, record)
+        state.write_whole(directory / state.KEYS, launch.keys.decode())
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
         supervisor = _spawn(
@@ -183,7 +184,11 @@ def _make_socket_dir(path: Path) -> None:
 def _make_spec(
     launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    paths = {"VENVD_CHANNEL": str(directory / "channel"), "VENVD_HOST": launch.host}
+    paths = {
+        "VENVD_CHANNEL": str(directory / "channel"),
+        "VENVD_HOST": launch.host,
+        "VENVD_KEYS_FILE": str(directory / state.KEYS),
+    }
     if record.socket_dir is not None:
         paths["VENVD_SOCKET_DIR"] = record.socket_dir
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):

@@ -18,6 +18,8 @@ from venvd_engines.local.processes import Identity
 
 FORMAT = 2
 FILE = "state.json"
+KEYS = "keys.json"
+"""The key file of the server, beside the record."""
 PARTS = ("server", "worker")
 
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

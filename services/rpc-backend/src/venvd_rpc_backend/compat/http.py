@@ -9,6 +9,7 @@ from venvd_http.asgi import ASGIApp, Receive, Scope, Send, respond
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
+from venvd_http.connection import TRANSPORT, tie
 from venvd_http.heads import Head
 from venvd_http.problems import refuse
 from venvd_rpc_backend.compat import pascal
@@ -29,7 +30,7 @@ def create_app(others: ASGIApp, backend: Backend, guard: TokenGuard, settings: R
         """Run one call; the body of its response."""
         command = _find_command(scope)
         if not command.open:
-            guard.check(head.token)
+            tie(scope["extensions"][TRANSPORT], guard.check(head.token))
         payload = pascal.read_request(await body.read(settings.max_body))
         request = Request(
             command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease

@@ -1,0 +1,79 @@
+"""The key files of servers: subdirectories of the run directory, each mounted read-only into one server container.
+
+Server and worker host share no mount but the channel, so user code never sees a key file. A bind mount of a file would
+keep the first file for ever; so the directory is mounted, and a new file replaces the old one by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from docker.types import Mount
+
+from venvd_engines.docker import labels
+from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.socket_directories import SocketDirectories
+
+INSIDE = "/run/venvd/keys"
+FILE = "keys.json"
+
+_MODE = 0o2750
+"""Of the directory above: what is made in it belongs to the group of the servers."""
+
+
+class KeyFiles:
+    """Makes, replaces and removes key files."""
+
+    def __init__(self, client: DockerClient, directories: SocketDirectories) -> None:
+        self._name = f"keys-{client.settings.home_id}"
+        self._root = client.settings.run_dir / self._name
+        self._directories = directories
+
+    def make(self, launch_id: str, data: bytes, image: str) -> Mount:
+        """Write the key file of a new server, and return the mount of its directory.
+
+        Args:
+            launch_id: names the directory.
+            data: the content of the file.
+            image: an image with Python, for the container that makes the directory above if this process may not.
+        """
+        if not self._is_shared():
+            self._directories.share(self._name, _MODE, image)
+        directory = self._root / launch_id
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o750)
+        self._write(directory, data)
+        return Mount(INSIDE, str(directory), type="bind", read_only=True)
+
+    def replace(self, launch_id: str, data: bytes) -> None:
+        """Replace a key file in one step; a server without one, which an older venvd started, stays as it is."""
+        directory = self._root / launch_id
+        if directory.is_dir():
+            with contextlib.suppress(FileNotFoundError):  # the backend is removed at this moment
+                self._write(directory, data)
+
+    def remove(self, launch_id: str) -> None:
+        """Remove a key file with its directory; an absent one is no error."""
+        shutil.rmtree(self._root / launch_id, ignore_errors=True)
+
+    def _is_shared(self) -> bool:
+        try:
+            status = self._root.stat()
+        except FileNotFoundError:
+            return False
+        return status.st_gid == labels.SHARED_GID and stat.S_IMODE(status.st_mode) == _MODE
+
+    def _write(self, directory: Path, data: bytes) -> None:
+        # made in the directory above, whose group it takes over
+        part = self._root / f".{directory.name}.{os.urandom(4).hex()}"
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), 0o640)
+            part.replace(directory / FILE)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""Access keys: which a guard accepts, when they end, and how a key file is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from venvd_contract import errors
+from venvd_http.auth import Key, TokenGuard
+from venvd_http.keys import KeyFile, parse
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def key(token: str, scope: str = "use", expires_at: float | None = None) -> Key:
+    return Key(token, digest(token), scope, expires_at)
+
+
+def entry(token: str, **fields: Any) -> dict[str, Any]:
+    return {"name": token, "sha256": digest(token).hex(), "scope": "use", "expiresAt": None, **fields}
+
+
+def write(path: Path, *entries: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"keys": entries}))
+    part.rename(path)
+
+
+@pytest.fixture
+def guard() -> TokenGuard:
+    return TokenGuard(digest("own").hex())
+
+
+def test_keys_are_accepted_beside_the_token(guard: TokenGuard) -> None:
+    """A key may do what its scope says, the server's own token stays, and no other token is accepted."""
+    guard.replace_keys([key("caller"), key("scraper", "metrics")])
+    assert guard.check("own") is None
+    accepted = guard.check("caller")
+    assert accepted is not None
+    assert accepted.name == "caller"
+    guard.check("scraper", "metrics")
+    with pytest.raises(errors.Forbidden):
+        guard.check("scraper")
+    with pytest.raises(errors.Unauthenticated):
+        guard.check("stranger")
+
+
+def test_a_key_that_was_just_accepted_ends_at_once(guard: TokenGuard) -> None:
+    """A revoked key is refused, although the guard remembers the last token that it accepted."""
+    guard.replace_keys([key("caller")])
+    guard.check("caller")
+    guard.replace_keys([])
+    with pytest.raises(errors.Unauthenticated):
+        guard.check("caller")
+
+
+def test_an_expired_key_is_refused_at_each_use(guard: TokenGuard) -> None:
+    """A key is refused from the moment of its expiry on, whether anything looked at the file or not."""
+    guard.replace_keys([key("caller", expires_at=time.time() + 3600)])
+    accepted = guard.check("caller")
+    assert accepted is not None
+    accepted.expires_at = time.time()
+    with pytest.raises(errors.Unauthenticated, match='the key "caller" has expired'):
+        guard.check("caller")
+
+
+def test_an_end_reaches_those_who_watch(guard: TokenGuard) -> None:
+    """Who watches a key is called once when it ends; a key that stays in the file does not end."""
+    ended: list[str] = []
+    for name in ("stays", "goes", "changes", "expires"):
+        guard.replace_keys([key(each) for each in ("stays", "goes", "changes", "expires")])
+        accepted = guard.check(name)
+        assert accepted is not None
+        accepted.watch(lambda name=name: ended.append(name))  # type: ignore[misc]
+    guard.replace_keys([key("stays"), key("changes", "metrics"), key("expires")])
+    assert sorted(ended) == ["changes", "goes"]
+    expiring = guard.check("expires")
+    assert expiring is not None
+    expiring.expires_at = 1.0
+    guard.end_expired()
+    guard.end_expired()
+    assert sorted(ended) == ["changes", "expires", "goes"]
+
+
+def test_who_watches_an_ended_key_is_told(guard: TokenGuard) -> None:
+    """A key that ended a moment before it is watched still ends what uses it."""
+    guard.replace_keys([key("caller")])
+    accepted = guard.check("caller")
+    assert accepted is not None
+    guard.replace_keys([])
+    ended: list[bool] = []
+    accepted.watch(lambda: ended.append(True))
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "{",
+        "[]",
+        '{"keys": {}}',
+        '{"keys": [{"name": "a", "scope": "use"}]}',
+        json.dumps({"keys": [entry("a", sha256="00")]}),
+        json.dumps({"keys": [entry("a", scope="admin")]}),
+        json.dumps({"keys": [entry("a", name="")]}),
+        json.dumps({"keys": [entry("a", expiresAt="tomorrow")]}),
+        json.dumps({"keys": [entry("a", expiresAt="2030-01-01T00:00:00")]}),
+        json.dumps({"keys": [entry("a", expiresAt=5)]}),
+    ],
+)
+def test_a_broken_file_keeps_the_keys(
+    guard: TokenGuard, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is no key file changes no key and is logged once; the next good file counts."""
+    path = tmp_path / "keys.json"
+    file = KeyFile(path, guard)
+    write(path, entry("first"))
+    file.refresh()
+    path.write_text(data)
+    with caplog.at_level(logging.ERROR):
+        file.refresh()
+        file.refresh()
+    assert len(caplog.records) == 1
+    guard.check("first")
+    write(path, entry("second"))
+    file.refresh()
+    guard.check("second")
+    with pytest.raises(errors.Unauthenticated):
+        guard.check("first")
+
+
+def test_a_missing_file_keeps_the_keys(guard: TokenGuard, tmp_path: Path) -> None:
+    """A server whose file disappears serves on with the keys that it knows."""
+    path = tmp_path / "keys.json"
+    file = KeyFile(path, guard)
+    file.refresh()
+    write(path, entry("first"))
+    file.refresh()
+    path.unlink()
+    file.refresh()
+    guard.check("first")
+
+
+def test_times_have_a_zone() -> None:
+    """An expiry is a moment, whatever zone it is written in."""
+    first, second = parse(
+        json.dumps(
+            {"keys": [entry("a", expiresAt="2030-01-01T00:00:00Z"), entry("b", expiresAt="2030-01-01T02:00:00+02:00")]}
+        ).encode()
+    )
+    assert first.expires_at == second.expires_at == 1893456000

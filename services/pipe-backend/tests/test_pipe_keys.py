@@ -1,0 +1,92 @@
+"""Access keys on the pipe: they are accepted beside the token, and end the connections that use them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.access_keys import write_keys
+
+from .conftest import CARRIER, Client, PipedClient, Server, Start, until, until_running, value  # type: ignore[import-not-found]
+
+KEY = "vk_caller"
+LOOPS = "import time\nwhile True:\n    time.sleep(0.01)"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def keyed(start: Start, keys: Path) -> Iterator[Server]:
+    """A server with a key file."""
+    write_keys(keys)
+    with start(worker=True, VENVD_KEYS_FILE=str(keys)) as server:
+        yield server
+
+
+def connect(server: Server, keys: Path) -> Client:
+    """A client of a key that the server has just got."""
+    write_keys(keys, KEY)
+
+    def accepted() -> bool:
+        client = server.connect_once()
+        return "result" in client("ping", token=KEY)
+
+    until(accepted, "the server does not accept the key")
+    return server.clients[-1]
+
+
+def attach(server: Server, keys: Path) -> Client:
+    connect(server, keys)
+    client = server.connect_once()
+    assert "result" in client("session.attach", token=KEY)
+    if CARRIER["lines"] == "pipes":
+        client = server.clients[-1] = PipedClient(client)
+    return client
+
+
+def test_a_revoked_key_ends_its_connection(keyed: Server, keys: Path) -> None:
+    """The client is told why, its running call ends, and the connections of other tokens stay."""
+    client, other = connect(keyed, keys), keyed.connect()
+    client.send("exec", {"code": LOOPS}, id=1)
+    until_running(keyed, "default")
+    write_keys(keys)
+    reply = client.receive()
+    assert (reply["code"], reply["error"]) == ("unauthenticated", f'the key "{KEY}" was revoked')
+    assert client.closed()
+    assert value(other, "1 + 1") == 2
+    assert keyed.connect_once()("ping", token=KEY)["code"] == "unauthenticated"
+
+
+def test_an_expired_key_ends_its_connection(keyed: Server, keys: Path) -> None:
+    """An expiry ends what is connected, although the client sends its key no more."""
+    client = connect(keyed, keys)
+    write_keys(keys, KEY, expiresAt=(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)).isoformat())
+    assert client.receive()["code"] == "unauthenticated"
+    assert client.closed()
+    until(lambda: "has expired" in keyed.connect_once()("ping", token=KEY).get("error", ""), "the key still works")
+
+
+@pytest.mark.usefixtures("carrier")
+def test_a_revoked_key_ends_its_direct_connection(keyed: Server, keys: Path) -> None:
+    """A direct client is cut off while it is idle, by socket and by pipes."""
+    client = attach(keyed, keys)
+    assert value(client, "1 + 1") == 2
+    write_keys(keys)
+    assert client.receive()["code"] == "unauthenticated"
+    assert client.closed()
+
+
+@pytest.mark.usefixtures("carrier")
+def test_a_revoked_key_ends_its_direct_call(keyed: Server, keys: Path) -> None:
+    """The running call of a direct client is interrupted, and the session serves others."""
+    client = attach(keyed, keys)
+    client.send("exec", {"code": LOOPS}, id=1)
+    other = until_running(keyed, "default")
+    write_keys(keys)
+    assert value(other, "1 + 1") == 2
+    assert client.closed()
