@@ -140,7 +140,7 @@ def test_a_venv_and_a_backend_come_and_go(cli: Cli) -> None:
     assert made["state"] == "ready"
     start = ["start", "http", "--venv", "cli-venv", "--name", "cli", "--port", str(free_port())]
     started = cli(*start, "--env", "COLOUR=green", "--json").json
-    assert list(started) == ["name", "type", "venv", "url", "token", "state"]
+    assert list(started) == ["name", "type", "venv", "url", "httpUrl", "token", "state"]
     assert started["state"] == "running"
     assert cli("eval", "--backend", "cli", "__import__('os').environ['COLOUR']").out == "green\n"
     which = cli("eval", "1", status=2).err

@@ -83,7 +83,7 @@ def venvs(tmp_path: Path, tools: Tools) -> Venvs:
 # ---- backends ------------------------------------------------------------------------------------------------------
 
 LISTEN = """
-import http.server, json, os, sys
+import http.server, json, os, socket, sys
 print("server says", flush=True)
 print("server complains", file=sys.stderr, flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -92,6 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *_): pass
+second = os.environ.get("VENVD_HTTP_PORT") and socket.create_server(("127.0.0.1", int(os.environ["VENVD_HTTP_PORT"])))
 http.server.ThreadingHTTPServer((os.environ["VENVD_HOST"], int(os.environ["VENVD_PORT"])), Handler).serve_forever()
 """
 WAIT = """

@@ -244,6 +244,12 @@ def test_known_ports_are_passed_over() -> None:
     assert PortSearch("127.0.0.1", ports, {40000, 40001}, probe=False).choose() == {1: 40002, 2: 40003}
 
 
+def test_an_exact_port_is_chosen_before_another_takes_its_number() -> None:
+    """A port that may be any leaves the number that another port must have."""
+    ports = (Port("main", 1, 40000), Port("http", 2, 40000, exact=True))
+    assert PortSearch("127.0.0.1", ports, (), probe=False).choose() == {1: 40001, 2: 40000}
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -14,6 +14,7 @@ from harness.stack import Quiet
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, Unavailable
 from venvd_engines.engine import Launch, Port
 from venvd_engines.local import starter, state
+from venvd_engines.local.launches import to_launch_record
 from venvd_engines.local.processes import Identity, wait_until
 from venvd_engines.local.starter import Starter
 
@@ -90,6 +91,14 @@ def test_a_port_of_another_backend_is_no_choice(site: Site, launch: Launch) -> N
     exact = replace(launch.ports[0], exact=True)
     with pytest.raises(Conflict, match=str(wanted)):
         site.start(replace(site.again(launch), ports=(exact,), reserved={wanted}))
+
+
+def test_an_exact_port_is_chosen_before_another_takes_its_number(site: Site, launch: Launch) -> None:
+    """A port that may be any leaves the number that another port must have; the record has the address of both."""
+    wanted = launch.ports[0].wanted
+    found = site.start(replace(launch, ports=(Port("main", 1, wanted), Port("http", 2, wanted, exact=True))))
+    assert (found.ports["main"] > wanted, found.ports["http"]) == (True, wanted)
+    assert to_launch_record(found).http_url == f"http://127.0.0.1:{wanted}"
 
 
 @pytest.mark.slow

@@ -126,6 +126,8 @@ class BackendSpec:
     """The default is made from venv and type."""
     port: Optional[int] = None
     """The default is the usual port of the type if it is free, else the next free one."""
+    httpPort: Optional[int] = None
+    """Type `rpc`: the port of `/health`, `/metrics` and `/rpc/…`. The default is 8081 or the next free one."""
     host: str = "127.0.0.1"
     """The address to publish on."""
     socketDir: Optional[str] = None
@@ -154,6 +156,8 @@ class Backend:
     engine: str
     createdAt: str
     url: Optional[str] = None
+    httpUrl: Optional[str] = None
+    """Type `rpc`: the address of its HTTP port."""
     token: Optional[str] = None
     """Shown only to callers that may use the backend."""
     python: Optional[str] = None

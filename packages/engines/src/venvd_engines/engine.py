@@ -124,6 +124,11 @@ class Port:
     exact: bool = False
 
 
+def exact_first(ports: Sequence[Port]) -> list[Port]:
+    """Sort ports for the choice of their numbers: no other port may take the number of an exact one."""
+    return sorted(ports, key=lambda port: not port.exact)
+
+
 @dataclass(frozen=True)
 class WorkerLimits:
     memory_bytes: int = 2 << 30
@@ -185,6 +190,7 @@ class LaunchRecord:
         launch_id: `Launch.id`.
         url: the address for clients: `http://…`, `unix:///…`, `grpc://…`.
         probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…` or `unix:///…`.
+        http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
     """
 
@@ -194,6 +200,7 @@ class LaunchRecord:
     probe_url: str
     data: Mapping[str, Any]
     version: int = 1
+    http_url: str | None = None
 
 
 @dataclass(frozen=True)

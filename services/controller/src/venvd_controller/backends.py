@@ -21,6 +21,7 @@ from venvd_controller.home import Home
 from venvd_controller.operations import Operations
 from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
+from venvd_engines.addresses import url_host
 from venvd_engines.engine import LaunchRecord
 
 KIND = "backend.start"
@@ -251,6 +252,7 @@ class Backends:
             engine=self._engine_name,
             createdAt=row.created_at,
             url=row.url,
+            httpUrl=_make_http_url(row),
             token=self.derive_token(row),
             python=row.python,
             key=row.key,
@@ -259,6 +261,12 @@ class Backends:
             error=row.error,
             operation=row.operation,
         )
+
+
+def _make_http_url(row: BackendRow) -> str | None:
+    """Make the published address of a gRPC server's HTTP port, once it has one."""
+    port = row.ports.get("http") if row.spec["type"] == "rpc" else None
+    return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
 def _is_replaceable(row: BackendRow) -> bool:

@@ -79,16 +79,17 @@ def create_server_env(row: BackendRow, backends: Backends, settings: Settings, e
 
 def read_ports(record: LaunchRecord) -> dict[str, int]:
     """Read the ports of a launch; the next launch takes them again."""
-    ports = {"main": urlsplit(record.url).port, "http": urlsplit(record.probe_url).port}
+    ports = {"main": urlsplit(record.url).port, "http": urlsplit(record.http_url or record.probe_url).port}
     return {name: port for name, port in ports.items() if port is not None}
 
 
 def _choose_ports(spec: BackendSpec, previous: Mapping[str, int]) -> tuple[Port, ...]:
-    """Choose the ports to publish: the requested one, else those of the last launch, else the defaults."""
+    """Choose the ports to publish: the requested ones, else those of the last launch, else the defaults."""
     ports = []
     for port in _PORTS[spec.type]:
-        if port.name == "main" and spec.port is not None:
-            ports.append(Port(port.name, port.inside, spec.port, exact=True))
+        requested = spec.port if port.name == "main" else spec.httpPort
+        if requested is not None:
+            ports.append(Port(port.name, port.inside, requested, exact=True))
         else:
             ports.append(Port(port.name, port.inside, previous.get(port.name, port.wanted)))
     return tuple(ports)

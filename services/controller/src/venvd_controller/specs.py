@@ -101,11 +101,15 @@ def _check_labels(labels: Mapping[str, str]) -> None:
 
 
 def _check_numbers(spec: BackendSpec) -> None:
-    if spec.port is not None:
-        if spec.type == "pipe":
-            raise InvalidRequest("port: a pipe backend has a socket and no port")
-        if not 1 <= spec.port <= 65535:
-            raise InvalidRequest(f"port must be 1 to 65535, not {spec.port}")
+    if spec.port is not None and spec.type == "pipe":
+        raise InvalidRequest("port: a pipe backend has a socket and no port")
+    if spec.httpPort is not None and spec.type != "rpc":
+        raise InvalidRequest(f"httpPort: only a backend of type rpc has it, not one of type {spec.type}")
+    for name, number in (("port", spec.port), ("httpPort", spec.httpPort)):
+        if number is not None and not 1 <= number <= 65535:
+            raise InvalidRequest(f"{name} must be 1 to 65535, not {number}")
+    if spec.port is not None and spec.port == spec.httpPort:
+        raise InvalidRequest(f"port and httpPort are both {spec.port}: gRPC and HTTP need a port each")
     for field, (least, most) in _LIMITS.items():
         value = getattr(spec.limits, field)
         if value is not None and not least <= value <= most:

@@ -25,8 +25,12 @@ def backend() -> None:
 
 
 def rows(backends: Sequence[Backend]) -> str:
-    shown = [(item.name, item.type, item.venv, item.state, item.url) for item in backends]
-    return table(("name", "type", "venv", "state", "url"), shown)
+    headings = ["name", "type", "venv", "state", "url"]
+    shown = [[item.name, item.type, item.venv, item.state, item.url] for item in backends]
+    if any(item.httpUrl for item in backends):
+        headings.append("http url")
+        shown = [[*row, item.httpUrl] for row, item in zip(shown, backends, strict=True)]
+    return table(headings, shown)
 
 
 def details(info: Backend) -> str:
@@ -36,6 +40,7 @@ def details(info: Backend) -> str:
             ("type", info.type),
             ("state", info.state),
             ("url", info.url),
+            ("http url", info.httpUrl),
             ("token", info.token),
             ("venv", info.venv),
             ("python", info.python),
@@ -123,6 +128,12 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
 @click.option("--host", help="The address to publish on. Default: the loopback address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to publish on. Default: a free port.")
 @click.option(
+    "--http-port",
+    "httpPort",
+    type=click.IntRange(1, 65535),
+    help="The port of /health, /metrics and /rpc/… of a backend of type rpc. Default: a free port.",
+)
+@click.option(
     "--socket-dir",
     "socketDir",
     metavar="DIR",
@@ -171,7 +182,7 @@ def start(
 
 
 def _show_started(state: State, started: Backend) -> None:
-    shown = {name: getattr(started, name) for name in ("name", "type", "venv", "url", "token", "state")}
+    shown = {name: getattr(started, name) for name in ("name", "type", "venv", "url", "httpUrl", "token", "state")}
     state.show(shown, fields(list(shown.items())))
 
 

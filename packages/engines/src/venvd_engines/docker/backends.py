@@ -193,6 +193,7 @@ class Backends:
     def _make_record(
         self, launch: Launch, image: str, socket: str | None, host_ports: Mapping[int, int]
     ) -> LaunchRecord:
+        http_url = None
         if socket is not None:
             directory = self._directories.path(socket)
             url = f"unix://{directory / socket_directories.MAIN}"
@@ -203,6 +204,7 @@ class Backends:
             host = url_host(launch.host)
             url = f"{_SCHEMES[launch.type]}://{host}:{host_ports[inside_ports['main']]}"
             probe_url = f"http://{host}:{host_ports[probe_port]}"
+            http_url = probe_url if "http" in inside_ports else None
             if self._client.settings.docker_network:
                 probe_url = f"http://{labels.part_name(launch.id, labels.SERVER)}:{probe_port}"
         return LaunchRecord(
@@ -210,6 +212,7 @@ class Backends:
             launch_id=launch.id,
             url=url,
             probe_url=probe_url,
+            http_url=http_url,
             data={"socket": socket, "image": image, "memoryBytes": launch.limits.memory_bytes},
         )
 

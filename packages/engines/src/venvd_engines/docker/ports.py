@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from venvd_contract.errors import Conflict
-from venvd_engines.engine import Port
+from venvd_engines.engine import Port, exact_first
 
 LAST_PORT = 65535
 _TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
@@ -40,7 +40,7 @@ class PortSearch:
             Conflict: the exact port is taken, or no port is free.
         """
         chosen: dict[int, int] = {}
-        for port in self._ports:
+        for port in exact_first(self._ports):
             chosen[port.inside] = self._choose_one(port, set(chosen.values()))
         return chosen
 

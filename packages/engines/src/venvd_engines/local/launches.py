@@ -43,7 +43,9 @@ class Place:
 
 
 def to_launch_record(record: State) -> LaunchRecord:
-    return LaunchRecord(ENGINE, record.launch_id, record.url, record.probe_url, {"home": record.home_id})
+    http_url = record.probe_url if "http" in record.ports else None
+    data = {"home": record.home_id}
+    return LaunchRecord(ENGINE, record.launch_id, record.url, record.probe_url, data, http_url=http_url)
 
 
 class Launches:

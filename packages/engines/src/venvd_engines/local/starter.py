@@ -13,7 +13,7 @@ from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 from venvd_engines.addresses import url_host
-from venvd_engines.engine import Launch, Progress, WorkerLimits
+from venvd_engines.engine import Launch, Progress, WorkerLimits, exact_first
 from venvd_engines.local import environment, ports, state
 from venvd_engines.local.launches import SOCKETS, Launches, Place, end
 from venvd_engines.local.processes import Identity, boot_id, identify, reap, wait_until
@@ -116,7 +116,7 @@ class Starter:
 
     def _make_record(self, launch: Launch, archive: Path, taken: set[int]) -> State:
         chosen: dict[str, int] = {}
-        for port in launch.ports:
+        for port in exact_first(launch.ports):
             chosen[port.name] = ports.choose(launch.host, port, taken | set(chosen.values()))
         socket_dir = None if launch.socket_name is None else self._socket_dir(launch.socket_name)
         url, probe_url = _addresses(launch, chosen, socket_dir)
