@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -324,3 +326,27 @@ def test_a_part_that_dies_is_seen(bench: Bench, image: Image) -> None:
         assert not state.running
         assert state.server.detail
         assert state.worker.detail
+
+
+@pytest.mark.needs("openssl")
+def test_files_of_the_host_reach_the_server(
+    bench: Bench, image: Image, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A gRPC server with a certificate and a key of the host serves TLS, and its address says so."""
+    folder = tmp_path_factory.mktemp("tls")
+    make_certificate(folder)
+    files = {"VENVD_TLS_CERT": folder / "cert.pem", "VENVD_TLS_KEY": folder / "key.pem"}
+    with bench.running(bench.launch(image, "rpc", server_files=files)) as record:
+        address = urlsplit(record.url)
+        assert address.scheme == "grpcs"
+        presented = ssl.get_server_certificate((str(address.hostname), address.port or 0), timeout=60)
+        assert presented == (folder / "cert.pem").read_text()
+
+
+def make_certificate(folder: Path) -> None:
+    """Make a key and a certificate that anyone may read, as a server in a container must."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{folder}/key.pem")
+    words = ("openssl", "req", "-x509", *key, "-out", f"{folder}/cert.pem", "-subj", "/CN=localhost")
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    for path in folder.iterdir():
+        path.chmod(0o644)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from venvd_contract.resources import VenvSpec
+import pytest
+
+from venvd_contract.errors import Forbidden, InvalidRequest
+from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.providers import add_to_venv
 
 
@@ -45,3 +49,42 @@ def test_what_is_added_to_a_venv() -> None:
     spec = VenvSpec(python="3.11", aptPackages=["git"], preload=["a"], network=True)
     changed = add_to_venv(spec, VenvSpec(preload=["b", "a"]))
     assert changed == VenvSpec(python="3.11", aptPackages=["git"], preload=["a", "b"], network=True)
+
+
+def test_servers_have_the_settings_of_venv_and_backend(create_testbed: Any, engine: Any, tmp_path: Path) -> None:
+    """A backend overrides its venv key by key; a file below an allowed directory reaches the engine as a file."""
+    certificate = tmp_path / "allowed" / "cert.pem"
+    with create_testbed(host_dirs=str(tmp_path / "allowed"), session_limits='{"handles": 5}').started() as testbed:
+        server = {"maxSessions": 4, "grace": 3, "maxConnections": 7, "tlsCert": str(certificate)}
+        testbed.controller.venvs.put("x", VenvSpec(python="3.11", server=server))
+        spec = BackendSpec("rpc", "x", "b", server={"maxSessions": 8, "sessionLimits": {"processes": 9}})
+        testbed.wait(testbed.controller.backends.start(spec)[1])
+        launch = engine.find_backend("b").launch
+        assert launch.server_env["VENVD_MAX_SESSIONS"] == "8"
+        assert launch.server_env["VENVD_GRACE"] == "3"
+        assert launch.server_env["VENVD_SESSION_LIMITS"] == '{"handles": 5, "processes": 9}'
+        assert "VENVD_MAX_CONNECTIONS" not in launch.server_env
+        assert launch.server_files == {"VENVD_TLS_CERT": certificate}
+        assert launch.url_scheme == "grpcs"
+
+
+def test_paths_of_the_host_come_from_the_allow_list(create_testbed: Any, tmp_path: Path) -> None:
+    """A file outside of VENVD_HOST_DIRS is refused, also by `..` and by a link; no directory is allowed by default."""
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (allowed / "link").symlink_to("/etc")
+    with create_testbed(host_dirs=str(allowed)).started() as testbed:
+        for path in ("/etc/hostname", f"{allowed}/../x", f"{allowed}/link/hostname", f"{allowed}x/y"):
+            with pytest.raises(Forbidden, match="VENVD_HOST_DIRS"):
+                testbed.controller.venvs.put("x", VenvSpec(server={"tlsKey": path}))
+    with create_testbed().started() as testbed, pytest.raises(Forbidden, match="which is empty"):
+        testbed.controller.venvs.put("x", VenvSpec(server={"tlsKey": str(allowed / "key")}))
+
+
+def test_wrong_settings_of_servers_are_refused(testbed: Any) -> None:
+    """A map is checked before anything is written."""
+    with pytest.raises(InvalidRequest, match='is "maxBody" meant'):
+        testbed.controller.venvs.put("x", VenvSpec(server={"maxBdy": 1}))
+    testbed.controller.venvs.put("x", VenvSpec(python="3.11"))
+    with pytest.raises(InvalidRequest, match="type pipe and rpc has it"):
+        testbed.controller.backends.start(BackendSpec("http", "x", server={"drain": 1}))

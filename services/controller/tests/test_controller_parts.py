@@ -14,6 +14,7 @@ from venvd_contract.resources import VenvSpec
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.manifest import Manifest, read_manifest
 from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
@@ -110,7 +111,7 @@ def test_the_migrations_create_the_tables(tmp_path: Path) -> None:
 def parse_manifest(tmp_path: Path, text: str) -> Manifest:
     path = tmp_path / "venvd.yaml"
     path.write_text(text)
-    return read_manifest(path, tmp_path / "run")
+    return read_manifest(path, HostPaths(tmp_path / "run"))
 
 
 def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_an_error_of_a_manifest_names_its_place(tmp_path: Path, text: str, says:
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     """A requested manifest that does not exist is an error."""
     with pytest.raises(InvalidRequest, match="nowhere"):
-        read_manifest(tmp_path / "nowhere.yaml", tmp_path)
+        read_manifest(tmp_path / "nowhere.yaml", HostPaths(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -191,4 +192,6 @@ def test_a_provider_needs_letters_or_digits() -> None:
 
 def test_a_checked_venv_is_canonical() -> None:
     """Requirements are canonical, without comments."""
-    assert check_venv(VenvSpec(requirements=["six == 1.17.0", "# nothing", ""])).requirements == ["six==1.17.0"]
+    assert check_venv(
+        VenvSpec(requirements=["six == 1.17.0", "# nothing", ""]), HostPaths(Path("/run"))
+    ).requirements == ["six==1.17.0"]

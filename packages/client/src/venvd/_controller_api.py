@@ -171,9 +171,18 @@ def get_lock(name: str) -> Request[str]:
     return Request("GET", f"/v1/venvs/{quote_name(name)}/lock", decode)
 
 
+_NAMED_BY = ("python", "requirements", "aptPackages", "preload", "network", "env")
+
+
 def stable_venv_name(spec: VenvSpec) -> str:
     """Return a name for a venv that the caller did not name. Equal specifications have equal names."""
-    parts = [spec.python, sorted(spec.requirements), sorted(spec.aptPackages), spec.preload, spec.network, spec.env]
+    parts: list[Any] = [spec.python, sorted(spec.requirements), sorted(spec.aptPackages), spec.preload, spec.network]
+    parts.append(spec.env)
+    default = dataclasses.asdict(VenvSpec())
+    newer = {name: value for name, value in dataclasses.asdict(spec).items() if value != default[name]}
+    newer = {name: value for name, value in newer.items() if name not in _NAMED_BY and name != "labels"}
+    if newer:  # absent ones leave the names of earlier versions as they were
+        parts.append(newer)
     return "auto-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -74,6 +74,8 @@ class VenvSpec:
     """Whether backends of this venv may reach the network from user code."""
     env: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)
+    server: Dict[str, Any] = field(default_factory=dict)
+    """Settings of the servers of its backends; see `venvd_contract.server_settings`."""
 
 
 @dataclass
@@ -143,6 +145,8 @@ class BackendSpec:
     labels: Dict[str, str] = field(default_factory=dict)
     timeout: Optional[float] = None
     """Timeout of calls that name none, in seconds. The default is 300."""
+    server: Dict[str, Any] = field(default_factory=dict)
+    """Settings of its server, such as `{"maxSessions": 8}`; each overrides that of the venv."""
 
 
 @dataclass

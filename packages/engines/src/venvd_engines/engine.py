@@ -144,6 +144,8 @@ class Launch:
     Attributes:
         id: new for each start; names what the engine makes.
         server_env: settings of the server (`VENVD_…`); the engine adds those of `SERVER_PATHS`.
+        server_files: files of the host that the server reads, by the setting that names the file; the engine makes
+            each readable for the server and sets the setting to its path there.
         worker_env: environment variables of user code, beside the allow-list.
         preload: modules that the zygote imports before it forks sessions.
         preload_timeout: seconds for these imports; after a time-out, each session is an interpreter of its own.
@@ -159,6 +161,7 @@ class Launch:
     type: str
     image: Image
     server_env: Mapping[str, str]
+    server_files: Mapping[str, Path] = field(default_factory=dict)
     worker_env: Mapping[str, str] = field(default_factory=dict)
     preload: Sequence[str] = ()
     preload_timeout: float = 30.0
@@ -171,6 +174,13 @@ class Launch:
     socket_name: str | None = None
     keys: bytes = b'{"keys": []}'
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url_scheme(self) -> str:
+        """The scheme of the address for clients, where that is no socket."""
+        if self.type == "rpc":
+            return "grpcs" if "VENVD_TLS_CERT" in self.server_files else "grpc"
+        return "http"
 
     def warden_options(self) -> list[str]:
         """Arguments of the warden that are the same on every engine."""

@@ -76,11 +76,12 @@ class BackendStarter:
         try:
             spec = read_spec(row)
             check_socket_dir(spec, self._settings.sockets)
+            venv = self._venvs.get(row.venv).spec
             launch = plan_launch(
                 row,
-                self._venvs.get(row.venv).spec,
+                venv,
                 image,
-                create_server_env(row, self._backends, self._settings, self._engine.name),
+                create_server_env(row, venv, self._backends, self._settings, self._engine.name),
                 self._settings,
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,6 +17,7 @@ from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_controller.home import Home
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
 from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
@@ -38,9 +38,9 @@ class Backends:
         engine_name: str,
         operations: Operations,
         venvs: Venvs,
-        run_dir: Path,
+        host_paths: HostPaths,
     ) -> None:
-        self.run_dir = run_dir
+        self.host_paths = host_paths
         self._database = database
         self._home = home
         self._engine_name = engine_name
@@ -103,7 +103,7 @@ class Backends:
             NotFound: there is no such venv.
             Conflict: the name is taken.
         """
-        spec = check_backend(spec, self.run_dir)
+        spec = check_backend(spec, self.host_paths)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared)
@@ -153,7 +153,9 @@ class Backends:
             return
         for row in session.scalars(select(BackendRow).where(BackendRow.name != name)):
             if choose_socket_name(read_spec(row), self._home.id, row.name) == socket_name:
-                raise Conflict(f'socketDir: the backend "{row.name}" has {self.run_dir / socket_name}: name another')
+                raise Conflict(
+                    f'socketDir: the backend "{row.name}" has {self.host_paths.run_dir / socket_name}: name another'
+                )
 
     def _queue_start(self, session: Session, row: BackendRow) -> OperationInfo:
         operation = self._operations.submit(session, KIND, row.name)
@@ -177,7 +179,7 @@ class Backends:
         """Give an existing backend the (checked) specification of the manifest; a changed one restarts it."""
         with self._database.write() as session:
             row = _get_row(session, str(spec.name))
-            changed = row.spec != asdict(spec)
+            changed = read_spec(row) != spec
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)

@@ -15,6 +15,7 @@ from venvd_controller.backends import Backends
 from venvd_controller.database import Database, open_database
 from venvd_controller.engine_migration import CreateEngine, choose_engine
 from venvd_controller.home import Home
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
 from venvd_controller.manifest_sync import ManifestSync
 from venvd_controller.operations import Operations
@@ -109,8 +110,9 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     operations = Operations(database, settings.max_operations)
     images = Images(database, engine, operations, settings.image_keep)
     runtimes = Runtimes(database, engine, operations)
-    venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds)
-    backends = Backends(database, home, engine.name, operations, venvs, settings.sockets)
+    host_paths = HostPaths(settings.sockets, settings.host_dirs)
+    venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
+    backends = Backends(database, home, engine.name, operations, venvs, host_paths)
     BackendStarter(engine, settings, home, backends, venvs, images, operations)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, backends)

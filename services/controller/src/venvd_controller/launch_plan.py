@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_contract.server_settings import merge_server_settings
 from venvd_controller.backends import Backends, read_spec
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.settings import Settings
@@ -34,12 +36,14 @@ def plan_launch(
 ) -> Launch:
     """Plan a new launch of a backend."""
     spec = read_spec(row)
+    _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     return Launch(
         id=secrets.token_hex(6),
         name=row.name,
         type=spec.type,
         image=image,
         server_env=server_env,
+        server_files={variable: Path(path) for variable, path in server_files.items()},
         worker_env={**venv.env, **spec.env},
         preload=venv.preload,
         preload_timeout=settings.preload_timeout,
@@ -59,17 +63,22 @@ def plan_launch(
     )
 
 
-def create_server_env(row: BackendRow, backends: Backends, settings: Settings, engine_name: str) -> dict[str, str]:
-    """Create the settings of a backend's server, without those that the engine adds."""
+def create_server_env(
+    row: BackendRow, venv: VenvSpec, backends: Backends, settings: Settings, engine_name: str
+) -> dict[str, str]:
+    """Create the settings of a backend's server, without those that the engine adds and those that name files."""
     spec = read_spec(row)
+    chosen, _ = merge_server_settings(venv.server, spec.server, spec.type)
+    limits = {**json.loads(settings.session_limits), **json.loads(chosen.get("VENVD_SESSION_LIMITS", "{}"))}
     token = backends.derive_token(row)
     env = {
         "VENVD_NAME": row.name,
         "VENVD_VENV": row.venv,
         "VENVD_ENGINE_NAME": engine_name,
         "VENVD_METRICS_TOKEN_SHA256": sha256(backends.derive_metrics_token(row)),
-        "VENVD_SESSION_LIMITS": settings.session_limits,
         "VENVD_LOG_LEVEL": settings.log_level,
+        **chosen,
+        "VENVD_SESSION_LIMITS": json.dumps(limits),
     }
     env |= {"VENVD_TOKEN_SHA256": sha256(token)} if token else {"VENVD_NO_TOKEN": "1"}
     if spec.timeout is not None:

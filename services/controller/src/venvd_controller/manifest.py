@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_name, check_version
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.requests import drop_nulls
 from venvd_controller.specs import check_backend, check_venv
 
@@ -32,8 +33,8 @@ class Manifest:
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
 
 
-def read_manifest(path: Path, run_dir: Path) -> Manifest:
-    """Read the manifest at `path`; `run_dir` holds the directories of sockets.
+def read_manifest(path: Path, host_paths: HostPaths) -> Manifest:
+    """Read the manifest at `path`; `host_paths` says what it may name on the host.
 
     Raises:
         InvalidRequest: the manifest is missing or wrong; names line and field.
@@ -49,13 +50,13 @@ def read_manifest(path: Path, run_dir: Path) -> Manifest:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"the manifest {path} is not YAML: {error}") from None
-    return _Reader(path, run_dir, node).parse({} if data is None else data)
+    return _Reader(path, host_paths, node).parse({} if data is None else data)
 
 
 class _Reader:
-    def __init__(self, path: Path, run_dir: Path, node: yaml.Node | None) -> None:
+    def __init__(self, path: Path, host_paths: HostPaths, node: yaml.Node | None) -> None:
         self._path = path
-        self._run_dir = run_dir
+        self._host_paths = host_paths
         self._node = node
 
     def parse(self, data: Any) -> Manifest:
@@ -104,14 +105,14 @@ class _Reader:
         name = self._parse_name(keys, "venv", entry)
         venv_fields = {key: value for key, value in entry.items() if key != "name"}
         spec = self._parse_record(keys, VenvSpec, venv_fields, ("name",))
-        return name, self._check(keys, lambda: check_venv(spec))
+        return name, self._check(keys, lambda: check_venv(spec, self._host_paths))
 
     def _parse_backend(self, keys: Keys, entry: Any) -> tuple[str, BackendSpec]:
         name = self._parse_name(keys, "backend", entry)
         if isinstance(entry.get("limits"), dict):
             self._check_keys((*keys, "limits"), entry["limits"], [each.name for each in fields(BackendLimits)])
         spec = self._parse_record(keys, BackendSpec, entry)
-        return name, self._check(keys, lambda: check_backend(replace(spec, name=name), self._run_dir))
+        return name, self._check(keys, lambda: check_backend(replace(spec, name=name), self._host_paths))
 
     def _parse_name(self, keys: Keys, kind: str, entry: Any) -> str:
         name = entry.get("name") if isinstance(entry, dict) else None

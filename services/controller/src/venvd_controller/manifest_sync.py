@@ -48,7 +48,7 @@ class ManifestSync:
         self.problem: str | None = None
 
     def _read(self) -> Manifest:
-        manifest = read_manifest(self._path, self._backends.run_dir)
+        manifest = read_manifest(self._path, self._backends.host_paths)
         with self._database.read() as session:
             known = {"default", *manifest.venvs, *session.scalars(select(VenvRow.name))}
         for name, spec in manifest.backends.items():

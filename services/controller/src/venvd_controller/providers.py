@@ -25,7 +25,7 @@ class Providers:
         """
         name = create_provider_name(provider, model)
         labels = {"provider": provider, **({"model": model} if model else {})}
-        wanted = check_venv(replace(wanted, labels={**wanted.labels, **labels}))
+        wanted = check_venv(replace(wanted, labels={**wanted.labels, **labels}), self._venvs.host_paths)
         with contextlib.suppress(NotFound):
             wanted = add_to_venv(self._venvs.get(name).spec, wanted)
         return self._venvs.put(name, wanted)

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from venvd_contract.commands import Limits
 from venvd_contract.resources import Backend, ConfigReport, Setting
@@ -42,6 +42,16 @@ def default_source_dir() -> Path | None:
         if (candidate / "services").is_dir():
             return candidate
     return None
+
+
+def _split_paths(text: Any) -> Any:
+    """Split paths with `:` in between, as in PATH."""
+    if not isinstance(text, str):
+        return text
+    paths = [Path(part).expanduser() for part in text.split(os.pathsep) if part]
+    if not all(path.is_absolute() for path in paths):
+        raise ValueError("takes absolute paths with : in between")
+    return tuple(paths)
 
 
 def _is_http_url(url: str) -> bool:
@@ -81,6 +91,8 @@ class Settings(BaseSettings):
     docker_network: str | None = None
     oci_runtime: str | None = None
     allow_source_builds: bool = False
+    host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
+    """Directories of the host whose files specifications may name."""
     max_operations: int = Field(default=32, ge=1, le=256)
     """Operations that run at a time."""
     max_builds: int = Field(default=2, ge=1, le=64)
@@ -211,4 +223,6 @@ def _list_missing(settings: Settings) -> list[str]:
 def _render(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "(set)"
+    if isinstance(value, tuple):
+        return os.pathsep.join(map(str, value))
     return str(value) if isinstance(value, Path) else value

@@ -10,10 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.internal.environment import check_declared
 from venvd_contract.resources import BACKEND_TYPES, BackendSpec, VenvSpec, check_name, check_version
+from venvd_contract.server_settings import check_server_settings, list_files
+from venvd_controller.host_paths import HostPaths
 from venvd_engines import requirements
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
@@ -25,11 +28,12 @@ _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processe
 _MAX_TIMEOUT = 7 * 24 * 3600.0
 
 
-def check_venv(spec: VenvSpec) -> VenvSpec:
+def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
     """Check a venv's specification and return it with canonical requirements.
 
     Raises:
         InvalidRequest: names the wrong field and what it takes.
+        Forbidden: a path of the host is not allowed.
     """
     if spec.python is not None:
         check_version(spec.python)
@@ -40,15 +44,23 @@ def check_venv(spec: VenvSpec) -> VenvSpec:
         requirements=requirements.check(spec.requirements),
         aptPackages=requirements.check_apt(spec.aptPackages),
         preload=requirements.check_modules(spec.preload),
+        server=_check_server(spec.server, None, host_paths),
     )
 
 
-def check_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
-    """Check a backend's specification and return it with `host` as an address and `socketDir` as a name in `run_dir`.
+def _check_server(given: Mapping[str, Any], backend_type: str | None, host_paths: HostPaths) -> dict[str, Any]:
+    """Check a map of server settings and return it with the paths of its files resolved."""
+    check_server_settings(given, backend_type)
+    files = {name: host_paths.check(f"server.{name}", path) for name, path in list_files(given).items()}
+    return {**given, **files}
+
+
+def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
+    """Check a backend's specification and return it with `host` as an address and `socketDir` as a name.
 
     Raises:
         InvalidRequest: names the wrong field and what it takes.
-        Forbidden: the backend would be open to the network without a token.
+        Forbidden: the backend would be open to the network without a token, or a path of the host is not allowed.
     """
     if spec.type not in BACKEND_TYPES:
         raise InvalidRequest(f'"{spec.type[:40]}" is not a type of backend; the types are {", ".join(BACKEND_TYPES)}')
@@ -61,7 +73,8 @@ def check_backend(spec: BackendSpec, run_dir: Path) -> BackendSpec:
     host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
         raise Forbidden(f"a backend without a token is served only on loopback or a socket, not on {host}")
-    return replace(spec, host=host, socketDir=_parse_socket_dir(spec, run_dir))
+    server = _check_server(spec.server, spec.type, host_paths)
+    return replace(spec, host=host, socketDir=_parse_socket_dir(spec, host_paths.run_dir), server=server)
 
 
 def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:

@@ -19,6 +19,7 @@ from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, che
 from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.runtimes import Runtimes
@@ -57,7 +58,9 @@ class Venvs:
         runtimes: Runtimes,
         images: Images,
         max_builds: int,
+        host_paths: HostPaths,
     ) -> None:
+        self.host_paths = host_paths
         self._database = database
         self._engine = engine
         self._operations = operations
@@ -110,7 +113,7 @@ class Venvs:
         A build of the same inputs continues. A build of other inputs is cancelled.
         """
         check_name("venv", name)
-        spec = check_venv(spec)
+        spec = check_venv(spec, self.host_paths)
         with self._database.write() as session:
             row = session.get(VenvRow, name) or _add_row(session, name)
             inputs_before = _digest_inputs(row)

@@ -13,7 +13,7 @@ import venvd
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
-from venvd._cli.venv import parse_pairs
+from venvd._cli.venv import parse_pairs, parse_server_settings
 from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, LogLine, VenvSpec
 
 DEFAULT_VENV = "default"
@@ -152,6 +152,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit of calls that name no timeout."
 )
+@click.option("--server", multiple=True, metavar="NAME=VALUE", help="A setting of the server. Repeatable.")
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
@@ -172,6 +173,7 @@ def start(
     limits = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
     token = not options.pop("no_token")
     env = parse_pairs(options.pop("env"))
+    options["server"] = parse_server_settings(options["server"])
     venv_name = _ensure_venv(state, venv_name, provider, model)
     started = state.controller.backends.start(
         backend_type, limits=limits, venv=venv_name, token=token, env=env, **options

@@ -11,6 +11,7 @@ import click
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
 from venvd_contract.resources import Venv, VenvChange, VenvSpec
+from venvd_contract.server_settings import parse_server_setting
 
 
 @click.group(cls=Group)
@@ -50,6 +51,11 @@ def parse_pairs(given: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def parse_server_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Parse `NAME=VALUE` words of settings of a server."""
+    return {name: parse_server_setting(name, value) for name, value in parse_pairs(given).items()}
+
+
 def read_requirements(path: Path) -> list[str]:
     """Read the requirements in a file without comments and empty lines. The controller refuses options."""
     try:
@@ -77,6 +83,12 @@ _SPEC_OPTIONS = (
         "--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable."
     ),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label. Repeatable."),
+    click.option(
+        "--server",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of the servers of its backends, such as maxSessions=8. Repeatable.",
+    ),
     click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running."),
 )
 """What a venv may ask for; `_spec` reads all but the last."""
@@ -147,12 +159,22 @@ def _spec(
     network: bool,
     env: Sequence[str],
     labels: Sequence[str],
+    server: Sequence[str],
 ) -> VenvSpec:
     file = next((word for word in requirements if word.lower().endswith(".txt")), None)
     if file is not None:
         raise click.UsageError(f'"{file}" is no requirement; for a file use --requirements-file "{file}"')
     lines = [*requirements, *(read_requirements(requirements_file) if requirements_file else ())]
-    return VenvSpec(python, lines, list(apt_packages), list(preload), network, parse_pairs(env), parse_pairs(labels))
+    return VenvSpec(
+        python=python,
+        requirements=lines,
+        aptPackages=list(apt_packages),
+        preload=list(preload),
+        network=network,
+        env=parse_pairs(env),
+        labels=parse_pairs(labels),
+        server=parse_server_settings(server),
+    )
 
 
 @venv.command("list")

@@ -43,7 +43,8 @@ SERVER_CPUS = 2.0
 SERVER_PROCESSES = 256
 SERVER_TMP_BYTES = 64 << 20
 
-_SCHEMES = {"http": "http", "rpc": "grpc"}
+_FILES = "/run/venvd/files"
+"""The directory in the server's container with the files of `Launch.server_files`."""
 
 
 class Backends:
@@ -139,6 +140,10 @@ class Backends:
 
     def _start_server(self, launch: Launch, image: str, socket: str | None, progress: Progress) -> LaunchRecord:
         mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.image.ref)]
+        mounts += [
+            Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
+            for variable, path in launch.server_files.items()
+        ]
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
             mode = socket_directories.OPEN if has_token else socket_directories.CLOSED
@@ -202,7 +207,7 @@ class Backends:
             inside_ports = {port.name: port.inside for port in launch.ports}
             probe_port = inside_ports.get("http", inside_ports["main"])
             host = url_host(launch.host)
-            url = f"{_SCHEMES[launch.type]}://{host}:{host_ports[inside_ports['main']]}"
+            url = f"{launch.url_scheme}://{host}:{host_ports[inside_ports['main']]}"
             probe_url = f"http://{host}:{host_ports[probe_port]}"
             http_url = probe_url if "http" in inside_ports else None
             if self._client.settings.docker_network:
@@ -310,8 +315,8 @@ def _server_env(launch: Launch) -> dict[str, str]:
         engine_settings["VENVD_HTTP_PORT"] = inside_ports["http"]
     if launch.type == "pipe":
         engine_settings["VENVD_SOCKET_DIR"] = socket_directories.INSIDE
-        engine_settings["VENVD_SOCKET_MODE"] = socket_directories.SOCKET_MODE
-    return {**launch.server_env, **engine_settings}
+    files = {variable: f"{_FILES}/{variable}" for variable in launch.server_files}
+    return {"VENVD_SOCKET_MODE": socket_directories.SOCKET_MODE, **launch.server_env, **files, **engine_settings}
 
 
 def _describe_exit(state: Mapping[str, Any], record: LaunchRecord) -> str:

@@ -26,7 +26,6 @@ _ATTEMPTS = 5
 _SOCKET_BYTES = 107
 _MAX_OUTPUT = 2000
 """Characters of a part's output that an error carries."""
-_SCHEMES = {"http": "http", "rpc": "grpc"}
 
 
 class _PortLost(Exception):
@@ -165,7 +164,7 @@ def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | Non
         raise InvalidRequest(f"the backend {launch.name} has neither a port nor a directory of sockets")
     host = url_host(launch.host)
     probed = chosen.get("http", chosen["main"])
-    return f"{_SCHEMES.get(launch.type, 'http')}://{host}:{chosen['main']}", f"http://{host}:{probed}"
+    return f"{launch.url_scheme}://{host}:{chosen['main']}", f"http://{host}:{probed}"
 
 
 def _make_socket_dir(path: Path) -> None:
@@ -212,7 +211,7 @@ def _make_spec(
 
 def _server_settings(launch: Launch) -> dict[str, str]:
     """The server's settings; a container's limits become the default limits of its sessions."""
-    settings = dict(launch.server_env)
+    settings = {**launch.server_env, **{variable: str(path) for variable, path in launch.server_files.items()}}
     settings["VENVD_SESSION_LIMITS"] = _session_limits(settings.get("VENVD_SESSION_LIMITS") or "{}", launch.limits)
     settings.setdefault("VENVD_ENGINE_NAME", "local")
     return settings

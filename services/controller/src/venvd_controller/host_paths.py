@@ -1,0 +1,40 @@
+"""Paths of the host that a specification names: each must lie below a directory that the operator allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from venvd_contract.errors import Forbidden, InvalidRequest
+
+
+@dataclass(frozen=True)
+class HostPaths:
+    """What specifications may name on the host.
+
+    Attributes:
+        run_dir: the directory of the directories with sockets.
+        allowed: the directories of `VENVD_HOST_DIRS`.
+    """
+
+    run_dir: Path
+    allowed: Sequence[Path] = ()
+
+    def check(self, field: str, text: str) -> str:
+        """Return a path without `..` and, as far as this process sees it, without links.
+
+        Raises:
+            InvalidRequest: the path is not absolute.
+            Forbidden: it is not below an allowed directory.
+        """
+        if not text.startswith("/") or "\0" in text:
+            raise InvalidRequest(f'{field}: "{text[:200]}" is no absolute path')
+        path = os.path.realpath(text)
+        if not any(Path(path).is_relative_to(os.path.realpath(directory)) for directory in self.allowed):
+            listed = f"has {', '.join(map(str, self.allowed))}" if self.allowed else "is empty"
+            raise Forbidden(
+                f"{field}: {text[:200]} is below no directory of VENVD_HOST_DIRS of the controller, which {listed}"
+            )
+        return path
