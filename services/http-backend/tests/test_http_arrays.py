@@ -55,9 +55,9 @@ def get(server: Any, found: str, **headers: str) -> Any:
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process has of its own: what it shares with the session is not its burden."""
+    """Bytes of a process's own memory, without segments: the kernel counts them as private until the session maps them."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
