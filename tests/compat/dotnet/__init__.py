@@ -1,0 +1,1 @@
+"""The parts of .NET that the old clients are made of: types, System.Text.Json, HttpClient and named pipes."""
