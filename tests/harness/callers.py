@@ -70,6 +70,16 @@ class HttpCaller:
         headers = {name: value for name, value in wanted.items() if value is not None}
         body = None if method == "GET" else json.dumps({} if payload is None else payload)
         self._connection.request(method, path, body, headers)
+        return self.receive()
+
+    def send(self, command: str, payloads: list[Any], session: str) -> None:
+        """Send one request without waiting; `receive` waits for its answer."""
+        (payload,) = payloads
+        headers = {"Authorization": f"Bearer {self._token}", "X-Venvd-Session": session}
+        self._connection.request(*BY_NAME[command].http, json.dumps(payload), headers)
+
+    def receive(self) -> Any:
+        """The answer to the request that was sent last."""
         response = self._connection.getresponse()
         found = json.loads(response.read())
         if response.status >= http.client.BAD_REQUEST:
@@ -108,6 +118,16 @@ class PipeCaller:
         request = {"command": command, "payload": payload, "session": session, "timeout": timeout, "values": values}
         line = json.dumps({**request, "call": name, "lease": lease, "token": self._token})
         self._socket.sendall(line.encode() + b"\n")
+        return self.receive()
+
+    def send(self, command: str, payloads: list[Any], session: str) -> None:
+        """Send requests without waiting; `receive` waits for the answers, in their order."""
+        fields = {"command": command, "session": session, "token": self._token}
+        lines = [json.dumps({**fields, "payload": payload}) + "\n" for payload in payloads]
+        self._socket.sendall("".join(lines).encode())
+
+    def receive(self) -> Any:
+        """The next answer."""
         reply = json.loads(self._lines.readline())
         if "error" in reply:
             raise from_fields(reply)
@@ -154,14 +174,19 @@ class AttachCaller:
         if direct is not None and direct.ended():
             self._direct.pop(session).close()
         if session not in self._direct:
-            made = self._direct[session] = PipeCaller(self._url, self._token)
-            made("session.attach", session=session)
+            self._direct[session] = self.attached(session)
         try:
             return self._direct[session](command, payload, **options)
         except VenvdError as error:
             if error.state_lost:  # and with it the connection, as soon as the server comes to it
                 self._direct.pop(session).close()
             raise
+
+    def attached(self, session: str | None) -> PipeCaller:
+        """Another connection, attached to a session."""
+        made = PipeCaller(self._url, self._token)
+        made("session.attach", session=session)
+        return made
 
     def fresh(self) -> AttachCaller:
         return AttachCaller(self._url, self._token)

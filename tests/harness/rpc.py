@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,6 +42,7 @@ class RpcCaller:
 
     def __init__(self, url: str, token: str | None) -> None:
         self._url, self._token = url, token
+        self._sent: deque[Any] = deque()
         self._channel = grpc.insecure_channel(
             urlsplit(url).netloc,
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
@@ -73,6 +75,21 @@ class RpcCaller:
             return self._streamed(command, payload, sent)
         try:
             return self._unary(command, request, sent)
+        except grpc.RpcError as error:
+            raise told(error) from None
+
+    def send(self, command: str, payloads: list[Any], session: str) -> None:
+        """Begin unary calls without waiting; `receive` waits for the answers, in their order."""
+        service, method = BY_NAME[command].rpc.split("/")
+        metadata = [("authorization", f"Bearer {self._token}"), ("x-venvd-session", session)]
+        begin = getattr(_STUBS[service](self._channel), method).future
+        for payload in payloads:
+            self._sent.append(begin(self._message(command, payload), metadata=metadata, timeout=120))
+
+    def receive(self) -> Any:
+        """The next answer."""
+        try:
+            return plain(self._sent.popleft().result())
         except grpc.RpcError as error:
             raise told(error) from None
 

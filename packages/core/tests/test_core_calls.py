@@ -173,6 +173,34 @@ def test_calls_run_in_order_and_the_queue_is_bounded(run: Any, wardens: Any, ser
     run(work)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "named"),
+    [({"queue_bytes": 3000}, "VENVD_QUEUE_BYTES"), ({"max_queued_bytes": 3000}, "VENVD_MAX_QUEUED_BYTES")],
+)
+def test_the_bytes_that_wait_are_bounded(
+    run: Any, wardens: Any, serve: Any, bounds: dict[str, int], named: str
+) -> None:
+    """One request larger than the bound may wait, no other beside it, and its bytes count until it begins or ends."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(**bounds) as client:
+            await client.ready()
+            running = client.begin("sleep", seconds=0.1)
+            for _ in range(2):
+                waiting = client.begin("count", ballast="x" * 4000)
+                with pytest.raises(errors.Busy, match=named):
+                    await client.do("count")
+                waiting.cancel()
+            small = [client.begin("count", ballast="x" * 1000) for _ in range(2)]
+            with pytest.raises(errors.Busy, match=named):
+                await client.do("count", ballast="x" * 1000)
+            await asyncio.gather(running, *small)
+            assert (await client.do("count"))["count"] == 3
+
+    run(work)
+
+
 def test_a_deadline_stops_the_call_and_keeps_the_state(run: Any, wardens: Any, serve: Any) -> None:
     """A call over its time is answered `timeout`, and what the session held is still there."""
     wardens.start()

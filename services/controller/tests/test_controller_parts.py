@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import inspect
 
 from venvd_contract.errors import Conflict, InvalidRequest
-from venvd_contract.resources import VenvSpec
+from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
@@ -18,7 +18,7 @@ from venvd_controller.host_paths import HostPaths
 from venvd_controller.manifest import Manifest, read_manifest
 from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
-from venvd_controller.specs import check_venv, create_provider_name, is_loopback
+from venvd_controller.specs import check_backend, check_venv, create_provider_name, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -195,3 +195,10 @@ def test_a_checked_venv_is_canonical() -> None:
     assert check_venv(
         VenvSpec(requirements=["six == 1.17.0", "# nothing", ""]), HostPaths(Path("/run"))
     ).requirements == ["six==1.17.0"]
+
+
+@pytest.mark.parametrize("calls", [-1, 1_000_001])
+def test_the_length_of_a_queue_has_bounds(tmp_path: Path, calls: int) -> None:
+    """`queueLimit` takes 0 to a million calls, and the error says so."""
+    with pytest.raises(InvalidRequest, match=f"queueLimit must be 0 to 1000000 calls, not {calls}"):
+        check_backend(BackendSpec("http", queueLimit=calls), HostPaths(tmp_path))

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
         limits: of the worker host.
         timeout: seconds for calls that name no timeout.
         server: settings of the server, such as `{"maxSessions": 8}` (`venvd_contract.server_settings`).
+        queue_limit: how many calls may wait in one session. Default: 1,000.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
         on_event: is called with each event of the operations (`venvd_contract.resources.Event`).
@@ -44,6 +45,7 @@ class Options(TypedDict, total=False):
     limits: BackendLimits | None
     timeout: float | None
     server: Mapping[str, Any] | None
+    queue_limit: int | None
     controller: str | None
     token: str | None
     on_event: OnEvent
@@ -68,6 +70,7 @@ class BackendPlan:
         """Return the specification of the backend for the venv of that name."""
         options = self.options
         fields: dict[str, Any] = {name: options.get(name) for name in ("port", "network", "env", "timeout", "server")}
+        fields["queueLimit"] = options.get("queue_limit")
         fields["venv"] = venv
         fields["name"] = options.get("name") or f"{venv[:50]}-{secrets.token_hex(3)}"
         return make_backend_spec(options.get("type", "http"), options.get("limits"), fields)

@@ -12,6 +12,9 @@ from typing import Any, Dict, List, Optional
 from venvd_contract.errors import InvalidRequest
 
 BACKEND_TYPES = ("http", "pipe", "rpc")
+QUEUE_LIMIT = 1000
+"""Calls that wait in one session, where a backend names no other number."""
+MOST_QUEUED = 1_000_000
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
@@ -147,6 +150,8 @@ class BackendSpec:
     """Timeout of calls that name none, in seconds. The default is 300."""
     server: Dict[str, Any] = field(default_factory=dict)
     """Settings of its server, such as `{"maxSessions": 8}`; each overrides that of the venv."""
+    queueLimit: Optional[int] = None
+    """How many calls may wait in one session; a further one is refused as `busy`. The default is `QUEUE_LIMIT`."""
 
 
 @dataclass

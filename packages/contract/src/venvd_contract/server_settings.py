@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.limits import merge_limits
+from venvd_contract.resources import MOST_QUEUED
 
 _ALL = ("http", "pipe", "rpc")
 _YEAR = 365 * 86400
@@ -64,7 +65,9 @@ def to_camel_case(field: str) -> str:
 SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("default_timeout", "float", above=0, most=_YEAR),
     ServerSetting("grace", "float", above=0, most=3600),
-    ServerSetting("queue_limit", "int", least=0, most=1_000_000),
+    ServerSetting("queue_limit", "int", least=0, most=MOST_QUEUED),
+    ServerSetting("queue_bytes", "int", least=0),
+    ServerSetting("max_queued_bytes", "int", least=0),
     ServerSetting("max_sessions", "int", least=1, most=4096),
     ServerSetting("max_body", "int", least=1024, most=1 << 30),
     ServerSetting("session_limits", "limits"),

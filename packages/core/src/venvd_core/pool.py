@@ -23,6 +23,7 @@ from venvd_contract.resources import check_name
 from venvd_core.channel import Channel, SessionEvent
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
+from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
@@ -40,7 +41,7 @@ class Pool:
 
     def __init__(self, settings: BackendSettings) -> None:
         self.grace = settings.grace
-        self.queue_limit = settings.queue_limit
+        self.queued_bytes = QueuedBytes(settings)
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.slots = Slots(settings.max_sessions)

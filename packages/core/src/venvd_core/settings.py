@@ -16,6 +16,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.internal.limits import merge_limits
+from venvd_contract.resources import MOST_QUEUED, QUEUE_LIMIT
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -36,7 +37,12 @@ class BackendSettings(BaseSettings):
     """Further keys that clients may send; the server reads the file again when it changes."""
     default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
     grace: float = Field(default=2, gt=0, le=3600)
-    queue_limit: int = Field(default=64, ge=0, le=1_000_000)
+    queue_limit: int = Field(default=QUEUE_LIMIT, ge=0, le=MOST_QUEUED)
+    """Calls that wait in one session."""
+    queue_bytes: int = Field(default=64 << 20, ge=0)
+    """Of the requests that wait in one session."""
+    max_queued_bytes: int = Field(default=256 << 20, ge=0)
+    """Of the requests that wait in all sessions together."""
     max_sessions: int = Field(default=64, ge=1, le=4096)
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
     session_limits: Limits = Limits()
@@ -46,8 +52,8 @@ class BackendSettings(BaseSettings):
     """Whether clients of an older .NET host are served: the `compat` module of each server."""
     attach: bool = True
     """Whether pipe clients may attach to a session."""
-    max_attached: int = Field(default=512, ge=0, le=1_000_000)
-    max_attached_per_session: int = Field(default=64, ge=0, le=100_000)
+    max_attached: int = Field(default=1024, ge=0, le=1_000_000)
+    max_attached_per_session: int = Field(default=512, ge=0, le=100_000)
     kept_calls: int = Field(default=1000, ge=1, le=1_000_000)
     """Background calls, whether running or ended."""
     kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)

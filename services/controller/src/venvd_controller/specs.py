@@ -14,7 +14,7 @@ from typing import Any
 
 from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.internal.environment import check_declared
-from venvd_contract.resources import BACKEND_TYPES, BackendSpec, VenvSpec, check_name, check_version
+from venvd_contract.resources import BACKEND_TYPES, MOST_QUEUED, BackendSpec, VenvSpec, check_name, check_version
 from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.host_paths import HostPaths
 from venvd_engines import requirements
@@ -130,6 +130,8 @@ def _check_numbers(spec: BackendSpec) -> None:
     timeout = spec.timeout
     if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:g} seconds, not {timeout:g}")
+    if spec.queueLimit is not None and not 0 <= spec.queueLimit <= MOST_QUEUED:
+        raise InvalidRequest(f"queueLimit must be 0 to {MOST_QUEUED} calls, not {spec.queueLimit}")
 
 
 def _parse_host(host: str) -> str:

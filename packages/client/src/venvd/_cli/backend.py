@@ -14,7 +14,15 @@ from venvd._cli.command import Group, State, complete_names, fields, pass_state,
 from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
 from venvd._cli.venv import parse_pairs, parse_server_settings
-from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, LogLine, VenvSpec
+from venvd_contract.resources import (
+    BACKEND_TYPES,
+    MOST_QUEUED,
+    QUEUE_LIMIT,
+    Backend,
+    BackendLimits,
+    LogLine,
+    VenvSpec,
+)
 
 DEFAULT_VENV = "default"
 
@@ -153,6 +161,13 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit of calls that name no timeout."
 )
 @click.option("--server", multiple=True, metavar="NAME=VALUE", help="A setting of the server. Repeatable.")
+@click.option(
+    "--queue-limit",
+    "queueLimit",
+    type=click.IntRange(0, MOST_QUEUED),
+    metavar="CALLS",
+    help=f"How many calls may wait in one session. Default: {QUEUE_LIMIT}.",
+)
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")

@@ -12,6 +12,7 @@ from venvd_contract.errors import Busy, Unimplemented
 from venvd_core.channel import Channel
 from venvd_core.hangup import HangupWatcher
 from venvd_core.metrics import Metrics
+from venvd_core.session.queue import QueuedBytes
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 
@@ -60,7 +61,7 @@ class Host(Protocol):
 
     Attributes:
         grace: seconds that an interrupted call has before its process is killed.
-        queue_limit: how many calls may wait in one session.
+        queued_bytes: bounds of the sessions' queues, and what they hold.
     """
 
     channel: Channel
@@ -68,7 +69,7 @@ class Host(Protocol):
     metrics: Metrics
     admission: Admission
     grace: float
-    queue_limit: int
+    queued_bytes: QueuedBytes
 
     def on_idle(self, session_id: str) -> None:
         """End a session that has had no call for its idle timeout."""

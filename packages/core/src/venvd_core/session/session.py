@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from venvd_contract.commands import SessionInfo
-from venvd_contract.errors import Busy, Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
+from venvd_contract.errors import Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
 from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.messages import Exited, Refused, SegmentNews, Up
 from venvd_contract.internal.slots import RUNNING
@@ -22,6 +20,7 @@ from venvd_core.session.direct import DirectClient, DirectClients
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
 from venvd_core.session.process import Process
+from venvd_core.session.queue import Queue
 from venvd_core.session.stream import largest_reply, write_nowhere
 from venvd_core.tasks import Tasks
 from venvd_core.timer import DeadlineTimer
@@ -51,7 +50,8 @@ class Session:
         """Transfers of its files under way; a session that has one is not idle."""
         self._host = host
         self._metrics = host.metrics
-        self._queue: deque[Call] = deque()
+        self._queue = Queue(spec.id, host.queued_bytes)
+        self._waiting = self._queue.calls
         self._running: Call | None = None
         self._segments: Segments | None = None
         self._write: Callable[[bytes], None] = write_nowhere
@@ -91,7 +91,7 @@ class Session:
             createdAt=self.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             limits=self.spec.limits,
             idleTimeout=self.spec.idle_timeout or None,
-            queued=len(self._queue),
+            queued=len(self._waiting),
             calls=self.calls + self._direct.calls,
             handles=slot.handles,
             restarts=self._lifecycle.restarts,
@@ -103,25 +103,24 @@ class Session:
         """Run `call` when its turn comes; its `received_at`, `deadline`, `options` and `payload` are set.
 
         Raises:
-            Busy: the queue is full.
+            Busy: the queue is full; says by which bound.
             Unavailable: there is no process, and it is not known when there will be one.
         """
         call.runner = self
-        if self._running is None and self._lifecycle.ready and not self._queue:
+        if self._running is None and self._lifecycle.ready and not self._waiting:
             self._send(call, call.received_at)
         else:
-            self._check_room()
-            self._queue.append(call)
+            self._check_process()
+            self._queue.add(call)
         if call.deadline < self._timer.due:
             self._timer.schedule(call.deadline)
 
-    def _check_room(self) -> None:
+    def _check_process(self) -> None:
+        """Check that there is a process, or that one starts."""
         if self._host.channel.link is None:
             raise Unavailable(f"{self._host.channel.why}; try again")
         if self._lifecycle.start_error is not None:
             raise Unavailable(self._lifecycle.start_error)
-        if len(self._queue) >= self._host.queue_limit:
-            raise Busy(f'the session "{self.spec.id}" has {len(self._queue)} calls waiting, which is its limit')
 
     def _send(self, call: Call, now: float) -> None:
         self._running = call
@@ -135,8 +134,8 @@ class Session:
                 self._write(part)
 
     def _send_next(self) -> None:
-        while self._queue and self._running is None and self._lifecycle.ready:
-            call = self._queue.popleft()
+        while self._waiting and self._running is None and self._lifecycle.ready:
+            call = self._queue.take()
             if not call.done():
                 self._send(call, time.monotonic())
 
@@ -145,16 +144,14 @@ class Session:
         if call is self._running:
             self._stop(call, "cancelled")
             return
-        with contextlib.suppress(ValueError):
-            self._queue.remove(call)
+        if self._queue.remove(call):
             self._count(call, Cancelled.code, 0)
 
     def stop(self, call: Call) -> None:
         """Stop a call; its client is answered."""
         if call is self._running:
             self._stop(call, "cancelled")
-        elif call in self._queue:
-            self._queue.remove(call)
+        elif self._queue.remove(call):
             self._fail(call, Cancelled(_NOT_BEGUN))
 
     def interrupt(self) -> None:
@@ -187,7 +184,8 @@ class Session:
         """
         self._direct.check_room()
         if not self._lifecycle.ready:
-            self._check_room()
+            self._check_process()
+            self._queue.check_room()
             await self._lifecycle.wait_until_up()
         await self._direct.add(client, self.info())
 
@@ -219,7 +217,7 @@ class Session:
             size = reply.size if attachments else len(reply.result)
             call.end(reply)
             self._metrics.record_call(call, "ok", now - call.received_at, size, self.spec.id)
-        if self._queue:
+        if self._waiting:
             self._send_next()
 
     def _take_event(self, call: Call | None, line: SessionLine) -> None:
@@ -236,7 +234,7 @@ class Session:
 
     def _on_due(self, now: float) -> float | None:
         """End the calls whose deadline has come, and an idle session; return the next time to look."""
-        for call in [call for call in self._queue if call.deadline <= now]:
+        for call in [call for call in self._waiting if call.deadline <= now]:
             if call.done():
                 continue  # its client gave up on hearing of the one before
             self._queue.remove(call)
@@ -245,7 +243,7 @@ class Session:
         if running is not None and running.stop_reason is None and running.deadline <= now:
             self._stop(running, "timeout")
         idle_timeout = self.spec.idle_timeout
-        if idle_timeout and not self._queue and running is None and self._find_last_use(now) + idle_timeout <= now:
+        if idle_timeout and not self._waiting and running is None and self._find_last_use(now) + idle_timeout <= now:
             self._host.on_idle(self.spec.id)
             return None
         return min(self._next_times(now), default=None)
@@ -257,11 +255,11 @@ class Session:
         return self._last_used
 
     def _next_times(self, now: float) -> Iterator[float]:
-        yield from (call.deadline for call in self._queue)
+        yield from (call.deadline for call in self._waiting)
         if self._running is not None and self._running.stop_reason is None:
             yield self._running.deadline
         if self.spec.idle_timeout:
-            yield (now if self._running is not None or self._queue else self._last_used) + self.spec.idle_timeout
+            yield (now if self._running is not None or self._waiting else self._last_used) + self.spec.idle_timeout
 
     def _stop(self, call: Call, reason: str) -> None:
         if call.stop_reason is None:
@@ -305,11 +303,11 @@ class Session:
         call_ran = self.busy
         self._direct.end_all(why)
         running, self._running = self._running, None
-        queue, self._queue = self._queue, deque()
+        waiting = self._queue.take_all()
         if running is not None:
             error = lost_call_error(running.stop_reason, why, self._host.grace) if started else Unavailable(why)
             self._fail(running, error)
-        for call in queue:
+        for call in waiting:
             before = f"{why}, before this call began; its state is lost"
             self._fail(call, SessionLost(before) if started else Unavailable(why))
         return call_ran
