@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic_settings import BaseSettings
 
 from venvd_controller.settings import Settings
@@ -75,6 +76,22 @@ def test_settings_are_documented(section: str) -> None:
     inherited = set(base.model_fields) if base else set()
     fields = {f"VENVD_{name.upper()}" for name in settings.model_fields if name not in inherited}
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields
+
+
+def test_settings_are_described_alike() -> None:
+    """`venvd config` describes each setting of the controller with the words of docs/settings.md."""
+    text = (ROOT / "docs" / "settings.md").read_text().partition("\n## Controller\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| `")]
+    documented = {name.strip("`"): f"{meaning[:1].upper()}{meaning[1:]}." for _, name, meaning, *_ in cells}
+    assert documented == {f"VENVD_{name.upper()}": field.description for name, field in Settings.model_fields.items()}
+
+
+def test_compose_passes_every_setting_on() -> None:
+    """compose.yaml gives the controller each of its settings, apart from those that its image sets."""
+    passed = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["controller"]["environment"]
+    of_the_image = {"VENVD_HOME", "VENVD_SOURCE_DIR", "VENVD_HOST", "VENVD_PORT"}
+    names = {f"VENVD_{name.upper()}" for name in Settings.model_fields} - of_the_image
+    assert {name for name in passed if name.startswith("VENVD_")} == names
 
 
 def test_readme_names_the_figures_that_miss_their_goal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -117,7 +118,7 @@ def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site
         text = run(theirs, "config", status=1).out
     finally:
         run(theirs, "down")
-    assert "/nowhere.pem  (environment: SSL_CERT_FILE)" in text
+    assert re.search(r"VENVD_CA_BUNDLE +/nowhere.pem +environment: SSL_CERT_FILE +CA certificates for builds", text)
     assert "broken: SSL_CERT_FILE" in text
 
 

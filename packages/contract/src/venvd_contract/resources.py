@@ -289,6 +289,8 @@ class Setting:
     """`default`, `environment` or `file`."""
     variable: Optional[str] = None
     """The environment variable that gave the value; it may differ from `name`, such as `SSL_CERT_FILE`."""
+    description: Optional[str] = None
+    """What it means, as docs/settings.md says it."""
 
 
 @dataclass

@@ -67,59 +67,95 @@ def _is_limit(value: object) -> bool:
 
 
 class Settings(BaseSettings):
-    """Fields are the variables of the same name with the prefix `VENVD_`."""
+    """Fields are the variables of the same name with the prefix `VENVD_`.
+
+    Their docstrings are the descriptions of `venvd config` and of docs/settings.md. Durations are in seconds, sizes in
+    bytes.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="VENVD_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+        env_prefix="VENVD_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     home: Path = Field(default_factory=default_home)
+    """Directory of the state, of `token` (mode 0600) and of `url`."""
     run_dir: Path | None = None
+    """Directory of the sockets that clients of pipe backends use."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8600, ge=0, le=65535)
+    """Port to listen on; 0 is any free one."""
     url: str | None = None
+    """Address by which clients reach the controller; also read by the CLI and the SDK."""
     token: SecretStr | None = None
+    """The controller's token; also read by the CLI and the SDK."""
     engine: Literal["auto", "docker", "local"] = "auto"
+    """Where backends run: `auto`, `docker` or `local`."""
     base_image: str | None = None
+    """Template of the base image, with `{version}` or `{minor}`."""
     index_url: SecretStr | None = None
+    """Package index."""
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
+    """CA certificates for builds."""
     manifest: Path | None = None
+    """File that declares what the controller keeps running."""
     metrics_token_file: Path | None = None
-    """A copy of the metrics token, readable by its group, for a scraper without access to the home."""
+    """Copy of the metrics token for a scraper that runs as another user."""
     database_url: SecretStr | None = None
+    """SQLAlchemy URL of the database."""
     source_dir: Path | None = Field(default_factory=default_source_dir)
+    """Directory with the sources of the servers, from which their images are built."""
     docker_network: str | None = None
+    """Network that servers join when the controller runs in a container."""
     oci_runtime: str | None = None
+    """OCI runtime of worker hosts, such as `runsc`."""
     allow_source_builds: bool = False
+    """Builds may use source distributions, which run code of the packages they install."""
     host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
-    """Directories of the host whose files specifications may name."""
+    """Directories of the host, with `:` in between, whose files a specification may name, such as a TLS key."""
     max_operations: int = Field(default=32, ge=1, le=256)
     """Operations that run at a time."""
     max_builds: int = Field(default=2, ge=1, le=64)
     """Builds of venvs that run at a time."""
     image_keep: float = Field(default=3600.0, ge=0)
-    """Seconds that an image stays after its last use."""
+    """How long an image stays after its last use."""
     reconcile_interval: float = Field(default=1.0, gt=0)
+    """Pause between two turns of the reconcile loop."""
     start_timeout: float = Field(default=60.0, gt=0)
-    """Seconds in which a backend must become ready."""
+    """Time for a backend to become ready."""
     stop_grace: float = Field(default=5.0, ge=0)
+    """Time for a backend to end before it is killed."""
     max_body: int = Field(default=1 << 20, ge=1024)
+    """Size of one request."""
     stall_timeout: float = Field(default=60.0, gt=0)
-    """Seconds that a client may be silent before its first request, in the middle of one, and with answers unread."""
+    """Time that a client may be silent before its first request or in the middle of one, and leave responses unread."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
+    """Memory of each worker host."""
     worker_cpus: float = Field(default=2.0, gt=0)
+    """CPUs of each worker host."""
     worker_processes: int = Field(default=256, ge=8)
+    """Processes of each worker host."""
     worker_tmpfs_bytes: int = Field(default=512 << 20, ge=1 << 20)
+    """Size of the writable directory of each worker host."""
     build_timeout: float = Field(default=1800.0, gt=0)
+    """Time for each build."""
     build_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
+    """Memory of each build."""
     build_cpus: float = Field(default=2.0, gt=0)
+    """CPUs of each build."""
     preload_timeout: float = Field(default=30.0, gt=0, le=600)
-    """Seconds for the import of a venv's `preload`; after that, sessions start without it."""
+    """Time to import a venv's `preload`; beyond it, sessions start without it."""
     spare_sessions: int = Field(default=2, ge=0, le=64)
-    """Sessions that each backend forks ahead of their use."""
+    """Sessions that each backend forks ahead of use."""
     session_limits: str = "{}"
-    """Limits of sessions that name none: a JSON object with fields of `Limits`."""
+    """Default limits of sessions, JSON."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the log: `debug`, `info`, `warning` or `error`."""
 
     @field_validator("home", "run_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
     @classmethod
@@ -184,10 +220,12 @@ def create_report(
 ) -> ConfigReport:
     """List every setting with its source, the guards that are off, and what does not work. Secrets are not shown."""
     shown = []
-    for name in type(settings).model_fields:
+    for name, field in type(settings).model_fields.items():
         variable = _find_variable(name)
         source = "environment" if variable else "default"
-        shown.append(Setting(f"VENVD_{name.upper()}", _render(getattr(settings, name)), source, variable))
+        shown.append(
+            Setting(f"VENVD_{name.upper()}", _render(getattr(settings, name)), source, variable, field.description)
+        )
     unsafe = list(gaps)
     if not is_loopback(settings.host):
         unsafe.append(

@@ -104,7 +104,10 @@ def list_(state: State) -> None:
 def config(state: State) -> int:
     """Show every setting and its source, and what is unsafe or broken. Exits with 1 if something is broken."""
     report = state.controller.config()
-    lines = [fields([(item.name, f"{item.value}  ({_source(item)})") for item in report.settings])]
+    settings = [
+        (item.name, item.value, _source(item), (item.description or "").rstrip(".")) for item in report.settings
+    ]
+    lines = [table(("setting", "value", "source", "meaning"), settings)]
     lines += [click.style(f"unsafe: {word}", fg="yellow") for word in report.unsafe]
     lines += [click.style(f"broken: {word}", fg="red") for word in report.missing]
     state.show(report, "\n".join(lines))
