@@ -1,8 +1,8 @@
-"""A backend without a token per engine and old client, and the client connected to it."""
+"""Backends of both engines that ask for no token, and the old clients connected to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from compat.clients import Client
@@ -20,16 +20,35 @@ def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
     return stacks.stack(request.param)
 
 
+@pytest.fixture(scope="package")
+def backends(stack: Stack) -> Iterator[Callable[[str], Running]]:
+    """Backends without a token, one of each type, each started when first asked for: old clients send no token."""
+    running: dict[str, Running] = {}
+
+    def start(kind: str) -> Running:
+        if kind not in running:
+            running[kind] = stack.start(kind, VENVD_NO_TOKEN="true", VENVD_TOKEN_SHA256="")
+        return running[kind]
+
+    yield start
+    for each in running.values():
+        stack.stop(each)
+
+
 @pytest.fixture(scope="package", params=["http", "pipe", "rpc"])
-def backend(request: pytest.FixtureRequest, stack: Stack) -> Iterator[tuple[str, Running]]:
-    """The type of a backend, and the backend: old clients send no token."""
-    running = stack.start(request.param, VENVD_NO_TOKEN="true", VENVD_TOKEN_SHA256="")
-    yield request.param, running
-    stack.stop(running)
+def backend(request: pytest.FixtureRequest, backends: Callable[[str], Running]) -> tuple[str, Running]:
+    """The type of a backend, and the backend."""
+    return request.param, backends(request.param)
+
+
+@pytest.fixture(scope="package")
+def rpc(backends: Callable[[str], Running]) -> Running:
+    return backends("rpc")
 
 
 @pytest.fixture
 def client(backend: tuple[str, Running]) -> Iterator[Client]:
+    """The old client of the backend's type, connected to it."""
     made = connect(*backend)
     yield made
     made.close()
