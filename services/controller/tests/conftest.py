@@ -312,6 +312,8 @@ def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClie
 class Testbed:
     """A controller over the engine in memory."""
 
+    client: TestClient
+
     def __init__(self, settings: Settings, engine: MemoryEngine) -> None:
         self.engine = engine
         self.controller = create_controller(settings, Home(settings.home), self._choose)
@@ -369,6 +371,19 @@ def create_testbed(tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.Mon
 def testbed(create_testbed: Callable[..., Testbed]) -> Iterator[Testbed]:
     with create_testbed().started() as testbed:
         yield testbed
+
+
+@pytest.fixture(scope="module")
+def shared_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """A controller over the engine in memory, for all tests of a module; it runs, and `client` is its admin."""
+    engine = MemoryEngine()
+    settings = Settings(home=tmp_path_factory.mktemp("home"), reconcile_interval=0.05, stop_grace=0.0)
+    testbed = Testbed(settings, engine)
+    with opened_client(testbed.controller) as testbed.client:
+        yield testbed
+    testbed.close()
+    for backend in engine.launches.values():
+        backend.close()
 
 
 @pytest.fixture

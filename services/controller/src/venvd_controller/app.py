@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from fastapi.security import HTTPBearer
 
 from venvd_controller import __version__, auth, problems
 from venvd_controller.controller import Controller
-from venvd_controller.routes import backends, operations, runtimes, venvs
+from venvd_controller.routes import access, backends, keys, operations, runtimes, venvs
 from venvd_controller.routes import controller as controller_routes
 from venvd_http.asgi import ASGIApp
 from venvd_http.bodies import BodyLimit
@@ -27,8 +27,9 @@ _QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}
 
 _ABOUT = """Builds venvs and runs backends from them.
 
-Send the token of the controller's home as `Authorization: Bearer …`. Builds and starts are operations: follow their
-events, or poll. Errors are problem details (RFC 9457) with a stable `code`. Lists are paged: pass `next` as `after`.
+Send a key, or the token of the controller's home, as `Authorization: Bearer …`. Each route names the scope that it
+needs. Builds and starts are operations: follow their events, or poll. Errors are problem details (RFC 9457) with a
+stable `code`. Lists are paged: pass `next` as `after`.
 """
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
@@ -56,17 +57,17 @@ def create_app(controller: Controller) -> ASGIApp:
         openapi_url=None,
         responses=_PROBLEM,
         max_body_size=None,  # BodyLimit answers with problem details
-        # for the schema; the guard checks the token
-        dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
     app.state.controller = controller
     problems.install(app)
-    for module in (controller_routes, runtimes, venvs, backends, operations):
-        app.include_router(module.router)
+    routers = [module.router for module in (controller_routes, runtimes, venvs, backends, operations, keys)]
+    access.check_declared(routers)
+    for router in routers:
+        app.include_router(router)
     _add_docs(app)
     settings = controller.settings
     app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
-    app.add_middleware(auth.Guard, home=controller.home)
+    app.add_middleware(auth.Guard, keys=controller.keys)
     app.add_middleware(RequestLog, quiet=_QUIET)
     return app
 
@@ -74,10 +75,16 @@ def create_app(controller: Controller) -> ASGIApp:
 def _add_docs(app: FastAPI) -> None:
     """Add the schema and a page that shows it; both need the token."""
 
-    @app.get("/openapi.json", include_in_schema=False)
-    def schema() -> dict[str, object]:
-        return app.openapi()
+    @functools.cache
+    def create_schema() -> dict[str, object]:
+        schema = app.openapi()
+        access.show_scopes(schema)
+        return schema
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[access.needs(*access.ANY)])
+    def schema() -> dict[str, object]:
+        return create_schema()
+
+    @app.get("/docs", include_in_schema=False, dependencies=[access.needs(*access.ANY)])
     def docs() -> HTMLResponse:
         return get_swagger_ui_html(openapi_url="/openapi.json", title="venvd controller")

@@ -1,56 +1,60 @@
-"""Access: the admin's token opens everything, the metrics token metrics only."""
+"""Access: the guard finds out whose token a request carries; each route names the scope that it needs."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
 
-from venvd_contract.errors import Forbidden, Unauthenticated, VenvdError
-from venvd_controller.home import Home
+from anyio.to_thread import run_sync
+
+from venvd_contract.access import BACKEND_PREFIX
+from venvd_contract.errors import Unauthenticated, VenvdError
+from venvd_controller.callers import Caller
+from venvd_controller.keys import Keys
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send
-from venvd_http.auth import METRICS, TokenGuard, bearer_token, sha256
+from venvd_http.auth import bearer_token
 from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
 PAGES = frozenset({"/docs", "/openapi.json"})
 """Pages for browsers, which ask for a password: the token."""
-_FOR_METRICS = re.compile(r"/metrics|/v1/sd/prometheus|/v1/backends/[^/]+/metrics")
+CALLER = "venvd.caller"
+"""The key of the `Caller` in an ASGI scope."""
 
 
 class Guard:
-    """ASGI middleware: admits requests that carry one of the controller's tokens."""
+    """ASGI middleware: admits requests that carry a token that the controller knows."""
 
-    def __init__(self, app: ASGIApp, home: Home) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
-        self._tokens = TokenGuard(sha256(home.token), sha256(home.metrics_token), server="this controller")
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             try:
-                scope["venvd"] = {"as": self._identify(scope)}
+                caller = await self._identify(scope)
             except VenvdError as error:
                 scheme = b"Basic" if scope["path"] in PAGES else b"Bearer"
                 await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return
+            scope[CALLER] = caller
+            scope["venvd"] = {"key": caller.name}  # for the log
         await self._app(scope, receive, send)
 
-    def _identify(self, scope: Scope) -> str:
+    async def _identify(self, scope: Scope) -> Caller:
         """Return whose token a request carries.
 
         Raises:
             Unauthenticated: there is no token, or it is unknown.
-            Forbidden: the token does not open this path.
         """
-        path, method = scope["path"], scope["method"]
-        token = _read_token(scope, basic=path in PAGES and method == "GET")
+        token = _read_token(scope, basic=scope["path"] in PAGES and scope["method"] == "GET")
         if token is None:
-            raise Unauthenticated("a token is needed: Authorization: Bearer <token> (the file `token` of the home)")
-        if self._tokens.scope_of(token.encode()) != METRICS:
-            return "admin"
-        if method not in {"GET", "HEAD"} or not _FOR_METRICS.fullmatch(path):
-            raise Forbidden("this token reads metrics only")
-        return METRICS
+            raise Unauthenticated(
+                "a token is needed: Authorization: Bearer <token> (a key, or the file `token` of the home)"
+            )
+        if token.startswith(BACKEND_PREFIX):
+            return await run_sync(self._keys.identify, token)
+        return self._keys.identify(token)
 
 
 def _read_token(scope: Scope, *, basic: bool) -> str | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo
+from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
@@ -47,8 +50,13 @@ class Backends:
         self._operations = operations
         self._venvs = venvs
 
-    def list_all(self, after: str | None = None, limit: int = 1000) -> Sequence[Backend]:
+    def list_all(
+        self, after: str | None = None, limit: int = 1000, visible: Visible | None = None
+    ) -> Sequence[Backend]:
         query = select(BackendRow).where(BackendRow.name > (after or ""))
+        if visible is not None:
+            names = match_names(BackendRow.name, visible.backends)
+            query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
             return [self._to_resource(row) for row in session.scalars(query.order_by(BackendRow.name).limit(limit))]
 
@@ -92,10 +100,20 @@ class Backends:
         """Derive the token of a backend's clients; None if the backend serves without a token."""
         return self._home.derive_token("backend", row.nonce) if row.spec["token"] else None
 
+    def find_token_owner(self, token: str) -> str | None:
+        """Return the name of the backend whose clients have this token."""
+        for row in self.list_rows():
+            if hmac.compare_digest(self.derive_token(row) or "", token):
+                return row.name
+        return None
+
     # ---- commands ----
 
-    def start(self, spec: BackendSpec, *, declared: bool = False) -> tuple[Backend, OperationInfo]:
-        """Add a backend and queue its start. It replaces a backend of the same name that failed and never ran.
+    def start(
+        self, spec: BackendSpec, *, declared: bool = False, visible: Visible | None = None
+    ) -> tuple[Backend, OperationInfo]:
+        """Add a backend and queue its start. It replaces a backend of the same name that failed and never ran, unless
+        that is not `visible` to the caller.
 
         Raises:
             InvalidRequest: a field is wrong.
@@ -106,7 +124,7 @@ class Backends:
         spec = check_backend(spec, self.host_paths)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
-            row = self._add_row(session, spec, declared=declared)
+            row = self._add_row(session, spec, declared=declared, visible=visible)
             operation = self._queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
@@ -118,8 +136,9 @@ class Backends:
             return self._venvs.add_default(session)
         return get_row(session, VenvRow, "venv", name)
 
-    def _add_row(self, session: Session, spec: BackendSpec, *, declared: bool) -> BackendRow:
-        taken = {row.name for row in session.scalars(select(BackendRow)) if declared or not _is_replaceable(row)}
+    def _add_row(self, session: Session, spec: BackendSpec, *, declared: bool, visible: Visible | None) -> BackendRow:
+        rows = session.scalars(select(BackendRow))
+        taken = {row.name for row in rows if declared or not _is_replaceable(row, visible)}
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; stop it first, or choose another name')
         name = spec.name or _choose_name(f"{spec.venv}-{spec.type}", taken)
@@ -158,7 +177,7 @@ class Backends:
                 )
 
     def _queue_start(self, session: Session, row: BackendRow) -> OperationInfo:
-        operation = self._operations.submit(session, KIND, row.name)
+        operation = self._operations.submit(session, KIND, row.name, row.venv)
         row.state, row.operation = "pending", operation.id
         return operation
 
@@ -271,9 +290,10 @@ def _make_http_url(row: BackendRow) -> str | None:
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
-def _is_replaceable(row: BackendRow) -> bool:
+def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:
     """Return whether a backend stays only to show its error: a new start of the same name replaces it."""
-    return row.wanted and row.state == "failed" and not row.declared
+    shown = visible is None or any(fnmatchcase(row.venv, name) for name in visible.venvs)
+    return shown and row.wanted and row.state == "failed" and not row.declared
 
 
 def get_retry_delay(failures: int) -> float:

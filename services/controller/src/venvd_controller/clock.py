@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 
 def now() -> str:
     """Return the time in RFC 3339, UTC, with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(datetime.now(UTC))
+
+
+def format_time(moment: datetime) -> str:
+    """Return an aware time in RFC 3339, UTC, with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def count_seconds(start: str, end: str) -> float:

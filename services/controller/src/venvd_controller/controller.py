@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from venvd_controller.engine_migration import CreateEngine, choose_engine
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
+from venvd_controller.keys import Keys
 from venvd_controller.manifest_sync import ManifestSync
 from venvd_controller.operations import Operations
 from venvd_controller.providers import Providers
@@ -43,6 +45,7 @@ class Controller:
     venvs: Venvs
     providers: Providers
     backends: Backends
+    keys: Keys
     reconciler: Reconciler
     manifest_sync: ManifestSync
     pruner: Pruner
@@ -72,6 +75,8 @@ class Controller:
         self.close_followers()
         self.reconciler.stop()
         self.operations.stop()
+        with suppress(VenvdError):
+            self.keys.flush()
 
     def get_status(self) -> ControllerStatus:
         return ControllerStatus(
@@ -113,14 +118,15 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     host_paths = HostPaths(settings.sockets, settings.host_dirs)
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
     backends = Backends(database, home, engine.name, operations, venvs, host_paths)
+    keys = Keys(database, home, backends)
     BackendStarter(engine, settings, home, backends, venvs, images, operations)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, backends)
     pruner = Pruner(engine, images)
-    reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated]
+    reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, Providers(venvs), backends,
+        settings, home, engine, reason, database, operations, runtimes, venvs, Providers(venvs), backends, keys,
         reconciler, manifest_sync, pruner, LogHub(engine), registry,
     )  # fmt: skip

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Internal, NotFound, VenvdError
 from venvd_contract.resources import Event, OperationInfo, Phase
+from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import count_seconds, now
 from venvd_controller.database import Database, after_commit
 from venvd_controller.database.tables import EventRow, OperationRow
@@ -144,10 +145,10 @@ class Operations:
 
     # ---- commands, inside the caller's transaction ----
 
-    def submit(self, session: Session, kind: str, target: str) -> OperationInfo:
-        """Queue an operation; it starts after the transaction of `session` is committed."""
+    def submit(self, session: Session, kind: str, target: str, venv: str | None = None) -> OperationInfo:
+        """Queue an operation for a venv or none; it starts after the transaction of `session` is committed."""
         key = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
-        row = OperationRow(id=key, kind=kind, target=target, state="queued", created_at=now(), phases=[])
+        row = OperationRow(id=key, kind=kind, target=target, venv=venv, state="queued", created_at=now(), phases=[])
         session.add(row)
         session.flush()
         self._delete_oldest(session)
@@ -199,9 +200,19 @@ class Operations:
             raise NotFound(f'no operation "{key[:40]}"; the last {_MAX_OPERATIONS} are kept')
         return row
 
-    def list_all(self, after: str | None, limit: int, **columns: str | None) -> Sequence[OperationInfo]:
+    def find_venv(self, key: str) -> str | None:
+        """Return the venv that an operation works for; None if it initialises a runtime, which venvs share."""
+        with self._database.read() as session:
+            return self._get_row(session, key).venv
+
+    def list_all(
+        self, after: str | None, limit: int, visible: Visible | None = None, **columns: str | None
+    ) -> Sequence[OperationInfo]:
         """List the operations that are older than `after` and have the given values in `columns`, newest first."""
         query = select(OperationRow).order_by(OperationRow.id.desc()).limit(limit)
+        if visible is not None:
+            shared = OperationRow.venv.is_(None) if visible.venvs else false()
+            query = query.where(or_(match_names(OperationRow.venv, visible.venvs), shared))
         for name, value in columns.items():
             if value is not None:
                 column: ColumnElement[str] = getattr(OperationRow, name)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -31,6 +31,8 @@ _KEEP_ALIVE_SECONDS = 10.0
 """After this time without an event a comment keeps the connection open."""
 _MAX_PENDING = 10_000
 """Lines that wait for a slow follower; it reads further lines from the log."""
+_CHECK_SECONDS = 1.0
+"""Seconds between two looks whether the token of a client is still valid."""
 _POLL_SECONDS = 0.25
 """Seconds between two searches for the next launch of a backend."""
 
@@ -58,11 +60,29 @@ class Signal:
         return True
 
 
-def create_response(events: AsyncIterator[Event | None]) -> StreamingResponse:
-    """Send events as server-sent events, and None as a comment."""
+async def _follow_while(
+    is_valid: Callable[[], bool], events: AsyncIterator[Event | None]
+) -> AsyncIterator[Event | None]:
+    """Yield events until they end, or until a token is no longer valid."""
+    try:
+        while True:
+            pending = asyncio.ensure_future(anext(events))
+            while not pending.done():
+                await asyncio.wait((pending,), timeout=_CHECK_SECONDS)
+                if not is_valid():
+                    return
+            yield await pending
+    except StopAsyncIteration:
+        return
+    finally:
+        pending.cancel()
+
+
+def create_response(events: AsyncIterator[Event | None], is_valid: Callable[[], bool]) -> StreamingResponse:
+    """Send events as server-sent events, and None as a comment, for as long as the client's token is valid."""
 
     async def render() -> AsyncIterator[bytes]:
-        async for event in events:
+        async for event in _follow_while(is_valid, events):
             if event is None:
                 yield sse.KEEP_ALIVE
             else:

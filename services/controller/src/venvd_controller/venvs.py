@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, InUse, NotFound, VenvdError
 from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, check_name
+from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
@@ -71,13 +72,21 @@ class Venvs:
         self.on_build_end: list[Callable[[str, float], None]] = []
         operations.register(KIND, OperationKind(self._run_build, _record_failure))
 
-    def list_all(self, after: str | None = None, limit: int = 1000) -> Sequence[Venv]:
+    def list_all(self, after: str | None = None, limit: int = 1000, visible: Visible | None = None) -> Sequence[Venv]:
         query = select(VenvRow).where(VenvRow.name > (after or ""))
+        if visible is not None:
+            query = query.where(match_names(VenvRow.name, visible.venvs))
         with self._database.read() as session:
             return [_to_resource(row) for row in session.scalars(query.order_by(VenvRow.name).limit(limit))]
 
     def get(self, name: str) -> Venv:
         return _to_resource(self._get_row(name))
+
+    def find_spec(self, name: str) -> VenvSpec | None:
+        """Return the specification of a venv, if the venv exists."""
+        with self._database.read() as session:
+            row = session.get(VenvRow, name)
+        return VenvSpec(**row.spec) if row is not None else None
 
     def list_packages(self, name: str) -> list[Package]:
         """List the installed packages of a venv that is built."""
@@ -148,7 +157,7 @@ class Venvs:
     def _queue_build(self, session: Session, row: VenvRow) -> OperationInfo:
         """Cancel the build of a venv that is queued or running, and queue a new one."""
         self._operations.cancel_active(session, KIND, row.name)
-        operation = self._operations.submit(session, KIND, row.name)
+        operation = self._operations.submit(session, KIND, row.name, row.name)
         row.state, row.error, row.operation = "pending", None, operation.id
         return operation
 

@@ -108,6 +108,8 @@ class OperationRow(Table):
     """Sorts by time."""
     kind: Mapped[str] = mapped_column(String(32))
     target: Mapped[str] = mapped_column(String(63))
+    venv: Mapped[str | None] = mapped_column(String(63))
+    """The venv that it builds or starts a backend of: who may change the venv may see and cancel the operation."""
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[str | None] = mapped_column(String(32))
@@ -123,3 +125,16 @@ class EventRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     kind: Mapped[str] = mapped_column(String(16))
     data: Mapped[str] = mapped_column(Text)
+
+
+class KeyRow(Table):
+    """An access key. The table holds its digest; only its owner has the key."""
+
+    __tablename__ = "keys"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[list[Any]]
+    created_at: Mapped[str] = mapped_column(String(32))
+    expires_at: Mapped[str | None] = mapped_column(String(32))
+    last_used_at: Mapped[str | None] = mapped_column(String(32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -13,32 +14,46 @@ from pydantic import AwareDatetime
 from venvd_contract.errors import NotFound, Unavailable
 from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
 from venvd_controller import probes, streams
-from venvd_controller.routes.dependencies import ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.callers import Caller
+from venvd_controller.guarded_fields import check_backend_fields
+from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
+from venvd_controller.routes.dependencies import CallerDep, ControllerDep, JsonBody, PageOf, PagingDep
 
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _MAX_REMOVAL_WAIT = 30.0
 _LAST_LINES = 1000
+_needs_venv = needs_for_backend("venv:{venv}")
 
 
-@router.get("")
-def list_backends(controller: ControllerDep, paging: PagingDep) -> PageOf[Backend]:
-    return paging.create_page(controller.backends.list_all(paging.after, paging.fetch_limit), "name")
+def _show(caller: Caller, backend: Backend) -> Backend:
+    """Return a backend as a caller may see it. The owner of a key calls with the key, which ends when it is revoked."""
+    return backend if caller.is_operator else replace(backend, token=None)
 
 
-@router.post("", status_code=status.HTTP_202_ACCEPTED)
-def start_backend(controller: ControllerDep, spec: JsonBody[BackendSpec]) -> BackendStart:
+@router.get("", dependencies=[needs(*ANY)])
+def list_backends(controller: ControllerDep, caller: CallerDep, paging: PagingDep) -> PageOf[Backend]:
+    """List the backends that the caller may use. Only operators see their tokens."""
+    backends = controller.backends.list_all(paging.after, paging.fetch_limit, caller.visible)
+    return paging.create_page([_show(caller, backend) for backend in backends], "name")
+
+
+@router.post("", status_code=status.HTTP_202_ACCEPTED, dependencies=[needs_for_start("venv:{venv}")])
+def start_backend(controller: ControllerDep, caller: CallerDep, spec: JsonBody[BackendSpec]) -> BackendStart:
     """Start a backend. If its first start fails, it stays `failed` with its error until a client deletes it, restarts
     it, or starts another backend of the same name.
     """
-    return BackendStart(*controller.backends.start(spec))
+    check_backend_fields(caller, spec, controller.venvs.find_spec(spec.venv), controller.settings)
+    backend, operation = controller.backends.start(spec, visible=caller.visible)
+    return BackendStart(_show(caller, backend), operation)
 
 
-@router.get("/{name}")
-def get_backend(controller: ControllerDep, name: str) -> Backend:
-    return controller.backends.get(name)
+@router.get("/{name}", dependencies=[needs_for_backend("use:{name}", "venv:{venv}")])
+def get_backend(controller: ControllerDep, caller: CallerDep, name: str) -> Backend:
+    """Return a backend. Only operators see its token; the owner of a key uses the key in its place."""
+    return _show(caller, controller.backends.get(name))
 
 
-@router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[_needs_venv])
 def delete_backend(
     controller: ControllerDep, name: str, wait: Annotated[float, Query(ge=0, le=_MAX_REMOVAL_WAIT)] = _MAX_REMOVAL_WAIT
 ) -> Response:
@@ -56,14 +71,16 @@ def delete_backend(
         time.sleep(0.05)
 
 
-@router.post("/{name}/restart", status_code=status.HTTP_202_ACCEPTED)
-def restart_backend(controller: ControllerDep, name: str) -> BackendStart:
-    return BackendStart(*controller.backends.restart(name))
+@router.post("/{name}/restart", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
+def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> BackendStart:
+    backend, operation = controller.backends.restart(name)
+    return BackendStart(_show(caller, backend), operation)
 
 
-@router.get("/{name}/logs", response_model=PageOf[LogLine])
+@router.get("/{name}/logs", response_model=PageOf[LogLine], dependencies=[_needs_venv])
 async def get_logs(
     controller: ControllerDep,
+    caller: CallerDep,
     name: str,
     tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
     since: AwareDatetime | None = None,
@@ -77,12 +94,13 @@ async def get_logs(
     if follow:
         launches = streams.Launches(controller.engine, controller.backends, name)
         first = await run_sync(launches.find_next)
-        return streams.create_response(streams.stream_backend_log(controller.logs, launches, first, tail, since))
+        lines = streams.stream_backend_log(controller.logs, launches, first, tail, since)
+        return streams.create_response(lines, caller.is_valid)
     record = await run_sync(controller.backends.get_launch_record, name)
     return PageOf(await run_sync(streams.read_lines, controller.engine, record, tail, since))
 
 
-@router.get("/{name}/metrics", response_class=Response)
+@router.get("/{name}/metrics", response_class=Response, dependencies=[needs_for_backend("metrics", "venv:{venv}")])
 def get_metrics(controller: ControllerDep, name: str) -> Response:
     """Read the backend's own metrics from it."""
     row, record = controller.backends.get_row(name), controller.backends.get_launch_record(name)

@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
+from venvd_contract.access import ADMIN, METRICS, OPERATOR
 from venvd_contract.errors import Unavailable
 from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
+from venvd_controller.routes.access import needs
 from venvd_controller.routes.dependencies import ControllerDep
 
 router = APIRouter(tags=["controller"])
@@ -48,23 +50,23 @@ def get_readiness(controller: ControllerDep) -> Alive:
     return Alive()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, dependencies=[needs(METRICS)])
 def get_metrics(controller: ControllerDep) -> Response:
     return Response(metrics.render(controller.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/v1/status")
+@router.get("/v1/status", dependencies=[needs(OPERATOR)])
 def get_status(controller: ControllerDep) -> ControllerStatus:
     return controller.get_status()
 
 
-@router.get("/v1/config")
+@router.get("/v1/config", dependencies=[needs(ADMIN)])
 def get_config(controller: ControllerDep) -> ConfigReport:
     """List every setting with its source, and what is unsafe or missing."""
     return controller.get_config()
 
 
-@router.get("/v1/leftovers")
+@router.get("/v1/leftovers", dependencies=[needs(OPERATOR)])
 def list_leftovers(controller: ControllerDep, everything: bool = False) -> LeftoverList:
     """List what this home keeps and nothing uses: images, versions of the worker archive, tools of builds. With
     `everything`, also list what the next build or start would use and would otherwise make again, such as the cache.
@@ -72,13 +74,13 @@ def list_leftovers(controller: ControllerDep, everything: bool = False) -> Lefto
     return LeftoverList(controller.pruner.list_leftovers(everything=everything))
 
 
-@router.delete("/v1/leftovers")
+@router.delete("/v1/leftovers", dependencies=[needs(OPERATOR)])
 def prune(controller: ControllerDep, everything: bool = False) -> LeftoverList:
     """Remove what `GET` lists, and return what was removed. Other homes are not affected."""
     return LeftoverList(controller.pruner.prune(everything=everything))
 
 
-@router.get("/v1/sd/prometheus")
+@router.get("/v1/sd/prometheus", dependencies=[needs(METRICS)])
 def discover(controller: ControllerDep, request: Request) -> list[TargetGroup]:
     """List every backend for `http_sd_configs`; scrapes pass through the controller, so one token is enough."""
     address = request.headers.get("host") or urlsplit(str(request.base_url)).netloc

@@ -9,18 +9,26 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Body, Depends, Query, Request
 from pydantic import BeforeValidator
 
+from venvd_controller.auth import CALLER
+from venvd_controller.callers import Caller
 from venvd_controller.controller import Controller
 from venvd_controller.requests import drop_nulls
 
 T = TypeVar("T")
 
 
-def _get_controller(request: Request) -> Controller:
+async def _get_controller(request: Request) -> Controller:
     controller: Controller = request.app.state.controller
     return controller
 
 
+async def _get_caller(request: Request) -> Caller:
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
 ControllerDep = Annotated[Controller, Depends(_get_controller)]
+CallerDep = Annotated[Caller, Depends(_get_caller)]
 JsonBody = Annotated[T, Body(), BeforeValidator(drop_nulls)]
 """A request body; a null field counts as absent."""
 

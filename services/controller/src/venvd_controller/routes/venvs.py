@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Response, status
 
 from venvd_contract.resources import Package, Venv, VenvChange, VenvSpec
-from venvd_controller.routes.dependencies import ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.guarded_fields import guard_venv
+from venvd_controller.routes.access import ANY, needs, needs_for_provider
+from venvd_controller.routes.dependencies import CallerDep, ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.specs import create_provider_name
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
+_needs_venv = needs("venv:{name}")
 
 
 @dataclass
@@ -18,43 +22,47 @@ class Lock:
     """A hash-pinned requirements file without index addresses."""
 
 
-@router.get("/venvs")
-def list_venvs(controller: ControllerDep, paging: PagingDep) -> PageOf[Venv]:
-    return paging.create_page(controller.venvs.list_all(paging.after, paging.fetch_limit), "name")
+@router.get("/venvs", dependencies=[needs(*ANY)])
+def list_venvs(controller: ControllerDep, caller: CallerDep, paging: PagingDep) -> PageOf[Venv]:
+    """List the venvs that the caller may use."""
+    return paging.create_page(controller.venvs.list_all(paging.after, paging.fetch_limit, caller.visible), "name")
 
 
-@router.put("/venvs/{name}")
-def put_venv(controller: ControllerDep, name: str, spec: JsonBody[VenvSpec], response: Response) -> VenvChange:
+@router.put("/venvs/{name}", dependencies=[_needs_venv])
+def put_venv(
+    controller: ControllerDep, caller: CallerDep, name: str, spec: JsonBody[VenvSpec], response: Response
+) -> VenvChange:
     """Create or change a venv; `operation` is its build, null if there is nothing to build."""
-    venv, operation = controller.venvs.put(name, spec)
+    venv, operation = controller.venvs.put(name, guard_venv(caller, spec, controller.venvs.find_spec(name)))
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
 
 
-@router.get("/venvs/{name}")
+@router.get("/venvs/{name}", dependencies=[_needs_venv])
 def get_venv(controller: ControllerDep, name: str) -> Venv:
     return controller.venvs.get(name)
 
 
-@router.delete("/venvs/{name}", status_code=status.HTTP_204_NO_CONTENT)
+@router.delete("/venvs/{name}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[_needs_venv])
 def delete_venv(controller: ControllerDep, name: str) -> None:
     controller.venvs.delete(name)
 
 
-@router.get("/venvs/{name}/packages")
+@router.get("/venvs/{name}/packages", dependencies=[_needs_venv])
 def list_packages(controller: ControllerDep, name: str, paging: PagingDep) -> PageOf[Package]:
     packages = sorted(controller.venvs.list_packages(name), key=lambda package: package.name)
     return paging.create_page([package for package in packages if package.name > (paging.after or "")], "name")
 
 
-@router.get("/venvs/{name}/lock")
+@router.get("/venvs/{name}/lock", dependencies=[_needs_venv])
 def get_lock(controller: ControllerDep, name: str) -> Lock:
     return Lock(controller.venvs.get_lock(name))
 
 
-@router.put("/providers/{provider}/venv")
+@router.put("/providers/{provider}/venv", dependencies=[needs_for_provider("venv:{venv}")])
 def ensure_provider(
     controller: ControllerDep,
+    caller: CallerDep,
     provider: str,
     response: Response,
     model: str | None = None,
@@ -63,6 +71,8 @@ def ensure_provider(
     """Create the venv of a provider from the body. To an existing venv, add what the body asks for: a requirement
     replaces those for the same package, and a field that is absent changes nothing.
     """
-    venv, operation = controller.providers.ensure(provider, model, spec or VenvSpec())
+    stored = controller.venvs.find_spec(create_provider_name(provider, model))
+    wanted = guard_venv(caller, spec or VenvSpec(), stored)
+    venv, operation = controller.providers.ensure(provider, model, wanted)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)

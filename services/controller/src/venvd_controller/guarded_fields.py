@@ -1,0 +1,77 @@
+"""Which fields of venvs and backends a key with the scope `venv:NAME` may set. docs/access.md says why.
+
+A field that is not listed here needs `operator`: what is new is guarded until it is known to be harmless. Clients send
+every field, so a guarded field of a venv at its default keeps the value that an operator gave it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from venvd_contract.access import ADMIN, OPERATOR
+from venvd_contract.resources import QUEUE_LIMIT, BackendSpec, VenvSpec
+from venvd_controller.callers import Caller
+from venvd_controller.settings import Settings
+from venvd_controller.specs import is_loopback
+
+_FREE_IN_VENV = frozenset({"python", "requirements", "aptPackages", "preload", "env", "labels"})
+"""They change what is inside the walls around builds and user code, and not the walls."""
+_FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout"})
+_ADMIN_ONLY = frozenset({"manages"})
+_FIRST_FREE_PORT = 1024
+
+
+def guard_venv(caller: Caller, spec: VenvSpec, stored: VenvSpec | None) -> VenvSpec:
+    """Return the specification that a caller may write, where `stored` is the one before.
+
+    Raises:
+        Forbidden: it changes a guarded field.
+    """
+    if caller.is_operator:
+        return spec
+    default = VenvSpec()
+    kept = {}
+    for name in _list_fields(spec, _FREE_IN_VENV):
+        value, usual = getattr(spec, name), getattr(default, name)
+        kept[name] = usual if stored is None else getattr(stored, name)
+        if value not in (usual, kept[name]):
+            caller.require([OPERATOR], f'the field "{name}"')
+    return replace(spec, **kept)
+
+
+def check_backend_fields(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, settings: Settings) -> None:
+    """Check that a caller may start a backend with these fields.
+
+    Raises:
+        Forbidden: a guarded field has a value that only an operator or admin may give it.
+    """
+    default = BackendSpec(type=spec.type)
+    for name in _list_fields(spec, frozenset()):
+        value = getattr(spec, name)
+        if name in _ADMIN_ONLY and value != getattr(default, name):
+            caller.require([ADMIN], f'the field "{name}"')
+        if not caller.is_operator and not _is_harmless(name, value, getattr(default, name), venv, settings):
+            caller.require([OPERATOR], f'the field "{name}" with this value')
+
+
+def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, settings: Settings) -> bool:
+    if name in _FREE_IN_BACKEND or value == usual:
+        return True
+    if name == "host":
+        return is_loopback(value)
+    if name in {"port", "httpPort"}:
+        return bool(value >= _FIRST_FREE_PORT)
+    if name == "queueLimit":
+        return bool(value <= QUEUE_LIMIT)
+    if name == "network":
+        return value is False or (venv is not None and value == venv.network)
+    if name == "limits":
+        most = (settings.worker_memory_bytes, settings.worker_cpus, settings.worker_processes)
+        given = (value.memoryBytes, value.cpus, value.processes)
+        return all(limit is None or limit <= bound for limit, bound in zip(given, most, strict=True))
+    return False
+
+
+def _list_fields(spec: VenvSpec | BackendSpec, without: frozenset[str]) -> list[str]:
+    return [field.name for field in fields(spec) if field.name not in without]
