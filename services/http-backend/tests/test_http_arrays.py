@@ -55,7 +55,7 @@ def get(server: Any, found: str, **headers: str) -> Any:
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process's own memory, without segments: the kernel counts them as private until the session maps them."""
+    """Bytes of a process's own memory, without segments: they look private until the session maps them."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
