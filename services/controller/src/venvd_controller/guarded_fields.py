@@ -56,21 +56,25 @@ def check_backend_fields(caller: Caller, spec: BackendSpec, venv: VenvSpec | Non
 
 
 def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, settings: Settings) -> bool:
+    """Return whether a key with `venv:NAME` may give a field this value."""
     if name in _FREE_IN_BACKEND or value == usual:
         return True
-    if name == "host":
-        return is_loopback(value)
-    if name in {"port", "httpPort"}:
-        return bool(value >= _FIRST_FREE_PORT)
-    if name == "queueLimit":
-        return bool(value <= QUEUE_LIMIT)
-    if name == "network":
-        return value is False or (venv is not None and value == venv.network)
-    if name == "limits":
-        most = (settings.worker_memory_bytes, settings.worker_cpus, settings.worker_processes)
-        given = (value.memoryBytes, value.cpus, value.processes)
-        return all(limit is None or limit <= bound for limit, bound in zip(given, most, strict=True))
-    return False
+    match name:
+        case "host":
+            harmless = is_loopback(value)
+        case "port" | "httpPort":
+            harmless = value >= _FIRST_FREE_PORT
+        case "queueLimit":
+            harmless = value <= QUEUE_LIMIT
+        case "network":
+            harmless = value is False or (venv is not None and value == venv.network)
+        case "limits":
+            most = (settings.worker_memory_bytes, settings.worker_cpus, settings.worker_processes)
+            given = (value.memoryBytes, value.cpus, value.processes)
+            harmless = all(limit is None or limit <= bound for limit, bound in zip(given, most, strict=True))
+        case _:
+            harmless = False
+    return bool(harmless)
 
 
 def _list_fields(spec: VenvSpec | BackendSpec, without: frozenset[str]) -> list[str]:
