@@ -1,76 +1,61 @@
-"""Every value encoding, in both modes, over every transport and engine."""
+"""Every value of docs/values.md, in both modes, over every transport and engine."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from harness.callers import Caller
+from harness.values import IMPORTS, ROWS, Row
+
+from venvd_contract.errors import InvalidRequest
 
 pytestmark = pytest.mark.about("session")
 
-BOTH = [
-    ("None", None),
-    ("True", True),
-    ("-3", -3),
-    ("2**53", 2**53),
-    ("2**53 + 1", {"$int": "9007199254740993"}),
-    ("-2**80", {"$int": "-1208925819614629174706176"}),
-    ("1.5", 1.5),
-    ("float('nan')", {"$float": "nan"}),
-    ("float('-inf')", {"$float": "-inf"}),
-    ("1e300 * 1e300", {"$float": "inf"}),
-    ("'snow \\u2603 \\U0001F600'", "snow \u2603 \U0001f600"),
-    ("'\\x00\\u2028'", "\x00\u2028"),
-    ("b'\\x00\\xff'", {"$bytes": "AP8="}),
-    ("bytearray(b'a')", {"$bytes": "YQ=="}),
-    ("1 + 2j", {"$complex": [1.0, 2.0]}),
-    ("__import__('decimal').Decimal('1.10')", {"$decimal": "1.10"}),
-    ("__import__('datetime').datetime(2024, 2, 29, 1, 2, 3)", {"$datetime": "2024-02-29T01:02:03"}),
-    ("__import__('datetime').date(2024, 2, 29)", {"$date": "2024-02-29"}),
-    ("__import__('datetime').time(1, 2)", {"$time": "01:02:00"}),
-    ("__import__('datetime').timedelta(days=1, seconds=2)", {"$timedelta": "P1DT2S"}),
-    ("{'a': [1, {'b': None}]}", {"a": [1, {"b": None}]}),
-    ("{1: 'x'}", {"$dict": [[1, "x"]]}),
-    ("{'$a': 1}", {"$dict": [["$a", 1]]}),
-    ("{}", {}),
-    ("''", ""),
-    ("[]", []),
-]
-MODES = [
-    ("(1, (2,))", [1, [2]], {"$tuple": [1, {"$tuple": [2]}]}),
-    ("{3}", [3], {"$set": [3]}),
-    ("frozenset({3})", [3], {"$frozenset": [3]}),
-    ("[(1, 2)]", [[1, 2]], [{"$tuple": [1, 2]}]),
-]
+MIXED = "[2**60, (1, {2}), {3: float('nan')}, b'a']"
 
 
-@pytest.mark.parametrize("mode", ["plain", "tagged"])
-@pytest.mark.parametrize(("expression", "encoded"), BOTH)
-def test_a_value_comes_out(call: Caller, expression: str, encoded: object, mode: str) -> None:
-    """Each plain value has the form that the contract gives it."""
-    assert call("eval", {"expression": expression}, values=mode) == {"value": encoded}
-
-
-@pytest.mark.parametrize(("expression", "encoded"), BOTH)
-def test_a_value_goes_in(call: Caller, expression: str, encoded: object) -> None:
-    """Sent in its encoded form, the value is what the expression gives."""
-    code = f"repr(v) == repr({expression}) or bytes(v) == {expression}"
-    assert call("eval", {"expression": code, "locals": {"v": encoded}}) == {"value": True}
+@pytest.mark.parametrize("row", [row for row in ROWS if row.package is None], ids=lambda row: row.expression)
+def test_each_row_of_the_table(call: Caller, row: Row) -> None:
+    """A value comes out in the form of its mode, or behind a handle, and its tagged form goes in as the value."""
+    code = f"{IMPORTS}\n{row.expression}"
+    for mode, expected in (("plain", row.plain), ("tagged", row.tagged)):
+        result = call("eval", {"expression": code}, values=mode)
+        assert result.get("isHandle") is True if expected is None else result == {"value": json.loads(expected)}
+    if row.tagged is not None:
+        code = f"{IMPORTS}\nrepr(v) == repr({row.expression})"
+        assert call("eval", {"expression": code, "locals": {"v": json.loads(row.tagged)}}) == {"value": True}
 
 
 @pytest.mark.about("everywhere")
-@pytest.mark.parametrize(("expression", "plain", "tagged"), MODES)
-def test_modes_differ_in_tuples_and_sets(call: Caller, expression: str, plain: object, tagged: object) -> None:
-    """Mode `plain` makes arrays of them, mode `tagged` keeps them."""
-    assert call("eval", {"expression": expression}) == {"value": plain}
-    assert call("eval", {"expression": expression}, values="tagged") == {"value": tagged}
+def test_the_modes(call: Caller) -> None:
+    """The usual mode is `plain`, which never tags; a request may use tags whatever mode it asks the answer in."""
+    plain = [2**60, [1, [2]], {"3": None}, "YQ=="]
+    tagged = [
+        {"$int": str(2**60)},
+        {"$tuple": [1, {"$set": [2]}]},
+        {"$dict": [[3, {"$float": "nan"}]]},
+        {"$bytes": "YQ=="},
+    ]
+    for mode, expected in ((None, plain), ("plain", plain), ("tagged", tagged)):
+        assert call("eval", {"expression": MIXED}, values=mode) == {"value": expected}
+        assert call("eval", {"expression": "v", "locals": {"v": tagged}}, values=mode) == {"value": expected}
 
 
-@pytest.mark.parametrize("mode", ["plain", "tagged"])
-@pytest.mark.parametrize(("expression", "_plain", "tagged"), MODES)
-def test_tags_are_taken_in_both_modes(call: Caller, expression: str, _plain: object, tagged: object, mode: str) -> None:
-    """A request may use tags whatever mode it asks the answer in."""
-    code = f"v == {expression} and type(v) is type({expression})"
-    assert call("eval", {"expression": code, "locals": {"v": tagged}}, values=mode) == {"value": True}
+@pytest.mark.about("everywhere")
+def test_every_result_has_the_mode(call: Caller) -> None:
+    """Results of `exec`, calls, attributes and background calls are natural JSON too."""
+    methods = "    def get(self): return self.held\n    def _repr_json_(self): return 10**400\n"
+    code = f"class Box:\n    held = {MIXED}\n{methods}"
+    plain = [2**60, [1, [2]], {"3": None}, "YQ=="]
+    shown = call("exec", {"code": f"{code}display(Box())\nBox.held"})
+    assert shown["result"] == {"value": plain}
+    assert shown["display"][0]["application/json"] == 10**400
+    box = call("eval", {"expression": "Box()"})["handleId"]
+    assert call("getattr", {"handleId": box, "attributeName": "held"}) == {"value": plain}
+    assert call("call", {"handleId": box, "methodName": "get"}) == {"value": plain}
+    left = call("call.start", {"command": "eval", "payload": {"expression": MIXED}})["id"]
+    assert call("call.get", {"id": left, "wait": 60})["result"] == {"value": plain}
 
 
 @pytest.mark.about("everywhere")
@@ -100,7 +85,5 @@ def test_a_value_with_line_ends(call: Caller) -> None:
 
 def test_an_unknown_mode_is_refused(call: Caller) -> None:
     """A value mode that does not exist is named in the error."""
-    from venvd_contract.errors import InvalidRequest
-
     with pytest.raises(InvalidRequest, match="fancy"):
         call("eval", {"expression": "1"}, values="fancy")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
 from harness.stack import Running, Stack
+from harness.values import IMPORTS, ROWS, Row
 
 from venvd_contract.errors import VenvdError
 
@@ -118,3 +120,20 @@ def test_a_session_that_needs_more_is_told(call: Caller, sessions: list[str]) ->
         assert value(call, "held.nbytes", made["id"]) == 64 << 20
     finally:
         call("session.delete", {"id": made["id"]})
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.package], ids=lambda row: row.expression)
+def test_values_of_numpy_and_pandas(call: Caller, row: Row) -> None:
+    """The values of both packages have the forms of docs/values.md."""
+    for mode, expected in (("plain", row.plain), ("tagged", row.tagged)):
+        result = call("eval", {"expression": f"{IMPORTS}\n{row.expression}"}, values=mode)
+        assert result.get("isHandle") is True if expected is None else result == {"value": json.loads(expected)}
+
+
+def test_a_series_as_a_dictionary(call: Caller) -> None:
+    """What pandas makes of a series and of a frame is natural JSON: its keys are numpy's integers."""
+    assert value(call, "import pandas\npandas.Series([1.5, None], index=[1, 2]).to_dict()", "default") == {
+        "1": 1.5,
+        "2": None,
+    }
+    assert value(call, "pandas.DataFrame({'a': [1]}).to_dict()", "default") == {"a": {"0": 1}}

@@ -32,7 +32,7 @@ from venvd_contract.commands import ATTACH, COMMANDS, checked
 from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Unimplemented, UserError, VenvdError
 from venvd_contract.framing import dump_line, parse_line
 from venvd_contract.resources import VenvSpec
-from venvd_contract.values import Decoder, Encoder, NotPlain
+from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
 
 TOKEN = "a-token"
 
@@ -66,7 +66,7 @@ class Interpreter:
 
     def result(self, value: Any) -> dict[str, Any]:
         try:
-            return {"value": Encoder(tagged=True).encode(value)}
+            return {"value": TaggedEncoder().encode(value)}
         except NotPlain:
             return {"isHandle": True, **self.hold(value), "repr": repr(value)}
 
@@ -146,7 +146,7 @@ class Interpreter:
         return {"success": True}
 
     def do_tofloatarray(self, handleId: str) -> Any:  # noqa: N803
-        return Encoder(tagged=True).encode([float(item) for item in self.find(handleId)])
+        return TaggedEncoder().encode([float(item) for item in self.find(handleId)])
 
     def do_tofloatarray2d(self, handleId: str) -> Any:  # noqa: N803
         return [[float(item) for item in row] for row in self.find(handleId)]

@@ -49,7 +49,9 @@ def test_eval_prints_the_value(cli: Cli) -> None:
 
 def test_eval_as_json(cli: Cli) -> None:
     """The contract's *result*, one object."""
-    assert cli("eval", "--json", "(1, float('inf'))").json == {"value": [1, {"$float": "inf"}]}
+    assert cli("eval", "--json", "(1, float('inf'), __import__('decimal').Decimal('1.10'))").json == {
+        "value": [1, None, 1.1]
+    }
     found = cli("eval", "--json", "object").json
     assert found == {"isHandle": True, "typeName": "type", "repr": "<class 'object'>"}
 

@@ -68,10 +68,12 @@ def test_events_come_before_the_reply(run: Any, wardens: Any, serve: Any) -> Non
         async with serve() as client:
             await client.ready()
             seen: list[Any] = []
-            events = [["stdout", "a"], ["display", {"text/plain": "b"}], ["stderr", "c"]]
+            events = [["stdout", "a"], ["display", {"text/plain": "b", "application/json": 10**400}], ["stderr", "c"]]
             got = await client.do("stream", events=events, request={"on_event": lambda *event: seen.append(event)})
             assert got == {"streamed": True}
-            assert seen == [("stdout", "a"), ("display", {"text/plain": "b"}), ("stderr", "c")]
+            shown = seen[1][1]
+            assert seen == [("stdout", "a"), ("display", shown), ("stderr", "c")]
+            assert json.loads(bytes(shown)) == {"text/plain": "b", "application/json": 10**400}
 
     run(work)
 

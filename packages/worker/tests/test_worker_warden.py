@@ -277,7 +277,7 @@ def test_process_1_serves_no_client_from_inside(new_host: Any) -> None:
         pytest.skip("a PID namespace takes root")
     host = new_host(within=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
     code = "import socket\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.connect(path)\ns.recv(100)"
-    assert host.start().eval(code, path=str(host.directory / "warden.sock")) == {"$bytes": ""}
+    assert host.start().eval(code, path=str(host.directory / "warden.sock")) == ""
 
 
 def test_a_session_is_heard(session: Any, tools: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import signal
 from collections.abc import Iterator
@@ -69,10 +70,10 @@ def test_objects_by_handle(server: Server) -> None:
 
 def test_values_and_arrays(server: Server) -> None:
     """Values keep their size, and arrays of floats come as doubles."""
-    assert json.loads(evaluate(server, "2**80").value_json) == {"$int": "1208925819614629174706176"}
-    wrapped = server.python.WrapValue(pb.WrapValueRequest(value_json="[1, 2.5]"), metadata=METADATA)
+    assert evaluate(server, "2**80").value_json == "1208925819614629174706176"
+    wrapped = server.python.WrapValue(pb.WrapValueRequest(value_json='[1, {"$float": "-inf"}]'), metadata=METADATA)
     request = pb.ToFloatArrayRequest(handle_id=wrapped.handle_id)
-    assert list(server.python.ToFloatArray(request, metadata=METADATA).data) == [1.0, 2.5]
+    assert list(server.python.ToFloatArray(request, metadata=METADATA).data) == [1.0, -math.inf]
     wrapped = server.python.WrapValue(pb.WrapValueRequest(value_json="[[1], [2, 3]]"), metadata=METADATA)
     rows = server.python.ToFloatArray2D(pb.ToFloatArray2DRequest(handle_id=wrapped.handle_id), metadata=METADATA).rows
     assert [list(row.data) for row in rows] == [[1.0], [2.0, 3.0]]

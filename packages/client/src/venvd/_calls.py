@@ -12,7 +12,7 @@ from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, error_from_reply
 from venvd_contract.arrays import ARROW, Header, table
 from venvd_contract.commands import HandleInfo, Output, SessionInfo
-from venvd_contract.values import Decoder, Encoder, NotPlain
+from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
 
 _decode_handles = list_decoder(HandleInfo)
 _decode_sessions = list_decoder(SessionInfo)
@@ -55,7 +55,7 @@ class SessionCalls:
         self.timeout = timeout
         self.lease = lease
         self._make_proxy = make_proxy
-        self._encoder = Encoder(tagged=True, fallback=self._encode_handle)
+        self._encoder = TaggedEncoder(fallback=self._encode_handle)
         self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
         decoders: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(("eval", "call", "getattr"), self.decode_result),

@@ -159,19 +159,63 @@ def attachment_sizes(announced: Any) -> List[int]:
     return announced
 
 
+class Number:
+    """A JSON number by its text, for numbers that `int` and `float` cannot write: very long integers, and decimals."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+class _NumberFound(Exception):
+    """The data holds a `Number`, which the encoder of the standard library cannot write."""
+
+
+def _refuse(value: Any) -> Any:
+    if type(value) is Number:
+        raise _NumberFound
+    raise TypeError("{} has no JSON form".format(type(value).__name__))
+
+
 def _dumper() -> Callable[[Any], str]:
     """Return a faster `JSONEncoder.encode`, which does not make its C part again for every call."""
-    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+    plain = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False, default=_refuse
+    )
     make = getattr(encoder, "c_make_encoder", None)
-    if make is None:
-        return plain.encode
-    chunks = make(None, plain.default, encoder.encode_basestring, None, ":", ",", False, False, False)
+    chunks: Callable[[Any, int], Any] = (
+        plain.iterencode  # type: ignore[assignment]
+        if make is None
+        else make(None, _refuse, encoder.encode_basestring, None, ":", ",", False, False, False)
+    )
     join = "".join
-    return lambda value: join(chunks(value, 0))
+
+    def dump(value: Any) -> str:
+        try:
+            return join(chunks(value, 0))
+        except _NumberFound:
+            return _dump_numbers(value)
+
+    return dump
 
 
 dump: Callable[[Any], str] = _dumper()
 """Encodes a value as JSON without white space. Raises ValueError, TypeError or RecursionError if that is impossible."""
+
+
+def _dump_numbers(value: Any) -> str:
+    """Encode a value that holds a `Number`."""
+    if type(value) is Number:
+        return value.text
+    if type(value) is list:
+        return "[" + ",".join(map(_dump_numbers, value)) + "]"
+    if type(value) is dict:
+        return "{" + ",".join(dump(key) + ":" + _dump_numbers(item) for key, item in value.items()) + "}"
+    return dump(value)
 
 
 def dump_line(message: Dict[str, Any], attachments: Sequence[bytes] = ()) -> bytes:

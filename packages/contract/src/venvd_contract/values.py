@@ -1,7 +1,28 @@
 """Python values as JSON and back, in the modes `plain` and `tagged`.
 
-JSON data stands for itself. A value that JSON lacks is an object with one key that starts with `$`. Mode `plain` turns
-tuples and sets into arrays, mode `tagged` keeps them. Requests may use both modes.
+Mode `plain` is natural JSON, as any JSON library reads it. It loses what JSON lacks, and it never tags. Mode `tagged`
+loses nothing: what JSON lacks is an object with one key that starts with `$`. Requests may use both modes.
+
+| Python | `plain` | `tagged` |
+|---|---|---|
+| None, bool, str, list, int up to ±2^53, finite float | themselves | themselves |
+| other int | number | `$int` |
+| NaN, infinities | null | `$float` |
+| bytes, bytearray | base64 | `$bytes` |
+| Decimal | number; null if not finite | `$decimal` |
+| datetime, date, time, timedelta | ISO 8601 | `$datetime`, `$date`, `$time`, `$timedelta` |
+| tuple, set, frozenset | array | `$tuple`, `$set`, `$frozenset` |
+| dict with str keys | object | object; `$dict` if a key starts with `$` |
+| dict with int, float, bool, None keys | object, with the keys that `json.dumps` writes | `$dict` |
+| dict with other keys | no form | `$dict` |
+| complex | no form | `$complex` |
+| numpy scalar of a number, bool, str, bytes | as the Python value | as the Python value |
+| numpy datetime64, timedelta64 | ISO 8601; null for NaT | no form |
+| subclass of the types above (IntEnum, namedtuple, pandas Timestamp, …) | as its base | no form |
+| pandas NaT, NA | null | no form |
+
+docs/values.md has the same table with an example for each row. What has no form stays behind a handle: also keys of a
+dict that would become the same text, a str that is no Unicode, and an int of more than 100,000 digits.
 """
 
 from __future__ import annotations
@@ -15,13 +36,21 @@ from collections import Counter, OrderedDict, defaultdict
 from typing import Any, Callable, Dict, Optional, Type
 
 from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_contract.framing import Number
 
 MAX_DEPTH = 100
 """The deepest nesting of a value. A scalar has depth 0, `[[1]]` has depth 2."""
 SAFE_INTEGER = 2**53
-"""Larger integers are tagged: JavaScript and others would round them."""
+"""Larger integers are tagged in mode `tagged`: JavaScript and others would round them."""
+
+_WRITABLE_BITS = 2048
+"""Python writes integers of up to so many bits, whatever `sys.set_int_max_str_digits` says."""
+_LONGEST_BITS = 332_192
+"""Bits of the longest integer that becomes a number: it has 100,000 digits, and takes half a second."""
 
 Resolve = Callable[[str], Any]
+Write = Callable[[Any], Any]
+"""Returns the JSON form of a value, or raises `NotPlain`."""
 
 
 class NotPlain(Exception):
@@ -36,19 +65,19 @@ def _too_deep() -> TooLarge:
 
 
 class Encoder:
-    """Encodes values for one mode.
+    """Encodes values; the two modes are subclasses.
 
     Args:
-        tagged: use mode `tagged`, which keeps tuples and sets.
-        fallback: called with each value that is not plain data; returns its JSON form or raises `NotPlain`.
+        scalars: write the values of each type that has no items.
+        fallback: called with each value that has no form in the mode; returns its JSON form or raises `NotPlain`.
     """
 
-    def __init__(self, tagged: bool = False, fallback: Optional[Callable[[Any], Any]] = None) -> None:
-        self.tagged = tagged
+    def __init__(self, scalars: Dict[Type[Any], Write], fallback: Optional[Write]) -> None:
+        self._scalars = scalars
         self._fallback = fallback
 
     def encode(self, value: Any, depth: int = 0) -> Any:
-        """Return the JSON form of `value`.
+        """Return the JSON form of `value`, for `venvd_contract.framing.dump`.
 
         Raises:
             NotPlain: the value has no JSON form.
@@ -62,7 +91,7 @@ class Encoder:
             or value is None
         ):
             return value
-        scalar = _SCALARS.get(kind)
+        scalar = self._scalars.get(kind)
         if scalar is not None:
             return scalar(value)
         if kind in _CONTAINERS and depth >= MAX_DEPTH:
@@ -71,39 +100,32 @@ class Encoder:
             return [self.encode(item, depth + 1) for item in value]
         if kind in _DICTS:
             return self._dict(value, depth + 1)
-        tag = _SEQUENCES.get(kind)
-        if tag is not None:
-            items = [self.encode(item, depth + 1) for item in value]
-            return {tag: items} if self.tagged else items
+        if kind in _SEQUENCES:
+            return self._sequence(value, depth + 1)
         return self._other(value, depth)
 
     def _dict(self, value: Dict[Any, Any], depth: int) -> Any:
-        if all(type(key) is str and not key.startswith("$") for key in value):
-            return {_text(key): self.encode(item, depth) for key, item in value.items()}
-        return {"$dict": [[self.encode(key, depth), self.encode(item, depth)] for key, item in value.items()]}
+        raise NotImplementedError
+
+    def _sequence(self, value: Any, depth: int) -> Any:
+        raise NotImplementedError
 
     def _other(self, value: Any, depth: int) -> Any:
-        scalar = _numpy_scalar(value)
-        if scalar is not None:
-            return self.encode(scalar, depth)
+        if _numpy_kind(value) in tuple("biufcSU"):
+            scalar = value.item()
+            if type(scalar).__module__ != "numpy":
+                return self.encode(scalar, depth)
         if self._fallback is not None:
             return self._fallback(value)
         raise NotPlain(type(value).__name__)
 
 
-def _integer(value: int) -> Any:
-    if -SAFE_INTEGER <= value <= SAFE_INTEGER:
-        return value
-    try:
-        return {"$int": str(value)}
-    except ValueError:  # this interpreter limits the number of digits
-        raise NotPlain("int") from None
-
-
-def _real(value: float) -> Any:
-    if math.isfinite(value):
-        return value
-    return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+def _numpy_kind(value: Any) -> str:
+    """Return the kind of a numpy scalar in numpy's notation; empty for other values. This does not import numpy."""
+    kind = type(value)
+    if kind.__module__ != "numpy" or kind.__name__ == "ndarray" or getattr(value, "shape", None) != ():
+        return ""
+    return getattr(getattr(value, "dtype", None), "kind", "") if hasattr(value, "__array_interface__") else ""
 
 
 def _text(value: str) -> str:
@@ -115,43 +137,185 @@ def _text(value: str) -> str:
     return value
 
 
-def _bytes(value: bytes) -> Any:
-    return {"$bytes": base64.b64encode(value).decode("ascii")}
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
 
 
-def _timedelta(value: dt.timedelta) -> Any:
-    fraction = ".{:06d}".format(value.microseconds) if value.microseconds else ""
-    return {"$timedelta": "P{}DT{}{}S".format(value.days, value.seconds, fraction)}
+def _nanoseconds(value: dt.timedelta) -> int:
+    microseconds = (value.days * 86400 + value.seconds) * 1_000_000 + value.microseconds
+    return microseconds * 1000 + getattr(value, "nanoseconds", 0)  # those of pandas
 
 
-_SCALARS: Dict[Type[Any], Callable[[Any], Any]] = {
-    int: _integer,
-    float: _real,
-    str: _text,
-    bytes: _bytes,
-    bytearray: _bytes,
-    complex: lambda value: {"$complex": [_real(value.real), _real(value.imag)]},
-    decimal.Decimal: lambda value: {"$decimal": str(value)},
-    dt.datetime: lambda value: {"$datetime": value.isoformat()},
-    dt.date: lambda value: {"$date": value.isoformat()},
-    dt.time: lambda value: {"$time": value.isoformat()},
-    dt.timedelta: _timedelta,
-}
+def _duration(nanoseconds: int) -> str:
+    """Write a duration as ISO 8601 in days and seconds, with its sign in front, as .NET and XML Schema have it."""
+    days, rest = divmod(abs(nanoseconds), 86400 * 10**9)
+    seconds, below = divmod(rest, 10**9)
+    fraction = ".{:09d}".format(below).rstrip("0") if below else ""
+    sign, date = "-" if nanoseconds < 0 else "", "{}D".format(days) if days else ""
+    return "{}P{}T{}{}S".format(sign, date, seconds, fraction)
+
+
 _DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES: Dict[Type[Any], str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _CONTAINERS = frozenset({list, *_DICTS, *_SEQUENCES})
 
 
-def _numpy_scalar(value: Any) -> Any:
-    """Return a numpy scalar as a Python value, or None. This does not import numpy."""
-    if type(value).__module__ != "numpy" or getattr(value, "shape", None) != ():
+# ---- mode `tagged`
+
+
+class TaggedEncoder(Encoder):
+    """Encodes values for mode `tagged`."""
+
+    def __init__(self, fallback: Optional[Write] = None) -> None:
+        super().__init__(_TAGGED, fallback)
+
+    def _dict(self, value: Dict[Any, Any], depth: int) -> Any:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {_text(key): self.encode(item, depth) for key, item in value.items()}
+        return {"$dict": [[self.encode(key, depth), self.encode(item, depth)] for key, item in value.items()]}
+
+    def _sequence(self, value: Any, depth: int) -> Any:
+        return {_SEQUENCES[type(value)]: [self.encode(item, depth) for item in value]}
+
+
+def _tagged_integer(value: int) -> Any:
+    if -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        return value
+    try:
+        return {"$int": str(value)}
+    except ValueError:  # this interpreter limits the number of digits
+        raise NotPlain("int") from None
+
+
+def _tagged_real(value: float) -> Any:
+    if math.isfinite(value):
+        return value
+    return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+
+
+_TAGGED: Dict[Type[Any], Write] = {
+    int: _tagged_integer,
+    float: _tagged_real,
+    str: _text,
+    bytes: lambda value: {"$bytes": _base64(value)},
+    bytearray: lambda value: {"$bytes": _base64(value)},
+    complex: lambda value: {"$complex": [_tagged_real(value.real), _tagged_real(value.imag)]},
+    decimal.Decimal: lambda value: {"$decimal": str(value)},
+    dt.datetime: lambda value: {"$datetime": value.isoformat()},
+    dt.date: lambda value: {"$date": value.isoformat()},
+    dt.time: lambda value: {"$time": value.isoformat()},
+    dt.timedelta: lambda value: {"$timedelta": _duration(_nanoseconds(value))},
+}
+
+
+# ---- mode `plain`
+
+
+class PlainEncoder(Encoder):
+    """Encodes values for mode `plain`."""
+
+    def __init__(self, fallback: Optional[Write] = None) -> None:
+        super().__init__(_PLAIN, fallback)
+
+    def _dict(self, value: Dict[Any, Any], depth: int) -> Any:
+        data = {
+            key if type(key) is str and key.isascii() else _plain_key(key): self.encode(item, depth)
+            for key, item in value.items()
+        }
+        if len(data) != len(value):  # two keys became the same text, and one of the items is lost
+            raise NotPlain(type(value).__name__)
+        return data
+
+    def _sequence(self, value: Any, depth: int) -> Any:
+        return [self.encode(item, depth) for item in value]
+
+    def _other(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        for base, write in _PLAIN.items():
+            if issubclass(kind, base):
+                return write(value)
+        if issubclass(kind, (dict, list, *_SEQUENCES)):
+            if depth >= MAX_DEPTH:
+                raise _too_deep()
+            return self._dict(value, depth + 1) if issubclass(kind, dict) else self._sequence(value, depth + 1)
+        numpy_kind = _numpy_kind(value)
+        if numpy_kind in ("M", "m"):
+            return _plain_numpy_time(value)
+        if numpy_kind == "f":  # also those that no Python float holds
+            return _plain_real(float(value))
+        if kind.__name__ == "NAType" and str(kind.__module__).startswith("pandas."):
+            return None
+        return super()._other(value, depth)
+
+
+def _plain_integer(value: int) -> Any:
+    bits = value.bit_length()
+    if bits <= _WRITABLE_BITS:
+        return int.__pos__(value)
+    if bits > _LONGEST_BITS:
+        raise NotPlain("int")
+    return Number(str(decimal.Decimal(value)))  # no limit on digits stops a decimal
+
+
+def _plain_real(value: float) -> Optional[float]:
+    return float.__pos__(value) if math.isfinite(value) else None
+
+
+def _plain_decimal(value: decimal.Decimal) -> Optional[Number]:
+    return Number(decimal.Decimal.__str__(value)) if decimal.Decimal.is_finite(value) else None
+
+
+def _plain_time(value: Any) -> Optional[str]:
+    text: str = value.isoformat()
+    return None if text == "NaT" else text  # pandas' NaT is a datetime
+
+
+def _plain_numpy_time(value: Any) -> Optional[str]:
+    """Write a datetime64 or timedelta64. As Python values, numpy makes those with nanoseconds mere integers."""
+    item = value.item()
+    if item is None:
         return None
-    if getattr(getattr(value, "dtype", None), "kind", "") not in tuple("biufcSU"):
-        return None
-    if not hasattr(value, "__array_interface__") or type(value).__name__ == "ndarray":
-        return None
-    scalar = value.item()
-    return None if type(scalar).__module__ == "numpy" else scalar
+    if value.dtype.kind == "M":
+        return str(value) if type(item) is int else str(item.isoformat())
+    if type(item) is dt.timedelta:
+        return _duration(_nanoseconds(item))
+    if not value.dtype.str.endswith("8[ns]"):
+        raise NotPlain(type(value).__name__)
+    return _duration(item)
+
+
+def _plain_key(key: Any) -> str:
+    """Write a key as `json.dumps` does."""
+    kind = type(key)
+    if issubclass(kind, str):
+        return _text(str.__str__(key))
+    if key is None or kind is bool:
+        return "null" if key is None else "true" if key else "false"
+    if issubclass(kind, int):
+        return str(_plain_integer(key))
+    if issubclass(kind, float):
+        return repr(float.__pos__(key)) if math.isfinite(key) else _NOT_FINITE[repr(float.__pos__(key))]
+    if _numpy_kind(key) in tuple("biuU"):
+        return _plain_key(key.item())
+    if _numpy_kind(key) == "f":
+        return _plain_key(float(key))
+    raise NotPlain(kind.__name__)
+
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_PLAIN: Dict[Type[Any], Write] = {
+    str: lambda value: _text(str.__str__(value)),
+    int: _plain_integer,
+    float: _plain_real,
+    bytes: _base64,
+    bytearray: _base64,
+    decimal.Decimal: _plain_decimal,
+    dt.datetime: _plain_time,
+    dt.date: _plain_time,
+    dt.time: _plain_time,
+    dt.timedelta: lambda value: _duration(_nanoseconds(value)),
+}
+"""How each scalar and its subclasses are written, datetime before its base date."""
 
 
 # ---- from JSON -------------------------------------------------------------------------------------------------
@@ -161,11 +325,30 @@ _ATOMS = frozenset({int, float, str, bool, type(None)})
 """JSON types without items. They stand for themselves."""
 
 
-class Decoder:
-    """Decodes JSON data. `resolve` returns the object of a handle."""
+_OLD_HANDLES = {
+    frozenset(names): names[0]
+    for names in (
+        ("handleId", "typeName", "isValid"),
+        ("HandleId", "TypeName", "IsValid"),
+        ("handleId", "moduleName"),
+        ("HandleId", "ModuleName"),
+    )
+}
+"""The fields of a handle as old clients send it, and the field with its ID."""
+_OLD_HANDLE_FIELDS = max(map(len, _OLD_HANDLES))
 
-    def __init__(self, resolve: Optional[Resolve] = None) -> None:
+
+class Decoder:
+    """Decodes JSON data.
+
+    Args:
+        resolve: returns the object of a handle.
+        old_handles: whether objects with the fields of an old client's handle are handles too.
+    """
+
+    def __init__(self, resolve: Optional[Resolve] = None, *, old_handles: bool = False) -> None:
         self._resolve = resolve
+        self._old_handles = _OLD_HANDLES if old_handles else {}
 
     def decode(self, data: Any, depth: int = 0) -> Any:
         """Return the value of JSON data.
@@ -187,6 +370,10 @@ class Decoder:
                 ((key, item),) = data.items()
                 if key.startswith("$"):
                     return self._tag(key, item, depth)
+            elif len(data) <= _OLD_HANDLE_FIELDS and self._old_handles:
+                handle = data.get(self._old_handles.get(frozenset(data), ""))
+                if type(handle) is str:
+                    return self._handle(handle)
             return {key: item if type(item) in _ATOMS else self.decode(item, depth + 1) for key, item in data.items()}
         return data
 

@@ -86,7 +86,8 @@ class Call:
     Attributes:
         request: the fields of the request.
         on_done: called as soon as the call has ended.
-        on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams.
+        on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams. The data of the
+            last two are a `msgspec.Raw`.
         find_call: finds a call of the same connection by its tag.
         preliminary: whether another call follows that is counted for both.
         received_at: when the call came; `time.monotonic`, as all times here.

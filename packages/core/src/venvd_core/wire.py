@@ -58,6 +58,9 @@ class SessionLine(msgspec.Struct, gc=False):
 
 _line = msgspec.json.Decoder(SessionLine)
 
+TEXT_EVENTS = frozenset({"stdout", "stderr"})
+"""Events whose data are text."""
+
 
 class GarbledError(Exception):
     """A session sent a line that breaks the protocol; the message says how."""
@@ -77,12 +80,14 @@ def parse_line(line: bytes) -> SessionLine:
         raise GarbledError(f"a line that is no reply ({error})") from None
 
 
-def parse_data(data: msgspec.Raw) -> Any:
-    """Parse the data of an event.
+def parse_data(event: str, data: msgspec.Raw) -> Any:
+    """Parse the text of an event. Other data stay JSON, because numbers may be larger than a parser takes.
 
     Raises:
-        GarbledError: it is no JSON.
+        GarbledError: the text is no JSON.
     """
+    if event not in TEXT_EVENTS:
+        return data
     try:
         return _any.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -18,8 +18,9 @@ from venvd_http_backend import arrays, query
 
 _ABOUT = """Runs Python in sessions. Send the backend's token as `Authorization: Bearer …`.
 
-Values are JSON data; what JSON lacks is tagged (`{"$float": "nan"}`, `{"$bytes": …}`, …), and `{"$handle": …}` stands
-for the object behind a handle, at any depth. Errors are problem details (RFC 9457) with a stable `code`.
+Values are natural JSON in the mode `plain`. In the mode `tagged`, what JSON lacks has a tag (`{"$float": "nan"}`,
+`{"$bytes": …}`, …). Requests may use tags in both, and `{"$handle": …}` stands for the object behind a handle, at any
+depth. Errors are problem details (RFC 9457) with a stable `code`.
 """
 
 SessionHeader = Annotated[str | None, Header(alias="X-Venvd-Session", description="Session; `default` if absent")]

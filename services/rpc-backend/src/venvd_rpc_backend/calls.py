@@ -79,9 +79,8 @@ class Calls:
         """Make the request for core."""
         payload = b"{}" if message is None else messages.write_payload(message)
         timeout = contexts.find_timeout(context)
-        return Request(
-            method.command, payload, fields.session, timeout, fields.values, name=fields.call, lease=fields.lease
-        )
+        values = method.values or fields.values
+        return Request(method.command, payload, fields.session, timeout, values, name=fields.call, lease=fields.lease)
 
     def outcome(self, request: Request) -> Awaitable[Reply]:
         """Begin a call and return what to await; whether the call ends with its client is a setting."""

@@ -42,6 +42,9 @@ SESSION = "PythonService/Session"
 STREAMING = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
 """Methods that stream in a way of their own, in modules of their own."""
 
+_FLOATS = frozenset({"tofloatarray", "tofloatarray2d"})
+"""Commands whose response has doubles, which hold NaN and infinities."""
+
 Respond = Callable[[bytes], Message | bytes]
 
 
@@ -55,6 +58,7 @@ class Method:
         open: whether it needs no token.
         request: the class of its request.
         respond: makes its response from a result of core.
+        values: the value mode that the response needs, whatever the client asks for; None for the client's.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Method:
     respond: Respond
     takes_stream: bool
     gives_stream: bool
+    values: str | None
 
 
 def list_methods(service: ServiceDescriptor) -> Iterator[Method]:
@@ -85,6 +90,7 @@ def _describe(name: str, method: MethodDescriptor) -> Method:
         _RESPONSES.get(name) or _respond_with_fields(response),
         method.client_streaming,
         method.server_streaming,
+        "tagged" if command in _FLOATS else None,
     )
 
 

@@ -15,7 +15,7 @@ from venvd._cli.backend import choose_backend
 from venvd._cli.command import Command, State, complete_names, pass_state
 from venvd._sync.backend import Commands
 from venvd_contract.commands import ExecutionError, Output
-from venvd_contract.values import Encoder, NotPlain
+from venvd_contract.values import NotPlain, PlainEncoder
 
 
 def session_options() -> list[click.Parameter]:
@@ -91,7 +91,7 @@ def _to_result(value: Any) -> dict[str, Any]:
     if isinstance(value, venvd.RemoteObject):
         return {"isHandle": True, "typeName": venvd.type_name(value), "repr": repr(value)}
     try:
-        return {"value": Encoder().encode(value)}
+        return {"value": PlainEncoder().encode(value)}
     except NotPlain:
         return {"isHandle": True, "typeName": type(value).__name__, "repr": repr(value)}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 import venvd
+from venvd_contract.framing import Number
 
 
 class State:
@@ -53,9 +55,11 @@ class State:
 
 
 def to_json(value: Any) -> Any:
-    """Convert a dataclass for JSON."""
+    """Convert a dataclass, or a number that Python writes as text, for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
+    if isinstance(value, Number) and math.isfinite(number := float(value.text)):
+        return number
     return str(value)
 
 

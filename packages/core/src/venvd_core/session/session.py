@@ -228,7 +228,7 @@ class Session:
         if self._event_bytes > most:
             raise GarbledError("more events than its limits allow")
         if call is not None and call.on_event is not None and line.event is not None and not call.done():
-            call.on_event(line.event, parse_data(line.data))
+            call.on_event(line.event, parse_data(line.event, line.data))
 
     # ---- deadlines, and stopping calls
 

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.values import SAFE_INTEGER, Decoder, Encoder, NotPlain
+from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
 from venvd_worker.session import display, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
@@ -59,12 +59,12 @@ class Commands:
         self._capture = parts.capture
         self._guard = parts.guard
         self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
-        self._decode = Decoder(parts.handles.find).decode
+        self._decode = Decoder(parts.handles.find, old_handles=True).decode
         self._output: Optional[Output] = None
         self._output_bound = bound(parts.limits)
         self.encoders: Dict[str, Callable[[Any], Any]] = {
-            "plain": Encoder(tagged=False).encode,
-            "tagged": Encoder(tagged=True).encode,
+            "plain": PlainEncoder().encode,
+            "tagged": TaggedEncoder().encode,
         }
         self.table: Dict[str, Callable[[Call], Any]] = {
             "import": self.import_module,

@@ -7,7 +7,7 @@ from binascii import b2a_base64
 from io import BytesIO
 from typing import Any, Dict, Iterator, Optional
 
-from venvd_contract.values import Encoder, NotPlain
+from venvd_contract.values import NotPlain, PlainEncoder
 from venvd_worker.session.reprs import bounded
 
 _METHODS = {
@@ -21,7 +21,7 @@ _METHODS = {
     "_repr_json_": "application/json",
     "_repr_javascript_": "application/javascript",
 }
-_encode = Encoder().encode
+_encode = PlainEncoder().encode
 
 
 def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
