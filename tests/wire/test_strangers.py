@@ -85,6 +85,38 @@ def test_node_over_http(http: Running) -> None:
     ]
 
 
+FIRST = ["sum 6", "denominator 4", "rounded 1", "user_error: division by zero"]
+CSHARP = ("System.Net.Http", "System.Runtime.Serialization", "System.Xml", "System.Xml.Linq")
+
+
+@pytest.mark.needs("curl")
+def test_the_first_program_with_curl(http: Running) -> None:
+    """The first program runs in a shell."""
+    assert run(EXAMPLES / "first" / "first.sh", http.url, token=http.token).splitlines() == FIRST
+
+
+@pytest.mark.needs("node")
+def test_the_first_program_in_javascript(http: Running) -> None:
+    """The first program runs in Node."""
+    assert run("node", EXAMPLES / "first" / "first.mjs", http.url, token=http.token).splitlines() == FIRST
+
+
+@pytest.mark.needs("go")
+def test_the_first_program_in_go(http: Running) -> None:
+    """The first program runs in Go, with its standard library alone."""
+    words = ("go", "run", EXAMPLES / "first" / "first.go", http.url)
+    assert run(*words, token=http.token, HOME=str(Path.home()), GO111MODULE="off").splitlines() == FIRST
+
+
+@pytest.mark.needs("mcs")
+def test_the_first_program_in_csharp(http: Running, tmp_path: Path) -> None:
+    """The first program runs in C#, with the class library alone."""
+    program = tmp_path / "First.exe"
+    libraries = [f"-r:{name}" for name in CSHARP]
+    run("mcs", f"-out:{program}", *libraries, EXAMPLES / "first" / "First.cs", token="")
+    assert run("mono", program, http.url, token=http.token).splitlines() == FIRST
+
+
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stubs made from the proto files, beside nothing but what gRPC itself needs."""
