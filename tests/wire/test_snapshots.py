@@ -15,7 +15,8 @@ from harness.door import door
 from harness.snapshots import compare, http_exchanges, lines_of_a_pipe, played
 from harness.stack import Running
 
-from venvd_contract.commands import ARRAY_RELEASE, COMMANDS, PLANNED, STREAMED
+from venvd_contract.commands import ARRAY_RELEASE, COMMANDS, STREAMED
+from venvd_contract.venvs import PASSED_ON, VENV_COMMANDS
 
 FOLDER = Path(__file__).parent / "snapshots"
 PIPE = sorted((FOLDER / "pipe").glob("*.txt"))
@@ -51,18 +52,18 @@ def test_bodies_over_http(http: Running, path: Path) -> None:
 
 
 def test_every_command_is_in_a_snapshot() -> None:
-    """Each command, also those that answer `not_implemented`, stands in a file of the pipe."""
+    """Each command, also those that are passed on, stands in a file of the pipe."""
     text = "".join(path.read_text() for path in PIPE)
     sent = set(re.findall(r'^> .*?"command": ?"([^"]+)"', text, re.MULTILINE))
-    assert sent >= {command.name for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)} | PLANNED
+    assert sent >= {command.name for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)} | PASSED_ON
 
 
 def test_every_route_is_in_a_snapshot() -> None:
     """The route of each command stands in a file of HTTP."""
     text = "".join(path.read_text() for path in HTTP)
     sent = re.findall(r"^> ([A-Z]+) (/\S*)", text, re.MULTILINE)
-    for method, path in (command.http for command in COMMANDS):
-        pattern = re.sub(r"\{(?:id|path)\}", "[^?]+", path)
+    for method, path in (command.http for command in (*COMMANDS, *VENV_COMMANDS)):
+        pattern = re.sub(r"\{(?:id|name|path)\}", "[^?]+", path)
         named = [route.partition("?")[0] for each, route in sent if each == method]
         assert any(re.fullmatch(pattern, route) for route in named), f"{method} {path}"
 

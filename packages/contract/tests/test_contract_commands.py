@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.commands import BY_NAME, COMMANDS, PLANNED, checked
+from venvd_contract.commands import BY_NAME, COMMANDS, checked
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.venvs import PASSED_ON
 
 
 def test_names_are_unique() -> None:
@@ -18,7 +19,7 @@ def test_names_are_unique() -> None:
         [command.http for command in COMMANDS],
     ):
         assert len(names) == len(set(names))
-    assert not PLANNED & set(BY_NAME)
+    assert not PASSED_ON & set(BY_NAME)
 
 
 def test_only_ping_is_open() -> None:

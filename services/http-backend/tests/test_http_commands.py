@@ -141,7 +141,7 @@ def test_the_pages_of_the_schema_are_served(server: Any) -> None:
     assert page.headers["content-type"].startswith("text/html")
 
 
-PLANNED = [
+VENVS = [
     ("POST", "/venv/create"),
     ("GET", "/venv/list"),
     ("GET", "/venv/status/x"),
@@ -150,12 +150,12 @@ PLANNED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), PLANNED)
-def test_what_is_planned_says_so(server: Any, method: str, path: str) -> None:
-    """Routes of the contract that this version does not have are 501, not unknown."""
-    answer = server.ask(method, path)
-    assert answer.status == 501
-    assert answer.problem["code"] == "not_implemented"
+@pytest.mark.parametrize(("method", "path"), VENVS)
+def test_venvs_need_a_controller(server: Any, method: str, path: str) -> None:
+    """A server that runs without a controller says so."""
+    answer = server.ask(method, path, {"name": "x", "provider": "x"} if method == "POST" else None)
+    assert answer.status == 503
+    assert answer.problem["code"] == "unavailable"
 
 
 def test_metrics_are_exposed(server: Any) -> None:

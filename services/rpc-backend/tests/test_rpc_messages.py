@@ -9,11 +9,14 @@ import pytest
 
 from venvd_contract.commands import BY_NAME, COMMANDS
 from venvd_contract.errors import Internal, InvalidRequest, TooLarge
+from venvd_contract.resources import Venv, VenvSpec
+from venvd_contract.venvs import PASSED_ON
 from venvd_core.calls import Call, Reply, Request
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
+from venvd_proto.v1 import venv_service_pb2 as venvs
 from venvd_rpc_backend import messages, stream
-from venvd_rpc_backend.methods import COMMAND_NAMES, PLANNED, SERVICES, STREAMING, Method, list_methods
+from venvd_rpc_backend.methods import COMMAND_NAMES, SERVICES, STREAMING, Method, list_methods
 
 METHODS = {method.command: method for service in SERVICES for method in list_methods(service)}
 
@@ -31,7 +34,13 @@ def test_every_command_has_a_method() -> None:
     declared = {f"{service.name}/{each.name}" for service in SERVICES for each in service.methods}
     assert declared == set(COMMAND_NAMES) | STREAMING
     assert {command.rpc for command in COMMANDS} <= declared
-    assert set(PLANNED.values()) | set(BY_NAME) == set(COMMAND_NAMES.values())
+    assert PASSED_ON | set(BY_NAME) == set(COMMAND_NAMES.values())
+
+
+@pytest.mark.parametrize(("resource", "message"), [(Venv, venvs.Environment), (VenvSpec, venvs.EnvironmentSpec)])
+def test_venvs_have_the_fields_of_the_resources(resource: Any, message: Any) -> None:
+    """Each field of a venv and of its specification is a field of the message, and the other way round."""
+    assert {messages.to_camel(field.name) for field in message.DESCRIPTOR.fields} == set(resource.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("command", sorted(BY_NAME))

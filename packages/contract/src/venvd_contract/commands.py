@@ -348,14 +348,6 @@ ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Succ
 
 BY_NAME: Dict[str, Command] = {command.name: command for command in COMMANDS}
 
-PLANNED: FrozenSet[str] = frozenset(
-    {
-        "venv.create", "venv.list", "venv.status", "venv.delete", "venv.ensure",
-    }
-)  # fmt: skip
-"""Planned commands, which this version answers with `not_implemented`."""
-
-
 ATTACH = "session.attach"
 """The first line of a pipe connection that becomes direct: takes an `AttachRequest` and returns a `SessionInfo`.
 

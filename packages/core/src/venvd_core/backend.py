@@ -8,13 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from venvd_contract import commands
 from venvd_contract.arrays import Header
-from venvd_contract.commands import ATTACH, BY_NAME, PLANNED
+from venvd_contract.commands import ATTACH, BY_NAME
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
+from venvd_contract.venvs import PASSED_ON
 from venvd_core import wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
 from venvd_core.background import BackgroundCalls
@@ -32,7 +33,7 @@ __all__ = ["CANCEL", "Backend", "Call", "DirectClient", "Incoming", "Outgoing", 
 _SESSION_COMMANDS = frozenset(
     each.name for each in (*commands.COMMANDS, *commands.STREAMED) if each.served_by == "session"
 )
-_KNOWN_COMMANDS = frozenset({*BY_NAME, *PLANNED}) | _SESSION_COMMANDS
+_KNOWN_COMMANDS = frozenset({*BY_NAME, *PASSED_ON}) | _SESSION_COMMANDS
 CANCEL = "cancel"
 _DEFAULT_TARGET = Target()
 _VALUES = frozenset({None, "plain", "tagged"})
@@ -40,7 +41,14 @@ _ENVELOPE = 4096
 """Bytes of a request's line beside its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
 
-_CANCELLED_WITH_CLIENT = frozenset({"session.create", "call.get", "file.get", "file.put", "file.list"})
+_CANCELLED_WITH_CLIENT = PASSED_ON | {"session.create", "call.get", "file.get", "file.put", "file.list"}
+
+
+class Environments(Protocol):
+    """Asks the controller for what the commands of `PASSED_ON` want."""
+
+    async def answer(self, command: str, payload: Any, token: str | None) -> Any: ...
+
 
 _OwnCommand = Callable[[Pool, dict[str, Any]], Awaitable[Any]]
 
@@ -115,6 +123,8 @@ class Backend:
         self._files: Files | None = None
         self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._arrays = ArrayService(self.begin)
+        self.environments: Environments | None = None
+        """Answers the commands about venvs; the program of the server sets it."""
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there."""
@@ -234,14 +244,20 @@ class Backend:
         answer_request = self._request_commands.get(request.command)
         if answer_request is not None:
             return partial(answer_request, request)
+        if request.command in PASSED_ON:
+            return partial(self._pass_on, request)
         own_command = _OWN_COMMANDS.get(request.command)
         if own_command is None:
             if request.command == ATTACH:
                 raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
-            if request.command in PLANNED:
-                raise Unimplemented(f'"{request.command}" is not part of this version of venvd yet')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
         return partial(own_command, pool, commands.checked(request.command, wire.parse_object(request.payload)))
+
+    async def _pass_on(self, request: Request) -> Any:
+        """Answer a command about venvs, which only the controller can."""
+        if self.environments is None:
+            raise Unavailable("this server has no way to its controller")
+        return await self.environments.answer(request.command, wire.parse_object(request.payload), request.token)
 
     @property
     def files(self) -> Files:

@@ -28,6 +28,7 @@ class Request(msgspec.Struct, eq=False):
         name: the client's name for the call, by which `cancel` ends it from any connection.
         tag: the request's ID on its connection, as JSON.
         lease: seconds after which handles that the call makes are freed unless they are used.
+        token: what the client sent to prove its rights; only the commands of `PASSED_ON` need it.
     """
 
     command: str
@@ -39,6 +40,7 @@ class Request(msgspec.Struct, eq=False):
     name: str | None = None
     tag: bytes = b""
     lease: float | None = None
+    token: str | None = None
 
 
 def options_of(request: Request, *, stream: bool = False) -> bytes:

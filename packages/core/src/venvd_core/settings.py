@@ -35,6 +35,7 @@ class BackendSettings(BaseSettings):
     metrics_token_sha256: Digest = ""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
+    controller_socket: Path | None = None
     default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
     grace: float = Field(default=2, gt=0, le=3600)
     queue_limit: int = Field(default=QUEUE_LIMIT, ge=0, le=MOST_QUEUED)

@@ -41,6 +41,8 @@ class EngineSettings:
     """Identity of the home: a label on everything the engine makes."""
     run_dir: Path
     """The directory for the sockets that clients use."""
+    controller_socket: Path | None = None
+    """Where the owner serves its API for its servers; in a directory that holds nothing else."""
     source_dir: Path | None = None
     """The directory with `packages/` and `services/`, which server images are built from."""
     base_image: str | None = None
@@ -188,7 +190,15 @@ class Launch:
         return [*preload, "--preload-timeout", f"{self.preload_timeout:g}", "--spares", str(self.spare_sessions)]
 
 
-SERVER_PATHS = ("VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR", "VENVD_KEYS_FILE")
+SERVER_PATHS = (
+    "VENVD_CHANNEL",
+    "VENVD_HOST",
+    "VENVD_PORT",
+    "VENVD_HTTP_PORT",
+    "VENVD_SOCKET_DIR",
+    "VENVD_KEYS_FILE",
+    "VENVD_CONTROLLER_SOCKET",
+)
 """Settings of a server that the engine sets."""
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from venvd_contract.errors import VenvdError
 from venvd_controller.app import create_app
 from venvd_controller.controller import create_controller
+from venvd_controller.controller_socket import ControllerSocket
 from venvd_controller.home import Home
 from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
@@ -36,6 +37,16 @@ def serve(settings: Settings) -> None:
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     url = settings.url or f"http://{_format_authority(settings.host, listener.getsockname()[1])}"
     logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
+    controller_socket = ControllerSocket(settings.get_controller_socket(home.id))
+
+    def begin() -> None:
+        home.announce(url)
+        controller_socket.start(server)
+
+    def end() -> None:
+        controller_socket.close()
+        controller.close_followers()
+
     server = create_server(
         create_app(controller),
         stall_timeout=settings.stall_timeout,
@@ -43,8 +54,8 @@ def serve(settings: Settings) -> None:
         lifespan=True,
         date_header=True,
         signals=True,
-        on_start=lambda: home.announce(url),
-        on_stop=controller.close_followers,
+        on_start=begin,
+        on_stop=end,
     )
     server.run(sockets=[listener])
     if not server.started:

@@ -197,11 +197,16 @@ class Settings(BaseSettings):
     def sockets(self) -> Path:
         return self.run_dir or self.home / "run"
 
+    def get_controller_socket(self, home_id: str) -> Path:
+        """Return the path of the controller's socket; homes that share a run directory have one each."""
+        return self.sockets / f"controller-{home_id}" / "controller.sock"
+
     def create_engine_settings(self, home_id: str) -> EngineSettings:
         return EngineSettings(
             home=self.home,
             home_id=home_id,
             run_dir=self.sockets,
+            controller_socket=self.get_controller_socket(home_id),
             source_dir=self.source_dir,
             base_image=self.base_image,
             index_url=self.index_url.get_secret_value() if self.index_url else None,

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from venvd_contract.errors import TooLarge
+from venvd_contract.venvs import PASSED_ON
 from venvd_core import logs
 from venvd_core.backend import Backend, Request
 from venvd_core.wire import encode
@@ -51,7 +52,10 @@ class Commands:
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:
         """Answer one request; `payload` is what its path and query say, which takes the place of its body."""
         body = await self.read_body(command, request)
-        call = self.backend.call(make_request(command, request.head, encode(payload) if payload else body))
+        made = make_request(command, request.head, encode(payload) if payload else body)
+        if command in PASSED_ON:
+            made.token = request.head.token
+        call = self.backend.call(made)
         reply = await self._wait(call.future(), request.receive)
         await respond(request.send, 200, reply.result)
 

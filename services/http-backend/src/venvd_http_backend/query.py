@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from venvd_contract.commands import BY_NAME, Command
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.venvs import VENV_COMMANDS
 
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -24,6 +25,7 @@ def _read_number(text: str) -> float:
     return number
 
 
+_COMMANDS = {**BY_NAME, **{each.name: each for each in VENV_COMMANDS}}
 _READS: dict[Any, tuple[Callable[[str], Any], str]] = {
     float | None: (_read_number, "a number"),
     int | None: (int, "a whole number"),
@@ -45,7 +47,7 @@ def read_fields(command: str, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         InvalidRequest: a value is not of its field's type; says which.
     """
-    declared = BY_NAME.get(command)
+    declared = _COMMANDS.get(command)
     if not given or declared is None or declared.http[0] == "POST":
         return {}
     known = query_fields(declared)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from venvd_contract.commands import COMMANDS, PLANNED, STREAMED
+from venvd_contract.commands import COMMANDS, STREAMED
+from venvd_contract.venvs import VENV_COMMANDS
 
-PLANNED_ROUTES = (
-    ("POST", "/venv/create", "venv.create"),
-    ("GET", "/venv/list", "venv.list"),
-    ("GET", "/venv/status/{name}", "venv.status"),
-    ("DELETE", "/venv/{name}", "venv.delete"),
-    ("POST", "/venv/ensure", "venv.ensure"),
-)
 PAGES = frozenset({"/docs", "/openapi.json"})
 SCHEMA = "schema"
 """What the pages stand for in place of a command."""
 
 _ROUTES = (
-    *((*command.http, command.name) for command in (*COMMANDS, *STREAMED) if command.name != "ping"),
-    *((method, path, command) for method, path, command in PLANNED_ROUTES if command in PLANNED),
+    *((*command.http, command.name) for command in (*COMMANDS, *STREAMED, *VENV_COMMANDS) if command.name != "ping"),
     *((method, page, SCHEMA) for page in sorted(PAGES) for method in ("GET", "HEAD")),
     ("HEAD", "/api/array", "array.get"),
 )

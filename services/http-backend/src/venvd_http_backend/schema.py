@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
 from venvd_contract.commands import COMMANDS, STREAMED, Command, Nothing
+from venvd_contract.venvs import VENV_COMMANDS
 from venvd_http.problems import Problem
 from venvd_http_backend import arrays, query
 
@@ -54,6 +55,8 @@ def _signature(command: Command) -> inspect.Signature:
     if "{id}" in path:
         whose = "call" if "/calls/" in path else "session"
         parameters["id"] = Annotated[str, Path(description=f"The {whose}'s ID")]
+    if "{name}" in path:
+        parameters["name"] = Annotated[str, Path(description="The venv's name")]
     if "{path}" in path:
         parameters["path"] = Annotated[str, Path(description="Relative to the session's working directory")]
     if method != "POST":
@@ -65,9 +68,10 @@ def _signature(command: Command) -> inspect.Signature:
         parameters |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader, "lease": LeaseHeader}
     kind = inspect.Parameter.KEYWORD_ONLY
     missing = inspect.Parameter.empty
+    needed = {"id", "path", "name", "body"}
     return inspect.Signature(
         [
-            inspect.Parameter(name, kind, annotation=hint, default=missing if name in {"id", "path", "body"} else None)
+            inspect.Parameter(name, kind, annotation=hint, default=missing if name in needed else None)
             for name, hint in parameters.items()
         ]
     )
@@ -142,7 +146,7 @@ def create_schema_app(version: str) -> FastAPI:
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
-    for command in COMMANDS:
+    for command in (*COMMANDS, *VENV_COMMANDS):
         if command.name != "ping":
             _declare(app, command)
     _declare_arrays(app)

@@ -11,6 +11,7 @@ from venvd_core.backend import Backend
 from venvd_http import keys
 from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
+from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 from venvd_http_backend.app import App
@@ -43,6 +44,7 @@ class HttpServer:
         log.info("HTTP on port %d", listener.getsockname()[1])
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         self._watching_keys = keys.watch(settings.keys_file, guard)
+        self._backend.environments = Environments(settings.controller_socket)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
             App(self._backend, guard, commands),

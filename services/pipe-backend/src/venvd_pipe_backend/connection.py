@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
+from venvd_contract.venvs import PASSED_ON
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
 from venvd_http.auth import Key, TokenGuard
@@ -21,7 +22,7 @@ from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
 
-SPECIAL_COMMANDS = frozenset({ATTACH, *arrays.COMMANDS})
+SPECIAL_COMMANDS = frozenset({ATTACH, *arrays.COMMANDS, *PASSED_ON})
 """Commands that do not simply become calls."""
 OPEN_COMMANDS = frozenset(command.name for command in COMMANDS if command.open)
 LINGER_SECONDS = 5.0
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._shared = arrays.SharedSegments()
         self._array_input: arrays.ArrayInput | None = None
         self._authenticated = False
+        self._token: str | None = None
         self._key: Key | None = None
         """The access key of the client, if it sent one instead of the backend's token."""
         self._first = True
@@ -255,6 +257,9 @@ class Connection(asyncio.Protocol):
             return True
         if message.command in arrays.COMMANDS:
             self._begin_array(message)
+        elif message.command in PASSED_ON:
+            message.token = self._token
+            return False
         return message.command in SPECIAL_COMMANDS
 
     def _authenticate(self, message: Message) -> None:
@@ -266,7 +271,7 @@ class Connection(asyncio.Protocol):
             if message.token is None:
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
             raise
-        self._authenticated = True
+        self._authenticated, self._token = True, message.token
 
     def _use_key(self, key: Key | None) -> None:
         """Tie the connection to the key that its client sent last."""

@@ -35,7 +35,6 @@ class Message(Request, gc=False):
     payload: msgspec.Raw = _EMPTY
     name: str | None = msgspec.field(default=None, name="call")
     attachments: list[int] | None = None  # type: ignore[assignment]
-    token: str | None = None
     stream: bool | None = None
 
 

@@ -13,6 +13,7 @@ from venvd_core.backend import Backend
 from venvd_core.hangup import HangupWatcher
 from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
+from venvd_http.environments import Environments
 from venvd_http.listening import BACKLOG, listen_unix, remove_name
 from venvd_http.server import create_server
 from venvd_pipe_backend import peers
@@ -61,6 +62,7 @@ class PipeServer:
         )
         self.hangups = HangupWatcher(loop)
         self._watching_keys = keys.watch(self.settings.keys_file, self.guard)
+        self.backend.environments = Environments(self.settings.controller_socket)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )

@@ -80,7 +80,16 @@ class Calls:
         payload = b"{}" if message is None else messages.write_payload(message)
         timeout = contexts.find_timeout(context)
         values = method.values or fields.values
-        return Request(method.command, payload, fields.session, timeout, values, name=fields.call, lease=fields.lease)
+        return Request(
+            method.command,
+            payload,
+            fields.session,
+            timeout,
+            values,
+            name=fields.call,
+            lease=fields.lease,
+            token=fields.token,
+        )
 
     def outcome(self, request: Request) -> Awaitable[Reply]:
         """Begin a call and return what to await; whether the call ends with its client is a setting."""

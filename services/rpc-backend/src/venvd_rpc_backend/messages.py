@@ -25,6 +25,8 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _any = msgspec.json.Decoder().decode
 _bytes = msgspec.json.Decoder(bytes | None).decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_map = msgspec.json.Decoder(dict[str, str]).decode
+_items = msgspec.json.Decoder(list[Any]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 Setter = Callable[[Message, msgspec.Raw], None]
@@ -114,6 +116,18 @@ def read_value(result: bytes) -> str | None:
         raise Internal(f"the session sent a result that its command does not have: {error}") from None
 
 
+def read_member(result: bytes, name: str) -> bytes:
+    """Return the JSON of one member of a result.
+
+    Raises:
+        Internal: the result has no such member.
+    """
+    try:
+        return bytes(_object(result)[name])
+    except (msgspec.MsgspecError, RecursionError, KeyError):
+        raise Internal(f'the result has no member "{name}"') from None
+
+
 def fill(message: Message, result: bytes) -> Message:
     """Fill `message` from a result, and return it; fields that the proto does not have are left out.
 
@@ -146,8 +160,12 @@ def _setter(field: FieldDescriptor) -> Setter:
         return (
             _json_list_setter(name) if field.is_repeated else lambda message, data: setattr(message, name, _text(data))
         )
+    if _is_map(field):
+        return lambda message, data: getattr(message, name).update(_map(data))
     if field.message_type is not None:
         return _messages_setter(name) if field.is_repeated else _message_setter(name)
+    if field.is_repeated:
+        return lambda message, data: getattr(message, name).extend(_items(data))
     read = _bytes if field.type == FieldDescriptor.TYPE_BYTES else _any
 
     def set_field(message: Message, data: msgspec.Raw) -> None:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from venvd_contract.commands import BY_NAME, COMMANDS
 from venvd_contract.errors import Internal
+from venvd_contract.venvs import VENV_COMMANDS
 from venvd_proto import fields
 from venvd_proto.v1 import python_service_pb2, session_service_pb2, venv_service_pb2
 from venvd_rpc_backend import messages
@@ -26,20 +27,13 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     *venv_service_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
-PLANNED = {
-    "VenvService/CreateEnvironment": "venv.create",
-    "VenvService/ListEnvironments": "venv.list",
-    "VenvService/GetEnvironment": "venv.status",
-    "VenvService/DeleteEnvironment": "venv.delete",
-    "VenvService/EnsureProviderEnvironment": "venv.ensure",
-}
-COMMAND_NAMES = {command.rpc: command.name for command in COMMANDS} | PLANNED
+COMMAND_NAMES = {command.rpc: command.name for command in (*COMMANDS, *VENV_COMMANDS)}
 """Commands by `Service/Method`."""
 
 EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
-STREAMING = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray"})
+STREAMING = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray", "VenvService/FollowOperation"})
 """Methods that stream in a way of their own, in modules of their own."""
 
 _FLOATS = frozenset({"tofloatarray", "tofloatarray2d"})
@@ -177,7 +171,36 @@ def _check_list(data: Any) -> list[Any]:
     return data
 
 
+# ---- venvs -----------------------------------------------------------------------------------------------------
+
+
+def _respond_with_change(response: type[Any], result: bytes) -> Message:
+    """Fill the fields of the answer, and `environment` from its `venv`."""
+    message: Message = response()
+    messages.fill(message, result)
+    messages.fill(message.environment, messages.read_member(result, "venv"))
+    return message
+
+
+def _respond_with_environment(result: bytes) -> Message:
+    message = venv_service_pb2.GetEnvironmentResponse()
+    messages.fill(message.environment, result)
+    return message
+
+
+def _respond_with_environments(result: bytes) -> Message:
+    message = venv_service_pb2.ListEnvironmentsResponse()
+    messages.fill(message, b'{"environments":%b}' % messages.read_member(result, "items"))
+    return messages.fill(message, result)
+
+
 _RESPONSES: dict[str, Respond] = {
+    "VenvService/CreateEnvironment": partial(_respond_with_change, venv_service_pb2.CreateEnvironmentResponse),
+    "VenvService/EnsureProviderEnvironment": partial(
+        _respond_with_change, venv_service_pb2.EnsureProviderEnvironmentResponse
+    ),
+    "VenvService/GetEnvironment": _respond_with_environment,
+    "VenvService/ListEnvironments": _respond_with_environments,
     EXECUTE: _respond_with_output,
     "PythonService/ToFloatArray": _respond_with_floats,
     "PythonService/ToFloatArray2D": _respond_with_rows,

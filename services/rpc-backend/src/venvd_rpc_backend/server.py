@@ -12,6 +12,7 @@ from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
 from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
+from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 from venvd_rpc_backend import probes as grpc_probes
@@ -20,6 +21,7 @@ from venvd_rpc_backend.calls import Calls
 from venvd_rpc_backend.compat import http as old_http
 from venvd_rpc_backend.compat import service as old_service
 from venvd_rpc_backend.methods import SERVICES
+from venvd_rpc_backend.operations import Operations
 from venvd_rpc_backend.routes import Routes
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.stream import Streams
@@ -72,12 +74,13 @@ class RpcServer:
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
         self._watching_keys = keys.watch(settings.keys_file, guard)
+        self._backend.environments = environments = Environments(settings.controller_socket)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, guard, settings)
         arrays = Arrays(self._backend, guard, settings.stall_timeout, cancel=cancel)
         app, names = probes.create_app(self._backend, guard), NAMES
-        routes = Routes(SERVICES, calls, streams, arrays)
+        routes = Routes(SERVICES, calls, streams, arrays, Operations(environments, guard))
         if settings.compat:
             app, names = old_http.create_app(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
             routes.add(old_service.list_calls(calls))

@@ -129,6 +129,7 @@ class Stream:
             message.attachments or (),
             message.call if given("call") else None,
             lease=message.lease if given("lease") else defaults.lease,
+            token=defaults.token,
         )
 
     def _find_call(self, identity: Any) -> Call | None:

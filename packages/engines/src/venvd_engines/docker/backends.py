@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -144,6 +145,9 @@ class Backends:
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
             for variable, path in launch.server_files.items()
         ]
+        controller = self._client.settings.controller_socket
+        if controller is not None:
+            mounts.append(self._directories.mount_controller(controller, launch.image.ref))
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
             mode = socket_directories.OPEN if has_token else socket_directories.CLOSED
@@ -188,7 +192,7 @@ class Backends:
             mounts=mounts,
             published={inside: (launch.host, outside) for inside, outside in host_ports.items()},
             keep_entrypoint=True,
-            environment=_server_env(launch),
+            environment=_server_env(launch, self._client.settings.controller_socket),
             ports=[(inside, "tcp") for inside in host_ports],
             user=f"{labels.SERVER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.SERVER),
@@ -304,11 +308,13 @@ class Backends:
             raise failures[0]
 
 
-def _server_env(launch: Launch) -> dict[str, str]:
+def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
     """Return the settings of the server. Those of `SERVER_PATHS` come from the engine."""
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
     engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
+    if controller is not None:
+        engine_settings["VENVD_CONTROLLER_SOCKET"] = f"{socket_directories.CONTROLLER}/{controller.name}"
     if "main" in inside_ports:
         engine_settings["VENVD_PORT"] = inside_ports["main"]
     if "http" in inside_ports:

@@ -22,12 +22,14 @@ from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 
 INSIDE = "/run/venvd/socket"
+CONTROLLER = "/run/venvd/controller"
 MAIN, PROBES = "pipe.sock", "http.sock"
 MAX_PATH_BYTES = 107
 """The kernel's limit for a socket's path."""
 
 OPEN, CLOSED = 0o2775, 0o2770
 """Modes of a directory: all users can reach its sockets, or only owner and group can."""
+CONTROLLER_MODE = 0o755
 SOCKET_MODE = "0666"
 """Mode of a socket. The directory protects it, since a server without capabilities cannot change its owner."""
 
@@ -89,8 +91,19 @@ class SocketDirectories:
             self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
+    def mount_controller(self, socket: Path, image: str) -> Mount:
+        """Return the mount of the directory with the controller's socket, which is made if it does not exist.
+
+        Args:
+            socket: the path of the socket, in a directory of the run directory.
+            image: as in `make`.
+        """
+        if not socket.parent.is_dir():
+            self.share(socket.parent.name, CONTROLLER_MODE, image)
+        return Mount(CONTROLLER, str(socket.parent), type="bind", read_only=True)
+
     def share(self, name: str, mode: int, image: str) -> None:
-        """Make a directory of the servers' group that holds no sockets, or give an existing one that group and mode.
+        """Make a directory of the servers' group that stays, or give an existing one that group and mode.
 
         The arguments are those of `make`.
         """

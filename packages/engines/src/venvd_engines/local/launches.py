@@ -32,11 +32,12 @@ _MISSING = PartState("missing")
 
 @dataclass(frozen=True)
 class Place:
-    """The directory of launches, their owner, and the directory of their sockets."""
+    """The directory of launches, their owner, the directory of their sockets, and the owner's socket."""
 
     root: Path
     home_id: str
     run_dir: Path
+    controller_socket: Path | None = None
 
     def directory(self, launch_id: str) -> Path:
         return self.root / launch_id

@@ -74,9 +74,8 @@ class Starter:
         state.write_whole(directory / state.KEYS, launch.keys.decode())
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
-        supervisor = _spawn(
-            directory, record, _make_spec(launch, record, directory, archive, self._server(launch.type))
-        )
+        spec = _make_spec(launch, record, directory, archive, self._server(launch.type), self._place.controller_socket)
+        supervisor = _spawn(directory, record, spec)
         settled = _wait_settled(directory, supervisor, progress)
         if settled is not None:
             return settled
@@ -181,13 +180,15 @@ def _make_socket_dir(path: Path) -> None:
 
 
 def _make_spec(
-    launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str]
+    launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str], controller: Path | None
 ) -> dict[str, dict[str, Any]]:
     paths = {
         "VENVD_CHANNEL": str(directory / "channel"),
         "VENVD_HOST": launch.host,
         "VENVD_KEYS_FILE": str(directory / state.KEYS),
     }
+    if controller is not None:
+        paths["VENVD_CONTROLLER_SOCKET"] = str(controller)
     if record.socket_dir is not None:
         paths["VENVD_SOCKET_DIR"] = record.socket_dir
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):

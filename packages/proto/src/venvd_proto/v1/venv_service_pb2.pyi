@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnvironmentSpec(_message.Message):
-    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels")
+    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class EnvironmentSpec(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_JSON_FIELD_NUMBER: _ClassVar[int]
     python: str
     requirements: _containers.RepeatedScalarFieldContainer[str]
     apt_packages: _containers.RepeatedScalarFieldContainer[str]
@@ -36,7 +37,8 @@ class EnvironmentSpec(_message.Message):
     network: bool
     env: _containers.ScalarMap[str, str]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    server_json: str
+    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("name", "state", "spec", "created_at", "updated_at", "python", "key", "image", "error", "operation")
@@ -62,37 +64,69 @@ class Environment(_message.Message):
     operation: str
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., spec: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., created_at: _Optional[str] = ..., updated_at: _Optional[str] = ..., python: _Optional[str] = ..., key: _Optional[str] = ..., image: _Optional[str] = ..., error: _Optional[str] = ..., operation: _Optional[str] = ...) -> None: ...
 
+class Operation(_message.Message):
+    __slots__ = ("id", "kind", "target", "state", "created_at", "started_at", "ended_at", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    target: str
+    state: str
+    created_at: str
+    started_at: str
+    ended_at: str
+    error: Problem
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., target: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[str] = ..., started_at: _Optional[str] = ..., ended_at: _Optional[str] = ..., error: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("code", "detail")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    detail: str
+    def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
 class CreateEnvironmentRequest(_message.Message):
-    __slots__ = ("name", "spec")
+    __slots__ = ("name", "spec", "replace", "wait")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: EnvironmentSpec
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[EnvironmentSpec, _Mapping]] = ...) -> None: ...
+    replace: bool
+    wait: bool
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., replace: _Optional[bool] = ..., wait: _Optional[bool] = ...) -> None: ...
 
 class CreateEnvironmentResponse(_message.Message):
     __slots__ = ("environment", "operation")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     environment: Environment
-    operation: str
-    def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., operation: _Optional[str] = ...) -> None: ...
+    operation: Operation
+    def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...
 
 class ListEnvironmentsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
-    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    page_size: int
-    page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    __slots__ = ("limit", "after")
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    after: str
+    def __init__(self, limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ListEnvironmentsResponse(_message.Message):
-    __slots__ = ("environments", "next_page_token")
+    __slots__ = ("environments", "next")
     ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     environments: _containers.RepeatedCompositeFieldContainer[Environment]
-    next_page_token: str
-    def __init__(self, environments: _Optional[_Iterable[_Union[Environment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    next: str
+    def __init__(self, environments: _Optional[_Iterable[_Union[Environment, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class GetEnvironmentRequest(_message.Message):
     __slots__ = ("name",)
@@ -119,17 +153,43 @@ class DeleteEnvironmentResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class EnsureProviderEnvironmentRequest(_message.Message):
-    __slots__ = ("provider", "model")
+    __slots__ = ("provider", "model", "spec", "wait")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
     provider: str
     model: str
-    def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    spec: EnvironmentSpec
+    wait: bool
+    def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ..., spec: _Optional[_Union[EnvironmentSpec, _Mapping]] = ..., wait: _Optional[bool] = ...) -> None: ...
 
 class EnsureProviderEnvironmentResponse(_message.Message):
-    __slots__ = ("environment", "operation")
+    __slots__ = ("environment", "operation", "path", "success")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
     environment: Environment
-    operation: str
-    def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., operation: _Optional[str] = ...) -> None: ...
+    operation: Operation
+    path: str
+    success: bool
+    def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., path: _Optional[str] = ..., success: _Optional[bool] = ...) -> None: ...
+
+class FollowOperationRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class OperationEvent(_message.Message):
+    __slots__ = ("phase", "log", "progress", "done")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    log: str
+    progress: str
+    done: Operation
+    def __init__(self, phase: _Optional[str] = ..., log: _Optional[str] = ..., progress: _Optional[str] = ..., done: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...

@@ -60,6 +60,11 @@ class VenvServiceStub:
                 request_serializer=venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentRequest.SerializeToString,
                 response_deserializer=venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentResponse.FromString,
                 _registered_method=True)
+        self.FollowOperation = channel.unary_stream(
+                '/venvd.v1.VenvService/FollowOperation',
+                request_serializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.SerializeToString,
+                response_deserializer=venvd_dot_v1_dot_venv__service__pb2.OperationEvent.FromString,
+                _registered_method=True)
 
 
 class VenvServiceServicer:
@@ -67,7 +72,7 @@ class VenvServiceServicer:
     """
 
     def CreateEnvironment(self, request, context):
-        """Creates or changes a venv. An unchanged venv is not built again.
+        """Creates a venv.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +106,13 @@ class VenvServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowOperation(self, request, context):
+        """Streams the events of an operation from its beginning until it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VenvServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +140,11 @@ def add_VenvServiceServicer_to_server(servicer, server):
                     servicer.EnsureProviderEnvironment,
                     request_deserializer=venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentRequest.FromString,
                     response_serializer=venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentResponse.SerializeToString,
+            ),
+            'FollowOperation': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowOperation,
+                    request_deserializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.FromString,
+                    response_serializer=venvd_dot_v1_dot_venv__service__pb2.OperationEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class VenvService:
             '/venvd.v1.VenvService/EnsureProviderEnvironment',
             venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentRequest.SerializeToString,
             venvd_dot_v1_dot_venv__service__pb2.EnsureProviderEnvironmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/venvd.v1.VenvService/FollowOperation',
+            venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.SerializeToString,
+            venvd_dot_v1_dot_venv__service__pb2.OperationEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,13 +8,12 @@ from os import getpid
 from time import monotonic
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
-from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, PLANNED, STREAMED, checked
+from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, STREAMED, checked
 from venvd_contract.errors import (
     Cancelled,
     Internal,
     InvalidRequest,
     LimitExceeded,
-    Unimplemented,
     UserError,
     VenvdError,
 )
@@ -217,9 +216,7 @@ def _unknown_command(command: Any, connection: int) -> VenvdError:
         return InvalidRequest("this connection is attached already; open another one to attach that")
     if command == PIPES:
         return InvalidRequest('"{}" must be the first line of an attached connection'.format(PIPES))
-    if command in PLANNED:
-        return Unimplemented('"{}" is not implemented yet'.format(command))
-    if command in BY_NAME:
+    if command in BY_NAME or command.startswith("venv."):
         where = ": use another connection, this one is attached to a session" if connection else ", not by a session"
         return InvalidRequest('"{}" is answered by the server{}'.format(command, where))
     known = ", ".join(each.name for each in (*COMMANDS, *STREAMED) if each.served_by == "session")

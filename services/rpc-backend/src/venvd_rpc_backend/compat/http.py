@@ -13,7 +13,7 @@ from venvd_http.connection import TRANSPORT, tie
 from venvd_http.heads import Head
 from venvd_http.problems import refuse
 from venvd_rpc_backend.compat import pascal
-from venvd_rpc_backend.methods import PLANNED, STREAMING
+from venvd_rpc_backend.methods import COMMAND_NAMES, STREAMING
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.status import public_error
 
@@ -62,7 +62,7 @@ def _find_command(scope: Scope) -> Command:
     name = scope["path"].removeprefix(PREFIX)
     command = METHODS.get(name)
     if command is None:
-        if name in PLANNED or name in STREAMING:
+        if name in COMMAND_NAMES or name in STREAMING:
             raise Unimplemented(f"{name} is served over gRPC only")
         raise NotFound(f"no such method: {name[:100]}; known are {', '.join(METHODS)}")
     if scope["method"] != "POST":

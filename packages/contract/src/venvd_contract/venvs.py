@@ -1,0 +1,87 @@
+"""The commands about venvs: a server passes them on to its controller, with the token of the caller.
+
+They stand apart from the other commands because no session answers them, and sessions do not import this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, FrozenSet, List, Optional, Tuple, Type
+
+from venvd_contract.commands import Command, Success
+from venvd_contract.resources import OperationInfo, Venv, VenvChange, VenvSpec
+
+
+@dataclass
+class VenvCreateRequest:
+    """The fields of `spec` may stand beside `name` instead."""
+
+    name: str
+    spec: Optional[VenvSpec] = None
+    replace: Optional[bool] = None
+    """Whether an existing venv may be changed; without it, a name that is taken is a `conflict`."""
+    wait: Optional[bool] = None
+    """Whether the answer comes when the venv is built."""
+
+
+@dataclass
+class VenvListRequest:
+    limit: Optional[int] = None
+    after: Optional[str] = None
+    """`next` of the previous page."""
+
+
+@dataclass
+class VenvList:
+    items: List[Venv]
+    next: Optional[str] = None
+
+
+@dataclass
+class VenvRequest:
+    name: str
+
+
+@dataclass
+class VenvEnsureRequest:
+    """`providerName` and `modelId` are the older names; with them, the answer is `path` and `success` alone."""
+
+    provider: Optional[str] = None
+    model: Optional[str] = None
+    spec: Optional[VenvSpec] = None
+    """For a venv that does not exist yet."""
+    wait: Optional[bool] = None
+    """Whether the answer comes when the venv is built; with the older names it always does."""
+    providerName: Optional[str] = None
+    modelId: Optional[str] = None
+
+
+@dataclass
+class VenvEnsured:
+    path: str
+    """The directory of the venv on the local engine, else its name."""
+    success: bool
+    venv: Optional[Venv] = None
+    operation: Optional[OperationInfo] = None
+
+
+def _command(name: str, rpc: str, http: Tuple[str, str], request: Type[Any], response: Any, summary: str) -> Command:
+    return Command(f"venv.{name}", f"VenvService/{rpc}", http, request, response, "controller", summary=summary)
+
+
+VENV_COMMANDS: Tuple[Command, ...] = (
+    _command("create", "CreateEnvironment", ("POST", "/venv/create"), VenvCreateRequest, VenvChange, "Create a venv"),
+    _command("list", "ListEnvironments", ("GET", "/venv/list"), VenvListRequest, VenvList, "List the venvs"),
+    _command("status", "GetEnvironment", ("GET", "/venv/status/{name}"), VenvRequest, Venv, "State of a venv"),
+    _command("delete", "DeleteEnvironment", ("DELETE", "/venv/{name}"), VenvRequest, Success, "Delete a venv"),
+    _command(
+        "ensure",
+        "EnsureProviderEnvironment",
+        ("POST", "/venv/ensure"),
+        VenvEnsureRequest,
+        VenvEnsured,
+        "Ensure the venv of a provider",
+    ),
+)
+
+PASSED_ON: FrozenSet[str] = frozenset(command.name for command in VENV_COMMANDS)

@@ -1,0 +1,176 @@
+"""Requests of a server to its controller, over the controller's Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from venvd_contract.errors import DeadlineExceeded, Internal, TooLarge, Unavailable, VenvdError, from_fields
+
+AT_ONCE = 16
+"""Requests that run at a time; others wait."""
+LARGEST_REQUEST = 1 << 20
+LARGEST_RESPONSE = 16 << 20
+SILENCE = 30.0
+"""Seconds in which the controller must answer, or send the next event or comment of a stream."""
+_LONGEST_ADDRESS = 100
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._raw: socket.socket | None = None
+
+    def connect(self) -> None:
+        self.sock = self._raw = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        if len(os.fsencode(self._path)) <= _LONGEST_ADDRESS:
+            self.sock.connect(os.fspath(self._path))
+            return
+        # a long path is reached through its directory: the address of a socket has room for 107 bytes
+        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sock.connect(f"/proc/self/fd/{directory}/{self._path.name}")
+        finally:
+            os.close(directory)
+
+    def hang_up(self) -> None:
+        """End the connection, also for a thread that reads from it."""
+        if self._raw is not None:
+            with suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+
+class ControllerClient:
+    """Sends requests with the token of the caller; it holds no token of its own."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def request(
+        self,
+        method: str,
+        parts: tuple[str, ...],
+        token: str | None,
+        body: Any = None,
+        query: Mapping[str, object] | None = None,
+    ) -> Any:
+        """Send one request, and return its answer; `parts` are the segments of the path below `/v1`.
+
+        Raises:
+            VenvdError: the controller's error; `Unavailable` if no controller answers.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None and len(data) > LARGEST_REQUEST:
+            raise TooLarge(f"the request is larger than the {LARGEST_REQUEST} bytes that the controller takes")
+        async with self._places:
+            return await asyncio.to_thread(self._exchange, method, _make_target(parts, query), token, data)
+
+    def _exchange(self, method: str, target: str, token: str | None, data: bytes | None) -> Any:
+        connection = self._open()
+        try:
+            response = _send(connection, method, target, token, data)
+            text = response.read(LARGEST_RESPONSE + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise _explain(error) from None
+        finally:
+            connection.close()
+        return _read_answer(response.status, text)
+
+    @asynccontextmanager
+    async def follow(self, parts: tuple[str, ...], token: str | None) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+        """Open a stream of server-sent events, as pairs of kind and data; the block's end closes it.
+
+        Raises:
+            VenvdError: as `request`, also while the stream is read.
+        """
+        connection = self._open()
+        try:
+            response = await asyncio.to_thread(self._begin_stream, connection, _make_target(parts, None), token)
+            yield _read_events(response)
+        finally:
+            connection.hang_up()
+
+    @staticmethod
+    def _begin_stream(connection: _UnixConnection, target: str, token: str | None) -> http.client.HTTPResponse:
+        try:
+            response = _send(connection, "GET", target, token, None)
+            if response.status != http.client.OK:
+                _read_answer(response.status, response.read(LARGEST_RESPONSE + 1))
+        except (OSError, http.client.HTTPException) as error:
+            raise _explain(error) from None
+        return response
+
+    def _open(self) -> _UnixConnection:
+        if self._path is None:
+            raise Unavailable("this backend has no way to its controller: VENVD_CONTROLLER_SOCKET is not set")
+        return _UnixConnection(self._path, SILENCE)
+
+
+def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> str:
+    path = "/".join(quote(part, safe="") for part in ("v1", *parts))
+    fields = {name: value for name, value in (query or {}).items() if value is not None}
+    return f"/{path}?{urlencode(fields)}" if fields else f"/{path}"
+
+
+def _send(
+    connection: _UnixConnection, method: str, target: str, token: str | None, data: bytes | None
+) -> http.client.HTTPResponse:
+    headers = {} if data is None else {"Content-Type": "application/json"}
+    if token is not None:
+        # what cannot stand in a header is no token, and the controller says so
+        headers["Authorization"] = "Bearer " + "".join(char if "!" <= char <= "~" else "?" for char in token[:4096])
+    connection.request(method, target, data, headers)
+    return connection.getresponse()
+
+
+def _explain(error: Exception) -> VenvdError:
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(f"the controller did not answer within {SILENCE:g} s")
+    return Unavailable(f"the controller does not answer: {error or type(error).__name__}; try again")
+
+
+def _read_answer(status: int, text: bytes) -> Any:
+    """Parse the body of an answer.
+
+    Raises:
+        VenvdError: it is the controller's error.
+    """
+    if len(text) > LARGEST_RESPONSE:
+        raise Internal(f"the controller sent more than {LARGEST_RESPONSE} bytes")
+    try:
+        answer = json.loads(text) if text else None
+    except ValueError:
+        raise Internal(f"the controller answered with status {status} and no JSON") from None
+    if status < http.client.BAD_REQUEST:
+        return answer
+    raise from_fields(answer if isinstance(answer, dict) else {"detail": f"the controller answered with {status}"})
+
+
+async def _read_events(response: http.client.HTTPResponse) -> AsyncIterator[tuple[str, Any]]:
+    read_line: Callable[[], bytes] = lambda: response.readline(LARGEST_REQUEST)  # noqa: E731 - runs in a thread
+    kind = ""
+    while True:
+        try:
+            line = (await asyncio.to_thread(read_line)).rstrip(b"\r\n")
+            if line.startswith(b"event: "):
+                kind = line[7:].decode()
+            elif line.startswith(b"data: "):
+                yield kind, json.loads(line[6:])
+            elif not line and response.isclosed():
+                return
+        except (OSError, http.client.HTTPException) as error:
+            raise _explain(error) from None
+        except ValueError:
+            raise Internal("the controller sent an event that is no JSON") from None
