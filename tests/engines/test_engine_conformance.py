@@ -19,7 +19,7 @@ from harness.stack import Quiet, wait_ready
 from harness.waiting import wait_until
 
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, NotFound, Unauthenticated, VenvdError
-from venvd_engines.engine import Image, LaunchRecord, Port
+from venvd_engines.engine import Image, LaunchRecord, Port, VenvBuild
 
 pytestmark = pytest.mark.network
 
@@ -93,6 +93,22 @@ def test_a_lock_pins_by_hash_and_names_no_address(bench: Bench) -> None:
 def test_no_requirements_lock_to_nothing(bench: Bench) -> None:
     """A venv without requirements has an empty lock."""
     assert bench.engine.lock(bench.runtime(), [], Quiet()) == ""
+
+
+def test_constraints_and_checks(bench: Bench) -> None:
+    """A lock keeps to the constraints. A venv that cannot import what it must is refused, also if it exists already."""
+    runtime = bench.runtime()
+    lock = bench.engine.lock(runtime, ["six"], Quiet(), ["six==1.16.0", "numpy<2"])
+    assert [line.split(" ")[0] for line in lock.splitlines()] == ["six==1.16.0"]
+    broken = VenvBuild(runtime, lock, checks=("six", "no_such_module"))
+    with pytest.raises(InvalidRequest, match="import no_such_module raises ModuleNotFoundError"):
+        bench.engine.build(broken, Quiet())
+    assert bench.engine.find_image(broken.key()) is None
+    built = bench.engine.build(VenvBuild(runtime, lock, checks=("six",)), Quiet())
+    assert built.key == broken.key()
+    with pytest.raises(InvalidRequest, match="no_such_module"):
+        bench.engine.build(broken, Quiet())
+    assert bench.engine.find_image(broken.key()) == built
 
 
 @pytest.mark.parametrize(

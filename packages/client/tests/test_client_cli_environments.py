@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +59,20 @@ def test_a_providers_venv(cli: Cli) -> None:
     assert cli("venv", "ensure", "Acme", "--model", "m1", "--json").json["name"] == made["name"]
     assert cli("providers", "ensure", "Acme", "--model", "m1", "--json").json["updatedAt"] == made["updatedAt"]
     cli("venv", "delete", made["name"])
+
+
+@pytest.mark.network
+def test_a_lock_from_files(cli: Cli, tmp_path: Path) -> None:
+    """A venv from a pyproject.toml with an extra, constraints and a check; its lock makes an equal venv elsewhere."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "p"\n[project.optional-dependencies]\nx = ["six"]\n')
+    (tmp_path / "limits.txt").write_text("six<1.17\n")
+    files = ("--pyproject", f"{tmp_path}/pyproject.toml", "--extra", "x", "--constraint", f"{tmp_path}/limits.txt")
+    made = cli("venv", "create", "from-files", "--python", MINOR, *files, "--check", "six", "--json").json
+    (tmp_path / "lock.txt").write_text(cli("venv", "lock", "from-files").out)
+    again = cli("venv", "create", "from-lock", "--python", MINOR, "--lock", f"{tmp_path}/lock.txt", "--json").json
+    assert again["key"] == made["key"]
+    assert cli("venv", "create", "from-files", "--upgrade", "--json").json["key"] == made["key"]
+    failed = cli("venv", "create", "from-lock", "--python", MINOR, "-r", "six", "--check", "sixx", status=1)
+    assert "import sixx raises ModuleNotFoundError" in failed.err
+    for name in ("from-files", "from-lock"):
+        cli("venv", "delete", name)

@@ -101,6 +101,7 @@ class MemoryEngine:
         steps: the names of all steps so far.
         others: leftovers apart from images.
         ready: whether the probes of new launches are answered with success.
+        version: what a lock pins each package to.
     """
 
     name = "memory"
@@ -113,6 +114,7 @@ class MemoryEngine:
         self.launches: dict[str, MemoryBackend] = {}
         self.others: list[Leftover] = []
         self.ready = True
+        self.version = 0
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
         self.steps.append(name)
@@ -135,9 +137,11 @@ class MemoryEngine:
             raise NotFound(f"there is no CPython {version}; there are {', '.join(AVAILABLE)}")
         return RuntimeRef(version, f"{version}.5", f"/{self.name}/{version}")
 
-    def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
+    def lock(
+        self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
         self._step("lock", progress)
-        return "\n".join(f"{line}==0" for line in requirements)
+        return "\n".join(f"{line}=={self.version}" for line in [*requirements, *constraints])
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         progress.phase("install")

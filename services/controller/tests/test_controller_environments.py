@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Forbidden, InvalidRequest
+from venvd_contract.errors import Forbidden, InvalidRequest, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_controller.host_paths import HostPaths
+from venvd_controller.manifest import read_manifest
 from venvd_controller.providers import add_to_venv
 
 
@@ -88,3 +90,87 @@ def test_wrong_settings_of_servers_are_refused(testbed: Any) -> None:
     testbed.controller.venvs.put("x", VenvSpec(python="3.11"))
     with pytest.raises(InvalidRequest, match="type pipe and rpc has it"):
         testbed.controller.backends.start(BackendSpec("http", "x", server={"drain": 1}))
+
+
+def test_an_upgrade_locks_again(testbed: Any, engine: Any) -> None:
+    """An unchanged venv and one with another check keep their lock; an upgrade resolves a new one."""
+    venvs = testbed.controller.venvs
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1])
+    engine.version = 1
+    assert venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1] is None
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"], checks=["a"]))[1])
+    assert venvs.get_lock("x") == "a==0"
+    testbed.wait(venvs.put("x", venvs.get("x").spec, upgrade=True)[1])
+    assert venvs.get_lock("x") == "a==1"
+    assert venvs.put("x", venvs.get("x").spec)[1] is None
+
+
+def test_an_upgrade_that_fails_leaves_the_venv(testbed: Any, engine: Any) -> None:
+    """The venv stays ready with the lock that it had, and says why; the next request does not try again by itself."""
+    venvs = testbed.controller.venvs
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1])
+    engine.faults["lock"] = Unavailable("the package index is away")
+    assert testbed.wait(venvs.put("x", venvs.get("x").spec, upgrade=True)[1]).state == "failed"
+    venv = venvs.get("x")
+    assert venv.state == "ready"
+    assert "the package index is away" in str(venv.error)
+    assert venvs.get_lock("x") == "a==0"
+    assert venvs.put("x", venv.spec)[1] is None
+    assert venvs.ensure("x", _Quiet()).key == venv.key
+
+
+class _Quiet:
+    def phase(self, name: str) -> None: ...
+
+    def log(self, line: str) -> None: ...
+
+    def check(self) -> None: ...
+
+
+LOCK = "a==1.5 --hash=sha256:00\n"
+
+
+def test_a_lock_that_is_brought(testbed: Any, engine: Any) -> None:
+    """A lock is installed as it is, without the lines for other platforms; nothing is resolved."""
+    venvs = testbed.controller.venvs
+    lock = f"--index-url https://index.invalid\n{LOCK}b==1 ; sys_platform == 'win32' --hash=sha256:11\n"
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a>=1"], lock=lock))[1])
+    assert venvs.get_lock("x") == LOCK
+    assert "lock" not in engine.steps
+    with pytest.raises(InvalidRequest, match="a lock of its own"):
+        venvs.put("x", venvs.get("x").spec, upgrade=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (VenvSpec(lock="a==1"), "pins no version by hash"),
+        (VenvSpec(lock="-r other.txt"), "refers to something else"),
+        (VenvSpec(lock=LOCK, requirements=["a>=2"]), 'pins a 1.5, and "a>=2" is asked for'),
+        (VenvSpec(lock=LOCK, requirements=["c"]), 'does not pin "c"'),
+        (VenvSpec(lock=LOCK, constraints=["a<2"]), "exclude each other"),
+        (VenvSpec(extras=["dev"]), "the field pyproject is absent"),
+        (VenvSpec(constraints=["git+https://x"]), "names an address"),
+        (VenvSpec(checks=["a b"]), "no name of a module"),
+    ],
+)
+def test_wrong_inputs_of_a_lock(testbed: Any, spec: VenvSpec, says: str) -> None:
+    """What contradicts itself or cannot be installed is refused before anything is built."""
+    with pytest.raises(InvalidRequest) as caught:
+        testbed.controller.venvs.put("x", spec)
+    assert says in caught.value.message
+
+
+def test_a_manifest_names_files_beside_it(tmp_path: Path) -> None:
+    """The files of requirements, constraints and pyproject.toml become fields of the venv."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "p"\ndependencies = ["b>=1"]\n')
+    (tmp_path / "limits.txt").write_text("# versions\nb<2\n")
+    (tmp_path / "venvd.yaml").write_text(
+        "venvs:\n- {name: x, requirements: [a], pyprojectFile: pyproject.toml, constraintsFile: limits.txt}\n"
+    )
+    manifest = read_manifest(tmp_path / "venvd.yaml", HostPaths(tmp_path))
+    assert manifest.venvs["x"] == VenvSpec(requirements=["a", "b>=1"], constraints=["b<2"])
+    assert {path.name for path in manifest.files} == {"limits.txt", "pyproject.toml"}
+    (tmp_path / "venvd.yaml").write_text("venvs:\n- {name: x, lockFile: nowhere.txt}\n")
+    with pytest.raises(InvalidRequest, match=r"line 2: venvs\[0\].lockFile: .*nowhere.txt cannot be read"):
+        read_manifest(tmp_path / "venvd.yaml", HostPaths(tmp_path))

@@ -22,6 +22,10 @@ class Options(TypedDict, total=False):
         port: the port to publish on. Default: a free port.
         apt_packages: Debian packages of the venv.
         preload: modules that are imported before the first session starts.
+        constraints: versions that packages must have if they are installed.
+        lock: the text of a requirements file with pinned versions and hashes, which is installed as it is.
+        pyproject: the text of a pyproject.toml, whose dependencies join the requirements.
+        checks: modules that must be importable in the venv.
         network: whether user code may reach the network.
         env: environment variables of user code.
         limits: of the worker host.
@@ -40,6 +44,10 @@ class Options(TypedDict, total=False):
     port: int | None
     apt_packages: Sequence[str]
     preload: Sequence[str]
+    constraints: Sequence[str]
+    lock: str | None
+    pyproject: str | None
+    checks: Sequence[str]
     network: bool | None
     env: Mapping[str, str] | None
     limits: BackendLimits | None
@@ -95,5 +103,9 @@ def plan_backend(requirements: Sequence[str], options: Options) -> BackendPlan:
         requirements=list(requirements),
         aptPackages=list(options.get("apt_packages", ())),
         preload=list(options.get("preload", ())),
+        constraints=list(options.get("constraints", ())),
+        lock=options.get("lock"),
+        pyproject=options.get("pyproject"),
+        checks=list(options.get("checks", ())),
     )
     return BackendPlan(spec, options)

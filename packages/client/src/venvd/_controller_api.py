@@ -148,8 +148,9 @@ def rank_runtime(runtime: Runtime) -> tuple[bool, list[int]]:
 # ---- venvs ----
 
 
-def put_venv(name: str, spec: VenvSpec) -> Request[VenvChange]:
-    return Request("PUT", f"/v1/venvs/{quote_name(name)}", _decoder(VenvChange), dataclasses.asdict(spec))
+def put_venv(name: str, spec: VenvSpec, *, upgrade: bool = False) -> Request[VenvChange]:
+    path, query = f"/v1/venvs/{quote_name(name)}", {"upgrade": "true"} if upgrade else {}
+    return Request("PUT", path, _decoder(VenvChange), dataclasses.asdict(spec), query=query)
 
 
 def get_venv(name: str) -> Request[resources.Venv]:

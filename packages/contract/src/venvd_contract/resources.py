@@ -79,6 +79,18 @@ class VenvSpec:
     labels: Dict[str, str] = field(default_factory=dict)
     server: Dict[str, Any] = field(default_factory=dict)
     """Settings of the servers of its backends; see `venvd_contract.server_settings`."""
+    constraints: List[str] = field(default_factory=list)
+    """Versions that packages must have if they are installed at all."""
+    lock: Optional[str] = None
+    """A requirements file with pinned versions and hashes, which is installed as it is; null resolves one."""
+    pyproject: Optional[str] = None
+    """The text of a pyproject.toml; its dependencies join `requirements`, and the resource shows only those."""
+    extras: List[str] = field(default_factory=list)
+    """Extras of `pyproject`."""
+    groups: List[str] = field(default_factory=list)
+    """Dependency groups of `pyproject`."""
+    checks: List[str] = field(default_factory=list)
+    """Modules that must be importable in the built venv before it is accepted."""
 
 
 @dataclass

@@ -90,6 +90,8 @@ class VenvBuild:
     lock: str
     """A hash-pinned requirements file without index addresses."""
     apt_packages: Sequence[str] = ()
+    checks: Sequence[str] = ()
+    """Modules that the built venv must be able to import; they are no part of its address."""
     layout: int = 1
     """Increased when equal inputs give another image than before; not the program's version."""
 
@@ -262,8 +264,10 @@ class Engine(Protocol):
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         """Find or fetch the CPython of a runtime; `NotFound` lists the versions of this machine."""
 
-    def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
-        """Resolve requirements to a hash-pinned file; `InvalidRequest` names the conflict."""
+    def lock(
+        self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
+        """Resolve requirements, within constraints, to a hash-pinned file; `InvalidRequest` names the conflict."""
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         """Build a venv, or find it by its key; one build of a key at a time."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,7 +36,13 @@ _INVALID = re.compile(
 
 
 def compile_arguments(
-    source: str, output: str, *, python_version: str, python: str | None = None, source_builds: bool = False
+    source: str,
+    output: str,
+    *,
+    python_version: str,
+    python: str | None = None,
+    constraints: str | None = None,
+    source_builds: bool = False,
 ) -> list[str]:
     """The arguments of uv that resolve the requirements file `source` into the lock `output`.
 
@@ -44,6 +51,7 @@ def compile_arguments(
         output: path of the lock, which must not exist: uv would prefer its versions.
         python_version: the exact version that the lock is for.
         python: path of that interpreter; without it uv looks for one of the version.
+        constraints: path of a file with versions that packages must have if they are installed.
         source_builds: also take packages that have no wheel, which runs their code.
     """
     return [
@@ -51,6 +59,7 @@ def compile_arguments(
         *("--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "--no-sources"),
         *("--python-version", python_version),
         *(("--python", python) if python else ()),
+        *(("--constraints", constraints) if constraints else ()),
         *("--no-python-downloads", *_wheels(source_builds), *_QUIET),
     ]
 
@@ -111,6 +120,63 @@ def clean(text: str) -> str:
     return "".join(f"{entry}\n" for entry in entries)
 
 
+def adopt(text: str) -> str:
+    """A lock that somebody else made, in the canonical form; options that choose an index are dropped.
+
+    Raises:
+        InvalidRequest: it refers to other files, or a line is no package with a pinned version and hashes.
+    """
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        if re.match(r"\s*(-[rce]\b|--(requirement|constraint|editable)\b)", line):
+            raise InvalidRequest(f"lock: it refers to something else: {without_addresses(line.strip())[:200]}")
+    try:
+        return clean(text)
+    except Internal as error:
+        how = "make one with: uv pip compile --generate-hashes"
+        raise InvalidRequest(f"lock: {error.message.removeprefix('the lock holds ')}; {how}") from None
+
+
+def select(lock: str, python_version: str) -> str:
+    """The packages of a lock whose markers hold for a version of CPython on this machine, without the markers."""
+    environment = {
+        **{name: str(value) for name, value in default_environment().items()},
+        "implementation_name": "cpython",
+        "implementation_version": python_version,
+        "platform_python_implementation": "CPython",
+        "python_full_version": python_version,
+        "python_version": ".".join(python_version.split(".")[:2]),
+    }
+    lines = []
+    for line in lock.splitlines():
+        requirement = Requirement(_HASH.sub("", line))
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            lines.append(" ".join([f"{requirement.name}{requirement.specifier}", *_list_hashes(line)]))
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def check_covers(lock: str, requirements: Sequence[str]) -> None:
+    """Check that a (canonical) lock pins what each of the (checked) requirements asks for.
+
+    Raises:
+        InvalidRequest: a package is missing, or is pinned in a version that was not asked for; says which.
+    """
+    versions: dict[str, list[str]] = {}
+    for line in lock.splitlines():
+        name, _, version = line.split(" ", 1)[0].partition("==")
+        versions.setdefault(name, []).append(version)
+    for line in requirements:
+        requirement = Requirement(line)
+        pinned = versions.get(canonicalize_name(requirement.name), [])
+        if not pinned and requirement.marker is None:
+            raise InvalidRequest(f'lock: it does not pin "{line}": make it from these requirements')
+        if pinned and not any(requirement.specifier.contains(version, prereleases=True) for version in pinned):
+            raise InvalidRequest(f'lock: it pins {requirement.name} {" and ".join(pinned)}, and "{line}" is asked for')
+
+
+def _list_hashes(line: str) -> list[str]:
+    return [f"--hash={digest}" for digest in sorted(set(_HASH.findall(line)))]
+
+
 def pins(lock: str) -> dict[str, str]:
     """The version of each package of a lock, by its canonical name."""
     return dict(line.split(" ", 1)[0].split("==", 1) for line in lock.splitlines() if "==" in line)
@@ -133,9 +199,7 @@ def _entry(line: str) -> str:
     if requirement.url is not None or len(pinned) != 1 or len(requirement.specifier) != 1 or not hashes:
         raise Internal(f"the lock holds a line that pins no version by hash: {without_addresses(line)[:200]}")
     marker = f" ; {requirement.marker}" if requirement.marker else ""
-    return f"{canonicalize_name(requirement.name)}=={pinned[0]}{marker}" + "".join(
-        f" --hash={digest}" for digest in hashes
-    )
+    return " ".join([f"{canonicalize_name(requirement.name)}=={pinned[0]}{marker}", *_list_hashes(line)])
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------

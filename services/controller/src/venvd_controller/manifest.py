@@ -20,6 +20,13 @@ T = TypeVar("T")
 Keys = tuple[str | int, ...]
 """The path to a value: keys and indexes."""
 
+_FILES = {
+    "requirementsFile": "requirements",
+    "constraintsFile": "constraints",
+    "pyprojectFile": "pyproject",
+    "lockFile": "lock",
+}
+"""Keys of a venv that name a file beside the manifest, and the fields that take its content."""
 _SECTIONS = ("runtimes", "venvs", "backends")
 
 
@@ -31,6 +38,8 @@ class Manifest:
     runtimes: Sequence[str] = ()
     venvs: Mapping[str, VenvSpec] = field(default_factory=dict)
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+    """Other files that it names."""
 
 
 def read_manifest(path: Path, host_paths: HostPaths) -> Manifest:
@@ -58,6 +67,7 @@ class _Reader:
         self._path = path
         self._host_paths = host_paths
         self._node = node
+        self.files: list[Path] = []
 
     def parse(self, data: Any) -> Manifest:
         self._check_keys((), data, _SECTIONS)
@@ -66,7 +76,7 @@ class _Reader:
         backends = dict(self._parse_backend(keys, entry) for keys, entry in self._list_entries(data, "backends"))
         for section, count in (("venvs", len(venvs)), ("backends", len(backends))):
             self._check_unique(section, data, count)
-        return Manifest(self._path, runtimes, venvs, backends)
+        return Manifest(self._path, runtimes, venvs, backends, tuple(self.files))
 
     def _create_error(self, keys: Keys, message: str) -> InvalidRequest:
         shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys).lstrip(".")
@@ -103,9 +113,30 @@ class _Reader:
 
     def _parse_venv(self, keys: Keys, entry: Any) -> tuple[str, VenvSpec]:
         name = self._parse_name(keys, "venv", entry)
-        venv_fields = {key: value for key, value in entry.items() if key != "name"}
-        spec = self._parse_record(keys, VenvSpec, venv_fields, ("name",))
+        venv_fields = {key: value for key, value in entry.items() if key != "name" and key not in _FILES}
+        for key, name_of_field in _FILES.items():
+            if entry.get(key) is not None:
+                text = self._read_file((*keys, key), entry[key])
+                lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+                given = venv_fields.get(name_of_field)
+                whole = name_of_field in {"lock", "pyproject"}
+                if given and (whole or not isinstance(given, list)):
+                    raise self._create_error((*keys, key), f"{name_of_field} is given as well: use one of them")
+                venv_fields[name_of_field] = text if whole else [*(given or []), *lines]
+        spec = self._parse_record(keys, VenvSpec, venv_fields, ("name", *_FILES))
         return name, self._check(keys, lambda: check_venv(spec, self._host_paths))
+
+    def _read_file(self, keys: Keys, value: Any) -> str:
+        """Read a file that the manifest names, by its path beside the manifest."""
+        if not isinstance(value, str):
+            raise self._create_error(keys, "takes the path of a file")
+        path = self._path.parent / value
+        self.files.append(path)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise self._create_error(keys, f"{path} cannot be read: {reason}") from None
 
     def _parse_backend(self, keys: Keys, entry: Any) -> tuple[str, BackendSpec]:
         name = self._parse_name(keys, "backend", entry)

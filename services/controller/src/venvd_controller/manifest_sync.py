@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -43,12 +44,15 @@ class ManifestSync:
         self._runtimes = runtimes
         self._venvs = venvs
         self._backends = backends
+        self._files: Sequence[Path] = ()
+        exists = path is not None or self._path.exists()
+        self._manifest = self._read() if exists else None
         self._stamp = self._stat()
-        self._manifest = self._read() if path is not None or self._stamp is not None else None
         self.problem: str | None = None
 
     def _read(self) -> Manifest:
         manifest = read_manifest(self._path, self._backends.host_paths)
+        self._files = manifest.files
         with self._database.read() as session:
             known = {"default", *manifest.venvs, *session.scalars(select(VenvRow.name))}
         for name, spec in manifest.backends.items():
@@ -120,12 +124,9 @@ class ManifestSync:
             self.problem = None
             log.info("the manifest %s has changed and is in force", self._path)
 
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return (status.st_mtime_ns, status.st_size, status.st_ino)
+    def _stat(self) -> list[tuple[int, int, int] | None]:
+        """Return what changes with the manifest and the files that it names."""
+        return [_stat(path) for path in (self._path, *self._files)]
 
     def _restart_outdated(self) -> None:
         """Restart declared backends that run an older build of their venv."""
@@ -136,3 +137,11 @@ class ManifestSync:
         for row in outdated:
             log.info("%s: its venv was rebuilt; it is restarted", row.name)
             self._backends.start_if_unchanged(row)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

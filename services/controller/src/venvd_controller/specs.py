@@ -7,7 +7,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from venvd_contract.internal.environment import check_declared
 from venvd_contract.resources import BACKEND_TYPES, MOST_QUEUED, BackendSpec, VenvSpec, check_name, check_version
 from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.host_paths import HostPaths
-from venvd_engines import requirements
+from venvd_engines import locking, requirements
+from venvd_engines.pyproject import Pyproject
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -39,13 +40,42 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
         check_version(spec.python)
     check_declared(spec.env)
     _check_labels(spec.labels)
+    lines = requirements.check([*spec.requirements, *_read_pyproject(spec)])
     return replace(
         spec,
-        requirements=requirements.check(spec.requirements),
+        requirements=lines,
+        constraints=requirements.check(spec.constraints),
+        lock=_check_lock(spec, lines),
+        pyproject=None,
+        extras=[],
+        groups=[],
+        checks=requirements.check_modules(spec.checks),
         aptPackages=requirements.check_apt(spec.aptPackages),
         preload=requirements.check_modules(spec.preload),
         server=_check_server(spec.server, None, host_paths),
     )
+
+
+def _read_pyproject(spec: VenvSpec) -> list[str]:
+    """Return the dependencies that a venv's pyproject.toml declares."""
+    if spec.pyproject is None:
+        if spec.extras or spec.groups:
+            raise InvalidRequest("extras and groups are those of a pyproject.toml, and the field pyproject is absent")
+        return []
+    pyproject = Pyproject(spec.pyproject)
+    pyproject.check_python(spec.python)
+    return pyproject.list_dependencies(spec.extras, spec.groups)
+
+
+def _check_lock(spec: VenvSpec, lines: Sequence[str]) -> str | None:
+    """Return the lock that a venv brings in its canonical form; it pins what `lines` ask for."""
+    if spec.lock is None:
+        return None
+    if spec.constraints:
+        raise InvalidRequest("lock and constraints exclude each other: a lock pins every version already")
+    lock = locking.adopt(spec.lock)
+    locking.check_covers(lock, lines)
+    return lock
 
 
 def _check_server(given: Mapping[str, Any], backend_type: str | None, host_paths: HostPaths) -> dict[str, Any]:

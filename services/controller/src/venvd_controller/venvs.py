@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, InUse, NotFound, VenvdError
+from venvd_contract.errors import Cancelled, InUse, InvalidRequest, NotFound, VenvdError
 from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, check_name
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
@@ -26,9 +26,12 @@ from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.single_flight import SingleFlight
 from venvd_controller.specs import check_venv
-from venvd_engines.engine import Engine, Image, Progress, VenvBuild
+from venvd_engines import locking
+from venvd_engines.engine import Engine, Image, Progress, RuntimeRef, VenvBuild
 
 KIND = "venv.build"
+_UPGRADE = "upgrade:"
+"""Stands before the digest of a venv's inputs while its lock is to be resolved again."""
 _CANCEL_SECONDS = 30.0
 
 
@@ -116,23 +119,30 @@ class Venvs:
 
     # ---- commands ----
 
-    def put(self, name: str, spec: VenvSpec, *, declared: bool = False) -> tuple[Venv, OperationInfo | None]:
+    def put(
+        self, name: str, spec: VenvSpec, *, declared: bool = False, upgrade: bool = False
+    ) -> tuple[Venv, OperationInfo | None]:
         """Create or change a venv; the operation is None if there is nothing to build.
 
-        A build of the same inputs continues. A build of other inputs is cancelled.
+        A build of the same inputs continues. A build of other inputs is cancelled. With `upgrade` the lock is resolved
+        again; if that fails, the venv stays as it was.
         """
         check_name("venv", name)
         spec = check_venv(spec, self.host_paths)
+        if upgrade and spec.lock is not None:
+            raise InvalidRequest("the venv has a lock of its own, which only another one replaces")
         with self._database.write() as session:
             row = session.get(VenvRow, name) or _add_row(session, name)
             inputs_before = _digest_inputs(row)
+            if upgrade and row.image is not None:
+                row.inputs = _UPGRADE + (row.inputs or "").removeprefix(_UPGRADE)
             self._write_spec(session, row, spec)
             row.declared = row.declared or declared
             if row.state == "ready":
                 self._operations.cancel_active(session, KIND, name)
                 return _to_resource(row), None
             operation = self._operations.find_active(session, KIND, name)
-            if operation is None or inputs_before != _digest_inputs(row):
+            if operation is None or upgrade or inputs_before != _digest_inputs(row):
                 operation = self._queue_build(session, row)
             return _to_resource(row), operation
 
@@ -201,7 +211,8 @@ class Venvs:
                     if image is not None:
                         return image
                 inputs = _digest_inputs(row)
-                build = self._builds.run(inputs, f"the build of {name}", partial(self._build, row), progress)
+                shared = _UPGRADE + inputs if _is_upgrade(row) else inputs
+                build = self._builds.run(shared, f"the build of {name}", partial(self._build, row), progress)
                 if self._store(name, inputs, build):
                     return build.image
 
@@ -235,16 +246,25 @@ class Venvs:
                 runtime = self._runtimes.ensure_newest(progress)
             else:
                 runtime = self._runtimes.ensure(row.runtime, progress)
-            # if an image is gone, the engine builds it again from the same lock
-            lock = row.lock if row.inputs == _digest_inputs(row) else None
-            if lock is None:
-                progress.phase("lock")
-                lock = self._engine.lock(runtime, row.spec["requirements"], progress)
+            lock = self._find_lock(row, runtime, progress)
             progress.phase("build")
-            image = self._engine.build(VenvBuild(runtime, lock, row.spec["aptPackages"]), progress)
+            checks = row.spec.get("checks", ())
+            image = self._engine.build(VenvBuild(runtime, lock, row.spec["aptPackages"], checks), progress)
             return Build(runtime.version, lock, image)
         finally:
             self._slots.release()
+
+    def _find_lock(self, row: VenvRow, runtime: RuntimeRef, progress: Progress) -> str:
+        """Return the lock that the venv brings, or the one of its last build if that still fits, or a new one."""
+        if row.spec.get("lock"):
+            return locking.select(row.spec["lock"], runtime.resolved)
+        if row.lock is not None and not _is_upgrade(row):
+            locked = (row.image or {}).get("locked")
+            # an image that is gone is built again from the same lock, and so is one with other apt packages or checks
+            if locked == _digest_lock_inputs(row) or row.inputs == _digest_inputs(row):
+                return row.lock
+        progress.phase("lock")
+        return self._engine.lock(runtime, row.spec["requirements"], progress, row.spec.get("constraints", ()))
 
     def _set_state(self, inputs: str, state: str, error: str | None) -> None:
         """Write the state of a build to every venv that waits for these inputs."""
@@ -252,6 +272,8 @@ class Venvs:
             for row in session.scalars(select(VenvRow).where(VenvRow.state.in_(("pending", "building", "failed")))):
                 if _digest_inputs(row) == inputs:
                     row.state, row.error = state, error
+                    if state == "failed":
+                        _undo_upgrade(row)
 
     def _store(self, name: str, inputs: str, build: Build) -> bool:
         """Write a build to the row of a venv. Return false if the inputs of the venv have changed since it began."""
@@ -262,16 +284,42 @@ class Venvs:
             row = get_row(session, VenvRow, "venv", name)
             if _digest_inputs(row) != inputs:
                 return False
-            row.runtime, row.lock, row.image = build.runtime, build.lock, {**image, "packages": packages}
+            row.runtime, row.lock = build.runtime, build.lock
+            row.image = {**image, "packages": packages, "locked": _digest_lock_inputs(row)}
             row.inputs = _digest_inputs(row)
             row.state, row.error, row.updated_at = "ready", None, now()
         return True
 
 
 def _digest_inputs(row: VenvRow) -> str:
-    """Return a digest of the inputs of a build: runtime, requirements, apt packages."""
-    inputs = [row.runtime, row.spec.get("requirements"), row.spec.get("aptPackages")]
-    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    """Return a digest of the inputs of a build: runtime, requirements, apt packages, constraints, lock, checks."""
+    return _digest([row.runtime, row.spec.get("requirements"), row.spec.get("aptPackages")], row, _NEWER_INPUTS)
+
+
+def _digest_lock_inputs(row: VenvRow) -> str:
+    """Return a digest of what a lock is resolved from."""
+    return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints",))
+
+
+_NEWER_INPUTS = ("constraints", "lock", "checks")
+"""Inputs that count only where they are given, so that the digests of earlier versions stay."""
+
+
+def _digest(inputs: list[Any], row: VenvRow, newer: Sequence[str]) -> str:
+    given = {name: row.spec[name] for name in newer if row.spec.get(name)}
+    return hashlib.sha256(json.dumps([*inputs, *([given] if given else [])]).encode()).hexdigest()
+
+
+def _is_upgrade(row: VenvRow) -> bool:
+    return row.inputs is not None and row.inputs.startswith(_UPGRADE)
+
+
+def _undo_upgrade(row: VenvRow) -> None:
+    """Keep the image of a venv whose lock could not be resolved again; its `error` says why."""
+    if _is_upgrade(row):
+        row.inputs = str(row.inputs).removeprefix(_UPGRADE)
+        if row.image is not None and row.inputs == _digest_inputs(row):
+            row.state, row.error = "ready", f"the upgrade failed, and the venv is as it was: {row.error}"
 
 
 def _add_row(session: Session, name: str) -> VenvRow:
@@ -288,6 +336,7 @@ def _record_failure(session: Session, name: str, operation: str, error: VenvdErr
     goes_on = isinstance(error, Cancelled) and row.state == "building"
     if not goes_on:
         row.state, row.error = "failed", error.message
+        _undo_upgrade(row)
 
 
 def _to_resource(row: VenvRow) -> Venv:

@@ -139,9 +139,12 @@ class AsyncVenvs:
     def __init__(self, connection: AsyncControllerConnection) -> None:
         self._connection = connection
 
-    async def put(self, name: str, spec: VenvSpec) -> VenvChange:
-        """Create or change a venv. If the result has an `operation`, wait for it."""
-        return await self._connection.send(api.put_venv(name, spec))
+    async def put(self, name: str, spec: VenvSpec, *, upgrade: bool = False) -> VenvChange:
+        """Create or change a venv. If the result has an `operation`, wait for it.
+
+        `upgrade` resolves the requirements to the newest versions again.
+        """
+        return await self._connection.send(api.put_venv(name, spec, upgrade=upgrade))
 
     async def ensure(self, name: str, spec: VenvSpec, on_event: OnEvent = ignore_event) -> resources.Venv:
         """Create or change a venv, and return it when it is ready."""

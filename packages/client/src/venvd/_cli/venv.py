@@ -58,14 +58,18 @@ def parse_server_settings(given: Sequence[str]) -> dict[str, Any]:
 
 def read_requirements(path: Path) -> list[str]:
     """Read the requirements in a file without comments and empty lines. The controller refuses options."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise click.UsageError(f"{path} is not UTF-8") from None
-    lines = (line.split(" #")[0].strip() for line in text.splitlines())
+    lines = (line.split(" #")[0].strip() for line in _read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8") from None
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SPEC_OPTIONS = (
     click.option("--python", help="Version of CPython, such as 3.13. Default: the default runtime."),
     click.option(
@@ -73,8 +77,22 @@ _SPEC_OPTIONS = (
     ),
     click.option(
         "--requirements-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=_FILE,
         help="A file with one requirement to a line.",
+    ),
+    click.option(
+        "--pyproject", type=_FILE, help="A pyproject.toml, whose dependencies are required; see --extra and --group."
+    ),
+    click.option("--extra", "extras", multiple=True, help="An extra of the pyproject.toml. Repeatable."),
+    click.option("--group", "groups", multiple=True, help="A dependency group of the pyproject.toml. Repeatable."),
+    click.option(
+        "--constraint", "constraints", type=_FILE, multiple=True, help="A file of versions to keep to. Repeatable."
+    ),
+    click.option(
+        "--lock", type=_FILE, help="A requirements file with pinned versions and hashes, which is installed as it is."
+    ),
+    click.option(
+        "--check", "checks", multiple=True, help="A module that must be importable in the built venv. Repeatable."
     ),
     click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable."),
     click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable."),
@@ -104,17 +122,25 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
 @venv.command("create")
 @click.argument("name")
 @click.argument("model", required=False)
+@click.option("--upgrade", is_flag=True, help="Resolve the newest versions again; alone, of the venv as it is.")
 @spec_options
 @pass_state
-def create(state: State, /, name: str, model: str | None, no_wait: bool, **options: Any) -> None:
+def create(state: State, /, name: str, model: str | None, upgrade: bool, no_wait: bool, **options: Any) -> None:
     """Create or change the venv NAME. An unchanged venv is not built again.
 
     With a MODEL, NAME is a provider: the venv has the stable name and the labels of `venvd venv ensure`.
     """
+    if model and upgrade:
+        raise click.UsageError("--upgrade takes the name of the venv: `venvd venv list` shows it")
     spec = _spec(**options)
-    _ensure_runtime(state, spec, no_wait=no_wait)
     controller = state.controller
-    change = controller.ensure_provider(name, model, spec) if model else controller.venvs.put(name, spec)
+    if upgrade and spec == VenvSpec():
+        spec = controller.venvs.get(name).spec
+    _ensure_runtime(state, spec, no_wait=no_wait)
+    if model:
+        change = controller.ensure_provider(name, model, spec)
+    else:
+        change = controller.venvs.put(name, spec, upgrade=upgrade)
     _show_built(state, change, no_wait=no_wait)
 
 
@@ -154,6 +180,12 @@ def _spec(
     python: str | None,
     requirements: Sequence[str],
     requirements_file: Path | None,
+    pyproject: Path | None,
+    extras: Sequence[str],
+    groups: Sequence[str],
+    constraints: Sequence[Path],
+    lock: Path | None,
+    checks: Sequence[str],
     apt_packages: Sequence[str],
     preload: Sequence[str],
     network: bool,
@@ -174,6 +206,12 @@ def _spec(
         env=parse_pairs(env),
         labels=parse_pairs(labels),
         server=parse_server_settings(server),
+        constraints=[line for path in constraints for line in read_requirements(path)],
+        lock=_read_text(lock) if lock else None,
+        pyproject=_read_text(pyproject) if pyproject else None,
+        extras=list(extras),
+        groups=list(groups),
+        checks=list(checks),
     )
 
 

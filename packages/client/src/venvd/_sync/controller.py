@@ -138,9 +138,12 @@ class Venvs:
     def __init__(self, connection: ControllerConnection) -> None:
         self._connection = connection
 
-    def put(self, name: str, spec: VenvSpec) -> VenvChange:
-        """Create or change a venv. If the result has an `operation`, wait for it."""
-        return self._connection.send(api.put_venv(name, spec))
+    def put(self, name: str, spec: VenvSpec, *, upgrade: bool = False) -> VenvChange:
+        """Create or change a venv. If the result has an `operation`, wait for it.
+
+        `upgrade` resolves the requirements to the newest versions again.
+        """
+        return self._connection.send(api.put_venv(name, spec, upgrade=upgrade))
 
     def ensure(self, name: str, spec: VenvSpec, on_event: OnEvent = ignore_event) -> resources.Venv:
         """Create or change a venv, and return it when it is ready."""

@@ -75,8 +75,10 @@ class DockerEngine:
         return self._bases.resolve(version, progress)
 
     @translate_errors("lock the requirements")
-    def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
-        return self._venvs.lock(runtime, requirements, progress)
+    def lock(
+        self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
+        return self._venvs.lock(runtime, requirements, progress, constraints)
 
     @translate_errors("build the venv")
     def build(self, venv: VenvBuild, progress: Progress) -> Image:

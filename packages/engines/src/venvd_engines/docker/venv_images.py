@@ -12,7 +12,7 @@ import docker.errors
 
 from venvd_contract.errors import InUse, InvalidRequest
 from venvd_contract.resources import Package
-from venvd_engines import locking, requirements
+from venvd_engines import import_check, locking, requirements
 from venvd_engines.build_locks import BuildLocks
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.base_images import BaseImages
@@ -24,6 +24,7 @@ PREFIX = "/env"
 REPOSITORY = "venvd/venv"
 
 _REQUIREMENTS = f"{SCRATCH}/requirements.in"
+_CONSTRAINTS = f"{SCRATCH}/constraints.txt"
 _LOCK = f"{SCRATCH}/requirements.txt"
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -51,19 +52,23 @@ class VenvImages:
         self._containers = containers
         self._locks = BuildLocks(client.settings.home / "builds")
 
-    def lock(self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress) -> str:
+    def lock(
+        self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
         """Resolve requirements; see `Engine.lock`."""
-        checked_lines = requirements.check(lines)
+        checked_lines, checked_constraints = requirements.check(lines), requirements.check(constraints)
         if not checked_lines:
             return ""
         self._bases.ensure(runtime.base, progress)
         with self._containers.open(runtime.base, progress) as container:
             container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked_lines).encode())
+            container.write(_CONSTRAINTS, "".join(f"{line}\n" for line in checked_constraints).encode())
             arguments = locking.compile_arguments(
                 _REQUIREMENTS,
                 _LOCK,
                 python_version=runtime.resolved,
                 python=container.find_python(),
+                constraints=_CONSTRAINTS,
                 source_builds=self._client.settings.allow_source_builds,
             )
             container.uv(arguments)
@@ -76,12 +81,14 @@ class VenvImages:
             image = self.find(key)
             if image is not None:
                 progress.log(f"the image exists already: {image.ref}")
+                self._check_imports(image, venv.checks, progress)
                 return image
             self._bases.ensure(venv.runtime.base, progress)
             image = self._build_unchecked(venv, key, progress)
             try:
                 progress.phase("check")
                 self._check(image, progress)
+                self._check_imports(image, venv.checks, progress)
                 self._client.api.tag(image.ref, REPOSITORY, self._tag(key))
             except BaseException:
                 with contextlib.suppress(docker.errors.APIError):
@@ -185,7 +192,28 @@ class VenvImages:
         }
 
     def _check(self, image: Image, progress: Progress) -> None:
-        """Start the venv's Python without network, cache or root, and compare its packages with those installed."""
+        """Start the venv's Python, and compare its packages with those installed."""
+        status, output = self._run_python(image, [_CHECK_CODE], _CHECK_SECONDS, progress)
+        if status != 0:
+            raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")
+        reported = json.loads(output.splitlines()[-1])
+        installed = [image.python, [[package.name, package.version] for package in image.packages]]
+        if reported != installed:
+            raise InvalidRequest(f"the venv shows other packages than were installed: {reported}, not {installed}")
+
+    def _check_imports(self, image: Image, modules: Sequence[str], progress: Progress) -> None:
+        if modules:
+            progress.phase("check imports")
+            status, output = self._run_python(image, [import_check.CODE, *modules], import_check.SECONDS, progress)
+            import_check.check_outcome(modules, status, output)
+
+    def _run_python(
+        self, image: Image, arguments: Sequence[str], seconds: float, progress: Progress
+    ) -> tuple[int, str]:
+        """Run code with the venv's Python without network, cache or root; return its status and its output.
+
+        The first argument is the code. The output of a program that failed includes its standard error.
+        """
         with self._client.temporary_container(
             image.ref,
             labels=self._client.labels(labels.CHECK),
@@ -193,19 +221,14 @@ class VenvImages:
             cpus=1,
             processes=64,
             tmpfs={"/tmp": tmpfs_options(64 << 20, labels.WORKER_UID, labels.SHARED_GID)},  # noqa: S108
-            command=[f"{PREFIX}/bin/python", "-I", "-c", _CHECK_CODE],
+            environment={"HOME": "/tmp"},  # noqa: S108
+            command=[f"{PREFIX}/bin/python", "-I", "-c", *arguments],
         ) as container:
             self._client.api.start(container)
-            wait_for_exit = functools.partial(self._client.api.wait, container, timeout=_CHECK_SECONDS)
-            result = cancellable.call(wait_for_exit, progress, seconds=_CHECK_SECONDS, doing="check the image")
-            status = result["StatusCode"]
-            output = self._client.read_logs(container, stderr=status != 0)
-        if status != 0:
-            raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")
-        reported = json.loads(output.splitlines()[-1])
-        installed = [image.python, [[package.name, package.version] for package in image.packages]]
-        if reported != installed:
-            raise InvalidRequest(f"the venv shows other packages than were installed: {reported}, not {installed}")
+            wait_for_exit = functools.partial(self._client.api.wait, container, timeout=seconds)
+            result = cancellable.call(wait_for_exit, progress, seconds=seconds, doing="check the image")
+            status = int(result["StatusCode"])
+            return status, self._client.read_logs(container, stderr=status != 0)
 
     def _tag(self, key: str) -> str:
         return f"{self._client.settings.home_id}-{key}"

@@ -80,8 +80,11 @@ class LocalEngine:
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         return interpreters.find(version, self._uv, self._env, progress)
 
-    def lock(self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress) -> str:
-        return self._venvs.lock(runtime.base, runtime.resolved, rules.check(requirements), progress)
+    def lock(
+        self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
+        lines = rules.check(requirements)
+        return self._venvs.lock(runtime.base, runtime.resolved, lines, progress, rules.check(constraints))
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         if venv.apt_packages:

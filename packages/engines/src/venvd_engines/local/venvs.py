@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from venvd_contract.errors import Internal, InUse, Unavailable
 from venvd_contract.resources import Leftover, Package
-from venvd_engines import locking
+from venvd_engines import import_check, locking
 from venvd_engines.build_locks import BuildLocks, try_lock
 from venvd_engines.engine import Image, Progress, VenvBuild
 from venvd_engines.local import commands
@@ -64,8 +64,15 @@ class Venvs:
         self._tools = tools
         self._locks = BuildLocks(root)
 
-    def lock(self, python: str, version: str, requirements: list[str], progress: Progress) -> str:
-        """Resolve requirements for an interpreter.
+    def lock(
+        self,
+        python: str,
+        version: str,
+        requirements: list[str],
+        progress: Progress,
+        constraints: Sequence[str] = (),
+    ) -> str:
+        """Resolve requirements for an interpreter, within constraints.
 
         Raises:
             InvalidRequest: the requirements cannot be resolved; the message says which, and why.
@@ -77,9 +84,15 @@ class Venvs:
         with self._make_scratch() as folder:
             source, output = str(folder / "requirements.in"), str(folder / "requirements.lock")
             Path(source).write_text("".join(f"{line}\n" for line in requirements))
-            source_builds = self._tools.source_builds
+            limits = folder / "constraints.in"
+            limits.write_text("".join(f"{line}\n" for line in constraints))
             arguments = locking.compile_arguments(
-                source, output, python_version=version, python=python, source_builds=source_builds
+                source,
+                output,
+                python_version=version,
+                python=python,
+                constraints=str(limits),
+                source_builds=self._tools.source_builds,
             )
             self._uv(arguments, folder, progress)
             return locking.clean(Path(output).read_text())
@@ -103,6 +116,7 @@ class Venvs:
             image = self.find(key)
             if image is not None:
                 progress.log(f"the venv exists already: {image.ref}")
+                self._check_imports(image, venv.checks, lock, progress)
                 return image
             self._retire(key)
             try:
@@ -130,8 +144,16 @@ class Venvs:
         packages = self._list_packages(base, folder, lock, progress)
         _check_pins(venv.lock, packages)
         image = Image(key, str(folder), venv.runtime.resolved, packages)
+        self._check_imports(image, venv.checks, lock, progress)
         self._write_record(image)
         return image
+
+    def _check_imports(self, image: Image, modules: Sequence[str], lock: int, progress: Progress) -> None:
+        if modules:
+            progress.phase("check imports")
+            argv = [str(python_of(image)), "-I", "-B", "-c", import_check.CODE, *modules]
+            result = self._run(argv, Path(image.ref), progress, lock=lock, env=_plain(self._tools.env), show=None)
+            import_check.check_outcome(modules, result.status, result.stderr)
 
     def _write_record(self, image: Image) -> None:
         packages = [(package.name, package.version) for package in image.packages]

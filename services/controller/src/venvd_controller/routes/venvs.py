@@ -30,10 +30,18 @@ def list_venvs(controller: ControllerDep, caller: CallerDep, paging: PagingDep) 
 
 @router.put("/venvs/{name}", dependencies=[_needs_venv])
 def put_venv(
-    controller: ControllerDep, caller: CallerDep, name: str, spec: JsonBody[VenvSpec], response: Response
+    controller: ControllerDep,
+    caller: CallerDep,
+    name: str,
+    spec: JsonBody[VenvSpec],
+    response: Response,
+    upgrade: bool = False,
 ) -> VenvChange:
-    """Create or change a venv; `operation` is its build, null if there is nothing to build."""
-    venv, operation = controller.venvs.put(name, guard_venv(caller, spec, controller.venvs.find_spec(name)))
+    """Create or change a venv; `operation` is its build, null if there is nothing to build. `upgrade` resolves its
+    requirements to the newest versions again; if that fails, the venv stays as it was, and its `error` says why.
+    """
+    spec = guard_venv(caller, spec, controller.venvs.find_spec(name))
+    venv, operation = controller.venvs.put(name, spec, upgrade=upgrade)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
 

@@ -1,0 +1,119 @@
+"""The dependencies that a pyproject.toml declares."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from venvd_contract.errors import InvalidRequest
+
+
+class Pyproject:
+    """The tables `project` and `dependency-groups` of a pyproject.toml.
+
+    Raises:
+        InvalidRequest: the text is not TOML, or declares no dependencies that can be read without a build.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidRequest(f"pyproject: it is not TOML: {error}") from None
+        self._project = _get_table(data, "project")
+        self._groups = _get_table(data, "dependency-groups")
+        if not self._project and not self._groups:
+            raise InvalidRequest("pyproject: it has neither a table [project] nor [dependency-groups]")
+        dynamic = self._project.get("dynamic", ())
+        for name in ("dependencies", "optional-dependencies"):
+            if name in dynamic:
+                raise InvalidRequest(f"pyproject: its {name} are dynamic, so only a build knows them; list them there")
+        self._name = canonicalize_name(str(self._project.get("name", "")))
+
+    def check_python(self, version: str | None) -> None:
+        """Raise `InvalidRequest` if the project does not run on a version of Python; None is not known yet."""
+        text = self._project.get("requires-python")
+        try:
+            allowed = SpecifierSet(text) if isinstance(text, str) else None
+        except InvalidSpecifier:
+            raise InvalidRequest(f'pyproject: requires-python "{text}" is no version specifier') from None
+        if allowed is None or version is None:
+            return
+        newest = version if version.count(".") > 1 else f"{version}.99"  # of a minor version, any release may be taken
+        if not allowed.contains(newest, prereleases=True):
+            raise InvalidRequest(f"pyproject: the project needs Python {text}, and the venv has {version}")
+
+    def list_dependencies(self, extras: Sequence[str], groups: Sequence[str]) -> list[str]:
+        """Return the project's dependencies, with those of extras and of dependency groups.
+
+        Raises:
+            InvalidRequest: there is no such extra or group; names those that exist.
+        """
+        lines = _get_lines(self._project, "dependencies", "project.dependencies")
+        for extra in extras:
+            lines += self._list_extra(extra, ())
+        for group in groups:
+            lines += self._list_group(group, ())
+        return lines
+
+    def _list_extra(self, extra: str, seen: tuple[str, ...]) -> list[str]:
+        table = {canonicalize_name(name): name for name in _get_table(self._project, "optional-dependencies")}
+        name = _find(table, extra, "extra", seen)
+        lines = []
+        for line in _get_lines(self._project["optional-dependencies"], name, f"the extra {name}"):
+            own_extras = self._find_own_extras(line)
+            if own_extras is None:
+                lines.append(line)
+            else:
+                lines += [each for own in own_extras for each in self._list_extra(own, (*seen, name))]
+        return lines
+
+    def _find_own_extras(self, line: str) -> set[str] | None:
+        """Return the extras of a requirement that names the project itself, None for another one."""
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            return None  # the check of the requirements explains what is wrong
+        return requirement.extras if self._name and canonicalize_name(requirement.name) == self._name else None
+
+    def _list_group(self, group: str, seen: tuple[str, ...]) -> list[str]:
+        name = _find({canonicalize_name(name): name for name in self._groups}, group, "dependency group", seen)
+        entries = self._groups[name]
+        lines: list[str] = []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if isinstance(entry, str):
+                lines.append(entry)
+            elif isinstance(entry, dict) and isinstance(entry.get("include-group"), str):
+                lines += self._list_group(entry["include-group"], (*seen, name))
+            else:
+                raise InvalidRequest(f"pyproject: the dependency group {name} takes requirements and include-group")
+        return lines
+
+
+def _find(names: dict[Any, str], wanted: str, kind: str, seen: tuple[str, ...]) -> str:
+    name = names.get(canonicalize_name(wanted))
+    if name is None:
+        known = f"it has {', '.join(sorted(names.values()))}" if names else "it has none"
+        raise InvalidRequest(f'pyproject: there is no {kind} "{wanted[:80]}"; {known}')
+    if name in seen:
+        raise InvalidRequest(f'pyproject: the {kind} "{name}" includes itself')
+    return name
+
+
+def _get_table(data: dict[str, Any], name: str) -> dict[str, Any]:
+    table = data.get(name, {})
+    if not isinstance(table, dict):
+        raise InvalidRequest(f"pyproject: {name} takes a table")
+    return table
+
+
+def _get_lines(data: dict[str, Any], name: str, shown: str) -> list[str]:
+    lines = data.get(name, [])
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise InvalidRequest(f"pyproject: {shown} takes a list of requirements")
+    return list(lines)

@@ -1,0 +1,56 @@
+"""The dependencies of a pyproject.toml."""
+
+from __future__ import annotations
+
+import pytest
+
+from venvd_contract.errors import InvalidRequest
+from venvd_engines.pyproject import Pyproject
+
+TEXT = """
+[project]
+name = "My.Project"
+requires-python = ">=3.11"
+dependencies = ["a>=1"]
+[project.optional-dependencies]
+fast = ["b"]
+all = ["my-project[fast]", "c"]
+loop = ["my-project[loop]"]
+[dependency-groups]
+test = ["d", {include-group = "Lint_Tools"}]
+lint-tools = ["e"]
+"""
+
+
+def test_dependencies_with_extras_and_groups() -> None:
+    """Extras may name the project's other extras, and groups include groups; names are compared as packages are."""
+    pyproject = Pyproject(TEXT)
+    assert pyproject.list_dependencies([], []) == ["a>=1"]
+    assert pyproject.list_dependencies(["ALL"], ["test"]) == ["a>=1", "b", "c", "d", "e"]
+
+
+def test_the_python_that_a_project_needs() -> None:
+    """A minor version fits if any of its releases does."""
+    for version in (None, "3.11", "3.13.1"):
+        Pyproject(TEXT).check_python(version)
+    with pytest.raises(InvalidRequest, match=r"needs Python >=3.11, and the venv has 3.9"):
+        Pyproject(TEXT).check_python("3.9")
+
+
+@pytest.mark.parametrize(
+    ("text", "extras", "groups", "says"),
+    [
+        ("[project", (), (), "not TOML"),
+        ("[tool.other]\nx = 1", (), (), "neither a table"),
+        ('[project]\nname = "p"\ndynamic = ["dependencies"]', (), (), "only a build knows them"),
+        (TEXT, ("nope",), (), 'there is no extra "nope"; it has all, fast, loop'),
+        (TEXT, (), ("nope",), "there is no dependency group"),
+        (TEXT, ("loop",), (), "includes itself"),
+        ('[project]\ndependencies = "a"', (), (), "takes a list"),
+    ],
+)
+def test_what_cannot_be_read(text: str, extras: tuple[str, ...], groups: tuple[str, ...], says: str) -> None:
+    """The error says what is wrong with the file, or which names it has."""
+    with pytest.raises(InvalidRequest) as caught:
+        Pyproject(text).list_dependencies(extras, groups)
+    assert says in caught.value.message
