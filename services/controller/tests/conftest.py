@@ -78,6 +78,7 @@ class MemoryBackend:
     )
     lines: list[LogLine] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    keys: bytes = b""
 
     def log(self, text: str, source: str = "worker") -> None:
         with self.changed:
@@ -165,7 +166,7 @@ class MemoryEngine:
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)
-        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready)
+        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready, keys=launch.keys)
         backend.server.backend = backend  # type: ignore[attr-defined]
         threading.Thread(target=backend.server.serve_forever, args=(0.02,), daemon=True).start()
         backend.log("listening", "server")
@@ -193,6 +194,8 @@ class MemoryEngine:
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         self._step("write_keys")
+        if record.launch_id in self.launches:
+            self.launches[record.launch_id].keys = data
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")

@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -16,6 +17,7 @@ from venvd._json_dataclasses import from_json, list_decoder
 from venvd._net.sse import ServerEvent
 from venvd.errors import BadReply, Cancelled, InvalidRequest, error_from_reply
 from venvd_contract import resources
+from venvd_contract.access import KEY_PREFIX, Key
 from venvd_contract.resources import (
     BackendLimits,
     BackendSpec,
@@ -263,6 +265,32 @@ def parse_log_line(event: ServerEvent) -> LogLine | None:
     except ValueError:
         raise BadReply("an event of a followed log is not JSON") from None
     return from_json(LogLine, data) if isinstance(data, dict) and "text" in data else None
+
+
+def choose_token(backend: resources.Backend, own: str | None) -> str | None:
+    """Return the token for calls of a backend: the backend's, else the caller's own if that is a key.
+
+    The token of a controller's home never goes to a backend.
+    """
+    if backend.token is not None or not backend.spec.token:
+        return backend.token
+    return own if own is not None and own.startswith(KEY_PREFIX) else None
+
+
+# ---- keys ----
+
+
+def create_key(name: str, scope: str | Sequence[str], expires_at: datetime | str | None) -> Request[Key]:
+    body = {
+        "name": name,
+        "scope": scope if isinstance(scope, str) else list(scope),
+        "expiresAt": expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at,
+    }
+    return Request("POST", "/v1/keys", _decoder(Key), body)
+
+
+def revoke_key(name: str) -> Request[None]:
+    return Request("DELETE", f"/v1/keys/{quote_name(name)}", _ignore)
 
 
 # ---- operations, status, config ----

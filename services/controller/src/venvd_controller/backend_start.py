@@ -13,6 +13,7 @@ from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
 from venvd_controller.images import Images
+from venvd_controller.keys import Keys
 from venvd_controller.launch_plan import check_socket_dir, create_server_env, plan_launch, read_ports
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.settings import Settings
@@ -36,8 +37,10 @@ class BackendStarter:
         venvs: Venvs,
         images: Images,
         operations: Operations,
+        keys: Keys,
     ) -> None:
         self._engine = engine
+        self._keys = keys
         self._settings = settings
         self._home = home
         self._backends = backends
@@ -85,6 +88,7 @@ class BackendStarter:
                 self._settings,
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),
+                self._keys.render_file(row.name, row.venv),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)

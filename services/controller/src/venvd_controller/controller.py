@@ -18,6 +18,7 @@ from venvd_controller.engine_migration import CreateEngine, choose_engine
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
+from venvd_controller.key_files import KeyFiles
 from venvd_controller.keys import Keys
 from venvd_controller.manifest_sync import ManifestSync
 from venvd_controller.operations import Operations
@@ -46,6 +47,7 @@ class Controller:
     providers: Providers
     backends: Backends
     keys: Keys
+    key_files: KeyFiles
     reconciler: Reconciler
     manifest_sync: ManifestSync
     pruner: Pruner
@@ -63,6 +65,7 @@ class Controller:
         self.operations.start()
         self.manifest_sync.apply()
         self.reconciler.start()
+        self.key_files.start()
 
     def close_followers(self) -> None:
         """End the streams of operations and logs, which would delay the end of the server."""
@@ -74,6 +77,7 @@ class Controller:
         self.home.withdraw()
         self.close_followers()
         self.reconciler.stop()
+        self.key_files.stop()
         self.operations.stop()
         with suppress(VenvdError):
             self.keys.flush()
@@ -119,7 +123,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
     backends = Backends(database, home, engine.name, operations, venvs, host_paths)
     keys = Keys(database, home, backends)
-    BackendStarter(engine, settings, home, backends, venvs, images, operations)
+    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, backends)
     pruner = Pruner(engine, images)
@@ -128,5 +132,5 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, Providers(venvs), backends, keys,
-        reconciler, manifest_sync, pruner, LogHub(engine), registry,
+        KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine), registry,
     )  # fmt: skip

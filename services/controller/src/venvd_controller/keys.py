@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
-from venvd_contract.access import ADMIN, BACKEND_PREFIX, KEY_PREFIX, METRICS, USE, Key, check_scope
+from venvd_contract.access import ADMIN, BACKEND_PREFIX, KEY_PREFIX, METRICS, USE, VENV, Key, check_scope
 from venvd_contract.errors import Conflict, InvalidRequest, Unauthenticated
 from venvd_contract.resources import check_name
 from venvd_controller.backends import Backends
@@ -66,9 +67,16 @@ class Keys:
             rows = session.scalars(select(KeyRow)).all()
         self._keys = {row.sha256: KnownKey(row.name, row.sha256, tuple(row.scope), row.expires_at) for row in rows}
 
-    def list_valid(self) -> list[KnownKey]:
-        """List the keys that have not expired, by name."""
-        return sorted((key for key in self._keys.values() if not key.expired), key=lambda key: key.name)
+    def render_file(self, backend: str, venv: str) -> bytes:
+        """Return the key file of a backend's server, with each key that may call it or read its metrics."""
+        entries = []
+        for key in sorted(self._keys.values(), key=lambda key: key.name):
+            caller = Caller(key.name, key.name, key.scopes)
+            use = caller.has(USE + backend) or caller.has(VENV + venv)
+            if not key.expired and (use or caller.has(METRICS)):
+                scope = "use" if use else METRICS
+                entries.append({"name": key.name, "sha256": key.sha256, "scope": scope, "expiresAt": key.expires_at})
+        return json.dumps({"keys": entries}).encode()
 
     def list_all(self, after: str | None, limit: int) -> Sequence[Key]:
         query = select(KeyRow).where(KeyRow.name > (after or "")).order_by(KeyRow.name).limit(limit)

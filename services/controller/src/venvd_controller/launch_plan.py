@@ -33,8 +33,9 @@ def plan_launch(
     settings: Settings,
     home_id: str,
     reserved_ports: Collection[int],
+    keys: bytes,
 ) -> Launch:
-    """Plan a new launch of a backend."""
+    """Plan a new launch of a backend, whose server begins with the key file `keys`."""
     spec = read_spec(row)
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     return Launch(
@@ -59,6 +60,7 @@ def plan_launch(
             tmpfs_bytes=settings.worker_tmpfs_bytes,
         ),
         socket_name=choose_socket_name(spec, home_id, row.name),
+        keys=keys,
         labels=spec.labels,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from venvd._controller_codec import ControllerCodec
 from venvd._home import describe_token_source, find_controller
 from venvd.errors import NoController
 from venvd_contract import resources
+from venvd_contract.access import Key
 from venvd_contract.resources import (
     BackendLimits,
     BackendStart,
@@ -49,6 +51,8 @@ class AsyncController:
         self.venvs = AsyncVenvs(self._connection)
         self.backends = AsyncBackends(self._connection)
         self.operations = AsyncOperations(self._connection)
+        self.keys = AsyncKeys(self._connection)
+        self._token = known_token
 
     def __repr__(self) -> str:
         return f"<venvd controller {self.url}>"
@@ -64,6 +68,10 @@ class AsyncController:
     async def close(self) -> None:
         """Close the connections."""
         await self._connection.close()
+
+    def token_for(self, backend: resources.Backend) -> str | None:
+        """Return the token to call a backend with: its own, or the key of this client where that is not shown."""
+        return api.choose_token(backend, self._token)
 
     async def status(self) -> ControllerStatus:
         """Return the engine, the home, and how many runtimes, venvs, backends and operations there are."""
@@ -241,3 +249,28 @@ class AsyncOperations:
     async def cancel(self, key: str) -> None:
         """Cancel an operation."""
         await self._connection.send(api.cancel_operation(key))
+
+
+class AsyncKeys:
+    """Access keys by name. Only admins manage them."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> list[Key]:
+        """List the keys, without their tokens."""
+        return await self._connection.list_all("/v1/keys", Key)
+
+    async def create(self, name: str, scope: str | Sequence[str], expires_at: datetime | str | None = None) -> Key:
+        """Create a key. Only the returned object has its token, as `key`.
+
+        Args:
+            name: what the logs call it.
+            scope: `admin`, `operator`, `venv:NAME`, `use:BACKEND` or `metrics`, or several of them.
+            expires_at: an aware time, or its text in RFC 3339; None is never.
+        """
+        return await self._connection.send(api.create_key(name, scope, expires_at))
+
+    async def revoke(self, name: str) -> None:
+        """Revoke a key. The controller refuses it at once, and each backend within a few seconds."""
+        await self._connection.send(api.revoke_key(name))

@@ -32,8 +32,9 @@ async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Opti
             started = await workflows.start_from_requirements(
                 controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
             )
+            backend_token = controller.token_for(started)
         try:
-            async with AsyncBackend(started.url or "", started.token, timeout=options.get("timeout")) as connected:
+            async with AsyncBackend(started.url or "", backend_token, timeout=options.get("timeout")) as connected:
                 yield connected
         finally:
             await asyncio.to_thread(remove_backend, started.name, address, options.get("controller"))

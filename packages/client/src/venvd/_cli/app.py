@@ -11,7 +11,7 @@ import click
 from click.shell_completion import get_completion_class
 
 import venvd
-from venvd._cli import backend, code, files, operation, runtime, server, venv
+from venvd._cli import backend, code, files, key, operation, runtime, server, venv
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table, wants_json
 from venvd._cli.progress import FailedError
 from venvd_contract.resources import Leftover, Setting
@@ -48,7 +48,7 @@ def app(state: State, url: str | None, token: str | None) -> None:
     state.url, state.token = url, token
 
 
-for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, venv.providers, files.files):
+for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, venv.providers, files.files, key.key):
     app.add_command(group)
 for command in (backend.start, backend.stop, backend.restart, backend.logs):
     app.add_command(command)

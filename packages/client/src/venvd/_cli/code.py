@@ -14,6 +14,7 @@ import venvd
 from venvd._cli.backend import choose_backend
 from venvd._cli.command import Command, State, complete_names, pass_state
 from venvd._sync.backend import Commands
+from venvd_contract.access import KEY_PREFIX
 from venvd_contract.commands import ExecutionError, Output
 from venvd_contract.values import NotPlain, PlainEncoder
 
@@ -61,18 +62,19 @@ def open_session(state: State, *, backend: str | None, token: str | None, sessio
             if not token and not known:
                 raise venvd.Unauthenticated(f"the backend at {url} needs its token: give --token") from None
             source = "given as --token" if token else "that the controller has for it"
-            raise venvd.Unauthenticated(
-                f"the backend at {url} refused the backend's token {source}: {error.message}"
-            ) from None
+            refused = (
+                "the key" if not token and known and known.startswith(KEY_PREFIX) else f"the backend's token {source}"
+            )
+            raise venvd.Unauthenticated(f"the backend at {url} refused {refused}: {error.message}") from None
 
 
 def _find_backend(state: State, name: str | None) -> tuple[str, str | None]:
-    """Return a backend's URL and token from the controller."""
+    """Return a backend's URL from the controller, and the token to call it with."""
     backend = state.controller.backends.get(choose_backend(state, name))
     if backend.url is None:
         why = f": {backend.error}" if backend.error else ""
         raise venvd.Unavailable(f'backend "{backend.name}" is {backend.state}{why}')
-    return backend.url, backend.token
+    return backend.url, state.controller.token_for(backend)
 
 
 def _read_code(code: str) -> str:

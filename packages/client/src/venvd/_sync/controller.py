@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from venvd._sync import workflows
 from venvd._sync.connection import ControllerConnection
 from venvd.errors import NoController
 from venvd_contract import resources
+from venvd_contract.access import Key
 from venvd_contract.resources import (
     BackendLimits,
     BackendStart,
@@ -50,6 +52,8 @@ class Controller:
         self.venvs = Venvs(self._connection)
         self.backends = Backends(self._connection)
         self.operations = Operations(self._connection)
+        self.keys = Keys(self._connection)
+        self._token = known_token
 
     def __repr__(self) -> str:
         return f"<venvd controller {self.url}>"
@@ -65,6 +69,10 @@ class Controller:
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
+
+    def token_for(self, backend: resources.Backend) -> str | None:
+        """Return the token to call a backend with: its own, or the key of this client where that is not shown."""
+        return api.choose_token(backend, self._token)
 
     def status(self) -> ControllerStatus:
         """Return the engine, the home, and how many runtimes, venvs, backends and operations there are."""
@@ -240,3 +248,28 @@ class Operations:
     def cancel(self, key: str) -> None:
         """Cancel an operation."""
         self._connection.send(api.cancel_operation(key))
+
+
+class Keys:
+    """Access keys by name. Only admins manage them."""
+
+    def __init__(self, connection: ControllerConnection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[Key]:
+        """List the keys, without their tokens."""
+        return self._connection.list_all("/v1/keys", Key)
+
+    def create(self, name: str, scope: str | Sequence[str], expires_at: datetime | str | None = None) -> Key:
+        """Create a key. Only the returned object has its token, as `key`.
+
+        Args:
+            name: what the logs call it.
+            scope: `admin`, `operator`, `venv:NAME`, `use:BACKEND` or `metrics`, or several of them.
+            expires_at: an aware time, or its text in RFC 3339; None is never.
+        """
+        return self._connection.send(api.create_key(name, scope, expires_at))
+
+    def revoke(self, name: str) -> None:
+        """Revoke a key. The controller refuses it at once, and each backend within a few seconds."""
+        self._connection.send(api.revoke_key(name))

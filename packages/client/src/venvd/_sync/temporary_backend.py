@@ -32,8 +32,9 @@ def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Ite
             started = workflows.start_from_requirements(
                 controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
             )
+            backend_token = controller.token_for(started)
         try:
-            with Backend(started.url or "", started.token, timeout=options.get("timeout")) as connected:
+            with Backend(started.url or "", backend_token, timeout=options.get("timeout")) as connected:
                 yield connected
         finally:
             remove_backend(started.name, address, options.get("controller"))
