@@ -28,7 +28,7 @@ _VOLATILE = (
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
 )
 _LEFT = re.compile(r'"id":"([0-9a-f]{32})"')
-_GIVEN = re.compile(r'"handleId":"([^"]+)"')
+_GIVEN = re.compile(r'"[Hh]andleId":"([^"]+)"')
 _VERSION = re.compile(r'(?<=")\d+-\d{4}-[^"]+(?=")')
 _NOT_SHOWN = {"date", "content-length"}
 
