@@ -19,8 +19,10 @@ from harness.bench import Bench, evaluate, opened
 from harness.stack import Quiet, wait_ready
 
 from venvd_contract.errors import Conflict, InUse
+from venvd_engines import compat
 from venvd_engines.docker import DockerEngine
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
 from venvd_engines.engine import Image, LaunchRecord, Port
 
@@ -153,6 +155,29 @@ def test_an_owner_in_a_network_reaches_servers_by_name(docker_bench: Bench, dock
     finally:
         engine.destroy(record)
         docker("network", "rm", network)
+
+
+def test_a_container_makes_a_link_that_only_root_may(
+    docker_bench: Bench, docker_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link of a pipe in a shared directory belongs to the owner of that directory, also if this user is another."""
+    directory, client = docker_bench.settings.home / "names", DockerClient(docker_bench.settings)
+    directory.mkdir()
+    directory.chmod(0o1777)
+    link, path, names = directory / "CoreFxPipe_a", docker_bench.settings.run_dir / "a" / "pipe.sock", PipeNames(client)
+    link.symlink_to("/nowhere/pipe.sock")
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    names.make(link, path, docker_image.ref)
+    assert (link.readlink(), link.lstat().st_uid) == (path, directory.stat().st_uid)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(compat, "remove_link", refuse)
+    names.remove(link, path.parent, docker_image.ref)
+    assert link.is_symlink()
+    names.remove(link, path, docker_image.ref)
+    assert not link.is_symlink()
 
 
 def test_a_directory_that_is_mounted_stays_over_a_restart(docker_bench: Bench, docker_image: Image) -> None:

@@ -264,6 +264,24 @@ def test_a_wanted_port_that_is_taken_is_passed_over(bench: Bench, image: Image) 
             assert (urlsplit(record.url).port or 0) > taken
 
 
+def test_a_pipe_has_a_name_while_it_runs(bench: Bench, image: Image) -> None:
+    """.NET's path leads to the socket until the backend ends; another backend does not get the name."""
+    link = bench.settings.pipe_name_dir / "CoreFxPipe_beep"
+    launch = bench.launch(image, "pipe", pipe_name="beep")
+    with bench.running(launch) as record:
+        assert f"unix://{link.readlink()}" == record.url
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("rwb", 0) as stream:
+            client.connect(str(link))
+            stream.write(b'{"command": "ping"}\n')
+            assert stream.readline() == b'{"result":{"status":"ok"}}\n'
+        other = bench.launch(image, "pipe", pipe_name="beep")
+        with pytest.raises(Conflict, match="in use"):
+            bench.engine.start(other, Quiet())
+        assert not bench.owned(other.id)
+        assert link.is_symlink()
+    assert not link.is_symlink()
+
+
 def test_starts_at_once_get_ports_of_their_own(bench: Bench, image: Image) -> None:
     """Backends that are started at the same time never share a port."""
     launches = [bench.launch(image) for _ in range(3)]

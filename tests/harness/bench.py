@@ -93,6 +93,7 @@ def opened(name: str, **changes: Any) -> Iterator[Bench]:
         home=home,
         home_id=f"test-{secrets.token_hex(6)}",
         run_dir=home / "run",
+        pipe_name_dir=home,
         source_dir=ROOT,
         ca_bundle=Path(bundle) if bundle else None,
     )

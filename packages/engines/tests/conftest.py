@@ -179,7 +179,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     root = Path("/tmp") / f"venvd-test-{secrets.token_hex(4)}"  # socket paths are short
-    place = Place(root / "backends", "test-home", root / "run")
+    place = Place(root / "backends", "test-home", root / "run", root)
     made = Site(place, Launches(place), tmp_path)
     yield made
     for owned in made.launches.list_owned():

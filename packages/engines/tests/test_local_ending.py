@@ -138,7 +138,7 @@ from venvd_engines.engine import Image, Launch, Port
 from venvd_engines.local import starter, state
 from venvd_engines.local.launches import Launches, Place
 root, run, image, archive, server, port, moment = json.loads(sys.argv[1])
-place = Place(Path(root), "test-home", Path(run))
+place = Place(Path(root), "test-home", Path(run), Path(run))
 class Dying(Quiet):
     def check(self):
         if moment == "listening":

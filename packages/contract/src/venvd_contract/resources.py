@@ -151,6 +151,8 @@ class BackendSpec:
     """Type `pipe`: the directory of its sockets, directly below the run directory, by name or path; null is a short
     hash of the backend's name. It must be absent or empty: it comes and goes with the backend.
     """
+    pipeName: Optional[str] = None
+    """Type `pipe`: the name by which .NET also finds the socket, as `CoreFxPipe_NAME` in the temporary directory."""
     limits: BackendLimits = field(default_factory=BackendLimits)
     network: Optional[bool] = None
     """The default is that of the venv."""

@@ -43,6 +43,8 @@ class EngineSettings:
     """The directory for the sockets that clients use."""
     controller_socket: Path | None = None
     """Where the owner serves its API for its servers; in a directory that holds nothing else."""
+    pipe_name_dir: Path = Path("/tmp")  # noqa: S108 - where .NET looks
+    """The directory for the links of pipes by name; `TMPDIR` of their clients."""
     source_dir: Path | None = None
     """The directory with `packages/` and `services/`, which server images are built from."""
     base_image: str | None = None
@@ -157,6 +159,7 @@ class Launch:
         reserved: ports of the home's other backends, those included that are about to restart.
         network: whether user code may reach the network.
         socket_name: the backend's subdirectory of the run directory, where it has one.
+        pipe_name: by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
     """
 
@@ -176,6 +179,7 @@ class Launch:
     network: bool = False
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None
+    pipe_name: str | None = None
     keys: bytes = b'{"keys": []}'
     labels: Mapping[str, str] = field(default_factory=dict)
 

@@ -166,12 +166,15 @@ class Backends:
         return row
 
     def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
-        """Raise `Conflict` if another backend has the same directory of sockets."""
+        """Raise `Conflict` if another backend has the same directory of sockets or name of a pipe."""
         socket_name = choose_socket_name(spec, self._home.id, name)
         if socket_name is None:
             return
         for row in session.scalars(select(BackendRow).where(BackendRow.name != name)):
-            if choose_socket_name(read_spec(row), self._home.id, row.name) == socket_name:
+            other = read_spec(row)
+            if spec.pipeName is not None and other.pipeName == spec.pipeName:
+                raise Conflict(f'pipeName: the backend "{row.name}" has the name "{spec.pipeName}": choose another')
+            if choose_socket_name(other, self._home.id, row.name) == socket_name:
                 raise Conflict(
                     f'socketDir: the backend "{row.name}" has {self.host_paths.run_dir / socket_name}: name another'
                 )

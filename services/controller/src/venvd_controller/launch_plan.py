@@ -61,6 +61,7 @@ def plan_launch(
         ),
         socket_name=choose_socket_name(spec, home_id, row.name),
         keys=keys,
+        pipe_name=spec.pipeName,
         labels=spec.labels,
     )
 

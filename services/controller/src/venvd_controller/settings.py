@@ -19,7 +19,7 @@ from venvd_controller.specs import is_loopback
 from venvd_engines.engine import EngineSettings
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_FALLBACKS = {"home": ("XDG_STATE_HOME",), "ca_bundle": _CA_VARIABLES}
+_FALLBACKS = {"home": ("XDG_STATE_HOME",), "pipe_name_dir": ("TMPDIR",), "ca_bundle": _CA_VARIABLES}
 """Variables that a setting's default comes from."""
 
 
@@ -33,6 +33,11 @@ def default_ca_bundle() -> Path | None:
     """Return the CA bundle of this process, so that builds use it too."""
     path = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
     return Path(path) if path else None
+
+
+def default_pipe_name_dir() -> Path:
+    """Return the directory in which .NET looks for a pipe by its name."""
+    return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - as .NET does
 
 
 def default_source_dir() -> Path | None:
@@ -86,6 +91,8 @@ class Settings(BaseSettings):
     """Directory of the state, of `token` (mode 0600) and of `url`."""
     run_dir: Path | None = None
     """Directory of the sockets that clients of pipe backends use."""
+    pipe_name_dir: Path = Field(default_factory=default_pipe_name_dir)
+    """Directory in which .NET looks for a pipe by its name: the `TMPDIR` of the clients."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8600, ge=0, le=65535)
@@ -157,7 +164,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log: `debug`, `info`, `warning` or `error`."""
 
-    @field_validator("home", "run_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
+    @field_validator("home", "run_dir", "pipe_name_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
     @classmethod
     def _make_absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
@@ -207,6 +214,7 @@ class Settings(BaseSettings):
             home_id=home_id,
             run_dir=self.sockets,
             controller_socket=self.get_controller_socket(home_id),
+            pipe_name_dir=self.pipe_name_dir,
             source_dir=self.source_dir,
             base_image=self.base_image,
             index_url=self.index_url.get_secret_value() if self.index_url else None,

@@ -26,6 +26,7 @@ _MAX_LABELS = 200
 _MAX_LENGTH = 32_768
 """Characters of a label's value."""
 _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processes": (8, 1 << 22)}
+_MAX_PIPE_NAME = 64
 _MAX_TIMEOUT = 7 * 24 * 3600.0
 
 
@@ -100,6 +101,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     check_declared(spec.env)
     _check_labels(spec.labels)
     _check_numbers(spec)
+    _check_pipe_name(spec)
     host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
         raise Forbidden(f"a backend without a token is served only on loopback or a socket, not on {host}")
@@ -121,6 +123,23 @@ def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
             "or app, in letters, digits, - and _ (VENVD_RUN_DIR of the controller sets the run directory)"
         )
     return path.name
+
+
+def _check_pipe_name(spec: BackendSpec) -> None:
+    name = spec.pipeName
+    if name is None:
+        return
+    if spec.type != "pipe":
+        raise InvalidRequest(f"pipeName: a backend of type {spec.type} has a port and no pipe")
+    if name.startswith("/"):
+        raise InvalidRequest(
+            f'pipeName: "{name[:200]}" is a path, and .NET opens a path as it is: give clients the path of the socket, '
+            "which socketDir can choose"
+        )
+    if not 1 <= len(name) <= _MAX_PIPE_NAME or "/" in name or not name.isprintable():
+        raise InvalidRequest(f'pipeName: "{name[:80]}" is not 1 to {_MAX_PIPE_NAME} printable characters without "/"')
+    if name.lower() == "anonymous":
+        raise InvalidRequest(f'pipeName: .NET reserves the name "{name}"')
 
 
 def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:

@@ -49,6 +49,7 @@ def details(info: Backend) -> str:
             ("state", info.state),
             ("url", info.url),
             ("http url", info.httpUrl),
+            ("pipe name", info.spec.pipeName),
             ("token", info.token),
             ("venv", info.venv),
             ("python", info.python),
@@ -148,6 +149,12 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="Name or path of the directory for a pipe's sockets, directly below the controller's run directory.",
 )
 @click.option(
+    "--pipe-name",
+    "pipeName",
+    metavar="NAME",
+    help="A name by which .NET also finds the pipe: clients of the older host use beep-python-pipe.",
+)
+@click.option(
     "--network/--no-network",
     default=None,
     help="Whether user code may reach the network. Default: the venv's setting.",
@@ -196,6 +203,8 @@ def start(
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+    if token and (options["httpPort"] or options["pipeName"]):
+        state.say("clients of the older .NET host send no token, and their calls fail: for them, use --no-token")
 
 
 def _show_started(state: State, started: Backend) -> None:

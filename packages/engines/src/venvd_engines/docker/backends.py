@@ -21,6 +21,7 @@ from venvd_contract.resources import LogLine
 from venvd_engines.addresses import url_host
 from venvd_engines.docker import labels, logs, socket_directories
 from venvd_engines.docker.client import DockerClient, tmpfs_options
+from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.key_files import FILE, KeyFiles
 from venvd_engines.docker.key_files import INSIDE as KEYS
 from venvd_engines.docker.networks import Networks
@@ -58,12 +59,14 @@ class Backends:
         volumes: FilledVolumes,
         networks: Networks,
         directories: SocketDirectories,
+        pipe_names: PipeNames,
     ) -> None:
         self._client = client
         self._servers = servers
         self._volumes = volumes
         self._networks = networks
         self._directories = directories
+        self._pipe_names = pipe_names
         self._keys = KeyFiles(client, directories)
 
     # ---- start -----------------------------------------------------------------------------------------------
@@ -77,18 +80,19 @@ class Backends:
         if launch.type == "pipe" and not launch.socket_name:
             raise InvalidRequest("a pipe backend needs the name of its directory of sockets")
         socket = launch.socket_name if launch.type == "pipe" else None
+        link = None if launch.pipe_name is None else self._pipe_names.find(launch.pipe_name)
         progress.check()
         try:
             with self._networks.keep():
                 self._make_channel(launch)
                 with ThreadPoolExecutor(1, thread_name_prefix="docker: worker host") as pool:
                     worker = pool.submit(self._start_worker, launch)
-                    record = self._start_server(launch, server_image, socket, progress)
+                    record = self._start_server(launch, server_image, socket, link, progress)
                     worker.result()
                 progress.check()
                 return record
         except BaseException:
-            self._remove(launch.id, socket, server_image)
+            self._remove(launch.id, socket, link, server_image)
             raise
 
     def _labels(self, launch: Launch, part: str, **extra: str) -> dict[str, str]:
@@ -139,7 +143,9 @@ class Backends:
 
     # ---- the server ------------------------------------------------------------------------------------------
 
-    def _start_server(self, launch: Launch, image: str, socket: str | None, progress: Progress) -> LaunchRecord:
+    def _start_server(
+        self, launch: Launch, image: str, socket: str | None, link: Path | None, progress: Progress
+    ) -> LaunchRecord:
         mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.image.ref)]
         mounts += [
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
@@ -158,8 +164,10 @@ class Backends:
         while True:
             progress.check()
             host_ports = search.choose()
-            record = self._make_record(launch, image, socket, host_ports)
+            record = self._make_record(launch, image, socket, link, host_ports)
             name = self._create_server(launch, image, mounts, host_ports, record)
+            if socket is not None and link is not None:  # after the container, whose label names the link
+                self._pipe_names.make(link, self._directories.path(socket) / socket_directories.MAIN, launch.image.ref)
             try:
                 self._client.api.start(name)
             except docker.errors.APIError as error:
@@ -200,7 +208,7 @@ class Backends:
         )
 
     def _make_record(
-        self, launch: Launch, image: str, socket: str | None, host_ports: Mapping[int, int]
+        self, launch: Launch, image: str, socket: str | None, link: Path | None, host_ports: Mapping[int, int]
     ) -> LaunchRecord:
         http_url = None
         if socket is not None:
@@ -222,7 +230,12 @@ class Backends:
             url=url,
             probe_url=probe_url,
             http_url=http_url,
-            data={"socket": socket, "image": image, "memoryBytes": launch.limits.memory_bytes},
+            data={
+                "socket": socket,
+                "link": None if link is None else str(link),
+                "image": image,
+                "memoryBytes": launch.limits.memory_bytes,
+            },
         )
 
     # ---- running backends ------------------------------------------------------------------------------------
@@ -277,16 +290,20 @@ class Backends:
 
     def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:
         """Remove everything of a launch; see `Engine.destroy`."""
-        self._remove(record.launch_id, record.data.get("socket"), record.data.get("image"), again=again)
+        data = record.data
+        link = None if data.get("link") is None else Path(data["link"])
+        self._remove(record.launch_id, data.get("socket"), link, data.get("image"), again=again)
 
     def destroy_owned(self, owned: Owned) -> None:
         """Remove everything of a launch that `list_owned` found."""
         if owned.record is not None:
             self.destroy(owned.record)
         else:
-            self._remove(owned.launch_id, None, None)
+            self._remove(owned.launch_id, None, None, None)
 
-    def _remove(self, launch_id: str, socket: str | None, image: str | None, *, again: bool = False) -> None:
+    def _remove(
+        self, launch_id: str, socket: str | None, link: Path | None, image: str | None, *, again: bool = False
+    ) -> None:
         """Remove all parts of a launch.
 
         If a container cannot be removed, remove the other parts, then raise the error.
@@ -302,6 +319,8 @@ class Backends:
         if socket is not None:
             containers = self._client.api.containers(all=True, filters=self._client.filters(socket=socket))
             if not containers:
+                if link is not None:
+                    self._pipe_names.remove(link, self._directories.path(socket) / socket_directories.MAIN, image)
                 self._directories.remove(socket, image, keep=again)
         self._networks.remove_unused()
         if failures:

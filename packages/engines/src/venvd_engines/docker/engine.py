@@ -10,6 +10,7 @@ from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.base_images import BaseImages
 from venvd_engines.docker.build_container import BuildContainers
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.leftovers import Leftovers
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.server_images import ServerImages
@@ -49,7 +50,8 @@ class DockerEngine:
         self._venvs = VenvImages(self._client, self._bases, containers)
         self._leftovers = Leftovers(self._client, self._venvs, self._servers, self._volumes)
         directories = SocketDirectories(self._client)
-        self._backends = Backends(self._client, self._servers, self._volumes, self._networks, directories)
+        pipe_names = PipeNames(self._client)
+        self._backends = Backends(self._client, self._servers, self._volumes, self._networks, directories, pipe_names)
 
     @translate_errors("check the engine")
     def check(self) -> None:

@@ -8,18 +8,15 @@ does the work as root.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import docker.errors
-from docker.types import Mount
-
-from venvd_contract.errors import Internal, InvalidRequest
+from venvd_contract.errors import InvalidRequest
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.root_work import MOUNT_POINT, run_as_root
 
 INSIDE = "/run/venvd/socket"
 CONTROLLER = "/run/venvd/controller"
@@ -33,7 +30,6 @@ CONTROLLER_MODE = 0o755
 SOCKET_MODE = "0666"
 """Mode of a socket. The directory protects it, since a server without capabilities cannot change its owner."""
 
-_MOUNT_POINT = "/run/venvd/run"
 _MAKE_CODE = """
 import json, os, sys
 path, owner, group, mode = json.loads(sys.argv[1])
@@ -88,7 +84,7 @@ class SocketDirectories:
             os.chown(path, -1, labels.SHARED_GID)
             path.chmod(mode)
         except PermissionError:
-            self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
+            self._work(_MAKE_CODE, [f"{MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
         return path
 
     def mount_controller(self, socket: Path, image: str) -> Mount:
@@ -113,7 +109,7 @@ class SocketDirectories:
             os.chown(path, -1, labels.SHARED_GID)
             path.chmod(mode)
         except PermissionError:
-            self._run_in_container(_MAKE_CODE, [f"{_MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
+            self._work(_MAKE_CODE, [f"{MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
 
     def remove(self, name: str, image: str | None, *, keep: bool = False) -> None:
         """Remove the directory with its content.
@@ -132,7 +128,7 @@ class SocketDirectories:
         except PermissionError:
             if image is None:
                 raise
-            self._run_in_container(_REMOVE_CODE, [f"{_MOUNT_POINT}/{name}", keep], image)
+            self._work(_REMOVE_CODE, [f"{MOUNT_POINT}/{name}", keep], image)
 
     @staticmethod
     def _empty(path: Path) -> None:
@@ -143,24 +139,5 @@ class SocketDirectories:
             else:
                 entry.unlink()
 
-    def _run_in_container(self, code: str, arguments: list[Any], image: str) -> None:
-        """Run Python code as root in a container that mounts the run directory."""
-        run_dir = self._client.settings.run_dir
-        with self._client.temporary_container(
-            image,
-            labels=self._client.labels(labels.HELPER),
-            memory_bytes=128 << 20,
-            cpus=1,
-            processes=16,
-            mounts=[Mount(_MOUNT_POINT, str(run_dir), type="bind")],
-            capabilities=("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"),
-            command=["python3", "-I", "-S", "-c", code, json.dumps(arguments)],
-            user="0:0",
-        ) as container:
-            try:
-                self._client.api.start(container)
-            except docker.errors.NotFound as error:
-                raise Internal(f"the run directory {run_dir} does not exist on the engine's host: {error}") from None
-            if self._client.api.wait(container, timeout=60)["StatusCode"] != 0:
-                output = self._client.read_logs(container, stderr=True)
-                raise Internal(f"could not change the directories in {run_dir}: {output[-500:]}")
+    def _work(self, code: str, arguments: list[Any], image: str) -> None:
+        run_as_root(self._client, self._client.settings.run_dir, code, arguments, image)

@@ -55,7 +55,13 @@ class LocalEngine:
         self._uv = uv.find_uv_bin()
         tools = Tools(self._uv, self._env, settings.build_timeout, settings.allow_source_builds)
         self._venvs = Venvs(settings.home / "venvs", tools)
-        place = Place(settings.home / "backends", settings.home_id, settings.run_dir, settings.controller_socket)
+        place = Place(
+            settings.home / "backends",
+            settings.home_id,
+            settings.run_dir,
+            settings.pipe_name_dir,
+            settings.controller_socket,
+        )
         self._launches = Launches(place)
         self._starter = Starter(place, self._launches, _server)
 

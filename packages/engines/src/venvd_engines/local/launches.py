@@ -12,6 +12,7 @@ from pathlib import Path
 
 from venvd_contract.errors import Internal
 from venvd_contract.resources import LogLine
+from venvd_engines import compat
 from venvd_engines.engine import BackendState, LaunchRecord, Owned, PartState
 from venvd_engines.local import journal, state
 from venvd_engines.local.processes import Identity, boot_id, reap, send, wait_gone, wait_until
@@ -32,11 +33,12 @@ _MISSING = PartState("missing")
 
 @dataclass(frozen=True)
 class Place:
-    """The directory of launches, their owner, the directory of their sockets, and the owner's socket."""
+    """The directory of launches, their owner, the directories of sockets and of links to them, and the owner's socket."""
 
     root: Path
     home_id: str
     run_dir: Path
+    pipe_name_dir: Path
     controller_socket: Path | None = None
 
     def directory(self, launch_id: str) -> Path:
@@ -122,12 +124,15 @@ class Launches:
             directory.rename(retired)
             directories.remove(str(retired))
         if record is not None and record.socket_dir is not None:
-            self._remove_sockets(record.socket_dir)
+            self._remove_sockets(record.socket_dir, record.link)
 
-    def _remove_sockets(self, socket_dir: str) -> None:
+    def _remove_sockets(self, socket_dir: str, link: str | None) -> None:
         if any(record.socket_dir == socket_dir for record in self.records()):
             return  # a later launch of the same backend serves there
         path = Path(socket_dir)
+        if link is not None:
+            with contextlib.suppress(PermissionError):
+                compat.remove_link(Path(link), path / SOCKETS[0])
         if path.parent == self._place.run_dir:
             directories.remove(str(path))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 from venvd_engines.addresses import url_host
+from venvd_engines.compat import find_link, make_link
 from venvd_engines.engine import Launch, Progress, WorkerLimits, exact_first
 from venvd_engines.local import environment, ports, state
 from venvd_engines.local.launches import SOCKETS, Launches, Place, end
@@ -74,6 +75,8 @@ class Starter:
         state.write_whole(directory / state.KEYS, launch.keys.decode())
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
+            if record.link is not None:
+                _make_link(Path(record.link), Path(record.socket_dir) / SOCKETS[0])
         spec = _make_spec(launch, record, directory, archive, self._server(launch.type), self._place.controller_socket)
         supervisor = _spawn(directory, record, spec)
         settled = _wait_settled(directory, supervisor, progress)
@@ -128,6 +131,7 @@ class Starter:
             probe_url=probe_url,
             ports=chosen,
             socket_dir=None if socket_dir is None else str(socket_dir),
+            link=None if launch.pipe_name is None else str(find_link(self._place.pipe_name_dir, launch.pipe_name)),
             archive=archive.name,
             venv_key=launch.image.key,
             labels=dict(launch.labels),
@@ -164,6 +168,14 @@ def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | Non
     host = url_host(launch.host)
     probed = chosen.get("http", chosen["main"])
     return f"{launch.url_scheme}://{host}:{chosen['main']}", f"http://{host}:{probed}"
+
+
+def _make_link(link: Path, socket: Path) -> None:
+    """Link the name of a pipe to its socket. Only this user can use the socket, so the link may be this user's."""
+    try:
+        make_link(link, socket, for_all=False)
+    except OSError as error:
+        raise Unavailable(f"pipeName: {link} cannot be made: {error.strerror}") from None
 
 
 def _make_socket_dir(path: Path) -> None:

@@ -48,6 +48,7 @@ class State:
         boot: the boot of the machine in which the processes run.
         ports: port numbers by name.
         socket_dir: the directory of the sockets, where there is one.
+        link: the path by which .NET finds the socket, where there is one.
         supervisor: the process above both parts; its `pid` is None until it runs.
     """
 
@@ -60,6 +61,7 @@ class State:
     probe_url: str
     ports: dict[str, int] = field(default_factory=dict)
     socket_dir: str | None = None
+    link: str | None = None
     archive: str = ""
     venv_key: str = ""
     labels: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,54 @@
+"""Pipes by name on the docker engine: a container makes and removes a link that only root may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from venvd_engines import compat
+from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.root_work import MOUNT_POINT, run_as_root
+
+_MAKE_CODE = """
+import json, os, sys
+path, old, target = json.loads(sys.argv[1])
+if old is not None and os.path.islink(path) and os.readlink(path) == old:
+    os.unlink(path)
+os.symlink(target, path)
+os.lchown(path, os.stat(os.path.dirname(path)).st_uid, -1)
+"""
+_REMOVE_CODE = """
+import json, os, sys
+path, target = json.loads(sys.argv[1])
+if os.path.islink(path) and os.readlink(path) == target:
+    os.unlink(path)
+"""
+
+
+class PipeNames:
+    """Makes and removes the links of pipes."""
+
+    def __init__(self, client: DockerClient) -> None:
+        self._client = client
+
+    def find(self, pipe_name: str) -> Path:
+        """Return the path of a pipe's link. It is the same here and on the engine's host."""
+        return compat.find_link(self._client.settings.pipe_name_dir, pipe_name)
+
+    def make(self, link: Path, socket: Path, image: str) -> None:
+        """Link a pipe's name to its socket, as `compat.make_link`; `image` has Python."""
+        try:
+            compat.make_link(link, socket)
+        except PermissionError:
+            old = compat.read_link(link, socket)
+            arguments = [f"{MOUNT_POINT}/{link.name}", None if old is None else str(old), str(socket)]
+            run_as_root(self._client, link.parent, _MAKE_CODE, arguments, image)
+
+    def remove(self, link: Path, socket: Path, image: str | None) -> None:
+        """Remove a link that leads to `socket`; any other one stays."""
+        try:
+            compat.remove_link(link, socket)
+        except PermissionError:
+            if image is None:
+                raise
+            arguments = [f"{MOUNT_POINT}/{link.name}", str(socket)]
+            run_as_root(self._client, link.parent, _REMOVE_CODE, arguments, image)
