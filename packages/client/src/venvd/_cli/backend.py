@@ -234,7 +234,7 @@ def status(state: State, name: str | None) -> None:
 @pass_state
 def stop(state: State, name: str | None) -> None:
     """Stop and remove a backend. Default: the only one; where several run, a terminal asks."""
-    name = name or _ask_for_backend(state)
+    name = _ask_for_backend(state) if name is None else name
     state.controller.backends.delete(name)
     state.show({"name": name, "stopped": True}, f"{name} is stopped")
 

@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docker.types import Mount
+
 from venvd_contract.errors import InvalidRequest
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient

@@ -33,7 +33,7 @@ _MISSING = PartState("missing")
 
 @dataclass(frozen=True)
 class Place:
-    """The directory of launches, their owner, the directories of sockets and of links to them, and the owner's socket."""
+    """Where launches are, who owns them, and where their sockets, links to these and the owner's socket are."""
 
     root: Path
     home_id: str
