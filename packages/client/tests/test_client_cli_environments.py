@@ -59,6 +59,10 @@ def test_a_providers_venv(cli: Cli) -> None:
     assert cli("venv", "ensure", "Acme", "--model", "m1", "--json").json["name"] == made["name"]
     assert cli("providers", "ensure", "Acme", "--model", "m1", "--json").json["updatedAt"] == made["updatedAt"]
     cli("venv", "delete", made["name"])
+    cli("providers", "set", "Acme", "-r", "six")
+    assert [item["spec"]["requirements"] for item in cli("providers", "list", "--json").json] == [["six"]]
+    cli("providers", "delete", "Acme")
+    assert cli("providers", "list").out == "none\n"
 
 
 @pytest.mark.network

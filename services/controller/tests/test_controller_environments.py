@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from venvd_contract.errors import Forbidden, InvalidRequest, Unavailable
-from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_contract.resources import BackendSpec, ProviderSpec, VenvSpec
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.manifest import read_manifest
 from venvd_controller.providers import add_to_venv
@@ -44,6 +44,35 @@ def test_a_provider_gets_what_it_asks_for_more(testbed: Any) -> None:
     assert again.name == venv.name
     assert again.spec.requirements == ["a==2", "b", "c"]
     assert (again.spec.python, again.spec.env) == ("3.11", {"X": "1"})
+
+
+def test_a_provider_with_a_list_of_packages(testbed: Any) -> None:
+    """Its venvs have these packages from the first; a changed list reaches them when they are ensured again."""
+    providers = testbed.controller.providers
+    providers.put("OpenAI", ProviderSpec(["openai==1"], python="3.11"))
+    venv, operation = providers.ensure("OpenAI", None, VenvSpec(requirements=["extra"]))
+    testbed.wait(operation)
+    assert (venv.spec.python, venv.spec.requirements) == ("3.11", ["extra", "openai==1"])
+    providers.put("OpenAI", ProviderSpec(["OpenAI==2"], python="3.13"))
+    again, operation = providers.ensure("OpenAI", None, VenvSpec())
+    testbed.wait(operation)
+    assert (again.name, again.spec.python, again.spec.requirements) == (venv.name, "3.11", ["extra", "openai==2"])
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        providers.put("OpenAI", ProviderSpec(["open ai"]))
+    providers.delete("OpenAI")
+    assert providers.list_all() == []
+
+
+def test_providers_of_a_manifest(create_testbed: Any, tmp_path: Path, wait_until: Any) -> None:
+    """A manifest declares what providers need; a provider that it no longer names is removed, and others stay."""
+    path = tmp_path / "venvd.yaml"
+    path.write_text("providers:\n- {name: OpenAI, requirements: [openai]}\n")
+    with create_testbed(manifest=path).started() as testbed:
+        providers = testbed.controller.providers
+        assert providers.get("OpenAI").spec == ProviderSpec(["openai"])
+        providers.put("mine", ProviderSpec(["x"]))
+        path.write_text("providers: []\n")
+        wait_until(lambda: [item.name for item in providers.list_all()] == ["mine"])
 
 
 def test_what_is_added_to_a_venv() -> None:

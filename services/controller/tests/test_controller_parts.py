@@ -132,7 +132,7 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
     [
         ("venvs: {a: 1}", "line 1: venvs: takes a list"),
         ("- a", "takes runtimes"),
-        ("\nbackens: []", "line 2: backens: is unknown; known are runtimes, venvs, backends"),
+        ("\nbackens: []", "line 2: backens: is unknown; known are runtimes, providers, venvs, backends"),
         ("venvs:\n- {requirements: []}", r"line 2: venvs\[0\]: needs a name"),
         ("venvs:\n- name: a\n  pakages: []", r"line 3: venvs\[0\].pakages: is unknown"),
         ("venvs:\n- name: a\n  requirements: numpy", r"line 3: venvs\[0\].requirements: "),

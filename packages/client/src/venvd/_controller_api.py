@@ -29,6 +29,8 @@ from venvd_contract.resources import (
     LeftoverList,
     LogLine,
     OperationInfo,
+    Provider,
+    ProviderSpec,
     Runtime,
     VenvChange,
     VenvSpec,
@@ -198,6 +200,18 @@ def leftovers(*, everything: bool, remove: bool) -> Request[list[Leftover]]:
     method = "DELETE" if remove else "GET"
     query = {"everything": json.dumps(everything)}
     return Request(method, "/v1/leftovers", decode, query=query, timeout=_PRUNE_TIMEOUT)
+
+
+def put_provider(provider: str, spec: ProviderSpec) -> Request[Provider]:
+    return Request("PUT", f"/v1/providers/{quote_name(provider)}", _decoder(Provider), dataclasses.asdict(spec))
+
+
+def get_provider(provider: str) -> Request[Provider]:
+    return Request("GET", f"/v1/providers/{quote_name(provider)}", _decoder(Provider))
+
+
+def delete_provider(provider: str) -> Request[None]:
+    return Request("DELETE", f"/v1/providers/{quote_name(provider)}", _ignore)
 
 
 def ensure_provider(provider: str, model: str | None, spec: VenvSpec | None) -> Request[VenvChange]:

@@ -117,6 +117,24 @@ class VenvChange:
 
 
 @dataclass
+class ProviderSpec:
+    """What the venvs of a provider need."""
+
+    requirements: List[str] = field(default_factory=list)
+    aptPackages: List[str] = field(default_factory=list)
+    python: Optional[str] = None
+    """The runtime of venvs that a request makes without naming one; null is the default runtime."""
+
+
+@dataclass
+class Provider:
+    name: str
+    spec: ProviderSpec
+    createdAt: str
+    updatedAt: str
+
+
+@dataclass
 class Package:
     name: str
     version: str

@@ -125,12 +125,13 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     keys = Keys(database, home, backends)
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
-    manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, backends)
+    providers = Providers(database, venvs)
+    manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     pruner = Pruner(engine, images)
     reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, Providers(venvs), backends, keys,
+        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys,
         KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine), registry,
     )  # fmt: skip

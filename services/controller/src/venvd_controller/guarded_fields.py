@@ -15,7 +15,10 @@ from venvd_controller.callers import Caller
 from venvd_controller.settings import Settings
 from venvd_controller.specs import is_loopback
 
-_FREE_IN_VENV = frozenset({"python", "requirements", "aptPackages", "preload", "env", "labels"})
+_FREE_IN_VENV = frozenset(
+    {"python", "requirements", "aptPackages", "preload", "env", "labels"}
+    | {"constraints", "lock", "pyproject", "extras", "groups", "checks"}
+)
 """They change what is inside the walls around builds and user code, and not the walls."""
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout"})
 _ADMIN_ONLY = frozenset({"manages"})

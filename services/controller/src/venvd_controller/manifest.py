@@ -11,8 +11,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import InvalidRequest, VenvdError
-from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_name, check_version
+from venvd_contract.resources import BackendLimits, BackendSpec, ProviderSpec, VenvSpec, check_name, check_version
 from venvd_controller.host_paths import HostPaths
+from venvd_controller.providers import check_provider
 from venvd_controller.requests import drop_nulls
 from venvd_controller.specs import check_backend, check_venv
 
@@ -27,17 +28,18 @@ _FILES = {
     "lockFile": "lock",
 }
 """Keys of a venv that name a file beside the manifest, and the fields that take its content."""
-_SECTIONS = ("runtimes", "venvs", "backends")
+_SECTIONS = ("runtimes", "providers", "venvs", "backends")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Declared runtimes (versions), venvs and backends (by name), all checked."""
+    """Declared runtimes (versions), venvs, backends and providers (by name), all checked."""
 
     path: Path
     runtimes: Sequence[str] = ()
     venvs: Mapping[str, VenvSpec] = field(default_factory=dict)
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+    providers: Mapping[str, ProviderSpec] = field(default_factory=dict)
     files: Sequence[Path] = ()
     """Other files that it names."""
 
@@ -74,9 +76,10 @@ class _Reader:
         runtimes = [self._parse_version(keys, entry) for keys, entry in self._list_entries(data, "runtimes")]
         venvs = dict(self._parse_venv(keys, entry) for keys, entry in self._list_entries(data, "venvs"))
         backends = dict(self._parse_backend(keys, entry) for keys, entry in self._list_entries(data, "backends"))
-        for section, count in (("venvs", len(venvs)), ("backends", len(backends))):
-            self._check_unique(section, data, count)
-        return Manifest(self._path, runtimes, venvs, backends, tuple(self.files))
+        providers = dict(self._parse_provider(keys, entry) for keys, entry in self._list_entries(data, "providers"))
+        for section, declared in (("venvs", venvs), ("backends", backends), ("providers", providers)):
+            self._check_unique(section, data, len(declared))
+        return Manifest(self._path, runtimes, venvs, backends, providers, tuple(self.files))
 
     def _create_error(self, keys: Keys, message: str) -> InvalidRequest:
         shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys).lstrip(".")
@@ -110,6 +113,14 @@ class _Reader:
         if not isinstance(version, str):
             raise self._create_error(keys, 'takes a version in quotes, such as "3.13"')
         return self._check(keys, lambda: check_version(version))
+
+    def _parse_provider(self, keys: Keys, entry: Any) -> tuple[str, ProviderSpec]:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise self._create_error(keys, "needs a name")
+        fields_given = {key: value for key, value in entry.items() if key != "name"}
+        spec = self._parse_record(keys, ProviderSpec, fields_given, ("name",))
+        return name, self._check(keys, lambda: check_provider(name, spec))
 
     def _parse_venv(self, keys: Keys, entry: Any) -> tuple[str, VenvSpec]:
         name = self._parse_name(keys, "venv", entry)

@@ -15,6 +15,7 @@ from venvd_controller.backends import Backends
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow, RuntimeRow, VenvRow
 from venvd_controller.manifest import Manifest, read_manifest
+from venvd_controller.providers import Providers
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.venvs import Venvs
 
@@ -37,12 +38,19 @@ class ManifestSync:
     """
 
     def __init__(
-        self, path: Path | None, database: Database, runtimes: Runtimes, venvs: Venvs, backends: Backends
+        self,
+        path: Path | None,
+        database: Database,
+        runtimes: Runtimes,
+        venvs: Venvs,
+        providers: Providers,
+        backends: Backends,
     ) -> None:
         self._path = (path or DEFAULT_PATH).absolute()
         self._database = database
         self._runtimes = runtimes
         self._venvs = venvs
+        self._providers = providers
         self._backends = backends
         self._files: Sequence[Path] = ()
         exists = path is not None or self._path.exists()
@@ -69,6 +77,8 @@ class ManifestSync:
             return
         for version in self._manifest.runtimes:
             self._runtimes.put(version, declared=True)
+        for name, needed in self._manifest.providers.items():
+            self._providers.put(name, needed, declared=True)
         for name, spec in self._manifest.venvs.items():
             self._venvs.put(name, spec, declared=True)
         for name, backend in self._manifest.backends.items():
@@ -104,6 +114,9 @@ class ManifestSync:
         for name in venvs - set(manifest.venvs):
             with contextlib.suppress(InUse, NotFound):  # a later turn deletes it when nothing uses it
                 self._venvs.delete(name)
+        for name in self._providers.list_declared() - set(manifest.providers):
+            with contextlib.suppress(NotFound):
+                self._providers.delete(name)
         for version in runtimes - set(manifest.runtimes):
             with contextlib.suppress(InUse, NotFound):
                 self._runtimes.delete(version)

@@ -26,6 +26,8 @@ from venvd_contract.resources import (
     LogLine,
     OperationInfo,
     Package,
+    Provider,
+    ProviderSpec,
     Runtime,
     VenvChange,
     VenvSpec,
@@ -49,6 +51,7 @@ class AsyncController:
         self._connection = AsyncControllerConnection(codec)
         self.runtimes = AsyncRuntimes(self._connection)
         self.venvs = AsyncVenvs(self._connection)
+        self.providers = AsyncProviders(self._connection)
         self.backends = AsyncBackends(self._connection)
         self.operations = AsyncOperations(self._connection)
         self.keys = AsyncKeys(self._connection)
@@ -177,6 +180,29 @@ class AsyncVenvs:
     async def lock(self, name: str) -> str:
         """Return the venv's requirements file with pinned versions and hashes."""
         return await self._connection.send(api.get_lock(name))
+
+
+class AsyncProviders:
+    """Providers by name: what their venvs need. `ensure_provider` of the controller makes these venvs."""
+
+    def __init__(self, connection: AsyncControllerConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> list[Provider]:
+        """List the providers that need something."""
+        return await self._connection.list_all("/v1/providers", Provider)
+
+    async def get(self, name: str) -> Provider:
+        """Return one provider."""
+        return await self._connection.send(api.get_provider(name))
+
+    async def put(self, name: str, spec: ProviderSpec) -> Provider:
+        """Write down what the venvs of a provider need. They have it when they are ensured next."""
+        return await self._connection.send(api.put_provider(name, spec))
+
+    async def delete(self, name: str) -> None:
+        """Forget what the venvs of a provider need. The venvs stay."""
+        await self._connection.send(api.delete_provider(name))
 
 
 class AsyncBackends:

@@ -10,7 +10,7 @@ import click
 
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
-from venvd_contract.resources import Venv, VenvChange, VenvSpec
+from venvd_contract.resources import Provider, ProviderSpec, Venv, VenvChange, VenvSpec
 from venvd_contract.server_settings import parse_server_setting
 
 
@@ -265,3 +265,49 @@ def providers() -> None:
 
 
 providers.add_command(ensure)
+
+
+@providers.command("set")
+@click.argument("provider")
+@click.option("--python", help="Version of CPython for new venvs. Default: the default runtime.")
+@click.option("-r", "--requirement", "requirements", multiple=True, help="A requirement. Repeatable.")
+@click.option("--requirements-file", type=_FILE, help="A file with one requirement to a line.")
+@click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable.")
+@pass_state
+def set_(
+    state: State,
+    provider: str,
+    python: str | None,
+    requirements: Sequence[str],
+    requirements_file: Path | None,
+    apt_packages: Sequence[str],
+) -> None:
+    """Write down what the venvs of a PROVIDER need. They have it when they are ensured next."""
+    lines = [*requirements, *(read_requirements(requirements_file) if requirements_file else ())]
+    info = state.controller.providers.put(provider, ProviderSpec(lines, list(apt_packages), python))
+    state.show(info, _format_providers([info]))
+
+
+@providers.command("list")
+@pass_state
+def list_providers(state: State) -> None:
+    """List the providers and what their venvs need."""
+    listed = state.controller.providers.list()
+    state.show(listed, _format_providers(listed))
+
+
+@providers.command("delete")
+@click.argument("provider", shell_complete=complete_names("providers"))
+@pass_state
+def delete_provider(state: State, provider: str) -> None:
+    """Forget what the venvs of a PROVIDER need. The venvs stay."""
+    state.controller.providers.delete(provider)
+    state.show({"name": provider, "deleted": True}, f"{provider} is removed; its venvs stay")
+
+
+def _format_providers(listed: Sequence[Provider]) -> str:
+    shown = [
+        (item.name, item.spec.python, " ".join(item.spec.requirements), " ".join(item.spec.aptPackages))
+        for item in listed
+    ]
+    return table(("name", "python", "requirements", "apt packages"), shown)

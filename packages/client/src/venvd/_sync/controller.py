@@ -27,6 +27,8 @@ from venvd_contract.resources import (
     LogLine,
     OperationInfo,
     Package,
+    Provider,
+    ProviderSpec,
     Runtime,
     VenvChange,
     VenvSpec,
@@ -50,6 +52,7 @@ class Controller:
         self._connection = ControllerConnection(codec)
         self.runtimes = Runtimes(self._connection)
         self.venvs = Venvs(self._connection)
+        self.providers = Providers(self._connection)
         self.backends = Backends(self._connection)
         self.operations = Operations(self._connection)
         self.keys = Keys(self._connection)
@@ -176,6 +179,29 @@ class Venvs:
     def lock(self, name: str) -> str:
         """Return the venv's requirements file with pinned versions and hashes."""
         return self._connection.send(api.get_lock(name))
+
+
+class Providers:
+    """Providers by name: what their venvs need. `ensure_provider` of the controller makes these venvs."""
+
+    def __init__(self, connection: ControllerConnection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[Provider]:
+        """List the providers that need something."""
+        return self._connection.list_all("/v1/providers", Provider)
+
+    def get(self, name: str) -> Provider:
+        """Return one provider."""
+        return self._connection.send(api.get_provider(name))
+
+    def put(self, name: str, spec: ProviderSpec) -> Provider:
+        """Write down what the venvs of a provider need. They have it when they are ensured next."""
+        return self._connection.send(api.put_provider(name, spec))
+
+    def delete(self, name: str) -> None:
+        """Forget what the venvs of a provider need. The venvs stay."""
+        self._connection.send(api.delete_provider(name))
 
 
 class Backends:

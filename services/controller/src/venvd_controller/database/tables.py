@@ -57,6 +57,17 @@ class VenvRow(Table):
     """Whether the manifest declares it."""
 
 
+class ProviderRow(Table):
+    __tablename__ = "providers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    created_at: Mapped[str] = mapped_column(String(32))
+    updated_at: Mapped[str] = mapped_column(String(32))
+    declared: Mapped[bool] = mapped_column(default=False)
+    """Whether the manifest declares it."""
+
+
 class ImageRow(Table):
     """An image that was built. It stays for a while after its last use."""
 

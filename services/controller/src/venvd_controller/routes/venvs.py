@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response, status
 
-from venvd_contract.resources import Package, Venv, VenvChange, VenvSpec
+from venvd_contract.access import OPERATOR
+from venvd_contract.resources import Package, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
 from venvd_controller.guarded_fields import guard_venv
 from venvd_controller.routes.access import ANY, needs, needs_for_provider
 from venvd_controller.routes.dependencies import CallerDep, ControllerDep, JsonBody, PageOf, PagingDep
@@ -67,6 +68,28 @@ def get_lock(controller: ControllerDep, name: str) -> Lock:
     return Lock(controller.venvs.get_lock(name))
 
 
+@router.get("/providers", dependencies=[needs(*ANY)])
+def list_providers(controller: ControllerDep, paging: PagingDep) -> PageOf[Provider]:
+    return paging.create_page(controller.providers.list_all(paging.after, paging.fetch_limit), "name")
+
+
+@router.get("/providers/{provider}", dependencies=[needs(*ANY)])
+def get_provider(controller: ControllerDep, provider: str) -> Provider:
+    return controller.providers.get(provider)
+
+
+@router.put("/providers/{provider}", dependencies=[needs(OPERATOR)])
+def put_provider(controller: ControllerDep, provider: str, spec: JsonBody[ProviderSpec]) -> Provider:
+    """Write down what the venvs of a provider need; they have it when they are ensured next."""
+    return controller.providers.put(provider, spec)
+
+
+@router.delete("/providers/{provider}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[needs(OPERATOR)])
+def delete_provider(controller: ControllerDep, provider: str) -> None:
+    """Forget what the venvs of a provider need. The venvs stay."""
+    controller.providers.delete(provider)
+
+
 @router.put("/providers/{provider}/venv", dependencies=[needs_for_provider("venv:{venv}")])
 def ensure_provider(
     controller: ControllerDep,
@@ -76,8 +99,8 @@ def ensure_provider(
     model: str | None = None,
     spec: JsonBody[VenvSpec | None] = None,
 ) -> VenvChange:
-    """Create the venv of a provider from the body. To an existing venv, add what the body asks for: a requirement
-    replaces those for the same package, and a field that is absent changes nothing.
+    """Create the venv of a provider from what the provider needs and from the body. To an existing venv, add both: a
+    requirement replaces those for the same package, and a field that is absent changes nothing.
     """
     stored = controller.venvs.find_spec(create_provider_name(provider, model))
     wanted = guard_venv(caller, spec or VenvSpec(), stored)
