@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "packages/http": {"venvd_contract", "msgspec", "uvicorn"},
     "packages/engines": {"venvd_contract", "venvd_worker", "docker", "packaging", "requests", "urllib3", "uv"},
     "packages/proto": {"google", "grpc"},
-    "packages/client": {"venvd_contract", "venvd_proto", "click", "google", "grpc", "grpc_status"},
+    "packages/client": {"venvd_contract", "venvd_proto", "click", "google", "grpc", "grpc_status", "prompt_toolkit"},
     "services/http-backend": {
         *("venvd_core", "venvd_http", "venvd_contract"),
         *("fastapi", "msgspec", "pydantic", "uvloop"),

@@ -5,32 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
-import venvd
-from venvd._cli import backend, code, files, key, operation, runtime, server, venv
-from venvd._cli.command import Group, State, complete_names, fields, pass_state, table, wants_json
-from venvd._cli.progress import FailedError
+from venvd._cli import backend, code, files, interactive, key, operation, runtime, server, venv
+from venvd._cli.command import State, complete_names, fields, pass_state, table
+from venvd._cli.running import DONE, FAILED, App, run_words
 from venvd_contract.resources import Leftover, Setting
-
-DONE, FAILED, USAGE_ERROR, NOT_FOUND, NO_CONTROLLER = range(5)
-
-
-class App(Group):
-    """The program's own group."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and turn an error of venvd into its exit code.
-
-        Click must not see the error: a `UserError` may also be an `EOFError`, which Click takes for Ctrl-D.
-        """
-        try:
-            return super().invoke(ctx)
-        except venvd.VenvdError as error:
-            return _show_error(ctx.ensure_object(State), error)
 
 
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,14 +27,14 @@ def app(state: State, url: str | None, token: str | None) -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage error, 3 not found, 4 no controller.
     """
-    state.url, state.token = url, token
+    state.url, state.token = url or state.url, token or state.token
 
 
 for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, venv.providers, files.files, key.key):
     app.add_command(group)
 for command in (backend.start, backend.stop, backend.restart, backend.logs):
     app.add_command(command)
-for command in (runtime.init, code.eval_, code.exec_, server.up, server.down):
+for command in (runtime.init, code.eval_, code.exec_, server.up, server.down, interactive.console, interactive.shell):
     app.add_command(command)
 
 
@@ -169,41 +151,9 @@ def completion(state: State, shell: str) -> None:
 def run() -> int:
     """Run the program on `sys.argv`; returns its exit code."""
     state = State()
-    state.json = wants_json(sys.argv[1:])
     try:
-        status = app.main(prog_name="venvd", standalone_mode=False, obj=state)
-    except click.ClickException as error:
-        error.show()
-        state.show_error(convert_error(error))
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        state.show_error(venvd.Cancelled("stopped"))
-        return FAILED
+        return run_words(app, sys.argv[1:], state)
     except BrokenPipeError:
         # The reader of our output has closed it. Python would complain when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    return status if isinstance(status, int) else DONE
-
-
-def convert_error(error: click.ClickException) -> venvd.VenvdError:
-    """Convert an error of Click to an error of venvd."""
-    if isinstance(error, FailedError):
-        return error.reason
-    kind = venvd.InvalidRequest if isinstance(error, click.UsageError) else venvd.Unavailable
-    return kind(error.format_message())
-
-
-def _show_error(state: State, error: venvd.VenvdError) -> int:
-    state.show_error(error)
-    if error.traceback:
-        click.echo(error.traceback.rstrip(), err=True)
-    error_type = f"{error.error_type}: " if error.error_type else ""
-    lost = " (the session's state is lost)" if error.state_lost and "state is lost" not in error.message else ""
-    click.echo(f"{click.style('Error', fg='red')}: {error_type}{error.message}{lost}", err=True)
-    if isinstance(error, venvd.NoController):
-        return NO_CONTROLLER
-    if isinstance(error, venvd.NotFound):
-        return NOT_FOUND
-    return USAGE_ERROR if isinstance(error, venvd.InvalidRequest) else FAILED

@@ -124,13 +124,13 @@ def exec_(state: State, /, code: str, timeout: float | None, **session_names: st
             state.show({**shown, "result": _to_result(output.result)})
         else:
             _print_rest(output, streamed)
-    if output.error is not None and not _is_clean_exit(output.error):
+    if output.error is not None and not is_clean_exit(output.error):
         if not state.json:
             click.echo(output.error.traceback.rstrip(), err=True)
         raise click.exceptions.Exit(1)
 
 
-def _is_clean_exit(error: ExecutionError) -> bool:
+def is_clean_exit(error: ExecutionError) -> bool:
     """Return whether the code ended with `sys.exit()` or `sys.exit(0)`."""
     return error.errorType == "SystemExit" and error.message in {"", "0", "None"}
 

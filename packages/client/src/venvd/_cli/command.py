@@ -35,6 +35,11 @@ class State:
         """The controller. Raises `NoController` if none is known."""
         return venvd.Controller(self.url, self.token)
 
+    def close(self) -> None:
+        """Close the connections to the controller, if there are any."""
+        if "controller" in self.__dict__:
+            self.controller.close()
+
     def show(self, data: Any, text: str | None = None) -> None:
         """Print a result on stdout: as JSON with `--json`, else as text, if there is any."""
         if self.json:
