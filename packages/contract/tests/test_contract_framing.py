@@ -38,7 +38,7 @@ def test_lines_come_whole() -> None:
 def test_byte_by_byte() -> None:
     """However a stream is cut, the lines are the same."""
     stream = b'\xef\xbb\xbf{"id":1}\r\n{"text":"\xe2\x98\x83"}\n\n'
-    buffer, lines = Buffer(), []
+    buffer, lines = Buffer(mark=b"\xef\xbb\xbf"), []
     for position in range(len(stream)):
         buffer.feed(stream[position : position + 1])
         line = buffer.line()
@@ -48,8 +48,9 @@ def test_byte_by_byte() -> None:
 
 
 def test_a_mark_counts_only_at_the_beginning() -> None:
-    """A byte order mark is skipped before the first line and nowhere else."""
-    buffer = fed(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    """A mark is skipped before the first line and nowhere else."""
+    buffer = Buffer(mark=b"\xef\xbb\xbf")
+    buffer.feed(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
     assert buffer.line() == b"a"
     assert buffer.line() == b"\xef\xbb\xbfb"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_pipe_backend.compat import BYTE_ORDER_MARK
 from venvd_pipe_backend.messages import MalformedError, Message, Reader
 
 
@@ -40,9 +41,18 @@ def test_a_line_may_come_in_pieces() -> None:
     assert not found.midway
 
 
-def test_a_byte_order_mark_and_crlf() -> None:
+def test_a_mark_and_crlf() -> None:
     """A byte order mark before the first line and CR before the line end are no part of the line."""
-    assert one(b'\xef\xbb\xbf{"command":"ping"}\r').command == "ping"
+    marked = Reader(1000, 100, BYTE_ORDER_MARK)
+    marked.feed(BYTE_ORDER_MARK + b'{"command":"ping"}\r\n')
+    message = marked.next()
+    assert message is not None
+    assert message.command == "ping"
+
+
+def test_a_mark_without_compat() -> None:
+    """Where no mark is known, the line with it is not JSON."""
+    assert "not JSON" in wrong(BYTE_ORDER_MARK + b'{"command":"ping"}\n').error.message
 
 
 def test_blank_lines_are_skipped() -> None:

@@ -19,20 +19,18 @@ MAX_ATTACHMENTS = 64
 MAX_ATTACHMENT_BYTES = 1 << 30
 """Most bytes of all attachments of one line together."""
 
-_BOM = b"\xef\xbb\xbf"
-
 
 class Buffer:
     """Received bytes that are not used yet.
 
-    A line may end in LF or CRLF. A UTF-8 byte order mark before the first line is skipped.
+    A line may end in LF or CRLF. `mark` may stand before the first line, and is no part of it.
     """
 
-    def __init__(self, max_line: int = MAX_LINE) -> None:
+    def __init__(self, max_line: int = MAX_LINE, mark: bytes = b"") -> None:
         self.max_line = max_line
         self._data = bytearray()
         self._searched = 0
-        self._first = True
+        self._mark = mark
 
     def __len__(self) -> int:
         return len(self._data)
@@ -57,9 +55,9 @@ class Buffer:
         line = bytes(self._data[:end])
         del self._data[: end + 1]
         self._searched = 0
-        if self._first:
-            self._first = False
-            line = line[3:] if line.startswith(_BOM) else line
+        if self._mark:
+            line = line.removeprefix(self._mark)
+            self._mark = b""
         return line[:-1] if line.endswith(b"\r") else line
 
     def take(self, size: int) -> Optional[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from urllib.parse import parse_qsl
 
@@ -35,8 +36,9 @@ class App:
     Every error becomes problem details.
     """
 
-    def __init__(self, backend: Backend, guard: TokenGuard, commands: Commands) -> None:
+    def __init__(self, backend: Backend, guard: TokenGuard, commands: Commands, old_paths: Mapping[str, str]) -> None:
         self._commands = commands
+        self._old_paths = old_paths
         self._probes = probes.create_app(backend, guard)
         self._schema = create_schema_app(version("venvd-http-backend"))
         arrays, files = Arrays(commands), Files(commands)
@@ -95,7 +97,7 @@ class App:
     async def _serve(self, request: HttpRequest) -> None:
         scope = request.scope
         path, method = scope["path"], scope["method"]
-        route = find_route(path)
+        route = find_route(self._old_paths.get(path, path))
         if route is None:
             await unknown_path(path)(scope, request.receive, request.send)
             return

@@ -14,6 +14,7 @@ from venvd_http.connection import FastPath
 from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
+from venvd_http_backend import compat
 from venvd_http_backend.app import App
 from venvd_http_backend.commands import Commands
 from venvd_http_backend.fast import FastCall
@@ -47,9 +48,13 @@ class HttpServer:
         self._backend.environments = Environments(settings.controller_socket)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
-            App(self._backend, guard, commands),
+            App(self._backend, guard, commands, compat.PATHS if settings.compat else {}),
             stall_timeout=settings.stall_timeout,
-            fast_path=FastPath(FAST_ROUTES, commands.admit, partial(FastCall, commands)),
+            fast_path=FastPath(
+                compat.add_fast(FAST_ROUTES) if settings.compat else FAST_ROUTES,
+                commands.admit,
+                partial(FastCall, commands),
+            ),
             keep_alive=KEEP_ALIVE,
             grace=math.ceil(settings.grace) + 2,
             date_header=True,

@@ -14,7 +14,7 @@ from venvd_contract.venvs import PASSED_ON
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
 from venvd_http.auth import Key, TokenGuard
-from venvd_pipe_backend import arrays, handover, peers
+from venvd_pipe_backend import arrays, compat, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.output import Output
 from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head, outcome
@@ -59,7 +59,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self._host, self._backend, self._settings = host, host.backend, host.settings
         self._loop = loop
-        self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes)
+        mark = compat.BYTE_ORDER_MARK if self._settings.compat else b""
+        self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes, mark)
         self._calls: dict[Call | asyncio.Task[Reply | None], int] = {}
         """What runs, and the bytes of its request."""
         self._on_done = self._on_call_done

@@ -71,8 +71,8 @@ class Reader:
         behind: bytes of an array behind it, which `raw` reads.
     """
 
-    def __init__(self, max_line: int, max_attachment_bytes: int) -> None:
-        self._buffer = Buffer(max_line)
+    def __init__(self, max_line: int, max_attachment_bytes: int, mark: bytes = b"") -> None:
+        self._buffer = Buffer(max_line, mark)
         self._small = min(max_line, SMALL)
         self._max_attachment_bytes = max_attachment_bytes
         self._unfinished: tuple[Message, list[int]] | None = None
