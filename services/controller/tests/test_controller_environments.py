@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,39 @@ def test_paths_of_the_host_come_from_the_allow_list(create_testbed: Any, tmp_pat
                 testbed.controller.venvs.put("x", VenvSpec(server={"tlsKey": path}))
     with create_testbed().started() as testbed, pytest.raises(Forbidden, match="which is empty"):
         testbed.controller.venvs.put("x", VenvSpec(server={"tlsKey": str(allowed / "key")}))
+
+
+def test_dotnet_adds_its_packages_and_variables(create_testbed: Any, tmp_path: Path, engine: Any) -> None:
+    """The lock has Python.NET and a runtime, and the launch has the directory of the operator."""
+    with create_testbed(host_dirs=str(tmp_path)).started() as testbed:
+        plain = testbed.controller.venvs.put("x", VenvSpec(python="3.11", requirements=["six"]))[1]
+        testbed.wait(plain)
+        assert "pythonnet" not in testbed.controller.venvs.get_lock("x")
+        spec = VenvSpec(python="3.11", requirements=["six"], dotnet=True, assemblies=str(tmp_path))
+        testbed.wait(testbed.controller.venvs.put("x", spec)[1])
+        assert {"pythonnet", "dotnetcore2"} <= set(re.findall(r"[a-z0-9]+", testbed.controller.venvs.get_lock("x")))
+        assert testbed.controller.venvs.put("x", spec)[1] is None
+        testbed.wait(testbed.controller.backends.start(BackendSpec("http", "x", "b"))[1])
+        launch = engine.find_backend("b").launch
+        assert (launch.dotnet, launch.assemblies) == (True, tmp_path)
+        env = launch.make_worker_env("/env", "/inside")
+        assert env["DOTNET_ROOT"] == "/env/lib/python3.11/site-packages/dotnetcore2/bin"
+        assert env["VENVD_ASSEMBLIES"] == "/inside"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"assemblies": "/srv"}, "set dotnet to true"),
+        ({"dotnet": True, "assemblies": "srv"}, "no absolute path"),
+        ({"dotnet": True, "assemblies": "/etc"}, "VENVD_HOST_DIRS"),
+        ({"dotnet": True, "preload": ["clr"]}, "does not survive a fork"),
+    ],
+)
+def test_wrong_fields_of_dotnet_are_refused(testbed: Any, fields: dict[str, Any], says: str) -> None:
+    """The message says what would be right."""
+    with pytest.raises((InvalidRequest, Forbidden), match=says):
+        testbed.controller.venvs.put("x", VenvSpec(**fields))
 
 
 def test_wrong_settings_of_servers_are_refused(testbed: Any) -> None:

@@ -26,6 +26,8 @@ class Options(TypedDict, total=False):
         lock: the text of a requirements file with pinned versions and hashes, which is installed as it is.
         pyproject: the text of a pyproject.toml, whose dependencies join the requirements.
         checks: modules that must be importable in the venv.
+        dotnet: whether the venv has Python.NET and a .NET runtime.
+        assemblies: a directory on the controller's host with .NET assemblies, below one of its `VENVD_HOST_DIRS`.
         network: whether user code may reach the network.
         env: environment variables of user code.
         limits: of the worker host.
@@ -48,6 +50,8 @@ class Options(TypedDict, total=False):
     lock: str | None
     pyproject: str | None
     checks: Sequence[str]
+    dotnet: bool
+    assemblies: str | None
     network: bool | None
     env: Mapping[str, str] | None
     limits: BackendLimits | None
@@ -107,5 +111,7 @@ def plan_backend(requirements: Sequence[str], options: Options) -> BackendPlan:
         lock=options.get("lock"),
         pyproject=options.get("pyproject"),
         checks=list(options.get("checks", ())),
+        dotnet=options.get("dotnet", False),
+        assemblies=options.get("assemblies"),
     )
     return BackendPlan(spec, options)

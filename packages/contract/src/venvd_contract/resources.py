@@ -91,6 +91,11 @@ class VenvSpec:
     """Dependency groups of `pyproject`."""
     checks: List[str] = field(default_factory=list)
     """Modules that must be importable in the built venv before it is accepted."""
+    dotnet: bool = False
+    """Whether it has Python.NET and a .NET runtime."""
+    assemblies: Optional[str] = None
+    """A directory of the host with .NET assemblies, which sessions reference when they import `clr`. It needs `dotnet`.
+    """
 
 
 @dataclass

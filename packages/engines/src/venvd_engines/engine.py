@@ -152,7 +152,9 @@ class Launch:
         server_env: settings of the server (`VENVD_…`); the engine adds those of `SERVER_PATHS`.
         server_files: files of the host that the server reads, by the setting that names the file; the engine makes
             each readable for the server and sets the setting to its path there.
-        worker_env: environment variables of user code, beside the allow-list.
+        worker_env: environment variables of user code, beside the allow-list and `make_worker_env`.
+        dotnet: whether the venv has a .NET runtime.
+        assemblies: a directory of the host with .NET assemblies, which user code may read.
         preload: modules that the zygote imports before it forks sessions.
         preload_timeout: seconds for these imports; after a time-out, each session is an interpreter of its own.
         spare_sessions: processes that the warden forks ahead for future sessions.
@@ -170,6 +172,8 @@ class Launch:
     server_env: Mapping[str, str]
     server_files: Mapping[str, Path] = field(default_factory=dict)
     worker_env: Mapping[str, str] = field(default_factory=dict)
+    dotnet: bool = False
+    assemblies: Path | None = None
     preload: Sequence[str] = ()
     preload_timeout: float = 30.0
     spare_sessions: int = 2
@@ -189,6 +193,26 @@ class Launch:
         if self.type == "rpc":
             return "grpcs" if "VENVD_TLS_CERT" in self.server_files else "grpc"
         return "http"
+
+    def make_worker_env(self, prefix: str, assemblies: str) -> dict[str, str]:
+        """Make the environment variables of user code.
+
+        Args:
+            prefix: where user code sees its venv.
+            assemblies: where user code sees the directory of `assemblies`.
+        """
+        if not self.dotnet:
+            return dict(self.worker_env)
+        minor = self.image.python.rpartition(".")[0]
+        env = {
+            "PYTHONNET_RUNTIME": "coreclr",
+            "DOTNET_ROOT": f"{prefix}/lib/python{minor}/site-packages/dotnetcore2/bin",
+            "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1",  # the images have no ICU
+            "COMPlus_EnableDiagnostics": "0",  # else the runtime opens a socket for debuggers
+        }
+        if self.assemblies is not None:
+            env["VENVD_ASSEMBLIES"] = assemblies
+        return {**env, **self.worker_env}
 
     def warden_options(self) -> list[str]:
         """Arguments of the warden that are the same on every engine."""

@@ -17,7 +17,7 @@ from venvd_controller.specs import is_loopback
 
 _FREE_IN_VENV = frozenset(
     {"python", "requirements", "aptPackages", "preload", "env", "labels"}
-    | {"constraints", "lock", "pyproject", "extras", "groups", "checks"}
+    | {"constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet"}
 )
 """They change what is inside the walls around builds and user code, and not the walls."""
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout"})

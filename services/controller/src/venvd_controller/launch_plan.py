@@ -46,6 +46,8 @@ def plan_launch(
         server_env=server_env,
         server_files={variable: Path(path) for variable, path in server_files.items()},
         worker_env={**venv.env, **spec.env},
+        dotnet=venv.dotnet,
+        assemblies=None if venv.assemblies is None else Path(venv.assemblies),
         preload=venv.preload,
         preload_timeout=settings.preload_timeout,
         spare_sessions=settings.spare_sessions,

@@ -16,6 +16,7 @@ from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.internal.environment import check_declared
 from venvd_contract.resources import BACKEND_TYPES, MOST_QUEUED, BackendSpec, VenvSpec, check_name, check_version
 from venvd_contract.server_settings import check_server_settings, list_files
+from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
 from venvd_engines import locking, requirements
 from venvd_engines.pyproject import Pyproject
@@ -41,12 +42,13 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
         check_version(spec.python)
     check_declared(spec.env)
     _check_labels(spec.labels)
+    _check_dotnet(spec)
     lines = requirements.check([*spec.requirements, *_read_pyproject(spec)])
     return replace(
         spec,
         requirements=lines,
         constraints=requirements.check(spec.constraints),
-        lock=_check_lock(spec, lines),
+        lock=_check_lock(spec, add_requirements(lines, spec.dotnet)),
         pyproject=None,
         extras=[],
         groups=[],
@@ -54,6 +56,7 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
         aptPackages=requirements.check_apt(spec.aptPackages),
         preload=requirements.check_modules(spec.preload),
         server=_check_server(spec.server, None, host_paths),
+        assemblies=spec.assemblies and host_paths.check("assemblies", spec.assemblies),
     )
 
 
@@ -77,6 +80,15 @@ def _check_lock(spec: VenvSpec, lines: Sequence[str]) -> str | None:
     lock = locking.adopt(spec.lock)
     locking.check_covers(lock, lines)
     return lock
+
+
+def _check_dotnet(spec: VenvSpec) -> None:
+    if spec.assemblies is not None and not spec.dotnet:
+        raise InvalidRequest("assemblies: they need the .NET runtime: set dotnet to true")
+    if "clr" in spec.preload:
+        raise InvalidRequest(
+            'preload: "clr" starts the .NET runtime, which does not survive a fork: import it in sessions instead'
+        )
 
 
 def _check_server(given: Mapping[str, Any], backend_type: str | None, host_paths: HostPaths) -> dict[str, Any]:

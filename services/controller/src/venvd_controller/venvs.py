@@ -20,6 +20,7 @@ from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
 from venvd_controller.operations import OperationKind, Operations, Run
@@ -264,7 +265,8 @@ class Venvs:
             if locked == _digest_lock_inputs(row) or row.inputs == _digest_inputs(row):
                 return row.lock
         progress.phase("lock")
-        return self._engine.lock(runtime, row.spec["requirements"], progress, row.spec.get("constraints", ()))
+        lines = add_requirements(row.spec["requirements"], row.spec.get("dotnet", False))
+        return self._engine.lock(runtime, lines, progress, row.spec.get("constraints", ()))
 
     def _set_state(self, inputs: str, state: str, error: str | None) -> None:
         """Write the state of a build to every venv that waits for these inputs."""
@@ -292,16 +294,16 @@ class Venvs:
 
 
 def _digest_inputs(row: VenvRow) -> str:
-    """Return a digest of the inputs of a build: runtime, requirements, apt packages, constraints, lock, checks."""
+    """Return a digest of the inputs of a build: runtime, requirements, Debian packages, constraints, lock, checks."""
     return _digest([row.runtime, row.spec.get("requirements"), row.spec.get("aptPackages")], row, _NEWER_INPUTS)
 
 
 def _digest_lock_inputs(row: VenvRow) -> str:
     """Return a digest of what a lock is resolved from."""
-    return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints",))
+    return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints", "dotnet"))
 
 
-_NEWER_INPUTS = ("constraints", "lock", "checks")
+_NEWER_INPUTS = ("constraints", "lock", "checks", "dotnet")
 """Inputs that count only where they are given, so that the digests of earlier versions stay."""
 
 

@@ -34,6 +34,8 @@ def details(venv_info: Venv) -> str:
             ("apt packages", " ".join(venv_info.spec.aptPackages)),
             ("preload", " ".join(venv_info.spec.preload)),
             ("network", "allowed" if venv_info.spec.network else None),
+            (".NET", "yes" if venv_info.spec.dotnet else None),
+            ("assemblies", venv_info.spec.assemblies),
             ("image", venv_info.image),
             ("error", venv_info.error),
         ]
@@ -106,6 +108,12 @@ _SPEC_OPTIONS = (
         multiple=True,
         metavar="NAME=VALUE",
         help="A setting of the servers of its backends, such as maxSessions=8. Repeatable.",
+    ),
+    click.option("--dotnet", is_flag=True, help="Add Python.NET and a .NET runtime."),
+    click.option(
+        "--assemblies",
+        metavar="DIR",
+        help="A directory on the controller's host with .NET assemblies, below one of its VENVD_HOST_DIRS.",
     ),
     click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running."),
 )
@@ -192,6 +200,8 @@ def _spec(
     env: Sequence[str],
     labels: Sequence[str],
     server: Sequence[str],
+    dotnet: bool,
+    assemblies: str | None,
 ) -> VenvSpec:
     file = next((word for word in requirements if word.lower().endswith(".txt")), None)
     if file is not None:
@@ -212,6 +222,8 @@ def _spec(
         extras=list(extras),
         groups=list(groups),
         checks=list(checks),
+        dotnet=dotnet,
+        assemblies=assemblies and str(Path(assemblies).absolute()),
     )
 
 

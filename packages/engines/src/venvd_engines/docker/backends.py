@@ -36,6 +36,7 @@ from venvd_worker import archive
 
 CHANNEL = "/run/venvd/channel"
 ARCHIVE = "/venvd/worker"
+ASSEMBLIES = "/venvd/assemblies"
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108 - in containers of our own
 
@@ -120,6 +121,9 @@ class Backends:
             labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
         )
         tmpfs = tmpfs_options(launch.limits.tmpfs_bytes, labels.WORKER_UID, labels.SHARED_GID, executable=True)
+        mounts = [self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)]
+        if launch.assemblies is not None:
+            mounts.append(Mount(ASSEMBLIES, str(launch.assemblies), type="bind", read_only=True))
         warden_command = [f"{PREFIX}/bin/python", "-I", f"{ARCHIVE}/{archive_path.name}", "warden"]
         container = self._client.create_container(
             launch.image.ref,
@@ -129,11 +133,15 @@ class Backends:
             processes=launch.limits.processes,
             network=self._networks.ensure() if launch.network else "none",
             tmpfs={TMP: tmpfs, WORK: tmpfs},
-            mounts=[self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)],
+            mounts=mounts,
             runtime=self._client.settings.oci_runtime,
             shm_bytes=launch.limits.tmpfs_bytes,
             command=[*warden_command, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
-            environment={WORKER_ENV: json.dumps(dict(launch.worker_env)), "HOME": WORK, "TMPDIR": TMP},
+            environment={
+                WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, ASSEMBLIES)),
+                "HOME": WORK,
+                "TMPDIR": TMP,
+            },
             user=f"{labels.WORKER_UID}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.WORKER),
             hostname=launch.name,

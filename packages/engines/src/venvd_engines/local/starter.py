@@ -216,7 +216,7 @@ def _make_spec(
         },
         "worker": {
             "argv": [*warden, *places, *launch.warden_options()],
-            "env": environment.for_worker(directory, launch.worker_env),
+            "env": environment.for_worker(directory, launch.make_worker_env(launch.image.ref, str(launch.assemblies))),
             "cwd": str(directory / "work"),
         },
     }

@@ -263,19 +263,19 @@ def is_available(name: str) -> bool:
     """
     if not name or not all(name.split(".")):
         raise InvalidRequest('module_available: "{}" is no name of a module'.format(name[:80]))
-    path = None
+    path: Any = None
     found = ""
+    is_in_package = True
     for part in name.split("."):
         found = "{}.{}".format(found, part) if found else part
         if found in sys.modules:
-            path = getattr(sys.modules[found], "__path__", ())
-            continue
-        if path is not None and not path:
-            return False  # its parent is no package
-        spec = _find_spec(found, path)
-        if spec is None:
-            return False
-        path = spec.submodule_search_locations or ()
+            path = getattr(sys.modules[found], "__path__", None)
+        else:
+            spec = _find_spec(found, path) if is_in_package else None
+            if spec is None:
+                return False
+            path = spec.submodule_search_locations
+        is_in_package = path is not None  # an empty path is one too: .NET namespaces have it
     return sys.modules.get(name, builtins) is not None
 
 

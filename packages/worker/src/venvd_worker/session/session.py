@@ -21,7 +21,7 @@ from venvd_worker.common.control import ControlConnection, InvalidPacket, Trunca
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.exit_status import CHANNEL_CLOSED
 from venvd_worker.common.slots import SlotMemory
-from venvd_worker.session import forks
+from venvd_worker.session import assemblies, forks
 from venvd_worker.session.calls import Calls
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.commands import Commands, Parts
@@ -107,6 +107,7 @@ class Session:
         self._interrupts.install()
         self.take_streams()
         _prepare_path(config)
+        assemblies.prepare()
         forks.guard(self._protected)
         self._guard.apply()
 

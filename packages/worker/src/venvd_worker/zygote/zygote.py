@@ -83,7 +83,7 @@ class Zygote:
             self._import(name)
         gc.collect()
         gc.freeze()
-        self._control.send({"prepared": True, "threads": len(sys._current_frames())})  # noqa: SLF001 - there is no other way to count
+        self._control.send({"prepared": True, "threads": _count_threads()})
         while True:
             self._fork(control.wait_for_packet(self._control))
 
@@ -141,6 +141,13 @@ class Zygote:
                 _become_session(own)
         finally:
             os._exit(1)
+
+
+def _count_threads() -> int:
+    """Return the number of Python's threads, or of all threads if the .NET runtime is loaded: it starts its own."""
+    if "clr" in sys.modules:
+        return len(os.listdir("/proc/self/task"))
+    return len(sys._current_frames())  # noqa: SLF001 - there is no other way to count
 
 
 def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
