@@ -113,8 +113,13 @@ def test_the_number_of_handles_is_limited(start: Any) -> None:
         ("memoryview(bytes(4)).cast('B', (2, 2))", [0.0] * 4),
         ("(i / 2 for i in range(3))", [0.0, 0.5, 1.0]),
         ("[__import__('fractions').Fraction(1, 4)]", [0.25]),
-        ("[float('nan'), float('inf')]", [None, None]),
+        ("[float('nan'), float('inf'), -float('inf')]", [None, float("inf"), -float("inf")]),
         ("[]", []),
+        ("2.5", [2.5]),
+        (
+            "__import__('array').array('f', [0.1, 1e-45, 3.4028235e38])",
+            [0.1, 1e-45, 3.4028235e38],
+        ),
     ],
 )
 def test_float_arrays(shared: Any, expression: str, floats: list[Any]) -> None:
@@ -125,7 +130,8 @@ def test_float_arrays(shared: Any, expression: str, floats: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "rows"), [([[1, 2], [3]], [[1.0, 2.0], [3.0]]), ([1, 2], [[1.0, 2.0]]), ([], []), ([[]], [[]])]
+    ("value", "rows"),
+    [([[1, 2], [3]], [[1.0, 2.0], [3.0]]), ([1, 2], [[1.0, 2.0]]), ([], []), ([[]], [[]]), (3, [[3.0]])],
 )
 def test_float_rows(shared: Any, value: Any, rows: Any) -> None:
     """`tofloatarray2d` gives rows of any length; a flat sequence is one row."""
@@ -139,7 +145,6 @@ def test_float_rows(shared: Any, value: Any, rows: Any) -> None:
         ("tofloatarray", ["a"], "str"),
         ("tofloatarray", "12", "str"),
         ("tofloatarray", {"a": 1}, "dict"),
-        ("tofloatarray", 3, "int"),
         ("tofloatarray", [None], "NoneType"),
         ("tofloatarray2d", [[[1]]], "two dimensions"),
     ],

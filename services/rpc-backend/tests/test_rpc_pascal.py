@@ -69,7 +69,7 @@ def test_models_inside_models() -> None:
 def test_bare_arrays_get_a_name() -> None:
     """The commands that answer with a bare array name it as gRPC does."""
     assert answered("tofloatarray", [1.0]) == {"Data": [1.0]}
-    assert answered("tofloatarray2d", [[1.0]]) == {"Rows": [[1.0]]}
+    assert answered("tofloatarray2d", [[1.0]]) == {"Data": [[1.0]]}
 
 
 def test_results_are_not_trusted() -> None:

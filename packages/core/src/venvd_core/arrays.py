@@ -28,6 +28,10 @@ _COPIED = 2 * CHUNK
 """Bytes at the end of an array that the server copies, since a transport may keep them after `close`."""
 
 
+_WITH_SEGMENTS = frozenset({"array.get", "array.put", "tofloatarray", "tofloatarray2d"})
+"""Commands whose reply may name a segment."""
+
+
 class _ArrayReply(msgspec.Struct):
     dtype: str
     shape: list[int]
@@ -202,26 +206,7 @@ class ArrayService:
         """Fetch the array of a handle; its user closes it."""
         payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._begin(Request("array.get", payload), target)
-        reply = await _wait(call)
-        segments = _segments_of(call)
-        try:
-            return await self._make_outgoing(reply, segments)
-        except BaseException:
-            _release(segments, reply.result)
-            raise
-
-    async def _make_outgoing(self, reply: Reply, segments: Segments) -> Outgoing:
-        array_reply = _read_reply(reply.result)
-        header = _read_header(array_reply)
-        if array_reply.segment is None:
-            if len(reply.attachments) != 1:
-                raise Internal("the session sent an array without its bytes")
-            _check_length(header, len(reply.attachments[0]))
-            return Outgoing(header, reply.attachments[0], None, segments)
-        segment = await segments.find(array_reply.segment)
-        if header.nbytes > segment.size:
-            raise Internal("the session sent an array that is larger than its segment")
-        return Outgoing(header, None, segment, segments)
+        return await open_segment(call, await _wait(call))
 
     async def put(self, header: Header, target: Target, *, segment: bool) -> Incoming:
         """Prepare an array for its bytes; with `segment`, a small one lies in a segment as well."""
@@ -241,6 +226,20 @@ class ArrayService:
         except BaseException:
             _release(segments, reply.result)
             raise
+
+
+async def _make_outgoing(reply: Reply, segments: Segments) -> Outgoing:
+    array_reply = _read_reply(reply.result)
+    header = _read_header(array_reply)
+    if array_reply.segment is None:
+        if len(reply.attachments) != 1:
+            raise Internal("the session sent an array without its bytes")
+        _check_length(header, len(reply.attachments[0]))
+        return Outgoing(header, reply.attachments[0], None, segments)
+    segment = await segments.find(array_reply.segment)
+    if header.nbytes > segment.size:
+        raise Internal("the session sent an array that is larger than its segment")
+    return Outgoing(header, None, segment, segments)
 
 
 async def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
@@ -264,10 +263,20 @@ async def _wait(call: Call) -> Reply:
         raise
 
 
-def release_unclaimed(call: Call, result: msgspec.Raw) -> None:
-    """Release the segment named in the reply to a call that has been cancelled."""
-    if call.segments is not None and call.request.command in {"array.get", "array.put"}:
+def release_unclaimed(call: Call, result: bytes) -> None:
+    """Release the segment named in the reply to a call whose client has left."""
+    if call.segments is not None and call.request.command in _WITH_SEGMENTS:
         _release(call.segments, bytes(result))
+
+
+async def open_segment(call: Call, reply: Reply) -> Outgoing:
+    """Open the array that the reply to a call describes; the caller closes it."""
+    segments = _segments_of(call)
+    try:
+        return await _make_outgoing(reply, segments)
+    except BaseException:
+        _release(segments, reply.result)
+        raise
 
 
 def _release(segments: Segments, result: bytes) -> None:

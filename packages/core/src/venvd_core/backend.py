@@ -16,7 +16,7 @@ from venvd_contract.commands import ATTACH, BY_NAME
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.venvs import PASSED_ON
-from venvd_core import wire
+from venvd_core import float_arrays, wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
 from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call, Reply, Request, options_of
@@ -183,8 +183,8 @@ class Backend:
         return self._pool.metrics
 
     def call(self, request: Request) -> Call:
-        """Begin the call of a request."""
-        call = Call(request)
+        """Begin the call of a request; its reply will have the whole result."""
+        call = float_arrays.WholeCall(request) if request.command in float_arrays.COMMANDS else Call(request)
         self.begin(call)
         return call
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -24,6 +24,15 @@ encode = msgspec.json.Encoder().encode
 async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON) -> None:
     """Send one whole response."""
     await send_whole(send, status, ((b"content-type", content_type),), body)
+
+
+async def respond_in_parts(send: Send, length: int, parts: Iterable[bytes]) -> None:
+    """Send one response of JSON part by part, at the pace of the client. The parts have `length` bytes in all."""
+    headers = [(b"content-type", JSON), (b"content-length", b"%d" % length)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import ClassVar
@@ -36,6 +36,7 @@ _STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for sta
     413: b"413 Content Too Large",  # RFC 9110's names: those of HTTPStatus depend on the version of Python
     422: b"422 Unprocessable Content",
 }
+_JSON = b"content-type: application/json\r\n"
 _REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 
 
@@ -149,7 +150,11 @@ class Exchange(ABC):
 
     def answer(self, body: bytes) -> None:
         """Send 200 and a JSON body."""
-        self._connection.answer(self, b"200 OK", b"content-type: application/json\r\n", body)
+        self._connection.answer(self, b"200 OK", _JSON, body)
+
+    async def answer_in_parts(self, length: int, parts: Iterable[bytes]) -> None:
+        """Send 200 and a JSON body of `length` bytes part by part, at the pace of the client."""
+        await self._connection.answer_in_parts(self, _JSON, length, parts)
 
     def refuse(self, error: VenvdError) -> None:
         """Send an error."""
@@ -402,6 +407,24 @@ class Connection(HttpToolsProtocol):
 
     def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
         """Write one whole response: `status` is code and phrase, `headers` are lines, each with its end."""
+        self.transport.write(self._render_start(exchange, status, headers, len(body)) + body)
+        self._complete(exchange)
+
+    async def answer_in_parts(self, exchange: Exchange, headers: bytes, length: int, parts: Iterable[bytes]) -> None:
+        """Write a response with status 200 part by part. One that cannot be written whole ends the connection."""
+        self.transport.write(self._render_start(exchange, b"200 OK", headers, length))
+        try:
+            for part in parts:
+                await self.flow.drain()
+                if self.transport.is_closing():
+                    return
+                self.transport.write(part)
+        except BaseException:
+            self.transport.abort()
+            raise
+        self._complete(exchange)
+
+    def _render_start(self, exchange: Exchange, status: bytes, headers: bytes, length: int) -> bytes:
         if not exchange.keep_alive:
             headers += b"connection: close\r\n"
         rendered, defaults = Connection._rendered_defaults
@@ -409,8 +432,10 @@ class Connection(HttpToolsProtocol):
         if rendered is not current:
             defaults = b"".join(b"%b: %b\r\n" % header for header in current)
             Connection._rendered_defaults = current, defaults
-        start = b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, defaults, len(body))
-        self.transport.write(start + body)
+        return b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, defaults, length)
+
+    def _complete(self, exchange: Exchange) -> None:
+        """End a response that is written."""
         exchange.response_complete = True
         self._exchange = None
         if not exchange.keep_alive:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from urllib.parse import parse_qsl
 
 from venvd_contract.errors import Internal, VenvdError
+from venvd_core import float_arrays
 from venvd_core.backend import Backend
 from venvd_http import probes
 from venvd_http.asgi import Message, Receive, Scope, Send
@@ -119,6 +120,8 @@ class App:
         stream = self._streams.get(command)
         if stream is not None:
             await stream(request, payload)
+        elif command in float_arrays.COMMANDS:
+            await self._commands.serve_float_array(command, request)
         elif command == "exec" and request.head.wants_events:
             await serve_events(self._commands, request)
         else:

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from venvd_contract.errors import TooLarge
 from venvd_contract.venvs import PASSED_ON
-from venvd_core import logs
-from venvd_core.backend import Backend, Request
+from venvd_core import float_arrays, logs
+from venvd_core.backend import Backend, Call, Request
+from venvd_core.tasks import Tasks
 from venvd_core.wire import encode
-from venvd_http.asgi import Receive, respond
+from venvd_http.asgi import Receive, respond, respond_in_parts
 from venvd_http.auth import Key, TokenGuard
 from venvd_http.bodies import too_large
 from venvd_http.clients import DisconnectWatch
@@ -29,12 +30,14 @@ class Commands:
     Attributes:
         stall_timeout: seconds for which a client in the middle of something may do nothing.
         watch: cancels calls whose clients go away; None if they shall go on.
+        tasks: send what the fast path cannot send at once.
     """
 
     def __init__(self, backend: Backend, guard: TokenGuard, settings: HttpSettings) -> None:
         self.backend = backend
         self.stall_timeout = settings.stall_timeout
         self.watch = DisconnectWatch() if settings.cancel_on_disconnect else None
+        self.tasks = Tasks()
         self._guard = guard
         self._limit = settings.max_body
 
@@ -58,6 +61,19 @@ class Commands:
         call = self.backend.call(made)
         reply = await self._wait(call.future(), request.receive)
         await respond(request.send, 200, reply.result)
+
+    async def serve_float_array(self, command: str, request: HttpRequest) -> None:
+        """Answer one request for a float array, whose text may be too long for one piece."""
+        call = Call(make_request(command, request.head, await self.read_body(command, request)))
+        self.backend.begin(call)
+        text = await self.wait(float_arrays.wait_for_text(call), request.receive)
+        if text is None:
+            await respond(request.send, 200, call.result().result)
+            return
+        try:
+            await respond_in_parts(request.send, text.header.nbytes, float_arrays.read_text(text))
+        finally:
+            text.close()
 
     async def read_body(self, command: str, request: HttpRequest) -> bytes:
         """The whole body of a request.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from venvd_contract.errors import Internal
+from venvd_contract.errors import Internal, VenvdError
+from venvd_core import float_arrays
 from venvd_core.backend import Call
 from venvd_http.connection import Connection, Exchange
 from venvd_http.heads import Head
@@ -45,9 +46,28 @@ class FastCall(Exchange):
     def _finish(self, call: Call) -> None:
         if self.disconnected:
             self.response_complete = True
+            if call.request.command in float_arrays.COMMANDS:
+                float_arrays.discard(call)
         elif call.reply is not None:
-            self.answer(call.reply.result)
+            if call.request.command in float_arrays.COMMANDS and float_arrays.is_apart(call.reply):
+                self._commands.tasks.start(self._send_text(call))
+            else:
+                self.answer(call.reply.result)
         elif call.error is not None:
             self.refuse(call.error)
         else:
             self.response_complete = True
+
+    async def _send_text(self, call: Call) -> None:
+        """Send a float array that is too long for one piece."""
+        try:
+            text = await float_arrays.open_text(call)
+        except VenvdError as error:
+            self.refuse(error)
+            return
+        try:
+            await self.answer_in_parts(text.header.nbytes, float_arrays.read_text(text))
+        except VenvdError as error:
+            _log.warning("a response broke off: %s", error.message)
+        finally:
+            text.close()

@@ -14,6 +14,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.commands import checked
 from venvd_contract.errors import InvalidRequest, VenvdError
+from venvd_core import float_arrays
 from venvd_core.backend import Backend, Call, Incoming, Outgoing, Reply, Target
 from venvd_core.segments import Segment
 from venvd_core.wire import encode, parse_object
@@ -283,3 +284,26 @@ class ArrayRequest:
     async def _wait_for_turn(self) -> None:
         if self._turn is not None:
             await self._turn.first()
+
+
+async def write_text(call: Call, turn: Turn | None, requests: Requests, output: Output) -> None:
+    """Write the reply to a call for a float array whose text lies apart, as one line.
+
+    Raises:
+        VenvdError: the text cannot be read, and nothing is written yet.
+    """
+    text = await float_arrays.open_text(call)
+    try:
+        if turn is not None:
+            await turn.first()
+        async with output.exclusive():
+            try:
+                await output.put(b'%b"result":' % head(call.request.tag))
+                for part in float_arrays.read_text(text):
+                    await output.put(part)
+                await output.put(b"}\n")
+            except BaseException:
+                requests.abort()  # the client would read an error as a part of the line
+                raise
+    finally:
+        text.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from venvd_contract.commands import ATTACH, COMMANDS
 from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
 from venvd_contract.venvs import PASSED_ON
+from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
 from venvd_http.auth import Key, TokenGuard
@@ -344,6 +345,8 @@ class Connection(asyncio.Protocol):
 
     def _on_call_done(self, call: Call, turn: Turn | None = None) -> None:
         self._running_bytes -= self._calls.pop(call)
+        if call.request.command in float_arrays.COMMANDS and self._take_float_array(call, turn):
+            return
         if self._lost:
             return
         line = answer(call)
@@ -357,6 +360,16 @@ class Connection(asyncio.Protocol):
             self._transport.write(line)
         if self._paused or self._closing or self._held or self._running_bytes > SMALL:
             self._go_on()
+
+    def _take_float_array(self, call: Call, turn: Turn | None) -> bool:
+        """Begin to write a float array whose text lies apart; whether nothing else is to be done for the call."""
+        if self._lost or call.reply is None or not float_arrays.is_apart(call.reply):
+            float_arrays.discard(call)
+            return self._lost
+        task = self._loop.create_task(arrays.write_text(call, turn, self, self._output))
+        self._calls[task] = 0
+        task.add_done_callback(partial(self._on_array_done, head(call.request.tag), turn))
+        return True
 
     def _on_array_done(self, begin: bytes, turn: Turn | None, task: asyncio.Task[Reply | None]) -> None:
         self._running_bytes -= self._calls.pop(task)

@@ -82,7 +82,7 @@ class RpcServer:
         app, names = probes.create_app(self._backend, guard), NAMES
         routes = Routes(SERVICES, calls, streams, arrays, Operations(environments, guard))
         if settings.compat:
-            app, names = old_http.create_app(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
+            app, names = old_http.Methods(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
             routes.add(old_service.list_calls(calls))
         self._server.add_generic_rpc_handlers((routes,))
         self._health = grpc_probes.add(self._server, self._backend, guard, names)

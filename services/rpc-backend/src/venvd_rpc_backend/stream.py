@@ -12,7 +12,9 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
+from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Request
+from venvd_core.float_arrays import WholeCall
 from venvd_http.auth import TokenGuard
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
@@ -110,7 +112,8 @@ class Stream:
     # ---- requests
 
     def _begin(self, message: SessionRequest) -> None:
-        call = Call(self._request(message), self._on_done)
+        kind = WholeCall if message.command in float_arrays.COMMANDS else Call
+        call = kind(self._request(message), self._on_done)
         if message.stream:
             call.on_event = partial(self._on_event, message.id)
         if message.command == CANCEL:
@@ -148,7 +151,8 @@ class Stream:
     def _send(self, message: bytes) -> None:
         if self.finished.done():
             return
-        if self._unread > self._max_unread:
+        waiting = self._unread - len(self._outbox[0]) if self._outbox else 0  # the first one may be of any size
+        if waiting > self._max_unread:
             limit = self._max_unread
             error = LimitExceeded(f"more than {limit} bytes of replies on the stream were not read")
             self.finished.set_exception(error)

@@ -20,6 +20,9 @@ On a session's stream the server sends one request at a time and waits for its r
 | event | session | `id`, `event`, `data`; only if the request has `"stream": true` |
 | reply | session | `id`, `result`, `attachments`, or `id`, `error` and the other fields of an error |
 
+The result of `tofloatarray` and `tofloatarray2d` is their JSON. A long one lies in a segment: the result is then the
+description of its bytes, `{dtype, shape, order, segment, size}`.
+
 The session validates payloads. The server treats every reply as hostile input. It also sends lines without a reply:
 
 | line | meaning |
@@ -31,6 +34,6 @@ The session validates payloads. The server treats every reply as hostile input. 
 
 from __future__ import annotations
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of all of this. The warden refuses a `hello` of another version."""
 SOCKET = "warden.sock"

@@ -28,6 +28,8 @@ class ArrayReply(NamedTuple):
     attachments: Sequence[Any] = ()
     segment: Optional[Segment] = None
     """Its descriptor goes along where the peer does not have it."""
+    text: Optional[Sequence[bytes]] = None
+    """Parts of the JSON that is the result, in place of `result`."""
 
 
 class Source(NamedTuple):
@@ -68,6 +70,21 @@ class Arrays:
             self._segments.take_back([segment.name])
             raise
         return self._reply(source.header, segment, peer)
+
+    def send_text(self, parts: List[bytes], peer: Peer) -> ArrayReply:
+        """Send JSON that is no part of a line: a long one lies in a segment if the peer takes it so."""
+        size = sum(map(len, parts))
+        if not peer.takes_text or size <= INLINE_BYTES:
+            return ArrayReply({}, text=parts)
+        segment = self._lend(size, peer)
+        memory = memoryview(segment.map).cast("B")
+        end = 0
+        parts.reverse()
+        while parts:  # each part is freed as soon as it is copied
+            part = parts.pop()
+            memory[end : end + len(part)] = part
+            end += len(part)
+        return self._reply(header("|u1", [size]), segment, peer)
 
     # ---- in
 

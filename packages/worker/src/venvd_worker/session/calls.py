@@ -193,6 +193,8 @@ def _parse_lease(given: Any) -> Optional[float]:
 
 
 def _pack(begin: bytes, reply: ArrayReply, call: Call) -> Reply:
+    if reply.text is not None:
+        return replies.text_reply(begin, reply.text)
     descriptors = () if reply.segment is None else call.peer.share(reply.segment)
     return replies.package(begin, reply.result, reply.attachments, descriptors)
 

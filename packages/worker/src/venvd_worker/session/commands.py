@@ -15,6 +15,7 @@ from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder,
 from venvd_worker.session import display, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
+from venvd_worker.session.float_text import FloatText
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
@@ -124,10 +125,15 @@ class Commands:
     # ---- data
 
     def to_float_array(self, call: Call) -> Any:
-        return call.encode(floats.flat(self._find(call)))
+        return self._float_array(floats.write_flat, call)
 
     def to_float_array_2d(self, call: Call) -> Any:
-        return call.encode(floats.rows(self._find(call)))
+        return self._float_array(floats.write_rows, call)
+
+    def _float_array(self, write: Callable[[Any, FloatText], None], call: Call) -> ArrayReply:
+        text = FloatText(self._limits.arrayBytes, tagged=call.encode == self.encoders["tagged"])
+        write(self._find(call), text)
+        return self.arrays.send_text(text.finish(), call.peer)
 
     def get_array(self, call: Call) -> Any:
         self.arrays.release(call.fields["release"] or (), call.peer)

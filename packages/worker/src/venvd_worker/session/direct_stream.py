@@ -40,6 +40,7 @@ class DirectPeer:
         self.known: Set[str] = set()
         self.takes_descriptors = True
         """Whether the session can send descriptors to the client."""
+        self.takes_text = False
 
     def share(self, segment: Segment) -> List[int]:
         if segment.name in self.known:

@@ -1,63 +1,173 @@
-"""Turn objects into arrays of floats, for `tofloatarray` and `tofloatarray2d`. This needs no numpy."""
+"""Read objects as arrays of numbers, for `tofloatarray` and `tofloatarray2d`. This needs no numpy.
+
+What can be read: sequences and other iterables at any depth, buffers, arrays of numpy, whatever numpy makes an array of
+(objects with `to_numpy`, `__array__` or `__array_interface__`), objects with `tolist`, and single numbers.
+"""
 
 from __future__ import annotations
 
-from typing import Any, List
+import struct
+import sys
+from importlib import import_module
+from typing import Any, List, Optional
 
 from venvd_contract.errors import InvalidRequest
+from venvd_worker.session.float_text import FloatText
 from venvd_worker.session.tracebacks import class_name
 
+BLOCK = 8192
+"""Numbers that are converted at once."""
 _TEXTS = (str, bytes, bytearray, dict)
 _DEEPEST = 32
+_REAL = "fiub"
+"""Kinds of numpy types that hold real numbers."""
+_SINGLE = struct.Struct("f")
+_SMALLEST_NORMAL = 2.0**-126
 
 
-def flat(value: Any) -> List[float]:
-    """Return all numbers of a nested sequence or a buffer, in order.
+def write_flat(value: Any, out: FloatText) -> None:
+    """Write all numbers of a value, in order. A single number is an array of one.
 
     Raises:
         InvalidRequest: the value is no array, is nested too deeply, or holds something that is no number.
+        LimitExceeded: there is too much of it.
     """
-    numbers: List[float] = []
-    _gather(_items(value), numbers, 0)
-    return numbers
+    out.begin()
+    _Writer(out).write(value)
+    out.end()
 
 
-def rows(value: Any) -> List[List[float]]:
-    """Return the rows of a sequence of sequences. Rows may differ in length. A flat sequence is one row.
+def write_rows(value: Any, out: FloatText) -> None:
+    """Write the rows of a sequence of sequences. Rows may differ in length. A flat sequence or a number is one row.
 
     Raises:
         InvalidRequest: the value is no array, has more than two dimensions, or holds something that is no number.
+        LimitExceeded: there is too much of it.
     """
-    items = list(_items(value))
-    if items and not any(map(_is_nested, items)):
-        return [flat(items)]
-    return [_row(item) for item in items]
+    out.begin()
+    for row in _rows(value):
+        array = _find_array(row)
+        numbers = _list_items(row) if array is None else array
+        if any(map(_is_nested, numbers)) if array is None else array.ndim > 1:
+            raise InvalidRequest("the object has more than two dimensions")
+        out.begin()
+        _Writer(out).write(numbers)
+        out.end()
+    out.end()
 
 
-def _row(item: Any) -> List[float]:
-    row = list(_items(item))
-    if any(map(_is_nested, row)):
-        raise InvalidRequest("the object has more than two dimensions")
-    return [_number(entry) for entry in row]
+def _rows(value: Any) -> Any:
+    if _is_number(value):
+        return [[value]]
+    array = _find_array(value)
+    if array is not None:
+        return array if array.ndim > 1 else [array]
+    rows = _list_items(value)
+    return [rows] if rows and not any(map(_is_nested, rows)) else rows
 
 
-def _gather(items: Any, numbers: List[float], depth: int) -> None:
-    """Append all numbers in `items` to `numbers`."""
-    if depth > _DEEPEST:
-        raise InvalidRequest("the object is nested more than {} levels deep".format(_DEEPEST))
-    for item in items:
-        if type(item) is float:
-            numbers.append(item)
-        elif _is_nested(item):
-            _gather(_items(item), numbers, depth + 1)
-        else:
-            numbers.append(_number(item))
+class _Writer:
+    """Writes the numbers of one array in blocks."""
+
+    def __init__(self, out: FloatText) -> None:
+        self._out = out
+        self._block: List[float] = []
+
+    def write(self, value: Any) -> None:
+        self._write(value, 0)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._block:
+            self._out.add(self._block)
+            self._block = []
+
+    def _write(self, value: Any, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise InvalidRequest("the object is nested more than {} levels deep".format(_DEEPEST))
+        if _is_number(value):
+            self._block.append(_number(value))
+            return
+        array = _find_array(value)
+        if array is not None and array.dtype.kind in _REAL:
+            self._write_array(array)
+            return
+        self._write_items(_items(value) if array is None else array.reshape(-1).tolist(), depth)
+
+    def _write_array(self, array: Any) -> None:
+        """Write an array of real numbers. numpy writes numbers of less than 64 bits in their shortest form itself."""
+        self._flush()
+        flat = array.reshape(-1)
+        short = array.dtype.kind == "f" and array.dtype.itemsize < 8
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            if short:
+                self._out.add_texts(list(map(str, block)))
+            else:
+                self._out.add(block.astype("f8").tolist())
+
+    def _write_items(self, items: Any, depth: int) -> None:
+        if type(items) is list and len(items) > BLOCK and set(map(type, items)) == {float}:
+            self._flush()
+            for start in range(0, len(items), BLOCK):
+                self._out.add(items[start : start + BLOCK])
+            return
+        for item in items:
+            if type(item) is float:
+                self._block.append(item)
+            elif _is_nested(item):
+                self._write(item, depth + 1)
+            else:
+                self._block.append(_number(item))
+            if len(self._block) >= BLOCK:
+                self._flush()
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a single number, as arrays and tensors without dimensions are."""
+    if isinstance(value, (int, float)):
+        return True
+    if isinstance(value, _TEXTS):
+        return False
+    return hasattr(type(value), "__float__") and (
+        getattr(value, "shape", None) == () or not hasattr(type(value), "__iter__")
+    )
 
 
 def _is_nested(item: Any) -> bool:
     if isinstance(item, (int, float, *_TEXTS)):
         return False
-    return hasattr(type(item), "__iter__") and getattr(item, "shape", None) != ()
+    return (hasattr(type(item), "__iter__") or hasattr(type(item), "__array__")) and not _is_number(item)
+
+
+def _find_array(value: Any) -> Any:
+    """Return the array that numpy makes of an object that asks for it; None for every other value."""
+    kind = type(value)
+    if kind in (list, tuple, range) or isinstance(value, _TEXTS):
+        return None
+    convert = getattr(kind, "to_numpy", None)
+    if callable(convert):
+        value = convert(value)
+    elif not (hasattr(kind, "__array__") or hasattr(value, "__array_interface__")):
+        return None
+    numpy = sys.modules.get("numpy") or _import_numpy()
+    if numpy is None:
+        return None
+    if isinstance(value, numpy.ma.MaskedArray):  # what is masked is missing
+        value = value.astype("f8").filled(float("nan"))
+    try:
+        return numpy.asarray(value)
+    except Exception:
+        if callable(getattr(kind, "tolist", None)):
+            return None  # a tensor that another device holds, or that has a gradient
+        raise
+
+
+def _import_numpy() -> Optional[Any]:
+    try:
+        return import_module("numpy")
+    except ImportError:
+        return None
 
 
 def _items(value: Any) -> Any:
@@ -66,21 +176,51 @@ def _items(value: Any) -> Any:
         return value
     if isinstance(value, (str, dict)):
         raise InvalidRequest("{} is no array of numbers".format(_article(value)))
-    for name in ("to_numpy", "tolist"):
-        method = getattr(type(value), name, None)
-        if callable(method):
-            return _items(method(value))
+    view = _find_view(value)
+    if view is not None and view.format.lstrip("@=") == "f" and view.ndim == 1:
+        return list(map(_shorten, view))
+    method = getattr(type(value), "tolist", None)
+    if callable(method):
+        return _items(method(value))
     try:
-        return memoryview(value).tolist()
-    except (TypeError, ValueError, NotImplementedError):
-        pass  # the value is no buffer, or Python cannot read the format of its items
+        if view is not None:
+            return view.tolist()
+    except NotImplementedError:
+        pass  # Python cannot read the format of its items
     if not hasattr(type(value), "__iter__"):
         raise InvalidRequest("{} is no array of numbers".format(_article(value)))
     return value
 
 
+def _list_items(value: Any) -> Any:
+    items = _items(value)
+    return items if isinstance(items, (list, tuple, range)) else list(items)
+
+
+def _find_view(value: Any) -> Optional[memoryview]:
+    """Return the memory of a buffer; None for any other value."""
+    try:
+        return memoryview(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _shorten(single: float) -> float:
+    """Return the number with the fewest digits that is `single` in 32 bits."""
+    for digits in range(1 if abs(single) < _SMALLEST_NORMAL else 6, 9):
+        short = float("{:.{}g}".format(single, digits))
+        if _SINGLE.pack(short) == _SINGLE.pack(single):
+            return short
+    return float("{:.9g}".format(single))
+
+
 def _number(item: Any) -> float:
-    if isinstance(item, _TEXTS) or not hasattr(type(item), "__float__"):
+    kind = type(item)
+    if kind.__module__ == "numpy" and kind.__name__ in ("float16", "float32"):
+        return float(str(item))  # in its shortest form
+    if kind.__name__ == "NAType":  # a missing value of pandas
+        return float("nan")
+    if isinstance(item, _TEXTS) or not hasattr(kind, "__float__"):
         raise InvalidRequest("{} in the object is no number".format(_article(item)))
     return float(item)
 

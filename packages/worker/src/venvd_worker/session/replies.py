@@ -77,6 +77,13 @@ def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: 
     return Package(begin + dump_line(fields)[1:], attachments, descriptors)
 
 
+def text_reply(begin: bytes, parts: Sequence[bytes]) -> Reply:
+    """The reply of a call whose result is JSON in parts."""
+    if len(parts) == 1:
+        return b'%b"result":%b}\n' % (begin, parts[0])
+    return Package(b'%b"result":' % begin, (*parts, b"}\n"))
+
+
 def error_line(begin: bytes, error: VenvdError) -> bytes:
     """The reply of a call that failed."""
     return begin + dump_line(error.fields())[1:]

@@ -35,6 +35,8 @@ class Peer(Protocol):
     """Names of the segments whose descriptors the peer has."""
     takes_descriptors: bool
     """Whether the session can send descriptors to the peer."""
+    takes_text: bool
+    """Whether the peer reads a long result out of a segment unasked."""
 
     def share(self, segment: "Segment") -> List[int]:
         """Make a segment known to the peer, and return the descriptors that the reply must carry."""
@@ -44,6 +46,7 @@ class ServerPeer:
     """The server as a peer. It gets descriptors through the warden."""
 
     takes_descriptors = True
+    takes_text = True
 
     def __init__(self, control: ControlConnection) -> None:
         self.known: Set[str] = set()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from itertools import chain
+from typing import TypeVar
+
 from venvd_contract.commands import COMMANDS, Command
-from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented
-from venvd_core.backend import Backend, Request
-from venvd_http.asgi import ASGIApp, Receive, Scope, Send, respond
+from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented, VenvdError
+from venvd_core import float_arrays
+from venvd_core.backend import Backend, Call, Request
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send, respond, respond_in_parts
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
@@ -17,45 +23,76 @@ from venvd_rpc_backend.methods import COMMAND_NAMES, STREAMING
 from venvd_rpc_backend.settings import RpcSettings
 from venvd_rpc_backend.status import public_error
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 PREFIX = "/rpc/"
 SERVICE = "PythonService/"
 METHODS: dict[str, Command] = {each.rpc: each for each in COMMANDS if each.rpc.startswith(SERVICE)}
 
 
-def create_app(others: ASGIApp, backend: Backend, guard: TokenGuard, settings: RpcSettings) -> ASGIApp:
-    """Create the application; `others` answers every other path. Errors are problem details."""
-    watch = DisconnectWatch() if settings.cancel_on_disconnect else None
+class Methods:
+    """Answers `POST /rpc/PythonService/<Method>`; `others` answers every other path. Errors are problem details."""
 
-    async def call(scope: Scope, head: Head, body: Body, receive: Receive) -> bytes:
-        """Run one call; the body of its response."""
-        command = _find_command(scope)
-        if not command.open:
-            tie(scope["extensions"][TRANSPORT], guard.check(head.token))
-        payload = pascal.read_request(await body.read(settings.max_body))
-        request = Request(
-            command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease
-        )
-        future = backend.call(request).future()
-        reply = await (future if watch is None else watch.wait(future, receive))
-        return pascal.render_response(command, reply.result)
+    def __init__(self, others: ASGIApp, backend: Backend, guard: TokenGuard, settings: RpcSettings) -> None:
+        self._others = others
+        self._backend = backend
+        self._guard = guard
+        self._settings = settings
+        self._watch = DisconnectWatch() if settings.cancel_on_disconnect else None
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
-            await others(scope, receive, send)
+            await self._others(scope, receive, send)
             return
-        body = Body(receive, settings.stall_timeout)
+        body = Body(receive, self._settings.stall_timeout)
         head = Head(chunked=True)  # as long as nothing is known of the body
         try:
             head = Head.of(scope["headers"])
-            response = await call(scope, head, body, receive)
+            command, request = await self._read(scope, head, body)
+            if command.name in float_arrays.COMMANDS:
+                await self._answer_float_array(scope, command, request, receive, send)
+            else:
+                reply = await self._wait(self._backend.call(request).future(), receive)
+                await respond(send, 200, pascal.render_response(command, reply.result))
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 — every error becomes a response
             await refuse(send, public_error(error), headers=body.closing(head))
-        else:
-            await respond(send, 200, response)
 
-    return serve
+    async def _read(self, scope: Scope, head: Head, body: Body) -> tuple[Command, Request]:
+        """Read the request of a client that may call."""
+        command = _find_command(scope)
+        if not command.open:
+            tie(scope["extensions"][TRANSPORT], self._guard.check(head.token))
+        payload = pascal.read_request(await body.read(self._settings.max_body))
+        return command, Request(
+            command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease
+        )
+
+    async def _wait(self, future: asyncio.Future[T], receive: Receive) -> T:
+        return await (future if self._watch is None else self._watch.wait(future, receive))
+
+    async def _answer_float_array(
+        self, scope: Scope, command: Command, request: Request, receive: Receive, send: Send
+    ) -> None:
+        """Run a call whose result may be too long for one piece."""
+        call = Call(request)
+        self._backend.begin(call)
+        text = await self._wait(asyncio.ensure_future(float_arrays.wait_for_text(call)), receive)
+        if text is None:
+            await respond(send, 200, pascal.render_response(command, call.result().result))
+            return
+        begin, end = b'{"%b":' % pascal.BARE[command.name], b"}"
+        try:
+            parts = chain((begin,), float_arrays.read_text(text), (end,))
+            await respond_in_parts(send, len(begin) + text.header.nbytes + len(end), parts)
+        except VenvdError as error:
+            log.warning("a response broke off: %s", error.message)
+            scope["extensions"][TRANSPORT].abort()
+        finally:
+            text.close()
 
 
 def _find_command(scope: Scope) -> Command:

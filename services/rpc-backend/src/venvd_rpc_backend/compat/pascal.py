@@ -21,7 +21,7 @@ _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _NULL = b"null"
 
-BARE = {"tofloatarray": b"Data", "tofloatarray2d": b"Rows"}
+BARE = {"tofloatarray": b"Data", "tofloatarray2d": b"Data"}
 """The field that holds the array, for commands whose result is a bare array."""
 
 
