@@ -30,6 +30,7 @@ class ComposeProject:
         self.port = free_port()
         self.name = f"venvd-test-{self.port}"
         self.directory = Path(tempfile.mkdtemp(prefix="venvd-c-"))
+        self.directory.chmod(0o711)  # the controller reaches the run directory through /tmp, which it mounts too
         path = self.directory / "venvd.yaml"
         path.write_text(manifest)
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")} | {
