@@ -8,6 +8,14 @@ import pytest
 
 from venvd_contract.errors import HandleNotFound, InvalidRequest, LimitExceeded, TooLarge, Unimplemented, UserError
 
+DATA = (
+    "String", "System.String", "Int32", "Int64", "System.Int64", "Double", "Boolean", "Single[]", "System.Double[,]",
+    "Nullable`1", "System.Nullable`1[[System.Int32, System.Private.CoreLib, Version=8.0.0.0, Culture=neutral]]",
+    "List`1", "System.Collections.Generic.Dictionary`2[[System.String, C],[System.Object, C]]", "JsonElement",
+    "System.Text.Json.JsonElement", "string", "int", "long", "double", "bool", "float[]", "decimal", "DateTime",
+)  # fmt: skip
+"""Names of .NET types as clients send them."""
+
 
 @pytest.mark.slow
 def test_import_holds_a_module(shared: Any) -> None:
@@ -49,6 +57,40 @@ def test_falsy_objects_are_objects(shared: Any, value: Any) -> None:
     """What is false behind a handle is found like anything else."""
     held = shared("wrap", {"value": value})["handleId"]
     assert shared("call", {"handleId": held, "methodName": "__eq__", "args": [value]})["value"] is True
+
+
+def test_an_object_for_a_client_that_reads_data(session: Any) -> None:
+    """Where the client reads the result as a .NET type that is data, an object is null and leaves no handle."""
+    for name in (*DATA, "LIST<int>", " string ", "double?", "int[,]", "Foo[]", "List`1[]"):
+        assert session("eval", {"expression": "object()", "returnType": name}) == {"value": None}, name
+        assert session("eval", {"expression": "[1, (2,)]", "returnType": name}) == {"value": [1, [2]]}
+    assert session("handles") == {"handles": []}
+
+
+@pytest.mark.parametrize("name", ["Object", "System.Object", "A.B.IPythonObjectHandle", "", None])
+def test_an_object_for_a_client_that_may_read_a_handle(shared: Any, name: str | None) -> None:
+    """Any other type may be a handle, and the result is one."""
+    for command, fields in (
+        ("eval", {"expression": "object()"}),
+        ("getattr", {"handleId": shared.held("print"), "attributeName": "__class__"}),
+        ("call", {"handleId": shared.held("object"), "methodName": "__call__"}),
+    ):
+        assert shared(command, {**fields, "returnType": name})["isHandle"] is True
+
+
+def test_a_return_type_is_text(shared: Any) -> None:
+    """Anything else is refused."""
+    with pytest.raises(InvalidRequest, match="returnType"):
+        shared("eval", {"expression": "1", "returnType": 3})
+
+
+def test_handles_of_a_backend_with_a_lease(start: Any) -> None:
+    """A handle has the lease of the session's start, that of its own call, or with 0 none."""
+    session = start(lease=60)
+    for lease, expected in ((None, 60), (5, 5), (0, None)):
+        held = session("wrap", {"value": 1}, lease=lease)["handleId"]
+        (left,) = [each.get("leaseSeconds") for each in session("handles")["handles"] if each["handleId"] == held]
+        assert left == expected or 0 < left <= expected
 
 
 def test_dispose(shared: Any) -> None:

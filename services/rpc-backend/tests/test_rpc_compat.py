@@ -13,6 +13,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from venvd_proto.v1 import python_service_pb2 as pb
+
 from .conftest import METADATA, Server, Start  # type: ignore[import-not-found]
 
 NAME = "beep.python.runtime.PythonService"
@@ -60,11 +62,13 @@ def test_objects(old: Caller) -> None:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_values(old: Caller) -> None:
-    """Code answers with its value as JSON, and with null for an object."""
+def test_values(server: Server, old: Caller) -> None:
+    """Code answers with its value as JSON, and with null for an object, which leaves no handle."""
     assert json.loads(old("Evaluate", expression="a + 1", locals_json='{"a": 41}').value_json) == 42
     assert old("Evaluate", expression="None").value_json == "null"
+    before = len(server.python.ListHandles(pb.ListHandlesRequest(), metadata=METADATA).handles)
     assert old("Evaluate", expression="object()").value_json == "null"
+    assert len(server.python.ListHandles(pb.ListHandlesRequest(), metadata=METADATA).handles) == before
     assert old("IsModuleAvailable", module_name="json").available
     assert not old("IsModuleAvailable", module_name="no_such_module").available
     assert old("Health").status == "ok"

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
         timeout: seconds for calls that name no timeout.
         server: settings of the server, such as `{"maxSessions": 8}` (`venvd_contract.server_settings`).
         queue_limit: how many calls may wait in one session. Default: 1,000.
+        handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
         on_event: is called with each event of the operations (`venvd_contract.resources.Event`).
@@ -58,6 +59,7 @@ class Options(TypedDict, total=False):
     timeout: float | None
     server: Mapping[str, Any] | None
     queue_limit: int | None
+    handle_lease: float | None
     controller: str | None
     token: str | None
     on_event: OnEvent
@@ -83,6 +85,7 @@ class BackendPlan:
         options = self.options
         fields: dict[str, Any] = {name: options.get(name) for name in ("port", "network", "env", "timeout", "server")}
         fields["queueLimit"] = options.get("queue_limit")
+        fields["handleLease"] = options.get("handle_lease")
         fields["venv"] = venv
         fields["name"] = options.get("name") or f"{venv[:50]}-{secrets.token_hex(3)}"
         return make_backend_spec(options.get("type", "http"), options.get("limits"), fields)

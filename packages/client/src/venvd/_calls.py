@@ -39,7 +39,7 @@ class SessionCalls:
         session: the session's name or ID. None means `default`.
         timeout: seconds for calls that name no timeout. None leaves the timeout to the backend.
         make_proxy: makes a proxy from these calls, a handle, a type name and a repr, which may be None.
-        lease: seconds for which an unused handle lives. None means as long as its session.
+        lease: seconds for which an unused handle lives, 0 for as long as its session. None leaves it to the backend.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ _RENEWALS = 3
 
 
 def _check_lease(lease: float | None) -> None:
-    if lease is not None and not 0 < lease < float("inf"):
-        raise InvalidRequest(f"a lease is a number of seconds greater than 0, not {lease}")
+    if lease is not None and not 0 <= lease < float("inf"):
+        raise InvalidRequest(f"a lease is a number of seconds, 0 for none, not {lease}")
 
 
 class Releaser(HandleTable):
@@ -54,7 +54,7 @@ class Releaser(HandleTable):
         self._finalizer = weakref.finalize(owner, self._stop)
         self._finalizer.atexit = False
         _open_releasers.add(self)
-        if lease is not None:
+        if lease:
             threading.Thread(target=self._renew, args=(lease / _RENEWALS,), name="venvd-leases", daemon=True).start()
 
     def watch(self, proxy: object, session: str | None, handle: str) -> None:
@@ -151,7 +151,7 @@ class AsyncReleaser(HandleTable):
         """Release the handle when the proxy dies."""
         self._loop = asyncio.get_running_loop()
         self._add(proxy, (session, handle))
-        if self._lease is not None and (self._renewal is None or self._renewal.done()):
+        if self._lease and (self._renewal is None or self._renewal.done()):
             self._renewal = self._loop.create_task(self._renew(self._lease / _RENEWALS))
 
     async def close(self) -> None:

@@ -15,6 +15,8 @@ BACKEND_TYPES = ("http", "pipe", "rpc")
 QUEUE_LIMIT = 1000
 """Calls that wait in one session, where a backend names no other number."""
 MOST_QUEUED = 1_000_000
+LONGEST_LEASE = 365 * 86400.0
+"""Seconds."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
@@ -189,6 +191,8 @@ class BackendSpec:
     """Settings of its server, such as `{"maxSessions": 8}`; each overrides that of the venv."""
     queueLimit: Optional[int] = None
     """How many calls may wait in one session; a further one is refused as `busy`. The default is `QUEUE_LIMIT`."""
+    handleLease: Optional[float] = None
+    """Seconds after which an unused handle is freed if the call that made it named no lease. The default is never."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.limits import merge_limits
-from venvd_contract.resources import MOST_QUEUED
+from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED
 
 _ALL = ("http", "pipe", "rpc")
 _YEAR = 365 * 86400
@@ -72,6 +72,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("max_body", "int", least=1024, most=1 << 30),
     ServerSetting("session_limits", "limits"),
     ServerSetting("session_idle_timeout", "float", least=0),
+    ServerSetting("handle_lease", "float", least=0, most=LONGEST_LEASE),
     ServerSetting("cancel_on_disconnect", "flag"),
     ServerSetting("attach", "flag"),
     ServerSetting("max_attached", "int", least=0, most=1_000_000),

@@ -218,7 +218,8 @@ class Backend:
         request = call.request
         if request.values not in _VALUES:
             _refuse_values(request.values)
-        _check_seconds("lease", request.lease)
+        if request.lease is not None and not 0 <= request.lease < math.inf:
+            raise InvalidRequest("lease takes seconds, 0 for none")
         return options_of(request, stream=call.on_event is not None)
 
     def _refuse(self, call: Call, error: VenvdError) -> None:

@@ -27,7 +27,8 @@ class Request(msgspec.Struct, eq=False):
         attachments: the bytes behind the line.
         name: the client's name for the call, by which `cancel` ends it from any connection.
         tag: the request's ID on its connection, as JSON.
-        lease: seconds after which handles that the call makes are freed unless they are used.
+        lease: seconds after which handles that the call makes are freed unless they are used; null is the backend's
+            default, 0 is never.
         token: what the client sent to prove its rights; only the commands of `PASSED_ON` need it.
     """
 

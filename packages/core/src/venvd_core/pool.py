@@ -57,7 +57,7 @@ class Pool:
 
     def start(self) -> None:
         self.channel.start()
-        self._add(SessionSpec(DEFAULT, self._settings.session_limits))
+        self._add(SessionSpec(DEFAULT, self._settings.session_limits, lease=self._settings.handle_lease))
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -140,7 +140,7 @@ class Pool:
         limits = merge_limits(self._settings.session_limits, payload["limits"])
         env = payload["env"] or {}
         check_session(env)
-        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle)
+        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle, self._settings.handle_lease)
 
     async def delete(self, name: str) -> None:
         """End a session; returns when its whole process tree is gone."""

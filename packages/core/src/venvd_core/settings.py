@@ -16,7 +16,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.internal.limits import merge_limits
-from venvd_contract.resources import MOST_QUEUED, QUEUE_LIMIT
+from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, QUEUE_LIMIT
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -48,6 +48,8 @@ class BackendSettings(BaseSettings):
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
     session_limits: Limits = Limits()
     session_idle_timeout: float = Field(default=0, ge=0)
+    handle_lease: float = Field(default=0, ge=0, le=LONGEST_LEASE)
+    """Lease of handles that calls without a lease make; 0 is none."""
     cancel_on_disconnect: bool = True
     compat: bool = True
     """Whether clients of an older .NET host are served: the `compat` module of each server."""

@@ -90,6 +90,8 @@ def create_server_env(
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
+    if spec.handleLease is not None:
+        env["VENVD_HANDLE_LEASE"] = str(spec.handleLease)
     return env
 
 

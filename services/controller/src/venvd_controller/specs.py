@@ -14,7 +14,15 @@ from typing import Any
 
 from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.internal.environment import check_declared
-from venvd_contract.resources import BACKEND_TYPES, MOST_QUEUED, BackendSpec, VenvSpec, check_name, check_version
+from venvd_contract.resources import (
+    BACKEND_TYPES,
+    LONGEST_LEASE,
+    MOST_QUEUED,
+    BackendSpec,
+    VenvSpec,
+    check_name,
+    check_version,
+)
 from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
@@ -112,6 +120,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     check_name("venv", spec.venv)
     check_declared(spec.env)
     _check_labels(spec.labels)
+    _check_ports(spec)
     _check_numbers(spec)
     _check_pipe_name(spec)
     host = _parse_host(spec.host)
@@ -174,7 +183,7 @@ def _check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidRequest(f"labels.{name}: takes at most {_MAX_LENGTH} characters, none of them NUL")
 
 
-def _check_numbers(spec: BackendSpec) -> None:
+def _check_ports(spec: BackendSpec) -> None:
     if spec.port is not None and spec.type == "pipe":
         raise InvalidRequest("port: a pipe backend has a socket and no port")
     if spec.httpPort is not None and spec.type != "rpc":
@@ -184,6 +193,9 @@ def _check_numbers(spec: BackendSpec) -> None:
             raise InvalidRequest(f"{name} must be 1 to 65535, not {number}")
     if spec.port is not None and spec.port == spec.httpPort:
         raise InvalidRequest(f"port and httpPort are both {spec.port}: gRPC and HTTP need a port each")
+
+
+def _check_numbers(spec: BackendSpec) -> None:
     for field, (least, most) in _LIMITS.items():
         value = getattr(spec.limits, field)
         if value is not None and not least <= value <= most:
@@ -191,6 +203,9 @@ def _check_numbers(spec: BackendSpec) -> None:
     timeout = spec.timeout
     if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:g} seconds, not {timeout:g}")
+    lease = spec.handleLease
+    if lease is not None and not (math.isfinite(lease) and 0 <= lease <= LONGEST_LEASE):
+        raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:g} seconds, not {lease:g}")
     if spec.queueLimit is not None and not 0 <= spec.queueLimit <= MOST_QUEUED:
         raise InvalidRequest(f"queueLimit must be 0 to {MOST_QUEUED} calls, not {spec.queueLimit}")
 

@@ -28,7 +28,7 @@ SessionHeader = Annotated[str | None, Header(alias="X-Venvd-Session", descriptio
 TimeoutHeader = Annotated[float | None, Header(alias="X-Venvd-Timeout", description="Seconds")]
 LeaseHeader = Annotated[
     float | None,
-    Header(alias="X-Venvd-Lease", description="Seconds for which handles made live unless they are used"),
+    Header(alias="X-Venvd-Lease", description="Seconds for which handles made live unless they are used; 0 for no end"),
 ]
 ValuesHeader = Annotated[
     str | None, Header(alias="X-Venvd-Values", description="`plain` or `tagged`", pattern="^(plain|tagged)$")

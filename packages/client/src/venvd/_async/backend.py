@@ -228,7 +228,8 @@ class AsyncBackend(AsyncCommands):
         token: the backend's token.
         timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s).
         lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
-            The client renews the lease of living proxies. None keeps handles as long as their session.
+            The client renews the lease of living proxies. 0 keeps handles as long as their session, and so does
+            None unless the backend has a lease of its own.
     """
 
     def __init__(

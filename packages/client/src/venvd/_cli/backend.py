@@ -16,6 +16,7 @@ from venvd._cli.progress import Progress, wait
 from venvd._cli.venv import parse_pairs, parse_server_settings
 from venvd_contract.resources import (
     BACKEND_TYPES,
+    LONGEST_LEASE,
     MOST_QUEUED,
     QUEUE_LIMIT,
     Backend,
@@ -174,6 +175,13 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     type=click.IntRange(0, MOST_QUEUED),
     metavar="CALLS",
     help=f"How many calls may wait in one session. Default: {QUEUE_LIMIT}.",
+)
+@click.option(
+    "--handle-lease",
+    "handleLease",
+    type=click.FloatRange(0, LONGEST_LEASE),
+    metavar="SECONDS",
+    help="Time after which an unused handle is freed if its client named none. Default: never.",
 )
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")

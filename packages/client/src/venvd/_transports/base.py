@@ -26,7 +26,7 @@ class Kind(Generic[T]):
         decode: makes the caller's value from the reply's JSON.
         session: the session's name or ID. None means `default`.
         timeout: seconds for calls that name no timeout. None means the backend's default.
-        lease: seconds for which an unused handle that the call makes lives. None means as long as the session.
+        lease: seconds for which an unused handle of the call lives, 0 for no end. None means the backend's default.
         repeatable: whether the call may be sent twice.
         direct: whether the session answers it, rather than the server.
         opening: the beginning of the call's line over a pipe.

@@ -50,12 +50,18 @@ class Hello:
 
 @dataclass
 class Start:
-    """Start the process of a session in the slot with this index; `limits` are fields of `Limits`, null is none."""
+    """Start the process of a session in the slot with this index.
+
+    Attributes:
+        limits: fields of `Limits`; null is none.
+        lease: seconds of the lease of handles that calls without a lease make; 0 for none.
+    """
 
     session: str
     slot: int
     limits: Dict[str, Any] = field(default_factory=dict)
     env: Dict[str, str] = field(default_factory=dict)
+    lease: float = 0.0
 
 
 @dataclass

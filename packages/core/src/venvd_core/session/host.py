@@ -19,13 +19,14 @@ from venvd_core.slots import Slots
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """The fields of `session.create`; an `idle_timeout` of 0 is never."""
+    """The fields of `session.create`, and the `lease` of its handles; an `idle_timeout` or a `lease` of 0 is never."""
 
     id: str
     limits: Limits
     name: str | None = None
     env: dict[str, str] = field(default_factory=dict)
     idle_timeout: float = 0.0
+    lease: float = 0.0
 
 
 class Admission:

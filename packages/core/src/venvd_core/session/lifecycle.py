@@ -113,7 +113,7 @@ class Lifecycle:
         spec = self._spec
         process = await processes.start(
             link, self._events.on_line, self._on_broken,
-            session=spec.id, slot=self._slot, limits=spec.limits, env=spec.env,
+            session=spec.id, slot=self._slot, limits=spec.limits, env=spec.env, lease=spec.lease,
         )  # fmt: skip
         started_at = time.monotonic()
         self._begin(process)

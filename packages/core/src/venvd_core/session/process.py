@@ -98,15 +98,16 @@ async def kill(link: Link, session: str, reason: str) -> None:
 
 
 async def start(
-    link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str]
-) -> Process:
+    link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
+    lease: float,
+) -> Process:  # fmt: skip
     """Start the process of a session.
 
     Raises:
         Unavailable: the warden is away, or could not start it; says why.
     """
     try:
-        answer = await link.request(Start(session, slot, asdict(limits), env), within=_START_TIMEOUT)
+        answer = await link.request(Start(session, slot, asdict(limits), env, lease), within=_START_TIMEOUT)
         sock, pid = _unpack(answer)
     except Unavailable:
         raise

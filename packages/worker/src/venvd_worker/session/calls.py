@@ -141,11 +141,12 @@ class Calls:
         if step is None:
             raise _unknown_command(command, stream.connection)
         mode, timeout, emit = stream.values, stream.timeout, None
-        self._handles.lease = None
+        self._handles.lease = self._handles.usual_lease
         if len(message) > _USUAL or "payload" not in message or "id" not in message:
             timeout = stream.admit(message)
             mode = parse_value_mode(message, mode)
-            self._handles.lease = _parse_lease(message.get("lease"))
+            if message.get("lease") is not None:
+                self._handles.lease = _parse_lease(message["lease"])
             emit = partial(self._send_event, stream, begin) if message.get("stream") is True else None
         fields = checked(command, message.get("payload"))
         return step, _new(Call, (fields, self._encoders[mode], emit, attachments, stream.peer)), timeout
@@ -185,11 +186,9 @@ class Calls:
 
 
 def _parse_lease(given: Any) -> Optional[float]:
-    if given is None:
-        return None
-    if type(given) not in (int, float) or not 0 < given < float("inf"):
-        raise InvalidRequest('"lease" takes a number of seconds, more than 0')
-    return float(given)
+    if type(given) not in (int, float) or not 0 <= given < float("inf"):
+        raise InvalidRequest('"lease" takes a number of seconds, 0 for none')
+    return float(given) or None
 
 
 def _pack(begin: bytes, reply: ArrayReply, call: Call) -> Reply:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
-from venvd_worker.session import display, floats, forks, tracebacks
+from venvd_worker.session import display, floats, forks, return_types, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.float_text import FloatText
@@ -246,6 +246,9 @@ class Commands:
         try:
             return {"value": call.encode(value)}
         except NotPlain:
+            expected = call.fields.get("returnType")
+            if expected is not None and return_types.is_data(expected):
+                return {"value": None}
             return {"isHandle": True, **self._held(value), "repr": bounded(value)}
 
     def _held(self, value: Any) -> Dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A request may carry a `lease` in seconds. The session frees the handles that its call makes after so long without use,
 and every use renews the lease. Time in which the session runs a call does not count, because no client can use a
-handle then. The session frees handles between calls. Without a lease, a handle lives as long as its session.
+handle then. The session frees handles between calls. A request without a lease gets the backend's. Without a lease, or
+with one of 0, a handle lives as long as its session.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Handles:
 
     Args:
         most: the largest number of handles; None for no limit.
+        usual_lease: the lease of handles that a call without a lease makes; None for no lease.
 
     Attributes:
         held: the objects by handle.
@@ -42,8 +44,9 @@ class Handles:
         lease: seconds of the lease that new handles get; None for no lease.
     """
 
-    def __init__(self, most: Optional[int]) -> None:
+    def __init__(self, most: Optional[int], usual_lease: Optional[float]) -> None:
         self._most = most
+        self.usual_lease = usual_lease
         self.held: Dict[str, _Held] = {}
         self.leases: Dict[str, _Lease] = {}
         self._busy = 0.0

@@ -73,7 +73,7 @@ def warm_up(files: str) -> None:
     mine, its = control.make_pair()
     stream, session_end = socket.socketpair()
     slots = create_sealed("venvd-warm-up", SIZE)
-    config = {"limits": {}, "slots": 1, "slot": 0, "files": files}
+    config = {"limits": {}, "lease": 0.0, "slots": 1, "slot": 0, "files": files}
     session = Session(ControlConnection(its), config, [session_end.detach(), slots])
     stream.sendall(_WARM_UP)
     stream.shutdown(socket.SHUT_WR)
@@ -130,7 +130,7 @@ class Session:
         self._interrupts = interrupts = Interrupts(self._slot)
         self._guard = Guard(limits)
         self._capture = Capture(self._leave_pipe)
-        handles = Handles(limits.handles)
+        handles = Handles(limits.handles, config["lease"] or None)
         self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
         self._segments = Segments(limits.memoryBytes, self._server.report_gone)
         self._commands = commands = Commands(

@@ -32,12 +32,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class SessionOrder:
-    """A checked `start`: `env` is what the session adds, `slot` its index in `memory`."""
+    """A checked `start`: `env` is what the session adds, `slot` its index in `memory`, `lease` that of its handles."""
 
     name: str
     slot: int
     limits: Limits
     env: Dict[str, str]
+    lease: float
     memory: SlotMemory
 
 
@@ -96,6 +97,7 @@ class Launcher:
             "slots": order.memory.count,
             "slot": order.slot,
             "limits": vars(order.limits),
+            "lease": order.lease,
             "files": directory.files,
             "site": self._settings.site,
         }

@@ -18,6 +18,8 @@ from venvd_rpc_backend.methods import Method, Respond, list_methods, read_floats
 
 SERVICE = python_service_pb2.DESCRIPTOR.services_by_name["PythonService"]
 NAME: str = SERVICE.full_name
+_EXPECTS_DATA = b'"returnType":"JsonElement"'
+"""Has the session keep no handle where the response has no place for one."""
 
 
 def list_calls(calls: Calls) -> dict[str, Begin]:
@@ -28,7 +30,8 @@ def list_calls(calls: Calls) -> dict[str, Begin]:
 
 def _with_old_response(method: Method) -> Method:
     respond = _RESPONSES.get(method.name)
-    return method if respond is None else replace(method, respond=respond)
+    more = (_EXPECTS_DATA,) if method.command == "eval" else ()
+    return method if respond is None else replace(method, respond=respond, more=more)
 
 
 def _respond_with_result(response: Callable[..., Message], result: bytes) -> Message:
