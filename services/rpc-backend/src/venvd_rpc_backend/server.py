@@ -83,7 +83,8 @@ class RpcServer:
         routes = Routes(SERVICES, calls, streams, arrays, Operations(environments, guard))
         if settings.compat:
             app, names = old_http.Methods(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
-            routes.add(old_service.list_calls(calls))
+            old_calls = old_service.OldCalls(self._backend, guard, cancel_on_disconnect=cancel)
+            routes.add(old_service.list_calls(old_calls))
         self._server.add_generic_rpc_handlers((routes,))
         self._health = grpc_probes.add(self._server, self._backend, guard, names)
         self.port = self._listen()

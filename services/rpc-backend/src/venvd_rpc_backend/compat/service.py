@@ -11,9 +11,11 @@ from functools import partial
 
 from google.protobuf.message import Message
 
+from venvd_core.backend import Request
 from venvd_proto.compat import python_service_pb2
 from venvd_rpc_backend import messages
-from venvd_rpc_backend.calls import Begin, Calls
+from venvd_rpc_backend.calls import Begin, Calls, Context
+from venvd_rpc_backend.context import CallFields
 from venvd_rpc_backend.methods import Method, Respond, list_methods, read_floats, read_rows
 
 SERVICE = python_service_pb2.DESCRIPTOR.services_by_name["PythonService"]
@@ -22,7 +24,22 @@ _EXPECTS_DATA = b'"returnType":"JsonElement"'
 """Has the session keep no handle where the response has no place for one."""
 
 
-def list_calls(calls: Calls) -> dict[str, Begin]:
+_NO_HANDLE = b'"returnType":"String"}'
+"""Says that the client takes plain data only, so that the session keeps no handle."""
+
+
+class OldCalls(Calls):
+    """Answers the methods of the old service."""
+
+    def request(self, method: Method, message: Message | None, context: Context, fields: CallFields) -> Request:
+        """Make the request for core. The response of `Evaluate` has no place for a handle."""
+        request = super().request(method, message, context, fields)
+        if method.command == "eval" and len(request.payload) > len(b"{}"):
+            request.payload = request.payload[:-1] + b"," + _NO_HANDLE
+        return request
+
+
+def list_calls(calls: OldCalls) -> dict[str, Begin]:
     """Return what begins a call of each method, by its path."""
     described = [_with_old_response(method) for method in list_methods(SERVICE)]
     return {f"/{NAME}/{method.name.partition('/')[2]}": calls.beginning(method) for method in described}
