@@ -62,6 +62,7 @@ MESSAGES = {
     "interrupt": '{"session": "a", "sequence": 7, "reason": "timeout", "grace": null}',
     "kill": '{"session": "a", "reason": "no reason given"}',
     "attach": '{"session": "a", "terms": {"connection": 1}}',
+    "venvs": '{"session": "a", "source": "pass"}',
     "file": '{"session": "a", "command": "file.get", "largest": 9, "payload": {"path": "x"}, "timeout": 86400.0}',
     "stats": "{}",
     "up": '{"session": "a", "pid": 5}',

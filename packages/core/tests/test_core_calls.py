@@ -128,7 +128,7 @@ def test_what_is_no_json_object_never_reaches_the_session(
     ("request_", "error"),
     [
         (Request("evil"), errors.InvalidRequest),
-        (Request("venv.list"), errors.Unimplemented),
+        (Request("venv.list"), errors.Unavailable),
         (Request("eval", values="fancy"), errors.InvalidRequest),
         (Request("eval", timeout=0), errors.InvalidRequest),
         (Request("eval", timeout=-1), errors.InvalidRequest),

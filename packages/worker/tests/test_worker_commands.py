@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import HandleNotFound, InvalidRequest, LimitExceeded, TooLarge, Unimplemented, UserError
+from venvd_contract.errors import HandleNotFound, InvalidRequest, LimitExceeded, TooLarge, UserError
 
 DATA = (
     "String", "System.String", "Int32", "Int64", "System.Int64", "Double", "Boolean", "Single[]", "System.Double[,]",
@@ -233,14 +233,9 @@ def test_value_modes(shared: Any) -> None:
         shared("eval", {"expression": "1"}, values="fancy")
 
 
-@pytest.mark.parametrize("command", ["venv.list"])
-def test_planned_commands(shared: Any, command: str) -> None:
-    """A command of the contract that is still to come is `not_implemented`."""
-    with pytest.raises(Unimplemented, match=command):
-        shared(command)
-
-
-@pytest.mark.parametrize(("command", "named"), [("frobnicate", "eval"), ("session.list", "server"), ("", "eval")])
+@pytest.mark.parametrize(
+    ("command", "named"), [("frobnicate", "eval"), ("session.list", "server"), ("venv.list", "server"), ("", "eval")]
+)
 def test_unknown_commands(shared: Any, command: str, named: str) -> None:
     """Any other command is refused, with what there is."""
     with pytest.raises(InvalidRequest, match=named):

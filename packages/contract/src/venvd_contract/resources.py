@@ -193,6 +193,8 @@ class BackendSpec:
     """How many calls may wait in one session; a further one is refused as `busy`. The default is `QUEUE_LIMIT`."""
     handleLease: Optional[float] = None
     """Seconds after which an unused handle is freed if the call that made it named no lease. The default is never."""
+    manages: List[str] = field(default_factory=list)
+    """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
 
 
 @dataclass

@@ -129,6 +129,8 @@ class Backend:
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there."""
         self._pool = pool = Pool(self.settings)
+        if self.settings.manages_key is not None:
+            pool.answer_venvs = self._answer_session
         self._exposition = Exposition(pool.metrics, pool)
         self._background = background = BackgroundCalls(self.call, self.settings)
         self._cancellation = Cancellation(background)
@@ -259,6 +261,13 @@ class Backend:
         if self.environments is None:
             raise Unavailable("this server has no way to its controller")
         return await self.environments.answer(request.command, wire.parse_object(request.payload), request.token)
+
+    async def _answer_session(self, command: str, payload: Any) -> Any:
+        """Answer a request of a session about venvs, with the key of this backend."""
+        key = self.settings.manages_key
+        if self.environments is None or key is None:
+            raise Unavailable("this server has no way to its controller")
+        return await self.environments.answer(command, payload, key.get_secret_value())
 
     @property
     def files(self) -> Files:

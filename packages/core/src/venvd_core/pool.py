@@ -25,6 +25,7 @@ from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
+from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 from venvd_core.tasks import Tasks
@@ -42,6 +43,7 @@ class Pool:
     def __init__(self, settings: BackendSettings) -> None:
         self.grace = settings.grace
         self.queued_bytes = QueuedBytes(settings)
+        self.answer_venvs: AnswerVenvs | None = None
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.slots = Slots(settings.max_sessions)

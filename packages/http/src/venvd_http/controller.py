@@ -57,6 +57,7 @@ class ControllerClient:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._long_places = asyncio.Semaphore(AT_ONCE // 2)
 
     async def request(
         self,
@@ -65,8 +66,11 @@ class ControllerClient:
         token: str | None,
         body: Any = None,
         query: Mapping[str, object] | None = None,
+        seconds: float = SILENCE,
     ) -> Any:
         """Send one request, and return its answer; `parts` are the segments of the path below `/v1`.
+
+        The controller has `seconds` to answer.
 
         Raises:
             VenvdError: the controller's error; `Unavailable` if no controller answers.
@@ -74,11 +78,12 @@ class ControllerClient:
         data = None if body is None else json.dumps(body).encode()
         if data is not None and len(data) > LARGEST_REQUEST:
             raise TooLarge(f"the request is larger than the {LARGEST_REQUEST} bytes that the controller takes")
-        async with self._places:
-            return await asyncio.to_thread(self._exchange, method, _make_target(parts, query), token, data)
+        async with self._places if seconds <= SILENCE else self._long_places:
+            target = _make_target(parts, query)
+            return await asyncio.to_thread(self._exchange, method, target, token, data, seconds)
 
-    def _exchange(self, method: str, target: str, token: str | None, data: bytes | None) -> Any:
-        connection = self._open()
+    def _exchange(self, method: str, target: str, token: str | None, data: bytes | None, seconds: float) -> Any:
+        connection = self._open(seconds)
         try:
             response = _send(connection, method, target, token, data)
             text = response.read(LARGEST_RESPONSE + 1)
@@ -112,10 +117,10 @@ class ControllerClient:
             raise _explain(error) from None
         return response
 
-    def _open(self) -> _UnixConnection:
+    def _open(self, seconds: float = SILENCE) -> _UnixConnection:
         if self._path is None:
             raise Unavailable("this backend has no way to its controller: VENVD_CONTROLLER_SOCKET is not set")
-        return _UnixConnection(self._path, SILENCE)
+        return _UnixConnection(self._path, seconds)
 
 
 def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> str:

@@ -12,6 +12,8 @@ from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenti
 from venvd_http.controller import ControllerClient
 
 _POLL_SECONDS = 0.3
+LONGEST_RUN = 3600.0 + 1800.0
+"""Seconds for the build of a venv, the start of a backend and the code that runs there."""
 _CALLER_IS_UNKNOWN = (
     "the controller answers this with the rights of the caller, and the request has no token: send an access key of "
     "the controller (`venvd key create`)"
@@ -30,7 +32,7 @@ class Environments:
         self._controller = ControllerClient(path)
 
     async def answer(self, command: str, payload: Mapping[str, Any], token: str | None) -> Any:
-        """Answer one of `PASSED_ON`.
+        """Answer one of `PASSED_ON`, or `venv.run`.
 
         Raises:
             VenvdError: a field is wrong, there is no token, or it is the controller's error.
@@ -47,6 +49,9 @@ class Environments:
         if command == "venv.ensure":
             return await self._ensure(payload, token)
         name = _read_name(command, payload, "name")
+        if command == "venv.run":
+            run = {"code": payload.get("code"), "timeout": payload.get("timeout")}
+            return await self._controller.request("POST", ("venvs", name, "run"), token, run, seconds=LONGEST_RUN)
         if command == "venv.status":
             return await self._controller.request("GET", ("venvs", name), token)
         await self._controller.request("DELETE", ("venvs", name), token)

@@ -100,6 +100,18 @@ class Backends:
         """Derive the token of a backend's clients; None if the backend serves without a token."""
         return self._home.derive_token("backend", row.nonce) if row.spec["token"] else None
 
+    def derive_manages_key(self, row: BackendRow) -> str:
+        """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
+        return self._home.derive_token("manages", row.nonce)
+
+    def find_manager(self, token: str) -> BackendRow | None:
+        """Find the backend that manages venvs with this key."""
+        for row in self.list_rows():
+            managing = row.wanted and row.spec.get("manages")
+            if managing and hmac.compare_digest(self.derive_manages_key(row), token):
+                return row
+        return None
+
     def find_token_owner(self, token: str) -> str | None:
         """Return the name of the backend whose clients have this token."""
         for row in self.list_rows():

@@ -28,6 +28,7 @@ from venvd_controller.reconciler import Reconciler
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.settings import Settings, create_report
 from venvd_controller.streams import LogHub
+from venvd_controller.venv_runs import VenvRuns
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine
 
@@ -52,6 +53,7 @@ class Controller:
     manifest_sync: ManifestSync
     pruner: Pruner
     logs: LogHub
+    runs: VenvRuns
     registry: CollectorRegistry
 
     def start(self) -> None:
@@ -133,5 +135,6 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys,
-        KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine), registry,
+        KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine),
+        VenvRuns(backends, venvs), registry,
     )  # fmt: skip

@@ -145,7 +145,12 @@ class Keys:
         key = self._keys.get(digest)
         if key is not None:
             return self._admit(key)
-        backend = self._backends.find_token_owner(token) if token.startswith(BACKEND_PREFIX) else None
+        is_backend = token.startswith(BACKEND_PREFIX) and token.isascii()
+        manager = self._backends.find_manager(token) if is_backend else None
+        if manager is not None:
+            title = f'the backend "{manager.name}", which manages venvs,'
+            return Caller(f"backend:{manager.name}", title, tuple(VENV + each for each in manager.spec["manages"]))
+        backend = self._backends.find_token_owner(token) if is_backend else None
         if backend is None:
             raise Unauthenticated("the token is not one that this controller accepts")
         return Caller(f"backend:{backend}", f'the token of the backend "{backend}"', (USE + backend,))

@@ -31,6 +31,8 @@ from venvd_engines.pyproject import Pyproject
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PATTERN = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?")
+_MAX_PATTERNS = 100
 _MAX_LABELS = 200
 _MAX_LENGTH = 32_768
 """Characters of a label's value."""
@@ -123,11 +125,23 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     _check_ports(spec)
     _check_numbers(spec)
     _check_pipe_name(spec)
+    _check_patterns(spec.manages)
     host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
         raise Forbidden(f"a backend without a token is served only on loopback or a socket, not on {host}")
     server = _check_server(spec.server, spec.type, host_paths)
     return replace(spec, host=host, socketDir=_parse_socket_dir(spec, host_paths.run_dir), server=server)
+
+
+def _check_patterns(patterns: Sequence[str]) -> None:
+    if len(patterns) > _MAX_PATTERNS:
+        raise InvalidRequest(f"manages: {len(patterns)} entries exceed the limit of {_MAX_PATTERNS}")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+            raise InvalidRequest(
+                f'manages: "{str(pattern)[:80]}" is not the name of a venv, in which * may stand for any text '
+                "(provider-*)"
+            )
 
 
 def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:

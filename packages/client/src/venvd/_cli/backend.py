@@ -183,6 +183,12 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     metavar="SECONDS",
     help="Time after which an unused handle is freed if its client named none. Default: never.",
 )
+@click.option(
+    "--manages",
+    multiple=True,
+    metavar="PATTERN",
+    help="A venv that sessions may manage with `import venvd_host`; * stands for any text. For admins. Repeatable.",
+)
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
@@ -204,6 +210,7 @@ def start(
     token = not options.pop("no_token")
     env = parse_pairs(options.pop("env"))
     options["server"] = parse_server_settings(options["server"])
+    options["manages"] = list(options["manages"])
     venv_name = _ensure_venv(state, venv_name, provider, model)
     started = state.controller.backends.start(
         backend_type, limits=limits, venv=venv_name, token=token, env=env, **options

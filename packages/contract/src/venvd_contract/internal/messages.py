@@ -94,6 +94,14 @@ class Attach:
 
 
 @dataclass
+class OpenVenvs:
+    """Give the session a socket for requests about venvs, and the source of the module `venvd_host` that uses it."""
+
+    session: str
+    source: str
+
+
+@dataclass
 class TransferFile:
     """Run `file.get`, `file.put`, `file.list` or `file.delete` in the session's directory.
 
@@ -120,6 +128,7 @@ COMMANDS: Dict[str, Type[Any]] = {
     "interrupt": Interrupt,
     "kill": Kill,
     "attach": Attach,
+    "venvs": OpenVenvs,
     "file": TransferFile,
     "stats": GetStats,
 }

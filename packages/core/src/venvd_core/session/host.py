@@ -13,6 +13,7 @@ from venvd_core.channel import Channel
 from venvd_core.hangup import HangupWatcher
 from venvd_core.metrics import Metrics
 from venvd_core.session.queue import QueuedBytes
+from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 
@@ -63,6 +64,7 @@ class Host(Protocol):
     Attributes:
         grace: seconds that an interrupted call has before its process is killed.
         queued_bytes: bounds of the sessions' queues, and what they hold.
+        answer_venvs: answers requests of sessions about venvs; None if the backend manages none.
     """
 
     channel: Channel
@@ -71,6 +73,7 @@ class Host(Protocol):
     admission: Admission
     grace: float
     queued_bytes: QueuedBytes
+    answer_venvs: AnswerVenvs | None
 
     def on_idle(self, session_id: str) -> None:
         """End a session that has had no call for its idle timeout."""

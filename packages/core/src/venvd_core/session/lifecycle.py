@@ -16,6 +16,7 @@ from venvd_core.session import process as processes
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.process import Process
 from venvd_core.session.stream import CLOSED
+from venvd_core.session.venvs import open_requests
 from venvd_core.slots import SlotState
 from venvd_core.tasks import Tasks
 from venvd_core.wire import SessionLine
@@ -115,6 +116,8 @@ class Lifecycle:
             link, self._events.on_line, self._on_broken,
             session=spec.id, slot=self._slot, limits=spec.limits, env=spec.env, lease=spec.lease,
         )  # fmt: skip
+        if self._host.answer_venvs is not None:
+            process.venvs = await open_requests(link, spec.id, self._host.answer_venvs)
         started_at = time.monotonic()
         self._begin(process)
         try:

@@ -16,6 +16,7 @@ from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Sta
 from venvd_core.channel import Answer, Link
 from venvd_core.segments import Segments
 from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_reply
+from venvd_core.session.venvs import VenvRequests
 from venvd_core.wire import encode
 
 _START_TIMEOUT = 60.0
@@ -32,6 +33,7 @@ class Process:
 
     Attributes:
         stream: carries the server's requests and the session's replies.
+        venvs: answers its requests about venvs, where the backend manages some.
         segments: the memory that the process shares with the server.
         exited: is done when the whole process tree is gone.
         kill_reason: why the server kills it, if it does.
@@ -42,6 +44,7 @@ class Process:
         self.link = link
         self.pid = pid
         self.stream: Stream | None = None
+        self.venvs: VenvRequests | None = None
         self.segments = Segments(self._write)
         self.exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
         self.kill_reason: str | None = None
@@ -80,6 +83,8 @@ class Process:
 
     def close(self) -> None:
         self.segments.close()
+        if self.venvs is not None:
+            self.venvs.close()
         if self.stream is not None:
             self.stream.close()
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnvironmentSpec(_message.Message):
-    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json")
+    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json", "constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet", "assemblies")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,14 @@ class EnvironmentSpec(_message.Message):
     ENV_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SERVER_JSON_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    PYPROJECT_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    DOTNET_FIELD_NUMBER: _ClassVar[int]
+    ASSEMBLIES_FIELD_NUMBER: _ClassVar[int]
     python: str
     requirements: _containers.RepeatedScalarFieldContainer[str]
     apt_packages: _containers.RepeatedScalarFieldContainer[str]
@@ -38,7 +46,15 @@ class EnvironmentSpec(_message.Message):
     env: _containers.ScalarMap[str, str]
     labels: _containers.ScalarMap[str, str]
     server_json: str
-    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ...) -> None: ...
+    constraints: _containers.RepeatedScalarFieldContainer[str]
+    lock: str
+    pyproject: str
+    extras: _containers.RepeatedScalarFieldContainer[str]
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    checks: _containers.RepeatedScalarFieldContainer[str]
+    dotnet: bool
+    assemblies: str
+    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ..., constraints: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., pyproject: _Optional[str] = ..., extras: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[str]] = ..., dotnet: _Optional[bool] = ..., assemblies: _Optional[str] = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("name", "state", "spec", "created_at", "updated_at", "python", "key", "image", "error", "operation")

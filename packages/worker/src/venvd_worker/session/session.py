@@ -170,10 +170,20 @@ class Session:
             return
         if packet is None:
             return
-        if "attach" in packet.message:
+        if "venvs" in packet.message:
+            self._install_venv_host(packet.message["venvs"], packet.descriptors)
+        elif "attach" in packet.message:
             self._take_client(AttachTerms(**packet.message["attach"]), packet.descriptors)
         else:
             close_descriptors(packet.descriptors)
+
+    def _install_venv_host(self, source: str, descriptors: List[int]) -> None:
+        descriptor = lift(descriptors[0])
+        self._descriptors.append(descriptor)
+        module = ModuleType("venvd_host")
+        exec(compile(source, "<venvd_host>", "exec"), module.__dict__)  # noqa: S102 - the server sent it
+        module.__dict__["_connect"](descriptor)
+        sys.modules["venvd_host"] = module
 
     def _take_client(self, terms: AttachTerms, descriptors: List[int]) -> None:
         rest = b""

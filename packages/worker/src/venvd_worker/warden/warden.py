@@ -69,6 +69,7 @@ class Warden:
             messages.Interrupt: self._interrupt,
             messages.Kill: self._kill,
             messages.Attach: self._attach,
+            messages.OpenVenvs: self._open_venvs,
             messages.TransferFile: self._transfer_file,
             messages.GetStats: self._stats,
         }
@@ -258,6 +259,13 @@ class Warden:
         if not session.alive or session.control.blocked:
             raise Unavailable('the session "{}" takes no clients at this moment'.format(session.name))
         session.control.send({"attach": request.data.terms}, list(map(os.dup, request.descriptors)))
+        self._server.reply(request)
+
+    def _open_venvs(self, request: Request) -> None:
+        session = self._find_session(request.data.session)
+        if len(request.descriptors) != 1 or not session.alive or session.control.blocked:
+            raise Unavailable('the session "{}" takes no socket at this moment'.format(session.name))
+        session.control.send({"venvs": request.data.source}, [os.dup(request.descriptors[0])])
         self._server.reply(request)
 
     def _transfer_file(self, request: Request) -> None:

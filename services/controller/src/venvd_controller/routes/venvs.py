@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response, status
+from pydantic import Field
 
 from venvd_contract.access import OPERATOR
 from venvd_contract.resources import Package, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
@@ -55,6 +57,18 @@ def get_venv(controller: ControllerDep, name: str) -> Venv:
 @router.delete("/venvs/{name}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[_needs_venv])
 def delete_venv(controller: ControllerDep, name: str) -> None:
     controller.venvs.delete(name)
+
+
+@dataclass
+class VenvRun:
+    code: str
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 300.0
+
+
+@router.post("/venvs/{name}/run", dependencies=[_needs_venv])
+def run_in_venv(controller: ControllerDep, name: str, run: JsonBody[VenvRun]) -> dict[str, Any]:
+    """Execute code in a fresh session of the venv; a pipe backend `run-NAME` is started for it and stays."""
+    return controller.runs.run(name, run.code, run.timeout)
 
 
 @router.get("/venvs/{name}/packages", dependencies=[_needs_venv])
