@@ -215,9 +215,12 @@ def _shorten(single: float) -> float:
 
 
 def _number(item: Any) -> float:
+    if isinstance(item, (int, float)):
+        return float(item)
     kind = type(item)
-    if kind.__module__ == "numpy" and kind.__name__ in ("float16", "float32"):
-        return float(str(item))  # in its shortest form
+    dtype: Any = getattr(item, "dtype", None)
+    if getattr(dtype, "kind", "") == "f" and dtype.itemsize < 8:
+        return float(str(item))  # a number of numpy, or an array without dimensions: in its shortest form
     if kind.__name__ == "NAType":  # a missing value of pandas
         return float("nan")
     if isinstance(item, _TEXTS) or not hasattr(kind, "__float__"):
