@@ -339,7 +339,8 @@ class Site:
 def site() -> Iterator[Site]:
     home = Path(tempfile.mkdtemp(prefix="venvd-client-"))
     minor = f"3.{sys.version_info.minor}"
-    started = _controller_process.start(home, settings={"VENVD_ENGINE": "local", "VENVD_RUN_DIR": str(home / "run")})
+    settings = {"VENVD_ENGINE": "local", "VENVD_RUN_DIR": str(home / "run"), "VENVD_HOST_DIRS": str(home / "allowed")}
+    started = _controller_process.start(home, settings=settings)
     try:
         with venvd.Controller(started.url, started.token) as controller:
             controller.venvs.ensure("plain", VenvSpec(python=minor))

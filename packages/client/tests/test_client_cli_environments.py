@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from harness.cli import Cli
 from harness.ports import free_port
+
+from venvd._cli import installed
+from venvd_contract.resources import VenvSpec
 
 pytestmark = pytest.mark.slow
 
@@ -80,3 +85,41 @@ def test_a_lock_from_files(cli: Cli, tmp_path: Path) -> None:
     assert "import sixx raises ModuleNotFoundError" in failed.err
     for name in ("from-files", "from-lock"):
         cli("venv", "delete", name)
+
+
+def make_environment(folder: Path, direct_url: str | None = None) -> None:
+    """Make a virtual environment with one package in it."""
+    venv.create(folder)
+    site_packages = next(folder.glob("lib/python3*/site-packages"))
+    (site_packages / "alpha.py").write_text("x = 1\n")
+    information = site_packages / "alpha-1.5.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: alpha\nVersion: 1.5\n")
+    if direct_url is not None:
+        (information / "direct_url.json").write_text(direct_url)
+
+
+def test_a_virtual_environment_by_its_path(cli: Cli, site: Any) -> None:
+    """The local engine runs it as it is, without writing to it, if the controller allows its directory."""
+    folder = site.home / "allowed" / "science" / ".venv"
+    make_environment(folder)
+    files = sorted(folder.rglob("*"))
+    started = cli("start", "http", "--venv", str(folder), "--name", "theirs", "--json").json
+    assert started["venv"].startswith("path-science-")
+    assert cli("eval", "--backend", "theirs", "import sys, alpha; (sys.prefix, alpha.x)").out == f"('{folder}', 1)\n"
+    assert sorted(folder.rglob("*")) == files
+    cli("stop", "theirs")
+    refused = cli("venv", "create", "elsewhere", "--venv", str(site.home / "elsewhere"), status=1)
+    assert "VENVD_HOST_DIRS" in refused.err
+
+
+def test_the_packages_of_a_virtual_environment(tmp_path: Path) -> None:
+    """Other engines build a venv from its packages; one that the index does not have is refused with a sentence."""
+    make_environment(tmp_path / "a")
+    assert installed.read_spec(tmp_path / "a") == VenvSpec(python=MINOR, requirements=["alpha==1.5"])
+    make_environment(tmp_path / "b", '{"url": "file:///src/alpha", "dir_info": {"editable": true}}')
+    with pytest.raises(click.ClickException, match="alpha is an editable install"):
+        installed.read_spec(tmp_path / "b")
+    with pytest.raises(click.ClickException, match="no virtual environment that can be read"):
+        installed.read_spec(tmp_path)
+    assert installed.make_name(Path("/x/My Project/.venv")).startswith("path-my-project-")

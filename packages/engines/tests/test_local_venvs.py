@@ -265,3 +265,25 @@ def test_other_versions_side_by_side(venvs: Venvs, tools: Tools, wheel: Wheel, m
     said = subprocess.run([python_of(image), "-I", "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == image.python == str(found.version)
     assert image.python.startswith(f"{minor}.")
+
+
+def test_an_adopted_venv_is_never_changed(venvs: Venvs, wheel: Wheel, tmp_path: Path) -> None:
+    """A virtual environment of the host is found by its content; checks write nothing to it; a removal leaves it."""
+    wheel("alpha", "1.0")
+    folder = tmp_path / "theirs"
+    Path(venvs.build(VenvBuild(RUNTIME, locked(venvs, "alpha")), Quiet()).ref).rename(folder)
+    (module,) = folder.glob("lib/python3*/site-packages/alpha.py")
+    module.write_text("y = 1\n")
+    files = sorted(folder.rglob("*"))
+    image = venvs.adopt(folder, ["alpha"], Quiet())
+    assert (image.ref, image.python, image.foreign) == (str(folder), VERSION, True)
+    assert [package.name for package in image.packages] == ["alpha"]
+    assert venvs.find(image.key) == image
+    assert venvs.adopt(folder, [], Quiet()) == image
+    with pytest.raises(InvalidRequest, match="import nope raises"):
+        venvs.adopt(folder, ["nope"], Quiet())
+    venvs.remove(image.key)
+    assert venvs.find(image.key) is None
+    assert sorted(folder.rglob("*")) == files
+    with pytest.raises(InvalidRequest, match=r"no file pyvenv\.cfg"):
+        venvs.adopt(tmp_path, [], Quiet())

@@ -153,6 +153,10 @@ class MemoryEngine:
             venv.key(), Image(venv.key(), f"ref-{venv.key()}", venv.runtime.resolved, packages)
         )
 
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
+        self._step("adopt", progress)
+        return self.images.setdefault(f"of {folder}", Image(f"of {folder}", str(folder), "3.11.9", foreign=True))
+
     def find_image(self, key: str) -> Image | None:
         self._step("find_image")
         return self.images.get(key)

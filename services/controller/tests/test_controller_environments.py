@@ -237,3 +237,18 @@ def test_a_manifest_names_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "venvd.yaml").write_text("venvs:\n- {name: x, lockFile: nowhere.txt}\n")
     with pytest.raises(InvalidRequest, match=r"line 2: venvs\[0\].lockFile: .*nowhere.txt cannot be read"):
         read_manifest(tmp_path / "venvd.yaml", HostPaths(tmp_path))
+
+
+def test_a_virtual_environment_of_the_host(create_testbed: Any, engine: Any, tmp_path: Path) -> None:
+    """Its path must be allowed and stands alone; nothing is locked or built, and no runtime is made."""
+    with create_testbed(host_dirs=str(tmp_path)).started() as testbed:
+        venvs = testbed.controller.venvs
+        testbed.wait(venvs.put("x", VenvSpec(path=f"{tmp_path}/theirs"))[1])
+        venv = venvs.get("x")
+        assert (venv.state, venv.image, venv.python) == ("ready", f"{tmp_path}/theirs", "3.11.9")
+        assert not {"lock", "build", "resolve"} & set(engine.steps)
+        assert venvs.put("x", VenvSpec(path=f"{tmp_path}/theirs"))[1] is None
+        with pytest.raises(InvalidRequest, match="path and requirements exclude each other"):
+            venvs.put("x", VenvSpec(path=f"{tmp_path}/theirs", requirements=["six"]))
+        with pytest.raises(Forbidden, match="VENVD_HOST_DIRS"):
+            venvs.put("x", VenvSpec(path="/usr"))

@@ -93,6 +93,10 @@ class VenvSpec:
     """Dependency groups of `pyproject`."""
     checks: List[str] = field(default_factory=list)
     """Modules that must be importable in the built venv before it is accepted."""
+    path: Optional[str] = None
+    """A virtual environment on the host, used as it is and never changed (engine `local`); it stands in place of
+    `python`, `requirements` and all else that is installed.
+    """
     dotnet: bool = False
     """Whether it has Python.NET and a .NET runtime."""
     assemblies: Optional[str] = None

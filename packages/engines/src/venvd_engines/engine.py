@@ -105,12 +105,13 @@ class VenvBuild:
 
 @dataclass(frozen=True)
 class Image:
-    """A built venv: `ref` is an image ID, or the directory of a local venv."""
+    """A built venv: `ref` is an image ID, or the directory of a local venv. Nothing writes to a `foreign` one."""
 
     key: str
     ref: str
     python: str
     packages: Sequence[Package] = ()
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,9 @@ class Engine(Protocol):
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         """Build a venv, or find it by its key; one build of a key at a time."""
+
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
+        """Use a virtual environment of the host without changing it; `Unimplemented` where an engine cannot."""
 
     def find_image(self, key: str) -> Image | None: ...
 

@@ -39,7 +39,8 @@ def _zygote(control: int) -> NoReturn:
 def _warden() -> None:
     if not sys.flags.no_site:
         # Files of the venv may name modules that Python's start imports; the warden runs nothing of the user's.
-        arguments = [sys.executable, "-I", "-S", *sys.argv]
+        flags = ["-I", "-S", "-B"] if sys.dont_write_bytecode else ["-I", "-S"]
+        arguments = [sys.executable, *flags, *sys.argv]
         os.execv(sys.executable, arguments)
     from venvd_worker.warden import command_line  # noqa: PLC0415
 

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     allow_source_builds: bool = False
     """Builds may use source distributions, which run code of the packages they install."""
     host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
-    """Directories of the host, with `:` in between, whose files a specification may name, such as a TLS key."""
+    """Directories of the host, with `:` in between, below which a specification may name files and directories."""
     max_operations: int = Field(default=32, ge=1, le=256)
     """Operations that run at a time."""
     max_builds: int = Field(default=2, ge=1, le=64)

@@ -53,12 +53,15 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
     check_declared(spec.env)
     _check_labels(spec.labels)
     _check_dotnet(spec)
+    if spec.path is not None:
+        _check_alone(spec)
     lines = requirements.check([*spec.requirements, *_read_pyproject(spec)])
     return replace(
         spec,
         requirements=lines,
         constraints=requirements.check(spec.constraints),
         lock=_check_lock(spec, add_requirements(lines, spec.dotnet)),
+        path=None if spec.path is None else host_paths.check("path", spec.path),
         pyproject=None,
         extras=[],
         groups=[],
@@ -68,6 +71,16 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
         server=_check_server(spec.server, None, host_paths),
         assemblies=spec.assemblies and host_paths.check("assemblies", spec.assemblies),
     )
+
+
+_NOT_WITH_PATH = ("python", "requirements", "aptPackages", "constraints", "lock", "pyproject", "dotnet")
+
+
+def _check_alone(spec: VenvSpec) -> None:
+    """Check that nothing is to be installed into a virtual environment of the host."""
+    for name in _NOT_WITH_PATH:
+        if getattr(spec, name):
+            raise InvalidRequest(f"path and {name} exclude each other: the virtual environment is used as it is")
 
 
 def _read_pyproject(spec: VenvSpec) -> list[str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -40,7 +41,8 @@ _CANCEL_SECONDS = 30.0
 class Build:
     """A build that succeeded."""
 
-    runtime: str
+    runtime: str | None
+    """None of a virtual environment of the host."""
     lock: str
     image: Image
 
@@ -151,12 +153,14 @@ class Venvs:
         """Write the specification. If the image of the venv has these inputs already, the venv is ready."""
         fields = asdict(spec)
         earlier_choice = row.runtime if row.spec.get("python", "") is None else None
-        runtime = (
-            spec.python
-            or self._runtimes.find_default(session)
-            or earlier_choice
-            or self._runtimes.find_newest_ready(session)
-        )
+        runtime = None
+        if spec.path is None:
+            runtime = (
+                spec.python
+                or self._runtimes.find_default(session)
+                or earlier_choice
+                or self._runtimes.find_newest_ready(session)
+            )
         if row.spec != fields or row.runtime != runtime:
             row.updated_at = now()
         row.spec, row.runtime = fields, runtime
@@ -243,6 +247,9 @@ class Venvs:
             progress.phase("waiting")
             progress.check()
         try:
+            if row.spec.get("path"):
+                folder = Path(row.spec["path"])
+                return Build(None, "", self._engine.adopt(folder, row.spec.get("checks", ()), progress))
             if row.runtime is None:
                 runtime = self._runtimes.ensure_newest(progress)
             else:
@@ -303,7 +310,7 @@ def _digest_lock_inputs(row: VenvRow) -> str:
     return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints", "dotnet"))
 
 
-_NEWER_INPUTS = ("constraints", "lock", "checks", "dotnet")
+_NEWER_INPUTS = ("constraints", "lock", "checks", "dotnet", "path")
 """Inputs that count only where they are given, so that the digests of earlier versions stay."""
 
 

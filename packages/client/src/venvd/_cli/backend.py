@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 import venvd
+from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
-from venvd._cli.venv import parse_pairs, parse_server_settings
+from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
 from venvd_contract.resources import (
     BACKEND_TYPES,
     LONGEST_LEASE,
@@ -94,7 +96,7 @@ def _ensure_venv(state: State, name: str | None, provider: str | None, model: st
         wait(state, change.operation)
         return change.venv.name
     if name is not None:
-        return name
+        return take_path(state, Path(name)) if installed.is_path(name) else name
     try:
         return state.controller.venvs.get(DEFAULT_VENV).name
     except venvd.NotFound:
@@ -132,7 +134,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     "--venv",
     "venv_name",
     shell_complete=complete_names("venvs"),
-    help="The venv. Default: `default`, which is created if it does not exist.",
+    help="The venv, or the absolute path of a virtual environment. Default: `default`, made if it does not exist.",
 )
 @click.option("--name", help="The backend's name. Default: made from venv and type.")
 @click.option("--host", help="The address to publish on. Default: the loopback address.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
 from venvd_contract.resources import Provider, ProviderSpec, Venv, VenvChange, VenvSpec
@@ -30,6 +32,7 @@ def details(venv_info: Venv) -> str:
             ("name", venv_info.name),
             ("state", venv_info.state),
             ("python", venv_info.python or venv_info.spec.python or "default"),
+            ("path", venv_info.spec.path),
             ("requirements", " ".join(venv_info.spec.requirements)),
             ("apt packages", " ".join(venv_info.spec.aptPackages)),
             ("preload", " ".join(venv_info.spec.preload)),
@@ -131,9 +134,24 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name")
 @click.argument("model", required=False)
 @click.option("--upgrade", is_flag=True, help="Resolve the newest versions again; alone, of the venv as it is.")
+@click.option(
+    "--venv",
+    "folder",
+    metavar="PATH",
+    help="Use this virtual environment: as it is on the local engine, else by the packages that are installed in it.",
+)
 @spec_options
 @pass_state
-def create(state: State, /, name: str, model: str | None, upgrade: bool, no_wait: bool, **options: Any) -> None:
+def create(
+    state: State,
+    /,
+    name: str,
+    model: str | None,
+    upgrade: bool,
+    folder: str | None,
+    no_wait: bool,
+    **options: Any,
+) -> None:
     """Create or change the venv NAME. An unchanged venv is not built again.
 
     With a MODEL, NAME is a provider: the venv has the stable name and the labels of `venvd venv ensure`.
@@ -141,6 +159,8 @@ def create(state: State, /, name: str, model: str | None, upgrade: bool, no_wait
     if model and upgrade:
         raise click.UsageError("--upgrade takes the name of the venv: `venvd venv list` shows it")
     spec = _spec(**options)
+    if folder is not None:
+        spec = _add_folder(state, spec, Path(folder))
     controller = state.controller
     if upgrade and spec == VenvSpec():
         spec = controller.venvs.get(name).spec
@@ -167,8 +187,29 @@ def ensure(state: State, /, provider: str, model: str | None, no_wait: bool, **o
     _show_built(state, state.controller.ensure_provider(provider, model, spec), no_wait=no_wait)
 
 
+def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
+    """Return a specification with a virtual environment of the host: its path, or the packages in it."""
+    if not installed.is_path(str(folder)):
+        raise click.UsageError(f'--venv takes an absolute path, and "{folder}" is none')
+    if state.controller.status().engine == "local":
+        return dataclasses.replace(spec, path=str(folder))
+    if spec.requirements or spec.python or spec.lock:
+        raise click.UsageError(
+            "--venv brings the Python and the packages; leave --python, --requirement and --lock out"
+        )
+    found = installed.read_spec(folder)
+    return dataclasses.replace(spec, python=found.python, requirements=found.requirements)
+
+
+def take_path(state: State, folder: Path) -> str:
+    """Make the venv of a virtual environment of the host, and return its name once it is ready."""
+    name = installed.make_name(folder)
+    wait(state, state.controller.venvs.put(name, _add_folder(state, VenvSpec(), folder)).operation)
+    return name
+
+
 def _ensure_runtime(state: State, spec: VenvSpec, *, no_wait: bool) -> None:
-    if spec.python is None and not no_wait:
+    if spec.python is None and spec.path is None and not no_wait:
         state.controller.runtimes.ensure(None, Progress())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
-from venvd_contract.errors import Unavailable
+from venvd_contract.errors import Unavailable, Unimplemented
 from venvd_contract.resources import Leftover, LogLine
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.base_images import BaseImages
@@ -81,6 +82,12 @@ class DockerEngine:
         self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
     ) -> str:
         return self._venvs.lock(runtime, requirements, progress, constraints)
+
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:  # noqa: ARG002 - it cannot
+        raise Unimplemented(
+            f"path: the engine docker cannot use {folder} as it is; `venvd venv create NAME --venv {folder}` builds a "
+            "venv from the packages that are installed there"
+        )
 
     @translate_errors("build the venv")
     def build(self, venv: VenvBuild, progress: Progress) -> Image:

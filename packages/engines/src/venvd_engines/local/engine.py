@@ -100,6 +100,9 @@ class LocalEngine:
             )
         return self._venvs.build(venv, progress)
 
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
+        return self._venvs.adopt(folder, checks, progress)
+
     def find_image(self, key: str) -> Image | None:
         return self._venvs.find(key)
 

@@ -206,7 +206,8 @@ def _make_spec(
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):
         if port in record.ports:
             paths[variable] = str(record.ports[port])
-    warden = [str(python_of(launch.image)), "-I", str(archive), "warden"]
+    flags = ["-I", "-B"] if launch.image.foreign else ["-I"]
+    warden = [str(python_of(launch.image)), *flags, str(archive), "warden"]
     places = ["--channel", str(directory / "channel"), "--work-dir", str(directory / "work")]
     return {
         "server": {

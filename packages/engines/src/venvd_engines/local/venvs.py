@@ -25,7 +25,7 @@ from venvd_contract.resources import Leftover, Package
 from venvd_engines import import_check, locking
 from venvd_engines.build_locks import BuildLocks, try_lock
 from venvd_engines.engine import Image, Progress, VenvBuild
-from venvd_engines.local import commands
+from venvd_engines.local import adoption, commands
 from venvd_engines.local.processes import Identity, boot_id, identify, wait_until
 from venvd_engines.local.state import write_whole
 
@@ -102,7 +102,8 @@ class Venvs:
         try:
             record = json.loads((self._root / key / _RECORD).read_text())
             packages = [Package(name, version) for name, version in record["packages"]]
-            image = Image(record["key"], str(self._root / key), record["python"], packages)
+            adopted = record.get("adopted")
+            image = Image(record["key"], adopted or str(self._root / key), record["python"], packages, bool(adopted))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return image if python_of(image).exists() else None
@@ -124,6 +125,21 @@ class Venvs:
             except BaseException:
                 self._retire(key)
                 raise
+
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
+        """Write down a virtual environment that somebody else made; see `Engine.adopt`."""
+        progress.phase("adopt")
+        self._make_root()
+        interpreter = adoption.find_interpreter(folder, _plain(self._tools.env))
+        packages = self._list_packages(str(interpreter.path), folder, None, progress)
+        listed = [(package.name, package.version) for package in packages]
+        key = adoption.make_key(folder, str(interpreter.version), listed)
+        with self._locks.hold(key, progress) as lock:
+            image = Image(key, str(folder), str(interpreter.version), packages, foreign=True)
+            self._check_imports(image, checks, lock, progress)
+            (self._root / key).mkdir(mode=0o700, exist_ok=True)
+            self._write_record(image)
+        return image
 
     def _fill(self, venv: VenvBuild, key: str, lock: int, progress: Progress) -> Image:
         folder = self._root / key
@@ -158,6 +174,8 @@ class Venvs:
     def _write_record(self, image: Image) -> None:
         packages = [(package.name, package.version) for package in image.packages]
         record = {"key": image.key, "python": image.python, "packages": packages}
+        if image.foreign:
+            record["adopted"] = image.ref
         write_whole(self._root / image.key / _RECORD, json.dumps(record, indent=1))
 
     def _compile(self, base: str, folder: Path, lock: int, progress: Progress) -> None:
@@ -168,7 +186,7 @@ class Venvs:
         argv = [base, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", str(_site(folder))]
         self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env), show=None)
 
-    def _list_packages(self, base: str, folder: Path, lock: int, progress: Progress) -> list[Package]:
+    def _list_packages(self, base: str, folder: Path, lock: int | None, progress: Progress) -> list[Package]:
         argv = [base, "-I", "-S", "-c", _LIST_CODE, str(_site(folder))]
         result = self._run(argv, folder, progress, lock=lock, env=_plain(self._tools.env))
         if result.status != 0:

@@ -40,7 +40,8 @@ class InterpreterStarter:
                 os.dup2(descriptor, number)
             os.set_inheritable(control.fileno(), True)
             os.chdir(directory.files)
-            arguments = [sys.executable, "-I", self._archive, self._program, str(control.fileno())]
+            flags = ["-I", "-B"] if sys.dont_write_bytecode else ["-I"]
+            arguments = [sys.executable, *flags, self._archive, self._program, str(control.fileno())]
             os.execve(sys.executable, arguments, env)
         finally:
             os._exit(_CANNOT_START)

@@ -1,0 +1,32 @@
+"""Virtual environments that somebody else made: checked and read, and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from venvd_contract.errors import InvalidRequest
+from venvd_engines.local.interpreters import OLDEST, Interpreter, ask
+
+
+def find_interpreter(folder: Path, env: Mapping[str, str]) -> Interpreter:
+    """The base interpreter of the virtual environment in a folder.
+
+    Raises:
+        InvalidRequest: the folder is no virtual environment, or one of an interpreter that the worker does not support.
+    """
+    if not (folder / "pyvenv.cfg").is_file():
+        raise InvalidRequest(f"path: {folder} is no virtual environment: it has no file pyvenv.cfg")
+    interpreter = ask(folder / "bin" / "python", env)
+    if interpreter is None:
+        raise InvalidRequest(
+            f"path: {folder}/bin/python does not start, or is no CPython {OLDEST} or newer with a global lock"
+        )
+    return interpreter
+
+
+def make_key(folder: Path, version: str, packages: list[tuple[str, str]]) -> str:
+    """The address of what was read: 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(["adopted", str(folder), version, packages]).encode()).hexdigest()[:32]
