@@ -77,7 +77,7 @@ class Calls:
 
     def request(self, method: Method, message: Message | None, context: Context, fields: CallFields) -> Request:
         """Make the request for core."""
-        payload = b"{}" if message is None else messages.write_payload(message, method.more)
+        payload = b"{}" if message is None else messages.write_payload(message)
         timeout = contexts.find_timeout(context)
         values = method.values or fields.values
         return Request(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -40,8 +40,8 @@ def to_camel(name: str) -> str:
 # ---- requests --------------------------------------------------------------------------------------------------
 
 
-def write_payload(message: Message, more: Sequence[bytes] = ()) -> bytes:
-    """Write a request as JSON of the contract, with `more` members, such as `b'"a":1'`.
+def write_payload(message: Message) -> bytes:
+    """Write a request as JSON of the contract.
 
     Fields that are not set are absent, and so are empty ones without presence.
 
@@ -49,8 +49,7 @@ def write_payload(message: Message, more: Sequence[bytes] = ()) -> bytes:
         InvalidRequest: a `…_json` field is not JSON; says which.
         TooLarge: it is nested too deeply.
     """
-    members = [_member_writer(field)(value) for field, value in message.ListFields()]
-    return b"{" + b",".join([*more, *members]) + b"}"
+    return b"{" + b",".join([_member_writer(field)(value) for field, value in message.ListFields()]) + b"}"
 
 
 @functools.cache

@@ -53,7 +53,6 @@ class Method:
         request: the class of its request.
         respond: makes its response from a result of core.
         values: the value mode that the response needs, whatever the client asks for; None for the client's.
-        more: members that the payload has beside the fields of the request.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Method:
     takes_stream: bool
     gives_stream: bool
     values: str | None
-    more: tuple[bytes, ...] = ()
 
 
 def list_methods(service: ServiceDescriptor) -> Iterator[Method]:

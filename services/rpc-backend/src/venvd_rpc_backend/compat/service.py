@@ -20,12 +20,8 @@ from venvd_rpc_backend.methods import Method, Respond, list_methods, read_floats
 
 SERVICE = python_service_pb2.DESCRIPTOR.services_by_name["PythonService"]
 NAME: str = SERVICE.full_name
-_EXPECTS_DATA = b'"returnType":"JsonElement"'
+_EXPECTS_DATA = b'"returnType":"JsonElement"}'
 """Has the session keep no handle where the response has no place for one."""
-
-
-_NO_HANDLE = b'"returnType":"String"}'
-"""Says that the client takes plain data only, so that the session keeps no handle."""
 
 
 class OldCalls(Calls):
@@ -35,7 +31,7 @@ class OldCalls(Calls):
         """Make the request for core. The response of `Evaluate` has no place for a handle."""
         request = super().request(method, message, context, fields)
         if method.command == "eval" and len(request.payload) > len(b"{}"):
-            request.payload = request.payload[:-1] + b"," + _NO_HANDLE
+            request.payload = request.payload[:-1] + b"," + _EXPECTS_DATA
         return request
 
 
@@ -47,8 +43,7 @@ def list_calls(calls: OldCalls) -> dict[str, Begin]:
 
 def _with_old_response(method: Method) -> Method:
     respond = _RESPONSES.get(method.name)
-    more = (_EXPECTS_DATA,) if method.command == "eval" else ()
-    return method if respond is None else replace(method, respond=respond, more=more)
+    return method if respond is None else replace(method, respond=respond)
 
 
 def _respond_with_result(response: Callable[..., Message], result: bytes) -> Message:
