@@ -120,7 +120,7 @@ class Keyed(dict[Any, Any]):
         {"\ud800": 1},
         print,
         int,
-        Mock(spec=int),
+        pytest.param(Mock(spec=int), id="mock"),
     ],
 )
 def test_what_has_no_form(value: Any) -> None:
