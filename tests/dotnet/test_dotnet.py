@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from harness.controller import Controller
 
 import venvd
 
@@ -88,6 +90,21 @@ def test_an_interrupt_keeps_the_state(http_session: venvd.Session) -> None:
             http_session.eval("while True: pass", timeout=1)
         assert not late.value.state_lost
     assert manager.Count == 1
+
+
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+def test_a_preloaded_module_that_starts_the_runtime(controller: Controller, assemblies: Path) -> None:
+    """Its zygote forks no session: they start as new interpreters, in which .NET works, and the log says why."""
+    venv = controller.api("GET", "/v1/venvs/net")
+    site = next(Path(venv["image"]).glob("lib/python3*/site-packages"))
+    (site / "starts_net.py").write_text("import clr\n")
+    python = venv["spec"]["python"]
+    controller.venv("preload", python=python, dotnet=True, assemblies=str(assemblies), preload=["starts_net"])
+    backend = controller.backend("preload")
+    with venvd.connect(backend["url"], backend["token"], timeout=120) as client, client.sessions.create() as session:
+        assert make_manager(session).Create("science") == "/srv/science"
+    lines = [line["text"] for line in controller.api("GET", f"/v1/backends/{backend['name']}/logs")["items"]]
+    assert any("a process with threads cannot be forked" in line for line in lines)
 
 
 @pytest.mark.docker

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from venvd_contract.resources import Leftover, LogLine, Package
+from venvd_engines.dotnet import make_dotnet_env
 
 
 class Progress(Protocol):
@@ -94,8 +95,15 @@ class VenvBuild:
     apt_packages: Sequence[str] = ()
     checks: Sequence[str] = ()
     """Modules that the built venv must be able to import; they are no part of its address."""
+    dotnet: bool = False
+    """Whether the built venv must be able to start the .NET runtime that its lock holds."""
     layout: int = 1
     """Increased when equal inputs give another image than before; not the program's version."""
+
+    @property
+    def imports(self) -> list[str]:
+        """The modules that the check imports."""
+        return [*self.checks, *(["clr"] if self.dotnet else [])]
 
     def key(self) -> str:
         """The content address: 32 hexadecimal digits."""
@@ -204,13 +212,7 @@ class Launch:
         """
         if not self.dotnet:
             return dict(self.worker_env)
-        minor = self.image.python.rpartition(".")[0]
-        env = {
-            "PYTHONNET_RUNTIME": "coreclr",
-            "DOTNET_ROOT": f"{prefix}/lib/python{minor}/site-packages/dotnetcore2/bin",
-            "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1",  # the images have no ICU
-            "COMPlus_EnableDiagnostics": "0",  # else the runtime opens a socket for debuggers
-        }
+        env = make_dotnet_env(prefix, self.image.python)
         if self.assemblies is not None:
             env["VENVD_ASSEMBLIES"] = assemblies
         return {**env, **self.worker_env}

@@ -257,7 +257,9 @@ class Venvs:
             lock = self._find_lock(row, runtime, progress)
             progress.phase("build")
             checks = row.spec.get("checks", ())
-            image = self._engine.build(VenvBuild(runtime, lock, row.spec["aptPackages"], checks), progress)
+            image = self._engine.build(
+                VenvBuild(runtime, lock, row.spec["aptPackages"], checks, row.spec.get("dotnet", False)), progress
+            )
             return Build(runtime.version, lock, image)
         finally:
             self._slots.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker.errors
@@ -18,6 +18,7 @@ from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.base_images import BaseImages
 from venvd_engines.docker.build_container import CA_BUNDLE, SCRATCH, BuildContainer, BuildContainers, must
 from venvd_engines.docker.client import DockerClient, tmpfs_options
+from venvd_engines.dotnet import make_dotnet_env
 from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
 
 PREFIX = "/env"
@@ -81,14 +82,14 @@ class VenvImages:
             image = self.find(key)
             if image is not None:
                 progress.log(f"the image exists already: {image.ref}")
-                self._check_imports(image, venv.checks, progress)
+                self._check_imports(image, venv, progress)
                 return image
             self._bases.ensure(venv.runtime.base, progress)
             image = self._build_unchecked(venv, key, progress)
             try:
                 progress.phase("check")
                 self._check(image, progress)
-                self._check_imports(image, venv.checks, progress)
+                self._check_imports(image, venv, progress)
                 self._client.api.tag(image.ref, REPOSITORY, self._tag(key))
             except BaseException:
                 with contextlib.suppress(docker.errors.APIError):
@@ -201,14 +202,21 @@ class VenvImages:
         if reported != installed:
             raise InvalidRequest(f"the venv shows other packages than were installed: {reported}, not {installed}")
 
-    def _check_imports(self, image: Image, modules: Sequence[str], progress: Progress) -> None:
-        if modules:
+    def _check_imports(self, image: Image, venv: VenvBuild, progress: Progress) -> None:
+        if venv.imports:
             progress.phase("check imports")
-            status, output = self._run_python(image, [import_check.CODE, *modules], import_check.SECONDS, progress)
-            import_check.check_outcome(modules, status, output)
+            env = make_dotnet_env(PREFIX, image.python) if venv.dotnet else {}
+            code = [import_check.CODE, *venv.imports]
+            status, output = self._run_python(image, code, import_check.SECONDS, progress, env)
+            import_check.check_outcome(venv.imports, status, output)
 
     def _run_python(
-        self, image: Image, arguments: Sequence[str], seconds: float, progress: Progress
+        self,
+        image: Image,
+        arguments: Sequence[str],
+        seconds: float,
+        progress: Progress,
+        env: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
         """Run code with the venv's Python without network, cache or root; return its status and its output.
 
@@ -221,7 +229,7 @@ class VenvImages:
             cpus=1,
             processes=64,
             tmpfs={"/tmp": tmpfs_options(64 << 20, labels.WORKER_UID, labels.SHARED_GID)},  # noqa: S108
-            environment={"HOME": "/tmp"},  # noqa: S108
+            environment={"HOME": "/tmp", **(env or {})},  # noqa: S108
             command=[f"{PREFIX}/bin/python", "-I", "-c", *arguments],
         ) as container:
             self._client.api.start(container)

@@ -24,6 +24,7 @@ from venvd_contract.errors import Internal, InUse, Unavailable
 from venvd_contract.resources import Leftover, Package
 from venvd_engines import import_check, locking
 from venvd_engines.build_locks import BuildLocks, try_lock
+from venvd_engines.dotnet import make_dotnet_env
 from venvd_engines.engine import Image, Progress, VenvBuild
 from venvd_engines.local import adoption, commands
 from venvd_engines.local.processes import Identity, boot_id, identify, wait_until
@@ -117,7 +118,7 @@ class Venvs:
             image = self.find(key)
             if image is not None:
                 progress.log(f"the venv exists already: {image.ref}")
-                self._check_imports(image, venv.checks, lock, progress)
+                self._check_imports(image, venv, lock, progress)
                 return image
             self._retire(key)
             try:
@@ -160,16 +161,17 @@ class Venvs:
         packages = self._list_packages(base, folder, lock, progress)
         _check_pins(venv.lock, packages)
         image = Image(key, str(folder), venv.runtime.resolved, packages)
-        self._check_imports(image, venv.checks, lock, progress)
+        self._check_imports(image, venv, lock, progress)
         self._write_record(image)
         return image
 
-    def _check_imports(self, image: Image, modules: Sequence[str], lock: int, progress: Progress) -> None:
-        if modules:
+    def _check_imports(self, image: Image, venv: VenvBuild, lock: int, progress: Progress) -> None:
+        if venv.imports:
             progress.phase("check imports")
-            argv = [str(python_of(image)), "-I", "-B", "-c", import_check.CODE, *modules]
-            result = self._run(argv, Path(image.ref), progress, lock=lock, env=_plain(self._tools.env), show=None)
-            import_check.check_outcome(modules, result.status, result.stderr)
+            argv = [str(python_of(image)), "-I", "-B", "-c", import_check.CODE, *venv.imports]
+            env = {**_plain(self._tools.env), **(make_dotnet_env(image.ref, image.python) if venv.dotnet else {})}
+            result = self._run(argv, Path(image.ref), progress, lock=lock, env=env, show=None)
+            import_check.check_outcome(venv.imports, result.status, result.stderr)
 
     def _write_record(self, image: Image) -> None:
         packages = [(package.name, package.version) for package in image.packages]
