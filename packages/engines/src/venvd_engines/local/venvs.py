@@ -118,7 +118,7 @@ class Venvs:
             image = self.find(key)
             if image is not None:
                 progress.log(f"the venv exists already: {image.ref}")
-                self._check_imports(image, venv, lock, progress)
+                self._check_imports(image, venv.imports, lock, progress, dotnet=venv.dotnet)
                 return image
             self._retire(key)
             try:
@@ -161,17 +161,19 @@ class Venvs:
         packages = self._list_packages(base, folder, lock, progress)
         _check_pins(venv.lock, packages)
         image = Image(key, str(folder), venv.runtime.resolved, packages)
-        self._check_imports(image, venv, lock, progress)
+        self._check_imports(image, venv.imports, lock, progress, dotnet=venv.dotnet)
         self._write_record(image)
         return image
 
-    def _check_imports(self, image: Image, venv: VenvBuild, lock: int, progress: Progress) -> None:
-        if venv.imports:
+    def _check_imports(
+        self, image: Image, modules: Sequence[str], lock: int, progress: Progress, *, dotnet: bool = False
+    ) -> None:
+        if modules:
             progress.phase("check imports")
-            argv = [str(python_of(image)), "-I", "-B", "-c", import_check.CODE, *venv.imports]
-            env = {**_plain(self._tools.env), **(make_dotnet_env(image.ref, image.python) if venv.dotnet else {})}
+            argv = [str(python_of(image)), "-I", "-B", "-c", import_check.CODE, *modules]
+            env = {**_plain(self._tools.env), **(make_dotnet_env(image.ref, image.python) if dotnet else {})}
             result = self._run(argv, Path(image.ref), progress, lock=lock, env=env, show=None)
-            import_check.check_outcome(venv.imports, result.status, result.stderr)
+            import_check.check_outcome(modules, result.status, result.stderr)
 
     def _write_record(self, image: Image) -> None:
         packages = [(package.name, package.version) for package in image.packages]
