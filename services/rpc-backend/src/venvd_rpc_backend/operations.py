@@ -10,7 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from venvd_http.auth import TokenGuard
 from venvd_http.environments import Environments
-from venvd_proto.v1.venv_service_pb2 import FollowOperationRequest, OperationEvent
+from venvd_proto.v1.venv_service_pb2 import FollowOperationRequest, FollowOperationResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
 from venvd_rpc_backend.calls import refuse
@@ -31,7 +31,7 @@ class Operations:
         if "FollowOperation" not in service.methods_by_name:
             return {}
         handler: Any = grpc.unary_stream_rpc_method_handler(
-            self._follow, FollowOperationRequest.FromString, OperationEvent.SerializeToString
+            self._follow, FollowOperationRequest.FromString, FollowOperationResponse.SerializeToString
         )
         return {"FollowOperation": handler}
 
@@ -51,9 +51,9 @@ class Operations:
             await refuse(context, error)
 
 
-def _make_event(kind: str, data: Any) -> OperationEvent:
+def _make_event(kind: str, data: Any) -> FollowOperationResponse:
     """Make the message of an event; it is empty for a kind that the proto does not have."""
-    event = OperationEvent()
+    event = FollowOperationResponse()
     if kind == "done":
         event.done.SetInParent()
         messages.fill(event.done, _encode(data))

@@ -200,7 +200,7 @@ class FollowOperationRequest(_message.Message):
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
-class OperationEvent(_message.Message):
+class FollowOperationResponse(_message.Message):
     __slots__ = ("phase", "log", "progress", "done")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]

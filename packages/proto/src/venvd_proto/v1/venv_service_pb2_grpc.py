@@ -63,7 +63,7 @@ class VenvServiceStub:
         self.FollowOperation = channel.unary_stream(
                 '/venvd.v1.VenvService/FollowOperation',
                 request_serializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.SerializeToString,
-                response_deserializer=venvd_dot_v1_dot_venv__service__pb2.OperationEvent.FromString,
+                response_deserializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationResponse.FromString,
                 _registered_method=True)
 
 
@@ -144,7 +144,7 @@ def add_VenvServiceServicer_to_server(servicer, server):
             'FollowOperation': grpc.unary_stream_rpc_method_handler(
                     servicer.FollowOperation,
                     request_deserializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.FromString,
-                    response_serializer=venvd_dot_v1_dot_venv__service__pb2.OperationEvent.SerializeToString,
+                    response_serializer=venvd_dot_v1_dot_venv__service__pb2.FollowOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -309,7 +309,7 @@ class VenvService:
             target,
             '/venvd.v1.VenvService/FollowOperation',
             venvd_dot_v1_dot_venv__service__pb2.FollowOperationRequest.SerializeToString,
-            venvd_dot_v1_dot_venv__service__pb2.OperationEvent.FromString,
+            venvd_dot_v1_dot_venv__service__pb2.FollowOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,
