@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from harness.cli import Cli, run
+from harness.programs import started
 from harness.waiting import wait_until
 
 import venvd
+from venvd_contract.resources import VenvSpec
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +66,31 @@ def test_the_sdk_creates_and_revokes_keys(site: Any) -> None:
         controller.keys.revoke("sdk")
         with pytest.raises(venvd.NotFound):
             controller.keys.revoke("sdk")
+
+
+def test_the_audit_log_is_shown(site: Any, cli: Cli) -> None:
+    """`venvd audit` prints the lines of a key, oldest first; `--json` has their fields."""
+    token = cli("key", "create", "watched", "--scope", "venv:watched", "--json").json["key"]
+    environment = {**site.environment(), "VENVD_URL": site.url, "VENVD_TOKEN": token}
+    with venvd.Controller(site.url, token) as limited:
+        limited.venvs.put("watched", VenvSpec(labels={"a": "b"}))
+        limited.venvs.delete("watched")
+    assert run(environment, "audit", status=1).err
+    lines = cli("audit", "--key", "watched", "--since", "1h", "--json").json
+    assert [(line["method"], line["target"]) for line in lines if line["status"] < 400] == [
+        ("PUT", "/v1/venvs/watched"),
+        ("DELETE", "/v1/venvs/watched"),
+    ]
+    assert "labels={'a': 'b'}" in cli("audit", "--key", "watched").out
+    with started(site.environment(), "audit", "--follow", "--key", "watched", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"PUT /v1/venvs/watched" in process.stdout.readline()
+        with venvd.Controller(site.url, token) as limited:
+            limited.venvs.put("watched", VenvSpec(labels={"later": "yes"}))
+        assert any(b"later" in line for line in process.stdout)
+        with venvd.Controller(site.url, token) as limited:
+            limited.venvs.delete("watched")
+    cli("key", "revoke", "watched")
 
 
 @pytest.mark.parametrize("words", [("--scope", "root"), ("--scope", "admin", "--expires", "soon"), ()])

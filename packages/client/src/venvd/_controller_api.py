@@ -307,6 +307,13 @@ def revoke_key(name: str) -> Request[None]:
     return Request("DELETE", f"/v1/keys/{quote_name(name)}", _ignore)
 
 
+def get_audit(since: datetime | str | None, key: str | None, after: str | None, limit: int) -> Request[resources.Page]:
+    """Return the request for one page of the audit log, newest first."""
+    shown = since.isoformat() if isinstance(since, datetime) else since
+    query = {"since": shown, "key": key, "after": after, "limit": min(limit, _PAGE_SIZE)}
+    return Request("GET", "/v1/audit", _decoder(resources.Page), query=query)
+
+
 # ---- operations, status, config ----
 
 

@@ -13,8 +13,9 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from venvd_controller import __version__, auth, problems
+from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
-from venvd_controller.routes import access, backends, keys, operations, runtimes, venvs
+from venvd_controller.routes import access, audit, backends, keys, operations, runtimes, venvs
 from venvd_controller.routes import controller as controller_routes
 from venvd_http.asgi import ASGIApp
 from venvd_http.bodies import BodyLimit
@@ -60,14 +61,15 @@ def create_app(controller: Controller) -> ASGIApp:
     )
     app.state.controller = controller
     problems.install(app)
-    routers = [module.router for module in (controller_routes, runtimes, venvs, backends, operations, keys)]
+    routers = [module.router for module in (controller_routes, runtimes, venvs, backends, operations, keys, audit)]
     access.check_declared(routers)
     for router in routers:
         app.include_router(router)
     _add_docs(app)
     settings = controller.settings
     app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
-    app.add_middleware(auth.Guard, keys=controller.keys)
+    app.add_middleware(AuditTrail, audit=controller.audit)
+    app.add_middleware(auth.Guard, keys=controller.keys, audit=controller.audit)
     app.add_middleware(RequestLog, quiet=_QUIET)
     return app
 

@@ -9,6 +9,7 @@ from anyio.to_thread import run_sync
 
 from venvd_contract.access import BACKEND_PREFIX
 from venvd_contract.errors import Unauthenticated, VenvdError
+from venvd_controller.audit import AuditLog
 from venvd_controller.callers import Caller
 from venvd_controller.keys import Keys
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send
@@ -25,15 +26,19 @@ CALLER = "venvd.caller"
 class Guard:
     """ASGI middleware: admits requests that carry a token that the controller knows."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog) -> None:
         self._app = app
         self._keys = keys
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             try:
                 caller = await self._identify(scope)
             except VenvdError as error:
+                self._audit.count_refusal(
+                    None, describe_peer(scope), scope["method"], scope["path"], error.http_status, error.code
+                )
                 scheme = b"Basic" if scope["path"] in PAGES else b"Bearer"
                 await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return
@@ -55,6 +60,12 @@ class Guard:
         if token.startswith(BACKEND_PREFIX):
             return await run_sync(self._keys.identify, token)
         return self._keys.identify(token)
+
+
+def describe_peer(scope: Scope) -> str:
+    """Return the address that a request came from. What the request says of other addresses is not believed."""
+    client = scope.get("client")
+    return client[0] if client and client[0] else "unix"
 
 
 def _read_token(scope: Scope, *, basic: bool) -> str | None:

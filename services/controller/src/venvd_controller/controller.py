@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_contract.resources import ConfigReport, ControllerStatus
 from venvd_controller import __version__, metrics
+from venvd_controller.audit import AuditLog
 from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database, open_database
@@ -48,6 +49,7 @@ class Controller:
     providers: Providers
     backends: Backends
     keys: Keys
+    audit: AuditLog
     key_files: KeyFiles
     reconciler: Reconciler
     manifest_sync: ManifestSync
@@ -83,6 +85,7 @@ class Controller:
         self.operations.stop()
         with suppress(VenvdError):
             self.keys.flush()
+            self.audit.write_refusals(everything=True)
 
     def get_status(self) -> ControllerStatus:
         return ControllerStatus(
@@ -125,16 +128,18 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
     backends = Backends(database, home, engine.name, operations, venvs, host_paths)
     keys = Keys(database, home, backends)
+    audit = AuditLog(database, settings.audit_rows)
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys)
     reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     pruner = Pruner(engine, images)
     reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
+    reconciler.chores += [audit.write_refusals, audit.prune]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
-    registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler))
+    registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys,
+        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
         KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine),
         VenvRuns(backends, venvs), registry,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from venvd_contract.resources import BACKEND_TYPES
 from venvd_controller import __version__, backends, runtimes, venvs
+from venvd_controller.audit import AuditLog
 from venvd_controller.operations import ACTIVE, DONE, Operations
 from venvd_controller.reconciler import Reconciler
 
@@ -36,6 +37,7 @@ class Sources:
     venvs: venvs.Venvs
     backends: backends.Backends
     reconciler: Reconciler
+    audit: AuditLog
     started: float = field(default_factory=time.time)
 
 
@@ -49,6 +51,12 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_state()
         yield from self._collect_loop()
+        refused = CounterMetricFamily(
+            "venvd_refused_requests", "Requests whose token was missing, unknown or not enough.", labels=["code"]
+        )
+        for code in ("unauthenticated", "forbidden"):
+            refused.add_metric([code], self._sources.audit.refused[code])
+        yield refused
         build = GaugeMetricFamily(
             "venvd_controller_build_info",
             "Versions of the controller and its CPython, and the engine.",

@@ -25,19 +25,27 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, refusal)  # type: ignore[arg-type]  # any ASGI application will do
 
 
-async def _from_contract(_: Request, error: Exception) -> Refusal:
+async def _from_contract(request: Request, error: Exception) -> Refusal:
     assert isinstance(error, VenvdError)
-    return Refusal(error)
+    return _refuse(request, error)
 
 
-async def _from_validation(_: Request, error: Exception) -> Refusal:
+def _refuse(request: Request, error: VenvdError, status: int | None = None) -> Refusal:
+    """Answer with an error, and note its code for the log and the audit log."""
+    request.scope.get("venvd", {})["code"] = error.code
+    return Refusal(error, status)
+
+
+async def _from_validation(request: Request, error: Exception) -> Refusal:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return Refusal(InvalidRequest(f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}"))
+        return _refuse(
+            request, InvalidRequest(f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        )
     place = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
     message = first["msg"].removeprefix("Value error, ")
-    return Refusal(InvalidRequest(f'the field "{place}": {message}' if place else f"the body: {message}"))
+    return _refuse(request, InvalidRequest(f'the field "{place}": {message}' if place else f"the body: {message}"))
 
 
 async def _from_status(request: Request, error: Exception) -> Refusal:
@@ -47,10 +55,10 @@ async def _from_status(request: Request, error: Exception) -> Refusal:
     if error.status_code == 405:
         return wrong_method(request.method, request.url.path, (error.headers or {}).get("Allow", "other methods"))
     if error.status_code == 400:
-        return Refusal(InvalidRequest("the body is not JSON, or nested too deeply"))
-    return Refusal(InvalidRequest(str(error.detail)), error.status_code)
+        return _refuse(request, InvalidRequest("the body is not JSON, or nested too deeply"))
+    return _refuse(request, InvalidRequest(str(error.detail)), error.status_code)
 
 
 async def _from_defect(request: Request, error: Exception) -> Refusal:
     log.error("a defect at %s %s", request.method, request.url.path, exc_info=error)
-    return Refusal(Internal("a defect of the controller; its log has the details"))
+    return _refuse(request, Internal("a defect of the controller; its log has the details"))

@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     """Time for a backend to become ready."""
     stop_grace: float = Field(default=5.0, ge=0)
     """Time for a backend to end before it is killed."""
+    audit_rows: int = Field(default=100_000, ge=100)
+    """Lines that the audit log keeps."""
     max_body: int = Field(default=1 << 20, ge=1024)
     """Size of one request."""
     stall_timeout: float = Field(default=60.0, gt=0)

@@ -16,7 +16,7 @@ from venvd._controller_codec import ControllerCodec
 from venvd._home import describe_token_source, find_controller
 from venvd.errors import NoController
 from venvd_contract import resources
-from venvd_contract.access import Key
+from venvd_contract.access import AuditEntry, Key
 from venvd_contract.resources import (
     BackendLimits,
     BackendStart,
@@ -103,6 +103,18 @@ class AsyncController:
             spec: what the venv needs. The packages are added to those of a venv that exists, or replace their versions.
         """
         return await self._connection.send(api.ensure_provider(provider, model, spec))
+
+    async def audit(
+        self, since: datetime | str | None = None, key: str | None = None, limit: int = 100
+    ) -> Sequence[AuditEntry]:
+        """Return the newest lines of the audit log, oldest first.
+
+        Args:
+            since: an aware time, or its text in RFC 3339; None is the beginning of the log.
+            key: the name of a key; `admin` is the token of the controller's home.
+            limit: the most lines to return.
+        """
+        return await workflows.read_audit(self._connection, since, key, limit)
 
     async def leftovers(self, *, everything: bool = False) -> Sequence[Leftover]:
         """List what the home keeps without using it. `everything` adds what the controller would make again."""

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
+from datetime import datetime
 
 from venvd import _controller_api as api
 from venvd._async.connection import AsyncControllerConnection
 from venvd._controller_api import OnEvent, ignore_event
+from venvd._json_dataclasses import list_decoder
 from venvd.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable
+from venvd_contract.access import AuditEntry
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, Runtime, Venv, VenvSpec
 
 _RETRIES = 60
@@ -56,6 +59,21 @@ async def wait(
         if info.state not in api.FINAL_STATES:
             await asyncio.sleep(_PAUSE)
     api.check_succeeded(info)
+
+
+async def read_audit(
+    connection: AsyncControllerConnection, since: datetime | str | None, key: str | None, limit: int
+) -> list[AuditEntry]:
+    """Read the newest `limit` lines of the audit log, and return them oldest first."""
+    entries: list[AuditEntry] = []
+    after: str | None = None
+    while len(entries) < limit:
+        page = await connection.send(api.get_audit(since, key, after, limit - len(entries)))
+        entries += list_decoder(AuditEntry)(page.items)
+        after = page.next
+        if after is None:
+            break
+    return entries[::-1]
 
 
 async def ensure_runtime(

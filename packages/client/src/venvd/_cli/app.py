@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import get_completion_class
 
-from venvd._cli import backend, code, files, interactive, key, operation, runtime, server, venv
+from venvd._cli import audit, backend, code, files, interactive, key, operation, runtime, server, venv
 from venvd._cli.command import State, complete_names, fields, pass_state, table
 from venvd._cli.running import DONE, FAILED, App, run_words
 from venvd_contract.resources import Leftover, Setting
@@ -34,7 +34,9 @@ for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, 
     app.add_command(group)
 for command in (backend.start, backend.stop, backend.restart, backend.logs):
     app.add_command(command)
-for command in (runtime.init, code.eval_, code.exec_, server.up, server.down, interactive.console, interactive.shell):
+for command in (audit.audit, runtime.init, code.eval_, code.exec_, server.up, server.down):
+    app.add_command(command)
+for command in (interactive.console, interactive.shell):
     app.add_command(command)
 
 

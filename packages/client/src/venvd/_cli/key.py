@@ -32,20 +32,20 @@ def _rows(keys: Sequence[Key]) -> str:
     return table(("name", "scope", "expires", "last used"), shown)
 
 
-def _parse_expiry(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
-    """Return the time that an option names: RFC 3339, or a number with m, h, d or w from now on."""
+def parse_time(text: str | None, *, past: bool = False) -> str | None:
+    """Return the time that an option names: RFC 3339, or a number with m, h, d or w from now on, or before now."""
     if text is None:
         return None
-    span = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    span = re.fullmatch(r"(\d{1,4})([mhdw])", text)
     if span is not None:
-        return (datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat()
+        distance = timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return (datetime.now(UTC) + (-distance if past else distance)).isoformat()
     try:
-        moment = datetime.fromisoformat(text)
+        return datetime.fromisoformat(text).astimezone().isoformat()
     except ValueError:
         raise click.BadParameter(
             f'"{text}" is neither a span, such as 12h or 30d, nor a time, such as 2030-01-31'
         ) from None
-    return moment.astimezone().isoformat()
 
 
 @key.command("create")
@@ -57,7 +57,12 @@ def _parse_expiry(_: click.Context, __: click.Parameter, text: str | None) -> st
     required=True,
     help="admin, operator, venv:NAME, use:BACKEND or metrics. Repeatable.",
 )
-@click.option("--expires", callback=_parse_expiry, metavar="WHEN", help="12h, 30d, or a time. Default: never.")
+@click.option(
+    "--expires",
+    callback=lambda *words: parse_time(words[2]),
+    metavar="WHEN",
+    help="12h, 30d, or a time. Default: never.",
+)
 @pass_state
 def create(state: State, name: str, scopes: Sequence[str], expires: str | None) -> None:
     """Create a key and print it. It is shown this once."""

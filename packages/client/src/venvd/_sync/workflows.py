@@ -7,11 +7,14 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 
 from venvd import _controller_api as api
 from venvd._controller_api import OnEvent, ignore_event
+from venvd._json_dataclasses import list_decoder
 from venvd._sync.connection import ControllerConnection
 from venvd.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable
+from venvd_contract.access import AuditEntry
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, Runtime, Venv, VenvSpec
 
 _RETRIES = 60
@@ -55,6 +58,21 @@ def wait(connection: ControllerConnection, operation: OperationInfo | None, on_e
         if info.state not in api.FINAL_STATES:
             time.sleep(_PAUSE)
     api.check_succeeded(info)
+
+
+def read_audit(
+    connection: ControllerConnection, since: datetime | str | None, key: str | None, limit: int
+) -> list[AuditEntry]:
+    """Read the newest `limit` lines of the audit log, and return them oldest first."""
+    entries: list[AuditEntry] = []
+    after: str | None = None
+    while len(entries) < limit:
+        page = connection.send(api.get_audit(since, key, after, limit - len(entries)))
+        entries += list_decoder(AuditEntry)(page.items)
+        after = page.next
+        if after is None:
+            break
+    return entries[::-1]
 
 
 def ensure_runtime(connection: ControllerConnection, version: str | None, on_event: OnEvent = ignore_event) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -149,3 +149,21 @@ class KeyRow(Table):
     created_at: Mapped[str] = mapped_column(String(32))
     expires_at: Mapped[str | None] = mapped_column(String(32))
     last_used_at: Mapped[str | None] = mapped_column(String(32))
+
+
+class AuditRow(Table):
+    """One line of the audit log. The controller adds lines and deletes the oldest; it changes none."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("audit_by_time", "time"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    time: Mapped[str] = mapped_column(String(32))
+    key: Mapped[str | None] = mapped_column(String(80))
+    peer: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(20))
+    target: Mapped[str] = mapped_column(Text)
+    status: Mapped[int]
+    code: Mapped[str | None] = mapped_column(String(32))
+    fields: Mapped[dict[str, Any]]
+    count: Mapped[int] = mapped_column(default=1)

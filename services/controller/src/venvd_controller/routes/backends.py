@@ -14,10 +14,11 @@ from pydantic import AwareDatetime
 from venvd_contract.errors import NotFound, Unavailable
 from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
 from venvd_controller import probes, streams
+from venvd_controller.audit import list_changes
 from venvd_controller.callers import Caller
 from venvd_controller.guarded_fields import check_backend_fields
 from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
-from venvd_controller.routes.dependencies import CallerDep, ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
 
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _MAX_REMOVAL_WAIT = 30.0
@@ -38,12 +39,15 @@ def list_backends(controller: ControllerDep, caller: CallerDep, paging: PagingDe
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED, dependencies=[needs_for_start("venv:{venv}")])
-def start_backend(controller: ControllerDep, caller: CallerDep, spec: JsonBody[BackendSpec]) -> BackendStart:
+def start_backend(
+    controller: ControllerDep, caller: CallerDep, changes: ChangesDep, spec: JsonBody[BackendSpec]
+) -> BackendStart:
     """Start a backend. If its first start fails, it stays `failed` with its error until a client deletes it, restarts
     it, or starts another backend of the same name.
     """
     check_backend_fields(caller, spec, controller.venvs.find_spec(spec.venv), controller.settings)
     backend, operation = controller.backends.start(spec, visible=caller.visible)
+    changes.fields = {"type": spec.type, "name": backend.name, **list_changes(BackendSpec(spec.type), spec)}
     return BackendStart(_show(caller, backend), operation)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Body, Depends, Query, Request
 from pydantic import BeforeValidator
 
+from venvd_controller.audit_trail import CHANGES, Changes
 from venvd_controller.auth import CALLER
 from venvd_controller.callers import Caller
 from venvd_controller.controller import Controller
@@ -27,8 +28,15 @@ async def _get_caller(request: Request) -> Caller:
     return caller
 
 
+async def _get_changes(request: Request) -> Changes:
+    changes: Changes = request.scope[CHANGES]
+    return changes
+
+
 ControllerDep = Annotated[Controller, Depends(_get_controller)]
 CallerDep = Annotated[Caller, Depends(_get_caller)]
+ChangesDep = Annotated[Changes, Depends(_get_changes)]
+"""Takes what the audit log says that the request changed."""
 JsonBody = Annotated[T, Body(), BeforeValidator(drop_nulls)]
 """A request body; a null field counts as absent."""
 

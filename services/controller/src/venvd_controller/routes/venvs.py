@@ -10,9 +10,10 @@ from pydantic import Field
 
 from venvd_contract.access import OPERATOR
 from venvd_contract.resources import Package, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
+from venvd_controller.audit import list_changes
 from venvd_controller.guarded_fields import guard_venv
 from venvd_controller.routes.access import ANY, needs, needs_for_provider
-from venvd_controller.routes.dependencies import CallerDep, ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
 from venvd_controller.specs import create_provider_name
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
@@ -35,6 +36,7 @@ def list_venvs(controller: ControllerDep, caller: CallerDep, paging: PagingDep) 
 def put_venv(
     controller: ControllerDep,
     caller: CallerDep,
+    changes: ChangesDep,
     name: str,
     spec: JsonBody[VenvSpec],
     response: Response,
@@ -43,8 +45,9 @@ def put_venv(
     """Create or change a venv; `operation` is its build, null if there is nothing to build. `upgrade` resolves its
     requirements to the newest versions again; if that fails, the venv stays as it was, and its `error` says why.
     """
-    spec = guard_venv(caller, spec, controller.venvs.find_spec(name))
-    venv, operation = controller.venvs.put(name, spec, upgrade=upgrade)
+    stored = controller.venvs.find_spec(name)
+    venv, operation = controller.venvs.put(name, guard_venv(caller, spec, stored), upgrade=upgrade)
+    changes.fields = list_changes(stored or VenvSpec(), venv.spec)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
 

@@ -1,0 +1,54 @@
+"""`venvd audit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import click
+
+from venvd._cli.command import Command, State, complete_names, pass_state, table
+from venvd._cli.key import parse_time
+from venvd_contract.access import AuditEntry
+
+_POLL_SECONDS = 1.0
+_MAX_NEW = 1000
+"""Lines that are read at a time of a log that is followed."""
+_HEADINGS = ("time", "key", "peer", "request", "result", "changed")
+
+
+def _format_cells(entry: AuditEntry) -> Sequence[str]:
+    result = f"{entry.status} {entry.code or ''}".rstrip() + (f" x {entry.count}" if entry.count > 1 else "")
+    changed = ", ".join(f"{name}={value}" for name, value in entry.fields.items())
+    return (entry.time, entry.key or "-", entry.peer, f"{entry.method} {entry.target}", result, changed)
+
+
+@click.command("audit", cls=Command)
+@click.option(
+    "--since", callback=lambda *words: parse_time(words[2], past=True), metavar="WHEN", help="12h, 30d, or a time."
+)
+@click.option("--key", shell_complete=complete_names("keys"), help="Only this key. `admin` is the home's token.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest lines.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come.")
+@pass_state
+def audit(state: State, since: str | None, key: str | None, limit: int, follow: bool) -> None:
+    """Show who changed what, when, from where, and with what result; and who was refused."""
+    entries = state.controller.audit(since, key, limit)
+    if not follow:
+        state.show(entries, table(_HEADINGS, [_format_cells(entry) for entry in entries]))
+        return
+    if state.json:
+        raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
+    _follow(lambda last: state.controller.audit(last.time if last else since, key, _MAX_NEW), entries)
+
+
+def _follow(read: Callable[[AuditEntry | None], Sequence[AuditEntry]], entries: Sequence[AuditEntry]) -> None:
+    """Print lines, and then each new one."""
+    last: AuditEntry | None = None
+    while True:
+        for entry in entries:
+            if last is None or entry.id > last.id:
+                click.echo("  ".join(_format_cells(entry)).rstrip())
+                last = entry
+        time.sleep(_POLL_SECONDS)
+        entries = read(last)

@@ -1,0 +1,86 @@
+"""Writes the audit log: one line for each request that changes something, before its answer leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from anyio.to_thread import run_sync
+
+from venvd_contract.errors import VenvdError
+from venvd_controller.audit import AuditLog, describe_fields
+from venvd_controller.auth import CALLER, describe_peer
+from venvd_controller.requests import drop_nulls
+from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("venvd.audit")
+
+CHANGES = "venvd.changes"
+"""The key of the `Changes` in an ASGI scope."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_FORBIDDEN = 403
+_MAX_BODY = 1 << 20
+
+
+@dataclass
+class Changes:
+    """What a route has changed; None: what the body of the request says."""
+
+    fields: dict[str, Any] | None = None
+
+
+class AuditTrail:
+    """ASGI middleware, inside the guard: it knows the caller, and refused tokens do not come here."""
+
+    def __init__(self, app: ASGIApp, audit: AuditLog) -> None:
+        self._app = app
+        self._audit = audit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or CALLER not in scope:
+            await self._app(scope, receive, send)
+            return
+        scope[CHANGES] = changes = Changes()
+        body = bytearray()
+
+        async def copy_body() -> Message:
+            message = await receive()
+            if len(body) <= _MAX_BODY:
+                body.extend(message.get("body", b""))
+            return message
+
+        async def watch_status(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                fields = _read_fields(bytes(body)) if changes.fields is None else changes.fields
+                await self._write(scope, message["status"], fields)
+            await send(message)
+
+        await self._app(scope, receive if scope["method"] in _SAFE else copy_body, watch_status)
+
+    async def _write(self, scope: Scope, status: int, fields: dict[str, Any]) -> None:
+        code = scope["venvd"].get("code")
+        request = (scope[CALLER].name, describe_peer(scope), scope["method"], scope["path"], status, code)
+        if status == _FORBIDDEN:
+            self._audit.count_refusal(*request)
+            return
+        if scope["method"] in _SAFE or "endpoint" not in scope:  # without an endpoint there is nothing to change
+            return
+        try:
+            await run_sync(self._audit.write, *request, fields)
+        except VenvdError as error:
+            log.warning("%s %s is not in the audit log: %s", scope["method"], scope["path"], error.message)
+
+
+def _read_fields(body: bytes) -> dict[str, Any]:
+    """Read the fields of a body that is a JSON object, without those that are null or empty."""
+    if not 2 < len(body) <= _MAX_BODY:
+        return {}
+    try:
+        given = drop_nulls(json.loads(body))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(given, dict):
+        return {}
+    return describe_fields({name: value for name, value in given.items() if value not in ([], {})})

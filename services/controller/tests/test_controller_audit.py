@@ -1,0 +1,155 @@
+"""The audit log: what it says of requests, what it does not say, and that it stays bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from venvd_controller.audit import AuditLog
+from venvd_controller.database import Database
+
+pytestmark = pytest.mark.slow
+
+FIELDS = ("key", "method", "target", "status", "code", "fields")
+
+
+@pytest.fixture
+def read_log(shared_testbed: Any) -> Callable[..., list[dict[str, Any]]]:
+    """Read the newest lines of the log, with the query of the arguments."""
+    return lambda **query: shared_testbed.client.get("/v1/audit", params=query).json()["items"]
+
+
+def send(testbed: Any, token: str, method: str, path: str, **options: Any) -> Any:
+    return testbed.client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **options)
+
+
+def test_a_change_is_one_line(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """A line says who changed what, from where, and with what result; reading leaves no line."""
+    client = shared_testbed.client
+    token = client.post("/v1/keys", json={"name": "ci", "scope": "venv:app"}).json()["key"]
+    body = {"python": "3.13", "env": {"PASSWORD": "hush"}, "labels": {"a": "b"}, "network": False}
+    send(shared_testbed, token, "PUT", "/v1/venvs/app", json=body)
+    send(shared_testbed, token, "GET", "/v1/venvs/app")
+    newest, created = read_log(limit=2)
+    changed = {"python": "3.13", "env": ["PASSWORD"], "labels": {"a": "b"}}
+    assert [newest[name] for name in FIELDS] == ["ci", "PUT", "/v1/venvs/app", 202, None, changed]
+    assert newest["peer"] == "testclient"
+    assert datetime.fromisoformat(newest["time"]) <= datetime.now(UTC)
+    shown = {"name": "ci", "scope": "venv:app"}
+    assert [created[name] for name in FIELDS] == ["admin", "POST", "/v1/keys", 201, None, shown]
+    send(shared_testbed, token, "PUT", "/v1/venvs/app", json={**body, "labels": {}})
+    assert read_log(limit=1)[0]["fields"] == {"labels": {}}
+
+
+def test_no_line_holds_a_secret(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """Values of variables and passwords in addresses are not in the log, whatever becomes of the request."""
+    client = shared_testbed.client
+    requirement = "six @ https://me:hush-hush@example.org/six.whl"
+    client.put("/v1/venvs/Wrong", json={"env": {"A": "hush-hush"}, "requirements": [requirement]})
+    line = read_log(limit=1)[0]
+    assert (line["status"], line["code"]) == (400, "invalid_request")
+    assert line["fields"]["env"] == ["A"]
+    assert "hush-hush" not in str(line)
+    client.post("/v1/keys", json={"name": "hidden", "scope": "metrics"})
+    assert "vk_" not in str(read_log(limit=1))
+
+
+def test_a_large_request_leaves_the_names_of_its_fields(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """A line is bounded, as its request is not."""
+    shared_testbed.client.put("/v1/venvs/large", json={"labels": {f"n{i}": "x" * 90 for i in range(100)}})
+    assert read_log(limit=1)[0]["fields"] == {"labels": "…"}
+
+
+def test_equal_refusals_are_counted_in_one_line(
+    shared_testbed: Any, read_log: Callable[..., Any], wait_until: Callable[..., Any]
+) -> None:
+    """Wrong tokens leave one line, and then one with the number of the others; the metrics count each."""
+    client, audit = shared_testbed.client, shared_testbed.controller.audit
+    before = audit.refused["unauthenticated"]
+    for _ in range(50):
+        assert send(shared_testbed, "wrong", "DELETE", "/v1/venvs/app").status_code == 401
+    audit.write_refusals(everything=True)
+
+    def list_refusals() -> list[dict[str, Any]]:
+        return [line for line in read_log(limit=50) if line["status"] == 401]
+
+    lines = list_refusals()
+    assert sum(line["count"] for line in lines) == 50
+    assert len(lines) <= 3
+    assert {(line["key"], line["code"], line["target"]) for line in lines} == {
+        (None, "unauthenticated", "/v1/venvs/app")
+    }
+    assert audit.refused["unauthenticated"] == before + 50
+    assert f'venvd_refused_requests_total{{code="unauthenticated"}} {before + 50}' in client.get("/metrics").text
+
+
+def test_a_missing_scope_is_in_the_log(
+    shared_testbed: Any, read_log: Callable[..., Any], wait_until: Callable[..., Any]
+) -> None:
+    """Also a request that only reads is there if its key may not read."""
+    client = shared_testbed.client
+    token = client.post("/v1/keys", json={"name": "nosy", "scope": "venv:app"}).json()["key"]
+    assert send(shared_testbed, token, "GET", "/v1/keys").status_code == 403
+    line = wait_until(lambda: read_log(key="nosy"))[0]
+    assert [line[name] for name in FIELDS] == ["nosy", "GET", "/v1/keys", 403, "forbidden", {}]
+
+
+def test_the_log_is_read_by_time_key_and_page(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """`since`, `key` and `after` choose lines."""
+    client = shared_testbed.client
+    token = client.post("/v1/keys", json={"name": "paged", "scope": "venv:paged"}).json()["key"]
+    for number in range(3):
+        send(shared_testbed, token, "PUT", "/v1/venvs/paged", json={"labels": {"number": str(number)}})
+    first = client.get("/v1/audit", params={"key": "paged", "limit": 2}).json()
+    second = client.get("/v1/audit", params={"key": "paged", "limit": 2, "after": first["next"]}).json()
+    numbers = [line["fields"]["labels"]["number"] for line in first["items"] + second["items"]]
+    assert (numbers, second["next"]) == (["2", "1", "0"], None)
+    assert len(read_log(key="paged", since=first["items"][-1]["time"])) >= 2
+    assert read_log(since="2999-01-01T00:00:00Z") == []
+    for wrong in ({"since": "yesterday"}, {"since": "2030-01-01T00:00:00"}, {"after": "x"}):
+        assert client.get("/v1/audit", params=wrong).status_code == 400
+
+
+def test_an_unknown_path_leaves_no_line(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """A request that no route takes changes nothing."""
+    before = read_log(limit=1)
+    shared_testbed.client.post("/v1/nothing", json={})
+    assert read_log(limit=1) == before
+
+
+def test_the_oldest_lines_go(database: Database) -> None:
+    """The log keeps as many lines as the setting says."""
+    audit = AuditLog(database, 10)
+    for number in range(25):
+        audit.write("ci", "127.0.0.1", "PUT", f"/v1/venvs/v{number}", 200, None, {})
+    audit.prune()
+    lines = audit.list_all(None, 100, None, None)
+    assert [line.target for line in lines] == [f"/v1/venvs/v{number}" for number in range(24, 14, -1)]
+
+
+def test_refusals_of_many_peers_stay_bounded(database: Database) -> None:
+    """Ten thousand peers leave a thousand lines and one for all others, with the right sum."""
+    audit = AuditLog(database, 100_000)
+    threads = [
+        threading.Thread(
+            target=lambda part=part: [
+                audit.count_refusal(None, f"10.0.{part}.{number}", "GET", "/", 401, "unauthenticated")
+                for number in range(2500)
+            ]
+        )
+        for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.write_refusals()
+    lines = audit.list_all(None, 20_000, None, None)
+    assert len(lines) == 1001
+    assert sum(line.count for line in lines) == 10_000
+    audit.write_refusals()
+    assert len(audit.list_all(None, 20_000, None, None)) == 1001
