@@ -59,6 +59,7 @@ def test_rows_of_900_000_doubles(client: Client, numbers: list[float]) -> None:
         ("array.array('q', [2**53])", [float(2**53)]),
         ("memoryview(b'ab')", [97.0, 98.0]),
         ("range(3)", [0.0, 1.0, 2.0]),
+        ("array.array('d', [float('inf'), -1e300])", [float("inf"), float("-inf")]),
     ],
 )
 def test_what_becomes_an_array(client: Client, code: str, answer: list[float]) -> None:
