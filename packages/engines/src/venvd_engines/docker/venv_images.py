@@ -63,13 +63,14 @@ class VenvImages:
         self._bases.ensure(runtime.base, progress)
         with self._containers.open(runtime.base, progress) as container:
             container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked_lines).encode())
-            container.write(_CONSTRAINTS, "".join(f"{line}\n" for line in checked_constraints).encode())
+            if checked_constraints:
+                container.write(_CONSTRAINTS, "".join(f"{line}\n" for line in checked_constraints).encode())
             arguments = locking.compile_arguments(
                 _REQUIREMENTS,
                 _LOCK,
                 python_version=runtime.resolved,
                 python=container.find_python(),
-                constraints=_CONSTRAINTS,
+                constraints=_CONSTRAINTS if checked_constraints else None,
                 source_builds=self._client.settings.allow_source_builds,
             )
             container.uv(arguments)

@@ -92,7 +92,7 @@ class Venvs:
                 output,
                 python_version=version,
                 python=python,
-                constraints=str(limits),
+                constraints=str(limits) if constraints else None,
                 source_builds=self._tools.source_builds,
             )
             self._uv(arguments, folder, progress)
