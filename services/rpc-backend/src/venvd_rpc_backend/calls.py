@@ -12,10 +12,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from venvd_core.backend import Backend, Call, Reply, Request
+from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import files, messages, status
+from venvd_rpc_backend import files, float_arrays, messages, status
 from venvd_rpc_backend.context import CallFields
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_methods
 
@@ -53,7 +54,7 @@ class Calls:
 
     def beginning(self, method: Method) -> Begin:
         """Return what begins a call of a method that does not stream."""
-        return partial(UnaryCall, self, method)
+        return partial(FloatArrayCall if method.command in COMMANDS else UnaryCall, self, method)
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Return a handler for each method that streams."""
@@ -95,6 +96,20 @@ class Calls:
         """Begin a call and return what to await; whether the call ends with its client is a setting."""
         call = self._backend.call(request)
         return call if self._cancel else asyncio.shield(call.future())
+
+    async def float_array(self, method: Method, request: Request) -> Message | bytes:
+        """Run a call for a float array, and return the response."""
+        call = Call(request)
+        self._backend.begin(call)
+        waiting = asyncio.ensure_future(wait_for_text(call))
+        text = await (waiting if self._cancel else asyncio.shield(waiting))
+        if text is None:
+            return method.respond(call.result().result)
+        pack = float_arrays.pack_flat if method.command == "tofloatarray" else float_arrays.pack_rows
+        try:
+            return await pack(read_text(text), method.numbers)
+        finally:
+            text.close()
 
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
         """Send the description of a file, then its bytes."""
@@ -164,6 +179,23 @@ class UnaryCall:
                 return self._method.respond((await outcome).result)
             with contexts.tied(fields.key):
                 return self._method.respond((await outcome).result)
+        except Exception as error:  # noqa: BLE001 — every error becomes a status
+            await refuse(context, error)
+            return None
+
+
+class FloatArrayCall(UnaryCall):
+    """One call for a float array, whose text may be too long to be held with its message."""
+
+    __slots__ = ()
+
+    async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
+        """Answer the call."""
+        try:
+            fields = self._calls.admit(self._method, self._metadata)
+            request = self._calls.request(self._method, message, context, fields)
+            with contexts.tied(fields.key):
+                return await self._calls.float_array(self._method, request)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
             return None

@@ -53,6 +53,7 @@ class Method:
         request: the class of its request.
         respond: makes its response from a result of core.
         values: the value mode that the response needs, whatever the client asks for; None for the client's.
+        numbers: the type of the numbers in the response of a float array: `d` for double, `f` for float.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Method:
     takes_stream: bool
     gives_stream: bool
     values: str | None
+    numbers: str = "d"
 
 
 def list_methods(service: ServiceDescriptor) -> Iterator[Method]:

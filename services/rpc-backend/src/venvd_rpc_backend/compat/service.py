@@ -43,7 +43,7 @@ def list_calls(calls: OldCalls) -> dict[str, Begin]:
 
 def _with_old_response(method: Method) -> Method:
     respond = _RESPONSES.get(method.name)
-    return method if respond is None else replace(method, respond=respond)
+    return method if respond is None else replace(method, respond=respond, numbers="f")
 
 
 def _respond_with_result(response: Callable[..., Message], result: bytes) -> Message:
