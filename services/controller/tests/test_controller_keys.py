@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from venvd_contract.errors import Unavailable
 from venvd_controller.auth import OPEN
+from venvd_controller.database import Database, migrations
 
 pytestmark = pytest.mark.slow
 
@@ -292,3 +297,23 @@ def test_keys_outlive_the_controller(create_testbed: Callable[..., Any]) -> None
         token = first.controller.keys.create("stays", ["metrics"], None).key
     with create_testbed().started() as second:
         assert second.controller.keys.identify(token).name == "stays"
+
+
+def test_operations_of_an_older_controller_get_their_venv(database: Database) -> None:
+    """The migration shows the earlier operations of a venv to its keys, and those of removed backends to no key."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        for key, kind, target in (
+            ("a", "venv.build", "app"),
+            ("b", "backend.start", "gone"),
+            ("c", "runtime.init", "3.13"),
+        ):
+            values = {"id": key, "kind": kind, "target": target}
+            query = "INSERT INTO operations (id, kind, target, state, created_at, phases) "
+            connection.execute(text(query + "VALUES (:id, :kind, :target, 'failed', '', '[]')"), values)
+        command.upgrade(config, "head")
+        rows = connection.execute(text("SELECT id, venv FROM operations ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("a", "app"), ("b", ""), ("c", None)]
