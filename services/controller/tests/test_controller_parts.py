@@ -202,3 +202,10 @@ def test_the_length_of_a_queue_has_bounds(tmp_path: Path, calls: int) -> None:
     """`queueLimit` takes 0 to a million calls, and the error says so."""
     with pytest.raises(InvalidRequest, match=f"queueLimit must be 0 to 1000000 calls, not {calls}"):
         check_backend(BackendSpec("http", queueLimit=calls), HostPaths(tmp_path))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), 366 * 86400.0])
+def test_the_lease_of_handles_has_bounds(tmp_path: Path, seconds: float) -> None:
+    """`handleLease` takes 0 to a year in seconds, and the error says so."""
+    with pytest.raises(InvalidRequest, match="handleLease must be 0 "):
+        check_backend(BackendSpec("http", handleLease=seconds), HostPaths(tmp_path))
