@@ -225,7 +225,7 @@ class PythonServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ToFloatArray(self, request, context):
-        """Converts an object to an array of floats.
+        """Converts an object to an array of floats, in one message: the client's limit for messages must allow for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
