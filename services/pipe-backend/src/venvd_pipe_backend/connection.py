@@ -289,7 +289,7 @@ class Connection(asyncio.Protocol):
         """Say that the key has ended, and close; running calls end as with a client that goes away."""
         if self._key is None or self._lost or self._handover is not None:
             return  # a connection that is handed over ends with its direct client
-        self._answer(b"", self._key.error())
+        self._output.write(failure(head(b""), self._key.error()))  # before the replies that it would have to wait for
         self._lost = self._closing = True
         self._cancel_calls()
         self._transport.close()

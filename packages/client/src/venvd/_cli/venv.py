@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import click
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
-from venvd_contract.resources import Provider, ProviderSpec, Venv, VenvChange, VenvSpec
+from venvd_contract.resources import BACKEND_TYPES, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
 from venvd_contract.server_settings import parse_server_setting
+
+ADMIN_VENV = "admin"
+"""The usual name of the administrative venv."""
 
 
 @click.group(cls=Group)
@@ -170,6 +174,40 @@ def create(
     else:
         change = controller.venvs.put(name, spec, upgrade=upgrade)
     _show_built(state, change, no_wait=no_wait)
+
+
+@venv.command("admin")
+@click.argument("name", default=ADMIN_VENV)
+@click.option(
+    "--start",
+    "backend_type",
+    type=click.Choice(BACKEND_TYPES, case_sensitive=False),
+    help="Also start a backend of this type, whose sessions may manage all venvs. For admins.",
+)
+@spec_options
+@pass_state
+def admin(state: State, /, name: str, backend_type: str | None, no_wait: bool, **options: Any) -> None:
+    """Create the administrative venv: Python.NET with a .NET runtime, numpy, and the assemblies of the operator.
+
+    A backend of it that manages all venvs is started with --start, or later with `venvd start TYPE NAME --manages '*'`.
+    """
+    if no_wait and backend_type:
+        raise click.UsageError("--start needs the built venv: leave --no-wait out")
+    spec = _spec(**options)
+    spec.dotnet = True
+    if not any(re.match(r"numpy\b", line.strip(), re.IGNORECASE) for line in spec.requirements):
+        spec.requirements = [*spec.requirements, "numpy"]
+    _ensure_runtime(state, spec, no_wait=no_wait)
+    change = state.controller.venvs.put(name, spec)
+    if backend_type is None:
+        _show_built(state, change, no_wait=no_wait)
+        return
+    wait(state, change.operation)
+    started = state.controller.backends.start(backend_type.lower(), venv=name, manages=["*"])
+    wait(state, started.operation)
+    running = state.controller.backends.get(started.backend.name)
+    shown = {each: getattr(running, each) for each in ("name", "type", "venv", "url", "token", "state")}
+    state.show(shown, fields(list(shown.items())))
 
 
 @venv.command("ensure")
