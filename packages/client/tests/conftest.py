@@ -52,7 +52,9 @@ class Interpreter:
             self.seen.append((command, session, timeout))
             if session not in {None, "default", "side"}:
                 raise NotFound(f"no session {session}")
-            return getattr(self, "do_" + command.replace(".", "_"))(**checked(command, payload))
+            fields = checked(command, payload)
+            fields.pop("returnType", None)  # the SDK never sends it
+            return getattr(self, "do_" + command.replace(".", "_"))(**fields)
 
     def find(self, handle: str) -> Any:
         if handle not in self.objects:

@@ -105,7 +105,7 @@ def test_without_numpy_the_error_says_so(borrowed: Borrowed) -> None:
     """What only numpy could make an array of, and every array that is sent, needs numpy; the session goes on."""
     session = borrowed.session
     with pytest.raises(Unimplemented, match="needs numpy, which this venv does not have"):
-        borrowed.get(session.held("type('L', (list,), {})([1, 2])"))
+        borrowed.get(session.held("__import__('collections').deque([1, 2])"))
     for fields in ({"attachments": [8]}, {}):
         payload = {"dtype": "<f8", "shape": [1], **({} if fields else {"shm": True})}
         number = session.send("array.put", payload, **fields)

@@ -173,10 +173,10 @@ def test_the_end_of_writing_is_not_the_end(server: Server) -> None:
     assert client.lines.readline() == b""
 
 
-def test_planned_commands(server: Server) -> None:
-    """What is still to come says that it is not there."""
+def test_a_server_without_a_controller(server: Server) -> None:
+    """Commands for venvs are unavailable where the server knows no controller."""
     client = server.connect()
-    assert client("venv.list", {})["code"] == "not_implemented"
+    assert client("venv.list", {})["code"] == "unavailable"
 
 
 def test_attachments_are_read_off_the_stream(server: Server) -> None:

@@ -162,15 +162,11 @@ def test_sessions_are_named_in_metadata(server: Server) -> None:
     assert failed(evaluate, server, "1", metadata=inside)[0] == grpc.StatusCode.NOT_FOUND
 
 
-def test_what_is_planned_says_so(server: Server) -> None:
-    """Methods that the proto declares and this version lacks are UNIMPLEMENTED."""
+def test_a_server_without_a_controller(server: Server) -> None:
+    """The methods for venvs are UNAVAILABLE where the server knows no controller."""
     venvs = venv_service_pb2_grpc.VenvServiceStub(server.channel)
-    calls = [
-        (venvs.ListEnvironments, venv_pb.ListEnvironmentsRequest()),
-    ]
-    for call, message in calls:
-        code, info, _ = failed(call, message, metadata=METADATA)
-        assert (code, info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "not_implemented")
+    code, info, _ = failed(venvs.ListEnvironments, venv_pb.ListEnvironmentsRequest(), metadata=METADATA)
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "unavailable")
 
 
 @pytest.mark.slow
