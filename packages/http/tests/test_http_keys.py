@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -13,7 +14,7 @@ import pytest
 
 from venvd_contract import errors
 from venvd_http.auth import Key, TokenGuard
-from venvd_http.keys import KeyFile, parse
+from venvd_http.keys import KeyFile, parse, watch
 
 
 def digest(token: str) -> bytes:
@@ -148,6 +149,23 @@ def test_a_missing_file_keeps_the_keys(guard: TokenGuard, tmp_path: Path) -> Non
     path.unlink()
     file.refresh()
     guard.check("first")
+
+
+def test_a_new_key_is_accepted_at_once(guard: TokenGuard, tmp_path: Path) -> None:
+    """A token that is unknown makes the server look at the file, so that a new key needs no waiting."""
+    path = tmp_path / "keys.json"
+    write(path, entry("first"))
+
+    async def use_both() -> None:
+        watching = watch(path, guard)
+        assert watching is not None
+        write(path, entry("second"))
+        guard.check("second")
+        with pytest.raises(errors.Unauthenticated):
+            guard.check("first")
+        watching.cancel()
+
+    asyncio.run(use_both())
 
 
 def test_times_have_a_zone() -> None:

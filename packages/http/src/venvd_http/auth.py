@@ -103,6 +103,8 @@ class TokenGuard:
         self._accepted = b""
         """The last token that may do everything: a token that was hashed once is not hashed for each call."""
         self._accepted_key: Key | None = None
+        self.refresh_keys: Callable[[], None] | None = None
+        """Called before an unknown token is refused: it may be that of a key which was made a moment ago."""
 
     @property
     def open(self) -> bool:
@@ -145,6 +147,9 @@ class TokenGuard:
         if hmac.compare_digest(digest, self._metrics_token):
             return METRICS, None
         key = self._keys.get(digest)
+        if key is None and self.refresh_keys is not None:
+            self.refresh_keys()
+            key = self._keys.get(digest)
         if key is None:
             error = Unauthenticated(f"the token is not one that {self._server} accepts")
             raise _refusal(error, f"unknown, its SHA-256 begins with {digest.hex()[:12]}")

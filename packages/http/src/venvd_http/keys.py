@@ -97,4 +97,5 @@ def watch(path: Path | None, guard: TokenGuard) -> asyncio.Task[None] | None:
         return None
     file = KeyFile(path, guard)
     file.refresh()
+    guard.refresh_keys = file.refresh
     return asyncio.get_running_loop().create_task(file.watch())
