@@ -185,7 +185,11 @@ class AttachCaller:
     def attached(self, session: str | None) -> PipeCaller:
         """Another connection, attached to a session."""
         made = PipeCaller(self._url, self._token)
-        made("session.attach", session=session)
+        try:
+            made("session.attach", session=session)
+        except VenvdError:
+            made.close()
+            raise
         return made
 
     def fresh(self) -> AttachCaller:
