@@ -262,7 +262,7 @@ def test_handles_of_old_clients(fields: Any) -> None:
     decoder = Decoder({"known": target}.__getitem__, old_handles=True)
     assert decoder.decode([{"a": fields}]) == [{"a": target}]
     assert Decoder({}.__getitem__).decode(fields) == fields
-    for other in ({**fields, "x": 1}, dict.fromkeys(fields, 3), {"handleId": "known"}, {"a": 1, "b": 2}):
+    for other in ({**fields, "x": 1}, dict.fromkeys(fields, 3), {"handleId": "known"}, {"": "x", "b": 2}):
         assert decoder.decode(other) == other
 
 

@@ -371,9 +371,9 @@ class Decoder:
                 if key.startswith("$"):
                     return self._tag(key, item, depth)
             elif len(data) <= _OLD_HANDLE_FIELDS and self._old_handles:
-                handle = data.get(self._old_handles.get(frozenset(data), ""))
-                if type(handle) is str:
-                    return self._handle(handle)
+                name = self._old_handles.get(frozenset(data))
+                if name is not None and type(data[name]) is str:
+                    return self._handle(data[name])
             return {key: item if type(item) in _ATOMS else self.decode(item, depth + 1) for key, item in data.items()}
         return data
 
