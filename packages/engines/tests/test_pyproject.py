@@ -21,6 +21,8 @@ test = ["d", {include-group = "Lint_Tools"}]
 lint-tools = ["e"]
 """
 
+DEEP = "[dependency-groups]\n" + "\n".join(f'g{n} = [{{include-group = "g{n + 1}"}}]' for n in range(2000))
+
 
 def test_dependencies_with_extras_and_groups() -> None:
     """Extras may name the project's other extras, and groups include groups; names are compared as packages are."""
@@ -29,10 +31,21 @@ def test_dependencies_with_extras_and_groups() -> None:
     assert pyproject.list_dependencies(["ALL"], ["test"]) == ["a>=1", "b", "c", "d", "e"]
 
 
+def test_what_is_included_often_counts_once() -> None:
+    """Groups and extras that include others twice do not grow from level to level."""
+    groups = [f'g{n} = [{{include-group = "g{n + 1}"}}, {{include-group = "g{n + 1}"}}]' for n in range(40)]
+    extras = [f'e{n} = ["p[e{n + 1}]", "p[e{n + 1}]"]' for n in range(40)]
+    text = ["[project]", 'name = "p"', "[project.optional-dependencies]", *extras, 'e40 = ["a"]']
+    text += ["[dependency-groups]", *groups, 'g40 = ["b"]']
+    assert Pyproject("\n".join(text)).list_dependencies(["e0", "e1"], ["g0", "g1"]) == ["a", "b"]
+
+
 def test_the_python_that_a_project_needs() -> None:
     """A minor version fits if any of its releases does."""
     for version in (None, "3.11", "3.13.1"):
         Pyproject(TEXT).check_python(version)
+    for needed in ("<=3.13.5", "==3.13.2", ">=3.13.4", "==3.13.*"):
+        Pyproject(f'[project]\nrequires-python = "{needed}"').check_python("3.13")
     with pytest.raises(InvalidRequest, match=r"needs Python >=3.11, and the venv has 3.9"):
         Pyproject(TEXT).check_python("3.9")
 
@@ -46,6 +59,7 @@ def test_the_python_that_a_project_needs() -> None:
         (TEXT, ("nope",), (), 'there is no extra "nope"; it has all, fast, loop'),
         (TEXT, (), ("nope",), "there is no dependency group"),
         (TEXT, ("loop",), (), "includes itself"),
+        (DEEP, (), ("g0",), "through more than"),
         ('[project]\ndependencies = "a"', (), (), "takes a list"),
     ],
 )

@@ -12,6 +12,11 @@ from packaging.utils import canonicalize_name
 
 from venvd_contract.errors import InvalidRequest
 
+_PATCHES = 100
+"""A minor version has releases from .0 to .99 at most."""
+_DEEPEST = 50
+"""Extras and groups that may lie between the one asked for and one that is included."""
+
 
 class Pyproject:
     """The tables `project` and `dependency-groups` of a pyproject.toml.
@@ -44,33 +49,39 @@ class Pyproject:
             raise InvalidRequest(f'pyproject: requires-python "{text}" is no version specifier') from None
         if allowed is None or version is None:
             return
-        newest = version if version.count(".") > 1 else f"{version}.99"  # of a minor version, any release may be taken
-        if not allowed.contains(newest, prereleases=True):
+        # of a minor version, any release may be taken
+        releases = [version] if version.count(".") > 1 else [f"{version}.{patch}" for patch in range(_PATCHES)]
+        if not any(allowed.contains(release, prereleases=True) for release in releases):
             raise InvalidRequest(f"pyproject: the project needs Python {text}, and the venv has {version}")
 
     def list_dependencies(self, extras: Sequence[str], groups: Sequence[str]) -> list[str]:
-        """Return the project's dependencies, with those of extras and of dependency groups.
+        """Return the project's dependencies, with those of extras and of dependency groups; each of these counts once.
 
         Raises:
             InvalidRequest: there is no such extra or group; names those that exist.
         """
         lines = _get_lines(self._project, "dependencies", "project.dependencies")
+        listed_extras: set[str] = set()
         for extra in extras:
-            lines += self._list_extra(extra, ())
+            lines += self._list_extra(extra, (), listed_extras)
+        listed_groups: set[str] = set()
         for group in groups:
-            lines += self._list_group(group, ())
+            lines += self._list_group(group, (), listed_groups)
         return lines
 
-    def _list_extra(self, extra: str, seen: tuple[str, ...]) -> list[str]:
+    def _list_extra(self, extra: str, seen: tuple[str, ...], listed: set[str]) -> list[str]:
         table = {canonicalize_name(name): name for name in _get_table(self._project, "optional-dependencies")}
         name = _find(table, extra, "extra", seen)
+        if name in listed:
+            return []
+        listed.add(name)
         lines = []
         for line in _get_lines(self._project["optional-dependencies"], name, f"the extra {name}"):
             own_extras = self._find_own_extras(line)
             if own_extras is None:
                 lines.append(line)
             else:
-                lines += [each for own in own_extras for each in self._list_extra(own, (*seen, name))]
+                lines += [each for own in own_extras for each in self._list_extra(own, (*seen, name), listed)]
         return lines
 
     def _find_own_extras(self, line: str) -> set[str] | None:
@@ -81,15 +92,18 @@ class Pyproject:
             return None  # the check of the requirements explains what is wrong
         return requirement.extras if self._name and canonicalize_name(requirement.name) == self._name else None
 
-    def _list_group(self, group: str, seen: tuple[str, ...]) -> list[str]:
+    def _list_group(self, group: str, seen: tuple[str, ...], listed: set[str]) -> list[str]:
         name = _find({canonicalize_name(name): name for name in self._groups}, group, "dependency group", seen)
+        if name in listed:
+            return []
+        listed.add(name)
         entries = self._groups[name]
         lines: list[str] = []
         for entry in entries if isinstance(entries, list) else [entries]:
             if isinstance(entry, str):
                 lines.append(entry)
             elif isinstance(entry, dict) and isinstance(entry.get("include-group"), str):
-                lines += self._list_group(entry["include-group"], (*seen, name))
+                lines += self._list_group(entry["include-group"], (*seen, name), listed)
             else:
                 raise InvalidRequest(f"pyproject: the dependency group {name} takes requirements and include-group")
         return lines
@@ -102,6 +116,8 @@ def _find(names: dict[Any, str], wanted: str, kind: str, seen: tuple[str, ...]) 
         raise InvalidRequest(f'pyproject: there is no {kind} "{wanted[:80]}"; {known}')
     if name in seen:
         raise InvalidRequest(f'pyproject: the {kind} "{name}" includes itself')
+    if len(seen) > _DEEPEST:
+        raise InvalidRequest(f'pyproject: the {kind} "{name}" is included through more than {_DEEPEST} others')
     return name
 
 
