@@ -172,19 +172,20 @@ def test_a_named_call_that_is_waited_for(call: Caller, session: str) -> None:
     """`cancel` ends a call by the name that its client gave it, from another connection; its client is told."""
     found: list[object] = []
     other = call.fresh()
+    name = f"call in {session}"  # a server remembers the names of calls that have ended
 
     def wait() -> None:
         try:
-            other("exec", {"code": f"begun = True\n{LONG['code']}"}, session=session, name="mine")
+            other("exec", {"code": f"begun = True\n{LONG['code']}"}, session=session, name=name)
         except Cancelled as error:
             found.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    end_named(call, "mine")
+    end_named(call, name)
     thread.join(ENOUGH)
     assert [type(error) for error in found] == [Cancelled]
-    call("cancel", {"id": "mine"})
+    call("cancel", {"id": name})
     assert call("eval", {"expression": "1"}, session=session) == {"value": 1}
     other.close()
 
