@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from venvd_contract.errors import Forbidden, InvalidRequest, Unavailable
 from venvd_contract.resources import BackendSpec, ProviderSpec, VenvSpec
+from venvd_controller.database.tables import VenvRow
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.manifest import read_manifest
 from venvd_controller.providers import add_to_venv
@@ -163,7 +165,11 @@ def test_an_upgrade_locks_again(testbed: Any, engine: Any) -> None:
     assert venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1] is None
     testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"], checks=["a"]))[1])
     assert venvs.get_lock("x") == "a==0"
-    testbed.wait(venvs.put("x", venvs.get("x").spec, upgrade=True)[1])
+    operation = venvs.put("x", venvs.get("x").spec, upgrade=True)[1]
+    with testbed.controller.database.read() as session:
+        inputs = session.scalars(select(VenvRow.inputs).where(VenvRow.name == "x")).one()
+    assert len(str(inputs)) <= VenvRow.__table__.c.inputs.type.length  # other databases than SQLite refuse more
+    testbed.wait(operation)
     assert venvs.get_lock("x") == "a==1"
     assert venvs.put("x", venvs.get("x").spec)[1] is None
 
@@ -194,7 +200,7 @@ LOCK = "a==1.5 --hash=sha256:00\n"
 
 
 def test_a_lock_that_is_brought(testbed: Any, engine: Any) -> None:
-    """A lock is installed as it is, without the lines for other platforms; nothing is resolved."""
+    """A lock is installed as it is, without the lines for other platforms. Without it, the venv is resolved again."""
     venvs = testbed.controller.venvs
     lock = f"--index-url https://index.invalid\n{LOCK}b==1 ; sys_platform == 'win32' --hash=sha256:11\n"
     testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a>=1"], lock=lock))[1])
@@ -202,6 +208,9 @@ def test_a_lock_that_is_brought(testbed: Any, engine: Any) -> None:
     assert "lock" not in engine.steps
     with pytest.raises(InvalidRequest, match="a lock of its own"):
         venvs.put("x", venvs.get("x").spec, upgrade=True)
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a>=1"]))[1])
+    assert "lock" in engine.steps
+    assert venvs.get_lock("x") != LOCK
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from venvd_engines import locking
 from venvd_engines.engine import Engine, Image, Progress, RuntimeRef, VenvBuild
 
 KIND = "venv.build"
-_UPGRADE = "upgrade:"
-"""Stands before the digest of a venv's inputs while its lock is to be resolved again."""
+_UPGRADE = "upgrade"
+"""The field of a venv's image that is true while its lock is to be resolved again."""
 _CANCEL_SECONDS = 30.0
 
 
@@ -138,7 +138,7 @@ class Venvs:
             row = session.get(VenvRow, name) or _add_row(session, name)
             inputs_before = _digest_inputs(row)
             if upgrade and row.image is not None:
-                row.inputs = _UPGRADE + (row.inputs or "").removeprefix(_UPGRADE)
+                row.image = {**row.image, _UPGRADE: True}
             self._write_spec(session, row, spec)
             row.declared = row.declared or declared
             if row.state == "ready":
@@ -164,7 +164,7 @@ class Venvs:
         if row.spec != fields or row.runtime != runtime:
             row.updated_at = now()
         row.spec, row.runtime = fields, runtime
-        if row.image is not None and row.inputs == _digest_inputs(row):
+        if row.image is not None and not _is_upgrade(row) and row.inputs == _digest_inputs(row):
             row.state, row.error = "ready", None
         elif row.state in {"ready", "failed"}:
             row.state, row.error = "pending", None
@@ -216,7 +216,7 @@ class Venvs:
                     if image is not None:
                         return image
                 inputs = _digest_inputs(row)
-                shared = _UPGRADE + inputs if _is_upgrade(row) else inputs
+                shared = f"{_UPGRADE}:{inputs}" if _is_upgrade(row) else inputs
                 build = self._builds.run(shared, f"the build of {name}", partial(self._build, row), progress)
                 if self._store(name, inputs, build):
                     return build.image
@@ -308,8 +308,8 @@ def _digest_inputs(row: VenvRow) -> str:
 
 
 def _digest_lock_inputs(row: VenvRow) -> str:
-    """Return a digest of what a lock is resolved from."""
-    return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints", "dotnet"))
+    """Return a digest of what a lock is resolved from, or of the lock that the venv brings."""
+    return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints", "dotnet", "lock"))
 
 
 _NEWER_INPUTS = ("constraints", "lock", "checks", "dotnet", "path")
@@ -322,14 +322,14 @@ def _digest(inputs: list[Any], row: VenvRow, newer: Sequence[str]) -> str:
 
 
 def _is_upgrade(row: VenvRow) -> bool:
-    return row.inputs is not None and row.inputs.startswith(_UPGRADE)
+    return row.image is not None and row.image.get(_UPGRADE, False)
 
 
 def _undo_upgrade(row: VenvRow) -> None:
     """Keep the image of a venv whose lock could not be resolved again; its `error` says why."""
-    if _is_upgrade(row):
-        row.inputs = str(row.inputs).removeprefix(_UPGRADE)
-        if row.image is not None and row.inputs == _digest_inputs(row):
+    if row.image is not None and _is_upgrade(row):
+        row.image = {name: value for name, value in row.image.items() if name != _UPGRADE}
+        if row.inputs == _digest_inputs(row):
             row.state, row.error = "ready", f"the upgrade failed, and the venv is as it was: {row.error}"
 
 
