@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -113,3 +113,27 @@ def test_switched_off(start: Start) -> None:
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
         assert server.http("POST", "/rpc/PythonService/Health", token=None)[0] == 404
         assert server.http("GET", "/health", token=None)[0] == 200
+
+
+@pytest.fixture(scope="module")
+def open_server(start: Start) -> Iterator[Server]:
+    """A server without a token and without a worker."""
+    with start(VENVD_TOKEN_SHA256="", VENVD_NO_TOKEN="1") as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://evil.example", "127.0.0.1", 403),
+        ("null", "127.0.0.1", 403),
+        ("http://rebound.example:1", "rebound.example:1", 403),
+        ("http://localhost:1", "localhost:1", 503),
+        (None, "127.0.0.1", 503),
+    ],
+)
+def test_web_pages_cannot_use_an_open_backend(open_server: Server, origin: str | None, host: str, status: int) -> None:
+    """Without a token, requests that a browser sends for a foreign page are refused; others miss the worker."""
+    headers = {"Host": host} if origin is None else {"Host": host, "Origin": origin}
+    answer = open_server.http("POST", "/rpc/PythonService/Evaluate", {"Expression": "1"}, token=None, **headers)
+    assert answer[0] == status, answer

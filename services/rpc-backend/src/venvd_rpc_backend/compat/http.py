@@ -17,6 +17,7 @@ from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
 from venvd_http.connection import TRANSPORT, tie
 from venvd_http.heads import Head
+from venvd_http.origin import check_origin
 from venvd_http.problems import refuse
 from venvd_rpc_backend.compat import pascal
 from venvd_rpc_backend.methods import COMMAND_NAMES, STREAMING
@@ -66,6 +67,8 @@ class Methods:
         command = _find_command(scope)
         if not command.open:
             tie(scope["extensions"][TRANSPORT], self._guard.check(head.token))
+            if self._guard.open:
+                check_origin(head)
         payload = pascal.read_request(await body.read(self._settings.max_body))
         return command, Request(
             command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease
