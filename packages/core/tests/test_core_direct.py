@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from venvd_contract.commands import SessionInfo
+from venvd_contract.errors import Unauthenticated
 from venvd_core.backend import DirectClient
 
 
@@ -38,6 +39,31 @@ def test_a_client_that_is_not_taken_is_told(run: Any, wardens: Any, serve: Any) 
             ours.close()
             assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
             assert (await client.do("count"))["count"] == 1
+
+    run(work)
+
+
+def test_a_client_whose_access_has_ended(run: Any, wardens: Any, serve: Any) -> None:
+    """A key that ends before the client is greeted is an error, and the session takes nothing over."""
+    wardens.start("full")
+
+    class Ended:
+        ended = True
+        error = staticmethod(lambda: Unauthenticated("the key was revoked"))
+        watch = unwatch = staticmethod(lambda _: None)
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            ours, theirs = socket.socketpair()
+            late = direct_client(theirs)
+            late.access = Ended()
+            with pytest.raises(Unauthenticated):
+                await client.backend.attach(None, late)
+            assert theirs.fileno() >= 0  # the server ends it
+            theirs.close()
+            assert ours.recv(1) == b""
+            ours.close()
 
     run(work)
 

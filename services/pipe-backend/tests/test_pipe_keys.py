@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import hashlib
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from harness.access_keys import write_keys
+
+from venvd_contract.errors import Busy
+from venvd_core.hangup import HangupWatcher
+from venvd_http.auth import Key, TokenGuard
+from venvd_pipe_backend.connection import Connection
 
 from .conftest import CARRIER, Client, PipedClient, Server, Start, until, until_running, value  # type: ignore[import-not-found]
 
@@ -90,3 +101,43 @@ def test_a_revoked_key_ends_its_direct_call(keyed: Server, keys: Path) -> None:
     write_keys(keys)
     assert value(other, "1 + 1") == 2
     assert client.closed()
+
+
+def test_a_key_that_ends_while_its_client_attaches() -> None:
+    """An attach that fails leaves a connection whose key has ended, and the connection ends with it."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def refuse(_session: str | None, _client: Any) -> None:
+            asked.set()
+            await answered.wait()
+            raise Busy("no further direct client")
+
+        key = Key("caller", hashlib.sha256(KEY.encode()).digest())
+        guard = TokenGuard(hashlib.sha256(b"own").hexdigest())
+        guard.replace_keys([key])
+        limits = dict.fromkeys(("max_body", "max_attachment_bytes", "max_unread_bytes", "max_held_bytes"), 1 << 20)
+        host: Any = SimpleNamespace(
+            backend=SimpleNamespace(attach=refuse),
+            guard=guard,
+            settings=SimpleNamespace(compat=False, cancel_on_disconnect=True, max_pipelined=4, **limits),
+            hangups=HangupWatcher(loop),
+            held=0,
+            admit=lambda _connection, _peer: None,
+            remove=lambda _connection: None,
+        )
+        ours, theirs = socket.socketpair()
+        await loop.connect_accepted_socket(lambda: Connection(host, loop), theirs)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(json.dumps({"command": "session.attach", "token": KEY, "id": 1}).encode() + b"\n")
+        await asked.wait()
+        guard.replace_keys([])
+        answered.set()
+        answer = json.loads(await reader.read())
+        assert (answer["code"], answer["error"]) == ("unauthenticated", 'the key "caller" was revoked')
+        writer.close()
+        host.hangups.close()
+
+    asyncio.run(asyncio.wait_for(work(), 60))

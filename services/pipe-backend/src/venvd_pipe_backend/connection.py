@@ -333,6 +333,9 @@ class Connection(asyncio.Protocol):
         except VenvdError as error:
             client.sock.close()
             self._handover = None
+            if self._key is not None and self._key.ended:
+                self._on_key_end()  # it ended while the session was asked
+                return
             self._reader.feed(rest)
             self._answer(identity, error)
             self.resume_requests()

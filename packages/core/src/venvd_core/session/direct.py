@@ -51,6 +51,8 @@ _identity = msgspec.json.Decoder(str | int | float)
 class Access(Protocol):
     """What a client may call with, and only as long as it lasts."""
 
+    ended: bool
+
     def error(self) -> VenvdError: ...
     def watch(self, on_end: Callable[[], None]) -> None: ...
     def unwatch(self, on_end: Callable[[], None]) -> None: ...
@@ -134,6 +136,7 @@ class DirectClients:
         Raises:
             Unimplemented, Busy: as `check_room`.
             Unavailable: the worker host is away.
+            Unauthenticated: the access of the client has ended.
         """
         self.check_room()
         link = self._host.channel.link
@@ -141,6 +144,8 @@ class DirectClients:
             raise Unavailable(f"{self._host.channel.why}; try again")
         if not link.hello.attach:
             raise Unimplemented("this worker host takes no direct clients: call without attaching")
+        if client.access is not None and client.access.ended:
+            raise client.access.error()
         self._register(client)
         client.send(client.greeting(info))
         terms = AttachTerms(
