@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from venvd_contract.errors import InvalidRequest
 from venvd_worker.session import floats
 from venvd_worker.session.float_text import FloatText
 
@@ -40,6 +41,13 @@ class Elsewhere:
         return [[1.5], [2.5]]
 
 
+def objects(*items: Any) -> Any:
+    """An array of numpy, of one dimension, that holds objects."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
 def written(write: Any, value: Any) -> Any:
     text = FloatText(None, tagged=False)
     write(value, text)
@@ -59,12 +67,22 @@ def written(write: Any, value: Any) -> Any:
         (np.ma.masked_array([1, 2], mask=[False, True]), [[1.0, None]]),
         (np.array([1, 2.5], dtype=object), [[1.0, 2.5]]),
         (np.zeros((2, 0)), [[], []]),
+        (objects([1, 2], [3]), [[1.0, 2.0], [3.0]]),
+        ([objects(1, 2), objects(3.5)], [[1.0, 2.0], [3.5]]),
+        (np.array([[1, 2], [3, 4.5]], dtype=object), [[1.0, 2.0], [3.0, 4.5]]),
     ],
 )
 def test_what_numpy_makes_an_array_of(value: Any, rows: Any) -> None:
     """Its numbers are written as rows, and flat in the same order."""
     assert written(floats.write_rows, value) == rows
     assert written(floats.write_flat, value) == [number for row in rows for number in row]
+
+
+def test_rows_of_objects_with_rows_of_their_own() -> None:
+    """Objects in an array may be lists, and lists in these are a dimension too many."""
+    for value in (objects([[1], [2]], [[3]]), [objects([1], [2, 3]), [4]]):
+        with pytest.raises(InvalidRequest, match="more than two dimensions"):
+            written(floats.write_rows, value)
 
 
 @pytest.mark.parametrize("numbers", [SINGLES, SINGLES.tobytes()], ids=["numpy", "memory"])

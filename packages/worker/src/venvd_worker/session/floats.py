@@ -18,6 +18,7 @@ from venvd_worker.session.tracebacks import class_name
 BLOCK = 8192
 """Numbers that are converted at once."""
 _TEXTS = (str, bytes, bytearray, dict)
+_LISTS = (list, tuple, range)
 _DEEPEST = 32
 _REAL = "fiub"
 """Kinds of numpy types that hold real numbers."""
@@ -46,9 +47,9 @@ def write_rows(value: Any, out: FloatText) -> None:
     """
     out.begin()
     for row in _rows(value):
-        array = _find_array(row)
-        numbers = _list_items(row) if array is None else array
-        if any(map(_is_nested, numbers)) if array is None else array.ndim > 1:
+        numbers = _unwrap(row)
+        deep = any(map(_is_nested, numbers)) if isinstance(numbers, _LISTS) else numbers.ndim > 1
+        if deep:
             raise InvalidRequest("the object has more than two dimensions")
         out.begin()
         _Writer(out).write(numbers)
@@ -59,11 +60,18 @@ def write_rows(value: Any, out: FloatText) -> None:
 def _rows(value: Any) -> Any:
     if _is_number(value):
         return [[value]]
-    array = _find_array(value)
-    if array is not None:
-        return array if array.ndim > 1 else [array]
-    rows = _list_items(value)
+    rows = _unwrap(value)
+    if not isinstance(rows, _LISTS):
+        return rows if rows.ndim > 1 else [rows]
     return [rows] if rows and not any(map(_is_nested, rows)) else rows
+
+
+def _unwrap(value: Any) -> Any:
+    """Return an array of numpy, or a list of the items of everything else and of arrays that hold objects."""
+    array = _find_array(value)
+    if array is None:
+        return _list_items(value)
+    return array.tolist() if array.dtype.kind == "O" and array.ndim else array
 
 
 class _Writer:
@@ -143,7 +151,7 @@ def _is_nested(item: Any) -> bool:
 def _find_array(value: Any) -> Any:
     """Return the array that numpy makes of an object that asks for it; None for every other value."""
     kind = type(value)
-    if kind in (list, tuple, range) or isinstance(value, _TEXTS):
+    if kind in _LISTS or isinstance(value, _TEXTS):
         return None
     convert = getattr(kind, "to_numpy", None)
     if callable(convert):
@@ -172,7 +180,7 @@ def _import_numpy() -> Optional[Any]:
 
 def _items(value: Any) -> Any:
     """Return an iterable of the items of an array, a table, a buffer or any other iterable."""
-    if isinstance(value, (list, tuple, range)):
+    if isinstance(value, _LISTS):
         return value
     if isinstance(value, (str, dict)):
         raise InvalidRequest("{} is no array of numbers".format(_article(value)))
@@ -194,7 +202,7 @@ def _items(value: Any) -> Any:
 
 def _list_items(value: Any) -> Any:
     items = _items(value)
-    return items if isinstance(items, (list, tuple, range)) else list(items)
+    return items if isinstance(items, _LISTS) else list(items)
 
 
 def _find_view(value: Any) -> Optional[memoryview]:
