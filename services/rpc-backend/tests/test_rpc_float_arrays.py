@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Internal
+from venvd_contract.errors import Internal, LimitExceeded
+from venvd_core.backend import Outgoing
 from venvd_proto.compat import python_service_pb2 as old
 from venvd_proto.v1 import python_service_pb2 as new
+from venvd_rpc_backend import float_arrays
+from venvd_rpc_backend.calls import outlive
 from venvd_rpc_backend.float_arrays import pack_flat, pack_rows
 
 FLAT = [number / 7 for number in range(50)]
@@ -54,3 +57,37 @@ def test_what_is_no_array_is_the_sessions_fault(text: bytes) -> None:
     """Its text may be anything, and the error is ours to tell."""
     with pytest.raises(Internal):
         asyncio.run(pack_flat([text], "d"))
+
+
+@pytest.mark.parametrize(("pack", "value"), [(pack_flat, FLAT), (pack_rows, ROWS)])
+def test_a_message_has_a_limit(pack: Any, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer one is refused while it is made, and the error names the method that sends an array in parts."""
+    monkeypatch.setattr(float_arrays, "LARGEST_WHOLE", 300)
+    with pytest.raises(LimitExceeded, match="GetArray"):
+        asyncio.run(pack(parts(value, 64), "d"))
+
+
+def test_what_comes_after_the_client_has_left_is_closed() -> None:
+    """The work goes on without its client, and nobody but the server can release the memory that it gives."""
+
+    class Segment(Outgoing):
+        closed = False
+
+        def __init__(self) -> None: ...
+
+        def close(self, *, reusable: bool = True) -> None:
+            self.closed = True
+
+    async def leave() -> bool:
+        work: asyncio.Future[Segment] = asyncio.get_running_loop().create_future()
+        client = asyncio.ensure_future(outlive(work))
+        await asyncio.sleep(0)
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        segment = Segment()
+        work.set_result(segment)
+        await asyncio.sleep(0)
+        return segment.closed
+
+    assert asyncio.run(leave())

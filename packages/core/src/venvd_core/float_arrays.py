@@ -14,8 +14,16 @@ from venvd_core.arrays import Outgoing, open_segment, release_unclaimed
 from venvd_core.calls import Call, Reply
 
 COMMANDS = frozenset({"tofloatarray", "tofloatarray2d"})
-LARGEST_WHOLE = (1 << 31) - (1 << 20)
-"""Bytes of a text in one piece. A message of gRPC cannot have more."""
+LARGEST_WHOLE = 256 << 20
+"""Bytes in one piece. A message is copied several times on its way out, and a server has 2 GiB of memory."""
+
+
+def too_long(nbytes: int) -> LimitExceeded:
+    """Return the error of an array that takes more than `LARGEST_WHOLE` in one piece."""
+    return LimitExceeded(
+        f"the array takes {nbytes} bytes or more, and one message holds {LARGEST_WHOLE}: "
+        "fetch it with array.get (gRPC: GetArray), which sends it in parts"
+    )
 
 
 def is_apart(reply: Reply) -> bool:
@@ -85,9 +93,7 @@ class WholeCall(Call):
             text = await open_segment(self, described)
             try:
                 if text.header.nbytes > LARGEST_WHOLE:
-                    raise LimitExceeded(
-                        f"the array takes {text.header.nbytes} bytes as JSON, and one message holds {LARGEST_WHOLE}"
-                    )
+                    raise too_long(text.header.nbytes)
                 reply = Reply(b"".join(read_text(text)))
             finally:
                 text.close()

@@ -25,7 +25,7 @@ from venvd_proto.v1.python_service_pb2 import (
 )
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages
-from venvd_rpc_backend.calls import refuse
+from venvd_rpc_backend.calls import outlive, refuse
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 T = TypeVar("T")
@@ -160,4 +160,4 @@ class Arrays:
 
     async def _wait(self, work: Awaitable[T]) -> T:
         """Wait for a call; whether it ends with its client is a setting."""
-        return await (work if self._cancel else asyncio.shield(work))
+        return await (work if self._cancel else outlive(work))

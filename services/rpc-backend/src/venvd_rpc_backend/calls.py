@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from venvd_core.backend import Backend, Call, Reply, Request
+from venvd_core.backend import Backend, Call, Outgoing, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
@@ -22,6 +22,7 @@ from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 Metadata = contexts.Metadata
+T = TypeVar("T")
 
 _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     (False, True): grpc.unary_stream_rpc_method_handler,
@@ -33,6 +34,21 @@ _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] 
 async def refuse(context: Context, error: BaseException) -> None:
     """End a call with the status of an error."""
     await context.abort_with_status(status.status_of(status.public_error(error)))
+
+
+async def outlive(work: Awaitable[T]) -> T:
+    """Wait for work that goes on when its client leaves; what it then gives is closed, as nobody else does."""
+    waiting = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        waiting.add_done_callback(_close)
+        raise
+
+
+def _close(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.cancelled() and waiting.exception() is None and isinstance(waiting.result(), Outgoing):
+        waiting.result().close()
 
 
 def _serialized(message: Message | bytes) -> bytes:
@@ -102,7 +118,7 @@ class Calls:
         call = Call(request)
         self._backend.begin(call)
         waiting = asyncio.ensure_future(wait_for_text(call))
-        text = await (waiting if self._cancel else asyncio.shield(waiting))
+        text = await (waiting if self._cancel else outlive(waiting))
         if text is None:
             return method.respond(call.result().result)
         pack = float_arrays.pack_flat if method.command == "tofloatarray" else float_arrays.pack_rows

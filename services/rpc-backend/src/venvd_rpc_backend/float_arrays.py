@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from venvd_contract.errors import Internal
+from venvd_core.float_arrays import LARGEST_WHOLE, too_long
 from venvd_proto import fields
 from venvd_rpc_backend.methods import read_floats, read_rows
 
@@ -31,10 +32,12 @@ async def pack_flat(parts: Iterable[bytes], code: str) -> bytes:
 
     Raises:
         Internal: the session sent no array of numbers.
+        LimitExceeded: the message is too long.
     """
     numbers: array[float] = array(code)
     for chunk in _split(parts, b","):
         numbers.extend(array(code, _read(read_floats, chunk)))
+        _check_length(len(numbers) * numbers.itemsize)
         await asyncio.sleep(0)  # other calls get their turn
     return _field(_packed(numbers))
 
@@ -46,8 +49,14 @@ async def pack_rows(parts: Iterable[bytes], code: str) -> bytes:
         for row in _read(read_rows, chunk):
             numbers: array[float] = array(code, row)
             message += _field(_field(_packed(numbers)) if row else b"")
+        _check_length(len(message))
         await asyncio.sleep(0)
     return bytes(message)
+
+
+def _check_length(nbytes: int) -> None:
+    if nbytes > LARGEST_WHOLE:
+        raise too_long(nbytes)
 
 
 def _split(parts: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
