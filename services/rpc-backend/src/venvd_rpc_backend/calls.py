@@ -37,7 +37,7 @@ async def refuse(context: Context, error: BaseException) -> None:
 
 
 async def outlive(work: Awaitable[T]) -> T:
-    """Wait for work that goes on when its client leaves; what it then gives is closed, as nobody else does."""
+    """Wait for work that goes on when its client leaves; an array that it gives then is closed."""
     waiting = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(waiting)
