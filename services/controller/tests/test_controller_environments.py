@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def test_the_first_init_chooses_the_default(testbed: Any) -> None:
     testbed.wait(runtimes.put("3.11")[1])
     testbed.wait(runtimes.put("3.13")[1])
     assert {item.version: item.default for item in runtimes.list_all()} == {"3.9": False, "3.11": True, "3.13": False}
+
+
+def test_a_declared_runtime_is_not_chosen_by_itself(testbed: Any, engine: Any) -> None:
+    """A build of a venv without a version may take it, and the default stays open."""
+    gate = engine.gates["resolve"] = threading.Event()
+    testbed.controller.runtimes.put("3.13", declared=True)
+    operation = testbed.controller.venvs.put("x", VenvSpec())[1]
+    gate.set()
+    testbed.wait(operation)
+    assert testbed.controller.venvs.get("x").python == "3.13.5"
+    assert not testbed.controller.runtimes.get("3.13").default
 
 
 def test_a_ready_runtime_becomes_the_default_when_it_is_asked_for(testbed: Any) -> None:
@@ -67,13 +79,15 @@ def test_a_provider_with_a_list_of_packages(testbed: Any) -> None:
 
 
 def test_providers_of_a_manifest(create_testbed: Any, tmp_path: Path, wait_until: Any) -> None:
-    """A manifest declares what providers need; a provider that it no longer names is removed, and others stay."""
+    """A manifest declares what providers need: it brings back a deleted one and removes one that it no longer names."""
     path = tmp_path / "venvd.yaml"
     path.write_text("providers:\n- {name: OpenAI, requirements: [openai]}\n")
     with create_testbed(manifest=path).started() as testbed:
         providers = testbed.controller.providers
         assert providers.get("OpenAI").spec == ProviderSpec(["openai"])
         providers.put("mine", ProviderSpec(["x"]))
+        providers.delete("OpenAI")
+        wait_until(lambda: providers.list_declared() == {"OpenAI"})
         path.write_text("providers: []\n")
         wait_until(lambda: [item.name for item in providers.list_all()] == ["mine"])
 
@@ -246,6 +260,19 @@ def test_a_manifest_names_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "venvd.yaml").write_text("venvs:\n- {name: x, lockFile: nowhere.txt}\n")
     with pytest.raises(InvalidRequest, match=r"line 2: venvs\[0\].lockFile: .*nowhere.txt cannot be read"):
         read_manifest(tmp_path / "venvd.yaml", HostPaths(tmp_path))
+
+
+def test_a_missing_file_of_a_manifest(create_testbed: Any, tmp_path: Path, wait_until: Any) -> None:
+    """The manifest before stays in force until the file comes."""
+    path = tmp_path / "venvd.yaml"
+    path.write_text("venvs: []\n")
+    with create_testbed(manifest=path).started() as testbed:
+        sync = testbed.controller.manifest_sync
+        path.write_text("venvs:\n- {name: x, requirementsFile: late.txt}\n")
+        wait_until(lambda: "late.txt cannot be read" in str(sync.problem))
+        (tmp_path / "late.txt").write_text("a\n")
+        wait_until(lambda: testbed.controller.venvs.find_spec("x") == VenvSpec(requirements=["a"]))
+        wait_until(lambda: sync.problem is None)
 
 
 def test_a_virtual_environment_of_the_host(create_testbed: Any, engine: Any, tmp_path: Path) -> None:

@@ -44,8 +44,13 @@ class Manifest:
     """Other files that it names."""
 
 
-def read_manifest(path: Path, host_paths: HostPaths) -> Manifest:
-    """Read the manifest at `path`; `host_paths` says what it may name on the host.
+def read_manifest(path: Path, host_paths: HostPaths, files: list[Path] | None = None) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        path: where it is.
+        host_paths: what it may name on the host.
+        files: gets the other files that it names, also those before an error.
 
     Raises:
         InvalidRequest: the manifest is missing or wrong; names line and field.
@@ -61,15 +66,15 @@ def read_manifest(path: Path, host_paths: HostPaths) -> Manifest:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"the manifest {path} is not YAML: {error}") from None
-    return _Reader(path, host_paths, node).parse({} if data is None else data)
+    return _Reader(path, host_paths, node, [] if files is None else files).parse({} if data is None else data)
 
 
 class _Reader:
-    def __init__(self, path: Path, host_paths: HostPaths, node: yaml.Node | None) -> None:
+    def __init__(self, path: Path, host_paths: HostPaths, node: yaml.Node | None, files: list[Path]) -> None:
         self._path = path
         self._host_paths = host_paths
         self._node = node
-        self.files: list[Path] = []
+        self._files = files
 
     def parse(self, data: Any) -> Manifest:
         self._check_keys((), data, _SECTIONS)
@@ -79,7 +84,7 @@ class _Reader:
         providers = dict(self._parse_provider(keys, entry) for keys, entry in self._list_entries(data, "providers"))
         for section, declared in (("venvs", venvs), ("backends", backends), ("providers", providers)):
             self._check_unique(section, data, len(declared))
-        return Manifest(self._path, runtimes, venvs, backends, providers, tuple(self.files))
+        return Manifest(self._path, runtimes, venvs, backends, providers, tuple(self._files))
 
     def _create_error(self, keys: Keys, message: str) -> InvalidRequest:
         shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys).lstrip(".")
@@ -142,7 +147,7 @@ class _Reader:
         if not isinstance(value, str):
             raise self._create_error(keys, "takes the path of a file")
         path = self._path.parent / value
-        self.files.append(path)
+        self._files.append(path)
         try:
             return path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -52,15 +51,16 @@ class ManifestSync:
         self._venvs = venvs
         self._providers = providers
         self._backends = backends
-        self._files: Sequence[Path] = ()
+        self._files: list[Path] = []
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
         self._stamp = self._stat()
         self.problem: str | None = None
 
     def _read(self) -> Manifest:
-        manifest = read_manifest(self._path, self._backends.host_paths)
-        self._files = manifest.files
+        self._files = []
+        # the list is filled in place, so that a file that is missing is watched too
+        manifest = read_manifest(self._path, self._backends.host_paths, self._files)
         with self._database.read() as session:
             known = {"default", *manifest.venvs, *session.scalars(select(VenvRow.name))}
         for name, spec in manifest.backends.items():
@@ -109,12 +109,19 @@ class ManifestSync:
             backends = set(session.scalars(select(BackendRow.name)))
             venvs = set(session.scalars(select(VenvRow.name).where(VenvRow.declared)))
             runtimes = set(session.scalars(select(RuntimeRow.version).where(RuntimeRow.declared)))
-        if set(manifest.backends) - backends or set(manifest.venvs) - venvs or set(manifest.runtimes) - runtimes:
+        providers = self._providers.list_declared()
+        missing = (
+            set(manifest.backends) - backends
+            or set(manifest.venvs) - venvs
+            or set(manifest.providers) - providers
+            or set(manifest.runtimes) - runtimes
+        )
+        if missing:
             self.apply()
         for name in venvs - set(manifest.venvs):
             with contextlib.suppress(InUse, NotFound):  # a later turn deletes it when nothing uses it
                 self._venvs.delete(name)
-        for name in self._providers.list_declared() - set(manifest.providers):
+        for name in providers - set(manifest.providers):
             with contextlib.suppress(NotFound):
                 self._providers.delete(name)
         for version in runtimes - set(manifest.runtimes):

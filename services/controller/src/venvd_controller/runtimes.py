@@ -118,8 +118,7 @@ class Runtimes:
             except NotFound as error:
                 missing.append(error.message)
             else:
-                with self._database.write() as session:
-                    self._mark_first_default(session, version)
+                self._mark_if_undeclared(version)
                 return runtime
         raise NotFound("the engine has none of the supported CPythons: " + "; ".join(missing))
 
@@ -135,6 +134,10 @@ class Runtimes:
     def _run_init(self, version: str, run: Run) -> None:
         run.phase("runtime")
         self.ensure(version, run)
+        self._mark_if_undeclared(version)
+
+    def _mark_if_undeclared(self, version: str) -> None:
+        """Mark a runtime as the default if none is chosen and the manifest does not declare it."""
         with self._database.write() as session:
             row = session.get(RuntimeRow, version)
             if row is not None and not row.declared:
