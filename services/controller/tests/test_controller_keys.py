@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from alembic.config import Config
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from venvd_contract.errors import Unavailable
+from venvd_contract.errors import Unauthenticated, Unavailable
 from venvd_controller.auth import OPEN
 from venvd_controller.database import Database, migrations
 
@@ -317,3 +319,67 @@ def test_operations_of_an_older_controller_get_their_venv(database: Database) ->
         command.upgrade(config, "head")
         rows = connection.execute(text("SELECT id, venv FROM operations ORDER BY id")).all()
     assert [tuple(row) for row in rows] == [("a", "app"), ("b", ""), ("c", None)]
+
+
+def is_known(place: Place, token: str) -> bool:
+    try:
+        place.controller.keys.identify(token)
+    except Unauthenticated:
+        return False
+    return True
+
+
+def test_a_key_ends_although_the_keys_cannot_be_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revocation needs no reading of the database."""
+    token = place.create("cut", "operator")
+    keys = place.controller.keys
+
+    def fail() -> None:
+        raise Unavailable("a fault of this test")
+
+    monkeypatch.setattr(keys, "_load", fail)
+    with pytest.raises(Unavailable):
+        keys.revoke("cut")
+    assert not is_known(place, token)
+
+
+def test_a_slow_reading_brings_no_key_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is revoked while another request reads the keys stays revoked."""
+    token = place.create("raced", "operator")
+    keys = place.controller.keys
+    read_rows, go_on = threading.Event(), threading.Event()
+    read = keys._database.read
+
+    @contextmanager
+    def read_slowly() -> Iterator[Any]:
+        with read() as session:
+            yield session
+        if threading.current_thread() is slow:
+            read_rows.set()
+            go_on.wait(60)
+
+    monkeypatch.setattr(keys._database, "read", read_slowly)
+    slow = threading.Thread(target=keys._load)
+    revoking = threading.Thread(target=keys.revoke, args=["raced"])
+    slow.start()
+    assert read_rows.wait(60)
+    revoking.start()
+    while any(key.name == "raced" for key in keys.list_all(None, 1000)):
+        time.sleep(0.01)
+    go_on.set()
+    slow.join(60)
+    revoking.join(60)
+    assert not is_known(place, token)
+
+
+def test_the_keys_are_read_again_from_time_to_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chore follows the database, also where a change was not seen."""
+    token = place.create("unseen", "operator")
+    keys = place.controller.keys
+    with place.controller.database.write() as session:
+        session.execute(text("DELETE FROM keys WHERE name = 'unseen'"))
+    keys.reload()
+    assert is_known(place, token)
+    monkeypatch.setattr(keys, "_next_load", 0.0)
+    keys.reload()
+    assert not is_known(place, token)

@@ -135,7 +135,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     pruner = Pruner(engine, images)
     reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
-    reconciler.chores += [audit.write_refusals, audit.prune]
+    reconciler.chores += [keys.reload, audit.write_refusals, audit.prune]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(

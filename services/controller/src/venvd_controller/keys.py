@@ -5,10 +5,12 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import func, select
 
@@ -27,6 +29,8 @@ _MAX_KEYS = 1000
 _MAX_SCOPES = 100
 _USE_SECONDS = 60.0
 """The time of the last use of a key is written at most this often."""
+_LOAD_SECONDS = 60.0
+"""The keys are read again this often, for what the last change could not read."""
 _RESERVED = (ADMIN, METRICS)
 """Names of the tokens of the home in logs and in the audit log."""
 
@@ -57,15 +61,25 @@ class Keys:
         self._home = home
         self._backends = backends
         self._keys: dict[str, KnownKey] = {}
+        self._lock = threading.Lock()
+        """Held while `_keys` is read from the database: an older reading never replaces a newer one."""
+        self._next_load = 0.0
         self._used_at: dict[str, str] = {}
         self._next_write = 0.0
         self.on_change: list[Callable[[], None]] = []
         self._load()
 
     def _load(self) -> None:
-        with self._database.read() as session:
-            rows = session.scalars(select(KeyRow)).all()
-        self._keys = {row.sha256: KnownKey(row.name, row.sha256, tuple(row.scope), row.expires_at) for row in rows}
+        with self._lock:
+            with self._database.read() as session:
+                rows = session.scalars(select(KeyRow)).all()
+            self._keys = {row.sha256: KnownKey(row.name, row.sha256, tuple(row.scope), row.expires_at) for row in rows}
+            self._next_load = time.monotonic() + _LOAD_SECONDS
+
+    def _forget(self, digest: str) -> None:
+        """Drop one key from memory, which takes no database."""
+        with self._lock:
+            self._keys = {other: key for other, key in self._keys.items() if other != digest}
 
     def render_file(self, backend: str, venv: str) -> bytes:
         """Return the key file of a backend's server, with each key that may call it or read its metrics."""
@@ -121,7 +135,9 @@ class Keys:
             NotFound: there is no such key.
         """
         with self._database.write() as session:
-            session.delete(get_row(session, KeyRow, "key", name))
+            row = get_row(session, KeyRow, "key", name)
+            session.delete(row)
+            after_commit(session, partial(self._forget, row.sha256))
             after_commit(session, self._announce_change)
 
     def _announce_change(self) -> None:
@@ -166,6 +182,11 @@ class Keys:
         return Caller(key.name, f'the key "{key.name}"', key.scopes, is_valid)
 
     # ---- chores ----
+
+    def reload(self) -> None:
+        """Read the keys again, at most once a minute."""
+        if time.monotonic() >= self._next_load:
+            self._load()
 
     def write_uses(self) -> None:
         """Write when the keys were last used, at most once a minute."""
