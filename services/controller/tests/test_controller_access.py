@@ -67,6 +67,8 @@ def test_secrets_are_not_in_the_config(client: TestClient, controller: Controlle
         ("POST", "/v1/backends", '{"type": "http", "socketDir": "a"}', 400, "invalid_request", "socketDir"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "/etc"}', 400, "invalid_request", "VENVD_RUN_DIR"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "../a"}', 400, "invalid_request", "VENVD_RUN_DIR"),
+        ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "keys-a"}', 400, "invalid_request", "of its own"),
+        ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "controller-a"}', 400, "invalid_request", "of its own"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "."}', 400, "invalid_request", "VENVD_RUN_DIR"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "a/b"}', 400, "invalid_request", "VENVD_RUN_DIR"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "\\u0000"}', 400, "invalid_request", "VENVD_RUN_DIR"),

@@ -32,6 +32,10 @@ class Progress(Protocol):
         """Raise `Cancelled` where the job was cancelled; a job calls this at least every half second while it waits."""
 
 
+RESERVED_DIRECTORIES = ("keys-", "controller-")
+"""What the names of venvd's own directories in the run directory begin with; clients cannot choose such a name."""
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Settings of all engines; the program that owns the engine builds them."""
@@ -325,6 +329,9 @@ class Engine(Protocol):
         The file is never where user code runs, unless the engine has no `filesystem_isolation`. It is JSON:
         `{"keys": [{"name", "sha256", "scope": "use" | "metrics", "expiresAt": RFC 3339 or null}]}`. A backend that is
         gone, or that an older venvd started without a key file, is no error.
+
+        Raises:
+            Unavailable: the file of a running server cannot be replaced.
         """
 
     def stop(self, record: LaunchRecord, grace: float) -> None:

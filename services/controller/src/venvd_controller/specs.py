@@ -27,6 +27,7 @@ from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
 from venvd_engines import locking, requirements
+from venvd_engines.engine import RESERVED_DIRECTORIES
 from venvd_engines.pyproject import Pyproject
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
@@ -169,6 +170,11 @@ def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
         raise InvalidRequest(
             f'socketDir: "{text[:200]}" is not directly below the run directory {run_dir}: write {run_dir}/app '
             "or app, in letters, digits, - and _ (VENVD_RUN_DIR of the controller sets the run directory)"
+        )
+    if path.name.startswith(RESERVED_DIRECTORIES):
+        raise InvalidRequest(
+            f'socketDir: "{path.name}" is a name that venvd keeps for directories of its own, as all that begin with '
+            f"{' or '.join(RESERVED_DIRECTORIES)}: choose another"
         )
     return path.name
 

@@ -19,6 +19,7 @@ from venvd_contract.errors import InvalidRequest
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.root_work import MOUNT_POINT, run_as_root
+from venvd_engines.engine import RESERVED_DIRECTORIES
 
 INSIDE = "/run/venvd/socket"
 CONTROLLER = "/run/venvd/controller"
@@ -61,7 +62,7 @@ class SocketDirectories:
         Raises:
             InvalidRequest: the name cannot be that of a directory, or the path is too long for a socket.
         """
-        if not name or name in {".", ".."} or "/" in name:
+        if not name or name in {".", ".."} or "/" in name or name.startswith(RESERVED_DIRECTORIES):
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
         directory = self._client.settings.run_dir / name
         if len(os.fsencode(directory / MAIN)) > MAX_PATH_BYTES:

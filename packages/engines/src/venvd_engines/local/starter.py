@@ -14,7 +14,7 @@ from typing import Any
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 from venvd_engines.addresses import url_host
 from venvd_engines.compat import find_link, make_link
-from venvd_engines.engine import Launch, Progress, WorkerLimits, exact_first
+from venvd_engines.engine import RESERVED_DIRECTORIES, Launch, Progress, WorkerLimits, exact_first
 from venvd_engines.local import environment, ports, state
 from venvd_engines.local.launches import SOCKETS, Launches, Place, end
 from venvd_engines.local.processes import Identity, boot_id, identify, reap, wait_until
@@ -147,7 +147,7 @@ class Starter:
         }
 
     def _socket_dir(self, name: str) -> Path:
-        if not state.valid_id(name):
+        if not state.valid_id(name) or name.startswith(RESERVED_DIRECTORIES):
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
         path = self._place.run_dir / name
         longest = max(len(os.fsencode(path / socket)) for socket in SOCKETS)
