@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -11,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker.errors
 import pytest
@@ -27,11 +29,12 @@ from venvd_contract.errors import (
     VenvdError,
 )
 from venvd_engines.docker import DockerEngine, cancellable, server_images
+from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.ports import PortSearch
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import translate_errors
-from venvd_engines.engine import EngineSettings, Port
+from venvd_engines.engine import EngineSettings, LaunchRecord, PartState, Port
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -316,8 +319,32 @@ def test_a_socket_path_that_is_too_long_is_told(tmp_path: Path) -> None:
         directories.path("short")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "keys-test-parts", "controller-other"])
 def test_a_socket_directory_stays_below_the_run_directory(tmp_path: Path, name: str) -> None:
-    """A name that is a path leads nowhere."""
+    """A name that is a path leads nowhere, and none is that of venvd's own directories."""
     with pytest.raises(InvalidRequest):
         SocketDirectories(DockerClient(settings(tmp_path))).path(name)
+
+
+# ---- key files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "state", "fails"),
+    [
+        ({"keys": True}, "running", True),
+        ({"keys": True}, "missing", False),
+        ({}, "running", False),  # an older venvd started it
+    ],
+)
+def test_keys_without_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, bool], state: str, *, fails: bool
+) -> None:
+    """A running server whose key file is gone does not have its new keys, and the engine says so."""
+    client = DockerClient(settings(tmp_path))
+    unused: Any = None
+    backends = Backends(client, unused, unused, unused, SocketDirectories(client), unused)
+    monkeypatch.setattr(backends, "_inspect_part", lambda _record, _part: PartState(state))
+    record = LaunchRecord("docker", "abc", "", "", data)
+    with pytest.raises(Unavailable, match="key file") if fails else contextlib.nullcontext():
+        backends.write_keys(record, b"{}")

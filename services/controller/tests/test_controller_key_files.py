@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from venvd_contract.errors import Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_controller.key_files import KeyFiles
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +107,25 @@ def test_a_file_that_something_else_changed_is_repaired(
     shared_testbed.engine.find_backend("demo").keys = b'{"keys": []}'
     wait_until(lambda: "again" in read_file())
     controller.keys.revoke("again")
+
+
+def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A file that cannot be replaced is told, and the next backend gets its keys."""
+    written = []
+
+    def write(record: Any, data: bytes) -> None:
+        if record.launch_id == "broken":
+            raise PermissionError("a fault of this test")
+        written.append(record.launch_id)
+
+    record = {"engine": "memory", "url": "", "probe_url": "", "data": {}}
+    rows = [
+        SimpleNamespace(name=name, venv="app", launch=name, record={**record, "launch_id": name})
+        for name in ("broken", "whole")
+    ]
+    keys: Any = SimpleNamespace(on_change=[], render_file=lambda _name, _venv: b"{}")
+    engine: Any = SimpleNamespace(write_keys=write)
+    backends: Any = SimpleNamespace(list_rows=lambda: rows)
+    KeyFiles(engine, keys, backends).update()
+    assert written == ["whole"]
+    assert "broken: its server has old keys: a fault of this test" in caplog.text

@@ -68,10 +68,10 @@ class KeyFiles:
                 continue
             try:
                 self._engine.write_keys(LaunchRecord(**row.record or {}), data)
-            except VenvdError as error:
-                if self._failures.get(launch) != error.message:
-                    log.warning("%s: its server has old keys: %s", row.name, error.message)
-                self._failures[launch] = error.message
+            except (VenvdError, OSError) as error:  # of this launch alone: the others get their keys
+                if self._failures.get(launch) != str(error):
+                    log.warning("%s: its server has old keys: %s", row.name, error)
+                self._failures[launch] = str(error)
             else:
                 self._failures.pop(launch, None)
                 self._files[launch] = (data, time.monotonic() + _REPAIR_SECONDS)

@@ -15,7 +15,7 @@ from typing import Any
 import docker.errors
 from docker.types import Mount
 
-from venvd_contract.errors import InvalidRequest, VenvdError
+from venvd_contract.errors import InvalidRequest, Unavailable, VenvdError
 from venvd_contract.internal.environment import WORKER_ENV
 from venvd_contract.resources import LogLine
 from venvd_engines.addresses import url_host
@@ -243,6 +243,7 @@ class Backends:
                 "link": None if link is None else str(link),
                 "image": image,
                 "memoryBytes": launch.limits.memory_bytes,
+                "keys": True,
             },
         )
 
@@ -262,8 +263,15 @@ class Backends:
         return PartState("exited", _describe_exit(state, record))
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
-        """Replace the key file of a backend's server."""
-        self._keys.replace(record.launch_id, data)
+        """Replace the key file of a backend's server.
+
+        Raises:
+            Unavailable: the server runs on, and the directory of its key file is gone.
+        """
+        if self._keys.replace(record.launch_id, data) or not record.data.get("keys"):
+            return
+        if self._inspect_part(record, labels.SERVER).state != "missing":
+            raise Unavailable("the directory of the key file is gone from the run directory; restart the backend")
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Stop the server, then the worker host, so that sessions may still answer calls that run."""

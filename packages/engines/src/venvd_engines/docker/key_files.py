@@ -6,7 +6,6 @@ keep the first file for ever; so the directory is mounted, and a new file replac
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
@@ -49,12 +48,16 @@ class KeyFiles:
         self._write(directory, data)
         return Mount(INSIDE, str(directory), type="bind", read_only=True)
 
-    def replace(self, launch_id: str, data: bytes) -> None:
-        """Replace a key file in one step; a server without one, which an older venvd started, stays as it is."""
+    def replace(self, launch_id: str, data: bytes) -> bool:
+        """Replace a key file in one step, and return whether there is a directory for it."""
         directory = self._root / launch_id
-        if directory.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # the backend is removed at this moment
-                self._write(directory, data)
+        if not directory.is_dir():
+            return False
+        try:
+            self._write(directory, data)
+        except FileNotFoundError:  # the directory is removed at this moment
+            return False
+        return True
 
     def remove(self, launch_id: str) -> None:
         """Remove a key file with its directory; an absent one is no error."""
