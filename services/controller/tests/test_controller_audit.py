@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from venvd_controller.audit import AuditLog
+from venvd_controller.audit import AuditLog, describe_fields
 from venvd_controller.database import Database
 
 pytestmark = pytest.mark.slow
@@ -56,6 +56,46 @@ def test_no_line_holds_a_secret(shared_testbed: Any, read_log: Callable[..., Any
     assert "hush-hush" not in str(line)
     client.post("/v1/keys", json={"name": "hidden", "scope": "metrics"})
     assert "vk_" not in str(read_log(limit=1))
+
+
+def test_secrets_are_hidden_wherever_they_are() -> None:
+    """Fields with secrets are hidden at any depth and of any type, and passwords up to the last @ of an address."""
+    shown = describe_fields(
+        {
+            "env": ["A=hush"],
+            "server": {"token": "hush", "env": {"B": "hush"}, "pages": [{"key": 5, "code": {"hush": 1}}]},
+            "token": False,
+            "requirements": ["a @ https://me:hu/sh@hush@example.org/a.whl", "b"],
+            "labels": {"https://me:hush@example.org": "https://example.org/a"},
+        }
+    )
+    assert shown == {
+        "env": "…",
+        "server": {"token": "…", "env": ["B"], "pages": [{"key": "…", "code": "…"}]},
+        "token": False,
+        "requirements": ["a @ https://…@example.org/a.whl", "b"],
+        "labels": {"https://…@example.org": "https://example.org/a"},
+    }
+
+
+def test_a_body_without_end_leaves_the_names_of_its_fields() -> None:
+    """What is nested too deeply to be read is not read."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert describe_fields({"a": deep, "b": 1}) == {"a": "…", "b": "…"}
+
+
+def test_a_defect_is_a_line(shared_testbed: Any, read_log: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ends in an unexpected error may have changed something."""
+
+    def fail(_name: str) -> None:
+        raise RuntimeError("a fault of this test")
+
+    monkeypatch.setattr(shared_testbed.controller.venvs, "delete", fail)
+    assert shared_testbed.client.delete("/v1/venvs/app").status_code == 500
+    line = read_log(limit=1)[0]
+    assert [line[name] for name in FIELDS] == ["admin", "DELETE", "/v1/venvs/app", 500, "internal", {}]
 
 
 def test_a_large_request_leaves_the_names_of_its_fields(shared_testbed: Any, read_log: Callable[..., Any]) -> None:

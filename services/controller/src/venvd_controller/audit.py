@@ -33,7 +33,10 @@ _MAX_FIELDS = 4000
 """Characters of a line's fields as JSON; if they have more, the line has their names alone."""
 _SECRET_MAPS = frozenset({"env", "secrets"})
 """Fields of which the log has the names that they set, and no values."""
-_PASSWORD = re.compile(r"://[^/@\s]+@")
+_SECRETS = frozenset({"key", "token", "code"})
+"""Fields of which the log has nothing; whether there is a token is no secret."""
+_ADDRESS = re.compile(r"://[^\s\"']*")
+"""What may hold a password: it reaches the last @, since passwords may hold any character."""
 
 
 @dataclass
@@ -147,15 +150,41 @@ def list_changes(before: VenvSpec | BackendSpec, after: VenvSpec | BackendSpec) 
 
 def describe_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request as the log may have them: short, and without secrets."""
-    shown: dict[str, Any] = {}
-    for name, value in given.items():
-        hidden = name in _SECRET_MAPS and isinstance(value, dict)
-        shown[name[:80]] = sorted(value) if hidden else value
-    text = _PASSWORD.sub("://…@", json.dumps(shown, default=str))
-    if len(text) > _MAX_FIELDS:
-        return dict.fromkeys(list(shown)[:40], "…")
+    try:
+        shown: dict[str, Any] = _hide_secrets({name[:80]: value for name, value in given.items()})
+        text = json.dumps(shown, default=_hide_passwords)
+    except RecursionError:
+        text = None
+    if text is None or len(text) > _MAX_FIELDS:
+        return {_hide_passwords(name[:80]): "…" for name in list(given)[:40]}
     changes: dict[str, Any] = json.loads(text)
     return changes
+
+
+def _hide_secrets(value: Any) -> Any:
+    """Return a JSON value without secrets, at any depth."""
+    if isinstance(value, dict):
+        return {_hide_passwords(name): _hide_field(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide_secrets(inner) for inner in value]
+    return _hide_passwords(value) if isinstance(value, str) else value
+
+
+def _hide_field(name: str, value: Any) -> Any:
+    if name in _SECRET_MAPS and isinstance(value, dict):
+        return sorted(_hide_passwords(key) for key in value)
+    if name in _SECRET_MAPS | _SECRETS and not (value is None or isinstance(value, bool)):
+        return "…"
+    return _hide_secrets(value)
+
+
+def _hide_passwords(text: object) -> str:
+    return _ADDRESS.sub(_hide_password, str(text))
+
+
+def _hide_password(address: re.Match[str]) -> str:
+    _, at, host = address[0].rpartition("@")
+    return f"://…@{host}" if at else address[0]
 
 
 def _create_row(key: str | None, peer: str, method: str, target: str, status: int, code: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Internal, VenvdError
 from venvd_controller.audit import AuditLog, describe_fields
 from venvd_controller.auth import CALLER, describe_peer
 from venvd_controller.requests import drop_nulls
@@ -51,13 +51,26 @@ class AuditTrail:
                 body.extend(message.get("body", b""))
             return message
 
+        answered = False
+
+        async def write(status: int) -> None:
+            nonlocal answered
+            answered = True
+            fields = _read_fields(bytes(body)) if changes.fields is None else changes.fields
+            await self._write(scope, status, fields)
+
         async def watch_status(message: Message) -> None:
             if message["type"] == "http.response.start":
-                fields = _read_fields(bytes(body)) if changes.fields is None else changes.fields
-                await self._write(scope, message["status"], fields)
+                await write(message["status"])
             await send(message)
 
-        await self._app(scope, receive if scope["method"] in _SAFE else copy_body, watch_status)
+        try:
+            await self._app(scope, receive if scope["method"] in _SAFE else copy_body, watch_status)
+        except Exception:
+            if not answered:  # what answers a defect is outside
+                scope["venvd"]["code"] = Internal.code
+                await write(Internal.http_status)
+            raise
 
     async def _write(self, scope: Scope, status: int, fields: dict[str, Any]) -> None:
         code = scope["venvd"].get("code")
