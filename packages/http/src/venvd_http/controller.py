@@ -7,21 +7,29 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from venvd_contract.errors import DeadlineExceeded, Internal, TooLarge, Unavailable, VenvdError, from_fields
+from venvd_contract.errors import Busy, DeadlineExceeded, Internal, TooLarge, Unavailable, VenvdError, from_fields
 
 AT_ONCE = 16
 """Requests that run at a time; others wait."""
+LONG_AT_ONCE = AT_ONCE // 2
+"""The same for requests that may take longer than `SILENCE`."""
+MOST_STREAMS = 32
+"""Streams that are open at a time; no more are opened."""
 LARGEST_REQUEST = 1 << 20
 LARGEST_RESPONSE = 16 << 20
 SILENCE = 30.0
 """Seconds in which the controller must answer, or send the next event or comment of a stream."""
 _LONGEST_ADDRESS = 100
+
+T = TypeVar("T")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -29,8 +37,14 @@ class _UnixConnection(http.client.HTTPConnection):
         super().__init__("localhost", timeout=timeout)
         self._path = path
         self._raw: socket.socket | None = None
+        self._ended = False
 
     def connect(self) -> None:
+        self._connect()
+        if self._ended:  # before there was a connection to end
+            raise ConnectionAbortedError("the client went away")
+
+    def _connect(self) -> None:
         self.sock = self._raw = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         if len(os.fsencode(self._path)) <= _LONGEST_ADDRESS:
@@ -44,11 +58,11 @@ class _UnixConnection(http.client.HTTPConnection):
             os.close(directory)
 
     def hang_up(self) -> None:
-        """End the connection, also for a thread that reads from it."""
+        """End the connection for the thread that uses it, and closes it."""
+        self._ended = True
         if self._raw is not None:
             with suppress(OSError):
                 self._raw.shutdown(socket.SHUT_RDWR)
-        self.close()
 
 
 class ControllerClient:
@@ -57,7 +71,10 @@ class ControllerClient:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._long_places = asyncio.Semaphore(AT_ONCE // 2)
+        self._long_places = asyncio.Semaphore(LONG_AT_ONCE)
+        self._streams = 0
+        self._threads = ThreadPoolExecutor(AT_ONCE + LONG_AT_ONCE + MOST_STREAMS, thread_name_prefix="controller")
+        """Its own, since a request may hold a thread for long."""
 
     async def request(
         self,
@@ -79,11 +96,19 @@ class ControllerClient:
         if data is not None and len(data) > LARGEST_REQUEST:
             raise TooLarge(f"the request is larger than the {LARGEST_REQUEST} bytes that the controller takes")
         async with self._places if seconds <= SILENCE else self._long_places:
-            target = _make_target(parts, query)
-            return await asyncio.to_thread(self._exchange, method, target, token, data, seconds)
+            connection = self._open(seconds)
+            try:
+                return await self._in_thread(
+                    partial(self._exchange, connection, method, _make_target(parts, query), token, data)
+                )
+            finally:
+                connection.hang_up()
 
-    def _exchange(self, method: str, target: str, token: str | None, data: bytes | None, seconds: float) -> Any:
-        connection = self._open(seconds)
+    def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    @staticmethod
+    def _exchange(connection: _UnixConnection, method: str, target: str, token: str | None, data: bytes | None) -> Any:
         try:
             response = _send(connection, method, target, token, data)
             text = response.read(LARGEST_RESPONSE + 1)
@@ -98,14 +123,24 @@ class ControllerClient:
         """Open a stream of server-sent events, as pairs of kind and data; the block's end closes it.
 
         Raises:
+            Busy: too many streams are open.
             VenvdError: as `request`, also while the stream is read.
         """
+        if self._streams >= MOST_STREAMS:
+            raise Busy(f"{MOST_STREAMS} operations are followed already: try again when one of them has ended")
         connection = self._open()
+        self._streams += 1
         try:
-            response = await asyncio.to_thread(self._begin_stream, connection, _make_target(parts, None), token)
-            yield _read_events(response)
+            begin = partial(self._begin_stream, connection, _make_target(parts, None), token)
+            response = await self._in_thread(begin)
+            try:
+                yield self._read_events(response)
+            finally:
+                connection.hang_up()
+                connection.close()
         finally:
             connection.hang_up()
+            self._streams -= 1
 
     @staticmethod
     def _begin_stream(connection: _UnixConnection, target: str, token: str | None) -> http.client.HTTPResponse:
@@ -114,8 +149,29 @@ class ControllerClient:
             if response.status != http.client.OK:
                 _read_answer(response.status, response.read(LARGEST_RESPONSE + 1))
         except (OSError, http.client.HTTPException) as error:
+            connection.close()
             raise _explain(error) from None
+        except VenvdError:
+            connection.close()
+            raise
         return response
+
+    async def _read_events(self, response: http.client.HTTPResponse) -> AsyncIterator[tuple[str, Any]]:
+        read_line: Callable[[], bytes] = lambda: response.readline(LARGEST_REQUEST)  # noqa: E731 - runs in a thread
+        kind = ""
+        while True:
+            try:
+                line = (await self._in_thread(read_line)).rstrip(b"\r\n")
+                if line.startswith(b"event: "):
+                    kind = line[7:].decode()
+                elif line.startswith(b"data: "):
+                    yield kind, json.loads(line[6:])
+                elif not line and response.isclosed():
+                    return
+            except (OSError, http.client.HTTPException) as error:
+                raise _explain(error) from None
+            except ValueError:
+                raise Internal("the controller sent an event that is no JSON") from None
 
     def _open(self, seconds: float = SILENCE) -> _UnixConnection:
         if self._path is None:
@@ -161,21 +217,3 @@ def _read_answer(status: int, text: bytes) -> Any:
     if status < http.client.BAD_REQUEST:
         return answer
     raise from_fields(answer if isinstance(answer, dict) else {"detail": f"the controller answered with {status}"})
-
-
-async def _read_events(response: http.client.HTTPResponse) -> AsyncIterator[tuple[str, Any]]:
-    read_line: Callable[[], bytes] = lambda: response.readline(LARGEST_REQUEST)  # noqa: E731 - runs in a thread
-    kind = ""
-    while True:
-        try:
-            line = (await asyncio.to_thread(read_line)).rstrip(b"\r\n")
-            if line.startswith(b"event: "):
-                kind = line[7:].decode()
-            elif line.startswith(b"data: "):
-                yield kind, json.loads(line[6:])
-            elif not line and response.isclosed():
-                return
-        except (OSError, http.client.HTTPException) as error:
-            raise _explain(error) from None
-        except ValueError:
-            raise Internal("the controller sent an event that is no JSON") from None

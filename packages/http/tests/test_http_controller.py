@@ -1,0 +1,84 @@
+"""Requests of a server to its controller that are given up, or are too many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from venvd_contract.errors import Busy
+from venvd_http.controller import MOST_STREAMS, ControllerClient
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: log\ndata: 1\n\n"
+
+
+class Silent:
+    """A controller that reads requests, and says nothing but `answer`."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self._answer = answer
+        self.asked = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._answer)
+        self.asked.set()
+        await reader.read()
+        writer.close()
+        self.left.set()
+
+
+def run(tmp_path: Path, answer: bytes, work: Callable[[Silent, ControllerClient], Awaitable[None]]) -> None:
+    async def serve() -> None:
+        controller = Silent(answer)
+        path = tmp_path / "controller.sock"
+        server = await asyncio.start_unix_server(controller, path)
+        await work(controller, ControllerClient(path))
+        server.close()
+
+    asyncio.run(asyncio.wait_for(serve(), 60))
+
+
+def test_a_cancelled_request_ends_its_connection(tmp_path: Path) -> None:
+    """A client that goes away leaves no thread that waits for the controller."""
+
+    async def work(controller: Silent, client: ControllerClient) -> None:
+        request = asyncio.ensure_future(client.request("POST", ("venvs", "a", "run"), "token", {}, seconds=5000.0))
+        await controller.asked.wait()
+        request.cancel()
+        await controller.left.wait()
+
+    run(tmp_path, b"", work)
+
+
+def test_a_request_that_is_cancelled_at_once_leaves_no_thread(tmp_path: Path) -> None:
+    """The end of the loop waits for no request that had not yet connected."""
+
+    async def work(_controller: Silent, client: ControllerClient) -> None:
+        for _ in range(50):
+            request = asyncio.ensure_future(client.request("GET", ("venvs",), "token", seconds=5000.0))
+            await asyncio.sleep(0)
+            request.cancel()
+        await asyncio.to_thread(client._threads.shutdown)
+
+    run(tmp_path, b"", work)
+
+
+def test_streams_are_bounded(tmp_path: Path) -> None:
+    """No more streams than the limit are open at a time; the next is refused until one ends."""
+
+    async def work(_controller: Silent, client: ControllerClient) -> None:
+        async with AsyncExitStack() as stack:
+            for number in range(MOST_STREAMS):
+                events = await stack.enter_async_context(client.follow(("operations", str(number)), "token"))
+                assert await anext(events) == ("log", 1)
+            with pytest.raises(Busy):
+                await stack.enter_async_context(client.follow(("operations", "more"), "token"))
+        async with client.follow(("operations", "more"), "token") as events:
+            assert await anext(events) == ("log", 1)
+
+    run(tmp_path, EVENTS, work)
