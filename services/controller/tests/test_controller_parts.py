@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sqlalchemy import inspect
 
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_controller.controller_socket import ControllerSocket
 from venvd_controller.database import open_database
 from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
@@ -209,3 +211,14 @@ def test_the_lease_of_handles_has_bounds(tmp_path: Path, seconds: float) -> None
     """`handleLease` takes 0 to a year in seconds, and the error says so."""
     with pytest.raises(InvalidRequest, match="handleLease must be 0 "):
         check_backend(BackendSpec("http", handleLease=seconds), HostPaths(tmp_path))
+
+
+def test_servers_reach_the_socket_whatever_the_umask(tmp_path: Path) -> None:
+    """Other users may enter the directory of the socket, and use the socket."""
+    path = tmp_path / "controller-a" / "controller.sock"
+    before = os.umask(0o077)
+    try:
+        ControllerSocket(path)._listen().close()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o755, 0o666]

@@ -56,6 +56,7 @@ class ControllerSocket:
     def _listen(self) -> socket.socket:
         with contextlib.suppress(PermissionError):
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._path.parent.chmod(0o755)  # whatever the umask: servers are other users
         # through the descriptor of the directory: the address of a socket has room for 107 bytes
         directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
