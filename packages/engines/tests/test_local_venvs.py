@@ -274,6 +274,11 @@ def test_an_adopted_venv_is_never_changed(venvs: Venvs, wheel: Wheel, tmp_path: 
     Path(venvs.build(VenvBuild(RUNTIME, locked(venvs, "alpha")), Quiet()).ref).rename(folder)
     (module,) = folder.glob("lib/python3*/site-packages/alpha.py")
     module.write_text("y = 1\n")
+    for name, metadata in (("nameless", "Version: 1\n"), ("empty", None)):
+        left = module.parent / f"{name}-1.dist-info"
+        left.mkdir()
+        if metadata is not None:
+            (left / "METADATA").write_text(metadata)
     files = sorted(folder.rglob("*"))
     image = venvs.adopt(folder, ["alpha"], Quiet())
     assert (image.ref, image.python, image.foreign) == (str(folder), VERSION, True)
@@ -287,3 +292,6 @@ def test_an_adopted_venv_is_never_changed(venvs: Venvs, wheel: Wheel, tmp_path: 
     assert sorted(folder.rglob("*")) == files
     with pytest.raises(InvalidRequest, match=r"no file pyvenv\.cfg"):
         venvs.adopt(tmp_path, [], Quiet())
+    (folder / "lib").rename(folder / "gone")
+    with pytest.raises(InvalidRequest, match="site-packages"):
+        venvs.adopt(folder, [], Quiet())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from venvd_contract.errors import Internal, InUse, Unavailable
+from venvd_contract.errors import Internal, InUse, InvalidRequest, Unavailable
 from venvd_contract.resources import Leftover, Package
 from venvd_engines import import_check, locking
 from venvd_engines.build_locks import BuildLocks, try_lock
@@ -36,7 +36,9 @@ _KILL_SECONDS = 5.0
 # the base interpreter runs this without `site`, so that no code of a package runs
 _LIST_CODE = """
 import importlib.metadata as metadata, json, sys
-print(json.dumps(sorted({(d.metadata["Name"], d.version) for d in metadata.distributions(path=[sys.argv[1]])})))
+fields = [d.metadata or {} for d in metadata.distributions(path=[sys.argv[1]])]
+named = [(each.get("Name"), each.get("Version")) for each in fields]
+print(json.dumps(sorted({pair for pair in named if all(pair)})))
 """
 
 
@@ -314,7 +316,10 @@ def _venv_arguments(base: str) -> list[str]:
 
 
 def _site(folder: Path) -> Path:
-    return next((folder / "lib").glob("python3.*/site-packages"))
+    site = next((folder / "lib").glob("python3.*/site-packages"), None)
+    if site is None:
+        raise InvalidRequest(f"path: {folder} is no virtual environment: it has no lib/python3.*/site-packages")
+    return site
 
 
 def _plain(env: Mapping[str, str]) -> dict[str, str]:
