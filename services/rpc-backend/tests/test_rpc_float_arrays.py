@@ -68,7 +68,7 @@ def test_a_message_has_a_limit(pack: Any, value: Any, monkeypatch: pytest.Monkey
 
 
 def test_what_comes_after_the_client_has_left_is_closed() -> None:
-    """The work goes on without its client, and nobody but the server can release the memory that it gives."""
+    """The work goes on without its client, and only the server can release the memory that it gives."""
 
     class Segment(Outgoing):
         closed = False
