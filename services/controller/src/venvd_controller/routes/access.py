@@ -41,11 +41,15 @@ def _check_backend(
 ) -> None:
     if caller.is_operator:
         return
+    metrics = {METRICS}.intersection(declared.scopes)
     try:
         venv = controller.backends.get_row(name).venv
     except NotFound:
-        caller.require([USE + name, f"{VENV}*", *{METRICS}.intersection(declared.scopes)])
-        raise
+        venv = None
+    if venv is None or not any(caller.has(scope) for scope in (USE + name, VENV + venv, *metrics)):
+        # a backend that the caller may not see is answered for as an absent one, which names no similar one
+        caller.require([USE + name, f"{VENV}*", *metrics])
+        raise NotFound(f'no backend "{name[:80]}"')
     caller.require([scope.format(name=name, venv=venv) for scope in declared.scopes])
 
 
