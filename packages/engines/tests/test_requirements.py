@@ -111,6 +111,36 @@ def test_what_is_no_name_of_a_debian_package_is_refused(name: str) -> None:
         requirements.check_apt([name])
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tzdata-", "would remove the package"),
+        ("libgomp1=14", "versions and releases cannot be chosen"),
+        ("libgomp1/sid", "versions and releases cannot be chosen"),
+        ("python3.*", "patterns are not taken"),
+        ("python3.", "patterns are not taken"),
+        ("^lib", "patterns are not taken"),
+    ],
+)
+def test_an_action_or_a_pattern_of_apt_is_refused(name: str, reason: str) -> None:
+    """The error says why what apt would take is not taken."""
+    with pytest.raises(InvalidRequest, match=reason):
+        requirements.check_apt([name])
+
+
+@pytest.mark.parametrize("name", ["tzdata+", "lib.+", "python3.1"])
+def test_only_names_of_packages_reach_apt(name: str) -> None:
+    """What looks like a name, and is none, would be an action or a pattern of apt."""
+    with pytest.raises(InvalidRequest, match="has no package"):
+        requirements.check_apt_known(["g++", name], {"g++", "tzdata", "libgomp1", "python3.11"})
+
+
+def test_the_nearest_package_is_named() -> None:
+    """The error about an unknown package names one that may be meant."""
+    with pytest.raises(InvalidRequest, match='is "libgomp1" meant'):
+        requirements.check_apt_known(["libgom1"], {"g++", "libgomp1"})
+
+
 def test_modules_keep_their_order() -> None:
     """Modules to preload are imported in the order in which they are given, each once."""
     assert requirements.check_modules(["pandas", "numpy.linalg", "pandas"]) == ["pandas", "numpy.linalg"]

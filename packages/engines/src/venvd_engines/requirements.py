@@ -6,9 +6,10 @@ a package comes from (index options, URLs, paths, variables) is refused.
 
 from __future__ import annotations
 
+import difflib
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -24,7 +25,7 @@ _RIGHT = 'write a package\'s name with versions, extras or a marker, such as "pa
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _DIRECT = re.compile(r"\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]]*\])?\s*@")
 _FILE = re.compile(r"[/\\]|^[.~]|\.(whl|zip|tar\.gz|tgz|tar\.bz2|txt|toml)\s*$", re.IGNORECASE)
-_APT = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -61,11 +62,31 @@ def check_apt(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if len(name) > MAX_LINE or not _APT.fullmatch(name):
-            raise InvalidRequest(
-                f"{_shown(name)} is no name of a Debian package: lower-case letters, digits, '+', '-' and '.', "
-                'such as "libgomp1"; versions cannot be chosen'
-            )
+            raise InvalidRequest(f"{_shown(name)} is no name of a Debian package: {_explain_apt(name)}")
     return sorted(set(names))
+
+
+def check_apt_known(names: Sequence[str], known: Collection[str]) -> None:
+    """Check that each name is that of a package, where apt would also take a pattern or an action such as `tzdata+`.
+
+    Raises:
+        InvalidRequest: names the unknown ones, and the nearest known names.
+    """
+    for name in names:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+            hint = f'; is "{similar[0]}" meant?' if similar else ""
+            raise InvalidRequest(f"the base image's Debian has no package {_shown(name)}{hint}")
+
+
+def _explain_apt(name: str) -> str:
+    if "=" in name or "/" in name:
+        return "versions and releases cannot be chosen; write the name alone"
+    if name.endswith("-"):
+        return 'apt would remove the package; packages can only be added, as "libgomp1"'
+    if name.endswith(".") or set(name) & set("*?^$|[]()"):
+        return "patterns are not taken; write each name out"
+    return 'lower-case letters, digits, \'+\', \'-\' and \'.\', such as "libgomp1"'
 
 
 def check_modules(names: Sequence[str]) -> list[str]:

@@ -174,7 +174,10 @@ class VenvImages:
         if self._client.settings.ca_bundle:
             apt_get += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
         must(container.run([*apt_get, "update"], env), "fetch Debian's package lists")
-        install_outcome = container.run([*apt_get, "install", "-y", "--no-install-recommends", *names], env)
+        known = must(container.run(["apt-cache", "pkgnames"], env, quiet=True), "list Debian's packages").split()
+        requirements.check_apt_known(names, set(known))
+        install = [*apt_get, "install", "-y", "--no-install-recommends", "--no-remove"]
+        install_outcome = container.run([*install, *names], env)
         must(install_outcome, f"install the Debian packages {', '.join(names)}", InvalidRequest)
         must(container.run(["sh", "-c", _APT_CLEAN], env), "remove apt's caches")
 
