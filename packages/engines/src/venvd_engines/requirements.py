@@ -86,7 +86,7 @@ def _explain_apt(name: str) -> str:
         return 'apt would remove the package; packages can only be added, as "libgomp1"'
     if name.endswith(".") or set(name) & set("*?^$|[]()"):
         return "patterns are not taken; write each name out"
-    return 'lower-case letters, digits, \'+\', \'-\' and \'.\', such as "libgomp1"'
+    return "lower-case letters, digits, '+', '-' and '.', such as \"libgomp1\""
 
 
 def check_modules(names: Sequence[str]) -> list[str]:
