@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -127,10 +128,39 @@ def test_a_deleted_item_does_not_break_paging(client: TestClient) -> None:
 
 
 def test_absent_and_null_are_the_same(client: TestClient) -> None:
-    """A null field has its default, and an unknown field is ignored."""
-    body = {"python": None, "requirements": None, "env": None, "network": None, "colour": "red"}
+    """A null field has its default."""
+    body = {"python": None, "requirements": None, "env": None, "network": None, "colour": None}
     spec = client.put("/v1/venvs/nulls", json=body).json()["venv"]["spec"]
     assert spec == client.put("/v1/venvs/plain", json={}).json()["venv"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "says"),
+    [
+        ("PUT", "/v1/venvs/a", {"requirments": []}, '"requirments" is unknown; is "requirements" meant?'),
+        ("PUT", "/v1/venvs/a", {"colour": "red"}, '"colour" is unknown; known are python, requirements, '),
+        ("POST", "/v1/venvs/a/run", {"code": "1", "timeOut": 3}, '"timeOut" is unknown; is "timeout" meant?'),
+        ("POST", "/v1/backends", {"type": "http", "memory": 1}, '"memory" is unknown; '),
+        ("POST", "/v1/backends", {"type": "http", "limits": {"cpu": 1}}, '"limits.cpu" is unknown; is "cpus" meant?'),
+        ("PUT", "/v1/runtimes/default", {"version": "3.13", "verson": 1}, '"verson" is unknown; is "version" meant?'),
+        ("PUT", "/v1/providers/a", {"requirement": []}, '"requirement" is unknown; is "requirements" meant?'),
+        ("PUT", "/v1/providers/a/venv", {"pakages": []}, '"pakages" is unknown; '),
+        ("POST", "/v1/keys", {"name": "a", "scope": "admin", "expires": "x"}, '"expires" is unknown; is "expiresAt"'),
+    ],
+)
+def test_an_unknown_field_is_refused(shared_client: TestClient, method: str, path: str, body: Any, says: str) -> None:
+    """The error names the field and the most similar known one."""
+    answer = shared_client.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert says in answer.json()["detail"]
+
+
+def test_the_schema_closes_the_objects_of_requests(shared_client: TestClient) -> None:
+    """The OpenAPI document says that requests have no other fields, at each depth."""
+    schemas = shared_client.get("/openapi.json").json()["components"]["schemas"]
+    closed = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
+    assert {"VenvSpec", "BackendSpec", "BackendLimits", "ProviderSpec", "NewKey", "VenvRun", "Default"} <= closed
+    assert not {"Venv", "Backend", "OperationInfo"} & closed
 
 
 def test_a_browser_opens_the_docs_with_the_token_as_password(client: TestClient, controller: Controller) -> None:

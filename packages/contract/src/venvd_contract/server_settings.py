@@ -7,7 +7,6 @@ controller, which does not import them, check a map before anything starts. A te
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED
+from venvd_contract.suggestions import suggest
 
 _ALL = ("http", "pipe", "rpc")
 _YEAR = 365 * 86400
@@ -150,9 +150,8 @@ def _find(name: str) -> ServerSetting:
     if name in _MANAGED_BY_NAME:
         raise InvalidRequest("server.{} cannot be set: {}".format(name, _MANAGED_BY_NAME[name]))
     word = re.sub(r"^(server\.|VENVD_)", "", name[:80])
-    similar = difflib.get_close_matches(to_camel_case(word.lower()) if "_" in word else word, _BY_NAME, 1)
-    known = 'is "{}" meant?'.format(similar[0]) if similar else "known are {}".format(", ".join(sorted(_BY_NAME)))
-    raise InvalidRequest('server: "{}" is no setting of a server; {}'.format(name[:80], known))
+    hint = suggest(to_camel_case(word.lower()) if "_" in word else word, sorted(_BY_NAME))
+    raise InvalidRequest('server: "{}" is no setting of a server; {}'.format(name[:80], hint))
 
 
 def _check_value(setting: ServerSetting, value: Any) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from venvd_controller import __version__, auth, problems
+from venvd_controller import __version__, auth, problems, requests
 from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
 from venvd_controller.routes import access, audit, backends, keys, operations, runtimes, venvs
@@ -81,6 +81,7 @@ def _add_docs(app: FastAPI) -> None:
     def create_schema() -> dict[str, object]:
         schema = app.openapi()
         access.show_scopes(schema)
+        requests.close_bodies(schema)
         return schema
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[access.needs(*access.ANY)])

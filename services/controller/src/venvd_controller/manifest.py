@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.resources import BackendLimits, BackendSpec, ProviderSpec, VenvSpec, check_name, check_version
+from venvd_contract.suggestions import suggest
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.providers import check_provider
 from venvd_controller.requests import drop_nulls
@@ -96,7 +97,7 @@ class _Reader:
             raise self._create_error(keys, f"takes {', '.join(known)}")
         for key in data:
             if key not in known:
-                raise self._create_error((*keys, key), f"is unknown; known are {', '.join(known)}")
+                raise self._create_error((*keys, key), f"is unknown; {suggest(str(key), known)}")
 
     def _list_entries(self, data: Mapping[str, Any], section: str) -> Sequence[tuple[Keys, Any]]:
         entries = data.get(section) or []

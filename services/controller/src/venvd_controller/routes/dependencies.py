@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Body, Depends, Query, Request
-from pydantic import BeforeValidator
 
 from venvd_controller.audit_trail import CHANGES, Changes
 from venvd_controller.auth import CALLER
 from venvd_controller.callers import Caller
 from venvd_controller.controller import Controller
-from venvd_controller.requests import drop_nulls
+from venvd_controller.requests import JSON_FIELDS
 
 T = TypeVar("T")
 
@@ -37,8 +36,8 @@ ControllerDep = Annotated[Controller, Depends(_get_controller)]
 CallerDep = Annotated[Caller, Depends(_get_caller)]
 ChangesDep = Annotated[Changes, Depends(_get_changes)]
 """Takes what the audit log says that the request changed."""
-JsonBody = Annotated[T, Body(), BeforeValidator(drop_nulls)]
-"""A request body; a null field counts as absent."""
+JsonBody = Annotated[T, Body(), JSON_FIELDS]
+"""A request body; a null field counts as absent, and an unknown one is an error."""
 
 
 @dataclass
