@@ -21,7 +21,7 @@ test-long: install ## tests that are long by nature: load, churn, random kills, 
 	@scripts/with-engine scripts/test -m long
 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker
-	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation
+	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/attacks
 
 test-fast: install ## the quick tests of every package, in under a minute: without an engine or a package index
 	@scripts/test packages services tests/test_*.py -m "not (slow or docker or network or long)"

@@ -29,6 +29,7 @@ SLOWEST = (
     "tests/faults",
     "tests/monitoring",
     "tests/isolation",
+    "tests/attacks/test_containers",
     "tests/sdk",
     "packages/client",
 )

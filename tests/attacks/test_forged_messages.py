@@ -1,4 +1,4 @@
-"""User code that turns on the server: with the real worker, over each transport, on both engines.
+"""User code that forges messages of its session to the server: over each transport, on both engines.
 
 It finds its session's stream in /proc/self/fd and writes there what no session would.
 """
@@ -9,17 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
-from harness.stack import SharedStacks, Stack
+from harness.stack import Stack
 from harness.waiting import wait_until
 
 from venvd_contract.errors import DeadlineExceeded, SessionLost, VenvdError
 
 pytestmark = pytest.mark.about("session")
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 SETTINGS = {
     "VENVD_GRACE": "2",
     "VENVD_SESSION_LIMITS": '{"resultBytes": 1048576, "outputBytes": 65536, "memoryBytes": 536870912}',
@@ -65,11 +61,6 @@ while True: say('{"event":"stdout","data":"' + 'x' * 60000 + '"}\n')""",
 }
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
-    return stacks.stack(request.param)
-
-
 @pytest.fixture(scope="module", params=list(CALLERS))
 def caller(engine: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     running = engine.start(request.param, **SETTINGS)
@@ -98,7 +89,7 @@ def restarts(call: Caller, session: str = "default") -> int:
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_to_the_server(call: Caller, kind: str) -> None:
-    """The session is replaced, its call fails with lost state, and no client gets a forged reply."""
+    """A session tries garbage as its reply: it is replaced, its call fails, and no client gets a forged reply."""
     before = restarts(call)
     with pytest.raises(SessionLost) as caught:
         call("eval", {"expression": GARBAGE[kind]}, timeout=30)
@@ -124,7 +115,7 @@ with open(slots, "r+b") as file:
 
 
 def test_a_forged_reply_to_its_own_call(call: Caller) -> None:
-    """Code can lie about its own call; its second reply ends the session, and no other client gets either of them."""
+    """A session tries to reply twice to its own call: the first is its own lie, the second ends it."""
     call("exec", {"code": FORGES})
     before = restarts(call)
     forged = """
@@ -139,7 +130,7 @@ say('{"id":%d,"result":{"value":"forged"}}\\n' % number)
 
 @pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0xFF])
 def test_scribbles_over_every_slot(call: Caller, byte: int) -> None:
-    """The shared memory of all sessions full of nonsense: calls, deadlines, lists and metrics go on."""
+    """A session tries to scribble over the slots of all sessions: calls, deadlines, lists and metrics go on."""
     call("exec", {"code": FORGES + f"memory[:] = bytes([{byte}]) * len(memory)"})
     for session in ("default", "witness"):
         assert call("eval", {"expression": "1 + 1"}, session=session) == {"value": 2}
@@ -152,7 +143,7 @@ def test_scribbles_over_every_slot(call: Caller, byte: int) -> None:
 
 
 def test_scribbles_that_never_end(call: Caller) -> None:
-    """Code that keeps its slot full of nonsense and runs past its deadline is ended all the same."""
+    """A session tries to hide its deadline by nonsense in its slot: it is ended all the same."""
     call("exec", {"code": FORGES})
     with pytest.raises(DeadlineExceeded):
         call("eval", {"expression": "while True: memory[:512] = b'\\xff' * 512"}, timeout=0.3)
@@ -192,7 +183,7 @@ for _ in range(20_000):
 
 @pytest.mark.parametrize("kind", WARDEN)
 def test_garbage_to_the_warden(call: Caller, kind: str) -> None:
-    """Whatever a session tells the warden ends itself at most."""
+    """A session tries garbage on the warden's control socket: it ends itself at most."""
     try:
         call("exec", {"code": WARDEN[kind]}, timeout=30)
     except SessionLost:
@@ -202,7 +193,7 @@ def test_garbage_to_the_warden(call: Caller, kind: str) -> None:
 
 
 def test_a_limit_cannot_be_talked_up(call: Caller) -> None:
-    """A session that says once more that it came up gets no more memory than it was given."""
+    """A session tries to raise its limit by saying again that it came up: it gets no more memory."""
     call("session.create", {"name": "greedy", "limits": {"memoryBytes": 200 << 20}})
     hoard = """
 import os, subprocess, sys, time

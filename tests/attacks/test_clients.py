@@ -1,6 +1,6 @@
-"""Peers that mean no good, at every door of every transport: an error or a closed connection, and the next is served.
+"""Clients that break every rule, at every door of every transport: an error or an end, and the next is served.
 
-With VENVD_HOSTILE_FULL=1 ten thousand connections come and go where a thousand do otherwise.
+With VENVD_ATTACKS_FULL=1 ten thousand connections come and go where a thousand do otherwise.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import http2
+from harness.attacks import Target
 from harness.door import Door
 from harness.measure import held
 from harness.waiting import wait_until
-
-from .conftest import Target  # type: ignore[import-not-found]
 
 MIB = 1 << 20
 NOISE = random.Random(7).randbytes(64 * 1024)  # noqa: S311 — the same noise each time
@@ -63,7 +62,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_bytes_of_no_protocol(target: Target, attack: str) -> None:
-    """Bytes that mean nothing are answered with an error at most, and the connection ends with its client."""
+    """A client tries bytes that mean nothing: they are answered with an error at most, and the connection ends."""
     for door in target.doors():
         with door.open() as raw:
             raw.send(ATTACKS[attack])
@@ -79,7 +78,7 @@ HALVES = {
 
 
 def test_half_a_request_and_silence(target: Target) -> None:
-    """A hundred connections that stop in the middle delay no other client, and are ended after a while."""
+    """A hundred connections try to hold the server by half a request: none delays another client, and all are ended."""
     for door in target.doors():
         with door.crowd(100) as waiting:
             for raw in waiting:
@@ -89,8 +88,8 @@ def test_half_a_request_and_silence(target: Target) -> None:
 
 
 def test_connections_opened_and_dropped(target: Target) -> None:
-    """Thousands of connections that come and go leave no descriptor behind."""
-    count = 10_000 if os.environ.get("VENVD_HOSTILE_FULL") == "1" else 1_000
+    """A client tries to use up descriptors by thousands of connections that come and go: none is left behind."""
+    count = 10_000 if os.environ.get("VENVD_ATTACKS_FULL") == "1" else 1_000
     target.serves()
     before = held([target.parts.server])
     for door in target.doors():
@@ -103,7 +102,7 @@ def test_connections_opened_and_dropped(target: Target) -> None:
 
 
 def test_connections_that_only_stand_there(target: Target) -> None:
-    """Hundreds of silent connections delay no other client."""
+    """Hundreds of silent connections try to keep others out: no other client is delayed."""
     for door in target.doors():
         with door.crowd(500):
             target.serves()
@@ -134,7 +133,7 @@ LIES: dict[str, Callable[[Target], bytes]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_http_that_lies(http_door: tuple[Target, Door], lie: str) -> None:
-    """A request that is not what it says is refused, or dropped when its client goes."""
+    """A client tries a request that is not what it says: it is refused, or dropped when its client goes."""
     target, door = http_door
     with door.open() as raw:
         raw.send(LIES[lie](target))
@@ -143,7 +142,7 @@ def test_http_that_lies(http_door: tuple[Target, Door], lie: str) -> None:
 
 
 def test_more_body_than_announced(http_door: tuple[Target, Door]) -> None:
-    """What stands behind the body is the next request, and where it is none the connection ends with an error."""
+    """A client tries to smuggle a request behind a body: it is a request of its own, or an error."""
     target, door = http_door
     with door.open() as raw:
         raw.send(head(target, "Content-Length: 18") + b'{"expression":"1"}' + b'{"expression":"2"}' + b"\r\n\r\n")
@@ -154,7 +153,7 @@ def test_more_body_than_announced(http_door: tuple[Target, Door]) -> None:
 
 
 def test_garbage_between_requests(http_door: tuple[Target, Door]) -> None:
-    """Of requests sent at once those before the garbage are answered, the garbage is an error, the rest is not read."""
+    """A client tries garbage between requests: those before it are answered, it is an error, the rest is not read."""
     _, door = http_door
     ping = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     with door.open() as raw:
@@ -166,7 +165,7 @@ def test_garbage_between_requests(http_door: tuple[Target, Door]) -> None:
 
 
 def test_many_requests_and_no_reading(http_door: tuple[Target, Door]) -> None:
-    """A client that sends requests and reads no answer is held back, not kept in memory."""
+    """A client tries to fill the memory by requests whose answers it does not read: it is held back."""
     target, door = http_door
     before = held([target.parts.server]).memory
     with door.open(timeout=1) as raw:
@@ -181,7 +180,7 @@ def test_many_requests_and_no_reading(http_door: tuple[Target, Door]) -> None:
 
 
 def test_headers_drop_by_drop(http_door: tuple[Target, Door]) -> None:
-    """Connections that send a header every now and then are ended, however long they would go on."""
+    """Connections try to stay for ever by a header every now and then: they are ended."""
     target, door = http_door
     with door.crowd(50) as dripping:
         for raw in dripping:
@@ -196,7 +195,7 @@ def test_headers_drop_by_drop(http_door: tuple[Target, Door]) -> None:
 
 
 def test_brackets_as_a_body(http_door: tuple[Target, Door]) -> None:
-    """10 MB of nested brackets in a body are too large, and say so; where no bodies are taken, nothing reads them."""
+    """A client tries 10 MB of nested brackets: they are too large; where no bodies are taken, nothing reads them."""
     target, door = http_door
     body = b'{"expression":"1","locals":{"a":' + b"[" * (10 * MIB)
     with door.open() as raw:

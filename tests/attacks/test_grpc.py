@@ -1,4 +1,4 @@
-"""Peers of gRPC that break its rules, from frames made by hand up to messages that hold nonsense."""
+"""Clients of gRPC that break its rules, from frames made by hand up to messages that hold nonsense."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from harness import http2
+from harness.attacks import Target
 from harness.door import Raw
 from harness.rpc import told
 
 from venvd_contract.errors import InvalidRequest, TooLarge, Unimplemented, VenvdError
 from venvd_proto.v1 import python_service_pb2 as messages
 from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
-
-from .conftest import Target  # type: ignore[import-not-found]
 
 MIB = 1 << 20
 CALL = messages.EvaluateRequest(expression="1").SerializeToString()
@@ -51,7 +50,7 @@ def evaluate(rpc: Target, channel: grpc.Channel, data: bytes, method: str = "Eva
 
 
 def test_a_message_over_the_limit(rpc: Target, channel: grpc.Channel) -> None:
-    """A message that is too large is RESOURCE_EXHAUSTED."""
+    """A client tries a message over the limit: it is RESOURCE_EXHAUSTED."""
     request = messages.EvaluateRequest(expression="1" * (20 * MIB))
     with pytest.raises(grpc.RpcError) as caught:
         PythonServiceStub(channel).Evaluate(request, metadata=[("authorization", f"Bearer {rpc.running.token}")])
@@ -60,7 +59,7 @@ def test_a_message_over_the_limit(rpc: Target, channel: grpc.Channel) -> None:
 
 @pytest.mark.parametrize("data", [b"\xff" * 1000, b"\x0a\xff\xff\xff\xff\x07abc", b"\x0a\x02\xff\xfe", bytes(1000)])
 def test_bytes_that_are_no_message(rpc: Target, channel: grpc.Channel, data: bytes) -> None:
-    """Bytes that no message is made of are an error of their call alone."""
+    """A client tries bytes that no message is made of: they are an error of their call alone."""
     with pytest.raises(grpc.RpcError):
         list(
             channel.unary_stream("/venvd.v1.PythonService/Evaluate")(
@@ -81,13 +80,13 @@ def test_bytes_that_are_no_message(rpc: Target, channel: grpc.Channel, data: byt
     ],
 )
 def test_values_that_are_none(rpc: Target, channel: grpc.Channel, text: str, error: type[VenvdError]) -> None:
-    """What stands in a field for JSON and is none, or is too deep, is refused with the code of the contract."""
+    """A client tries values that are no JSON or too deep: they are refused with the code of the contract."""
     data = messages.EvaluateRequest(expression="1", locals_json=text).SerializeToString()
     assert isinstance(evaluate(rpc, channel, data), error)
 
 
 def test_a_method_that_is_none(rpc: Target, channel: grpc.Channel) -> None:
-    """Unknown methods are UNIMPLEMENTED."""
+    """A client tries an unknown method: it is UNIMPLEMENTED."""
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.unary_stream("/venvd.v1.PythonService/Destroy")(b"", timeout=60))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -136,7 +135,7 @@ FRAMES = {
 
 
 def test_frames_that_keep_them(rpc: Target) -> None:
-    """The same frames, made by hand and true, get a result."""
+    """A client tries the same frames, made by hand and true: they get a result."""
     call = http2.request("Evaluate", rpc.running.token)
     with rpc.main.open() as raw:
         raw.send(http2.opening() + call + http2.frame(http2.DATA, http2.message(CALL), http2.END_STREAM, 1))
@@ -146,7 +145,7 @@ def test_frames_that_keep_them(rpc: Target) -> None:
 
 @pytest.mark.parametrize("case", FRAMES)
 def test_frames_that_break_the_rules(rpc: Target, case: str) -> None:
-    """No frame gets a result: the stream or the connection ends."""
+    """A client tries frames that break the rules: none gets a result, and the stream or the connection ends."""
     with rpc.main.open() as raw:
         raw.send(http2.opening() + FRAMES[case](rpc.running.token))
         raw.finish()
@@ -155,7 +154,7 @@ def test_frames_that_break_the_rules(rpc: Target, case: str) -> None:
 
 
 def test_streams_that_are_opened_and_reset(rpc: Target) -> None:
-    """Thousands of calls that are begun and reset at once leave the server able to serve."""
+    """A client tries to exhaust the server by thousands of calls that it resets at once: the server serves."""
     with rpc.main.open() as raw:
         raw.send(http2.opening())
         for turn in range(3000):
@@ -168,7 +167,7 @@ def test_streams_that_are_opened_and_reset(rpc: Target) -> None:
 
 
 def test_pings_without_end(rpc: Target) -> None:
-    """A client that floods with pings is sent away."""
+    """A client tries a flood of pings: it is sent away."""
     with rpc.main.open() as raw:
         raw.send(http2.opening())
         ping = http2.frame(http2.PING, bytes(8)) * 100
@@ -193,7 +192,7 @@ def flooded(raw: Raw, data: bytes) -> bool:
 
 
 def test_a_stream_of_nonsense(rpc: Target, channel: grpc.Channel) -> None:
-    """On the Session stream each message that is nonsense gets an error, and the ones between them a result."""
+    """A client tries nonsense on the Session stream: each message gets an error, and the ones between a result."""
     requests = [
         messages.SessionRequest(id=1, command="fly"),
         messages.SessionRequest(id=2, command="eval", payload_json="[" * 100_000),

@@ -1,15 +1,17 @@
-"""Isolation on the docker engine: what user code cannot see, reach or do."""
+"""User code against the container of its worker host, on the docker engine: what it cannot see, reach or do."""
 
 from __future__ import annotations
 
 import errno
 import json
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness.callers import HttpCaller
-from harness.stack import Running
+from harness.attacks import Target
+from harness.callers import Caller
+from harness.stack import Running, SharedStacks, Stack
 from harness.waiting import wait_until
 
 from venvd_contract.errors import SessionLost, Unavailable, VenvdError
@@ -17,7 +19,23 @@ from venvd_contract.errors import SessionLost, Unavailable, VenvdError
 pytestmark = pytest.mark.docker
 
 
-def evaluate(call: HttpCaller, code: str) -> Any:
+@pytest.fixture(scope="module")
+def engine(stacks: SharedStacks) -> Stack:
+    return stacks.stack("docker")
+
+
+@pytest.fixture
+def running(victim: Target) -> Running:
+    return victim.running
+
+
+@pytest.fixture
+def call(victim: Target) -> Iterator[Caller]:
+    with victim.caller() as call:
+        yield call
+
+
+def evaluate(call: Caller, code: str) -> Any:
     return call("eval", {"expression": code}).get("value")
 
 
@@ -31,8 +49,8 @@ def inspect_container(running: Running, role: str) -> dict[str, Any]:
     return container
 
 
-def test_the_servers_environment_is_hidden(call: HttpCaller) -> None:
-    """No environment of a process that user code can read holds the server's settings."""
+def test_the_servers_environment_is_hidden(call: Caller) -> None:
+    """User code tries to read the server's settings in the environment of each process: it finds none."""
     code = """
 import glob, os
 seen = [repr(dict(os.environ))]
@@ -44,8 +62,8 @@ for path in glob.glob('/proc/*/environ'):
     assert evaluate(call, code) is False
 
 
-def test_the_servers_processes_are_hidden(call: HttpCaller) -> None:
-    """User code sees only the warden, the zygote and sessions."""
+def test_the_servers_processes_are_hidden(call: Caller) -> None:
+    """User code tries to find the server's processes: it sees only the warden, the zygote and sessions."""
     code = """
 import glob
 lines = []
@@ -57,15 +75,15 @@ for path in glob.glob('/proc/[0-9]*/cmdline'):
     assert evaluate(call, code) == []
 
 
-def test_the_servers_files_are_hidden(call: HttpCaller) -> None:
-    """The worker host holds neither the server's packages nor a Docker socket."""
+def test_the_servers_files_are_hidden(call: Caller) -> None:
+    """User code tries to find the server's packages and a Docker socket: the worker host holds neither."""
     code = "import os; [p for p in ('/opt/venv', '/var/run/docker.sock', '/run/docker.sock') if os.path.exists(p)]"
     assert evaluate(call, code) == []
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "172.17.0.1", "169.254.169.254", "10.0.0.1"])
-def test_no_address_can_be_reached(call: HttpCaller, address: str) -> None:
-    """Without `network` user code reaches neither the internet nor the host nor its metadata service."""
+def test_no_address_can_be_reached(call: Caller, address: str) -> None:
+    """User code tries to reach the internet, the host and its metadata service without `network`: no route exists."""
     code = f"""
 import socket
 s = socket.socket(); s.settimeout(2)
@@ -77,13 +95,13 @@ answer
     assert evaluate(call, code) in {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
-def test_only_loopback_exists(call: HttpCaller) -> None:
-    """The worker host has no interface but loopback."""
+def test_only_loopback_exists(call: Caller) -> None:
+    """User code tries to find an interface: the worker host has only loopback."""
     assert evaluate(call, "import socket; [name for _, name in socket.if_nameindex()]") == ["lo"]
 
 
-def test_the_root_is_read_only(call: HttpCaller) -> None:
-    """User code can write only to its working directory and /tmp."""
+def test_the_root_is_read_only(call: Caller) -> None:
+    """User code tries to write everywhere: it can write only to its working directory and /tmp."""
     code = """
 import os
 written = []
@@ -96,8 +114,8 @@ written
     assert evaluate(call, code) == []
 
 
-def test_user_code_has_no_privileges(call: HttpCaller) -> None:
-    """User code is not root, has no capability and cannot gain one."""
+def test_user_code_has_no_privileges(call: Caller) -> None:
+    """User code tries to find privileges: it is not root, has no capability and cannot gain one."""
     code = """
 import os
 status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)
@@ -106,8 +124,8 @@ status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in
     assert evaluate(call, code) == [True, "0" * 16, "0" * 16, "1"]
 
 
-def test_killing_everything_leaves_the_server(call: HttpCaller) -> None:
-    """Code that kills every process that it sees loses its session, and the server serves on."""
+def test_killing_everything_leaves_the_server(call: Caller) -> None:
+    """User code tries to kill every process that it sees: it loses its session, and the server serves on."""
     code = """
 import os, signal
 for pid in [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) != os.getpid()]:
@@ -128,8 +146,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     wait_until(answers, "the session does not come back")
 
 
-def test_the_warden_cannot_be_stopped_from_inside(call: HttpCaller) -> None:
-    """Signals from user code do not end the worker host."""
+def test_the_warden_cannot_be_stopped_from_inside(call: Caller) -> None:
+    """User code tries to end the warden by signals: the worker host stays."""
     code = "import os\nfor number in (1, 2, 3, 9, 15): os.kill(1, number)\n'alive'"
     assert evaluate(call, code) == "alive"
     assert evaluate(call, "1") == 1
@@ -137,7 +155,7 @@ def test_the_warden_cannot_be_stopped_from_inside(call: HttpCaller) -> None:
 
 @pytest.mark.parametrize("role", ["server", "worker"])
 def test_both_containers_are_hardened(running: Running, role: str) -> None:
-    """Both containers have every setting of SECURITY.md."""
+    """User code tries to find a guard that is off: both containers have every setting of SECURITY.md."""
     container = inspect_container(running, role)
     host = container["HostConfig"]
     assert container["Config"]["User"].split(":")[0] not in {"", "0", "root"}
@@ -154,19 +172,19 @@ def test_both_containers_are_hardened(running: Running, role: str) -> None:
 
 
 def test_the_containers_have_different_users(running: Running) -> None:
-    """Server and worker host run as different user IDs."""
+    """User code tries to act as the server's user: server and worker host run as different user IDs."""
     users = {inspect_container(running, role)["Config"]["User"].split(":")[0] for role in ("server", "worker")}
     assert len(users) == 2
 
 
 def test_the_token_is_in_no_container(running: Running) -> None:
-    """No container's configuration holds the token."""
+    """A reader of `docker inspect` tries to find the token: no container's configuration holds it."""
     for role in ("server", "worker"):
         assert running.token not in json.dumps(inspect_container(running, role))
 
 
-def test_a_fork_bomb_stays_inside(call: HttpCaller) -> None:
-    """A fork bomb reaches the container's limit and ends with its session, and the server serves on."""
+def test_a_fork_bomb_stays_inside(call: Caller) -> None:
+    """User code tries a fork bomb: it reaches the limit and ends with its session, and the server serves on."""
     code = """
 import os, time
 made = 0
@@ -189,8 +207,8 @@ made
     assert evaluate(call, "1 + 1") == 2
 
 
-def test_memory_without_end_stays_inside(call: HttpCaller) -> None:
-    """A session that takes all memory is ended with an error that says so, and the server serves on."""
+def test_memory_without_end_stays_inside(call: Caller) -> None:
+    """User code tries to take all memory: its session is ended with an error that says so, and the server serves."""
     with pytest.raises(VenvdError, match=r"(?i)memory"):
         call("eval", {"expression": "x = []\nwhile True: x.append(bytearray(1 << 24))"}, timeout=120)
     assert evaluate(call, "1 + 1") == 2

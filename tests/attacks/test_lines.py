@@ -1,4 +1,4 @@
-"""Peers of the pipe that speak its lines, and lie in them."""
+"""Clients of the pipe that speak its lines, and lie in them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness.attacks import Target
 from harness.door import Raw
-
-from .conftest import Target  # type: ignore[import-not-found]
 
 MIB = 1 << 20
 
@@ -33,14 +32,14 @@ def reply(raw: Raw) -> dict[str, Any]:
     "sizes", [[2**31], [2**63], [10**400], [1 << 30, 1 << 30], [-1], [1.5], ["1"], [True], 7, {"0": 1}, [0] * 1000]
 )
 def test_sizes_that_cannot_be(raw: Raw, sizes: object) -> None:
-    """Attachments of absurd sizes are refused before a byte of them is waited for."""
+    """A client tries attachments of absurd sizes: they are refused before a byte of them is waited for."""
     raw.send(json.dumps({"id": 1, "command": "ping", "attachments": sizes}).encode() + b"\n")
     found = reply(raw)
     assert found["code"] in {"too_large", "invalid_request"}
 
 
 def test_fewer_bytes_than_announced(raw: Raw) -> None:
-    """Attachments that end early are told as such, with the request's ID, and the connection ends."""
+    """A client tries attachments that end early: the error has the request's ID, and the connection ends."""
     raw.send(b'{"id":1,"command":"ping","attachments":[100]}\nabc')
     raw.finish()
     (found,) = map(json.loads, raw.rest().splitlines())
@@ -49,14 +48,14 @@ def test_fewer_bytes_than_announced(raw: Raw) -> None:
 
 
 def test_fewer_bytes_and_silence(raw: Raw) -> None:
-    """Attachments that do not come are given up, and the connection ends."""
+    """A client tries attachments that never come: they are given up, and the connection ends."""
     raw.send(b'{"id":1,"command":"ping","attachments":[100]}\nabc')
     (found,) = map(json.loads, raw.rest().splitlines())
     assert found["code"] == "invalid_request"
 
 
 def test_more_bytes_than_announced(raw: Raw) -> None:
-    """Bytes beyond what was announced are no request; those that follow on their own line are."""
+    """A client tries more bytes than it announced: they are no request; those on a line of their own are."""
     raw.send(b'{"id":1,"command":"ping","attachments":[2]}\nab{"id":2,"command":"pin\n{"id":3,"command":"ping"}\n')
     raw.finish()
     found = {reply.get("id"): reply for reply in map(json.loads, raw.rest().splitlines())}
@@ -66,7 +65,7 @@ def test_more_bytes_than_announced(raw: Raw) -> None:
 
 
 def test_ten_megabytes_of_brackets(raw: Raw) -> None:
-    """Deep nesting within the size of a line is refused for its depth, and the connection goes on."""
+    """A client tries deep nesting within the size of a line: it is refused, and the connection goes on."""
     raw.send(b'{"id":1,"command":"eval","payload":{"expression":"1","locals":{"a":' + b"[" * (10 * MIB) + b"\n")
     assert reply(raw)["code"] in {"too_large", "invalid_request"}
     raw.send(b'{"id":2,"command":"ping"}\n')
@@ -74,7 +73,7 @@ def test_ten_megabytes_of_brackets(raw: Raw) -> None:
 
 
 def test_a_number_of_a_million_digits(raw: Raw) -> None:
-    """A number that takes for ever to read is refused."""
+    """A client tries a number that takes for ever to read: it is refused."""
     digits = b"1" * MIB
     raw.send(b'{"id":1,"command":"eval","payload":{"expression":"a","locals":{"a":' + digits + b"}}}\n")
     assert reply(raw)["code"] in {"too_large", "invalid_request"}
@@ -82,13 +81,13 @@ def test_a_number_of_a_million_digits(raw: Raw) -> None:
 
 @pytest.mark.parametrize("identity", ["x" * 100_000, [[1]], {"a": 1}, 10**300, None, True, 1.5])
 def test_ids_of_every_kind(raw: Raw, identity: object) -> None:
-    """Whatever stands as an ID, there is an answer, and it is short."""
+    """A client tries IDs of every kind: each gets a short answer."""
     raw.send(json.dumps({"id": identity, "command": "ping"}).encode() + b"\n")
     assert len(json.dumps(reply(raw))) < 2000
 
 
 def test_a_thousand_calls_and_gone(pipe: Target, raw: Raw) -> None:
-    """A client that asks for much and leaves takes its calls with it: the session is free at once."""
+    """A client tries to block a session by a thousand calls and leaves: its calls go with it."""
     raw.send(b'{"command":"eval","payload":{"expression":"import time; time.sleep(0.5)"}}\n' * 1000)
     raw.close()
     with pipe.caller() as call:

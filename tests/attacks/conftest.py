@@ -1,0 +1,87 @@
+"""What attacks share: backends to attack, on each engine, and the proof afterwards that they still serve.
+
+To add an attack:
+
+- One file holds one attacker and one wall (`test_session_to_session_files.py`). Each attempt is a test, or a case of a
+  parametrised test.
+- The docstring says what the attacker tries, with that word, and what comes of it: "A session tries to signal another:
+  the kernel refuses." `test_rules.py` holds this.
+- `victim` and `neighbour` are two backends on each engine, made once for a module. `victim.attack(code)` runs code in a
+  session of the victim; `with victim.session() as name` makes a session for it. Code that ends its worker host starts
+  a backend of its own with `harness.attacks.started`. A module for one engine defines a fixture `engine` of its own.
+- `http`, `pipe` and `rpc` are backends of the local engine for attacks of clients, and `target` is each of them.
+- A test fails on the state before the wall. It asserts what the attacker gets, and that the others are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness.attacks import Target, started
+from harness.door import Door
+from harness.stack import SharedStacks, Stack
+
+SETTINGS = {"VENVD_GRACE": "0.5", "VENVD_STALL_TIMEOUT": "2"}
+ENGINES = [
+    pytest.param("local", id="local"),
+    pytest.param("docker", id="docker", marks=pytest.mark.docker),
+]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
+    """Each engine."""
+    return stacks.stack(request.param)
+
+
+@pytest.fixture(scope="module")
+def victim(engine: Stack) -> Iterator[Target]:
+    """The backend that is attacked, from a session or from outside."""
+    with started(engine, "http", VENVD_CANARY="canary-of-the-server", **SETTINGS) as target:
+        yield target
+
+
+@pytest.fixture(scope="module")
+def neighbour(engine: Stack) -> Iterator[Target]:
+    """The backend beside it, of another tenant."""
+    with started(engine, "http", **SETTINGS) as target:
+        yield target
+
+
+@pytest.fixture(scope="package")
+def stack(stacks: SharedStacks) -> Stack:
+    return stacks.stack("local")
+
+
+@pytest.fixture(scope="package")
+def http(stack: Stack) -> Iterator[Target]:
+    with started(stack, "http", **SETTINGS) as target:
+        yield target
+
+
+@pytest.fixture(scope="package")
+def pipe(stack: Stack) -> Iterator[Target]:
+    with started(stack, "pipe", **SETTINGS) as target:
+        yield target
+
+
+@pytest.fixture(scope="package")
+def rpc(stack: Stack) -> Iterator[Target]:
+    with started(stack, "rpc", **SETTINGS) as target:
+        yield target
+
+
+@pytest.fixture(params=["http", "pipe", "rpc"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each transport."""
+    found: Target = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=[("http", False), ("pipe", True), ("rpc", True)], ids=["http", "pipe-probes", "rpc-http"])
+def http_door(request: pytest.FixtureRequest) -> tuple[Target, Door]:
+    """Each place where HTTP is spoken."""
+    kind, probes = request.param
+    found: Target = request.getfixturevalue(kind)
+    return found, found.probes if probes else found.main

@@ -1,0 +1,28 @@
+"""Rules of the attack suite itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+FILES = sorted(Path(__file__).parent.glob("test_*.py"))
+TRIES = re.compile(r"\btr(y|ies)\b.*:", re.DOTALL)
+
+
+def list_attempts() -> dict[str, str]:
+    """The docstring of each test in this directory, by its place."""
+    return {
+        f"{path.name}::{node.name}": ast.get_docstring(node) or ""
+        for path in FILES
+        if path.name != Path(__file__).name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_each_attempt_says_what_it_tries() -> None:
+    """The docstring of each attack says what its attacker tries, and after a colon what comes of it."""
+    attempts = list_attempts()
+    assert len(attempts) > 40
+    assert not [place for place, text in attempts.items() if not TRIES.search(text)]

@@ -1,0 +1,86 @@
+"""Backends under attack, and the code that attacks from a session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from harness.callers import CALLERS, Caller
+from harness.door import Door, door
+from harness.measure import Parts, parts
+from harness.stack import Running, Stack
+
+
+@dataclass
+class Target:
+    """A backend under attack."""
+
+    kind: str
+    stack: Stack
+    running: Running
+
+    @property
+    def main(self) -> Door:
+        return door(self.kind, self.running)
+
+    @property
+    def probes(self) -> Door:
+        return door(self.kind, self.running, probes=True)
+
+    @property
+    def parts(self) -> Parts:
+        """The processes of a backend of the local engine."""
+        return parts(self.stack, self.running)
+
+    def doors(self) -> list[Door]:
+        """Everywhere it listens."""
+        return list(dict.fromkeys([self.main, self.probes]))
+
+    @contextlib.contextmanager
+    def caller(self) -> Iterator[Caller]:
+        with contextlib.closing(CALLERS[self.kind](self.running.url, self.running.token)) as made:
+            yield made
+
+    @contextlib.contextmanager
+    def session(self, **fields: Any) -> Iterator[str]:
+        """A session of the test's own, by its ID."""
+        with self.caller() as call:
+            made = str(call("session.create", fields)["id"])
+            yield made
+            call("session.delete", {"id": made})
+
+    def attack(self, code: str, session: str = "default", timeout: float = 60) -> Any:
+        """Run code in a session, and return the value of its last expression, which is plain data."""
+        with self.caller() as call:
+            return call("eval", {"expression": code}, session=session, timeout=timeout)["value"]
+
+    def default(self) -> dict[str, Any]:
+        with self.caller() as call:
+            found: dict[str, Any] = call("session.get", {"id": "default"})
+        return found
+
+    def serves(self) -> None:
+        """Assert that the next client is served, and so is the one that asks for its health."""
+        with self.caller() as call:
+            assert call("eval", {"expression": "6 * 7"}) == {"value": 42}
+        with self.probes.open() as raw:
+            raw.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert raw.rest().startswith(b"HTTP/1.1 200 ")
+
+
+@contextlib.contextmanager
+def started(stack: Stack, kind: str, **settings: str) -> Iterator[Target]:
+    """A backend whose two halves are still the same processes, and still serve, after the attacks on it."""
+    running = stack.start(kind, **settings)
+    target = Target(kind, stack, running)
+    before = stack.engine.inspect(running.record)
+    held = target.parts if stack.engine.name == "local" else None
+    try:
+        yield target
+        target.serves()
+        assert stack.engine.inspect(running.record) == before
+        assert held is None or target.parts == held
+    finally:
+        stack.stop(running)
