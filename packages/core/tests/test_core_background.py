@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Busy, Conflict, InvalidRequest, NotFound
+from venvd_contract.errors import Busy, Cancelled, Conflict, InvalidRequest, NotFound, Unauthenticated
 from venvd_core.backend import Request
 
 
@@ -125,5 +127,41 @@ def test_waiting_is_cancelled_by_name(run: Any, wardens: Any, serve: Any) -> Non
             await asyncio.wait([waiting.future()])
             assert "cancelled" in str(waiting.exception())
             assert (await client.command("call.get", id=identity))["state"] == "running"
+
+    run(work)
+
+
+class Key:
+    """An access key that has ended, or not."""
+
+    ended = False
+
+    def error(self) -> Unauthenticated:
+        return Unauthenticated('the key "ci" was revoked')
+
+
+def test_calls_end_with_their_key(run: Any, wardens: Any, serve: Any) -> None:
+    """The end of a key ends its calls, whether they run or wait, and no others; it begins none any more."""
+    wardens.start()
+    caller = SimpleNamespace(peer="unix", name="ci", key=Key())
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            start = Request("call.start", b'{"command": "eval", "payload": {"do": "sleep"}}', caller=caller)
+            left = [json.loads((await client.backend.call(start)).result)["id"] for _ in range(2)]
+            connected = client.begin("sleep", request={"caller": caller})
+            other = client.begin("echo")
+            caller.key.ended = True
+            client.backend.end_key(caller.key)
+            for identity in left:
+                ended = await fetch(client, identity)
+                assert (ended["state"], ended["result"]) == ("cancelled", None)
+                assert ended["error"]["message"].endswith(': the key "ci" was revoked')
+            with pytest.raises(Cancelled):
+                await connected
+            await other
+            with pytest.raises(Unauthenticated):
+                await client.backend.call(start)
 
     run(work)

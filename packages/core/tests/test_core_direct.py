@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_client_whose_access_has_ended(run: Any, wardens: Any, serve: Any) -> 
             await client.ready()
             ours, theirs = socket.socketpair()
             late = direct_client(theirs)
-            late.access = Ended()
+            late.caller = SimpleNamespace(peer="unix", name="gone", key=Ended())
             with pytest.raises(Unauthenticated):
                 await client.backend.attach(None, late)
             assert theirs.fileno() >= 0  # the server ends it

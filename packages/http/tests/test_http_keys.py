@@ -91,6 +91,23 @@ def test_an_end_reaches_those_who_watch(guard: TokenGuard) -> None:
     assert sorted(ended) == ["changes", "expires", "goes"]
 
 
+def test_a_watcher_that_fails_leaves_the_others_their_turn(guard: TokenGuard, caplog: pytest.LogCaptureFixture) -> None:
+    """A key ends for all its clients, and for those of other keys, whatever one of them does."""
+    ended: list[str] = []
+    guard.replace_keys([key("first"), key("second")])
+    guard.on_key_end = lambda each: ended.append(each.name)
+    first, second = guard.check("first"), guard.check("second")
+    assert first is not None
+    assert second is not None
+    first.watch(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    for name in ("a", "b"):
+        first.watch(lambda name=name: ended.append(name))  # type: ignore[misc]
+    guard.replace_keys([])
+    assert sorted(ended) == ["a", "b", "first", "second"]
+    assert second.ended
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_who_watches_an_ended_key_is_told(guard: TokenGuard) -> None:
     """A key that ended a moment before it is watched still ends what uses it."""
     guard.replace_keys([key("caller")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.access_keys import write_keys
 from .conftest import Server, Starter  # type: ignore[import-not-found]
 
 KEY = "vk_caller"
+NAME = "demo"
 LOOPS = "import time\nprint('begun', flush=True)\nwhile True:\n    time.sleep(0.01)"
 
 
@@ -24,7 +26,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keyed(starter: Starter, keys: Path) -> Server:
     """A server with a key file."""
     write_keys(keys)
-    return starter.start(keys_file=str(keys))
+    return starter.start(keys_file=str(keys), name=NAME)
 
 
 def allow(server: Server, keys: Path) -> None:
@@ -62,3 +64,16 @@ def test_a_revoked_key_ends_its_event_stream(keyed: Server, keys: Path) -> None:
     write_keys(keys)
     assert keyed.eval("1 + 1") == 2
     assert f'the key \\"{KEY}\\" was revoked' in keyed.log.read_text()
+
+
+def test_the_log_of_calls_names_the_key(keyed: Server, keys: Path) -> None:
+    """A line names the key, or the backend's own token, on the fast path, beside it, and for venvs."""
+    allow(keyed, keys)
+    before = len(keyed.log.read_text())
+    for token in (KEY, keyed.token):
+        for path in ("/api/eval", "/api/tofloatarray", "/venv/create"):
+            assert keyed.ask("POST", path, {}, token=token).status >= 400
+    lines = [json.loads(line) for line in keyed.log.read_text()[before:].splitlines()]
+    named = [(line["command"], line["key"]) for line in lines if line["logger"] == "venvd.call"]
+    commands = ("eval", "tofloatarray", "venv.create")
+    assert named == [(command, key) for key in (KEY, f"backend:{NAME}") for command in commands]

@@ -18,6 +18,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import Internal, InvalidRequest, SessionLost, VenvdError
 from venvd_contract.internal.segments import INLINE_BYTES
+from venvd_core.callers import Caller
 from venvd_core.calls import Call, Reply, Request
 from venvd_core.segments import Segment, Segments
 from venvd_core.wire import encode
@@ -56,6 +57,7 @@ class Target:
     Attributes:
         session, timeout, name, tag: as in `Request`.
         lease: seconds after which the session frees the handle of a new array, unless a client uses it.
+        caller: who sends it.
         on_call: a function called with each call.
     """
 
@@ -65,6 +67,7 @@ class Target:
     lease: float | None = None
     tag: bytes = b""
     on_call: Callable[[Call], None] | None = None
+    caller: Caller | None = None
 
 
 class Outgoing:
@@ -196,6 +199,7 @@ class ArrayService:
     def _begin(self, request: Request, target: Target, *, preliminary: bool = False) -> Call:
         request.session, request.timeout = target.session, target.timeout
         request.name, request.lease, request.tag = target.name, target.lease, target.tag
+        request.caller = target.caller
         call = Call(request, preliminary=preliminary)
         self._begin_call(call)
         if target.on_call is not None:

@@ -19,6 +19,7 @@ from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
 from venvd_core.background import BackgroundCalls
+from venvd_core.callers import Access
 from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
 from venvd_core.files import Files
@@ -231,7 +232,8 @@ class Backend:
             asyncio.get_running_loop().call_soon(on_done, call)
         if self._pool is not None:
             command = call.request.command
-            self._pool.metrics.record_refusal(command if command in _KNOWN_COMMANDS else "unknown", error)
+            known = command if command in _KNOWN_COMMANDS else "unknown"
+            self._pool.metrics.record_refusal(known, error, call.request.caller)
 
     # ---- commands of the server itself
 
@@ -295,9 +297,14 @@ class Backend:
         try:
             await pool.find(session).attach(client)
         except VenvdError as error:
-            pool.metrics.record_refusal(ATTACH, error)
+            pool.metrics.record_refusal(ATTACH, error, client.caller)
             raise
         pool.metrics.record_attach()
+
+    def end_key(self, key: Access) -> None:
+        """Stop the calls of an access key that has ended, those in the background as well."""
+        if self._pool is not None:
+            self._pool.stop_calls_of(key)
 
     # ---- readiness and metrics
 

@@ -2,6 +2,7 @@
 
 `call.start {command, payload, timeout}` starts one. It takes the same queue and has the same limits as any other
 call. Its timeout is that of the field, because the timeout of the request is for the answer to `call.start`.
+The end of the key that started a call ends the call.
 `call.get {id, wait}` returns its state and, once it has ended, its result, any number of times. A result that is no
 longer kept is `not_found`.
 """
@@ -121,9 +122,13 @@ class BackgroundCalls:
 
         Raises:
             Busy: too many background calls have not ended.
+            Unauthenticated: the client's key has ended.
             VenvdError: the call could not begin; its error.
         """
         parsed = _parse_start(request)
+        key = None if request.caller is None else request.caller.key
+        if key is not None and key.ended:
+            raise key.error()
         self._make_room()
         call = self._begin(parsed)
         if call.done():
@@ -213,6 +218,9 @@ def _find_outcome(call: Call) -> Reply | VenvdError:
     error = call.exception()
     if error is None:
         return call.result()
+    key = None if call.request.caller is None else call.request.caller.key
+    if isinstance(error, Cancelled) and key is not None and key.ended:
+        return Cancelled(f"{error.message}: {key.error().message}", state_lost=error.state_lost)
     return error if isinstance(error, VenvdError) else Internal(type(error).__name__)
 
 
@@ -238,4 +246,5 @@ def _parse_start(request: Request) -> Request:
         timeout=fields["timeout"],  # that of the request is for the answer to `call.start`
         values=fields["values"] or request.values,
         lease=request.lease,
+        caller=request.caller,
     )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from venvd_contract.errors import VenvdError
+from venvd_core.callers import Caller
 from venvd_core.segments import Segments
 
 OnEvent = Callable[[str, Any], None]
@@ -30,6 +31,7 @@ class Request(msgspec.Struct, eq=False):
         lease: seconds after which handles that the call makes are freed unless they are used; null is the backend's
             default, 0 is never.
         token: what the client sent to prove its rights; only the commands of `PASSED_ON` need it.
+        caller: who sends it.
     """
 
     command: str
@@ -42,6 +44,7 @@ class Request(msgspec.Struct, eq=False):
     tag: bytes = b""
     lease: float | None = None
     token: str | None = None
+    caller: Caller | None = None
 
 
 def options_of(request: Request, *, stream: bool = False) -> bytes:

@@ -21,16 +21,17 @@ def log_call(
     command: str,
     outcome: str,
     *,
+    key: str | None,
     seconds: float = 0.0,
     session: str | None = None,
     error: VenvdError | None = None,
     **more: Any,
 ) -> None:
-    """Log one call. An error of user code is logged with its type and without its message."""
+    """Log one call of the token `key`. An error of user code is logged with its type and without its message."""
     level = logging.DEBUG if error is None else _LEVELS.get(error.code, logging.INFO)
     if not _calls.isEnabledFor(level):
         return
-    fields = {"command": command, "outcome": outcome, "durationMs": round(seconds * 1000, 3), **more}
+    fields = {"command": command, "outcome": outcome, "key": key, "durationMs": round(seconds * 1000, 3), **more}
     if session is not None:
         fields["session"] = session
     if error is not None and error.error_type is not None:

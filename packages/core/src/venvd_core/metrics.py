@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from venvd_contract.commands import ATTACH, COMMANDS, STREAMED
 from venvd_contract.errors import Internal, VenvdError
 from venvd_core import logs
+from venvd_core.callers import Caller, name_caller
 from venvd_core.calls import Call
 
 BUCKETS = (
@@ -134,7 +135,8 @@ class Metrics:
         self.bytes_out += size
         if error is not None or self._every_call:
             sizes = {"bytesIn": received, "bytesOut": size}
-            logs.log_call(request.command, outcome, seconds=seconds, session=session, error=error, **sizes)
+            key = name_caller(request.caller)
+            logs.log_call(request.command, outcome, key=key, seconds=seconds, session=session, error=error, **sizes)
 
     def record_bytes(self, size: int, *, out: bool) -> None:
         """Count bytes other than those of requests and results, which are counted with their calls."""
@@ -143,10 +145,10 @@ class Metrics:
         else:
             self.bytes_in += size
 
-    def record_refusal(self, command: str, error: VenvdError) -> None:
+    def record_refusal(self, command: str, error: VenvdError, caller: Caller | None) -> None:
         """Count a call that was refused before any code of its command ran."""
         self.tallies[command].outcomes[error.code] += 1
-        logs.log_call(command, error.code, error=error)
+        logs.log_call(command, error.code, key=name_caller(caller), error=error)
 
     def record_attach(self) -> None:
         """Count a connection that was handed to a session; its duration is not measured."""

@@ -20,6 +20,7 @@ from venvd_contract.internal.environment import check_session
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.messages import GetStats, Hello, Stats, ZygoteReport
 from venvd_contract.resources import check_name
+from venvd_core.callers import Access
 from venvd_core.channel import Channel, SessionEvent
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
@@ -149,6 +150,11 @@ class Pool:
         if name == DEFAULT:
             raise InvalidRequest(f'the session "{DEFAULT}" is always there: reset it instead')
         await self._end(self.find(name), "the session was deleted")
+
+    def stop_calls_of(self, key: Access) -> None:
+        """Stop the calls of an access key in every session."""
+        for session in self._sessions.values():
+            session.stop_calls_of(key)
 
     async def reset(self, name: str) -> SessionInfo:
         """Give a session a new process."""

@@ -21,6 +21,12 @@ CLOSE: Headers = ((b"connection", b"close"),)
 encode = msgspec.json.Encoder().encode
 
 
+def describe_peer(scope: Scope) -> str:
+    """Return the address that a request came from. What the request says of other addresses is not believed."""
+    client = scope.get("client")
+    return client[0] if client and client[0] else "unix"
+
+
 async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON) -> None:
     """Send one whole response."""
     await send_whole(send, status, ((b"content-type", content_type),), body)

@@ -8,6 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 
+import msgspec
+
 from venvd_contract.errors import Forbidden, Unauthenticated
 from venvd_http.asgi import Scope
 
@@ -78,10 +80,28 @@ class Key:
         self._watchers.discard(on_end)
 
     def end(self) -> None:
-        """End the key, and with it what its clients do."""
+        """End the key, and with it what its clients do. A watcher that fails leaves the others their turn."""
         self.ended = True
         while self._watchers:
-            self._watchers.pop()()
+            on_end = self._watchers.pop()
+            try:
+                on_end()
+            except Exception:  # noqa: BLE001 — a defect of one client must not keep the others connected
+                _log.exception("a client of the key %s cannot be ended", self.name)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """The sender of a request that was let in.
+
+    Attributes:
+        peer: the address that it comes from.
+        name: what logs call its token; None where it needed none.
+        key: the access key that it sent, if any.
+    """
+
+    peer: str = ""
+    name: str | None = None
+    key: Key | None = None
 
 
 class TokenGuard:
@@ -93,23 +113,40 @@ class TokenGuard:
         token_sha256: hexadecimal; empty lets everyone do everything.
         metrics_token_sha256: hexadecimal; empty is none.
         server: what the messages call the server.
+        name: what logs call the first token.
+
+    Attributes:
+        refresh_keys: called before an unknown token is refused: it may be that of a key which was made a moment ago.
+        on_key_end: called with each key that has ended, after its watchers.
     """
 
-    def __init__(self, token_sha256: str, metrics_token_sha256: str = "", server: str = "this backend") -> None:
+    def __init__(
+        self, token_sha256: str, metrics_token_sha256: str = "", server: str = "this backend", name: str = "backend"
+    ) -> None:
         self._token = bytes.fromhex(token_sha256)
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
         self._server = server
+        self._name = name
         self._keys: dict[bytes, Key] = {}
         self._accepted = b""
         """The last token that may do everything: a token that was hashed once is not hashed for each call."""
         self._accepted_key: Key | None = None
         self.refresh_keys: Callable[[], None] | None = None
-        """Called before an unknown token is refused: it may be that of a key which was made a moment ago."""
+        self.on_key_end: Callable[[Key], None] | None = None
 
     @property
     def open(self) -> bool:
         """Whether everyone may do everything."""
         return not self._token
+
+    def admit(self, token: str | None, peer: str) -> Caller:
+        """Check the token of a request from `peer` that wants to call; return its sender.
+
+        Raises:
+            Unauthenticated, Forbidden: as `check`.
+        """
+        key = self.check(token)
+        return Caller(peer, key.name if key is not None else None if self.open else self._name, key)
 
     def check(self, token: str | None, scope: str = USE) -> Key | None:
         """Check a token for the scope `use` or `metrics`; return its key, None if it is the server's own token.
@@ -171,13 +208,14 @@ class TokenGuard:
         """End the keys that have expired."""
         self._end([key for key in self._keys.values() if key.expires_at is not None and key.expired])
 
-    @staticmethod
-    def _end(keys: Iterable[Key]) -> None:
+    def _end(self, keys: Iterable[Key]) -> None:
         for key in keys:
             if key.ended:
                 continue
             _log.info("%s", key.error().message, extra={"fields": {"key": key.name}})
             key.end()
+            if self.on_key_end is not None:
+                self.on_key_end(key)
 
 
 def _refusal(error: Forbidden | Unauthenticated, key: str) -> Forbidden | Unauthenticated:

@@ -366,7 +366,7 @@ class Connection(HttpToolsProtocol):
         command, keep_alive = self._fast_command, self.parser.should_keep_alive()
         head, key, refusal = Head(), None, None
         try:
-            head = Head.of(self.headers)
+            head = Head.of(self.headers, self.client[0] if self.client else "unix")
             if head.wants_events or len(self._body) > LARGEST_FAST_BODY:
                 self._leave_fast_path(head)
                 super().on_message_complete()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from venvd_contract.errors import InvalidRequest
-from venvd_http.auth import bearer_token
+from venvd_http.auth import Caller, bearer_token
 
 
 @dataclass(slots=True)
@@ -27,19 +27,23 @@ class Head:
     """Whether the client waits for a word of the server before it sends the body."""
     origin: bytes | None = None
     host: bytes = b""
+    peer: str = ""
+    """The address that the request comes from; no header says it."""
+    caller: Caller | None = None
+    """Its sender, once it is admitted."""
 
     @property
     def has_body(self) -> bool:
         return self.chunked or self.length > 0
 
     @classmethod
-    def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Head:
-        """Parse headers whose names are in lower case.
+    def of(cls, headers: Iterable[tuple[bytes, bytes]], peer: str) -> Head:
+        """Parse the headers, with names in lower case, of a request from `peer`.
 
         Raises:
             InvalidRequest: a value is wrong; says which.
         """
-        head = cls()
+        head = cls(peer=peer)
         for name, value in headers:
             field = _FIELDS.get(name)
             if field is not None:

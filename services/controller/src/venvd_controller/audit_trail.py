@@ -11,9 +11,9 @@ from anyio.to_thread import run_sync
 
 from venvd_contract.errors import Internal, VenvdError
 from venvd_controller.audit import AuditLog, describe_fields
-from venvd_controller.auth import CALLER, describe_peer
+from venvd_controller.auth import CALLER
 from venvd_controller.requests import drop_nulls
-from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send
+from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send, describe_peer
 
 log = logging.getLogger("venvd.audit")
 

@@ -12,7 +12,7 @@ from venvd_contract.errors import Unauthenticated, VenvdError
 from venvd_controller.audit import AuditLog
 from venvd_controller.callers import Caller
 from venvd_controller.keys import Keys
-from venvd_http.asgi import ASGIApp, Receive, Scope, Send
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer
 from venvd_http.auth import bearer_token
 from venvd_http.problems import refuse
 
@@ -60,12 +60,6 @@ class Guard:
         if token.startswith(BACKEND_PREFIX):
             return await run_sync(self._keys.identify, token)
         return self._keys.identify(token)
-
-
-def describe_peer(scope: Scope) -> str:
-    """Return the address that a request came from. What the request says of other addresses is not believed."""
-    client = scope.get("client")
-    return client[0] if client and client[0] else "unix"
 
 
 def _read_token(scope: Scope, *, basic: bool) -> str | None:

@@ -11,7 +11,7 @@ from venvd_contract.errors import Internal, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend
 from venvd_http import probes
-from venvd_http.asgi import Message, Receive, Scope, Send
+from venvd_http.asgi import Message, Receive, Scope, Send, describe_peer
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone
@@ -67,7 +67,7 @@ class App:
         body = Body(receive, self._commands.stall_timeout)
         head = Head(chunked=True)  # as long as nothing is known of the body
         try:
-            head = scope["extensions"][HEAD] or Head.of(scope["headers"])
+            head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
             self._admit(scope, head)
             await self._serve(HttpRequest(scope, head, body, receive, watched_send))
         except ClientGone:

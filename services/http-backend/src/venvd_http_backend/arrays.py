@@ -65,7 +65,7 @@ class Arrays:
 
 
 def _target(head: Head) -> Target:
-    return Target(head.session, head.timeout, head.call, head.lease)
+    return Target(head.session, head.timeout, head.call, head.lease, caller=head.caller)
 
 
 def _read_query(request: HttpRequest, name: str) -> str | None:

@@ -10,6 +10,7 @@ from venvd_contract.errors import TooLarge
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, logs
 from venvd_core.backend import Backend, Call, Request
+from venvd_core.callers import name_caller
 from venvd_core.tasks import Tasks
 from venvd_core.wire import encode
 from venvd_http.asgi import Receive, respond, respond_in_parts
@@ -42,15 +43,15 @@ class Commands:
         self._limit = settings.max_body
 
     def admit(self, head: Head) -> Key | None:
-        """Check whether the sender of a request may call; return the access key that it sent, if any.
+        """Check whether the sender of a request may call, and note it; return the access key that it sent, if any.
 
         Raises:
             Unauthenticated, Forbidden: it may not.
         """
-        key = self._guard.check(head.token)
+        head.caller = self._guard.admit(head.token, head.peer)
         if self._guard.open:
             check_origin(head)
-        return key
+        return head.caller.key
 
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:
         """Answer one request; `payload` is what its path and query say, which takes the place of its body."""
@@ -88,7 +89,7 @@ class Commands:
                 raise too_large(self._limit)  # the client waits to be told before it sends
             return await body.read(self._limit) if head.has_body else b""
         except TooLarge as error:
-            logs.log_call(command, error.code, error=error)
+            logs.log_call(command, error.code, key=name_caller(head.caller), error=error)
             raise
 
     async def wait(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -105,4 +106,13 @@ class Commands:
 
 def make_request(command: str, head: Head, body: bytes) -> Request:
     """What core is asked for."""
-    return Request(command, body or b"{}", head.session, head.timeout, head.values, name=head.call, lease=head.lease)
+    return Request(
+        command,
+        body or b"{}",
+        head.session,
+        head.timeout,
+        head.values,
+        name=head.call,
+        lease=head.lease,
+        caller=head.caller,
+    )

@@ -91,7 +91,7 @@ class Files:
 def _make_request(command: str, request: HttpRequest, payload: dict[str, Any]) -> Request:
     """What core is asked for."""
     head = request.head
-    return Request(command, encode(payload), head.session, head.timeout, name=head.call)
+    return Request(command, encode(payload), head.session, head.timeout, name=head.call, caller=head.caller)
 
 
 class _Part(NamedTuple):

@@ -43,7 +43,8 @@ class HttpServer:
         settings = self._settings
         listener = listen_tcp(settings.host, settings.port)
         log.info("HTTP on port %d", listener.getsockname()[1])
-        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
+        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        guard.on_key_end = self._backend.end_key
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = Environments(settings.controller_socket)
         commands = Commands(self._backend, guard, settings)

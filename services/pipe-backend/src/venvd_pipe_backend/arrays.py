@@ -179,7 +179,13 @@ class ArrayRequest:
         self._output = output
         self._shared = shared
         self._target = Target(
-            message.session, message.timeout, message.name, message.lease, message.tag, shared.add_call
+            message.session,
+            message.timeout,
+            message.name,
+            message.lease,
+            message.tag,
+            shared.add_call,
+            message.caller,
         )
 
     async def run(self) -> Reply | None:

@@ -14,7 +14,7 @@ from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Reply
 from venvd_core.hangup import HangupWatcher
-from venvd_http.auth import Key, TokenGuard
+from venvd_http.auth import Caller, TokenGuard
 from venvd_pipe_backend import arrays, compat, handover, peers
 from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.output import Output
@@ -73,8 +73,7 @@ class Connection(asyncio.Protocol):
         self._array_input: arrays.ArrayInput | None = None
         self._authenticated = False
         self._token: str | None = None
-        self._key: Key | None = None
-        """The access key of the client, if it sent one instead of the backend's token."""
+        self._caller = Caller()
         self._first = True
         self._handover: asyncio.Task[None] | None = None
         self._paused = False
@@ -95,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._order = Order(self._output.write)
         peer = transport.get_extra_info("socket")
         self._descriptor = peer.fileno()
+        self._caller = Caller(f"unix:{peers.read_user_id(peer)}")
         try:
             self._host.admit(self, peer)
         except VenvdError as error:
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = self._closing = True
-        self._use_key(None)
+        self._use(Caller())
         self._host.hangups.unwatch(self._descriptor, self._on_hangup)
         self._host.remove(self)
         self._host.held -= self._held
@@ -234,6 +234,7 @@ class Connection(asyncio.Protocol):
         special = message.token is not None or not self._authenticated or message.command in SPECIAL_COMMANDS
         if special and self._handle_special(message):
             return
+        message.caller = self._caller
         turn, on_done = None, self._on_done
         if not message.tag:
             turn = self._order.turn()
@@ -258,6 +259,7 @@ class Connection(asyncio.Protocol):
             self._answer(message.tag, error)
             return True
         if message.command in arrays.COMMANDS:
+            message.caller = self._caller
             self._begin_array(message)
         elif message.command in PASSED_ON:
             message.token = self._token
@@ -268,28 +270,29 @@ class Connection(asyncio.Protocol):
         if message.token is None and (self._authenticated or message.command in OPEN_COMMANDS):
             return
         try:
-            self._use_key(self._host.guard.check(message.token))
+            self._use(self._host.guard.admit(message.token, self._caller.peer))
         except Unauthenticated as error:
             if message.token is None:
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
             raise
         self._authenticated, self._token = True, message.token
 
-    def _use_key(self, key: Key | None) -> None:
+    def _use(self, caller: Caller) -> None:
         """Tie the connection to the key that its client sent last."""
-        if key is self._key:
+        before, self._caller = self._caller.key, caller
+        if caller.key is before:
             return
-        if self._key is not None:
-            self._key.unwatch(self._on_key_end)
-        self._key = key
-        if key is not None:
-            key.watch(self._on_key_end)
+        if before is not None:
+            before.unwatch(self._on_key_end)
+        if caller.key is not None:
+            caller.key.watch(self._on_key_end)
 
     def _on_key_end(self) -> None:
         """Say that the key has ended, and close; running calls end as with a client that goes away."""
-        if self._key is None or self._lost or self._handover is not None:
+        key = self._caller.key
+        if key is None or self._lost or self._handover is not None:
             return  # a connection that is handed over ends with its direct client
-        self._output.write(failure(head(b""), self._key.error()))  # before the replies that it would have to wait for
+        self._output.write(failure(head(b""), key.error()))  # before the replies that it would have to wait for
         self._lost = self._closing = True
         self._cancel_calls()
         self._transport.close()
@@ -327,13 +330,13 @@ class Connection(asyncio.Protocol):
     async def _hand_over(self, session: str | None, identity: bytes) -> None:
         """Give the connection to the session, with the bytes that were read behind the first line."""
         rest = self._reader.rest()
-        client = handover.direct_client(self._descriptor, rest, identity, self._settings, self._key)
+        client = handover.direct_client(self._descriptor, rest, identity, self._settings, self._caller)
         try:
             await self._backend.attach(session, client)
         except VenvdError as error:
             client.sock.close()
             self._handover = None
-            if self._key is not None and self._key.ended:
+            if self._caller.key is not None and self._caller.key.ended:
                 self._on_key_end()  # it ended while the session was asked
                 return
             self._reader.feed(rest)

@@ -9,7 +9,7 @@ from venvd_contract.commands import ATTACH, SessionInfo, checked
 from venvd_contract.errors import InvalidRequest
 from venvd_core import wire
 from venvd_core.backend import DirectClient, Reply
-from venvd_http.auth import Key
+from venvd_http.auth import Caller
 from venvd_pipe_backend.messages import Message
 from venvd_pipe_backend.replies import failure, head, result
 from venvd_pipe_backend.settings import PipeSettings
@@ -28,7 +28,7 @@ def session_of(message: Message) -> str | None:
 
 
 def direct_client(
-    descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings, key: Key | None
+    descriptor: int, rest: bytes, identity: bytes, settings: PipeSettings, caller: Caller
 ) -> DirectClient:
     """Make the direct client of a connection, with a duplicate of its descriptor.
 
@@ -37,7 +37,7 @@ def direct_client(
         rest: bytes that were read behind the first line.
         identity: the ID of the first line, as JSON.
         settings: give the limits of one request.
-        key: the client's access key, with which the connection ends.
+        caller: the client.
     """
 
     def greeting(info: SessionInfo) -> bytes:
@@ -50,5 +50,5 @@ def direct_client(
         settings.max_attachment_bytes,
         greeting,
         lambda request, error: failure(head(request), error),
-        key,
+        caller,
     )

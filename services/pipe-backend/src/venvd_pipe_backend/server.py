@@ -35,7 +35,8 @@ class PipeServer:
     def __init__(self, backend: Backend, settings: PipeSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
+        self.guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        self.guard.on_key_end = backend.end_key
         self.held = 0
         self._pipe_path = settings.socket_dir / PIPE
         self._http_path = settings.socket_dir / HTTP

@@ -60,7 +60,7 @@ def _parse_message(message: bytes) -> Header | memoryview:
 
 
 def _target(fields: contexts.CallFields, context: Context) -> Target:
-    return Target(fields.session, contexts.find_timeout(context), fields.call, fields.lease)
+    return Target(fields.session, contexts.find_timeout(context), fields.call, fields.lease, caller=fields.caller)
 
 
 class Arrays:
@@ -104,7 +104,7 @@ class Arrays:
 
     def _admit(self, context: Context) -> contexts.CallFields:
         fields = contexts.read_metadata(context.invocation_metadata())
-        contexts.authorise(self._guard, fields)
+        contexts.authorise(self._guard, fields, context)
         return fields
 
     async def _fetch(self, message: GetArrayRequest, fields: contexts.CallFields, context: Context) -> Outgoing:

@@ -81,7 +81,7 @@ class Calls:
         serve = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}[method.name]
         return wrap(_function(serve, method), method.request.FromString, _serialized)
 
-    def admit(self, method: Method, metadata: Metadata) -> CallFields:
+    def admit(self, method: Method, metadata: Metadata, context: Context) -> CallFields:
         """Read the metadata of a call, and check its token.
 
         Raises:
@@ -89,7 +89,7 @@ class Calls:
         """
         fields = contexts.read_metadata(metadata)
         if not method.open:
-            contexts.authorise(self._guard, fields)
+            contexts.authorise(self._guard, fields, context)
         return fields
 
     def request(self, method: Method, message: Message | None, context: Context, fields: CallFields) -> Request:
@@ -106,6 +106,7 @@ class Calls:
             name=fields.call,
             lease=fields.lease,
             token=fields.token,
+            caller=fields.caller,
         )
 
     def outcome(self, request: Request) -> Awaitable[Reply]:
@@ -130,7 +131,7 @@ class Calls:
     async def _get_file(self, method: Method, message: Message, context: Context) -> None:
         """Send the description of a file, then its bytes."""
         try:
-            fields = self.admit(method, context.invocation_metadata())
+            fields = self.admit(method, context.invocation_metadata(), context)
             with contexts.tied(fields.key):
                 await files.send(self._backend, self.request(method, message, context, fields), context)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -141,7 +142,7 @@ class Calls:
     ) -> Message | bytes | None:
         """Take the header of a file, then its bytes."""
         try:
-            fields = self.admit(method, context.invocation_metadata())
+            fields = self.admit(method, context.invocation_metadata(), context)
             with contexts.tied(fields.key):
                 request = self.request(method, None, context, fields)
                 return method.respond(await files.receive(self._backend, request, requests))
@@ -154,7 +155,7 @@ class Calls:
         events: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
         call: Call | None = None
         try:
-            fields = self.admit(method, context.invocation_metadata())
+            fields = self.admit(method, context.invocation_metadata(), context)
             request = self.request(method, message, context, fields)
             call = Call(request, on_event=lambda kind, data: events.put_nowait(_event(kind, data)))
             self._backend.begin(call)
@@ -189,7 +190,7 @@ class UnaryCall:
     async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
         """Answer the call."""
         try:
-            fields = self._calls.admit(self._method, self._metadata)
+            fields = self._calls.admit(self._method, self._metadata, context)
             outcome = self._calls.outcome(self._calls.request(self._method, message, context, fields))
             if fields.key is None:
                 return self._method.respond((await outcome).result)
@@ -208,7 +209,7 @@ class FloatArrayCall(UnaryCall):
     async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
         """Answer the call."""
         try:
-            fields = self._calls.admit(self._method, self._metadata)
+            fields = self._calls.admit(self._method, self._metadata, context)
             request = self._calls.request(self._method, message, context, fields)
             with contexts.tied(fields.key):
                 return await self._calls.float_array(self._method, request)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
-from venvd_http.auth import Key, TokenGuard
+from venvd_http.auth import Caller, Key, TokenGuard
 
 RESERVE = 0.05
 """Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
@@ -20,6 +21,7 @@ class Context(Protocol):
     """The part of `grpc.aio.ServicerContext` that is used."""
 
     def time_remaining(self) -> float | None: ...
+    def peer(self) -> str: ...
 
 
 Metadata = Iterable[tuple[str, Any]] | None
@@ -28,14 +30,19 @@ Metadata = Iterable[tuple[str, Any]] | None
 
 @dataclass(slots=True)
 class CallFields:
-    """The fields of a call that its metadata hold; `key` is the access key that `authorise` found, if any."""
+    """The fields of a call that its metadata hold, and its `caller`, which `authorise` finds."""
 
     token: str | None = None
     session: str | None = None
     values: str = "plain"
     call: str | None = None
     lease: float | None = None
-    key: Key | None = None
+    caller: Caller | None = None
+
+    @property
+    def key(self) -> Key | None:
+        """The access key of the call, if any."""
+        return None if self.caller is None else self.caller.key
 
 
 def read_metadata(metadata: Metadata) -> CallFields:
@@ -73,18 +80,24 @@ def parse_bearer(value: str) -> str:
     return token.strip()
 
 
-def authorise(guard: TokenGuard, fields: CallFields) -> None:
-    """Check the token of a call, and note its access key.
+def authorise(guard: TokenGuard, fields: CallFields, context: Context) -> None:
+    """Check the token of a call, and note its caller.
 
     Raises:
         Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
     try:
-        fields.key = guard.check(fields.token)
+        fields.caller = guard.admit(fields.token, describe_peer(context.peer()))
     except Unauthenticated as error:
         if fields.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None
         raise
+
+
+def describe_peer(peer: str) -> str:
+    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:`."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Operations:
     async def _follow(self, request: FollowOperationRequest, context: Context) -> None:
         try:
             fields = contexts.read_metadata(context.invocation_metadata())
-            contexts.authorise(self._guard, fields)
+            contexts.authorise(self._guard, fields, context)
             with contexts.tied(fields.key):
                 async with self._environments.follow(request.id, fields.token) as events:
                     async for kind, data in events:

@@ -61,7 +61,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
     async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         try:
-            contexts.authorise(self._guard, contexts.read_metadata(context.invocation_metadata()))
+            contexts.authorise(self._guard, contexts.read_metadata(context.invocation_metadata()), context)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         async for response in super().ServerReflectionInfo(requests, context):

@@ -72,7 +72,8 @@ class RpcServer:
         listener = listen_tcp(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256)
+        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        guard.on_key_end = self._backend.end_key
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = environments = Environments(settings.controller_socket)
         cancel = settings.cancel_on_disconnect

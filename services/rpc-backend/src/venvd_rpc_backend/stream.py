@@ -44,7 +44,7 @@ class Streams:
     async def _serve(self, _requests: Any, context: Context) -> None:
         try:
             call_fields = contexts.read_metadata(context.invocation_metadata())
-            contexts.authorise(self._guard, call_fields)
+            contexts.authorise(self._guard, call_fields, context)
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))
         try:
@@ -133,6 +133,7 @@ class Stream:
             message.call if given("call") else None,
             lease=message.lease if given("lease") else defaults.lease,
             token=defaults.token,
+            caller=defaults.caller,
         )
 
     def _find_call(self, identity: Any) -> Call | None:

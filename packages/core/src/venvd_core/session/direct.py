@@ -23,7 +23,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
@@ -32,6 +31,7 @@ from venvd_contract.errors import LimitExceeded, Unavailable, Unimplemented, Ven
 from venvd_contract.internal.control import AttachTerms
 from venvd_contract.internal.messages import Attach
 from venvd_contract.internal.slots import RUNNING
+from venvd_core.callers import Access, Caller
 from venvd_core.session.heartbeat import Action, Heartbeat
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import Lifecycle, lost_call_error
@@ -48,16 +48,6 @@ _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _identity = msgspec.json.Decoder(str | int | float)
 
 
-class Access(Protocol):
-    """What a client may call with, and only as long as it lasts."""
-
-    ended: bool
-
-    def error(self) -> VenvdError: ...
-    def watch(self, on_end: Callable[[], None]) -> None: ...
-    def unwatch(self, on_end: Callable[[], None]) -> None: ...
-
-
 @dataclass(eq=False)
 class DirectClient:
     """A client whose connection is to be handed over.
@@ -68,7 +58,7 @@ class DirectClient:
         max_line, max_attachment_bytes: limits of one request.
         greeting: makes the line that tells the client that its connection is direct.
         failure: makes the line that answers a request, by its ID as JSON, with an error.
-        access: ends the connection when it ends; None lasts.
+        caller: the client, with whose access key the connection ends.
         number: what slots and the warden call the connection; set when it is handed over.
     """
 
@@ -78,9 +68,13 @@ class DirectClient:
     max_attachment_bytes: int
     greeting: Callable[[SessionInfo], bytes]
     failure: Callable[[bytes, VenvdError], bytes]
-    access: Access | None = None
+    caller: Caller | None = None
     number: int = 0
     on_access_end: Callable[[], None] | None = None
+
+    @property
+    def access(self) -> Access | None:
+        return None if self.caller is None else self.caller.key
 
     def send(self, line: bytes) -> None:
         """Send without waiting; a client that does not read loses the line."""

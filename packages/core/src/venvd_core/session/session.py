@@ -13,6 +13,7 @@ from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.messages import Exited, Refused, SegmentNews, Up
 from venvd_contract.internal.slots import RUNNING
 from venvd_core import arrays
+from venvd_core.callers import Access
 from venvd_core.calls import Call, Reply
 from venvd_core.channel import SessionEvent
 from venvd_core.segments import Segments
@@ -153,6 +154,12 @@ class Session:
             self._stop(call, "cancelled")
         elif self._queue.remove(call):
             self._fail(call, Cancelled(_NOT_BEGUN))
+
+    def stop_calls_of(self, key: Access) -> None:
+        """Stop the calls of an access key, whether their clients wait or not."""
+        for call in [*self._waiting, *([] if self._running is None else [self._running])]:
+            if call.request.caller is not None and call.request.caller.key is key:
+                self.stop(call)
 
     def interrupt(self) -> None:
         """Stop the running call, if any."""

@@ -11,7 +11,7 @@ from venvd_contract.commands import COMMANDS, Command
 from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend, Call, Request
-from venvd_http.asgi import ASGIApp, Receive, Scope, Send, respond, respond_in_parts
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer, respond, respond_in_parts
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
@@ -50,7 +50,7 @@ class Methods:
         body = Body(receive, self._settings.stall_timeout)
         head = Head(chunked=True)  # as long as nothing is known of the body
         try:
-            head = Head.of(scope["headers"])
+            head = Head.of(scope["headers"], describe_peer(scope))
             command, request = await self._read(scope, head, body)
             if command.name in float_arrays.COMMANDS:
                 await self._answer_float_array(scope, command, request, receive, send)
@@ -66,12 +66,20 @@ class Methods:
         """Read the request of a client that may call."""
         command = _find_command(scope)
         if not command.open:
-            tie(scope["extensions"][TRANSPORT], self._guard.check(head.token))
+            head.caller = self._guard.admit(head.token, head.peer)
+            tie(scope["extensions"][TRANSPORT], head.caller.key)
             if self._guard.open:
                 check_origin(head)
         payload = pascal.read_request(await body.read(self._settings.max_body))
         return command, Request(
-            command.name, payload, head.session, head.timeout, head.values, name=head.call, lease=head.lease
+            command.name,
+            payload,
+            head.session,
+            head.timeout,
+            head.values,
+            name=head.call,
+            lease=head.lease,
+            caller=head.caller,
         )
 
     async def _wait(self, future: asyncio.Future[T], receive: Receive) -> T:
