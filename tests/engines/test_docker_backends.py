@@ -24,6 +24,7 @@ from venvd_engines.docker import DockerEngine
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
+from venvd_engines.docker.user_ids import BLOCK, UserIds
 from venvd_engines.engine import Image, LaunchRecord, Port
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -291,3 +292,20 @@ def test_an_unprivileged_owner_has_its_directories_made(
         directories.remove("mine", docker_image.ref)
         directories.remove("mine", docker_image.ref)
     assert not made.exists()
+
+
+def test_homes_have_different_user_ids(docker_bench: Bench) -> None:
+    """Each home has a block of user IDs, which it keeps while it has launches and gives back when it is swept."""
+    settings = replace(docker_bench.settings, uid_base=1_900_000_000)
+    first, second = (UserIds(DockerClient(replace(settings, home_id=f"test-{secrets.token_hex(6)}"))) for _ in range(2))
+    try:
+        blocks = [ids.claim() for ids in (first, second)]
+        assert not set(blocks[0]) & set(blocks[1])
+        assert all(block[0] >= 1_900_000_000 and len(block) == BLOCK for block in blocks)
+        assert first.claim() == blocks[0]
+        first.release()
+        assert second.claim() == blocks[1]
+    finally:
+        first.release()
+        second.release()
+    assert f"venvd-users-{blocks[1][0]}" not in docker("volume", "ls", "--quiet").split()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import itertools
 import os
 import secrets
 import socket
@@ -61,6 +62,7 @@ class Stack:
         self.image = image
         self.home = home
         self.run_dir = run_dir
+        self._user_ids = itertools.cycle(engine.claim_user_ids() or [None])
 
     def start(
         self, kind: str, *, preload: Sequence[str] = (), env: Mapping[str, str] | None = None, **server_env: str
@@ -83,6 +85,7 @@ class Stack:
             preload=preload,
             ports=PORTS[kind],
             socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
+            user_id=next(self._user_ids),
         )
         record = self.engine.start(launch, Quiet())
         try:

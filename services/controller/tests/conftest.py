@@ -103,6 +103,7 @@ class MemoryEngine:
         others: leftovers apart from images.
         ready: whether the probes of new launches are answered with success.
         version: what a lock pins each package to.
+        user_ids: those that worker hosts may have.
     """
 
     name = "memory"
@@ -116,6 +117,7 @@ class MemoryEngine:
         self.others: list[Leftover] = []
         self.ready = True
         self.version = 0
+        self.user_ids: Sequence[int] = range(5000, 5003)
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
         self.steps.append(name)
@@ -167,6 +169,9 @@ class MemoryEngine:
 
     def prepare(self, backend_type: str, progress: Progress) -> None:
         self._step("prepare", progress)
+
+    def claim_user_ids(self) -> Sequence[int]:
+        return self.user_ids
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)

@@ -21,6 +21,23 @@ def _start(testbed: Any, *names: str) -> None:
         testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name))[1])
 
 
+def test_each_backend_has_a_user_id_until_it_is_removed(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """Worker hosts have different user IDs, keep them over a restart, and give them back when they are removed."""
+    _start(testbed, "one", "other")
+    ids = [testbed.engine.find_backend(name).launch.user_id for name in ("one", "other")]
+    assert ids == [5000, 5001]
+    testbed.wait(testbed.controller.backends.restart("other")[1])
+    assert testbed.engine.find_backend("other").launch.user_id == 5001
+    testbed.controller.backends.request_removal("one")
+    wait_until(lambda: len(testbed.controller.backends.list_rows()) == 1)
+    testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", "next"))[1])
+    assert testbed.engine.find_backend("next").launch.user_id == 5000
+    testbed.engine.user_ids = range(7000, 7001)
+    testbed.wait(testbed.controller.backends.restart("next")[1])
+    assert testbed.engine.find_backend("next").launch.user_id == 7000
+    assert "all 1 user IDs" in str(testbed.wait(testbed.controller.backends.restart("other")[1]).error)
+
+
 def test_a_restart_counts_once(testbed: Any, wait_until: Callable[..., Any]) -> None:
     """A restart that needs several starts counts as one."""
     _start(testbed, "app")

@@ -59,6 +59,8 @@ class EngineSettings:
     docker_network: str | None = None
     """The network that servers join where the owner runs in a container of it; null: they publish ports."""
     oci_runtime: str | None = None
+    uid_base: int = 200_000
+    """The first user ID that worker hosts may get."""
     build_timeout: float = 1800.0
     build_memory_bytes: int = 4 << 30
     build_cpus: float = 2.0
@@ -176,6 +178,7 @@ class Launch:
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
+        user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
 
     id: str
@@ -198,6 +201,7 @@ class Launch:
     socket_name: str | None = None
     pipe_name: str | None = None
     keys: bytes = b'{"keys": []}'
+    user_id: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -317,6 +321,12 @@ class Engine(Protocol):
 
     def prepare(self, backend_type: str, progress: Progress) -> None:
         """Make the image of this type's server, or the worker archive, where it is absent."""
+
+    def claim_user_ids(self) -> Sequence[int]:
+        """Return the user IDs that worker hosts of this home may have; no other home on this machine has one of them.
+
+        They stay the home's as long as it has launches. Empty where worker hosts run as the owner's user.
+        """
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         """Start server and worker host; they may not be ready yet. `Conflict` where a port is taken."""

@@ -89,6 +89,7 @@ class BackendStarter:
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row.name, row.venv),
+                self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)

@@ -231,6 +231,23 @@ class Backends:
 
     # ---- for starts and the reconciler ----
 
+    def assign_user_id(self, name: str, available: Sequence[int]) -> int | None:
+        """Return the user ID of a backend's worker host: the one that it has, else one that no other backend has.
+
+        It stays the backend's until its row is deleted.
+
+        Raises:
+            Conflict: all are taken.
+        """
+        with self._database.write() as session:
+            row = _get_row(session, name)
+            taken = set(session.scalars(select(BackendRow.user_id).where(BackendRow.name != name)))
+            if row.user_id not in available or row.user_id in taken:
+                row.user_id = next((number for number in available if number not in taken), None)
+                if available and row.user_id is None:
+                    raise Conflict(f"all {len(available)} user IDs of this home have a backend: remove some backends")
+            return row.user_id
+
     def update(self, name: str, **values: object) -> None:
         """Write columns of a backend; the state only while the backend is wanted."""
         with self._database.write() as session:

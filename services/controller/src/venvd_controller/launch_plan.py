@@ -34,8 +34,9 @@ def plan_launch(
     home_id: str,
     reserved_ports: Collection[int],
     keys: bytes,
+    user_id: int | None,
 ) -> Launch:
-    """Plan a new launch of a backend, whose server begins with the key file `keys`."""
+    """Plan a new launch of a backend; `keys` is the server's first key file, `user_id` the user of the worker host."""
     spec = read_spec(row)
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     return Launch(
@@ -63,6 +64,7 @@ def plan_launch(
         ),
         socket_name=choose_socket_name(spec, home_id, row.name),
         keys=keys,
+        user_id=user_id,
         pipe_name=spec.pipeName,
         labels=spec.labels,
     )

@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """Directory with the sources of the servers, from which their images are built."""
     docker_network: str | None = None
     """Network that servers join when the controller runs in a container."""
+    uid_base: int = Field(default=200_000, ge=20_000, le=2_000_000_000)
+    """First user ID of worker hosts; each home takes 1,000 from here on that no other home on the engine has."""
     oci_runtime: str | None = None
     """OCI runtime of worker hosts, such as `runsc`."""
     allow_source_builds: bool = False
@@ -222,6 +224,7 @@ class Settings(BaseSettings):
             index_url=self.index_url.get_secret_value() if self.index_url else None,
             ca_bundle=self.ca_bundle,
             docker_network=self.docker_network,
+            uid_base=self.uid_base,
             oci_runtime=self.oci_runtime,
             build_timeout=self.build_timeout,
             build_memory_bytes=self.build_memory_bytes,

@@ -104,7 +104,9 @@ class Backends:
         return {**user_labels, **engine_labels}
 
     def _make_channel(self, launch: Launch) -> None:
-        options = f"uid={labels.WORKER_UID},gid={labels.SHARED_GID},mode=2770,size={CHANNEL_BYTES},nosuid,nodev,noexec"
+        options = (
+            f"uid={_worker_user(launch)},gid={labels.SHARED_GID},mode=2770,size={CHANNEL_BYTES},nosuid,nodev,noexec"
+        )
         self._client.api.create_volume(
             labels.part_name(launch.id, labels.CHANNEL),
             driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options},
@@ -120,7 +122,7 @@ class Backends:
         archive_volume = self._volumes.ensure(
             labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
         )
-        tmpfs = tmpfs_options(launch.limits.tmpfs_bytes, labels.WORKER_UID, labels.SHARED_GID, executable=True)
+        tmpfs = tmpfs_options(launch.limits.tmpfs_bytes, _worker_user(launch), labels.SHARED_GID, executable=True)
         mounts = [self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)]
         if launch.assemblies is not None:
             mounts.append(Mount(ASSEMBLIES, str(launch.assemblies), type="bind", read_only=True))
@@ -142,7 +144,7 @@ class Backends:
                 "HOME": WORK,
                 "TMPDIR": TMP,
             },
-            user=f"{labels.WORKER_UID}:{labels.SHARED_GID}",
+            user=f"{_worker_user(launch)}:{labels.SHARED_GID}",
             name=labels.part_name(launch.id, labels.WORKER),
             hostname=launch.name,
             working_dir=WORK,
@@ -341,6 +343,10 @@ class Backends:
         self._networks.remove_unused()
         if failures:
             raise failures[0]
+
+
+def _worker_user(launch: Launch) -> int:
+    return labels.WORKER_UID if launch.user_id is None else launch.user_id
 
 
 def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:

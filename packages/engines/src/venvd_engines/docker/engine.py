@@ -17,6 +17,7 @@ from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.server_images import ServerImages
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import translate_errors
+from venvd_engines.docker.user_ids import UserIds
 from venvd_engines.docker.venv_images import VenvImages
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import (
@@ -46,6 +47,7 @@ class DockerEngine:
         self._bases = BaseImages(self._client)
         self._volumes = FilledVolumes(self._client)
         self._networks = Networks(self._client)
+        self._user_ids = UserIds(self._client)
         containers = BuildContainers(self._client, self._volumes)
         self._servers = ServerImages(self._client, self._bases, containers)
         self._venvs = VenvImages(self._client, self._bases, containers)
@@ -59,6 +61,7 @@ class DockerEngine:
         version = self._client.api.version()
         if tuple(int(part) for part in version["ApiVersion"].split(".")) < OLDEST_API:
             raise Unavailable(f"Docker Engine {version['Version']} is too old: 20.10 or newer is needed")
+        self._user_ids.check()
         runtime = self._client.settings.oci_runtime
         if runtime is not None:
             runtimes = self._client.api.info().get("Runtimes") or {}
@@ -105,6 +108,10 @@ class DockerEngine:
     def prepare(self, backend_type: str, progress: Progress) -> None:
         self._servers.ensure(backend_type, progress)
 
+    @translate_errors("claim user IDs")
+    def claim_user_ids(self) -> Sequence[int]:
+        return self._user_ids.claim()
+
     @translate_errors("start the backend")
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         return self._backends.start(launch, progress)
@@ -147,6 +154,7 @@ class DockerEngine:
         self._venvs.sweep()
         self._volumes.remove_stale()
         self._networks.remove_unused()
+        self._user_ids.release()
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
         with translate_errors("read the logs"):

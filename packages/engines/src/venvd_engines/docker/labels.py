@@ -21,11 +21,12 @@ CHANNEL = "channel"
 BUILD, CHECK, HELPER = "build", "check", "helper"
 TEMPORARY = (BUILD, CHECK, HELPER)
 """Roles of containers that live no longer than one call of the engine."""
-TOOLS, ARCHIVE, CACHE, NETWORK, VENV = "tools", "archive", "cache", "network", "venv"
+TOOLS, ARCHIVE, CACHE, NETWORK, VENV, USERS = "tools", "archive", "cache", "network", "venv", "users"
 SERVER_IMAGE = "server-image"
 
 SERVER_UID, WORKER_UID, SHARED_GID = 10001, 10002, 10000
-"""Different users, and the group of the channel that both are in."""
+"""The user of servers, the user of containers that check images, and the group of the channel. `UserIds` has the users
+of worker hosts, which are in that group."""
 
 
 def part_name(launch_id: str, part: str) -> str:

@@ -40,6 +40,7 @@ GAPS = (
     "User code reaches the network, also where a venv or backend did not ask for it.",
     "Memory is limited for each session and not for the backend: there is no container around it.",
     "CPU time is not shared out, and the disk space that user code takes is not limited.",
+    "Worker hosts share the kernel's quotas of that user: descriptors in flight, pipes, watches of files.",
     "Debian packages (aptPackages) cannot be installed.",
 )
 
@@ -120,6 +121,9 @@ class LocalEngine:
 
     def _archive(self) -> Path:
         return archive.build(self._settings.home / "worker")
+
+    def claim_user_ids(self) -> Sequence[int]:
+        return ()
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         return to_launch_record(self._starter.start(launch, self._archive(), progress))

@@ -98,6 +98,8 @@ class BackendRow(Table):
     url: Mapped[str | None] = mapped_column(Text)
     ports: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The ports of its last launch: a restart takes the same ports again."""
+    user_id: Mapped[int | None]
+    """The user of its worker host; no other backend of this machine has it."""
     python: Mapped[str | None] = mapped_column(String(32))
     key: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
