@@ -7,9 +7,14 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Generator, Iterable
 
 import pytest
+
+# Hundreds of programs start in a run: without bytecode each of them would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ENGINES = {"local", "docker"}
 WAYS = {"http", "pipe", "rpc", "attach", "pipe-shm", "attach-shm"}

@@ -3,7 +3,7 @@
 Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
 exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor),
 `shares` (its sessions may use its connection to the server), `full` (its sessions take no direct clients),
-`deaf` (they take them, and read nothing).
+`deaf` (they take them, and read nothing), `limits` (it was about to end a session for a limit when it is asked to).
 A session does what the payload's `do` says: see `DEEDS`.
 """
 
@@ -289,7 +289,7 @@ class Warden:
 
     def do_kill(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
         name = request["session"]
-        self.why[name] = "kill"
+        self.why[name] = "processes" if "limits" in self.traits else "kill"
         os.kill(self.pids[name], signal.SIGKILL)
         self.gone(name, os.waitpid(self.pids[name], 0)[1])
         return {}, []
@@ -321,6 +321,8 @@ class Warden:
         code = os.waitstatus_to_exitcode(status)
         how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
         reason = self.why.pop(name, "exit" if code >= 0 else "signal")
+        if reason == "processes":
+            how = "had more processes than its limit of 16"
         data = {"session": name, "pid": self.pids.pop(name), "how": how, "reason": reason}
         self.control.send(json.dumps({"event": "exited", "data": data}).encode())
 

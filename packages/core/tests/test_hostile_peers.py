@@ -105,6 +105,21 @@ def test_a_stream_that_is_closed_ends_a_session_that_lives_on(run: Any, wardens:
     run(work)
 
 
+@pytest.mark.slow
+def test_the_warden_knows_better_why_a_channel_closed(run: Any, wardens: Any, serve: Any) -> None:
+    """Where the warden ends a process for a limit, the call is told of the limit and not of the channel."""
+    wardens.start("limits")
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.ready()
+            with pytest.raises(errors.SessionLost, match="limit of 16"):
+                await client.do("close")
+            assert (await client.do("count"))["count"] == 1
+
+    run(work)
+
+
 @pytest.mark.parametrize("code", ["unauthenticated", "busy", "session_lost", "unavailable", "of my own"])
 def test_a_session_cannot_claim_what_only_the_server_knows(run: Any, wardens: Any, serve: Any, code: str) -> None:
     """Codes that are the server's to use come back as a defect, and never with lost state."""

@@ -129,7 +129,7 @@ class Lifecycle:
                 return False
             slot = self.read_slot()
             came_up = slot.state != FREE or slot.sequence > 0 or event.reason == "worker host"
-            how = event.how if process.kill_reason is None else f"was ended because it {process.kill_reason}"
+            how = _describe_end(process, event)
             if came_up or self._end_reason is not None:
                 why = self._end_reason or f"the session's process {how}"
                 call_ran = self._events.on_loss(why, started=True)
@@ -274,3 +274,15 @@ def lost_call_error(stop_reason: str | None, why: str, grace: float) -> VenvdErr
     if stop_reason == "cancelled":
         return Cancelled(f"the call was interrupted, {killed}", state_lost=True)
     return SessionLost(f"{why}; its state is lost")
+
+
+def _describe_end(process: Process, event: Exited) -> str:
+    """Say how a process ended. The server's reason to kill it comes first, but for a closed channel.
+
+    A channel also closes where the warden kills the process for a limit, whose tree may take longer to end than
+    `_EXIT_TIMEOUT`. The warden then names the reason.
+    """
+    warden_knows = process.kill_reason == CLOSED and event.reason != "kill"
+    if process.kill_reason is None or warden_knows:
+        return event.how
+    return f"was ended because it {process.kill_reason}"
