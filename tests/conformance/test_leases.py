@@ -87,26 +87,8 @@ def test_a_bad_lease(call: Caller, session: str, lease: float) -> None:
 
 
 @pytest.mark.about("everywhere")
-def test_a_client_that_reads_data_leaves_no_handle(call: Caller, session: str) -> None:
-    """Where `returnType` names a .NET type that is data, an object is null and the session holds no handle of it."""
-    box = call("eval", {"expression": "type('Box', (), {'me': object()})"}, session=session)["handleId"]
-    for command, fields in (
-        ("eval", {"expression": "object()"}),
-        ("getattr", {"handleId": box, "attributeName": "me"}),
-        ("call", {"handleId": box, "methodName": "__call__"}),
-    ):
-        assert call(command, {**fields, "returnType": "System.Int32"}, session=session) == {"value": None}
-        assert call(command, {**fields, "returnType": "Object"}, session=session)["isHandle"]
-    left = call(
-        "call.start", {"command": "eval", "payload": {"expression": "print", "returnType": "Int64"}}, session=session
-    )
-    assert call("call.get", {"id": left["id"], "wait": 60})["result"] == {"value": None}
-    assert len(held(call, session)) == 4
-
-
-@pytest.mark.about("everywhere")
 def test_handles_in_the_form_of_old_clients(call: Caller, session: str) -> None:
-    """Handles in args, kwargs, locals and value may have the fields that .NET clients send."""
+    """Handles in args, kwargs, locals and value may have the fields that .NET clients send; not in mode `tagged`."""
     handle = call("wrap", {"value": [7]}, session=session)["handleId"]
     small = {"handleId": handle, "typeName": "list", "isValid": True}
     great = {"HandleId": handle, "TypeName": "list", "IsValid": True}
@@ -120,3 +102,6 @@ def test_handles_in_the_form_of_old_clients(call: Caller, session: str) -> None:
     assert call("getattr", {"handleId": same, "attributeName": "kept"}, session=session) == {"value": [7]}
     with pytest.raises(HandleNotFound):
         call("wrap", {"value": {**small, "handleId": "nowhere"}}, session=session)
+    for dictionary in (small, great):
+        lookup = {"expression": "a", "locals": {"a": dictionary}}
+        assert call("eval", lookup, session=session, values="tagged") == {"value": dictionary}

@@ -247,23 +247,12 @@ def test_handles_are_resolved() -> None:
         decoder.decode([{"$handle": "lost"}])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"handleId": "known", "typeName": "T", "isValid": True},
-        {"HandleId": "known", "TypeName": "T", "IsValid": True},
-        {"handleId": "known", "moduleName": "m"},
-        {"HandleId": "known", "ModuleName": "m"},
-    ],
-)
-def test_handles_of_old_clients(fields: Any) -> None:
-    """Where they are asked for, handles in the form of old clients are resolved; other objects stay what they are."""
+def test_handles_without_a_tag() -> None:
+    """Where a decoder knows another form of a handle, objects of that form are resolved, and others stay."""
     target = object()
-    decoder = Decoder({"known": target}.__getitem__, old_handles=True)
-    assert decoder.decode([{"a": fields}]) == [{"a": target}]
-    assert Decoder({}.__getitem__).decode(fields) == fields
-    for other in ({**fields, "x": 1}, dict.fromkeys(fields, 3), {"handleId": "known"}, {"": "x", "b": 2}):
-        assert decoder.decode(other) == other
+    decoder = Decoder({"known": target}.__getitem__, lambda data: data.get("ref"))
+    assert decoder.decode([{"a": {"ref": "known", "x": 1}}]) == [{"a": target}]
+    assert decoder.decode([{"a": {"x": 1, "y": [2]}}]) == [{"a": {"x": 1, "y": [2]}}]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from venvd_contract.errors import Busy
+from venvd_contract.errors import Busy, InvalidRequest, Unavailable
 from venvd_http.controller import MOST_STREAMS, ControllerClient
+from venvd_http.environments import Environments
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: log\ndata: 1\n\n"
 
@@ -82,3 +83,12 @@ def test_streams_are_bounded(tmp_path: Path) -> None:
             assert await anext(events) == ("log", 1)
 
     run(tmp_path, EVENTS, work)
+
+
+def test_older_names_of_an_ensure() -> None:
+    """With `older` they stand for the new ones, which no controller answers here; without it they are none."""
+    payload = {"providerName": "P", "modelId": "m"}
+    with pytest.raises(Unavailable):
+        asyncio.run(Environments(None, older=True).answer("venv.ensure", payload, "token"))
+    with pytest.raises(InvalidRequest, match='"provider" is missing'):
+        asyncio.run(Environments(None, older=False).answer("venv.ensure", payload, "token"))

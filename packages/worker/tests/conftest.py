@@ -274,12 +274,18 @@ class Host:
             self._replies[message["id"]] = message, descriptors
 
     def start(
-        self, name: str | None = None, *, env: dict[str, str] | None = None, lease: float = 0, **limits: int
+        self,
+        name: str | None = None,
+        *,
+        env: dict[str, str] | None = None,
+        lease: float = 0,
+        compat: bool = True,
+        **limits: int,
     ) -> Session:
         index = self._free.pop()
         self._memory[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
         name = name or f"s{index}"
-        fields = {"session": name, "slot": index, "limits": limits, "env": env or {}, "lease": lease}
+        fields = {"session": name, "slot": index, "limits": limits, "env": env or {}, "lease": lease, "compat": compat}
         result, (stream,) = self.exchange("start", (), fields)
         self.sessions.append(Session(self, name, result["pid"], stream, index, Slot(self._memory, index)))
         return self.sessions[-1]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from venvd_contract.errors import HandleNotFound, InvalidRequest, LimitExceeded, TooLarge, UserError
+from venvd_worker.session import compat
 
 DATA = (
     "String", "System.String", "Int32", "Int64", "System.Int64", "Double", "Boolean", "Single[]", "System.Double[,]",
@@ -325,3 +326,32 @@ def test_slots_tell_what_runs(session: Any) -> None:
     session.held("object()")
     session.host.request("stats")
     assert (slot.state, slot.calls, slot.errors, slot.handles) == (1, 3, 1, 1)
+
+
+def test_objects_of_calls_and_attributes_for_a_client_that_reads_data(session: Any) -> None:
+    """They are null too, and leave no handle."""
+    box = session("eval", {"expression": "type('Box', (), {'me': object()})"})["handleId"]
+    for command, fields in (
+        ("getattr", {"handleId": box, "attributeName": "me"}),
+        ("call", {"handleId": box, "methodName": "__call__"}),
+    ):
+        assert session(command, {**fields, "returnType": "System.Int32"}) == {"value": None}
+    assert len(session("handles")["handles"]) == 1
+
+
+def test_the_words_of_old_clients_are_off(start: Any) -> None:
+    """Without `compat`, `returnType` changes nothing, and an object with the fields of a handle is a dict."""
+    session = start(compat=False)
+    held = session("eval", {"expression": "object()", "returnType": "System.Int32"})
+    older = {"handleId": held["handleId"], "typeName": "object", "isValid": True}
+    assert session("eval", {"expression": "a", "locals": {"a": older}}) == {"value": older}
+
+
+@pytest.mark.parametrize("names", ["handleId typeName isValid", "HandleId TypeName IsValid", "handleId moduleName"])
+def test_handles_of_old_clients(names: str) -> None:
+    """Objects with just these fields are handles; the ID is text."""
+    fields: dict[str, Any] = dict.fromkeys(names.split(), True)
+    first = next(iter(fields))
+    assert compat.find_handle({**fields, first: "known"}) == "known"
+    for other in (fields, {first: "known"}, {**fields, first: "known", "x": 1}, {"": "x", "b": 2}, {}):
+        assert compat.find_handle(other) is None

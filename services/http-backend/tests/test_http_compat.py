@@ -35,7 +35,10 @@ def test_old_paths_need_the_token(server: Server) -> None:
 
 @pytest.mark.slow
 def test_switched_off(start_server: StartServer) -> None:
-    """Without `compat`, no old path is known, and the new ones answer."""
+    """Without `compat`, no old path is known, and `returnType` and handles without a tag mean nothing."""
     server = start_server(compat="0")
     assert {server.post(path).status for path in PATHS} == {404}
-    assert server.eval("6 * 7") == 42
+    held = server.post("/api/eval", {"expression": "object()", "returnType": "Int32"}).json
+    assert held["isHandle"]
+    older = {"handleId": held["handleId"], "typeName": "object", "isValid": True}
+    assert server.post("/api/eval", {"expression": "a", "locals": {"a": older}}).json == {"value": older}

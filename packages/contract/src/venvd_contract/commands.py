@@ -50,16 +50,12 @@ class CallRequest:
     """`__call__` calls the object itself."""
     args: List[Any] = field(default_factory=list)
     kwargs: Dict[str, Any] = field(default_factory=dict)
-    returnType: Optional[str] = None
-    """The .NET type that the client reads the result as. Where it is data, an object is null and gets no handle."""
 
 
 @dataclass
 class GetAttributeRequest:
     handleId: str
     attributeName: str
-    returnType: Optional[str] = None
-    """The .NET type that the client reads the result as. Where it is data, an object is null and gets no handle."""
 
 
 @dataclass
@@ -77,8 +73,6 @@ class EvaluateRequest:
     """Another name for `expression`."""
     locals: Dict[str, Any] = field(default_factory=dict)
     """Names that the code sees in addition to those of the session."""
-    returnType: Optional[str] = None
-    """The .NET type that the client reads the result as. Where it is data, an object is null and gets no handle."""
 
 
 @dataclass

@@ -49,6 +49,7 @@ _LONGEST_BITS = 332_192
 """Bits of the longest integer that becomes a number: it has 100,000 digits, and takes half a second."""
 
 Resolve = Callable[[str], Any]
+FindHandle = Callable[[Dict[str, Any]], Optional[str]]
 Write = Callable[[Any], Any]
 """Returns the JSON form of a value, or raises `NotPlain`."""
 
@@ -325,30 +326,17 @@ _ATOMS = frozenset({int, float, str, bool, type(None)})
 """JSON types without items. They stand for themselves."""
 
 
-_OLD_HANDLES = {
-    frozenset(names): names[0]
-    for names in (
-        ("handleId", "typeName", "isValid"),
-        ("HandleId", "TypeName", "IsValid"),
-        ("handleId", "moduleName"),
-        ("HandleId", "ModuleName"),
-    )
-}
-"""The fields of a handle as old clients send it, and the field with its ID."""
-_OLD_HANDLE_FIELDS = max(map(len, _OLD_HANDLES))
-
-
 class Decoder:
     """Decodes JSON data.
 
     Args:
         resolve: returns the object of a handle.
-        old_handles: whether objects with the fields of an old client's handle are handles too.
+        find_handle: returns the handle that an object without a tag stands for, if it is one.
     """
 
-    def __init__(self, resolve: Optional[Resolve] = None, *, old_handles: bool = False) -> None:
+    def __init__(self, resolve: Optional[Resolve] = None, find_handle: Optional[FindHandle] = None) -> None:
         self._resolve = resolve
-        self._old_handles = _OLD_HANDLES if old_handles else {}
+        self._find_handle = find_handle
 
     def decode(self, data: Any, depth: int = 0) -> Any:
         """Return the value of JSON data.
@@ -370,10 +358,10 @@ class Decoder:
                 ((key, item),) = data.items()
                 if key.startswith("$"):
                     return self._tag(key, item, depth)
-            elif len(data) <= _OLD_HANDLE_FIELDS and self._old_handles:
-                name = self._old_handles.get(frozenset(data))
-                if name is not None and type(data[name]) is str:
-                    return self._handle(data[name])
+            elif self._find_handle is not None:
+                handle = self._find_handle(data)
+                if handle is not None:
+                    return self._handle(handle)
             return {key: item if type(item) in _ATOMS else self.decode(item, depth + 1) for key, item in data.items()}
         return data
 

@@ -44,16 +44,12 @@ class VenvRequest:
 
 @dataclass
 class VenvEnsureRequest:
-    """`providerName` and `modelId` are the older names; with them, the answer is `path` and `success` alone."""
-
     provider: Optional[str] = None
     model: Optional[str] = None
     spec: Optional[VenvSpec] = None
     """For a venv that does not exist yet."""
     wait: Optional[bool] = None
-    """Whether the answer comes when the venv is built; with the older names it always does."""
-    providerName: Optional[str] = None
-    modelId: Optional[str] = None
+    """Whether the answer comes when the venv is built."""
 
 
 @dataclass

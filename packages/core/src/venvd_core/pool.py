@@ -60,7 +60,8 @@ class Pool:
 
     def start(self) -> None:
         self.channel.start()
-        self._add(SessionSpec(DEFAULT, self._settings.session_limits, lease=self._settings.handle_lease))
+        settings = self._settings
+        self._add(SessionSpec(DEFAULT, settings.session_limits, lease=settings.handle_lease, compat=settings.compat))
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -143,7 +144,8 @@ class Pool:
         limits = merge_limits(self._settings.session_limits, payload["limits"])
         env = payload["env"] or {}
         check_session(env)
-        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle, self._settings.handle_lease)
+        lease, compat = self._settings.handle_lease, self._settings.compat
+        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle, lease, compat)
 
     async def delete(self, name: str) -> None:
         """End a session; returns when its whole process tree is gone."""

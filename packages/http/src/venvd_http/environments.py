@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenticated, from_fields
+from venvd_http import compat
 from venvd_http.controller import ControllerClient
 
 _POLL_SECONDS = 0.3
@@ -26,10 +27,12 @@ class Environments:
 
     Args:
         path: the controller's socket; None answers everything with `unavailable`.
+        older: whether clients of an older .NET host are served.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, older: bool) -> None:
         self._controller = ControllerClient(path)
+        self._older = older
 
     async def answer(self, command: str, payload: Mapping[str, Any], token: str | None) -> Any:
         """Answer one of `PASSED_ON`, or `venv.run`.
@@ -47,7 +50,9 @@ class Environments:
         if command == "venv.create":
             return await self._create(payload, token)
         if command == "venv.ensure":
-            return await self._ensure(payload, token)
+            older = self._older and compat.is_older(payload)
+            answer = await self._ensure(compat.translate(payload) if older else payload, token)
+            return compat.shorten(answer) if older else answer
         name = _read_name(command, payload, "name")
         if command == "venv.run":
             run = {"code": payload.get("code"), "timeout": payload.get("timeout")}
@@ -73,21 +78,18 @@ class Environments:
         raise Conflict(f'a venv "{name}" exists already: choose another name, or change it with "replace": true')
 
     async def _ensure(self, payload: Mapping[str, Any], token: str) -> Any:
-        older = "providerName" in payload
-        names = ("providerName", "modelId") if older else ("provider", "model")
-        provider = _read_name("venv.ensure", payload, names[0])
-        model = payload.get(names[1]) or None
+        provider = _read_name("venv.ensure", payload, "provider")
+        model = payload.get("model") or None
         if model is not None and not isinstance(model, str):
-            raise InvalidRequest(f'venv.ensure: the field "{names[1]}" takes a text')
-        spec = _read_spec("venv.ensure", payload, ("provider", "model", "providerName", "modelId"))
+            raise InvalidRequest('venv.ensure: the field "model" takes a text')
+        spec = _read_spec("venv.ensure", payload, ("provider", "model"))
         parts = ("providers", provider, "venv")
         change = await self._controller.request("PUT", parts, token, spec or None, {"model": model})
-        if older or payload.get("wait") is True:
+        if payload.get("wait") is True:
             change = await self._finish(change, token)
         venv = change["venv"]
         image = venv.get("image") or ""
-        answer = {"path": image if image.startswith("/") else venv["name"], "success": True}
-        return answer if older else {**answer, **change}
+        return {"path": image if image.startswith("/") else venv["name"], "success": True, **change}
 
     async def _finish(self, change: dict[str, Any], token: str) -> dict[str, Any]:
         """Wait for the operation of a change, and return the change with the venv as it is then.

@@ -46,7 +46,7 @@ class HttpServer:
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
         self._watching_keys = keys.watch(settings.keys_file, guard)
-        self._backend.environments = Environments(settings.controller_socket)
+        self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
             App(self._backend, guard, commands, compat.PATHS if settings.compat else {}),

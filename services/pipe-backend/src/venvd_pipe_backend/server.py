@@ -63,7 +63,7 @@ class PipeServer:
         )
         self.hangups = HangupWatcher(loop)
         self._watching_keys = keys.watch(self.settings.keys_file, self.guard)
-        self.backend.environments = Environments(self.settings.controller_socket)
+        self.backend.environments = Environments(self.settings.controller_socket, older=self.settings.compat)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )

@@ -75,7 +75,7 @@ class RpcServer:
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
         self._watching_keys = keys.watch(settings.keys_file, guard)
-        self._backend.environments = environments = Environments(settings.controller_socket)
+        self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
         streams = Streams(self._backend, guard, settings)

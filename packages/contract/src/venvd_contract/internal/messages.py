@@ -55,6 +55,7 @@ class Start:
     Attributes:
         limits: fields of `Limits`; null is none.
         lease: seconds of the lease of handles that calls without a lease make; 0 for none.
+        compat: whether its calls may use what clients of an older .NET host send.
     """
 
     session: str
@@ -62,6 +63,7 @@ class Start:
     limits: Dict[str, Any] = field(default_factory=dict)
     env: Dict[str, str] = field(default_factory=dict)
     lease: float = 0.0
+    compat: bool = False
 
 
 @dataclass

@@ -20,7 +20,7 @@ from venvd_core.slots import Slots
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """The fields of `session.create`, and the `lease` of its handles; an `idle_timeout` or a `lease` of 0 is never."""
+    """The fields of `session.create`, and `lease` and `compat` of `Start`; a time of 0 is never."""
 
     id: str
     limits: Limits
@@ -28,6 +28,7 @@ class SessionSpec:
     env: dict[str, str] = field(default_factory=dict)
     idle_timeout: float = 0.0
     lease: float = 0.0
+    compat: bool = True
 
 
 class Admission:

@@ -104,7 +104,7 @@ async def kill(link: Link, session: str, reason: str) -> None:
 
 async def start(
     link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
-    lease: float,
+    lease: float, compat: bool,
 ) -> Process:  # fmt: skip
     """Start the process of a session.
 
@@ -112,7 +112,7 @@ async def start(
         Unavailable: the warden is away, or could not start it; says why.
     """
     try:
-        answer = await link.request(Start(session, slot, asdict(limits), env, lease), within=_START_TIMEOUT)
+        answer = await link.request(Start(session, slot, asdict(limits), env, lease, compat), within=_START_TIMEOUT)
         sock, pid = _unpack(answer)
     except Unavailable:
         raise

@@ -51,18 +51,16 @@ class CreateObjectResponse(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
 
 class CallMethodRequest(_message.Message):
-    __slots__ = ("handle_id", "method_name", "args_json", "kwargs_json", "return_type")
+    __slots__ = ("handle_id", "method_name", "args_json", "kwargs_json")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
     ARGS_JSON_FIELD_NUMBER: _ClassVar[int]
     KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
-    RETURN_TYPE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     method_name: str
     args_json: str
     kwargs_json: str
-    return_type: str
-    def __init__(self, handle_id: _Optional[str] = ..., method_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ..., return_type: _Optional[str] = ...) -> None: ...
+    def __init__(self, handle_id: _Optional[str] = ..., method_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ...) -> None: ...
 
 class CallMethodResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
@@ -79,14 +77,12 @@ class CallMethodResponse(_message.Message):
     def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
 
 class GetAttributeRequest(_message.Message):
-    __slots__ = ("handle_id", "attribute_name", "return_type")
+    __slots__ = ("handle_id", "attribute_name")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTE_NAME_FIELD_NUMBER: _ClassVar[int]
-    RETURN_TYPE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     attribute_name: str
-    return_type: str
-    def __init__(self, handle_id: _Optional[str] = ..., attribute_name: _Optional[str] = ..., return_type: _Optional[str] = ...) -> None: ...
+    def __init__(self, handle_id: _Optional[str] = ..., attribute_name: _Optional[str] = ...) -> None: ...
 
 class GetAttributeResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
@@ -119,16 +115,14 @@ class SetAttributeResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("expression", "code", "locals_json", "return_type")
+    __slots__ = ("expression", "code", "locals_json")
     EXPRESSION_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     LOCALS_JSON_FIELD_NUMBER: _ClassVar[int]
-    RETURN_TYPE_FIELD_NUMBER: _ClassVar[int]
     expression: str
     code: str
     locals_json: str
-    return_type: str
-    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ..., return_type: _Optional[str] = ...) -> None: ...
+    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")

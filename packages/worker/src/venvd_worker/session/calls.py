@@ -18,9 +18,10 @@ from venvd_contract.errors import (
     VenvdError,
 )
 from venvd_contract.internal.slots import COMMAND_BYTES
-from venvd_worker.session import forks, replies, tracebacks
+from venvd_worker.session import compat, forks, replies, tracebacks
 from venvd_worker.session.arrays import ArrayReply
 from venvd_worker.session.commands import Call, Commands
+from venvd_worker.session.compat import RETURN_TYPE
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
@@ -52,14 +53,16 @@ class Calls:
 
     Args:
         result_limit: bytes of a result as JSON; None for none.
+        compat: whether clients of an older .NET host are served.
     """
 
     def __init__(
         self, commands: Commands, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
-        result_limit: Optional[int],
+        result_limit: Optional[int], *, compat: bool,
     ) -> None:  # fmt: skip
         self._arrays = commands.arrays
-        self._encoders = commands.encoders
+        self._modes = commands.modes
+        self._compat = compat
         self._slot = slot
         self._interrupts = interrupts
         self._guard = guard
@@ -148,8 +151,10 @@ class Calls:
             if message.get("lease") is not None:
                 self._handles.lease = _parse_lease(message["lease"])
             emit = partial(self._send_event, stream, begin) if message.get("stream") is True else None
-        fields = checked(command, message.get("payload"))
-        return step, _new(Call, (fields, self._encoders[mode], emit, attachments, stream.peer)), timeout
+        payload = message.get("payload")
+        wants_data = self._compat and type(payload) is dict and RETURN_TYPE in payload and compat.wants_data(payload)
+        fields = checked(command, payload)
+        return step, _new(Call, (fields, self._modes[mode], wants_data, emit, attachments, stream.peer)), timeout
 
     def _send_event(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
         """Send an event. The thread that reads the output calls this too."""

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
-from venvd_worker.session import display, floats, forks, return_types, tracebacks
+from venvd_worker.session import compat, display, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.float_text import FloatText
@@ -27,11 +27,23 @@ from venvd_worker.session.segments import Segments
 Fields = Dict[str, Any]
 
 
+class Mode(NamedTuple):
+    """How values leave and come in."""
+
+    name: str
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
 class Call(NamedTuple):
-    """One call of a command: checked fields, encoding of values, receiver of output, and attachments."""
+    """One call of a command: checked fields, mode of values, receiver of output, and attachments.
+
+    With `wants_data`, an object is null in the result and leaves no handle.
+    """
 
     fields: Fields
-    encode: Callable[[Any], Any]
+    mode: Mode
+    wants_data: bool
     emit: Optional[Emit]
     attachments: Sequence[bytes] = ()
     peer: Any = None
@@ -47,6 +59,7 @@ class Parts(NamedTuple):
     capture: Capture
     guard: Guard
     segments: Segments
+    compat: bool
 
 
 class Commands:
@@ -60,12 +73,13 @@ class Commands:
         self._capture = parts.capture
         self._guard = parts.guard
         self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
-        self._decode = Decoder(parts.handles.find, old_handles=True).decode
         self._output: Optional[Output] = None
         self._output_bound = bound(parts.limits)
-        self.encoders: Dict[str, Callable[[Any], Any]] = {
-            "plain": PlainEncoder().encode,
-            "tagged": TaggedEncoder().encode,
+        find = parts.handles.find
+        plain_decoder = Decoder(find, compat.find_handle if parts.compat else None)
+        self.modes = {
+            "plain": Mode("plain", PlainEncoder().encode, plain_decoder.decode),
+            "tagged": Mode("tagged", TaggedEncoder().encode, Decoder(find).decode),
         }
         self.table: Dict[str, Callable[[Call], Any]] = {
             "import": self.import_module,
@@ -105,7 +119,7 @@ class Commands:
         return self._result(getattr(self._find(call), call.fields["attributeName"]), call)
 
     def set_attribute(self, call: Call) -> Any:
-        setattr(self._find(call), call.fields["attributeName"], self._decode(call.fields["value"]))
+        setattr(self._find(call), call.fields["attributeName"], call.mode.decode(call.fields["value"]))
         return {"success": True}
 
     def dispose(self, call: Call) -> Any:
@@ -117,7 +131,7 @@ class Commands:
         return {"success": True}
 
     def wrap(self, call: Call) -> Any:
-        return self._held(self._decode(call.fields["value"]))
+        return self._held(call.mode.decode(call.fields["value"]))
 
     def list_handles(self, _call: Call) -> Any:
         return {"handles": self._handles.listed()}
@@ -131,7 +145,7 @@ class Commands:
         return self._float_array(floats.write_rows, call)
 
     def _float_array(self, write: Callable[[Any, FloatText], None], call: Call) -> ArrayReply:
-        text = FloatText(self._limits.arrayBytes, tagged=call.encode == self.encoders["tagged"])
+        text = FloatText(self._limits.arrayBytes, tagged=call.mode.name == "tagged")
         write(self._find(call), text)
         return self.arrays.send_text(text.finish(), call.peer)
 
@@ -160,7 +174,8 @@ class Commands:
             raise InvalidRequest('eval: the field "expression" is missing; it takes a string')
         variables = fields["locals"]
         if variables:
-            variables = {name: self._decode(value) for name, value in variables.items()}
+            decode = call.mode.decode
+            variables = {name: decode(value) for name, value in variables.items()}
         return self._result(self._interpreter.run(source, variables, "eval"), call)
 
     def execute(self, call: Call) -> Any:
@@ -229,8 +244,9 @@ class Commands:
         return self._handles.find(call.fields[name])
 
     def _apply(self, target: Any, call: Call) -> Any:
-        args = [self._decode(item) for item in call.fields["args"]]
-        kwargs = {name: self._decode(item) for name, item in call.fields["kwargs"].items()}
+        decode = call.mode.decode
+        args = [decode(item) for item in call.fields["args"]]
+        kwargs = {name: decode(item) for name, item in call.fields["kwargs"].items()}
         return target(*args, **kwargs)
 
     def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
@@ -244,10 +260,9 @@ class Commands:
 
     def _told(self, value: Any, call: Call) -> Dict[str, Any]:
         try:
-            return {"value": call.encode(value)}
+            return {"value": call.mode.encode(value)}
         except NotPlain:
-            expected = call.fields.get("returnType")
-            if expected is not None and return_types.is_data(expected):
+            if call.wants_data:
                 return {"value": None}
             return {"isHandle": True, **self._held(value), "repr": bounded(value)}
 

@@ -73,7 +73,7 @@ def warm_up(files: str) -> None:
     mine, its = control.make_pair()
     stream, session_end = socket.socketpair()
     slots = create_sealed("venvd-warm-up", SIZE)
-    config = {"limits": {}, "lease": 0.0, "slots": 1, "slot": 0, "files": files}
+    config = {"limits": {}, "lease": 0.0, "compat": False, "slots": 1, "slot": 0, "files": files}
     session = Session(ControlConnection(its), config, [session_end.detach(), slots])
     stream.sendall(_WARM_UP)
     stream.shutdown(socket.SHUT_WR)
@@ -134,9 +134,13 @@ class Session:
         self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
         self._segments = Segments(limits.memoryBytes, self._server.report_gone)
         self._commands = commands = Commands(
-            Parts(limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments)
+            Parts(
+                limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments, config["compat"]
+            )
         )
-        calls = Calls(commands, self._slot, interrupts, self._guard, handles, limits.resultBytes)
+        calls = Calls(
+            commands, self._slot, interrupts, self._guard, handles, limits.resultBytes, compat=config["compat"]
+        )
         self._request_loop = RequestLoop(self._epoll, self._stream, calls, self._slot, self._segments)
 
     def _protected(self) -> List[int]:

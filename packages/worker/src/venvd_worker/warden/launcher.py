@@ -32,13 +32,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class SessionOrder:
-    """A checked `start`: `env` is what the session adds, `slot` its index in `memory`, `lease` that of its handles."""
+    """A checked `start`: `slot` is an index in `memory`; the other fields are those of `Start`."""
 
     name: str
     slot: int
     limits: Limits
     env: Dict[str, str]
     lease: float
+    compat: bool
     memory: SlotMemory
 
 
@@ -98,6 +99,7 @@ class Launcher:
             "slot": order.slot,
             "limits": vars(order.limits),
             "lease": order.lease,
+            "compat": order.compat,
             "files": directory.files,
             "site": self._settings.site,
         }

@@ -206,7 +206,7 @@ class Warden:
             raise Conflict('the session "{}" runs already'.format(name))
         if memory is None or start.slot >= memory.count:
             raise InvalidRequest("there is no slot {}".format(start.slot))
-        return SessionOrder(name, start.slot, parse_limits(start.limits), start.env, start.lease, memory)
+        return SessionOrder(name, start.slot, parse_limits(start.limits), start.env, start.lease, start.compat, memory)
 
     def _launch(self, request: Request, order: SessionOrder, fork: Optional[Fork]) -> None:
         """Make `fork` the session, or start a new interpreter where there is none."""
