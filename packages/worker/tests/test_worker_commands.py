@@ -156,7 +156,7 @@ def test_the_number_of_handles_is_limited(start: Any) -> None:
         ("memoryview(bytes(4)).cast('B', (2, 2))", [0.0] * 4),
         ("(i / 2 for i in range(3))", [0.0, 0.5, 1.0]),
         ("[__import__('fractions').Fraction(1, 4)]", [0.25]),
-        ("[float('nan'), float('inf'), -float('inf')]", [None, float("inf"), -float("inf")]),
+        ("[float('nan'), float('inf'), -float('inf')]", [None, None, None]),
         ("[]", []),
         ("2.5", [2.5]),
         (

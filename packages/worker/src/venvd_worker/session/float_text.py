@@ -13,8 +13,7 @@ _PART = 1 << 18
 class FloatText:
     """Writes arrays of numbers as JSON.
 
-    JSON has no NaN and no infinity. In mode `plain`, NaN is null, and an infinity is a number beyond the range of
-    doubles, `1e999` or `-1e999`, which readers of JSON round to an infinity. Mode `tagged` has `{"$float": …}`.
+    JSON has no NaN and no infinity: they are null in mode `plain`, and `{"$float": …}` in mode `tagged`.
 
     Args:
         tagged: whether the mode is `tagged`.
@@ -88,5 +87,5 @@ class FloatText:
         return self.parts
 
 
-_PLAIN = {"nan": "null", "inf": "1e999", "-inf": "-1e999"}
+_PLAIN = dict.fromkeys(("nan", "inf", "-inf"), "null")
 _TAGGED = {word: '{"$float":"%s"}' % word for word in _PLAIN}
