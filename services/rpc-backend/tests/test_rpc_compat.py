@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,7 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from venvd_contract import arrays
+from venvd_core.backend import Outgoing
 from venvd_proto.v1 import python_service_pb2 as pb
+from venvd_rpc_backend.compat.http import Methods
 
 from .conftest import METADATA, Server, Start  # type: ignore[import-not-found]
 
@@ -137,3 +142,35 @@ def test_web_pages_cannot_use_an_open_backend(open_server: Server, origin: str |
     headers = {"Host": host} if origin is None else {"Host": host, "Origin": origin}
     answer = open_server.http("POST", "/rpc/PythonService/Evaluate", {"Expression": "1"}, token=None, **headers)
     assert answer[0] == status, answer
+
+
+class Released:
+    """Notes which segments are given back."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def release(self, name: str, *, reusable: bool) -> None:
+        assert reusable
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_the_memory_of_an_answer_that_comes_too_late_is_released(cancels: bool) -> None:
+    """A request that ends at the very moment at which its array comes gives the memory back to the session."""
+    segments = Released()
+    settings = SimpleNamespace(cancel_on_disconnect=cancels)
+    methods: Any = Methods(None, None, None, settings)  # type: ignore[arg-type]
+
+    async def work() -> None:
+        coming: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
+        request = asyncio.create_task(methods._wait(coming, asyncio.Event().wait))
+        coming.add_done_callback(lambda _: request.cancel())
+        await asyncio.sleep(0)
+        header = arrays.header("<f8", (1,), "C")
+        coming.set_result(Outgoing(header, None, SimpleNamespace(name="late"), segments))  # type: ignore[arg-type]
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(work())
+    assert segments.names == ["late"]

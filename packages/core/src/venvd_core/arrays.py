@@ -283,6 +283,16 @@ async def open_segment(call: Call, reply: Reply) -> Outgoing:
         raise
 
 
+def close_unclaimed(waiting: asyncio.Future[Any]) -> None:
+    """Close the array that a future gives, or has given, to a task that no longer waits for it."""
+    waiting.add_done_callback(_close)
+
+
+def _close(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.cancelled() and waiting.exception() is None and isinstance(waiting.result(), Outgoing):
+        waiting.result().close()
+
+
 def _release(segments: Segments, result: bytes) -> None:
     """Release the segment that a reply names, if it names one."""
     try:

@@ -11,7 +11,8 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from venvd_core.backend import Backend, Call, Outgoing, Reply, Request
+from venvd_core.arrays import close_unclaimed
+from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
@@ -42,13 +43,8 @@ async def outlive(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
-        waiting.add_done_callback(_close)
+        close_unclaimed(waiting)
         raise
-
-
-def _close(waiting: asyncio.Future[Any]) -> None:
-    if not waiting.cancelled() and waiting.exception() is None and isinstance(waiting.result(), Outgoing):
-        waiting.result().close()
 
 
 def _serialized(message: Message | bytes) -> bytes:
