@@ -6,12 +6,13 @@ import datetime as dt
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from harness.bench import PYTHON
+from harness.callers import CALLERS
 from harness.controller import Controller, unique
 from harness.waiting import wait_until
 
@@ -113,3 +114,49 @@ def test_an_expired_key_ends(controller: Controller, backends: dict[str, Any]) -
             lambda: refusal(lambda: ASK["http"](backends["http"], "venv.list", token, {})) is Unauthenticated,
             "the key still works",
         )
+
+
+@pytest.mark.parametrize("kind", TRANSPORTS)
+def test_the_audit_log_tells_of_backends(controller: Controller, backends: dict[str, Any], kind: str) -> None:
+    """Sessions, refused tokens and the end of a key are in the audit log; the backend's own log names the key.
+
+    A call in the background ends with its key.
+    """
+    name = f"keyed-{kind}"
+    with a_key(controller, f"use:{name}") as (key, token):
+        await_key(backends[kind], kind, token)
+        caller = CALLERS[kind](backends[kind]["url"], token)
+        session = caller("session.create", {"name": f"made-by-{key}"})["id"]
+        with pytest.raises(VenvdError, match="division by zero"):
+            caller("eval", {"expression": "1 / 0"}, session=session)
+        with closing(caller.with_token("wrong")) as stranger, pytest.raises(Unauthenticated):
+            stranger("session.list")
+        caller("session.delete", {"id": session})
+        left = caller("call.start", {"command": "exec", "payload": {"code": LOOPS}})["id"]
+        caller.close()
+    with closing(CALLERS[kind](backends[kind]["url"], backends[kind]["token"])) as owner:
+        ended = owner("call.get", {"id": left, "wait": 60})
+    assert (ended["state"], ended["result"]) == ("cancelled", None)
+    assert f'the key "{key}" was revoked' in ended["error"]["message"]
+    expected = {
+        ("session.create", f"/backends/{name}/sessions/{session}", key, 200),
+        ("session.delete", f"/backends/{name}/sessions/{session}", key, 200),
+        ("key.end", f"/backends/{name}", key, 200),
+        ("token.refuse", f"/backends/{name}", None, 401),
+    }
+
+    def is_there() -> bool:
+        lines = controller.api("GET", "/v1/audit?limit=1000")["items"]
+        found = {(line["method"], line["target"], line["key"], line["status"]): line["peer"] for line in lines}
+        if not expected <= found.keys():
+            return False
+        peer = found["session.create", f"/backends/{name}/sessions/{session}", key, 200]
+        return peer.startswith("unix:") if kind == "pipe" else peer.count(".") == 3
+
+    wait_until(is_there, lambda: f"the log has not all of {expected}")
+    logs = controller.api("GET", f"/v1/backends/{name}/logs")["items"]
+    lines = [json.loads(line["text"]) for line in logs if line["source"] == "server"]
+    called = [line for line in lines if line["logger"] == "venvd.call" and line.get("session") == session]
+    assert [(line["command"], line["key"], line["errorType"]) for line in called] == [
+        ("eval", key, "ZeroDivisionError")
+    ]

@@ -134,6 +134,7 @@ def test_waiting_is_cancelled_by_name(run: Any, wardens: Any, serve: Any) -> Non
 class Key:
     """An access key that has ended, or not."""
 
+    name = "ci"
     ended = False
 
     def error(self) -> Unauthenticated:

@@ -7,8 +7,12 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
+
+from venvd_contract.errors import VenvdError
+from venvd_contract.internal.audit import ServerEvent, ServerEvents
 from venvd_http import probes
-from venvd_http.auth import TokenGuard
+from venvd_http.auth import Key, TokenGuard
 
 
 class Backend:
@@ -27,6 +31,15 @@ class Backend:
     def metrics(self) -> bytes:
         assert self.refreshed
         return b"venvd_ready 1.0\n"
+
+    @property
+    def audit(self) -> Backend:
+        return self
+
+    position = "life-5"
+
+    def read(self, after: str) -> ServerEvents:
+        return ServerEvents(self.position, 0, [ServerEvent("now", "session.create", session=after)])
 
 
 def digest(token: str) -> str:
@@ -47,7 +60,9 @@ def ask(app: Any, path: str, token: str | None = None, method: str = "GET") -> A
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    asyncio.run(app({"type": "http", "path": path, "method": method, "headers": headers}, receive, send))
+    path, _, query = path.partition("?")
+    scope = {"type": "http", "path": path, "method": method, "headers": headers, "query_string": query.encode()}
+    asyncio.run(app(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
@@ -79,3 +94,31 @@ def test_readiness_says_what_is_missing() -> None:
     assert status == 503
     assert json.loads(body)["checks"] == backend.failing
     assert ask(app, "/livez")[0] == 200
+
+
+def test_the_controller_alone_reads_the_events() -> None:
+    """Readiness names the newest event to all; the events are for the token that the controller derives."""
+    guard = TokenGuard(digest("use"), digest("derived"))
+    guard.replace_keys([Key("scraper", hashlib.sha256(b"scrape").digest(), "metrics")])
+    app = probes.create_app(Backend(), guard)
+    assert ask(app, "/readyz")[1][b"x-venvd-audit"] == b"life-5"
+    status, _, body = ask(app, "/audit?after=life-4", "derived")
+    assert status == 200
+    assert json.loads(body)["events"][0]["session"] == "life-4"
+    statuses = {token: ask(app, "/audit", token)[0] for token in ("use", "scrape", "wrong", None)}
+    assert statuses == {"use": 403, "scrape": 403, "wrong": 401, None: 401}
+    without_token = probes.create_app(Backend(), TokenGuard(""))
+    assert [ask(without_token, "/audit", token)[0] for token in (None, "any")] == [401, 401]
+
+
+def test_a_refusal_is_reported_with_its_peer() -> None:
+    """The guard reports each refused token with the peer that sent it, and the name of its key if it knows it."""
+    refused: list[tuple[str | None, str, str]] = []
+    guard = TokenGuard(digest("use"), digest("derived"))
+    guard.on_refusal = lambda key, peer, error: refused.append((key, peer, error.code))
+    guard.replace_keys([Key("old", hashlib.sha256(b"old").digest(), expires_at=1.0)])
+    for token in (None, "wrong", "old", "derived"):
+        with pytest.raises(VenvdError):
+            guard.admit(token, "192.0.2.1")
+    unknown = (None, "192.0.2.1", "unauthenticated")
+    assert refused == [unknown, unknown, ("old", *unknown[1:]), ("metrics", "192.0.2.1", "forbidden")]

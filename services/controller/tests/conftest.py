@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import json
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from venvd_contract.errors import Conflict, NotFound, VenvdError
+from venvd_contract.internal import audit
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
 from venvd_controller import backends
 from venvd_controller.app import create_app
@@ -52,7 +54,14 @@ class _ProbeHandler(http.server.BaseHTTPRequestHandler):
         status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
+        events = self.server.backend.events  # type: ignore[attr-defined]
+        if events is not None and self.path.startswith(audit.PATH):
+            self.server.backend.asked.append(self.path.partition("=")[2])  # type: ignore[attr-defined]
+            raw = self.server.backend.raw_events  # type: ignore[attr-defined]
+            status, body = 200, json.dumps(asdict(events)).encode() if raw is None else raw
         self.send_response(status)
+        if events is not None:
+            self.send_header(audit.POSITION_HEADER, events.position)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -79,6 +88,12 @@ class MemoryBackend:
     lines: list[LogLine] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     keys: bytes = b""
+    events: audit.ServerEvents | None = None
+    """What its server has for the audit log."""
+    raw_events: bytes | None = None
+    """What its server sends in place of them."""
+    asked: list[str] = field(default_factory=list)
+    """The positions after which the controller asked for events."""
 
     def log(self, text: str, source: str = "worker") -> None:
         with self.changed:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from venvd_contract.internal.audit import ServerEvent, ServerEvents
+from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.audit import AuditLog, describe_fields
 from venvd_controller.database import Database
+from venvd_engines.engine import LaunchRecord
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +115,7 @@ def test_equal_refusals_are_counted_in_one_line(
     before = audit.refused["unauthenticated"]
     for _ in range(50):
         assert send(shared_testbed, "wrong", "DELETE", "/v1/venvs/app").status_code == 401
-    audit.write_refusals(everything=True)
+    audit.write_merged(everything=True)
 
     def list_refusals() -> list[dict[str, Any]]:
         return [line for line in read_log(limit=50) if line["status"] == 401]
@@ -187,9 +190,115 @@ def test_refusals_of_many_peers_stay_bounded(database: Database) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    audit.write_refusals()
+    audit.write_merged()
     lines = audit.list_all(None, 20_000, None, None)
     assert len(lines) == 1001
     assert sum(line.count for line in lines) == 10_000
-    audit.write_refusals()
+    audit.write_merged()
     assert len(audit.list_all(None, 20_000, None, None)) == 1001
+
+
+def test_failed_requests_of_a_key_stay_bounded(shared_testbed: Any, read_log: Callable[..., Any]) -> None:
+    """So many a minute have lines of their own; the others are one line with their number and some of their paths."""
+    client = shared_testbed.client
+    token = client.post("/v1/keys", json={"name": "weak", "scope": "venv:weak"}).json()["key"]
+    for number in range(100):
+        assert send(shared_testbed, token, "PUT", "/v1/venvs/weak", json={"python": f"{number}"}).status_code == 400
+    shared_testbed.controller.audit.write_merged(everything=True)
+    lines = read_log(key="weak", limit=1000)
+    assert sum(line["count"] for line in lines) == 100
+    assert len(lines) <= 60 + 3
+    assert {line["status"] for line in lines} == {400}
+
+
+def test_a_merged_line_names_what_was_tried(database: Database) -> None:
+    """Refusals of one peer are one line, which names a bounded number of paths."""
+    audit = AuditLog(database, 100)
+    audit.count_refusal("ci", "192.0.2.1", "GET", "/v1/keys", 403, "forbidden")
+    audit.write_merged()
+    for number in range(50):
+        audit.count_refusal("ci", "192.0.2.1", "PUT", f"/v1/venvs/v{number}", 403, "forbidden")
+    audit.write_merged()
+    assert len(audit.list_all(None, 10, None, None)) == 1
+    audit.write_merged(everything=True)
+    merged, first = audit.list_all(None, 10, None, None)
+    assert (first.count, first.fields) == (1, {})
+    assert (merged.count, merged.fields["requests"]) == (50, [f"PUT /v1/venvs/v{number}" for number in range(20)])
+
+
+def test_numbers_that_json_lacks_are_text() -> None:
+    """Every database takes what the log says of a request, whatever its body holds."""
+    shown = describe_fields({"a": float("nan"), "b": [float("inf"), -float("inf"), 1.5], "c\0": "x\0\ud800"})
+    assert shown == {"a": "nan", "b": ["inf", "-inf", 1.5], "c\ufffd": "x\ufffd?"}
+
+
+def add_backend(testbed: Any, name: str) -> Any:
+    """Start a backend on the engine in memory, and return its launch."""
+    testbed.controller.venvs.put("app", VenvSpec(python="3.13"))
+    _, operation = testbed.controller.backends.start(BackendSpec(name=name, venv="app", type="http"))
+    testbed.wait(operation)
+    return testbed.engine.find_backend(name)
+
+
+def test_the_log_has_the_events_of_servers(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """Each event of a server is in the log once, with what was lost; the last ones come before the server ends."""
+    backend, audit = add_backend(testbed, "events"), testbed.controller.audit
+
+    def read() -> list[Any]:
+        return [line for line in audit.list_all(None, 100, None, None) if line.target.startswith("/backends/")][::-1]
+
+    moment = "2030-01-31T12:00:00.000Z"
+    created = ServerEvent(moment, "session.create", "ci", "192.0.2.1", "s\0", None)
+    refused = ServerEvent(moment, "token.refuse", None, "192.0.2.9", None, "unauthenticated", "unknown", count=7)
+    backend.events = ServerEvents("life-3", 1, [created, refused])
+    wait_until(lambda: len(read()) == 3)
+    found = {
+        line.method: (line.target, line.key, line.peer, line.status, line.code, line.count, line.time == moment)
+        for line in read()
+    }
+    assert found == {
+        "audit.drop": ("/backends/events", None, "server", 200, None, 1, False),
+        "session.create": ("/backends/events/sessions/s\ufffd", "ci", "192.0.2.1", 200, None, 1, True),
+        "token.refuse": ("/backends/events", None, "192.0.2.9", 401, "unauthenticated", 7, True),
+    }
+    assert backend.asked == [""]
+    failed = ServerEvent(moment, "session.delete", "ci", "192.0.2.1", "s", "not_found", "there is none")
+    backend.events = ServerEvents("life-4", 0, [failed])
+    wait_until(lambda: len(read()) == 4)
+    assert (read()[-1].status, read()[-1].fields) == (404, {"detail": "there is none"})
+    assert backend.asked == ["", "life-3"]
+    testbed.controller.reconciler.stop()
+    backend.events = ServerEvents("life-5", 0, [created])
+    row = testbed.controller.backends.get_row("events")
+    audit.write_events("events", "life-3", ServerEvents("life-9", 0, [created]))  # another reader was faster
+    assert len(read()) == 4
+    testbed.controller.reconciler._events.collect_last(row, LaunchRecord(**row.record))
+    assert len(read()) == 5
+
+
+def test_many_events_of_one_key_stay_bounded(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """A client that makes sessions all the time does not push the lines of others out of the log."""
+    backend, audit = add_backend(testbed, "busy"), testbed.controller.audit
+    event = [
+        ServerEvent("2030-01-31T12:00:00Z", "session.create", "ci", "192.0.2.1", f"s{number}") for number in range(900)
+    ]
+    backend.events = ServerEvents("life-900", 0, event)
+    lines = wait_until(lambda: audit.list_all(None, 1000, None, "ci"))
+    assert sum(line.count for line in lines) == 900
+    assert len(lines) == 121
+    assert len(lines[0].fields["requests"]) == 20
+
+
+def test_a_server_that_sends_no_events_is_told_of_once(
+    testbed: Any, wait_until: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no page of events changes nothing, and the backend runs on."""
+    backend = add_backend(testbed, "odd")
+    for body in (b"", b'{"position": 5}', b'{"position": "a-1", "events": [{"time": 5}]}'):
+        before = len(backend.asked)
+        backend.raw_events = body
+        backend.events = ServerEvents("life-1")
+        wait_until(lambda before=before: len(backend.asked) > before + 3)
+    told = [each.getMessage() for each in caplog.records if "its events are not in the audit log" in each.getMessage()]
+    assert len(told) == len(set(told)) == 2  # two of the bodies have the same fault
+    assert testbed.controller.backends.get("odd").state == "running"

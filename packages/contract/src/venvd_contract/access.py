@@ -64,7 +64,11 @@ class Key:
 
 @dataclass
 class AuditEntry:
-    """One line of the audit log: a request that changes something, a session that begins or ends, or a refusal."""
+    """One line of the audit log: a request that changes something, a session that begins or ends, or a refusal.
+
+    Of what happens at a backend, `method` is `session.create`, `session.reset`, `session.delete`, `session.end`,
+    `token.refuse`, `key.end` or `audit.drop`.
+    """
 
     id: int
     """Counts upwards."""
@@ -72,10 +76,10 @@ class AuditEntry:
     key: Optional[str]
     """The name of the key; `admin` is the token of the controller's home. Null: the token was unknown or missing."""
     peer: str
-    """The address that the request came from."""
+    """The address that the request came from; `server` is the server of a backend by itself."""
     method: str
     target: str
-    """The path."""
+    """The path; of an event of a backend `/backends/NAME` or `/backends/NAME/sessions/ID`."""
     status: int
     """The HTTP status of the answer."""
     code: Optional[str] = None
@@ -83,4 +87,4 @@ class AuditEntry:
     fields: Dict[str, Any] = field(default_factory=dict)
     """What the request changed, without secrets."""
     count: int = 1
-    """How many equal refusals this line stands for."""
+    """How many requests or events this line stands for."""

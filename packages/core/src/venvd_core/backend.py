@@ -18,6 +18,7 @@ from venvd_contract.framing import MAX_LINE
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
+from venvd_core.audit import AuditEvents
 from venvd_core.background import BackgroundCalls
 from venvd_core.callers import Access
 from venvd_core.calls import Call, Reply, Request, options_of
@@ -42,6 +43,7 @@ _ENVELOPE = 4096
 """Bytes of a request's line beside its payload, with room to spare."""
 _LONGEST_TIMEOUT = 365 * 86400.0
 
+_AUDITED = frozenset({"session.create", "session.reset", "session.delete"})
 _CANCELLED_WITH_CLIENT = PASSED_ON | {"session.create", "call.get", "file.get", "file.put", "file.list"}
 
 
@@ -124,12 +126,13 @@ class Backend:
         self._files: Files | None = None
         self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._arrays = ArrayService(self.begin)
+        self.audit = AuditEvents()
         self.environments: Environments | None = None
         """Answers the commands about venvs; the program of the server sets it."""
 
     async def start(self) -> None:
         """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there."""
-        self._pool = pool = Pool(self.settings)
+        self._pool = pool = Pool(self.settings, self.audit)
         if self.settings.manages_key is not None:
             pool.answer_venvs = self._answer_session
         self._exposition = Exposition(pool.metrics, pool)
@@ -256,7 +259,29 @@ class Backend:
             if request.command == ATTACH:
                 raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
-        return partial(own_command, pool, commands.checked(request.command, wire.parse_object(request.payload)))
+        payload = commands.checked(request.command, wire.parse_object(request.payload))
+        if request.command in _AUDITED:
+            return partial(self._run_audited, own_command, pool, payload, request)
+        return partial(own_command, pool, payload)
+
+    async def _run_audited(
+        self, own_command: _OwnCommand, pool: Pool, payload: dict[str, Any], request: Request
+    ) -> Any:
+        """Run a command that begins or ends a session, and note it for the audit log."""
+        session: str | None = payload.get("id") or payload.get("name")
+        error: VenvdError | None = None
+        try:
+            result = await own_command(pool, payload)
+            session = getattr(result, "id", session)
+        except asyncio.CancelledError:
+            error = Cancelled("the client went away")
+            raise
+        except Exception as raised:
+            error = raised if isinstance(raised, VenvdError) else Internal(type(raised).__name__)
+            raise
+        finally:
+            self.audit.add_session(request.command, session, request.caller, error)
+        return result
 
     async def _pass_on(self, request: Request) -> Any:
         """Answer a command about venvs, which only the controller can."""
@@ -303,6 +328,7 @@ class Backend:
 
     def end_key(self, key: Access) -> None:
         """Stop the calls of an access key that has ended, those in the background as well."""
+        self.audit.add_key_end(key.name, key.error().message)
         if self._pool is not None:
             self._pool.stop_calls_of(key)
 

@@ -15,11 +15,13 @@ from venvd_contract import commands
 from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.internal import PROTOCOL
+from venvd_contract.internal.audit import SESSION_ENDED
 from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.environment import check_session
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.messages import GetStats, Hello, Stats, ZygoteReport
 from venvd_contract.resources import check_name
+from venvd_core.audit import AuditEvents
 from venvd_core.callers import Access
 from venvd_core.channel import Channel, SessionEvent
 from venvd_core.metrics import Gauges, Metrics
@@ -41,7 +43,8 @@ _stats = msgspec.json.Decoder(Stats)
 class Pool:
     """Creates, finds and ends sessions; it is the `Host` of each."""
 
-    def __init__(self, settings: BackendSettings) -> None:
+    def __init__(self, settings: BackendSettings, audit: AuditEvents) -> None:
+        self._audit = audit
         self.grace = settings.grace
         self.queued_bytes = QueuedBytes(settings)
         self.answer_venvs: AnswerVenvs | None = None
@@ -168,7 +171,9 @@ class Pool:
     def on_idle(self, session_id: str) -> None:
         session = self._sessions.get(session_id)
         if session is not None:
-            self._tasks.start(self._end(session, f"it had no call for {session.spec.idle_timeout:g} s"))
+            why = f"it had no call for {session.spec.idle_timeout:g} s"
+            self._audit.add_session(SESSION_ENDED, session_id, None, detail=why)
+            self._tasks.start(self._end(session, why))
 
     async def _end(self, session: Session, why: str) -> None:
         if self._sessions.get(session.spec.id) is not session:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from venvd_contract.errors import Forbidden, Unauthenticated
+from venvd_contract.errors import Forbidden, Unauthenticated, VenvdError
 from venvd_http.asgi import Scope
 
 _log = logging.getLogger("venvd.access")
@@ -118,6 +118,7 @@ class TokenGuard:
     Attributes:
         refresh_keys: called before an unknown token is refused: it may be that of a key which was made a moment ago.
         on_key_end: called with each key that has ended, after its watchers.
+        on_refusal: called with the name of a refused token if it has one, the peer that sent it, and the error.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class TokenGuard:
         self._accepted_key: Key | None = None
         self.refresh_keys: Callable[[], None] | None = None
         self.on_key_end: Callable[[Key], None] | None = None
+        self.on_refusal: Callable[[str | None, str, VenvdError], None] | None = None
 
     @property
     def open(self) -> bool:
@@ -145,11 +147,13 @@ class TokenGuard:
         Raises:
             Unauthenticated, Forbidden: as `check`.
         """
-        key = self.check(token)
+        key = self.check(token, peer=peer)
         return Caller(peer, key.name if key is not None else None if self.open else self._name, key)
 
-    def check(self, token: str | None, scope: str = USE) -> Key | None:
+    def check(self, token: str | None, scope: str = USE, peer: str = "") -> Key | None:
         """Check a token for the scope `use` or `metrics`; return its key, None if it is the server's own token.
+
+        `peer` is the address that it comes from.
 
         Raises:
             Unauthenticated: there is no token, it is unknown, or its key has ended.
@@ -158,26 +162,30 @@ class TokenGuard:
         if not self._token:
             return None
         if not token:
-            raise Unauthenticated("a token is needed, and the request has none")
+            raise self._refuse(Unauthenticated("a token is needed, and the request has none"), None, peer, "none")
         given = token.encode("utf-8", "surrogatepass")
         if self._accepted and hmac.compare_digest(given, self._accepted):
             return self._accepted_key
-        granted, key = self._identify(given)
+        granted, key = self._identify(given, peer)
         if granted == USE and (key is None or key.expires_at is None):
             self._accepted, self._accepted_key = given, key
         elif granted == METRICS != scope:
-            raise _refusal(Forbidden("this token may read metrics only"), key.name if key else METRICS)
+            raise self._refuse(Forbidden("this token may read metrics only"), key.name if key else METRICS, peer)
         return key
 
-    def scope_of(self, token: bytes) -> str:
-        """Return what a token may do: `use`, which is everything, or `metrics`.
+    def check_controller(self, token: str | None, peer: str) -> None:
+        """Check that a token is the one that the controller of this server derives: the metrics token.
 
         Raises:
-            Unauthenticated: the token is unknown.
+            Unauthenticated, Forbidden: it is not.
         """
-        return self._identify(token)[0]
+        if not token:
+            raise self._refuse(Unauthenticated("the token of the controller is needed"), None, peer, "none")
+        granted, key = self._identify(token.encode("utf-8", "surrogatepass"), peer)
+        if granted != METRICS or key is not None:
+            raise self._refuse(Forbidden("only the controller reads this"), key.name if key else self._name, peer)
 
-    def _identify(self, token: bytes) -> tuple[str, Key | None]:
+    def _identify(self, token: bytes, peer: str) -> tuple[str, Key | None]:
         digest = hashlib.sha256(token).digest()
         if hmac.compare_digest(digest, self._token):
             return USE, None
@@ -189,9 +197,9 @@ class TokenGuard:
             key = self._keys.get(digest)
         if key is None:
             error = Unauthenticated(f"the token is not one that {self._server} accepts")
-            raise _refusal(error, f"unknown, its SHA-256 begins with {digest.hex()[:12]}")
+            raise self._refuse(error, None, peer, f"unknown, its SHA-256 begins with {digest.hex()[:12]}")
         if key.expired:
-            raise _refusal(key.error(), key.name)
+            raise self._refuse(key.error(), key.name, peer)
         return key.scope, key
 
     def replace_keys(self, keys: Collection[Key]) -> None:
@@ -217,8 +225,10 @@ class TokenGuard:
             if self.on_key_end is not None:
                 self.on_key_end(key)
 
-
-def _refusal(error: Forbidden | Unauthenticated, key: str) -> Forbidden | Unauthenticated:
-    """Log that a token was refused, and return the error."""
-    _log.warning("a token was refused: %s", error.message, extra={"fields": {"key": key}})
-    return error
+    def _refuse(self, error: VenvdError, key: str | None, peer: str, described: str = "") -> VenvdError:
+        """Report that a token was refused, and return the error; `described` stands for a key without a name."""
+        fields = {"key": key or described, "client": peer or None}
+        _log.warning("a token was refused: %s", error.message, extra={"fields": fields})
+        if self.on_refusal is not None:
+            self.on_refusal(key, peer, error)
+        return error

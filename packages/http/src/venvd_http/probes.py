@@ -1,16 +1,27 @@
-"""`/health`, `/livez`, `/readyz` and `/metrics` of a backend as a bare ASGI application."""
+"""`/health`, `/livez`, `/readyz`, `/metrics` and `/audit` of a backend as a bare ASGI application."""
 
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import parse_qs
 
 from venvd_contract.errors import NotFound, VenvdError
-from venvd_http.asgi import ASGIApp, Receive, Scope, Send, encode, respond
+from venvd_contract.internal import audit
+from venvd_http.asgi import JSON, ASGIApp, Receive, Scope, Send, describe_peer, encode, respond, send_whole
 from venvd_http.auth import METRICS, TokenGuard, read_token
 from venvd_http.problems import refuse, wrong_method
 
-PATHS = ("/health", "/livez", "/readyz", "/metrics")
+PATHS = ("/health", "/livez", "/readyz", "/metrics", audit.PATH)
+_POSITION = audit.POSITION_HEADER.lower().encode()
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class AuditEvents(Protocol):
+    """Events that the controller fetches."""
+
+    @property
+    def position(self) -> str: ...
+    def read(self, after: str) -> audit.ServerEvents: ...
 
 
 class Probed(Protocol):
@@ -20,9 +31,12 @@ class Probed(Protocol):
     async def refresh(self) -> None: ...
     def metrics(self) -> bytes: ...
 
+    @property
+    def audit(self) -> AuditEvents: ...
+
 
 def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
-    """The application. Errors are problem details; metrics take a token."""
+    """The application. Errors are problem details; metrics and events take a token."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,13 +48,18 @@ def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
             if method not in {"GET", "HEAD"}:
                 await wrong_method(method, path, "GET, HEAD")(scope, receive, send)
             elif path == "/metrics":
-                guard.check(read_token(scope), METRICS)
+                guard.check(read_token(scope), METRICS, describe_peer(scope))
                 await backend.refresh()
                 await respond(send, 200, backend.metrics(), METRICS_TYPE)
             elif path == "/readyz":
                 failing = backend.ready()
                 body = {"status": "unavailable" if failing else "ok", "checks": failing}
-                await respond(send, 503 if failing else 200, encode(body))
+                headers = ((b"content-type", JSON), (_POSITION, backend.audit.position.encode()))
+                await send_whole(send, 503 if failing else 200, headers, encode(body))
+            elif path == audit.PATH:
+                guard.check_controller(read_token(scope), describe_peer(scope))
+                query = parse_qs(scope["query_string"].decode("latin-1"))
+                await respond(send, 200, encode(backend.audit.read(query.get("after", [""])[0])))
             else:
                 await respond(send, 200, b'{"status":"ok"}')
         except VenvdError as error:

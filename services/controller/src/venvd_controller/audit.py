@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
+from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
 from venvd_contract.access import AuditEntry
+from venvd_contract.errors import BY_CODE, Internal
+from venvd_contract.internal.audit import REFUSED, ServerEvents
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller.clock import now
+from venvd_controller.audit_merging import Budget, Line, MergedLines, Row
+from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database
-from venvd_controller.database.tables import AuditRow
+from venvd_controller.database.tables import AuditRow, BackendRow
 
 log = logging.getLogger("venvd.audit")
 
-_REFUSAL_SECONDS = 60.0
-"""Equal refusals within this time are one line."""
-_MAX_REFUSED = 1000
-"""Peers and keys whose refusals are counted apart at a time; the refusals of all others are one line."""
-_OTHERS = "others"
+_FAILED_LINES = 60
+"""Lines about failed requests of a key in a minute; further ones are merged."""
+_EVENT_LINES = 120
+"""Lines about the events of a backend and a key in a minute; further ones are merged."""
 _PRUNE_SECONDS = 60.0
+_OK = 200
+_SERVER = "server"
+"""The peer of what a server does by itself."""
 _MAX_TARGET = 400
 _MAX_FIELDS = 4000
 """Characters of a line's fields as JSON; if they have more, the line has their names alone."""
@@ -37,15 +45,6 @@ _SECRETS = frozenset({"key", "token", "code"})
 """Fields of which the log has nothing; whether there is a token is no secret."""
 _ADDRESS = re.compile(r"://[^\s\"']*")
 """What may hold a password: it reaches the last @, since passwords may hold any character."""
-
-
-@dataclass
-class _Refusal:
-    """Equal refusals of one peer."""
-
-    row: dict[str, Any]
-    count: int = 0
-    written_at: float | None = None
 
 
 class AuditLog:
@@ -58,7 +57,9 @@ class AuditLog:
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
         self._limit = limit
-        self._refusals: dict[tuple[str, str | None, int], _Refusal] = {}
+        self._merged = MergedLines()
+        self._failed_lines = Budget(_FAILED_LINES)
+        self._event_lines = Budget(_EVENT_LINES)
         self._lock = threading.Lock()
         self._pruned_at = 0.0
         self.refused: Counter[str] = Counter()
@@ -73,23 +74,59 @@ class AuditLog:
         code: str | None,
         changes: dict[str, Any],
     ) -> None:
-        """Add a line about a request that changes something; see `AuditEntry`."""
+        """Add a line about a request that changes something; see `AuditEntry`. One too many that failed is counted."""
         row = _create_row(key, peer, method, target, status, code)
+        if _is_client_error(status) and not self._failed_lines.take(str(key)):
+            self._merged.add(row)
+            return
+        line = Line(row, changes)
         with self._database.write() as session:
-            session.add(AuditRow(**row, fields=changes, count=1))
-        log.info("%s %s", method, target[:_MAX_TARGET], extra={"fields": {**row, "fields": changes}})
+            session.add(_create_audit_row(line))
+        _log_line(logging.INFO, line)
 
     def count_refusal(self, key: str | None, peer: str, method: str, target: str, status: int, code: str) -> None:
         """Count a refusal. The next turn of the loop writes it, unless it wrote one of this peer in the last minute."""
         with self._lock:
             self.refused[code] += 1
-            place = (peer, key, status)
-            if place not in self._refusals and len(self._refusals) >= _MAX_REFUSED:
-                place, peer = (_OTHERS, None, status), _OTHERS
-            refusal = self._refusals.setdefault(place, _Refusal({}))
-            if refusal.count == 0:
-                refusal.row = _create_row(key, peer, method, target, status, code)
-            refusal.count += 1
+        self._merged.add(_create_row(key, peer, method, target, status, code))
+
+    def write_events(self, backend: str, before: str | None, events: ServerEvents) -> None:
+        """Add what the server of a backend tells, unless the log has events beyond the position `before` already."""
+        lines, refusals = self._create_lines(backend, events)
+        position = update(BackendRow).where(
+            BackendRow.name == backend, BackendRow.audit_position.is_not_distinct_from(before)
+        )
+        with self._database.write() as session:
+            moved = session.execute(position.values(audit_position=clean_text(events.position)[:80]))
+            if moved.rowcount != 1:  # type: ignore[attr-defined]
+                return
+            session.add_all(_create_audit_row(line) for line in lines)
+        for line in lines:
+            _log_line(logging.INFO, line)
+        for row, count in refusals:
+            self._merged.add(row, count, place=row["target"])
+
+    def _create_lines(self, backend: str, events: ServerEvents) -> tuple[list[Line], list[tuple[Row, int]]]:
+        """Return the lines of events, and the refusals among these, which are counted."""
+        place = f"/backends/{backend}"
+        lines: list[Line] = []
+        refusals: list[tuple[Row, int]] = []
+        merged = MergedLines()
+        if events.dropped:
+            row = _create_row(None, _SERVER, "audit.drop", place, _OK, None)
+            lines.append(Line(row, {"detail": f"{events.dropped} events were dropped"}, events.dropped))
+        for event in events.events:
+            target = place if event.session is None else f"{place}/sessions/{event.session}"
+            status = _OK if event.code is None else BY_CODE.get(event.code, Internal).http_status
+            row = _create_row(event.key, event.peer or _SERVER, event.action, target, status, event.code)
+            row["time"] = _read_time(event.time) or row["time"]
+            if event.action == REFUSED:
+                refusals.append((row, event.count))
+            elif self._event_lines.take(f"{backend} {event.key}"):
+                lines.append(Line(row, {"detail": clean_text(event.detail)} if event.detail else {}, event.count))
+            else:
+                merged.add(row, event.count)
+        return [*lines, *merged.take_due()], refusals
 
     def list_all(self, after: int | None, limit: int, since: str | None, key: str | None) -> Sequence[AuditEntry]:
         """List the lines that are older than `after`, not older than `since`, and of this key; the newest first."""
@@ -105,29 +142,15 @@ class AuditLog:
 
     # ---- chores ----
 
-    def write_refusals(self, *, everything: bool = False) -> None:
-        """Write the refusals that are due, or with `everything` all."""
-        time_now = time.monotonic()
-        with self._lock:
-            for place, refusal in list(self._refusals.items()):
-                fresh = refusal.written_at is not None and time_now - refusal.written_at < _REFUSAL_SECONDS
-                if refusal.count == 0 and not fresh:
-                    del self._refusals[place]
-            due = [
-                refusal
-                for refusal in self._refusals.values()
-                if refusal.count
-                and (everything or refusal.written_at is None or time_now - refusal.written_at >= _REFUSAL_SECONDS)
-            ]
-            lines = [(refusal.row, refusal.count) for refusal in due]
-            for refusal in due:
-                refusal.count, refusal.written_at = 0, time_now
+    def write_merged(self, *, everything: bool = False) -> None:
+        """Write the merged lines that are due, or with `everything` all."""
+        lines = self._merged.take_due(everything=everything)
         if not lines:
             return
         with self._database.write() as session:
-            session.add_all(AuditRow(**row, fields={}, count=count) for row, count in lines)
-        for row, count in lines:
-            log.warning("refused: %s", row["target"], extra={"fields": {**row, "count": count}})
+            session.add_all(_create_audit_row(line) for line in lines)
+        for line in lines:
+            _log_line(logging.WARNING, line)
 
     def prune(self) -> None:
         """Delete the oldest lines beyond the limit, once a minute."""
@@ -167,6 +190,8 @@ def _hide_secrets(value: Any) -> Any:
         return {_hide_passwords(name): _hide_field(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_hide_secrets(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
+        return str(value)
     return _hide_passwords(value) if isinstance(value, str) else value
 
 
@@ -179,7 +204,7 @@ def _hide_field(name: str, value: Any) -> Any:
 
 
 def _hide_passwords(text: object) -> str:
-    return _ADDRESS.sub(_hide_password, str(text))
+    return _ADDRESS.sub(_hide_password, clean_text(str(text)))
 
 
 def _hide_password(address: re.Match[str]) -> str:
@@ -187,16 +212,42 @@ def _hide_password(address: re.Match[str]) -> str:
     return f"://…@{host}" if at else address[0]
 
 
-def _create_row(key: str | None, peer: str, method: str, target: str, status: int, code: str | None) -> dict[str, Any]:
+def clean_text(text: str) -> str:
+    """Return a text that every database takes: without NUL and lone surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def _create_row(key: str | None, peer: str, method: str, target: str, status: int, code: str | None) -> Row:
     return {
         "time": now(),
-        "key": key,
-        "peer": peer[:64],
-        "method": method[:20],
-        "target": target.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:_MAX_TARGET],
+        "key": None if key is None else clean_text(key)[:80],
+        "peer": clean_text(peer)[:64],
+        "method": clean_text(method)[:20],
+        "target": clean_text(target)[:_MAX_TARGET],
         "status": status,
-        "code": code,
+        "code": None if code is None else clean_text(code)[:32],
     }
+
+
+def _is_client_error(status: int) -> bool:
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _read_time(text: str) -> str | None:
+    """Return a time of a server as the log writes it; None if it is no time."""
+    try:
+        return format_time(datetime.fromisoformat(text))
+    except ValueError:
+        return None
+
+
+def _create_audit_row(line: Line) -> AuditRow:
+    return AuditRow(**line.row, fields=line.fields, count=line.count)
+
+
+def _log_line(level: int, line: Line) -> None:
+    fields = {**line.row, "fields": line.fields, "count": line.count}
+    log.log(level, "%s %s", line.row["method"], line.row["target"], extra={"fields": fields})
 
 
 def _to_resource(row: AuditRow) -> AuditEntry:

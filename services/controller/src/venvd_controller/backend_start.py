@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_controller import probes
+from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backends import KIND, Backends, read_spec
 from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
@@ -38,9 +39,11 @@ class BackendStarter:
         images: Images,
         operations: Operations,
         keys: Keys,
+        events: BackendEvents,
     ) -> None:
         self._engine = engine
         self._keys = keys
+        self._events = events
         self._settings = settings
         self._home = home
         self._backends = backends
@@ -110,6 +113,7 @@ class BackendStarter:
         """End the launch of a backend, also an incomplete one of a killed controller; return its record."""
         record = LaunchRecord(**row.record) if row.record is not None else None
         if record is not None:
+            self._events.collect_last(row, record)
             self._engine.stop(record, self._settings.stop_grace)
             self._engine.destroy(record, again=True)
         elif row.launch is not None and (owned := self._find_launch(row)) is not None:

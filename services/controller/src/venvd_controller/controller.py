@@ -12,6 +12,7 @@ from venvd_contract.errors import Unavailable, VenvdError
 from venvd_contract.resources import ConfigReport, ControllerStatus
 from venvd_controller import __version__, metrics
 from venvd_controller.audit import AuditLog
+from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database, open_database
@@ -85,7 +86,7 @@ class Controller:
         self.operations.stop()
         with suppress(VenvdError):
             self.keys.flush()
-            self.audit.write_refusals(everything=True)
+            self.audit.write_merged(everything=True)
 
     def get_status(self) -> ControllerStatus:
         return ControllerStatus(
@@ -129,13 +130,14 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     backends = Backends(database, home, engine.name, operations, venvs, host_paths)
     keys = Keys(database, home, backends)
     audit = AuditLog(database, settings.audit_rows)
-    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys)
-    reconciler = Reconciler(engine, operations, backends, settings.reconcile_interval, settings.stop_grace)
+    events = BackendEvents(backends, audit)
+    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, events)
+    reconciler = Reconciler(engine, operations, backends, events, settings.reconcile_interval, settings.stop_grace)
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     pruner = Pruner(engine, images)
     reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
-    reconciler.chores += [keys.reload, audit.write_refusals, audit.prune]
+    reconciler.chores += [keys.reload, audit.write_merged, audit.prune]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Unavailable
+from venvd_contract.internal.audit import POSITION_HEADER
 
 _TIMEOUT = 2.0
 _MAX_BYTES = 16 << 20
@@ -17,11 +18,17 @@ _MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a backend is ready, and why not; `answered` is false if its server did not answer."""
+    """Whether a backend is ready, and why not.
+
+    Attributes:
+        answered: whether its server answered.
+        audit_position: of the newest event that the server has for the audit log.
+    """
 
     ready: bool
     answered: bool = True
     reason: str = ""
+    audit_position: str | None = None
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -41,6 +48,13 @@ def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEO
     Raises:
         Unavailable: there is no answer.
     """
+    status, body, _ = _fetch(url, path, token, timeout)
+    return status, body
+
+
+def _fetch(
+    url: str, path: str, token: str | None = None, timeout: float = _TIMEOUT
+) -> tuple[int, bytes, http.client.HTTPMessage]:
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "unix":
@@ -50,7 +64,7 @@ def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEO
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
-        return response.status, response.read(_MAX_BYTES)
+        return response.status, response.read(_MAX_BYTES), response.headers
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
     finally:
@@ -60,13 +74,15 @@ def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEO
 def probe_readiness(url: str) -> Readiness:
     """Ask a backend's server whether it is ready."""
     try:
-        status, body = fetch(url, "/readyz")
+        status, body, headers = _fetch(url, "/readyz")
     except Unavailable as error:
         return Readiness(ready=False, answered=False, reason=error.message)
+    position = headers.get(POSITION_HEADER)
     if status == http.client.OK:
-        return Readiness(ready=True)
+        return Readiness(ready=True, audit_position=position)
     try:
         problem = json.loads(body)
-        return Readiness(ready=False, reason=str(problem.get("detail") or problem))
+        reason = str(problem.get("detail") or problem)
     except (ValueError, AttributeError):
-        return Readiness(ready=False, reason=f"/readyz answered {status}")
+        reason = f"/readyz answered {status}"
+    return Readiness(ready=False, reason=reason, audit_position=position)

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_controller import probes
+from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.operations import Operations
@@ -41,9 +42,16 @@ class Reconciler:
     """
 
     def __init__(
-        self, engine: Engine, operations: Operations, backends: Backends, interval: float, grace: float
+        self,
+        engine: Engine,
+        operations: Operations,
+        backends: Backends,
+        events: BackendEvents,
+        interval: float,
+        grace: float,
     ) -> None:
         self._engine = engine
+        self._events = events
         self._operations = operations
         self._backends = backends
         self._interval = interval
@@ -163,6 +171,7 @@ class Reconciler:
     def _remove(self, row: BackendRow, owned: Owned | None) -> None:
         if row.record is not None:
             record = LaunchRecord(**row.record)
+            self._events.collect_last(row, record)
             self._engine.stop(record, self._grace)
             self._engine.destroy(record)
         elif owned is not None:
@@ -176,6 +185,7 @@ class Reconciler:
             self._replace(row, _describe_end(state))
             return
         readiness = probes.probe_readiness(record.probe_url)
+        self._events.collect(row, record, readiness.audit_position)
         if readiness.ready:
             self._reset_probes(row.name)
             if row.state != "running":

@@ -45,6 +45,7 @@ class HttpServer:
         log.info("HTTP on port %d", listener.getsockname()[1])
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
+        guard.on_refusal = self._backend.audit.add_refusal
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
         commands = Commands(self._backend, guard, settings)

@@ -37,6 +37,7 @@ class PipeServer:
         self.settings = settings
         self.guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         self.guard.on_key_end = backend.end_key
+        self.guard.on_refusal = backend.audit.add_refusal
         self.held = 0
         self._pipe_path = settings.socket_dir / PIPE
         self._http_path = settings.socket_dir / HTTP

@@ -74,6 +74,7 @@ class RpcServer:
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
+        guard.on_refusal = self._backend.audit.add_refusal
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
         cancel = settings.cancel_on_disconnect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 import click
 
@@ -12,6 +13,8 @@ from venvd._cli.key import parse_time
 from venvd_contract.access import AuditEntry
 
 _POLL_SECONDS = 1.0
+_LATE = timedelta(minutes=2)
+"""So long after its time a line may be written: one that counts refusals, or what a server tells later."""
 _MAX_NEW = 1000
 """Lines that are read at a time of a log that is followed."""
 _HEADINGS = ("time", "key", "peer", "request", "result", "changed")
@@ -39,7 +42,11 @@ def audit(state: State, since: str | None, key: str | None, limit: int, follow: 
         return
     if state.json:
         raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
-    _follow(lambda last: state.controller.audit(last.time if last else since, key, _MAX_NEW), entries)
+    _follow(lambda last: state.controller.audit(_subtract(last.time) if last else since, key, _MAX_NEW), entries)
+
+
+def _subtract(text: str) -> str:
+    return (datetime.fromisoformat(text) - _LATE).isoformat()
 
 
 def _follow(read: Callable[[AuditEntry | None], Sequence[AuditEntry]], entries: Sequence[AuditEntry]) -> None:

@@ -111,6 +111,8 @@ class BackendRow(Table):
     operation: Mapped[str | None] = mapped_column(String(32))
     declared: Mapped[bool] = mapped_column("owned", default=False)
     """Whether the manifest declares it."""
+    audit_position: Mapped[str | None] = mapped_column(String(80))
+    """Up to where the audit log has the events of its server."""
 
 
 class OperationRow(Table):

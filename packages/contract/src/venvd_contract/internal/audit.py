@@ -1,0 +1,58 @@
+"""What a server tells its controller for the audit log: `GET /audit?after=POSITION` beside the probes.
+
+The header `POSITION_HEADER` of `/readyz` names the position of the newest event, so that the controller asks for
+nothing where nothing is new. What it asks for the server may forget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+PATH = "/audit"
+POSITION_HEADER = "X-Venvd-Audit"
+
+REFUSED = "token.refuse"
+KEY_ENDED = "key.end"
+SESSION_ENDED = "session.end"
+"""A session that was idle for too long; `session.create`, `session.reset` and `session.delete` are commands."""
+
+
+@dataclass
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        time: RFC 3339; of the first one, where the event stands for several.
+        action: a command that begins or ends a session, or one of the names above.
+        key: the name of the token; null if it is unknown or missing, or none was needed.
+        peer: the address of the client; empty if the server acted by itself.
+        session: the ID of the session.
+        code: that of the error; null is success.
+        detail: a sentence.
+        count: how many equal events this one stands for.
+    """
+
+    time: str
+    action: str
+    key: Optional[str] = None
+    peer: str = ""
+    session: Optional[str] = None
+    code: Optional[str] = None
+    detail: Optional[str] = None
+    count: int = 1
+
+
+@dataclass
+class ServerEvents:
+    """The events after a position.
+
+    Attributes:
+        position: of the last of them.
+        dropped: how many were lost between that position and the first of them.
+        events: the oldest first.
+    """
+
+    position: str
+    dropped: int = 0
+    events: List[ServerEvent] = field(default_factory=list)

@@ -1,0 +1,102 @@
+"""Lines of the audit log that would be too many: equal ones become one line with their number."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_SECONDS = 60.0
+"""Equal lines within this time are one."""
+_MAX_KINDS = 1000
+"""Kinds of lines that are counted apart at a time; all others of one status are one line."""
+_MAX_TARGETS = 20
+"""Requests that a merged line names."""
+_OTHERS = "others"
+
+Row = dict[str, Any]
+"""The columns of a line, without fields and count."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the audit log that is to be written."""
+
+    row: Row
+    fields: dict[str, Any]
+    count: int = 1
+
+
+@dataclass
+class _Lines:
+    """Lines of one peer, key and status."""
+
+    row: Row
+    count: int = 0
+    requests: dict[str, None] = field(default_factory=dict)
+    written_at: float | None = None
+
+    def add(self, row: Row, count: int) -> None:
+        if self.count == 0:
+            self.row, self.requests = row, {}
+        self.count += count
+        if len(self.requests) < _MAX_TARGETS:
+            self.requests[f"{row['method']} {row['target']}"] = None
+
+    def is_fresh(self, time_now: float) -> bool:
+        return self.written_at is not None and time_now - self.written_at < _SECONDS
+
+
+class MergedLines:
+    """Counts lines by place, peer, key and status: the first is due at once, others within a minute are one."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[str, str, str | None, int], _Lines] = {}
+        self._lock = threading.Lock()
+
+    def add(self, row: Row, count: int = 1, place: str = "") -> None:
+        """Count a line, or several that are equal; `place` is the backend that was asked, if it was one."""
+        kind = (place, row["peer"], row["key"], row["status"])
+        with self._lock:
+            if kind not in self._lines and len(self._lines) >= _MAX_KINDS:
+                kind, row = ("", _OTHERS, None, row["status"]), {**row, "peer": _OTHERS, "key": None}
+            self._lines.setdefault(kind, _Lines(row)).add(row, count)
+
+    def take_due(self, *, everything: bool = False) -> Sequence[Line]:
+        """Return the lines that are due, or with `everything` all."""
+        time_now = time.monotonic()
+        with self._lock:
+            self._lines = {
+                kind: lines for kind, lines in self._lines.items() if lines.count or lines.is_fresh(time_now)
+            }
+            due = [each for each in self._lines.values() if each.count and (everything or not each.is_fresh(time_now))]
+            taken = [Line(each.row, _describe_requests(each.requests), each.count) for each in due]
+            for each in due:
+                each.count, each.written_at = 0, time_now
+        return taken
+
+
+def _describe_requests(requests: dict[str, None]) -> dict[str, Any]:
+    """Return the fields of a line that stands for requests: what they were, unless all were the same."""
+    return {"requests": list(requests)} if len(requests) > 1 else {}
+
+
+class Budget:
+    """Allows each owner so many lines a minute."""
+
+    def __init__(self, lines: int) -> None:
+        self._most = lines
+        self._used: dict[str, int] = {}
+        self._next_minute = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, owner: str) -> bool:
+        """Take one line, and return whether there was one."""
+        with self._lock:
+            if time.monotonic() >= self._next_minute:
+                self._next_minute = time.monotonic() + _SECONDS
+                self._used = {}
+            self._used[owner] = used = self._used.get(owner, 0) + 1
+            return used <= self._most

@@ -1,0 +1,61 @@
+"""Fetches what the servers of backends have for the audit log: sessions, refused tokens, ended keys."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from venvd_contract.errors import Unavailable, VenvdError
+from venvd_contract.internal.audit import PATH, ServerEvents
+from venvd_controller import probes
+from venvd_controller.audit import AuditLog
+from venvd_controller.backends import Backends
+from venvd_controller.database.tables import BackendRow
+from venvd_engines.engine import LaunchRecord
+
+log = logging.getLogger("venvd.controller")
+
+_events = TypeAdapter(ServerEvents)
+
+
+class BackendEvents:
+    """Moves the events of servers into the audit log, each once."""
+
+    def __init__(self, backends: Backends, audit: AuditLog) -> None:
+        self._backends = backends
+        self._audit = audit
+        self._failures: dict[str, str] = {}
+
+    def collect(self, row: BackendRow, record: LaunchRecord, position: str | None) -> None:
+        """Fetch the events of a backend's server whose newest event has this position, unless the log has them."""
+        if position is not None and position != row.audit_position:
+            self._collect(row, record)
+
+    def collect_last(self, row: BackendRow, record: LaunchRecord) -> None:
+        """Fetch the events of a server that is about to end, if it answers."""
+        readiness = probes.probe_readiness(record.probe_url)
+        if readiness.answered:
+            self.collect(row, record, readiness.audit_position)
+
+    def _collect(self, row: BackendRow, record: LaunchRecord) -> None:
+        try:
+            self._audit.write_events(row.name, row.audit_position, self._fetch(row, record))
+        except VenvdError as error:
+            if self._failures.get(row.name) != error.message:
+                log.warning("%s: its events are not in the audit log: %s", row.name, error.message)
+            self._failures[row.name] = error.message
+        else:
+            self._failures.pop(row.name, None)
+
+    def _fetch(self, row: BackendRow, record: LaunchRecord) -> ServerEvents:
+        path = f"{PATH}?after={quote(row.audit_position or '')}"
+        status, body = probes.fetch(record.probe_url, path, self._backends.derive_metrics_token(row))
+        if status != http.client.OK:
+            raise Unavailable(f"its server answered {status} to {PATH}")
+        try:
+            return _events.validate_json(body)
+        except ValidationError as error:
+            raise Unavailable(f"its server sent no events: {error.errors()[0]['msg']}") from None
