@@ -18,11 +18,12 @@ import pytest
 from harness.bench import Bench, evaluate, opened
 from harness.stack import Quiet, wait_ready
 
-from venvd_contract.errors import Conflict, InUse
+from venvd_contract.errors import Conflict, InUse, InvalidRequest
 from venvd_engines import compat
-from venvd_engines.docker import DockerEngine
+from venvd_engines.docker import DockerEngine, labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.compat import PipeNames
+from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
 from venvd_engines.docker.user_ids import BLOCK, UserIds
 from venvd_engines.engine import Image, LaunchRecord, Port
@@ -309,3 +310,27 @@ def test_homes_have_different_user_ids(docker_bench: Bench) -> None:
         first.release()
         second.release()
     assert f"venvd-users-{blocks[1][0]}" not in docker("volume", "ls", "--quiet").split()
+
+
+@pytest.mark.parametrize("runtime", ["runc", "runsc"])
+def test_a_runtime_is_tried(docker_bench: Bench, docker_image: Image, runtime: str) -> None:
+    """Server and worker host can pass sockets and memory with the OCI runtimes that venvd is made for."""
+    client = DockerClient(docker_bench.settings)
+    if runtime not in client.api.info()["Runtimes"]:
+        pytest.skip(f"the Docker Engine has no OCI runtime {runtime}")
+    assert OciRuntimes(client)._try(runtime, docker_image.ref) is None
+    assert not client.api.volumes(client.filters(labels.HELPER))["Volumes"]
+
+
+def test_a_runtime_that_the_engine_does_not_have_is_refused(docker_bench: Bench, docker_image: Image) -> None:
+    """A launch with an unknown OCI runtime is a wrong request, which names those of the engine; nothing is left."""
+    launch = docker_bench.launch(docker_image, oci_runtime="no-such-runtime")
+    with pytest.raises(InvalidRequest, match=r'no OCI runtime "no-such-runtime"; it has .*runc'):
+        docker_bench.engine.start(launch, Quiet())
+    assert not docker_bench.owned(launch.id)
+
+
+def test_a_runtime_that_cannot_work_is_refused(docker_bench: Bench, docker_image: Image) -> None:
+    """The reason is what the two halves of the probe said."""
+    client = DockerClient(docker_bench.settings)
+    assert "does not start" in (OciRuntimes(client)._try("no-such-runtime", docker_image.ref) or "")

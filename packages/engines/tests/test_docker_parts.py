@@ -343,7 +343,7 @@ def test_keys_without_a_directory(
     """A running server whose key file is gone does not have its new keys, and the engine says so."""
     client = DockerClient(settings(tmp_path))
     unused: Any = None
-    backends = Backends(client, unused, unused, unused, SocketDirectories(client), unused)
+    backends = Backends(client, unused, unused, unused, unused, SocketDirectories(client), unused)
     monkeypatch.setattr(backends, "_inspect_part", lambda _record, _part: PartState(state))
     record = LaunchRecord("docker", "abc", "", "", data)
     with pytest.raises(Unavailable, match="key file") if fails else contextlib.nullcontext():

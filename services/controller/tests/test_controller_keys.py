@@ -257,6 +257,7 @@ def test_the_token_of_a_backend_may_only_use_it(place: Place) -> None:
         ({"queueLimit": 5000}, 403),
         ({"server": {"maxSessions": 1000}}, 403),
         ({"labels": {"a": "b"}}, 403),
+        ({"ociRuntime": "runc"}, 403),
         ({"env": {"A": "b"}, "timeout": 5.0, "limits": {"cpus": 1.5, "memoryBytes": 1 << 30}}, 202),
         ({"limits": {"cpus": 64.0}}, 403),
         ({"limits": {"memoryBytes": 1 << 40}}, 403),

@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
         dotnet: whether the venv has Python.NET and a .NET runtime.
         assemblies: a directory on the controller's host with .NET assemblies, below one of its `VENVD_HOST_DIRS`.
         network: whether user code may reach the network.
+        oci_runtime: the OCI runtime of the worker host, such as `runsc`. Default: that of the venv.
         env: environment variables of user code.
         limits: of the worker host.
         timeout: seconds for calls that name no timeout.
@@ -54,6 +55,7 @@ class Options(TypedDict, total=False):
     dotnet: bool
     assemblies: str | None
     network: bool | None
+    oci_runtime: str | None
     env: Mapping[str, str] | None
     limits: BackendLimits | None
     timeout: float | None
@@ -85,6 +87,7 @@ class BackendPlan:
         options = self.options
         fields: dict[str, Any] = {name: options.get(name) for name in ("port", "network", "env", "timeout", "server")}
         fields["queueLimit"] = options.get("queue_limit")
+        fields["ociRuntime"] = options.get("oci_runtime")
         fields["handleLease"] = options.get("handle_lease")
         fields["venv"] = venv
         fields["name"] = options.get("name") or f"{venv[:50]}-{secrets.token_hex(3)}"

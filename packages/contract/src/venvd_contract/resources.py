@@ -77,6 +77,8 @@ class VenvSpec:
     """Modules imported before the first session."""
     network: bool = False
     """Whether backends of this venv may reach the network from user code."""
+    ociRuntime: Optional[str] = None
+    """The OCI runtime of the worker hosts of its backends, such as `runsc`; null is that of the controller."""
     env: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)
     server: Dict[str, Any] = field(default_factory=dict)
@@ -185,6 +187,8 @@ class BackendSpec:
     limits: BackendLimits = field(default_factory=BackendLimits)
     network: Optional[bool] = None
     """The default is that of the venv."""
+    ociRuntime: Optional[str] = None
+    """The OCI runtime of its worker host, such as `runsc`; null is that of the venv."""
     token: bool = True
     """False serves without a token, which is only allowed on loopback and on sockets."""
     env: Dict[str, str] = field(default_factory=dict)

@@ -36,6 +36,10 @@ RESERVED_DIRECTORIES = ("keys-", "controller-")
 """What the names of venvd's own directories in the run directory begin with; clients cannot choose such a name."""
 
 
+SHARED_KERNEL = frozenset({"runc", "crun", "youki", "io.containerd.runc.v2"})
+"""OCI runtimes whose containers run on the kernel of the host."""
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Settings of all engines; the program that owns the engine builds them."""
@@ -71,7 +75,7 @@ class EngineSettings:
 class Capabilities:
     """What an engine can do, and what it does not guard.
 
-    `gaps` are sentences for the operator, one for each guard of the docker engine that this one lacks.
+    `gaps` are sentences for the operator, one for each guard that is off or missing.
     """
 
     apt_packages: bool
@@ -175,6 +179,7 @@ class Launch:
         spare_sessions: processes that the warden forks ahead for future sessions.
         reserved: ports of the home's other backends, those included that are about to restart.
         network: whether user code may reach the network.
+        oci_runtime: of the worker host; null is that of `EngineSettings`, else the default of the engine.
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
@@ -197,6 +202,7 @@ class Launch:
     ports: Sequence[Port] = ()
     reserved: Collection[int] = ()
     network: bool = False
+    oci_runtime: str | None = None
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None
     pipe_name: str | None = None
@@ -329,7 +335,12 @@ class Engine(Protocol):
         """
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
-        """Start server and worker host; they may not be ready yet. `Conflict` where a port is taken."""
+        """Start server and worker host; they may not be ready yet.
+
+        Raises:
+            Conflict: a port is taken.
+            InvalidRequest: worker hosts cannot run with the OCI runtime of the launch; says why.
+        """
 
     def inspect(self, record: LaunchRecord) -> BackendState: ...
 

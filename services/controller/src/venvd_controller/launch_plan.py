@@ -56,6 +56,7 @@ def plan_launch(
         ports=_choose_ports(spec, row.ports),
         reserved=reserved_ports,
         network=venv.network if spec.network is None else spec.network,
+        oci_runtime=spec.ociRuntime or venv.ociRuntime,
         limits=WorkerLimits(
             memory_bytes=spec.limits.memoryBytes or settings.worker_memory_bytes,
             cpus=spec.limits.cpus or settings.worker_cpus,

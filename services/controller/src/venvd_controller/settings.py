@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from venvd_contract.commands import Limits
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
-from venvd_engines.engine import EngineSettings
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _FALLBACKS = {"home": ("XDG_STATE_HOME",), "pipe_name_dir": ("TMPDIR",), "ca_bundle": _CA_VARIABLES}
@@ -252,6 +252,10 @@ def create_report(
     if settings.allow_source_builds:
         unsafe.append("source distributions may be built: a build runs code of the packages it installs")
     for backend in backends:
+        if backend.spec.ociRuntime in SHARED_KERNEL and settings.oci_runtime not in {None, *SHARED_KERNEL}:
+            unsafe.append(
+                f'the backend "{backend.name}" runs with {backend.spec.ociRuntime}, on the kernel of the host'
+            )
         if not backend.spec.token:
             unsafe.append(f'the backend "{backend.name}" serves without a token')
         if backend.type != "pipe" and not is_loopback(backend.spec.host):

@@ -34,6 +34,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PATTERN = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?")
 _MAX_PATTERNS = 100
+_OCI_RUNTIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_LABELS = 200
 _MAX_LENGTH = 32_768
 """Characters of a label's value."""
@@ -53,6 +54,7 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
         check_version(spec.python)
     check_declared(spec.env)
     _check_labels(spec.labels)
+    _check_oci_runtime(spec.ociRuntime)
     _check_dotnet(spec)
     if spec.path is not None:
         _check_alone(spec)
@@ -136,6 +138,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     check_name("venv", spec.venv)
     check_declared(spec.env)
     _check_labels(spec.labels)
+    _check_oci_runtime(spec.ociRuntime)
     _check_ports(spec)
     _check_numbers(spec)
     _check_pipe_name(spec)
@@ -204,6 +207,13 @@ def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None
     if spec.type != "pipe":
         return None
     return spec.socketDir or hashlib.sha256(f"{home_id}/{name}".encode()).hexdigest()[:10]
+
+
+def _check_oci_runtime(name: str | None) -> None:
+    if name is not None and not _OCI_RUNTIME.fullmatch(name):
+        raise InvalidRequest(
+            f'ociRuntime: "{name[:80]}" is not the name of an OCI runtime of the engine, such as runsc'
+        )
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

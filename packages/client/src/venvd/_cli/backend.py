@@ -57,6 +57,7 @@ def details(info: Backend) -> str:
             ("venv", info.venv),
             ("python", info.python),
             ("engine", info.engine),
+            ("OCI runtime", info.spec.ociRuntime),
             ("started", info.startedAt),
             ("restarts", info.restarts or None),
             ("error", info.error),
@@ -161,6 +162,12 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     "--network/--no-network",
     default=None,
     help="Whether user code may reach the network. Default: the venv's setting.",
+)
+@click.option(
+    "--oci-runtime",
+    "ociRuntime",
+    metavar="NAME",
+    help="The OCI runtime of the worker host, such as runsc. Default: the venv's setting. For operators.",
 )
 @click.option("--no-token", is_flag=True, help="Serve without a token. Only for the loopback address or a socket.")
 @click.option("--memory", type=click.IntRange(1), metavar="BYTES", help="Memory of the worker host.")

@@ -41,6 +41,7 @@ def details(venv_info: Venv) -> str:
             ("apt packages", " ".join(venv_info.spec.aptPackages)),
             ("preload", " ".join(venv_info.spec.preload)),
             ("network", "allowed" if venv_info.spec.network else None),
+            ("OCI runtime", venv_info.spec.ociRuntime),
             (".NET", "yes" if venv_info.spec.dotnet else None),
             ("assemblies", venv_info.spec.assemblies),
             ("image", venv_info.image),
@@ -106,6 +107,11 @@ _SPEC_OPTIONS = (
     click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable."),
     click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable."),
     click.option("--network", is_flag=True, help="Let user code reach the network."),
+    click.option(
+        "--oci-runtime",
+        metavar="NAME",
+        help="The OCI runtime of the worker hosts of its backends, such as runsc. For operators.",
+    ),
     click.option(
         "--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable."
     ),
@@ -276,6 +282,7 @@ def _spec(
     apt_packages: Sequence[str],
     preload: Sequence[str],
     network: bool,
+    oci_runtime: str | None,
     env: Sequence[str],
     labels: Sequence[str],
     server: Sequence[str],
@@ -292,6 +299,7 @@ def _spec(
         aptPackages=list(apt_packages),
         preload=list(preload),
         network=network,
+        ociRuntime=oci_runtime,
         env=parse_pairs(env),
         labels=parse_pairs(labels),
         server=parse_server_settings(server),

@@ -25,6 +25,7 @@ from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.key_files import FILE, KeyFiles
 from venvd_engines.docker.key_files import INSIDE as KEYS
 from venvd_engines.docker.networks import Networks
+from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.ports import PortSearch
 from venvd_engines.docker.server_images import ServerImages
 from venvd_engines.docker.socket_directories import SocketDirectories
@@ -59,6 +60,7 @@ class Backends:
         servers: ServerImages,
         volumes: FilledVolumes,
         networks: Networks,
+        runtimes: OciRuntimes,
         directories: SocketDirectories,
         pipe_names: PipeNames,
     ) -> None:
@@ -66,6 +68,7 @@ class Backends:
         self._servers = servers
         self._volumes = volumes
         self._networks = networks
+        self._runtimes = runtimes
         self._directories = directories
         self._pipe_names = pipe_names
         self._keys = KeyFiles(client, directories)
@@ -82,6 +85,9 @@ class Backends:
             raise InvalidRequest("a pipe backend needs the name of its directory of sockets")
         socket = launch.socket_name if launch.type == "pipe" else None
         link = None if launch.pipe_name is None else self._pipe_names.find(launch.pipe_name)
+        runtime = self._find_runtime(launch)
+        if runtime is not None:
+            self._runtimes.check(runtime, server_image)
         progress.check()
         try:
             with self._networks.keep():
@@ -113,6 +119,9 @@ class Backends:
             labels=self._labels(launch, labels.CHANNEL),
         )
 
+    def _find_runtime(self, launch: Launch) -> str | None:
+        return launch.oci_runtime or self._client.settings.oci_runtime
+
     @staticmethod
     def _channel(launch: Launch) -> Mount:
         return Mount(CHANNEL, labels.part_name(launch.id, labels.CHANNEL), type="volume", no_copy=True)
@@ -136,7 +145,7 @@ class Backends:
             network=self._networks.ensure() if launch.network else "none",
             tmpfs={TMP: tmpfs, WORK: tmpfs},
             mounts=mounts,
-            runtime=self._client.settings.oci_runtime,
+            runtime=self._find_runtime(launch),
             shm_bytes=launch.limits.tmpfs_bytes,
             command=[*warden_command, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
             environment={

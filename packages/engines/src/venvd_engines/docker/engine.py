@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from venvd_contract.errors import Unavailable, Unimplemented
+from venvd_contract.errors import InvalidRequest, Unavailable, Unimplemented, VenvdError
 from venvd_contract.resources import Leftover, LogLine
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.base_images import BaseImages
@@ -14,6 +15,7 @@ from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.leftovers import Leftovers
 from venvd_engines.docker.networks import Networks
+from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.server_images import ServerImages
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import translate_errors
@@ -21,6 +23,7 @@ from venvd_engines.docker.user_ids import UserIds
 from venvd_engines.docker.venv_images import VenvImages
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import (
+    SHARED_KERNEL,
     BackendState,
     Capabilities,
     EngineSettings,
@@ -48,13 +51,16 @@ class DockerEngine:
         self._volumes = FilledVolumes(self._client)
         self._networks = Networks(self._client)
         self._user_ids = UserIds(self._client)
+        self._runtimes = OciRuntimes(self._client)
         containers = BuildContainers(self._client, self._volumes)
         self._servers = ServerImages(self._client, self._bases, containers)
         self._venvs = VenvImages(self._client, self._bases, containers)
         self._leftovers = Leftovers(self._client, self._venvs, self._servers, self._volumes)
         directories = SocketDirectories(self._client)
         pipe_names = PipeNames(self._client)
-        self._backends = Backends(self._client, self._servers, self._volumes, self._networks, directories, pipe_names)
+        self._backends = Backends(
+            self._client, self._servers, self._volumes, self._networks, self._runtimes, directories, pipe_names
+        )
 
     @translate_errors("check the engine")
     def check(self) -> None:
@@ -64,17 +70,29 @@ class DockerEngine:
         self._user_ids.check()
         runtime = self._client.settings.oci_runtime
         if runtime is not None:
-            runtimes = self._client.api.info().get("Runtimes") or {}
-            if runtime not in runtimes:
-                raise Unavailable(
-                    f'VENVD_OCI_RUNTIME is "{runtime}": the Docker Engine has no such OCI runtime; '
-                    f"it has {', '.join(sorted(runtimes))}"
-                )
+            try:
+                self._runtimes.check_known(runtime)
+            except InvalidRequest as error:
+                raise Unavailable(f'VENVD_OCI_RUNTIME is "{runtime}": {error.message}') from None
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            apt_packages=True, network_isolation=True, filesystem_isolation=True, memory_wall=True, attach=True
+            apt_packages=True,
+            network_isolation=True,
+            filesystem_isolation=True,
+            memory_wall=True,
+            attach=True,
+            gaps=tuple(self._list_gaps()),
         )
+
+    def _list_gaps(self) -> Iterator[str]:
+        with contextlib.suppress(VenvdError), translate_errors("read the OCI runtimes"):
+            runtime = self._runtimes.find_default()
+            if runtime in SHARED_KERNEL:
+                yield (
+                    f"Worker hosts run with the OCI runtime {runtime}, on the kernel of the host: a defect of it is "
+                    "enough to leave one. VENVD_OCI_RUNTIME=runsc (gVisor) puts a kernel of its own around each."
+                )
 
     @translate_errors("find the runtime")
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:

@@ -79,7 +79,7 @@ class FilledVolumes:
 
     def remove_stale(self) -> None:
         """Remove the volumes of this home that no container uses and this process has not filled."""
-        for role in (labels.TOOLS, labels.ARCHIVE):
+        for role in (labels.TOOLS, labels.ARCHIVE, labels.HELPER):
             for volume in self._client.api.volumes(self._client.filters(role))["Volumes"] or ():
                 if volume["Name"] not in self._filled:
                     with contextlib.suppress(docker.errors.APIError):

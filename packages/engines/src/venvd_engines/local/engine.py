@@ -43,6 +43,7 @@ GAPS = (
     "Worker hosts share the kernel's quotas of that user: descriptors in flight, pipes, watches of files.",
     "Debian packages (aptPackages) cannot be installed.",
 )
+_NO_RUNTIMES = "VENVD_OCI_RUNTIME has no effect: the local engine has no containers."
 
 
 class LocalEngine:
@@ -79,7 +80,7 @@ class LocalEngine:
             filesystem_isolation=False,
             memory_wall=False,
             attach=True,
-            gaps=GAPS,
+            gaps=(*GAPS, *([_NO_RUNTIMES] if self._settings.oci_runtime else [])),
         )
 
     # ---- venvs ---------------------------------------------------------------------------------------------------
@@ -126,6 +127,10 @@ class LocalEngine:
         return ()
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
+        if launch.oci_runtime is not None:
+            raise Unimplemented(
+                f"ociRuntime: the local engine has no containers, and so no {launch.oci_runtime}: use the engine docker"
+            )
         return to_launch_record(self._starter.start(launch, self._archive(), progress))
 
     def inspect(self, record: LaunchRecord) -> BackendState:
