@@ -11,6 +11,8 @@ import sys
 from collections.abc import Generator, Iterable
 
 import pytest
+from harness.scheduling import FolderScheduling
+from xdist.remote import Producer
 
 # Hundreds of programs start in a run: without bytecode each of them would compile all that it imports.
 sys.dont_write_bytecode = False
@@ -64,6 +66,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"{needed.args[0]} is not installed"))
     items.sort(key=_rank)
     _skip_without_docker(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FolderScheduling:
+    return FolderScheduling(config, log)
 
 
 def _rank(item: pytest.Item) -> int:

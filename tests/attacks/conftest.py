@@ -6,9 +6,9 @@ To add an attack:
   parametrised test.
 - The docstring says what the attacker tries, with that word, and what comes of it: "A session tries to signal another:
   the kernel refuses." `test_rules.py` holds this.
-- `victim` and `neighbour` are two backends on each engine, made once for a module. `victim.attack(code)` runs code in a
-  session of the victim; `with victim.session() as name` makes a session for it. Code that ends its worker host starts
-  a backend of its own with `harness.attacks.started`. A module for one engine defines a fixture `engine` of its own.
+- `victim` and `neighbour` are two backends on each engine, which all modules share. `victim.attack(code)` runs code in
+  a session of the victim; `with victim.session() as name` makes a session for it. Code that ends its worker host
+  starts a backend of its own with `harness.attacks.started`. A module for one engine defines a fixture `engine`.
 - `http`, `pipe` and `rpc` are backends of the local engine for attacks of clients, and `target` is each of them.
 - A test fails on the state before the wall. It asserts what the attacker gets, and that the others are served.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness.attacks import Target, started
+from harness.attacks import Target, shared
 from harness.door import Door
 from harness.stack import SharedStacks, Stack
 
@@ -36,16 +36,16 @@ def engine(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
 
 
 @pytest.fixture(scope="module")
-def victim(engine: Stack) -> Iterator[Target]:
+def victim(stacks: SharedStacks, engine: Stack) -> Iterator[Target]:
     """The backend that is attacked, from a session or from outside."""
-    with started(engine, "http", VENVD_CANARY="canary-of-the-server", **SETTINGS) as target:
+    with shared(stacks, engine, "http", "victim", VENVD_CANARY="canary-of-the-server", **SETTINGS) as target:
         yield target
 
 
 @pytest.fixture(scope="module")
-def neighbour(engine: Stack) -> Iterator[Target]:
+def neighbour(stacks: SharedStacks, engine: Stack) -> Iterator[Target]:
     """The backend beside it, of another tenant."""
-    with started(engine, "http", **SETTINGS) as target:
+    with shared(stacks, engine, "http", "neighbour", **SETTINGS) as target:
         yield target
 
 
@@ -55,20 +55,20 @@ def stack(stacks: SharedStacks) -> Stack:
 
 
 @pytest.fixture(scope="package")
-def http(stack: Stack) -> Iterator[Target]:
-    with started(stack, "http", **SETTINGS) as target:
+def http(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
+    with shared(stacks, stack, "http", "neighbour", **SETTINGS) as target:
         yield target
 
 
 @pytest.fixture(scope="package")
-def pipe(stack: Stack) -> Iterator[Target]:
-    with started(stack, "pipe", **SETTINGS) as target:
+def pipe(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
+    with shared(stacks, stack, "pipe", "neighbour", **SETTINGS) as target:
         yield target
 
 
 @pytest.fixture(scope="package")
-def rpc(stack: Stack) -> Iterator[Target]:
-    with started(stack, "rpc", **SETTINGS) as target:
+def rpc(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
+    with shared(stacks, stack, "rpc", "neighbour", **SETTINGS) as target:
         yield target
 
 

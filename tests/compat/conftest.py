@@ -21,18 +21,9 @@ def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
 
 
 @pytest.fixture(scope="package")
-def backends(stack: Stack) -> Iterator[Callable[[str], Running]]:
+def backends(stacks: SharedStacks, stack: Stack) -> Callable[[str], Running]:
     """Backends without a token, one of each type, each started when first asked for: old clients send no token."""
-    running: dict[str, Running] = {}
-
-    def start(kind: str) -> Running:
-        if kind not in running:
-            running[kind] = stack.start(kind, VENVD_NO_TOKEN="true", VENVD_TOKEN_SHA256="")
-        return running[kind]
-
-    yield start
-    for each in running.values():
-        stack.stop(each)
+    return lambda kind: stacks.backend(stack, kind, VENVD_NO_TOKEN="true", VENVD_TOKEN_SHA256="")
 
 
 @pytest.fixture(scope="package", params=["http", "pipe", "rpc"])

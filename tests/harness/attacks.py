@@ -10,7 +10,7 @@ from typing import Any
 from harness.callers import CALLERS, Caller
 from harness.door import Door, door
 from harness.measure import Parts, parts
-from harness.stack import Running, Stack
+from harness.stack import Running, SharedStacks, Stack
 
 
 @dataclass
@@ -72,15 +72,34 @@ class Target:
 
 @contextlib.contextmanager
 def started(stack: Stack, kind: str, **settings: str) -> Iterator[Target]:
-    """A backend whose two halves are still the same processes, and still serve, after the attacks on it."""
-    running = stack.start(kind, **settings)
-    target = Target(kind, stack, running)
-    before = stack.engine.inspect(running.record)
-    held = target.parts if stack.engine.name == "local" else None
+    """A backend of the test's own, with the proof of `prove_unharmed` at the end."""
+    target = Target(kind, stack, stack.start(kind, **settings))
     try:
-        yield target
-        target.serves()
-        assert stack.engine.inspect(running.record) == before
-        assert held is None or target.parts == held
+        with prove_unharmed(target):
+            yield target
     finally:
-        stack.stop(running)
+        stack.stop(target.running)
+
+
+@contextlib.contextmanager
+def shared(stacks: SharedStacks, stack: Stack, kind: str, role: str = "", **settings: str) -> Iterator[Target]:
+    """A backend that all modules share, with the proof of `prove_unharmed` at the end; one that fails is replaced."""
+    target = Target(kind, stack, stacks.backend(stack, kind, role=role, **settings))
+    try:
+        with prove_unharmed(target):
+            yield target
+    except BaseException:
+        stacks.discard(target.running)
+        raise
+
+
+@contextlib.contextmanager
+def prove_unharmed(target: Target) -> Iterator[None]:
+    """Assert that both halves are still the same processes afterwards, and still serve."""
+    inspect, record = target.stack.engine.inspect, target.running.record
+    before = inspect(record)
+    held = target.parts if target.stack.engine.name == "local" else None
+    yield
+    target.serves()
+    assert inspect(record) == before
+    assert held is None or target.parts == held

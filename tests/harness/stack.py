@@ -136,16 +136,20 @@ def engine_stack(
         run_dir.rmdir()
 
 
+_BackendKey = tuple[Stack, str, str, tuple[str, ...], frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+
+
 class SharedStacks:
     """Stacks and backends that suites share within one test process: each is made when first asked for.
 
-    A suite that harms its backend, or starts it with settings, starts one of its own from the shared stack.
+    Tests get sessions of their own, and leave the backend as they found it. A suite that harms its backend starts one
+    of its own from the shared stack.
     """
 
     def __init__(self, make_home: Callable[[str], Path]) -> None:
         self._make_home = make_home
         self._stacks: dict[tuple[str, tuple[str, ...]], Stack] = {}
-        self._backends: dict[tuple[Stack, str], Running] = {}
+        self._backends: dict[_BackendKey, Running] = {}
         self._closing = contextlib.ExitStack()
 
     def stack(self, engine: str, *requirements: str) -> Stack:
@@ -154,12 +158,29 @@ class SharedStacks:
             self._stacks[key] = self._closing.enter_context(engine_stack(engine, self._make_home(engine), requirements))
         return self._stacks[key]
 
-    def backend(self, stack: Stack, kind: str) -> Running:
-        """A backend of this type without settings of its own."""
-        key = (stack, kind)
+    def backend(
+        self,
+        stack: Stack,
+        kind: str,
+        *,
+        role: str = "",
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> Running:
+        """A backend of this type, with these settings; two of the same settings have different roles."""
+        given = frozenset((env or {}).items()), frozenset(settings.items())
+        key = (stack, kind, role, tuple(preload), *given)
         if key not in self._backends:
-            self._backends[key] = stack.start(kind)
+            self._backends[key] = stack.start(kind, preload=preload, env=env, **settings)
         return self._backends[key]
+
+    def discard(self, running: Running) -> None:
+        """Destroy a backend that a test has harmed: the next test that asks gets a new one."""
+        for key, backend in list(self._backends.items()):
+            if backend is running:
+                del self._backends[key]
+                key[0].stop(running)
 
     def close(self) -> None:
         """Destroy all stacks, their backends with them."""

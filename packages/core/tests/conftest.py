@@ -23,9 +23,9 @@ PEER = Path(__file__).with_name("peer.py")
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=[pytest.param("asyncio", marks=pytest.mark.long), "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine function to its end on one of the two loops, within a minute."""
+    """Runs a coroutine function to its end on one of the two loops, within a minute; the servers run on uvloop."""
 
     def runner(work: Callable[[], Awaitable[None]]) -> None:
         async def bounded() -> None:

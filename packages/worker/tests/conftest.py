@@ -60,13 +60,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "python" in metafunc.fixturenames:
         paths = found_pythons()
         names = [(re.search(r"3\.\d+", os.path.realpath(path)) or ["?"])[0] for path in paths]
-        # make test-fast takes one interpreter, the one that runs the tests where it is among them
-        running = f"3.{sys.version_info.minor}"
-        quick = names.index(running) if running in names else 0
-        pythons = [
-            pytest.param(path, marks=() if index == quick else pytest.mark.slow) for index, path in enumerate(paths)
-        ]
+        marks = _marks(len(paths))
+        pythons = [pytest.param(path, marks=mark) for path, mark in zip(paths, marks, strict=True)]
         metafunc.parametrize("python", pythons, ids=names, scope="module")
+
+
+def _marks(count: int) -> list[tuple[pytest.MarkDecorator, ...]]:
+    """`make test-fast` takes the newest interpreter, `make test` also the oldest, `make test-long` those between."""
+    return [() if index == count - 1 else (pytest.mark.long if index else pytest.mark.slow,) for index in range(count)]
 
 
 class Slot:
