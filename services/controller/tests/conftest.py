@@ -41,6 +41,8 @@ from venvd_engines.engine import (
 )
 from venvd_engines.select import choose
 
+from .postgresql import Cluster, find_program, running_cluster  # type: ignore[import-not-found]
+
 AVAILABLE = ("3.11", "3.13")
 """The CPythons of the engine in memory."""
 TIMEOUT = 120.0
@@ -343,6 +345,8 @@ def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClie
 class Testbed:
     """A controller over the engine in memory."""
 
+    __test__ = False
+
     client: TestClient
 
     def __init__(self, settings: Settings, engine: MemoryEngine) -> None:
@@ -417,8 +421,21 @@ def shared_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed
         backend.close()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A PostgreSQL server."""
+    if find_program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed: there is no initdb")
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database of each kind that is supported."""
+    url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql").create_database()
+    database = open_database(url)
     yield database
     database.close()

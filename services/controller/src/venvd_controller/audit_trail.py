@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,9 @@ def _read_fields(body: bytes) -> dict[str, Any]:
     if not 2 < len(body) <= _MAX_BODY:
         return {}
     try:
-        given = drop_nulls(json.loads(body))
+        given = json.loads(body)
+        with suppress(ValueError):  # of text that the route refuses
+            given = drop_nulls(given)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(given, dict):
