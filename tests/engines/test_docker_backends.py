@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from harness.bench import Bench, evaluate, opened
-from harness.stack import Quiet, wait_ready
+from harness.stack import Quiet, make_home_id, wait_ready
 
 from venvd_contract.errors import Conflict, InUse, InvalidRequest
 from venvd_engines import compat
@@ -298,7 +298,7 @@ def test_an_unprivileged_owner_has_its_directories_made(
 def test_homes_have_different_user_ids(docker_bench: Bench) -> None:
     """Each home has a block of user IDs, which it keeps while it has launches and gives back when it is swept."""
     settings = replace(docker_bench.settings, uid_base=1_900_000_000)
-    first, second = (UserIds(DockerClient(replace(settings, home_id=f"test-{secrets.token_hex(6)}"))) for _ in range(2))
+    first, second = (UserIds(DockerClient(replace(settings, home_id=make_home_id()))) for _ in range(2))
     try:
         blocks = [ids.claim() for ids in (first, second)]
         assert not set(blocks[0]) & set(blocks[1])

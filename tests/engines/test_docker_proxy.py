@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import secrets
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from harness.bench import Bench, evaluate, opened
-from harness.stack import ROOT, Quiet
+from harness.stack import ROOT, Quiet, make_home_id
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 
@@ -23,7 +22,7 @@ def docker(*words: str) -> str:
 @pytest.fixture(scope="module")
 def proxy(docker_bench: Bench) -> Iterator[str]:
     """The address of the proxy of deploy/socket-proxy, run as its compose file runs it."""
-    home = f"test-{secrets.token_hex(6)}"
+    home = make_home_id()
     name = f"venvd-test-proxy:{home}"
     base = f"venvd-test-base:{home}"
     docker("tag", docker_bench.runtime().base, base)  # the builder knows an image by its name only

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.callers import HttpCaller
-from harness.stack import PORTS, ROOT, Quiet, remove_images, wait_ready
+from harness.stack import PORTS, ROOT, Quiet, make_home_id, remove_images, wait_ready
 from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, RuntimeRef, VenvBuild
 from venvd_engines.select import choose
 
@@ -91,7 +91,7 @@ def opened(name: str, **changes: Any) -> Iterator[Bench]:
     bundle = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     settings = EngineSettings(
         home=home,
-        home_id=f"test-{secrets.token_hex(6)}",
+        home_id=make_home_id(),
         run_dir=home / "run",
         pipe_name_dir=home,
         source_dir=ROOT,

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.callers import HttpCaller
 from harness.ports import free_port
-from harness.stack import ROOT, probe, remove_images
+from harness.stack import ROOT, make_home_id, probe, remove_images
 from harness.waiting import TIMEOUT, wait_until
 from venvd_contract.errors import from_fields
 from venvd_engines.engine import EngineSettings
@@ -173,6 +173,7 @@ def caller(backend: dict[str, Any]) -> HttpCaller:
 def running_controller(engine: str, **env: str) -> Iterator[Controller]:
     """Run a controller in a home of its own; at the end destroy what it owns, even if a test killed it."""
     home = Path(tempfile.mkdtemp(prefix="venvd-e2e-"))
+    (home / "id").write_text(make_home_id())
     controller = Controller(engine, home, env)
     try:
         yield controller.start()

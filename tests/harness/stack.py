@@ -101,6 +101,11 @@ class Stack:
         self.engine.destroy(running.record)
 
 
+def make_home_id() -> str:
+    """The identity of a home of tests: `.ci/run` knows by it what interrupted tests have left."""
+    return f"test-{secrets.token_hex(6)}"
+
+
 @contextlib.contextmanager
 def engine_stack(
     name: str, home: Path, requirements: tuple[str, ...] = (), python: str | None = None
@@ -111,7 +116,7 @@ def engine_stack(
     run_dir.mkdir(mode=0o755)
     settings = EngineSettings(
         home=home,
-        home_id=f"test-{secrets.token_hex(6)}",
+        home_id=make_home_id(),
         run_dir=run_dir,
         source_dir=ROOT,
         ca_bundle=_ca_bundle(),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 
 import pytest
 from harness.stack import Running
+from harness.waiting import TIMEOUT, wait_until
 
 import venvd
+from venvd_contract.commands import HandleInfo
 
 pytestmark = pytest.mark.about("transport")
 
@@ -24,11 +26,26 @@ os._exit(0)
 BOX = "class Box:\n    size = 1\n    def __del__(self): open('freed', 'w').close()"
 
 
-def until(holds: object, what: str) -> None:
-    end = time.monotonic() + 120
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
+LEASE = 4.5
+"""Seconds; the client renews it every third of that."""
+RENEWALS = 4
+"""More than fit into one lease."""
+
+
+class Renewals:
+    """Counts how often the lease of the one handle of a session was renewed: then the time that it has left rises."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._left = LEASE
+
+    def add(self, handles: Sequence[HandleInfo]) -> bool:
+        """Take a new list of handles; return whether there were enough renewals."""
+        (left,) = [each.leaseSeconds for each in handles]
+        assert left is not None
+        self.count += left > self._left + LEASE / 10
+        self._left = left
+        return self.count >= RENEWALS
 
 
 def test_what_a_dead_client_held_is_freed(running: Running) -> None:
@@ -36,14 +53,14 @@ def test_what_a_dead_client_held_is_freed(running: Running) -> None:
     with venvd.connect(running.url, token=running.token) as backend, backend.sessions.create() as session:
         session.exec(BOX)
         subprocess.run([sys.executable, "-c", DIES, running.url, running.token, session.name], check=True)
-        until(lambda: [each.path for each in session.files.list()] == ["freed"], "the object is still held")
+        wait_until(lambda: [each.path for each in session.files.list()] == ["freed"], "the object is still held")
         assert session.handles() == []
 
 
 def test_a_living_client_keeps_what_it_holds(running: Running) -> None:
     """Proxies outlive many leases, used or not, also beside some whose session has started afresh."""
     with (
-        venvd.connect(running.url, token=running.token, lease=2) as backend,
+        venvd.connect(running.url, token=running.token, lease=LEASE) as backend,
         backend.sessions.create() as session,
         backend.sessions.create() as other,
     ):
@@ -51,10 +68,8 @@ def test_a_living_client_keeps_what_it_holds(running: Running) -> None:
         session.reset()
         session.exec(BOX)
         held, there = session.eval("Box()"), other.wrap([1, 2])
-        leases = [each.leaseSeconds for each in session.handles()]
-        assert len(leases) == 1
-        assert leases[0] is not None
-        time.sleep(5)
+        renewals = Renewals()
+        wait_until(lambda: renewals.add(session.handles()), lambda: f"{renewals.count} renewals")
         assert held.size == 1
         assert len(there) == 2
         del lost
@@ -64,9 +79,16 @@ def test_a_living_client_of_asyncio(running: Running) -> None:
     """The same for asyncio."""
 
     async def work() -> None:
-        async with venvd.connect_async(running.url, token=running.token, lease=2) as backend:
-            held = await backend.eval("type('Box', (), {'size': 3})()")
-            await asyncio.sleep(5)
-            assert await backend.eval("h.size", h=held) == 3
+        async with (
+            venvd.connect_async(running.url, token=running.token, lease=LEASE) as backend,
+            await backend.sessions.create() as session,
+        ):
+            held = await session.eval("type('Box', (), {'size': 3})()")
+            renewals = Renewals()
+            while True:
+                if renewals.add(await session.handles()):
+                    break
+                await asyncio.sleep(0.1)
+            assert await session.eval("h.size", h=held) == 3
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), TIMEOUT))
