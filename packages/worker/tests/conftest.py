@@ -107,6 +107,11 @@ class Session:
         self._sock.settimeout(PATIENCE)
         self._buffer = Buffer(1 << 30)
 
+    @property
+    def files(self) -> Path:
+        """Where it works, as long as its code stays there."""
+        return Path(os.readlink(f"/proc/{self.pid}/cwd"))
+
     def __call__(self, command: str, payload: Any = None, **fields: Any) -> Any:
         """The result of a call; its error is raised."""
         number = self.send(command, payload, **fields)

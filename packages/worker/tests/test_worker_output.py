@@ -145,7 +145,7 @@ def test_streaming(session: Any) -> None:
     )
     session.send("exec", {"code": code + "\nprint('last')"}, stream=True)
     session.shown("first")
-    directory = next(session.host.work.glob(f"{session.name}-*"))
+    directory = session.files.parent
     (directory / "files" / "go").touch()
     reply = session.reply()
     assert reply["result"]["stdout"] == "first\nlast\n"

@@ -65,6 +65,8 @@ class EngineSettings:
     oci_runtime: str | None = None
     uid_base: int = 200_000
     """The first user ID that worker hosts may get."""
+    local_dirs: Sequence[Path] = ()
+    """Directories that user code may read and change on the engine local."""
     build_timeout: float = 1800.0
     build_memory_bytes: int = 4 << 30
     build_cpus: float = 2.0

@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     """Builds may use source distributions, which run code of the packages they install."""
     host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
     """Directories of the host, with `:` in between, below which a specification may name files and directories."""
+    local_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
+    """Directories, with `:` in between, that user code on the engine `local` may read and change beside its own."""
     max_operations: int = Field(default=32, ge=1, le=256)
     """Operations that run at a time."""
     max_builds: int = Field(default=2, ge=1, le=64)
@@ -226,6 +228,7 @@ class Settings(BaseSettings):
             docker_network=self.docker_network,
             uid_base=self.uid_base,
             oci_runtime=self.oci_runtime,
+            local_dirs=self.local_dirs,
             build_timeout=self.build_timeout,
             build_memory_bytes=self.build_memory_bytes,
             build_cpus=self.build_cpus,

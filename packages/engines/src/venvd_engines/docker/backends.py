@@ -41,7 +41,11 @@ ASSEMBLIES = "/venvd/assemblies"
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108 - in containers of our own
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+
 CHANNEL_BYTES = 1 << 20
+WORKER_ULIMITS = {"nofile": 16384, "sigpending": 8192, "msgqueue": 0}
+"""The kernel counts these for all processes of a user; each session has less (`venvd_worker.session.limits`)."""
 SERVER_MEMORY_BYTES = 2 << 30
 SERVER_CPUS = 2.0
 SERVER_PROCESSES = 256
@@ -131,7 +135,11 @@ class Backends:
         archive_volume = self._volumes.ensure(
             labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
         )
-        tmpfs = tmpfs_options(launch.limits.tmpfs_bytes, _worker_user(launch), labels.SHARED_GID, executable=True)
+        size = launch.limits.tmpfs_bytes
+        # Of root, so that no session can close them to the others; nothing can list the directories of sessions.
+        work = tmpfs_options(size, 0, 0, mode="1733", executable=True)
+        temporary = tmpfs_options(size, 0, 0, mode="1777", executable=True)
+        shared_memory = tmpfs_options(size, 0, 0, mode="1777")
         mounts = [self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)]
         if launch.assemblies is not None:
             mounts.append(Mount(ASSEMBLIES, str(launch.assemblies), type="bind", read_only=True))
@@ -143,10 +151,10 @@ class Backends:
             cpus=launch.limits.cpus,
             processes=launch.limits.processes,
             network=self._networks.ensure() if launch.network else "none",
-            tmpfs={TMP: tmpfs, WORK: tmpfs},
+            tmpfs={TMP: temporary, WORK: work, SHARED_MEMORY: shared_memory},
             mounts=mounts,
             runtime=self._find_runtime(launch),
-            shm_bytes=launch.limits.tmpfs_bytes,
+            ulimits=WORKER_ULIMITS,
             command=[*warden_command, "--channel", CHANNEL, "--work-dir", WORK, *launch.warden_options()],
             environment={
                 WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, ASSEMBLIES)),

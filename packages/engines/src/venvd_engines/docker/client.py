@@ -97,7 +97,7 @@ class DockerClient:
         capabilities: Sequence[str] = (),
         runtime: str | None = None,
         published: Mapping[int, tuple[str, int]] | None = None,
-        shm_bytes: int = 64 << 20,
+        ulimits: Mapping[str, int] | None = None,
         keep_entrypoint: bool = False,
         **config: Any,
     ) -> str:
@@ -116,7 +116,7 @@ class DockerClient:
             capabilities: those of root that the container keeps.
             runtime: an OCI runtime other than the engine's default.
             published: address and port on the host, by the port inside.
-            shm_bytes: size of /dev/shm.
+            ulimits: further limits of each process, by the names of `setrlimit`.
             keep_entrypoint: run what the image is configured to run.
             config: further arguments of the SDK's `create_container`.
         """
@@ -132,11 +132,10 @@ class DockerClient:
             cap_drop=["ALL"],
             cap_add=list(capabilities) or None,
             security_opt=["no-new-privileges:true"],
-            ulimits=[Ulimit(name="core", soft=0, hard=0)],
+            ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in {"core": 0, **(ulimits or {})}.items()],
             log_config=_LOGS,
             runtime=runtime,
             port_bindings=dict(published or {}),
-            shm_size=shm_bytes,
             ipc_mode="private",
             init=False,
         )
@@ -177,6 +176,8 @@ class DockerClient:
                     self.remove_container(container["Id"])
 
 
-def tmpfs_options(size_bytes: int, uid: int, gid: int, *, executable: bool = False) -> str:
-    """The options of a tmpfs that one user can write."""
-    return f"size={size_bytes},uid={uid},gid={gid},mode=0700,nosuid,nodev,{'exec' if executable else 'noexec'}"
+def tmpfs_options(size_bytes: int, uid: int, gid: int, *, mode: str = "0700", executable: bool = False) -> str:
+    """The options of a tmpfs, with room for one file per block of 4 KiB, at least 1,024 and at most a million."""
+    inodes = max(1024, min(size_bytes >> 12, 1 << 20))
+    owner = f"uid={uid},gid={gid},mode={mode}"
+    return f"size={size_bytes},nr_inodes={inodes},{owner},nosuid,nodev,{'exec' if executable else 'noexec'}"

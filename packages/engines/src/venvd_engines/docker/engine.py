@@ -8,6 +8,7 @@ from pathlib import Path
 
 from venvd_contract.errors import InvalidRequest, Unavailable, Unimplemented, VenvdError
 from venvd_contract.resources import Leftover, LogLine
+from venvd_engines import session_walls
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.base_images import BaseImages
 from venvd_engines.docker.build_container import BuildContainers
@@ -86,12 +87,18 @@ class DockerEngine:
         )
 
     def _list_gaps(self) -> Iterator[str]:
+        yield from session_walls.list_gaps()
         with contextlib.suppress(VenvdError), translate_errors("read the OCI runtimes"):
             runtime = self._runtimes.find_default()
             if runtime in SHARED_KERNEL:
                 yield (
                     f"Worker hosts run with the OCI runtime {runtime}, on the kernel of the host: a defect of it is "
                     "enough to leave one. VENVD_OCI_RUNTIME=runsc (gVisor) puts a kernel of its own around each."
+                )
+            else:
+                yield (
+                    f"Worker hosts run with the OCI runtime {runtime}, whose kernel may lack Landlock, as gVisor's "
+                    "does: there the sessions of one backend are apart against faults only."
                 )
 
     @translate_errors("find the runtime")

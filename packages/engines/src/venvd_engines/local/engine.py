@@ -13,7 +13,7 @@ import uv
 
 from venvd_contract.errors import Unavailable, Unimplemented
 from venvd_contract.resources import BACKEND_TYPES, Leftover, LogLine
-from venvd_engines import archives
+from venvd_engines import archives, session_walls
 from venvd_engines import requirements as rules
 from venvd_engines.engine import (
     BackendState,
@@ -33,16 +33,17 @@ from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
 from venvd_worker import archive
+from venvd_worker.common import seccomp
 
-GAPS = (
-    "User code runs as the user of the controller: it can read and change that user's files, venvd's state among them.",
-    "User code sees the other processes of that user and can signal them, the server and the controller among them.",
-    "User code reaches the network, also where a venv or backend did not ask for it.",
+_GAPS = (
+    "User code runs as the user of the controller: it sees that user's processes, and reads the system's files.",
+    "User code of a backend with `network` reaches this machine's own services too.",
     "Memory is limited for each session and not for the backend: there is no container around it.",
     "CPU time is not shared out, and the disk space that user code takes is not limited.",
-    "Worker hosts share the kernel's quotas of that user: descriptors in flight, pipes, watches of files.",
     "Debian packages (aptPackages) cannot be installed.",
 )
+_OPEN_FILES = "User code can read and change the files of the controller's user, venvd's state among them."
+_OPEN_NETWORK = "User code reaches the network, also where a venv or backend did not ask for it."
 _NO_RUNTIMES = "VENVD_OCI_RUNTIME has no effect: the local engine has no containers."
 
 
@@ -63,6 +64,8 @@ class LocalEngine:
             settings.run_dir,
             settings.pipe_name_dir,
             settings.controller_socket,
+            (settings.home, settings.run_dir),
+            settings.local_dirs,
         )
         self._launches = Launches(place)
         self._starter = Starter(place, self._launches, _server)
@@ -80,8 +83,18 @@ class LocalEngine:
             filesystem_isolation=False,
             memory_wall=False,
             attach=True,
-            gaps=(*GAPS, *([_NO_RUNTIMES] if self._settings.oci_runtime else [])),
+            gaps=tuple(self._list_gaps()),
         )
+
+    def _list_gaps(self) -> Iterator[str]:
+        yield from _GAPS
+        yield from session_walls.list_gaps()
+        if not session_walls.hides_files():
+            yield _OPEN_FILES
+        if not seccomp.is_known():
+            yield _OPEN_NETWORK
+        if self._settings.oci_runtime:
+            yield _NO_RUNTIMES
 
     # ---- venvs ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,20 @@ _MISSING = PartState("missing")
 
 @dataclass(frozen=True)
 class Place:
-    """Where launches are, who owns them, and where their sockets, links to these and the owner's socket are."""
+    """Where launches are, who owns them, and where their sockets, links to these and the owner's socket are.
+
+    Attributes:
+        hidden: what user code does not see, but for its venv.
+        shared: directories that user code may read and change.
+    """
 
     root: Path
     home_id: str
     run_dir: Path
     pipe_name_dir: Path
     controller_socket: Path | None = None
+    hidden: Sequence[Path] = ()
+    shared: Sequence[Path] = ()
 
     def directory(self, launch_id: str) -> Path:
         return self.root / launch_id

@@ -77,7 +77,7 @@ class Starter:
             _make_socket_dir(Path(record.socket_dir))
             if record.link is not None:
                 _make_link(Path(record.link), Path(record.socket_dir) / SOCKETS[0])
-        spec = _make_spec(launch, record, directory, archive, self._server(launch.type), self._place.controller_socket)
+        spec = _make_spec(launch, record, directory, archive, self._server(launch.type), self._place)
         supervisor = _spawn(directory, record, spec)
         settled = _wait_settled(directory, supervisor, progress)
         if settled is not None:
@@ -192,15 +192,15 @@ def _make_socket_dir(path: Path) -> None:
 
 
 def _make_spec(
-    launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str], controller: Path | None
+    launch: Launch, record: State, directory: Path, archive: Path, server: Sequence[str], place: Place
 ) -> dict[str, dict[str, Any]]:
     paths = {
         "VENVD_CHANNEL": str(directory / "channel"),
         "VENVD_HOST": launch.host,
         "VENVD_KEYS_FILE": str(directory / state.KEYS),
     }
-    if controller is not None:
-        paths["VENVD_CONTROLLER_SOCKET"] = str(controller)
+    if place.controller_socket is not None:
+        paths["VENVD_CONTROLLER_SOCKET"] = str(place.controller_socket)
     if record.socket_dir is not None:
         paths["VENVD_SOCKET_DIR"] = record.socket_dir
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):
@@ -209,6 +209,7 @@ def _make_spec(
     flags = ["-I", "-B"] if launch.image.foreign else ["-I"]
     warden = [str(python_of(launch.image)), *flags, str(archive), "warden"]
     places = ["--channel", str(directory / "channel"), "--work-dir", str(directory / "work")]
+    places += _list_walls(launch, place)
     return {
         "server": {
             "argv": list(server),
@@ -221,6 +222,14 @@ def _make_spec(
             "cwd": str(directory / "work"),
         },
     }
+
+
+def _list_walls(launch: Launch, place: Place) -> list[str]:
+    """The warden's arguments on what user code sees: there is no container that hides the rest."""
+    readable = [launch.image.ref, *([launch.assemblies] if launch.assemblies is not None else [])]
+    options = (("--hide", place.hidden), ("--read", readable), ("--write", place.shared))
+    words = [word for option, paths in options for path in paths for word in (option, str(path))]
+    return words if launch.network else [*words, "--no-network"]
 
 
 def _server_settings(launch: Launch) -> dict[str, str]:

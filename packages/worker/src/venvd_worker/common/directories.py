@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from binascii import hexlify
 from dataclasses import dataclass
 from typing import List
 
 FILES, HOME, TEMPORARY = "files", "home", "tmp"
+_NAME_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Directory:
         return os.path.join(self.root, TEMPORARY)
 
 
-def make(work_dir: str, name: str) -> Directory:
-    directory = Directory(os.path.join(work_dir, name))
+def make(work_dir: str) -> Directory:
+    """Make a directory whose name no code can guess."""
+    directory = Directory(os.path.join(work_dir, hexlify(os.urandom(_NAME_BYTES)).decode()))
     for path in (directory.root, directory.files, directory.home, directory.temporary):
         os.mkdir(path, 0o700)
     return directory

@@ -13,6 +13,9 @@ from venvd_worker.common import usage
 from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.session.interrupts import ProcessorTimeUsedUp
 
+_MOST_OPEN_FILES, _MOST_SIGNALS, _MOST_QUEUE_BYTES = 8192, 1024, 0
+"""The kernel counts descriptors in flight, queued signals and message queues for all processes of a user together. A
+worker host may use more than its sessions, so that it has room left where a session takes all that it can."""
 _HEADROOM = 16 << 20
 """Bytes of memory for the answer that says that memory ran out."""
 
@@ -28,6 +31,9 @@ class Guard:
         limits = self._limits
         _set(resource.RLIMIT_CORE, 0)
         _set(resource.RLIMIT_NOFILE, limits.openFiles)
+        _cap(resource.RLIMIT_NOFILE, _MOST_OPEN_FILES)
+        _cap(resource.RLIMIT_SIGPENDING, _MOST_SIGNALS)
+        _cap(resource.RLIMIT_MSGQUEUE, _MOST_QUEUE_BYTES)
         _set(resource.RLIMIT_FSIZE, limits.fileSizeBytes)
         if limits.memoryBytes is not None:
             allowed = usage.data_size(os.getpid()) + limits.memoryBytes
@@ -59,6 +65,13 @@ class Guard:
         if number == errno.EFBIG and limits.fileSizeBytes is not None:
             return LimitExceeded("a file grew too large: fileSizeBytes is {}".format(limits.fileSizeBytes))
         return None
+
+
+def _cap(which: int, most: int) -> None:
+    """Lower the ceiling of a limit."""
+    soft, hard = resource.getrlimit(which)
+    hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(which, (hard if soft == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _set(which: int, soft: Optional[int], extra: int = 0) -> None:

@@ -21,7 +21,7 @@ from venvd_worker.common.control import ControlConnection, InvalidPacket, Trunca
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.exit_status import CHANNEL_CLOSED
 from venvd_worker.common.slots import SlotMemory
-from venvd_worker.session import assemblies, forks
+from venvd_worker.session import assemblies, forks, shared_names
 from venvd_worker.session.calls import Calls
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.commands import Commands, Parts
@@ -38,8 +38,6 @@ from venvd_worker.session.streams import Stream
 _OWN = ("venvd_contract", "venvd_worker")
 _NAME = "venvd-session"
 _WARM_UP = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
-_OOM_SCORE = 900
-"""Of 1000: where memory runs out, the kernel ends a session before anything of ours."""
 
 
 def main(control_descriptor: int) -> NoReturn:
@@ -54,7 +52,6 @@ def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[in
     """Run the session of `config` with the descriptors of its stream and slots; call `isolate` first."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
-    kernel.set_oom_score(_OOM_SCORE)
     session = Session(own, config, descriptors)
     session.take_over(config)
     try:
@@ -108,6 +105,7 @@ class Session:
         self.take_streams()
         _prepare_path(config)
         assemblies.prepare()
+        shared_names.prepare()
         forks.guard(self._protected)
         self._guard.apply()
 

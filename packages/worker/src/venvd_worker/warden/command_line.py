@@ -7,10 +7,17 @@ import os
 import tempfile
 from typing import List
 
+from venvd_worker.common.walls import Places, plan
 from venvd_worker.warden.environment import take_worker_env
 from venvd_worker.warden.launcher import Settings
 from venvd_worker.warden.warden import Warden
 from venvd_worker.warden.zygote_process import ZygoteSettings
+
+_PLACES = {
+    "--hide": "a place that is hidden from user code; repeatable",
+    "--read": "a place that user code may read; repeatable",
+    "--write": "a place that user code may change; repeatable",
+}
 
 
 def run_warden(archive: str, arguments: List[str]) -> None:
@@ -25,16 +32,23 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     parser.add_argument("--preload-timeout", type=float, default=30.0, metavar="SECONDS", help=timeout)
     parser.add_argument("--spares", type=int, default=2, metavar="N", help="forks that wait to become sessions")
     parser.add_argument("--no-zygote", action="store_true", help="start a new interpreter for each session")
+    parser.add_argument("--no-network", action="store_true", help="let user code make no network sockets")
+    for name, what in _PLACES.items():
+        parser.add_argument(name, action="append", default=[], metavar="PATH", help=what)
     chosen = parser.parse_args(arguments)
     work_dir = chosen.work_dir or tempfile.mkdtemp(prefix="venvd-work-")
     os.makedirs(work_dir, mode=0o700, exist_ok=True)
     archive = os.path.abspath(archive)
+    hidden = [chosen.channel, work_dir, *chosen.hide]
+    readable = [*chosen.read, *([chosen.site] if chosen.site else [])]
+    env = take_worker_env()
+    walls = plan(Places(hidden, readable, chosen.write), {**os.environ, **env}, network=not chosen.no_network)
     settings = Settings(
         channel=os.path.abspath(chosen.channel),
         work_dir=os.path.abspath(work_dir),
         version=os.path.splitext(os.path.basename(archive))[0].rpartition("-")[2],
         site=chosen.site and os.path.abspath(chosen.site),
-        env=take_worker_env(),
+        env=env,
     )
     zygote = ZygoteSettings(
         work_dir=settings.work_dir,
@@ -44,4 +58,4 @@ def run_warden(archive: str, arguments: List[str]) -> None:
         timeout=chosen.preload_timeout,
         spares=None if chosen.no_zygote else max(0, chosen.spares),
     )
-    Warden(settings, zygote, archive).run()
+    Warden(settings, zygote, walls, archive).run()

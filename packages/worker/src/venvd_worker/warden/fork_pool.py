@@ -25,8 +25,9 @@ from typing import Any, Callable, Deque, Dict, NamedTuple, Optional
 
 from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.messages import PreloadedModule, ZygoteReport
-from venvd_worker.common import control, process_tree, usage
+from venvd_worker.common import control, directories, process_tree, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket
+from venvd_worker.common.directories import Directory
 from venvd_worker.common.exit_status import explain_exit
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.progress import Progress
@@ -55,10 +56,11 @@ _MOST_FAULTS = 5
 
 
 class Fork(NamedTuple):
-    """A process that waits for the configuration of its session."""
+    """A process that waits for the configuration of its session, closed in its directory."""
 
     pid: int
     control: ControlConnection
+    directory: Directory
 
 
 TakeFork = Callable[[Optional[Fork]], None]
@@ -71,6 +73,7 @@ class _PendingFork:
 
     number: int
     control: ControlConnection
+    directory: Directory
     probe: bool
     requested_at: float
     progress: Progress = field(default_factory=Progress)
@@ -150,6 +153,7 @@ class ForkPool:
         """End a fork that no session needs."""
         fork.control.close()
         process_tree.kill_tree([fork.pid])
+        directories.remove(fork.directory.root)
 
     # ---- for the reaper
 
@@ -309,12 +313,18 @@ class ForkPool:
         zygote = self._zygote
         if zygote is None:
             return
+        try:
+            directory = directories.make(self._settings.work_dir)
+        except OSError as error:
+            self._fail("there is no room for the directory of a session: {}".format(error))
+            return
         self._number += 1
         own, end_of_fork = control.make_pair()
-        fork = self._pending[self._number] = _PendingFork(self._number, own, probe, monotonic())
+        fork = self._pending[self._number] = _PendingFork(self._number, own, directory, probe, monotonic())
         self._loop.add(own, partial(self._read_fork, fork))
         self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
-        zygote.control.send({"fork": fork.number, "probe": probe}, [end_of_fork.detach()])
+        request = {"fork": fork.number, "probe": probe, "root": directory.root}
+        zygote.control.send(request, [end_of_fork.detach()])
 
     def _check_fork(self, fork: _PendingFork, zygote: ZygoteProcess) -> None:
         """Give up a fork that has not answered, or wait longer if it makes progress, but let no session wait."""
@@ -365,7 +375,7 @@ class ForkPool:
         """Give a fork that has answered to a waiting session, or keep it as a spare."""
         del self._pending[pending.number]
         self._loop.remove(pending.control)
-        fork = Fork(pid, pending.control)
+        fork = Fork(pid, pending.control, pending.directory)
         if self._waiting:
             self._waiting.popleft()(fork)
         elif len(self._spares) < (self._settings.spares or 0):
@@ -389,6 +399,7 @@ class ForkPool:
         fork.control.close()
         if fork.pid is not None and _read_parent(fork.pid) == self._pid:
             process_tree.kill_tree([fork.pid])
+        directories.remove(fork.directory.root)
 
     def _lose_spare(self, fork: Fork) -> None:
         """Replace a spare that has ended or has sent something. A good spare sends nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.control import close_descriptors
@@ -49,7 +49,6 @@ class Launcher:
     def __init__(self, settings: Settings, starter: InterpreterStarter) -> None:
         self._settings = settings
         self._starter = starter
-        self._number = 0
 
     def launch(self, order: SessionOrder, fork: Optional[Fork]) -> Tuple[SessionProcess, int]:
         """Make `fork`, or a new interpreter where it is None, the session; also the server's end of its stream.
@@ -57,8 +56,7 @@ class Launcher:
         Raises:
             OSError: no process could be made.
         """
-        self._number += 1
-        directory = directories.make(self._settings.work_dir, "{}-{}".format(order.name, self._number))
+        directory = directories.make(self._settings.work_dir) if fork is None else fork.directory
         env = build_environment({**self._settings.env, **order.env}, directory)
         (output, output_end), (errors, errors_end) = log_pipe.make_pipe(1), log_pipe.make_pipe(2)
         server_end, session_end = socket.socketpair()
@@ -66,7 +64,7 @@ class Launcher:
         descriptors = [session_end.detach(), os.dup(order.memory.descriptor)]
         try:
             if fork is None:
-                fork = self._start_interpreter([output_end, errors_end], env, directory)
+                fork = self._start_interpreter((output_end, errors_end), env, directory)
                 close_descriptors([output_end, errors_end])
             else:
                 config["env"] = env
@@ -83,10 +81,10 @@ class Launcher:
         session = SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, [output, errors])
         return session, server_end.detach()
 
-    def _start_interpreter(self, streams: Sequence[int], env: Dict[str, str], directory: Directory) -> Fork:
+    def _start_interpreter(self, streams: Tuple[int, int], env: Dict[str, str], directory: Directory) -> Fork:
         own, other = control.make_pair()
         try:
-            return Fork(self._starter.start(other, streams[0], streams[1], env, directory), own)
+            return Fork(self._starter.start(other, streams, env, directory), own, directory)
         except OSError:
             own.close()
             raise

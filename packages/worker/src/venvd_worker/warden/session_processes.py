@@ -13,12 +13,14 @@ from venvd_contract.internal.segments import LONGEST_NAME, MOST_SEGMENTS
 from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
 from venvd_worker.common.exit_status import EndReason, stopped_in_trace
+from venvd_worker.common.walls import SHARED_MEMORY
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import ForkPool
 from venvd_worker.warden.log_pipe import LogPipe
 from venvd_worker.warden.server import Server
 from venvd_worker.warden.session_process import SessionProcess
+from venvd_worker.warden.shared_memory import SharedMemory
 from venvd_worker.warden.untrusted import to_text
 
 _LIMITS_INTERVAL, _SWEEP_INTERVAL = 0.1, 1.0
@@ -40,6 +42,7 @@ class SessionProcesses:
         self._file_transfers = file_transfers
         self._server = server
         self._pid = os.getpid()
+        self._shared_memory = SharedMemory(SHARED_MEMORY, private=self._pid == 1)
         self._by_name: Dict[str, SessionProcess] = {}
         self._cleaners: Set[int] = set()
         """Processes that remove directories."""
@@ -78,6 +81,11 @@ class SessionProcesses:
 
     # ---- ends
 
+    def end(self, session: SessionProcess, reason: EndReason) -> None:
+        """Kill a session's whole tree."""
+        self._shared_memory.look(self)
+        session.end(reason)
+
     def reap(self) -> None:
         """Reap every child that ended, and report each session whose whole tree has."""
         by_pid = {session.pid: session for session in self if session.alive}
@@ -107,6 +115,7 @@ class SessionProcesses:
         """Kill strays now and every second."""
         self._sweep()
         self._file_transfers.kill_stopped()
+        self._shared_memory.look(self)
         self._loop.call_later(_SWEEP_INTERVAL, self.sweep_regularly)
 
     def _sweep(self) -> None:
@@ -136,6 +145,7 @@ class SessionProcesses:
         event = session.describe_end()
         session.close()
         self._remove_directory(session.directory.root)
+        self._shared_memory.forget(session, self)
         self._server.send_event(event)
         for request in session.kill_requests:
             self._server.reply(request)

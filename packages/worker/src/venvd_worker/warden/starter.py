@@ -6,10 +6,11 @@ import os
 import signal
 import socket
 import sys
-from typing import Dict
+from typing import Dict, Optional, Tuple
 
 from venvd_worker.common import kernel
 from venvd_worker.common.directories import Directory
+from venvd_worker.common.walls import Walls
 
 _CANNOT_START = 127
 _NICENESS = 10
@@ -19,12 +20,24 @@ _NICENESS = 10
 class InterpreterStarter:
     """Starts `program` of the archive; each process is an interpreter that shares nothing."""
 
-    def __init__(self, archive: str, program: str) -> None:
+    def __init__(self, archive: str, program: str, walls: Walls, oom_score: int) -> None:
         self._archive = archive
         self._program = program
+        self._oom_score = oom_score
+        self.walls = walls
 
-    def start(self, control: socket.socket, output: int, errors: int, env: Dict[str, str], directory: Directory) -> int:
+    def start(
+        self,
+        control: socket.socket,
+        streams: Tuple[int, int],
+        env: Dict[str, str],
+        directory: Directory,
+        shared: Optional[str] = None,
+    ) -> int:
         """Start a process that reads its configuration from `control`; its process ID.
+
+        It works in `directory`, and may write to that or, for a zygote, to all of `shared`. `streams` are its output,
+        and that of its errors.
 
         Raises:
             OSError: no process could be made.
@@ -36,12 +49,19 @@ class InterpreterStarter:
         try:
             _leave_warden(warden)
             empty = os.open(os.devnull, os.O_RDONLY)
-            for number, descriptor in enumerate((empty, output, errors)):
+            for number, descriptor in enumerate((empty, *streams)):
                 os.dup2(descriptor, number)
             os.set_inheritable(control.fileno(), True)
             os.chdir(directory.files)
             flags = ["-I", "-B"] if sys.dont_write_bytecode else ["-I"]
             arguments = [sys.executable, *flags, self._archive, self._program, str(control.fileno())]
+            kernel.set_oom_score(self._oom_score)
+            # Before `exec`: the environment of a session may name a library that the loader runs.
+            self.walls.filter_calls()
+            if shared is None:
+                self.walls.close_in(directory.root)
+            else:
+                self.walls.close_in_zygote(shared)
             os.execve(sys.executable, arguments, env)
         finally:
             os._exit(_CANNOT_START)

@@ -26,6 +26,7 @@ from venvd_worker.common import kernel, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket, Packet
 from venvd_worker.common.exit_status import did_not_stop, ended_by_server
 from venvd_worker.common.slots import SlotMemory
+from venvd_worker.common.walls import Walls
 from venvd_worker.warden.event_loop import Descriptor, EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import Fork, ForkPool
@@ -48,12 +49,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class Warden:
     """Serves one server at a time. When the server goes away, the warden ends its sessions."""
 
-    def __init__(self, settings: Settings, zygote: ZygoteSettings, archive: str) -> None:
+    def __init__(self, settings: Settings, zygote: ZygoteSettings, walls: Walls, archive: str) -> None:
         self._settings = settings
         self._loop = EventLoop()
         self._server = Server()
-        self._launcher = Launcher(settings, InterpreterStarter(archive, "session"))
-        self._fork_pool = ForkPool(self._loop, zygote, InterpreterStarter(archive, "zygote"), self._server)
+        self._walls = walls
+        self._launcher = Launcher(settings, InterpreterStarter(archive, "session", walls, kernel.SESSION_OOM_SCORE))
+        zygote_starter = InterpreterStarter(archive, "zygote", walls, kernel.ZYGOTE_OOM_SCORE)
+        self._fork_pool = ForkPool(self._loop, zygote, zygote_starter, self._server)
         self._file_transfers = FileTransfers(settings.work_dir)
         self._sessions = SessionProcesses(self._loop, self._fork_pool, self._file_transfers, self._server)
         self._pid = os.getpid()
@@ -75,7 +78,7 @@ class Warden:
         }
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT comes from the parent, or from outside this PID namespace."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         kernel.adopt_orphans()
         kernel.hide_memory()
@@ -91,8 +94,8 @@ class Warden:
 
     def _handle_signals(self, descriptor: int) -> None:
         for number, sender in kernel.read_signals(descriptor):
-            # User code can send signals too: process 1 obeys only those from outside its PID namespace.
-            if number != signal.SIGCHLD and (sender == 0 or self._pid != 1):
+            # User code can send signals too, to the warden as well.
+            if number != signal.SIGCHLD and sender in (0, os.getppid()):
                 self._running = False
         self._sessions.reap()
 
@@ -249,7 +252,7 @@ class Warden:
     def _kill(self, request: Request) -> None:
         session = self._find_session(request.data.session)
         session.kill_requests.append(request)
-        session.end(ended_by_server(request.data.reason))
+        self._sessions.end(session, ended_by_server(request.data.reason))
         self._sessions.reap()
 
     def _attach(self, request: Request) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
 from typing import Dict, List, Optional, Sequence
@@ -81,14 +81,16 @@ class ZygoteStarter:
                 self._loop.add(pipe, partial(self._copy_log, pipe))
             directory = self._find_directory()
             env = build_environment({**_ONE_THREAD, **self._settings.env}, directory)
-            pid = self._starter.start(other, streams[0], streams[1], env, directory)
+            # Its forks close themselves in further, each in the directory of its session.
+            pid = self._starter.start(other, (streams[0], streams[1]), env, directory, self._settings.work_dir)
         except OSError:
             own.close()
             raise
         finally:
             other.close()
             close_descriptors(streams)
-        own.send({"site": self._settings.site, "preload": list(self._settings.preload)})
+        walls = asdict(self._starter.walls)
+        own.send({"site": self._settings.site, "preload": list(self._settings.preload), "walls": walls})
         return ZygoteProcess(pid, own, usage.out_of_memory_kills(), monotonic())
 
     def close(self) -> None:
@@ -99,9 +101,7 @@ class ZygoteStarter:
     def _find_directory(self) -> Directory:
         """The directory of the zygote before, if it is intact: its forks may still use it. Else a new one."""
         if not self._directories or not directories.is_intact(self._directories[-1]):
-            number = len(self._directories) + 1
-            # No session's name begins with a dot.
-            self._directories.append(directories.make(self._settings.work_dir, ".zygote-{}".format(number)))
+            self._directories.append(directories.make(self._settings.work_dir))
         return self._directories[-1]
 
     def _copy_log(self, pipe: LogPipe) -> None:

@@ -4,11 +4,12 @@ The zygote only imports modules and never uses them: what a module does in use m
 with threads cannot be forked safely. The zygote forks a process in between, which forks the session and ends at once.
 The warden then adopts the session, and later reaps it. If the zygote is killed, its sessions live on.
 
-A fork does four things before it becomes a session:
+A fork does five things before it becomes a session:
 
 - It warms up with one call. A first call writes to many pages, and so the kernel copies them while no client waits.
 - It seeds numpy's global generator. Python's own generator reseeds itself after a fork.
 - It resets the directory of `tempfile`, so that each session finds its own.
+- It closes itself in the directory of its session (`venvd_worker.common.walls`), while no client waits.
 - It takes the environment, the directory and the output of the session.
 
 All sessions share the hash seed of the zygote. OpenBLAS computes with one thread, because the zygote loads it with
@@ -30,18 +31,17 @@ import site
 import socket
 import sys
 import time
-from typing import Any, Dict, NoReturn, Sequence
+from typing import Any, Dict, NoReturn, Optional, Sequence
 
 from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import control, kernel
 from venvd_worker.common.control import ControlConnection, Packet
 from venvd_worker.common.descriptors import lift
+from venvd_worker.common.walls import Walls
 from venvd_worker.session import session
 
 _NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
 
-_OOM_SCORE = 500
-"""Of 1000. If memory runs out, the kernel kills sessions first, then the zygote, then the warden."""
 _ADOPTION_INTERVAL = 0.2
 """Milliseconds between checks whether the warden is the parent."""
 _PROBE_SIZE = 256
@@ -51,7 +51,6 @@ _LONGEST_ERROR = 2000
 def main(descriptor: int) -> NoReturn:
     """Import the modules that the warden names, and fork on request until the warden is gone."""
     kernel.name_process(_NAME)
-    kernel.set_oom_score(_OOM_SCORE)
     kernel.hide_memory()
     try:
         Zygote(ControlConnection(socket.socket(fileno=lift(descriptor)))).serve()
@@ -67,6 +66,7 @@ class Zygote:
     def __init__(self, own: ControlConnection) -> None:
         self._control = own
         self._warden = os.getppid()
+        self._walls: Optional[Walls] = None
 
     def serve(self) -> NoReturn:
         """Import the preload list, tell the warden, and fork on request.
@@ -75,6 +75,7 @@ class Zygote:
             EOFError: the warden is gone.
         """
         config, _ = control.wait_for_packet(self._control)
+        self._walls = Walls(**config["walls"])
         session.isolate()
         if config["site"] is not None:
             site.addsitedir(config["site"])
@@ -133,6 +134,7 @@ class Zygote:
             gc.enable()
             _diverge()
             _warm_up()
+            _close_in(self._walls, packet.message["root"])
             if packet.message["probe"]:
                 _probe()
                 own.send({"probed": True})
@@ -176,6 +178,15 @@ def _warm_up() -> None:
     env = dict(os.environ)
     os.environ.clear()
     os.environ.update(env)
+
+
+def _close_in(walls: Optional[Walls], root: str) -> None:
+    """Leave this process its own directory alone, and let the kernel end it before the zygote."""
+    kernel.show_memory()  # the kernel lets a process that hides change nothing below /proc/self
+    kernel.set_oom_score(kernel.SESSION_OOM_SCORE)
+    kernel.hide_memory()
+    if walls is not None:
+        walls.close_in(root)
 
 
 def _probe() -> None:

@@ -1,0 +1,76 @@
+"""Landlock: files, signals and sockets that this process, and all that it starts, can still reach.
+
+It takes no privileges. What a kernel cannot refuse it does not refuse: `find_version` says what it knows.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import Dict
+
+from venvd_worker.common import kernel
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_FILE, _MAKE_FILE, _TRUNCATE, _CONTROL_DEVICE = 1 << 5, 1 << 8, 1 << 14, 1 << 15
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _CONTROL_DEVICE
+_MAKE_DEVICES = 1 << 6 | 1 << 11
+_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many rights on files each version knows."""
+_SCOPES = 1 << 0 | 1 << 1
+"""No connection to an abstract socket, and no signal to a process, outside."""
+_NEWEST = 6
+_HANDLED = struct.Struct("=QQQ")
+_RULE = struct.Struct("=Qi")
+
+READ = _READ_FILE | _READ_DIRECTORY
+READ_AND_WRITE = READ | _WRITE_FILE
+RUN = READ | _EXECUTE
+USE = _READ_FILE | _WRITE_FILE | _CONTROL_DEVICE
+"""Of devices."""
+SHARE = _READ_FILE | _WRITE_FILE | _TRUNCATE | _MAKE_FILE | _REMOVE_FILE
+"""Of a directory whose files all sessions make, and which no session lists."""
+OWN = ((1 << 16) - 1) & ~_MAKE_DEVICES
+
+SIGNALS_SINCE = 6
+"""The version from which signals and abstract sockets are kept inside."""
+
+
+def find_version() -> int:
+    """The version of Landlock's interface that the kernel offers; 0 without Landlock."""
+    return max(0, kernel.find_landlock())
+
+
+def restrict(rules: Dict[str, int], version: int) -> None:
+    """Restrict this thread and all that it starts, for ever; call `kernel.forbid_new_privileges` first.
+
+    Args:
+        rules: what may be done with a file, or with a directory and all below it, by path. An absent path is left out.
+        version: as `find_version` says.
+
+    Raises:
+        OSError: the kernel does not take the rules.
+    """
+    handled = (1 << _RIGHTS[min(version, max(_RIGHTS))]) - 1
+    rules_descriptor = kernel.make_landlock_rules(_HANDLED.pack(handled, 0, _SCOPES)[: 24 if version >= _NEWEST else 8])
+    try:
+        for path, rights in rules.items():
+            _add(rules_descriptor, path, rights & handled)
+        kernel.enforce_landlock_rules(rules_descriptor)
+    finally:
+        os.close(rules_descriptor)
+
+
+def _add(rules_descriptor: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            rights &= _OF_FILES
+        if rights:
+            kernel.add_landlock_rule(rules_descriptor, _RULE.pack(rights, descriptor))
+    finally:
+        os.close(descriptor)

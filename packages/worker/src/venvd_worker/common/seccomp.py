@@ -1,0 +1,163 @@
+"""The filter of system calls that this process and all that it starts run under: BPF, without a library.
+
+The filter refuses what reaches into another process of the same user, or leaves something in the kernel that outlives
+its process. It knows x86-64 and AArch64. A process of another architecture, such as a 32-bit one, is killed.
+
+A refusal is the error of a kernel that lacks the call, so that libraries use something else: `ENOSYS`, for a family of
+sockets `EAFNOSUPPORT`. Where the call is a question of rights, it is `EPERM`.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from venvd_worker.common import kernel
+
+_ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
+_INSTRUCTION = struct.Struct("=HBBI")
+_X32 = 0x40000000
+"""The bit of a system call of the x32 form: the same calls under other numbers."""
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_LOCAL_FAMILIES = (_AF_UNIX,)
+_NETWORK_FAMILIES = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)
+
+
+class _Architecture(NamedTuple):
+    audit: int
+    calls: Dict[str, int]
+
+
+_X86_64 = {
+    "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "pidfd_getfd": 438,
+    "add_key": 248, "request_key": 249, "keyctl": 250, "userfaultfd": 323, "perf_event_open": 298, "bpf": 321,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "shmget": 29, "shmat": 30, "shmctl": 31, "shmdt": 67, "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220,
+    "msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71,
+    "mq_open": 240, "mq_unlink": 241, "mq_timedsend": 242, "mq_timedreceive": 243, "mq_notify": 244,
+    "mq_getsetattr": 245, "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300,
+    "socket": 41, "socketpair": 53, "prlimit64": 302, "setpriority": 141, "ioprio_set": 251,
+    "sched_setparam": 142, "sched_setscheduler": 144, "sched_setattr": 314,
+}  # fmt: skip
+_AARCH64 = {
+    "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "pidfd_getfd": 438,
+    "add_key": 217, "request_key": 218, "keyctl": 219, "userfaultfd": 282, "perf_event_open": 241, "bpf": 280,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "shmget": 194, "shmat": 196, "shmctl": 195, "shmdt": 197, "semget": 190, "semop": 193, "semctl": 191,
+    "semtimedop": 192, "msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187,
+    "mq_open": 180, "mq_unlink": 181, "mq_timedsend": 182, "mq_timedreceive": 183, "mq_notify": 184,
+    "mq_getsetattr": 185, "inotify_init1": 26, "fanotify_init": 262,
+    "socket": 198, "socketpair": 199, "prlimit64": 261, "setpriority": 140, "ioprio_set": 30,
+    "sched_setparam": 118, "sched_setscheduler": 119, "sched_setattr": 274,
+}  # fmt: skip
+_ARCHITECTURES = {"x86_64": _Architecture(0xC000003E, _X86_64), "aarch64": _Architecture(0xC00000B7, _AARCH64)}
+
+_FORBIDDEN = (
+    "ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "add_key", "request_key", "keyctl",
+    "userfaultfd", "perf_event_open", "bpf",
+)  # fmt: skip
+_ABSENT = (
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "shmget", "shmat", "shmctl", "shmdt", "semget", "semop",
+    "semctl", "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_timedsend",
+    "mq_timedreceive", "mq_notify", "mq_getsetattr", "inotify_init", "inotify_init1", "fanotify_init",
+)  # fmt: skip
+"""inotify names the files that others make in a directory that cannot be listed."""
+_FIRST_IS_OWN = ("sched_setparam", "sched_setscheduler", "sched_setattr")
+"""Calls whose first argument is a process ID, of which 0 means the caller."""
+
+
+def is_known(machine: str = "") -> bool:
+    """Whether there is a filter for this machine's architecture."""
+    return (machine or platform.machine()) in _ARCHITECTURES
+
+
+def make_filter(*, network: bool, machine: str = "") -> bytes:
+    """Make the filter as instructions of the kernel.
+
+    Args:
+        network: whether sockets of AF_INET, AF_INET6 and AF_NETLINK may be made.
+        machine: the architecture as `uname` names it; by default this machine's.
+    """
+    architecture = _ARCHITECTURES[machine or platform.machine()]
+    calls = architecture.calls
+    code = [
+        _load(_ARCHITECTURE_AT), *_when(architecture.audit, [], otherwise=_KILL),
+        _load(_NUMBER_AT), _jump(_AT_LEAST, _X32, 0, 1), _return(_ERROR | errno.ENOSYS),
+    ]  # fmt: skip
+    for names, number in ((_FORBIDDEN, errno.EPERM), (_ABSENT, errno.ENOSYS)):
+        for name in names:
+            if name in calls:
+                code += _when(calls[name], [_return(_ERROR | number)])
+    families = _NETWORK_FAMILIES if network else _LOCAL_FAMILIES
+    for name in ("socket", "socketpair"):
+        code += _when(calls[name], _accept_one(0, families, errno.EAFNOSUPPORT))
+    for name in _FIRST_IS_OWN:
+        code += _when(calls[name], _accept_one(0, [0], errno.EPERM))
+    code += _when(calls["setpriority"], _accept_both((0, 0), (1, 0)))
+    code += _when(calls["ioprio_set"], _accept_both((0, 1), (1, 0)))
+    code += _when(calls["prlimit64"], _accept_limits())
+    return b"".join([*code, _return(_ALLOW)])
+
+
+def install(program: bytes) -> None:
+    """Put this thread, and all that it starts, under a filter for ever; call `kernel.forbid_new_privileges` first.
+
+    Raises:
+        OSError: the kernel takes no filter.
+    """
+    kernel.set_filter(program, len(program) // _INSTRUCTION.size)
+
+
+# ---- instructions
+
+
+def _load(offset: int) -> bytes:
+    return _INSTRUCTION.pack(_LOAD, 0, 0, offset)
+
+
+def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+    return _INSTRUCTION.pack(kind, if_true, if_false, value)
+
+
+def _return(action: int) -> bytes:
+    return _INSTRUCTION.pack(_RETURN, 0, 0, action)
+
+
+def _when(value: int, body: Sequence[bytes], otherwise: Optional[int] = None) -> List[bytes]:
+    """Run `body` where the loaded value is this one; else go on, or return `otherwise`."""
+    if otherwise is not None:
+        return [_jump(_EQUAL, value, 1, 0), _return(otherwise), *body]
+    return [_jump(_EQUAL, value, 0, len(body)), *body]
+
+
+def _argument(index: int, *, upper: bool = False) -> bytes:
+    return _load(_ARGUMENTS_AT + 8 * index + (4 if upper else 0))
+
+
+def _accept_one(index: int, values: Sequence[int], number: int) -> List[bytes]:
+    """Allow the call where the 32 bits of an argument are one of `values`."""
+    tests = [_jump(_EQUAL, value, len(values) - position, 0) for position, value in enumerate(values)]
+    return [_argument(index), *tests, _return(_ERROR | number), _return(_ALLOW)]
+
+
+def _accept_both(*pairs: Sequence[int]) -> List[bytes]:
+    """Allow the call where each argument (its index, its value) is as given."""
+    code: List[bytes] = []
+    for index, value in pairs:
+        code += [_argument(index), *_when(value, [], otherwise=_ERROR | errno.EPERM)]
+    return [*code, _return(_ALLOW)]
+
+
+def _accept_limits() -> List[bytes]:
+    """Allow `prlimit64` of the caller itself, and reading the limits of any process."""
+    return [
+        _argument(0), _jump(_EQUAL, 0, 4, 0),
+        _argument(2), _jump(_EQUAL, 0, 0, 3),
+        _argument(2, upper=True), _jump(_EQUAL, 0, 0, 1),
+        _return(_ALLOW), _return(_ERROR | errno.EPERM),
+    ]  # fmt: skip

@@ -1,0 +1,208 @@
+"""The walls around a session: which files it can reach, and which system calls it can make.
+
+The warden plans the walls once. A process puts itself behind them before any user code runs in it: a new interpreter
+before its `exec`, a fork of the zygote before it waits for its session. The zygote itself stands behind walls that
+leave the directories of all sessions open, so that its forks can each close all but one.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from urllib.parse import unquote, urlsplit
+
+from venvd_worker.common import kernel, landlock, seccomp
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the C library has it
+_SYSTEM = (
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/usr",
+    "/etc",
+    "/opt",
+    "/nix",
+    "/snap",
+    "/var/cache/fontconfig",
+    "/run/systemd/resolve",
+)
+_PROCESSES = "/proc"
+_KERNEL = (_PROCESSES, "/sys")
+_TEMPORARY = "/tmp"  # noqa: S108 - to name it, not to use it
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "nvidia*", "dri", "kfd")
+_PATH_VARIABLES = ("LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "VENVD_ASSEMBLIES")
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the command line says of files.
+
+    Attributes:
+        hidden: directories of which user code sees nothing, but what `readable` and `writable` name.
+        readable, writable: files and directories that every session may read, and change.
+    """
+
+    hidden: Sequence[str] = ()
+    readable: Sequence[str] = ()
+    writable: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What is the same for each session.
+
+    Attributes:
+        landlock: the version of Landlock in force; 0 for none.
+        filtered: whether the filter of system calls is in force.
+        network: whether the filter lets network sockets through.
+        rules: what Landlock allows beside the session's own directory.
+    """
+
+    landlock: int
+    filtered: bool
+    network: bool
+    rules: Dict[str, int]
+
+    def filter_calls(self) -> None:
+        """Put this process and its children under the filter, and drop what root may do, before its `exec`.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        kernel.forbid_new_privileges()
+        kernel.drop_capabilities()
+        if self.filtered:
+            seccomp.install(seccomp.make_filter(network=self.network))
+
+    def close_in(self, root: str) -> None:
+        """Leave this process and its children only `root` to write to.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        self._restrict({root: landlock.OWN})
+
+    def close_in_zygote(self, work_dir: str) -> None:
+        """Leave this process what each of its forks needs before it closes itself in: all of `work_dir`, and /proc.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        self._restrict({work_dir: landlock.OWN, _PROCESSES: landlock.READ_AND_WRITE})
+
+    def _restrict(self, own: Dict[str, int]) -> None:
+        if self.landlock:
+            kernel.forbid_new_privileges()
+            landlock.restrict({**self.rules, **own}, self.landlock)
+
+
+def plan(places: Places, env: Mapping[str, str], *, network: bool) -> Walls:
+    """Find out what this kernel can hold, by a process that tries it."""
+    version = landlock.find_version()
+    rules = _make_rules(places, env) if version else {}
+    walls = Walls(version, seccomp.is_known(), network, rules)
+    held = _try_out(walls)
+    return Walls(version if held & 1 else 0, bool(held & 2), network, rules)
+
+
+def _try_out(walls: Walls) -> int:
+    """Bits of what holds: 1 for Landlock, 2 for the filter."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+    held = 0
+    try:
+        held |= 2 * _works(walls.filtered, walls.filter_calls)
+        held |= 1 * _works(bool(walls.landlock), lambda: walls.close_in("/nonexistent"))
+    finally:
+        os._exit(held)
+
+
+def _works(wanted: bool, action: Any) -> bool:
+    try:
+        action()
+    except (OSError, KeyError):
+        return False
+    return wanted
+
+
+# ---- rules
+
+
+def _make_rules(places: Places, env: Mapping[str, str]) -> Dict[str, int]:
+    hidden = [os.path.realpath(path) for path in (*places.hidden, _TEMPORARY, "/dev", *_KERNEL)]
+    # All of a container is there for its user code.
+    system = ["/"] if os.getpid() == 1 else _SYSTEM
+    rules = {path: landlock.RUN for root in system for path in _list_around(os.path.realpath(root), hidden)}
+    rules.update(dict.fromkeys(_list_interpreter(), landlock.RUN))
+    rules.update(dict.fromkeys([*places.readable, *_list_named(env)], landlock.RUN))
+    rules.update(dict.fromkeys(_KERNEL, landlock.READ))
+    devices = (path for pattern in _DEVICES for path in glob.glob(os.path.join("/dev", pattern)))
+    rules.update(dict.fromkeys(devices, landlock.USE))
+    rules[SHARED_MEMORY] = landlock.SHARE
+    rules.update(dict.fromkeys(places.writable, landlock.OWN))
+    return rules
+
+
+def _list_around(path: str, hidden: Sequence[str]) -> Iterator[str]:
+    """The largest parts of a directory that hold nothing hidden."""
+    if path in hidden:
+        return
+    if not any(other.startswith(path.rstrip("/") + "/") for other in hidden):
+        yield path
+        return
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return
+    for name in names:
+        inner = os.path.join(path, name)
+        if not os.path.islink(inner):  # what it names has a rule of its own, or none
+            yield from _list_around(inner, hidden)
+
+
+def _list_interpreter() -> List[str]:
+    """The interpreter's directories, the worker archive, and what files of the venv name outside of it."""
+    binary = os.path.dirname(sys.executable)
+    roots = {os.path.dirname(binary), os.path.dirname(os.path.realpath(sys.executable))}
+    roots |= {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.abspath(sys.argv[0])}
+    site_packages = glob.glob(os.path.join(os.path.dirname(binary), "lib", "python*", "site-packages"))
+    return [*sorted(roots), *(path for site in site_packages for path in _list_linked(site))]
+
+
+def _list_linked(site: str) -> Iterator[str]:
+    """Directories of packages that are installed where their source is; nothing of it is run."""
+    for path in glob.glob(os.path.join(glob.escape(site), "*.pth")):
+        for line in _read(path).splitlines():
+            if line.startswith("/"):
+                yield line.strip()
+    for path in glob.glob(os.path.join(glob.escape(site), "*.dist-info", "direct_url.json")):
+        try:
+            url = json.loads(_read(path))
+            if url["dir_info"]["editable"] is True and url["url"].startswith("file:///"):
+                yield unquote(urlsplit(url["url"]).path)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return ""
+
+
+def _list_named(env: Mapping[str, str]) -> Iterator[str]:
+    for name in _PATH_VARIABLES:
+        for path in env.get(name, "").split(os.pathsep):
+            if path.startswith("/"):
+                yield path
