@@ -18,7 +18,7 @@ from venvd_contract.internal.limits import merge_limits, parse_limits
 
 def test_the_version() -> None:
     """The server finds the warden at this socket, and both speak this version."""
-    assert (PROTOCOL, SOCKET) == (3, "warden.sock")
+    assert (PROTOCOL, SOCKET) == (4, "warden.sock")
 
 
 def test_slots() -> None:

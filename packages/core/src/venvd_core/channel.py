@@ -10,6 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,16 @@ import msgspec
 from venvd_contract.errors import Unavailable, VenvdError, from_fields
 from venvd_contract.internal import SOCKET, messages
 from venvd_contract.internal.control import close_descriptors, receive, rights
-from venvd_contract.internal.messages import Exited, Greeting, Hello, Refused, SegmentNews, Up, ZygoteReport
+from venvd_contract.internal.messages import (
+    Exited,
+    Greeting,
+    Hello,
+    Refused,
+    SegmentNews,
+    Up,
+    WallsReport,
+    ZygoteReport,
+)
 from venvd_core.wire import encode
 
 _log = logging.getLogger("venvd.worker")
@@ -203,6 +213,11 @@ class Link:
             future.set_result(Answer(packet.result, descriptors))
 
 
+def _log_walls(walls: WallsReport) -> None:
+    level = logging.INFO if walls.landlock and walls.callFilter else logging.WARNING
+    _log.log(level, "walls between sessions", extra={"fields": asdict(walls)})
+
+
 def _log_zygote(zygote: ZygoteReport) -> None:
     if zygote.state == "starting":
         return
@@ -295,6 +310,7 @@ class Channel:
             if link.zygote is None:  # an event may have come before the answer
                 link.zygote = link.hello.zygote
                 _log_zygote(link.zygote)
+            _log_walls(link.hello.walls)
         except (VenvdError, msgspec.MsgspecError) as error:
             link.drop(f"the worker host does not speak with this server: {error}")
             return None

@@ -54,6 +54,8 @@ class Gauges:
     preloaded: dict[str, bool] = field(default_factory=dict)
     """By module to preload, whether its import succeeded."""
     build: dict[str, str] = field(default_factory=dict)
+    walls: dict[str, str] = field(default_factory=dict)
+    """What stands between sessions, once the worker host has said so."""
 
 
 class GaugeSource(Protocol):
@@ -252,6 +254,7 @@ class Exposition(Collector):
         yield InfoMetricFamily(
             "venvd_build", "Versions of the server, its worker host and the user's CPython.", value=now.build
         )
+        yield InfoMetricFamily("venvd_session_walls", "What stands between sessions.", value=now.walls)
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

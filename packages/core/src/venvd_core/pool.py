@@ -213,7 +213,15 @@ class Pool:
             zygote_ready=zygote.state == "ready",
             preloaded={each.module: each.error is None for each in zygote.preload},
             build=self._build(),
+            walls=self._describe_walls(),
         )
+
+    def _describe_walls(self) -> dict[str, str]:
+        if self.channel.link is None:
+            return {}
+        walls = self.channel.link.hello.walls
+        filtered = "off" if not walls.callFilter else "on" if walls.networkSockets else "on, without network sockets"
+        return {"landlock": str(walls.landlock), "call_filter": filtered}
 
     def _build(self) -> dict[str, str]:
         # Prometheus knows backend, venv and engine as labels of the target

@@ -34,6 +34,6 @@ The session validates payloads. The server treats every reply as hostile input. 
 
 from __future__ import annotations
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of all of this. The warden refuses a `hello` of another version."""
 SOCKET = "warden.sock"

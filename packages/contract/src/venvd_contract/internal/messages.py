@@ -174,6 +174,21 @@ class ZygoteReport:
 
 
 @dataclass
+class WallsReport:
+    """What stands between the sessions of this worker host.
+
+    Attributes:
+        landlock: the version of Landlock in force; 0 for none.
+        callFilter: whether sessions run under the filter of system calls.
+        networkSockets: whether that filter lets sessions make network sockets.
+    """
+
+    landlock: int = 0
+    callFilter: bool = False
+    networkSockets: bool = True
+
+
+@dataclass
 class Greeting:
     """The result of `hello`: the worker's version, its Python, and the warden's process."""
 
@@ -183,6 +198,7 @@ class Greeting:
     startedAt: Optional[str] = None
     attach: bool = False
     zygote: ZygoteReport = field(default_factory=ZygoteReport)
+    walls: WallsReport = field(default_factory=WallsReport)
 
 
 @dataclass

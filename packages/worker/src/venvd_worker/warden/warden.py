@@ -189,7 +189,11 @@ class Warden:
         python = ".".join(map(str, sys.version_info[:3]))
         version, report = self._settings.version, self._fork_pool.report
         self._server.greeted = True
-        self._server.reply(request, messages.Greeting(version, python, self._pid, self._started_at, True, report))
+        walls = messages.WallsReport(
+            self._walls.landlock, self._walls.filtered, self._walls.network or not self._walls.filtered
+        )
+        greeting = messages.Greeting(version, python, self._pid, self._started_at, True, report, walls)
+        self._server.reply(request, greeting)
 
     # ---- starting a session
 
