@@ -127,7 +127,7 @@ def test_a_fork_that_fails_while_somebody_waits_for_it(preloading: Any, flag: Pa
 
 def test_a_slow_fork_that_gets_on(preloading: Any, flag: Path, tools: Any) -> None:
     """Sessions start by exec meanwhile, and the zygote stays."""
-    host = preloading(FORKED.format(depth=CHILD, flag=str(flag), action=COMPUTE.format(4)))
+    host = preloading(FORKED.format(depth=CHILD, flag=str(flag), action=COMPUTE.format(2)))
     zygote = ready(host, tools)
     flag.touch()
     used(host)
@@ -137,7 +137,7 @@ def test_a_slow_fork_that_gets_on(preloading: Any, flag: Path, tools: Any) -> No
 
 def test_a_slow_zygote_that_gets_on(preloading: Any, flag: Path, tools: Any) -> None:
     """One that takes long to fork stays as well."""
-    host = preloading(FORKED.format(depth=MIDDLE, flag=str(flag), action=COMPUTE.format(4)))
+    host = preloading(FORKED.format(depth=MIDDLE, flag=str(flag), action=COMPUTE.format(2)))
     zygote = ready(host, tools)
     flag.touch()
     used(host)
