@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,6 +81,19 @@ def test_a_provider_gets_its_venv(controller: Controller, managing: dict[str, An
     (venv,) = [each for each in controller.api("GET", "/v1/venvs")["items"] if each["name"].startswith("provider-")]
     assert venv["state"] == "ready"
     session.close()
+
+
+def test_the_key_is_in_no_environment(controller: Controller, managing: dict[str, Any]) -> None:
+    """What the engine shows of the containers of a backend has no key, on an engine with containers."""
+    assert managing["state"] == "running"
+    if controller.engine == "docker":
+        shown = subprocess.run(["docker", "ps", "-q", "--no-trunc"], capture_output=True, text=True, check=True).stdout
+        inspected = subprocess.run(["docker", "inspect", *shown.split()], capture_output=True, text=True, check=False)
+        environments = [each["Config"]["Env"] or [] for each in json.loads(inspected.stdout)]
+        own = [each for each in environments if "VENVD_NAME=managing" in each]
+        assert len(own) == 1
+        assert "VENVD_MANAGES_KEY_FILE=/run/venvd/keys/manages.key" in own[0]
+        assert not [each for each in own[0] if re.search(r"\bv[cdk]_\w{20}", each)]
 
 
 def test_other_venvs_are_not_its_own(managing: dict[str, Any]) -> None:

@@ -97,3 +97,15 @@ def test_the_audit_log_is_shown(site: Any, cli: Cli) -> None:
 def test_wrong_words_for_a_key_are_named(cli: Cli, words: tuple[str, ...]) -> None:
     """A wrong scope, a wrong time and a missing scope are usage errors."""
     assert cli("key", "create", "wrong", *words, status=2).err
+
+
+def test_what_a_managing_backend_lets_its_callers_do_is_said(cli: Cli) -> None:
+    """`start` and `status` warn that each caller may use the venvs that a backend manages; others have no warning."""
+    warning = "warning: each caller of builder may make, change, use and delete the venvs made-*, run-*"
+    words = ("start", "http", "--venv", "plain", "--name", "builder", "--manages", "made-*", "--manages", "run-*")
+    try:
+        assert warning in cli(*words, "--no-wait").err
+        assert warning in cli("backend", "status", "builder").err
+        assert "warning" not in cli("backend", "status", "main").err
+    finally:
+        cli("stop", "builder")

@@ -12,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -28,9 +29,10 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_engines.docker import DockerEngine, cancellable, server_images
+from venvd_engines.docker import DockerEngine, cancellable, labels, server_images
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.key_files import FILE, MANAGES_FILE, KeyFiles
 from venvd_engines.docker.ports import PortSearch
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import translate_errors
@@ -348,3 +350,24 @@ def test_keys_without_a_directory(
     record = LaunchRecord("docker", "abc", "", "", data)
     with pytest.raises(Unavailable, match="key file") if fails else contextlib.nullcontext():
         backends.write_keys(record, b"{}")
+
+
+def test_the_group_of_the_servers_reads_their_keys_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directory and files are for the group of the servers, and for no others."""
+    monkeypatch.setattr(labels, "SHARED_GID", os.getgid())
+    settings = EngineSettings(home=tmp_path, home_id="home", run_dir=tmp_path / "run")
+    client: Any = SimpleNamespace(settings=settings)
+    files = KeyFiles(client, SocketDirectories(client))
+    umask = os.umask(0o077)
+    try:
+        files.make("launch", b"{}", "vd_key", "image")
+        files.replace("launch", b"[]")
+    finally:
+        os.umask(umask)
+    directory = tmp_path / "run" / "keys-home" / "launch"
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (directory.parent, directory, *directory.iterdir())}
+    assert modes == {"keys-home": 0o2750, "launch": 0o750, FILE: 0o640, MANAGES_FILE: 0o640}
+    assert {path.stat().st_gid for path in directory.iterdir()} == {os.getgid()}
+    assert [(directory / name).read_text() for name in (FILE, MANAGES_FILE)] == ["[]", "vd_key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,26 @@ def test_a_launch_begins_with_the_keys_of_its_time(controller: Any, shared_testb
     """The server has its keys from its first moment on."""
     launch = shared_testbed.engine.find_backend("demo").launch
     assert "early" in {entry["name"] for entry in json.loads(launch.keys)["keys"]}
+
+
+def test_a_key_that_ends_during_a_start_does_not_last(
+    controller: Any, shared_testbed: Any, wait_until: Callable[..., Any]
+) -> None:
+    """A server whose launch was planned before a key was revoked gets a file without the key."""
+    engine = shared_testbed.engine
+    controller.keys.create("late", ["use:held"], None)
+    engine.gates["start"] = threading.Event()
+    try:
+        steps = engine.steps.count("start")
+        controller.backends.start(BackendSpec("http", venv="app", name="held"))
+        wait_until(lambda: engine.steps.count("start") > steps)
+        controller.keys.revoke("late")
+    finally:
+        engine.gates.pop("start").set()
+    shared_testbed.await_running("held")
+    launched = engine.find_backend("held")
+    assert b'"late"' in launched.launch.keys
+    wait_until(lambda: b'"late"' not in launched.keys)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from venvd_contract.errors import Unauthenticated, Unavailable
+from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.auth import OPEN
 from venvd_controller.database import Database, migrations
 
@@ -321,6 +322,31 @@ def test_keys_outlive_the_controller(create_testbed: Callable[..., Any]) -> None
         token = first.controller.keys.create("stays", ["metrics"], None).key
     with create_testbed().started() as second:
         assert second.controller.keys.identify(token).name == "stays"
+
+
+def test_an_unknown_token_of_a_backend_takes_no_look_into_the_database(
+    shared_testbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller knows the tokens of its backends by their digests; what changes the backends changes these."""
+    controller = shared_testbed.controller
+    controller.venvs.put("owned", VenvSpec(python="3.13"))
+    started, operation = controller.backends.start(
+        BackendSpec(name="owner", venv="owned", type="http", manages=["made-*"])
+    )
+    shared_testbed.wait(operation)
+    key = controller.backends.derive_manages_key(controller.backends.get_row("owner"))
+    assert controller.keys.identify(started.token).scopes == ("use:owner",)
+    reads: list[bool] = []
+    read = controller.backends.list_rows
+    monkeypatch.setattr(controller.backends, "list_rows", lambda: reads.append(True) or read())
+    assert controller.keys.identify(key).scopes == ("venv:made-*",)
+    for token in ("vd_" + "0" * 48, "vd_", "vd_\udcff"):
+        with pytest.raises(Unauthenticated):
+            controller.keys.identify(token)
+    assert len(reads) <= 1  # a backend of another test may have gone meanwhile
+    controller.backends.request_removal("owner")
+    with pytest.raises(Unauthenticated):
+        controller.keys.identify(key)
 
 
 def test_operations_of_an_older_controller_get_their_venv(database: Database) -> None:

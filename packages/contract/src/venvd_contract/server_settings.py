@@ -115,7 +115,7 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "host": "the field host of the backend is the address to publish on",
     "port": "the field port of the backend is the port to publish on",
     "keys_file": "venvd writes the file of access keys",
-    "manages_key": "venvd makes the key of a backend with `manages`",
+    "manages_key_file": "venvd writes the key of a backend with `manages`",
     "controller_socket": "the engine mounts the socket of the controller",
     "http_port": "venvd chooses the port of probes and metrics",
     "socket_dir": "the field socketDir of the backend names the directory",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from venvd_contract import commands
@@ -127,13 +128,19 @@ class Backend:
         self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._arrays = ArrayService(self.begin)
         self.audit = AuditEvents()
+        self._manages_key: str | None = None
         self.environments: Environments | None = None
         """Answers the commands about venvs; the program of the server sets it."""
 
     async def start(self) -> None:
-        """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there."""
+        """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there.
+
+        Raises:
+            InvalidRequest: the file of the key for venvs cannot be read.
+        """
         self._pool = pool = Pool(self.settings, self.audit)
-        if self.settings.manages_key is not None:
+        if self.settings.manages_key_file is not None:
+            self._manages_key = _read_key(self.settings.manages_key_file)
             pool.answer_venvs = self._answer_session
         self._exposition = Exposition(pool.metrics, pool)
         self._background = background = BackgroundCalls(self.call, self.settings)
@@ -291,10 +298,9 @@ class Backend:
 
     async def _answer_session(self, command: str, payload: Any) -> Any:
         """Answer a request of a session about venvs, with the key of this backend."""
-        key = self.settings.manages_key
-        if self.environments is None or key is None:
+        if self.environments is None:
             raise Unavailable("this server has no way to its controller")
-        return await self.environments.answer(command, payload, key.get_secret_value())
+        return await self.environments.answer(command, payload, self._manages_key)
 
     @property
     def files(self) -> Files:
@@ -347,6 +353,13 @@ class Backend:
     def metrics(self) -> bytes:
         """Return every metric in the text format of Prometheus."""
         return b"" if self._exposition is None else self._exposition.write()
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"VENVD_MANAGES_KEY_FILE: {path} cannot be read: {error}") from None
 
 
 def _check_seconds(name: str, seconds: float | None) -> float | None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from venvd_contract.commands import Limits
@@ -36,8 +36,8 @@ class BackendSettings(BaseSettings):
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
     controller_socket: Path | None = None
-    manages_key: SecretStr | None = None
-    """The key of the controller for the venvs that sessions manage; it never leaves the server."""
+    manages_key_file: Path | None = None
+    """Holds the key of the controller for the venvs that sessions manage; it never leaves the server."""
     default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
     grace: float = Field(default=2, gt=0, le=3600)
     queue_limit: int = Field(default=QUEUE_LIMIT, ge=0, le=MOST_QUEUED)

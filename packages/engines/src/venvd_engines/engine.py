@@ -185,6 +185,7 @@ class Launch:
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
+        manages_key: the key with which the server manages venvs, for a file beside that one; null is none.
         user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
 
@@ -209,6 +210,7 @@ class Launch:
     socket_name: str | None = None
     pipe_name: str | None = None
     keys: bytes = b'{"keys": []}'
+    manages_key: str | None = None
     user_id: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -246,6 +248,7 @@ SERVER_PATHS = (
     "VENVD_HTTP_PORT",
     "VENVD_SOCKET_DIR",
     "VENVD_KEYS_FILE",
+    "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
 )
 """Settings of a server that the engine sets."""

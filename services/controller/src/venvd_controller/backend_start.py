@@ -92,6 +92,7 @@ class BackendStarter:
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row.name, row.venv),
+                self._backends.derive_manages_key(row) if spec.manages else None,
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,7 +16,7 @@ from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
-from venvd_controller.database import Database, get_row
+from venvd_controller.database import Database, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
@@ -26,11 +25,20 @@ from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.addresses import url_host
 from venvd_engines.engine import LaunchRecord
+from venvd_http.auth import sha256
 
 KIND = "backend.start"
 _FIRST_DELAY = 2.0
 _MAX_DELAY = 60.0
 """Seconds between two starts of a backend that fails; the delay doubles with each failure."""
+
+
+@dataclass(frozen=True)
+class TokenOwner:
+    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients."""
+
+    backend: str
+    manages: tuple[str, ...] = ()
 
 
 class Backends:
@@ -49,6 +57,9 @@ class Backends:
         self._engine_name = engine_name
         self._operations = operations
         self._venvs = venvs
+        self._token_owners: dict[str, TokenOwner] | None = None
+        """By the digests of their tokens; None after a change."""
+        self._changes = 0
 
     def list_all(
         self, after: str | None = None, limit: int = 1000, visible: Visible | None = None
@@ -104,20 +115,32 @@ class Backends:
         """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
         return self._home.derive_token("manages", row.nonce)
 
-    def find_manager(self, token: str) -> BackendRow | None:
-        """Find the backend that manages venvs with this key."""
-        for row in self.list_rows():
-            managing = row.wanted and row.spec.get("manages")
-            if managing and hmac.compare_digest(self.derive_manages_key(row), token):
-                return row
-        return None
+    def find_token_owner(self, digest: str) -> TokenOwner | None:
+        """Find the backend to which the token with this SHA-256 belongs.
 
-    def find_token_owner(self, token: str) -> str | None:
-        """Return the name of the backend whose clients have this token."""
+        Only the first search after a change of the backends reads the database.
+        """
+        owners, changes = self._token_owners, self._changes
+        if owners is None:
+            owners = self._read_token_owners()
+            if changes == self._changes:  # else it may have been read before the change
+                self._token_owners = owners
+        return owners.get(digest)
+
+    def _read_token_owners(self) -> dict[str, TokenOwner]:
+        owners = {}
         for row in self.list_rows():
-            if hmac.compare_digest(self.derive_token(row) or "", token):
-                return row.name
-        return None
+            token = self.derive_token(row)
+            if token is not None:
+                owners[sha256(token)] = TokenOwner(row.name)
+            manages: Sequence[str] = row.spec.get("manages") or ()
+            if row.wanted and manages:
+                owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.name, tuple(manages))
+        return owners
+
+    def _forget_token_owners(self) -> None:
+        self._changes += 1
+        self._token_owners = None
 
     # ---- commands ----
 
@@ -175,6 +198,7 @@ class Backends:
         )
         session.add(row)
         session.flush()
+        after_commit(session, self._forget_token_owners)
         return row
 
     def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
@@ -217,6 +241,7 @@ class Backends:
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)
+            after_commit(session, self._forget_token_owners)
             if changed and row.wanted:
                 self._operations.cancel_active(session, KIND, row.name)
                 row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
@@ -227,6 +252,7 @@ class Backends:
         with self._database.write() as session:
             row = _get_row(session, name)
             row.wanted, row.state = False, "stopping"
+            after_commit(session, self._forget_token_owners)
             self._operations.cancel_active(session, KIND, name)
 
     # ---- for starts and the reconciler ----
@@ -283,6 +309,7 @@ class Backends:
             row = session.get(BackendRow, name)
             if row is not None:
                 session.delete(row)
+                after_commit(session, self._forget_token_owners)
 
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
         """Note a failed start. The reconciler retries a backend that ran before, not one that never ran."""

@@ -148,7 +148,7 @@ class Keys:
     # ---- requests ----
 
     def identify(self, token: str) -> Caller:
-        """Return whose token this is. Only the token of a backend takes a look into the database.
+        """Return whose token this is. Only what may be the token of a backend may take a look into the database.
 
         Raises:
             Unauthenticated: the token is unknown, or a key that has expired.
@@ -161,15 +161,14 @@ class Keys:
         key = self._keys.get(digest)
         if key is not None:
             return self._admit(key)
-        is_backend = token.startswith(BACKEND_PREFIX) and token.isascii()
-        manager = self._backends.find_manager(token) if is_backend else None
-        if manager is not None:
-            title = f'the backend "{manager.name}", which manages venvs,'
-            return Caller(f"backend:{manager.name}", title, tuple(VENV + each for each in manager.spec["manages"]))
-        backend = self._backends.find_token_owner(token) if is_backend else None
-        if backend is None:
+        owner = self._backends.find_token_owner(digest) if token.startswith(BACKEND_PREFIX) else None
+        if owner is None:
             raise Unauthenticated("the token is not one that this controller accepts")
-        return Caller(f"backend:{backend}", f'the token of the backend "{backend}"', (USE + backend,))
+        name = f"backend:{owner.backend}"
+        if owner.manages:
+            title = f'the backend "{owner.backend}", which manages venvs,'
+            return Caller(name, title, tuple(VENV + each for each in owner.manages))
+        return Caller(name, f'the token of the backend "{owner.backend}"', (USE + owner.backend,))
 
     def _admit(self, key: KnownKey) -> Caller:
         if key.expired:

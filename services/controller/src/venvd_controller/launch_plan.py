@@ -34,9 +34,13 @@ def plan_launch(
     home_id: str,
     reserved_ports: Collection[int],
     keys: bytes,
+    manages_key: str | None,
     user_id: int | None,
 ) -> Launch:
-    """Plan a new launch of a backend; `keys` is the server's first key file, `user_id` the user of the worker host."""
+    """Plan a new launch of a backend.
+
+    `keys` is the server's first key file, `manages_key` its key for venvs, `user_id` the user of the worker host.
+    """
     spec = read_spec(row)
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     return Launch(
@@ -65,6 +69,7 @@ def plan_launch(
         ),
         socket_name=choose_socket_name(spec, home_id, row.name),
         keys=keys,
+        manages_key=manages_key,
         user_id=user_id,
         pipe_name=spec.pipeName,
         labels=spec.labels,
@@ -91,8 +96,6 @@ def create_server_env(
     env |= {"VENVD_TOKEN_SHA256": sha256(token)} if token else {"VENVD_NO_TOKEN": "1"}
     if spec.timeout is not None:
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
-    if spec.manages:
-        env["VENVD_MANAGES_KEY"] = backends.derive_manages_key(row)
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
     if spec.handleLease is not None:

@@ -229,6 +229,14 @@ def start(
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
     if token and (options["httpPort"] or options["pipeName"]):
         state.say("clients of the older .NET host send no token, and their calls fail: for them, use --no-token")
+    _warn_of_managing(state, started.backend)
+
+
+def _warn_of_managing(state: State, backend: Backend) -> None:
+    """Say what the callers of a backend may do beyond calls."""
+    if backend.spec.manages:
+        names = ", ".join(backend.spec.manages)
+        state.say(f"warning: each caller of {backend.name} may make, change, use and delete the venvs {names}")
 
 
 def _show_started(state: State, started: Backend) -> None:
@@ -251,6 +259,7 @@ def status(state: State, name: str | None) -> None:
     """Show one backend. Default: the only one."""
     info = state.controller.backends.get(choose_backend(state, name))
     state.show(info, details(info))
+    _warn_of_managing(state, info)
 
 
 @backend.command("stop")

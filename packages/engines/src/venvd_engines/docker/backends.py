@@ -22,7 +22,7 @@ from venvd_engines.addresses import url_host
 from venvd_engines.docker import labels, logs, socket_directories
 from venvd_engines.docker.client import DockerClient, tmpfs_options
 from venvd_engines.docker.compat import PipeNames
-from venvd_engines.docker.key_files import FILE, KeyFiles
+from venvd_engines.docker.key_files import FILE, MANAGES_FILE, KeyFiles
 from venvd_engines.docker.key_files import INSIDE as KEYS
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.oci_runtimes import OciRuntimes
@@ -173,7 +173,7 @@ class Backends:
     def _start_server(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, progress: Progress
     ) -> LaunchRecord:
-        mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.image.ref)]
+        mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref)]
         mounts += [
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
             for variable, path in launch.server_files.items()
@@ -371,6 +371,8 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
     engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
+    if launch.manages_key is not None:
+        engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     if controller is not None:
         engine_settings["VENVD_CONTROLLER_SOCKET"] = f"{socket_directories.CONTROLLER}/{controller.name}"
     if "main" in inside_ports:

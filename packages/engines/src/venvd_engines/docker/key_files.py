@@ -1,4 +1,7 @@
-"""The key files of servers: subdirectories of the run directory, each mounted read-only into one server container.
+"""The keys of servers: subdirectories of the run directory, each mounted read-only into one server container.
+
+One file holds the digests of the keys that clients may send, and changes. Another one holds the key with which the
+server of a backend manages venvs: all who may inspect a container read its environment.
 
 Server and worker host share no mount but the channel, so user code never sees a key file. A bind mount of a file would
 keep the first file for ever; so the directory is mounted, and a new file replaces the old one by name.
@@ -19,6 +22,7 @@ from venvd_engines.docker.socket_directories import SocketDirectories
 
 INSIDE = "/run/venvd/keys"
 FILE = "keys.json"
+MANAGES_FILE = "manages.key"
 
 _MODE = 0o2750
 """Of the directory above: what is made in it belongs to the group of the servers."""
@@ -32,12 +36,13 @@ class KeyFiles:
         self._root = client.settings.run_dir / self._name
         self._directories = directories
 
-    def make(self, launch_id: str, data: bytes, image: str) -> Mount:
-        """Write the key file of a new server, and return the mount of its directory.
+    def make(self, launch_id: str, data: bytes, manages_key: str | None, image: str) -> Mount:
+        """Write the key files of a new server, and return the mount of their directory.
 
         Args:
             launch_id: names the directory.
-            data: the content of the file.
+            data: the content of the file with the digests.
+            manages_key: the content of the other file; None makes none.
             image: an image with Python, for the container that makes the directory above if this process may not.
         """
         if not self._is_shared():
@@ -45,7 +50,9 @@ class KeyFiles:
         directory = self._root / launch_id
         directory.mkdir(exist_ok=True)
         directory.chmod(0o750)
-        self._write(directory, data)
+        self._write(directory / FILE, data)
+        if manages_key is not None:
+            self._write(directory / MANAGES_FILE, manages_key.encode())
         return Mount(INSIDE, str(directory), type="bind", read_only=True)
 
     def replace(self, launch_id: str, data: bytes) -> bool:
@@ -54,7 +61,7 @@ class KeyFiles:
         if not directory.is_dir():
             return False
         try:
-            self._write(directory, data)
+            self._write(directory / FILE, data)
         except FileNotFoundError:  # the directory is removed at this moment
             return False
         return True
@@ -70,13 +77,13 @@ class KeyFiles:
             return False
         return status.st_gid == labels.SHARED_GID and stat.S_IMODE(status.st_mode) == _MODE
 
-    def _write(self, directory: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         # made in the directory above, whose group it takes over
-        part = self._root / f".{directory.name}.{os.urandom(4).hex()}"
+        part = self._root / f".{path.parent.name}.{os.urandom(4).hex()}"
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
                 os.fchmod(file.fileno(), 0o640)
-            part.replace(directory / FILE)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)

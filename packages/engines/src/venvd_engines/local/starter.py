@@ -73,6 +73,8 @@ class Starter:
             record = self._make_record(launch, archive, skipped)
             state.write(directory, record)
         state.write_whole(directory / state.KEYS, launch.keys.decode())
+        if launch.manages_key is not None:
+            state.write_whole(directory / state.MANAGES_KEY, launch.manages_key)
         if record.socket_dir is not None:
             _make_socket_dir(Path(record.socket_dir))
             if record.link is not None:
@@ -199,6 +201,8 @@ def _make_spec(
         "VENVD_HOST": launch.host,
         "VENVD_KEYS_FILE": str(directory / state.KEYS),
     }
+    if launch.manages_key is not None:
+        paths["VENVD_MANAGES_KEY_FILE"] = str(directory / state.MANAGES_KEY)
     if place.controller_socket is not None:
         paths["VENVD_CONTROLLER_SOCKET"] = str(place.controller_socket)
     if record.socket_dir is not None:

@@ -19,6 +19,7 @@ from venvd_engines.local.processes import Identity
 FORMAT = 2
 FILE = "state.json"
 KEYS = "keys.json"
+MANAGES_KEY = "manages.key"
 """The key file of the server, beside the record."""
 PARTS = ("server", "worker")
 
