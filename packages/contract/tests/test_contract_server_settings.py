@@ -15,7 +15,7 @@ from venvd_contract.server_settings import check_server_settings, merge_server_s
     [
         ({"maxSesions": 8}, 'is "maxSessions" meant?'),
         ({"VENVD_MAX_BODY": 2048}, 'is "maxBody" meant?'),
-        ({"zzz": 1}, "known are attach, cancelOnDisconnect"),
+        ({"zzz": 1}, "known are acceptTimeout, attach, cancelOnDisconnect"),
         ({"noToken": True}, "the field token of the backend"),
         ({"tokenSha256": ""}, "venvd makes the token"),
         ({"channel": "/x"}, "the engine sets it"),

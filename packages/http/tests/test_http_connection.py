@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from venvd_http.connection import HEAD_BYTES, PIECE, PIPELINED, create_connection_type
+from venvd_http.edge import Edge
 
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 MANY = 2000
@@ -58,8 +59,9 @@ async def app(_scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any
 
 def connected() -> tuple[Any, Wire]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    connection, wire = create_connection_type(60)(config, ServerState(), {}), Wire()
+    connection, wire = create_connection_type(Edge(), 60)(config, ServerState(), {}), Wire()
     connection.connection_made(wire)
+    connection.accept(None)
     return connection, wire
 
 
@@ -171,8 +173,9 @@ class Slow(Wire):
 
 def slow_client() -> tuple[Any, Slow]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    connection, wire = create_connection_type(0.05)(config, ServerState(), {}), Slow()
+    connection, wire = create_connection_type(Edge(), 0.05)(config, ServerState(), {}), Slow()
     connection.connection_made(wire)
+    connection.accept(None)
     return connection, wire
 
 

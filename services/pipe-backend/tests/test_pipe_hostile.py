@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from venvd_http.auth import WRONG_TOKEN_SECONDS
+
 from .conftest import TOKEN, Server, Start, until  # type: ignore[import-not-found]
 
 STALL = 1.0
@@ -27,7 +29,7 @@ def strict(start: Start) -> Iterator[Server]:
         VENVD_MAX_HELD_BYTES=str(1 << 20),
         VENVD_MAX_UNREAD_BYTES="65536",
         VENVD_STALL_TIMEOUT=str(STALL),
-        VENVD_FIRST_REQUEST_TIMEOUT=str(STALL),
+        VENVD_ACCEPT_TIMEOUT=str(STALL),
     ) as server:
         yield server
 
@@ -72,7 +74,7 @@ def test_half_an_attachment_then_silence(server: Server) -> None:
 def test_silence(server: Server) -> None:
     """A connection that never makes a request is ended."""
     client = server.connect(token=None)
-    assert "no request was let in" in client.receive()["error"]
+    assert "no token was accepted" in client.receive()["error"]
     assert client.closed()
 
 
@@ -246,8 +248,12 @@ def ping_as(server: Server, user: int) -> str:
 
 
 def test_the_token_is_not_guessed_by_many_tries(server: Server) -> None:
-    """Wrong tokens are refused one like the other."""
-    client = server.connect(token=None)
-    found = {client("session.list", token=secrets.token_hex())["code"] for _ in range(50)}
-    assert found == {"unauthenticated"}
+    """Wrong tokens are refused one like the other, each only when the one before is answered."""
+    client = server.connect()
+    began = time.monotonic()
+    for number in range(3):
+        client.raw(b'{"id":%d,"command":"session.list","token":"%s"}\n' % (number, secrets.token_hex().encode()))
+    found = [client.receive() for _ in range(3)]
+    assert [(line["id"], line["code"]) for line in found] == [(number, "unauthenticated") for number in range(3)]
+    assert time.monotonic() - began >= 3 * WRONG_TOKEN_SECONDS
     assert client("session.list", token=TOKEN)["result"]["sessions"]

@@ -75,6 +75,10 @@ class Buffer:
             return None
         return [self.take(size) or b"" for size in sizes]
 
+    def peek(self, size: int) -> bytes:
+        """The first `size` bytes that have come, which stay."""
+        return bytes(self._data[:size])
+
     def rest(self) -> bytes:
         """All remaining bytes; the buffer is empty afterwards."""
         return self.take(len(self._data)) or b""

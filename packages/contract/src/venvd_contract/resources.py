@@ -201,6 +201,10 @@ class BackendSpec:
     """How many calls may wait in one session; a further one is refused as `busy`. The default is `QUEUE_LIMIT`."""
     handleLease: Optional[float] = None
     """Seconds after which an unused handle is freed if the call that made it named no lease. The default is never."""
+    allowedHosts: List[str] = field(default_factory=list)
+    """Names beside its own under which browsers may reach a backend without a token; `*.example.com` is any below."""
+    allowedOrigins: List[str] = field(default_factory=list)
+    """Origins of the web pages that may send requests, such as `https://app.example.com`."""
     manages: List[str] = field(default_factory=list)
     """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
@@ -19,6 +19,14 @@ from venvd_contract.internal.limits import merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, QUEUE_LIMIT
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+
+
+def _split(text: Any) -> Any:
+    return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Words with commas in between."""
 
 
 class BackendSettings(BaseSettings):
@@ -33,6 +41,18 @@ class BackendSettings(BaseSettings):
     token_sha256: Digest = ""
     no_token: bool = False
     metrics_token_sha256: Digest = ""
+    own_hosts: Words = ()
+    """Names under which clients reach the server, beside its `name`."""
+    allowed_hosts: Words = ()
+    """Further names that requests may be addressed to where there is no token."""
+    allowed_origins: Words = ()
+    """Origins of the web pages that may send requests."""
+    accept_timeout: float = Field(default=10, gt=0, le=3600)
+    """Until a connection must have a request that was let in."""
+    max_unaccepted: int = Field(default=16, ge=1, le=1024)
+    """Connections of one peer without such a request."""
+    unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
+    """That such a connection may hold of a request."""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
     controller_socket: Path | None = None

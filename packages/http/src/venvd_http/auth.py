@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -17,6 +18,8 @@ _log = logging.getLogger("venvd.access")
 
 USE = "use"
 METRICS = "metrics"
+WRONG_TOKEN_SECONDS = 0.5
+"""How long the refusal of a wrong token is held back."""
 
 
 def bearer_token(header: bytes) -> str | None:
@@ -65,9 +68,9 @@ class Key:
     def expired(self) -> bool:
         return self.expires_at is not None and time.time() >= self.expires_at
 
-    def error(self) -> Unauthenticated:
+    def error(self) -> WrongToken:
         """Make the error that ends what a client does with an ended key."""
-        return Unauthenticated(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
+        return WrongToken(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
 
     def watch(self, on_end: Callable[[], None]) -> None:
         """Call `on_end` when the key ends; at once if it has ended."""
@@ -88,6 +91,16 @@ class Key:
                 on_end()
             except Exception:  # noqa: BLE001 — a defect of one client must not keep the others connected
                 _log.exception("a client of the key %s cannot be ended", self.name)
+
+
+class WrongToken(Unauthenticated):
+    """A token that is unknown or has ended. Its refusal is delayed, so that guesses cost time."""
+
+
+async def hold_back(error: BaseException) -> None:
+    """Wait before a wrong token is refused; other errors are answered at once."""
+    if isinstance(error, WrongToken):
+        await asyncio.sleep(WRONG_TOKEN_SECONDS)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -122,7 +135,11 @@ class TokenGuard:
     """
 
     def __init__(
-        self, token_sha256: str, metrics_token_sha256: str = "", server: str = "this backend", name: str = "backend"
+        self,
+        token_sha256: str,
+        metrics_token_sha256: str = "",
+        server: str = "this backend",
+        name: str = "backend",
     ) -> None:
         self._token = bytes.fromhex(token_sha256)
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
@@ -173,6 +190,22 @@ class TokenGuard:
             raise self._refuse(Forbidden("this token may read metrics only"), key.name if key else METRICS, peer)
         return key
 
+    def recognises(self, token: str | None) -> bool:
+        """Return whether a token is known, with whatever rights. A refusal is neither logged nor counted."""
+        if not self._token:
+            return True
+        if not token:
+            return False
+        given = token.encode("utf-8", "surrogatepass")
+        if self._accepted and hmac.compare_digest(given, self._accepted):
+            return True
+        digest = hashlib.sha256(given).digest()
+        if hmac.compare_digest(digest, self._token) or hmac.compare_digest(digest, self._metrics_token):
+            return True
+        if digest not in self._keys and self.refresh_keys is not None:
+            self.refresh_keys()
+        return digest in self._keys
+
     def check_controller(self, token: str | None, peer: str) -> None:
         """Check that a token is the one that the controller of this server derives: the metrics token.
 
@@ -196,7 +229,7 @@ class TokenGuard:
             self.refresh_keys()
             key = self._keys.get(digest)
         if key is None:
-            error = Unauthenticated(f"the token is not one that {self._server} accepts")
+            error = WrongToken(f"the token is not one that {self._server} accepts")
             raise self._refuse(error, None, peer, f"unknown, its SHA-256 begins with {digest.hex()[:12]}")
         if key.expired:
             raise self._refuse(key.error(), key.name, peer)

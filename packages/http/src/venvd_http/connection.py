@@ -15,13 +15,19 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
-from venvd_http.asgi import encode
-from venvd_http.auth import Key
+from venvd_contract.errors import InvalidRequest, TooLarge, Unavailable, VenvdError
+from venvd_http.admission import count_unread, name_peer
+from venvd_http.asgi import Scope, encode
+from venvd_http.auth import WRONG_TOKEN_SECONDS, Key, WrongToken
+from venvd_http.edge import Edge
+from venvd_http.flow import Flow, UnreadTimer
 from venvd_http.heads import Head, HeadCache
+from venvd_http.origin import find as find_origin
 from venvd_http.problems import render_problem
 
 HEAD_BYTES = 64 * 1024
+HEADERS = 256
+"""Header lines of a head that comes in several pieces: each takes a hundred times the bytes of a short line."""
 PIPELINED = 8
 """Parsed requests that may wait behind one that is not answered yet."""
 PIECE = 16 * 1024
@@ -38,80 +44,6 @@ _STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for sta
 }
 _JSON = b"content-type: application/json\r\n"
 _REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-
-
-class Flow:
-    """Decides whether a connection is read. It takes the place of uvicorn's `FlowControl`.
-
-    uvicorn reads on when an application waits for a body or for its client to leave. Each answered request would then
-    let in more of those behind it. This class does not read a connection that is full.
-    """
-
-    def __init__(self, transport: asyncio.Transport, is_full: Callable[[], bool]) -> None:
-        self._transport = transport
-        self._is_full = is_full
-        self._held = False
-        """Whether uvicorn wants no more for now."""
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.read_paused = False
-        self.write_paused = False
-
-    async def drain(self) -> None:
-        await self._writable.wait()
-
-    def pause_reading(self) -> None:
-        self._held = True
-        self.update()
-
-    def resume_reading(self) -> None:
-        self._held = False
-        self.update()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        self._writable.clear()
-        self.update()
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        self._writable.set()
-        self.update()
-
-    def update(self) -> None:
-        """Pause or resume reading. The connection calls this when it may have become full or no longer full."""
-        paused = self._held or self._is_full()
-        if paused == self.read_paused or self._transport.is_closing():
-            return
-        self.read_paused = paused
-        if paused:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-
-class UnreadTimer:
-    """Ends a connection if its client reads nothing of the waiting answers for `seconds`."""
-
-    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
-        self._transport = transport
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        unread = self._transport.get_write_buffer_size()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check, unread)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self, unread_before: int) -> None:
-        if self._transport.get_write_buffer_size() >= unread_before:
-            self._transport.abort()
-        else:
-            self.start()
 
 
 class Exchange(ABC):
@@ -158,6 +90,9 @@ class Exchange(ABC):
 
     def refuse(self, error: VenvdError) -> None:
         """Send an error."""
+        if self.disconnected:
+            self.response_complete = True
+            return
         status, headers, body = render_problem(error)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._connection.answer(self, _STATUS_LINE.get(status) or b"%d " % status, lines, body)
@@ -184,12 +119,13 @@ class FastPath:
 class Connection(HttpToolsProtocol):
     """One connection, with limits that uvicorn lacks.
 
-    A client may be silent for `stall_timeout` seconds before its first request. From its first byte, a request's head
-    may take as long and have `HEAD_BYTES`. What is read and parsed ahead of the answers is bounded. Answers may lie
-    unread for `stall_timeout` seconds.
+    Until a request of it is accepted, a connection has the limits of `edge.admission`. From its first byte, the head
+    of a request may take `stall_timeout` seconds and have `HEAD_BYTES`. What is read and parsed ahead of the answers is
+    bounded. Answers may lie unread for `stall_timeout` seconds.
     """
 
     stall_timeout: ClassVar[float] = 60.0
+    edge: ClassVar[Edge] = Edge()
     routes: ClassVar[Mapping[bytes, str]] = {}
     fast_path: ClassVar[FastPath]
     """Set if there are `routes`."""
@@ -214,6 +150,7 @@ class Connection(HttpToolsProtocol):
     """Whether the last request took the fast path and is answered, and no byte of another has come."""
     _resting_since = 0.0
     _rendered_defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
+    _accepted = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -222,8 +159,11 @@ class Connection(HttpToolsProtocol):
         self._heads = HeadCache()
         self._keys: set[Key] = set()
         self._close_in(self.stall_timeout)
+        self.peer = name_peer(self.client[0]) if self.client else "unix"
+        self.edge.admission.enter(self, self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.edge.admission.leave(self, self.peer)
         self._unread.stop()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -237,6 +177,28 @@ class Connection(HttpToolsProtocol):
         if key not in self._keys:
             self._keys.add(key)
             key.watch(self.transport.abort)
+
+    # ---- until a request is accepted
+
+    def accept(self, key: Key | None) -> None:
+        """Note that a request was let in, with its access key if it had one."""
+        if not self._accepted:
+            self._accepted = True
+            self.edge.admission.leave(self, self.peer)
+        if key is not None:
+            self.tie(key)
+
+    def has_unread(self) -> bool:
+        """Return whether bytes of the client wait in the kernel, or a request waits for its answer."""
+        running = self.cycle is not None and not self.cycle.response_complete
+        return running or count_unread(self.transport.get_extra_info("socket").fileno()) > 0
+
+    def drop(self, reason: str) -> None:
+        """Close the connection, with the reason if the client has begun to send."""
+        if self._in_head:
+            self._refuse(Unavailable(reason))
+        else:
+            self.transport.abort()
 
     # ---- reading
 
@@ -261,6 +223,8 @@ class Connection(HttpToolsProtocol):
             if self._is_full():
                 self._unparsed += data[start:]
                 self.flow.update()
+                if not self._accepted and len(self._unparsed) > self.edge.admission.limits.bytes:
+                    self.transport.abort()
                 return
             self._parse(data[start : start + PIECE])
 
@@ -291,8 +255,11 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes == 0:
             self._head_began = now
         self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES + PIECE:  # other requests may be in front of it in the first piece
-            self._refuse(TooLarge(f"the request's head is larger than {HEAD_BYTES} bytes"))
+        most = HEAD_BYTES if self._accepted else min(HEAD_BYTES, self.edge.admission.limits.bytes)
+        if self._head_bytes > most + PIECE:  # other requests may be in front of it in the first piece
+            self._refuse(TooLarge(f"the request's head is larger than {most} bytes"))
+        elif self.headers is not None and len(self.headers) > HEADERS:
+            self._refuse(TooLarge(f"the request has more than {HEADERS} headers"))
         else:
             self._close_in(max(0.0, self._head_began + self.stall_timeout - now))
 
@@ -371,15 +338,18 @@ class Connection(HttpToolsProtocol):
                 self._leave_fast_path(head)
                 super().on_message_complete()
                 return
+            self.edge.browsers.check(*find_origin(self.headers))
             key = self.fast_path.admit(head)
-            if key is not None:
-                self.tie(key)
+            self.accept(key)
         except VenvdError as error:
             refusal = error
         self._fast_command = None
         exchange = self.cycle = self._exchange = self.fast_path.exchange(self, keep_alive)  # type: ignore[assignment]
         if refusal is not None:
-            exchange.refuse(refusal)
+            if isinstance(refusal, WrongToken):
+                self.loop.call_later(WRONG_TOKEN_SECONDS, exchange.refuse, refusal)
+            else:
+                exchange.refuse(refusal)
             return
         expires = key is not None and key.expires_at is not None
         if keep_alive and not head.expects and not expires and self._began_in is self._arrived:
@@ -464,15 +434,16 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_handler()
 
 
-def tie(transport: asyncio.Transport, key: Key | None) -> None:
-    """Tie the connection of a transport to an access key; see `Connection.tie`."""
-    connection = transport.get_protocol()
-    if key is not None and isinstance(connection, Connection):
-        connection.tie(key)
+def accept(scope: Scope, key: Key | None = None) -> None:
+    """Note at the connection of a request that it was let in; see `Connection.accept`."""
+    transport = (scope.get("extensions") or {}).get(TRANSPORT)
+    connection = None if transport is None else transport.get_protocol()
+    if isinstance(connection, Connection):
+        connection.accept(key)
 
 
-def create_connection_type(stall_timeout: float, fast_path: FastPath | None = None) -> type[Connection]:
+def create_connection_type(edge: Edge, stall_timeout: float, fast_path: FastPath | None = None) -> type[Connection]:
     """The class of a server's connections."""
-    limits = {"stall_timeout": stall_timeout}
+    limits = {"edge": edge, "stall_timeout": stall_timeout}
     fast = {} if fast_path is None else {"fast_path": fast_path, "routes": fast_path.routes}
     return type("Connection", (Connection,), {**limits, **fast})

@@ -9,6 +9,7 @@ from venvd_contract.errors import NotFound, VenvdError
 from venvd_contract.internal import audit
 from venvd_http.asgi import JSON, ASGIApp, Receive, Scope, Send, describe_peer, encode, respond, send_whole
 from venvd_http.auth import METRICS, TokenGuard, read_token
+from venvd_http.connection import accept
 from venvd_http.problems import refuse, wrong_method
 
 PATHS = ("/health", "/livez", "/readyz", "/metrics", audit.PATH)
@@ -43,12 +44,14 @@ def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
             return
         path, method = scope["path"], scope["method"]
         try:
+            if guard.open:
+                accept(scope)
             if path not in PATHS:
                 raise NotFound(f"no such path: {path[:200]}")
             if method not in {"GET", "HEAD"}:
                 await wrong_method(method, path, "GET, HEAD")(scope, receive, send)
             elif path == "/metrics":
-                guard.check(read_token(scope), METRICS, describe_peer(scope))
+                accept(scope, guard.check(read_token(scope), METRICS, describe_peer(scope)))
                 await backend.refresh()
                 await respond(send, 200, backend.metrics(), METRICS_TYPE)
             elif path == "/readyz":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
 from venvd_http.asgi import Headers, Receive, Scope, Send, encode, send_whole
+from venvd_http.auth import hold_back
 
 PROBLEM = b"application/problem+json"
 
@@ -46,7 +47,8 @@ def render_problem(
 async def refuse(
     send: Send, error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
 ) -> None:
-    """Send an error as problem details."""
+    """Send an error as problem details; the refusal of a wrong token is held back."""
+    await hold_back(error)
     await send_whole(send, *render_problem(error, status, headers, challenge))
 
 

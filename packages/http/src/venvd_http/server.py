@@ -9,8 +9,29 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from venvd_http.asgi import ASGIApp
+from venvd_contract.errors import VenvdError
+from venvd_http.asgi import CLOSE, ASGIApp, Receive, Scope, Send
 from venvd_http.connection import FastPath, create_connection_type
+from venvd_http.edge import Edge
+from venvd_http.origin import BrowserGuard, find
+from venvd_http.problems import refuse
+
+
+class _FromBrowsers:
+    """ASGI middleware: refuses requests that the guard refuses, before anything else is said of them."""
+
+    def __init__(self, app: ASGIApp, guard: BrowserGuard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._guard.check(*find(scope["headers"]))
+            except VenvdError as error:
+                await refuse(send, error, headers=CLOSE)
+                return
+        await self._app(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -64,6 +85,7 @@ class Server(uvicorn.Server):
 
 def create_server(
     app: ASGIApp,
+    edge: Edge,
     *,
     stall_timeout: float,
     fast_path: FastPath | None = None,
@@ -79,6 +101,7 @@ def create_server(
 
     Args:
         app: the application.
+        edge: checks and limits in front of it.
         stall_timeout: seconds for which a client in the middle of something may do nothing.
         fast_path: answers small requests without the application.
         keep_alive: seconds for which a connection stays open between two requests.
@@ -90,8 +113,8 @@ def create_server(
         on_stop: as for `Server`.
     """
     config = uvicorn.Config(
-        app,
-        http=create_connection_type(stall_timeout, fast_path),
+        _FromBrowsers(app, edge.browsers),
+        http=create_connection_type(edge, stall_timeout, fast_path),
         ws="none",
         lifespan="on" if lifespan else "off",
         access_log=False,

@@ -16,6 +16,7 @@ from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
 from venvd_engines.select import choose
 from venvd_http import logs
+from venvd_http.edge import create_edge
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 
@@ -49,6 +50,7 @@ def serve(settings: Settings) -> None:
 
     server = create_server(
         create_app(controller),
+        create_edge(settings),
         stall_timeout=settings.stall_timeout,
         grace=5,
         lifespan=True,

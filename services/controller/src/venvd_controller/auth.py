@@ -14,6 +14,7 @@ from venvd_controller.callers import Caller
 from venvd_controller.keys import Keys
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer
 from venvd_http.auth import bearer_token
+from venvd_http.connection import accept
 from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
@@ -42,6 +43,7 @@ class Guard:
                 scheme = b"Basic" if scope["path"] in PAGES else b"Bearer"
                 await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return
+            accept(scope)
             scope[CALLER] = caller
             scope["venvd"] = {"key": caller.name}  # for the log
         await self._app(scope, receive, send)

@@ -15,7 +15,7 @@ from functools import partial
 from sqlalchemy import func, select
 
 from venvd_contract.access import ADMIN, BACKEND_PREFIX, KEY_PREFIX, METRICS, USE, VENV, Key, check_scope
-from venvd_contract.errors import Conflict, InvalidRequest, Unauthenticated
+from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import check_name
 from venvd_controller.backends import Backends
 from venvd_controller.callers import Caller
@@ -23,7 +23,7 @@ from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database, after_commit, get_row
 from venvd_controller.database.tables import KeyRow
 from venvd_controller.home import Home
-from venvd_http.auth import sha256
+from venvd_http.auth import WrongToken, sha256
 
 _MAX_KEYS = 1000
 _MAX_SCOPES = 100
@@ -163,7 +163,7 @@ class Keys:
             return self._admit(key)
         owner = self._backends.find_token_owner(digest) if token.startswith(BACKEND_PREFIX) else None
         if owner is None:
-            raise Unauthenticated("the token is not one that this controller accepts")
+            raise WrongToken("the token is not one that this controller accepts")
         name = f"backend:{owner.backend}"
         if owner.manages:
             title = f'the backend "{owner.backend}", which manages venvs,'
@@ -172,7 +172,7 @@ class Keys:
 
     def _admit(self, key: KnownKey) -> Caller:
         if key.expired:
-            raise Unauthenticated(f'the key "{key.name}" expired at {key.expires_at}')
+            raise WrongToken(f'the key "{key.name}" expired at {key.expires_at}')
         self._used_at[key.name] = now()
 
         def is_valid() -> bool:

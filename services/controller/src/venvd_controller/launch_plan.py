@@ -96,6 +96,10 @@ def create_server_env(
     env |= {"VENVD_TOKEN_SHA256": sha256(token)} if token else {"VENVD_NO_TOKEN": "1"}
     if spec.timeout is not None:
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
+    if spec.allowedHosts:
+        env["VENVD_ALLOWED_HOSTS"] = ",".join(spec.allowedHosts)
+    if spec.allowedOrigins:
+        env["VENVD_ALLOWED_ORIGINS"] = ",".join(spec.allowedOrigins)
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
     if spec.handleLease is not None:

@@ -14,9 +14,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from venvd_contract.commands import Limits
+from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings
+from venvd_http.origin import parse_origin_pattern
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _FALLBACKS = {"home": ("XDG_STATE_HOME",), "pipe_name_dir": ("TMPDIR",), "ca_bundle": _CA_VARIABLES}
@@ -57,6 +59,10 @@ def _split_paths(text: Any) -> Any:
     if not all(path.is_absolute() for path in paths):
         raise ValueError("takes absolute paths with : in between")
     return tuple(paths)
+
+
+def _split_words(text: Any) -> Any:
+    return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
 
 
 def _is_http_url(url: str) -> bool:
@@ -146,7 +152,15 @@ class Settings(BaseSettings):
     max_body: int = Field(default=1 << 20, ge=1024)
     """Size of one request."""
     stall_timeout: float = Field(default=60.0, gt=0)
-    """Time that a client may be silent before its first request or in the middle of one, and leave responses unread."""
+    """Time that a client may be silent in the middle of a request, and leave responses unread."""
+    accept_timeout: float = Field(default=10.0, gt=0, le=3600)
+    """Time until a connection must have a request with a token that is accepted."""
+    max_unaccepted: int = Field(default=16, ge=1, le=1024)
+    """Connections of one peer without such a request."""
+    unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
+    """Size of what such a connection may hold of a request."""
+    allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
+    """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
     """Memory of each worker host."""
     worker_cpus: float = Field(default=2.0, gt=0)
@@ -193,6 +207,14 @@ class Settings(BaseSettings):
                 "takes an image's name with {version} or {minor} in it and no other braces: python:{version}-slim"
             ) from None
         return text
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(parse_origin_pattern(origin) for origin in origins)
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
 
     @field_validator("session_limits")
     @classmethod
@@ -287,5 +309,5 @@ def _render(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "(set)"
     if isinstance(value, tuple):
-        return os.pathsep.join(map(str, value))
+        return (os.pathsep if any(isinstance(part, Path) for part in value) else ",").join(map(str, value))
     return str(value) if isinstance(value, Path) else value

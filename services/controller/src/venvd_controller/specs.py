@@ -29,6 +29,7 @@ from venvd_controller.host_paths import HostPaths
 from venvd_engines import locking, requirements
 from venvd_engines.engine import RESERVED_DIRECTORIES
 from venvd_engines.pyproject import Pyproject
+from venvd_http.origin import parse_host_pattern, parse_origin_pattern
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
 _SOCKET_DIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -141,6 +142,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     _check_oci_runtime(spec.ociRuntime)
     _check_ports(spec)
     _check_numbers(spec)
+    _check_browsers(spec)
     _check_pipe_name(spec)
     _check_patterns(spec.manages)
     host = _parse_host(spec.host)
@@ -236,6 +238,17 @@ def _check_ports(spec: BackendSpec) -> None:
             raise InvalidRequest(f"{name} must be 1 to 65535, not {number}")
     if spec.port is not None and spec.port == spec.httpPort:
         raise InvalidRequest(f"port and httpPort are both {spec.port}: gRPC and HTTP need a port each")
+
+
+def _check_browsers(spec: BackendSpec) -> None:
+    for field, patterns, parse in (
+        ("allowedHosts", spec.allowedHosts, parse_host_pattern),
+        ("allowedOrigins", spec.allowedOrigins, parse_origin_pattern),
+    ):
+        if len(patterns) > _MAX_PATTERNS:
+            raise InvalidRequest(f"{field}: {len(patterns)} entries exceed the limit of {_MAX_PATTERNS}")
+        for pattern in patterns:
+            parse(pattern)
 
 
 def _check_numbers(spec: BackendSpec) -> None:

@@ -15,7 +15,7 @@ from venvd_http.asgi import Message, Receive, Scope, Send, describe_peer
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone
-from venvd_http.connection import HEAD, TRANSPORT, tie
+from venvd_http.connection import HEAD, TRANSPORT, accept
 from venvd_http.heads import Head
 from venvd_http.problems import refuse, unknown_path, wrong_method
 from venvd_http_backend import query
@@ -89,7 +89,7 @@ class App:
 
     def _admit(self, scope: Scope, head: Head) -> None:
         try:
-            tie(scope["extensions"][TRANSPORT], self._commands.admit(head))
+            accept(scope, self._commands.admit(head))
         except VenvdError as error:
             if scope["path"] in PAGES and error.http_status == 401:
                 raise type(error)(f"{error.message}; {_IN_THE_HEADER}") from None

@@ -11,6 +11,7 @@ from venvd_core.backend import Backend
 from venvd_http import keys
 from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
+from venvd_http.edge import create_backend_edge
 from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
@@ -51,6 +52,7 @@ class HttpServer:
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
             App(self._backend, guard, commands, compat.PATHS if settings.compat else {}),
+            create_backend_edge(settings),
             stall_timeout=settings.stall_timeout,
             fast_path=FastPath(
                 compat.add_fast(FAST_ROUTES) if settings.compat else FAST_ROUTES,

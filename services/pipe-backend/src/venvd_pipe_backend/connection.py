@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from venvd_contract.commands import ATTACH, COMMANDS
-from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, VenvdError
+from venvd_contract.errors import Busy, InvalidRequest, Unauthenticated, Unavailable, VenvdError
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays
-from venvd_core.backend import CANCEL, Backend, Call, Reply
-from venvd_core.hangup import HangupWatcher
-from venvd_http.auth import Caller, TokenGuard
+from venvd_core.backend import CANCEL, Call, Reply
+from venvd_http.admission import count_unread
+from venvd_http.auth import WRONG_TOKEN_SECONDS, Caller, WrongToken
 from venvd_pipe_backend import arrays, compat, handover, peers
-from venvd_pipe_backend.messages import SMALL, MalformedError, Message, Reader, decode
+from venvd_pipe_backend.host import Host
+from venvd_pipe_backend.messages import SMALL, Gate, MalformedError, Message, Reader, decode
 from venvd_pipe_backend.output import Output
 from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head, outcome
-from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,36 +31,19 @@ LINGER_BYTES = 64 << 20
 """What it may go on sending meanwhile."""
 
 
-class Host(Protocol):
-    """The server that a connection belongs to.
-
-    Attributes:
-        held: bytes of requests, of all connections.
-    """
-
-    backend: Backend
-    guard: TokenGuard
-    settings: PipeSettings
-    hangups: HangupWatcher
-    held: int
-
-    def admit(self, connection: Connection, peer: socket.socket) -> None:
-        """Add a connection; raises `Busy` or `Forbidden` where it may not stay."""
-
-    def keep_refused(self, connection: Connection) -> bool:
-        """Let a refused connection stay until its peer has read why; whether there is room for it."""
-
-    def remove(self, connection: Connection) -> None: ...
-
-
 class Connection(asyncio.Protocol):
     """The protocol of one connected socket."""
+
+    peer = ""
+    """What the connection is counted by until it is accepted."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self._host, self._backend, self._settings = host, host.backend, host.settings
         self._loop = loop
         mark = compat.BYTE_ORDER_MARK if self._settings.compat else b""
         self._reader = Reader(self._settings.max_body, self._settings.max_attachment_bytes, mark)
+        if not host.guard.open:
+            self._reader.gate = Gate(host.admission.limits.bytes, self._check_early)
         self._calls: dict[Call | asyncio.Task[Reply | None], int] = {}
         """What runs, and the bytes of its request."""
         self._on_done = self._on_call_done
@@ -76,6 +58,8 @@ class Connection(asyncio.Protocol):
         self._caller = Caller()
         self._first = True
         self._handover: asyncio.Task[None] | None = None
+        self._delayed = False
+        """Whether a wrong token holds up the requests."""
         self._paused = False
         self._closing = False
         """Whether no further request is read."""
@@ -84,9 +68,7 @@ class Connection(asyncio.Protocol):
         """Whether no reply is written any more."""
         self._linger_until = 0.0
         self._lingered_bytes = 0
-        self._opened_at = self._received_at = loop.time()
-
-    # ---- events of the transport -------------------------------------------------------------------------------
+        self._received_at = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -94,7 +76,8 @@ class Connection(asyncio.Protocol):
         self._order = Order(self._output.write)
         peer = transport.get_extra_info("socket")
         self._descriptor = peer.fileno()
-        self._caller = Caller(f"unix:{peers.read_user_id(peer)}")
+        self.peer = f"unix:{peers.read_user_id(peer)}"
+        self._caller = Caller(self.peer)
         try:
             self._host.admit(self, peer)
         except VenvdError as error:
@@ -177,7 +160,7 @@ class Connection(asyncio.Protocol):
         """Begin every whole request that is there, unless the client leaves too many replies unread."""
         if self._lost:
             return
-        while not self._closing and self._handover is None:
+        while not self._closing and self._handover is None and not self._delayed:
             if self._array_input is not None and not self._fill(self._array_input):
                 break
             if self._output.congested or len(self._calls) >= self._max_pipelined:
@@ -255,6 +238,9 @@ class Connection(asyncio.Protocol):
             self._authenticate(message)
             if message.command == ATTACH:
                 self._attach(message, first=first)
+        except WrongToken as error:
+            self._delay(message.tag, error)
+            return True
         except VenvdError as error:
             self._answer(message.tag, error)
             return True
@@ -267,6 +253,8 @@ class Connection(asyncio.Protocol):
         return message.command in SPECIAL_COMMANDS
 
     def _authenticate(self, message: Message) -> None:
+        if self._host.guard.open:
+            self._host.admission.leave(self, self.peer)
         if message.token is None and (self._authenticated or message.command in OPEN_COMMANDS):
             return
         try:
@@ -276,6 +264,26 @@ class Connection(asyncio.Protocol):
                 raise Unauthenticated(f'{error.message}: send it once as the field "token"') from None
             raise
         self._authenticated, self._token = True, message.token
+        self._host.admission.leave(self, self.peer)
+        self._reader.gate = None
+
+    def _check_early(self, token: str | None) -> None:
+        """Check a token before its request is whole."""
+        self._host.guard.admit(token, self._caller.peer)
+        self._host.admission.leave(self, self.peer)
+
+    def _delay(self, tag: bytes, error: WrongToken) -> None:
+        """Answer a wrong token a little later, and read nothing meanwhile."""
+
+        def answer() -> None:
+            self._delayed = False
+            if not self._lost:
+                self._answer(tag, error)
+                self.resume_requests()
+
+        self._delayed = True
+        self._pause_reading()
+        self._loop.call_later(WRONG_TOKEN_SECONDS, answer)
 
     def _use(self, caller: Caller) -> None:
         """Tie the connection to the key that its client sent last."""
@@ -292,7 +300,16 @@ class Connection(asyncio.Protocol):
         key = self._caller.key
         if key is None or self._lost or self._handover is not None:
             return  # a connection that is handed over ends with its direct client
-        self._output.write(failure(head(b""), key.error()))  # before the replies that it would have to wait for
+        self._end_with(key.error())
+
+    def has_unread(self) -> bool:
+        return count_unread(self._descriptor) > 0
+
+    def drop(self, reason: str) -> None:
+        self._end_with(Unavailable(reason))
+
+    def _end_with(self, error: VenvdError) -> None:
+        self._output.write(failure(head(b""), error))  # before the replies that it would have to wait for
         self._lost = self._closing = True
         self._cancel_calls()
         self._transport.close()
@@ -459,8 +476,6 @@ class Connection(asyncio.Protocol):
         """Whether calls run, or replies have not reached the peer's kernel."""
         return bool(self._calls or self._output.unread)
 
-    # ---- bounds ------------------------------------------------------------------------------------------------
-
     def _update_held(self) -> None:
         held = self._running_bytes + self._reader.held
         self._host.held += held - self._held
@@ -479,5 +494,3 @@ class Connection(asyncio.Protocol):
             return
         elif (self._reader.midway or self._array_input) and not self._paused and now - self._received_at > limit:
             self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
-        elif not self._authenticated and now - self._opened_at > self._settings.first_request_timeout:
-            self._refuse(InvalidRequest(f"no request was let in for {self._settings.first_request_timeout:g} s"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
 import msgspec
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
@@ -16,6 +21,10 @@ STREAMED = "array.put"
 
 SMALL = 16 * 1024
 """A request of up to so many bytes that comes alone does not go through the buffer."""
+
+_TOKEN = re.compile(rb'"token"\s*:\s*("(?:[^"\\]|\\.){1,1000}")')
+_MOST_TOKENS = 4
+"""Texts named "token" that are tried in the first bytes of a line: its payload may have some too."""
 
 _ABSENT = msgspec.Raw()
 _EMPTY = msgspec.Raw(b"{}")
@@ -36,6 +45,19 @@ class Message(Request, gc=False):
     name: str | None = msgspec.field(default=None, name="call")
     attachments: list[int] | None = None  # type: ignore[assignment]
     stream: bool | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Holds requests to `limit` bytes until a token is accepted.
+
+    Attributes:
+        limit: bytes of a request.
+        check: raises `VenvdError` if a token is not accepted.
+    """
+
+    limit: int
+    check: Callable[[str | None], object]
 
 
 class _Identity(msgspec.Struct):
@@ -69,6 +91,7 @@ class Reader:
     Attributes:
         size: bytes of the request that was read last.
         behind: bytes of an array behind it, which `raw` reads.
+        gate: what a request has to pass before more of it is read; None lets every request in.
     """
 
     def __init__(self, max_line: int, max_attachment_bytes: int, mark: bytes = b"") -> None:
@@ -79,6 +102,7 @@ class Reader:
         self.size = 0
         self.behind: int | None = None
         self._maybe_midway = False
+        self.gate: Gate | None = None
 
     @property
     def midway(self) -> bool:
@@ -127,17 +151,49 @@ class Reader:
         except TooLarge as error:
             raise MalformedError(error, fatal=True) from None
         if line is None:
+            if self.gate is not None and len(self._buffer) > self.gate.limit:
+                self._pass_early(self.gate, self._buffer.peek(self.gate.limit))
             return None
         message = parse(line)
         self.size, self.behind = len(line), None
         if not message.attachments:
             return message
         if message.command == STREAMED and len(message.attachments) == 1 and message.attachments[0] >= 0:
+            self._pass(message, message.attachments[0])
             self.behind = message.attachments[0]
             return message
         sizes = self._check_sizes(message)
+        self._pass(message, sum(sizes))
         self.size += sum(sizes)
         return self._take_attachments(message, sizes)
+
+    def _pass_early(self, gate: Gate, begin: bytes) -> None:
+        """Look for an accepted token in the first bytes of a long line; the whole line is checked again."""
+        error: VenvdError = TooLarge(
+            f"a connection without an accepted token may send lines of {gate.limit} bytes: put the token before a long "
+            "payload, or send a short request first"
+        )
+        for match in islice(_TOKEN.finditer(begin), _MOST_TOKENS):
+            try:
+                gate.check(msgspec.json.decode(match[1], type=str))
+            except VenvdError as raised:
+                error = raised
+            except msgspec.MsgspecError:
+                continue
+            else:
+                self.gate = None
+                return
+        raise MalformedError(error, fatal=True)
+
+    def _pass(self, message: Message, size: int) -> None:
+        """Check the token before many bytes behind the line are read."""
+        if self.gate is None or size <= self.gate.limit:
+            return
+        try:
+            self.gate.check(message.token)
+        except VenvdError as error:
+            raise MalformedError(error, bytes(message.tag), fatal=True) from None
+        self.gate = None
 
     def _check_sizes(self, message: Message) -> list[int]:
         try:

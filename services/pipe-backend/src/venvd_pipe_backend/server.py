@@ -12,7 +12,9 @@ from venvd_contract.errors import Busy
 from venvd_core.backend import Backend
 from venvd_core.hangup import HangupWatcher
 from venvd_http import keys, probes
+from venvd_http.admission import Admission
 from venvd_http.auth import TokenGuard
+from venvd_http.edge import create_backend_edge, read_limits
 from venvd_http.environments import Environments
 from venvd_http.listening import BACKLOG, listen_unix, remove_name
 from venvd_http.server import create_server
@@ -39,6 +41,7 @@ class PipeServer:
         self.guard.on_key_end = backend.end_key
         self.guard.on_refusal = backend.audit.add_refusal
         self.held = 0
+        self.admission = Admission(read_limits(settings))
         self._pipe_path = settings.socket_dir / PIPE
         self._http_path = settings.socket_dir / HTTP
         self._connections: set[Connection] = set()
@@ -69,7 +72,7 @@ class PipeServer:
             lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )
         app = probes.create_app(self.backend, self.guard)
-        self._http = create_server(app, stall_timeout=self.settings.stall_timeout)
+        self._http = create_server(app, create_backend_edge(self.settings), stall_timeout=self.settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[http_listener]))
         self._stall_checks = asyncio.ensure_future(self._check_stalls())
         log.info("serving %s", self._pipe_path)
@@ -108,6 +111,7 @@ class PipeServer:
             Busy: there are too many connections.
         """
         peers.check_user(peer, self._uids)
+        self.admission.enter(connection, connection.peer)
         if len(self._connections) >= self.settings.max_connections:
             raise Busy(f"there are {self.settings.max_connections} connections already")
         self._connections.add(connection)
@@ -119,12 +123,12 @@ class PipeServer:
         return True
 
     def remove(self, connection: Connection) -> None:
+        self.admission.leave(connection, connection.peer)
         self._connections.discard(connection)
         self._refused.discard(connection)
 
     async def _check_stalls(self) -> None:
-        shortest = min(self.settings.stall_timeout, self.settings.first_request_timeout)
-        pause = min(shortest / 4, LONGEST_CHECK_PAUSE)
+        pause = min(self.settings.stall_timeout / 4, LONGEST_CHECK_PAUSE)
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(pause)

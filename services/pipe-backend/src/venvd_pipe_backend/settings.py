@@ -59,7 +59,5 @@ class PipeSettings(BackendSettings):
     """Replies that one client may leave unread; more of them end its connection."""
     stall_timeout: float = Field(default=60, gt=0)
     """How long a peer may pause in the middle of a request, or leave replies unread."""
-    first_request_timeout: float = Field(default=300, gt=0)
-    """Until the first request of a connection that is authenticated."""
     drain: float = Field(default=5, ge=0)
     """For running calls when the server ends."""

@@ -14,7 +14,6 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest
 from venvd_core.backend import Backend, Incoming, Outgoing, Reply, Target
-from venvd_http.auth import TokenGuard
 from venvd_proto import chunks
 from venvd_proto.v1.python_service_pb2 import (
     ArrayHeader,
@@ -25,7 +24,9 @@ from venvd_proto.v1.python_service_pb2 import (
 )
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages
-from venvd_rpc_backend.calls import outlive, refuse
+from venvd_rpc_backend.calls import outlive
+from venvd_rpc_backend.context import PeerGuard
+from venvd_rpc_backend.status import refuse
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Arrays:
         cancel: whether a call ends with its client.
     """
 
-    def __init__(self, backend: Backend, guard: TokenGuard, stall_timeout: float, *, cancel: bool) -> None:
+    def __init__(self, backend: Backend, guard: PeerGuard, stall_timeout: float, *, cancel: bool) -> None:
         self._backend = backend
         self._guard = guard
         self._stall_timeout = stall_timeout

@@ -14,12 +14,12 @@ from google.protobuf.message import Message
 from venvd_core.arrays import close_unclaimed
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
-from venvd_http.auth import TokenGuard
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, float_arrays, messages, status
-from venvd_rpc_backend.context import CallFields
+from venvd_rpc_backend.context import CallFields, PeerGuard
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_methods
+from venvd_rpc_backend.status import refuse
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 Metadata = contexts.Metadata
@@ -30,11 +30,6 @@ _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] 
     (True, False): grpc.stream_unary_rpc_method_handler,
 }
 """By whether a method takes a stream, and whether it gives one; a `UnaryCall` does neither."""
-
-
-async def refuse(context: Context, error: BaseException) -> None:
-    """End a call with the status of an error."""
-    await context.abort_with_status(status.status_of(status.public_error(error)))
 
 
 async def outlive(work: Awaitable[T]) -> T:
@@ -54,7 +49,7 @@ def _serialized(message: Message | bytes) -> bytes:
 class Calls:
     """Answers the methods of all services but the Session stream."""
 
-    def __init__(self, backend: Backend, guard: TokenGuard, *, cancel_on_disconnect: bool) -> None:
+    def __init__(self, backend: Backend, guard: PeerGuard, *, cancel_on_disconnect: bool) -> None:
         self._backend = backend
         self._guard = guard
         self._cancel = cancel_on_disconnect
@@ -182,6 +177,11 @@ class UnaryCall:
         self._method = method
         self._metadata = metadata
         self.request_deserializer = method.request.FromString
+
+    @property
+    def open(self) -> bool:
+        """Whether the method needs no token."""
+        return self._method.open
 
     async def unary_unary(self, message: Message, context: Context) -> Message | bytes | None:
         """Answer the call."""

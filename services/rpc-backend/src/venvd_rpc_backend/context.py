@@ -80,14 +80,37 @@ def parse_bearer(value: str) -> str:
     return token.strip()
 
 
-def authorise(guard: TokenGuard, fields: CallFields, context: Context) -> None:
+class PeerGuard(TokenGuard):
+    """A guard that knows where accepted calls came from.
+
+    Attributes:
+        accepted: peers as gRPC calls them, each with its port and so one connection.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.accepted: set[str] = set()
+
+
+def has_known_token(guard: PeerGuard, metadata: Metadata) -> bool:
+    """Return whether the metadata of a call have a token that the guard knows."""
+    given = next((value for key, value in metadata or () if key == "authorization"), None)
+    try:
+        return guard.recognises(None if given is None else parse_bearer(given))
+    except InvalidRequest:
+        return False
+
+
+def authorise(guard: PeerGuard, fields: CallFields, context: Context) -> None:
     """Check the token of a call, and note its caller.
 
     Raises:
         Unauthenticated, Forbidden: as `TokenGuard.check`.
     """
+    peer = context.peer()
     try:
-        fields.caller = guard.admit(fields.token, describe_peer(context.peer()))
+        fields.caller = guard.admit(fields.token, describe_peer(peer))
+        guard.accepted.add(peer)
     except Unauthenticated as error:
         if fields.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None

@@ -8,12 +8,12 @@ import grpc
 import msgspec
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_http.auth import TokenGuard
 from venvd_http.environments import Environments
 from venvd_proto.v1.venv_service_pb2 import FollowOperationRequest, FollowOperationResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
-from venvd_rpc_backend.calls import refuse
+from venvd_rpc_backend.context import PeerGuard
+from venvd_rpc_backend.status import refuse
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 _encode = msgspec.json.Encoder().encode
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 class Operations:
     """Passes the events of operations on, with the caller's token."""
 
-    def __init__(self, environments: Environments, guard: TokenGuard) -> None:
+    def __init__(self, environments: Environments, guard: PeerGuard) -> None:
         self._environments = environments
         self._guard = guard
 

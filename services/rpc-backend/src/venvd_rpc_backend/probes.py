@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from venvd_contract.errors import VenvdError
 from venvd_core.backend import Backend
-from venvd_http.auth import TokenGuard
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import status
+from venvd_rpc_backend.context import PeerGuard
+from venvd_rpc_backend.entrance import Entrance, OpenMethods
 
 UPDATE_PAUSE = 0.25
 REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
@@ -47,6 +48,16 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
             await self.update()
             await asyncio.sleep(UPDATE_PAUSE)
 
+    def route(self, entrance: Entrance) -> OpenMethods:
+        """Return the handler of both methods, which clients may call without a token."""
+        response = health_pb2.HealthCheckResponse.SerializeToString
+        request = health_pb2.HealthCheckRequest.FromString
+        handlers = {
+            f"/{health.SERVICE_NAME}/Check": grpc.unary_unary_rpc_method_handler(self.Check, request, response),
+            f"/{health.SERVICE_NAME}/Watch": grpc.unary_stream_rpc_method_handler(self.Watch, request, response),
+        }
+        return OpenMethods(handlers, entrance)
+
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 — the method's name
         await self.update()
         return await super().Check(request, context)
@@ -55,7 +66,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     """Describes the services to clients with a token."""
 
-    def __init__(self, guard: TokenGuard, services: tuple[str, ...]) -> None:
+    def __init__(self, guard: PeerGuard, services: tuple[str, ...]) -> None:
         super().__init__(services)
         self._guard = guard
 
@@ -63,18 +74,18 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
         try:
             contexts.authorise(self._guard, contexts.read_metadata(context.invocation_metadata()), context)
         except VenvdError as error:
-            await context.abort_with_status(status.status_of(error))
+            await status.refuse(context, error)
         async for response in super().ServerReflectionInfo(requests, context):
             yield response
 
 
-def add(server: Any, backend: Backend, guard: TokenGuard, services: tuple[str, ...]) -> Health:
+def add(server: Any, backend: Backend, entrance: Entrance, services: tuple[str, ...]) -> Health:
     """Serve both; the caller runs `keep_updating`."""
     watch = Health(backend, services)
-    health_pb2_grpc.add_HealthServicer_to_server(watch, server)
+    server.add_generic_rpc_handlers((watch.route(entrance),))
     names = (*services, health.SERVICE_NAME, *REFLECTION)
     handler = grpc.stream_stream_rpc_method_handler(
-        Reflection(guard, names).ServerReflectionInfo,
+        Reflection(entrance.guard, names).ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -11,7 +11,7 @@ import grpc
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_core.backend import Backend
 from venvd_http import keys, probes
-from venvd_http.auth import TokenGuard
+from venvd_http.edge import create_backend_edge, read_limits
 from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
@@ -20,6 +20,8 @@ from venvd_rpc_backend.arrays import Arrays
 from venvd_rpc_backend.calls import Calls
 from venvd_rpc_backend.compat import http as old_http
 from venvd_rpc_backend.compat import service as old_service
+from venvd_rpc_backend.context import PeerGuard
+from venvd_rpc_backend.entrance import Entrance
 from venvd_rpc_backend.methods import SERVICES
 from venvd_rpc_backend.operations import Operations
 from venvd_rpc_backend.routes import Routes
@@ -48,7 +50,7 @@ def channel_options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL * 1000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL * 1000),
         ("grpc.max_concurrent_streams", settings.max_calls),
-        ("grpc.server_handshake_timeout_ms", int(settings.stall_timeout * 1000)),
+        ("grpc.server_handshake_timeout_ms", int(settings.accept_timeout * 1000)),
     ]
 
 
@@ -72,9 +74,10 @@ class RpcServer:
         listener = listen_tcp(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        guard = PeerGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.audit.add_refusal
+        entrance = Entrance(guard, read_limits(settings))
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
         cancel = settings.cancel_on_disconnect
@@ -82,18 +85,19 @@ class RpcServer:
         streams = Streams(self._backend, guard, settings)
         arrays = Arrays(self._backend, guard, settings.stall_timeout, cancel=cancel)
         app, names = probes.create_app(self._backend, guard), NAMES
-        routes = Routes(SERVICES, calls, streams, arrays, Operations(environments, guard))
+        routes = Routes(SERVICES, entrance, calls, streams, arrays, Operations(environments, guard))
         if settings.compat:
             app, names = old_http.Methods(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
             old_calls = old_service.OldCalls(self._backend, guard, cancel_on_disconnect=cancel)
             routes.add(old_service.list_calls(old_calls))
         self._server.add_generic_rpc_handlers((routes,))
-        self._health = grpc_probes.add(self._server, self._backend, guard, names)
+        self._health = grpc_probes.add(self._server, self._backend, entrance, names)
         self.port = self._listen()
         await self._health.update()
         await self._server.start()
-        self._http = create_server(app, stall_timeout=settings.stall_timeout)
+        self._http = create_server(app, create_backend_edge(settings), stall_timeout=settings.stall_timeout)
         self._serving_http = asyncio.ensure_future(self._http.serve(sockets=[listener]))
+        self._watching_connections = asyncio.ensure_future(entrance.watch(self.port))
         self._updating_health = asyncio.ensure_future(self._health.keep_updating())
         log.info("gRPC on port %d, HTTP on port %d", self.port, self.http_port)
 
@@ -110,12 +114,13 @@ class RpcServer:
     async def close(self) -> None:
         """Answer the running calls, within `drain` seconds, then close everything."""
         self._updating_health.cancel()
+        self._watching_connections.cancel()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._settings.drain)
         if self._watching_keys is not None:
             self._watching_keys.cancel()
         self._http.should_exit = True
-        await asyncio.wait({self._updating_health, self._serving_http})
+        await asyncio.wait({self._updating_health, self._watching_connections, self._serving_http})
 
 
 def load_credentials(settings: RpcSettings) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -12,6 +13,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from venvd_contract.errors import Internal, VenvdError
+from venvd_http.auth import hold_back
 
 log = logging.getLogger(__name__)
 
@@ -67,3 +69,9 @@ def cut_beginning(text: str, size: int) -> str:
     """Cut the beginning of a text that has more than `size` bytes."""
     data = replace_surrogates(text).encode()
     return data.decode() if len(data) <= size else CUT + data[len(CUT.encode()) - size :].decode(errors="ignore")
+
+
+async def refuse(context: Any, error: BaseException) -> None:
+    """End a call with the status of an error; the refusal of a wrong token is held back."""
+    await hold_back(error)
+    await context.abort_with_status(status_of(public_error(error)))

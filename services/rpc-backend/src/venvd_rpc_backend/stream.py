@@ -15,12 +15,11 @@ from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Request
 from venvd_core.float_arrays import WholeCall
-from venvd_http.auth import TokenGuard
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import messages, status
-from venvd_rpc_backend.context import CallFields
+from venvd_rpc_backend.context import CallFields, PeerGuard
 from venvd_rpc_backend.settings import RpcSettings
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
@@ -29,7 +28,7 @@ Context = Any  # grpc.aio.ServicerContext, which has no types
 class Streams:
     """Serves Session streams."""
 
-    def __init__(self, backend: Backend, guard: TokenGuard, settings: RpcSettings) -> None:
+    def __init__(self, backend: Backend, guard: PeerGuard, settings: RpcSettings) -> None:
         self._backend = backend
         self._guard = guard
         self._settings = settings
@@ -46,7 +45,7 @@ class Streams:
             call_fields = contexts.read_metadata(context.invocation_metadata())
             contexts.authorise(self._guard, call_fields, context)
         except VenvdError as error:
-            await context.abort_with_status(status.status_of(error))
+            await status.refuse(context, error)
         try:
             with contexts.tied(call_fields.key):
                 await self._run(Stream(self._backend, call_fields, context, self._settings))

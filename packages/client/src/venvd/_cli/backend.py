@@ -193,6 +193,20 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="Time after which an unused handle is freed if its client named none. Default: never.",
 )
 @click.option(
+    "--allow-host",
+    "allowedHosts",
+    multiple=True,
+    metavar="HOST",
+    help="A name under which browsers may reach a backend without a token; *.example.com is any below. Repeatable.",
+)
+@click.option(
+    "--allow-origin",
+    "allowedOrigins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web page that may send requests, such as https://app.example.com. Repeatable.",
+)
+@click.option(
     "--manages",
     multiple=True,
     metavar="PATTERN",
@@ -219,7 +233,7 @@ def start(
     token = not options.pop("no_token")
     env = parse_pairs(options.pop("env"))
     options["server"] = parse_server_settings(options["server"])
-    options["manages"] = list(options["manages"])
+    options |= {name: list(options[name]) for name in ("manages", "allowedHosts", "allowedOrigins")}
     venv_name = _ensure_venv(state, venv_name, provider, model)
     started = state.controller.backends.start(
         backend_type, limits=limits, venv=venv_name, token=token, env=env, **options

@@ -375,6 +375,7 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
         engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     if controller is not None:
         engine_settings["VENVD_CONTROLLER_SOCKET"] = f"{socket_directories.CONTROLLER}/{controller.name}"
+    engine_settings["VENVD_OWN_HOSTS"] = labels.part_name(launch.id, labels.SERVER)
     if "main" in inside_ports:
         engine_settings["VENVD_PORT"] = inside_ports["main"]
     if "http" in inside_ports:

@@ -16,9 +16,8 @@ from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer, respon
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone, DisconnectWatch
-from venvd_http.connection import TRANSPORT, tie
+from venvd_http.connection import TRANSPORT, accept
 from venvd_http.heads import Head
-from venvd_http.origin import check_origin
 from venvd_http.problems import refuse
 from venvd_rpc_backend.compat import pascal
 from venvd_rpc_backend.methods import COMMAND_NAMES, STREAMING
@@ -68,9 +67,9 @@ class Methods:
         command = _find_command(scope)
         if not command.open:
             head.caller = self._guard.admit(head.token, head.peer)
-            tie(scope["extensions"][TRANSPORT], head.caller.key)
-            if self._guard.open:
-                check_origin(head)
+            accept(scope, head.caller.key)
+        elif self._guard.open:
+            accept(scope)
         payload = pascal.read_request(await body.read(self._settings.max_body))
         return command, Request(
             command.name,

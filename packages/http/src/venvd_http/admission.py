@@ -1,0 +1,134 @@
+"""Connections whose client has not been accepted yet: how long they stay, and how many of one peer."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import ipaddress
+import logging
+import termios
+from dataclasses import dataclass
+from typing import Protocol
+
+_log = logging.getLogger("venvd.access")
+
+SETTLE_SECONDS = 1.0
+"""How long a peer may have more connections than its share: clients that connect all at once are accepted meanwhile."""
+MOST = 1024
+"""Unaccepted connections of all peers together."""
+_REPORT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """The limits of clients that have shown no token.
+
+    Attributes:
+        seconds: until a connection must be accepted.
+        connections: those of one peer that are not accepted.
+        bytes: what one such connection may hold of a request.
+    """
+
+    seconds: float = 10.0
+    connections: int = 16
+    bytes: int = 64 * 1024
+
+
+class Newcomer(Protocol):
+    """A connection that is not accepted yet."""
+
+    def has_unread(self) -> bool:
+        """Whether bytes of the client wait in the kernel: it is the server that is slow."""
+
+    def drop(self, reason: str) -> None:
+        """Close the connection."""
+
+
+class Admission:
+    """Closes connections that are not accepted in time, and the oldest of a peer that has too many.
+
+    The newest stay, so that a peer's silent connections do not keep its other clients out. A peer is an address, a
+    network of 64 bits for IPv6, or a user ID.
+    """
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self.limits = limits
+        self._peers: dict[str, dict[Newcomer, float]] = {}
+        self._total = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = min(SETTLE_SECONDS, limits.seconds) / 4
+        self._dropped = 0
+        self._next_report = 0.0
+
+    def enter(self, connection: Newcomer, peer: str) -> None:
+        """Note a new connection of a peer."""
+        loop = asyncio.get_running_loop()
+        if self._total >= MOST:
+            crowd = max(self._peers.values(), key=len)
+            self._drop(next(iter(crowd)), f"there are {MOST} connections without an accepted token")
+        self._peers.setdefault(peer, {})[connection] = loop.time()
+        self._total += 1
+        if self._timer is None:
+            self._timer = loop.call_later(self._pause, self._tick)
+
+    def leave(self, connection: Newcomer, peer: str) -> None:
+        """Forget a connection: it is accepted, or closed. A second time does nothing."""
+        connections = self._peers.get(peer)
+        if connections is not None and connections.pop(connection, None) is not None:
+            self._total -= 1
+            if not connections:
+                del self._peers[peer]
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        now, limits = loop.time(), self.limits
+        for connections in list(self._peers.values()):
+            surplus = len(connections) - limits.connections
+            for connection, since in list(connections.items()):
+                if now - since >= limits.seconds:
+                    surplus -= 1
+                    self._drop(connection, f"no token was accepted within {limits.seconds:g} s")
+                elif surplus > 0 and now - since >= SETTLE_SECONDS and not connection.has_unread():
+                    surplus -= 1
+                    reason = f"its peer has more than {limits.connections} connections without an accepted token"
+                    self._drop(connection, reason)
+        self._timer = loop.call_later(self._pause, self._tick) if self._total else None
+
+    def _drop(self, connection: Newcomer, reason: str) -> None:
+        for peer, connections in self._peers.items():
+            if connection in connections:
+                self.leave(connection, peer)
+                self._report(peer, reason)
+                break
+        connection.drop(reason)
+
+    def _report(self, peer: str, reason: str) -> None:
+        """Log at most one line a minute."""
+        self._dropped += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_report:
+            self._next_report = now + _REPORT_SECONDS
+            fields = {"peer": peer, "closed": self._dropped}
+            _log.warning("a connection was closed: %s", reason, extra={"fields": fields})
+            self._dropped = 0
+
+
+def name_peer(address: str) -> str:
+    """Return what the connections from an address are counted by: itself, or the network of an IPv6 address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return address
+
+
+def count_unread(descriptor: int) -> int:
+    """Return how many bytes the kernel has for a socket."""
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]
