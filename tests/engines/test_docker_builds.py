@@ -116,7 +116,8 @@ def test_scripts_start_the_venvs_python(private: Bench) -> None:
 def test_what_is_installed_does_not_run_beside_the_cache(private: Bench) -> None:
     """The code of a `.pth` file is not run in the build container, where other venvs' cache is mounted."""
     private.engine.build(private.wanted("evil"), Quiet())
-    volume = f"venvd-{private.settings.home_id}-uv-cache"
+    cache = docker("volume", "ls", "-q", "--filter", f"label=dev.venvd.home={private.settings.home_id}").split()
+    (volume,) = [name for name in cache if "uv-cache" in name]
     listed = docker("run", "--rm", "-v", f"{volume}:/cache", private.runtime().base, "ls", "/cache").split()
     assert "poison" not in listed
     assert listed

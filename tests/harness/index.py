@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -35,10 +36,53 @@ def wheel(name: str, version: str, files: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+BACKEND = """
+import base64, hashlib, json, os, zipfile
+import attack
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    loot = json.dumps(attack.run())
+    info = "{name}-1.0.dist-info"
+    members = {{
+        "{name}.py": "loot = " + repr(loot),
+        info + "/METADATA": "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n",
+        info + "/WHEEL": "Wheel-Version: 1.0\\nGenerator: attack\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }}
+    members[info + "/RECORD"] = "".join(path + ",,\\n" for path in [*members, info + "/RECORD"])
+    with zipfile.ZipFile(os.path.join(folder, "{name}-1.0-py3-none-any.whl"), "w") as archive:
+        for path, text in members.items():
+            archive.writestr(path, text)
+    return "{name}-1.0-py3-none-any.whl"
+"""
+
+
+def sdist(name: str, attack: str) -> bytes:
+    """A source distribution whose build runs `run()` of `attack`; the built module has the result as `loot`."""
+    members = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": BACKEND.format(name=name),
+        "attack.py": attack,
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for path, text in members.items():
+            entry = tarfile.TarInfo(f"{name}-1.0/{path}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
 @contextlib.contextmanager
-def serving(host: str, packages: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """The address, password included, of an index with version 1.0 of each package, made of the files given for it."""
+def serving(
+    host: str, packages: Mapping[str, Mapping[str, str]], attacks: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The address, password included, of an index with version 1.0 of each package, made of the files given for it.
+
+    `attacks` are packages that exist as source distributions only: the code of `sdist` by the name of the package.
+    """
     wheels = {f"{name}-1.0-py3-none-any.whl": wheel(name, "1.0", files) for name, files in packages.items()}
+    wheels |= {f"{name}-1.0.tar.gz": sdist(name, code) for name, code in (attacks or {}).items()}
     wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):

@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker.errors
+import requests.utils
 import uv
 from docker.types import Mount
 
 from venvd_contract.errors import Internal, InvalidRequest, VenvdError
 from venvd_contract.resources import Package
-from venvd_engines import locking
+from venvd_engines import egress, locking
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.volumes import FilledVolumes
@@ -36,9 +38,16 @@ from venvd_engines.engine import Progress
 SCRATCH = "/tmp/venvd"  # noqa: S108 - in a container of our own
 _TOOLS = f"{SCRATCH}/tools"
 _CACHE = f"{SCRATCH}/cache"
+_EGRESS = f"{SCRATCH}/egress"
+_SOCKET = "broker.sock"
+_PROGRAM = f"{_TOOLS}/egress.py"
 CA_BUNDLE = f"{_TOOLS}/ca.crt"
+PROXY = f"http://127.0.0.1:{egress.PORT}"
+"""The only way out of a build container."""
 
 SCRATCH_BYTES = 1 << 30
+_BROKER_BYTES = 256 << 20
+_PORTS = {"http": 80, "https": 443}
 MAX_KEPT_LINES = 100_000
 """Lines of a command's output that are kept beside the log."""
 
@@ -115,6 +124,13 @@ class BuildContainer:
             chunk = base64.b64encode(content[start : start + CHUNK_BYTES]).decode()
             must(self.run(command, {"CHUNK": chunk}), "put a file into the build container")
 
+    def list_mirrors(self) -> list[str]:
+        """The hosts, with ports, from which the base image takes Debian packages."""
+        command = ["apt-get", "indextargets", "--format", "$(SITE)"]
+        sites = must(self.run(command, quiet=True), "list the sources of Debian packages").split()
+        parts = {urlsplit(site) for site in sites}
+        return sorted(f"{part.hostname}:{part.port or _PORTS[part.scheme]}" for part in parts if part.scheme in _PORTS)
+
     def find_python(self) -> str:
         """The path of the base image's interpreter."""
         command = ["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"]
@@ -126,7 +142,7 @@ class BuildContainer:
         must(outcome, "make the environment (the base image needs Python's venv module)")
 
     def uv(self, arguments: Sequence[str]) -> None:
-        """Run uv; the log shows its output without the address of the index, which may hold a password.
+        """Run uv, which knows the index by the address of the broker; the log shows its output without addresses.
 
         Raises:
             InvalidRequest: the requirements are wrong.
@@ -136,7 +152,12 @@ class BuildContainer:
         env = {
             "HOME": SCRATCH,
             "UV_CACHE_DIR": _CACHE,
-            **locking.index_environment(settings.index_url, CA_BUNDLE if settings.ca_bundle else None),
+            **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), PROXY),
+            "NO_PROXY": "127.0.0.1",
+            **locking.index_environment(
+                egress.make_local_index(settings.index_url) if settings.index_url else None,
+                CA_BUNDLE if settings.ca_bundle else None,
+            ),
         }
         outcome = self.run(
             [f"{_TOOLS}/uv", *arguments],
@@ -178,7 +199,11 @@ class BuildContainer:
 
 
 class BuildContainers:
-    """Opens build containers, with uv and the site's certificates in them."""
+    """Opens build containers, with uv and the site's certificates in them.
+
+    A build container has no network. A broker in another container, which runs no code of packages and alone has the
+    credentials of the package index, reaches the index and the internet for it, and no internal address.
+    """
 
     def __init__(self, client: DockerClient, volumes: FilledVolumes) -> None:
         self._client = client
@@ -186,7 +211,7 @@ class BuildContainers:
 
     @contextlib.contextmanager
     def open(
-        self, base: str, progress: Progress, *, root_work: bool = False, key: str = ""
+        self, base: str, progress: Progress, *, root_work: bool = False, user_code: bool = False, key: str = ""
     ) -> Iterator[BuildContainer]:
         """A build container of the image `base`, removed at the end whatever happens.
 
@@ -194,38 +219,97 @@ class BuildContainers:
             base: the image to build on.
             progress: where the output goes.
             root_work: Debian packages can be installed, which needs some of root's capabilities.
+            user_code: packages may run their code, so the container gets no cache that others use.
             key: the content address of what is built, as a label for people.
         """
         settings = self._client.settings
-        tools = self._fill_tools(base)
-        cache = f"venvd-{settings.home_id}-uv-cache"
-        self._client.api.create_volume(cache, labels=self._client.labels(labels.CACHE))
+        tools = Mount(_TOOLS, self._fill_tools(base), type="volume", read_only=True)
+        with self._make_way_out() as way_out:
+            mounts = [tools, Mount(_CACHE, None if user_code else self._make_cache(), type="volume")]
+            with self._start(
+                base,
+                [*mounts, Mount(_EGRESS, way_out, type="volume", read_only=True, no_copy=True)],
+                command=["python3", "-I", "-S", _PROGRAM, "forward", str(egress.PORT), f"{_EGRESS}/{_SOCKET}"],
+                labels=self._client.labels(labels.BUILD, **({"key": key} if key else {})),
+                memory_bytes=settings.build_memory_bytes,
+                cpus=settings.build_cpus,
+                processes=512,
+                network="none",
+                read_only=False,
+                capabilities=APT_CAPABILITIES if root_work else (),
+                user="0:0",
+            ) as container:
+                build = BuildContainer(self._client, container, progress)
+                with self._start_broker(
+                    base, [tools, Mount(_EGRESS, way_out, type="volume", no_copy=True)], progress
+                ) as broker:
+                    self._open_broker(broker, build.list_mirrors() if root_work else [])
+                    yield build
+
+    @contextlib.contextmanager
+    def _start(self, base: str, mounts: Sequence[Mount], **config: Any) -> Iterator[str]:
         with self._client.temporary_container(
             base,
-            labels=self._client.labels(labels.BUILD, **({"key": key} if key else {})),
-            memory_bytes=settings.build_memory_bytes,
-            cpus=settings.build_cpus,
-            processes=512,
-            network="bridge",
+            mounts=mounts,
             tmpfs={"/tmp": f"size={SCRATCH_BYTES},mode=1777,exec,nosuid,nodev"},  # noqa: S108
-            mounts=[Mount(_TOOLS, tools, type="volume", read_only=True), Mount(_CACHE, cache, type="volume")],
-            read_only=False,
-            capabilities=APT_CAPABILITIES if root_work else (),
-            command=["python3", "-I", "-S", "-c", "import time\nwhile True: time.sleep(3600)"],
             name=f"venvd-build-{secrets.token_hex(6)}",
-            user="0:0",
             working_dir="/",
+            **config,
         ) as container:
             self._client.api.start(container)
+            yield container
+
+    @contextlib.contextmanager
+    def _start_broker(self, base: str, mounts: Sequence[Mount], progress: Progress) -> Iterator[BuildContainer]:
+        with self._start(
+            base,
+            mounts,
+            command=["python3", "-I", "-S", "-c", "import time\nwhile True: time.sleep(3600)"],
+            labels=self._client.labels(labels.BUILD),
+            memory_bytes=_BROKER_BYTES,
+            cpus=self._client.settings.build_cpus,
+            processes=512,
+            network="bridge",
+            user=f"{labels.SERVER_UID}:{labels.SHARED_GID}",
+        ) as container:
             yield BuildContainer(self._client, container, progress)
 
+    def _open_broker(self, broker: BuildContainer, hosts: Sequence[str]) -> None:
+        """Run the broker; its configuration, which may hold a password, is in the environment of this command alone."""
+        config = json.dumps({"index": self._client.settings.index_url, "ca": CA_BUNDLE, "hosts": hosts})
+        command = ["python3", "-I", "-S", _PROGRAM, "broker", f"{_EGRESS}/{_SOCKET}"]
+        must(broker.run(command, {egress.CONFIG: config}), "start the broker of the build")
+
+    @contextlib.contextmanager
+    def _make_way_out(self) -> Iterator[str]:
+        """Make the volume of the broker's socket; give its name."""
+        options = f"uid={labels.SERVER_UID},gid={labels.SHARED_GID},mode=0755,size=1m,nosuid,nodev,noexec"
+        volume = self._client.api.create_volume(
+            driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options}, labels=self._client.labels(labels.HELPER)
+        )
+        try:
+            yield str(volume["Name"])
+        finally:
+            with contextlib.suppress(docker.errors.APIError):
+                self._client.api.remove_volume(volume["Name"])
+
+    def _make_cache(self) -> str:
+        """Make the cache of builds that run no code of packages: one for each index, which uv knows by one address."""
+        index = self._client.settings.index_url
+        name = f"venvd-{self._client.settings.home_id}-uv-cache"
+        if index:
+            name += f"-{hashlib.sha256(index.encode()).hexdigest()[:8]}"
+        self._client.api.create_volume(name, labels=self._client.labels(labels.CACHE))
+        return name
+
     def _fill_tools(self, image: str) -> str:
-        """The name of the volume with uv and the certificates."""
-        bundle = _read(self._client.settings.ca_bundle)
-        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle).hexdigest()[:8]}"
+        """The name of the volume with uv, the program of the way out, and the certificates."""
+        bundle = _read(self._client.settings.ca_bundle or Path(requests.utils.DEFAULT_CA_BUNDLE_PATH))
+        program = Path(egress.__file__).read_bytes()
+        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle + program).hexdigest()[:8]}"
 
         def read_tools() -> dict[str, bytes]:
-            return {"uv": Path(uv.find_uv_bin()).read_bytes(), **({"ca.crt": bundle} if bundle else {})}
+            return {"uv": Path(uv.find_uv_bin()).read_bytes(), "ca.crt": bundle, "egress.py": program}
 
         return self._volumes.ensure(labels.TOOLS, version, read_tools, image, mode=0o555)
 
@@ -238,8 +322,8 @@ def must(outcome: Outcome, doing: str, kind: type[VenvdError] = Internal) -> str
     return outcome.stdout
 
 
-def _read(ca_bundle: Path | None) -> bytes:
+def _read(ca_bundle: Path) -> bytes:
     try:
-        return ca_bundle.read_bytes() if ca_bundle else b""
+        return ca_bundle.read_bytes()
     except OSError as error:
         raise InvalidRequest(f"VENVD_CA_BUNDLE cannot be read: {error}") from None

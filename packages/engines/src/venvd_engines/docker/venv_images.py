@@ -16,7 +16,7 @@ from venvd_engines import import_check, locking, requirements
 from venvd_engines.build_locks import BuildLocks
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.base_images import BaseImages
-from venvd_engines.docker.build_container import CA_BUNDLE, SCRATCH, BuildContainer, BuildContainers, must
+from venvd_engines.docker.build_container import CA_BUNDLE, PROXY, SCRATCH, BuildContainer, BuildContainers, must
 from venvd_engines.docker.client import DockerClient, tmpfs_options
 from venvd_engines.dotnet import make_dotnet_env
 from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
@@ -61,7 +61,8 @@ class VenvImages:
         if not checked_lines:
             return ""
         self._bases.ensure(runtime.base, progress)
-        with self._containers.open(runtime.base, progress) as container:
+        user_code = self._client.settings.allow_source_builds
+        with self._containers.open(runtime.base, progress, user_code=user_code) as container:
             container.write(_REQUIREMENTS, "".join(f"{line}\n" for line in checked_lines).encode())
             if checked_constraints:
                 container.write(_CONSTRAINTS, "".join(f"{line}\n" for line in checked_constraints).encode())
@@ -71,7 +72,7 @@ class VenvImages:
                 python_version=runtime.resolved,
                 python=container.find_python(),
                 constraints=_CONSTRAINTS if checked_constraints else None,
-                source_builds=self._client.settings.allow_source_builds,
+                source_builds=user_code,
             )
             container.uv(arguments)
             return locking.clean(must(container.run(["cat", _LOCK], quiet=True), "read the lock"))
@@ -149,7 +150,10 @@ class VenvImages:
 
     def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
         apt_packages = requirements.check_apt(venv.apt_packages)
-        with self._containers.open(venv.runtime.base, progress, root_work=bool(apt_packages), key=key) as container:
+        user_code = self._client.settings.allow_source_builds
+        with self._containers.open(
+            venv.runtime.base, progress, root_work=bool(apt_packages), user_code=user_code, key=key
+        ) as container:
             if apt_packages:
                 progress.phase("apt packages")
                 self._install_apt(container, apt_packages)
@@ -157,11 +161,8 @@ class VenvImages:
             container.make_venv(PREFIX)
             if venv.lock:
                 container.write(_LOCK, venv.lock.encode())
-                source_builds = self._client.settings.allow_source_builds
                 python = container.find_python()
-                container.uv(
-                    locking.install_arguments(_LOCK, python=python, prefix=PREFIX, source_builds=source_builds)
-                )
+                container.uv(locking.install_arguments(_LOCK, python=python, prefix=PREFIX, source_builds=user_code))
             progress.phase("compile")
             packages = container.post_install(PREFIX)
             progress.phase("commit")
@@ -170,7 +171,8 @@ class VenvImages:
 
     def _install_apt(self, container: BuildContainer, names: Sequence[str]) -> None:
         env = {"DEBIAN_FRONTEND": "noninteractive", "HOME": SCRATCH, "LC_ALL": "C.UTF-8"}
-        apt_get = [*_APT]
+        apt_get = [*_APT, "-o", f"Acquire::http::Proxy={PROXY}", "-o", f"Acquire::https::Proxy={PROXY}"]
+        apt_get += ["-o", "Acquire::http::Pipeline-Depth=0"]
         if self._client.settings.ca_bundle:
             apt_get += ["-o", f"Acquire::https::CAInfo={CA_BUNDLE}"]
         must(container.run([*apt_get, "update"], env), "fetch Debian's package lists")
