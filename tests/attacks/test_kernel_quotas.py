@@ -38,14 +38,6 @@ except OSError:
 import fcntl
 fcntl.fcntl(pipes[-1][0], fcntl.F_GETPIPE_SZ)
 """
-WATCHES = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-watchers = []
-while len(watchers) < 4096 and (made := libc.inotify_init1(0)) >= 0:
-    watchers.append(made)
-ctypes.get_errno()
-"""
 ONE_DESCRIPTOR = """
 import array, os, socket
 mine, peer = socket.socketpair()
@@ -53,7 +45,6 @@ mine.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0
 len(socket.recv_fds(peer, 1, 1)[1])
 """
 ONE_PIPE = "import fcntl, os\npair = os.pipe()\nfcntl.fcntl(pair[0], fcntl.F_GETPIPE_SZ)"
-ONE_WATCHER = "import ctypes\nctypes.CDLL(None).inotify_init1(0) >= 0"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +72,6 @@ def test_worker_hosts_are_different_users(neighbour: Target, victim: Target) -> 
     [
         pytest.param(FLIGHT, ONE_DESCRIPTOR, 1, id="descriptors-in-flight"),
         pytest.param(PIPES, ONE_PIPE, 65536, id="pages-of-pipes"),
-        pytest.param(WATCHES, ONE_WATCHER, True, id="inotify"),
     ],
 )
 def test_a_quota_is_used_up_for_the_attacker_alone(
