@@ -143,7 +143,7 @@ def test_the_password_is_in_no_image(bench: Bench) -> None:
     search = textwrap.dedent(f"""
         import os
         for folder, _, names in os.walk("/"):
-            if not folder.startswith(("/proc", "/sys")):
+            if not folder.startswith(("/dev", "/proc", "/sys")):
                 for name in names:
                     try:
                         data = open(os.path.join(folder, name), "rb").read()
