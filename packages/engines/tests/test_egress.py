@@ -48,7 +48,7 @@ def test_no_connection_is_made_to_an_internal_address(host: str) -> None:
 
 def test_the_local_address_of_an_index_has_no_credentials() -> None:
     """Clients of the forwarder see path and query of the index, and neither its host nor its password."""
-    assert egress.make_local_index("https://me:secret@index.example/simple/?a=b") == "http://127.0.0.1:3128/simple/?a=b"
+    assert egress.make_local_index("https://me:secret@index.example/index/?a=b") == "http://127.0.0.1:3128/index/?a=b"
 
 
 class _Index(http.server.BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Index(http.server.BaseHTTPRequestHandler):
 def broker(tmp_path: Path) -> Iterator[str]:
     """The socket of a broker with an index on loopback."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Index) as upstream:
-        url = f"http://me:secret@127.0.0.1:{upstream.server_address[1]}/simple"
+        url = f"http://me:secret@127.0.0.1:{upstream.server_address[1]}/index"
         path = str(tmp_path / "broker.sock")
         with egress.Broker(path, {"index": url, "hosts": [f"127.0.0.1:{upstream.server_address[1]}"]}) as broker:
             for server in (upstream, broker):
@@ -93,7 +93,7 @@ def ask(path: str, request: str) -> tuple[int, str]:
 
 def test_the_index_gets_its_credentials_from_the_broker(broker: str) -> None:
     """A request without a host goes to the index with its credentials, and links lead back to the forwarder."""
-    status, page = ask(broker, "GET /simple/six/")
+    status, page = ask(broker, "GET /index/six/")
     assert status == 200
     assert 'href="http://127.0.0.1:3128/files/a.whl"' in page
     assert "Basic bWU6c2VjcmV0" in page

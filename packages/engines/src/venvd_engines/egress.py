@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _is_page(answer: http.client.HTTPResponse) -> bool:
     kind = answer.headers.get_content_type()
-    return kind == "text/html" or kind.startswith("application/vnd.pypi.simple")
+    return kind == "text/html" or (kind.startswith("application/vnd.") and ".simple." in kind)
 
 
 def _localize(text: bytes, index: Index | None) -> bytes:
