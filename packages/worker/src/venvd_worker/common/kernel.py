@@ -149,13 +149,12 @@ class _FilterProgram(ctypes.Structure):
 
 def set_filter(code: bytes, length: int) -> None:
     """Filter the system calls of this thread and of all that it starts by `length` instructions."""
-    program = _FilterProgram(length, code)
-    _call(
-        _SECCOMP[platform.machine()],
-        ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER),
-        ctypes.c_ulong(_SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-        ctypes.byref(program),
-    )
+    program = ctypes.byref(_FilterProgram(length, code))
+    call, mode = _SECCOMP[platform.machine()], ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER)
+    try:
+        _call(call, mode, ctypes.c_ulong(_SECCOMP_FILTER_FLAG_SPEC_ALLOW), program)
+    except OSError:  # kernels before 4.17 and gVisor know no such flag
+        _call(call, mode, ctypes.c_ulong(0), program)
 
 
 def find_landlock() -> int:
