@@ -58,7 +58,8 @@ def test_each_part_finds_its_own_environment(site: Site, launch: Launch, monkeyp
     assert json.loads(worker["env"]["VENVD_WORKER_ENV"]) == {"USERS": "own"}
     directory = site.directory(launch)
     places = ["--channel", f"{directory}/channel", "--work-dir", f"{directory}/work"]
-    assert worker["argv"][1:] == ["warden", *places, *launch.warden_options()]
+    walls = ["--read", launch.image.ref, "--no-network"]
+    assert worker["argv"][1:] == ["warden", *places, *walls, *launch.warden_options()]
 
 
 def test_limits_become_those_of_sessions(site: Site, launch: Launch) -> None:
