@@ -15,16 +15,17 @@ def open_pipes(at: Address, resources: ExitStack, session: str | None = None) ->
     """Attach to a session and return the pipe for requests and the pipe for replies."""
     connection = resources.enter_context(socket.socket(socket.AF_UNIX))
     connection.connect(urlsplit(at.url).path)
-    descriptors: list[int] = []
-    for message in (
-        {"command": "session.attach", "payload": {"id": session}, "token": at.token},
-        {"command": "session.pipes"},
-    ):
-        connection.sendall(json.dumps(message).encode() + b"\n")
-        answer, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
-        if b'"error"' in answer:
-            raise UnmeasurableError(f"the answer to {message['command']} was {answer[:200]!r}")
-    requests, replies = descriptors
+    (read_requests, requests), (replies, write_replies) = os.pipe(), os.pipe()
     resources.callback(os.close, requests)
     resources.callback(os.close, replies)
+    for message, ends in (
+        ({"command": "session.attach", "payload": {"id": session}, "token": at.token}, ()),
+        ({"command": "session.pipes"}, (read_requests, write_replies)),
+    ):
+        socket.send_fds(connection, [json.dumps(message).encode() + b"\n"], ends)
+        answer = connection.recv(65536)
+        if b'"error"' in answer:
+            raise UnmeasurableError(f"the answer to {message['command']} was {answer[:200]!r}")
+    os.close(read_requests)
+    os.close(write_replies)
     return requests, replies

@@ -12,13 +12,24 @@ import pytest
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
-from venvd_contract.internal import PROTOCOL, SOCKET, control, environment, file_transfer, messages, segments, slots
+from venvd_contract.internal import (
+    PROTOCOL,
+    SECRET,
+    SOCKET,
+    TAKEN,
+    control,
+    environment,
+    file_transfer,
+    messages,
+    segments,
+    slots,
+)
 from venvd_contract.internal.limits import merge_limits, parse_limits
 
 
 def test_the_version() -> None:
-    """The server finds the warden at this socket, and both speak this version."""
-    assert (PROTOCOL, SOCKET) == (4, "warden.sock")
+    """The warden finds the server at this socket, and both speak this version."""
+    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (5, "warden.sock", "warden.secret", "taken")
 
 
 def test_slots() -> None:
@@ -67,7 +78,7 @@ MESSAGES = {
     "stats": "{}",
     "up": '{"session": "a", "pid": 5}',
     "exited": '{"session": "a", "pid": 5, "how": "ended", "reason": "exit", "exitCode": 0, "signal": null}',
-    "segments": '{"session": "a", "pid": 5, "name": "seg-1", "size": 4096, "gone": []}',
+    "join": '{"secret": "s"}',
     "refused": '{"session": "a", "connection": 3, "why": "too many"}',
     "zygote": '{"state": "ready", "why": "", "preload": [{"module": "m", "seconds": 0.5, "error": null}], "pid": 6}',
 }

@@ -1,16 +1,16 @@
 """A small real program that tests connect to: a warden whose sessions behave or misbehave as requests say.
 
 Run as `python peer.py CHANNEL [TRAIT …]`. Traits of the warden: `refuses` (starts no session), `stillborn` (sessions
-exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `streamless` (no descriptor),
-`shares` (its sessions may use its connection to the server), `full` (its sessions take no direct clients),
-`deaf` (they take them, and read nothing), `limits` (it was about to end a session for a limit when it is asked to).
+exit before they are up), `mute` (answers nothing), `babbles` (sends what is no packet), `passes` (sends a descriptor
+with each answer), `full` (its sessions take no direct clients), `deaf` (they take them, and read nothing), `limits` (it
+was about to end a session for a limit when it is asked to).
 A session does what the payload's `do` says: see `DEEDS`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import fcntl
 import json
 import mmap
 import os
@@ -33,10 +33,8 @@ class Stopped(BaseException):
 
 
 class Session:
-    def __init__(self, sock: socket.socket, slots: mmap.mmap, index: int, control: socket.socket, name: str) -> None:
-        self.sock = sock
-        self.control = control  # that of the warden: a session that stands as near as it gets
-        self.name = name
+    def __init__(self, ends: list[int], slots: mmap.mmap, index: int) -> None:
+        self.sock, self.supply = (socket.socket(fileno=end) for end in ends)
         self.slots = slots
         self.at = index * SLOT
         self.sequence = 0
@@ -146,28 +144,44 @@ def echoes(session: Session, payload: dict, attachments: list[bytes]) -> object:
     return {"request": session.request, "attachments": [len(part) for part in attachments]}
 
 
-def shares(session: Session, payload: dict, _: list[bytes]) -> object:
+def fetches(session: Session, size: int) -> tuple[dict, list[int]]:
+    """Asks the server for a segment."""
+    session.supply.send(json.dumps({"want": size}).encode())
+    answer, descriptors, _, _ = socket.recv_fds(session.supply, 1 << 16, 4)
+    return json.loads(answer), descriptors
+
+
+def shares(session: Session, payload: dict, _: list[bytes]) -> object:  # noqa: C901 - a list of lies
     """Answers `array.get` with a segment; the handle says in what way it is no good."""
     kind = payload["handleId"].split()[1]
     size = 1 << 20
-    descriptor = os.memfd_create("segment", os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, 4096 if kind == "small" else size)
-    if kind not in {"hole", "small"}:
-        os.posix_fallocate(descriptor, 0, size)
-        os.pwrite(descriptor, b"\x07" * size, 0)
-    if kind != "unsealed":
-        fcntl.fcntl(descriptor, 1033, {"growable": 2}.get(kind, 7))
-    if kind == "file":
-        descriptor = os.open(__file__, os.O_RDONLY)
-    name = f"{kind}-{session.kept}"
-    session.kept += 1
-    if kind != "silent":
-        data = {"session": session.name, "pid": os.getpid(), "name": name, "size": size}
-        packet = json.dumps({"event": "segments", "data": data}).encode()
-        for _ in range(200 if kind == "flood" else 1):
-            socket.send_fds(session.control, [packet], [] if kind == "bare" else [descriptor])
-    if kind == "punched":
-        ctypes.CDLL(None).fallocate(descriptor, 3, ctypes.c_long(0), ctypes.c_long(size))
+    if kind == "refused":
+        return {"said": fetches(session, 1 << 30)[0], "then": fetches(session, 0)[0]}
+    if kind == "many":
+        return {"made": [fetches(session, 4096)[0].get("code", "made") for _ in range(66)]}
+    if kind == "garbage":
+        session.supply.send(b"[1, 2")
+    if kind == "greedy":
+        for _ in range(64):
+            session.supply.send(json.dumps({"want": size}).encode())
+    if kind == "outward":
+        socket.send_fds(session.supply, [json.dumps({"gone": []}).encode()], [os.memfd_create("outward")])
+    name = "seg-unknown"
+    if kind not in {"unknown", "garbage", "greedy"}:
+        answer, (descriptor,) = fetches(session, 4096 if kind == "small" else size)
+        name = answer["name"]
+        if kind not in {"hole", "small"}:
+            os.posix_fallocate(descriptor, 0, size)
+            os.pwrite(descriptor, b"\x07" * size, 0)
+        if kind == "punched":
+            ctypes.CDLL(None).fallocate(descriptor, 3, ctypes.c_long(0), ctypes.c_long(size))
+        if kind == "gone":
+            session.supply.send(json.dumps({"gone": [name]}).encode())
+            time.sleep(0.2)
+        if kind == "shrunk":
+            with contextlib.suppress(PermissionError):
+                os.ftruncate(descriptor, 0)
+        os.close(descriptor)
     shape = [1 << 40] if kind == "huge" else [-1] if kind == "negative" else [size // 8]
     return {"dtype": "O" if kind == "object" else "<f8", "shape": shape, "order": "C", "segment": name, "size": size}
 
@@ -222,7 +236,7 @@ class Warden:
         while True:
             ready, _, _ = select.select([self.control], [], [], 0.01)
             if ready:
-                packet, descriptors, _, _ = socket.recv_fds(self.control, 1 << 20, 4)
+                packet, descriptors, _, _ = socket.recv_fds(self.control, 1 << 20, 8)
                 if not packet:
                     break
                 self.packet(json.loads(packet), descriptors)
@@ -238,64 +252,62 @@ class Warden:
             self.control.send(b"[1, 2")
             return
         try:
-            result, passed = getattr(self, "do_" + request["command"])(request["data"], descriptors)
+            result = getattr(self, "do_" + request["command"])(request["data"], descriptors)
             reply = {"id": request["id"], "result": result}
         except KeyError as error:
-            reply, passed = {"id": request["id"], "error": f"no session {error}", "code": "not_found"}, []
+            reply = {"id": request["id"], "error": f"no session {error}", "code": "not_found"}
         except RuntimeError as error:
-            reply, passed = {"id": request["id"], "error": str(error), "code": "unavailable"}, []
+            reply = {"id": request["id"], "error": str(error), "code": "unavailable"}
+        if request["command"] != "hello":  # its descriptor is mapped
+            for descriptor in descriptors:
+                os.close(descriptor)
+        passed = [sys.stdout.fileno()] if "passes" in self.traits else []
         socket.send_fds(self.control, [json.dumps(reply).encode()], passed)
-        for descriptor in passed:
-            os.close(descriptor)
 
-    def do_hello(self, request: dict, descriptors: list[int]) -> tuple[dict, list[int]]:
+    def do_hello(self, request: dict, descriptors: list[int]) -> dict:
         self.slots = mmap.mmap(descriptors[0], request["slots"] * SLOT)
         attach = bool({"full", "deaf"} & self.traits)
-        return {"worker": "peer", "python": sys.version.split()[0], "pid": os.getpid(), "attach": attach}, []
+        return {"worker": "peer", "python": sys.version.split()[0], "pid": os.getpid(), "attach": attach}
 
-    def do_attach(self, _request: dict, _: list[int]) -> tuple[dict, list[int]]:
+    def do_attach(self, _request: dict, _: list[int]) -> dict:
         if "deaf" in self.traits:
-            return {}, []
+            return {}
         raise RuntimeError("it takes no clients at this moment")
 
-    def do_start(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+    def do_start(self, request: dict, ends: list[int]) -> dict:
         if "refuses" in self.traits:
             raise RuntimeError("there is no interpreter here")
-        server, own = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            server.close()
-            if "shares" not in self.traits:
-                self.control.close()
+            self.control.close()
             os.environ.update(request["env"])
             if "stillborn" in self.traits:
                 os._exit(3)
             try:
-                Session(own, self.slots, request["slot"], self.control, request["session"]).run()
+                Session(ends, self.slots, request["slot"]).run()
             finally:
                 os._exit(0)
-        own.close()
         name = request["session"]
         self.pids[name], self.index[name] = pid, request["slot"]
-        return {"pid": pid}, [] if "streamless" in self.traits else [server.detach()]
+        return {"pid": pid}
 
-    def do_interrupt(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+    def do_interrupt(self, request: dict, _: list[int]) -> dict:
         pid, at = self.pids[request["session"]], self.index[request["session"]] * SLOT
         struct.pack_into("<I", self.slots, at + 128, {"timeout": 1, "cancelled": 2}[request["reason"]])
         struct.pack_into("<Q", self.slots, at + 136, request["sequence"])
         os.kill(pid, signal.SIGINT)
         self.kills.append((time.monotonic() + request["grace"], request["session"], request["sequence"]))
-        return {}, []
+        return {}
 
-    def do_kill(self, request: dict, _: list[int]) -> tuple[dict, list[int]]:
+    def do_kill(self, request: dict, _: list[int]) -> dict:
         name = request["session"]
         self.why[name] = "processes" if "limits" in self.traits else "kill"
         os.kill(self.pids[name], signal.SIGKILL)
         self.gone(name, os.waitpid(self.pids[name], 0)[1])
-        return {}, []
+        return {}
 
-    def do_stats(self, _request: dict, _: list[int]) -> tuple[dict, list[int]]:
-        return {"sessions": {name: {"rssBytes": 1000} for name in self.pids}, "warden": {"rssBytes": 500}}, []
+    def do_stats(self, _request: dict, _: list[int]) -> dict:
+        return {"sessions": {name: {"rssBytes": 1000} for name in self.pids}, "warden": {"rssBytes": 500}}
 
     def overdue(self) -> None:
         late = [entry for entry in self.kills if entry[0] <= time.monotonic()]
@@ -328,13 +340,12 @@ class Warden:
 
 
 def main() -> None:
-    path, traits = Path(sys.argv[1], "warden.sock"), set(sys.argv[2:])
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(path))
-    listener.listen()
-    control, _ = listener.accept()
-    listener.close()
+    channel, traits = Path(sys.argv[1]), set(sys.argv[2:])
+    while not (channel / "warden.secret").exists():
+        time.sleep(0.01)
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.connect(str(channel / "warden.sock"))
+    control.send(json.dumps({"event": "join", "data": {"secret": (channel / "warden.secret").read_text()}}).encode())
     Warden(control, traits).serve()
 
 

@@ -327,8 +327,8 @@ def test_a_session_that_is_replaced_leaves_the_backend_ready(run: Any, wardens: 
     run(work)
 
 
-def test_a_warden_that_goes_takes_everything_and_is_found_again(run: Any, wardens: Any, serve: Any) -> None:
-    """Calls that ran are lost, calls after are unavailable and readiness is red, until a new warden is there."""
+def test_a_warden_that_goes_takes_everything(run: Any, wardens: Any, serve: Any) -> None:
+    """Calls that ran are lost, calls after are unavailable, and readiness is red."""
     first = wardens.start()
 
     async def work() -> None:
@@ -343,9 +343,6 @@ def test_a_warden_that_goes_takes_everything_and_is_found_again(run: Any, warden
             with pytest.raises(errors.Unavailable):
                 await client.do("count")
             first.wait()
-            wardens.start()
-            await client.ready()
-            assert (await client.do("count"))["count"] == 1
 
     run(work)
 

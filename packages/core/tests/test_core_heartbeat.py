@@ -10,7 +10,7 @@ from venvd_core.slots import SlotState
 
 
 def slot(state: int = IDLE, sequence: int = 1, heard: int = 0) -> SlotState:
-    return SlotState(state, sequence, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, heard)
+    return SlotState(state, sequence, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, heard)
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,22 +243,22 @@ def test_a_session_whose_maker_went_away_is_ended(run: Any, wardens: Any, serve:
     run(work)
 
 
-def test_every_session_comes_back_with_a_new_warden(run: Any, wardens: Any, serve: Any) -> None:
-    """Named sessions are started afresh too when the worker host was replaced."""
+def test_a_server_has_one_warden_in_its_life(run: Any, wardens: Any, serve: Any, channel: Path) -> None:
+    """When the warden is gone, calls are unavailable and readiness says so; the channel takes no other, ever."""
     first = wardens.start()
 
     async def work() -> None:
         async with serve() as client:
             await client.ready()
-            await client.command("session.create", name="a", env={"TOLD": "again"})
+            assert os.listdir(channel) == ["taken"]  # noqa: PTH208
             first.kill()
             first.wait()
-            await client.until(client.backend.ready)
-            wardens.start()
-            await client.ready()
-            got = await client.do("count", request={"session": "a"})
-            assert got["count"] == 1
-            assert got["env"] == "again"
+            await client.until(lambda: "went away" in client.backend.ready().get("session", ""))
+            with pytest.raises(errors.Unavailable, match="went away"):
+                await client.do("count")
+        with pytest.raises(errors.Unavailable, match="together, with a new channel"):
+            async with serve():
+                pass
 
     run(work)
 

@@ -172,12 +172,11 @@ def test_strange_events_are_dropped(run: Any, wardens: Any, serve: Any) -> None:
     [
         ("refuses", "there is no interpreter here"),
         ("stillborn", "exited with status 3"),
-        ("streamless", "no usable session"),
     ],
 )
 def test_a_session_that_cannot_start_is_unavailable(run: Any, wardens: Any, serve: Any, trait: str, says: str) -> None:
-    """Calls are answered with the reason, readiness names it, and a warden that can is used as soon as it is there."""
-    first = wardens.start(trait)
+    """Calls are answered with the reason, and readiness names it."""
+    wardens.start(trait)
 
     async def work() -> None:
         async with serve() as client:
@@ -187,11 +186,19 @@ def test_a_session_that_cannot_start_is_unavailable(run: Any, wardens: Any, serv
             with pytest.raises(errors.Unavailable, match=says):
                 await client.command("session.create", name="other")
             assert len((await client.command("session.list"))["sessions"]) == 1
-            first.kill()
-            first.wait()
-            wardens.start()
-            await client.ready()
-            assert (await client.do("count"))["count"] == 1
+
+    run(work)
+
+
+def test_a_warden_that_passes_a_descriptor_is_dropped(run: Any, wardens: Any, serve: Any) -> None:
+    """No descriptor travels towards the server."""
+    wardens.start("passes")
+
+    async def work() -> None:
+        async with serve() as client:
+            await client.until(lambda: "sent a descriptor" in client.backend.ready()["session"])
+            with pytest.raises(errors.Unavailable):
+                await client.do("count")
 
     run(work)
 

@@ -9,6 +9,8 @@ import json
 import mmap
 import os
 import re
+import secrets
+import select
 import signal
 import socket
 import struct
@@ -23,7 +25,8 @@ import pytest
 
 from venvd_contract.errors import NotFound, from_fields
 from venvd_contract.framing import Buffer, dump_line
-from venvd_contract.internal import PROTOCOL
+from venvd_contract.internal import PROTOCOL, SECRET, SOCKET
+from venvd_contract.internal.segments import create_sealed
 from venvd_contract.internal.slots import AT, SIZE
 from venvd_worker.archive import build
 
@@ -95,7 +98,9 @@ class Slot:
 class Session:
     """A session's stream, as the server holds it."""
 
-    def __init__(self, host: Host, name: str, pid: int, descriptor: int, index: int, slot: Slot) -> None:
+    def __init__(
+        self, host: Host, name: str, pid: int, stream: socket.socket, supply: socket.socket, index: int, slot: Slot
+    ) -> None:
         self.host = host
         self.name = name
         self.pid = pid
@@ -103,7 +108,12 @@ class Session:
         self.slot = slot
         self.events: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)
-        self._sock = socket.socket(fileno=descriptor)
+        self.supply = supply
+        self.segments: dict[str, int] = {}
+        """Descriptors of the segments that it was given, by name."""
+        self.gone: list[str] = []
+        """Names of the segments that it gave up."""
+        self._sock = stream
         self._sock.settimeout(PATIENCE)
         self._buffer = Buffer(1 << 30)
 
@@ -150,6 +160,8 @@ class Session:
             line = self._buffer.line()
             if line is not None:
                 return json.loads(line)
+            while self.supply in select.select([self.supply, self._sock], [], [], PATIENCE)[0] and self.read_supply():
+                pass
             data = self._sock.recv(1 << 16)
             if not data:
                 raise EOFError("the session closed its stream")
@@ -165,6 +177,22 @@ class Session:
             if not data:
                 raise EOFError("the session closed its stream")
             self._buffer.feed(data)
+
+    def read_supply(self) -> bool:
+        """Read what it says about segments, and give it those that it asks for; false where it has ended."""
+        data = self.supply.recv(1 << 16)
+        if not data:
+            return False
+        packet = json.loads(data)
+        self.gone += packet.get("gone", ())
+        for name in packet.get("gone", ()):
+            os.close(self.segments.pop(name))
+        if "want" in packet:
+            name = f"seg-{next(self._numbers)}"
+            self.segments[name] = create_sealed(name, packet["want"])
+            answer = json.dumps({"name": name, "size": packet["want"]}).encode()
+            socket.send_fds(self.supply, [answer], [self.segments[name]])
+        return True
 
     def shown(self, text: str) -> None:
         """Wait until a call that streams has printed something."""
@@ -185,6 +213,10 @@ class Session:
 
     def close(self) -> None:
         self._sock.close()
+        self.supply.close()
+        for descriptor in self.segments.values():
+            os.close(descriptor)
+        self.segments.clear()
 
 
 class Host:
@@ -198,10 +230,14 @@ class Host:
         env: dict[str, str],
         *options: str,
         within: Sequence[str] = (),
+        greet: bool = True,
     ) -> None:
         self.directory = directory
         self.work = directory / "work"
         warden = [python, "-I", archive, "warden", "--channel", directory, "--work-dir", self.work, *options]
+        self.secret = secrets.token_hex(8)
+        listener = _listen(directory / SOCKET)
+        (directory / SECRET).write_text(self.secret)
         self.process = subprocess.Popen(
             [*within, *warden],
             env={"PATH": os.environ["PATH"], **env},
@@ -210,37 +246,34 @@ class Host:
         )
         self._numbers = itertools.count(1)
         self._events: list[dict[str, Any]] = []
-        self._replies: dict[int, tuple[dict[str, Any], list[int]]] = {}
-        self._segments: list[tuple[dict[str, Any], list[int]]] = []
+        self._replies: dict[int, dict[str, Any]] = {}
         self._free = set(range(SLOTS))
         self._slots = os.memfd_create("slots", os.MFD_ALLOW_SEALING)
         os.ftruncate(self._slots, SIZE * SLOTS)
         self._memory = mmap.mmap(self._slots, SIZE * SLOTS)
         self.sessions: list[Session] = []
-        self.connect()
+        with listener:
+            self.sock, _ = listener.accept()
+        self.sock.settimeout(PATIENCE)
+        assert json.loads(self.sock.recv(1 << 16)) == {"event": "join", "data": {"secret": self.secret}}
+        for name in (SOCKET, SECRET):
+            (directory / name).unlink()
+        if greet:
+            self.hello = self.request("hello", descriptors=[self._slots], protocol=PROTOCOL, slots=SLOTS, grace=1.0)
         # `unshare` stays where it was, and the warden is its child
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.pid = int(task.read_text()) if within else self.process.pid
 
-    def connect(self) -> None:
-        self.sock = connected(self.directory / "warden.sock")
-        self.hello = self.request("hello", descriptors=[self._slots], protocol=PROTOCOL, slots=SLOTS, grace=1.0)
-
     def request(self, command: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> Any:
-        result, received = self.exchange(command, descriptors, fields)
-        assert not received
-        return result
-
-    def exchange(self, command: str, descriptors: Sequence[int], fields: dict[str, Any]) -> tuple[Any, list[int]]:
         number = next(self._numbers)
         packet = json.dumps({"id": number, "command": command, "data": fields}).encode()
         socket.send_fds(self.sock, [packet], descriptors)
         while number not in self._replies:
             self._receive()
-        reply, received = self._replies.pop(number)
+        reply = self._replies.pop(number)
         if "error" in reply:
             raise from_fields(reply)
-        return reply["result"], received
+        return reply["result"]
 
     def event(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         while True:
@@ -254,30 +287,16 @@ class Host:
         """The events that no test has read yet."""
         return self._events
 
-    def held_memory(self, session: str) -> list[dict[str, Any]]:
-        """News of a session's shared memory that no test has read yet."""
-        return [data for data, _ in self._segments if data["session"] == session]
-
-    def memory(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], list[int]]:
-        """News of a session's shared memory, and the descriptor."""
-        while True:
-            for found in self._segments:
-                if wanted(found[0]):
-                    self._segments.remove(found)
-                    return found
-            self._receive()
-
     def _receive(self) -> None:
         data, descriptors, _, _ = socket.recv_fds(self.sock, 1 << 18, 4)
         if not data:
             raise EOFError("the warden went away")
+        assert not descriptors, "descriptors travel inwards only"
         message = json.loads(data)
-        if message.get("event") == "segments":
-            self._segments.append((message["data"], descriptors))
-        elif "event" in message:
+        if "event" in message:
             self._events.append(message)
         else:
-            self._replies[message["id"]] = message, descriptors
+            self._replies[message["id"]] = message
 
     def start(
         self,
@@ -292,8 +311,12 @@ class Host:
         self._memory[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
         name = name or f"s{index}"
         fields = {"session": name, "slot": index, "limits": limits, "env": env or {}, "lease": lease, "compat": compat}
-        result, (stream,) = self.exchange("start", (), fields)
-        self.sessions.append(Session(self, name, result["pid"], stream, index, Slot(self._memory, index)))
+        stream, stream_end = socket.socketpair()
+        supply, supply_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with stream_end, supply_end:
+            result = self.request("start", descriptors=[stream_end.fileno(), supply_end.fileno()], **fields)
+        slot = Slot(self._memory, index)
+        self.sessions.append(Session(self, name, result["pid"], stream, supply, index, slot))
         return self.sessions[-1]
 
     def kill(self, session: Session) -> None:
@@ -309,21 +332,12 @@ class Host:
         return output.decode()
 
 
-def connected(path: Path) -> socket.socket:
-    """A connection to a socket that may still have to appear."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(PATIENCE)
-        try:
-            sock.connect(str(path))
-        except OSError:
-            sock.close()
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-        else:
-            return sock
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(path))
+    listener.listen()
+    listener.settimeout(PATIENCE)
+    return listener
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -348,7 +362,6 @@ def alive(pid: int) -> bool:
 class Tools:
     """What tests share, where they cannot import it."""
 
-    connected = staticmethod(connected)
     wait_for = staticmethod(wait_for)
     alive = staticmethod(alive)
 
@@ -368,10 +381,10 @@ def new_host(python: str, archive: Path, tmp_path: Path) -> Iterator[Callable[..
     """Starts wardens for one test."""
     made: list[Host] = []
 
-    def start(*options: str, within: Sequence[str] = (), **env: str) -> Host:
+    def start(*options: str, within: Sequence[str] = (), greet: bool = True, **env: str) -> Host:
         directory = tmp_path / f"channel{len(made)}"
         directory.mkdir(exist_ok=True)
-        made.append(Host(python, archive, directory, env, *options, within=within))
+        made.append(Host(python, archive, directory, env, *options, within=within, greet=greet))
         return made[-1]
 
     yield start

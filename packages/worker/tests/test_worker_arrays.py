@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import json
 import mmap
 import os
@@ -18,8 +17,6 @@ import pytest
 
 from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented, from_fields
 
-F_GET_SEALS = 1034
-SEALED = 1 | 2 | 4  # against more seals, shrinking, growing
 LARGE = 1 << 20
 
 
@@ -50,24 +47,18 @@ class Borrowed:
         """The segment of a reply, mapped once."""
         name = result["segment"]
         if name not in self.maps:
-            event, (descriptor,) = self.session.host.memory(lambda data: data.get("name") == name)
-            assert (event["session"], event["pid"], event["size"]) == (
-                self.session.name,
-                self.session.pid,
-                result["size"],
-            )
-            assert fcntl.fcntl(descriptor, F_GET_SEALS) == SEALED
+            descriptor = self.session.segments[name]
+            assert os.fstat(descriptor).st_size == result["size"]
             assert os.fstat(descriptor).st_blocks * 512 >= result["size"], "every page must be there already"
             self.maps[name] = mmap.mmap(descriptor, result["size"])
-            os.close(descriptor)
         return self.maps[name]
 
     def tell(self, **names: list[str]) -> None:
         self.session.write(json.dumps({"segments": names}).encode() + b"\n")
 
     def wait_gone(self, name: str) -> None:
-        event, _ = self.session.host.memory(lambda data: name in data.get("gone", ()))
-        assert name in event["gone"]
+        while name not in self.session.gone:
+            assert self.session.read_supply()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Scripted:
 
 
 def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
-    segments: Any = SimpleNamespace(idle=[], returned=[], list_lent=lambda _: [], retire=lambda _: None)
+    segments: Any = SimpleNamespace(idle=[], returned=[])
     calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
     slot: Any = None
     return RequestLoop(epoll, server, calls, slot, segments)
@@ -47,10 +47,11 @@ def test_a_number_that_is_used_again() -> None:
     """What was said of a client that went is not taken for news of one that came meanwhile and has its descriptor."""
     epoll = Scripted()
     (ours, control), (first, one), (second, other) = (socket.socketpair() for _ in range(3))
-    server, left = Stream(ours.detach(), None, Traffic()), DirectStream(first.detach(), TERMS, b"", Traffic())
+    server, left = Stream(ours.detach(), Traffic()), DirectStream(first.detach(), TERMS, b"", Traffic())
     request_loop = make_request_loop(epoll, server)
     request_loop.add(left)
-    one.sendall(PIPES)
+    pipes = [*os.pipe(), *os.pipe()]
+    socket.send_fds(one, [PIPES], [pipes[0], pipes[3]])
     epoll.says.append([(left.fileno(), select.EPOLLIN)])
     with pytest.raises(EOFError):
         request_loop.serve()
@@ -72,3 +73,5 @@ def test_a_number_that_is_used_again() -> None:
     assert other.recv(100) == b"answered\n"
     for each in (server, *came, control, one, other):
         each.close()
+    for descriptor in pipes:
+        os.close(descriptor)

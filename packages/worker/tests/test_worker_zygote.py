@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,9 @@ def test_without_anything_to_preload(new_host: Any) -> None:
     """Sessions are forked even where nothing is preloaded, and the warden says so."""
     host = new_host()
     assert settled(host)["state"] == "ready"
-    result, (stream,) = host.exchange("start", (), {"session": "a", "slot": 0})
-    os.close(stream)
-    assert result["forked"] is True
+    with socket.socketpair()[1] as stream, socket.socketpair()[1] as supply:
+        descriptors = [stream.fileno(), supply.fileno()]
+        assert host.request("start", descriptors=descriptors, session="a", slot=0)["forked"] is True
 
 
 def test_no_zygote_is_a_choice(new_host: Any) -> None:

@@ -86,10 +86,11 @@ class PipedClient(Client):
     def __init__(self, client: Client) -> None:
         self.socket = client.socket
         self.words = client.lines
-        client.send("session.pipes", id=0)
-        line, descriptors, _, _ = socket.recv_fds(self.socket, 4096, 2, socket.MSG_CMSG_CLOEXEC)
-        assert json.loads(line) == {"id": 0, "result": {"success": True}, "descriptors": 2}
-        self.requests, replies = descriptors
+        (read_requests, self.requests), (replies, write_replies) = os.pipe(), os.pipe()
+        socket.send_fds(self.socket, [b'{"id":0,"command":"session.pipes"}\n'], [read_requests, write_replies])
+        os.close(read_requests)
+        os.close(write_replies)
+        assert json.loads(self.words.readline()) == {"id": 0, "result": {"success": True}}
         self.lines = os.fdopen(replies, "rb")
 
     def raw(self, data: bytes) -> None:
@@ -198,6 +199,7 @@ def _warden(archive: Path, home: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _server(home: Path, settings: dict[str, str], *, ready: bool) -> Iterator[Server]:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    (home / "channel").mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "VENVD_CHANNEL": str(home / "channel"),

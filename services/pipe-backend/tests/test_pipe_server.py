@@ -265,13 +265,18 @@ def test_a_second_server_is_refused(start: Start, tmp_path: Path) -> None:
         ({}, b"VENVD_TOKEN_SHA256"),
         ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/" + "x" * 120}, b"107 bytes"),
         ({"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_DIR": "/nowhere"}, b"/nowhere/pipe.sock"),
+        ({"VENVD_NO_TOKEN": "1", "VENVD_CHANNEL": "/nowhere"}, b"cannot listen in the channel /nowhere"),
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes) -> None:
-    """Without a token, or without a place for its sockets, the server ends with a sentence."""
+def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes, tmp_path: Path) -> None:
+    """Without a token, a channel, or a place for its sockets, the server ends with a sentence."""
     ended = subprocess.run(
-        [sys.executable, "-m", "venvd_pipe_backend"], env=settings, capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "venvd_pipe_backend"],
+        env={"VENVD_CHANNEL": str(tmp_path), **settings},
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode in {1, 2}
     assert says in ended.stderr

@@ -89,6 +89,7 @@ def warden(archive: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def serve(home: Path, credentials: grpc.ChannelCredentials | None, settings: dict[str, str]) -> Iterator[Server]:
     port, http_port = free_port(), free_port()
+    (home / "channel").mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "VENVD_CHANNEL": str(home / "channel"),

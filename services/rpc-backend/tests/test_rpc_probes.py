@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_a_port_that_is_taken(server: Server) -> None:
 
 
 def refused(**settings: str) -> str:
-    environment = {"VENVD_NO_TOKEN": "1", "VENVD_HOST": "127.0.0.1", "VENVD_CHANNEL": "/nowhere", **settings}
+    environment = {"VENVD_NO_TOKEN": "1", "VENVD_HOST": "127.0.0.1", "VENVD_CHANNEL": tempfile.mkdtemp(), **settings}
     command = [sys.executable, "-m", "venvd_rpc_backend"]
     ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
     assert ended.returncode in {1, 2}

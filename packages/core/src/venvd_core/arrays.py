@@ -210,7 +210,7 @@ class ArrayService:
         """Fetch the array of a handle; its user closes it."""
         payload = encode({"handleId": handle, "format": form, "shm": True})
         call = self._begin(Request("array.get", payload), target)
-        return await open_segment(call, await _wait(call))
+        return open_segment(call, await _wait(call))
 
     async def put(self, header: Header, target: Target, *, segment: bool) -> Incoming:
         """Prepare an array for its bytes; with `segment`, a small one lies in a segment as well."""
@@ -226,13 +226,13 @@ class ArrayService:
         reply = await _wait(call)
         segments = _segments_of(call)
         try:
-            return Incoming(header, await _find_room(reply, segments, header), segments, commit)
+            return Incoming(header, _find_room(reply, segments, header), segments, commit)
         except BaseException:
             _release(segments, reply.result)
             raise
 
 
-async def _make_outgoing(reply: Reply, segments: Segments) -> Outgoing:
+def _make_outgoing(reply: Reply, segments: Segments) -> Outgoing:
     array_reply = _read_reply(reply.result)
     header = _read_header(array_reply)
     if array_reply.segment is None:
@@ -240,18 +240,18 @@ async def _make_outgoing(reply: Reply, segments: Segments) -> Outgoing:
             raise Internal("the session sent an array without its bytes")
         _check_length(header, len(reply.attachments[0]))
         return Outgoing(header, reply.attachments[0], None, segments)
-    segment = await segments.find(array_reply.segment)
+    segment = segments.find(array_reply.segment)
     if header.nbytes > segment.size:
         raise Internal("the session sent an array that is larger than its segment")
     return Outgoing(header, None, segment, segments)
 
 
-async def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
+def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
     """Return the segment that the session gave for an array."""
     array_reply = _read_reply(reply.result)
     if array_reply.segment is None:
         raise Internal("the session gave no memory for an array")
-    segment = await segments.find(array_reply.segment)
+    segment = segments.find(array_reply.segment)
     if header.nbytes > segment.size:
         raise Internal("the session gave less memory than the array takes")
     return segment
@@ -273,11 +273,11 @@ def release_unclaimed(call: Call, result: bytes) -> None:
         _release(call.segments, bytes(result))
 
 
-async def open_segment(call: Call, reply: Reply) -> Outgoing:
+def open_segment(call: Call, reply: Reply) -> Outgoing:
     """Open the array that the reply to a call describes; the caller closes it."""
     segments = _segments_of(call)
     try:
-        return await _make_outgoing(reply, segments)
+        return _make_outgoing(reply, segments)
     except BaseException:
         _release(segments, reply.result)
         raise

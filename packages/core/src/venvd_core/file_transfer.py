@@ -18,7 +18,8 @@ import msgspec
 from venvd_contract.errors import Cancelled, Conflict, Internal, NotFound, Unavailable, VenvdError, from_fields
 from venvd_contract.internal.file_transfer import DATA, END, ERROR, HEAD, LARGEST_ANSWER, RESULT
 from venvd_contract.internal.messages import TransferFile
-from venvd_core.channel import Channel, Link
+from venvd_core.channel import Channel
+from venvd_core.link import Link
 
 PIECE = 256 * 1024
 """Bytes of a file that are read or sent at a time."""

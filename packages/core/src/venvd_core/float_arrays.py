@@ -31,14 +31,14 @@ def is_apart(reply: Reply) -> bool:
     return not reply.result.startswith(b"[")
 
 
-async def open_text(call: Call) -> Outgoing:
+def open_text(call: Call) -> Outgoing:
     """Open the text of a call whose reply `is_apart`; the caller closes it.
 
     Raises:
         Internal: the session broke the protocol.
         SessionLost: its process has ended.
     """
-    return await open_segment(call, call.result())
+    return open_segment(call, call.result())
 
 
 async def wait_for_text(call: Call) -> Outgoing | None:
@@ -52,7 +52,7 @@ async def wait_for_text(call: Call) -> Outgoing | None:
     except asyncio.CancelledError:
         discard(call)
         raise
-    return await open_text(call) if is_apart(reply) else None
+    return open_text(call) if is_apart(reply) else None
 
 
 def read_text(text: Outgoing) -> Iterator[bytes]:
@@ -90,7 +90,7 @@ class WholeCall(Call):
         reply: Reply | None = None
         error: VenvdError | None = None
         try:
-            text = await open_segment(self, described)
+            text = open_segment(self, described)
             try:
                 if text.header.nbytes > LARGEST_WHOLE:
                     raise too_long(text.header.nbytes)

@@ -16,14 +16,14 @@ from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Unavailable, VenvdError
 from venvd_contract.internal import PROTOCOL
 from venvd_contract.internal.audit import SESSION_ENDED
-from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.environment import check_session
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.messages import GetStats, Hello, Stats, ZygoteReport
 from venvd_contract.resources import check_name
 from venvd_core.audit import AuditEvents
 from venvd_core.callers import Access
-from venvd_core.channel import Channel, SessionEvent
+from venvd_core.channel import Channel
+from venvd_core.link import SessionEvent
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
@@ -75,12 +75,10 @@ class Pool:
         self.admission.hangups.close()
         self.slots.close()
 
-    def _on_event(self, event: SessionEvent, descriptors: list[int]) -> None:
+    def _on_event(self, event: SessionEvent) -> None:
         session = self._sessions.get(event.session)
-        if session is None:
-            close_descriptors(descriptors)
-        else:
-            session.on_event(event, descriptors)
+        if session is not None:
+            session.on_event(event)
 
     # ---- sessions
 
@@ -239,7 +237,7 @@ class Pool:
             self._memory = {}
             return
         try:
-            stats = _stats.decode((await link.request(GetStats())).result)
+            stats = _stats.decode(await link.request(GetStats()))
         except (VenvdError, msgspec.MsgspecError):
             return
         self._memory = {

@@ -21,7 +21,9 @@ class SlotState:
 
     state: int
     sequence: int
+    started: float
     deadline: float
+    """By the clock of the worker host, as is `started`: under gVisor that is another than the server's."""
     request: int
     connection: int
     """The direct connection of the running call; 0 for the server's stream."""
@@ -59,11 +61,12 @@ class Slots:
 
     def read(self, index: int) -> SlotState:
         fields = READ.unpack_from(self._map, index * SIZE)
-        sequence, _, deadline, request, connection, _, id_bytes, state, *counts, _, _, _, heartbeat = fields
+        sequence, started, deadline, request, connection, _, id_bytes, state, *counts, _, _, _, heartbeat = fields
         answered, _, handles, received, sent, direct_answered, direct_failed = (min(each, _LARGEST) for each in counts)
         return SlotState(
             state if state in {FREE, IDLE, RUNNING} else FREE,
             sequence,
+            started,
             deadline,
             request,
             connection,

@@ -61,7 +61,7 @@ class FastCall(Exchange):
     async def _send_text(self, call: Call) -> None:
         """Send a float array that is too long for one piece."""
         try:
-            text = await float_arrays.open_text(call)
+            text = float_arrays.open_text(call)
         except VenvdError as error:
             self.refuse(error)
             return

@@ -298,7 +298,7 @@ async def write_text(call: Call, turn: Turn | None, requests: Requests, output: 
     Raises:
         VenvdError: the text cannot be read, and nothing is written yet.
     """
-    text = await float_arrays.open_text(call)
+    text = float_arrays.open_text(call)
     try:
         if turn is not None:
             await turn.first()

@@ -55,3 +55,19 @@ class Pipes:
         poll.register(descriptor, event)
         if not poll.poll(None if self._timeout is None else self._timeout * 1000):
             raise TimeoutError("timed out")
+
+
+def make_pipes() -> tuple[Pipes, tuple[int, int]]:
+    """Make two pipes, and return them with the other side's ends: where it reads requests and writes replies.
+
+    Raises:
+        OSError: this process has no room for the descriptors.
+    """
+    read_requests, write_requests = os.pipe()
+    try:
+        read_replies, write_replies = os.pipe()
+    except OSError:
+        os.close(read_requests)
+        os.close(write_requests)
+        raise
+    return Pipes(write_requests, read_replies), (read_requests, write_replies)

@@ -29,6 +29,7 @@ _STEP = 16 << 20
 _MAX_LENT = 16
 """Arrays of one connection that stay in shared memory. Further ones are copied out of it."""
 _MAX_IDLE = 8
+_BLOCK_BYTES = 512
 _GATHER = 0.05
 """Seconds in which a further array may release unused segments, before a request of its own does."""
 _RELEASE_WITHIN = 5.0
@@ -64,8 +65,9 @@ class ArrayConnection:
         self._socket = connect(endpoint, deadline)
         self._buffer = Buffer()
         self._descriptors: list[int] = []
-        self._maps: dict[str, mmap.mmap] = {}
+        self._segments: dict[str, _Segment] = {}
         self._lent: set[str] = set()
+        self._forks = _forks.count
         self.released: deque[str] = deque()
         """Segments whose arrays have died. The garbage collector adds them in any thread."""
 
@@ -73,6 +75,13 @@ class ArrayConnection:
     def lent(self) -> int:
         """The number of arrays in shared memory."""
         return len(self._lent) - len(self.released)
+
+    @property
+    def forked(self) -> bool:
+        """Whether a fork of this process may see arrays of the connection: their segments must never be lent again."""
+        if not self._lent:
+            self._forks = _forks.count
+        return self._forks != _forks.count
 
     def is_usable(self) -> bool:
         """Return whether no bytes came without a request, and the peer did not close."""
@@ -91,6 +100,9 @@ class ArrayConnection:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
 
     # ---- one exchange
 
@@ -102,7 +114,7 @@ class ArrayConnection:
         Raises:
             VenvdError: the error that the backend answered, or the connection broke.
         """
-        names = [self.released.popleft() for _ in range(len(self.released))]
+        names = [] if self.forked else [self.released.popleft() for _ in range(len(self.released))]
         if names:
             payload = {**payload, _NAMES.get(call.command, "release"): names}
         message = self._message(call, payload)
@@ -119,7 +131,8 @@ class ArrayConnection:
         if type(result) is not dict:
             raise self._bad_reply("a reply about an array must have a result")
         for name in result.get("gone") or ():
-            self._maps.pop(name, None)
+            if (gone := self._segments.pop(name, None)) is not None:
+                gone.close()
         return reply, result
 
     def _message(self, call: Call[Any], payload: dict[str, Any]) -> dict[str, Any]:
@@ -198,26 +211,24 @@ class ArrayConnection:
     # ---- shared memory
 
     def map_segment(self, reply: dict[str, Any], result: dict[str, Any], least: int) -> mmap.mmap | None:
-        """Map the segment that a reply names. Return None if its descriptor did not come through.
+        """Map `least` bytes of the segment that a reply names. Return None if its descriptor did not come through.
 
         Raises:
-            BadReply: the segment is not valid.
+            BadReply: the segment is not valid, or these bytes have no memory yet.
         """
         name, size = result.get("segment"), result.get("size")
         if type(name) is not str or type(size) is not int or size < least:
             raise self._bad_reply("a segment needs a name and the size of its array at least")
-        if name not in self._maps:
+        if name not in self._segments:
             if not reply.get("descriptors") or not self._descriptors:
                 return None
-            descriptor = self._descriptors.pop(0)
-            try:
-                self._maps[name] = _map_sealed(descriptor, size)
-            except (OSError, ValueError) as error:
-                raise self._bad_reply(f"a segment cannot be mapped: {error}") from None
-            finally:
-                os.close(descriptor)
+            self._segments[name] = _Segment(self._descriptors.pop(0))
+        try:
+            mapped = self._segments[name].map(least)
+        except (OSError, ValueError) as error:
+            raise self._bad_reply(f"a segment cannot be mapped: {error}") from None
         self._lent.add(name)
-        return self._maps[name]
+        return mapped
 
     def lend(self, name: str, mapped: mmap.mmap, size: int, dead: queue.SimpleQueue[Any]) -> Any:
         """Return the first bytes of a segment as an object. The segment is released when the object dies."""
@@ -247,11 +258,49 @@ def _release(released: deque[str], name: str, dead: queue.SimpleQueue[Any]) -> N
     dead.put(True)
 
 
-def _map_sealed(descriptor: int, size: int) -> mmap.mmap:
-    """Map memory whose file is sealed against shrinking."""
-    if not is_sealed(descriptor) or os.fstat(descriptor).st_size < size:
-        raise ValueError("it is not sealed, or too small")
-    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+class _Segment:
+    """A segment of which this process has the descriptor. The session can write to it and take its pages away."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
+
+    def map(self, size: int) -> mmap.mmap:
+        """Map its first `size` bytes.
+
+        Raises:
+            OSError: there is no room for them.
+            ValueError: the segment is not sealed against shrinking, too small, or lacks pages for these bytes: to touch
+                them would take memory of this machine.
+        """
+        status = os.fstat(self._descriptor)
+        if not is_sealed(self._descriptor) or status.st_size < size:
+            raise ValueError("it is not sealed, or too small")
+        if status.st_blocks * _BLOCK_BYTES < size:
+            raise ValueError("its memory is not there")
+        if self._map is None or len(self._map) < size:
+            self._map = mmap.mmap(self._descriptor, max(1, size), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        return self._map
+
+    def close(self) -> None:
+        """Close the descriptor. The mapping stays while it has users."""
+        self._map = None
+        os.close(self._descriptor)
+
+
+class _Forks:
+    """Counts the forks of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self) -> None:
+        self.count += 1
+
+
+_forks = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_forks.note)
 
 
 class ArrayConnections:
@@ -313,7 +362,8 @@ class ArrayConnections:
             self._shares = False
             connection.release(result["segment"])
             return None
-        if connection.lent > _MAX_LENT:
+        # A table is checked before it is used, and the session could change it between the two.
+        if header.format is not None or connection.lent > _MAX_LENT:
             copied = bytearray(memoryview(mapped)[: header.nbytes])
             connection.release(result["segment"])
             return header, copied
@@ -387,13 +437,13 @@ class ArrayConnections:
                 connection = self._idle.pop()
             except IndexError:
                 return ArrayConnection(self._endpoint, self._token, deadline)
-            if connection.is_usable():
+            if connection.is_usable() and not connection.forked:
                 return connection
-            connection.close()
+            _end(connection)
 
     def _put_back(self, connection: ArrayConnection) -> None:
-        if self._closed or len(self._idle) >= _MAX_IDLE or not connection.is_usable():
-            connection.close()
+        if self._closed or len(self._idle) >= _MAX_IDLE or not connection.is_usable() or connection.forked:
+            _end(connection)
         else:
             self._idle.append(connection)
 
@@ -406,6 +456,12 @@ class ArrayConnections:
             self._thread.start()
 
 
+def _end(connection: ArrayConnection) -> None:
+    """End a connection, of which a fork of this process may have a copy."""
+    connection.shut()
+    connection.close()
+
+
 def _release_segments(dead: queue.SimpleQueue[Any], idle: deque[ArrayConnection]) -> None:
     """Release segments over idle connections. Busy connections release theirs with their next array."""
     while dead.get() is not None:
@@ -413,6 +469,9 @@ def _release_segments(dead: queue.SimpleQueue[Any], idle: deque[ArrayConnection]
         with contextlib.suppress(IndexError):
             for _ in range(len(idle)):
                 connection = idle.popleft()
+                if connection.forked:
+                    _end(connection)
+                    continue
                 if connection.released:
                     try:
                         connection.ask(_RELEASE, {}, deadline_after(_RELEASE_WITHIN))

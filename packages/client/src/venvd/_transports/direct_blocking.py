@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from venvd._net.blocking import connect
 from venvd._net.endpoint import CHUNK, Endpoint, deadline_after, deadline_exceeded, seconds_left
 from venvd._net.lines import LineReader
-from venvd._net.pipes import Pipes
+from venvd._net.pipes import Pipes, make_pipes
 from venvd._transports import direct
 from venvd._transports.base import Call, Run
 from venvd._transports.direct import DirectPool, DirectPools
@@ -78,30 +78,39 @@ class Connection:
             self._channel = self._socket
 
     def take_pipes(self, deadline: float | None) -> dict[str, Any]:
-        """Request pipes and use them from now on. Return the answer, which is an error if no pipes came.
+        """Make two pipes, pass the session its ends, and use them from now on. Return the session's answer.
 
         Raises:
             _CutError, DeadlineExceeded, BadReply.
         """
         self._set_timeout(deadline)
         try:
-            self._socket.sendall(_PIPES)
-            data, descriptors, _, _ = socket.recv_fds(self._socket, CHUNK, 2, socket.MSG_CMSG_CLOEXEC)
+            pipes, ends = make_pipes()
+        except OSError:
+            return {"error": "this process has no room for two pipes"}
+        try:
+            socket.send_fds(self._socket, [_PIPES], ends)
+            data = self._socket.recv(CHUNK)
         except TimeoutError:
+            pipes.close()
             raise deadline_exceeded(self._endpoint) from None
         except OSError:
+            pipes.close()
             raise _CutError from None
-        if len(descriptors) == 2:
-            self._use(Pipes(*descriptors))
-            self._timeout = None
-        else:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        finally:
+            for end in ends:  # the session alone has them now, and so their end shows its end
+                os.close(end)
         if not data:
+            pipes.close()
             raise _CutError
         reply = self._read_rest(data, deadline)
-        if self._channel is self._socket:
-            reply.setdefault("error", "this process has no room for the descriptors")
+        if "descriptors" in reply:
+            reply.setdefault("error", "this backend is older than the client, and makes the pipes itself")
+        if "error" in reply:
+            pipes.close()
+        else:
+            self._use(pipes)
+            self._timeout = None
         return reply
 
     def exchange(self, data: bytes, deadline: float | None) -> dict[str, Any]:

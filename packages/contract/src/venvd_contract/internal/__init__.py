@@ -1,14 +1,21 @@
 """The internal protocol between the server and the worker host of one backend.
 
-Both sides import this package, and the worker's archive contains it. A change to anything in it raises `PROTOCOL`. The
-warden listens on `SOCKET` in the channel's directory. The server connects to it and sends `hello`.
+Both sides import this package, and the worker's archive contains it. A change to anything in it raises `PROTOCOL`.
+
+The server listens on `SOCKET` in the channel's directory, which the worker host mounts read-only. It leaves a secret in
+`SECRET` beside it. The warden reads the secret, connects, and sends `join` with it, before it starts any other process.
+The server takes the first connection that knows the secret, removes both files, creates `TAKEN` and sends `hello`. A
+channel serves one pair of server and warden: when their connection ends, the warden ends, and the pair is replaced.
+
+Descriptors travel inwards only. The server makes every socket pair and every segment, and passes the worker host its
+ends. It receives none.
 
 | path | form | declared in |
 |---|---|---|
 | control connection, server ↔ warden | `SOCK_SEQPACKET`, JSON and descriptors | `control`, `messages` |
 | slots, all ↔ all | shared memory, 512 bytes a session | `slots` |
 | stream, server ↔ session | the pipe's framing | `venvd_contract.framing`, and the lines below |
-| segments, session ↔ server or client | sealed memfds that carry arrays | `segments` |
+| supply of segments, server ↔ session | `SOCK_SEQPACKET`, JSON and sealed memfds that carry arrays | `segments` |
 | file transfer, server ↔ file process | a byte for the kind, four for the length, content | `file_transfer` |
 | limits and environment of a session | fields of `start` | `limits`, `environment` |
 
@@ -34,6 +41,9 @@ The session validates payloads. The server treats every reply as hostile input. 
 
 from __future__ import annotations
 
-PROTOCOL = 4
+PROTOCOL = 5
 """The version of all of this. The warden refuses a `hello` of another version."""
 SOCKET = "warden.sock"
+SECRET = "warden.secret"  # noqa: S105 - the name of a file
+TAKEN = "taken"
+"""Shows that the channel has had its warden."""

@@ -14,7 +14,9 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 LARGEST_PACKET = 256 * 1024
 """Bytes."""
-MOST_DESCRIPTORS = 4
+MOST_DESCRIPTORS = 8
+SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+"""Flags of every `sendmsg`: a descriptor may be shared with a process that makes it blocking."""
 
 _SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
@@ -42,7 +44,7 @@ class RawPacket(NamedTuple):
     Attributes:
         data: empty where the peer closed the connection.
         truncated: the packet was longer than `LARGEST_PACKET`.
-        descriptors_lost: this process had no room for all descriptors.
+        descriptors_lost: there was no room for all descriptors.
     """
 
     data: bytes
@@ -51,19 +53,28 @@ class RawPacket(NamedTuple):
     descriptors_lost: bool
 
 
-def receive(sock: socket.socket) -> RawPacket:
-    """Receive the next packet.
+def receive(sock: socket.socket, *, space: int = _SPACE) -> RawPacket:
+    """Receive the next packet, with descriptors if there is `space` for them.
 
     Raises:
         BlockingIOError: there is none yet.
         OSError: the connection failed.
     """
-    data, ancillary, flags, _ = sock.recvmsg(LARGEST_PACKET, _SPACE, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(LARGEST_PACKET, space, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
     return RawPacket(data, descriptors.tolist(), bool(flags & socket.MSG_TRUNC), bool(flags & socket.MSG_CTRUNC))
+
+
+def receive_data(sock: socket.socket) -> RawPacket:
+    """Receive the next packet without its descriptors, as the server does: none travels towards it.
+
+    Raises:
+        BlockingIOError, OSError: as `receive`.
+    """
+    return receive(sock, space=0)
 
 
 def rights(descriptors: Sequence[int]) -> List[Tuple[int, int, bytes]]:

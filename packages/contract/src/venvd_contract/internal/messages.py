@@ -6,20 +6,20 @@ a message and a code of `venvd_contract.errors`.
 | command | `data` | descriptors | result |
 |---|---|---|---|
 | `hello` | `Hello` | the memfd of the slots | `Greeting` |
-| `start` | `Start` | | `Started`, and the server's end of the session's stream |
+| `start` | `Start` | the session's ends of its stream and of its supply of segments | `Started` |
 | `interrupt` | `Interrupt` | | `{}`, at once |
 | `kill` | `Kill` | | `{}`, once the session's whole process tree is gone |
 | `attach` | `Attach` | a client's socket, and a memfd with what was read of it | `{}`, once it is passed on |
 | `file` | `TransferFile` | one end of a stream socketpair | `Started`; a file process serves the connection |
 | `stats` | | | `Stats` |
 
-| event | `data` | descriptors |
-|---|---|---|
-| `up` | `Up`: a session takes requests | |
-| `exited` | `Exited`: a session's process ended and its tree is gone | |
-| `segments` | `SegmentNews`: a session made a segment, or gave some up | the segment's memfd |
-| `refused` | `Refused`: a session had no room for a direct client | |
-| `zygote` | `ZygoteReport`: the zygote became ready or failed | |
+| event | `data` |
+|---|---|
+| `join` | `Join`: the warden's first packet |
+| `up` | `Up`: a session takes requests |
+| `exited` | `Exited`: a session's process ended and its tree is gone |
+| `refused` | `Refused`: a session had no room for a direct client |
+| `zygote` | `ZygoteReport`: the zygote became ready or failed |
 
 Everything that a session says may be wrong, since user code can say it: the warden bounds what it passes on, and the
 server checks it again.
@@ -237,6 +237,13 @@ class Stats:
 
 
 @dataclass
+class Join:
+    """The secret that the server left in the channel."""
+
+    secret: str
+
+
+@dataclass
 class Up:
     session: str
     pid: int = 0
@@ -260,17 +267,6 @@ class Exited:
 
 
 @dataclass
-class SegmentNews:
-    """A session made the segment `name` of `size` bytes, or gave up those in `gone`."""
-
-    session: str
-    pid: int = 0
-    name: str = ""
-    size: int = 0
-    gone: List[str] = field(default_factory=list)
-
-
-@dataclass
 class Refused:
     """A session could not take the direct client with this connection number."""
 
@@ -280,9 +276,9 @@ class Refused:
 
 
 EVENTS: Dict[str, Type[Any]] = {
+    "join": Join,
     "up": Up,
     "exited": Exited,
-    "segments": SegmentNews,
     "refused": Refused,
     "zygote": ZygoteReport,
 }

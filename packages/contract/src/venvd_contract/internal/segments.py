@@ -1,4 +1,13 @@
-"""Shared memory: memfds whose size is sealed, so that no holder can shrink one under another that has it mapped."""
+"""Shared memory: memfds whose size is sealed, so that no holder can shrink one under another that has it mapped.
+
+A session gets its segments over a connection of its own, its supply: packets of one JSON object over `SOCK_SEQPACKET`.
+
+| packet | sent by | meaning |
+|---|---|---|
+| `{"want": bytes}` | session | it needs a segment; it waits for the answer before it asks again |
+| `{"name", "size"}` and the memfd, or `{"error", "code"}` | server | the answer |
+| `{"gone": [names]}` | session | it does not use these segments again |
+"""
 
 from __future__ import annotations
 

@@ -295,8 +295,8 @@ class DirectClients:
             self.last_used = now
             if slot.sequence != self._sequence:
                 self._sequence = slot.sequence
-                self._deadline = now + self._admission.timeout
-            if now >= (slot.deadline if slot.deadline > 0 else self._deadline):
+                self._deadline = now + (slot.deadline - slot.started if slot.deadline > 0 else self._admission.timeout)
+            if now >= self._deadline:
                 self._stop(slot.sequence, "timeout")
         process = self._lifecycle.process
         if process is not None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from venvd_contract.errors import Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
 from venvd_contract.internal.messages import Exited
 from venvd_contract.internal.slots import FREE
-from venvd_core.channel import Link
+from venvd_core.link import Link
 from venvd_core.session import process as processes
 from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.process import Process

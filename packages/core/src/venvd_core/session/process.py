@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import socket
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Started
-from venvd_core.channel import Answer, Link
+from venvd_core.link import Link
 from venvd_core.segments import Segments
 from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_reply
 from venvd_core.session.venvs import VenvRequests
@@ -39,13 +39,13 @@ class Process:
         kill_reason: why the server kills it, if it does.
     """
 
-    def __init__(self, session: str, link: Link, pid: int) -> None:
+    def __init__(self, session: str, link: Link, pid: int, stream: Stream, segments: Segments) -> None:
         self.session = session
         self.link = link
         self.pid = pid
-        self.stream: Stream | None = None
+        self.stream = stream
         self.venvs: VenvRequests | None = None
-        self.segments = Segments(self._write)
+        self.segments = segments
         self.exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
         self.kill_reason: str | None = None
 
@@ -67,7 +67,7 @@ class Process:
 
     def ask_heartbeat(self, number: int) -> None:
         """Ask the session to write `number` into its slot."""
-        self._write(encode({"heartbeat": number}) + b"\n")
+        self.stream.tell(encode({"heartbeat": number}) + b"\n")
 
     async def kill(self, reason: str) -> None:
         """End the whole process tree."""
@@ -77,16 +77,11 @@ class Process:
         except TimeoutError:
             self.on_exited(Exited(self.session, self.pid, f"was killed: {reason}", "kill"))
 
-    def _write(self, line: bytes) -> None:
-        if self.stream is not None and not self.stream.closed:
-            self.stream.write(line)
-
     def close(self) -> None:
         self.segments.close()
         if self.venvs is not None:
             self.venvs.close()
-        if self.stream is not None:
-            self.stream.close()
+        self.stream.close()
 
 
 async def kill(link: Link, session: str, reason: str) -> None:
@@ -106,41 +101,40 @@ async def start(
     link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
     lease: float, compat: bool,
 ) -> Process:  # fmt: skip
-    """Start the process of a session.
+    """Start the process of a session, with connections whose server's ends no other process ever has.
 
     Raises:
         Unavailable: the warden is away, or could not start it; says why.
     """
-    try:
-        answer = await link.request(Start(session, slot, asdict(limits), env, lease, compat), within=_START_TIMEOUT)
-        sock, pid = _unpack(answer)
-    except Unavailable:
-        raise
-    except VenvdError as error:
-        raise Unavailable(error.message) from None
-    process = Process(session, link, pid)
     stream = Stream(on_line, on_broken, largest_reply(limits))
-    try:
-        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=sock)
-    except BaseException:
-        sock.close()
-        raise
-    process.stream = stream
-    return process
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        stream_end = _connect(theirs, ours, socket.SOCK_STREAM)
+        supply_end = _connect(theirs, ours, socket.SOCK_SEQPACKET)
+        command = Start(session, slot, asdict(limits), env, lease, compat)
+        descriptors = [stream_end.other.fileno(), supply_end.other.fileno()]
+        try:
+            started = _started.decode(await link.request(command, within=_START_TIMEOUT, descriptors=descriptors))
+        except Unavailable:
+            raise
+        except VenvdError as error:
+            raise Unavailable(error.message) from None
+        except msgspec.MsgspecError as error:
+            raise Unavailable(f"the worker host gave no usable session: {error}") from None
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=stream_end.own)
+        segments = Segments(supply_end.own, limits.memoryBytes, stream.tell, on_broken)
+        ours.pop_all()
+    return Process(session, link, started.pid, stream, segments)
 
 
-def _unpack(answer: Answer) -> tuple[socket.socket, int]:
-    """Take the stream's socket and the process ID from the answer of the warden."""
-    try:
-        (descriptor,) = answer.descriptors
-        pid = _started.decode(answer.result).pid
-        sock = socket.socket(fileno=descriptor)
-    except (ValueError, OSError, msgspec.MsgspecError) as error:
-        for descriptor in answer.descriptors:
-            os.close(descriptor)
-        raise Unavailable(f"the worker host gave no usable session: {error}") from None
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-        sock.close()
-        raise Unavailable("the worker host gave no stream for the session")
-    sock.setblocking(False)
-    return sock, pid
+class _Pair(NamedTuple):
+    own: socket.socket
+    other: socket.socket
+
+
+def _connect(theirs: contextlib.ExitStack, ours: contextlib.ExitStack, kind: socket.SocketKind) -> _Pair:
+    """Make a connection; each stack closes its ends."""
+    own, other = socket.socketpair(socket.AF_UNIX, kind)
+    theirs.enter_context(other)
+    ours.enter_context(own)
+    own.setblocking(False)
+    return _Pair(own, other)

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from venvd_contract.commands import SessionInfo
 from venvd_contract.errors import Cancelled, DeadlineExceeded, SessionLost, Unavailable, VenvdError
-from venvd_contract.internal.control import close_descriptors
-from venvd_contract.internal.messages import Exited, Refused, SegmentNews, Up
+from venvd_contract.internal.messages import Exited, Refused, Up
 from venvd_contract.internal.slots import RUNNING
 from venvd_core import arrays
 from venvd_core.callers import Access
 from venvd_core.calls import Call, Reply
-from venvd_core.channel import SessionEvent
+from venvd_core.link import SessionEvent
 from venvd_core.segments import Segments
 from venvd_core.session.direct import DirectClient, DirectClients
 from venvd_core.session.host import Host, SessionSpec
@@ -302,7 +301,7 @@ class Session:
     def on_process(self, process: Process) -> None:
         self._direct.on_process()
         self._segments = process.segments
-        self._write = write_nowhere if process.stream is None else process.stream.write
+        self._write = process.stream.write
         self._event_bytes = 0
         self._send_next()
 
@@ -319,13 +318,8 @@ class Session:
             self._fail(call, SessionLost(before) if started else Unavailable(why))
         return call_ran
 
-    def on_event(self, event: SessionEvent, descriptors: list[int]) -> None:
-        """Take an event of the warden, and the descriptors that came with it."""
-        process = self._lifecycle.process
-        if isinstance(event, SegmentNews) and process is not None and process.pid == event.pid:
-            process.segments.on_news(event, descriptors)
-            return
-        close_descriptors(descriptors)
+    def on_event(self, event: SessionEvent) -> None:
+        """Take an event of the warden."""
         if isinstance(event, Up):
             self._lifecycle.on_up(event.pid)
         elif isinstance(event, Exited):

@@ -60,10 +60,9 @@ class Stream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.write = self._transport.write
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing is read or written any more."""
-        return self._on_line is None
+    def tell(self, line: bytes) -> None:
+        """Write a line that has no reply, if the stream is still open."""
+        self.write(line)
 
     def data_received(self, data: bytes) -> None:
         on_line = self._on_line

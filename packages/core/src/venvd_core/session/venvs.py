@@ -19,7 +19,7 @@ from venvd_contract.errors import Busy, Forbidden, Internal, VenvdError
 from venvd_contract.internal.messages import OpenVenvs
 from venvd_contract.internal.venv_host import LARGEST_LINE
 from venvd_contract.venvs import PASSED_ON
-from venvd_core.channel import Link
+from venvd_core.link import Link
 from venvd_core.tasks import Tasks
 from venvd_core.wire import encode
 

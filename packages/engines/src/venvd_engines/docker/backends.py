@@ -114,9 +114,8 @@ class Backends:
         return {**user_labels, **engine_labels}
 
     def _make_channel(self, launch: Launch) -> None:
-        options = (
-            f"uid={_worker_user(launch)},gid={labels.SHARED_GID},mode=2770,size={CHANNEL_BYTES},nosuid,nodev,noexec"
-        )
+        """Make the channel: only the server can write to it."""
+        options = f"uid={labels.SERVER_UID},gid={labels.SHARED_GID},mode=2750,size={CHANNEL_BYTES},nosuid,nodev,noexec"
         self._client.api.create_volume(
             labels.part_name(launch.id, labels.CHANNEL),
             driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options},
@@ -127,8 +126,9 @@ class Backends:
         return launch.oci_runtime or self._client.settings.oci_runtime
 
     @staticmethod
-    def _channel(launch: Launch) -> Mount:
-        return Mount(CHANNEL, labels.part_name(launch.id, labels.CHANNEL), type="volume", no_copy=True)
+    def _channel(launch: Launch, *, read_only: bool) -> Mount:
+        name = labels.part_name(launch.id, labels.CHANNEL)
+        return Mount(CHANNEL, name, type="volume", read_only=read_only, no_copy=True)
 
     def _start_worker(self, launch: Launch) -> None:
         archive_path = archive.build(self._client.settings.home / "worker")
@@ -140,7 +140,10 @@ class Backends:
         work = tmpfs_options(size, 0, 0, mode="1733", executable=True)
         temporary = tmpfs_options(size, 0, 0, mode="1777", executable=True)
         shared_memory = tmpfs_options(size, 0, 0, mode="1777")
-        mounts = [self._channel(launch), Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True)]
+        mounts = [
+            self._channel(launch, read_only=True),
+            Mount(ARCHIVE, archive_volume, type="volume", read_only=True, no_copy=True),
+        ]
         if launch.assemblies is not None:
             mounts.append(Mount(ASSEMBLIES, str(launch.assemblies), type="bind", read_only=True))
         warden_command = [f"{PREFIX}/bin/python", "-I", f"{ARCHIVE}/{archive_path.name}", "warden"]
@@ -173,7 +176,10 @@ class Backends:
     def _start_server(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, progress: Progress
     ) -> LaunchRecord:
-        mounts = [self._channel(launch), self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref)]
+        mounts = [
+            self._channel(launch, read_only=False),
+            self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref),
+        ]
         mounts += [
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
             for variable, path in launch.server_files.items()

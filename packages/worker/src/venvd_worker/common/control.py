@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import select
 import socket
 from collections import deque
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from venvd_contract.internal.control import LARGEST_PACKET, close_descriptors, receive, rights
+from venvd_contract.internal.control import LARGEST_PACKET, SEND, close_descriptors, receive, rights
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
@@ -37,7 +38,6 @@ class ControlConnection:
     """One end of a control connection; never blocks."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
         self._sock = sock
         self._unsent: Deque[Tuple[bytes, List[int]]] = deque()
 
@@ -55,20 +55,31 @@ class ControlConnection:
         return bool(self._unsent)
 
     def send(self, message: Dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a packet now, or when the peer reads; the descriptors are closed here once they are sent."""
+        """Send a packet now, or when the peer reads; the descriptors are closed here once they are sent.
+
+        Raises:
+            OSError: the kernel takes no more descriptors of this user on their way; the packet is dropped.
+        """
         self._unsent.append((_encode(message).encode(), list(descriptors)))
         self.flush()
 
     def flush(self) -> None:
-        """Send the packets that wait, as far as the peer takes them; those for a peer that is gone are dropped."""
+        """Send the packets that wait, as far as the peer takes them; those for a peer that is gone are dropped.
+
+        Raises:
+            OSError: as `send`.
+        """
         while self._unsent:
             data, descriptors = self._unsent[0]
             try:
-                self._sock.sendmsg([data], rights(descriptors))
+                self._sock.sendmsg([data], rights(descriptors), SEND)
             except BlockingIOError:
                 return
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:
+                    self._unsent.popleft()
+                    close_descriptors(descriptors)
+                    raise
             self._unsent.popleft()
             close_descriptors(descriptors)
 
@@ -107,6 +118,11 @@ def _parse(data: bytes, truncated: bool, descriptors_lost: bool) -> Dict[str, An
     if descriptors_lost:
         raise TruncatedPacket(message)
     return message
+
+
+def adopt(descriptor: int) -> ControlConnection:
+    """The connection of a descriptor that came from another process."""
+    return ControlConnection(socket.socket(fileno=descriptor))
 
 
 def make_pair() -> Tuple[ControlConnection, socket.socket]:

@@ -11,7 +11,7 @@ from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented
 from venvd_contract.internal.segments import INLINE_BYTES
 from venvd_worker.session import tables, tracebacks
 from venvd_worker.session.interrupts import Interrupts
-from venvd_worker.session.segments import Peer, Segment, Segments
+from venvd_worker.session.segments import Segment, Segments
 
 _FORMATS = {
     "?": "|b1", "b": "|i1", "B": "|u1", "c": "|S1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8",
@@ -26,8 +26,6 @@ class ArrayReply(NamedTuple):
 
     result: Dict[str, Any]
     attachments: Sequence[Any] = ()
-    segment: Optional[Segment] = None
-    """Its descriptor goes along where the peer does not have it."""
     text: Optional[Sequence[bytes]] = None
     """Parts of the JSON that is the result, in place of `result`."""
 
@@ -41,7 +39,7 @@ class Source(NamedTuple):
 
 
 class Arrays:
-    """Sends and takes arrays within the session's limits.
+    """Sends and takes arrays within the session's limits. Only the server `shares` segments with the session.
 
     Args:
         most: bytes of one array; None for no limit.
@@ -56,27 +54,27 @@ class Arrays:
 
     # ---- out
 
-    def get(self, value: Any, form: Optional[str], shm: bool, peer: Peer) -> ArrayReply:
+    def get(self, value: Any, form: Optional[str], shm: bool, shares: bool) -> ArrayReply:
         """Send a value as an array or, where `form` is `arrow`, as a table."""
         check_format(form)
         source = source_of(value) if form is None else _table_source(value)
         self._check_size(source.header)
         if not shm or source.header.nbytes <= INLINE_BYTES:
             return ArrayReply(source.header.fields(), [_bytes_of(source)])
-        segment = self._lend(source.header.nbytes, peer)
+        segment = self._lend(source.header.nbytes, shares)
         try:
             _copy(source, segment)
         except BaseException:
             self._segments.take_back([segment.name])
             raise
-        return self._reply(source.header, segment, peer)
+        return self._reply(source.header, segment)
 
-    def send_text(self, parts: List[bytes], peer: Peer) -> ArrayReply:
-        """Send JSON that is no part of a line: a long one lies in a segment if the peer takes it so."""
+    def send_text(self, parts: List[bytes], shares: bool) -> ArrayReply:
+        """Send JSON that is no part of a line: a long one lies in a segment for the server."""
         size = sum(map(len, parts))
-        if not peer.takes_text or size <= INLINE_BYTES:
+        if not shares or size <= INLINE_BYTES:
             return ArrayReply({}, text=parts)
-        segment = self._lend(size, peer)
+        segment = self._lend(size, shares)
         memory = memoryview(segment.map).cast("B")
         end = 0
         parts.reverse()
@@ -84,18 +82,18 @@ class Arrays:
             part = parts.pop()
             memory[end : end + len(part)] = part
             end += len(part)
-        return self._reply(header("|u1", [size]), segment, peer)
+        return self._reply(header("|u1", [size]), segment)
 
     # ---- in
 
-    def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], peer: Peer) -> Any:
+    def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], shares: bool) -> Any:
         """What `array.put` comes to: the array, or a `ArrayReply` with the segment that was asked for."""
         head = described(fields)
         self._check_size(head)
         if fields["segment"] is not None:
-            return self._adopt(head, fields["segment"], peer)
+            return self._adopt(head, fields["segment"], shares)
         if fields["shm"] and not attachments:
-            return self._lend_for(head, peer)
+            return self._lend_for(head, shares)
         return self._from_attachment(head, attachments)
 
     def _from_attachment(self, head: Header, attachments: Sequence[bytes]) -> Any:
@@ -107,23 +105,23 @@ class Arrays:
         head.check_length(len(attachments[0]))
         return _make_array(head, bytearray(attachments[0]))
 
-    def _lend_for(self, head: Header, peer: Peer) -> ArrayReply:
-        """Lend `peer` a segment to write the bytes of an array into."""
+    def _lend_for(self, head: Header, shares: bool) -> ArrayReply:
+        """Lend the server a segment to write the bytes of an array into."""
         _check_modules(head)
-        segment = self._lend(max(1, head.nbytes), peer)
+        segment = self._lend(max(1, head.nbytes), shares)
         self._expected = {name: meant for name, meant in self._expected.items() if self._segments.is_lent(name)}
         self._expected[segment.name] = head
-        return self._reply(head, segment, peer)
+        return self._reply(head, segment)
 
-    def _adopt(self, head: Header, name: str, peer: Peer) -> Any:
-        """Make an array of the segment that `peer` has written."""
-        segment = self._segments.find_lent(name, peer)
+    def _adopt(self, head: Header, name: str, shares: bool) -> Any:
+        """Make an array of the segment that the server, or a client of it, has written."""
+        segment = self._segments.find_lent(name) if shares else None
         if segment is None:
             raise InvalidRequest(
                 'the segment "{}" is not lent to this connection: ask for one with "shm"'.format(name[:80])
             )
         if self._expected.pop(name, None) != head:
-            self.release([name], peer)
+            self.release([name], shares=True)
             raise InvalidRequest("array.put: the segment was given for an array of another dtype, shape or order")
         _check_modules(head)
         if not self._segments.crowded:
@@ -133,7 +131,7 @@ class Arrays:
         try:
             return _make_array(head, bytearray(memoryview(segment.map).cast("B")[: head.nbytes]))
         finally:
-            self.release([name], peer)
+            self.release([name], shares=True)
 
     def handle_server_line(self, what: Any) -> None:
         """Handle a line of the server: segments to reuse (`free`), and segments never to use again (`drop`)."""
@@ -141,22 +139,24 @@ class Arrays:
             self._segments.take_back(_names(what.get("free")))
             self._segments.retire(_names(what.get("drop")))
 
-    def release(self, names: Sequence[str], peer: Peer) -> None:
-        """Take segments back that `peer` is done with."""
-        its = [name for name in names if self._segments.find_lent(name, peer) is not None]
-        self._interrupts.shield(lambda: self._segments.take_back(its))
+    def release(self, names: Sequence[str], shares: bool) -> None:
+        """Take segments back that the server is done with."""
+        if shares and names:
+            self._interrupts.shield(lambda: self._segments.take_back(names))
 
     # ---- inside
 
-    def _reply(self, head: Header, segment: Segment, peer: Peer) -> ArrayReply:
-        result = {**head.fields(), "segment": segment.name, "size": segment.size}
-        gone = self._segments.list_gone(peer)
-        if gone:
-            result["gone"] = gone
-        return ArrayReply(result, (), segment)
+    @staticmethod
+    def _reply(head: Header, segment: Segment) -> ArrayReply:
+        return ArrayReply({**head.fields(), "segment": segment.name, "size": segment.size})
 
-    def _lend(self, size: int, peer: Peer) -> Segment:
-        return self._interrupts.shield(lambda: self._segments.lend(size, peer))
+    def _lend(self, size: int, shares: bool) -> Segment:
+        if not shares:
+            raise InvalidRequest(
+                "an attached connection shares no memory with its session: ask over another connection, "
+                'or without "shm"'
+            )
+        return self._interrupts.shield(lambda: self._segments.lend(size))
 
     def _check_size(self, head: Header) -> None:
         if self._most is not None and head.nbytes > self._most:

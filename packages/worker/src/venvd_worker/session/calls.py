@@ -103,7 +103,7 @@ class Calls:
                 interrupts.armed = False
             if getpid() != forks.session:
                 forks.leave(None)
-            reply = _pack(begin, result, call) if type(result) is ArrayReply else self._line(begin, result)
+            reply = _pack(begin, result) if type(result) is ArrayReply else self._line(begin, result)
         except BaseException as raised:  # noqa: BLE001 - the user's code may raise anything
             if not forks.is_session():
                 forks.leave(raised)
@@ -154,7 +154,7 @@ class Calls:
         payload = message.get("payload")
         wants_data = self._compat and type(payload) is dict and RETURN_TYPE in payload and compat.wants_data(payload)
         fields = checked(command, payload)
-        return step, _new(Call, (fields, self._modes[mode], wants_data, emit, attachments, stream.peer)), timeout
+        return step, _new(Call, (fields, self._modes[mode], wants_data, emit, attachments, stream.shares)), timeout
 
     def _send_event(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
         """Send an event. The thread that reads the output calls this too."""
@@ -196,11 +196,10 @@ def _parse_lease(given: Any) -> Optional[float]:
     return float(given) or None
 
 
-def _pack(begin: bytes, reply: ArrayReply, call: Call) -> Reply:
+def _pack(begin: bytes, reply: ArrayReply) -> Reply:
     if reply.text is not None:
         return replies.text_reply(begin, reply.text)
-    descriptors = () if reply.segment is None else call.peer.share(reply.segment)
-    return replies.package(begin, reply.result, reply.attachments, descriptors)
+    return replies.package(begin, reply.result, reply.attachments)
 
 
 def parse_value_mode(message: Dict[str, Any], usual: str) -> str:

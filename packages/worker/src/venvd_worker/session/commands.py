@@ -46,7 +46,7 @@ class Call(NamedTuple):
     wants_data: bool
     emit: Optional[Emit]
     attachments: Sequence[bytes] = ()
-    peer: Any = None
+    shares: bool = False
 
 
 class Parts(NamedTuple):
@@ -147,19 +147,19 @@ class Commands:
     def _float_array(self, write: Callable[[Any, FloatText], None], call: Call) -> ArrayReply:
         text = FloatText(self._limits.arrayBytes, tagged=call.mode.name == "tagged")
         write(self._find(call), text)
-        return self.arrays.send_text(text.finish(), call.peer)
+        return self.arrays.send_text(text.finish(), call.shares)
 
     def get_array(self, call: Call) -> Any:
-        self.arrays.release(call.fields["release"] or (), call.peer)
-        return self.arrays.get(self._find(call), call.fields["format"], call.fields["shm"] is True, call.peer)
+        self.arrays.release(call.fields["release"] or (), call.shares)
+        return self.arrays.get(self._find(call), call.fields["format"], call.fields["shm"] is True, call.shares)
 
     def put_array(self, call: Call) -> Any:
-        self.arrays.release(call.fields["release"] or (), call.peer)
-        taken = self.arrays.take(call.fields, call.attachments, call.peer)
+        self.arrays.release(call.fields["release"] or (), call.shares)
+        taken = self.arrays.take(call.fields, call.attachments, call.shares)
         return taken if isinstance(taken, ArrayReply) else self._held(taken)
 
     def release_segments(self, call: Call) -> Any:
-        self.arrays.release(call.fields["segments"], call.peer)
+        self.arrays.release(call.fields["segments"], call.shares)
         return {"success": True}
 
     def module_available(self, call: Call) -> Any:

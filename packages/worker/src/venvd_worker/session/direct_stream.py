@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 from collections import deque
-from functools import partial
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
 from venvd_contract.commands import PIPES
-from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_contract.errors import InvalidRequest, LimitExceeded, TooLarge
 from venvd_contract.framing import attachment_sizes
-from venvd_contract.internal.control import AttachTerms, close_descriptors, rights
+from venvd_contract.internal.control import AttachTerms, close_descriptors, receive
+from venvd_worker.common.descriptors import lift
 from venvd_worker.session.pipes import Pipes
 from venvd_worker.session.replies import NO_ID, Package, Reply, head, package
-from venvd_worker.session.segments import Segment
 from venvd_worker.session.slot import Traffic
-from venvd_worker.session.streams import CHUNK, Stream
+from venvd_worker.session.streams import Stream
 
 _LONGEST_TIMEOUT = 365 * 86400.0
 _STALL = 60.0
@@ -33,22 +31,6 @@ _READ_TIMEOUT, _RATE = 0.1, 50e6
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
-class DirectPeer:
-    """A direct client as a borrower of segments. The first reply that names a segment carries its descriptor."""
-
-    def __init__(self) -> None:
-        self.known: Set[str] = set()
-        self.takes_descriptors = True
-        """Whether the session can send descriptors to the client."""
-        self.takes_text = False
-
-    def share(self, segment: Segment) -> List[int]:
-        if segment.name in self.known:
-            return []
-        self.known.add(segment.name)
-        return [segment.descriptor]
-
-
 class DirectStream(Stream):
     """The stream of one direct client. While replies wait for the client, the session does not read its requests.
 
@@ -57,8 +39,14 @@ class DirectStream(Stream):
         sink: the descriptor to which the session writes replies.
     """
 
+    shares = False
+
     def __init__(self, descriptor: int, terms: AttachTerms, rest: bytes, traffic: Traffic) -> None:
-        super().__init__(descriptor, DirectPeer(), traffic, terms.max_line)
+        super().__init__(descriptor, traffic, terms.max_line)
+        self._read_plain, self._read = self._read, self._read_first
+        self._brought: List[int] = []
+        """Descriptors that came with the first bytes."""
+        self._has_room = True
         # `setblocking` would also change the server's descriptor of the same socket.
         self._write: Callable[[Union[bytes, memoryview]], int] = lambda data: self._sock.send(data, _SEND)
         self._pipes: Optional[Pipes] = None
@@ -69,7 +57,7 @@ class DirectStream(Stream):
         self.gone = False
         self.timeout = terms.timeout
         self._most_attachments = terms.max_attachment_bytes
-        self._unsent: Deque[Tuple[memoryview, List[int]]] = deque()
+        self._unsent: Deque[memoryview] = deque()
         self._moved = 0.0
         self._ending = False
         self._discarded = 0
@@ -89,23 +77,38 @@ class DirectStream(Stream):
     def descriptors(self) -> List[int]:
         return [self.fileno(), *(self._pipes.descriptors if self._pipes else ())]
 
+    def _read_first(self) -> bytes:
+        """Read as always, and keep the descriptors that `session.pipes` brings; later ones are discarded."""
+        packet = receive(self._sock)
+        self._read = self._read_plain
+        self._brought = list(map(lift, packet.descriptors))
+        self._has_room = not packet.descriptors_lost
+        return packet.data
+
+    def drop_brought(self) -> None:
+        """Close what came with a first line that is not `session.pipes`."""
+        brought, self._brought = self._brought, []
+        close_descriptors(brought)
+
     def take_pipes(self, begin: bytes) -> None:
-        """Answer `session.pipes`. From then on lines go over two pipes, and the connection only shows the client's end.
+        """Answer `session.pipes`. Lines then go over the client's two pipes, and the connection only shows its end.
 
         Raises:
-            InvalidRequest: the client sent something before the answer.
-            OSError: the process has no room for the descriptors.
+            InvalidRequest: the client brought no two pipes, or sent something before the answer.
+            LimitExceeded: the process has no room for the descriptors.
         """
         if self.waiting:
             raise InvalidRequest("{}: nothing may be sent behind it before its answer".format(PIPES))
-        pipes = Pipes()
-        self.send(package(begin, {"success": True}, (), pipes.theirs))
-        pipes.hand_over()
+        brought, self._brought = self._brought, []
+        if not self._has_room:
+            close_descriptors(brought)
+            raise LimitExceeded("the session has no room for two pipes: it has too many open files")
+        pipes = Pipes(brought)
+        self.send(package(begin, {"success": True}, ()))
         self._pipes = pipes
         self.source, self.sink = pipes.requests, pipes.replies
-        self._read = partial(os.read, pipes.requests, CHUNK)
-        self._write = partial(os.write, pipes.replies)
-        self.peer.takes_descriptors = False
+        self._read = pipes.read
+        self._write = pipes.write
 
     # ---- requests
 
@@ -174,16 +177,16 @@ class DirectStream(Stream):
         if type(data) is bytes:
             self._send_line(data)
         elif isinstance(data, Package):
-            self._send_line(data.line, data.descriptors)
+            self._send_line(data.line)
             for part in data.attachments:
                 self._send_attachment(memoryview(part).cast("B"))
 
-    def _send_line(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    def _send_line(self, data: bytes) -> None:
         size = len(data)
         self._traffic.sent += size
-        sent = 0 if self._unsent else self._write_some(data, descriptors)
+        sent = 0 if self._unsent else self._write_some(data)
         if sent < size:
-            self._queue(data[sent:], () if sent else descriptors)
+            self._queue(data[sent:])
 
     def _send_attachment(self, data: memoryview) -> None:
         """Send an attachment. While the client reads, wait for it, because a queue would cost a copy and its memory."""
@@ -193,38 +196,35 @@ class DirectStream(Stream):
         poll = select.poll()
         poll.register(self.sink, select.POLLOUT)
         while sent < len(data) and not self._unsent:
-            sent += self._write_some(data[sent : sent + LARGE], ())
+            sent += self._write_some(data[sent : sent + LARGE])
             remaining = deadline - monotonic()
             if sent < len(data) and (remaining <= 0 or not poll.poll(1000 * min(remaining, _READ_TIMEOUT))):
                 break
         if sent < len(data):
-            self._queue(bytes(data[sent:]), ())
+            self._queue(bytes(data[sent:]))
 
-    def _queue(self, data: bytes, descriptors: Sequence[int]) -> None:
+    def _queue(self, data: bytes) -> None:
         if not self._unsent:
             self._moved = monotonic()
         self.blocked = True
-        self._unsent.append((memoryview(data), [os.dup(descriptor) for descriptor in descriptors]))
+        self._unsent.append(memoryview(data))
 
     def flush(self) -> None:
         """Send as much of the queued replies as the client takes."""
         while self._unsent:
-            data, descriptors = self._unsent[0]
-            sent = self._write_some(data[:LARGE], descriptors)
+            data = self._unsent[0]
+            sent = self._write_some(data[:LARGE])
             if self.gone or not sent:
                 return
             self._moved = monotonic()
-            close_descriptors(descriptors)
-            self._unsent[0] = data[sent:], []
+            self._unsent[0] = data[sent:]
             if sent == len(data):
                 self._unsent.popleft()
         self.blocked = False
 
-    def _write_some(self, data: Union[bytes, memoryview], descriptors: Sequence[int]) -> int:
+    def _write_some(self, data: Union[bytes, memoryview]) -> int:
         """Write without waiting, and return the number of bytes. Data for a client that is gone counts as written."""
         try:
-            if descriptors:
-                return self._sock.sendmsg([data], rights(descriptors), _SEND)
             return self._write(data)
         except BlockingIOError:
             return 0
@@ -236,8 +236,7 @@ class DirectStream(Stream):
 
     def _drop_unsent(self) -> None:
         self.blocked = False
-        while self._unsent:
-            close_descriptors(self._unsent.popleft()[1])
+        self._unsent.clear()
 
     def is_stalled(self, now: float) -> bool:
         """Return whether the client has read nothing for too long, or has lingered for too long."""
@@ -274,6 +273,7 @@ class DirectStream(Stream):
         except OSError:
             pass  # the client has ended it
         self._drop_unsent()
+        self.drop_brought()
         if self._pipes is not None:
             self._pipes.close()
         self._sock.close()

@@ -20,11 +20,10 @@ NO_ID = b'{"id":null,'
 
 
 class Package(NamedTuple):
-    """A line with the bytes behind it and the descriptors that go along."""
+    """A line with the bytes behind it."""
 
     line: bytes
     attachments: Sequence[Any] = ()
-    descriptors: Sequence[int] = ()
 
 
 Reply = Union[bytes, Package]
@@ -67,14 +66,12 @@ def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str
     return b'%b"result":%b}\n' % (begin, data)
 
 
-def package(begin: bytes, result: Any, attachments: Sequence[Any], descriptors: Sequence[int]) -> Package:
-    """The reply of a call with attachments or descriptors."""
+def package(begin: bytes, result: Any, attachments: Sequence[Any]) -> Package:
+    """The reply of a call with attachments."""
     fields: Dict[str, Any] = {"result": result}
     if attachments:
         fields["attachments"] = [len(part) for part in attachments]
-    if descriptors:
-        fields["descriptors"] = len(descriptors)
-    return Package(begin + dump_line(fields)[1:], attachments, descriptors)
+    return Package(begin + dump_line(fields)[1:], attachments)
 
 
 def text_reply(begin: bytes, parts: Sequence[bytes]) -> Reply:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from venvd_contract.commands import PIPES
-from venvd_contract.errors import LimitExceeded, VenvdError
+from venvd_contract.errors import VenvdError
 from venvd_worker.session import replies
 from venvd_worker.session.calls import Calls, parse_value_mode
 from venvd_worker.session.direct_stream import DirectStream
@@ -183,6 +183,7 @@ class RequestLoop:
         if isinstance(stream, DirectStream):
             stream.fresh = False
             if message.get("command") != PIPES:
+                stream.drop_brought()
                 return False
             self._take_pipes(stream, message)
             self._update(stream)
@@ -223,9 +224,6 @@ class RequestLoop:
             client.values = mode
         except VenvdError as error:
             client.send(replies.error_line(begin, error))
-        except OSError as error:
-            no_room = LimitExceeded("the session has no room for two pipes: {}".format(error))
-            client.send(replies.error_line(begin, no_room))
         else:
             self._streams[client.source] = self._streams[client.sink] = client
             self._watch(client.fileno(), 0)  # only for its end
@@ -258,4 +256,3 @@ class RequestLoop:
             del self._streams[descriptor]
             self._ignore(descriptor)  # closing would not do: the server has the same socket
         client.close()
-        self._segments.retire(self._segments.list_lent(client.peer))

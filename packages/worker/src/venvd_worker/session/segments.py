@@ -1,23 +1,28 @@
-"""Segments: sealed memfds that a session shares with its peers to send and receive arrays.
+"""Segments: sealed memfds that the server makes for a session, to send and receive arrays.
 
 The first touch of fresh memory costs several times as much as a copy into it. An unused segment therefore stays mapped
-for a while, here and at its peers.
+for a while, here and at the server.
+
+An array that was sent is a private mapping of its segment, and processes that the session has forked may share its
+pages. A segment that such a process may still see is never used again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import select
+import socket
 import weakref
-from binascii import hexlify
 from collections import deque
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protocol, Sequence, Set
+from typing import Any, Deque, Dict, Iterable, List, Optional, Sequence, Set
 
-from venvd_contract.errors import InvalidRequest, LimitExceeded
-from venvd_contract.internal.segments import MOST_SEGMENTS, create_sealed
+from venvd_contract.errors import LimitExceeded, from_fields
+from venvd_contract.internal.control import SEND, receive, rights
+from venvd_contract.internal.segments import MOST_SEGMENTS
 from venvd_worker.common import kernel
-from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.descriptors import lift
 
 _IDLE_BYTES = 1 << 30
@@ -25,55 +30,69 @@ _IDLE_SECONDS = 15.0
 _GRAIN = 1 << 20
 _WASTE = 4
 """A borrower gets no idle segment that is more than this many times as large as it needs."""
-_PREFIX = "seg-"
+_ANSWER_TIMEOUT = 60.0
+"""Seconds that the server may take to make a segment."""
 
 
-class Peer(Protocol):
-    """A borrower of segments."""
+class Supply:
+    """The session's end of the connection over which the server gives it segments."""
 
-    known: Set[str]
-    """Names of the segments whose descriptors the peer has."""
-    takes_descriptors: bool
-    """Whether the session can send descriptors to the peer."""
-    takes_text: bool
-    """Whether the peer reads a long result out of a segment unasked."""
+    def __init__(self, descriptor: int) -> None:
+        self._sock = socket.socket(fileno=descriptor)
 
-    def share(self, segment: "Segment") -> List[int]:
-        """Make a segment known to the peer, and return the descriptors that the reply must carry."""
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
+    def close(self) -> None:
+        self._sock.close()
 
-class ServerPeer:
-    """The server as a peer. It gets descriptors through the warden."""
+    def fetch(self, size: int) -> "Segment":
+        """Ask the server for a segment of `size` bytes, and map it.
 
-    takes_descriptors = True
-    takes_text = True
-
-    def __init__(self, control: ControlConnection) -> None:
-        self.known: Set[str] = set()
-        self._control = control
-
-    def share(self, segment: "Segment") -> List[int]:
-        if segment.name not in self.known:
-            self.known.add(segment.name)
-            described = {"name": segment.name, "size": segment.size}
-            self._control.send({"segment": described}, [os.dup(segment.descriptor)])
-        return []
+        Raises:
+            LimitExceeded: the server gives none of that size, or there is no room for it here.
+            EOFError: the server is gone.
+        """
+        self._send({"want": size})
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        while True:
+            if not poll.poll(1000 * _ANSWER_TIMEOUT):
+                raise LimitExceeded("the server gave no memory within {:g} s".format(_ANSWER_TIMEOUT))
+            try:
+                packet = receive(self._sock)
+            except BlockingIOError:
+                continue
+            break
+        if not packet.data:
+            raise EOFError("the server gives no memory any more")
+        answer = json.loads(packet.data.decode())
+        if "error" in answer:
+            raise from_fields(answer)
+        try:
+            return _open(answer["name"], answer["size"], packet.descriptors)
+        except BaseException:
+            self.report_gone([answer["name"]])
+            raise
 
     def report_gone(self, names: Sequence[str]) -> None:
-        """Tell the server that the session will not use these segments again."""
-        known_names = self.known.intersection(names)
-        self.known -= known_names
-        if known_names:
-            self._control.send({"gone": sorted(known_names)})
+        """Tell the server that the session does not use these segments again."""
+        self._send({"gone": list(names)})
+
+    def _send(self, message: Dict[str, Any]) -> None:
+        try:
+            self._sock.sendmsg([json.dumps(message).encode()], rights(()), SEND)
+        except OSError as error:
+            raise EOFError("the server gives no memory any more: {}".format(error)) from None
 
 
 class Segment:
     """One sealed memfd. The session has mapped it and allocated every page."""
 
-    def __init__(self, size: int) -> None:
-        self.name = _PREFIX + hexlify(os.urandom(12)).decode()
+    def __init__(self, name: str, size: int, descriptor: int) -> None:
+        self.name = name
         self.size = size
-        self.descriptor = lift(create_sealed("venvd-segment", size))
+        self.descriptor = descriptor
         try:
             # The kernel charges a page to the process that touches it first: this process, not its peers.
             os.posix_fallocate(self.descriptor, 0, size)
@@ -92,6 +111,12 @@ class Segment:
         os.close(self.descriptor)
 
 
+def _open(name: str, size: int, descriptors: Sequence[int]) -> Segment:
+    if len(descriptors) != 1:
+        raise LimitExceeded("the session has no room for the descriptor of a segment: it has too many open files")
+    return Segment(name, size, lift(descriptors[0]))
+
+
 def _map(descriptor: int, size: int, private: bool) -> Any:
     """Map a file as an object. The mapping lives as long as the object has users."""
     address = kernel.map_file(descriptor, max(1, size), private)
@@ -101,49 +126,46 @@ def _map(descriptor: int, size: int, private: bool) -> Any:
 
 
 class Segments:
-    """The segments of one session. A segment is idle, lent to a peer, or kept by an array that lies in it.
+    """The segments of one session. A segment is idle, lent to the server, or kept by an array that lies in it.
 
     Args:
         most: the limit of the bytes of all segments together; None for no limit.
-        gone: the function to call with the names of segments that the session will not use again.
     """
 
-    def __init__(self, most: Optional[int], gone: Callable[[List[str]], None]) -> None:
+    def __init__(self, most: Optional[int], supply: Supply) -> None:
         self._most = most
-        self._tell_gone = gone
+        self._supply = supply
         self._all: Dict[str, Segment] = {}
         self.idle: List[Segment] = []
-        self._lent: Dict[str, Peer] = {}
+        self._lent: Set[str] = set()
         self.returned: Deque[Segment] = deque()
         """Segments whose array died. A deque, because the garbage collector appends to it at any time."""
 
-    def lend(self, size: int, peer: Peer) -> Segment:
-        """Lend `peer` a segment of `size` bytes or more, until `take_back`, `keep_for_array` or `retire`.
+    def lend(self, size: int) -> Segment:
+        """Lend the server a segment of `size` bytes or more, until `take_back`, `keep_for_array` or `retire`.
 
         Raises:
-            InvalidRequest: the peer cannot receive descriptors.
             LimitExceeded: the session would have too many segments, or too many bytes in them.
         """
-        if not peer.takes_descriptors:
-            raise InvalidRequest("pipes carry no descriptors: ask for shared memory over another connection")
         self._collect()
         fitting = [each for each in self.idle if size <= each.size <= max(_WASTE * size, _WASTE * _GRAIN)]
         if fitting:
-            segment = min(fitting, key=lambda each: (each.name not in peer.known, each.size))
+            segment = min(fitting, key=lambda each: each.size)
             self.idle.remove(segment)
         else:
-            segment = self._make(-(-size // _GRAIN) * _GRAIN)
-        self._lent[segment.name] = peer
+            segment = self._fetch(-(-size // _GRAIN) * _GRAIN)
+        self._lent.add(segment.name)
         return segment
 
-    def find_lent(self, name: str, peer: Peer) -> Optional[Segment]:
-        """Return the segment of that name if it is lent to `peer`."""
-        return self._all.get(name) if self._lent.get(name) is peer else None
+    def find_lent(self, name: str) -> Optional[Segment]:
+        """Return the segment of that name if it is lent to the server."""
+        return self._all.get(name) if name in self._lent else None
 
     def take_back(self, names: Iterable[str]) -> None:
-        """Make lent segments idle, because their peers are done with them. A name that is not lent is no error."""
+        """Make lent segments idle, because the server is done with them. A name that is not lent is no error."""
         for name in names:
-            if self._lent.pop(name, None) is not None:
+            if name in self._lent:
+                self._lent.remove(name)
                 self._rest(self._all[name])
         self._trim()
 
@@ -151,12 +173,14 @@ class Segments:
         """Map the first bytes of a lent segment for an array. The segment becomes idle after the array dies."""
         mapping = segment.copy_on_write(size)
         weakref.finalize(mapping, self.returned.append, segment).atexit = False
-        del self._lent[segment.name]
+        self._lent.remove(segment.name)
         return mapping
 
     def retire(self, names: Iterable[str]) -> None:
-        """Drop these lent segments. Their peer is gone, and may still have them mapped."""
-        self._drop([self._all[name] for name in names if self._lent.pop(name, None) is not None])
+        """Drop these lent segments: a client that is gone may still have them mapped."""
+        lent = [name for name in names if name in self._lent]
+        self._lent.difference_update(lent)
+        self._drop([self._all[name] for name in lent])
 
     @property
     def crowded(self) -> bool:
@@ -165,15 +189,6 @@ class Segments:
 
     def is_lent(self, name: str) -> bool:
         return name in self._lent
-
-    def list_lent(self, peer: Peer) -> List[str]:
-        return [name for name, holder in self._lent.items() if holder is peer]
-
-    def list_gone(self, peer: Peer) -> List[str]:
-        """Return the names of dropped segments that `peer` still knows. Each name is returned once."""
-        names = [name for name in peer.known if name not in self._all]
-        peer.known.difference_update(names)
-        return names
 
     def expire(self) -> Optional[float]:
         """Drop segments that have been idle for long. Return the seconds until the next is due, or None without one."""
@@ -186,7 +201,7 @@ class Segments:
 
     # ---- inside
 
-    def _make(self, size: int) -> Segment:
+    def _fetch(self, size: int) -> Segment:
         self._make_room(size)
         if len(self._all) >= MOST_SEGMENTS:
             raise LimitExceeded("the session has {} arrays in shared memory, which is its limit".format(MOST_SEGMENTS))
@@ -196,7 +211,7 @@ class Segments:
                     size, self._total(), self._most
                 )
             )
-        segment = Segment(size)
+        segment = self._supply.fetch(size)
         self._all[segment.name] = segment
         return segment
 
@@ -212,9 +227,13 @@ class Segments:
         return sum(each.size for each in self._all.values())
 
     def _collect(self) -> None:
-        """Make segments idle whose array died, and trim."""
+        """Make segments idle whose array died, unless a forked process may still see it, and trim."""
         while self.returned:
-            self._rest(self.returned.popleft())
+            segment = self.returned.popleft()
+            if _has_children():
+                self._drop([segment])
+            else:
+                self._rest(segment)
         self._trim()
 
     def _rest(self, segment: Segment) -> None:
@@ -233,4 +252,13 @@ class Segments:
             del self._all[segment.name]
             segment.close()
         if segments:
-            self._tell_gone([segment.name for segment in segments])
+            self._supply.report_gone([segment.name for segment in segments])
+
+
+def _has_children() -> bool:
+    """Whether a process is below this one: a session adopts its orphans, so that each fork of it still counts."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -31,7 +31,7 @@ from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
 from venvd_worker.session.request_loop import RequestLoop
-from venvd_worker.session.segments import Segments, ServerPeer
+from venvd_worker.session.segments import Segments, Supply
 from venvd_worker.session.slot import Slot, Traffic
 from venvd_worker.session.streams import Stream
 
@@ -49,7 +49,7 @@ def main(control_descriptor: int) -> NoReturn:
 
 
 def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """Run the session of `config` with the descriptors of its stream and slots; call `isolate` first."""
+    """Run the session of `config` with the descriptors of its stream, segments and slots; call `isolate` first."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
     session = Session(own, config, descriptors)
@@ -69,14 +69,16 @@ def warm_up(files: str) -> None:
     forks.claim()
     mine, its = control.make_pair()
     stream, session_end = socket.socketpair()
+    supply, supply_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     slots = create_sealed("venvd-warm-up", SIZE)
     config = {"limits": {}, "lease": 0.0, "compat": False, "slots": 1, "slot": 0, "files": files}
-    session = Session(ControlConnection(its), config, [session_end.detach(), slots])
+    session = Session(ControlConnection(its), config, [session_end.detach(), supply_end.detach(), slots])
     stream.sendall(_WARM_UP)
     stream.shutdown(socket.SHUT_WR)
     session.take_streams()
     session.serve()
     stream.close()
+    supply.close()
     mine.close()
     session.close()
 
@@ -87,13 +89,13 @@ class Session:
     def __init__(self, own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
         self.status = 1
         self._control = own
-        stream, slots = map(lift, descriptors)
+        stream, supply, slots = map(lift, descriptors)
         self._memory = SlotMemory(slots, config["slots"])
         self._slot = Slot(self._memory.map, config["slot"])
-        self._server = ServerPeer(self._control)
-        self._stream = Stream(stream, self._server, Traffic())
+        self._supply = Supply(supply)
+        self._stream = Stream(stream, Traffic())
         self._epoll = _lifted_epoll()
-        self._descriptors = [self._stream.fileno(), self._control.fileno(), slots]
+        self._descriptors = [self._stream.fileno(), self._supply.fileno(), self._control.fileno(), slots]
         self._compose(config)
 
     def take_over(self, config: Dict[str, Any]) -> None:
@@ -120,6 +122,7 @@ class Session:
         self._capture.close()
         self._control.close()
         self._stream.close()
+        self._supply.close()
         self._epoll.close()
         self._memory.close()
 
@@ -130,7 +133,7 @@ class Session:
         self._capture = Capture(self._leave_pipe)
         handles = Handles(limits.handles, config["lease"] or None)
         self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
-        self._segments = Segments(limits.memoryBytes, self._server.report_gone)
+        self._segments = Segments(limits.memoryBytes, self._supply)
         self._commands = commands = Commands(
             Parts(
                 limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments, config["compat"]
@@ -146,7 +149,10 @@ class Session:
         return [*self._descriptors, *self._request_loop.descriptors, self._epoll.fileno(), *captured]
 
     def _leave_pipe(self, stream: str, descriptor: int) -> None:
-        self._control.send({"log": stream}, [descriptor])
+        try:
+            self._control.send({"log": stream}, [descriptor])
+        except OSError:
+            pass  # user code has used up the room for descriptors that are under way
 
     # ---- the loop
 

@@ -8,7 +8,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes, parse_line, parse_whole
-from venvd_contract.internal.control import rights
 from venvd_worker.session.replies import NO_ID, Package, Reply
 from venvd_worker.session.slot import Traffic
 
@@ -24,7 +23,7 @@ class Stream:
     """The session's end of a connection, which is the server's, or directly a client's.
 
     Attributes:
-        peer: the borrower of segments at the other end.
+        shares: whether the other end shares segments with the session.
         connection: the number of a direct connection, 0 for the server's stream.
         waiting: more was read than was answered.
         unreadable: where the next line begins is not known.
@@ -37,13 +36,14 @@ class Stream:
     """
 
     connection = 0
+    shares = True
     blocked = False
     gone = False
     fresh = True
     values = "plain"
     timeout = 0.0
 
-    def __init__(self, descriptor: int, peer: Any, traffic: Traffic, max_line: int = MAX_LINE) -> None:
+    def __init__(self, descriptor: int, traffic: Traffic, max_line: int = MAX_LINE) -> None:
         self._sock = socket.socket(fileno=descriptor)
         self._read: Callable[[], bytes] = partial(self._sock.recv, CHUNK, socket.MSG_DONTWAIT)
         self._traffic = traffic
@@ -51,7 +51,6 @@ class Stream:
         self._max_size = max_line + 1
         self.waiting = False
         self.unreadable = False
-        self.peer = peer
         self.begin = NO_ID
         self._message: Optional[Dict[str, Any]] = None
         self._missing: List[int] = []
@@ -102,10 +101,7 @@ class Stream:
             raise EOFError(str(error)) from None
 
     def _send_package(self, package: Package) -> None:
-        line = memoryview(package.line)
-        if package.descriptors:
-            line = line[self._sock.sendmsg([line], rights(package.descriptors)) :]
-        self._sock.sendall(line)
+        self._sock.sendall(package.line)
         for part in package.attachments:
             self._sock.sendall(part)
 

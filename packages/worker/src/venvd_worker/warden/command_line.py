@@ -23,7 +23,7 @@ _PLACES = {
 def run_warden(archive: str, arguments: List[str]) -> None:
     """Run the warden until a signal ends it."""
     parser = argparse.ArgumentParser(prog="warden", description="the first process of a worker host")
-    parser.add_argument("--channel", required=True, help="directory for warden.sock")
+    parser.add_argument("--channel", required=True, help="directory in which the server listens")
     parser.add_argument("--work-dir", help="directory for the directories of sessions; default: a new temporary one")
     parser.add_argument("--site", help="directory of installed packages, where the interpreter does not know it")
     preload = "a module that the zygote imports; repeatable"

@@ -38,15 +38,6 @@ class EventLoop:
         self._actions[source.fileno()] = action
         self._epoll.register(source.fileno(), select.EPOLLIN)
 
-    def try_to_add(self, source: Source, action: Action) -> bool:
-        """Add a descriptor that may be of any kind; false where it cannot be waited for."""
-        try:
-            self.add(source, action)
-        except OSError:
-            del self._actions[source.fileno()]
-            return False
-        return True
-
     def remove(self, source: Source) -> None:
         """Forget a source; one that is unknown is no error."""
         if self._actions.pop(source.fileno(), None) is not None:

@@ -324,7 +324,10 @@ class ForkPool:
         self._loop.add(own, partial(self._read_fork, fork))
         self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
         request = {"fork": fork.number, "probe": probe, "root": directory.root}
-        zygote.control.send(request, [end_of_fork.detach()])
+        try:
+            zygote.control.send(request, [end_of_fork.detach()])
+        except OSError as error:
+            self._lose_fork(fork, str(error), faults=0)
 
     def _check_fork(self, fork: _PendingFork, zygote: ZygoteProcess) -> None:
         """Give up a fork that has not answered, or wait longer if it makes progress, but let no session wait."""

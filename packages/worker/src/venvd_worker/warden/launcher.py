@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.control import close_descriptors
@@ -50,18 +49,19 @@ class Launcher:
         self._settings = settings
         self._starter = starter
 
-    def launch(self, order: SessionOrder, fork: Optional[Fork]) -> Tuple[SessionProcess, int]:
-        """Make `fork`, or a new interpreter where it is None, the session; also the server's end of its stream.
+    def launch(self, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> SessionProcess:
+        """Make `fork`, or a new interpreter where it is None, the session with the `ends` of its connections.
+
+        The descriptors in `ends` stay the caller's.
 
         Raises:
-            OSError: no process could be made.
+            OSError: no process could be made, or it could not be given its connections.
         """
         directory = directories.make(self._settings.work_dir) if fork is None else fork.directory
         env = build_environment({**self._settings.env, **order.env}, directory)
         (output, output_end), (errors, errors_end) = log_pipe.make_pipe(1), log_pipe.make_pipe(2)
-        server_end, session_end = socket.socketpair()
         config = self._configure(order, directory)
-        descriptors = [session_end.detach(), os.dup(order.memory.descriptor)]
+        descriptors = [*map(os.dup, ends), os.dup(order.memory.descriptor)]
         try:
             if fork is None:
                 fork = self._start_interpreter((output_end, errors_end), env, directory)
@@ -69,17 +69,15 @@ class Launcher:
             else:
                 config["env"] = env
                 descriptors += [output_end, errors_end]
+            fork.control.send(config, descriptors)
         except OSError:
-            server_end.close()
             close_descriptors([*descriptors, output_end, errors_end])
             output.close()
             errors.close()
             directories.remove(directory.root)
             raise
-        fork.control.send(config, descriptors)
         slot = WatchedSlot(order.memory, order.slot)
-        session = SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, [output, errors])
-        return session, server_end.detach()
+        return SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, [output, errors])
 
     def _start_interpreter(self, streams: Tuple[int, int], env: Dict[str, str], directory: Directory) -> Fork:
         own, other = control.make_pair()

@@ -22,6 +22,7 @@ from venvd_worker.common.exit_status import (
 )
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.common.usage import CPU_GRACE
+from venvd_worker.warden.log_drain import LogDrain
 from venvd_worker.warden.log_pipe import LogPipe
 from venvd_worker.warden.server import Request
 
@@ -51,6 +52,7 @@ class SessionProcess:
     Attributes:
         status: as `wait` gives it, once the process has ended.
         kill_requests: answered when the tree is gone.
+        drain: reads on the output of its background processes, once there are any.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class SessionProcess:
         self.logs = logs
         self.status: Optional[int] = None
         self.kill_requests: List[Request] = []
+        self.drain: Optional[LogDrain] = None
         self._end_reason: Optional[EndReason] = None
         self._baseline: Optional[int] = None
         self._memory_kills = usage.out_of_memory_kills()
@@ -124,6 +127,8 @@ class SessionProcess:
 
     def close(self) -> None:
         self.control.close()
+        if self.drain is not None:
+            self.drain.close()
         for pipe in self.logs:
             pipe.close()
 

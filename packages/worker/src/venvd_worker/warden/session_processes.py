@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Dict, Iterator, Optional, Sequence, Set
+from typing import Dict, Iterator, Optional, Set
 
-from venvd_contract.arrays import MAX_BYTES
 from venvd_contract.internal.control import close_descriptors
-from venvd_contract.internal.messages import Refused, SegmentNews, Up
-from venvd_contract.internal.segments import LONGEST_NAME, MOST_SEGMENTS
+from venvd_contract.internal.messages import Refused, Up
 from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
 from venvd_worker.common.exit_status import EndReason, stopped_in_trace
@@ -17,6 +15,7 @@ from venvd_worker.common.walls import SHARED_MEMORY
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import ForkPool
+from venvd_worker.warden.log_drain import LogDrain
 from venvd_worker.warden.log_pipe import LogPipe
 from venvd_worker.warden.server import Server
 from venvd_worker.warden.session_process import SessionProcess
@@ -28,8 +27,6 @@ _CLOSED_GRACE = 0.5
 """Seconds that a session whose control connection is closed may take to end by itself."""
 _TREE_TIMEOUT = 5.0
 """Seconds after which the end of a session is reported although some of its tree cannot be killed."""
-_MOST_LOGS = 64
-"""Pipes of background processes that the warden reads for one session."""
 _MOST_CONNECTIONS = 1 << 63
 
 
@@ -44,8 +41,8 @@ class SessionProcesses:
         self._pid = os.getpid()
         self._shared_memory = SharedMemory(SHARED_MEMORY, private=self._pid == 1)
         self._by_name: Dict[str, SessionProcess] = {}
-        self._cleaners: Set[int] = set()
-        """Processes that remove directories."""
+        self._own: Set[int] = set()
+        """Processes of the warden's own, which remove directories or read on output."""
         self._watching = False
 
     def __iter__(self) -> Iterator[SessionProcess]:
@@ -56,8 +53,8 @@ class SessionProcesses:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a session, or a directory of one that is being removed."""
-        return bool(self._by_name or self._cleaners)
+        """Whether there is a session, or a process that is at work for one."""
+        return bool(self._by_name or self._own)
 
     def get(self, name: str) -> Optional[SessionProcess]:
         return self._by_name.get(name)
@@ -103,7 +100,7 @@ class SessionProcesses:
                 else:
                     process_tree.kill_tree([pid])
                 continue
-            self._cleaners.discard(pid)
+            self._own.discard(pid)
             self._fork_pool.on_reaped(pid, status)
             self._file_transfers.forget(pid)
             if session is not None:
@@ -124,7 +121,7 @@ class SessionProcesses:
         children = process_tree.list_all_children(self._pid) if ended else process_tree.list_children(self._pid)
         self._fork_pool.read_zygote()
         alive = {session.pid for session in self if session.alive}
-        known = alive | self._cleaners | self._file_transfers.pids
+        known = alive | self._own | self._file_transfers.pids
         strays = [pid for pid in children if pid not in known and not self._fork_pool.owns(pid)]
         if strays:
             process_tree.kill_tree(strays)  # SIGCHLD leads here again
@@ -158,7 +155,7 @@ class SessionProcesses:
             directories.remove(root)
             return
         if pid:
-            self._cleaners.add(pid)
+            self._own.add(pid)
             return
         try:
             directories.remove(root)
@@ -180,12 +177,6 @@ class SessionProcesses:
         message, descriptors = packet
         if "log" in message:
             self._add_logs(session, packet)
-        elif "segment" in message or "gone" in message:
-            news = _parse_segments(session, message, descriptors)
-            if news is None:
-                close_descriptors(descriptors)
-            else:
-                self._server.pass_on(news, descriptors)
         else:
             close_descriptors(descriptors)
             if "refused" in message:
@@ -197,34 +188,19 @@ class SessionProcesses:
                 session.mark_up()
 
     def _add_logs(self, session: SessionProcess, packet: Packet) -> None:
-        """Read on what background processes write, so that they do not block."""
-        target = 2 if packet.message["log"] == "stderr" else 1
-        for descriptor in packet.descriptors:
-            pipe = LogPipe(target, descriptor)
-            if len(session.logs) < _MOST_LOGS and self._loop.try_to_add(pipe, partial(self._copy_log, pipe)):
+        """Have a process read on what background processes write, so that they do not block."""
+        if session.drain is None:
+            try:
+                session.drain = drain = LogDrain()
+            except OSError:
+                close_descriptors(packet.descriptors)
+                return
+            self._own.add(drain.pid)
+            for pipe in drain.pipes:
                 session.logs.append(pipe)
-            else:
-                pipe.close()
+                self._loop.add(pipe, partial(self._copy_log, pipe))
+        session.drain.take(packet)
 
     def _copy_log(self, pipe: LogPipe) -> None:
         if not pipe.copy():
             self._loop.remove(pipe)
-
-
-def _parse_segments(
-    session: SessionProcess, message: Dict[str, Any], descriptors: Sequence[int]
-) -> Optional[SegmentNews]:
-    """What a session reports of its segments; None where it is malformed."""
-    made, gone = message.get("segment"), message.get("gone")
-    if type(made) is dict and len(descriptors) == 1:
-        name: Any = made.get("name")
-        size: Any = made.get("size")
-        if _is_segment_name(name) and type(size) is int and 0 < size <= MAX_BYTES:
-            return SegmentNews(session.name, session.pid, name=name, size=size)
-    elif type(gone) is list and len(gone) <= MOST_SEGMENTS and not descriptors:
-        return SegmentNews(session.name, session.pid, gone=[name for name in gone if _is_segment_name(name)])
-    return None
-
-
-def _is_segment_name(name: Any) -> bool:
-    return isinstance(name, str) and len(name) <= LONGEST_NAME and name.isascii()

@@ -1,7 +1,7 @@
 """The warden, the first process of a worker host: it starts, interrupts, kills and reaps sessions for one server.
 
-It imports nothing of the user's and runs none of the user's code. `venvd_contract.internal` declares its protocol. A
-server that disconnects ends every session, because sessions live as long as the pair of server and worker host.
+It imports nothing of the user's and runs none of the user's code. `venvd_contract.internal` declares its protocol. The
+warden ends with its server, because sessions live as long as the pair of server and worker host.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 import time
 import traceback
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Set, Type
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Type
 
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
-from venvd_contract.internal import PROTOCOL, SOCKET, messages
+from venvd_contract.internal import PROTOCOL, messages
 from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.environment import needs_new_interpreter
 from venvd_contract.internal.limits import parse_limits
@@ -31,14 +30,14 @@ from venvd_worker.warden.event_loop import Descriptor, EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import Fork, ForkPool
 from venvd_worker.warden.launcher import Launcher, SessionOrder, Settings
-from venvd_worker.warden.server import Request, Server
+from venvd_worker.warden.server import Request, Server, join
 from venvd_worker.warden.session_process import SessionProcess
 from venvd_worker.warden.session_processes import SessionProcesses
 from venvd_worker.warden.starter import InterpreterStarter
 from venvd_worker.warden.zygote_process import ZygoteSettings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-_REAP_INTERVAL = 0.1
+_JOIN_INTERVAL, _REAP_INTERVAL = 0.02, 0.1
 _SHUTDOWN_TIMEOUT = 3.0
 _INTERRUPTS = 8
 """How often a call is interrupted within its grace: C code may have swallowed the first signal."""
@@ -47,7 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Warden:
-    """Serves one server at a time. When the server goes away, the warden ends its sessions."""
+    """Joins the server, and serves it until it goes away; then the warden ends all sessions and itself."""
 
     def __init__(self, settings: Settings, zygote: ZygoteSettings, walls: Walls, archive: str) -> None:
         self._settings = settings
@@ -78,15 +77,13 @@ class Warden:
         }
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT comes from the parent, or from outside this PID namespace."""
+        """Serve until the server goes away, or a stop signal comes from the parent or from outside the namespace."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         kernel.adopt_orphans()
         kernel.hide_memory()
         signals = Descriptor(kernel.signal_descriptor(_SIGNALS))
-        listener = _listen(os.path.join(self._settings.channel, SOCKET))
         self._loop.add(signals, lambda: self._handle_signals(signals.fileno()))
-        self._loop.add(listener, lambda: self._accept(listener))
-        self._fork_pool.start()
+        self._join()
         self._sessions.sweep_regularly()
         while self._running:
             self._loop.run_once()
@@ -100,7 +97,6 @@ class Warden:
         self._sessions.reap()
 
     def _shut_down(self) -> None:
-        os.unlink(os.path.join(self._settings.channel, SOCKET))
         self._fork_pool.close()
         self._lose_server("the worker host stops")
         deadline = time.monotonic() + _SHUTDOWN_TIMEOUT
@@ -110,25 +106,15 @@ class Warden:
 
     # ---- the server
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _join(self) -> None:
+        """Connect to the server, now or as soon as it listens."""
         try:
-            peer, _ = listener.accept()
+            connection = join(self._settings.channel)
         except OSError:
+            self._loop.call_later(_JOIN_INTERVAL, self._join)
             return
-        if self._server.connection is not None or self._sessions or self._is_inside(peer):
-            peer.close()
-            return
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
-        connection = ControlConnection(peer)
-        self._server.connection, self._server.greeted = connection, False
+        self._server.connection = connection
         self._loop.add(connection, lambda: self._serve(connection))
-
-    def _is_inside(self, peer: socket.socket) -> bool:
-        """Whether user code connects: the server of a warden that is process 1 is in another PID namespace."""
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
-        return self._pid == 1 and int.from_bytes(credentials, sys.byteorder) != 0
 
     def _serve(self, connection: ControlConnection) -> None:
         try:
@@ -137,9 +123,10 @@ class Warden:
             self._lose_server(str(error))
             return
         if packet is not None:
-            self._answer(connection, packet)
+            self._answer(packet)
 
     def _lose_server(self, why: str) -> None:
+        self._running = False
         connection, self._server.connection = self._server.connection, None
         self._starting.clear()
         if connection is not None:
@@ -149,9 +136,9 @@ class Warden:
             session.end(ended_by_server("its server went away ({})".format(why)))
         self._sessions.reap()
 
-    def _answer(self, connection: ControlConnection, packet: Packet) -> None:
+    def _answer(self, packet: Packet) -> None:
         """Run one command; its handler replies, now or later."""
-        request = Request(connection, packet.message.get("id"), None, packet.descriptors)
+        request = Request(packet.message.get("id"), None, packet.descriptors)
         try:
             request = self._parse(request, packet.message)
             self._handlers[type(request.data)](request)
@@ -187,6 +174,7 @@ class Warden:
         except (ValueError, OSError) as error:
             raise InvalidRequest("the slots cannot be used: {}".format(error)) from None
         python = ".".join(map(str, sys.version_info[:3]))
+        self._fork_pool.start()  # not earlier: a zygote runs modules of the user's, and the secret was still there
         version, report = self._settings.version, self._fork_pool.report
         self._server.greeted = True
         walls = messages.WallsReport(
@@ -199,11 +187,14 @@ class Warden:
 
     def _start(self, request: Request) -> None:
         order = self._check_start(request.data)
+        if len(request.descriptors) != 2:
+            raise InvalidRequest('"start" takes the descriptors of a stream and of a supply of segments')
+        ends = list(map(os.dup, request.descriptors))  # the session may have to wait for a fork
         if needs_new_interpreter(order.env):
-            self._launch(request, order, None)
+            self._launch(request, order, ends, None)
         else:
             self._starting.add(order.name)
-            self._fork_pool.take(partial(self._launch, request, order))
+            self._fork_pool.take(partial(self._launch, request, order, ends))
 
     def _check_start(self, start: messages.Start) -> SessionOrder:
         name, memory = start.session, self._memory
@@ -215,23 +206,21 @@ class Warden:
             raise InvalidRequest("there is no slot {}".format(start.slot))
         return SessionOrder(name, start.slot, parse_limits(start.limits), start.env, start.lease, start.compat, memory)
 
-    def _launch(self, request: Request, order: SessionOrder, fork: Optional[Fork]) -> None:
-        """Make `fork` the session, or start a new interpreter where there is none."""
-        if not self._server.is_waiting(request):
-            if fork is not None:
-                self._fork_pool.discard(fork)
-            return
+    def _launch(self, request: Request, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> None:
+        """Make `fork` the session, or start a new interpreter where there is none; closes `ends`."""
         self._starting.discard(order.name)
         try:
-            session, stream = self._launcher.launch(order, fork)
+            session = self._launcher.launch(order, ends, fork)
         except OSError as error:
             if fork is not None:
                 self._fork_pool.discard(fork)
             why = "the worker host cannot start a session: {}".format(error)
             self._server.reply_error(request, Unavailable(why))
             return
+        finally:
+            close_descriptors(ends)
         self._sessions.add(session)
-        self._server.reply(request, messages.Started(session.pid, fork is not None), [stream])
+        self._server.reply(request, messages.Started(session.pid, fork is not None))
 
     # ---- commands to a session
 
@@ -260,19 +249,23 @@ class Warden:
         self._sessions.reap()
 
     def _attach(self, request: Request) -> None:
-        session = self._find_session(request.data.session)
-        if not 1 <= len(request.descriptors) <= 2:
-            raise InvalidRequest('"attach" takes the descriptor of a client, and one of what was read of it')
-        if not session.alive or session.control.blocked:
-            raise Unavailable('the session "{}" takes no clients at this moment'.format(session.name))
-        session.control.send({"attach": request.data.terms}, list(map(os.dup, request.descriptors)))
-        self._server.reply(request)
+        self._pass_on(request, {"attach": request.data.terms}, most=2)
 
     def _open_venvs(self, request: Request) -> None:
+        self._pass_on(request, {"venvs": request.data.source}, most=1)
+
+    def _pass_on(self, request: Request, message: Dict[str, Any], most: int) -> None:
+        """Send a session a message with the descriptors of a request."""
         session = self._find_session(request.data.session)
-        if len(request.descriptors) != 1 or not session.alive or session.control.blocked:
-            raise Unavailable('the session "{}" takes no socket at this moment'.format(session.name))
-        session.control.send({"venvs": request.data.source}, [os.dup(request.descriptors[0])])
+        if not 1 <= len(request.descriptors) <= most:
+            name = messages.NAMES[type(request.data)]
+            raise InvalidRequest('"{}" takes 1 to {} descriptors, not {}'.format(name, most, len(request.descriptors)))
+        if not session.alive or session.control.blocked:
+            raise Unavailable('the session "{}" takes no descriptors at this moment'.format(session.name))
+        try:
+            session.control.send(message, list(map(os.dup, request.descriptors)))
+        except OSError as error:
+            raise Unavailable("the worker host cannot pass descriptors on: {}".format(error)) from None
         self._server.reply(request)
 
     def _transfer_file(self, request: Request) -> None:
@@ -293,20 +286,3 @@ class Warden:
         if session is None:
             raise NotFound('there is no session "{}"'.format(name))
         return session
-
-
-def _listen(path: str) -> socket.socket:
-    """Listen at `path` for this user and the directory's group; replaces a socket that another warden left."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o117)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    listener.listen(16)
-    listener.setblocking(False)
-    return listener

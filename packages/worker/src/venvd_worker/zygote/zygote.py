@@ -204,8 +204,8 @@ def _probe() -> None:
 def _become_session(own: ControlConnection) -> NoReturn:
     config, descriptors = control.wait_for_packet(own)
     kernel.show_memory()
-    _take_over(config, descriptors[2:])
-    session.run(own, config, descriptors[:2])
+    _take_over(config, descriptors[3:])
+    session.run(own, config, descriptors[:3])
 
 
 def _take_over(config: Dict[str, Any], streams: Sequence[int]) -> None:
