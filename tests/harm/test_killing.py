@@ -10,7 +10,7 @@ from harness.callers import CALLERS, Caller
 from harness.stack import Running, Stack
 from harness.waiting import wait_until
 
-from venvd_contract.errors import SessionLost, VenvdError
+from venvd_contract.errors import SessionLost, UserError, VenvdError
 
 pytestmark = pytest.mark.about("session")
 
@@ -26,8 +26,8 @@ for _ in range(3):
     for pid in children():
         try:
             if pid != os.getpid(): os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it was just reaped
+        except (ProcessLookupError, PermissionError):
+            pass  # it was just reaped, or is none of this session's
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -50,17 +50,16 @@ def forked(call: Caller) -> bool:
 
 
 def test_killing_every_sibling(own: tuple[Running, Caller]) -> None:
-    """Other sessions, zygote and spares: losses are told, sessions serve again, and soon they are forked again."""
+    """A session that tries to kill all others, zygote and spares ends alone: the others keep their state."""
     _, call = own
     call("session.create", {"name": "other"})
     call("eval", {"expression": "kept = 1"}, session="other")
     with pytest.raises(SessionLost, match="SIGKILL"):
         call("eval", {"expression": KILLS_SIBLINGS})
     assert call("ping") == {"status": "ok"}
-    wait_until(lambda: answers(call, "default") and answers(call, "other"), "the sessions do not serve again")
-    assert call("eval", {"expression": "'kept' in globals()"}, session="other") == {"value": False}
-    assert call("session.get", {"id": "other"})["restarts"] == 1
-    wait_until(lambda: forked(call), "sessions are not forked again")
+    wait_until(lambda: answers(call, "default"), "the session does not serve again")
+    assert call("eval", {"expression": "kept"}, session="other") == {"value": 1}
+    assert forked(call)
 
 
 def answers(call: Caller, session: str) -> bool:
@@ -70,13 +69,9 @@ def answers(call: Caller, session: str) -> bool:
 
 
 def test_killing_the_parent(stack: Stack, own: tuple[Running, Caller]) -> None:
-    """In a container nothing comes of it. Without one the worker host is gone: the answer and the engine say so."""
+    """The kernel refuses a session that tries to kill its parent, and the worker host stays."""
     running, call = own
-    code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1)\n'alive'"
-    if stack.engine.name == "docker":
-        assert call("eval", {"expression": code}) == {"value": "alive"}
-        assert stack.engine.inspect(running.record).running
-        return
-    with pytest.raises(SessionLost, match="worker host"):
-        call("eval", {"expression": code})
-    wait_until(lambda: not stack.engine.inspect(running.record).running, "the engine does not notice")
+    with pytest.raises(UserError, match="not permitted"):
+        call("eval", {"expression": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)"})
+    assert call("eval", {"expression": "'alive'"}) == {"value": "alive"}
+    assert stack.engine.inspect(running.record).running
