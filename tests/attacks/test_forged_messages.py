@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from harness.attacks import FINDS_SLOTS, FINDS_STREAM
 from harness.callers import CALLERS, Caller
 from harness.stack import Stack
 from harness.waiting import wait_until
@@ -20,23 +21,6 @@ SETTINGS = {
     "VENVD_GRACE": "2",
     "VENVD_SESSION_LIMITS": '{"resultBytes": 1048576, "outputBytes": 65536, "memoryBytes": 536870912}',
 }
-
-FINDS = """
-import array, json, os, re, socket, time
-def sockets(kind):
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
-            continue
-        if found.family == socket.AF_UNIX and found.type == kind:
-            yield found
-stream = next(sockets(socket.SOCK_STREAM))
-control = next(sockets(socket.SOCK_SEQPACKET))
-stream.setblocking(True)
-def say(text):
-    stream.sendall(text if isinstance(text, bytes) else text.encode())
-"""
 
 GARBAGE = {
     "bytes that are no UTF-8": r"say(b'\xff\xfe\x00\n')",
@@ -76,7 +60,7 @@ def caller(engine: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
 @pytest.fixture
 def call(caller: Caller) -> Iterator[Caller]:
     """Afterwards the session serves, afresh or not, and the one beside it saw nothing."""
-    caller("exec", {"code": "kept = 1\n" + FINDS})
+    caller("exec", {"code": "kept = 1\n" + FINDS_STREAM})
     yield caller
     assert caller("eval", {"expression": "6 * 7"}) == {"value": 42}
     assert caller("eval", {"expression": "seen"}, session="witness") == {"value": "unharmed"}
@@ -103,20 +87,9 @@ def until_replaced(call: Caller, before: int) -> None:
     wait_until(lambda: restarts(call) > before, "the session is not replaced")
 
 
-FORGES = """
-import mmap
-slots = next(
-    os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")
-    if "venvd-slots" in os.readlink(os.path.join("/proc/self/fd", name))
-)
-with open(slots, "r+b") as file:
-    memory = mmap.mmap(file.fileno(), 0)
-"""
-
-
 def test_a_forged_reply_to_its_own_call(call: Caller) -> None:
     """A session tries to reply twice to its own call: the first is its own lie, the second ends it."""
-    call("exec", {"code": FORGES})
+    call("exec", {"code": FINDS_SLOTS})
     before = restarts(call)
     forged = """
 running = next(at for at in range(0, len(memory), 512) if memory[at + 68] == 2)
@@ -131,7 +104,7 @@ say('{"id":%d,"result":{"value":"forged"}}\\n' % number)
 @pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0xFF])
 def test_scribbles_over_every_slot(call: Caller, byte: int) -> None:
     """A session tries to scribble over the slots of all sessions: calls, deadlines, lists and metrics go on."""
-    call("exec", {"code": FORGES + f"memory[:] = bytes([{byte}]) * len(memory)"})
+    call("exec", {"code": FINDS_SLOTS + f"memory[:] = bytes([{byte}]) * len(memory)"})
     for session in ("default", "witness"):
         assert call("eval", {"expression": "1 + 1"}, session=session) == {"value": 2}
     listed = {item["id"]: item for item in call("session.list")["sessions"]}
@@ -144,7 +117,7 @@ def test_scribbles_over_every_slot(call: Caller, byte: int) -> None:
 
 def test_scribbles_that_never_end(call: Caller) -> None:
     """A session tries to hide its deadline by nonsense in its slot: it is ended all the same."""
-    call("exec", {"code": FORGES})
+    call("exec", {"code": FINDS_SLOTS})
     with pytest.raises(DeadlineExceeded):
         call("eval", {"expression": "while True: memory[:512] = b'\\xff' * 512"}, timeout=0.3)
 
@@ -200,7 +173,7 @@ import os, subprocess, sys, time
 held = b"x" * (120 << 20)
 """
     try:
-        call("exec", {"code": hoard + FINDS}, session="greedy")
+        call("exec", {"code": hoard + FINDS_STREAM}, session="greedy")
         call("exec", {"code": "control.send(b'{\"ready\":true}'); time.sleep(0.5)"}, session="greedy")
         more = "import time; held = b'x' * (140 << 20); time.sleep(30)"
         with pytest.raises(VenvdError, match="memory"):

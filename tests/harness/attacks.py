@@ -12,6 +12,34 @@ from harness.door import Door, door
 from harness.measure import Parts, parts
 from harness.stack import Running, SharedStacks, Stack
 
+FINDS_STREAM = """
+import array, json, os, re, socket, time
+def sockets(kind):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if found.family == socket.AF_UNIX and found.type == kind:
+            yield found
+stream = next(sockets(socket.SOCK_STREAM))
+control = next(sockets(socket.SOCK_SEQPACKET))
+stream.setblocking(True)
+def say(text):
+    stream.sendall(text if isinstance(text, bytes) else text.encode())
+"""
+"""Code that finds the stream and the control socket of its session; `say` writes to the stream."""
+FINDS_SLOTS = """
+import mmap
+slots = next(
+    os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")
+    if "venvd-slots" in os.readlink(os.path.join("/proc/self/fd", name))
+)
+with open(slots, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0)
+"""
+"""Code that finds the slots of all sessions, after `FINDS_STREAM`."""
+
 
 @dataclass
 class Target:

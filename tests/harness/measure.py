@@ -123,3 +123,19 @@ def _held(pid: int) -> tuple[int, int, int] | None:
     if "VmRSS" not in fields:
         return None
     return descriptors, int(fields["Threads"]), int(fields["VmRSS"].split()[0]) * 1024
+
+
+class Peak:
+    """The most memory that a process has held since this was made, in bytes beyond what it held then."""
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+        self._before = self._read("VmRSS")
+
+    def read(self) -> int:
+        return self._read("VmHWM") - self._before
+
+    def _read(self, name: str) -> int:
+        lines = self._status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024

@@ -72,8 +72,8 @@ def test_events_come_before_the_reply(run: Any, wardens: Any, serve: Any) -> Non
             got = await client.do("stream", events=events, request={"on_event": lambda *event: seen.append(event)})
             assert got == {"streamed": True}
             shown = seen[1][1]
-            assert seen == [("stdout", "a"), ("display", shown), ("stderr", "c")]
-            assert json.loads(bytes(shown)) == {"text/plain": "b", "application/json": 10**400}
+            assert seen == [("stdout", b'"a"'), ("display", shown), ("stderr", b'"c"')]
+            assert json.loads(shown) == {"text/plain": "b", "application/json": 10**400}
 
     run(work)
 

@@ -51,6 +51,23 @@ def test_sessions_are_kept_apart(run: Any, wardens: Any, serve: Any) -> None:
     run(work)
 
 
+def test_a_ceiling_of_limits(run: Any, wardens: Any, serve: Any) -> None:
+    """A client cannot raise a limit above its ceiling, which the error names; the defaults are lowered to it."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(max_session_limits={"handles": 7, "memoryBytes": 10**8}) as client:
+            await client.ready()
+            default = await client.command("session.get", id="default")
+            assert (default["limits"]["handles"], default["limits"]["memoryBytes"]) == (7, 10**8)
+            with pytest.raises(errors.InvalidRequest, match=r"memoryBytes.* 100000000 .*VENVD_MAX_SESSION_LIMITS"):
+                await client.command("session.create", limits={"memoryBytes": 10**8 + 1})
+            info = await client.command("session.create", limits={"memoryBytes": None, "handles": 3})
+            assert (info["limits"]["handles"], info["limits"]["memoryBytes"]) == (3, 10**8)
+
+    run(work)
+
+
 def test_a_session_without_a_name_gets_an_id(run: Any, wardens: Any, serve: Any) -> None:
     """Generated IDs are names of sessions like any other."""
     wardens.start()

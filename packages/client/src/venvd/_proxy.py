@@ -11,6 +11,7 @@ from venvd._arrays import array_of
 from venvd._calls import SessionCalls
 from venvd._operators import InPlaceOperators, Operators, subscript
 from venvd._sync.iteration import Iteration
+from venvd._visible import visible
 from venvd.errors import UserError, VenvdError
 
 _OWN = frozenset({"_venvd_calls", "_venvd_id", "_venvd_type"})
@@ -102,7 +103,7 @@ class RemoteObject(Operators, InPlaceOperators):
 
     def __repr__(self) -> str:
         try:
-            return str(self._venvd_evaluate(_operators.REPR, self))
+            return visible(str(self._venvd_evaluate(_operators.REPR, self)))
         except VenvdError as error:
             # Debuggers and logs call this at any time. A lost session must not break them.
             return f"<{self._venvd_type} in a session that does not answer: {error.message}>"

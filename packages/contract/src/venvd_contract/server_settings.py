@@ -71,6 +71,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("max_sessions", "int", least=1, most=4096),
     ServerSetting("max_body", "int", least=1024, most=1 << 30),
     ServerSetting("session_limits", "limits"),
+    ServerSetting("max_session_limits", "limits"),
     ServerSetting("session_idle_timeout", "float", least=0),
     ServerSetting("handle_lease", "float", least=0, most=LONGEST_LEASE),
     ServerSetting("cancel_on_disconnect", "flag"),
@@ -162,7 +163,7 @@ def _find(name: str) -> ServerSetting:
 def _check_value(setting: ServerSetting, value: Any) -> None:
     if setting.kind == "limits":
         if not isinstance(value, dict):
-            raise InvalidRequest('server.sessionLimits takes a map of limits, such as {"handles": 1000}')
+            raise InvalidRequest('server.{} takes a map of limits, such as {{"handles": 1000}}'.format(setting.name))
         merge_limits(Limits(), value)
     elif not _is_valid(setting, value):
         raise InvalidRequest(

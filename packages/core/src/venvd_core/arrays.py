@@ -29,6 +29,8 @@ _COPIED = 2 * CHUNK
 """Bytes at the end of an array that the server copies, since a transport may keep them after `close`."""
 
 
+_LARGEST_DESCRIPTOR = 64 * 1024
+"""Bytes of the JSON that describes an array."""
 _WITH_SEGMENTS = frozenset({"array.get", "array.put", "tofloatarray", "tofloatarray2d"})
 """Commands whose reply may name a segment."""
 
@@ -311,6 +313,8 @@ def _segments_of(call: Call) -> Segments:
 
 
 def _read_reply(result: bytes) -> _ArrayReply:
+    if len(result) > _LARGEST_DESCRIPTOR:
+        raise Internal(f"the session sent an array descriptor of {len(result)} bytes")
     try:
         return _array_reply.decode(result)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -12,7 +12,8 @@ from venvd_contract.errors import VenvdError
 from venvd_core.callers import Caller
 from venvd_core.segments import Segments
 
-OnEvent = Callable[[str, Any], None]
+OnEvent = Callable[[str, bytes], None]
+"""Takes the name of an event and its data, which is JSON in UTF-8 on one line."""
 FindCall = Callable[[Any], "Call | None"]
 
 
@@ -92,8 +93,7 @@ class Call:
     Attributes:
         request: the fields of the request.
         on_done: called as soon as the call has ended.
-        on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams. The data of the
-            last two are a `msgspec.Raw`.
+        on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams.
         find_call: finds a call of the same connection by its tag.
         preliminary: whether another call follows that is counted for both.
         received_at: when the call came; `time.monotonic`, as all times here.

@@ -64,7 +64,7 @@ class Pool:
     def start(self) -> None:
         self.channel.start()
         settings = self._settings
-        self._add(SessionSpec(DEFAULT, settings.session_limits, lease=settings.handle_lease, compat=settings.compat))
+        self._add(SessionSpec(DEFAULT, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat))
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -142,7 +142,7 @@ class Pool:
             raise InvalidRequest("idleTimeout takes seconds, 0 for never")
         if name is not None:
             check_name("session", name)
-        limits = merge_limits(self._settings.session_limits, payload["limits"])
+        limits = merge_limits(self._settings.usual_limits, payload["limits"], self._settings.max_session_limits)
         env = payload["env"] or {}
         check_session(env)
         lease, compat = self._settings.handle_lease, self._settings.compat

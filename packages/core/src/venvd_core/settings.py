@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_contract.internal.limits import merge_limits
+from venvd_contract.internal.limits import NO_LIMITS, lower_limits, merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, QUEUE_LIMIT
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -69,6 +69,9 @@ class BackendSettings(BaseSettings):
     max_sessions: int = Field(default=64, ge=1, le=4096)
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
     session_limits: Limits = Limits()
+    """Of sessions that ask for no others."""
+    max_session_limits: Limits = NO_LIMITS
+    """What clients cannot raise the limits of a session above; the defaults are lowered to it."""
     session_idle_timeout: float = Field(default=0, ge=0)
     handle_lease: float = Field(default=0, ge=0, le=LONGEST_LEASE)
     """Lease of handles that calls without a lease make; 0 is none."""
@@ -90,15 +93,20 @@ class BackendSettings(BaseSettings):
     """Until the next part of a file that comes in parts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("session_limits", mode="before")
+    @field_validator("session_limits", "max_session_limits", mode="before")
     @classmethod
-    def _limits(cls, given: Any) -> Any:
+    def _limits(cls, given: Any, info: ValidationInfo) -> Any:
         if not isinstance(given, dict):
             return given
         try:
-            return merge_limits(Limits(), given)
+            return merge_limits(Limits() if info.field_name == "session_limits" else NO_LIMITS, given)
         except VenvdError as error:
             raise ValueError(error.message) from None
+
+    @property
+    def usual_limits(self) -> Limits:
+        """The limits of a session whose client asks for none."""
+        return lower_limits(self.session_limits, self.max_session_limits)
 
     @model_validator(mode="after")
     def _guarded(self) -> BackendSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
 
 import msgspec
@@ -43,23 +44,37 @@ _CODES_OF_A_SESSION = frozenset(
 
 
 class SessionLine(msgspec.Struct, gc=False):
-    """One line of a session's stream, which user code may have written."""
+    """One line of a session's stream, which user code may have written.
+
+    What may be long is JSON that was checked to be JSON, and takes no memory of its own. A field that is absent is
+    empty.
+    """
 
     id: int | None = None
     result: msgspec.Raw = msgspec.Raw()
-    attachments: list[int] | None = None
-    error: str | None = None
-    code: str | None = None
-    errorType: str | None = None  # noqa: N815 — names on the wire
-    traceback: str | None = None
-    event: str | None = None
+    attachments: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    code: msgspec.Raw = msgspec.Raw()
+    errorType: msgspec.Raw = msgspec.Raw()  # noqa: N815 — names on the wire
+    traceback: msgspec.Raw = msgspec.Raw()
+    event: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _line = msgspec.json.Decoder(SessionLine)
+_text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+_sizes: msgspec.json.Decoder[list[int] | None] = msgspec.json.Decoder(list[int] | None)
 
+EVENTS = {b'"%b"' % name.encode(): name for name in ("stdout", "stderr", "display", "progress")}
+"""The events that clients get, by their JSON."""
 TEXT_EVENTS = frozenset({"stdout", "stderr"})
 """Events whose data are text."""
+LARGEST_SIZES = 2048
+"""Bytes of a list of attachments as JSON, enough for the most that a line may have."""
+LARGEST_ERROR = 512 * 1024
+"""Bytes of one text of an error as JSON. A session cuts its own before."""
+_WHOLE = 1 << 20
+"""Bytes of a line that is decoded in one piece to be checked."""
 
 
 class GarbledError(Exception):
@@ -74,24 +89,48 @@ def parse_line(line: bytes) -> SessionLine:
     """
     try:
         if not line.isascii():
-            line.decode()
+            _check_utf8(line)
         return _line.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise GarbledError(f"a line that is no reply ({error})") from None
 
 
-def parse_data(event: str, data: msgspec.Raw) -> Any:
-    """Parse the text of an event. Other data stay JSON, because numbers may be larger than a parser takes.
+def _check_utf8(line: bytes) -> None:
+    """Decode a line part by part, since the whole of it may take four times its bytes.
 
     Raises:
-        GarbledError: the text is no JSON.
+        UnicodeDecodeError: it is not UTF-8.
     """
-    if event not in TEXT_EVENTS:
-        return data
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    view = memoryview(line)
+    for start in range(0, len(line), _WHOLE):
+        decode(view[start : start + _WHOLE], start + _WHOLE >= len(line))
+
+
+def parse_sizes(sizes: msgspec.Raw) -> list[int] | None:
+    """Parse the list of a line's attachments.
+
+    Raises:
+        GarbledError: it is no list of whole numbers, or too long.
+    """
+    if memoryview(sizes).nbytes > LARGEST_SIZES:
+        raise GarbledError("a list of attachments that is too long")
     try:
-        return _any.decode(data)
+        return _sizes.decode(sizes)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise GarbledError(f"an event that cannot be read ({error})") from None
+        raise GarbledError(f"a line that is no reply ({error})") from None
+
+
+def copy_data(event: str, data: msgspec.Raw) -> bytes:
+    """Copy the JSON of an event, which is passed on as it is.
+
+    Raises:
+        GarbledError: the event has text, and the data are none.
+    """
+    copy = b"" + data
+    if event in TEXT_EVENTS and copy[:1] != b'"':
+        raise GarbledError(f"an event {event} without text")
+    return copy
 
 
 def parse_object(payload: bytes) -> Any:
@@ -149,9 +188,24 @@ def _not_json(error: Exception) -> InvalidRequest:
 
 
 def error_of(line: SessionLine) -> VenvdError:
-    """Make the error of a reply; codes that only the server may use become an `Internal` error."""
-    code = line.code or Internal.code
+    """Make the error of a reply; codes that only the server may use become an `Internal` error.
+
+    Raises:
+        GarbledError: a field is no text, or too long.
+    """
+    code = _parse_text(line.code) or Internal.code
     if code not in _CODES_OF_A_SESSION and code != Internal.code:
         return Internal(f'the session answered with the code "{code[:40]}", which is not its to use')
-    fields = {"error": line.error, "code": code, "errorType": line.errorType, "traceback": line.traceback}
-    return from_fields(fields)
+    texts = {"error": line.error, "errorType": line.errorType, "traceback": line.traceback}
+    return from_fields({"code": code, **{name: _parse_text(text) for name, text in texts.items()}})
+
+
+def _parse_text(text: msgspec.Raw) -> str | None:
+    if not text:
+        return None
+    if memoryview(text).nbytes > LARGEST_ERROR:
+        raise GarbledError(f"an error with more than {LARGEST_ERROR} bytes in one field")
+    try:
+        return _text.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise GarbledError(f"a line that is no reply ({error})") from None

@@ -14,6 +14,8 @@ KEEP_ALIVE = b": alive\n\n"
 
 
 def render_event(kind: str, data: bytes, number: int | None = None) -> bytes:
-    """One event; `data` is JSON on one line, `number` its ID."""
+    """One event; `data` is JSON on one line, `number` its ID. A carriage return between tokens would end a line."""
+    if b"\r" in data:
+        data = data.replace(b"\r", b" ")
     event = b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
     return event if number is None else b"id: %d\n%b" % (number, event)

@@ -83,6 +83,8 @@ def create_server_env(
     spec = read_spec(row)
     chosen, _ = merge_server_settings(venv.server, spec.server, spec.type)
     limits = {**json.loads(settings.session_limits), **json.loads(chosen.get("VENVD_SESSION_LIMITS", "{}"))}
+    chosen_ceilings = (each.get("maxSessionLimits") or {} for each in (venv.server, spec.server))
+    ceiling = _find_ceiling([json.loads(settings.max_session_limits), *chosen_ceilings])
     token = backends.derive_token(row)
     env = {
         "VENVD_NAME": row.name,
@@ -92,6 +94,7 @@ def create_server_env(
         "VENVD_LOG_LEVEL": settings.log_level,
         **chosen,
         "VENVD_SESSION_LIMITS": json.dumps(limits),
+        "VENVD_MAX_SESSION_LIMITS": json.dumps(ceiling),
     }
     env |= {"VENVD_TOKEN_SHA256": sha256(token)} if token else {"VENVD_NO_TOKEN": "1"}
     if spec.timeout is not None:
@@ -105,6 +108,12 @@ def create_server_env(
     if spec.handleLease is not None:
         env["VENVD_HANDLE_LEASE"] = str(spec.handleLease)
     return env
+
+
+def _find_ceiling(ceilings: list[dict[str, int | None]]) -> dict[str, int]:
+    """Return the lowest value that one of the ceilings has for each limit: a venv cannot raise the operator's."""
+    given = [(name, value) for each in ceilings for name, value in each.items() if value is not None]
+    return {name: min(value for other, value in given if other == name) for name, _ in given}
 
 
 def read_ports(record: LaunchRecord) -> dict[str, int]:

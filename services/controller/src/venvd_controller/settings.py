@@ -181,6 +181,8 @@ class Settings(BaseSettings):
     """Sessions that each backend forks ahead of use."""
     session_limits: str = "{}"
     """Default limits of sessions, JSON."""
+    max_session_limits: str = "{}"
+    """Ceiling of the limits of sessions, JSON: who asks for more gets an error, and the defaults are lowered."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log: `debug`, `info`, `warning` or `error`."""
 
@@ -216,7 +218,7 @@ class Settings(BaseSettings):
         except InvalidRequest as error:
             raise ValueError(error.message) from None
 
-    @field_validator("session_limits")
+    @field_validator("session_limits", "max_session_limits")
     @classmethod
     def _check_limits(cls, text: str) -> str:
         known = [each.name for each in fields(Limits)]

@@ -31,6 +31,30 @@ class _Output(msgspec.Struct):
 _output = msgspec.json.Decoder(_Output)
 
 
+class _Waiting:
+    """Events that the client has not taken yet, as bytes: an object for each would take more than its text."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._came = asyncio.Event()
+        self.ended = False
+
+    def add(self, event: bytes) -> None:
+        self._data += event
+        self._came.set()
+
+    def end(self, last: bytes) -> None:
+        self.ended = True
+        self.add(last)
+
+    async def take(self) -> bytearray:
+        """Take all that waits, as soon as there is something, or the end."""
+        await self._came.wait()
+        self._came.clear()
+        data, self._data = self._data, bytearray()
+        return data
+
+
 async def serve_events(commands: Commands, request: HttpRequest) -> None:
     """Run an `exec` and send its events as they come.
 
@@ -39,16 +63,15 @@ async def serve_events(commands: Commands, request: HttpRequest) -> None:
         ClientGone: the client went away; its call is cancelled.
     """
     body = await commands.read_body("exec", request)
-    waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
+    waiting = _Waiting()
     call = Call(
         make_request("exec", request.head, body),
-        on_event=lambda kind, data: waiting.put_nowait(render_event(kind, encode(data))),
+        on_event=lambda kind, data: waiting.add(render_event(kind, data)),
     )
     commands.backend.begin(call)
     if call.done():
         call.result()
-    call.add_done_callback(lambda done: waiting.put_nowait(_last_events(done)))
-    call.add_done_callback(lambda _: waiting.put_nowait(None))
+    call.add_done_callback(lambda done: waiting.end(_last_events(done)))
     if commands.watch is not None:
         commands.watch.add(call.future(), request.receive)
     try:
@@ -61,19 +84,17 @@ async def serve_events(commands: Commands, request: HttpRequest) -> None:
     await request.send({"type": "http.response.body", "body": b""})
 
 
-async def _send_waiting(waiting: asyncio.Queue[bytes | None], send: Send) -> None:
+async def _send_waiting(waiting: _Waiting, send: Send) -> None:
     """Send what waits, as much of it at once as there is, until its end."""
     ended = False
     while not ended:
+        body: bytes | bytearray
         try:
             async with asyncio.timeout(_QUIET_SECONDS):
-                parts = [await waiting.get()]
+                body = await waiting.take()
+            ended = waiting.ended
         except TimeoutError:
-            parts = [sse.KEEP_ALIVE]
-        while not waiting.empty():
-            parts.append(waiting.get_nowait())
-        ended = parts[-1] is None
-        body = b"".join(part for part in parts if part)
+            body = sse.KEEP_ALIVE
         if body:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 

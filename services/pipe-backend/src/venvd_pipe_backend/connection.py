@@ -413,7 +413,7 @@ class Connection(asyncio.Protocol):
         elif self._held or self._running_bytes > SMALL:
             self._update_held()
 
-    def _on_event(self, begin: bytes, turn: Turn | None, kind: str, data: Any) -> None:
+    def _on_event(self, begin: bytes, turn: Turn | None, kind: str, data: bytes) -> None:
         if not self._lost:
             (self._output.write if turn is None else turn.write)(event(begin, kind, data))
 

@@ -58,8 +58,8 @@ def failure(begin: bytes, error: VenvdError) -> bytes:
     return b"%b%b\n" % (begin, _json(error.fields())[1:])
 
 
-def event(begin: bytes, kind: str, data: Any) -> bytes:
-    return b'%b"event":%b,"data":%b}\n' % (begin, _json(kind), _json(data))
+def event(begin: bytes, kind: str, data: bytes) -> bytes:
+    return b'%b"event":"%b","data":%b}\n' % (begin, kind.encode(), data)
 
 
 def _json(data: Any) -> bytes:

@@ -11,12 +11,14 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
+from venvd_contract.internal.segments import INLINE_BYTES
 from venvd_core.arrays import close_unclaimed
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
+from venvd_core.wire import TEXT_EVENTS
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import files, float_arrays, messages, status
+from venvd_rpc_backend import files, float_arrays, messages
 from venvd_rpc_backend.context import CallFields, PeerGuard
 from venvd_rpc_backend.methods import EXECUTE, GET_FILE, PUT_FILE, Method, list_methods
 from venvd_rpc_backend.status import refuse
@@ -111,9 +113,12 @@ class Calls:
         self._backend.begin(call)
         waiting = asyncio.ensure_future(wait_for_text(call))
         text = await (waiting if self._cancel else outlive(waiting))
-        if text is None:
-            return method.respond(call.result().result)
         pack = float_arrays.pack_flat if method.command == "tofloatarray" else float_arrays.pack_rows
+        if text is None:
+            result = call.result().result
+            if len(result) <= INLINE_BYTES:
+                return method.respond(result)
+            return await pack(float_arrays.cut(result), method.numbers)
         try:
             return await pack(read_text(text), method.numbers)
         finally:
@@ -143,17 +148,17 @@ class Calls:
 
     async def _execute(self, method: Method, message: Message, context: Context) -> None:
         """Send events as they come, then the output."""
-        events: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
+        events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
         call: Call | None = None
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
             request = self.request(method, message, context, fields)
-            call = Call(request, on_event=lambda kind, data: events.put_nowait(_event(kind, data)))
+            call = Call(request, on_event=lambda kind, data: events.put_nowait((kind, data)))
             self._backend.begin(call)
             call.add_done_callback(lambda _: events.put_nowait(None))
             with contexts.tied(fields.key):
                 while (event := await events.get()) is not None:
-                    await context.write(event)
+                    await context.write(_event(*event))
                 await context.write(method.respond(call.result().result))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
@@ -235,10 +240,10 @@ def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[
     return handle
 
 
-def _event(kind: str, data: Any) -> ExecuteResponse:
+def _event(kind: str, data: bytes) -> ExecuteResponse:
     response = ExecuteResponse()
-    if kind in {"stdout", "stderr"}:
-        setattr(response, kind, status.replace_surrogates(str(data)))
+    if kind in TEXT_EVENTS:
+        setattr(response, kind, messages.read_text(data))
     else:
-        setattr(response, f"{kind}_json", messages.write_json(data))
+        setattr(response, f"{kind}_json", data.decode())
     return response

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from venvd_contract.errors import Internal
+from venvd_core.arrays import CHUNK
 from venvd_core.float_arrays import LARGEST_WHOLE, too_long
 from venvd_proto import fields
 from venvd_rpc_backend.methods import read_floats, read_rows
@@ -52,6 +53,12 @@ async def pack_rows(parts: Iterable[bytes], code: str) -> bytes:
         _check_length(len(message))
         await asyncio.sleep(0)
     return bytes(message)
+
+
+def cut(text: bytes) -> Iterator[bytes]:
+    """Yield a text in parts, as a long one comes."""
+    for start in range(0, len(text), CHUNK):
+        yield text[start : start + CHUNK]
 
 
 def _check_length(nbytes: int) -> None:

@@ -7,7 +7,6 @@ name. Results of sessions are not trusted: a field of the wrong type is an `Inte
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +23,27 @@ _encode = msgspec.json.Encoder().encode
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _any = msgspec.json.Decoder().decode
 _bytes = msgspec.json.Decoder(bytes | None).decode
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_string = msgspec.json.Decoder(str).decode
 _map = msgspec.json.Decoder(dict[str, str]).decode
 _items = msgspec.json.Decoder(list[Any]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+_NO_VALUE = {b"", _NULL}
+MOST_OBJECTS = 500_000
+"""Objects of one list of a result, and those within them."""
+
+
+class _Result(msgspec.Struct, gc=False):
+    value: msgspec.Raw = msgspec.Raw()
+    isHandle: bool = False  # noqa: N815 — a name on the wire
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object; its fields are skipped."""
+
+
+_result = msgspec.json.Decoder(_Result).decode
+_objects = msgspec.json.Decoder(list[_Object]).decode
 
 Setter = Callable[[Message, msgspec.Raw], None]
 
@@ -82,12 +98,16 @@ def check_json(name: str, text: str) -> bytes:
     return text.encode()
 
 
-def write_json(data: Any) -> str:
-    """Write the data of an event as JSON."""
+def read_text(data: bytes) -> str:
+    """Read the text of an event.
+
+    Raises:
+        Internal: it is none.
+    """
     try:
-        return _encode(data).decode()
-    except UnicodeEncodeError:
-        return json.dumps(data)  # writes lone surrogates, which have no UTF-8, as escapes
+        return _string(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Internal(f"the session sent an event that cannot be read: {error}") from None
 
 
 # ---- responses -------------------------------------------------------------------------------------------------
@@ -96,10 +116,10 @@ def write_json(data: Any) -> str:
 def find_only_value(result: bytes) -> bytes | None:
     """Return the JSON of a result that is plain data; None for a handle, and for a result that `fill` has to check."""
     try:
-        fields = _object(result)
-        value = bytes(fields["value"]) if len(fields) == 1 else _NULL
-        return None if value == _NULL or not value.isascii() else value
-    except (msgspec.MsgspecError, RecursionError, KeyError):
+        fields = _result(result)
+        value = b"" if fields.isHandle else bytes(fields.value)
+        return None if value in _NO_VALUE or not value.isascii() else value
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 
@@ -110,8 +130,8 @@ def read_value(result: bytes) -> str | None:
         Internal: the result has not the form that its command has.
     """
     try:
-        value = _object(result).get("value")
-        return None if value is None else _text(value)
+        value = _result(result).value
+        return _text(value) if value else None
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise Internal(f"the session sent a result that its command does not have: {error}") from None
 
@@ -123,9 +143,17 @@ def read_member(result: bytes, name: str) -> bytes:
         Internal: the result has no such member.
     """
     try:
-        return bytes(_object(result)[name])
-    except (msgspec.MsgspecError, RecursionError, KeyError):
-        raise Internal(f'the result has no member "{name}"') from None
+        member = getattr(_member(name)(result), name)
+    except (msgspec.MsgspecError, RecursionError):
+        member = None
+    if not member:
+        raise Internal(f'the result has no member "{name}"')
+    return bytes(member)
+
+
+@functools.cache
+def _member(name: str) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(msgspec.defstruct("Member", [(name, msgspec.Raw, msgspec.Raw())])).decode
 
 
 def fill(message: Message, result: bytes) -> Message:
@@ -142,16 +170,23 @@ def fill(message: Message, result: bytes) -> Message:
 
 
 def _fill(message: Message, data: msgspec.Raw) -> None:
-    setters = _setters(message.DESCRIPTOR)
-    for name, part in _object(data).items():
-        setter = setters.get(name)
-        if setter is not None:
+    decode, setters = _reading(message.DESCRIPTOR)
+    found = decode(data)
+    for name, setter in setters:
+        part = getattr(found, name)
+        if part:
             setter(message, part)
 
 
 @functools.cache
-def _setters(descriptor: Descriptor) -> dict[str, Setter]:
-    return {to_camel(field.name): _setter(field) for field in descriptor.fields}
+def _reading(descriptor: Descriptor) -> tuple[Callable[[msgspec.Raw], Any], list[tuple[str, Setter]]]:
+    """Return a decoder of the fields that a message has, and what sets each.
+
+    Other fields are skipped and take no memory, however many there are.
+    """
+    setters = [(to_camel(field.name), _setter(field)) for field in descriptor.fields]
+    fields = [(name, msgspec.Raw, msgspec.Raw()) for name, _ in setters]
+    return msgspec.json.Decoder(msgspec.defstruct(descriptor.name, fields, gc=False)).decode, setters
 
 
 def _setter(field: FieldDescriptor) -> Setter:
@@ -177,7 +212,20 @@ def _setter(field: FieldDescriptor) -> Setter:
 
 
 def _json_list_setter(name: str) -> Setter:
-    return lambda message, data: getattr(message, name).extend(map(_text, _list(data)))
+    return lambda message, data: getattr(message, name).extend(map(_text, _split(data)))
+
+
+def _split(data: msgspec.Raw) -> list[msgspec.Raw]:
+    """Split a list into its items, of which each takes many times its bytes.
+
+    Raises:
+        ValueError: a long list has too many items, or one that is no object.
+    """
+    if memoryview(data).nbytes > MOST_OBJECTS:
+        if bytes(data).count(b"{") > MOST_OBJECTS:
+            raise ValueError(f"a list with more than {MOST_OBJECTS} objects")
+        _objects(data)  # which fails at the first item that is none
+    return _list(data)
 
 
 def _message_setter(name: str) -> Setter:
@@ -193,7 +241,7 @@ def _message_setter(name: str) -> Setter:
 def _messages_setter(name: str) -> Setter:
     def set_field(message: Message, data: msgspec.Raw) -> None:
         parts = getattr(message, name)
-        for part in _list(data):
+        for part in _split(data):
             _fill(parts.add(), part)
 
     return set_field

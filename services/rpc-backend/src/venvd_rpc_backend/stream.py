@@ -18,7 +18,7 @@ from venvd_core.float_arrays import WholeCall
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
-from venvd_rpc_backend import messages, status
+from venvd_rpc_backend import status
 from venvd_rpc_backend.context import CallFields, PeerGuard
 from venvd_rpc_backend.settings import RpcSettings
 
@@ -141,8 +141,8 @@ class Stream:
 
     # ---- replies
 
-    def _on_event(self, number: int, kind: str, data: Any) -> None:
-        event = SessionEvent(event=kind, data_json=messages.write_json(data))
+    def _on_event(self, number: int, kind: str, data: bytes) -> None:
+        event = SessionEvent(event=kind, data_json=data.decode())
         self._send(SessionResponse(id=number, event=event).SerializeToString())
 
     def _on_done(self, call: Call) -> None:

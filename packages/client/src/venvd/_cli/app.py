@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 from venvd._cli import audit, backend, code, files, interactive, key, operation, runtime, server, venv
 from venvd._cli.command import State, complete_names, fields, pass_state, table
 from venvd._cli.running import DONE, FAILED, App, run_words
+from venvd._cli.terminal import write
 from venvd_contract.resources import Leftover, Setting
 
 
@@ -91,10 +92,10 @@ def config(state: State) -> int:
     settings = [
         (item.name, item.value, _source(item), (item.description or "").rstrip(".")) for item in report.settings
     ]
-    lines = [table(("setting", "value", "source", "meaning"), settings)]
-    lines += [click.style(f"unsafe: {word}", fg="yellow") for word in report.unsafe]
-    lines += [click.style(f"broken: {word}", fg="red") for word in report.missing]
-    state.show(report, "\n".join(lines))
+    state.show(report, table(("setting", "value", "source", "meaning"), settings))
+    for word, named, colour in (("unsafe", report.unsafe, "yellow"), ("broken", report.missing, "red")):
+        for each in named if not state.json else ():
+            write(f"{word}: {each}", fg=colour)
     return FAILED if report.missing else DONE
 
 

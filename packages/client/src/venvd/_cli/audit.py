@@ -10,6 +10,7 @@ import click
 
 from venvd._cli.command import Command, State, complete_names, pass_state, table
 from venvd._cli.key import parse_time
+from venvd._cli.terminal import write
 from venvd_contract.access import AuditEntry
 
 _POLL_SECONDS = 1.0
@@ -55,7 +56,7 @@ def _follow(read: Callable[[AuditEntry | None], Sequence[AuditEntry]], entries: 
     while True:
         for entry in entries:
             if last is None or entry.id > last.id:
-                click.echo("  ".join(_format_cells(entry)).rstrip())
+                write("  ".join(_format_cells(entry)).rstrip())
                 last = entry
         time.sleep(_POLL_SECONDS)
         entries = read(last)

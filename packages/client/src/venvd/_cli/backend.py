@@ -15,6 +15,7 @@ from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
+from venvd._cli.terminal import write
 from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
 from venvd_contract.resources import (
     BACKEND_TYPES,
@@ -322,7 +323,7 @@ def logs(state: State, name: str | None, follow: bool, tail: int | None, since: 
     if state.json:
         raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
     for line in state.controller.backends.follow_logs(name, tail, since):
-        click.echo(_format_line(line))
+        write(_format_line(line))
 
 
 @backend.command("metrics")

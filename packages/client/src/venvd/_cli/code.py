@@ -13,6 +13,7 @@ import click
 import venvd
 from venvd._cli.backend import choose_backend
 from venvd._cli.command import Command, State, complete_names, pass_state
+from venvd._cli.terminal import write
 from venvd._sync.backend import Commands
 from venvd_contract.access import KEY_PREFIX
 from venvd_contract.commands import ExecutionError, Output
@@ -126,7 +127,7 @@ def exec_(state: State, /, code: str, timeout: float | None, **session_names: st
             _print_rest(output, streamed)
     if output.error is not None and not is_clean_exit(output.error):
         if not state.json:
-            click.echo(output.error.traceback.rstrip(), err=True)
+            write(output.error.traceback.rstrip(), err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -144,18 +145,18 @@ def _run(state: State, target: Commands, code: str, timeout: float | None) -> tu
             return output, streamed
         if event.kind in {"stdout", "stderr"} and not state.json:
             streamed.add(event.kind)
-            click.echo(event.data, nl=False, err=event.kind == "stderr")
+            write(event.data, nl=False, err=event.kind == "stderr")
     raise venvd.BadReply("the stream of events ended without a result")
 
 
 def _print_rest(output: Output, streamed: set[str]) -> None:
     """Print what a backend without streaming sends only at the end."""
     if "stdout" not in streamed:
-        click.echo(output.stdout, nl=False)
+        write(output.stdout, nl=False)
     if "stderr" not in streamed:
-        click.echo(output.stderr, nl=False, err=True)
+        write(output.stderr, nl=False, err=True)
     shown = _to_text(output.result)
     if shown is not None and output.error is None:
-        click.echo(shown)
+        write(shown)
     if output.truncated:
-        click.echo("(the output was longer than the limit and is cut)", err=True)
+        write("(the output was longer than the limit and is cut)", err=True)

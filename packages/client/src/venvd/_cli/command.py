@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import venvd
+from venvd._cli.terminal import write
 from venvd_contract.framing import Number
 
 
@@ -44,9 +45,9 @@ class State:
         """Print a result on stdout: as JSON with `--json`, else as text, if there is any."""
         if self.json:
             self._shown = True
-            click.echo(json.dumps(data, default=to_json, ensure_ascii=False, indent=2))
+            write(json.dumps(data, default=to_json, ensure_ascii=False, indent=2))
         elif text is not None:
-            click.echo(text)
+            write(text)
 
     def show_error(self, error: venvd.VenvdError) -> None:
         """With `--json`, print an error as the object on stdout: problem details without the fields of HTTP."""
@@ -56,7 +57,7 @@ class State:
 
     def say(self, text: str) -> None:
         """Print a message for the user on stderr."""
-        click.echo(text, err=True)
+        write(text, err=True)
 
 
 def to_json(value: Any) -> Any:

@@ -12,6 +12,7 @@ from click.shell_completion import ShellComplete
 from venvd._cli.command import State, fields
 from venvd._cli.prompts import CompleteEvent, Completer, Completion, Document, Prompt, offer
 from venvd._cli.running import DONE, USAGE_ERROR, run_words
+from venvd._cli.terminal import write
 
 ALIASES = {
     **dict.fromkeys(["i"], "init"),
@@ -71,7 +72,7 @@ class Console:
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
-            click.echo(f"Error: {error}; a quote in a word is written \\' or \\\"", err=True)
+            write(f"Error: {error}; a quote in a word is written \\' or \\\"", err=True)
             self._note(USAGE_ERROR)
             return True
         words = resolve(words)
@@ -86,7 +87,7 @@ class Console:
         if word in OWN_WORDS:
             return self._run_own(word, rest)
         if word in {"console", "completion"}:
-            click.echo(f'Error: "{word}" is no word of the console', err=True)
+            write(f'Error: "{word}" is no word of the console', err=True)
             return USAGE_ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
         try:
@@ -98,12 +99,12 @@ class Console:
         if word == "help" and rest and rest[0] not in OWN_WORDS:
             return run_words(self._group, [*rest, "--help"], self.make_state())
         if rest and word != "help":
-            click.echo(f'Error: "{word}" takes no further words', err=True)
+            write(f'Error: "{word}" takes no further words', err=True)
             return USAGE_ERROR
         if word == "help":
-            click.echo(OWN_WORDS[rest[0]] if rest else self._help())
+            write(OWN_WORDS[rest[0]] if rest else self._help())
         elif word == "menu":
-            click.echo(fields([(f"{number:2}", entry) for number, entry in enumerate(MENU, 1)]))
+            write(fields([(f"{number:2}", entry) for number, entry in enumerate(MENU, 1)]))
         elif word == "clear":
             click.clear()
         return DONE
@@ -167,7 +168,7 @@ def run_console(group: click.Group, state: State) -> int:
     console = Console(group, state)
     prompt = Prompt("console_history", WordCompleter(console, group))
     if prompt.at_terminal:
-        click.echo("venvd console: `help` lists the words, `exit` or Ctrl-D leaves", err=True)
+        write("venvd console: `help` lists the words, `exit` or Ctrl-D leaves", err=True)
     while True:
         try:
             if not console.enter(prompt.read("venvd> ")):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
+from venvd._cli.terminal import write
 
 _SUFFIXES = {
     "text/html": ".html",
@@ -37,7 +37,7 @@ class Displays:
         """Print the text of a bundle and the names of the files with its other formats."""
         text = next((bundle[kind] for kind in _TEXTS if kind in bundle), None)
         if text is not None:
-            click.echo(text if isinstance(text, str) else json.dumps(text))
+            write(text if isinstance(text, str) else json.dumps(text))
         shown = [kind for kind in _SUFFIXES if isinstance(bundle.get(kind), str)]
         if not shown:
             return
@@ -46,7 +46,7 @@ class Displays:
             data = bundle[kind]
             path = self._find_directory() / f"display-{self._count}{_SUFFIXES[kind]}"
             path.write_bytes(base64.b64decode(data) if kind in _BINARY else data.encode())
-            click.echo(f"({kind} saved as {path})", err=True)
+            write(f"({kind} saved as {path})", err=True)
 
     def _find_directory(self) -> Path:
         if self._directory is None:

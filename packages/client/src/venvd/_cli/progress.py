@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 
 import venvd
 from venvd._cli.command import State
+from venvd._cli.terminal import write
+from venvd._visible import visible
 from venvd_contract.resources import Event, OperationInfo
 
 _SHORTEST_SHOWN = 0.1
@@ -39,9 +42,9 @@ class Progress:
             self._phase, self._since = str(event.data), time.monotonic()
             self._line(f"{event.data} …")
         elif event.kind == "log":
-            self._line(click.style(f"  {event.data}", dim=True))
+            self._line(f"  {event.data}", dim=True)
         elif event.kind == "progress" and sys.stderr.isatty():
-            click.echo(f"\r\033[K  {event.data}", err=True, nl=False)
+            click.echo(f"\r\033[K  {visible(str(event.data))}", err=True, nl=False)
             self._replaceable = True
         elif event.kind == "done":
             self.end()
@@ -53,11 +56,11 @@ class Progress:
             self._line(f"{self._phase}: {took:.1f} s")
         self._phase = None
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, **style: Any) -> None:
         if self._replaceable:
             click.echo("\r\033[K", err=True, nl=False)
             self._replaceable = False
-        click.echo(text, err=True)
+        write(text, err=True, **style)
 
 
 def wait(state: State, operation: OperationInfo | None) -> None:

@@ -10,6 +10,7 @@ import click
 import venvd
 from venvd._cli.command import Group, State, wants_json
 from venvd._cli.progress import FailedError
+from venvd._cli.terminal import write
 
 DONE, FAILED, USAGE_ERROR, NOT_FOUND, NO_CONTROLLER = range(5)
 
@@ -38,7 +39,7 @@ def run_words(group: click.Group, words: Sequence[str], state: State) -> int:
         state.show_error(convert_error(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
+        write("stopped", err=True)
         state.show_error(venvd.Cancelled("stopped"))
         return FAILED
     return status if isinstance(status, int) else DONE
@@ -65,7 +66,8 @@ def _show_error(state: State, error: venvd.VenvdError) -> int:
 def print_error(error: venvd.VenvdError) -> None:
     """Print an error on stderr, with the traceback of the user's code if there is one."""
     if error.traceback:
-        click.echo(error.traceback.rstrip(), err=True)
+        write(error.traceback.rstrip(), err=True)
     error_type = f"{error.error_type}: " if error.error_type else ""
     lost = " (the session's state is lost)" if error.state_lost and "state is lost" not in error.message else ""
-    click.echo(f"{click.style('Error', fg='red')}: {error_type}{error.message}{lost}", err=True)
+    write("Error", err=True, nl=False, fg="red")
+    write(f": {error_type}{error.message}{lost}", err=True)

@@ -21,7 +21,9 @@ from venvd._cli.code import is_clean_exit
 from venvd._cli.displays import Displays
 from venvd._cli.prompts import CompleteEvent, Completer, Completion, Document, Prompt, offer
 from venvd._cli.running import print_error
+from venvd._cli.terminal import write
 from venvd._sync.backend import Backend, Commands, Session
+from venvd._visible import visible
 from venvd_contract.commands import Output
 
 _ASK_TIMEOUT = 3.0
@@ -141,7 +143,7 @@ class Shell:
         try:
             question = _HELP.fullmatch(text)
             if question is not None:
-                click.echo_via_pager(self._remote.ask("describe", question["before"] or question["after"]))
+                click.echo_via_pager(visible(self._remote.ask("describe", question["before"] or question["after"])))
                 return True
             return self._run(source)
         except venvd.VenvdError as error:
@@ -155,7 +157,7 @@ class Shell:
             for event in self._remote.commands.exec_stream(source, timeout=self._timeout):
                 if event.kind in {"stdout", "stderr"}:
                     shown.append(event.kind)
-                    click.echo(event.data, nl=False, err=event.kind == "stderr")
+                    write(event.data, nl=False, err=event.kind == "stderr")
                 elif event.kind == "display":
                     shown.append(event.kind)
                     self._displays.show(event.data)
@@ -166,14 +168,14 @@ class Shell:
     def _end(self, output: Output, shown: list[str]) -> bool:
         """Print what the statement gave, as far as its events have not shown it; return whether the shell goes on."""
         if "stdout" not in shown:
-            click.echo(output.stdout, nl=False)
+            write(output.stdout, nl=False)
         if "stderr" not in shown:
-            click.echo(output.stderr, nl=False, err=True)
+            write(output.stderr, nl=False, err=True)
         if "display" not in shown:
             for bundle in output.display:
                 self._displays.show(bundle)
         if output.truncated:
-            click.echo("(the output was longer than the limit and is cut)", err=True)
+            write("(the output was longer than the limit and is cut)", err=True)
         if output.error is None:
             self._show_result(output)
             return True
@@ -181,7 +183,7 @@ class Shell:
             self.status = 0 if is_clean_exit(output.error) else _read_status(output.error.message)
             return False
         self.status = 1
-        click.echo(output.error.traceback.rstrip(), err=True)
+        write(output.error.traceback.rstrip(), err=True)
         return True
 
     def _show_result(self, output: Output) -> None:
@@ -190,7 +192,7 @@ class Shell:
         text = repr(output.result)
         # a rich result has come as a display, with this text in it
         if not (isinstance(output.result, venvd.RemoteObject) and output.display):
-            click.echo(text)
+            write(text)
         if isinstance(output.result, venvd.RemoteObject) or len(text) <= _LONGEST_KEPT:
             self._remote.commands.eval("__import__('builtins').__dict__.__setitem__('_', _value)", _value=output.result)
 
@@ -199,7 +201,7 @@ def _read_status(message: str) -> int:
     """Return the exit code of `sys.exit(…)`: a number, or 1 with a message on stderr."""
     if message.isdecimal():
         return int(message) & 0xFF
-    click.echo(message, err=True)
+    write(message, err=True)
     return 1
 
 
@@ -249,13 +251,13 @@ def run_shell(commands: Commands, *, timeout: float | None, save_dir: str | None
         key_bindings=_bind_keys(remote),
     )
     if prompt.at_terminal:
-        click.echo(f"{greeting}. NAME? shows help, Ctrl-C interrupts, Ctrl-D leaves.", err=True)
+        write(f"{greeting}. NAME? shows help, Ctrl-C interrupts, Ctrl-D leaves.", err=True)
     read = functools.partial(_read_statement, prompt, remote)
     while True:
         try:
             if not shell.enter(read()):
                 return shell.status
         except KeyboardInterrupt:
-            click.echo("KeyboardInterrupt", err=True)
+            write("KeyboardInterrupt", err=True)
         except EOFError:
             return 0 if prompt.at_terminal else shell.status

@@ -13,14 +13,36 @@ _MAY_BE_ZERO = frozenset({"outputBytes", "fileSizeBytes", "handles"})
 _LARGEST = 2**53
 
 
-def merge_limits(defaults: Limits, requested: Optional[Mapping[str, Any]]) -> Limits:
+NO_LIMITS = Limits(**dict.fromkeys(_NAMES))
+
+
+def merge_limits(defaults: Limits, requested: Optional[Mapping[str, Any]], ceiling: Limits = NO_LIMITS) -> Limits:
     """`defaults` with the limits that a client asks for; null keeps the default.
 
     Raises:
-        InvalidRequest: an unknown limit, or one that is no whole number in its range; says which.
+        InvalidRequest: an unknown limit, one that is no whole number in its range, or one above the ceiling; says
+            which.
     """
     changes = {name: _check(name, value) for name, value in (requested or {}).items() if value is not None}
+    for name, value in changes.items():
+        most = getattr(ceiling, name)
+        if most is not None and value > most:
+            raise InvalidRequest(
+                'the limit "{}" is {} at most on this backend (VENVD_MAX_SESSION_LIMITS), and not {}'.format(
+                    name, most, value
+                )
+            )
     return replace(defaults, **changes)
+
+
+def lower_limits(limits: Limits, ceiling: Limits) -> Limits:
+    """`limits`, each no higher than its ceiling; null is no limit, in both."""
+    ceilings = {name: getattr(ceiling, name) for name in _NAMES if getattr(ceiling, name) is not None}
+    return replace(limits, **{name: _lower(getattr(limits, name), most) for name, most in ceilings.items()})
+
+
+def _lower(value: Optional[int], most: int) -> int:
+    return most if value is None else min(value, most)
 
 
 def parse_limits(fields: Dict[str, Any]) -> Limits:

@@ -15,7 +15,7 @@ from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Started
 from venvd_core.link import Link
 from venvd_core.segments import Segments
-from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_reply
+from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_events, largest_reply
 from venvd_core.session.venvs import VenvRequests
 from venvd_core.wire import encode
 
@@ -106,7 +106,7 @@ async def start(
     Raises:
         Unavailable: the warden is away, or could not start it; says why.
     """
-    stream = Stream(on_line, on_broken, largest_reply(limits))
+    stream = Stream(on_line, on_broken, max(largest_reply(limits), largest_events(limits)))
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         stream_end = _connect(theirs, ours, socket.SOCK_STREAM)
         supply_end = _connect(theirs, ours, socket.SOCK_SEQPACKET)

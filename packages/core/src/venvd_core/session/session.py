@@ -21,12 +21,10 @@ from venvd_core.session.host import Host, SessionSpec
 from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
 from venvd_core.session.process import Process
 from venvd_core.session.queue import Queue
-from venvd_core.session.stream import largest_reply, write_nowhere
+from venvd_core.session.stream import largest_events, write_nowhere
 from venvd_core.tasks import Tasks
 from venvd_core.timer import DeadlineTimer
-from venvd_core.wire import GarbledError, SessionLine, error_of, parse_data
-
-EVENTS = frozenset({"stdout", "stderr", "display", "progress"})
+from venvd_core.wire import EVENTS, GarbledError, SessionLine, copy_data, error_of
 
 _LINE = b'{"id":%d%b%b}\n'
 _SLOT_POLL = 0.01
@@ -34,7 +32,7 @@ _TIMED_OUT_IN_QUEUE = "the time for the call ran out while it waited for those b
 _NOT_BEGUN = "the call was cancelled before it began"
 _STRAY_BYTES = 1 << 20
 """Events that belong to no call may have as many bytes in all."""
-_EVENT_BYTES = 64
+_EVENT_BYTES = 24
 """Added to the size of each event's data."""
 
 
@@ -199,18 +197,18 @@ class Session:
 
     def on_line(self, line: SessionLine, attachments: Sequence[bytes]) -> None:
         call = self._running
-        if line.event is not None:
+        if line.event:
             self._take_event(call, line)
             return
         if call is None:
             raise GarbledError("a reply that nothing asked for")
-        if line.id != self._number and not (line.id is None and line.error is not None):
+        if line.id != self._number and not (line.id is None and line.error):
             raise GarbledError("a reply to another request")
-        if line.error is None and not line.result:
+        if not line.error and not line.result:
             raise GarbledError("a reply with neither result nor error")
+        error = error_of(line) if line.error else None
         self._running = None
-        if line.error is not None:
-            error = error_of(line)
+        if error is not None:
             withdrawn = call.stop_reason == "timeout" and error.code == Cancelled.code
             self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE) if withdrawn else error)
         elif call.ended:
@@ -227,14 +225,15 @@ class Session:
             self._send_next()
 
     def _take_event(self, call: Call | None, line: SessionLine) -> None:
-        if call is None or line.id != self._number or call.on_event is None or line.event not in EVENTS:
+        event = EVENTS.get(bytes(line.event))
+        if call is None or line.id != self._number or call.on_event is None or event is None:
             call = None
         self._event_bytes += memoryview(line.data).nbytes + _EVENT_BYTES
-        most = _STRAY_BYTES if call is None else largest_reply(self.spec.limits)
+        most = _STRAY_BYTES if call is None else largest_events(self.spec.limits)
         if self._event_bytes > most:
             raise GarbledError("more events than its limits allow")
-        if call is not None and call.on_event is not None and line.event is not None and not call.done():
-            call.on_event(line.event, parse_data(line.event, line.data))
+        if call is not None and call.on_event is not None and event is not None and not call.done():
+            call.on_event(event, copy_data(event, line.data))
 
     # ---- deadlines, and stopping calls
 

@@ -8,8 +8,8 @@ from typing import cast
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
-from venvd_contract.framing import Buffer, attachment_sizes
-from venvd_core.wire import GarbledError, SessionLine, parse_line
+from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes
+from venvd_core.wire import GarbledError, SessionLine, parse_line, parse_sizes
 
 OnLine = Callable[[SessionLine, Sequence[bytes]], None]
 """Takes a line and its attachments; raises `GarbledError` for a line that has no place there."""
@@ -21,16 +21,23 @@ CLOSED = "closed its channel"
 
 
 _MIB = 1 << 20
-_UNLIMITED_RESULT = 128 * _MIB
-_UNLIMITED_OUTPUT = 32 * _MIB
+_UNLIMITED_RESULT = 256 * _MIB
+_UNLIMITED_OUTPUT = MAX_LINE
 _LONGEST_ESCAPE = 6
+"""Bytes of JSON that a session may send for one that it counted, in an event."""
 
 
 def largest_reply(limits: Limits) -> int:
     """Return the bytes that one reply of a session with these limits can have; a larger one breaks the protocol."""
     result = _UNLIMITED_RESULT if limits.resultBytes is None else limits.resultBytes
     output = _UNLIMITED_OUTPUT if limits.outputBytes is None else limits.outputBytes
-    return _MIB + 2 * result + _LONGEST_ESCAPE * output
+    return _MIB + result + output
+
+
+def largest_events(limits: Limits) -> int:
+    """Return the bytes that all events of one call can have."""
+    output = _UNLIMITED_OUTPUT if limits.outputBytes is None else min(limits.outputBytes, MAX_LINE)
+    return _MIB + _LONGEST_ESCAPE * output
 
 
 def write_nowhere(_data: bytes) -> None:
@@ -101,7 +108,7 @@ class Stream(asyncio.Protocol):
                 self._on_line(line, ())
 
     def _begin_attachments(self, line: SessionLine) -> None:
-        self._sizes = attachment_sizes(line.attachments)
+        self._sizes = attachment_sizes(parse_sizes(line.attachments))
         if sum(self._sizes) > self._max_line:
             raise GarbledError("attachments over the limit")
         self._line = line

@@ -1,0 +1,19 @@
+"""What the CLI writes: names, values, logs and errors are other people's, so a terminal gets none of their escapes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from venvd._visible import visible
+
+
+def write(text: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
+    """Write to standard output or standard error: to a file or a pipe as it is, to a terminal what can be seen.
+
+    `style` is that of `click.style`, which only the CLI itself chooses.
+    """
+    shown = visible(text) if (sys.stderr if err else sys.stdout).isatty() else text
+    click.echo(click.style(shown, **style) if style else shown, err=err, nl=nl)

@@ -1,0 +1,13 @@
+"""Text of other people on a terminal, which obeys what it contains."""
+
+from __future__ import annotations
+
+import re
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters without tab and line end, and marks that change the direction of text."""
+
+
+def visible(text: str) -> str:
+    r"""Write what a terminal would obey as Python writes it in a string, such as `\x1b`."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
