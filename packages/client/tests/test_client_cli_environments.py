@@ -63,6 +63,7 @@ def test_a_providers_venv(cli: Cli) -> None:
     assert made["spec"]["labels"] == {"provider": "Acme", "model": "m1"}
     assert cli("venv", "ensure", "Acme", "--model", "m1", "--json").json["name"] == made["name"]
     assert cli("providers", "ensure", "Acme", "--model", "m1", "--json").json["updatedAt"] == made["updatedAt"]
+    assert cli("venv", "ensure", "Acme", "--model", "m1", "--upgrade", "--json").json["updatedAt"] > made["updatedAt"]
     cli("venv", "delete", made["name"])
     cli("providers", "set", "Acme", "-r", "six")
     assert [item["spec"]["requirements"] for item in cli("providers", "list", "--json").json] == [["six"]]
@@ -104,9 +105,11 @@ def test_a_virtual_environment_by_its_path(cli: Cli, site: Any) -> None:
     folder = site.home / "allowed" / "science" / ".venv"
     make_environment(folder)
     files = sorted(folder.rglob("*"))
+    cli("venv", "create", installed.make_name(folder), "--venv", str(folder), "--env", "A=1")
     started = cli("start", "http", "--venv", str(folder), "--name", "theirs", "--json").json
     assert started["venv"].startswith("path-science-")
-    assert cli("eval", "--backend", "theirs", "import sys, alpha; (sys.prefix, alpha.x)").out == f"('{folder}', 1)\n"
+    told = cli("eval", "--backend", "theirs", "import os, sys, alpha; (sys.prefix, alpha.x, os.environ['A'])").out
+    assert told == f"('{folder}', 1, '1')\n"
     assert sorted(folder.rglob("*")) == files
     cli("stop", "theirs")
     refused = cli("venv", "create", "elsewhere", "--venv", str(site.home / "elsewhere"), status=1)

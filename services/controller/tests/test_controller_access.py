@@ -65,6 +65,7 @@ def test_secrets_are_not_in_the_config(client: TestClient, controller: Controlle
         ("POST", "/v1/backends", '{"type": "pipe", "pipeName": "/a"}', 400, "invalid_request", "socketDir"),
         ("POST", "/v1/backends", '{"type": "pipe", "pipeName": "a/b"}', 400, "invalid_request", "1 to 64"),
         ("POST", "/v1/backends", '{"type": "pipe", "pipeName": "Anonymous"}', 400, "invalid_request", "reserves"),
+        ("POST", "/v1/backends", '{"type": "pipe", "pipeName": "' + "ä" * 60 + '"}', 400, "invalid_request", "bytes"),
         ("POST", "/v1/backends", '{"type": "http", "socketDir": "a"}', 400, "invalid_request", "socketDir"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "/etc"}', 400, "invalid_request", "VENVD_RUN_DIR"),
         ("POST", "/v1/backends", '{"type": "pipe", "socketDir": "../a"}', 400, "invalid_request", "VENVD_RUN_DIR"),
@@ -87,7 +88,7 @@ def test_secrets_are_not_in_the_config(client: TestClient, controller: Controlle
         ("GET", "/v1/venvs?limit=0", None, 400, "invalid_request", "limit"),
         ("GET", "/v1/operations/ghost", None, 404, "not_found", "ghost"),
         ("PUT", "/v1/venvs/a", "[" * 900_000, 400, "invalid_request", ""),
-        ("PUT", "/v1/venvs/a", " " * 2_000_000, 413, "too_large", "1048576"),
+        ("PUT", "/v1/venvs/a", " " * 9_000_000, 413, "too_large", "8388608"),
     ],
 )
 def test_bad_input_is_named(

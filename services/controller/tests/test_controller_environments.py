@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from pathlib import Path
@@ -50,11 +51,11 @@ def test_a_ready_runtime_becomes_the_default_when_it_is_asked_for(testbed: Any) 
 def test_a_provider_gets_what_it_asks_for_more(testbed: Any) -> None:
     """Ensuring a provider's venv again adds packages or replaces their versions, and otherwise builds nothing."""
     providers = testbed.controller.providers
-    venv, operation = providers.ensure("OpenAI", "gpt", VenvSpec(python="3.11", requirements=["a==1", "b"]))
+    venv, operation = providers.ensure("OpenAI", "gpt", lambda _: VenvSpec(python="3.11", requirements=["a==1", "b"]))
     testbed.wait(operation)
     assert venv.spec.labels == {"provider": "OpenAI", "model": "gpt"}
-    assert providers.ensure("OpenAI", "gpt", VenvSpec()) == (testbed.controller.venvs.get(venv.name), None)
-    again, operation = providers.ensure("OpenAI", "gpt", VenvSpec(requirements=["A==2", "c"], env={"X": "1"}))
+    assert providers.ensure("OpenAI", "gpt", lambda _: VenvSpec()) == (testbed.controller.venvs.get(venv.name), None)
+    again, operation = providers.ensure("OpenAI", "gpt", lambda _: VenvSpec(requirements=["A==2", "c"], env={"X": "1"}))
     testbed.wait(operation)
     assert again.name == venv.name
     assert again.spec.requirements == ["a==2", "b", "c"]
@@ -65,11 +66,11 @@ def test_a_provider_with_a_list_of_packages(testbed: Any) -> None:
     """Its venvs have these packages from the first; a changed list reaches them when they are ensured again."""
     providers = testbed.controller.providers
     providers.put("OpenAI", ProviderSpec(["openai==1"], python="3.11"))
-    venv, operation = providers.ensure("OpenAI", None, VenvSpec(requirements=["extra"]))
+    venv, operation = providers.ensure("OpenAI", None, lambda _: VenvSpec(requirements=["extra"]))
     testbed.wait(operation)
     assert (venv.spec.python, venv.spec.requirements) == ("3.11", ["extra", "openai==1"])
     providers.put("OpenAI", ProviderSpec(["OpenAI==2"], python="3.13"))
-    again, operation = providers.ensure("OpenAI", None, VenvSpec())
+    again, operation = providers.ensure("OpenAI", None, lambda _: VenvSpec())
     testbed.wait(operation)
     assert (again.name, again.spec.python, again.spec.requirements) == (venv.name, "3.11", ["extra", "openai==2"])
     with pytest.raises(InvalidRequest, match="cannot be read"):
@@ -202,6 +203,36 @@ def test_an_upgrade_that_fails_leaves_the_venv(testbed: Any, engine: Any) -> Non
     assert venvs.ensure("x", _Quiet()).key == venv.key
 
 
+def test_a_start_during_an_upgrade_that_fails_has_the_image_before(testbed: Any, engine: Any) -> None:
+    """The start waits for the upgrade, and does not fail with it."""
+    venvs = testbed.controller.venvs
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1])
+    engine.faults["lock"] = Unavailable("the package index is away")
+    gate = engine.gates["lock"] = threading.Event()
+    upgrade = venvs.put("x", venvs.get("x").spec, upgrade=True)[1]
+    start = testbed.controller.backends.start(BackendSpec("http", "x", "b"))[1]
+    gate.set()
+    assert testbed.wait(upgrade).state == "failed"
+    assert testbed.wait(start).state == "succeeded"
+    assert testbed.controller.backends.get("b").key == venvs.get("x").key
+
+
+def test_upgrades_soon_after_each_other(testbed: Any, engine: Any) -> None:
+    """A second request joins an upgrade that is under way; one after a cancelled upgrade is an upgrade of its own."""
+    venvs, operations = testbed.controller.venvs, testbed.controller.operations
+    testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a"]))[1])
+    spec = venvs.get("x").spec
+    engine.version = 1
+    gate = engine.gates["lock"] = threading.Event()
+    first = venvs.put("x", spec, upgrade=True)[1]
+    assert venvs.put("x", spec, upgrade=True)[1].id == first.id
+    operations.cancel(first.id)
+    second = venvs.put("x", spec, upgrade=True)[1]
+    gate.set()
+    assert testbed.wait(second).state == "succeeded"
+    assert venvs.get_lock("x") == "a==1"
+
+
 class _Quiet:
     def phase(self, name: str) -> None: ...
 
@@ -225,6 +256,91 @@ def test_a_lock_that_is_brought(testbed: Any, engine: Any) -> None:
     testbed.wait(venvs.put("x", VenvSpec(python="3.11", requirements=["a>=1"]))[1])
     assert "lock" in engine.steps
     assert venvs.get_lock("x") != LOCK
+
+
+def test_a_lock_has_what_extras_need(testbed: Any, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build resolves requirements with extras at the pinned versions, and names packages that the lock lacks."""
+    venvs = testbed.controller.venvs
+    asked = []
+
+    def lock(_runtime: Any, lines: Any, _progress: Any, constraints: Any) -> str:
+        asked.append((list(lines), list(constraints)))
+        return f"{LOCK}h2==4 --hash=sha256:22\n"
+
+    monkeypatch.setattr(engine, "lock", lock)
+    spec = VenvSpec(python="3.11", requirements=["a[http2]"], lock=LOCK)
+    failed = testbed.wait(venvs.put("x", spec)[1])
+    assert (failed.error["code"], asked) == ("invalid_request", [(["a[http2]"], ["a==1.5"])])
+    assert "it lacks h2" in failed.error["detail"]
+    whole = dataclasses.replace(spec, lock=f"{LOCK}h2==4 --hash=sha256:22\n")
+    assert testbed.wait(venvs.put("x", whole)[1]).state == "succeeded"
+
+
+def test_a_project_gets_a_python_that_it_runs_on(testbed: Any) -> None:
+    """Without a named Python, it is the default runtime if that fits, else the newest that does; or an error."""
+    controller = testbed.controller
+    needs = {text: f'[project]\nname = "p"\nrequires-python = "{text}"' for text in (">=3.12", "<3.12", "<3.9")}
+    testbed.wait(controller.venvs.put("new", VenvSpec(pyproject=needs["<3.12"]))[1])
+    assert controller.venvs.get("new").python.startswith("3.11.")
+    testbed.wait(controller.runtimes.put("3.13")[1])
+    for text, python in ((">=3.12", "3.13.5"), ("<3.12", "3.11.5")):
+        testbed.wait(controller.venvs.put("x", VenvSpec(pyproject=needs[text]))[1])
+        venv = controller.venvs.get("x")
+        assert (venv.python, venv.spec.python, venv.spec.requiresPython) == (python, None, text)
+    with pytest.raises(InvalidRequest, match=r"no supported Python is <3.9; supported are 3.14, "):
+        controller.venvs.put("x", VenvSpec(pyproject=needs["<3.9"]))
+    with pytest.raises(InvalidRequest, match=r"needs Python <3.12, and its python is 3.13"):
+        controller.venvs.put("x", VenvSpec(pyproject=needs["<3.12"], python="3.13"))
+    with pytest.raises(InvalidRequest, match="no version specifier"):
+        controller.venvs.put("x", VenvSpec(requiresPython="new"))
+
+
+def test_paths_of_the_host_are_checked_at_each_start(create_testbed: Any, tmp_path: Path, engine: Any) -> None:
+    """A directory that became a link to elsewhere, or that is gone, is named by the error of the start."""
+    allowed = tmp_path / "allowed"
+    assemblies = allowed / "dlls"
+    assemblies.mkdir(parents=True)
+    with create_testbed(host_dirs=str(allowed)).started() as testbed:
+        spec = VenvSpec(python="3.11", dotnet=True, assemblies=str(assemblies))
+        testbed.wait(testbed.controller.venvs.put("x", spec)[1])
+        assemblies.rmdir()
+        gone = testbed.wait(testbed.controller.backends.start(BackendSpec("http", "x", "b"))[1])
+        assert (gone.error["code"], f"{assemblies} does not exist" in gone.error["detail"]) == ("invalid_request", True)
+        assemblies.symlink_to("/etc")
+        swapped = testbed.wait(testbed.controller.backends.restart("b")[1])
+        assert (swapped.error["code"], "VENVD_HOST_DIRS" in swapped.error["detail"]) == ("forbidden", True)
+        assemblies.unlink()
+        (allowed / "other").mkdir()
+        assemblies.symlink_to(allowed / "other")
+        moved = testbed.wait(testbed.controller.backends.restart("b")[1])
+        assert f"is a link to {allowed}/other" in moved.error["detail"]
+        assert "adopt" not in engine.steps
+        assert not [each for each in engine.list_owned() if each.name == "b"]
+
+
+def test_an_existing_virtual_environment_is_checked_before_it_is_read(
+    create_testbed: Any, tmp_path: Path, engine: Any
+) -> None:
+    """The build fails if the path became a link to elsewhere since it was given."""
+    folder = tmp_path / "allowed" / "env"
+    folder.mkdir(parents=True)
+    with create_testbed(host_dirs=str(folder.parent)).started() as testbed:
+        testbed.wait(testbed.controller.venvs.put("x", VenvSpec(path=str(folder)))[1])
+        folder.rmdir()
+        folder.symlink_to("/etc")
+        engine.images.clear()
+        engine.steps.clear()
+        with pytest.raises(Forbidden, match="VENVD_HOST_DIRS"):
+            testbed.controller.venvs.ensure("x", _Quiet())
+        assert "adopt" not in engine.steps
+
+
+def test_a_list_has_the_digest_of_a_lock(client: Any) -> None:
+    """The venv itself has the text."""
+    client.put("/v1/venvs/x", json={"python": "3.11", "lock": LOCK})
+    (listed,) = client.get("/v1/venvs").json()["items"]
+    assert re.fullmatch(r"sha256:[0-9a-f]{64} \(GET /v1/venvs/x has the text\)", listed["spec"]["lock"])
+    assert client.get("/v1/venvs/x").json()["spec"]["lock"] == LOCK
 
 
 @pytest.mark.parametrize(
@@ -279,6 +395,7 @@ def test_a_virtual_environment_of_the_host(create_testbed: Any, engine: Any, tmp
     """Its path must be allowed and stands alone; nothing is locked or built, and no runtime is made."""
     with create_testbed(host_dirs=str(tmp_path)).started() as testbed:
         venvs = testbed.controller.venvs
+        (tmp_path / "theirs").mkdir()
         testbed.wait(venvs.put("x", VenvSpec(path=f"{tmp_path}/theirs"))[1])
         venv = venvs.get("x")
         assert (venv.state, venv.image, venv.python) == ("ready", f"{tmp_path}/theirs", "3.11.9")

@@ -289,6 +289,7 @@ def test_a_key_of_a_venv_keeps_what_an_operator_set(place: Place) -> None:
     inherited = {"type": "http", "venv": "app", "network": True}
     started = place.send(key, "POST", "/v1/backends", json=inherited)
     assert started.status_code == 202
+    assert started.json()["backend"]["spec"]["network"] is None  # the venv's, at each start
     place.client.delete(f"/v1/backends/{started.json()['backend']['name']}")
     place.client.put("/v1/venvs/app", json={"python": "3.13"})
 

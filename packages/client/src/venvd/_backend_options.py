@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
         server: settings of the server, such as `{"maxSessions": 8}` (`venvd_contract.server_settings`).
         queue_limit: how many calls may wait in one session. Default: 1,000.
         handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
+        manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
         on_event: is called with each event of the operations (`venvd_contract.resources.Event`).
@@ -62,6 +63,7 @@ class Options(TypedDict, total=False):
     server: Mapping[str, Any] | None
     queue_limit: int | None
     handle_lease: float | None
+    manages: Sequence[str] | None
     controller: str | None
     token: str | None
     on_event: OnEvent
@@ -89,6 +91,8 @@ class BackendPlan:
         fields["queueLimit"] = options.get("queue_limit")
         fields["ociRuntime"] = options.get("oci_runtime")
         fields["handleLease"] = options.get("handle_lease")
+        manages = options.get("manages")
+        fields["manages"] = None if manages is None else list(manages)
         fields["venv"] = venv
         fields["name"] = options.get("name") or f"{venv[:50]}-{secrets.token_hex(3)}"
         return make_backend_spec(options.get("type", "http"), options.get("limits"), fields)

@@ -214,9 +214,11 @@ def delete_provider(provider: str) -> Request[None]:
     return Request("DELETE", f"/v1/providers/{quote_name(provider)}", _ignore)
 
 
-def ensure_provider(provider: str, model: str | None, spec: VenvSpec | None) -> Request[VenvChange]:
+def ensure_provider(provider: str, model: str | None, spec: VenvSpec | None, *, upgrade: bool) -> Request[VenvChange]:
     path, body = f"/v1/providers/{quote_name(provider)}/venv", None if spec is None else dataclasses.asdict(spec)
-    return Request("PUT", path, _decoder(VenvChange), body, query={"model": model})
+    return Request(
+        "PUT", path, _decoder(VenvChange), body, query={"model": model, "upgrade": "true" if upgrade else None}
+    )
 
 
 # ---- backends ----

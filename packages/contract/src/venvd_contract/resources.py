@@ -88,7 +88,11 @@ class VenvSpec:
     lock: Optional[str] = None
     """A requirements file with pinned versions and hashes, which is installed as it is; null resolves one."""
     pyproject: Optional[str] = None
-    """The text of a pyproject.toml; its dependencies join `requirements`, and the resource shows only those."""
+    """The text of a pyproject.toml; its dependencies join `requirements`, and the resource shows only those and
+    `requiresPython`.
+    """
+    requiresPython: Optional[str] = None
+    """The Pythons that it may have, such as `>=3.11`. The default is that of `pyproject`."""
     extras: List[str] = field(default_factory=list)
     """Extras of `pyproject`."""
     groups: List[str] = field(default_factory=list)

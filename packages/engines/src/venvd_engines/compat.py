@@ -68,7 +68,7 @@ def make_link(link: Path, socket: Path, *, for_all: bool = True) -> None:
     try:
         link.symlink_to(socket)
     except FileExistsError:
-        raise Conflict(_describe_use(link)) from None
+        raise Conflict(describe_use(link)) from None
     if shared and os.geteuid() == 0:
         os.lchown(link, owner.st_uid, -1)
 
@@ -86,9 +86,9 @@ def read_link(link: Path, socket: Path) -> Path | None:
     except FileNotFoundError:
         return None
     except OSError:  # no link
-        raise Conflict(_describe_use(link)) from None
+        raise Conflict(describe_use(link)) from None
     if target != socket and _exists(target.parent):
-        raise Conflict(f"{_describe_use(link)}; it leads to {target}")
+        raise Conflict(f"{describe_use(link)}; it leads to {target}")
     return target
 
 
@@ -113,6 +113,7 @@ def _exists(directory: Path) -> bool:
     return True
 
 
-def _describe_use(link: Path) -> str:
+def describe_use(link: Path) -> str:
+    """Return the message of an error about a name that is in use."""
     name = link.name.removeprefix(_PREFIX)
     return f'pipeName: the name "{name}" is in use: {link} exists; choose another name'

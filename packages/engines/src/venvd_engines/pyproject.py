@@ -18,6 +18,26 @@ _DEEPEST = 50
 """Extras and groups that may lie between the one asked for and one that is included."""
 
 
+class RequiresPython:
+    """Which Pythons a project runs on.
+
+    Raises:
+        InvalidRequest: the text is no version specifier.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._allowed = SpecifierSet(text)
+        except InvalidSpecifier:
+            raise InvalidRequest(f'requires-python: "{text[:80]}" is no version specifier such as >=3.11') from None
+
+    def allows(self, version: str) -> bool:
+        """Return whether a version is allowed; of a minor version, any release may be taken."""
+        releases = [version] if version.count(".") > 1 else [f"{version}.{patch}" for patch in range(_PATCHES)]
+        return any(self._allowed.contains(release, prereleases=True) for release in releases)
+
+
 class Pyproject:
     """The tables `project` and `dependency-groups` of a pyproject.toml.
 
@@ -40,19 +60,11 @@ class Pyproject:
                 raise InvalidRequest(f"pyproject: its {name} are dynamic, so only a build knows them; list them there")
         self._name = canonicalize_name(str(self._project.get("name", "")))
 
-    def check_python(self, version: str | None) -> None:
-        """Raise `InvalidRequest` if the project does not run on a version of Python; None is not known yet."""
+    @property
+    def requires_python(self) -> str | None:
+        """The Pythons that the project runs on, None for any."""
         text = self._project.get("requires-python")
-        try:
-            allowed = SpecifierSet(text) if isinstance(text, str) else None
-        except InvalidSpecifier:
-            raise InvalidRequest(f'pyproject: requires-python "{text}" is no version specifier') from None
-        if allowed is None or version is None:
-            return
-        # of a minor version, any release may be taken
-        releases = [version] if version.count(".") > 1 else [f"{version}.{patch}" for patch in range(_PATCHES)]
-        if not any(allowed.contains(release, prereleases=True) for release in releases):
-            raise InvalidRequest(f"pyproject: the project needs Python {text}, and the venv has {version}")
+        return text if isinstance(text, str) else None
 
     def list_dependencies(self, extras: Sequence[str], groups: Sequence[str]) -> list[str]:
         """Return the project's dependencies, with those of extras and of dependency groups; each of these counts once.

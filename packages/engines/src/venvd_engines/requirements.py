@@ -54,6 +54,11 @@ def replace_packages(lines: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return sorted([*(line for line in lines if Requirement(line).name not in names), *wanted])
 
 
+def list_with_extras(lines: Sequence[str]) -> list[str]:
+    """The (checked) lines that ask for extras."""
+    return [line for line in lines if Requirement(line).extras]
+
+
 def check_apt(names: Sequence[str]) -> list[str]:
     """The names of Debian packages, sorted, each once.
 

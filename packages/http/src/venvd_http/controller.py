@@ -23,7 +23,7 @@ LONG_AT_ONCE = AT_ONCE // 2
 """The same for requests that may take longer than `SILENCE`."""
 MOST_STREAMS = 32
 """Streams that are open at a time; no more are opened."""
-LARGEST_REQUEST = 1 << 20
+LARGEST_REQUEST = 8 << 20
 LARGEST_RESPONSE = 16 << 20
 SILENCE = 30.0
 """Seconds in which the controller must answer, or send the next event or comment of a stream."""

@@ -15,7 +15,7 @@ from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
 from venvd_controller.images import Images
 from venvd_controller.keys import Keys
-from venvd_controller.launch_plan import check_socket_dir, create_server_env, plan_launch, read_ports
+from venvd_controller.launch_plan import check_host_paths, check_socket_dir, create_server_env, plan_launch, read_ports
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
@@ -83,6 +83,7 @@ class BackendStarter:
             spec = read_spec(row)
             check_socket_dir(spec, self._settings.sockets)
             venv = self._venvs.get(row.venv).spec
+            check_host_paths(venv, spec, self._backends.host_paths)
             launch = plan_launch(
                 row,
                 venv,

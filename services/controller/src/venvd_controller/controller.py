@@ -125,7 +125,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     operations = Operations(database, settings.max_operations)
     images = Images(database, engine, operations, settings.image_keep)
     runtimes = Runtimes(database, engine, operations)
-    host_paths = HostPaths(settings.sockets, settings.host_dirs)
+    host_paths = HostPaths(settings.sockets, settings.host_dirs, settings.pipe_name_dir)
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
     backends = Backends(database, home, engine.name, operations, venvs, host_paths)
     keys = Keys(database, home, backends)

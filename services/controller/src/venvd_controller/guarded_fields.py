@@ -17,7 +17,7 @@ from venvd_controller.specs import is_loopback
 
 _FREE_IN_VENV = frozenset(
     {"python", "requirements", "aptPackages", "preload", "env", "labels"}
-    | {"constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet"}
+    | {"constraints", "lock", "pyproject", "requiresPython", "extras", "groups", "checks", "dotnet"}
 )
 """They change what is inside the walls around builds and user code, and not the walls."""
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout", "handleLease"})
@@ -43,8 +43,8 @@ def guard_venv(caller: Caller, spec: VenvSpec, stored: VenvSpec | None) -> VenvS
     return replace(spec, **kept)
 
 
-def check_backend_fields(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, settings: Settings) -> None:
-    """Check that a caller may start a backend with these fields.
+def guard_backend(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, settings: Settings) -> BackendSpec:
+    """Return the specification that a caller may start. The network of its backend is that of the venv at each start.
 
     Raises:
         Forbidden: a guarded field has a value that only an operator or admin may give it.
@@ -56,6 +56,7 @@ def check_backend_fields(caller: Caller, spec: BackendSpec, venv: VenvSpec | Non
             caller.require([ADMIN], f'the field "{name}"')
         if not caller.is_operator and not _is_harmless(name, value, getattr(default, name), venv, settings):
             caller.require([OPERATOR], f'the field "{name}" with this value')
+    return spec if caller.is_operator or not spec.network else replace(spec, network=None)
 
 
 def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, settings: Settings) -> bool:

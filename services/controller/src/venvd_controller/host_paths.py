@@ -17,10 +17,12 @@ class HostPaths:
     Attributes:
         run_dir: the directory of the directories with sockets.
         allowed: the directories of `VENVD_HOST_DIRS`.
+        pipe_name_dir: the directory of links to pipes.
     """
 
     run_dir: Path
     allowed: Sequence[Path] = ()
+    pipe_name_dir: Path = Path("/tmp")  # noqa: S108 - where .NET looks
 
     def check(self, field: str, text: str) -> str:
         """Return a path without `..` and, as far as this process sees it, without links.
@@ -37,4 +39,19 @@ class HostPaths:
             raise Forbidden(
                 f"{field}: {text[:200]} is below no directory of VENVD_HOST_DIRS of the controller, which {listed}"
             )
+        return path
+
+    def check_again(self, field: str, path: str) -> str:
+        """Return a path that was checked when it was given; what it names may have changed since.
+
+        Raises:
+            Forbidden: a link in it leads elsewhere now, or its directory is not allowed any more.
+            InvalidRequest: it is gone.
+        """
+        if self.check(field, path) != path:
+            raise Forbidden(f"{field}: {path} is a link to {os.path.realpath(path)} by now: name where it shall lead")
+        within = [directory for directory in self.allowed if Path(path).is_relative_to(os.path.realpath(directory))]
+        # a controller in a container may not see the directories of its host; the engine then checks the path
+        if any(map(os.path.isdir, within)) and not os.path.lexists(path):
+            raise InvalidRequest(f"{field}: {path} does not exist on the host of the controller any more")
         return path

@@ -13,6 +13,7 @@ from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_contract.server_settings import merge_server_settings
 from venvd_controller.backends import Backends, read_spec
 from venvd_controller.database.tables import BackendRow
+from venvd_controller.host_paths import HostPaths
 from venvd_controller.settings import Settings
 from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
@@ -147,3 +148,17 @@ def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
         empty = False
     if not empty:
         raise Conflict(f"socketDir: {path} exists and is not an empty directory: name another, or remove it")
+
+
+def check_host_paths(venv: VenvSpec, spec: BackendSpec, host_paths: HostPaths) -> None:
+    """Check the paths of the host that a launch uses, since what they name may have changed.
+
+    Raises:
+        Forbidden: a path leads elsewhere now, or is not allowed any more.
+        InvalidRequest: it is gone.
+    """
+    _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
+    named = {"path": venv.path, "assemblies": venv.assemblies, **server_files}
+    for field, path in named.items():
+        if path is not None:
+            host_paths.check_again(field, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -58,24 +59,36 @@ class Providers:
         with self._database.write() as session:
             session.delete(get_row(session, ProviderRow, "provider", provider))
 
-    def ensure(self, provider: str, model: str | None, wanted: VenvSpec) -> tuple[Venv, OperationInfo | None]:
+    def ensure(
+        self, provider: str, model: str | None, choose: Callable[[VenvSpec | None], VenvSpec], *, upgrade: bool = False
+    ) -> tuple[Venv, OperationInfo | None]:
         """Create the venv of a provider, or add to one that exists; see `add_to_venv`.
 
         It has what the provider needs and what is wanted beside, which goes first where both name a package.
 
+        Args:
+            provider: its name.
+            model: that of its model, if any.
+            choose: returns what is wanted, from the stored specification.
+            upgrade: whether its lock is resolved again.
+
         Raises:
             InvalidRequest: a field is wrong, or the text cannot name a provider.
         """
-        name = create_provider_name(provider, model)
         labels = {"provider": provider, **({"model": model} if model else {})}
-        wanted = check_venv(replace(wanted, labels={**wanted.labels, **labels}), self._venvs.host_paths)
-        existing = self._venvs.find_spec(name)
+        needed = ProviderSpec()
         with contextlib.suppress(NotFound):
             needed = self.get(provider).spec
+
+        def add(existing: VenvSpec | None) -> VenvSpec:
+            chosen = choose(existing)
+            wanted = check_venv(replace(chosen, labels={**chosen.labels, **labels}), self._venvs.host_paths)
             python = needed.python if existing is None else None
             always = VenvSpec(python, requirements=needed.requirements, aptPackages=needed.aptPackages)
             wanted = add_to_venv(always, wanted)
-        return self._venvs.put(name, wanted if existing is None else add_to_venv(existing, wanted))
+            return wanted if existing is None else add_to_venv(existing, wanted)
+
+        return self._venvs.change(create_provider_name(provider, model), add, upgrade=upgrade)
 
 
 def check_provider(provider: str, spec: ProviderSpec) -> ProviderSpec:

@@ -16,6 +16,7 @@ from venvd_controller.database.tables import RuntimeRow, VenvRow
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.single_flight import SingleFlight
 from venvd_engines.engine import Engine, Progress, RuntimeRef
+from venvd_engines.pyproject import RequiresPython
 
 SUPPORTED = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")
 """Tried in this order while no default is chosen."""
@@ -105,14 +106,15 @@ class Runtimes:
         """Return the version of the chosen default, None if no default is chosen."""
         return session.scalars(select(RuntimeRow.version).where(RuntimeRow.is_default)).first()
 
-    def find_newest_ready(self, session: Session) -> str | None:
+    def list_ready(self, session: Session) -> list[str]:
+        """List the runtimes that are ready, the newest first."""
         ready = session.scalars(select(RuntimeRow.version).where(RuntimeRow.state == "ready"))
-        return max(ready, key=_parse_version, default=None)
+        return sorted(ready, key=_parse_version, reverse=True)
 
-    def ensure_newest(self, progress: Progress) -> RuntimeRef:
-        """Initialise the newest supported CPython that the engine can provide."""
+    def ensure_newest(self, progress: Progress, needed: RequiresPython) -> RuntimeRef:
+        """Initialise the newest supported CPython that is one of those needed and that the engine can provide."""
         missing = []
-        for version in SUPPORTED:
+        for version in filter(needed.allows, SUPPORTED):
             try:
                 runtime = self.ensure(version, progress)
             except NotFound as error:

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     """Time for a backend to end before it is killed."""
     audit_rows: int = Field(default=100_000, ge=100)
     """Lines that the audit log keeps."""
-    max_body: int = Field(default=1 << 20, ge=1024)
+    max_body: int = Field(default=8 << 20, ge=1024)
     """Size of one request."""
     stall_timeout: float = Field(default=60.0, gt=0)
     """Time that a client may be silent in the middle of a request, and leave responses unread."""

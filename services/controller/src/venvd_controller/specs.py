@@ -26,9 +26,11 @@ from venvd_contract.resources import (
 from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
+from venvd_controller.runtimes import SUPPORTED
 from venvd_engines import locking, requirements
+from venvd_engines.compat import find_link
 from venvd_engines.engine import RESERVED_DIRECTORIES
-from venvd_engines.pyproject import Pyproject
+from venvd_engines.pyproject import Pyproject, RequiresPython
 from venvd_http.origin import parse_host_pattern, parse_origin_pattern
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
@@ -59,9 +61,12 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
     _check_dotnet(spec)
     if spec.path is not None:
         _check_alone(spec)
-    lines = requirements.check([*spec.requirements, *_read_pyproject(spec)])
+    pyproject = _read_pyproject(spec)
+    declared = [] if pyproject is None else pyproject.list_dependencies(spec.extras, spec.groups)
+    lines = requirements.check([*spec.requirements, *declared])
     return replace(
         spec,
+        requiresPython=_check_python(spec, pyproject),
         requirements=lines,
         constraints=requirements.check(spec.constraints),
         lock=_check_lock(spec, add_requirements(lines, spec.dotnet)),
@@ -77,7 +82,16 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
     )
 
 
-_NOT_WITH_PATH = ("python", "requirements", "aptPackages", "constraints", "lock", "pyproject", "dotnet")
+_NOT_WITH_PATH = (
+    "python",
+    "requiresPython",
+    "requirements",
+    "aptPackages",
+    "constraints",
+    "lock",
+    "pyproject",
+    "dotnet",
+)
 
 
 def _check_alone(spec: VenvSpec) -> None:
@@ -87,15 +101,26 @@ def _check_alone(spec: VenvSpec) -> None:
             raise InvalidRequest(f"path and {name} exclude each other: the virtual environment is used as it is")
 
 
-def _read_pyproject(spec: VenvSpec) -> list[str]:
-    """Return the dependencies that a venv's pyproject.toml declares."""
-    if spec.pyproject is None:
-        if spec.extras or spec.groups:
-            raise InvalidRequest("extras and groups are those of a pyproject.toml, and the field pyproject is absent")
-        return []
-    pyproject = Pyproject(spec.pyproject)
-    pyproject.check_python(spec.python)
-    return pyproject.list_dependencies(spec.extras, spec.groups)
+def _read_pyproject(spec: VenvSpec) -> Pyproject | None:
+    """Read the pyproject.toml that a venv brings."""
+    if spec.pyproject is not None:
+        return Pyproject(spec.pyproject)
+    if spec.extras or spec.groups:
+        raise InvalidRequest("extras and groups are those of a pyproject.toml, and the field pyproject is absent")
+    return None
+
+
+def _check_python(spec: VenvSpec, pyproject: Pyproject | None) -> str | None:
+    """Return the Pythons that a venv may have; the one that it names is among them."""
+    text = spec.requiresPython or (pyproject and pyproject.requires_python)
+    if not text:
+        return None
+    needed = RequiresPython(text)
+    if spec.python is not None and not needed.allows(spec.python):
+        raise InvalidRequest(f"requiresPython: the venv needs Python {text}, and its python is {spec.python}")
+    if not any(map(needed.allows, SUPPORTED)):
+        raise InvalidRequest(f"requiresPython: no supported Python is {text}; supported are {', '.join(SUPPORTED)}")
+    return text
 
 
 def _check_lock(spec: VenvSpec, lines: Sequence[str]) -> str | None:
@@ -143,7 +168,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     _check_ports(spec)
     _check_numbers(spec)
     _check_browsers(spec)
-    _check_pipe_name(spec)
+    _check_pipe_name(spec, host_paths.pipe_name_dir)
     _check_patterns(spec.manages)
     host = _parse_host(spec.host)
     if not spec.token and spec.type != "pipe" and not is_loopback(host):
@@ -184,7 +209,7 @@ def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
     return path.name
 
 
-def _check_pipe_name(spec: BackendSpec) -> None:
+def _check_pipe_name(spec: BackendSpec, directory: Path) -> None:
     name = spec.pipeName
     if name is None:
         return
@@ -199,6 +224,7 @@ def _check_pipe_name(spec: BackendSpec) -> None:
         raise InvalidRequest(f'pipeName: "{name[:80]}" is not 1 to {_MAX_PIPE_NAME} printable characters without "/"')
     if name.lower() == "anonymous":
         raise InvalidRequest(f'pipeName: .NET reserves the name "{name}"')
+    find_link(directory, name)
 
 
 def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +29,13 @@ from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.single_flight import SingleFlight
 from venvd_controller.specs import check_venv
-from venvd_engines import locking
+from venvd_engines import locking, requirements
 from venvd_engines.engine import Engine, Image, Progress, RuntimeRef, VenvBuild
+from venvd_engines.pyproject import RequiresPython
 
 KIND = "venv.build"
 _UPGRADE = "upgrade"
-"""The field of a venv's image that is true while its lock is to be resolved again."""
+"""The field of a venv's image that names the upgrade while its lock is to be resolved again."""
 _CANCEL_SECONDS = 30.0
 
 
@@ -125,27 +127,41 @@ class Venvs:
     def put(
         self, name: str, spec: VenvSpec, *, declared: bool = False, upgrade: bool = False
     ) -> tuple[Venv, OperationInfo | None]:
+        """Create or change a venv; see `change`."""
+        check_name("venv", name)
+        return self.change(name, lambda _: spec, declared=declared, upgrade=upgrade)
+
+    def change(
+        self, name: str, choose: Callable[[VenvSpec | None], VenvSpec], *, declared: bool = False, upgrade: bool = False
+    ) -> tuple[Venv, OperationInfo | None]:
         """Create or change a venv; the operation is None if there is nothing to build.
 
         A build of the same inputs continues. A build of other inputs is cancelled. With `upgrade` the lock is resolved
         again; if that fails, the venv stays as it was.
+
+        Args:
+            name: that of the venv.
+            choose: returns the specification to write, from the stored one; nothing changes the venv in between.
+            declared: whether the manifest declares it.
+            upgrade: whether its lock is resolved again.
         """
         check_name("venv", name)
-        spec = check_venv(spec, self.host_paths)
-        if upgrade and spec.lock is not None:
-            raise InvalidRequest("the venv has a lock of its own, which only another one replaces")
         with self._database.write() as session:
-            row = session.get(VenvRow, name) or _add_row(session, name)
-            inputs_before = _digest_inputs(row)
-            if upgrade and row.image is not None:
-                row.image = {**row.image, _UPGRADE: True}
+            row = session.get(VenvRow, name)
+            spec = check_venv(choose(None if row is None else VenvSpec(**row.spec)), self.host_paths)
+            if upgrade and spec.lock is not None:
+                raise InvalidRequest("the venv has a lock of its own, which only another one replaces")
+            row = row or _add_row(session, name)
+            build_before = _identify_build(row)
+            operation = self._operations.find_active(session, KIND, name)
+            if upgrade and row.image is not None and (operation is None or not _is_upgrade(row)):
+                row.image = {**row.image, _UPGRADE: secrets.token_hex(8)}
             self._write_spec(session, row, spec)
             row.declared = row.declared or declared
             if row.state == "ready":
                 self._operations.cancel_active(session, KIND, name)
                 return _to_resource(row), None
-            operation = self._operations.find_active(session, KIND, name)
-            if operation is None or upgrade or inputs_before != _digest_inputs(row):
+            if operation is None or build_before != _identify_build(row):
                 operation = self._queue_build(session, row)
             return _to_resource(row), operation
 
@@ -153,14 +169,7 @@ class Venvs:
         """Write the specification. If the image of the venv has these inputs already, the venv is ready."""
         fields = asdict(spec)
         earlier_choice = row.runtime if row.spec.get("python", "") is None else None
-        runtime = None
-        if spec.path is None:
-            runtime = (
-                spec.python
-                or self._runtimes.find_default(session)
-                or earlier_choice
-                or self._runtimes.find_newest_ready(session)
-            )
+        runtime = None if spec.path is not None else spec.python or self._choose_runtime(session, spec, earlier_choice)
         if row.spec != fields or row.runtime != runtime:
             row.updated_at = now()
         row.spec, row.runtime = fields, runtime
@@ -168,6 +177,12 @@ class Venvs:
             row.state, row.error = "ready", None
         elif row.state in {"ready", "failed"}:
             row.state, row.error = "pending", None
+
+    def _choose_runtime(self, session: Session, spec: VenvSpec, earlier_choice: str | None) -> str | None:
+        """Choose the runtime of a venv that names none; None leaves it to the build."""
+        needed = _get_needed_python(spec.requiresPython)
+        order = [self._runtimes.find_default(session), earlier_choice, *self._runtimes.list_ready(session)]
+        return next((version for version in order if version and needed.allows(version)), None)
 
     def _queue_build(self, session: Session, row: VenvRow) -> OperationInfo:
         """Cancel the build of a venv that is queued or running, and queue a new one."""
@@ -200,14 +215,24 @@ class Venvs:
     # ---- builds ----
 
     def _run_build(self, name: str, run: Run) -> None:
-        self.ensure(name, run)
+        self._ensure(name, run)
 
     def ensure(self, name: str, progress: Progress) -> Image:
-        """Return the image of a venv, built if necessary.
+        """Return the image of a venv, built if necessary. If an upgrade fails meanwhile, that is the image before.
 
         Raises:
             VenvdError: the venv cannot be built.
         """
+        upgrading = _is_upgrade(self._get_row(name))
+        try:
+            return self._ensure(name, progress)
+        except VenvdError as error:
+            if isinstance(error, Cancelled) or not upgrading:
+                raise
+            progress.log(f"the upgrade failed: {error.message}")
+        return self._ensure(name, progress)
+
+    def _ensure(self, name: str, progress: Progress) -> Image:
         with self._images.hold():
             while True:
                 row = self._get_row(name)
@@ -215,17 +240,16 @@ class Venvs:
                     image = self._engine.find_image(row.image["key"])
                     if image is not None:
                         return image
-                inputs = _digest_inputs(row)
-                shared = f"{_UPGRADE}:{inputs}" if _is_upgrade(row) else inputs
-                build = self._builds.run(shared, f"the build of {name}", partial(self._build, row), progress)
-                if self._store(name, inputs, build):
+                identity = _identify_build(row)
+                build = self._builds.run(identity, f"the build of {name}", partial(self._build, row), progress)
+                if self._store(name, identity, build):
                     return build.image
 
     def _build(self, row: VenvRow, progress: Progress) -> Build:
-        """Build the inputs of `row`, and write state and outcome to every venv that has the same inputs."""
-        inputs = _digest_inputs(row)
+        """Build the inputs of `row`, and write state and outcome to every venv that waits for the same build."""
+        identity = _identify_build(row)
         started_at, outcome, message = time.monotonic(), "failed", None
-        self._set_state(inputs, "building", None)
+        self._set_state(identity, "building", None)
         try:
             build = self._lock_and_build(row, progress)
             outcome = "succeeded"
@@ -237,7 +261,7 @@ class Venvs:
             raise
         finally:
             if message is not None:
-                self._set_state(inputs, "failed", message)
+                self._set_state(identity, "failed", message)
             for callback in self.on_build_end:
                 callback(outcome, time.monotonic() - started_at)
         return build
@@ -248,10 +272,11 @@ class Venvs:
             progress.check()
         try:
             if row.spec.get("path"):
-                folder = Path(row.spec["path"])
+                folder = Path(self.host_paths.check_again("path", row.spec["path"]))
                 return Build(None, "", self._engine.adopt(folder, row.spec.get("checks", ()), progress))
             if row.runtime is None:
-                runtime = self._runtimes.ensure_newest(progress)
+                needed = _get_needed_python(row.spec.get("requiresPython"))
+                runtime = self._runtimes.ensure_newest(progress, needed)
             else:
                 runtime = self._runtimes.ensure(row.runtime, progress)
             lock = self._find_lock(row, runtime, progress)
@@ -266,40 +291,72 @@ class Venvs:
 
     def _find_lock(self, row: VenvRow, runtime: RuntimeRef, progress: Progress) -> str:
         """Return the lock that the venv brings, or the one of its last build if that still fits, or a new one."""
+        lines = add_requirements(row.spec["requirements"], row.spec.get("dotnet", False))
         if row.spec.get("lock"):
-            return locking.select(row.spec["lock"], runtime.resolved)
+            lock = locking.select(row.spec["lock"], runtime.resolved)
+            self._check_extras(lock, lines, runtime, progress)
+            return lock
         if row.lock is not None and not _is_upgrade(row):
             locked = (row.image or {}).get("locked")
             # an image that is gone is built again from the same lock, and so is one with other apt packages or checks
             if locked == _digest_lock_inputs(row) or row.inputs == _digest_inputs(row):
                 return row.lock
         progress.phase("lock")
-        lines = add_requirements(row.spec["requirements"], row.spec.get("dotnet", False))
         return self._engine.lock(runtime, lines, progress, row.spec.get("constraints", ()))
 
-    def _set_state(self, inputs: str, state: str, error: str | None) -> None:
-        """Write the state of a build to every venv that waits for these inputs."""
+    def _check_extras(self, lock: str, lines: Sequence[str], runtime: RuntimeRef, progress: Progress) -> None:
+        """Check that a lock which a venv brings has what the extras of its requirements need. Only an index knows that.
+
+        Raises:
+            InvalidRequest: packages are missing; names them.
+        """
+        with_extras = requirements.list_with_extras(lines)
+        if not with_extras:
+            return
+        progress.phase("lock")
+        pins = locking.pins(lock)
+        needed = self._engine.lock(
+            runtime, with_extras, progress, [f"{name}=={version}" for name, version in pins.items()]
+        )
+        missing = sorted(locking.pins(needed).keys() - pins.keys())
+        if missing:
+            raise InvalidRequest(
+                f"lock: it lacks {', '.join(missing)}, which {', '.join(with_extras)} needs: make it from these"
+            )
+
+    def _set_state(self, identity: str, state: str, error: str | None) -> None:
+        """Write the state of a build to every venv that waits for it."""
         with self._database.write() as session:
             for row in session.scalars(select(VenvRow).where(VenvRow.state.in_(("pending", "building", "failed")))):
-                if _digest_inputs(row) == inputs:
+                if _identify_build(row) == identity:
                     row.state, row.error = state, error
                     if state == "failed":
                         _undo_upgrade(row)
 
-    def _store(self, name: str, inputs: str, build: Build) -> bool:
-        """Write a build to the row of a venv. Return false if the inputs of the venv have changed since it began."""
+    def _store(self, name: str, identity: str, build: Build) -> bool:
+        """Write a build to the row of a venv. Return false if the venv waits for another one since it began."""
         image = {"key": build.image.key, "ref": build.image.ref, "python": build.image.python}
         packages = [asdict(package) for package in build.image.packages]
         with self._database.write() as session:
             self._images.record_build(session, build.image.key)
             row = get_row(session, VenvRow, "venv", name)
-            if _digest_inputs(row) != inputs:
+            if _identify_build(row) != identity:
                 return False
             row.runtime, row.lock = build.runtime, build.lock
             row.image = {**image, "packages": packages, "locked": _digest_lock_inputs(row)}
             row.inputs = _digest_inputs(row)
             row.state, row.error, row.updated_at = "ready", None, now()
         return True
+
+
+def _get_needed_python(text: str | None) -> RequiresPython:
+    return RequiresPython(text or "")
+
+
+def _identify_build(row: VenvRow) -> str:
+    """Return what names the build that a venv waits for: its inputs, and the upgrade if it is one."""
+    upgrade = row.image.get(_UPGRADE) if row.image is not None else None
+    return f"{upgrade or ''}:{_digest_inputs(row)}"
 
 
 def _digest_inputs(row: VenvRow) -> str:
@@ -322,7 +379,7 @@ def _digest(inputs: list[Any], row: VenvRow, newer: Sequence[str]) -> str:
 
 
 def _is_upgrade(row: VenvRow) -> bool:
-    return row.image is not None and row.image.get(_UPGRADE, False)
+    return row.image is not None and _UPGRADE in row.image
 
 
 def _undo_upgrade(row: VenvRow) -> None:

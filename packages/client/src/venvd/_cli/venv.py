@@ -13,6 +13,7 @@ import click
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd._cli.progress import Progress, wait
+from venvd.errors import NotFound
 from venvd_contract.resources import BACKEND_TYPES, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
 from venvd_contract.server_settings import parse_server_setting
 
@@ -166,17 +167,15 @@ def create(
 
     With a MODEL, NAME is a provider: the venv has the stable name and the labels of `venvd venv ensure`.
     """
-    if model and upgrade:
-        raise click.UsageError("--upgrade takes the name of the venv: `venvd venv list` shows it")
     spec = _spec(**options)
     if folder is not None:
         spec = _add_folder(state, spec, Path(folder))
     controller = state.controller
-    if upgrade and spec == VenvSpec():
+    if upgrade and not model and spec == VenvSpec():
         spec = controller.venvs.get(name).spec
     _ensure_runtime(state, spec, no_wait=no_wait)
     if model:
-        change = controller.ensure_provider(name, model, spec)
+        change = controller.ensure_provider(name, model, spec, upgrade=upgrade)
     else:
         change = controller.venvs.put(name, spec, upgrade=upgrade)
     _show_built(state, change, no_wait=no_wait)
@@ -219,16 +218,18 @@ def admin(state: State, /, name: str, backend_type: str | None, no_wait: bool, *
 @venv.command("ensure")
 @click.argument("provider")
 @click.option("--model", help="The provider's model.")
+@click.option("--upgrade", is_flag=True, help="Resolve the newest versions again.")
 @spec_options
 @pass_state
-def ensure(state: State, /, provider: str, model: str | None, no_wait: bool, **options: Any) -> None:
+def ensure(state: State, /, provider: str, model: str | None, upgrade: bool, no_wait: bool, **options: Any) -> None:
     """Ensure the venv of a PROVIDER: it has a stable name, and at least the packages asked for.
 
     Packages and options change a venv that exists; without any, it stays as it is.
     """
     spec = _spec(**options)
     _ensure_runtime(state, spec, no_wait=no_wait)
-    _show_built(state, state.controller.ensure_provider(provider, model, spec), no_wait=no_wait)
+    change = state.controller.ensure_provider(provider, model, spec, upgrade=upgrade)
+    _show_built(state, change, no_wait=no_wait)
 
 
 def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
@@ -248,7 +249,13 @@ def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
 def take_path(state: State, folder: Path) -> str:
     """Make the venv of a virtual environment of the host, and return its name once it is ready."""
     name = installed.make_name(folder)
-    wait(state, state.controller.venvs.put(name, _add_folder(state, VenvSpec(), folder)).operation)
+    venvs = state.controller.venvs
+    try:
+        stored = venvs.get(name).spec
+    except NotFound:
+        stored = VenvSpec()
+    other_fields = dataclasses.replace(stored, python=None, requirements=[], path=None)
+    wait(state, venvs.put(name, _add_folder(state, other_fields, folder)).operation)
     return name
 
 

@@ -93,15 +93,18 @@ class Controller:
             return False
         return True
 
-    def ensure_provider(self, provider: str, model: str | None = None, spec: VenvSpec | None = None) -> VenvChange:
+    def ensure_provider(
+        self, provider: str, model: str | None = None, spec: VenvSpec | None = None, *, upgrade: bool = False
+    ) -> VenvChange:
         """Return the venv of a provider. The controller creates it if it does not exist.
 
         Args:
             provider: the provider's name.
             model: one of its models; each has a venv of its own.
             spec: what the venv needs. The packages are added to those of a venv that exists, or replace their versions.
+            upgrade: whether the newest versions are resolved again.
         """
-        return self._connection.send(api.ensure_provider(provider, model, spec))
+        return self._connection.send(api.ensure_provider(provider, model, spec, upgrade=upgrade))
 
     def audit(
         self, since: datetime | str | None = None, key: str | None = None, limit: int = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from venvd_contract.errors import Conflict
 from venvd_engines import compat
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.root_work import MOUNT_POINT, run_as_root
@@ -13,9 +14,14 @@ import json, os, sys
 path, old, target = json.loads(sys.argv[1])
 if old is not None and os.path.islink(path) and os.readlink(path) == old:
     os.unlink(path)
-os.symlink(target, path)
+try:
+    os.symlink(target, path)
+except FileExistsError:
+    sys.exit(3)
 os.lchown(path, os.stat(os.path.dirname(path)).st_uid, -1)
 """
+_TAKEN = 3
+"""The exit status of `_MAKE_CODE` if there is such a path already."""
 _REMOVE_CODE = """
 import json, os, sys
 path, target = json.loads(sys.argv[1])
@@ -41,7 +47,8 @@ class PipeNames:
         except PermissionError:
             old = compat.read_link(link, socket)
             arguments = [f"{MOUNT_POINT}/{link.name}", None if old is None else str(old), str(socket)]
-            run_as_root(self._client, link.parent, _MAKE_CODE, arguments, image)
+            taken = Conflict(compat.describe_use(link))
+            run_as_root(self._client, link.parent, _MAKE_CODE, arguments, image, {_TAKEN: taken})
 
     def remove(self, link: Path, socket: Path, image: str | None) -> None:
         """Remove a link that leads to `socket`; any other one stays."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import docker.errors
 from docker.types import Mount
 
-from venvd_contract.errors import Internal
+from venvd_contract.errors import Internal, VenvdError
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 
 MOUNT_POINT = "/run/venvd/run"
 
 
-def run_as_root(client: DockerClient, directory: Path, code: str, arguments: Sequence[Any], image: str) -> None:
+def run_as_root(
+    client: DockerClient,
+    directory: Path,
+    code: str,
+    arguments: Sequence[Any],
+    image: str,
+    refusals: Mapping[int, VenvdError] | None = None,
+) -> None:
     """Run Python code as root in a container.
 
     Args:
@@ -26,6 +33,7 @@ def run_as_root(client: DockerClient, directory: Path, code: str, arguments: Seq
         code: gets the arguments as JSON in `sys.argv[1]`.
         arguments: of the code.
         image: an image with Python.
+        refusals: the errors that exit statuses of the code stand for.
 
     Raises:
         Internal: the directory does not exist on the engine's host, or the code failed.
@@ -45,6 +53,9 @@ def run_as_root(client: DockerClient, directory: Path, code: str, arguments: Seq
             client.api.start(container)
         except docker.errors.NotFound as error:
             raise Internal(f"the directory {directory} does not exist on the engine's host: {error}") from None
-        if client.api.wait(container, timeout=60)["StatusCode"] != 0:
+        status = client.api.wait(container, timeout=60)["StatusCode"]
+        if refusals is not None and status in refusals:
+            raise refusals[status]
+        if status != 0:
             output = client.read_logs(container, stderr=True)
             raise Internal(f"could not change what is in {directory}: {output[-500:]}")

@@ -11,13 +11,14 @@ import docker.errors
 import requests
 import urllib3
 
-from venvd_contract.errors import Conflict, Internal, NotFound, Unavailable, VenvdError
+from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
 
 AWAY = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """The SDK's exceptions where the engine is absent or ends a connection early."""
 
 _FILE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """Errors of a write, which carry no file's name."""
+_MISSING = re.compile(r"bind source path does not exist: ([^\n]+)")
 _NOISE = re.compile(r"^\w*Error\(?|[()'\"]+$")
 
 
@@ -48,6 +49,9 @@ def _is_file_error(error: Exception) -> bool:
 
 def _translate_refusal(doing: str, error: docker.errors.APIError) -> VenvdError:
     message = f"the Docker Engine could not {doing}: {explain(error)}"
+    missing = _MISSING.search(message)
+    if missing is not None:
+        return InvalidRequest(f"{missing[1]} does not exist on the host of the Docker Engine (to {doing})")
     status = error.status_code
     if status == 404:
         return NotFound(message)

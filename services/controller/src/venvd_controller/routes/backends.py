@@ -16,7 +16,7 @@ from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
 from venvd_controller import probes, streams
 from venvd_controller.audit import list_changes
 from venvd_controller.callers import Caller
-from venvd_controller.guarded_fields import check_backend_fields
+from venvd_controller.guarded_fields import guard_backend
 from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
 from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
 
@@ -45,8 +45,8 @@ def start_backend(
     """Start a backend. If its first start fails, it stays `failed` with its error until a client deletes it, restarts
     it, or starts another backend of the same name.
     """
-    check_backend_fields(caller, spec, controller.venvs.find_spec(spec.venv), controller.settings)
-    backend, operation = controller.backends.start(spec, visible=caller.visible)
+    allowed = guard_backend(caller, spec, controller.venvs.find_spec(spec.venv), controller.settings)
+    backend, operation = controller.backends.start(allowed, visible=caller.visible)
     changes.fields = {"type": spec.type, "name": backend.name, **list_changes(BackendSpec(spec.type), spec)}
     return BackendStart(_show(caller, backend), operation)
 

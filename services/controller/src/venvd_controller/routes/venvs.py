@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response, status
@@ -14,7 +16,6 @@ from venvd_controller.audit import list_changes
 from venvd_controller.guarded_fields import guard_venv
 from venvd_controller.routes.access import ANY, needs, needs_for_provider
 from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
-from venvd_controller.specs import create_provider_name
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
 _needs_venv = needs("venv:{name}")
@@ -28,8 +29,17 @@ class Lock:
 
 @router.get("/venvs", dependencies=[needs(*ANY)])
 def list_venvs(controller: ControllerDep, caller: CallerDep, paging: PagingDep) -> PageOf[Venv]:
-    """List the venvs that the caller may use."""
-    return paging.create_page(controller.venvs.list_all(paging.after, paging.fetch_limit, caller.visible), "name")
+    """List the venvs that the caller may use. In place of a lock that a venv brings, the list has its digest."""
+    venvs = controller.venvs.list_all(paging.after, paging.fetch_limit, caller.visible)
+    return paging.create_page([replace(venv, spec=_without_lock(venv)) for venv in venvs], "name")
+
+
+def _without_lock(venv: Venv) -> VenvSpec:
+    lock = venv.spec.lock
+    if lock is None:
+        return venv.spec
+    digest = hashlib.sha256(lock.encode()).hexdigest()
+    return replace(venv.spec, lock=f"sha256:{digest} (GET /v1/venvs/{venv.name} has the text)")
 
 
 @router.put("/venvs/{name}", dependencies=[_needs_venv])
@@ -45,9 +55,15 @@ def put_venv(
     """Create or change a venv; `operation` is its build, null if there is nothing to build. `upgrade` resolves its
     requirements to the newest versions again; if that fails, the venv stays as it was, and its `error` says why.
     """
-    stored = controller.venvs.find_spec(name)
-    venv, operation = controller.venvs.put(name, guard_venv(caller, spec, stored), upgrade=upgrade)
-    changes.fields = list_changes(stored or VenvSpec(), venv.spec)
+    before = VenvSpec()
+
+    def choose(stored: VenvSpec | None) -> VenvSpec:
+        nonlocal before
+        before = stored or before
+        return guard_venv(caller, spec, stored)
+
+    venv, operation = controller.venvs.change(name, choose, upgrade=upgrade)
+    changes.fields = list_changes(before, venv.spec)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
 
@@ -115,12 +131,13 @@ def ensure_provider(
     response: Response,
     model: str | None = None,
     spec: JsonBody[VenvSpec | None] = None,
+    upgrade: bool = False,
 ) -> VenvChange:
     """Create the venv of a provider from what the provider needs and from the body. To an existing venv, add both: a
-    requirement replaces those for the same package, and a field that is absent changes nothing.
+    requirement replaces those for the same package, and a field that is absent changes nothing. `upgrade` is that of
+    `PUT /v1/venvs/{name}`.
     """
-    stored = controller.venvs.find_spec(create_provider_name(provider, model))
-    wanted = guard_venv(caller, spec or VenvSpec(), stored)
-    venv, operation = controller.providers.ensure(provider, model, wanted)
+    guard = partial(guard_venv, caller, spec or VenvSpec())
+    venv, operation = controller.providers.ensure(provider, model, guard, upgrade=upgrade)
     response.status_code = status.HTTP_202_ACCEPTED if operation else status.HTTP_200_OK
     return VenvChange(venv, operation)
