@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnvironmentSpec(_message.Message):
-    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json", "constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet", "assemblies", "path")
+    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json", "constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet", "assemblies", "path", "oci_runtime", "requires_python")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,8 @@ class EnvironmentSpec(_message.Message):
     DOTNET_FIELD_NUMBER: _ClassVar[int]
     ASSEMBLIES_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    OCI_RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_PYTHON_FIELD_NUMBER: _ClassVar[int]
     python: str
     requirements: _containers.RepeatedScalarFieldContainer[str]
     apt_packages: _containers.RepeatedScalarFieldContainer[str]
@@ -56,7 +58,9 @@ class EnvironmentSpec(_message.Message):
     dotnet: bool
     assemblies: str
     path: str
-    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ..., constraints: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., pyproject: _Optional[str] = ..., extras: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[str]] = ..., dotnet: _Optional[bool] = ..., assemblies: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    oci_runtime: str
+    requires_python: str
+    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ..., constraints: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., pyproject: _Optional[str] = ..., extras: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[str]] = ..., dotnet: _Optional[bool] = ..., assemblies: _Optional[str] = ..., path: _Optional[str] = ..., oci_runtime: _Optional[str] = ..., requires_python: _Optional[str] = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("name", "state", "spec", "created_at", "updated_at", "python", "key", "image", "error", "operation")
