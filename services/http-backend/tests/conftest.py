@@ -119,10 +119,11 @@ StartServer = Callable[..., Server]
 
 
 class Starter:
-    """Starts backends; ends them all."""
+    """Starts backends; ends them all. User code may write below `shared`, where tests meet with it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shared: Path) -> None:
         self.directory = directory
+        self.shared = shared
         self.servers: list[Server] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -133,7 +134,7 @@ class Starter:
         pyz = archive.build(self.directory / "archive")
         self.processes.append(
             subprocess.Popen(
-                [sys.executable, "-I", str(pyz), "warden", "--channel", str(channel), "--work-dir", str(work)],
+                [sys.executable, "-I", str(pyz), "warden", "--channel", channel, "--work-dir", work, "--write", self.shared],
                 stderr=subprocess.DEVNULL,
             )
         )
@@ -184,9 +185,9 @@ class Starter:
 
 
 @pytest.fixture(scope="session")
-def starter() -> Iterator[Starter]:
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     with tempfile.TemporaryDirectory(prefix="venvd-") as directory:
-        found = Starter(Path(directory))
+        found = Starter(Path(directory), tmp_path_factory.getbasetemp())
         try:
             yield found
         finally:

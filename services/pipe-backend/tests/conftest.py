@@ -184,11 +184,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def _warden(archive: Path, home: Path) -> Iterator[None]:
+def _warden(archive: Path, home: Path, shared: Path) -> Iterator[None]:
+    """Run a warden whose sessions may write below `shared`, where tests meet with their code."""
     (home / "channel").mkdir()
     (home / "work").mkdir()
     command = [sys.executable, "-I", str(archive), "warden", "--channel", str(home / "channel")]
-    process = subprocess.Popen([*command, "--work-dir", str(home / "work")])
+    process = subprocess.Popen([*command, "--work-dir", str(home / "work"), "--write", str(shared)])
     try:
         yield
     finally:
@@ -226,7 +227,7 @@ Start = Callable[..., contextlib.AbstractContextManager[Server]]
 
 
 @pytest.fixture(scope="session")
-def start(request: pytest.FixtureRequest) -> Start:
+def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts a server with settings of its own; without a worker where none is needed."""
 
     @contextlib.contextmanager
@@ -236,7 +237,8 @@ def start(request: pytest.FixtureRequest) -> Start:
         try:
             with contextlib.ExitStack() as stack:
                 if worker:
-                    stack.enter_context(_warden(request.getfixturevalue("archive"), home))
+                    shared = tmp_path_factory.getbasetemp()
+                    stack.enter_context(_warden(request.getfixturevalue("archive"), home, shared))
                 yield stack.enter_context(_server(home, settings, ready=worker))
         finally:
             shutil.rmtree(home)

@@ -17,6 +17,7 @@ from harness.access_keys import write_keys
 
 from venvd_contract.errors import Busy
 from venvd_core.hangup import HangupWatcher
+from venvd_http.admission import Admission, AdmissionLimits
 from venvd_http.auth import Key, TokenGuard
 from venvd_pipe_backend.connection import Connection
 
@@ -122,6 +123,7 @@ def test_a_key_that_ends_while_its_client_attaches() -> None:
         host: Any = SimpleNamespace(
             backend=SimpleNamespace(attach=refuse),
             guard=guard,
+            admission=Admission(AdmissionLimits()),
             settings=SimpleNamespace(compat=False, cancel_on_disconnect=True, max_pipelined=4, **limits),
             hangups=HangupWatcher(loop),
             held=0,

@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     audit_rows: int = Field(default=100_000, ge=100)
     """Lines that the audit log keeps."""
     max_body: int = Field(default=8 << 20, ge=1024)
-    """Size of one request."""
+    """Size of one request, which may bring a lock."""
     stall_timeout: float = Field(default=60.0, gt=0)
     """Time that a client may be silent in the middle of a request, and leave responses unread."""
     accept_timeout: float = Field(default=10.0, gt=0, le=3600)

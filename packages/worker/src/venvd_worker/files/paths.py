@@ -83,7 +83,7 @@ def open_root(work_dir: str, root: str, files: str) -> int:
     Raises:
         NotFound: its own code removed it, or put something else in its place.
     """
-    descriptor = os.open(work_dir, DIRECTORY)
+    descriptor = os.open(work_dir, os.O_PATH | DIRECTORY)  # which may lack the right to list it
     try:
         for name in (root, files):
             descriptor, before = os.open(name, DIRECTORY, dir_fd=descriptor), descriptor
