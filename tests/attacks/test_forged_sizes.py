@@ -51,7 +51,7 @@ REPLIES = {
         """'"error":"x","code":"user_error","traceback":"\U0001f40d'.encode() + b'x' * 20_000_000 + b'"'""",
     ),
     "20 MB of text": (
-        "exec", {"code": "1"}, """'"result":{"stdout":"\U0001f40d'.encode() + b'x' * 20_000_000 + b'"}'"""
+        "exec", {"code": "1"}, """'"result":{"result":null,"stdout":"\U0001f40d'.encode() + b'x' * 20_000_000 + b'"}'"""
     ),
 }  # fmt: skip
 

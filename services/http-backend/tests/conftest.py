@@ -132,11 +132,9 @@ class Starter:
         channel.mkdir()
         work.mkdir()
         pyz = archive.build(self.directory / "archive")
+        command = [sys.executable, "-I", pyz, "warden", "--channel", channel]
         self.processes.append(
-            subprocess.Popen(
-                [sys.executable, "-I", str(pyz), "warden", "--channel", channel, "--work-dir", work, "--write", self.shared],
-                stderr=subprocess.DEVNULL,
-            )
+            subprocess.Popen([*command, "--work-dir", work, "--write", self.shared], stderr=subprocess.DEVNULL)
         )
         return channel
 
