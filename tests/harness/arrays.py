@@ -144,10 +144,6 @@ class AttachedArrays(PipeArrays):
     attached = True
 
 
-class AttachedSharedArrays(SharedArrays):
-    attached = True
-
-
 class HttpArrays(HttpCaller):
     """Arrays as `.npy` bodies, which numpy writes and reads."""
 
@@ -216,7 +212,6 @@ ARRAY_WAYS: dict[str, tuple[str, Any]] = {
     "pipe": ("pipe", PipeArrays),
     "pipe-shm": ("pipe", SharedArrays),
     "attach": ("pipe", AttachedArrays),
-    "attach-shm": ("pipe", AttachedSharedArrays),
     "http": ("http", HttpArrays),
     "rpc": ("rpc", RpcArrays),
 }
