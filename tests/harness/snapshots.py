@@ -129,7 +129,7 @@ def http_exchanges(raw: Raw) -> Answer:
 
 def _request(line: str, headers: list[str], body: bytes, names: Names) -> bytes:
     given = dict(header.split(":", 1) for header in headers)
-    usual = {"Host": " backend", "Authorization": f" Bearer {names.token}"}
+    usual = {"Host": " 127.0.0.1", "Authorization": f" Bearer {names.token}"}
     if body:
         usual["Content-Length"] = f" {len(body)}"
     merged = {**usual, **given}

@@ -262,7 +262,7 @@ class Host:
             self.hello = self.request("hello", descriptors=[self._slots], protocol=PROTOCOL, slots=SLOTS, grace=1.0)
         # `unshare` stays where it was, and the warden is its child
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        self.pid = int(task.read_text()) if within else self.process.pid
+        self.pid = int(task.read_text()) if "unshare" in within else self.process.pid
 
     def request(self, command: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> Any:
         number = next(self._numbers)

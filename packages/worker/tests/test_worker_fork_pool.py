@@ -19,11 +19,9 @@ from venvd_worker.warden.progress import Progress
 pytestmark = pytest.mark.slow
 
 IN_A_HURRY = """
-import os, sys
+import sys
 archive, options = sys.argv[3], sys.argv[5:]
-warden = os.fork()
-if warden:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(warden, 0)[1]))
+sys.argv[0] = archive
 sys.path.insert(0, archive)
 from venvd_worker.warden import command_line
 from venvd_worker.warden import fork_pool
