@@ -150,10 +150,11 @@ for n in range(300):
 1
 """
     made = call("session.create", {})["id"]
-    root = call("eval", {"expression": "__import__('os').path.dirname(__import__('os').getcwd())"}, session=made)["value"]
+    where = "import os; os.path.dirname(os.getcwd())"
+    root = call("eval", {"expression": where}, session=made)["value"]
     assert call("eval", {"expression": code}, session=made) == {"value": 1}
     call("session.delete", {"id": made})
-    exists = f"__import__('os').path.exists({root!r})"
+    exists = f"import os; os.path.exists({root!r})"
     wait_until(lambda: call("eval", {"expression": exists}, session=victim) == {"value": False}, "files are left")
 
 

@@ -108,8 +108,9 @@ def test_without_anything_to_preload(new_host: Any) -> None:
     """Sessions are forked even where nothing is preloaded, and the warden says so."""
     host = new_host()
     assert settled(host)["state"] == "ready"
-    with socket.socketpair()[1] as stream, socket.socketpair()[1] as supply:
-        descriptors = [stream.fileno(), supply.fileno()]
+    streams, supplies = socket.socketpair(), socket.socketpair()
+    with streams[0], streams[1], supplies[0], supplies[1]:
+        descriptors = [streams[1].fileno(), supplies[1].fileno()]
         assert host.request("start", descriptors=descriptors, session="a", slot=0)["forked"] is True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from binascii import hexlify
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import List
 
@@ -33,8 +33,8 @@ class Directory:
 
 
 def make(work_dir: str) -> Directory:
-    """Make a directory whose name no code can guess."""
-    directory = Directory(os.path.join(work_dir, hexlify(os.urandom(_NAME_BYTES)).decode()))
+    """Make a directory whose name no code can guess; it is short, since paths of sockets are."""
+    directory = Directory(os.path.join(work_dir, urlsafe_b64encode(os.urandom(_NAME_BYTES)).decode()))
     for path in (directory.root, directory.files, directory.home, directory.temporary):
         os.mkdir(path, 0o700)
     return directory
