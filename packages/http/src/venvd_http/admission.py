@@ -13,7 +13,7 @@ from typing import Protocol
 
 _log = logging.getLogger("venvd.access")
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 3.0
 """How long a peer may have more connections than its share: clients that connect all at once are accepted meanwhile."""
 MOST = 1024
 """Unaccepted connections of all peers together."""

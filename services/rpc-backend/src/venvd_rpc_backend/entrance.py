@@ -15,7 +15,8 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -33,15 +34,21 @@ Handler = Any  # grpc.RpcMethodHandler, or a `UnaryCall`
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection of the port: the inode of its socket, its descriptor and its peer, as gRPC writes it."""
+    """A connection of the port: the inode of its socket, its descriptor and its peer, as gRPC writes it.
+
+    Attributes:
+        accepted: the peers whose tokens are accepted; `Entrance` reads it for each connection once a second.
+    """
 
     inode: int
     descriptor: int
     peer: str
     address: str
+    accepted: AbstractSet[str] = field(compare=False)
 
     def has_unread(self) -> bool:
-        return False  # gRPC reads at once
+        """Return whether its token was accepted a moment ago; gRPC itself leaves nothing unread."""
+        return self.peer in self.accepted
 
     def drop(self, _reason: str) -> None:
         """Shut the connection down, if the descriptor is still its own."""
@@ -79,7 +86,7 @@ class Entrance:
     def _look(self, port: int) -> None:
         current: dict[int, Connection] = {}
         for inode, descriptor in _list_sockets():
-            known = self._connections.get(inode) or _identify(inode, descriptor, port)
+            known = self._connections.get(inode) or _identify(inode, descriptor, port, self.guard.accepted)
             if known is not None:
                 current[inode] = known
         for inode, connection in current.items():
@@ -178,7 +185,7 @@ def _list_sockets() -> Iterator[tuple[int, int]]:
                 yield status.st_ino, int(name)
 
 
-def _identify(inode: int, descriptor: int, port: int) -> Connection | None:
+def _identify(inode: int, descriptor: int, port: int, accepted: AbstractSet[str]) -> Connection | None:
     """Return the connection of a socket, if it is one to the port."""
     with contextlib.suppress(OSError), _duplicate(descriptor) as own:
         if (
@@ -189,7 +196,7 @@ def _identify(inode: int, descriptor: int, port: int) -> Connection | None:
             host, peer_port = own.getpeername()[:2]
             address = host.removeprefix("::ffff:") if "." in host else host
             peer = f"ipv6:%5B{address}%5D:{peer_port}" if ":" in address else f"ipv4:{address}:{peer_port}"
-            return Connection(inode, descriptor, peer, name_peer(address))
+            return Connection(inode, descriptor, peer, name_peer(address), accepted)
     return None
 
 
