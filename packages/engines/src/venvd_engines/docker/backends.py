@@ -137,7 +137,9 @@ class Backends:
         )
         size = launch.limits.tmpfs_bytes
         # Of root, so that no session can close them to the others; nothing can list the directories of sessions.
-        work = tmpfs_options(size, 0, 0, mode="1733", executable=True)
+        # Engines before 23 make the mode 0755, whatever they are told: there the user has to be the owner.
+        owner = 0 if self._client.has_tmpfs_modes else _worker_user(launch)
+        work = tmpfs_options(size, owner, 0, mode="1733", executable=True)
         temporary = tmpfs_options(size, 0, 0, mode="1777", executable=True)
         shared_memory = tmpfs_options(size, 0, 0, mode="1777")
         mounts = [

@@ -21,6 +21,8 @@ from venvd_engines.engine import EngineSettings
 ANSWER_SECONDS = 60
 """The longest wait for an answer of the engine to a call that does no long work."""
 
+_TMPFS_MODES_API = (1, 42)
+
 _LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 """Set explicitly: the daemon's default driver may not support reading logs."""
 
@@ -43,6 +45,12 @@ class DockerClient:
     def slow_api(self) -> Any:
         """The client for calls that stay silent for long: a commit."""
         return self._connect(round(self.settings.build_timeout))
+
+    @property
+    def has_tmpfs_modes(self) -> bool:
+        """Whether a tmpfs gets the mode that its options name: from Engine 23 (API 1.42) on."""
+        version = self.api.version()["ApiVersion"]
+        return tuple(int(part) for part in version.split(".")) >= _TMPFS_MODES_API
 
     def _connect(self, timeout: int) -> Any:
         with self._lock:
