@@ -317,7 +317,8 @@ def test_a_runtime_is_tried(docker_bench: Bench, docker_image: Image, runtime: s
     """Server and worker host can pass sockets and memory with the OCI runtimes that venvd is made for."""
     client = DockerClient(docker_bench.settings)
     if runtime not in client.api.info()["Runtimes"]:
-        pytest.skip(f"the Docker Engine has no OCI runtime {runtime}")
+        assert runtime != "runc"  # every engine has it; the next test tries one that an engine does not have
+        return
     assert OciRuntimes(client)._try(runtime, docker_image.ref) is None
     assert not client.api.volumes(client.filters(labels.HELPER))["Volumes"]
 
