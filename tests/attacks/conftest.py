@@ -20,13 +20,10 @@ from collections.abc import Iterator
 import pytest
 from harness.attacks import Target, shared
 from harness.door import Door
+from harness.engines import ENGINES
 from harness.stack import SharedStacks, Stack
 
 SETTINGS = {"VENVD_GRACE": "0.5", "VENVD_STALL_TIMEOUT": "2"}
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -39,7 +39,8 @@ def run():
         for name in names
     ]
     texts = {path: read(path) for path in [*processes, *files]}
-    caches = [line.split()[4] for line in read("/proc/self/mountinfo").splitlines() if "cache" in line]
+    mounts = [line.split()[4] for line in read("/proc/self/mountinfo").splitlines()]
+    caches = [mount for mount in mounts if "cache" in mount]
     for cache in caches:
         open(os.path.join(cache, "poison"), "w").close()
     secret = sorted(path for path, text in texts.items() if "DROWSSAP"[::-1] in text)

@@ -91,7 +91,7 @@ def test_no_secret_and_no_socket_are_left(victim: Target) -> None:
 
 @pytest.mark.docker
 def test_the_channel_is_read_only(victim: Target) -> None:
-    """A session tries to put a socket of its own into the channel, and to remove the mark."""
+    """A session tries to put a socket of its own into the channel, and to remove the mark: the kernel refuses."""
     code = """
 import os, socket
 said = []

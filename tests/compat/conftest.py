@@ -7,12 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from compat.clients import Client
 from compat.connections import connect
+from harness.engines import ENGINES
 from harness.stack import Running, SharedStacks, Stack
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="package", params=ENGINES)

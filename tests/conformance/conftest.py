@@ -10,12 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import WAYS, Caller
+from harness.engines import ENGINES
 from harness.stack import SharedStacks, Stack
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="package", params=ENGINES)

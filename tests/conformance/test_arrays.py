@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.arrays import ARRAY_WAYS, Array, ArrayCaller
+from harness.engines import ENGINES
 from harness.stack import SharedStacks, Stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,10 +18,6 @@ from venvd_contract.errors import HandleNotFound, InvalidRequest, TooLarge, Unim
 
 pytestmark = pytest.mark.about("transport")
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 DTYPES = (
     "|b1", "|i1", "|u1", ">i2", "<i4", "<i8", "<u8", "<f2", ">f4", "<f8", "<c8", ">c16", "<M8[ns]", "<M8[D]", "<m8[s]",
     "|S5", "<U7", ">U1",

@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 from harness.controller import Controller, running_controller
+from harness.engines import ENGINES
 
 import venvd
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 SOURCE = Path(__file__).parent / "Environments.cs"
 
 

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 from harness.controller import Controller, running_controller
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
+from harness.engines import ENGINES
 
 
 @pytest.fixture(scope="package", params=ENGINES)

@@ -6,14 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from harness.bench import Bench, opened
+from harness.engines import ENGINES
 from harness.stack import Quiet
 
 from venvd_engines.engine import Image
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="package", params=ENGINES)

@@ -4,11 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.controller import Controller, running_controller
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
+from harness.engines import ENGINES
 
 
 @pytest.fixture(scope="module", params=ENGINES)

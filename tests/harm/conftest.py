@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import CALLERS, Caller
+from harness.engines import ENGINES
 from harness.stack import SharedStacks, Stack
 
 from venvd_contract.errors import VenvdError
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 SETTINGS = {"VENVD_GRACE": "3"}
 PRELOAD = ("decimal", "json")
 WITNESS = "witness"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from harness.engines import ENGINES
 from harness.stack import SharedStacks, Stack
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 REQUIREMENTS = ("numpy", "pandas")
 
 

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from harness.engines import ENGINES
 from harness.stack import Running, SharedStacks, Stack
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="package", params=ENGINES)

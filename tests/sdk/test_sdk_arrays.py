@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.engines import ENGINES
 from harness.stack import Running, SharedStacks, Stack
 
 import venvd
 from venvd._transports import array_connections
 
 pytestmark = pytest.mark.about("transport")
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

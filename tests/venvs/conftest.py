@@ -13,16 +13,13 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from harness.controller import Controller, running_controller
+from harness.engines import ENGINES
 from harness.rpc import told
 
 from venvd_contract.errors import from_fields
 from venvd_contract.venvs import VENV_COMMANDS
 from venvd_proto.v1 import venv_service_pb2, venv_service_pb2_grpc
 
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
 TRANSPORTS = ("http", "pipe", "rpc")
 BY_NAME = {command.name: command for command in VENV_COMMANDS}
 PATIENCE = 120

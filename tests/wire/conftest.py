@@ -6,13 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from harness.engines import ENGINES
 from harness.stack import Running, SharedStacks, Stack
-
-ENGINES = [
-    pytest.param("local", id="local"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-]
-
 
 LIMITS = json.dumps({"memoryBytes": 2 << 30, "processes": 256})
 """The default limits of sessions differ between engines, and answers contain them."""

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 IN_A_HURRY = """
 import sys
 archive, options = sys.argv[3], sys.argv[5:]
-sys.argv[0] = archive
 sys.path.insert(0, archive)
 from venvd_worker.warden import command_line
 from venvd_worker.warden import fork_pool

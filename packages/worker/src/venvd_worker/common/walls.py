@@ -170,10 +170,10 @@ def _list_around(path: str, hidden: Sequence[str]) -> Iterator[str]:
 
 
 def _list_interpreter() -> List[str]:
-    """The interpreter's directories, the worker archive, and what files of the venv name outside of it."""
+    """The interpreter's directories, and what files of the venv name outside of it."""
     binary = os.path.dirname(sys.executable)
     roots = {os.path.dirname(binary), os.path.dirname(os.path.realpath(sys.executable))}
-    roots |= {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.abspath(sys.argv[0])}
+    roots |= {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     site_packages = glob.glob(os.path.join(os.path.dirname(binary), "lib", "python*", "site-packages"))
     return [*sorted(roots), *(path for site in site_packages for path in _list_linked(site))]
 

@@ -40,7 +40,7 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     os.makedirs(work_dir, mode=0o700, exist_ok=True)
     archive = os.path.abspath(archive)
     hidden = [chosen.channel, work_dir, *chosen.hide]
-    readable = [*chosen.read, *([chosen.site] if chosen.site else [])]
+    readable = [archive, *chosen.read, *([chosen.site] if chosen.site else [])]
     env = take_worker_env()
     walls = plan(Places(hidden, readable, chosen.write), {**os.environ, **env}, network=not chosen.no_network)
     settings = Settings(
