@@ -51,7 +51,7 @@ def test_stop_asks_at_a_terminal(cli: Cli, site: Any) -> None:
     terminal, inside = os.openpty()
     command = [sys.executable, "-m", "venvd", "stop"]
     with subprocess.Popen(command, env=site.environment(), stdin=inside, stdout=subprocess.PIPE) as process:
-        os.write(terminal, b"nobody\nasked\n")
+        os.write(terminal, b"unknown\nasked\n")
         assert process.communicate(timeout=120)[0] == b"asked is stopped\n"
     os.close(terminal)
     os.close(inside)

@@ -8,9 +8,9 @@ incoming array into the segment, and the session uses the bytes where they lie.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,12 +23,12 @@ from venvd_core.calls import Call, Reply, Request
 from venvd_core.segments import Segment, Segments
 from venvd_core.wire import encode
 
+T = TypeVar("T")
+
 CHUNK = 1 << 20
 """Bytes of one part of an array."""
 _COPIED = 2 * CHUNK
 """Bytes at the end of an array that the server copies, since a transport may keep them after `close`."""
-
-
 _LARGEST_DESCRIPTOR = 64 * 1024
 """Bytes of the JSON that describes an array."""
 _WITH_SEGMENTS = frozenset({"array.get", "array.put", "tofloatarray", "tofloatarray2d"})
@@ -285,14 +285,18 @@ def open_segment(call: Call, reply: Reply) -> Outgoing:
         raise
 
 
-def close_unclaimed(waiting: asyncio.Future[Any]) -> None:
-    """Close the array that a future gives, or has given, to a task that no longer waits for it."""
-    waiting.add_done_callback(_close)
+async def claim(result: asyncio.Future[T], wait: Awaitable[T]) -> T:
+    """Return what `wait` gives of a result; where the wait ends early, an array that comes later is closed."""
+    try:
+        return await wait
+    except BaseException:
+        result.add_done_callback(_close)
+        raise
 
 
-def _close(waiting: asyncio.Future[Any]) -> None:
-    if not waiting.cancelled() and waiting.exception() is None and isinstance(waiting.result(), Outgoing):
-        waiting.result().close()
+def _close(result: asyncio.Future[Any]) -> None:
+    if not result.cancelled() and result.exception() is None and isinstance(result.result(), Outgoing):
+        result.result().close()
 
 
 def _release(segments: Segments, result: bytes) -> None:

@@ -18,7 +18,7 @@ from venvd_http.problems import refuse
 
 
 class _FromBrowsers:
-    """ASGI middleware: refuses requests that the guard refuses, before anything else is said of them."""
+    """ASGI middleware: it refuses what the guard refuses, before the application sees the request."""
 
     def __init__(self, app: ASGIApp, guard: BrowserGuard) -> None:
         self._app = app

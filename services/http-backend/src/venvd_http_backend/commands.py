@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from venvd_contract.errors import TooLarge
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, logs
-from venvd_core.arrays import close_unclaimed
+from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Request
 from venvd_core.callers import name_caller
 from venvd_core.tasks import Tasks
@@ -17,7 +17,7 @@ from venvd_core.wire import encode
 from venvd_http.asgi import Receive, respond, respond_in_parts
 from venvd_http.auth import Key, TokenGuard
 from venvd_http.bodies import too_large
-from venvd_http.clients import ClientGone, DisconnectWatch
+from venvd_http.clients import DisconnectWatch
 from venvd_http.heads import Head
 from venvd_http_backend.request import HttpRequest
 from venvd_http_backend.settings import HttpSettings
@@ -99,11 +99,7 @@ class Commands:
         return await self._wait(asyncio.ensure_future(work), receive)
 
     async def _wait(self, future: asyncio.Future[T], receive: Receive) -> T:
-        try:
-            return await (future if self.watch is None else self.watch.wait(future, receive))
-        except (asyncio.CancelledError, ClientGone):
-            close_unclaimed(future)
-            raise
+        return await claim(future, future if self.watch is None else self.watch.wait(future, receive))
 
 
 def make_request(command: str, head: Head, body: bytes) -> Request:

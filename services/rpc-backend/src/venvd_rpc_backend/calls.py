@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from venvd_contract.internal.segments import INLINE_BYTES
-from venvd_core.arrays import close_unclaimed
+from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_core.wire import TEXT_EVENTS
@@ -37,11 +37,7 @@ _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] 
 async def outlive(work: Awaitable[T]) -> T:
     """Wait for work that goes on when its client leaves; an array that it gives then is closed."""
     waiting = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        close_unclaimed(waiting)
-        raise
+    return await claim(waiting, asyncio.shield(waiting))
 
 
 def _serialized(message: Message | bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from venvd_contract.commands import COMMANDS, Command
 from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented, VenvdError
 from venvd_core import float_arrays
-from venvd_core.arrays import close_unclaimed
+from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Request
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer, respond, respond_in_parts
 from venvd_http.auth import TokenGuard
@@ -83,11 +83,7 @@ class Methods:
         )
 
     async def _wait(self, future: asyncio.Future[T], receive: Receive) -> T:
-        try:
-            return await (future if self._watch is None else self._watch.wait(future, receive))
-        except (asyncio.CancelledError, ClientGone):
-            close_unclaimed(future)
-            raise
+        return await claim(future, future if self._watch is None else self._watch.wait(future, receive))
 
     async def _answer_float_array(
         self, scope: Scope, command: Command, request: Request, receive: Receive, send: Send
