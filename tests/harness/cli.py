@@ -26,7 +26,12 @@ Cli = Callable[..., Ran]
 
 
 def run(
-    environment: dict[str, str], *words: str, stdin: str = "", encoding: str = "utf-8", status: int | None = 0
+    environment: dict[str, str],
+    *words: str,
+    stdin: str = "",
+    encoding: str = "utf-8",
+    status: int | None = 0,
+    seconds: float = 120,
 ) -> Ran:
     done = subprocess.run(
         [sys.executable, "-m", "venvd", *words],
@@ -35,7 +40,7 @@ def run(
         input=stdin,
         capture_output=True,
         encoding=encoding,
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
     assert status is None or done.returncode == status, done

@@ -276,6 +276,25 @@ def test_the_log_has_the_events_of_servers(testbed: Any, wait_until: Callable[..
     assert len(read()) == 5
 
 
+def test_the_log_has_the_end_of_a_backend(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """A worker host that ends: the log has what the server told until then, and that the backend ended by itself."""
+    backend, audit = add_backend(testbed, "fallen"), testbed.controller.audit
+    wait_until(lambda: testbed.controller.backends.get("fallen").state == "running")
+    testbed.controller.reconciler.stop()
+    backend.events = ServerEvents("life-1", 0, [ServerEvent("2030-01-31T12:00:00Z", "session.create", "ci", "", "s")])
+    row = testbed.controller.backends.get_row("fallen")
+    testbed.controller.reconciler._events.collect_end(row, "the worker host is exited (status 1)")
+    ended, created = audit.list_all(None, 2, None, None)
+    assert (created.method, created.target) == ("session.create", "/backends/fallen/sessions/s")
+    assert (ended.method, ended.target, ended.peer, ended.key) == (
+        "backend.end",
+        "/backends/fallen",
+        "controller",
+        None,
+    )
+    assert ended.fields["detail"].startswith("the worker host is exited (status 1); ")
+
+
 def test_many_events_of_one_key_stay_bounded(testbed: Any, wait_until: Callable[..., Any]) -> None:
     """A client that makes sessions all the time does not push the lines of others out of the log."""
     backend, audit = add_backend(testbed, "busy"), testbed.controller.audit

@@ -44,6 +44,11 @@ def test_a_restart_counts_once(testbed: Any, wait_until: Callable[..., Any]) -> 
     testbed.engine.faults["start"] = Conflict("the port is taken for a moment")
     testbed.engine.find_backend("app").parts["worker"] = PartState("exited", "status 1")
     wait_until(lambda: testbed.controller.backends.get_row("app").failures > 1)
+    wait_until(
+        lambda: [
+            line for line in testbed.controller.audit.list_all(None, 99, None, None) if line.method == "backend.end"
+        ]
+    )
     assert testbed.controller.backends.get("app").state != "running"
     del testbed.engine.faults["start"]
     assert testbed.await_running("app").restarts == 1

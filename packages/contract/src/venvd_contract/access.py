@@ -67,7 +67,7 @@ class AuditEntry:
     """One line of the audit log: a request that changes something, a session that begins or ends, or a refusal.
 
     Of what happens at a backend, `method` is `session.create`, `session.reset`, `session.delete`, `session.end`,
-    `token.refuse`, `key.end` or `audit.drop`.
+    `token.refuse`, `key.end` or `audit.drop`; `backend.end` is a backend that ended by itself.
     """
 
     id: int
@@ -76,7 +76,8 @@ class AuditEntry:
     key: Optional[str]
     """The name of the key; `admin` is the token of the controller's home. Null: the token was unknown or missing."""
     peer: str
-    """The address that the request came from; `server` is the server of a backend by itself."""
+    """The address that the request came from; `server` is the server of a backend by itself, `controller`
+    the controller."""
     method: str
     target: str
     """The path; of an event of a backend `/backends/NAME` or `/backends/NAME/sessions/ID`."""

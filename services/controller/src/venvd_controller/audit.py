@@ -35,6 +35,7 @@ _EVENT_LINES = 120
 _PRUNE_SECONDS = 60.0
 _OK = 200
 _SERVER = "server"
+_CONTROLLER = "controller"
 """The peer of what a server does by itself."""
 _MAX_TARGET = 400
 _MAX_FIELDS = 4000
@@ -105,6 +106,11 @@ class AuditLog:
             _log_line(logging.INFO, line)
         for row, count in refusals:
             self._merged.add(row, count, place=row["target"])
+
+    def write_end(self, backend: str, why: str) -> None:
+        """Add that a backend ended by itself: what its server had not told before is not in the log."""
+        detail = f"{clean_text(why)}; events of its last seconds may be missing"
+        self.write(None, _CONTROLLER, "backend.end", f"/backends/{backend}", _OK, None, {"detail": detail})
 
     def _create_lines(self, backend: str, events: ServerEvents) -> tuple[list[Line], list[tuple[Row, int]]]:
         """Return the lines of events, and the refusals among these, which are counted."""

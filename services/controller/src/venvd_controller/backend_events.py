@@ -40,6 +40,12 @@ class BackendEvents:
         if readiness.answered:
             self.collect(row, record, readiness.audit_position)
 
+    def collect_end(self, row: BackendRow, why: str) -> None:
+        """Note that a backend ended by itself, after the last events of its server if that still answers."""
+        if row.record is not None:
+            self.collect_last(row, LaunchRecord(**row.record))
+        self._audit.write_end(row.name, why)
+
     def _collect(self, row: BackendRow, record: LaunchRecord) -> None:
         try:
             self._audit.write_events(row.name, row.audit_position, self._fetch(row, record))

@@ -228,6 +228,7 @@ class Reconciler:
             "restarts": row.restarts + 1,  # counts one restart, also if it takes several starts
         }
         if self._backends.update_if_unchanged(row, state="unhealthy", error=reason, **columns):
+            self._events.collect_end(row, reason)
             self.wake()
 
     def _retry(self, row: BackendRow) -> None:
