@@ -411,9 +411,15 @@ def testbed(create_testbed: Callable[..., Testbed]) -> Iterator[Testbed]:
 @pytest.fixture(scope="module")
 def shared_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     """A controller over the engine in memory, for all tests of a module; it runs, and `client` is its admin."""
+    with running_testbed(home=tmp_path_factory.mktemp("home")) as testbed:
+        yield testbed
+
+
+@contextmanager
+def running_testbed(**settings: Any) -> Iterator[Testbed]:
+    """A controller over the engine in memory that runs; `client` is its admin."""
     engine = MemoryEngine()
-    settings = Settings(home=tmp_path_factory.mktemp("home"), reconcile_interval=0.05, stop_grace=0.0)
-    testbed = Testbed(settings, engine)
+    testbed = Testbed(Settings(reconcile_interval=0.05, stop_grace=0.0, **settings), engine)
     with opened_client(testbed.controller) as testbed.client:
         yield testbed
     testbed.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from venvd_contract.internal.audit import ServerEvent, ServerEvents
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.database import Database, open_database
 from venvd_controller.database.tables import Table
-from venvd_controller.settings import Settings
 
-from .conftest import MemoryEngine, Testbed, opened_client  # type: ignore[import-not-found]
+from .conftest import Testbed, running_testbed  # type: ignore[import-not-found]
 from .postgresql import Cluster  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
@@ -24,16 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, postgresql: Cluster) -> Iterator[Testbed]:
     """A controller over the engine in memory, with a database of its own on PostgreSQL."""
-    engine = MemoryEngine()
-    home: Path = tmp_path_factory.mktemp("home")
-    url = postgresql.create_database()
-    settings = Settings(home=home, reconcile_interval=0.05, stop_grace=0.0, database_url=url)
-    testbed = Testbed(settings, engine)
-    with opened_client(testbed.controller) as testbed.client:
+    with running_testbed(home=tmp_path_factory.mktemp("home"), database_url=postgresql.create_database()) as testbed:
         yield testbed
-    testbed.close()
-    for backend in engine.launches.values():
-        backend.close()
 
 
 def test_the_migrations_make_the_tables(postgresql: Cluster) -> None:
