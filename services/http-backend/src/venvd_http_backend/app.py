@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
-from importlib.metadata import version
 from urllib.parse import parse_qsl
 
 from venvd_contract.errors import Internal, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend
 from venvd_http import probes
-from venvd_http.asgi import Message, Receive, Scope, Send, describe_peer
+from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send, describe_peer
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
 from venvd_http.clients import ClientGone
@@ -25,7 +25,6 @@ from venvd_http_backend.events import serve_events
 from venvd_http_backend.files import Files
 from venvd_http_backend.request import HttpRequest
 from venvd_http_backend.routes import PAGES, SCHEMA, find_route
-from venvd_http_backend.schema import create_schema_app
 
 _log = logging.getLogger(__name__)
 _IN_THE_HEADER = "this page takes it like every other: curl -H 'Authorization: Bearer …'"
@@ -41,7 +40,8 @@ class App:
         self._commands = commands
         self._old_paths = old_paths
         self._probes = probes.create_app(backend, guard)
-        self._schema = create_schema_app(version("venvd-http-backend"))
+        self._schema_app: ASGIApp | None = None
+        self._schema_lock = asyncio.Lock()
         arrays, files = Arrays(commands), Files(commands)
         self._streams = {
             "array.get": arrays.serve_get,
@@ -95,6 +95,13 @@ class App:
                 raise type(error)(f"{error.message}; {_IN_THE_HEADER}") from None
             raise
 
+    async def _get_schema_app(self) -> ASGIApp:
+        """Create the application of the schema at the first request for it: FastAPI takes half the time of a start."""
+        async with self._schema_lock:
+            if self._schema_app is None:
+                self._schema_app = await asyncio.to_thread(_create_schema_app)
+            return self._schema_app
+
     async def _serve(self, request: HttpRequest) -> None:
         scope = request.scope
         path, method = scope["path"], scope["method"]
@@ -109,7 +116,8 @@ class App:
             await wrong_method(method, path, allowed)(scope, request.receive, request.send)
             return
         if command == SCHEMA:
-            await self._schema(scope, request.receive, request.send)
+            schema_app = await self._get_schema_app()
+            await schema_app(scope, request.receive, request.send)
             return
         given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         payload = {**query.read_fields(command, given), **parameters}
@@ -126,3 +134,9 @@ class App:
             await serve_events(self._commands, request)
         else:
             await self._commands.serve(command, request, payload)
+
+
+def _create_schema_app() -> ASGIApp:
+    from venvd_http_backend.schema import create_schema_app  # noqa: PLC0415 - imports FastAPI
+
+    return create_schema_app()

@@ -6,6 +6,7 @@ It answers `/docs` and `/openapi.json` only. Its routes are there for the schema
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Header, Path, Query, Response, Security
@@ -137,10 +138,10 @@ def _declare_arrays(app: FastAPI) -> None:
     )
 
 
-def create_schema_app(version: str) -> FastAPI:
+def create_schema_app() -> FastAPI:
     app = FastAPI(
         title="venvd HTTP backend",
-        version=version,
+        version=version("venvd-http-backend"),
         description=_ABOUT,
         redoc_url=None,
         redirect_slashes=False,
