@@ -17,6 +17,7 @@ from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
 from venvd_controller.routes import access, audit, backends, keys, operations, runtimes, venvs
 from venvd_controller.routes import controller as controller_routes
+from venvd_controller.web_page import WebPage, read_page
 from venvd_http.asgi import ASGIApp
 from venvd_http.bodies import BodyLimit
 from venvd_http.logs import RequestLog
@@ -70,7 +71,9 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
     app.add_middleware(AuditTrail, audit=controller.audit)
     app.add_middleware(auth.Guard, keys=controller.keys, audit=controller.audit)
-    app.add_middleware(RequestLog, quiet=_QUIET)
+    page = read_page() if settings.page else {}
+    app.add_middleware(WebPage, answers=page)
+    app.add_middleware(RequestLog, quiet=_QUIET | page.keys())
     return app
 
 

@@ -161,6 +161,8 @@ class Settings(BaseSettings):
     """Size of what such a connection may hold of a request."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
     """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
+    page: bool = True
+    """Whether the controller serves a web page at `/`."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
     """Memory of each worker host."""
     worker_cpus: float = Field(default=2.0, gt=0)

@@ -12,8 +12,8 @@ from venvd_contract.access import ADMIN, METRICS, OPERATOR
 from venvd_contract.errors import Unavailable
 from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
-from venvd_controller.routes.access import needs
-from venvd_controller.routes.dependencies import ControllerDep
+from venvd_controller.routes.access import ANY, needs
+from venvd_controller.routes.dependencies import CallerDep, ControllerDep
 
 router = APIRouter(tags=["controller"])
 _MAX_LAG = 60.0
@@ -23,6 +23,13 @@ _MAX_LAG = 60.0
 @dataclass
 class Alive:
     status: str = "ok"
+
+
+@dataclass
+class CallerInfo:
+    name: str
+    """What logs call the token of the request."""
+    scope: list[str]
 
 
 @dataclass
@@ -53,6 +60,12 @@ def get_readiness(controller: ControllerDep) -> Alive:
 @router.get("/metrics", response_class=Response, dependencies=[needs(METRICS)])
 def get_metrics(controller: ControllerDep) -> Response:
     return Response(metrics.render(controller.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/v1/caller", dependencies=[needs(*ANY, METRICS)])
+def get_caller(caller: CallerDep) -> CallerInfo:
+    """Return whose token the request carries, and what it may do."""
+    return CallerInfo(caller.name, list(caller.scopes))
 
 
 @router.get("/v1/status", dependencies=[needs(OPERATOR)])

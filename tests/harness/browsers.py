@@ -1,0 +1,12 @@
+"""The page of a controller in a browser."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+
+def log_in(page: Page, token: str) -> None:
+    """Log in with a token, and wait until the page shows its sections."""
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("button", name="Log out")).to_be_visible()
