@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from harness.engines import OCI_RUNTIME
 from venvd_contract.errors import Cancelled
 from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, Port, VenvBuild
 from venvd_engines.select import choose
@@ -65,7 +66,13 @@ class Stack:
         self._user_ids = itertools.cycle(engine.claim_user_ids() or [None])
 
     def start(
-        self, kind: str, *, preload: Sequence[str] = (), env: Mapping[str, str] | None = None, **server_env: str
+        self,
+        kind: str,
+        *,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        oci_runtime: str | None = None,
+        **server_env: str,
     ) -> Running:
         """A backend that is ready; `env` is the venv's own."""
         self.engine.prepare(kind, Quiet())
@@ -86,6 +93,7 @@ class Stack:
             ports=PORTS[kind],
             socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
             user_id=next(self._user_ids),
+            oci_runtime=oci_runtime,
         )
         record = self.engine.start(launch, Quiet())
         try:
@@ -120,6 +128,7 @@ def engine_stack(
         run_dir=run_dir,
         source_dir=ROOT,
         ca_bundle=_ca_bundle(),
+        oci_runtime=OCI_RUNTIME if name == "docker" else None,
     )
     engine, _ = choose(name, settings)
     progress = Quiet()
@@ -227,13 +236,19 @@ class UnixConnection(http.client.HTTPConnection):
 
 def probe(url: str, path: str) -> int:
     """The status of a GET."""
+    return fetch(url, path)[0]
+
+
+def fetch(url: str, path: str, token: str | None = None) -> tuple[int, bytes]:
+    """Status and body of a GET."""
     parts = urlsplit(url)
     connection = (
         UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=60)
     )
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 

@@ -18,10 +18,28 @@ from harness.ports import free_port
 from harness.programs import started
 
 import venvd
+from venvd._cli.backend import describe_walls
+from venvd_contract.resources import Walls
 
 pytestmark = pytest.mark.slow
 
 MINOR = f"3.{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize(
+    ("walls", "says"),
+    [
+        (Walls(7, callFilter=True, networkSockets=False), "Landlock 7, system calls filtered, without network sockets"),
+        (
+            Walls(0, callFilter=True, kernel="4.19.0-gvisor"),
+            "no Landlock, system calls filtered, with network sockets, kernel 4.19.0-gvisor",
+        ),
+        (Walls(3), "Landlock 3, system calls not filtered"),
+    ],
+)
+def test_the_walls_of_a_backend_are_said(walls: Walls, says: str) -> None:
+    """Landlock, the filter of system calls and the kernel are one line."""
+    assert describe_walls(walls) == says
 
 
 def runs(pid: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from venvd_contract.errors import VenvdError
 from venvd_contract.internal.audit import ServerEvent, ServerEvents
+from venvd_contract.internal.messages import WallsReport
 from venvd_http import probes
 from venvd_http.auth import Key, TokenGuard
 
@@ -31,6 +32,9 @@ class Backend:
     def metrics(self) -> bytes:
         assert self.refreshed
         return b"venvd_ready 1.0\n"
+
+    def walls(self) -> WallsReport:
+        return WallsReport(7, True, False, "6.12.9")
 
     @property
     def audit(self) -> Backend:
@@ -94,6 +98,15 @@ def test_readiness_says_what_is_missing() -> None:
     assert status == 503
     assert json.loads(body)["checks"] == backend.failing
     assert ask(app, "/livez")[0] == 200
+
+
+def test_the_controller_alone_reads_the_walls() -> None:
+    """The walls around user code are for the token that the controller derives."""
+    app = probes.create_app(Backend(), TokenGuard(digest("use"), digest("derived")))
+    status, _, body = ask(app, "/walls", "derived")
+    assert status == 200
+    assert json.loads(body) == {"landlock": 7, "callFilter": True, "networkSockets": False, "kernel": "6.12.9"}
+    assert {token: ask(app, "/walls", token)[0] for token in ("use", None)} == {"use": 403, None: 401}
 
 
 def test_the_controller_alone_reads_the_events() -> None:

@@ -56,6 +56,8 @@ class _ProbeHandler(http.server.BaseHTTPRequestHandler):
         status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
+        if self.path == "/walls":
+            status, body = self.server.backend.walls  # type: ignore[attr-defined]
         events = self.server.backend.events  # type: ignore[attr-defined]
         if events is not None and self.path.startswith(audit.PATH):
             self.server.backend.asked.append(self.path.partition("=")[2])  # type: ignore[attr-defined]
@@ -94,6 +96,7 @@ class MemoryBackend:
     """What its server has for the audit log."""
     raw_events: bytes | None = None
     """What its server sends in place of them."""
+    walls: tuple[int, bytes] = (404, b"{}")
     asked: list[str] = field(default_factory=list)
     """The positions after which the controller asked for events."""
 
@@ -121,6 +124,7 @@ class MemoryEngine:
         ready: whether the probes of new launches are answered with success.
         version: what a lock pins each package to.
         user_ids: those that worker hosts may have.
+        walls: what the servers of new launches answer to `/walls`.
     """
 
     name = "memory"
@@ -135,6 +139,7 @@ class MemoryEngine:
         self.ready = True
         self.version = 0
         self.user_ids: Sequence[int] = range(5000, 5003)
+        self.walls = 200, b'{"landlock": 7, "callFilter": true, "networkSockets": false, "kernel": "6.12"}'
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
         self.steps.append(name)
@@ -192,7 +197,7 @@ class MemoryEngine:
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)
-        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready, keys=launch.keys)
+        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready, keys=launch.keys, walls=self.walls)
         backend.server.backend = backend  # type: ignore[attr-defined]
         threading.Thread(target=backend.server.serve_forever, args=(0.02,), daemon=True).start()
         backend.log("listening", "server")
@@ -210,7 +215,7 @@ class MemoryEngine:
 
     def _create_record(self, backend: MemoryBackend) -> LaunchRecord:
         url = f"http://{backend.launch.host}:{backend.server.server_port}"
-        return LaunchRecord(self.name, backend.launch.id, url, url, {})
+        return LaunchRecord(self.name, backend.launch.id, url, url, {"ociRuntime": backend.launch.oci_runtime})
 
     def inspect(self, record: LaunchRecord) -> BackendState:
         backend = self.launches.get(record.launch_id)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from venvd_contract.errors import Conflict
-from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_contract.resources import BackendSpec, VenvSpec, Walls
 from venvd_engines.engine import PartState
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,19 @@ def test_each_backend_has_a_user_id_until_it_is_removed(testbed: Any, wait_until
     testbed.wait(testbed.controller.backends.restart("next")[1])
     assert testbed.engine.find_backend("next").launch.user_id == 7000
     assert "all 1 user IDs" in str(testbed.wait(testbed.controller.backends.restart("other")[1]).error)
+
+
+def test_a_backend_shows_the_walls_that_its_worker_host_reported(testbed: Any) -> None:
+    """The resource has the report of the server, and the OCI runtime of the launch; an old server reports nothing."""
+    _start(testbed, "app")
+    walls = Walls(7, callFilter=True, networkSockets=False, kernel="6.12")
+    assert testbed.controller.backends.get("app").walls == walls
+    testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", "apart", ociRuntime="runsc"))[1])
+    assert testbed.controller.backends.get("apart").walls == replace(walls, ociRuntime="runsc")
+    for answer in ((404, b"{}"), (200, b'{"landlock": "high"}'), (200, b"nonsense")):
+        testbed.engine.walls = answer
+        testbed.wait(testbed.controller.backends.restart("app")[1])
+        assert testbed.controller.backends.get("app").walls is None
 
 
 def test_a_restart_counts_once(testbed: Any, wait_until: Callable[..., Any]) -> None:

@@ -214,6 +214,22 @@ class BackendSpec:
 
 
 @dataclass
+class Walls:
+    """The walls around user code, as the worker host reports them."""
+
+    landlock: int = 0
+    """The version of Landlock between sessions; 0 for none."""
+    callFilter: bool = False
+    """Whether sessions run under the filter of system calls."""
+    networkSockets: bool = True
+    """Whether that filter lets sessions make network sockets."""
+    kernel: str = ""
+    """The release of the worker host's kernel, such as `6.12.9` or, under gVisor, `4.19.0-gvisor`."""
+    ociRuntime: Optional[str] = None
+    """The OCI runtime of the worker host; null where it is no container."""
+
+
+@dataclass
 class Backend:
     name: str
     type: str
@@ -235,6 +251,8 @@ class Backend:
     """How often the controller restarted it after it had ended."""
     error: Optional[str] = None
     operation: Optional[str] = None
+    walls: Optional[Walls] = None
+    """What its worker host reported when it became ready; null before that."""
 
 
 @dataclass

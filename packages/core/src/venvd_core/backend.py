@@ -16,6 +16,7 @@ from venvd_contract.arrays import Header
 from venvd_contract.commands import ATTACH, BY_NAME
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
+from venvd_contract.internal.messages import WallsReport
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
@@ -344,6 +345,17 @@ class Backend:
         """Return what keeps the backend from serving, by the name of the check; empty where it is ready."""
         reason = "the server is closing" if self._pool is None else self._pool.find_unready_reason()
         return {} if reason is None else {"session": reason}
+
+    def walls(self) -> WallsReport:
+        """Return the walls around user code, as the worker host reports them.
+
+        Raises:
+            Unavailable: there is no worker host.
+        """
+        link = None if self._pool is None else self._pool.channel.link
+        if link is None:
+            raise Unavailable("the worker host is not there")
+        return link.hello.walls
 
     async def refresh(self) -> None:
         """Ask the warden for the figures that only it has; to be awaited before `metrics`."""

@@ -35,6 +35,7 @@ from venvd_core.tasks import Tasks
 
 DEFAULT = "default"
 
+_LONGEST_RELEASE = 100
 _REMEMBERED = 256
 
 _stats = msgspec.json.Decoder(Stats)
@@ -219,7 +220,7 @@ class Pool:
             return {}
         walls = self.channel.link.hello.walls
         filtered = "off" if not walls.callFilter else "on" if walls.networkSockets else "on, without network sockets"
-        return {"landlock": str(walls.landlock), "call_filter": filtered}
+        return {"landlock": str(walls.landlock), "call_filter": filtered, "kernel": walls.kernel[:_LONGEST_RELEASE]}
 
     def _build(self) -> dict[str, str]:
         # Prometheus knows backend, venv and engine as labels of the target

@@ -1,18 +1,20 @@
-"""`/health`, `/livez`, `/readyz`, `/metrics` and `/audit` of a backend as a bare ASGI application."""
+"""`/health`, `/livez`, `/readyz`, `/metrics`, `/walls` and `/audit` of a backend as a bare ASGI application."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Protocol
 from urllib.parse import parse_qs
 
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_contract.internal import audit
+from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_http.asgi import JSON, ASGIApp, Receive, Scope, Send, describe_peer, encode, respond, send_whole
 from venvd_http.auth import METRICS, TokenGuard, read_token
 from venvd_http.connection import accept
 from venvd_http.problems import refuse, wrong_method
 
-PATHS = ("/health", "/livez", "/readyz", "/metrics", audit.PATH)
+PATHS = ("/health", "/livez", "/readyz", "/metrics", WALLS_PATH, audit.PATH)
 _POSITION = audit.POSITION_HEADER.lower().encode()
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,6 +31,7 @@ class Probed(Protocol):
     """What the probes ask: `venvd_core.backend.Backend` is one."""
 
     def ready(self) -> dict[str, str]: ...
+    def walls(self) -> WallsReport: ...
     async def refresh(self) -> None: ...
     def metrics(self) -> bytes: ...
 
@@ -36,8 +39,20 @@ class Probed(Protocol):
     def audit(self) -> AuditEvents: ...
 
 
+def _read_walls(backend: Probed, _: Scope) -> object:
+    return asdict(backend.walls())
+
+
+def _read_events(backend: Probed, scope: Scope) -> object:
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    return backend.audit.read(query.get("after", [""])[0])
+
+
+_OF_CONTROLLER = {WALLS_PATH: _read_walls, audit.PATH: _read_events}
+
+
 def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
-    """The application. Errors are problem details; metrics and events take a token."""
+    """The application. Errors are problem details; metrics, walls and events take a token."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,10 +74,9 @@ def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
                 body = {"status": "unavailable" if failing else "ok", "checks": failing}
                 headers = ((b"content-type", JSON), (_POSITION, backend.audit.position.encode()))
                 await send_whole(send, 503 if failing else 200, headers, encode(body))
-            elif path == audit.PATH:
+            elif path in _OF_CONTROLLER:
                 guard.check_controller(read_token(scope), describe_peer(scope))
-                query = parse_qs(scope["query_string"].decode("latin-1"))
-                await respond(send, 200, encode(backend.audit.read(query.get("after", [""])[0])))
+                await respond(send, 200, encode(_OF_CONTROLLER[path](backend, scope)))
             else:
                 await respond(send, 200, b'{"status":"ok"}')
         except VenvdError as error:

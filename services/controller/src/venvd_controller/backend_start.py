@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import time
 from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
+from venvd_contract.internal.messages import WALLS_PATH, WallsReport
+from venvd_contract.resources import Walls
 from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backends import KIND, Backends, read_spec
@@ -20,6 +26,8 @@ from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine, LaunchRecord, Owned
+
+_walls = TypeAdapter(WallsReport)
 
 _PROBE_INTERVAL = 0.05
 _INSPECT_INTERVAL = 0.3
@@ -120,7 +128,7 @@ class BackendStarter:
             self._engine.destroy(record, again=True)
         elif row.launch is not None and (owned := self._find_launch(row)) is not None:
             self._engine.destroy_owned(owned)
-        self._backends.update(row.name, launch=None, record=None)
+        self._backends.update(row.name, launch=None, record=None, walls=None)
         return record
 
     def _write_launch(self, row: BackendRow, record: LaunchRecord) -> None:
@@ -136,7 +144,17 @@ class BackendStarter:
                 self._engine.destroy(record)
                 self._backends.update(row.name, record=None, launch=None)
             raise
-        self._backends.update(row.name, state="running", error=None, started_at=now())
+        walls = self._read_walls(row, record)
+        self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls)
+
+    def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
+        """Ask the server of a backend for the walls around its user code; None where it does not say."""
+        try:
+            status, body = probes.fetch(record.probe_url, WALLS_PATH, self._backends.derive_metrics_token(row))
+            report = _walls.validate_json(body) if status == http.client.OK else None
+        except (VenvdError, ValidationError):
+            return None
+        return None if report is None else asdict(Walls(**asdict(report), ociRuntime=record.data.get("ociRuntime")))
 
     def _poll_readiness(self, record: LaunchRecord, run: Run) -> None:
         end = time.monotonic() + self._settings.start_timeout

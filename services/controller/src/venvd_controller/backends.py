@@ -13,7 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, VenvdError
-from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo
+from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo, Walls
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, after_commit, get_row
@@ -340,6 +340,7 @@ class Backends:
             restarts=row.restarts,
             error=row.error,
             operation=row.operation,
+            walls=None if row.walls is None else Walls(**row.walls),
         )
 
 

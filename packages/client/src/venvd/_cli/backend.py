@@ -26,6 +26,7 @@ from venvd_contract.resources import (
     BackendLimits,
     LogLine,
     VenvSpec,
+    Walls,
 )
 
 DEFAULT_VENV = "default"
@@ -58,12 +59,21 @@ def details(info: Backend) -> str:
             ("venv", info.venv),
             ("python", info.python),
             ("engine", info.engine),
-            ("OCI runtime", info.spec.ociRuntime),
+            ("OCI runtime", info.spec.ociRuntime if info.walls is None else info.walls.ociRuntime),
+            ("walls", info.walls and describe_walls(info.walls)),
             ("started", info.startedAt),
             ("restarts", info.restarts or None),
             ("error", info.error),
         ]
     )
+
+
+def describe_walls(walls: Walls) -> str:
+    """Say what stands between the sessions of a backend, and whose kernel they run on."""
+    landlock = f"Landlock {walls.landlock}" if walls.landlock else "no Landlock"
+    sockets = "with" if walls.networkSockets else "without"
+    calls = f"system calls filtered, {sockets} network sockets" if walls.callFilter else "system calls not filtered"
+    return ", ".join([landlock, calls, *([f"kernel {walls.kernel}"] if walls.kernel else [])])
 
 
 def choose_backend(state: State, name: str | None) -> str:

@@ -173,6 +173,10 @@ class ZygoteReport:
     pid: Optional[int] = None
 
 
+WALLS_PATH = "/walls"
+"""Where the server hands the controller the `WallsReport` of its worker host, beside the probes."""
+
+
 @dataclass
 class WallsReport:
     """What stands between the sessions of this worker host.
@@ -181,11 +185,13 @@ class WallsReport:
         landlock: the version of Landlock in force; 0 for none.
         callFilter: whether sessions run under the filter of system calls.
         networkSockets: whether that filter lets sessions make network sockets.
+        kernel: the release of the worker host's kernel.
     """
 
     landlock: int = 0
     callFilter: bool = False
     networkSockets: bool = True
+    kernel: str = ""
 
 
 @dataclass

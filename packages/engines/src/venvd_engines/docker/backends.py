@@ -270,6 +270,7 @@ class Backends:
                 "link": None if link is None else str(link),
                 "image": image,
                 "memoryBytes": launch.limits.memory_bytes,
+                "ociRuntime": self._find_runtime(launch) or self._runtimes.find_default(),
                 "keys": True,
             },
         )

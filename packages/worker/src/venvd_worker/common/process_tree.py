@@ -9,6 +9,8 @@ import os
 import signal
 from typing import Callable, Collection, Dict, Iterable, List, NamedTuple, Optional, Set
 
+from venvd_worker.common.kernel import IN_GVISOR
+
 _MOST_ROUNDS = 1000
 """How often a tree that grows is walked again; then every process that was found is killed."""
 
@@ -160,4 +162,4 @@ def _list_directory(path: str) -> List[str]:
         return []
 
 
-_LISTED_BY_KERNEL = os.path.exists("/proc/thread-self/children")
+_LISTED_BY_KERNEL = os.path.exists("/proc/thread-self/children") and not IN_GVISOR  # there, threads are among them

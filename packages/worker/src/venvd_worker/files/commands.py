@@ -135,7 +135,10 @@ class FileCommands:
         limit = _whole(asked, "limit")
         limit = _USUAL_ENTRIES if limit is None else max(1, min(limit, MOST_ENTRIES))
         scope = Scope(asked["recursive"] is True, limit, _marker(asked["after"], above))
-        directory = paths.open_directory(self._root, above)
+        try:
+            directory = paths.open_to_list(paths.open_directory(self._root, above))
+        except OSError as error:
+            raise paths.explain(error, above, "directory") from None
         files: List[Any] = []
         size = 0
         last = following = None

@@ -38,7 +38,11 @@ def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.
 
 def _below(directory: int, names: List[bytes], scope: Scope) -> Iterator[paths.Found]:
     try:
-        inner = os.open(names[-1], paths.DIRECTORY, dir_fd=directory)
+        walked = os.open(names[-1], paths.DIRECTORY, dir_fd=directory)
+        try:
+            inner = paths.open_to_list(walked)
+        finally:
+            os.close(walked)
     except OSError:  # replaced meanwhile, or not to be read
         return
     try:

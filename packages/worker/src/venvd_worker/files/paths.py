@@ -16,7 +16,8 @@ from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFo
 LONGEST_PATH, LONGEST_NAME, DEEPEST = 4096, 255, 64
 """Bytes, bytes, names."""
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""To walk on from; `open_to_list` opens it for more. Without O_PATH, gVisor follows links."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -83,7 +84,7 @@ def open_root(work_dir: str, root: str, files: str) -> int:
     Raises:
         NotFound: its own code removed it, or put something else in its place.
     """
-    descriptor = os.open(work_dir, os.O_PATH | DIRECTORY)  # which may lack the right to list it
+    descriptor = os.open(work_dir, DIRECTORY)  # which may lack the right to list it
     try:
         for name in (root, files):
             descriptor, before = os.open(name, DIRECTORY, dir_fd=descriptor), descriptor
@@ -121,6 +122,15 @@ def _step(directory: int, name: bytes, make: bool) -> int:
         except FileExistsError:
             pass
     return os.open(name, DIRECTORY, dir_fd=directory)
+
+
+def open_to_list(directory: int) -> int:
+    """A directory that is open to walk on from, opened so that it can be listed.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
 
 
 def status(directory: int, name: bytes) -> Optional[os.stat_result]:

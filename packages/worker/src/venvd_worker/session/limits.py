@@ -68,10 +68,13 @@ class Guard:
 
 
 def _cap(which: int, most: int) -> None:
-    """Lower the ceiling of a limit."""
+    """Lower the ceiling of a limit, where the kernel has it: gVisor has none for signals and queues."""
     soft, hard = resource.getrlimit(which)
     hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    resource.setrlimit(which, (hard if soft == resource.RLIM_INFINITY else min(soft, hard), hard))
+    try:
+        resource.setrlimit(which, (hard if soft == resource.RLIM_INFINITY else min(soft, hard), hard))
+    except ValueError:  # Linux always lets a process lower its limits
+        pass
 
 
 def _set(which: int, soft: Optional[int], extra: int = 0) -> None:

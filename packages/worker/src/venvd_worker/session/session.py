@@ -9,6 +9,7 @@ import select
 import site
 import socket
 import sys
+import traceback
 from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Sequence
 
@@ -52,8 +53,12 @@ def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[in
     """Run the session of `config` with the descriptors of its stream, segments and slots; call `isolate` first."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
-    session = Session(own, config, descriptors)
-    session.take_over(config)
+    try:
+        session = Session(own, config, descriptors)
+        session.take_over(config)
+    except Exception:  # noqa: BLE001 - the log must say why the session does not start
+        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+        os._exit(1)
     try:
         session.serve()
     finally:

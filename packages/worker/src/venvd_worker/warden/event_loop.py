@@ -34,9 +34,9 @@ class EventLoop:
         self._timers: List[Tuple[float, int, Action]] = []
         self._order = itertools.count()
 
-    def add(self, source: Source, action: Action) -> None:
+    def add(self, source: Source, action: Action, events: int = select.EPOLLIN) -> None:
         self._actions[source.fileno()] = action
-        self._epoll.register(source.fileno(), select.EPOLLIN)
+        self._epoll.register(source.fileno(), events)
 
     def remove(self, source: Source) -> None:
         """Forget a source; one that is unknown is no error."""

@@ -178,7 +178,10 @@ class Warden:
         version, report = self._settings.version, self._fork_pool.report
         self._server.greeted = True
         walls = messages.WallsReport(
-            self._walls.landlock, self._walls.filtered, self._walls.network or not self._walls.filtered
+            self._walls.landlock,
+            self._walls.filtered,
+            self._walls.network or not self._walls.filtered,
+            os.uname().release,
         )
         greeting = messages.Greeting(version, python, self._pid, self._started_at, True, report, walls)
         self._server.reply(request, greeting)
@@ -250,6 +253,22 @@ class Warden:
 
     def _attach(self, request: Request) -> None:
         self._pass_on(request, {"attach": request.data.terms}, most=2)
+        if kernel.IN_GVISOR:
+            self._hold(request.descriptors[0])
+
+    def _hold(self, connection: int) -> None:
+        """Keep a client's connection open until the client or the server ends it.
+
+        The server answers on a duplicate when the session has ended. In gVisor, the last one inside that closes a
+        socket of the host ends it for all who have it outside.
+        """
+        held = Descriptor(os.dup(connection))
+
+        def release() -> None:
+            self._loop.remove(held)
+            os.close(held.fileno())
+
+        self._loop.add(held, release, events=0)  # the end of a connection is told unasked
 
     def _open_venvs(self, request: Request) -> None:
         self._pass_on(request, {"venvs": request.data.source}, most=1)

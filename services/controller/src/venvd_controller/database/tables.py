@@ -113,6 +113,8 @@ class BackendRow(Table):
     """Whether the manifest declares it."""
     audit_position: Mapped[str | None] = mapped_column(String(80))
     """Up to where the audit log has the events of its server."""
+    walls: Mapped[dict[str, Any] | None]
+    """Around its user code, as its server reported them when it became ready."""
 
 
 class OperationRow(Table):
