@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -34,6 +36,31 @@ def list_files() -> list[Path]:
 
 def list_sources() -> list[Path]:
     return [path for path in list_files() if path.suffix == ".py" and "packages/proto/src" not in str(path)]
+
+
+class Node(NamedTuple):
+    """A module, a class or a function of our sources."""
+
+    place: str
+    is_function: bool
+    lines: int
+    docstring: str
+
+
+@functools.cache
+def list_nodes() -> list[Node]:
+    """Parse every source once for all rules."""
+    nodes = []
+    for path in list_sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module):
+                nodes.append(Node(str(path.relative_to(ROOT)), False, 0, ast.get_docstring(node) or ""))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                place = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                is_function = not isinstance(node, ast.ClassDef)
+                nodes.append(Node(place, is_function, lines, ast.get_docstring(node) or ""))
+    return nodes
 
 
 def find_lines(pattern: re.Pattern[str]) -> list[str]:
@@ -65,26 +92,13 @@ def test_files_are_short() -> None:
 
 def test_functions_are_short() -> None:
     """No function has more than 80 lines: room for a story that belongs together."""
-    long = {
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": length
-        for path in list_sources()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
-    }
-    assert not long
+    assert not {node.place: node.lines for node in list_nodes() if node.is_function and node.lines > LONGEST_FUNCTION}
 
 
 def test_docstrings_begin_with_a_summary() -> None:
     """No docstring begins with one of its sections."""
-    without = [
-        f"{path.relative_to(ROOT)}:{node.body[0].lineno}"
-        for path in list_sources()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
-        and (ast.get_docstring(node) or "").startswith(("Raises:", "Attributes:", "Args:", "Returns:", "Yields:"))
-    ]
-    assert not without
+    sections = ("Raises:", "Attributes:", "Args:", "Returns:", "Yields:")
+    assert not [node.place for node in list_nodes() if node.docstring.startswith(sections)]
 
 
 def test_no_file_names_a_package_registry() -> None:

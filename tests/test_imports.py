@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +47,18 @@ ONLY_IN = {
 """Libraries that one folder alone imports."""
 
 
+@functools.cache
+def list_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Every import of a file, also for types and inside functions; a file is parsed once for all rules."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(folder: str) -> Iterator[tuple[Path, str]]:
     for path in sorted((ROOT / folder / "src").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in list_imports(path):
             if isinstance(node, ast.Import):
                 yield from ((path, alias.name.partition(".")[0]) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and not node.level:
+            elif not node.level:
                 yield path, (node.module or "").partition(".")[0]
 
 
@@ -78,13 +85,13 @@ def modules_of(folder: str) -> dict[str, Path]:
 
 
 def imports_of(module: str, modules: dict[str, Path]) -> set[str]:
-    """The modules of the same package that `module` imports anywhere, also for types and inside functions."""
+    """The modules of the same package that `module` imports anywhere."""
     found: set[str] = set()
     is_package = modules[module].name == "__init__.py"
-    for node in ast.walk(ast.parse(modules[module].read_text())):
+    for node in list_imports(modules[module]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             parents = module.split(".")
             base = parents[: len(parents) + is_package - node.level] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
