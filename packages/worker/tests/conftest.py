@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+import venvd_contract
+import venvd_worker
 from venvd_contract.errors import NotFound, from_fields
 from venvd_contract.framing import Buffer, dump_line
 from venvd_contract.internal import PROTOCOL, SECRET, SOCKET
@@ -376,15 +378,32 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("archive"))
 
 
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Finds the archive that a CPython has made: its bytecode halves the start of a warden."""
+
+    @functools.cache
+    def find(python: str) -> Path:
+        sources = [str(Path(package.__path__[0]).parent) for package in (venvd_contract, venvd_worker)]
+        code = f"import sys; sys.path[:0] = {sources}; from venvd_worker import archive; from pathlib import Path\n"
+        code += "print(archive.build(Path(sys.argv[1])))"
+        command = [python, "-I", "-c", code, str(tmp_path_factory.mktemp("archive"))]
+        return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+    return find
+
+
 @pytest.fixture
-def new_host(python: str, archive: Path, tmp_path: Path) -> Iterator[Callable[..., Host]]:
+def new_host(python: str, archives: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Host]]:
     """Starts wardens for one test."""
     made: list[Host] = []
 
-    def start(*options: str, within: Sequence[str] = (), greet: bool = True, **env: str) -> Host:
+    def start(
+        *options: str, within: Sequence[str] = (), greet: bool = True, archive: Path | None = None, **env: str
+    ) -> Host:
         directory = tmp_path / f"channel{len(made)}"
         directory.mkdir(exist_ok=True)
-        made.append(Host(python, archive, directory, env, *options, within=within, greet=greet))
+        made.append(Host(python, archive or archives(python), directory, env, *options, within=within, greet=greet))
         return made[-1]
 
     yield start
@@ -399,9 +418,9 @@ def new_host(python: str, archive: Path, tmp_path: Path) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="module")
-def host(python: str, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(python: str, archives: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One warden for a module's tests."""
-    running = Host(python, archive, tmp_path_factory.mktemp("channel"), {})
+    running = Host(python, archives(python), tmp_path_factory.mktemp("channel"), {})
     yield running
     assert running.process.poll() is None, "the warden died"
     running.stop()

@@ -292,11 +292,11 @@ def test_a_site_directory_is_added(new_host: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_warden_runs_no_pth_files(new_host: Any, archive: Any, tools: Any) -> None:
+def test_the_warden_runs_no_pth_files(new_host: Any, python: str, archives: Any, tools: Any) -> None:
     """The warden has no site packages at all: code that they would run at start does not run in it."""
     host = new_host()
     arguments = Path(f"/proc/{host.hello['pid']}/cmdline").read_text().split("\0")
-    assert arguments[1:4] == ["-I", "-S", str(archive)]
+    assert arguments[1:4] == ["-I", "-S", str(archives(python))]
 
 
 # ---- patched and broken surroundings ---------------------------------------------------------------------------

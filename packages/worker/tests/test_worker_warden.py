@@ -19,9 +19,9 @@ from venvd_contract.internal import PROTOCOL
 pytestmark = pytest.mark.slow
 
 
-def test_hello_tells_who_is_there(host: Any, python: str, archive: Any) -> None:
+def test_hello_tells_who_is_there(host: Any, python: str, archives: Any) -> None:
     """`hello` is answered with the worker's version, the interpreter's, and when it started."""
-    assert host.hello["worker"] == re.search(r"-([0-9a-f]{12})\.pyz", str(archive))[1]
+    assert host.hello["worker"] == re.search(r"-([0-9a-f]{12})\.pyz", str(archives(python)))[1]
     assert re.fullmatch(r"3\.\d+\.\d+", host.hello["python"])
     assert host.hello["pid"] == host.process.pid
     assert host.hello["startedAt"].endswith("Z")

@@ -7,7 +7,8 @@ from typing import Any, List, Set
 
 from venvd_contract.errors import VenvdError
 
-_ROOT = __file__.rpartition("/venvd_worker/")[0]
+_ROOT = (lambda: None).__code__.co_filename.rpartition("/venvd_worker/")[0]
+"""Where the files of our frames lie; bytecode of the archive names another place than `__file__`."""
 _OWN = (_ROOT + "/venvd_worker/", _ROOT + "/venvd_contract/")
 _PSEUDO = ("<eval-", "<exec-")
 _LONGEST = 64 * 1024
