@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine lint bench format up down base-images lock proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine fuzz lint bench format up down base-images lock proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test-long: install ## tests that are long by nature: load, churn, random kills, 
 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker
 	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/attacks
+
+fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
+	@scripts/fuzz $(ARGS)
 
 test-fast: install ## the quick tests of every package, in under a minute: without an engine or a package index
 	@scripts/test packages services tests/test_*.py -m "not (slow or docker or network or long)"

@@ -35,6 +35,11 @@ class Buffer:
     def __len__(self) -> int:
         return len(self._data)
 
+    @property
+    def expects_mark(self) -> bool:
+        """Whether no line was taken yet, so that a mark may come."""
+        return bool(self._mark)
+
     def feed(self, data: bytes) -> None:
         self._data += data
 

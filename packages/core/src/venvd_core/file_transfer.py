@@ -11,15 +11,26 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
-from venvd_contract.errors import Cancelled, Conflict, Internal, NotFound, Unavailable, VenvdError, from_fields
+from venvd_contract.errors import (
+    Cancelled,
+    Conflict,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    VenvdError,
+    from_fields,
+)
 from venvd_contract.internal.file_transfer import DATA, END, ERROR, HEAD, LARGEST_ANSWER, RESULT
 from venvd_contract.internal.messages import TransferFile
 from venvd_core.channel import Channel
 from venvd_core.link import Link
+from venvd_core.wire import check_payload
 
 PIECE = 256 * 1024
 """Bytes of a file that are read or sent at a time."""
@@ -28,6 +39,20 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _START_TIMEOUT = 0.01, 0.2, 30.0
 
 OnEnd = Callable[[VenvdError | None, int], None]
 """Called once, with the error of a transfer or the bytes that it moved."""
+
+
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FileFound(msgspec.Struct):
+    """The result of `file.get`, which comes before the bytes."""
+
+    info: msgspec.Raw
+    offset: _Size
+    length: _Size
+
+
+_found = msgspec.json.Decoder(FileFound)
 
 
 class FileOwner(Protocol):
@@ -46,11 +71,12 @@ class FileProcess:
         owner.file_transfers += 1
 
     async def receive(self) -> msgspec.Raw:
-        """Receive the next result.
+        """Receive the next result: one JSON object in one line, which clients get as it is.
 
         Raises:
             VenvdError: the command failed; the error of the file process.
             Unavailable: the file process went away.
+            Internal: it broke the protocol.
         """
         try:
             kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
@@ -61,7 +87,21 @@ class FileProcess:
             raise Unavailable("the session or its worker host ended while its files were used") from None
         if kind == ERROR:
             raise _parse_error(data)
-        return msgspec.Raw(data)
+        try:
+            return msgspec.Raw(check_payload(data))
+        except (InvalidRequest, TooLarge):
+            raise Internal("the file process of the worker host sent a result that is no JSON object") from None
+
+    async def receive_found(self) -> FileFound:
+        """Receive the result of `file.get`.
+
+        Raises:
+            VenvdError: as `receive`.
+        """
+        try:
+            return _found.decode(await self.receive())
+        except msgspec.MsgspecError as error:
+            raise Internal(f"the file process of the worker host sent an invalid result: {error}") from None
 
     async def receive_pieces(self, length: int) -> AsyncIterator[bytes]:
         """Yield the `length` bytes that follow a result.
@@ -141,14 +181,6 @@ async def _connect(link: Link, command: TransferFile, owner: FileOwner) -> FileP
         ours.close()
         raise
     return FileProcess(reader, writer, owner)
-
-
-class FileFound(msgspec.Struct):
-    """The result of `file.get`, which comes before the bytes."""
-
-    info: msgspec.Raw
-    offset: int
-    length: int
 
 
 class _Transfer:

@@ -14,7 +14,7 @@ from venvd_contract.errors import Busy, InvalidRequest, NotFound, TooLarge, Venv
 from venvd_contract.internal.messages import TransferFile
 from venvd_core import file_transfer, wire
 from venvd_core.calls import Call, Reply, Request
-from venvd_core.file_transfer import Download, FileFound, FileProcess, OnEnd, Upload
+from venvd_core.file_transfer import Download, FileProcess, OnEnd, Upload
 from venvd_core.pool import Pool
 from venvd_core.settings import BackendSettings
 from venvd_core.timer import DeadlineTimer
@@ -34,7 +34,6 @@ class _Part(msgspec.Struct):
     upload: str | None = None
 
 
-_found = msgspec.json.Decoder(FileFound)
 _part = msgspec.json.Decoder(_Part)
 
 
@@ -119,7 +118,7 @@ class Files:
     async def _download(self, request: Request, on_end: OnEnd | None = None) -> Download:
         process = await self._start(request, _STREAM_TIMEOUT)
         try:
-            return Download(process, _found.decode(await process.receive()), on_end)
+            return Download(process, await process.receive_found(), on_end)
         except BaseException:
             process.close()
             raise

@@ -101,7 +101,7 @@ class Reader:
         self._unfinished: tuple[Message, list[int]] | None = None
         self.size = 0
         self.behind: int | None = None
-        self._maybe_midway = False
+        self._maybe_midway = bool(mark)  # the buffer takes the mark off the first line
         self.gate: Gate | None = None
 
     @property
@@ -133,7 +133,7 @@ class Reader:
         return message
 
     def _check_midway(self) -> bool:
-        self._maybe_midway = self.midway
+        self._maybe_midway = self.midway or self._buffer.expects_mark
         return self._maybe_midway
 
     def next(self) -> Message | None:
@@ -271,7 +271,7 @@ def find_identity(line: bytes) -> bytes:
     """Return the ID of a line with a wrong field, as JSON; empty where it has none."""
     try:
         return check_identity(bytes(_identity.decode(line).id))
-    except (msgspec.MsgspecError, MalformedError):
+    except (msgspec.MsgspecError, MalformedError, RecursionError):
         return b""
 
 
