@@ -1,20 +1,19 @@
-"""One controller for each engine, with a small venv and a backend that tests share."""
+"""A controller on each engine, with a small venv and a backend that tests share."""
 
 from __future__ import annotations
 
+import http.client
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness.controller import Controller, running_controller
+from harness.controller import Controller, SharedControllers
 from harness.engines import ENGINES
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def controller(request: pytest.FixtureRequest) -> Iterator[Controller]:
-    with running_controller(request.param) as controller:
-        yield controller
+def controller(request: pytest.FixtureRequest, controllers: SharedControllers) -> Controller:
+    return controllers.controller(request.param)
 
 
 @pytest.fixture(scope="package")
@@ -33,4 +32,5 @@ def small(controller: Controller, minor: str) -> str:
 @pytest.fixture(scope="package")
 def backend(controller: Controller, small: str) -> dict[str, Any]:
     """A running backend of the small venv, for tests that only use it."""
-    return controller.backend(small, name="shared")
+    status, existing = controller.raw("GET", "/v1/backends/shared")
+    return existing if status == http.client.OK else controller.backend(small, name="shared")

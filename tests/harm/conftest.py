@@ -22,16 +22,16 @@ def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
 
 
 @pytest.fixture(scope="package", params=list(CALLERS))
-def backend(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
+def backend(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """A client of a running backend; at the end both its parts still run."""
-    running = stack.start(request.param, preload=PRELOAD, **SETTINGS)
+    running = stacks.backend(stack, request.param, role="harm", preload=PRELOAD, **SETTINGS)
     made = CALLERS[request.param](running.url, running.token)
     made("session.create", {"name": WITNESS})
     made("eval", {"expression": "seen = 'unharmed'"}, session=WITNESS)
     yield made
+    made("session.delete", {"id": WITNESS})
     made.close()
     assert stack.engine.inspect(running.record).running
-    stack.stop(running)
 
 
 @pytest.fixture

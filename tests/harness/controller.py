@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,27 @@ def running_controller(engine: str, **env: str) -> Iterator[Controller]:
         destroy_home(engine, home)
 
 
+class SharedControllers:
+    """Controllers that suites share within one test process, one for each engine, made when first asked for.
+
+    Tests find other venvs and backends beside their own, and leave a controller as they found it. A suite that harms
+    its controller, or that needs other settings, runs one of its own with `running_controller`.
+    """
+
+    def __init__(self) -> None:
+        self._controllers: dict[str, Controller] = {}
+        self._closing = contextlib.ExitStack()
+
+    def controller(self, engine: str) -> Controller:
+        if engine not in self._controllers:
+            self._controllers[engine] = self._closing.enter_context(running_controller(engine))
+        return self._controllers[engine]
+
+    def close(self) -> None:
+        """Stop the controllers and destroy what they own."""
+        self._closing.close()
+
+
 def destroy_home(engine: str, home: Path) -> None:
     """Destroy everything that carries the home's identity, then the home."""
     identity = home / "id"
@@ -190,8 +212,8 @@ def destroy_home(engine: str, home: Path) -> None:
             home=home, home_id=identity.read_text().strip(), run_dir=home / "run", source_dir=ROOT
         )
         owner, _ = choose(engine, settings)
-        for owned in owner.list_owned():
-            owner.destroy_owned(owned)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(owner.destroy_owned, owner.list_owned()))
         owner.sweep()
         if engine == "docker":
             remove_images(settings.home_id)

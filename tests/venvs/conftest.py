@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
-from harness.controller import Controller, running_controller
+from harness.controller import Controller, SharedControllers
 from harness.engines import ENGINES
 from harness.rpc import told
 
@@ -28,9 +28,8 @@ Ask = Callable[[dict[str, Any], str, str | None, dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="package", params=ENGINES)
-def controller(request: pytest.FixtureRequest) -> Iterator[Controller]:
-    with running_controller(request.param) as controller:
-        yield controller
+def controller(request: pytest.FixtureRequest, controllers: SharedControllers) -> Controller:
+    return controllers.controller(request.param)
 
 
 def ask_http(backend: dict[str, Any], command: str, token: str | None, payload: dict[str, Any]) -> Any:

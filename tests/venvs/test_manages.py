@@ -78,9 +78,12 @@ def test_a_provider_gets_its_venv(controller: Controller, managing: dict[str, An
     """The venv of a provider is built when the call returns."""
     session = Session(managing)
     assert session.run("VenvManager().ensure_provider_environment('acme', 'm1')")
-    (venv,) = [each for each in controller.api("GET", "/v1/venvs")["items"] if each["name"].startswith("provider-")]
+    venvs = controller.api("GET", "/v1/venvs")["items"]
+    (venv,) = [each for each in venvs if each["spec"]["labels"] == {"provider": "acme", "model": "m1"}]
+    assert venv["name"].startswith("provider-")
     assert venv["state"] == "ready"
     session.close()
+    controller.api("DELETE", f"/v1/venvs/{venv['name']}")
 
 
 def test_the_key_is_in_no_environment(controller: Controller, managing: dict[str, Any]) -> None:
@@ -139,6 +142,7 @@ def test_only_admins_set_it(controller: Controller) -> None:
     assert (status, problem["code"]) == (403, Forbidden.code)
     with pytest.raises(InvalidRequest, match="manages"):
         controller.api("POST", "/v1/backends", {"venv": "base", "type": "pipe", "manages": ["No Name"]})
+    controller.api("DELETE", "/v1/keys/op")
 
 
 def test_other_backends_have_no_module(controller: Controller, managing: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ def test_a_provider_gets_its_venv_in_the_older_words(controller: Controller, bac
     change = ASK["rpc"](backends["rpc"], "venv.ensure", controller.token, {"provider": "Older", "model": "m-1"})
     assert change["venv"]["state"] == "ready"
     assert change["path"] == answer["path"]
+    controller.api("DELETE", f"/v1/venvs/{change['venv']['name']}")
 
 
 def test_an_operation_is_followed(controller: Controller, backends: dict[str, Any]) -> None:

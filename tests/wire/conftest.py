@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from harness.engines import ENGINES
@@ -19,21 +18,15 @@ def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
 
 
 @pytest.fixture(scope="package")
-def http(stack: Stack) -> Iterator[Running]:
-    made = stack.start("http", VENVD_SESSION_LIMITS=LIMITS)
-    yield made
-    stack.stop(made)
+def http(stacks: SharedStacks, stack: Stack) -> Running:
+    return stacks.backend(stack, "http", role="wire", VENVD_SESSION_LIMITS=LIMITS)
 
 
 @pytest.fixture(scope="package")
-def pipe(stack: Stack) -> Iterator[Running]:
-    made = stack.start("pipe", VENVD_SESSION_LIMITS=LIMITS)
-    yield made
-    stack.stop(made)
+def pipe(stacks: SharedStacks, stack: Stack) -> Running:
+    return stacks.backend(stack, "pipe", role="wire", VENVD_SESSION_LIMITS=LIMITS)
 
 
 @pytest.fixture(scope="package")
-def rpc(stack: Stack) -> Iterator[Running]:
-    made = stack.start("rpc")
-    yield made
-    stack.stop(made)
+def rpc(stacks: SharedStacks, stack: Stack) -> Running:
+    return stacks.backend(stack, "rpc", role="wire")
