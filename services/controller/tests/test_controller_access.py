@@ -10,10 +10,13 @@ from fastapi.testclient import TestClient
 
 from venvd_controller.app import create_app
 from venvd_controller.controller import Controller
+from venvd_http import docs
+
+from .conftest import opened_client  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
 
-GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config", "/docs"]
+GUARDED = ["/v1/venvs", "/v1/backends", "/v1/operations", "/v1/runtimes", "/v1/status", "/v1/config"]
 
 
 @pytest.mark.parametrize("path", GUARDED)
@@ -22,7 +25,7 @@ def test_every_path_needs_a_token(shared_client: TestClient, path: str) -> None:
     answer = shared_client.get(path, headers={"Authorization": ""})
     assert answer.status_code == 401
     assert answer.json()["code"] == "unauthenticated"
-    assert answer.headers["www-authenticate"].split()[0] == ("Basic" if path == "/docs" else "Bearer")
+    assert answer.headers["www-authenticate"].split()[0] == "Bearer"
     assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -164,12 +167,26 @@ def test_the_schema_closes_the_objects_of_requests(shared_client: TestClient) ->
     assert not {"Venv", "Backend", "OperationInfo"} & closed
 
 
-def test_a_browser_opens_the_docs_with_the_token_as_password(client: TestClient, controller: Controller) -> None:
-    """Only the pages for browsers accept Basic credentials."""
-    basic = ("anyone", controller.home.token)
-    assert client.get("/docs", headers={"Authorization": ""}, auth=basic).status_code == 200
-    assert client.get("/v1/venvs", headers={"Authorization": ""}, auth=basic).status_code == 401
-    assert client.get("/docs", headers={"Authorization": ""}, auth=("anyone", "wrong")).status_code == 401
+def test_the_documentation_is_open(shared_client: TestClient) -> None:
+    """Pages and schema need no token, and name no other host."""
+    for path in docs.PATHS:
+        page = shared_client.get(path, headers={"Authorization": ""})
+        assert page.status_code == 200
+        assert page.headers["x-content-type-options"] == "nosniff"
+    assert "//" not in shared_client.get("/docs").text.replace("<!doctype html>", "")
+
+
+def test_a_browser_opens_closed_documentation_with_the_token_as_password(create_testbed: Any) -> None:
+    """With VENVD_OPEN_DOCS=0 the pages for browsers, and they alone, accept Basic credentials."""
+    testbed = create_testbed(open_docs=False)
+    with opened_client(testbed.controller) as client:
+        basic = ("anyone", testbed.controller.home.token)
+        for path in docs.PATHS:
+            assert client.get(path, headers={"Authorization": ""}).status_code == 401
+            assert client.get(path, headers={"Authorization": ""}, auth=basic).status_code == 200
+        assert client.get("/v1/venvs", headers={"Authorization": ""}, auth=basic).status_code == 401
+        assert client.get("/docs", headers={"Authorization": ""}, auth=("anyone", "wrong")).status_code == 401
+    testbed.close()
 
 
 def test_without_a_token_paths_and_bodies_are_not_checked(shared_client: TestClient) -> None:

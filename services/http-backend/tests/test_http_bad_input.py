@@ -197,7 +197,7 @@ def test_many_requests_on_one_connection(server: Any) -> None:
 
 
 OPEN = ("/health", "/livez", "/readyz")
-GUARDED = ("/metrics", "/docs", "/openapi.json", "/v1/sessions", "/v1/handles", "/api/eval", "/nowhere", "/venv/list")
+GUARDED = ("/metrics", "/v1/sessions", "/v1/handles", "/api/eval", "/nowhere", "/venv/list")
 
 
 def test_probes_need_no_token(server: Any) -> None:
@@ -215,8 +215,6 @@ def test_everything_else_needs_one(server: Any, path: str, token: str | None) ->
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.problem["code"] == "unauthenticated"
-    if path == "/docs":
-        assert "Authorization: Bearer" in answer.problem["detail"]
 
 
 def test_the_metrics_token_reads_metrics_only(server: Any) -> None:

@@ -130,7 +130,7 @@ def test_the_schema_has_real_models(server: Any) -> None:
             body = declared["requestBody"]["content"]["application/json"]["schema"]
             model = models[body["$ref"].rpartition("/")[2]]
             assert model["properties"].keys() == command.request.__dataclass_fields__.keys()
-        problem = declared["responses"]["default"]["content"]["application/json"]["schema"]
+        problem = declared["responses"]["default"]["content"]["application/problem+json"]["schema"]
         assert problem["$ref"].endswith("Problem")
 
 

@@ -316,14 +316,14 @@ COMMANDS: Tuple[Command, ...] = (
     Command("setattr", _PYTHON + "SetAttribute", ("POST", "/api/setattr"), SetAttributeRequest, Success, summary="Set an attribute"),
     Command("eval", _PYTHON + "Evaluate", ("POST", "/api/eval"), EvaluateRequest, Result, summary="Evaluate code"),
     Command("exec", _PYTHON + "Execute", ("POST", "/api/exec"), ExecuteRequest, Output, summary="Execute code, with its output"),
-    Command("dispose", _PYTHON + "DisposeHandle", ("POST", "/api/dispose"), DisposeRequest, Success, summary="Let go of handles"),
-    Command("tofloatarray", _PYTHON + "ToFloatArray", ("POST", "/api/tofloatarray"), HandleRequest, List[float], summary="An object as an array of floats"),
-    Command("tofloatarray2d", _PYTHON + "ToFloatArray2D", ("POST", "/api/tofloatarray2d"), HandleRequest, List[List[float]], summary="An object as rows of floats"),
-    Command("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Whether a module can be imported"),
+    Command("dispose", _PYTHON + "DisposeHandle", ("POST", "/api/dispose"), DisposeRequest, Success, summary="Dispose of handles"),
+    Command("tofloatarray", _PYTHON + "ToFloatArray", ("POST", "/api/tofloatarray"), HandleRequest, List[Optional[float]], summary="Convert an object to an array of floats"),
+    Command("tofloatarray2d", _PYTHON + "ToFloatArray2D", ("POST", "/api/tofloatarray2d"), HandleRequest, List[List[Optional[float]]], summary="Convert an object to rows of floats"),
+    Command("module_available", _PYTHON + "IsModuleAvailable", ("POST", "/api/module-available"), ImportRequest, Available, summary="Find out whether a module can be imported"),
     Command("wrap", _PYTHON + "WrapValue", ("POST", "/api/wrap"), WrapRequest, Handle, summary="Put a value behind a handle"),
-    Command("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="What is held by handle"),
+    Command("handles", _PYTHON + "ListHandles", ("GET", "/v1/handles"), Nothing, HandleList, summary="List handles"),
     Command("call.start", _PYTHON + "StartCall", ("POST", "/v1/calls"), CallStartRequest, CallStarted, "server", summary="Start a call that is fetched later"),
-    Command("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="State and result of a call"),
+    Command("call.get", _PYTHON + "GetCall", ("GET", "/v1/calls/{id}"), CallGetRequest, CallInfo, "server", summary="Return the state and the result of a call"),
     Command("cancel", _PYTHON + "CancelCall", ("DELETE", "/v1/calls/{id}"), CancelRequest, Success, "server", summary="Cancel a call"),
     Command("file.get", _PYTHON + "GetFile", ("GET", "/v1/sessions/{id}/files/{path}"), FileGetRequest, FileInfo, "server", summary="Fetch a file of the working directory"),
     Command("file.put", _PYTHON + "PutFile", ("PUT", "/v1/sessions/{id}/files/{path}"), FilePutRequest, FileInfo, "server", summary="Send a file into the working directory"),
@@ -331,7 +331,7 @@ COMMANDS: Tuple[Command, ...] = (
     Command("file.delete", _PYTHON + "DeleteFile", ("DELETE", "/v1/sessions/{id}/files/{path}"), FileDeleteRequest, Success, "server", summary="Delete a file of the working directory"),
     Command("session.create", _SESSIONS + "CreateSession", ("POST", "/v1/sessions"), SessionCreateRequest, SessionInfo, "server", summary="Create a session"),
     Command("session.list", _SESSIONS + "ListSessions", ("GET", "/v1/sessions"), Nothing, SessionList, "server", summary="List sessions"),
-    Command("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="One session"),
+    Command("session.get", _SESSIONS + "GetSession", ("GET", "/v1/sessions/{id}"), SessionRequest, SessionInfo, "server", summary="Return a session"),
     Command("session.delete", _SESSIONS + "DeleteSession", ("DELETE", "/v1/sessions/{id}"), SessionRequest, Success, "server", summary="End a session"),
     Command("session.interrupt", _SESSIONS + "InterruptSession", ("POST", "/v1/sessions/{id}/interrupt"), SessionRequest, Success, "server", summary="Interrupt the running call"),
     Command("session.reset", _SESSIONS + "ResetSession", ("POST", "/v1/sessions/{id}/reset"), SessionRequest, SessionInfo, "server", summary="Start a session afresh"),
@@ -343,7 +343,7 @@ STREAMED: Tuple[Command, ...] = (
 )  # fmt: skip
 """Commands with more than JSON in a request or reply. Each transport carries the bytes in its own way."""
 
-ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Let go of shared memory")
+ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Success, summary="Release shared memory")
 """Commands of the pipe only, because no other transport shares memory."""
 
 BY_NAME: Dict[str, Command] = {command.name: command for command in COMMANDS}

@@ -99,6 +99,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("max_pipelined", "int", ("pipe", "rpc"), least=1),
     ServerSetting("max_unread_bytes", "int", ("pipe", "rpc"), least=1 << 16),
     ServerSetting("drain", "float", ("pipe", "rpc"), least=0),
+    ServerSetting("open_docs", "flag", ("http",)),
     ServerSetting("tls_cert", "file", ("rpc",)),
     ServerSetting("tls_key", "file", ("rpc",)),
     ServerSetting("tls_client_ca", "file", ("rpc",)),

@@ -68,7 +68,7 @@ def _command(name: str, rpc: str, http: Tuple[str, str], request: Type[Any], res
 VENV_COMMANDS: Tuple[Command, ...] = (
     _command("create", "CreateEnvironment", ("POST", "/venv/create"), VenvCreateRequest, VenvChange, "Create a venv"),
     _command("list", "ListEnvironments", ("GET", "/venv/list"), VenvListRequest, VenvList, "List the venvs"),
-    _command("status", "GetEnvironment", ("GET", "/venv/status/{name}"), VenvRequest, Venv, "State of a venv"),
+    _command("status", "GetEnvironment", ("GET", "/venv/status/{name}"), VenvRequest, Venv, "Return a venv"),
     _command("delete", "DeleteEnvironment", ("DELETE", "/venv/{name}"), VenvRequest, Success, "Delete a venv"),
     _command(
         "ensure",

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from starlette.types import Lifespan
 
-from venvd_controller import __version__, auth, problems, requests
+from venvd_contract import access as access_resources
+from venvd_contract import resources
+from venvd_controller import __version__, auth, examples, problems, requests
 from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
 from venvd_controller.routes import access, audit, backends, keys, operations, runtimes, venvs
 from venvd_controller.routes import controller as controller_routes
 from venvd_controller.web_page import WebPage, read_page
-from venvd_http.asgi import ASGIApp
+from venvd_http import docs, openapi
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send
 from venvd_http.bodies import BodyLimit
 from venvd_http.logs import RequestLog
 from venvd_http.problems import Problem
 
+_TITLE = "venvd controller"
+_ROUTES = (controller_routes, runtimes, venvs, backends, operations, keys, audit)
 _THREADS = 100
 """Requests answered at a time; event streams hold no thread."""
 _QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}
@@ -34,9 +38,7 @@ needs. Builds and starts are operations: follow their events, or poll. Errors ar
 stable `code`. Lists are paged: pass `next` as `after`.
 """
 
-_PROBLEM: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "Problem details", "content": {"application/problem+json": {}}}
-}
+_PROBLEM: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "What went wrong"}}
 
 
 def create_app(controller: Controller) -> ASGIApp:
@@ -49,8 +51,22 @@ def create_app(controller: Controller) -> ASGIApp:
         yield
         await anyio.to_thread.run_sync(controller.stop)
 
+    app = _create_api(lifespan)
+    app.state.controller = controller
+    settings = controller.settings
+    app.add_middleware(_WithDocs)
+    app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
+    app.add_middleware(AuditTrail, audit=controller.audit)
+    app.add_middleware(auth.Guard, keys=controller.keys, audit=controller.audit, open_docs=settings.open_docs)
+    page = read_page() if settings.page else {}
+    app.add_middleware(WebPage, answers=page)
+    app.add_middleware(RequestLog, quiet=_QUIET | page.keys())
+    return app
+
+
+def _create_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     app = FastAPI(
-        title="venvd controller",
+        title=_TITLE,
         version=__version__,
         description=_ABOUT,
         lifespan=lifespan,
@@ -58,39 +74,38 @@ def create_app(controller: Controller) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
         responses=_PROBLEM,
+        generate_unique_id_function=_name_operation,
         max_body_size=None,  # BodyLimit answers with problem details
     )
-    app.state.controller = controller
     problems.install(app)
-    routers = [module.router for module in (controller_routes, runtimes, venvs, backends, operations, keys, audit)]
+    routers = [module.router for module in _ROUTES]
     access.check_declared(routers)
     for router in routers:
         app.include_router(router)
-    _add_docs(app)
-    settings = controller.settings
-    app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
-    app.add_middleware(AuditTrail, audit=controller.audit)
-    app.add_middleware(auth.Guard, keys=controller.keys, audit=controller.audit)
-    page = read_page() if settings.page else {}
-    app.add_middleware(WebPage, answers=page)
-    app.add_middleware(RequestLog, quiet=_QUIET | page.keys())
     return app
 
 
-def _add_docs(app: FastAPI) -> None:
-    """Add the schema and a page that shows it; both need the token."""
+class _WithDocs:
+    """ASGI middleware: serves the OpenAPI document, and the page that shows it."""
 
-    @functools.cache
-    def create_schema() -> dict[str, object]:
-        schema = app.openapi()
-        access.show_scopes(schema)
-        requests.close_bodies(schema)
-        return schema
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._docs = docs.Docs(_TITLE, describe_api)
 
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[access.needs(*access.ANY)])
-    def schema() -> dict[str, object]:
-        return create_schema()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serves = scope["type"] == "http" and scope["path"] in docs.PATHS
+        await (self._docs if serves else self._app)(scope, receive, send)
 
-    @app.get("/docs", include_in_schema=False, dependencies=[access.needs(*access.ANY)])
-    def docs() -> HTMLResponse:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="venvd controller")
+
+def describe_api() -> openapi.Document:
+    """Create the OpenAPI document."""
+    app = _create_api()
+    document = openapi.complete(app.openapi(), (access_resources, resources, *_ROUTES), examples.MODELS)
+    openapi.summarize(document)
+    access.show_scopes(document)
+    requests.close_bodies(document)
+    return document
+
+
+def _name_operation(route: APIRoute) -> str:
+    return route.name

@@ -12,35 +12,38 @@ from venvd_contract.errors import Unauthenticated, VenvdError
 from venvd_controller.audit import AuditLog
 from venvd_controller.callers import Caller
 from venvd_controller.keys import Keys
+from venvd_http import docs
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer
 from venvd_http.auth import bearer_token
 from venvd_http.connection import accept
 from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
-PAGES = frozenset({"/docs", "/openapi.json"})
-"""Pages for browsers, which ask for a password: the token."""
 CALLER = "venvd.caller"
 """The key of the `Caller` in an ASGI scope."""
 
 
 class Guard:
-    """ASGI middleware: admits requests that carry a token that the controller knows."""
+    """ASGI middleware: admits requests that carry a token that the controller knows.
 
-    def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog) -> None:
+    The documentation needs none if it is open. Else browsers, which show it, ask for a password: the token.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog, *, open_docs: bool) -> None:
         self._app = app
+        self._open = OPEN | docs.PATHS if open_docs else OPEN
         self._keys = keys
         self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and scope["path"] not in self._open:
             try:
                 caller = await self._identify(scope)
             except VenvdError as error:
                 self._audit.count_refusal(
                     None, describe_peer(scope), scope["method"], scope["path"], error.http_status, error.code
                 )
-                scheme = b"Basic" if scope["path"] in PAGES else b"Bearer"
+                scheme = b"Basic" if scope["path"] in docs.PATHS else b"Bearer"
                 await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return
             accept(scope)
@@ -54,7 +57,7 @@ class Guard:
         Raises:
             Unauthenticated: there is no token, or it is unknown.
         """
-        token = _read_token(scope, basic=scope["path"] in PAGES and scope["method"] == "GET")
+        token = _read_token(scope, basic=scope["path"] in docs.PATHS and scope["method"] == "GET")
         if token is None:
             raise Unauthenticated(
                 "a token is needed: Authorization: Bearer <token> (a key, or the file `token` of the home)"

@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     """Size of one request, which may bring a lock."""
     stall_timeout: float = Field(default=60.0, gt=0)
     """Time that a client may be silent in the middle of a request, and leave responses unread."""
+    open_docs: bool = True
+    """`/docs` and `/openapi.json` need no token."""
     accept_timeout: float = Field(default=10.0, gt=0, le=3600)
     """Time until a connection must have a request with a token that is accepted."""
     max_unaccepted: int = Field(default=16, ge=1, le=1024)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 from venvd_contract.errors import Internal, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend
-from venvd_http import probes
+from venvd_http import docs, probes
 from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send, describe_peer
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
@@ -24,10 +24,10 @@ from venvd_http_backend.commands import Commands
 from venvd_http_backend.events import serve_events
 from venvd_http_backend.files import Files
 from venvd_http_backend.request import HttpRequest
-from venvd_http_backend.routes import PAGES, SCHEMA, find_route
+from venvd_http_backend.routes import find_route
 
 _log = logging.getLogger(__name__)
-_IN_THE_HEADER = "this page takes it like every other: curl -H 'Authorization: Bearer …'"
+_TITLE = "venvd HTTP backend"
 
 
 class App:
@@ -36,12 +36,20 @@ class App:
     Every error becomes problem details.
     """
 
-    def __init__(self, backend: Backend, guard: TokenGuard, commands: Commands, old_paths: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        guard: TokenGuard,
+        commands: Commands,
+        old_paths: Mapping[str, str],
+        *,
+        open_docs: bool,
+    ) -> None:
         self._commands = commands
         self._old_paths = old_paths
-        self._probes = probes.create_app(backend, guard)
-        self._schema_app: ASGIApp | None = None
-        self._schema_lock = asyncio.Lock()
+        self._docs = docs.Docs(_TITLE, _create_schema)
+        self._open: dict[str, ASGIApp] = dict.fromkeys(docs.PATHS, self._docs) if open_docs else {}
+        self._open |= dict.fromkeys(probes.PATHS, probes.create_app(backend, guard))
         arrays, files = Arrays(commands), Files(commands)
         self._streams = {
             "array.get": arrays.serve_get,
@@ -53,8 +61,9 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] in probes.PATHS:
-            await self._probes(scope, receive, send)
+        open_app = self._open.get(scope["path"])
+        if open_app is not None:
+            await open_app(scope, receive, send)
             return
         started = False
 
@@ -68,7 +77,7 @@ class App:
         head = Head(chunked=True)  # as long as nothing is known of the body
         try:
             head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
-            self._admit(scope, head)
+            accept(scope, self._commands.admit(head))
             await self._serve(HttpRequest(scope, head, body, receive, watched_send))
         except ClientGone:
             if started:
@@ -87,24 +96,12 @@ class App:
         else:
             await refuse(send, error, headers=body.closing(head))
 
-    def _admit(self, scope: Scope, head: Head) -> None:
-        try:
-            accept(scope, self._commands.admit(head))
-        except VenvdError as error:
-            if scope["path"] in PAGES and error.http_status == 401:
-                raise type(error)(f"{error.message}; {_IN_THE_HEADER}") from None
-            raise
-
-    async def _get_schema_app(self) -> ASGIApp:
-        """Create the application of the schema at the first request for it: FastAPI takes half the time of a start."""
-        async with self._schema_lock:
-            if self._schema_app is None:
-                self._schema_app = await asyncio.to_thread(_create_schema_app)
-            return self._schema_app
-
     async def _serve(self, request: HttpRequest) -> None:
         scope = request.scope
         path, method = scope["path"], scope["method"]
+        if path in docs.PATHS:
+            await self._docs(scope, request.receive, request.send)
+            return
         route = find_route(self._old_paths.get(path, path))
         if route is None:
             await unknown_path(path)(scope, request.receive, request.send)
@@ -114,10 +111,6 @@ class App:
         if command is None:
             allowed = ", ".join(name for name in methods if name != "HEAD")
             await wrong_method(method, path, allowed)(scope, request.receive, request.send)
-            return
-        if command == SCHEMA:
-            schema_app = await self._get_schema_app()
-            await schema_app(scope, request.receive, request.send)
             return
         given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         payload = {**query.read_fields(command, given), **parameters}
@@ -136,7 +129,7 @@ class App:
             await self._commands.serve(command, request, payload)
 
 
-def _create_schema_app() -> ASGIApp:
-    from venvd_http_backend.schema import create_schema_app  # noqa: PLC0415 - imports FastAPI
+def _create_schema() -> Mapping[str, Any]:
+    from venvd_http_backend.schema import create_schema  # noqa: PLC0415 — FastAPI takes half of a server's start
 
-    return create_schema_app()
+    return create_schema()

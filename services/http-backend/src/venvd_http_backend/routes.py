@@ -8,13 +8,8 @@ from collections.abc import Mapping
 from venvd_contract.commands import COMMANDS, STREAMED
 from venvd_contract.venvs import VENV_COMMANDS
 
-PAGES = frozenset({"/docs", "/openapi.json"})
-SCHEMA = "schema"
-"""What the pages stand for in place of a command."""
-
 _ROUTES = (
     *((*command.http, command.name) for command in (*COMMANDS, *STREAMED, *VENV_COMMANDS) if command.name != "ping"),
-    *((method, page, SCHEMA) for page in sorted(PAGES) for method in ("GET", "HEAD")),
     ("HEAD", "/api/array", "array.get"),
 )
 FAST_ROUTES: Mapping[bytes, str] = {

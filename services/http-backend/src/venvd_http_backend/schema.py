@@ -1,7 +1,4 @@
-"""The FastAPI application of the schema and its page.
-
-It answers `/docs` and `/openapi.json` only. Its routes are there for the schema: it reads their signatures.
-"""
+"""The OpenAPI document. FastAPI makes it from routes that answer nothing: it reads their signatures."""
 
 from __future__ import annotations
 
@@ -13,10 +10,12 @@ from fastapi import Body, FastAPI, Header, Path, Query, Response, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
+from venvd_contract import background, commands, files, resources, venvs
 from venvd_contract.commands import COMMANDS, STREAMED, Command, Nothing
 from venvd_contract.venvs import VENV_COMMANDS
+from venvd_http.openapi import Document, complete, read_field_texts
 from venvd_http.problems import Problem
-from venvd_http_backend import arrays, query
+from venvd_http_backend import arrays, query, texts
 
 _ABOUT = """Runs Python in sessions. Send the backend's token as `Authorization: Bearer …`.
 
@@ -62,9 +61,14 @@ def _signature(command: Command) -> inspect.Signature:
         parameters["path"] = Annotated[str, Path(description="Relative to the session's working directory")]
     if method != "POST":
         fields = query.query_fields(command)
-        parameters |= {name: Annotated[hint, Query()] for name, hint in fields.items() if name not in parameters}
+        says = read_field_texts(command.request)
+        parameters |= {
+            name: Annotated[hint, Query(description=says.get(name))]
+            for name, hint in fields.items()
+            if name not in parameters
+        }
     elif "{id}" not in path and command.request is not Nothing:
-        parameters["body"] = Annotated[command.request, Body()]
+        parameters["body"] = Annotated[command.request, Body(examples=[texts.REQUESTS[command.name]])]
     if command.served_by == "session":
         parameters |= {"session": SessionHeader, "timeout": TimeoutHeader, "values": ValuesHeader, "lease": LeaseHeader}
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -79,8 +83,7 @@ def _signature(command: Command) -> inspect.Signature:
 
 
 def _declare(app: FastAPI, command: Command) -> None:
-    def endpoint(**_: Any) -> None:
-        """Only its signature is used."""
+    def endpoint(**_: Any) -> None: ...
 
     endpoint.__signature__ = _signature(command)  # type: ignore[attr-defined]
     method, path = command.http
@@ -93,6 +96,7 @@ def _declare(app: FastAPI, command: Command) -> None:
         response_class=Response if name in _RESPONSES else JSONResponse,
         operation_id=name,
         summary=command.summary,
+        description=texts.DESCRIPTIONS[command.name],
         tags=[service.removesuffix("Service")],
         responses={"default": {"model": Problem, "description": "What went wrong"}, **_RESPONSES.get(name, {})},
         openapi_extra=_BODIES.get(name),
@@ -105,11 +109,9 @@ def _declare_arrays(app: FastAPI) -> None:
 
     def get_array(
         handle: HandleQuery, form: FormatQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None
-    ) -> None:
-        """Only its signature is used."""
+    ) -> None: ...
 
-    def put_array(into: IntoQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None:
-        """Only its signature is used."""
+    def put_array(into: IntoQuery = None, session: SessionHeader = None, timeout: TimeoutHeader = None) -> None: ...
 
     binary = {"content": {kind.decode(): {"schema": _BINARY} for kind in (arrays.NPY, arrays.ARROW)}}
     common: dict[str, Any] = {"tags": ["Python"], "dependencies": [Security(HTTPBearer(auto_error=False))]}
@@ -121,6 +123,7 @@ def _declare_arrays(app: FastAPI) -> None:
         methods=["GET"],
         operation_id="GetArray",
         summary=get.summary,
+        description=texts.DESCRIPTIONS[get.name],
         response_class=Response,
         responses={**problem, 200: {"description": "A `.npy` stream, or an Arrow IPC stream", **binary}},
         **common,
@@ -131,6 +134,7 @@ def _declare_arrays(app: FastAPI) -> None:
         methods=["PUT"],
         operation_id="PutArray",
         summary=put.summary,
+        description=texts.DESCRIPTIONS[put.name],
         response_model=put.response,
         responses=problem,
         openapi_extra={"requestBody": {"required": True, **binary}},
@@ -138,17 +142,17 @@ def _declare_arrays(app: FastAPI) -> None:
     )
 
 
-def create_schema_app() -> FastAPI:
-    app = FastAPI(
-        title="venvd HTTP backend",
-        version=version("venvd-http-backend"),
-        description=_ABOUT,
-        redoc_url=None,
-        redirect_slashes=False,
-        swagger_ui_oauth2_redirect_url=None,
-    )
+def create_schema() -> Document:
+    """Create the document."""
+    app = FastAPI(title="venvd HTTP backend", version=version("venvd-http-backend"), description=_ABOUT)
     for command in (*COMMANDS, *VENV_COMMANDS):
         if command.name != "ping":
             _declare(app, command)
     _declare_arrays(app)
-    return app
+    document = complete(app.openapi(), (background, commands, files, resources, venvs), texts.MODELS)
+    for method, path in ((each.http[0].lower(), each.http[1]) for each in COMMANDS if each.name in texts.NUMBERS):
+        name = path.removeprefix("/api/")
+        document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["example"] = texts.NUMBERS[
+            name
+        ]
+    return document

@@ -51,7 +51,13 @@ class HttpServer:
         self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
-            App(self._backend, guard, commands, compat.PATHS if settings.compat else {}),
+            App(
+                self._backend,
+                guard,
+                commands,
+                compat.PATHS if settings.compat else {},
+                open_docs=settings.open_docs,
+            ),
             create_backend_edge(settings),
             stall_timeout=settings.stall_timeout,
             fast_path=FastPath(

@@ -12,3 +12,5 @@ class HttpSettings(BackendSettings):
     port: int = Field(default=5678, ge=0, le=65535)
     stall_timeout: float = Field(default=60, gt=0)
     """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
+    open_docs: bool = True
+    """Whether `/docs` and `/openapi.json` need no token."""

@@ -18,7 +18,15 @@ from venvd_controller.audit import list_changes
 from venvd_controller.callers import Caller
 from venvd_controller.guarded_fields import guard_backend
 from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
-from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.routes.dependencies import (
+    METRICS_TEXT,
+    CallerDep,
+    ChangesDep,
+    ControllerDep,
+    JsonBody,
+    PageOf,
+    PagingDep,
+)
 
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _MAX_REMOVAL_WAIT = 30.0
@@ -57,7 +65,12 @@ def get_backend(controller: ControllerDep, caller: CallerDep, name: str) -> Back
     return _show(caller, controller.backends.get(name))
 
 
-@router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[_needs_venv])
+@router.delete(
+    "/{name}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses={202: {"description": "The removal goes on"}},
+    dependencies=[_needs_venv],
+)
 def delete_backend(
     controller: ControllerDep, name: str, wait: Annotated[float, Query(ge=0, le=_MAX_REMOVAL_WAIT)] = _MAX_REMOVAL_WAIT
 ) -> Response:
@@ -77,6 +90,7 @@ def delete_backend(
 
 @router.post("/{name}/restart", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
 def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> BackendStart:
+    """Restart a backend. It gets the newest build of its venv, and its sessions end."""
     backend, operation = controller.backends.restart(name)
     return BackendStart(_show(caller, backend), operation)
 
@@ -104,8 +118,13 @@ async def get_logs(
     return PageOf(await run_sync(streams.read_lines, controller.engine, record, tail, since))
 
 
-@router.get("/{name}/metrics", response_class=Response, dependencies=[needs_for_backend("metrics", "venv:{venv}")])
-def get_metrics(controller: ControllerDep, name: str) -> Response:
+@router.get(
+    "/{name}/metrics",
+    response_class=Response,
+    responses=METRICS_TEXT,
+    dependencies=[needs_for_backend("metrics", "venv:{venv}")],
+)
+def get_backend_metrics(controller: ControllerDep, name: str) -> Response:
     """Read the backend's own metrics from it."""
     row, record = controller.backends.get_row(name), controller.backends.get_launch_record(name)
     code, body = probes.fetch(record.probe_url, "/metrics", controller.backends.derive_metrics_token(row))

@@ -13,7 +13,7 @@ from venvd_contract.errors import Unavailable
 from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
 from venvd_controller.routes.access import ANY, needs
-from venvd_controller.routes.dependencies import CallerDep, ControllerDep
+from venvd_controller.routes.dependencies import METRICS_TEXT, CallerDep, ControllerDep
 
 router = APIRouter(tags=["controller"])
 _MAX_LAG = 60.0
@@ -41,6 +41,7 @@ class TargetGroup:
 @router.get("/livez")
 @router.get("/health", include_in_schema=False)
 def get_liveness() -> Alive:
+    """Tell that the controller runs."""
     return Alive()
 
 
@@ -57,8 +58,9 @@ def get_readiness(controller: ControllerDep) -> Alive:
     return Alive()
 
 
-@router.get("/metrics", response_class=Response, dependencies=[needs(METRICS)])
+@router.get("/metrics", response_class=Response, responses=METRICS_TEXT, dependencies=[needs(METRICS)])
 def get_metrics(controller: ControllerDep) -> Response:
+    """Return the controller's metrics in the text format of Prometheus."""
     return Response(metrics.render(controller.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -70,6 +72,7 @@ def get_caller(caller: CallerDep) -> CallerInfo:
 
 @router.get("/v1/status", dependencies=[needs(OPERATOR)])
 def get_status(controller: ControllerDep) -> ControllerStatus:
+    """Return the version, the engine, and how many venvs, backends and operations there are."""
     return controller.get_status()
 
 

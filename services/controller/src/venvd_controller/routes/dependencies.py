@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Body, Depends, Query, Request
 
@@ -36,6 +36,9 @@ ControllerDep = Annotated[Controller, Depends(_get_controller)]
 CallerDep = Annotated[Caller, Depends(_get_caller)]
 ChangesDep = Annotated[Changes, Depends(_get_changes)]
 """Takes what the audit log says that the request changed."""
+Answers = dict[int | str, dict[str, Any]]
+"""Declared answers, by status."""
+METRICS_TEXT: Answers = {200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 JsonBody = Annotated[T, Body(), JSON_FIELDS]
 """A request body; a null field counts as absent, and an unknown one is an error."""
 

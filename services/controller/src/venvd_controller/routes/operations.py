@@ -12,10 +12,11 @@ from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import OperationInfo
 from venvd_controller import streams
 from venvd_controller.routes.access import ANY, needs, needs_for_operation
-from venvd_controller.routes.dependencies import CallerDep, ControllerDep, PageOf, PagingDep
+from venvd_controller.routes.dependencies import Answers, CallerDep, ControllerDep, PageOf, PagingDep
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
 _needs_venv = needs_for_operation("venv:{venv}")
+_EVENTS: Answers = {200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 @router.get("", dependencies=[needs(*ANY)])
@@ -36,10 +37,11 @@ def list_operations(
 
 @router.get("/{key}", dependencies=[_needs_venv])
 def get_operation(controller: ControllerDep, key: str) -> OperationInfo:
+    """Return an operation: its state, its phases, and its error if it failed."""
     return controller.operations.get(key)
 
 
-@router.get("/{key}/events", response_class=StreamingResponse, dependencies=[_needs_venv])
+@router.get("/{key}/events", response_class=StreamingResponse, responses=_EVENTS, dependencies=[_needs_venv])
 async def follow_operation(
     controller: ControllerDep, caller: CallerDep, key: str, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
@@ -53,4 +55,5 @@ async def follow_operation(
 
 @router.delete("/{key}", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
 def cancel_operation(controller: ControllerDep, key: str) -> OperationInfo:
+    """Cancel an operation that waits or runs."""
     return controller.operations.cancel(key)

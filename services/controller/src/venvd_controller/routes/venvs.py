@@ -15,10 +15,19 @@ from venvd_contract.resources import Package, Provider, ProviderSpec, Venv, Venv
 from venvd_controller.audit import list_changes
 from venvd_controller.guarded_fields import guard_venv
 from venvd_controller.routes.access import ANY, needs, needs_for_provider
-from venvd_controller.routes.dependencies import CallerDep, ChangesDep, ControllerDep, JsonBody, PageOf, PagingDep
+from venvd_controller.routes.dependencies import (
+    Answers,
+    CallerDep,
+    ChangesDep,
+    ControllerDep,
+    JsonBody,
+    PageOf,
+    PagingDep,
+)
 
 router = APIRouter(prefix="/v1", tags=["venvs"])
 _needs_venv = needs("venv:{name}")
+_BUILDS: Answers = {202: {"model": VenvChange, "description": "A build has begun"}}
 
 
 @dataclass
@@ -42,7 +51,7 @@ def _without_lock(venv: Venv) -> VenvSpec:
     return replace(venv.spec, lock=f"sha256:{digest} (GET /v1/venvs/{venv.name} has the text)")
 
 
-@router.put("/venvs/{name}", dependencies=[_needs_venv])
+@router.put("/venvs/{name}", responses=_BUILDS, dependencies=[_needs_venv])
 def put_venv(
     controller: ControllerDep,
     caller: CallerDep,
@@ -52,7 +61,7 @@ def put_venv(
     response: Response,
     upgrade: bool = False,
 ) -> VenvChange:
-    """Create or change a venv; `operation` is its build, null if there is nothing to build. `upgrade` resolves its
+    """Create or change a venv. `operation` is its build, null if there is nothing to build. `upgrade` resolves its
     requirements to the newest versions again; if that fails, the venv stays as it was, and its `error` says why.
     """
     before = VenvSpec()
@@ -70,11 +79,13 @@ def put_venv(
 
 @router.get("/venvs/{name}", dependencies=[_needs_venv])
 def get_venv(controller: ControllerDep, name: str) -> Venv:
+    """Return a venv."""
     return controller.venvs.get(name)
 
 
 @router.delete("/venvs/{name}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[_needs_venv])
 def delete_venv(controller: ControllerDep, name: str) -> None:
+    """Delete a venv that no backend uses."""
     controller.venvs.delete(name)
 
 
@@ -92,38 +103,42 @@ def run_in_venv(controller: ControllerDep, name: str, run: JsonBody[VenvRun]) ->
 
 @router.get("/venvs/{name}/packages", dependencies=[_needs_venv])
 def list_packages(controller: ControllerDep, name: str, paging: PagingDep) -> PageOf[Package]:
+    """List the packages that are installed in a venv."""
     packages = sorted(controller.venvs.list_packages(name), key=lambda package: package.name)
     return paging.create_page([package for package in packages if package.name > (paging.after or "")], "name")
 
 
 @router.get("/venvs/{name}/lock", dependencies=[_needs_venv])
 def get_lock(controller: ControllerDep, name: str) -> Lock:
+    """Return the lock of a venv: its packages with exact versions and hashes."""
     return Lock(controller.venvs.get_lock(name))
 
 
 @router.get("/providers", dependencies=[needs(*ANY)])
 def list_providers(controller: ControllerDep, paging: PagingDep) -> PageOf[Provider]:
+    """List the providers whose packages are known."""
     return paging.create_page(controller.providers.list_all(paging.after, paging.fetch_limit), "name")
 
 
 @router.get("/providers/{provider}", dependencies=[needs(*ANY)])
 def get_provider(controller: ControllerDep, provider: str) -> Provider:
+    """Return what the venvs of a provider need."""
     return controller.providers.get(provider)
 
 
 @router.put("/providers/{provider}", dependencies=[needs(OPERATOR)])
 def put_provider(controller: ControllerDep, provider: str, spec: JsonBody[ProviderSpec]) -> Provider:
-    """Write down what the venvs of a provider need; they have it when they are ensured next."""
+    """Set what the venvs of a provider need. They have it when they are ensured next."""
     return controller.providers.put(provider, spec)
 
 
 @router.delete("/providers/{provider}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[needs(OPERATOR)])
 def delete_provider(controller: ControllerDep, provider: str) -> None:
-    """Forget what the venvs of a provider need. The venvs stay."""
+    """Delete what the venvs of a provider need. The venvs stay."""
     controller.providers.delete(provider)
 
 
-@router.put("/providers/{provider}/venv", dependencies=[needs_for_provider("venv:{venv}")])
+@router.put("/providers/{provider}/venv", responses=_BUILDS, dependencies=[needs_for_provider("venv:{venv}")])
 def ensure_provider(
     controller: ControllerDep,
     caller: CallerDep,

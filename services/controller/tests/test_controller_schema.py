@@ -1,0 +1,69 @@
+"""The OpenAPI document: what it says is true."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import schemathesis
+import uvicorn
+from jsonschema_rs import validator_for
+from schemathesis.specs.openapi import checks
+
+from venvd_controller.app import describe_api
+from venvd_http import openapi
+
+from .conftest import Testbed, wait_until  # type: ignore[import-not-found]
+
+DOCUMENT = describe_api()
+CONFORMANCE = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+def test_each_operation_is_described() -> None:
+    """Each operation has a summary, a sentence and examples that fit, and its errors are problem details."""
+    checked = 0
+    for operation in openapi.list_operations(DOCUMENT):
+        assert operation["summary"] in operation["description"].replace("\n", " ")
+        assert operation["responses"]["default"]["content"].keys() == {"application/problem+json"}
+        for body in (operation.get("requestBody", {}), *operation["responses"].values()):
+            content = body.get("content", {}).get("application/json")
+            if content is not None and content["schema"].get("type") != "object":
+                schema = {**content["schema"], "components": DOCUMENT["components"]}
+                validator_for(schema).validate(content["example"])
+                checked += 1
+    assert checked > 40
+
+
+@pytest.fixture(scope="module")
+def url(shared_testbed: Testbed) -> Iterator[str]:
+    """The address of a controller over the engine in memory."""
+    server = uvicorn.Server(uvicorn.Config(shared_testbed.client.app, port=0, lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.slow
+@schemathesis.openapi.from_dict(DOCUMENT).parametrize()
+@hypothesis.settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=[hypothesis.Phase.explicit],  # the examples, and the borders of each field
+)
+def test_answers_are_as_declared(url: str, shared_testbed: Testbed, case: schemathesis.Case) -> None:
+    """No made-up request is answered by a fault of the controller, or in a way that the document does not declare."""
+    case.headers["Authorization"] = shared_testbed.client.headers["Authorization"]
+    answer = case.call(base_url=url, timeout=60)
+    case.validate_response(answer, checks=CONFORMANCE)
+    assert answer.status_code < 500 or answer.json()["code"] == "unavailable"
