@@ -33,6 +33,7 @@ from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Uni
 from venvd_contract.framing import dump_line, parse_line
 from venvd_contract.resources import VenvSpec
 from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
+from venvd_worker.session.objects import find_object
 
 TOKEN = "a-token"
 
@@ -45,6 +46,7 @@ class Interpreter:
         self.names: dict[str, Any] = {}
         self.seen: list[tuple[str, str | None, float | None]] = []
         self.disposals = 0
+        self.as_handle = None
         self._lock = threading.Lock()
 
     def answer(self, command: str, payload: Any, session: str | None, timeout: float | None) -> Any:
@@ -53,7 +55,7 @@ class Interpreter:
             if session not in {None, "default", "side"}:
                 raise NotFound(f"no session {session}")
             fields = checked(command, payload)
-            fields.pop("returnType", None)  # the SDK never sends it
+            self.as_handle = fields.pop("asHandle", None)
             return getattr(self, "do_" + command.replace(".", "_"))(**fields)
 
     def find(self, handle: str) -> Any:
@@ -67,6 +69,8 @@ class Interpreter:
         return {"handleId": handle, "typeName": type(value).__name__}
 
     def result(self, value: Any) -> dict[str, Any]:
+        if self.as_handle:
+            return {"isHandle": True, **self.hold(value), "repr": repr(value)}
         try:
             return {"value": TaggedEncoder().encode(value)}
         except NotPlain:
@@ -79,7 +83,7 @@ class Interpreter:
             raise UserError(str(error), error_type=type(error).__name__, traceback=traceback.format_exc()) from None
 
     def decoded(self, data: Any) -> Any:
-        return Decoder(self.find).decode(data)
+        return Decoder(self.find, find_object=find_object).decode(data)
 
     def run(self, code: str, names: dict[str, Any]) -> Any:
         tree = ast.parse(code)
@@ -117,11 +121,11 @@ class Interpreter:
     def do_eval(self, expression: str | None, code: str | None, locals: Any) -> Any:  # noqa: A002
         return self.result(self.user(lambda: self.run(expression or code or "", self.decoded(locals))))
 
-    def do_exec(self, code: str) -> Any:
+    def do_exec(self, code: str, locals: Any) -> Any:  # noqa: A002
         shown, error, value = io.StringIO(), None, None
         with contextlib.redirect_stdout(shown):
             try:
-                value = self.run(code, self.names)
+                value = self.run(code, {**self.decoded(locals)} if locals else self.names)
             except BaseException as caught:  # noqa: BLE001 - user code may raise anything
                 error = {
                     "errorType": type(caught).__name__,

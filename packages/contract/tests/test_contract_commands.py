@@ -29,10 +29,10 @@ def test_only_ping_is_open() -> None:
 
 def test_defaults_are_filled_in() -> None:
     """Absent and null are the same, unknown fields are dropped, and defaults are never shared."""
-    full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}}
+    full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}, "asHandle": None}
     assert checked("call", {"handleId": "h", "methodName": "m", "args": None, "surprise": 1}) == full
     one, other = checked("eval", {}), checked("eval", None)
-    assert one == other == {"expression": None, "code": None, "locals": {}}
+    assert one == other == {"expression": None, "code": None, "locals": {}, "asHandle": None}
     assert one["locals"] is not other["locals"]
 
 

@@ -17,9 +17,10 @@ from unittest.mock import Mock
 import pytest
 from harness.values import ROWS, Row, evaluate
 
+from venvd_contract.durations import parse_timedelta
 from venvd_contract.errors import HandleNotFound, InvalidRequest, TooLarge
 from venvd_contract.framing import dump
-from venvd_contract.values import MAX_DEPTH, Decoder, NotPlain, PlainEncoder, TaggedEncoder, parse_timedelta
+from venvd_contract.values import MAX_DEPTH, Decoder, NotPlain, PlainEncoder, TaggedEncoder
 
 plain = PlainEncoder().encode
 tagged = TaggedEncoder().encode

@@ -7,6 +7,8 @@ Start a backend, and stop it at the end of the block::
     with venvd.backend(requirements=["numpy"]) as b:
         np = b.import_module("numpy")
         print(np.arange(10).sum())
+        numbers = b.eval("[1, 2]", proxy=True)  # a proxy, where plain data comes as a copy otherwise
+        numbers.append(3)
 
 Connect to a backend that runs already::
 
@@ -26,7 +28,7 @@ from venvd._sync.backend import Backend, Session, connect
 from venvd._sync.background import RemoteCall
 from venvd._sync.controller import Controller
 from venvd._sync.temporary_backend import backend
-from venvd._transports.base import Event
+from venvd._transports.base import NO_DEADLINE, Event
 from venvd.errors import (
     BadReply,
     Busy,
@@ -56,6 +58,7 @@ from venvd_contract.files import FileInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
 
 __all__ = [
+    "NO_DEADLINE",
     "AsyncBackend",
     "AsyncController",
     "AsyncRemoteCall",

@@ -8,17 +8,20 @@ from typing import Any, NoReturn
 
 from venvd import _operators
 from venvd._async.iteration import AsyncIteration
+from venvd._async.uploads import run_uploading
 from venvd._calls import SessionCalls
 from venvd._operators import Operators
+from venvd._pending import Pending, Unawaited, refuse
 from venvd._proxy import make_exit_call
 
 
-class AsyncRemoteObject(Operators):
+class AsyncRemoteObject(Unawaited, Operators):
     """A proxy of an object in a session, for asyncio.
 
     `await a.shape` gets an attribute, `await a.sum()` calls, `await a[2:5]` gets an item, `await (a + 1)` applies an
     operator; `async for` iterates and `async with` enters. `len`, `str` and the like cannot await. Call them in the
-    session: `builtins = await b.import_module("builtins"); await builtins.len(a)`. Set attributes with `b.setattr`.
+    session: `await b.eval("len(a)", a=a)`. Set attributes with `b.setattr`. What needs an answer that was not awaited,
+    such as `if a > 5`, is a TypeError.
     """
 
     __slots__ = ("__weakref__", "_venvd_calls", "_venvd_id", "_venvd_type")
@@ -29,11 +32,20 @@ class AsyncRemoteObject(Operators):
         self._venvd_type = type_name
 
     def _venvd_run(self, call: Any) -> Coroutine[Any, Any, Any]:
-        run: Coroutine[Any, Any, Any] = self._venvd_calls.backend._run_call(call)  # type: ignore[attr-defined]
+        backend: Any = self._venvd_calls.backend
+        if call.uploads:
+            return run_uploading(self._venvd_calls, backend._transport, call)
+        run: Coroutine[Any, Any, Any] = backend._run_call(call)
         return run
 
     def _venvd_evaluate(self, expression: str, *values: Any) -> Coroutine[Any, Any, Any]:
-        return self._venvd_run(self._venvd_calls.eval(expression, _operators.name_operands(values)))
+        def start() -> Coroutine[Any, Any, Any]:
+            return self._venvd_run(self._venvd_calls.eval(expression, _operators.name_operands(values)))
+
+        return Pending("an operator", start)
+
+    def _venvd_refuse(self, what: str) -> str:
+        return f"{what} cannot await what a session answers: {_WAYS_OUT.get(what, _WAY_OUT)}"
 
     def __getattr__(self, name: str) -> AsyncAttribute:
         if name.startswith("__array"):
@@ -41,7 +53,16 @@ class AsyncRemoteObject(Operators):
         return AsyncAttribute(self, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
+        return Pending("a call", lambda: self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs)))
+
+    # Comparisons are awaited, so that hash() cannot be the object's own.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> Any:
+        return self._venvd_evaluate(_operators.EQUAL, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._venvd_evaluate(_operators.NOT_EQUAL, self, other)
 
     def __repr__(self) -> str:
         return f"<{self._venvd_type} in a session of {self._venvd_calls.backend!r}>"
@@ -66,7 +87,19 @@ class AsyncRemoteObject(Operators):
         return bool(await self._venvd_evaluate(expression, self, *values))
 
 
-class AsyncAttribute(Awaitable[Any]):
+_WAY_OUT = "evaluate it in the session, as in `await b.eval('len(p)', p=p)`"
+_WAYS_OUT = {
+    "bool()": "write `await b.eval('bool(p)', p=p)`, and await attributes, calls and comparisons: `if await p.ok:`",
+    "len()": "write `await b.eval('len(p)', p=p)`",
+    "iteration": "write `async for item in p`, or `[item async for item in p]` for a list",
+    "`in`": "write `await b.eval('x in p', x=x, p=p)`",
+    "the assignment of an item": "write `await b.call(p, '__setitem__', key, value)`",
+    "`del` of an item": "write `await b.call(p, '__delitem__', key)`",
+    "next()": "write `await b.eval('next(p)', p=p)`",
+}
+
+
+class AsyncAttribute(Unawaited, Awaitable[Any]):
     """An attribute that was not fetched yet. Awaiting it fetches it, calling it calls it, in one round trip."""
 
     __slots__ = ("_name", "_owner")
@@ -83,7 +116,18 @@ class AsyncAttribute(Awaitable[Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         return self._get().__await__()
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _venvd_refuse(self, what: str) -> str:
+        return f"{what} needs the value of `{self._name}`: await it first, as in `(await p.{self._name})`"
+
+    __eq__ = __ne__ = refuse("a comparison")
+    __lt__ = __le__ = __gt__ = __ge__ = refuse("a comparison")
+    __hash__ = object.__hash__
+    __getitem__ = refuse("an index")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return Pending(f"{self._name}()", lambda: self._call(args, kwargs))
+
+    async def _call(self, args: Any, kwargs: Any) -> Any:
         owner = await self._resolve_owner()
         if not isinstance(owner, AsyncRemoteObject):
             return getattr(owner, self._name)(*args, **kwargs)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
+from venvd import _operators
 from venvd._arrays import parse_header
 from venvd._json_dataclasses import from_json, list_decoder
+from venvd._objects import NoFormError, ObjectEncoder
 from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, error_from_reply
 from venvd_contract.arrays import ARROW, Header, table
@@ -28,7 +31,14 @@ class Proxy(Protocol):
     def _venvd_id(self) -> str: ...
 
 
+T = TypeVar("T")
 MakeProxy = Callable[["SessionCalls", str, str, "str | None"], Any]
+
+
+class _Uploads(threading.local):
+    """What the values hold that a thread encodes now."""
+
+    encoder: ObjectEncoder | None = None
 
 
 class SessionCalls:
@@ -55,7 +65,8 @@ class SessionCalls:
         self.timeout = timeout
         self.lease = lease
         self._make_proxy = make_proxy
-        self._encoder = TaggedEncoder(fallback=self._encode_handle)
+        self._encoder = TaggedEncoder(fallback=self._encode_object)
+        self._uploads = _Uploads()
         self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
         decoders: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(("eval", "call", "getattr"), self.decode_result),
@@ -73,6 +84,12 @@ class SessionCalls:
             for command, decode in decoders.items()
         }
 
+    def set_timeout(self, timeout: float | None) -> None:
+        """Set the timeout of all later calls that name none."""
+        self.timeout = timeout
+        for kind in self._kinds.values():
+            kind.timeout = timeout
+
     # ---- values ----
 
     def encode(self, value: Any) -> Any:
@@ -83,16 +100,28 @@ class SessionCalls:
         """
         try:
             return self._encoder.encode(value)
+        except NoFormError as error:
+            self._uploads.encoder = None
+            raise InvalidRequest(str(error)) from None
         except NotPlain as error:
-            raise InvalidRequest(
-                f"a value of type {error} cannot be sent; send plain data or handles of this session "
-                "(None, bool, int, float, complex, str, bytes, list, tuple, dict, set, Decimal, dates and times)"
-            ) from None
+            self._uploads.encoder = None
+            raise InvalidRequest(f"a value of type {error} cannot be sent; make it in the session") from None
+
+    def _encode_object(self, value: Any) -> Any:
+        if hasattr(type(value), "_venvd_id"):
+            return self._encode_handle(value)
+        if self._uploads.encoder is None:
+            self._uploads.encoder = ObjectEncoder(self._encoder.encode)
+        return self._uploads.encoder.encode(value)
+
+    def _with_uploads(self, call: Call[T]) -> Call[T]:
+        """Return the call, with the arrays and tables among its values as its uploads."""
+        objects, self._uploads.encoder = self._uploads.encoder, None
+        if objects is not None:
+            call.uploads = objects.uploads
+        return call
 
     def _encode_handle(self, value: Any) -> Any:
-        kind = type(value)
-        if not hasattr(kind, "_venvd_id"):
-            raise NotPlain(kind.__name__)
         proxy = cast("Proxy", value)
         calls = proxy._venvd_calls
         if calls.backend is not self.backend or calls.session != self.session:
@@ -142,32 +171,61 @@ class SessionCalls:
             "className": name,
             **self._encode_arguments(args, kwargs),
         }
-        return Call(self._kinds["create"], payload, timeout)
+        return self._with_uploads(Call(self._kinds["create"], payload, timeout))
 
     def call(
-        self, target: Proxy, method: str, args: Iterable[Any], kwargs: Mapping[str, Any], timeout: float | None = None
+        self,
+        target: Proxy,
+        method: str,
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        timeout: float | None = None,
+        *,
+        proxy: bool = False,
     ) -> Call[Any]:
         payload = {"handleId": self._get_handle(target), "methodName": method, **self._encode_arguments(args, kwargs)}
-        return Call(self._kinds["call"], payload, timeout)
+        if proxy:
+            payload["asHandle"] = True
+        return self._with_uploads(Call(self._kinds["call"], payload, timeout))
 
-    def getattr(self, target: Proxy, name: str, timeout: float | None = None) -> Call[Any]:
-        return Call(self._kinds["getattr"], {"handleId": self._get_handle(target), "attributeName": name}, timeout)
+    def getattr(self, target: Proxy, name: str, timeout: float | None = None, *, proxy: bool = False) -> Call[Any]:
+        payload: dict[str, Any] = {"handleId": self._get_handle(target), "attributeName": name}
+        if proxy:
+            payload["asHandle"] = True
+        return Call(self._kinds["getattr"], payload, timeout)
 
     def setattr(self, target: Proxy, name: str, value: Any, timeout: float | None = None) -> Call[None]:
         payload = {"handleId": self._get_handle(target), "attributeName": name, "value": self.encode(value)}
-        return Call(self._kinds["setattr"], payload, timeout)
+        return self._with_uploads(Call(self._kinds["setattr"], payload, timeout))
 
-    def eval(self, code: str, names: Mapping[str, Any] | None = None, timeout: float | None = None) -> Call[Any]:
+    def eval(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        proxy: bool = False,
+    ) -> Call[Any]:
         payload: dict[str, Any] = {"expression": code}
+        if proxy:
+            payload["asHandle"] = True
+        if not names:
+            return Call(self._kinds["eval"], payload, timeout)
+        payload["locals"] = {name: self.encode(value) for name, value in names.items()}
+        return self._with_uploads(Call(self._kinds["eval"], payload, timeout))
+
+    def ref(self, target: Proxy, place: str, timeout: float | None = None) -> Call[Any]:
+        self._get_handle(target)
+        return self.eval(_operators.make_place(place), {"_0": target}, timeout, proxy=True)
+
+    def exec(self, code: str, names: Mapping[str, Any] | None = None, timeout: float | None = None) -> Call[Output]:
+        payload: dict[str, Any] = {"code": code}
         if names:
             payload["locals"] = {name: self.encode(value) for name, value in names.items()}
-        return Call(self._kinds["eval"], payload, timeout)
-
-    def exec(self, code: str, timeout: float | None = None) -> Call[Output]:
-        return Call(self._kinds["exec"], {"code": code}, timeout)
+        return self._with_uploads(Call(self._kinds["exec"], payload, timeout))
 
     def wrap(self, value: Any, timeout: float | None = None) -> Call[Any]:
-        return Call(self._kinds["wrap"], {"value": self.encode(value)}, timeout)
+        return self._with_uploads(Call(self._kinds["wrap"], {"value": self.encode(value)}, timeout))
 
     def dispose(self, handles: list[str], timeout: float | None = None) -> Call[None]:
         return Call(self._kinds["dispose"], {"handleIds": handles}, timeout)

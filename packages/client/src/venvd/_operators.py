@@ -6,8 +6,11 @@ operands, `__getitem__` as iteration. It costs one round trip and leaves no obje
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from typing import Any
+
+from venvd.errors import InvalidRequest
 
 _BUILTINS = "__import__('builtins')."
 _OPERATOR = "__import__('operator')."
@@ -61,7 +64,6 @@ class Operators:
     __rfloordiv__ = _operator("_1 // _0")
     __mod__ = _operator("_0 % _1")
     __rmod__ = _operator("_1 % _0")
-    __pow__ = _operator("_0 ** _1")
     __rpow__ = _operator("_1 ** _0")
     __lshift__ = _operator("_0 << _1")
     __rlshift__ = _operator("_1 << _0")
@@ -85,8 +87,16 @@ class Operators:
     __pos__ = _operator("+_0")
     __invert__ = _operator("~_0")
     __abs__ = _operator(_BUILTINS + "abs(_0)")
-    __round__ = _operator(_BUILTINS + "round(_0)")
+    __floor__ = _operator("__import__('math').floor(_0)")
+    __ceil__ = _operator("__import__('math').ceil(_0)")
+    __trunc__ = _operator("__import__('math').trunc(_0)")
     __copy__ = _operator("__import__('copy').copy(_0)")
+
+    def __pow__(self, exponent: Any, *modulus: Any) -> Any:
+        return self._venvd_evaluate(MODULAR_POWER if modulus else "_0 ** _1", self, exponent, *modulus)
+
+    def __round__(self, *digits: Any) -> Any:
+        return self._venvd_evaluate(ROUND_TO if digits else ROUND, self, *digits)
 
     def __getitem__(self, index: Any) -> Any:
         expression, values = subscript(index)
@@ -113,6 +123,9 @@ class InPlaceOperators:
     __ixor__ = _in_place("ixor")
 
 
+ROUND = _BUILTINS + "round(_0)"
+ROUND_TO = _BUILTINS + "round(_0, _1)"
+MODULAR_POWER = _BUILTINS + "pow(_0, _1, _2)"
 EQUAL = "_0 == _1"
 NOT_EQUAL = "_0 != _1"
 CONTAINS = "_1 in _0"
@@ -121,6 +134,7 @@ LENGTH = _BUILTINS + "len(_0)"
 HASH = _BUILTINS + "hash(_0)"
 TEXT = "f'{_0!s}'"
 REPR = "f'{_0!r}'"
+SURROGATES = "_0.encode('utf-8', 'surrogatepass')"
 FORMAT = _BUILTINS + "format(_0, _1)"
 INTEGER = _BUILTINS + "int(_0)"
 REAL = _BUILTINS + "float(_0)"
@@ -136,8 +150,32 @@ ENTER = "_0.__enter__()"
 EXIT = "_0.__exit__(None, None, None)"
 EXIT_WITH = "(lambda manager, error: manager.__exit__(type(error), error, None))(_0, " + _BUILTINS + "{}(_1))"
 ITERATOR = _BUILTINS + "iter(_0)"
-BATCH = "[*__import__('itertools').islice(_0, _1)]"
+# An error comes after the items before it: the batch is then a tuple of those items and the error.
+BATCH = (
+    "try:\n  _2.extend(__import__('itertools').islice(_0, _1))\n"
+    "except Exception as _3:\n  if not _2:\n    raise\n  _2 = _2, _3\n_2"
+)
+BATCH_ITEMS = "_0[0]"
+BATCH_ERROR = "raise _0[1]"
 ITEM = "_0[_1]"
+
+
+def make_place(place: str) -> str:
+    """Return the expression for what stands behind an object: `items`, `cfg['a'].b` or `[0]`.
+
+    Raises:
+        InvalidRequest: the text is no such place.
+    """
+    expression = f"_0{place}" if place.startswith("[") else f"_0.{place}"
+    try:
+        node: Any = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError):
+        node = None
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id != "_0":
+        raise InvalidRequest(f'"{place}" is no place of an object: write it as in "items", "cfg[\'a\']" or "[0].name"')
+    return expression
 
 
 def subscript(index: Any, target: str = "_0") -> tuple[str, list[Any]]:

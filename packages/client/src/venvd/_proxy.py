@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
 from venvd import _operators
+from venvd._array_functions import ArrayFunctions
 from venvd._arrays import array_of
 from venvd._calls import SessionCalls
 from venvd._operators import InPlaceOperators, Operators, subscript
 from venvd._sync.iteration import Iteration
+from venvd._sync.uploads import run_uploading
+from venvd._tables import table_of
 from venvd._visible import visible
 from venvd.errors import UserError, VenvdError
 
 _OWN = frozenset({"_venvd_calls", "_venvd_id", "_venvd_type"})
 # numpy looks for these before it reads an object as a sequence. A proxy as the answer would mislead it.
-_NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__", "__array_ufunc__"})
+_NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__"})
+_TABLES = frozenset({"DataFrame", "Series", "Table", "RecordBatch"})
+"""Type names of what `get_table` fetches."""
 
 
-class RemoteObject(Operators, InPlaceOperators):
+class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     """A proxy of an object in a session.
 
     Attributes, calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each costs
@@ -39,7 +45,10 @@ class RemoteObject(Operators, InPlaceOperators):
         object.__setattr__(self, "_venvd_type", type_name)
 
     def _venvd_run(self, call: Any) -> Any:
-        return self._venvd_calls.backend._run_call(call)  # type: ignore[attr-defined]
+        backend: Any = self._venvd_calls.backend
+        if call.uploads:
+            return run_uploading(self._venvd_calls, backend._transport, call)
+        return backend._run_call(call)
 
     def _venvd_evaluate(self, expression: str, *values: Any) -> Any:
         return self._venvd_run(self._venvd_calls.eval(expression, _operators.name_operands(values)))
@@ -48,11 +57,21 @@ class RemoteObject(Operators, InPlaceOperators):
         result = self._venvd_evaluate(expression, self, other)
         return self if result is None else result
 
+    def _venvd_text(self, expression: str, *values: Any) -> str:
+        text = self._venvd_evaluate(expression, self, *values)
+        if isinstance(text, str):
+            return text
+        # Text with lone surrogates has no JSON form and stays in the session.
+        data: bytes = self._venvd_evaluate(_operators.SURROGATES, text)
+        return data.decode("utf-8", "surrogatepass")
+
     # attributes and calls
 
     def __getattr__(self, name: str) -> Any:
         if name in _NOT_REMOTE:
             raise AttributeError(name)
+        if name == "__arrow_c_stream__":
+            return self._venvd_arrow_stream()
         return self._venvd_run(self._venvd_calls.getattr(self, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -99,17 +118,17 @@ class RemoteObject(Operators, InPlaceOperators):
         return bytes(self._venvd_evaluate(_operators.BYTES, self))
 
     def __str__(self) -> str:
-        return str(self._venvd_evaluate(_operators.TEXT, self))
+        return self._venvd_text(_operators.TEXT)
 
     def __repr__(self) -> str:
         try:
-            return visible(str(self._venvd_evaluate(_operators.REPR, self)))
+            return visible(self._venvd_text(_operators.REPR))
         except VenvdError as error:
             # Debuggers and logs call this at any time. A lost session must not break them.
             return f"<{self._venvd_type} in a session that does not answer: {error.message}>"
 
     def __format__(self, spec: str) -> str:
-        return str(self._venvd_evaluate(_operators.FORMAT, self, spec))
+        return self._venvd_text(_operators.FORMAT, spec)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self._venvd_evaluate(_operators.DEEP_COPY, self)
@@ -120,8 +139,25 @@ class RemoteObject(Operators, InPlaceOperators):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if copy is False:
             raise ValueError("an array of a session cannot be fetched without a copy")
+        if self._venvd_type == "DataFrame" and sys._getframe(1).f_globals.get("__name__") == "pandas.core.frame":
+            raise TypeError(
+                "pandas.DataFrame() reads a proxy as a bare array, without its index, names and types: "
+                "write b.get_table(df).to_pandas()"
+            )
         array = array_of(*self._venvd_calls.backend._transport.get_array(self._venvd_calls.get_array(self)))  # type: ignore[attr-defined]
         return array if dtype is None else array.astype(dtype, copy=False)
+
+    def _venvd_arrow_stream(self) -> Any:
+        """Return the method of Arrow's C interface, which only a table has."""
+        if self._venvd_type not in _TABLES:
+            raise AttributeError("__arrow_c_stream__")
+        calls: Any = self._venvd_calls
+
+        def stream(requested_schema: Any = None) -> Any:
+            data = calls.backend._transport.get_array(calls.get_table(self))[1]
+            return table_of(data).__arrow_c_stream__(requested_schema)
+
+        return stream
 
     # containers
 

@@ -50,12 +50,16 @@ class CallRequest:
     """`__call__` calls the object itself."""
     args: List[Any] = field(default_factory=list)
     kwargs: Dict[str, Any] = field(default_factory=dict)
+    asHandle: Optional[bool] = None
+    """Whether the result is a handle also where it is plain data."""
 
 
 @dataclass
 class GetAttributeRequest:
     handleId: str
     attributeName: str
+    asHandle: Optional[bool] = None
+    """Whether the result is a handle also where it is plain data."""
 
 
 @dataclass
@@ -73,11 +77,15 @@ class EvaluateRequest:
     """Another name for `expression`."""
     locals: Dict[str, Any] = field(default_factory=dict)
     """Names that the code sees in addition to those of the session."""
+    asHandle: Optional[bool] = None
+    """Whether the result is a handle also where it is plain data."""
 
 
 @dataclass
 class ExecuteRequest:
     code: str
+    locals: Dict[str, Any] = field(default_factory=dict)
+    """Names that the code sees in addition to those of the session."""
 
 
 @dataclass

@@ -21,6 +21,9 @@ loses nothing: what JSON lacks is an object with one key that starts with `$`. R
 | subclass of the types above (IntEnum, namedtuple, pandas Timestamp, …) | as its base | no form |
 | pandas NaT, NA | null | no form |
 
+Requests to a session may also hold `{"$import": "module:name"}`, what that name stands for in the session, and
+`{"$call": [callable, [arguments], {keyword arguments}]}`, what a call returns there.
+
 docs/values.md has the same table with an example for each row. What has no form stays behind a handle: also keys of a
 dict that would become the same text, a str that is no Unicode, and an int of more than 100,000 digits.
 """
@@ -35,6 +38,7 @@ import math
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any, Callable, Dict, Optional, Type
 
+from venvd_contract.durations import count_nanoseconds, parse_timedelta, write_duration
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.framing import Number
 
@@ -50,6 +54,7 @@ _LONGEST_BITS = 332_192
 
 Resolve = Callable[[str], Any]
 FindHandle = Callable[[Dict[str, Any]], Optional[str]]
+FindObject = Callable[[str], Any]
 Write = Callable[[Any], Any]
 """Returns the JSON form of a value, or raises `NotPlain`."""
 
@@ -142,20 +147,6 @@ def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-def _nanoseconds(value: dt.timedelta) -> int:
-    microseconds = (value.days * 86400 + value.seconds) * 1_000_000 + value.microseconds
-    return microseconds * 1000 + getattr(value, "nanoseconds", 0)  # those of pandas
-
-
-def _duration(nanoseconds: int) -> str:
-    """Write a duration as ISO 8601 in days and seconds, with its sign in front, as .NET and XML Schema have it."""
-    days, rest = divmod(abs(nanoseconds), 86400 * 10**9)
-    seconds, below = divmod(rest, 10**9)
-    fraction = ".{:09d}".format(below).rstrip("0") if below else ""
-    sign, date = "-" if nanoseconds < 0 else "", "{}D".format(days) if days else ""
-    return "{}P{}T{}{}S".format(sign, date, seconds, fraction)
-
-
 _DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES: Dict[Type[Any], str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _CONTAINERS = frozenset({list, *_DICTS, *_SEQUENCES})
@@ -168,7 +159,13 @@ class TaggedEncoder(Encoder):
     """Encodes values for mode `tagged`."""
 
     def __init__(self, fallback: Optional[Write] = None) -> None:
-        super().__init__(_TAGGED, fallback)
+        super().__init__(_TAGGED if fallback is None else {**_TAGGED, str: self._text}, fallback)
+
+    def _text(self, value: str) -> Any:
+        try:
+            return _text(value)
+        except NotPlain:
+            return self._other(value, 0)
 
     def _dict(self, value: Dict[Any, Any], depth: int) -> Any:
         if all(type(key) is str and not key.startswith("$") for key in value):
@@ -205,7 +202,7 @@ _TAGGED: Dict[Type[Any], Write] = {
     dt.datetime: lambda value: {"$datetime": value.isoformat()},
     dt.date: lambda value: {"$date": value.isoformat()},
     dt.time: lambda value: {"$time": value.isoformat()},
-    dt.timedelta: lambda value: {"$timedelta": _duration(_nanoseconds(value))},
+    dt.timedelta: lambda value: {"$timedelta": write_duration(count_nanoseconds(value))},
 }
 
 
@@ -279,10 +276,10 @@ def _plain_numpy_time(value: Any) -> Optional[str]:
     if value.dtype.kind == "M":
         return str(value) if type(item) is int else str(item.isoformat())
     if type(item) is dt.timedelta:
-        return _duration(_nanoseconds(item))
+        return write_duration(count_nanoseconds(item))
     if not value.dtype.str.endswith("8[ns]"):
         raise NotPlain(type(value).__name__)
-    return _duration(item)
+    return write_duration(item)
 
 
 def _plain_key(key: Any) -> str:
@@ -314,7 +311,7 @@ _PLAIN: Dict[Type[Any], Write] = {
     dt.datetime: _plain_time,
     dt.date: _plain_time,
     dt.time: _plain_time,
-    dt.timedelta: lambda value: _duration(_nanoseconds(value)),
+    dt.timedelta: lambda value: write_duration(count_nanoseconds(value)),
 }
 """How each scalar and its subclasses are written, datetime before its base date."""
 
@@ -332,11 +329,19 @@ class Decoder:
     Args:
         resolve: returns the object of a handle.
         find_handle: returns the handle that an object without a tag stands for, if it is one.
+        find_object: imports what `$import` names. Without it, `$import` and `$call` are no tags: only a session, which
+            runs its client's code anyway, may take them.
     """
 
-    def __init__(self, resolve: Optional[Resolve] = None, find_handle: Optional[FindHandle] = None) -> None:
+    def __init__(
+        self,
+        resolve: Optional[Resolve] = None,
+        find_handle: Optional[FindHandle] = None,
+        find_object: Optional[FindObject] = None,
+    ) -> None:
         self._resolve = resolve
         self._find_handle = find_handle
+        self._find_object = find_object
 
     def decode(self, data: Any, depth: int = 0) -> Any:
         """Return the value of JSON data.
@@ -376,10 +381,16 @@ class Decoder:
                 return container(self.decode(_listed(data), depth))
             scalar = _TAGGED_SCALARS.get(tag)
             if scalar is None:
-                raise InvalidRequest(_unknown_tag(tag))
-            return scalar(data)
+                if self._find_object is None or tag not in _OBJECT_TAGS:
+                    raise InvalidRequest(_unknown_tag(tag))
+                if tag == "$import":
+                    return self._find_object(_string(data))
+                call = self.decode(_listed(data), depth)
+            else:
+                return scalar(data)
         except (TypeError, ValueError, ArithmeticError, binascii.Error) as error:
             raise InvalidRequest("bad value for {}: {}".format(tag, error)) from None
+        return _call(call)
 
     def _handle(self, data: Any) -> Any:
         if type(data) is not str:
@@ -387,6 +398,13 @@ class Decoder:
         if self._resolve is None:
             raise InvalidRequest("a handle has no meaning here")
         return self._resolve(data)
+
+
+def _call(parts: Any) -> Any:
+    """Call what `$call` names. Its errors are those of user code."""
+    if not 2 <= len(parts) <= 3 or type(parts[1]) is not list or (len(parts) == 3 and type(parts[2]) is not dict):
+        raise InvalidRequest("bad value for $call: [callable, [arguments], {keyword arguments}] is needed")
+    return parts[0](*parts[1], **(parts[2] if len(parts) == 3 else {}))
 
 
 def _unknown_tag(tag: str) -> str:
@@ -427,33 +445,6 @@ def _complex(data: Any) -> complex:
     return complex(_number(real), _number(imaginary))
 
 
-def parse_timedelta(text: str) -> dt.timedelta:
-    """Parse an ISO 8601 duration of days, hours, minutes and seconds, such as `P1DT2.5S` or `-P1D`.
-
-    Raises:
-        ValueError: the text is no such duration.
-    """
-    body = _string(text)
-    sign = -1 if body.startswith("-") else 1
-    body = body.lstrip("+-")
-    if not body.startswith("P") or len(body) < 3:
-        raise ValueError("an ISO 8601 duration such as P1DT2.5S is needed")
-    days, separator, clock = body[1:].partition("T")
-    if separator and not clock:
-        raise ValueError("an ISO 8601 duration has something behind its T")
-    parts = dict.fromkeys("DHMS", 0.0)
-    for text_of_units, units in ((days, "D"), (clock, "HMS")):
-        left = text_of_units
-        for unit in units:
-            number, separator, rest = left.partition(unit)
-            if separator:
-                parts[unit], left = float(number), rest
-        if left:
-            raise ValueError("an ISO 8601 duration in days, hours, minutes and seconds is needed")
-    whole = dt.timedelta(days=parts["D"], hours=parts["H"], minutes=parts["M"], seconds=parts["S"])
-    return sign * whole
-
-
 def _iso(kind: Any) -> Callable[[Any], Any]:
     def parse(data: Any) -> Any:
         text = _string(data)
@@ -463,6 +454,7 @@ def _iso(kind: Any) -> Callable[[Any], Any]:
     return parse
 
 
+_OBJECT_TAGS = frozenset({"$import", "$call"})
 _TAGGED_CONTAINERS: Dict[str, Callable[[Any], Any]] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
 _TAGGED_SCALARS: Dict[str, Callable[[Any], Any]] = {
     "$float": _float,

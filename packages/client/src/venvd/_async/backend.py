@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from venvd import _calls
 from venvd._arrays import array_of, bytes_of
 from venvd._async.background import AsyncBackground
 from venvd._async.files import AsyncFiles
+from venvd._async.uploads import run_uploading, stream_uploading
 from venvd._async_proxy import AsyncRemoteObject
 from venvd._calls import SessionCalls
 from venvd._release import AsyncReleaser
 from venvd._tables import stream_of, table_of
-from venvd._transports.base import AsyncRun, AsyncTransport, Event
+from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd._transports.opening import open_async_transport
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd_contract.commands import HandleInfo, Output, SessionInfo
+
+T = TypeVar("T")
 
 
 class AsyncCommands:
@@ -39,25 +42,89 @@ class AsyncCommands:
     @property
     def background(self) -> AsyncBackground:
         """Starts calls without waiting for them. Any program can fetch their results later by ID."""
-        return AsyncBackground(self._calls, self._run_call)
+        return AsyncBackground(self._calls, self._transport)
 
-    async def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
-        """Evaluate `code` and return the value of its last expression. The code sees `names` as variables."""
-        return await self._run_call(self._calls.eval(code, names, timeout))
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for calls that name no timeout, those of proxies too. None leaves the timeout to the backend.
 
-    async def exec(self, code: str, *, check: bool = True, timeout: float | None = None) -> Output:
+        Setting it counts for all later calls. `NO_DEADLINE` stands for no limit.
+        """
+        return self._calls.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._calls.set_timeout(seconds)
+
+    async def eval(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        proxy: bool = False,
+        **more_names: Any,
+    ) -> Any:
+        """Evaluate `code` and return the value of its last expression.
+
+        Args:
+            code: any code.
+            names: variables that the code alone sees.
+            timeout: seconds for this call.
+            proxy: whether plain data comes as a proxy too, so that changes reach the session's object.
+            **more_names: more variables.
+        """
+        if names:
+            more_names = {**names, **more_names}
+        call = self._calls.eval(code, more_names, timeout, proxy=proxy)
+        return await (self._run(call) if call.uploads else self._run_call(call))
+
+    async def ref(self, target: AsyncRemoteObject, place: str, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """Return a proxy of what an attribute or item holds, where reading it would copy plain data.
+
+        `place` is what stands behind the object in code: `"items"`, `"cfg['a']"`, `"[0].name"`.
+        """
+        proxy: AsyncRemoteObject = await self._run_call(self._calls.ref(target, place, timeout))
+        return proxy
+
+    async def exec(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> Output:
         """Run `code` and return its output.
 
-        If the code raises, `check` decides: true raises `UserError`, false returns the error as part of the output.
+        Args:
+            code: any code.
+            names: variables that the code alone sees.
+            check: whether an error of the code is raised as `UserError`, or else is part of the output.
+            timeout: seconds for this call.
+            **more_names: more variables.
         """
-        return _calls.check_output(await self._run_call(self._calls.exec(code, timeout)), check=check)
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        return _calls.check_output(await self._run(call), check=check)
 
-    def exec_stream(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Event]:
+    def exec_stream(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> AsyncIterator[Event]:
         """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
 
-        Closing the iterator cancels the code.
+        `names` and the keyword arguments are variables that the code alone sees. Closing the iterator cancels the code.
         """
-        return self._transport.stream(self._calls.exec(code, timeout))
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        return stream_uploading(self._calls, self._transport, call) if call.uploads else self._transport.stream(call)
 
     async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteObject:
         """Import the module with that dotted name."""
@@ -68,27 +135,46 @@ class AsyncCommands:
         """Return whether the module can be imported."""
         return await self._run_call(self._calls.module_available(name, timeout))
 
-    async def create(self, module: AsyncRemoteObject, name: str, *args: Any, **kwargs: Any) -> AsyncRemoteObject:
-        """Make an object of the class `name` of a module. The result is a proxy even if the object is plain data."""
-        proxy: AsyncRemoteObject = await self._run_call(self._calls.create(module, name, args, kwargs))
+    async def create(
+        self, module: AsyncRemoteObject, name: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> AsyncRemoteObject:
+        """Make an object of the class `name` of a module. The result is a proxy even if the object is plain data.
+
+        `_timeout` is in seconds. All other keywords go to the class.
+        """
+        proxy: AsyncRemoteObject = await self._run(self._calls.create(module, name, args, kwargs, _timeout))
         return proxy
 
     async def wrap(self, value: Any, *, timeout: float | None = None) -> AsyncRemoteObject:
         """Put a value into the session and return a proxy: for example of a list that the session then changes."""
-        proxy: AsyncRemoteObject = await self._run_call(self._calls.wrap(value, timeout))
+        proxy: AsyncRemoteObject = await self._run(self._calls.wrap(value, timeout))
         return proxy
 
-    async def call(self, target: AsyncRemoteObject, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method by name, in one round trip."""
-        return await self._run_call(self._calls.call(target, method, args, kwargs))
+    async def call(
+        self,
+        target: AsyncRemoteObject,
+        method: str,
+        /,
+        *args: Any,
+        _timeout: float | None = None,
+        _proxy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a method by name, in one round trip.
 
-    async def getattr(self, target: AsyncRemoteObject, name: str, *, timeout: float | None = None) -> Any:
-        """Get an attribute by name."""
-        return await self._run_call(self._calls.getattr(target, name, timeout))
+        `_timeout` is in seconds. `_proxy` asks for a proxy also of plain data. All other keywords go to the method.
+        """
+        return await self._run(self._calls.call(target, method, args, kwargs, _timeout, proxy=_proxy))
+
+    async def getattr(
+        self, target: AsyncRemoteObject, name: str, *, timeout: float | None = None, proxy: bool = False
+    ) -> Any:
+        """Get an attribute by name. `proxy` asks for a proxy also of plain data."""
+        return await self._run_call(self._calls.getattr(target, name, timeout, proxy=proxy))
 
     async def setattr(self, target: AsyncRemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
         """Set an attribute by name."""
-        await self._run_call(self._calls.setattr(target, name, value, timeout))
+        await self._run(self._calls.setattr(target, name, value, timeout))
 
     async def floats(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> list[float]:
         """Return a sequence or array as a list of floats."""
@@ -128,6 +214,11 @@ class AsyncCommands:
         call = self._calls.put_table(len(data), into, timeout)
         proxy: AsyncRemoteObject = await self._transport.put_array(call, data)
         return proxy
+
+    async def _run(self, call: Call[T]) -> T:
+        if call.uploads:
+            return await run_uploading(self._calls, self._transport, call)
+        return await self._run_call(call)
 
     async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """List the objects that the session holds for clients."""
@@ -226,7 +317,8 @@ class AsyncBackend(AsyncCommands):
     Args:
         url: `http://host:port`, `grpc://host:port` or `unix:///path`.
         token: the backend's token.
-        timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s).
+        timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s). It can be set
+            later too.
         lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
             The client renews the lease of living proxies. 0 keeps handles as long as their session, and so does
             None unless the backend has a lease of its own.
@@ -236,7 +328,6 @@ class AsyncBackend(AsyncCommands):
         self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
     ) -> None:
         self.url = url
-        self.timeout = timeout
         self.lease = lease
         self._transport = open_async_transport(url, token)
         self._run_call = self._transport.call

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from venvd._async.uploads import send_uploads
 from venvd._calls import Proxy, SessionCalls
 from venvd._json_dataclasses import from_json
-from venvd._transports.base import AsyncRun, Call, Kind
+from venvd._transports.base import AsyncRun, AsyncTransport, Call, Kind
 from venvd.errors import DeadlineExceeded, error_from_reply
 from venvd_contract.background import CallInfo
 
@@ -25,6 +27,7 @@ class AsyncRemoteCall:
         self._calls = calls
         self._run_call = run_call
         self.id = call_id
+        self._uploads: list[Any] = []
 
     def __repr__(self) -> str:
         return f"<venvd call {self.id}>"
@@ -65,25 +68,49 @@ class AsyncRemoteCall:
 class AsyncBackground:
     """Starts calls of a session in the background. `timeout` limits the call itself, in seconds."""
 
-    def __init__(self, calls: SessionCalls, run_call: AsyncRun) -> None:
+    def __init__(self, calls: SessionCalls, transport: AsyncTransport) -> None:
         self._calls = calls
-        self._run_call = run_call
+        self._transport = transport
+        self._run_call: AsyncRun = transport.call
 
-    async def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> AsyncRemoteCall:
-        """Start to evaluate `code`, which sees `names` as variables."""
-        return await self._start(self._calls.eval(code, names, timeout))
+    async def eval(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> AsyncRemoteCall:
+        """Start to evaluate `code`, which sees `names` and the keyword arguments as variables."""
+        return await self._start(self._calls.eval(code, {**(names or {}), **more_names}, timeout))
 
-    async def exec(self, code: str, *, timeout: float | None = None) -> AsyncRemoteCall:
-        """Start to run `code`. The result is its output, which includes the error if the code raises."""
-        return await self._start(self._calls.exec(code, timeout))
+    async def exec(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> AsyncRemoteCall:
+        """Start to run `code`, which sees `names` and the keyword arguments as variables.
 
-    async def call(self, target: Proxy, method: str, *args: Any, **kwargs: Any) -> AsyncRemoteCall:
-        """Start to call a method."""
-        return await self._start(self._calls.call(target, method, args, kwargs))
+        The result is its output, which includes the error if the code raises.
+        """
+        return await self._start(self._calls.exec(code, {**(names or {}), **more_names}, timeout))
 
-    async def create(self, module: Proxy, name: str, *args: Any, **kwargs: Any) -> AsyncRemoteCall:
-        """Start to make an object of the class `name` of a module."""
-        return await self._start(self._calls.create(module, name, args, kwargs))
+    async def call(
+        self, target: Proxy, method: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> AsyncRemoteCall:
+        """Start to call a method. `_timeout` is in seconds, all other keywords go to the method."""
+        return await self._start(self._calls.call(target, method, args, kwargs, _timeout))
+
+    async def create(
+        self, module: Proxy, name: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> AsyncRemoteCall:
+        """Start to make an object of the class `name` of a module. `_timeout` is in seconds."""
+        return await self._start(self._calls.create(module, name, args, kwargs, _timeout))
 
     async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteCall:
         """Start to import a module."""
@@ -94,8 +121,11 @@ class AsyncBackground:
         return AsyncRemoteCall(self._calls, self._run_call, call_id)
 
     async def _start(self, call: Call[Any]) -> AsyncRemoteCall:
+        proxies = await send_uploads(self._calls, self._transport, call)
         payload: dict[str, Any] = {"command": call.command, "payload": call.payload}
         if call.timeout is not None:
             payload["timeout"] = call.timeout
         kind = Kind("call.start", lambda result: str(result["id"]), self._calls.session, lease=self._calls.lease)
-        return self.get(await self._run_call(Call(kind, payload)))
+        started = self.get(await self._run_call(Call(kind, payload)))
+        started._uploads = proxies
+        return started

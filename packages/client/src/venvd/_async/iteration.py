@@ -20,6 +20,7 @@ class AsyncIteration:
         self._calls = target._venvd_calls
         self._run_call = run_call
         self._iterator: Any = None
+        self._failed: Any = None
         self._read_ahead = False
         self._size = 1
 
@@ -31,9 +32,17 @@ class AsyncIteration:
 
     async def next_batch(self) -> list[Any]:
         """Fetch the next items, and set `done` if there are no more."""
+        if self._failed is not None:
+            self.done = True
+            await self._run_call(self._calls.eval(_operators.BATCH_ERROR, {"_0": self._failed}))
         size = self._size
-        call = self._calls.eval(_operators.BATCH, {"_0": self._iterator, "_1": size})
+        call = self._calls.eval(_operators.BATCH, {"_0": self._iterator, "_1": size, "_2": [], "_3": None})
         items = await self._run_call(call)
+        if not isinstance(items, list) and items._venvd_type == "tuple":
+            self._failed = items
+            items = await self._run_call(self._calls.eval(_operators.BATCH_ITEMS, {"_0": items}))
+            if isinstance(items, list):
+                return items
         if isinstance(items, list):
             self.done = len(items) < size
             if self._read_ahead and call.received < _SMALL_REPLY:
@@ -41,7 +50,7 @@ class AsyncIteration:
             return items
         # If one item is no plain data, the whole list stays behind a handle.
         length = await self._run_call(self._calls.eval(_operators.LENGTH, {"_0": items}))
-        self.done = length < size
+        self.done = length < size and self._failed is None
         self._size = min(size * 2, _LARGEST_BATCH) if self._read_ahead else 1
         return [
             await self._run_call(self._calls.eval(_operators.ITEM, {"_0": items, "_1": position}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from venvd import _calls
 from venvd._arrays import array_of, bytes_of
@@ -14,11 +14,14 @@ from venvd._proxy import RemoteObject
 from venvd._release import Releaser
 from venvd._sync.background import Background
 from venvd._sync.files import Files
+from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
-from venvd._transports.base import Event, Run, Transport
+from venvd._transports.base import Call, Event, Run, Transport
 from venvd._transports.opening import open_transport
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd_contract.commands import HandleInfo, Output, SessionInfo
+
+T = TypeVar("T")
 
 
 class Commands:
@@ -40,25 +43,89 @@ class Commands:
     @property
     def background(self) -> Background:
         """Starts calls without waiting for them. Any program can fetch their results later by ID."""
-        return Background(self._calls, self._run_call)
+        return Background(self._calls, self._transport)
 
-    def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> Any:
-        """Evaluate `code` and return the value of its last expression. The code sees `names` as variables."""
-        return self._run_call(self._calls.eval(code, names, timeout))
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for calls that name no timeout, those of proxies too. None leaves the timeout to the backend.
 
-    def exec(self, code: str, *, check: bool = True, timeout: float | None = None) -> Output:
+        Setting it counts for all later calls. `NO_DEADLINE` stands for no limit.
+        """
+        return self._calls.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._calls.set_timeout(seconds)
+
+    def eval(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        proxy: bool = False,
+        **more_names: Any,
+    ) -> Any:
+        """Evaluate `code` and return the value of its last expression.
+
+        Args:
+            code: any code.
+            names: variables that the code alone sees.
+            timeout: seconds for this call.
+            proxy: whether plain data comes as a proxy too, so that changes reach the session's object.
+            **more_names: more variables.
+        """
+        if names:
+            more_names = {**names, **more_names}
+        call = self._calls.eval(code, more_names, timeout, proxy=proxy)
+        return self._run(call) if call.uploads else self._run_call(call)
+
+    def ref(self, target: RemoteObject, place: str, *, timeout: float | None = None) -> RemoteObject:
+        """Return a proxy of what an attribute or item holds, where reading it would copy plain data.
+
+        `place` is what stands behind the object in code: `"items"`, `"cfg['a']"`, `"[0].name"`.
+        """
+        proxy: RemoteObject = self._run_call(self._calls.ref(target, place, timeout))
+        return proxy
+
+    def exec(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> Output:
         """Run `code` and return its output.
 
-        If the code raises, `check` decides: true raises `UserError`, false returns the error as part of the output.
+        Args:
+            code: any code.
+            names: variables that the code alone sees.
+            check: whether an error of the code is raised as `UserError`, or else is part of the output.
+            timeout: seconds for this call.
+            **more_names: more variables.
         """
-        return _calls.check_output(self._run_call(self._calls.exec(code, timeout)), check=check)
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        return _calls.check_output(self._run(call), check=check)
 
-    def exec_stream(self, code: str, *, timeout: float | None = None) -> Iterator[Event]:
+    def exec_stream(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> Iterator[Event]:
         """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
 
-        Closing the iterator cancels the code.
+        `names` and the keyword arguments are variables that the code alone sees. Closing the iterator cancels the code.
         """
-        return self._transport.stream(self._calls.exec(code, timeout))
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        return stream_uploading(self._calls, self._transport, call) if call.uploads else self._transport.stream(call)
 
     def import_module(self, name: str, *, timeout: float | None = None) -> RemoteObject:
         """Import the module with that dotted name."""
@@ -69,27 +136,44 @@ class Commands:
         """Return whether the module can be imported."""
         return self._run_call(self._calls.module_available(name, timeout))
 
-    def create(self, module: RemoteObject, name: str, *args: Any, **kwargs: Any) -> RemoteObject:
-        """Make an object of the class `name` of a module. The result is a proxy even if the object is plain data."""
-        proxy: RemoteObject = self._run_call(self._calls.create(module, name, args, kwargs))
+    def create(
+        self, module: RemoteObject, name: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> RemoteObject:
+        """Make an object of the class `name` of a module. The result is a proxy even if the object is plain data.
+
+        `_timeout` is in seconds. All other keywords go to the class.
+        """
+        proxy: RemoteObject = self._run(self._calls.create(module, name, args, kwargs, _timeout))
         return proxy
 
     def wrap(self, value: Any, *, timeout: float | None = None) -> RemoteObject:
         """Put a value into the session and return a proxy: for example of a list that the session then changes."""
-        proxy: RemoteObject = self._run_call(self._calls.wrap(value, timeout))
+        proxy: RemoteObject = self._run(self._calls.wrap(value, timeout))
         return proxy
 
-    def call(self, target: RemoteObject, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method by name, in one round trip."""
-        return self._run_call(self._calls.call(target, method, args, kwargs))
+    def call(
+        self,
+        target: RemoteObject,
+        method: str,
+        /,
+        *args: Any,
+        _timeout: float | None = None,
+        _proxy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a method by name, in one round trip.
 
-    def getattr(self, target: RemoteObject, name: str, *, timeout: float | None = None) -> Any:
-        """Get an attribute by name."""
-        return self._run_call(self._calls.getattr(target, name, timeout))
+        `_timeout` is in seconds. `_proxy` asks for a proxy also of plain data. All other keywords go to the method.
+        """
+        return self._run(self._calls.call(target, method, args, kwargs, _timeout, proxy=_proxy))
+
+    def getattr(self, target: RemoteObject, name: str, *, timeout: float | None = None, proxy: bool = False) -> Any:
+        """Get an attribute by name. `proxy` asks for a proxy also of plain data."""
+        return self._run_call(self._calls.getattr(target, name, timeout, proxy=proxy))
 
     def setattr(self, target: RemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
         """Set an attribute by name."""
-        self._run_call(self._calls.setattr(target, name, value, timeout))
+        self._run(self._calls.setattr(target, name, value, timeout))
 
     def floats(self, target: RemoteObject, *, timeout: float | None = None) -> list[float]:
         """Return a sequence or array as a list of floats."""
@@ -129,6 +213,11 @@ class Commands:
         call = self._calls.put_table(len(data), into, timeout)
         proxy: RemoteObject = self._transport.put_array(call, data)
         return proxy
+
+    def _run(self, call: Call[T]) -> T:
+        if call.uploads:
+            return run_uploading(self._calls, self._transport, call)
+        return self._run_call(call)
 
     def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
         """List the objects that the session holds for clients."""
@@ -227,7 +316,8 @@ class Backend(Commands):
     Args:
         url: `http://host:port`, `grpc://host:port` or `unix:///path`.
         token: the backend's token.
-        timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s).
+        timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s). It can be set
+            later too.
         lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
             The client renews the lease of living proxies. 0 keeps handles as long as their session, and so does
             None unless the backend has a lease of its own.
@@ -237,7 +327,6 @@ class Backend(Commands):
         self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
     ) -> None:
         self.url = url
-        self.timeout = timeout
         self.lease = lease
         self._transport = open_transport(url, token)
         self._run_call = self._transport.call

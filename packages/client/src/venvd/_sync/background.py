@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from venvd._calls import Proxy, SessionCalls
 from venvd._json_dataclasses import from_json
-from venvd._transports.base import Call, Kind, Run
+from venvd._sync.uploads import send_uploads
+from venvd._transports.base import Call, Kind, Run, Transport
 from venvd.errors import DeadlineExceeded, error_from_reply
 from venvd_contract.background import CallInfo
 
@@ -26,6 +28,7 @@ class RemoteCall:
         self._calls = calls
         self._run_call = run_call
         self.id = call_id
+        self._uploads: list[Any] = []
 
     def __repr__(self) -> str:
         return f"<venvd call {self.id}>"
@@ -66,25 +69,49 @@ class RemoteCall:
 class Background:
     """Starts calls of a session in the background. `timeout` limits the call itself, in seconds."""
 
-    def __init__(self, calls: SessionCalls, run_call: Run) -> None:
+    def __init__(self, calls: SessionCalls, transport: Transport) -> None:
         self._calls = calls
-        self._run_call = run_call
+        self._transport = transport
+        self._run_call: Run = transport.call
 
-    def eval(self, code: str, *, timeout: float | None = None, **names: Any) -> RemoteCall:
-        """Start to evaluate `code`, which sees `names` as variables."""
-        return self._start(self._calls.eval(code, names, timeout))
+    def eval(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> RemoteCall:
+        """Start to evaluate `code`, which sees `names` and the keyword arguments as variables."""
+        return self._start(self._calls.eval(code, {**(names or {}), **more_names}, timeout))
 
-    def exec(self, code: str, *, timeout: float | None = None) -> RemoteCall:
-        """Start to run `code`. The result is its output, which includes the error if the code raises."""
-        return self._start(self._calls.exec(code, timeout))
+    def exec(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more_names: Any,
+    ) -> RemoteCall:
+        """Start to run `code`, which sees `names` and the keyword arguments as variables.
 
-    def call(self, target: Proxy, method: str, *args: Any, **kwargs: Any) -> RemoteCall:
-        """Start to call a method."""
-        return self._start(self._calls.call(target, method, args, kwargs))
+        The result is its output, which includes the error if the code raises.
+        """
+        return self._start(self._calls.exec(code, {**(names or {}), **more_names}, timeout))
 
-    def create(self, module: Proxy, name: str, *args: Any, **kwargs: Any) -> RemoteCall:
-        """Start to make an object of the class `name` of a module."""
-        return self._start(self._calls.create(module, name, args, kwargs))
+    def call(
+        self, target: Proxy, method: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> RemoteCall:
+        """Start to call a method. `_timeout` is in seconds, all other keywords go to the method."""
+        return self._start(self._calls.call(target, method, args, kwargs, _timeout))
+
+    def create(
+        self, module: Proxy, name: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any
+    ) -> RemoteCall:
+        """Start to make an object of the class `name` of a module. `_timeout` is in seconds."""
+        return self._start(self._calls.create(module, name, args, kwargs, _timeout))
 
     def import_module(self, name: str, *, timeout: float | None = None) -> RemoteCall:
         """Start to import a module."""
@@ -95,8 +122,11 @@ class Background:
         return RemoteCall(self._calls, self._run_call, call_id)
 
     def _start(self, call: Call[Any]) -> RemoteCall:
+        proxies = send_uploads(self._calls, self._transport, call)
         payload: dict[str, Any] = {"command": call.command, "payload": call.payload}
         if call.timeout is not None:
             payload["timeout"] = call.timeout
         kind = Kind("call.start", lambda result: str(result["id"]), self._calls.session, lease=self._calls.lease)
-        return self.get(self._run_call(Call(kind, payload)))
+        started = self.get(self._run_call(Call(kind, payload)))
+        started._uploads = proxies
+        return started

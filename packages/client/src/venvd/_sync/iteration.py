@@ -21,6 +21,7 @@ class Iteration:
         self._calls = target._venvd_calls
         self._run_call = run_call
         self._iterator: Any = None
+        self._failed: Any = None
         self._read_ahead = False
         self._size = 1
 
@@ -32,9 +33,17 @@ class Iteration:
 
     def next_batch(self) -> list[Any]:
         """Fetch the next items, and set `done` if there are no more."""
+        if self._failed is not None:
+            self.done = True
+            self._run_call(self._calls.eval(_operators.BATCH_ERROR, {"_0": self._failed}))
         size = self._size
-        call = self._calls.eval(_operators.BATCH, {"_0": self._iterator, "_1": size})
+        call = self._calls.eval(_operators.BATCH, {"_0": self._iterator, "_1": size, "_2": [], "_3": None})
         items = self._run_call(call)
+        if not isinstance(items, list) and items._venvd_type == "tuple":
+            self._failed = items
+            items = self._run_call(self._calls.eval(_operators.BATCH_ITEMS, {"_0": items}))
+            if isinstance(items, list):
+                return items
         if isinstance(items, list):
             self.done = len(items) < size
             if self._read_ahead and call.received < _SMALL_REPLY:
@@ -42,7 +51,7 @@ class Iteration:
             return items
         # If one item is no plain data, the whole list stays behind a handle.
         length = self._run_call(self._calls.eval(_operators.LENGTH, {"_0": items}))
-        self.done = length < size
+        self.done = length < size and self._failed is None
         self._size = min(size * 2, _LARGEST_BATCH) if self._read_ahead else 1
         return [
             self._run_call(self._calls.eval(_operators.ITEM, {"_0": items, "_1": position}))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from venvd._net.endpoint import Endpoint, Exchange, Reader
+from venvd._objects import Upload
 from venvd.errors import BadReply, DeadlineExceeded
 from venvd_contract.arrays import Header
 from venvd_contract.commands import BY_NAME
 
 T = TypeVar("T")
 
+NO_DEADLINE = math.inf
+"""The timeout of a call that may run for as long as its session lives."""
+_LONGEST_TIMEOUT = 365 * 86400.0
+"""Seconds that stand for no deadline: the longest timeout that servers accept."""
 DEADLINE_SLACK = 5.0
 """Seconds that the client waits beyond a call's timeout: the server ends the call first, and its reply takes time."""
 _DIRECT = frozenset(name for name, command in BY_NAME.items() if command.served_by == "session")
@@ -62,15 +68,16 @@ class Call(Generic[T]):
     Attributes:
         kind: what it shares with other calls of the command.
         payload: the JSON of the request.
-        timeout: seconds that the call may run. None means the backend's default.
+        timeout: seconds that the call may run, `NO_DEADLINE` for no limit. None means the backend's default.
         body: bytes beside the JSON of the request. A codec puts those of a reply into its JSON as `attached`.
         received: the size of the reply in bytes, once it has come.
+        uploads: what must be sent before the call.
 
     Raises:
         DeadlineExceeded: the timeout is not greater than zero.
     """
 
-    __slots__ = ("body", "kind", "payload", "received", "timeout")
+    __slots__ = ("body", "kind", "payload", "received", "timeout", "uploads")
 
     def __init__(
         self, kind: Kind[T], payload: dict[str, Any], timeout: float | None = None, body: bytes | None = None
@@ -81,9 +88,10 @@ class Call(Generic[T]):
             raise DeadlineExceeded(f"{kind.command}: the timeout of {timeout:g} s has passed before the call began")
         self.kind = kind
         self.payload = payload
-        self.timeout = timeout
+        self.timeout = _LONGEST_TIMEOUT if timeout == NO_DEADLINE else timeout
         self.body = body
         self.received = 0
+        self.uploads: Sequence[Upload] = ()
 
     @property
     def command(self) -> str:

@@ -51,16 +51,18 @@ class CreateObjectResponse(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
 
 class CallMethodRequest(_message.Message):
-    __slots__ = ("handle_id", "method_name", "args_json", "kwargs_json")
+    __slots__ = ("handle_id", "method_name", "args_json", "kwargs_json", "as_handle")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
     ARGS_JSON_FIELD_NUMBER: _ClassVar[int]
     KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
+    AS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     method_name: str
     args_json: str
     kwargs_json: str
-    def __init__(self, handle_id: _Optional[str] = ..., method_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ...) -> None: ...
+    as_handle: bool
+    def __init__(self, handle_id: _Optional[str] = ..., method_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
 
 class CallMethodResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
@@ -77,12 +79,14 @@ class CallMethodResponse(_message.Message):
     def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
 
 class GetAttributeRequest(_message.Message):
-    __slots__ = ("handle_id", "attribute_name")
+    __slots__ = ("handle_id", "attribute_name", "as_handle")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTE_NAME_FIELD_NUMBER: _ClassVar[int]
+    AS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     attribute_name: str
-    def __init__(self, handle_id: _Optional[str] = ..., attribute_name: _Optional[str] = ...) -> None: ...
+    as_handle: bool
+    def __init__(self, handle_id: _Optional[str] = ..., attribute_name: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
 
 class GetAttributeResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
@@ -115,14 +119,16 @@ class SetAttributeResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("expression", "code", "locals_json")
+    __slots__ = ("expression", "code", "locals_json", "as_handle")
     EXPRESSION_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     LOCALS_JSON_FIELD_NUMBER: _ClassVar[int]
+    AS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     expression: str
     code: str
     locals_json: str
-    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ...) -> None: ...
+    as_handle: bool
+    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
     __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
@@ -139,10 +145,12 @@ class EvaluateResponse(_message.Message):
     def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("code",)
+    __slots__ = ("code", "locals_json")
     CODE_FIELD_NUMBER: _ClassVar[int]
+    LOCALS_JSON_FIELD_NUMBER: _ClassVar[int]
     code: str
-    def __init__(self, code: _Optional[str] = ...) -> None: ...
+    locals_json: str
+    def __init__(self, code: _Optional[str] = ..., locals_json: _Optional[str] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
     __slots__ = ("stdout", "stderr", "display_json", "progress_json", "output")

@@ -20,6 +20,7 @@ from venvd_worker.session.handles import Handles
 from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
+from venvd_worker.session.objects import find_object
 from venvd_worker.session.output import Emit, Output, bound
 from venvd_worker.session.reprs import bounded
 from venvd_worker.session.segments import Segments
@@ -76,10 +77,10 @@ class Commands:
         self._output: Optional[Output] = None
         self._output_bound = bound(parts.limits)
         find = parts.handles.find
-        plain_decoder = Decoder(find, compat.find_handle if parts.compat else None)
+        plain_decoder = Decoder(find, compat.find_handle if parts.compat else None, find_object)
         self.modes = {
             "plain": Mode("plain", PlainEncoder().encode, plain_decoder.decode),
-            "tagged": Mode("tagged", TaggedEncoder().encode, Decoder(find).decode),
+            "tagged": Mode("tagged", TaggedEncoder().encode, Decoder(find, find_object=find_object).decode),
         }
         self.table: Dict[str, Callable[[Call], Any]] = {
             "import": self.import_module,
@@ -174,9 +175,13 @@ class Commands:
             raise InvalidRequest('eval: the field "expression" is missing; it takes a string')
         variables = fields["locals"]
         if variables:
-            decode = call.mode.decode
-            variables = {name: decode(value) for name, value in variables.items()}
+            variables = self._decode_names(variables, call)
         return self._result(self._interpreter.run(source, variables, "eval"), call)
+
+    @staticmethod
+    def _decode_names(variables: Dict[str, Any], call: Call) -> Dict[str, Any]:
+        decode = call.mode.decode
+        return {name: decode(value) for name, value in variables.items()}
 
     def execute(self, call: Call) -> Any:
         """Run code with its output captured; only the user's code can be interrupted, not this function."""
@@ -202,8 +207,9 @@ class Commands:
 
     def _execute(self, call: Call) -> Dict[str, Any]:
         result = error = None
+        variables = self._decode_names(call.fields["locals"], call)
         try:
-            value = self._interpreter.run(call.fields["code"], {}, "exec")
+            value = self._interpreter.run(call.fields["code"], variables, "exec")
             if value is not None:
                 self._show(display.rich_bundle(value))
                 result = self._told(value, call)
@@ -251,6 +257,8 @@ class Commands:
 
     def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
         """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
+        if call.fields["asHandle"]:
+            return {"isHandle": True, **self._held(value), "repr": bounded(value)}
         kind = type(value)
         if kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
             return '{"value":%d}' % value
