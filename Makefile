@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine fuzz lint bench format up down base-images lock proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor fuzz lint bench format up down base-images lock proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ test-long: install ## tests that are long by nature: load, churn, random kills, 
 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker
 	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/attacks
+
+test-gvisor: install ## the suites with worker hosts under gVisor, which the Docker Engine must have (ARGS="-m 'docker and not long'": fewer)
+	@VENVD_TEST_OCI_RUNTIME=runsc scripts/with-engine scripts/test $(or $(ARGS),-m docker) \
+		tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm
 
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)

@@ -107,6 +107,21 @@ def test_files_come_and_go_and_links_lead_nowhere(call: Caller, session: str) ->
     assert [file["path"] for file in call("file.list", {}, session=session)["files"]] == ["inner", "link"]
 
 
+def test_a_session_reaches_itself_and_nothing_else(call: Caller, session: str) -> None:
+    """Without `network` the worker host has a loopback of its own, and no other interface."""
+    code = """
+from multiprocessing.managers import BaseManager
+import socket
+manager = BaseManager(('127.0.0.1', 0), b'key')
+manager.start()
+address = manager.address
+BaseManager(address, b'key').connect()
+manager.shutdown()
+[address[0], [name for _, name in socket.if_nameindex()]]
+"""
+    assert call("eval", {"expression": code}, session=session) == {"value": ["127.0.0.1", ["lo"]]}
+
+
 def test_sessions_run_at_once(call: Caller) -> None:
     """Sessions do not share a process, and one that is busy holds up no other."""
     names = [str(call("session.create", {})["id"]) for _ in range(3)]

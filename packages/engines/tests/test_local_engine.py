@@ -8,7 +8,7 @@ import pytest
 from harness.stack import Quiet
 
 from venvd_contract.errors import Unimplemented
-from venvd_engines.engine import EngineSettings, RuntimeRef, VenvBuild
+from venvd_engines.engine import EngineSettings, Image, Launch, RuntimeRef, VenvBuild
 from venvd_engines.local.engine import LocalEngine
 
 
@@ -33,6 +33,14 @@ def test_debian_packages_cannot_be_had(engine: LocalEngine) -> None:
     with pytest.raises(Unimplemented, match=r"no Debian packages.*libgomp1.*engine docker"):
         engine.build(build, Quiet())
     assert engine.find_image(build.key()) is None
+
+
+def test_a_loopback_of_its_own_cannot_be_had(engine: LocalEngine) -> None:
+    """A launch with `loopback` is refused: there user code would reach the services of this machine."""
+    launch = Launch("0" * 12, "app", "http", Image("key", "/venv", "3.11.9"), {}, network="loopback")
+    with pytest.raises(Unimplemented, match=r"loopback of its own: use the engine docker"):
+        engine.start(launch, Quiet())
+    assert engine.list_owned() == []
 
 
 @pytest.mark.parametrize("kind", ["http", "pipe", "rpc"])

@@ -248,6 +248,7 @@ def test_the_token_of_a_backend_may_only_use_it(place: Place) -> None:
     ("fields", "status"),
     [
         ({"network": False}, 202),
+        ({"network": "loopback"}, 202),
         ({"network": True}, 403),
         ({"token": False}, 403),
         ({"host": "0.0.0.0"}, 403),

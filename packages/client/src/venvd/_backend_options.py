@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from venvd._controller_api import OnEvent, check_backend_type, ignore_event, make_backend_spec
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_version
@@ -28,7 +28,7 @@ class Options(TypedDict, total=False):
         checks: modules that must be importable in the venv.
         dotnet: whether the venv has Python.NET and a .NET runtime.
         assemblies: a directory on the controller's host with .NET assemblies, below one of its `VENVD_HOST_DIRS`.
-        network: whether user code may reach the network.
+        network: whether user code may reach the network; `"loopback"` is the worker host's own loopback alone.
         oci_runtime: the OCI runtime of the worker host, such as `runsc`. Default: that of the venv.
         env: environment variables of user code.
         limits: of the worker host.
@@ -55,7 +55,7 @@ class Options(TypedDict, total=False):
     checks: Sequence[str]
     dotnet: bool
     assemblies: str | None
-    network: bool | None
+    network: bool | Literal["loopback"] | None
     oci_runtime: str | None
     env: Mapping[str, str] | None
     limits: BackendLimits | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Literal, Optional, Union
 
 from venvd_contract.errors import InvalidRequest
 
@@ -189,8 +189,9 @@ class BackendSpec:
     pipeName: Optional[str] = None
     """Type `pipe`: the name by which .NET also finds the socket, as `CoreFxPipe_NAME` in the temporary directory."""
     limits: BackendLimits = field(default_factory=BackendLimits)
-    network: Optional[bool] = None
-    """The default is that of the venv."""
+    network: Union[bool, Literal["loopback"], None] = None
+    """Whether user code may reach the network; `loopback` is the worker host's own loopback alone. The default is that
+    of the venv."""
     ociRuntime: Optional[str] = None
     """The OCI runtime of its worker host, such as `runsc`; null is that of the venv."""
     token: bool = True

@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from venvd_contract.resources import Leftover, LogLine, Package
 from venvd_engines.dotnet import make_dotnet_env
@@ -180,7 +180,8 @@ class Launch:
         preload_timeout: seconds for these imports; after a time-out, each session is an interpreter of its own.
         spare_sessions: processes that the warden forks ahead for future sessions.
         reserved: ports of the home's other backends, those included that are about to restart.
-        network: whether user code may reach the network.
+        network: whether user code may reach the network. Without it an engine may refuse even sockets of loopback,
+            which `loopback` asks for: the engine gives the worker host a loopback of its own, or refuses to start.
         oci_runtime: of the worker host; null is that of `EngineSettings`, else the default of the engine.
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
@@ -204,7 +205,7 @@ class Launch:
     host: str = "127.0.0.1"
     ports: Sequence[Port] = ()
     reserved: Collection[int] = ()
-    network: bool = False
+    network: bool | Literal["loopback"] = False
     oci_runtime: str | None = None
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None

@@ -56,7 +56,7 @@ def guard_backend(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, sett
             caller.require([ADMIN], f'the field "{name}"')
         if not caller.is_operator and not _is_harmless(name, value, getattr(default, name), venv, settings):
             caller.require([OPERATOR], f'the field "{name}" with this value')
-    return spec if caller.is_operator or not spec.network else replace(spec, network=None)
+    return spec if caller.is_operator or spec.network is not True else replace(spec, network=None)
 
 
 def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, settings: Settings) -> bool:
@@ -71,7 +71,7 @@ def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, setti
         case "queueLimit":
             harmless = value <= QUEUE_LIMIT
         case "network":
-            harmless = value is False or (venv is not None and value == venv.network)
+            harmless = value is not True or (venv is not None and value == venv.network)
         case "limits":
             most = (settings.worker_memory_bytes, settings.worker_cpus, settings.worker_processes)
             given = (value.memoryBytes, value.cpus, value.processes)

@@ -175,6 +175,12 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="Whether user code may reach the network. Default: the venv's setting.",
 )
 @click.option(
+    "--loopback",
+    "network",
+    flag_value="loopback",
+    help="Keep user code to the worker host's own loopback, for libraries that connect to themselves.",
+)
+@click.option(
     "--oci-runtime",
     "ociRuntime",
     metavar="NAME",

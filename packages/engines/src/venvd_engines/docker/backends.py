@@ -155,7 +155,7 @@ class Backends:
             memory_bytes=launch.limits.memory_bytes,
             cpus=launch.limits.cpus,
             processes=launch.limits.processes,
-            network=self._networks.ensure() if launch.network else "none",
+            network=self._networks.ensure() if launch.network is True else "none",
             tmpfs={TMP: temporary, WORK: work, SHARED_MEMORY: shared_memory},
             mounts=mounts,
             runtime=self._find_runtime(launch),

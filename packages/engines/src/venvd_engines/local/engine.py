@@ -144,6 +144,11 @@ class LocalEngine:
             raise Unimplemented(
                 f"ociRuntime: the local engine has no containers, and so no {launch.oci_runtime}: use the engine docker"
             )
+        if launch.network == "loopback":
+            raise Unimplemented(
+                "network: the local engine cannot keep user code to a loopback of its own: use the engine docker, or "
+                "give the backend the network"
+            )
         return to_launch_record(self._starter.start(launch, self._archive(), progress))
 
     def inspect(self, record: LaunchRecord) -> BackendState:
