@@ -31,16 +31,25 @@ What a session does is the same behind each transport, and what a transport does
 `make test-long` runs the other places.
 """
 SLOWEST = (
-    "tests/e2e",
+    "packages/client",
+    "tests/venvs",
+    "packages/worker",
     "tests/engines",
+    "tests/wire",
+    "tests/preload",
+    "tests/compat",
+    "tests/sdk",
+    "tests/e2e",
     "tests/faults",
     "tests/monitoring",
+    "tests/conformance",
+    "tests/dotnet",
+    "packages/engines",
     "tests/isolation",
-    "tests/attacks/test_containers",
-    "tests/sdk",
-    "packages/client",
+    "tests/attacks",
+    "tests/harm",
 )
-"""Suites that come first, the slowest before the others, so that no worker is left with a long one at the end."""
+"""Suites that come first, by the time that a run spends in them: no worker is left with a long one at the end."""
 NAMED = 5
 """Failures that the end of a run names; the summary above it has all of them."""
 

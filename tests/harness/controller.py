@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,14 @@ class Controller:
         ended = self.wait(started["operation"])
         assert ended["state"] == "succeeded", (ended, self.read_log())
         return self.await_running(started["backend"]["name"])
+
+    @contextlib.contextmanager
+    def backends(self, venv: str, kinds: Sequence[str], **spec: Any) -> Iterator[dict[str, Any]]:
+        """Run a backend of each type, by type, all of them started and deleted at once: an engine mostly waits."""
+        with ThreadPoolExecutor() as pool:
+            started = list(pool.map(lambda kind: self.backend(venv, kind, **spec), kinds))
+            yield dict(zip(kinds, started, strict=True))
+            list(pool.map(lambda backend: self.delete_backend(backend["name"]), started))
 
     def await_running(self, name: str) -> dict[str, Any]:
         """Wait until a backend runs, and return it."""

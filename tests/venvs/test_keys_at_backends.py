@@ -29,9 +29,8 @@ def backends(controller: Controller) -> Iterator[dict[str, Any]]:
     """A backend of each type, with a token; user code has no network."""
     controller.api("PUT", f"/v1/runtimes/{PYTHON}", {})
     controller.venv("keyed", python=PYTHON)
-    yield {kind: controller.backend("keyed", kind) for kind in TRANSPORTS}
-    for kind in TRANSPORTS:
-        controller.delete_backend(f"keyed-{kind}")
+    with controller.backends("keyed", TRANSPORTS) as started:
+        yield started
 
 
 @contextmanager

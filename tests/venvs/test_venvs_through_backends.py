@@ -21,9 +21,8 @@ def backends(controller: Controller) -> Iterator[dict[str, Any]]:
     """A backend of each type. They have no token, and user code has no network."""
     controller.api("PUT", f"/v1/runtimes/{PYTHON}", {})
     controller.venv("base", python=PYTHON)
-    yield {kind: controller.backend("base", kind, token=False) for kind in TRANSPORTS}
-    for kind in TRANSPORTS:
-        controller.delete_backend(f"base-{kind}")
+    with controller.backends("base", TRANSPORTS, token=False) as started:
+        yield started
 
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
