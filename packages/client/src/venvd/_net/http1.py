@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from venvd._net.endpoint import Endpoint
@@ -11,6 +12,8 @@ MAX_HEAD = 64 * 1024
 """Most bytes of a status line and headers."""
 MAX_BODY = 256 * 1024 * 1024
 """Most bytes of a body that is held in memory."""
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: |$)")
+_SINGLE = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_HTTP = "the peer does not speak HTTP/1.1: check the scheme and the port of its URL"
 
 
@@ -84,9 +87,9 @@ class ResponseReader:
 
     def _read_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD + 3):  # its end may be halfway there
+            raise BadReply(f"a response's headers are larger than {MAX_HEAD} bytes")
         if end < 0:
-            if len(self._buffer) > MAX_HEAD:
-                raise BadReply(f"a response's headers are larger than {MAX_HEAD} bytes")
             if not b"HTTP/1.".startswith(self._buffer[:7]):
                 raise BadReply(_NOT_HTTP)
             return False
@@ -98,17 +101,20 @@ class ResponseReader:
             name, colon, value = line.partition(b":")
             if not colon:
                 raise BadReply("a response's header has no colon")
-            headers[name.lower()] = value.strip()
+            name, value = name.lower(), value.strip()
+            if name in _SINGLE and headers.get(name, value) != value:
+                raise BadReply("a response has two lengths")
+            headers[name] = value
         if self.status >= 200:
             self._choose_body()
         return True
 
     def _status_line(self, line: bytes) -> None:
-        code = line[9:12]
-        if not line.startswith(b"HTTP/1.") or not code.isdigit():
+        found = _STATUS_LINE.match(line)
+        if found is None:
             raise BadReply(_NOT_HTTP)
-        self.status = int(code)
-        self.reusable = line[7:8] == b"1"
+        self.status = int(found[2])
+        self.reusable = found[1] == b"1"
 
     def _choose_body(self) -> None:
         headers = self.headers
@@ -168,9 +174,9 @@ class ResponseReader:
 
     def _line(self) -> bytes | None:
         line, end, rest = self._buffer.partition(b"\r\n")
+        if len(line) > MAX_HEAD + (not end):  # its end may be halfway there
+            raise BadReply("a line of a chunked response is too long")
         if not end:
-            if len(self._buffer) > MAX_HEAD:
-                raise BadReply("a line of a chunked response is too long")
             return None
         self._buffer = rest
         return line

@@ -9,6 +9,9 @@ from venvd.errors import BadReply
 MAX_EVENT = 64 * 1024 * 1024
 """Most bytes of one event."""
 
+_LINE_BYTES = 8
+"""Added to the size of each line of data: its place in the list."""
+
 
 @dataclass(slots=True)
 class ServerEvent:
@@ -22,7 +25,8 @@ class ServerEvent:
 class EventParser:
     """Parses the bytes of a `text/event-stream`. Comments and unknown fields are ignored."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_event: int = MAX_EVENT) -> None:
+        self._max_event = max_event
         self._buffer = bytearray()
         self._searched = 0
         self._id = ""
@@ -42,8 +46,8 @@ class EventParser:
             if event is not None:
                 events.append(event)
         self._searched = len(self._buffer)
-        if self._searched + self._size > MAX_EVENT:
-            raise BadReply(f"a server-sent event is larger than {MAX_EVENT} bytes")
+        if self._searched + self._size > self._max_event:
+            raise BadReply(f"a server-sent event is larger than {self._max_event} bytes")
         return events
 
     def _parse_line(self, line: str) -> ServerEvent | None:
@@ -53,7 +57,7 @@ class EventParser:
         value = value.removeprefix(" ")
         if name == "data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + _LINE_BYTES
         elif name == "event":
             self._name = value
         elif name == "id":
