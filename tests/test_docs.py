@@ -101,3 +101,14 @@ def test_readme_names_the_figures_that_miss_their_goal() -> None:
     verdicts = {row[1]: row[-2] for row in rows if len(row) == 11}
     missed = {name for name, verdict in verdicts.items() if verdict.startswith("missed")}
     assert {name for name in verdicts if f'"{name}"' in text} == missed
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    """Each test that the threat model names is in the file that it links, and each attacker has one."""
+    page = ROOT / "docs" / "threat-model.md"
+    links = re.findall(r"\[(test_\w+)\]\(([^)]+\.py)\)", page.read_text())
+    missing = [
+        f"{place}: {name}" for name, place in links if f"def {name}(" not in (page.parent / place).resolve().read_text()
+    ]
+    assert len(links) > 50
+    assert missing == []
