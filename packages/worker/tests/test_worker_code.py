@@ -23,17 +23,19 @@ from venvd_contract.errors import InvalidRequest, TooLarge, UserError
         ("def f(): return 3\nf()", 3),
         ("if True:\n    7", None),
         ("None", None),
-        ("  1", None),
+        ("  1", 1),
     ],
 )
 def test_eval_takes_any_code(shared: Any, code: str, value: Any) -> None:
-    """The result is the last expression's value, or null; only what Python refuses is refused."""
-    if code == "  1":
-        with pytest.raises(UserError) as caught:
-            shared.eval(code)
-        assert caught.value.error_type == "IndentationError"
-    else:
-        assert shared.eval(code) == value
+    """The result is the last expression's value, or null."""
+    assert shared.eval(code) == value
+
+
+def test_wrong_indentation_is_refused(shared: Any) -> None:
+    """Code whose lines do not fit together is an error of Python."""
+    with pytest.raises(UserError) as caught:
+        shared.eval("x = 1\n  y = 2")
+    assert caught.value.error_type == "IndentationError"
 
 
 def test_code_is_another_name(shared: Any) -> None:
@@ -335,3 +337,41 @@ def test_deep_results_at_a_low_recursion_limit(session: Any) -> None:
         session.eval("d = 0\nfor _ in range(90): d = [d]\nd")
     session.eval("sys.setrecursionlimit(1000)")
     assert session.eval("1") == 1
+
+
+def test_code_may_be_indented_as_a_whole(session: Any) -> None:
+    """Code out of a function or a block of text runs, whatever its margin."""
+    assert session.eval("\n    x = 1\n    if x:\n        x += 1\n    x\n") == 2
+
+
+def test_cells_of_notebooks_run(session: Any) -> None:
+    """A shell line, `%matplotlib` and a question mark become Python."""
+    shown = session(
+        "exec", {"code": "%matplotlib inline\ntext = '''\n!echo kept\n'''\n!echo from the shell\nprint(text)"}
+    )
+    assert (shown["error"], shown["stdout"]) == (None, "from the shell\n\n!echo kept\n\n")
+    assert "sum(" in session("exec", {"code": "?sum"})["stdout"]
+    assert "sum(" in session("exec", {"code": "if True:\n  sum?"})["stdout"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("%pip install numpy", "add them to the requirements of the venv"),
+        ("x = 1\n!pip install numpy", "add them to the requirements of the venv"),
+        ("%timeit sum([1])", "timeit.timeit"),
+        ("%%time\nx = 1", "time.perf_counter"),
+        ("%load_ext autoreload", "without the magics of IPython"),
+    ],
+)
+def test_what_has_no_form_in_python_says_what_to_write(session: Any, cell: str, says: str) -> None:
+    """A magic of IPython is a SyntaxError that names the way."""
+    error = session("exec", {"code": cell})["error"]
+    assert error["errorType"] == "SyntaxError"
+    assert says in error["message"]
+
+
+def test_an_exit_without_a_failure_is_no_error(session: Any) -> None:
+    """`sys.exit(0)` ends the code; another status is an error."""
+    assert session("exec", {"code": "import sys\nprint(1)\nsys.exit(0)\nprint(2)"})["error"] is None
+    assert session("exec", {"code": "sys.exit(3)"})["error"]["errorType"] == "SystemExit"

@@ -218,6 +218,8 @@ class Commands:
         except BaseException as raised:
             if not forks.is_session():
                 forks.leave(raised)
+            if isinstance(raised, SystemExit) and not raised.code:
+                return {"result": None, "error": None}
             if self._interrupts.stopped() or self._guard.explain(raised) or tracebacks.is_own(raised):
                 raise
             error = describe(raised)
@@ -232,6 +234,16 @@ class Commands:
                 print(bounded(value))  # noqa: T201 - what display does without an output
             else:
                 self._show(display.bundle(value))
+
+    def show_figures(self, pyplot: Any) -> None:
+        """Make `pyplot.show()` show the open figures where it stands in the output of an `exec`, and close them."""
+
+        def show(*_args: Any, **_kwargs: Any) -> None:
+            if self._output is not None:
+                for bundle in display.open_figures():
+                    self._show(bundle)
+
+        pyplot.show = show
 
     def _show(self, bundle: Optional[Dict[str, Any]]) -> None:
         output = self._output

@@ -9,6 +9,7 @@ from types import CodeType
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
 from venvd_contract.errors import InvalidRequest
+from venvd_worker.session import cells
 
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _ANNOTATIONS = __future__.annotations.compiler_flag
@@ -54,8 +55,7 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
         InvalidRequest: one of `names` is no name of a variable.
         SyntaxError, ValueError: Python cannot compile the source.
     """
-    tree = compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
-    statements = tree.body
+    statements = _parse(source, name).body
     expression = statements.pop() if statements and isinstance(statements[-1], ast.Expr) else None
     body = _compile(ast.Module(statements, []), name, "exec") if statements else None
     inherited = body.co_flags & _ANNOTATIONS if body else 0
@@ -74,8 +74,20 @@ def is_coroutine(code: CodeType) -> bool:
 
 def definitions(source: str, name: str) -> CodeType:
     """Compile only those statements of a source that define names: functions, classes, imports, constants."""
-    tree = compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
+    tree = _parse(source, name)
     return _compile(ast.Module([node for node in tree.body if _states(node)], []), name, "exec")
+
+
+def _parse(source: str, name: str) -> Any:
+    """Parse code, which may be indented as a whole or be a cell of a notebook."""
+    while True:
+        try:
+            return compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
+        except SyntaxError as error:
+            code = cells.rewrite(source, error)
+            if code is None:
+                raise
+        source = code
 
 
 def _compile(tree: Any, name: str, mode: str, flags: int = 0) -> CodeType:

@@ -28,6 +28,7 @@ from venvd_worker.session.capture import Capture
 from venvd_worker.session.commands import Commands, Parts
 from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.handles import Handles
+from venvd_worker.session.import_hooks import call_after_import
 from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
@@ -108,6 +109,7 @@ class Session:
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
         builtins.display = self._commands.display  # type: ignore[attr-defined]
+        call_after_import("matplotlib.pyplot", self._commands.show_figures)
         self._interrupts.install()
         self.take_streams()
         _prepare_path(config)
