@@ -5,7 +5,8 @@
     VenvdError
     ├── …                     the tree of the contract
     ├── UserError             user code raised. If it raised a builtin exception, the error is that exception too:
-    │                         `except KeyError` and `hasattr` work as with local objects
+    │                         `except KeyError` and `hasattr` work as with local objects. Some others of the standard
+    │                         library are their builtin base: `except ValueError` catches a JSONDecodeError
     ├── Unavailable
     │   └── Unreachable       nothing answers at the address
     │       └── NoController  no controller answers; the message says how to start one
@@ -15,6 +16,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from typing import Any
 
@@ -77,34 +79,29 @@ class BadReply(Internal):
     """The peer's answer breaks the protocol."""
 
 
-# Builtin exceptions that take any message and have no fields that would stay empty.
+# Exceptions with more than a message to their constructor: an error is their nearest base that takes one.
+_OTHER_BASES: dict[str, type[Exception]] = {
+    "InvalidOperation": ArithmeticError,
+    "JSONDecodeError": ValueError,
+    "SSLError": OSError,
+    "StatisticsError": ValueError,
+    "UnicodeDecodeError": ValueError,
+    "UnicodeEncodeError": ValueError,
+    "UnicodeTranslateError": ValueError,
+    "UnsupportedOperation": OSError,
+    "ZoneInfoNotFoundError": KeyError,
+    "gaierror": OSError,
+    "herror": OSError,
+}
+_NOT_RAISED = frozenset({"StopIteration", "StopAsyncIteration", "ExceptionGroup"})
+"""Names that mean something else where they are raised, or that hold other errors."""
 _BUILTIN: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        BufferError,
-        EOFError,
-        FileExistsError,
-        FileNotFoundError,
-        ImportError,
-        IndexError,
-        KeyError,
-        LookupError,
-        ModuleNotFoundError,
-        NameError,
-        NotImplementedError,
-        OSError,
-        OverflowError,
-        PermissionError,
-        RecursionError,
-        RuntimeError,
-        TimeoutError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-    )
+    **{
+        name: kind
+        for name, kind in vars(builtins).items()
+        if isinstance(kind, type) and issubclass(kind, Exception) and name not in _NOT_RAISED
+    },
+    **_OTHER_BASES,
 }
 
 
@@ -117,8 +114,13 @@ def _make_class(name: str) -> type[UserError] | None:
     def text(self: UserError) -> str:
         return self.message
 
-    members = {"__str__": text, "__module__": __name__, "__doc__": f"User code raised {kind.__name__}."}
+    members = {"__str__": text, "__module__": __name__, "__doc__": f"User code raised {name}.", "__reduce__": _reduce}
     return type("UserError", (UserError, kind), members)
+
+
+def _reduce(error: UserError) -> tuple[Any, ...]:
+    """Return how pickle makes the error again: its class has no name of its own."""
+    return error_from_reply, (error.fields(),)
 
 
 def _as_builtin(error: VenvdError) -> VenvdError:
