@@ -34,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "services/controller": {
         *("venvd_engines", "venvd_http", "venvd_contract"),
-        *("alembic", "annotated_types", "anyio", "fastapi", "prometheus_client", "pydantic", "pydantic_settings"),
-        *("sqlalchemy", "starlette", "yaml"),
+        *("alembic", "annotated_types", "anyio", "fastapi", "httpx2", "prometheus_client", "pydantic"),
+        *("pydantic_settings", "sqlalchemy", "starlette", "yaml"),
     },
 }
 """What each package may import beside the standard library and itself."""

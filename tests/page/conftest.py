@@ -37,13 +37,12 @@ def controller() -> Iterator[Controller]:
 
 @pytest.fixture
 def page(browser: Browser, controller: Controller) -> Iterator[Page]:
-    """A tab that shows the login. At the end no script of the page has failed, and no policy was broken."""
+    """A tab that shows the login. At the end no script of the page has failed."""
     context = browser.new_context(base_url=controller.url, viewport={"width": 1000, "height": 800})
     context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto("/")
     yield page
     context.close()

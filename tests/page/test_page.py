@@ -6,17 +6,11 @@ import re
 import secrets
 
 import pytest
-from harness.browsers import log_in
+from harness.browsers import create_key, log_in
 from harness.controller import Controller, unique
 from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
-
-
-def create_key(controller: Controller, *scopes: str) -> str:
-    """A key with these scopes."""
-    key: str = controller.api("POST", "/v1/keys", {"name": unique("key"), "scope": list(scopes)})["key"]
-    return key
 
 
 def test_a_wrong_token_is_explained(page: Page) -> None:

@@ -27,9 +27,15 @@ _MAX_BODY = 1 << 20
 
 @dataclass
 class Changes:
-    """What a route has changed; None: what the body of the request says."""
+    """What a route has changed.
+
+    Attributes:
+        fields: that it has changed; None: what the body of the request says.
+        is_call: whether it is a call of a backend, which is in the log of the backend and not in the audit log.
+    """
 
     fields: dict[str, Any] | None = None
+    is_call: bool = False
 
 
 class AuditTrail:
@@ -57,6 +63,8 @@ class AuditTrail:
         async def write(status: int) -> None:
             nonlocal answered
             answered = True
+            if changes.is_call and status != _FORBIDDEN:
+                return
             fields = _read_fields(bytes(body)) if changes.fields is None else changes.fields
             await self._write(scope, status, fields)
 

@@ -17,6 +17,7 @@ from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database, open_database
 from venvd_controller.engine_migration import CreateEngine, choose_engine
+from venvd_controller.forwarding import Forwarder
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
@@ -57,6 +58,7 @@ class Controller:
     pruner: Pruner
     logs: LogHub
     runs: VenvRuns
+    forwarder: Forwarder
     registry: CollectorRegistry
 
     def start(self) -> None:
@@ -143,5 +145,5 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
         KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine),
-        VenvRuns(backends, venvs), registry,
+        VenvRuns(backends, venvs), Forwarder(backends), registry,
     )  # fmt: skip

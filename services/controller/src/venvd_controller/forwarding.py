@@ -1,0 +1,192 @@
+"""Passes calls of HTTP backends on to them, for clients that reach the controller only, such as its web page.
+
+A call keeps the token of its caller, so that the backend admits and names it as if it had come directly. The token of
+the controller's home never leaves: its owner calls with the token of the backend, as the SDK does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx2
+from anyio.to_thread import run_sync
+from starlette.responses import Response
+
+from venvd_contract.access import ADMIN
+from venvd_contract.errors import Busy, Forbidden, Unavailable, Unimplemented
+from venvd_controller.backends import Backends
+from venvd_controller.callers import Caller
+from venvd_http.asgi import Receive, Scope, Send
+from venvd_http.auth import read_token
+from venvd_http.clients import wait_for_disconnect
+from venvd_http.connection import TRANSPORT
+
+MOST_OF_ONE = 16
+"""Calls of one caller that are passed on at a time."""
+MOST = 256
+_CONNECT_SECONDS = 5.0
+_CALL_HEADERS = (
+    b"accept",
+    b"content-type",
+    b"x-venvd-call",
+    b"x-venvd-lease",
+    b"x-venvd-session",
+    b"x-venvd-timeout",
+    b"x-venvd-values",
+)
+"""Headers that are passed on; `Origin` and cookies are the controller's business."""
+_ANSWER_HEADERS = frozenset({b"content-type", b"cache-control", b"retry-after", b"x-accel-buffering"})
+_UNAUTHENTICATED = 401
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a call goes.
+
+    Attributes:
+        url: of the backend.
+        token: what the backend gets in place of the caller's; None passes the caller's on.
+        has_token: whether the backend asks for a token at all.
+    """
+
+    url: str
+    token: str | None
+    has_token: bool
+
+
+class Forwarder:
+    """Passes calls on, and counts those that run."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def count(self, caller: Caller) -> Iterator[None]:
+        """Count a call of `caller` until the end of the block.
+
+        Raises:
+            Busy: too many run.
+        """
+        if self._running[caller.name] >= MOST_OF_ONE:
+            raise Busy(f"{MOST_OF_ONE} calls of {caller.title} pass through the controller: wait for one to end")
+        if self._running.total() >= MOST:
+            raise Busy(f"{MOST} calls pass through the controller: wait for one to end, or call the backend directly")
+        self._running[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._running[caller.name] -= 1
+            if not self._running[caller.name]:
+                del self._running[caller.name]
+
+    def find_target(self, caller: Caller, name: str) -> Target:
+        """Find where the calls of a backend go.
+
+        Raises:
+            NotFound: there is no such backend.
+            Unimplemented: it is no HTTP backend.
+            Conflict: it does not run.
+        """
+        row = self._backends.get_row(name)
+        if row.spec["type"] != "http":
+            raise Unimplemented(
+                f'the backend "{name}" is of type {row.spec["type"]}; the controller passes on calls of type http alone'
+            )
+        url = self._backends.get_launch_record(name).probe_url
+        token = self._backends.derive_token(row)
+        return Target(url, token if caller.name == ADMIN else None, token is not None)
+
+
+class ForwardedCall(Response):
+    """Answers a request with what a backend answers.
+
+    Args:
+        forwarder: passes it on.
+        caller: the sender of the request.
+        name: the backend.
+        path: the path there.
+        body: of the request.
+    """
+
+    def __init__(self, forwarder: Forwarder, caller: Caller, name: str, path: str, body: bytes) -> None:
+        super().__init__()
+        self._forwarder = forwarder
+        self._caller = caller
+        self._name = name
+        self._path = path
+        self._body = body
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the call on until it ends or its client leaves; the backend then cancels it.
+
+        Raises:
+            VenvdError: the backend did not answer.
+        """
+        with self._forwarder.count(self._caller):
+            target = await run_sync(self._forwarder.find_target, self._caller, self._name)
+            work = asyncio.ensure_future(self._pass_on(target, scope, send))
+            gone = asyncio.ensure_future(wait_for_disconnect(receive))
+            try:
+                await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    await work
+            finally:
+                for task in (work, gone):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await task
+
+    async def _pass_on(self, target: Target, scope: Scope, send: Send) -> None:
+        headers = [(key, value) for key, value in scope["headers"] if key in _CALL_HEADERS]
+        token = target.token or read_token(scope)
+        if target.has_token:
+            headers.append((b"authorization", f"Bearer {token}".encode("latin-1")))
+        timeout = httpx2.Timeout(None, connect=_CONNECT_SECONDS)
+        try:
+            async with (
+                # a connection for each call: a backend ends the connections of a key that is revoked
+                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=_create_tls_context()) as client,
+                client.stream(scope["method"], target.url + self._path, headers=headers, content=self._body) as answer,
+            ):
+                await self._answer(answer, send)
+        except httpx2.ConnectError as error:
+            raise Unavailable(f'the backend "{self._name}" cannot be reached: {error}') from None
+        except httpx2.TransportError as error:
+            if self._started:
+                _break_off(scope)
+                return
+            raise Unavailable(
+                f'the connection to the backend "{self._name}" broke off: {error or type(error).__name__}'
+            ) from None
+
+    async def _answer(self, answer: httpx2.Response, send: Send) -> None:
+        if answer.status_code == _UNAUTHENTICATED:  # else the client would take its token for a wrong one
+            raise Forbidden(f'the backend "{self._name}" does not accept {self._caller.title}')
+        headers = [(key.lower(), value) for key, value in answer.headers.raw if key.lower() in _ANSWER_HEADERS]
+        self._started = True
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+        async for piece in answer.aiter_raw():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _break_off(scope: Scope) -> None:
+    """End the connection of a request whose answer lacks its end, so that the client sees that it does."""
+    transport = (scope.get("extensions") or {}).get(TRANSPORT)
+    if transport is not None:
+        transport.abort()
+
+
+@functools.cache
+def _create_tls_context() -> ssl.SSLContext:
+    """Create the context of all clients once: reading the certificates takes longer than a call."""
+    return ssl.create_default_context()
