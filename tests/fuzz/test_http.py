@@ -36,7 +36,7 @@ starts = st.sampled_from(
         b"",
         b"CONNECT a:1 HTTP/1.1",
         b"POST http://a/api/eval HTTP/1.1",
-        b"HEAD / HTTP/1.1",
+        b"DELETE / HTTP/1.1",
     ]
 )
 headers = st.sampled_from(
@@ -154,9 +154,10 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     status, text = 200, b""
     try:
         head = Head.of(scope["headers"], "test")
+        Edge().browsers.check(*find(scope["headers"]))
         admit(head)
         text = describe("eval" if scope["path"] == "/api/eval" else scope["path"], head.session, body)
-    except (InvalidRequest, Unauthenticated) as error:
+    except (InvalidRequest, Forbidden, Unauthenticated) as error:
         status, text = error.http_status, b"{}"
     lines = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]
     await send({"type": "http.response.start", "status": status, "headers": lines})
