@@ -16,6 +16,7 @@ To add an attack:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from harness.attacks import Target, shared
@@ -39,6 +40,14 @@ def victim(stacks: SharedStacks, engine: Stack) -> Iterator[Target]:
         yield target
 
 
+@pytest.fixture(scope="module", params=["forked", "new-interpreter"])
+def sessions(request: pytest.FixtureRequest, victim: Target) -> Iterator[tuple[str, str]]:
+    """Attacker and victim: sessions that are forks of the zygote, and such that are interpreters of their own."""
+    env = {} if request.param == "forked" else {"PYTHONUTF8": "1"}
+    with victim.session(env=env) as attacker, victim.session(env=env) as other:
+        yield attacker, other
+
+
 @pytest.fixture(scope="module")
 def neighbour(stacks: SharedStacks, engine: Stack) -> Iterator[Target]:
     """The backend beside it, of another tenant."""
@@ -51,22 +60,18 @@ def stack(stacks: SharedStacks) -> Stack:
     return stacks.stack("local")
 
 
-@pytest.fixture(scope="package")
-def http(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
-    with shared(stacks, stack, "http", "neighbour", **SETTINGS) as target:
-        yield target
+def define_backend(kind: str) -> Any:
+    """Define the fixture of a backend of the local engine, which has the name of its type."""
+
+    @pytest.fixture(scope="package", name=kind)
+    def backend(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
+        with shared(stacks, stack, kind, "neighbour", **SETTINGS) as target:
+            yield target
+
+    return backend
 
 
-@pytest.fixture(scope="package")
-def pipe(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
-    with shared(stacks, stack, "pipe", "neighbour", **SETTINGS) as target:
-        yield target
-
-
-@pytest.fixture(scope="package")
-def rpc(stacks: SharedStacks, stack: Stack) -> Iterator[Target]:
-    with shared(stacks, stack, "rpc", "neighbour", **SETTINGS) as target:
-        yield target
+http, pipe, rpc = map(define_backend, ("http", "pipe", "rpc"))
 
 
 @pytest.fixture(params=["http", "pipe", "rpc"])

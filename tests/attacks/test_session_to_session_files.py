@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +38,10 @@ class Pair:
         assert found == [SECRET, ["secret"]]
 
 
-@pytest.fixture(scope="module", params=["forked", "new-interpreter"])
-def pair(request: pytest.FixtureRequest, victim: Target) -> Iterator[Pair]:
-    """Sessions that are forks of the zygote, and such that are interpreters of their own."""
-    env = {} if request.param == "forked" else {"PYTHONUTF8": "1"}
-    with victim.session(env=env) as attacker, victim.session(env=env) as other:
-        code = f"import os\nopen('secret', 'w').write({SECRET!r})\nos.path.dirname(os.getcwd())"
-        yield Pair(victim, attacker, other, victim.attack(code, other))
+@pytest.fixture(scope="module")
+def pair(victim: Target, sessions: tuple[str, str]) -> Pair:
+    code = f"import os\nopen('secret', 'w').write({SECRET!r})\nos.path.dirname(os.getcwd())"
+    return Pair(victim, *sessions, victim.attack(code, sessions[1]))
 
 
 @pytest.mark.parametrize(

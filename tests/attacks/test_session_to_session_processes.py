@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +49,9 @@ class Pair:
         assert self.target.attack("[os.getpid(), kept]", self.other) == [self.pid, "kept"]
 
 
-@pytest.fixture(scope="module", params=["forked", "new-interpreter"])
-def pair(request: pytest.FixtureRequest, victim: Target) -> Iterator[Pair]:
-    """Sessions that are forks of the zygote, and such that are interpreters of their own."""
-    env = {} if request.param == "forked" else {"PYTHONUTF8": "1"}
-    with victim.session(env=env) as attacker, victim.session(env=env) as other:
-        yield Pair(victim, attacker, other, victim.attack("import os\nkept = 'kept'\nos.getpid()", other))
+@pytest.fixture(scope="module")
+def pair(victim: Target, sessions: tuple[str, str]) -> Pair:
+    return Pair(victim, *sessions, victim.attack("import os\nkept = 'kept'\nos.getpid()", sessions[1]))
 
 
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM", "SIGSEGV", "SIGCONT", "SIGUSR1"])
