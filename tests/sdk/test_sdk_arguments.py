@@ -52,7 +52,7 @@ def add_offset(value: int, *, times: int = 1) -> int:
         *(pathlib.Path("/a/b"), pathlib.PurePosixPath("c"), uuid.UUID(int=7), collections.deque([1, 2], 5)),
         *(Fraction(1, 3), dt.UTC, zoneinfo.ZoneInfo("UTC"), Ellipsis, string),
         *(type(None), enum.IntFlag, uuid.SafeUUID.safe, operator.add),
-        *(np.float32, np.sqrt, np.sum, np.dtype("<f4"), np.datetime64("2024-02-29", "ns")),
+        *(np.float32, np.sqrt, np.sum, np.dtype("<f4"), np.datetime64("2024-02-29", "ns"), np.timedelta64(3, "D")),
         *("\udc80", ["a\ud800b"], {"key": range(3)}, frozenset({range(2)})),
     ],
     ids=repr,

@@ -119,7 +119,9 @@ class ObjectEncoder:
             return self._call("numpy:dtype", value.str if value.names is None else value.descr)
         if isinstance(value, numpy.datetime64 | numpy.timedelta64):
             unit, count = numpy.datetime_data(value.dtype)
-            return self._call(f"numpy:{type(value).__name__}", int(value.view("i8")), f"{count}{unit}")
+            step = [] if unit == "generic" else [f"{count}{unit}"]
+            number = "NaT" if numpy.isnat(value) else int(value.view("i8"))
+            return self._call(f"numpy:{type(value).__name__}", number, *step)
         name = str(getattr(value, "__name__", ""))
         if isinstance(value, numpy.ufunc) and getattr(numpy, name, None) is value:
             return {"$import": f"numpy:{name}"}
@@ -138,7 +140,8 @@ class ObjectEncoder:
             if isinstance(value, pandas.MultiIndex):
                 return {"$call": [{"$import": "pandas:MultiIndex.from_frame"}, [frame], self._names(list(value.names))]}
             series = {"$call": [self._call("operator:methodcaller", "squeeze", "columns"), [frame]]}
-            return {"$call": [{"$import": "pandas:Index"}, [series], {"name": self._encode_value(value.name)}]}
+            index = {"$call": [{"$import": "pandas:Index"}, [series]]}
+            return {"$call": [self._call("operator:methodcaller", "rename", value.name), [index]]}
         if value is pandas.NaT or value is pandas.NA:
             return {"$import": "pandas:NaT" if value is pandas.NaT else "pandas:NA"}
         return self._encode_pandas_time(value, pandas)
