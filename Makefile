@@ -23,9 +23,9 @@ test-long: install ## tests that are long by nature: load, churn, random kills, 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker
 	@scripts/with-engine scripts/test -m docker tests/engines tests/isolation tests/attacks
 
-test-gvisor: install ## the suites with worker hosts under gVisor, which the Docker Engine must have (ARGS="-m 'docker and not long'": fewer)
-	@VENVD_TEST_OCI_RUNTIME=runsc scripts/with-engine scripts/test $(or $(ARGS),-m docker) \
-		tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm
+test-gvisor: install ## the suites with worker hosts under gVisor (runsc), which the engine must have (SUITES=tests/sdk, MARKS="not long")
+	@VENVD_TEST_OCI_RUNTIME=runsc scripts/with-engine scripts/test -m "docker$(if $(MARKS), and ($(MARKS)))" \
+		$(or $(SUITES),tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm)
 
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)

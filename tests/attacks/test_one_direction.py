@@ -23,13 +23,16 @@ def sockets():
 PASS_OUT = (
     SOCKETS
     + """
-import array
+import array, errno
 sent = 0
 passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [os.open(os.devnull, os.O_RDONLY)]))]
 for number in sockets():
     sock = socket.socket(fileno=os.dup(number))
     if sock.type == socket.SOCK_SEQPACKET:
-        sent += bool(sock.sendmsg([b'{"gone":[]}'], passed, socket.MSG_DONTWAIT))
+        try:
+            sent += bool(sock.sendmsg([b'{"gone":[]}'], passed, socket.MSG_DONTWAIT))
+        except OSError as error:  # gVisor's kernel refuses it
+            sent += error.errno == errno.EINVAL
 sent
 """
 )

@@ -19,11 +19,18 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 AF_UNIX, AF_INET, AF_NETLINK, AF_VSOCK = 1, 2, 16, 40
 
 
-def answer(machine: str, number: int, *arguments: int, audit: int | None = None, network: bool = True) -> int:
+def answer(
+    machine: str,
+    number: int,
+    *arguments: int,
+    audit: int | None = None,
+    network: bool = True,
+    guard_first: bool = False,
+) -> int:
     """What the filter makes of a system call, as the kernel runs it."""
     values = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("=iIQ6Q", number, ARCHITECTURES[machine] if audit is None else audit, 0, *values)
-    program = seccomp.make_filter(network=network, machine=machine)
+    program = seccomp.make_filter(network=network, guard_first=guard_first, machine=machine)
     code = [struct.unpack_from("=HBBI", program, offset) for offset in range(0, len(program), 8)]
     at = loaded = 0
     while True:
@@ -65,6 +72,23 @@ def test_calls_are_refused(machine: str) -> None:
         for name in names:
             if machine == "x86_64" or name != "inotify_init":
                 assert answer(machine, number_of(machine, name)) == refusal(error), name
+
+
+@pytest.mark.parametrize("name", ["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open"])
+def test_the_first_process_gets_no_signal(machine: str, name: str) -> None:
+    """Where the kernel does not keep signals from the process 1, the filter does; all others get them."""
+    for target, refused in ((1, True), (-1, True), (2, False), (0, False), (-2, False)):
+        found = answer(machine, number_of(machine, name), target & (2**64 - 1), 9, guard_first=True)
+        assert found == (refusal(errno.EPERM) if refused else ALLOW), target
+        assert answer(machine, number_of(machine, name), target & (2**64 - 1), 9) == ALLOW
+
+
+def test_no_descriptor_sends_signals_for_a_session(machine: str) -> None:
+    """There, no process becomes the one that gets the signals of a descriptor; other uses of it pass."""
+    for name, refused, passes in (("fcntl", (8, 15), (1, 2, 3, 4, 9)), ("ioctl", (0x8901, 0x8902), (0x5401, 0x541B))):
+        number = number_of(machine, name)
+        assert {answer(machine, number, 5, request, guard_first=True) for request in refused} == {refusal(errno.EPERM)}
+        assert {answer(machine, number, 5, request, guard_first=True) for request in passes} == {ALLOW}
 
 
 def test_other_architectures_are_killed(machine: str) -> None:

@@ -43,6 +43,8 @@ _X86_64 = {
     "mq_getsetattr": 245, "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300,
     "socket": 41, "socketpair": 53, "prlimit64": 302, "setpriority": 141, "ioprio_set": 251,
     "sched_setparam": 142, "sched_setscheduler": 144, "sched_setattr": 314,
+    "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "pidfd_open": 434,
+    "fcntl": 72, "ioctl": 16,
 }  # fmt: skip
 _AARCH64 = {
     "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "pidfd_getfd": 438,
@@ -54,6 +56,8 @@ _AARCH64 = {
     "mq_getsetattr": 185, "inotify_init1": 26, "fanotify_init": 262,
     "socket": 198, "socketpair": 199, "prlimit64": 261, "setpriority": 140, "ioprio_set": 30,
     "sched_setparam": 118, "sched_setscheduler": 119, "sched_setattr": 274,
+    "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "pidfd_open": 434,
+    "fcntl": 25, "ioctl": 29,
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": _Architecture(0xC000003E, _X86_64), "aarch64": _Architecture(0xC00000B7, _AARCH64)}
 
@@ -69,6 +73,17 @@ _ABSENT = (
 """inotify names the files that others make in a directory that cannot be listed."""
 _FIRST_IS_OWN = ("sched_setparam", "sched_setscheduler", "sched_setattr")
 """Calls whose first argument is a process ID, of which 0 means the caller."""
+_REACH_FIRST_PROCESS = {
+    **dict.fromkeys(
+        ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open"), (0, (1, 2**32 - 1))
+    ),
+    "fcntl": (1, (8, 15)),
+    "ioctl": (1, (0x8901, 0x8902)),
+}
+"""Calls that can send a signal to the process 1, or to all: which argument, and the values of it that are refused.
+
+Those of `fcntl` (F_SETOWN, F_SETOWN_EX) and `ioctl` (FIOSETOWN, SIOCSPGRP) choose who gets the signals of a descriptor.
+"""
 
 
 def is_known(machine: str = "") -> bool:
@@ -76,11 +91,12 @@ def is_known(machine: str = "") -> bool:
     return (machine or platform.machine()) in _ARCHITECTURES
 
 
-def make_filter(*, network: bool, machine: str = "") -> bytes:
+def make_filter(*, network: bool, guard_first: bool = False, machine: str = "") -> bytes:
     """Make the filter as instructions of the kernel.
 
     Args:
         network: whether sockets of AF_INET, AF_INET6 and AF_NETLINK may be made.
+        guard_first: whether to refuse signals to the process 1, of which Linux keeps them away itself.
         machine: the architecture as `uname` names it; by default this machine's.
     """
     architecture = _ARCHITECTURES[machine or platform.machine()]
@@ -98,6 +114,8 @@ def make_filter(*, network: bool, machine: str = "") -> bytes:
         code += _when(calls[name], _accept_one(0, families, errno.EAFNOSUPPORT))
     for name in _FIRST_IS_OWN:
         code += _when(calls[name], _accept_one(0, [0], errno.EPERM))
+    for name, (index, refused) in _REACH_FIRST_PROCESS.items() if guard_first else ():
+        code += _when(calls[name], _refuse(index, refused, errno.EPERM))
     code += _when(calls["setpriority"], _accept_both((0, 0), (1, 0)))
     code += _when(calls["ioprio_set"], _accept_both((0, 1), (1, 0)))
     code += _when(calls["prlimit64"], _accept_limits())
@@ -143,6 +161,12 @@ def _accept_one(index: int, values: Sequence[int], number: int) -> List[bytes]:
     """Allow the call where the 32 bits of an argument are one of `values`."""
     tests = [_jump(_EQUAL, value, len(values) - position, 0) for position, value in enumerate(values)]
     return [_argument(index), *tests, _return(_ERROR | number), _return(_ALLOW)]
+
+
+def _refuse(index: int, values: Sequence[int], number: int) -> List[bytes]:
+    """Allow the call unless the 32 bits of an argument are one of `values`."""
+    tests = [_jump(_EQUAL, value, len(values) - position, 0) for position, value in enumerate(values)]
+    return [_argument(index), *tests, _return(_ALLOW), _return(_ERROR | number)]
 
 
 def _accept_both(*pairs: Sequence[int]) -> List[bytes]:

@@ -79,7 +79,7 @@ class Walls:
         kernel.forbid_new_privileges()
         kernel.drop_capabilities()
         if self.filtered:
-            seccomp.install(seccomp.make_filter(network=self.network))
+            seccomp.install(seccomp.make_filter(network=self.network, guard_first=kernel.IN_GVISOR))
 
     def close_in(self, root: str) -> None:
         """Leave this process and its children only `root` to write to.
