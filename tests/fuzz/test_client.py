@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from harness.fuzzing import cuts, damaged, fuzz, json_texts, outcome
 from hypothesis import strategies as st
 
@@ -101,6 +102,22 @@ def test_http_bulk_responses(data: bytes) -> None:
     plain = read_response([data] if data else [])
     if isinstance(plain, tuple) and isinstance(first, tuple):
         assert plain[:3] == first
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 2\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0;" + b"x" * MAX_HEAD + b"\r\n\r\n",
+    ],
+    ids=["short-status", "long-status", "two-lengths", "large-head", "long-chunk-line"],
+)
+def test_responses_that_are_none(data: bytes) -> None:
+    """A response that breaks the protocol is refused, in one piece as in several."""
+    assert {read_response(pieces) for pieces in cuts(data)} == {"BadReply"}
 
 
 event_lines = st.sampled_from(
