@@ -160,6 +160,13 @@ class Operations:
         row = self._find_active_row(session, kind, target)
         return _to_resource(row) if row else None
 
+    def find_joinable(self, session: Session, kind: str, target: str) -> OperationInfo | None:
+        """Return the newest queued or running operation of a kind for a target, unless it is being cancelled."""
+        row = self._find_active_row(session, kind, target)
+        with self._runs_lock:
+            run = None if row is None else self._runs.get(row.id)
+        return None if row is None or (run is not None and run.cancelled.is_set()) else _to_resource(row)
+
     def _find_active_row(self, session: Session, kind: str, target: str) -> OperationRow | None:
         query = select(OperationRow).where(
             OperationRow.kind == kind, OperationRow.target == target, OperationRow.state.in_(ACTIVE)

@@ -75,7 +75,7 @@ class Runtimes:
             _get_row(session, version).is_default = True
 
     def _queue_init(self, session: Session, row: RuntimeRow) -> OperationInfo:
-        active = self._operations.find_active(session, KIND, row.version)
+        active = self._operations.find_joinable(session, KIND, row.version)
         if active is not None:
             return active
         operation = self._operations.submit(session, KIND, row.version)

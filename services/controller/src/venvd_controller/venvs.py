@@ -153,7 +153,7 @@ class Venvs:
                 raise InvalidRequest("the venv has a lock of its own, which only another one replaces")
             row = row or _add_row(session, name)
             build_before = _identify_build(row)
-            operation = self._operations.find_active(session, KIND, name)
+            operation = self._operations.find_joinable(session, KIND, name)
             if upgrade and row.image is not None and (operation is None or not _is_upgrade(row)):
                 row.image = {**row.image, _UPGRADE: secrets.token_hex(8)}
             self._write_spec(session, row, spec)
