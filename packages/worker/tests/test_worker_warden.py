@@ -170,6 +170,41 @@ def test_a_signal_ends_everything(new_host: Any, tools: Any, number: int) -> Non
     assert list(host.work.iterdir()) == []
 
 
+def test_a_stop_waits_for_the_server(new_host: Any) -> None:
+    """With `--stop-wait` a call that runs at the stop signal is answered; the warden ends when its server has gone."""
+    host = new_host("--stop-wait", "600")
+    session = host.start()
+    code = "import os, time\nprint('in')\nwhile not os.path.exists('go'): time.sleep(0.01)"
+    session.send("exec", {"code": code}, stream=True)
+    session.shown("in")
+    host.process.send_signal(signal.SIGTERM)
+    assert host.request("stats")["sessions"]
+    (session.files / "go").touch()
+    assert "error" not in session.reply()
+    host.sock.close()
+    assert host.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [("0.2", 1), ("600", 2)])
+def test_a_stop_does_not_wait_forever(new_host: Any, tools: Any, seconds: str, signals: int) -> None:
+    """The wait for the server ends with `--stop-wait`, and with a second signal."""
+    host = new_host("--stop-wait", seconds)
+    session = host.start()
+    host.process.send_signal(signal.SIGTERM)
+    if signals == 2:
+        # a signal that is pending still is one with the next: the warden must have read the first
+        tools.wait_for(lambda: int(_read_status(host.pid)["ShdPnd"], 16) == 0)
+        assert session.eval("1") == 1
+        host.process.send_signal(signal.SIGTERM)
+    assert host.process.wait(30) == 0
+    assert not tools.alive(session.pid)
+
+
+def _read_status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def test_sessions_die_with_their_warden(new_host: Any, tools: Any) -> None:
     """A warden that is killed takes its sessions along."""
     host = new_host()

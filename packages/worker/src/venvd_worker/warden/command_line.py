@@ -33,6 +33,8 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     parser.add_argument("--spares", type=int, default=2, metavar="N", help="forks that wait to become sessions")
     parser.add_argument("--no-zygote", action="store_true", help="start a new interpreter for each session")
     parser.add_argument("--no-network", action="store_true", help="let user code make no network sockets")
+    wait = "how long a stop signal lets a connected server finish its calls; a second signal ends the wait"
+    parser.add_argument("--stop-wait", type=float, default=0.0, metavar="SECONDS", help=wait)
     for name, what in _PLACES.items():
         parser.add_argument(name, action="append", default=[], metavar="PATH", help=what)
     chosen = parser.parse_args(arguments)
@@ -49,6 +51,7 @@ def run_warden(archive: str, arguments: List[str]) -> None:
         version=os.path.splitext(os.path.basename(archive))[0].rpartition("-")[2],
         site=chosen.site and os.path.abspath(chosen.site),
         env=env,
+        stop_wait=chosen.stop_wait,
     )
     zygote = ZygoteSettings(
         work_dir=settings.work_dir,

@@ -20,13 +20,17 @@ from venvd_worker.warden.starter import InterpreterStarter
 
 @dataclass(frozen=True)
 class Settings:
-    """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's."""
+    """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's.
+
+    `stop_wait` is how many seconds the warden goes on after a stop signal while its server is connected.
+    """
 
     channel: str
     work_dir: str
     version: str
     site: Optional[str]
     env: Dict[str, str]
+    stop_wait: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Warden:
         self._memory: Optional[SlotMemory] = None
         self._grace = 2.0
         self._running = True
+        self._stopping = False
         self._handlers: Dict[Type[Any], Callable[[Request], None]] = {
             messages.Hello: self._hello,
             messages.Start: self._start,
@@ -77,7 +78,10 @@ class Warden:
         }
 
     def run(self) -> None:
-        """Serve until the server goes away, or a stop signal comes from the parent or from outside the namespace."""
+        """Serve until the server goes away, or a stop signal comes from the parent or from outside the namespace.
+
+        With `stop_wait`, a first stop signal leaves a connected server that long to go away by itself.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         kernel.adopt_orphans()
         kernel.hide_memory()
@@ -93,8 +97,16 @@ class Warden:
         for number, sender in kernel.read_signals(descriptor):
             # User code can send signals too, to the warden as well.
             if number != signal.SIGCHLD and sender in (0, os.getppid()):
-                self._running = False
+                self._stop()
         self._sessions.reap()
+
+    def _stop(self) -> None:
+        """End now, or once the server is gone: some engines signal both at once, and the server's calls still run."""
+        if self._stopping or self._settings.stop_wait <= 0 or self._server.connection is None:
+            self._running = False
+            return
+        self._stopping = True
+        self._loop.call_later(self._settings.stop_wait, self._stop)
 
     def _shut_down(self) -> None:
         self._fork_pool.close()
