@@ -95,6 +95,20 @@ def test_the_controller_is_not_root(project: ComposeProject) -> None:
     assert project.inspect("controller")["HostConfig"]["ReadonlyRootfs"] is True
 
 
+def test_the_controller_can_use_postgresql(project: ComposeProject) -> None:
+    """The image has the driver: an address where no database answers is the only thing that is wrong."""
+    code = """
+from venvd_controller.database import open_database
+try:
+    open_database("postgresql+psycopg://nobody@127.0.0.1:9/none?connect_timeout=5")
+except Exception as error:
+    print(repr(error))
+"""
+    said = project.run_in_controller("/opt/venv/bin/python", "-c", code)
+    assert "ModuleNotFoundError" not in said
+    assert "refused" in said
+
+
 def test_only_the_controller_has_the_docker_socket(project: ComposeProject, backends: Backends) -> None:
     """No container of a backend mounts it."""
     assert backends

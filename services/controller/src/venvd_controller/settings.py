@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     metrics_token_file: Path | None = None
     """Copy of the metrics token for a scraper that runs as another user."""
     database_url: SecretStr | None = None
-    """SQLAlchemy URL of the database; `postgresql+psycopg://…` needs the extra `venvd-controller[postgresql]`."""
+    """SQLAlchemy URL of the database; `postgresql+psycopg://…` needs the extra `postgresql`, which compose has."""
     source_dir: Path | None = Field(default_factory=default_source_dir)
     """Directory with the sources of the servers, from which their images are built."""
     docker_network: str | None = None
