@@ -26,13 +26,23 @@ backends:
   - {name: web, type: http, port: HTTP}
   - {name: calls, type: rpc, port: RPC}
   - {name: pipe, type: pipe}
+  - {name: open, type: pipe, token: false, server: {socketUids: [65534]}}
 """
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[ComposeProject]:
+def host_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory whose files specifications may name."""
+    directory = tmp_path_factory.mktemp("allowed")
+    for each in (directory, directory.parent):
+        each.chmod(0o755)  # controller and servers have other user IDs
+    return directory
+
+
+@pytest.fixture(scope="module")
+def project(host_dir: Path) -> Iterator[ComposeProject]:
     manifest = MANIFEST.replace("HTTP", str(free_port())).replace("RPC", str(free_port()))
-    with running_project(manifest, {"VENVD_TAG": "test"}) as project:
+    with running_project(manifest, {"VENVD_TAG": "test", "VENVD_HOST_DIRS": str(host_dir)}) as project:
         yield project
 
 
@@ -43,7 +53,7 @@ def backends(project: ComposeProject) -> Backends:
 
     def are_running() -> bool:
         current.update({backend["name"]: backend for backend in project.api("GET", "/v1/backends")["items"]})
-        return len(current) == 3 and all(backend["state"] == "running" for backend in current.values())
+        return len(current) == 4 and all(backend["state"] == "running" for backend in current.values())
 
     wait_until(are_running, lambda: f"not all backends run: {current}", 300)
     return current
@@ -67,6 +77,24 @@ def test_a_program_on_the_host_uses_the_socket(backends: Backends) -> None:
         ["nc", "-N", "-U", path], input=line + "\n", capture_output=True, text=True, timeout=TIMEOUT, check=True
     )
     assert json.loads(answer.stdout) == {"result": {"value": 42}}
+
+
+@pytest.mark.needs("setpriv")
+def test_the_socket_without_a_token_is_for_a_group(backends: Backends) -> None:
+    """A user that the backend names uses its pipe without a token as a member of the group 10000, and only so."""
+    path = backends["open"]["url"].removeprefix("unix://")
+    line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}})
+    code = (
+        "import socket, sys; client = socket.socket(socket.AF_UNIX); client.connect(sys.argv[1]); "
+        "client.sendall(sys.argv[2].encode() + b'\\n'); print(client.makefile().readline())"
+    )
+    outcomes = {}
+    for group in ("10000", "65534"):
+        become = ["setpriv", "--reuid=65534", f"--regid={group}", "--clear-groups"]
+        command = [*become, "/usr/bin/python3", "-I", "-c", code, path, line]
+        outcomes[group] = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert json.loads(outcomes["10000"].stdout) == {"result": {"value": 42}}
+    assert "PermissionError" in outcomes["65534"].stderr
 
 
 def test_another_container_uses_the_socket(project: ComposeProject, backends: Backends) -> None:
@@ -111,12 +139,47 @@ except Exception as error:
 
 def test_only_the_controller_has_the_docker_socket(project: ComposeProject, backends: Backends) -> None:
     """No container of a backend mounts it."""
-    assert backends
     containers = list_containers(project.read_home_id())
-    assert len(containers) == 6
+    assert len(containers) == 2 * len(backends)
     text = subprocess.run(["docker", "inspect", *containers], capture_output=True, text=True, check=True).stdout
     assert "docker.sock" not in text
     assert "docker.sock" in json.dumps(project.inspect("controller")["Mounts"])
+
+
+@pytest.mark.needs("openssl")
+def test_files_of_the_host(project: ComposeProject, backends: Backends, host_dir: Path) -> None:
+    """A backend has files of the host from VENVD_HOST_DIRS; the error of a start names one that is gone."""
+    assert backends
+    certificate, key = host_dir / "tls.crt", host_dir / "tls.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    key.chmod(0o644)
+    spec = {
+        "type": "rpc",
+        "venv": "default",
+        "name": "tls",
+        "server": {"tlsCert": str(certificate), "tlsKey": str(key)},
+    }
+    refused = project.api("POST", "/v1/backends", {**spec, "server": {"tlsCert": "/etc/hosts", "tlsKey": str(key)}})
+    assert (refused["code"], "VENVD_HOST_DIRS" in refused["detail"]) == ("forbidden", True)
+    assert project.api("POST", "/v1/backends", spec)["backend"]["name"] == "tls"
+
+    def read() -> dict[str, Any]:
+        backend: dict[str, Any] = project.api("GET", "/v1/backends/tls")
+        return backend if backend["state"] in {"running", "failed"} else {}
+
+    assert wait_until(read, "the backend is still starting")["state"] == "running"
+    certificate.unlink()
+    restart = project.api("POST", "/v1/backends/tls/restart")["operation"]
+
+    def ended() -> dict[str, Any]:
+        operation: dict[str, Any] = project.api("GET", f"/v1/operations/{restart['id']}")
+        return operation if operation["state"] in {"succeeded", "failed"} else {}
+
+    operation = wait_until(ended, "the restart goes on")
+    assert operation["state"] == "failed"
+    assert f"{certificate} does not exist" in operation["error"]["detail"]
+    project.api("DELETE", "/v1/backends/tls")
 
 
 def test_backends_outlive_the_controllers_container(project: ComposeProject, backends: Backends) -> None:

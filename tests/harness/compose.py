@@ -57,7 +57,8 @@ class ComposeProject:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            return json.loads(connection.getresponse().read())
+            answer = connection.getresponse().read()
+            return json.loads(answer) if answer else None
 
     def inspect(self, service: str) -> dict[str, Any]:
         """Return what the engine knows of a service's container."""
