@@ -68,7 +68,14 @@ class Place:
 
     def fill(self, path: str) -> tuple[str, dict[str, str]]:
         """Return a path with names for its parameters, and what the braces in the scopes of its route stand for."""
-        names = {"name": "app", "venv": "app", "version": "3.13", "provider": "x", "key": self.operation}
+        names = {
+            "name": "app",
+            "venv": "app",
+            "version": "3.13",
+            "provider": "x",
+            "key": self.operation,
+            "session": "s",
+        }
         if path.startswith("/v1/backends"):
             names["name"] = "app-http"
         if path.startswith("/v1/providers"):
