@@ -115,6 +115,15 @@ def test_an_expired_key_ends(controller: Controller, backends: dict[str, Any]) -
         )
 
 
+def read_log_line(text: str) -> dict[str, Any]:
+    """Return the fields of a line of a server's log."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise AssertionError(f"this line of a server's log is no JSON: {text!r}") from None
+    return fields
+
+
 @pytest.mark.parametrize("kind", TRANSPORTS)
 def test_the_audit_log_tells_of_backends(controller: Controller, backends: dict[str, Any], kind: str) -> None:
     """Sessions, refused tokens and the end of a key are in the audit log; the backend's own log names the key.
@@ -154,7 +163,7 @@ def test_the_audit_log_tells_of_backends(controller: Controller, backends: dict[
 
     wait_until(is_there, lambda: f"the log has not all of {expected}")
     logs = controller.api("GET", f"/v1/backends/{name}/logs")["items"]
-    lines = [json.loads(line["text"]) for line in logs if line["source"] == "server"]
+    lines = [read_log_line(line["text"]) for line in logs if line["source"] == "server"]
     called = [line for line in lines if line["logger"] == "venvd.call" and line.get("session") == session]
     assert [(line["command"], line["key"], line["errorType"]) for line in called] == [
         ("eval", key, "ZeroDivisionError")

@@ -123,8 +123,15 @@ def test_execute_streams_to_the_output(server: Server) -> None:
 def test_the_deadline_is_the_calls(server: Server) -> None:
     """A call past its deadline is interrupted, its client is told what became of the state, and the state is there."""
     evaluate(server, "stays = 7")
-    code, info, _ = failed(evaluate, server, SLEEP, timeout=1.0)
-    assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "timeout")
+    for timeout in (1.0, 4.0, 16.0, 64.0):  # on a busy machine gRPC itself may end the call before the answer is there
+        with pytest.raises(grpc.RpcError) as caught:
+            evaluate(server, SLEEP, timeout=timeout)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        if rpc_status.from_call(caught.value) is not None:
+            break
+    info = ErrorInfo()
+    rpc_status.from_call(caught.value).details[0].Unpack(info)
+    assert info.reason == "timeout"
     assert info.metadata["stateLost"] == "false"
     assert evaluate(server, "stays").value_json == "7"
 

@@ -42,13 +42,15 @@ CHUNK_BYTES = 1 << 16
 _INTERNAL = [
     ipaddress.ip_network(text)
     for text in (
-        *("100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "224.0.0.0/4"),
-        *("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16"),
-        *("5f00::/16", "fec0::/10", "ff00::/8"),
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4"),
+        *("240.0.0.0/4", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/32"),
+        *("2002::/16", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
     )
 ]
-"""Addresses beside those that the registries reserve: shared, of relays and multicast, of the platform of Azure, and
-IPv6 ones that stand for an IPv4 one."""
+"""Private, link-local, loopback, shared, multicast and reserved addresses, that of Azure's platform, and IPv6 ones that
+stand for an IPv4 one. Addresses for documentation are not here: some sites give them to their package index.
+"""
 _HOP = {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding"}
 _HOP |= {"upgrade", "accept-encoding", "host", "authorization"}
 
@@ -57,8 +59,9 @@ def is_internal(address: str) -> bool:
     """Return whether an address is not one of the internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
-    listed = any(ip.version == network.version and ip in network for network in _INTERNAL)
-    return listed or not ip.is_global or (mapped is not None and is_internal(str(mapped)))
+    return any(ip.version == network.version and ip in network for network in _INTERNAL) or (
+        mapped is not None and is_internal(str(mapped))
+    )
 
 
 class Refused(Exception):

@@ -27,7 +27,7 @@ import requests.utils
 import uv
 from docker.types import Mount
 
-from venvd_contract.errors import Internal, InvalidRequest, VenvdError
+from venvd_contract.errors import Internal, InvalidRequest, Unavailable, VenvdError
 from venvd_contract.resources import Package
 from venvd_engines import egress, locking
 from venvd_engines.docker import cancellable, labels
@@ -173,8 +173,10 @@ class BuildContainer:
         source = files("venvd_engines.docker").joinpath("post_install.py").read_text()
         workers = max(1, round(self._client.settings.build_cpus))
         command = ["python3", "-I", "-S", "-B", "-c", source, prefix, str(workers)]
-        stdout = must(self.run(command, quiet=True), "finish the environment")
-        return [Package(name, version) for name, version in json.loads(stdout.splitlines()[-1])]
+        lines = must(self.run(command, quiet=True), "finish the environment").splitlines()
+        if not lines:
+            raise Unavailable("the engine lost the output of a command in the build container: try again")
+        return [Package(name, version) for name, version in json.loads(lines[-1])]
 
     def commit(self, config: Mapping[str, Any], name: str | None = None) -> str:
         """The ID of an image of what the container holds.
