@@ -128,7 +128,7 @@ def test_the_controller_can_use_postgresql(project: ComposeProject) -> None:
     code = """
 from venvd_controller.database import open_database
 try:
-    open_database("postgresql+psycopg://nobody@127.0.0.1:9/none?connect_timeout=5")
+    open_database("postgresql+psycopg://someone@127.0.0.1:9/none?connect_timeout=5")
 except Exception as error:
     print(repr(error))
 """
