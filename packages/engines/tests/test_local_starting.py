@@ -117,7 +117,10 @@ def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
 
 @pytest.mark.slow
 def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that is taken between the look and the server's listening is given up for the next one."""
+    """A port that is taken between the look and the server's listening is given up for the next one.
+
+    The log of the backend does not have the output of the attempt that lost its port.
+    """
     wanted = launch.ports[0].wanted
     spawn = starter._spawn
     with socket.socket() as thief:
@@ -133,6 +136,7 @@ def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeyp
     assert record.ports["main"] > wanted
     assert site.ask(record.url)
     assert site.launches.inspect(launch.id).running
+    assert not [line for line in site.launches.logs(launch.id, None, follow=False) if "in use" in line.text]
 
 
 def test_a_lost_race_for_an_exact_port_is_a_conflict(

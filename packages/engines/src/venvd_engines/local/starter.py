@@ -65,6 +65,8 @@ class Starter:
                 return self._attempt(launch, directory, archive, progress, taken)
             except _PortLost as lost:
                 progress.log(str(lost))
+                for name in PARTS:  # the backend's log tells of the attempt that succeeds
+                    (directory / f"{name}.log").unlink(missing_ok=True)
         raise Conflict(f"other programs took each port as soon as it was chosen: {sorted(taken)}")
 
     def _attempt(self, launch: Launch, directory: Path, archive: Path, progress: Progress, taken: set[int]) -> State:
