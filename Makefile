@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine test-gvisor fuzz lint bench format up down base-images lock proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor fuzz lint bench format up down base-images images push lock proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ down: ## docker compose down, including the backends; the state stays in its vol
 
 base-images: ## base images from Debian's packages, for sites without an image registry
 	@deploy/base-images/make
+
+images: install ## the images of controller and servers, for a cluster
+	@scripts/with-engine $(PYTHON_BIN) scripts/images
+
+push: install ## push them to a registry, and write their digests to a file (REGISTRY=registry.example.com/venvd, PYTHONS="3.12 3.13")
+	@scripts/with-engine $(PYTHON_BIN) scripts/images push $(foreach version,$(PYTHONS),--python $(version)) "$(REGISTRY)"
 
 lock: install ## resolve the stale requirements locks
 	@$(PYTHON_BIN) scripts/lock
