@@ -28,9 +28,9 @@ def test_only_ping_is_open() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    """Absent and null are the same, unknown fields are dropped, and defaults are never shared."""
+    """Absent and null are the same, and defaults are never shared."""
     full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}, "asHandle": None}
-    assert checked("call", {"handleId": "h", "methodName": "m", "args": None, "surprise": 1}) == full
+    assert checked("call", {"handleId": "h", "methodName": "m", "args": None}) == full
     one, other = checked("eval", {}), checked("eval", None)
     assert one == other == {"expression": None, "code": None, "locals": {}, "asHandle": None}
     assert one["locals"] is not other["locals"]
@@ -50,12 +50,22 @@ def test_defaults_are_filled_in() -> None:
         ("dispose", {"handleIds": ["a", 1]}, "an array of strings"),
         ("session.create", {"env": {"A": 1}}, "an object of strings"),
         ("session.create", {"idleTimeout": "1"}, "a number"),
+        ("session.create", {"idletimeout": 1}, 'the field "idletimeout" is unknown; is "idleTimeout" meant?'),
+        ("eval", {"expresion": "1"}, 'eval: the field "expresion" is unknown; is "expression" meant?'),
+        ("session.list", {"x": 1}, 'the field "x" is unknown; known are none'),
+        ("ping", {"x" * 1000: 1}, f'the field "{"x" * 80}" is unknown'),
     ],
 )
 def test_the_fault_is_named(command: str, payload: Any, says: str) -> None:
     """A wrong request is refused with the field and what it takes."""
     with pytest.raises(InvalidRequest, match=says):
         checked(command, payload)
+
+
+def test_fields_of_older_clients_pass() -> None:
+    """What clients of an older .NET host send beside the fields of a command is dropped."""
+    older = {"handleId": "h", "typeName": "list", "isValid": True, "returnType": "Int32"}
+    assert checked("dispose", older) == {"handleId": "h", "handleIds": None}
 
 
 def test_whole_numbers_are_numbers() -> None:

@@ -39,7 +39,7 @@ def test_a_program_with_bad_settings_says_which() -> None:
     )
     assert ended.returncode == 2
     assert "VENVD_QUEUE_LIMIT: " in ended.stderr
-    assert 'VENVD_SESSION_LIMITS: "memory" is no limit' in ended.stderr
+    assert 'VENVD_SESSION_LIMITS: the limit "memory" is unknown' in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

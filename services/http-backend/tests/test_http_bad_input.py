@@ -109,6 +109,46 @@ def test_bad_headers(server: Any, header: str, value: str, says: str) -> None:
     assert says in answer.problem["detail"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "header", "says"),
+    [
+        ({"sesion": "x"}, None, 'eval: the field "sesion" is unknown'),
+        ({"local": {}}, None, 'is "locals" meant?'),
+        ({"timeout": "1"}, None, '"timeout" takes a number of seconds'),
+        ({"session": ["x"]}, None, '"session" takes a string'),
+        ({"values": "fancy"}, None, 'values takes "plain" or "tagged"'),
+        ({"session": "a"}, ("X_Venvd_Session", "b"), "the body says session 'a', and the header X-Venvd-Session 'b'"),
+        ({}, ("X_Venvd_Sesion", "b"), 'the header "x-venvd-sesion" is unknown; is "x-venvd-session" meant?'),
+    ],
+)
+def test_unknown_fields(server: Any, fields: dict[str, Any], header: tuple[str, str] | None, says: str) -> None:
+    """A field or header that the server does not know, or cannot follow, is refused with the nearest one."""
+    headers = {} if header is None else {header[0]: header[1]}
+    for size in (1, 40_000):  # on the fast path and beside it
+        problem = server.ask("POST", "/api/eval", {"expression": "1", **fields, "code": " " * size}, **headers).problem
+        assert (problem["code"], says in problem["detail"]) == ("invalid_request", True), problem
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "says"),
+    [
+        ("GET", "/v1/calls/none?wayt=1", None, 'call.get: the field of the query "wayt" is unknown; is "wait" meant?'),
+        ("GET", "/v1/handles?session=x", None, 'the field of the query "session" is unknown'),
+        ("POST", "/api/eval?session=x", {"expression": "1"}, 'eval: the field of the query "session" is unknown'),
+        ("GET", "/api/array?handleId=x&fromat=arrow", None, 'is "format" meant?'),
+        ("POST", "/v1/sessions", {"nme": "x"}, 'session.create: the field "nme" is unknown; is "name" meant?'),
+        ("POST", "/v1/sessions", {"limits": {"memory": 1}}, 'the limit "memory" is unknown; is "memoryBytes" meant?'),
+        ("POST", "/v1/sessions/default/interrupt", {"force": True}, 'session.interrupt: the field "force" is unknown'),
+        ("POST", "/v1/sessions/default/interrupt", [], "must be a JSON object"),
+        ("POST", "/v1/calls", {"comand": "eval"}, 'call.start: the field "comand" is unknown; is "command" meant?'),
+    ],
+)
+def test_unknown_fields_elsewhere(server: Any, method: str, target: str, body: Any, says: str) -> None:
+    """Queries, and commands that the server answers itself, know their fields too."""
+    problem = server.ask(method, target, body).problem
+    assert (problem["code"], says in problem["detail"]) == ("invalid_request", True), problem
+
+
 @pytest.mark.parametrize("path", ["/", "/api", "/api/evil", "/api/eval/", "/v2/sessions", "/docs/x", "/%ff", "/a%00b"])
 def test_unknown_paths(server: Any, path: str) -> None:
     """A path that is nothing is 404 with problem details."""

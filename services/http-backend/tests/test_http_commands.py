@@ -39,6 +39,21 @@ def test_eval_takes_either_name(server: Any) -> None:
     assert server.post("/api/eval", {"code": "b = 4\nb + 1"}).json == {"value": 5}
 
 
+def test_a_body_has_the_options_of_headers(server: Any) -> None:
+    """`session`, `timeout` and `values` of the body count as those of the headers, and null as absent."""
+    session = server.post("/v1/sessions", {"name": "of-the-body"}).json["id"]
+    assert server.post("/api/eval", {"expression": "x = 5\nx", "session": session}).json == {"value": 5}
+    both = {"expression": "x", "session": session, "timeout": None, "values": None}
+    assert server.ask("POST", "/api/eval", both, X_Venvd_Session=session).json == {"value": 5}
+    assert server.post("/api/eval", {"expression": "x"}).problem["errorType"] == "NameError"
+    assert server.post("/api/eval", {"expression": "(1,)", "values": "tagged"}).json == {"value": {"$tuple": [1]}}
+    endless = {"code": "while True: pass", "timeout": 0.2, "session": session}
+    assert server.post("/api/exec", endless).problem["code"] == "timeout"
+    named = {"expression": "session + values", "locals": {"session": 1, "values": 2}}
+    assert server.post("/api/eval", named).json == {"value": 3}
+    assert server.ask("DELETE", f"/v1/sessions/{session}").status == 200
+
+
 def test_exec_returns_its_output(server: Any) -> None:
     """Output, result and the code's own error come back with status 200."""
     output = server.post("/api/exec", {"code": "print('out')\n1 + 1"}).json
@@ -129,7 +144,8 @@ def test_the_schema_has_real_models(server: Any) -> None:
         if method == "POST" and "{id}" not in path:
             body = declared["requestBody"]["content"]["application/json"]["schema"]
             model = models[body["$ref"].rpartition("/")[2]]
-            assert model["properties"].keys() == command.request.__dataclass_fields__.keys()
+            options = {"session", "timeout", "values"} if command.served_by == "session" else set()
+            assert model["properties"].keys() == command.request.__dataclass_fields__.keys() | options
         problem = declared["responses"]["default"]["content"]["application/problem+json"]["schema"]
         assert problem["$ref"].endswith("Problem")
 

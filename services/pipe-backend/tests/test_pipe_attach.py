@@ -55,6 +55,15 @@ def test_ids_are_repeated(server: Server, session: str) -> None:
     assert "longer" in direct("eval", {"expression": "1"}, id="x" * 300)["error"]
 
 
+def test_unknown_fields(server: Server, session: str) -> None:
+    """A session refuses fields that it does not know, of the line and of the payload, and names the nearest one."""
+    direct = attach(server, session)
+    refused = direct("eval", {"expression": "1"}, timeuot=1)
+    assert (refused["code"], 'is "timeout" meant?' in refused["error"]) == ("invalid_request", True)
+    assert 'is "expression" meant?' in direct("eval", {"expresion": "1"})["error"]
+    assert "known are" in direct("eval", {"expression": "1"}, x=1)["error"]
+
+
 @pytest.mark.slow
 def test_requests_sent_behind_the_first_line(server: Server, session: str) -> None:
     """Nothing is lost that was sent before the connection was direct, however much of it."""

@@ -6,7 +6,7 @@ import pytest
 
 from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_pipe_backend.compat import BYTE_ORDER_MARK
-from venvd_pipe_backend.messages import MalformedError, Message, Reader
+from venvd_pipe_backend.messages import MalformedError, Message, Reader, parse
 
 
 def reader(data: bytes = b"", max_line: int = 1000, max_attachment_bytes: int = 100) -> Reader:
@@ -67,10 +67,14 @@ def test_several_lines_at_once() -> None:
     assert commands == ["a", "b"]
 
 
-def test_only_fields_of_the_contract_are_read() -> None:
+@pytest.mark.parametrize("name", ["tag", "name", "size", "behind", "on_event", "sesion", "a\\nb`"])
+def test_only_fields_of_the_contract_are_read(name: str) -> None:
     """What a request carries beside its line cannot be set by the line, whatever it is called inside the server."""
-    message = one(b'{"command":"x","tag":1,"name":"y","size":"z","behind":9,"parts":5,"on_event":1,"told":1}')
-    assert (bytes(message.tag), message.name, message.attachments) == (b"", None, None)
+    with pytest.raises(MalformedError) as raised:
+        parse(b'{"id":7,"command":"x","%b":1}' % name.encode())
+    assert raised.value.id == b"7"
+    assert "is unknown" in raised.value.error.message
+    assert ('is "session" meant?' in raised.value.error.message) == (name == "sesion")
 
 
 def test_null_is_absent() -> None:

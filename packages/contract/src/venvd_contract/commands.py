@@ -19,6 +19,7 @@ from venvd_contract.files import (
     FileListRequest,
     FilePutRequest,
 )
+from venvd_contract.suggestions import check_names
 
 # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -356,6 +357,8 @@ ARRAY_RELEASE = Command("array.release", "", ("", ""), ArrayReleaseRequest, Succ
 
 BY_NAME: Dict[str, Command] = {command.name: command for command in COMMANDS}
 
+SESSION_COMMANDS: FrozenSet[str] = frozenset(command.name for command in COMMANDS if command.served_by == "session")
+
 ATTACH = "session.attach"
 """The first line of a pipe connection that becomes direct: takes an `AttachRequest` and returns a `SessionInfo`.
 
@@ -435,6 +438,9 @@ def _shape(specs: Tuple[_Field, ...]) -> _Shape:
 
 _SHAPES: Dict[str, _Shape] = {command: _shape(specs) for command, specs in _CHECKS.items()}
 
+_OLDER_FIELDS = frozenset({"returnType", "typeName", "isValid"})
+"""What clients of an older .NET host send beside the declared fields; it is dropped."""
+
 
 def checked(command: str, payload: Any) -> Dict[str, Any]:
     """Check a payload, and return it with every declared field: absent and null become the default.
@@ -442,7 +448,8 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
     The caller must not change the values, because defaults are shared.
 
     Raises:
-        InvalidRequest: the payload is no object, or a field is missing or has the wrong type. The message names it.
+        InvalidRequest: the payload is no object, or a field is unknown, missing or of the wrong type. The message names
+            it.
     """
     if type(payload) is dict:
         types, required, defaults = _SHAPES[command]
@@ -452,11 +459,13 @@ def checked(command: str, payload: Any) -> Dict[str, Any]:
         else:
             if not required or required <= payload.keys():
                 return {**defaults, **payload}
+        known = [spec.name for spec in _CHECKS[command]]
+        check_names((name for name in payload if name not in _OLDER_FIELDS), known, "{}: the field".format(command))
     return check_fields(command, _CHECKS[command], {} if payload is None else payload)
 
 
 def check_fields(command: str, declared: Tuple[_Field, ...], payload: Any) -> Dict[str, Any]:
-    """Do the same for any declared fields. Error messages begin with `command`."""
+    """Do the same for any declared fields, and drop unknown ones. Error messages begin with `command`."""
     if type(payload) is not dict:
         raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
     values = {}

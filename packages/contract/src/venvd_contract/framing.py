@@ -18,6 +18,10 @@ MAX_ATTACHMENTS = 64
 """Number of attachments of one line."""
 MAX_ATTACHMENT_BYTES = 1 << 30
 """Most bytes of all attachments of one line together."""
+REQUEST_FIELDS = (
+    "id", "command", "payload", "session", "timeout", "values", "stream", "call", "lease", "token", "attachments",
+)  # fmt: skip
+"""The fields of a request line."""
 
 
 class Buffer:

@@ -23,7 +23,7 @@ import msgspec
 
 from venvd_contract import commands
 from venvd_contract.background import CallStarted
-from venvd_contract.commands import BY_NAME
+from venvd_contract.commands import SESSION_COMMANDS
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, NotFound, VenvdError
 from venvd_core import wire
 from venvd_core.calls import Call, Reply, Request
@@ -37,8 +37,6 @@ _ID_BYTES = 16
 _REMEMBERED = 4096
 _NULL = b"null"
 _DROPPED = "its result was dropped to make room for those of later calls"
-_WITH_BYTES = frozenset({"array.get", "array.put"})
-_COMMANDS = frozenset(each.name for each in BY_NAME.values() if each.served_by == "session") - _WITH_BYTES
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -234,8 +232,8 @@ def _parse_start(request: Request) -> Request:
     payload = bytes(raw.pop("payload", _NULL))
     fields = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
     command = fields["command"]
-    if command not in _COMMANDS:
-        known = ", ".join(sorted(_COMMANDS))
+    if command not in SESSION_COMMANDS:
+        known = ", ".join(sorted(SESSION_COMMANDS))
         raise InvalidRequest(f'call.start: there is no command "{command[:40]}" that can be left; known are {known}')
     if request.attachments:
         raise InvalidRequest("call.start takes no attachments")

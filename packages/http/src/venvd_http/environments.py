@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenticated, from_fields
+from venvd_contract.suggestions import check_names
 from venvd_http import compat
 from venvd_http.controller import ControllerClient
 
@@ -20,6 +21,13 @@ _CALLER_IS_UNKNOWN = (
     "the controller (`venvd key create`)"
 )
 _OPTIONS = ("wait", "replace")
+_FIELDS = {
+    "venv.list": ("limit", "after"),
+    "venv.status": ("name",),
+    "venv.delete": ("name",),
+    "venv.run": ("name", "code", "timeout"),
+}
+"""The fields of the commands whose fields are no venv's, which the controller checks."""
 
 
 class Environments:
@@ -44,6 +52,9 @@ class Environments:
             raise Unauthenticated(_CALLER_IS_UNKNOWN)
         if not isinstance(payload, dict):
             raise InvalidRequest("the request must be a JSON object")
+        known = _FIELDS.get(command)
+        if known is not None:
+            check_names(payload, known, f"{command}: the field")
         if command == "venv.list":
             query = {"limit": payload.get("limit"), "after": payload.get("after")}
             return await self._controller.request("GET", ("venvs",), token, query=query)

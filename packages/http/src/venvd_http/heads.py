@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.suggestions import check_names
 from venvd_http.auth import Caller, bearer_token
 
 
@@ -17,7 +20,7 @@ class Head:
     token: str | None = None
     session: str | None = None
     timeout: float | None = None
-    values: str = "plain"
+    values: str | None = None
     call: str | None = None
     lease: float | None = None
     length: int = 0
@@ -48,7 +51,38 @@ class Head:
             field = _FIELDS.get(name)
             if field is not None:
                 setattr(head, field[0], field[1](value))
+            elif name.startswith(_PREFIX):
+                check_names([str(name, "latin-1")], _OPTION_NAMES, "the header")
         return head
+
+    def merge(self, body: bytes) -> tuple[Head, bytes]:
+        """Take session, timeout and values out of a body that has them; return the head with them, and the rest.
+
+        Raises:
+            InvalidRequest: a value is of the wrong type, or a header says something else.
+        """
+        if b'"session"' not in body and b'"timeout"' not in body and b'"values"' not in body:
+            return self, body
+        try:
+            fields = _object(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self, body  # core says what is wrong with it
+        given = {name: _read_option(name, fields.pop(name)) for name in _BODY_OPTIONS if name in fields}
+        for name, value in given.items():
+            own = getattr(self, name)
+            if value is None:
+                given[name] = own
+            elif own not in {None, value}:
+                raise InvalidRequest(f"the body says {name} {value!r}, and the header X-Venvd-{name.title()} {own!r}")
+        return replace(self, **given), msgspec.json.encode(fields)
+
+
+def _read_option(name: str, given: msgspec.Raw) -> Any:
+    kind, says = _BODY_OPTIONS[name]
+    try:
+        return msgspec.json.decode(given, type=kind)
+    except msgspec.MsgspecError:
+        raise InvalidRequest(f'the field "{name}" takes {says}') from None
 
 
 def _text(value: bytes) -> str | None:
@@ -92,6 +126,16 @@ _FIELDS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     b"host": ("host", bytes),
 }
 """The field of each header, and how its value is read."""
+_PREFIX = b"x-venvd-"
+_OPTION_NAMES = [name.decode() for name in _FIELDS if name.startswith(_PREFIX)]
+
+_BODY_OPTIONS: dict[str, tuple[Any, str]] = {
+    "session": (str | None, "a string"),
+    "timeout": (float | None, "a number of seconds"),
+    "values": (str | None, '"plain" or "tagged"'),
+}
+"""What a body may say in place of a header, and what it takes."""
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class HeadCache:

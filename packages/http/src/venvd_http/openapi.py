@@ -58,6 +58,22 @@ def summarize(document: Document) -> None:
         operation["summary"] = operation["description"] if summary is None else summary[1].replace("\n", " ")
 
 
+def close_bodies(document: Document) -> None:
+    """Write into a document that the objects of request bodies have no other fields."""
+    for operation in list_operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            _close(content["schema"], document["components"]["schemas"])
+
+
+def _close(part: Document, models: Mapping[str, Document]) -> None:
+    for each in (part, *part.get("anyOf", ())):
+        model = models.get(each.get("$ref", "").removeprefix(_REFERENCE))
+        if model is not None:
+            model["additionalProperties"] = False
+            for field in model["properties"].values():
+                _close(field, models)
+
+
 def list_operations(document: Document) -> Iterator[Document]:
     """Yield the operations of a document."""
     for path in document["paths"].values():

@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 
 from venvd_contract import access as access_resources
 from venvd_contract import resources
-from venvd_controller import __version__, auth, examples, problems, requests
+from venvd_controller import __version__, auth, examples, problems
 from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
 from venvd_controller.routes import access, audit, backends, calls, keys, operations, runtimes, venvs
@@ -103,7 +103,7 @@ def describe_api() -> openapi.Document:
     document = openapi.complete(app.openapi(), (access_resources, resources, *_ROUTES), examples.MODELS)
     openapi.summarize(document)
     access.show_scopes(document)
-    requests.close_bodies(document)
+    openapi.close_bodies(document)
     return document
 
 

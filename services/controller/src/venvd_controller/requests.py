@@ -8,8 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler
 
-from venvd_contract.errors import InvalidRequest
-from venvd_contract.suggestions import suggest
+from venvd_contract.suggestions import check_names
 
 
 def drop_nulls(value: Any) -> Any:
@@ -56,26 +55,7 @@ def _check_known(kind: Any, value: Any, place: str) -> None:
     kind = next(filter(is_dataclass, (kind, *get_args(kind))), None)
     if kind is None or not isinstance(value, dict):
         return
-    known = [each.name for each in fields(kind)]
+    check_names(value, [each.name for each in fields(kind)], place=place)
     hints = get_type_hints(kind)
     for name, inner in value.items():
-        if name not in known:
-            raise InvalidRequest(f'the field "{place}{name[:80]}" is unknown; {suggest(name, known)}')
         _check_known(hints[name], inner, f"{place}{name}.")
-
-
-def close_bodies(schema: dict[str, Any]) -> None:
-    """Write into an OpenAPI schema that the objects of request bodies have no other fields."""
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                _close(content["schema"], schema["components"]["schemas"])
-
-
-def _close(part: dict[str, Any], schemas: dict[str, Any]) -> None:
-    for each in (part, *part.get("anyOf", ())):
-        model = schemas.get(each.get("$ref", "").rpartition("/")[2])
-        if model is not None:
-            model["additionalProperties"] = False
-            for field in model["properties"].values():
-                _close(field, schemas)

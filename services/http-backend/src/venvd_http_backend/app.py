@@ -18,8 +18,7 @@ from venvd_http.clients import ClientGone
 from venvd_http.connection import HEAD, TRANSPORT, accept
 from venvd_http.heads import Head
 from venvd_http.problems import refuse, unknown_path, wrong_method
-from venvd_http_backend import query
-from venvd_http_backend.arrays import Arrays
+from venvd_http_backend import arrays, query
 from venvd_http_backend.commands import Commands
 from venvd_http_backend.events import serve_events
 from venvd_http_backend.files import Files
@@ -50,10 +49,10 @@ class App:
         self._docs = docs.Docs(_TITLE, _create_schema)
         self._open: dict[str, ASGIApp] = dict.fromkeys(docs.PATHS, self._docs) if open_docs else {}
         self._open |= dict.fromkeys(probes.PATHS, probes.create_app(backend, guard))
-        arrays, files = Arrays(commands), Files(commands)
+        array_bodies, files = arrays.Arrays(commands), Files(commands)
         self._streams = {
-            "array.get": arrays.serve_get,
-            "array.put": arrays.serve_put,
+            "array.get": array_bodies.serve_get,
+            "array.put": array_bodies.serve_put,
             "file.get": files.serve_get,
             "file.put": files.serve_put,
         }
@@ -113,7 +112,7 @@ class App:
             await wrong_method(method, path, allowed)(scope, request.receive, request.send)
             return
         given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        payload = {**query.read_fields(command, given), **parameters}
+        payload = parameters if path == arrays.PATH else {**query.read_fields(command, given), **parameters}
         if command.startswith("file."):
             request.head.session = payload.pop("id")
             if "path" in parameters:

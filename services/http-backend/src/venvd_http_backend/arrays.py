@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import chain
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.suggestions import check_names
 from venvd_contract.tables import MEDIA_TYPE
 from venvd_core.backend import Outgoing, Target
 from venvd_http.asgi import respond
@@ -32,10 +33,10 @@ class Arrays:
 
     async def serve_get(self, request: HttpRequest, _payload: dict[str, Any]) -> None:
         """Answer a `GET` or a `HEAD`."""
-        handle = _read_query(request, "handleId")
+        handle, form = _read_query(request, "handleId", "format")
         if handle is None:
             raise InvalidRequest(f'{PATH} takes one "handleId", as in {PATH}?handleId=…')
-        form = _read_query(request, "format") or (arrays.ARROW if ARROW in request.header(b"accept").lower() else None)
+        form = form or (arrays.ARROW if ARROW in request.header(b"accept").lower() else None)
         fetching = self._backend.get_array(handle, _target(request.head), form)
         outgoing: Outgoing = await self._commands.wait(fetching, request.receive)
         try:
@@ -50,7 +51,8 @@ class Arrays:
     async def serve_put(self, request: HttpRequest, _payload: dict[str, Any]) -> None:
         """Answer a `PUT`."""
         head, pieces = request.head, request.body.pieces()
-        header, start, rest = _read_table_header(request) or await _read_npy_header(pieces)
+        (into,) = _read_query(request, "into")
+        header, start, rest = _read_table_header(request, into) or await _read_npy_header(pieces)
         if head.length and head.length != start + header.nbytes:
             header.check_length(head.length - start)
         incoming = await self._backend.put_array(header, _target(head))
@@ -68,26 +70,28 @@ def _target(head: Head) -> Target:
     return Target(head.session, head.timeout, head.call, head.lease, caller=head.caller)
 
 
-def _read_query(request: HttpRequest, name: str) -> str | None:
-    """What the query says under one name.
+def _read_query(request: HttpRequest, *names: str) -> Iterator[str | None]:
+    """Yield what the query says under each name; None where it says nothing.
 
     Raises:
-        InvalidRequest: it says several things.
+        InvalidRequest: it has other names, or one several times.
     """
     query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    values = query.get(name, [])
-    if len(values) > 1:
-        raise InvalidRequest(f'{PATH} takes one "{name}", not {len(values)}')
-    return values[0] if values else None
+    check_names(query, names, f"{PATH}: the field of the query")
+    for name in names:
+        values = query.get(name, [])
+        if len(values) > 1:
+            raise InvalidRequest(f'{PATH} takes one "{name}", not {len(values)}')
+        yield values[0] if values else None
 
 
-def _read_table_header(request: HttpRequest) -> tuple[Header, int, bytes] | None:
+def _read_table_header(request: HttpRequest, into: str | None) -> tuple[Header, int, bytes] | None:
     """The header of a table, if the body is one."""
     if not request.header(b"content-type").lower().startswith(ARROW):
         return None
     if request.head.chunked:
         raise InvalidRequest("a table is taken with its Content-Length, not chunked")
-    return arrays.table(request.head.length, _read_query(request, "into")), 0, b""
+    return arrays.table(request.head.length, into), 0, b""
 
 
 async def _read_npy_header(pieces: AsyncIterator[bytes]) -> tuple[Header, int, bytes]:

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from venvd_contract.errors import TooLarge
+from venvd_contract.commands import SESSION_COMMANDS
+from venvd_contract.errors import InvalidRequest, TooLarge
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, logs
 from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Request
 from venvd_core.callers import name_caller
 from venvd_core.tasks import Tasks
-from venvd_core.wire import encode
+from venvd_core.wire import encode, parse_object
 from venvd_http.asgi import Receive, respond, respond_in_parts
 from venvd_http.auth import Key, TokenGuard
 from venvd_http.bodies import too_large
@@ -54,7 +55,9 @@ class Commands:
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:
         """Answer one request; `payload` is what its path and query say, which takes the place of its body."""
         body = await self.read_body(command, request)
-        made = make_request(command, request.head, encode(payload) if payload else body)
+        if payload:
+            body = encode({**_parse_body(body), **payload})
+        made = make_request(command, request.head, body)
         if command in PASSED_ON:
             made.token = request.head.token
         call = self.backend.call(made)
@@ -102,8 +105,26 @@ class Commands:
         return await claim(future, future if self.watch is None else self.watch.wait(future, receive))
 
 
+def _parse_body(body: bytes) -> dict[str, Any]:
+    """Parse a body whose fields stand beside those of the path.
+
+    Raises:
+        InvalidRequest, TooLarge: it is no JSON object.
+    """
+    fields = parse_object(body) if body.strip() else {}
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the request must be a JSON object")
+    return fields
+
+
 def make_request(command: str, head: Head, body: bytes) -> Request:
-    """What core is asked for."""
+    """What core is asked for.
+
+    Raises:
+        InvalidRequest: an option in the body is wrong; see `Head.merge`.
+    """
+    if command in SESSION_COMMANDS:
+        head, body = head.merge(body)
     return Request(
         command,
         body or b"{}",

@@ -35,6 +35,8 @@ class FastCall(Exchange):
         try:
             self._call = Call(make_request(command, head, body), self._finish)
             self._commands.backend.begin(self._call)
+        except VenvdError as error:
+            self.refuse(error)
         except Exception as error:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
             _log.exception(command)
             self.refuse(Internal(f"{type(error).__name__} in the server; its log has the traceback"))

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from venvd_contract.commands import BY_NAME, Command
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.suggestions import check_names
 from venvd_contract.venvs import VENV_COMMANDS
 
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
@@ -42,16 +43,17 @@ def query_fields(command: Command) -> dict[str, Any]:
 
 
 def read_fields(command: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The fields in a query; names that are no fields are ignored.
+    """The fields in a query; a `POST` has them in its body instead.
 
     Raises:
-        InvalidRequest: a value is not of its field's type; says which.
+        InvalidRequest: a name is no field, or a value is not of its field's type; says which.
     """
-    declared = _COMMANDS.get(command)
-    if not given or declared is None or declared.http[0] == "POST":
+    if not given:
         return {}
-    known = query_fields(declared)
-    return {name: _read(command, name, known[name], text) for name, text in given.items() if name in known}
+    declared = _COMMANDS[command]
+    known = {} if declared.http[0] == "POST" else query_fields(declared)
+    check_names(given, list(known), f"{command}: the field of the query")
+    return {name: _read(command, name, known[name], text) for name, text in given.items()}
 
 
 def _read(command: str, name: str, hint: Any, text: str) -> Any:

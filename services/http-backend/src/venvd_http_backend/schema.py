@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
 from venvd_contract import background, commands, files, resources, venvs
-from venvd_contract.commands import COMMANDS, STREAMED, Command, Nothing
+from venvd_contract.commands import COMMANDS, SESSION_COMMANDS, STREAMED, Command, Nothing
 from venvd_contract.venvs import VENV_COMMANDS
-from venvd_http.openapi import Document, complete, read_field_texts
+from venvd_http.openapi import Document, close_bodies, complete, read_field_texts
 from venvd_http.problems import Problem
 from venvd_http_backend import arrays, query, texts
 
@@ -39,6 +39,13 @@ IntoQuery = Annotated[
     str | None,
     Query(description="What a table becomes: `table`, `pandas` or `polars`", pattern="^(table|pandas|polars)$"),
 ]
+
+_OPTIONS = {
+    "session": {"type": "string", "description": "In place of the header `X-Venvd-Session`"},
+    "timeout": {"type": "number", "description": "Seconds, in place of the header `X-Venvd-Timeout`"},
+    "values": {"enum": ["plain", "tagged"], "description": "In place of the header `X-Venvd-Values`"},
+}
+_WITH_FIELDS_OF_VENVS = ("VenvCreateRequest", "VenvEnsureRequest")
 
 _BINARY = {"type": "string", "format": "binary"}
 _CONTENT = {"content": {"application/octet-stream": {"schema": _BINARY}}}
@@ -142,6 +149,16 @@ def _declare_arrays(app: FastAPI) -> None:
     )
 
 
+def _complete_bodies(document: Document) -> None:
+    """Write into the document what bodies take beside the fields of their commands, and that they take no others."""
+    close_bodies(document)
+    models = document["components"]["schemas"]
+    for command in (each for each in COMMANDS if each.name in SESSION_COMMANDS and each.http[0] == "POST"):
+        models[command.request.__name__]["properties"] |= _OPTIONS
+    for name in _WITH_FIELDS_OF_VENVS:
+        del models[name]["additionalProperties"]
+
+
 def create_schema() -> Document:
     """Create the document."""
     app = FastAPI(title="venvd HTTP backend", version=version("venvd-http-backend"), description=_ABOUT)
@@ -150,6 +167,7 @@ def create_schema() -> Document:
             _declare(app, command)
     _declare_arrays(app)
     document = complete(app.openapi(), (background, commands, files, resources, venvs), texts.MODELS)
+    _complete_bodies(document)
     for method, path in ((each.http[0].lower(), each.http[1]) for each in COMMANDS if each.name in texts.NUMBERS):
         name = path.removeprefix("/api/")
         document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["example"] = texts.NUMBERS[

@@ -10,7 +10,8 @@ from itertools import islice
 import msgspec
 
 from venvd_contract.errors import InvalidRequest, TooLarge, VenvdError
-from venvd_contract.framing import Buffer, attachment_sizes
+from venvd_contract.framing import REQUEST_FIELDS, Buffer, attachment_sizes
+from venvd_contract.suggestions import suggest
 from venvd_core.backend import Request
 
 MAX_ID = 256
@@ -23,6 +24,7 @@ SMALL = 16 * 1024
 """A request of up to so many bytes that comes alone does not go through the buffer."""
 
 _TOKEN = re.compile(rb'"token"\s*:\s*("(?:[^"\\]|\\.){1,1000}")')
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MOST_TOKENS = 4
 """Texts named "token" that are tried in the first bytes of a line: its payload may have some too."""
 
@@ -31,7 +33,7 @@ _EMPTY = msgspec.Raw(b"{}")
 _NULL = b"null"
 
 
-class Message(Request, gc=False):
+class Message(Request, gc=False, forbid_unknown_fields=True):
     """One request line, and the attachments behind it.
 
     Attributes:
@@ -256,7 +258,7 @@ def parse(line: bytes) -> Message:
         identity = find_identity(line)
         # without this field it is unknown where the next line begins
         fatal = "$.attachments" in str(error)
-        raise MalformedError(InvalidRequest(f"the request has a wrong field: {error}"), identity, fatal=fatal) from None
+        raise MalformedError(InvalidRequest(_describe(error)), identity, fatal=fatal) from None
     except msgspec.DecodeError as error:
         raise MalformedError(InvalidRequest(f"the line is not JSON: {error}")) from None
     identity = b"" + message.tag  # the cheapest copy
@@ -265,6 +267,14 @@ def parse(line: bytes) -> Message:
     if len(message.payload) == len(_NULL) and bytes(message.payload) == _NULL:
         message.payload = _EMPTY
     return message
+
+
+def _describe(error: msgspec.ValidationError) -> str:
+    """Say which field of a line is wrong, and for an unknown one which may be meant."""
+    unknown = _UNKNOWN.fullmatch(str(error))
+    if unknown is None:
+        return f"the request has a wrong field: {error}"
+    return f'the field "{unknown[1][:80]}" is unknown; {suggest(unknown[1], REQUEST_FIELDS)}'
 
 
 def find_identity(line: bytes) -> bytes:

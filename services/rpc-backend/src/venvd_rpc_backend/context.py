@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote
 
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
+from venvd_contract.suggestions import suggest
 from venvd_http.auth import Caller, Key, TokenGuard
 
 RESERVE = 0.05
@@ -23,6 +24,9 @@ class Context(Protocol):
     def time_remaining(self) -> float | None: ...
     def peer(self) -> str: ...
 
+
+_PREFIX = "x-venvd-"
+_OWN_METADATA = [f"{_PREFIX}{name}" for name in ("session", "values", "call", "lease")]
 
 Metadata = Iterable[tuple[str, Any]] | None
 """The type of `invocation_metadata`."""
@@ -49,7 +53,7 @@ def read_metadata(metadata: Metadata) -> CallFields:
     """Read the metadata of a call.
 
     Raises:
-        InvalidRequest: the authorization is no bearer token, or the lease no number.
+        InvalidRequest: the authorization is no bearer token, the lease no number, or other metadata of ours unknown.
     """
     fields = CallFields()
     for key, value in metadata or ():
@@ -63,7 +67,16 @@ def read_metadata(metadata: Metadata) -> CallFields:
             fields.call = value
         elif key == "x-venvd-lease":
             fields.lease = parse_seconds(value)
+        elif key.startswith(_PREFIX):
+            refuse_metadata(key)
     return fields
+
+
+def refuse_metadata(key: str) -> NoReturn:
+    """Refuse metadata that have the prefix of venvd's own, and no meaning."""
+    if key == f"{_PREFIX}timeout":
+        raise InvalidRequest(f'the metadata "{key}" is unknown; a timeout is the deadline of the call')
+    raise InvalidRequest(f'the metadata "{key[:80]}" is unknown; {suggest(key, _OWN_METADATA)}')
 
 
 def parse_seconds(value: str) -> float:

@@ -11,7 +11,7 @@ from venvd._net.endpoint import Endpoint, Exchange, Reader
 from venvd._objects import Upload
 from venvd.errors import BadReply, DeadlineExceeded
 from venvd_contract.arrays import Header
-from venvd_contract.commands import BY_NAME
+from venvd_contract.commands import SESSION_COMMANDS
 
 T = TypeVar("T")
 
@@ -21,7 +21,6 @@ _LONGEST_TIMEOUT = 365 * 86400.0
 """Seconds that stand for no deadline: the longest timeout that servers accept."""
 DEADLINE_SLACK = 5.0
 """Seconds that the client waits beyond a call's timeout: the server ends the call first, and its reply takes time."""
-_DIRECT = frozenset(name for name, command in BY_NAME.items() if command.served_by == "session")
 
 
 class Kind(Generic[T]):
@@ -56,7 +55,7 @@ class Kind(Generic[T]):
         self.timeout = timeout
         self.lease = lease
         self.repeatable = repeatable
-        self.direct = command in _DIRECT
+        self.direct = command in SESSION_COMMANDS
         self.opening = f'{{"id":1,"command":"{command}"'
         if lease is not None:
             self.opening += f',"lease":{float(lease)!r}'

@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.suggestions import check_names
 
 _NAMES = tuple(Limits.__dataclass_fields__)
 _MAY_BE_ZERO = frozenset({"outputBytes", "fileSizeBytes", "handles"})
@@ -55,8 +56,7 @@ def parse_limits(fields: Dict[str, Any]) -> Limits:
 
 
 def _check(name: str, value: Any) -> int:
-    if name not in _NAMES:
-        raise InvalidRequest('"{}" is no limit; known are {}'.format(name[:40], ", ".join(_NAMES)))
+    check_names([name], _NAMES, "the limit")
     least = 0 if name in _MAY_BE_ZERO else 1
     if type(value) is not int or not least <= value <= _LARGEST:
         raise InvalidRequest('the limit "{}" takes a whole number, {} or more'.format(name, least))

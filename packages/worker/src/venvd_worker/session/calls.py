@@ -17,7 +17,9 @@ from venvd_contract.errors import (
     UserError,
     VenvdError,
 )
+from venvd_contract.framing import REQUEST_FIELDS
 from venvd_contract.internal.slots import COMMAND_BYTES
+from venvd_contract.suggestions import check_names
 from venvd_worker.session import compat, forks, replies, tracebacks
 from venvd_worker.session.arrays import ArrayReply
 from venvd_worker.session.commands import Call, Commands
@@ -142,10 +144,11 @@ class Calls:
         command: Any = message.get("command")
         step = self._steps.get(command) if type(command) is str else None
         if step is None:
-            raise _unknown_command(command, stream.connection)
+            raise _unknown_command(message, stream.connection)
         mode, timeout, emit = stream.values, stream.timeout, None
         self._handles.lease = self._handles.usual_lease
         if len(message) > _USUAL or "payload" not in message or "id" not in message:
+            check_names(message, REQUEST_FIELDS)
             timeout = stream.admit(message)
             mode = parse_value_mode(message, mode)
             if message.get("lease") is not None:
@@ -214,8 +217,10 @@ def parse_value_mode(message: Dict[str, Any], usual: str) -> str:
     return str(mode)
 
 
-def _unknown_command(command: Any, connection: int) -> VenvdError:
+def _unknown_command(message: Dict[str, Any], connection: int) -> VenvdError:
+    command = message.get("command")
     if type(command) is not str:
+        check_names(message, REQUEST_FIELDS)
         return InvalidRequest('the field "command" is missing; it takes a string')
     if command == ATTACH:
         return InvalidRequest("this connection is attached already; open another one to attach that")

@@ -7,7 +7,7 @@ import logging
 from itertools import chain
 from typing import TypeVar
 
-from venvd_contract.commands import COMMANDS, Command
+from venvd_contract.commands import COMMANDS, SESSION_COMMANDS, Command
 from venvd_contract.errors import InvalidRequest, NotFound, Unimplemented, VenvdError
 from venvd_core import float_arrays
 from venvd_core.arrays import claim
@@ -71,6 +71,8 @@ class Methods:
         elif self._guard.open:
             accept(scope)
         payload = pascal.read_request(await body.read(self._settings.max_body))
+        if command.name in SESSION_COMMANDS:
+            head, payload = head.merge(payload)
         return command, Request(
             command.name,
             payload,
