@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from venvd_contract.errors import Conflict, InUse
-from venvd_contract.resources import Leftover, VenvSpec
+from venvd_contract.resources import BackendSpec, Leftover, VenvSpec
 from venvd_engines.engine import Image
+
+from .conftest import wait_until  # type: ignore[import-not-found]
 
 OLD, CURRENT = Leftover("server", "old", current=False), Leftover("server", "current", current=True)
 
@@ -61,3 +63,46 @@ def test_outdated_leftovers_are_removed_automatically(
     with create_testbed().started():
         wait_until(lambda: engine.others == [CURRENT])
     assert "lost" in engine.images
+
+
+AUTO = "auto-0123456789ab"
+
+
+def test_venvs_without_a_name_are_leftovers(testbed: Any) -> None:
+    """`prune` removes a venv that its client did not name, with its image, once no backend uses it."""
+    controller = testbed.controller
+    testbed.wait(controller.venvs.put("auto-mobile", VenvSpec(python="3.13"))[1])
+    testbed.wait(controller.venvs.put(AUTO, VenvSpec(python="3.13", requirements=["six"]))[1])
+    testbed.wait(controller.backends.start(BackendSpec("http", AUTO, "app"))[1])
+    assert controller.pruner.list_leftovers(everything=False) == []
+    controller.backends.request_removal("app")
+    wait_until(lambda: not controller.backends.list_rows())
+    unused = [Leftover("unused venv", AUTO, current=False)]
+    assert controller.pruner.list_leftovers(everything=False) == unused
+    assert controller.pruner.prune(everything=False) == unused
+    assert [venv.name for venv in controller.venvs.list_all()] == ["auto-mobile"]
+    assert list(testbed.engine.images) == [controller.venvs.get("auto-mobile").key]
+
+
+def test_venvs_without_a_name_expire(create_testbed: Callable[..., Any]) -> None:
+    """They go when no backend has used them for as long as the setting says, and never with the setting 0."""
+    with create_testbed(auto_venv_keep=0.01).started() as testbed:
+        controller = testbed.controller
+        controller.venvs.put("named", VenvSpec(python="3.13"))
+        controller.venvs.put(AUTO, VenvSpec(python="3.13", requirements=["six"]))
+        testbed.wait(controller.backends.start(BackendSpec("http", AUTO, "app"))[1])
+        _await_turns(controller)
+        assert {venv.name for venv in controller.venvs.list_all()} == {"named", AUTO}
+        controller.backends.request_removal("app")
+        wait_until(lambda: [venv.name for venv in controller.venvs.list_all()] == ["named"])
+    with create_testbed(auto_venv_keep=0).started() as testbed:
+        testbed.wait(testbed.controller.venvs.put(AUTO, VenvSpec(python="3.13"))[1])
+        _await_turns(testbed.controller)
+        assert testbed.controller.venvs.get(AUTO).state == "ready"
+
+
+def _await_turns(controller: Any) -> None:
+    """Wait for two turns of the reconcile loop, of which the second began after the call."""
+    for _ in range(2):
+        turn = controller.reconciler.last_turn
+        wait_until(lambda turn=turn: controller.reconciler.last_turn != turn)

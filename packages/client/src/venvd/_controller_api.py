@@ -251,8 +251,9 @@ def get_backend(name: str) -> Request[resources.Backend]:
     return Request("GET", f"/v1/backends/{quote_name(name)}", _decoder(resources.Backend))
 
 
-def delete_backend(name: str) -> Request[None]:
-    return Request("DELETE", f"/v1/backends/{quote_name(name)}", _ignore)
+def delete_backend(name: str, *, until_changed: bool = False) -> Request[None]:
+    query = {"untilChanged": "true" if until_changed else None}
+    return Request("DELETE", f"/v1/backends/{quote_name(name)}", _ignore, query=query)
 
 
 def restart_backend(name: str) -> Request[BackendStart]:

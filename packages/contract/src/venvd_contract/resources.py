@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Literal, Optional, Union
 from venvd_contract.errors import InvalidRequest
 
 BACKEND_TYPES = ("http", "pipe", "rpc")
+UPDATES = ("manual", "rolling")
 QUEUE_LIMIT = 1000
 """Calls that wait in one session, where a backend names no other number."""
 MOST_QUEUED = 1_000_000
@@ -212,6 +213,8 @@ class BackendSpec:
     """Origins of the web pages that may send requests, such as `https://app.example.com`."""
     manages: List[str] = field(default_factory=list)
     """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
+    update: str = "manual"
+    """`rolling` restarts an outdated backend by itself, one of its venv after the other; `manual` leaves it."""
 
 
 @dataclass
@@ -254,6 +257,8 @@ class Backend:
     operation: Optional[str] = None
     walls: Optional[Walls] = None
     """What its worker host reported when it became ready; null before that."""
+    outdated: bool = False
+    """Whether it runs with an older build of its venv, or an older server, than a restart would give it."""
 
 
 @dataclass
@@ -320,7 +325,9 @@ class Leftover:
     """An unused object that a home keeps."""
 
     kind: str
-    """`venv` and `server` (images), `worker` (a version of the worker archive), `tools` and `cache` (of builds)."""
+    """`venv` and `server` (images), `unused venv` (one with a made-up name), `worker` (a version of the worker
+    archive), `tools` and `cache` (of builds).
+    """
     name: str
     """ID of the image or volume, or path of the file or directory."""
     current: bool
@@ -356,6 +363,10 @@ class ControllerStatus:
     backends: Dict[str, int]
     """Number of backends in each state."""
     operations: Dict[str, int]
+    manifest: Optional[str] = None
+    """The path of the manifest in force, if there is one."""
+    gaps: List[str] = field(default_factory=list)
+    """What the engine does not guard against, one sentence each."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
-from venvd_controller import probes
+from venvd_controller import __version__, probes
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backends import KIND, Backends, read_spec
 from venvd_controller.clock import now
@@ -105,7 +105,8 @@ class BackendStarter:
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
-            self._backends.update(row.name, launch=launch.id, launched_by=run.id, python=image.python, key=image.key)
+            built = {"python": image.python, "key": image.key, "server": __version__}
+            self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
             run.phase("start")
             record = self._engine.start(launch, run)
             self._write_launch(row, record)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo, Walls
+from venvd_controller import __version__
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, after_commit, get_row
-from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
@@ -26,6 +28,8 @@ from venvd_controller.venvs import Venvs
 from venvd_engines.addresses import url_host
 from venvd_engines.engine import LaunchRecord
 from venvd_http.auth import sha256
+
+log = logging.getLogger("venvd.controller")
 
 KIND = "backend.start"
 _FIRST_DELAY = 2.0
@@ -69,14 +73,17 @@ class Backends:
             names = match_names(BackendRow.name, visible.backends)
             query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
-            return [self._to_resource(row) for row in session.scalars(query.order_by(BackendRow.name).limit(limit))]
+            builds = _read_builds(session)
+            rows = session.scalars(query.order_by(BackendRow.name).limit(limit))
+            return [self._to_resource(row, builds) for row in rows]
 
     def list_rows(self) -> Sequence[BackendRow]:
         with self._database.read() as session:
             return session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
 
     def get(self, name: str) -> Backend:
-        return self._to_resource(self.get_row(name))
+        with self._database.read() as session:
+            return self._to_resource(_get_row(session, name), _read_builds(session))
 
     def get_row(self, name: str) -> BackendRow:
         """Read the row of a backend.
@@ -163,7 +170,7 @@ class Backends:
             operation = self._queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
-            return self._to_resource(row), operation
+            return self._to_resource(row, _read_builds(session)), operation
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -231,13 +238,13 @@ class Backends:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
             row.retry_at, row.failures, row.error = 0.0, 0, None
             operation = self._queue_start(session, row)
-            return self._to_resource(row), operation
+            return self._to_resource(row, _read_builds(session)), operation
 
     def declare(self, spec: BackendSpec) -> None:
         """Give an existing backend the (checked) specification of the manifest; a changed one restarts it."""
         with self._database.write() as session:
             row = _get_row(session, str(spec.name))
-            changed = read_spec(row) != spec
+            changed = replace(read_spec(row), update=spec.update) != spec
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)
@@ -322,7 +329,32 @@ class Backends:
             row.failures += 1
             row.retry_at = time.time() + get_retry_delay(row.failures)
 
-    def _to_resource(self, row: BackendRow) -> Backend:
+    # ---- backends that a manifest declares ----
+
+    def stop_declared(self, name: str, manifest: str) -> None:
+        """Mark a declared backend for removal, and keep it from being started while the manifest has this digest."""
+        with self._database.write() as session:
+            session.merge(StoppedRow(backend=name, manifest=manifest))
+        self.request_removal(name)
+
+    def list_stopped(self, manifest: str) -> set[str]:
+        """List the declared backends that are stopped while the manifest has this digest."""
+        with self._database.read() as session:
+            return set(session.scalars(select(StoppedRow.backend).where(StoppedRow.manifest == manifest)))
+
+    def restart_outdated(self) -> None:
+        """Restart the next backend with `update: rolling` that is outdated, once all others of its venv run."""
+        with self._database.read() as session:
+            builds = _read_builds(session)
+            rows = session.scalars(select(BackendRow).where(BackendRow.wanted).order_by(BackendRow.name)).all()
+        busy = {row.venv for row in rows if row.spec.get("update") == "rolling" and row.state != "running"}
+        for row in rows:
+            if row.spec.get("update") == "rolling" and row.venv not in busy and _is_outdated(row, builds):
+                log.info("%s: its build or its server is older than a start would give it; it is restarted", row.name)
+                busy.add(row.venv)
+                self.start_if_unchanged(row)
+
+    def _to_resource(self, row: BackendRow, builds: Mapping[str, str]) -> Backend:
         return Backend(
             name=row.name,
             type=row.spec["type"],
@@ -341,7 +373,21 @@ class Backends:
             error=row.error,
             operation=row.operation,
             walls=None if row.walls is None else Walls(**row.walls),
+            outdated=_is_outdated(row, builds),
         )
+
+
+def _read_builds(session: Session) -> dict[str, str]:
+    """Read the key of the newest image of each venv that has one."""
+    query = select(VenvRow.name, VenvRow.image["key"].as_string()).where(VenvRow.image.is_not(None))
+    return {name: key for name, key in session.execute(query) if key is not None}
+
+
+def _is_outdated(row: BackendRow, builds: Mapping[str, str]) -> bool:
+    """Return whether a start would give a backend that runs a newer build of its venv or a newer server."""
+    if row.record is None:
+        return False
+    return row.key != builds.get(row.venv, row.key) or row.server != __version__
 
 
 def _make_http_url(row: BackendRow) -> str | None:

@@ -12,6 +12,7 @@ from venvd_contract.errors import Unavailable, VenvdError
 from venvd_contract.resources import ConfigReport, ControllerStatus
 from venvd_controller import __version__, metrics
 from venvd_controller.audit import AuditLog
+from venvd_controller.auto_venvs import AutoVenvs
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends
@@ -96,6 +97,8 @@ class Controller:
             engine=self.engine.name,
             engineReason=self.reconciler.engine_error or self.engine_reason,
             home=str(self.home.path),
+            manifest=str(self.manifest_sync.path) if self.manifest_sync.path else None,
+            gaps=list(self.engine.capabilities().gaps),
             runtimes=len(self.runtimes.list_all()),
             venvs=len(self.venvs.list_all()),
             backends=dict(Counter(row.state for row in self.backends.list_rows())),
@@ -137,9 +140,10 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     reconciler = Reconciler(engine, operations, backends, events, settings.reconcile_interval, settings.stop_grace)
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
-    pruner = Pruner(engine, images)
-    reconciler.chores += [manifest_sync.sync, images.remove_expired, pruner.remove_outdated, keys.write_uses]
-    reconciler.chores += [keys.reload, audit.write_merged, audit.prune]
+    auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
+    pruner = Pruner(engine, images, auto_venvs)
+    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, images.remove_expired, pruner.remove_outdated]
+    reconciler.chores += [auto_venvs.delete_expired, keys.write_uses, keys.reload, audit.write_merged, audit.prune]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(

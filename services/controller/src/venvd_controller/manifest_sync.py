@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from pathlib import Path
 
 from sqlalchemy import select
 
-from venvd_contract.errors import InUse, InvalidRequest, NotFound, VenvdError
+from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, VenvdError
 from venvd_contract.resources import BackendSpec
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
@@ -52,6 +53,7 @@ class ManifestSync:
         self._providers = providers
         self._backends = backends
         self._files: list[Path] = []
+        self._digest = ""
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
         self._stamp = self._stat()
@@ -61,6 +63,8 @@ class ManifestSync:
         self._files = []
         # the list is filled in place, so that a file that is missing is watched too
         manifest = read_manifest(self._path, self._backends.host_paths, self._files)
+        texts = [self._path.read_bytes(), *(file.read_bytes() for file in self._files)]
+        self._digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
         with self._database.read() as session:
             known = {"default", *manifest.venvs, *session.scalars(select(VenvRow.name))}
         for name, spec in manifest.backends.items():
@@ -81,26 +85,53 @@ class ManifestSync:
             self._providers.put(name, needed, declared=True)
         for name, spec in self._manifest.venvs.items():
             self._venvs.put(name, spec, declared=True)
+        stopped = self._backends.list_stopped(self._digest)
         for name, backend in self._manifest.backends.items():
-            self._apply_backend(name, backend)
+            self._apply_backend(name, backend, stopped=name in stopped)
         with self._database.read() as session:
             query = select(BackendRow.name).where(BackendRow.declared, BackendRow.wanted)
             undeclared = set(session.scalars(query)) - set(self._manifest.backends)
         for name in undeclared:
             self._backends.request_removal(name)
 
-    def _apply_backend(self, name: str, spec: BackendSpec) -> None:
+    def _apply_backend(self, name: str, spec: BackendSpec, *, stopped: bool) -> None:
         try:
             self._backends.get_row(name)
         except NotFound:
-            self._backends.start(spec, declared=True)
+            if not stopped:
+                self._backends.start(spec, declared=True)
         else:
             self._backends.declare(spec)
+
+    @property
+    def path(self) -> Path | None:
+        """The manifest in force, if there is one."""
+        return None if self._manifest is None else self._path
+
+    def stop_backend(self, name: str, *, until_changed: bool) -> None:
+        """Mark a backend for removal.
+
+        Args:
+            name: of the backend.
+            until_changed: whether one that the manifest declares is stopped too, until the manifest changes.
+
+        Raises:
+            Conflict: the manifest declares it and would start it again.
+        """
+        if self._manifest is None or name not in self._manifest.backends or not self._backends.get_row(name).declared:
+            self._backends.request_removal(name)
+        elif until_changed:
+            self._backends.stop_declared(name, self._digest)
+        else:
+            raise Conflict(
+                f'the manifest {self._path} declares the backend "{name}" and would start it again: remove it there, '
+                f"or stop it until the manifest changes with `venvd stop {name} --until-changed` (?untilChanged=true)"
+            )
 
     # ---- in each turn of the reconcile loop ----
 
     def sync(self) -> None:
-        """Follow changes of the file, delete what it no longer names, restart backends whose venv was rebuilt."""
+        """Follow changes of the file, and delete what it no longer names."""
         if self._manifest is None:
             return
         self._reload_if_changed()
@@ -111,7 +142,7 @@ class ManifestSync:
             runtimes = set(session.scalars(select(RuntimeRow.version).where(RuntimeRow.declared)))
         providers = self._providers.list_declared()
         missing = (
-            set(manifest.backends) - backends
+            set(manifest.backends) - backends - self._backends.list_stopped(self._digest)
             or set(manifest.venvs) - venvs
             or set(manifest.providers) - providers
             or set(manifest.runtimes) - runtimes
@@ -127,7 +158,6 @@ class ManifestSync:
         for version in runtimes - set(manifest.runtimes):
             with contextlib.suppress(InUse, NotFound):
                 self._runtimes.delete(version)
-        self._restart_outdated()
 
     def _reload_if_changed(self) -> None:
         stamp = self._stat()
@@ -147,16 +177,6 @@ class ManifestSync:
     def _stat(self) -> list[tuple[int, int, int] | None]:
         """Return what changes with the manifest and the files that it names."""
         return [_stat(path) for path in (self._path, *self._files)]
-
-    def _restart_outdated(self) -> None:
-        """Restart declared backends that run an older build of their venv."""
-        query = select(BackendRow, VenvRow).join(VenvRow, BackendRow.venv == VenvRow.name)
-        query = query.where(BackendRow.declared, BackendRow.state == "running", VenvRow.state == "ready")
-        with self._database.read() as session:
-            outdated = [row for row, venv in session.execute(query) if venv.image and row.key != venv.image["key"]]
-        for row in outdated:
-            log.info("%s: its venv was rebuilt; it is restarted", row.name)
-            self._backends.start_if_unchanged(row)
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:

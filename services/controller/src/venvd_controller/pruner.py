@@ -7,18 +7,22 @@ import time
 
 from venvd_contract.errors import VenvdError
 from venvd_contract.resources import Leftover
+from venvd_controller.auto_venvs import AutoVenvs
 from venvd_controller.images import Images
 from venvd_engines.engine import Engine
 
 log = logging.getLogger("venvd.controller")
 
+AUTO_VENV = "unused venv"
+"""The kind of a venv that its client did not name and that no backend uses."""
 _INTERVAL = 600.0
 """Seconds between two searches for outdated leftovers."""
 
 
 class Pruner:
-    def __init__(self, engine: Engine, images: Images) -> None:
+    def __init__(self, engine: Engine, images: Images, auto_venvs: AutoVenvs) -> None:
         self._engine = engine
+        self._auto_venvs = auto_venvs
         self._images = images
         self._next_search = 0.0
 
@@ -28,8 +32,10 @@ class Pruner:
         Raises:
             Conflict: a build or start is under way.
         """
+        venvs = [Leftover(AUTO_VENV, name, current=False) for name in self._auto_venvs.list_unused()]
         with self._images.lock_used_keys() as used:
-            return [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
+            found = [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
+        return [*venvs, *found]
 
     def prune(self, *, everything: bool) -> list[Leftover]:
         """Remove what `list_leftovers` lists, and return what was removed.
@@ -37,9 +43,13 @@ class Pruner:
         Raises:
             Conflict: a build or start is under way.
         """
+        with self._images.lock_used_keys():
+            pass  # a build or start that is under way refuses before anything is removed
+        names = [name for name in self._auto_venvs.list_unused() if self._auto_venvs.delete(name)]
         with self._images.lock_used_keys() as used:
             leftovers = [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
-            return [leftover for leftover in leftovers if self._remove(leftover)]
+            removed = [leftover for leftover in leftovers if self._remove(leftover)]
+        return [*(Leftover(AUTO_VENV, name, current=False) for name in names), *removed]
 
     def _remove(self, leftover: Leftover) -> bool:
         try:

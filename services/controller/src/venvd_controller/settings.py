@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     """Builds of venvs that run at a time."""
     image_keep: float = Field(default=3600.0, ge=0)
     """How long an image stays after its last use."""
+    auto_venv_keep: float = Field(default=7 * 86400.0, ge=0)
+    """How long a venv that its client did not name (`auto-…`) stays after its last use; 0 for no end."""
     reconcile_interval: float = Field(default=1.0, gt=0)
     """Pause between two turns of the reconcile loop."""
     start_timeout: float = Field(default=60.0, gt=0)

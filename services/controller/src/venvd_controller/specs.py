@@ -18,6 +18,7 @@ from venvd_contract.resources import (
     BACKEND_TYPES,
     LONGEST_LEASE,
     MOST_QUEUED,
+    UPDATES,
     BackendSpec,
     VenvSpec,
     check_name,
@@ -161,6 +162,8 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
         raise InvalidRequest(f'"{spec.type[:40]}" is not a type of backend; the types are {", ".join(BACKEND_TYPES)}')
     if spec.name is not None:
         check_name("backend", spec.name)
+    if spec.update not in UPDATES:
+        raise InvalidRequest(f'update takes {" or ".join(UPDATES)}, not "{spec.update[:40]}"')
     check_name("venv", spec.venv)
     check_declared(spec.env)
     _check_labels(spec.labels)

@@ -152,6 +152,7 @@ class Venvs:
             if upgrade and spec.lock is not None:
                 raise InvalidRequest("the venv has a lock of its own, which only another one replaces")
             row = row or _add_row(session, name)
+            row.unused_since = None
             build_before = _identify_build(row)
             operation = self._operations.find_joinable(session, KIND, name)
             if upgrade and row.image is not None and (operation is None or not _is_upgrade(row)):

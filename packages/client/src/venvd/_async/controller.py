@@ -236,9 +236,13 @@ class AsyncBackends:
         """Return one backend."""
         return await self._connection.send(api.get_backend(name))
 
-    async def delete(self, name: str) -> None:
-        """Stop and remove a backend."""
-        await self._connection.send(api.delete_backend(name))
+    async def delete(self, name: str, *, until_changed: bool = False) -> None:
+        """Stop and remove a backend.
+
+        Raises:
+            Conflict: a manifest declares it. With `until_changed`, it is stopped until the manifest changes.
+        """
+        await self._connection.send(api.delete_backend(name, until_changed=until_changed))
 
     async def restart(self, name: str) -> BackendStart:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""

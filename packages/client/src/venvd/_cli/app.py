@@ -55,12 +55,13 @@ def status(state: State, name: str | None) -> None:
         ("controller", f"{state.controller.url} (version {summary.version})"),
         ("engine", f"{summary.engine}: {summary.engineReason}"),
         ("home", summary.home),
+        ("manifest", summary.manifest),
         ("runtimes", summary.runtimes),
         ("venvs", summary.venvs),
         ("backends", _format_counts(summary.backends)),
         ("operations", _format_counts(summary.operations)),
     ]
-    state.show(summary, fields(pairs))
+    state.show(summary, fields(pairs) + backend.describe_outdated(state.controller.backends.list()))
 
 
 def _format_counts(by_state: dict[str, int]) -> str:

@@ -12,9 +12,10 @@ from click.shell_completion import CompletionItem
 
 import venvd
 from venvd._cli import installed
-from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
+from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
 from venvd._cli.moment import Moment
 from venvd._cli.progress import Progress, wait
+from venvd._cli.size import Size
 from venvd._cli.terminal import write
 from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
 from venvd_contract.resources import (
@@ -22,6 +23,7 @@ from venvd_contract.resources import (
     LONGEST_LEASE,
     MOST_QUEUED,
     QUEUE_LIMIT,
+    UPDATES,
     Backend,
     BackendLimits,
     LogLine,
@@ -39,19 +41,35 @@ def backend() -> None:
 
 def rows(backends: Sequence[Backend]) -> str:
     headings = ["name", "type", "venv", "state", "url"]
-    shown = [[item.name, item.type, item.venv, item.state, item.url] for item in backends]
-    if any(item.httpUrl for item in backends):
-        headings.append("http url")
-        shown = [[*row, item.httpUrl] for row, item in zip(shown, backends, strict=True)]
-    return table(headings, shown)
+    shown = [[item.name, item.type, item.venv, _describe_state(item), item.url] for item in backends]
+    for heading, field in (("http url", "httpUrl"), ("error", "error")):
+        if any(getattr(item, field) for item in backends):
+            headings.append(heading)
+            shown = [[*row, shorten(getattr(item, field))] for row, item in zip(shown, backends, strict=True)]
+    return table(headings, shown) + describe_outdated(backends)
+
+
+def _describe_state(info: Backend) -> str:
+    return f"{info.state}, outdated" if info.outdated else info.state
+
+
+def describe_outdated(backends: Sequence[Backend]) -> str:
+    """Return a line that says which backends to restart, or nothing."""
+    names = [item.name for item in backends if item.outdated]
+    if not names:
+        return ""
+    return (
+        f"\noutdated (an older build of the venv, or an older server): {', '.join(names)}; "
+        f"`venvd restart NAME` gives a backend the newest, and its sessions start anew"
+    )
 
 
 def details(info: Backend) -> str:
-    return fields(
+    described = fields(
         [
             ("name", info.name),
             ("type", info.type),
-            ("state", info.state),
+            ("state", _describe_state(info)),
             ("url", info.url),
             ("http url", info.httpUrl),
             ("pipe name", info.spec.pipeName),
@@ -66,6 +84,7 @@ def details(info: Backend) -> str:
             ("error", info.error),
         ]
     )
+    return described + describe_outdated([info])
 
 
 def describe_walls(walls: Walls) -> str:
@@ -130,7 +149,8 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     if type_ is None:
         if not rest:
             raise click.UsageError(f"which type? TYPE is one of {', '.join(BACKEND_TYPES)}")
-        type_ = _TYPE.convert(rest.pop(0), None, click.get_current_context())
+        named = rest.pop(0)
+        type_ = _TYPE.convert("rpc" if named.lower() == "grpc" else named, None, click.get_current_context())
     if len(rest) > 1:
         raise click.UsageError(f'"{rest[1]}" is one word too many: after the TYPE comes one VENV or PORT')
     word = rest[0] if rest else None
@@ -187,7 +207,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="The OCI runtime of the worker host, such as runsc. Default: the venv's setting. For operators.",
 )
 @click.option("--no-token", is_flag=True, help="Serve without a token. Only for the loopback address or a socket.")
-@click.option("--memory", type=click.IntRange(1), metavar="BYTES", help="Memory of the worker host.")
+@click.option("--memory", type=Size(), metavar="SIZE", help="Memory of the worker host, such as 512m or 2g.")
 @click.option("--cpus", type=click.FloatRange(0, min_open=True), help="CPUs of the worker host.")
 @click.option("--processes", type=click.IntRange(1), help="Processes of the worker host.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable.")
@@ -224,6 +244,11 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="A web page that may send requests, such as https://app.example.com. Repeatable.",
 )
 @click.option(
+    "--update",
+    type=click.Choice(UPDATES),
+    help="rolling: restart it by itself when its venv is built anew or venvd is upgraded. Default: manual.",
+)
+@click.option(
     "--manages",
     multiple=True,
     metavar="PATTERN",
@@ -236,7 +261,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
 def start(
     state: State, /, words: Sequence[str], old_type: str | None, venv_name: str | None, no_wait: bool, **options: Any
 ) -> None:
-    """Start a backend of a TYPE: http, pipe or rpc. A number after it is the port, another word the venv."""
+    """Start a backend of a TYPE: http, pipe or rpc, also grpc. A number after it is the port, another word the venv."""
     backend_type, venv_word, port_word = _parse_words(words, old_type)
     if (venv_word and venv_name) or (port_word and options["port"]):
         raise click.UsageError(f'"{words[-1]}" and the option for the same exclude each other')
@@ -258,9 +283,20 @@ def start(
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+    _warn_of_another(state, started.backend)
     if token and (options["httpPort"] or options["pipeName"]):
         state.say("clients of the older .NET host send no token, and their calls fail: for them, use --no-token")
     _warn_of_managing(state, started.backend)
+
+
+def _warn_of_another(state: State, started: Backend) -> None:
+    """Say that a backend with the usual name was there before, so that this one has another."""
+    usual = f"{started.venv}-{started.type}"
+    if started.spec.name is None and started.name != usual:
+        state.say(
+            f'warning: the backend "{usual}" exists already, so the new one is called "{started.name}"; '
+            f"`venvd stop {started.name}` ends it, and `venvd restart {usual}` restarts the other"
+        )
 
 
 def _warn_of_managing(state: State, backend: Backend) -> None:
@@ -295,11 +331,12 @@ def status(state: State, name: str | None) -> None:
 
 @backend.command("stop")
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
+@click.option("--until-changed", is_flag=True, help="Also one that a manifest declares, until the manifest changes.")
 @pass_state
-def stop(state: State, name: str | None) -> None:
+def stop(state: State, name: str | None, until_changed: bool) -> None:
     """Stop and remove a backend. Default: the only one; where several run, a terminal asks."""
     name = _ask_for_backend(state) if name is None else name
-    state.controller.backends.delete(name)
+    state.controller.backends.delete(name, until_changed=until_changed)
     state.show({"name": name, "stopped": True}, f"{name} is stopped")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +20,14 @@ from venvd._cli.terminal import write
 from venvd._sync.backend import Commands
 from venvd_contract.access import KEY_PREFIX
 from venvd_contract.commands import ExecutionError, Output
+from venvd_contract.resources import Backend
 from venvd_contract.values import NotPlain, PlainEncoder
+
+_FILE = re.compile(r"[\w./~-]+\.py")
+_STARTING = frozenset({"pending", "starting"})
+_LONGEST_START = 300.0
+"""Seconds."""
+_POLL = 0.2
 
 
 def session_options() -> list[click.Parameter]:
@@ -69,9 +79,21 @@ def open_session(state: State, *, backend: str | None, token: str | None, sessio
             raise venvd.Unauthenticated(f"the backend at {url} refused {refused}: {error.message}") from None
 
 
+def _await_start(state: State, name: str) -> Backend:
+    """Return a backend; one that is about to start is waited for, since its port may refuse calls until then."""
+    backend = state.controller.backends.get(name)
+    if backend.state in _STARTING:
+        state.say(f"waiting for {name}, which is {backend.state}")
+    deadline = time.monotonic() + _LONGEST_START
+    while backend.state in _STARTING and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        backend = state.controller.backends.get(name)
+    return backend
+
+
 def _find_backend(state: State, name: str | None) -> tuple[str, str | None]:
     """Return a backend's URL from the controller, and the token to call it with."""
-    backend = state.controller.backends.get(choose_backend(state, name))
+    backend = _await_start(state, choose_backend(state, name))
     if backend.url is None:
         why = f": {backend.error}" if backend.error else ""
         raise venvd.Unavailable(f'backend "{backend.name}" is {backend.state}{why}')
@@ -79,6 +101,13 @@ def _find_backend(state: State, name: str | None) -> tuple[str, str | None]:
 
 
 def _read_code(code: str) -> str:
+    """Return the code that a word stands for: that of stdin, of a file, or the word itself.
+
+    Raises:
+        InvalidRequest: the file or stdin is not UTF-8, or there is no such file.
+    """
+    if _FILE.fullmatch(code):
+        return _read_file(Path(code).expanduser())
     if code != "-":
         return code
     try:
@@ -87,6 +116,17 @@ def _read_code(code: str) -> str:
         raise venvd.InvalidRequest(
             f"the code on stdin is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
         ) from None
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise venvd.InvalidRequest(
+            f"{path} cannot be read: {error.strerror}; code may also come from stdin (-)"
+        ) from None
+    except UnicodeDecodeError:
+        raise venvd.InvalidRequest(f"{path} is not UTF-8") from None
 
 
 def _to_result(value: Any) -> dict[str, Any]:
@@ -108,7 +148,7 @@ def _to_text(value: Any) -> str | None:
 @click.command("eval", cls=Code)
 @pass_state
 def eval_(state: State, /, code: str, timeout: float | None, **session_names: str | None) -> None:
-    """Evaluate CODE (- reads stdin) and print the value of its last expression."""
+    """Evaluate CODE (a file.py, or - for stdin) and print the value of its last expression."""
     with open_session(state, **session_names) as session:
         value = session.eval(_read_code(code), timeout=timeout)
         state.show(_to_result(value), _to_text(value))
@@ -117,7 +157,7 @@ def eval_(state: State, /, code: str, timeout: float | None, **session_names: st
 @click.command("exec", cls=Code)
 @pass_state
 def exec_(state: State, /, code: str, timeout: float | None, **session_names: str | None) -> None:
-    """Run CODE (- reads stdin) and print its output while it runs. Exit code 1 if it raises, except sys.exit(0)."""
+    """Run CODE (a file.py, or - for stdin) and print its output while it runs. Exit code 1 if it raises."""
     with open_session(state, **session_names) as session:
         output, streamed = _run(state, session, _read_code(code), timeout)
         if state.json:

@@ -15,6 +15,8 @@ import venvd
 from venvd._cli.terminal import write
 from venvd_contract.framing import Number
 
+_LONGEST_CELL = 160
+
 
 class State:
     """The state of one run of the program.
@@ -123,6 +125,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def shorten(text: str | None) -> str | None:
+    """Return the first line of a text, cut to what fits into a table."""
+    line = (text or "").partition("\n")[0]
+    return f"{line[: _LONGEST_CELL - 1]}…" if len(line) > _LONGEST_CELL else line or None
 
 
 def fields(pairs: Sequence[tuple[str, Any]]) -> str:

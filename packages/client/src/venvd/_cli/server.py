@@ -81,8 +81,20 @@ def _start(state: State, host: str, port: int) -> _controller_process.StartedCon
     state.show(
         {"url": started.url, "pid": pid, "home": str(home_directory())}, f"the controller is ready at {started.url}"
     )
+    _describe_choices(state, started)
     _warn_of_other_url(state, started.url)
     return started
+
+
+def _describe_choices(state: State, started: _controller_process.StartedController) -> None:
+    """Say what the controller has chosen by itself: its engine, with the reason and the gaps, and its manifest."""
+    with venvd.Controller(started.url, started.token) as controller:
+        status = controller.status()
+    state.say(f"engine {status.engineReason}")
+    for gap in status.gaps if status.engine == "local" else ():
+        state.say(f"  {gap}")
+    if status.manifest is not None:
+        state.say(f"manifest {status.manifest}: the controller starts what it declares")
 
 
 def _run_in_foreground(state: State, host: str, port: int) -> None:

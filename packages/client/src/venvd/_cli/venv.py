@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from venvd._cli import installed
-from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
+from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
 from venvd._cli.progress import Progress, wait
+from venvd._cli.venv_changes import add_requirements, put_venv, remove_requirements
 from venvd.errors import NotFound
 from venvd_contract.resources import BACKEND_TYPES, Provider, ProviderSpec, Venv, VenvChange, VenvSpec
 from venvd_contract.server_settings import parse_server_setting
@@ -27,8 +28,12 @@ def venv() -> None:
 
 
 def rows(venvs: Sequence[Venv]) -> str:
-    shown = [(item.name, item.python or item.spec.python, item.state, len(item.spec.requirements)) for item in venvs]
-    return table(("name", "python", "state", "requirements"), shown)
+    headings = ["name", "python", "state", "requirements"]
+    shown = [[item.name, item.python or item.spec.python, item.state, len(item.spec.requirements)] for item in venvs]
+    if any(item.error for item in venvs):
+        headings.append("error")
+        shown = [[*row, shorten(item.error)] for row, item in zip(shown, venvs, strict=True)]
+    return table(headings, shown)
 
 
 def details(venv_info: Venv) -> str:
@@ -177,8 +182,30 @@ def create(
     if model:
         change = controller.ensure_provider(name, model, spec, upgrade=upgrade)
     else:
-        change = controller.venvs.put(name, spec, upgrade=upgrade)
+        change = put_venv(state, name, spec, upgrade=upgrade)
     _show_built(state, change, no_wait=no_wait)
+
+
+@venv.command("add")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
+@pass_state
+def add(state: State, name: str, packages: Sequence[str], no_wait: bool) -> None:
+    """Add requirements to the venv NAME: each PACKAGE takes the place of one for the same package."""
+    spec = add_requirements(state.controller.venvs.get(name).spec, packages)
+    _show_built(state, put_venv(state, name, spec), no_wait=no_wait)
+
+
+@venv.command("remove")
+@click.argument("name", shell_complete=complete_names("venvs"))
+@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running.")
+@pass_state
+def remove(state: State, name: str, packages: Sequence[str], no_wait: bool) -> None:
+    """Remove the requirements for each PACKAGE from the venv NAME."""
+    spec = remove_requirements(state.controller.venvs.get(name).spec, packages)
+    _show_built(state, put_venv(state, name, spec), no_wait=no_wait)
 
 
 @venv.command("admin")
@@ -273,6 +300,10 @@ def _show_built(state: State, change: VenvChange, *, no_wait: bool) -> None:
     wait(state, change.operation)
     info = state.controller.venvs.get(name)
     state.show(info, f"{name} is {info.state} (CPython {info.python})")
+    outdated = [item.name for item in state.controller.backends.list() if item.venv == name and item.outdated]
+    if outdated:
+        restarts = " && ".join(f"venvd restart {each}" for each in outdated)
+        state.say(f"{', '.join(outdated)}: still with the build before, until `{restarts}`")
 
 
 def _spec(

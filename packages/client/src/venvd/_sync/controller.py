@@ -237,9 +237,13 @@ class Backends:
         """Return one backend."""
         return self._connection.send(api.get_backend(name))
 
-    def delete(self, name: str) -> None:
-        """Stop and remove a backend."""
-        self._connection.send(api.delete_backend(name))
+    def delete(self, name: str, *, until_changed: bool = False) -> None:
+        """Stop and remove a backend.
+
+        Raises:
+            Conflict: a manifest declares it. With `until_changed`, it is stopped until the manifest changes.
+        """
+        self._connection.send(api.delete_backend(name, until_changed=until_changed))
 
     def restart(self, name: str) -> BackendStart:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""

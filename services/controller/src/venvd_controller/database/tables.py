@@ -51,6 +51,8 @@ class VenvRow(Table):
     """Key, ref, python and packages of the last build."""
     inputs: Mapped[str | None] = mapped_column(String(64))
     """Digest of the inputs of `lock` and `image`."""
+    unused_since: Mapped[float | None]
+    """Unix time since which no backend uses it; only of venvs that clients did not name."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
     declared: Mapped[bool] = mapped_column("owned", default=False)
@@ -115,6 +117,18 @@ class BackendRow(Table):
     """Up to where the audit log has the events of its server."""
     walls: Mapped[dict[str, Any] | None]
     """Around its user code, as its server reported them when it became ready."""
+    server: Mapped[str | None] = mapped_column(String(32))
+    """The version of venvd that its server has."""
+
+
+class StoppedRow(Table):
+    """A backend that the manifest declares, and that is stopped until the manifest changes."""
+
+    __tablename__ = "stopped"
+
+    backend: Mapped[str] = mapped_column(String(63), primary_key=True)
+    manifest: Mapped[str] = mapped_column(String(64))
+    """Digest of the manifest."""
 
 
 class OperationRow(Table):

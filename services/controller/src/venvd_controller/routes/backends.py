@@ -72,10 +72,15 @@ def get_backend(controller: ControllerDep, caller: CallerDep, name: str) -> Back
     dependencies=[_needs_venv],
 )
 def delete_backend(
-    controller: ControllerDep, name: str, wait: Annotated[float, Query(ge=0, le=_MAX_REMOVAL_WAIT)] = _MAX_REMOVAL_WAIT
+    controller: ControllerDep,
+    name: str,
+    wait: Annotated[float, Query(ge=0, le=_MAX_REMOVAL_WAIT)] = _MAX_REMOVAL_WAIT,
+    untilChanged: bool = False,  # noqa: N803 - a name on the wire
 ) -> Response:
-    """Stop and remove a backend: 204 when it is gone, 202 if that takes longer than `wait` seconds and goes on."""
-    controller.backends.request_removal(name)
+    """Stop and remove a backend: 204 when it is gone, 202 if that takes longer than `wait` seconds and goes on. One
+    that the manifest declares is a `conflict`; with `untilChanged`, it is stopped until the manifest changes.
+    """
+    controller.manifest_sync.stop_backend(name, until_changed=untilChanged)
     controller.reconciler.wake()
     end = time.monotonic() + wait
     while True:

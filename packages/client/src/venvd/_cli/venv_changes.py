@@ -1,0 +1,83 @@
+"""Changes of a venv that exists: requirements that are added or removed, and the difference that is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from venvd._cli.command import State
+from venvd.errors import NotFound
+from venvd_contract.resources import VenvChange, VenvSpec
+from venvd_contract.suggestions import check_names
+
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_PART = 200
+
+
+def add_requirements(spec: VenvSpec, packages: Sequence[str]) -> VenvSpec:
+    """Return a specification with further requirements; each takes the place of one for the same package."""
+    named = {parse_package(word) for word in packages}
+    kept = [line for line in spec.requirements if parse_package(line) not in named]
+    return dataclasses.replace(spec, requirements=[*kept, *packages])
+
+
+def remove_requirements(spec: VenvSpec, packages: Sequence[str]) -> VenvSpec:
+    """Return a specification without the requirements for some packages.
+
+    Raises:
+        InvalidRequest: there is none for one of them; names the nearest one.
+    """
+    named = [parse_package(word) for word in packages]
+    check_names(named, sorted(map(parse_package, spec.requirements)), "the requirement")
+    return dataclasses.replace(
+        spec, requirements=[line for line in spec.requirements if parse_package(line) not in named]
+    )
+
+
+def parse_package(requirement: str) -> str:
+    """Return the normalised name of the package that a requirement is for.
+
+    Raises:
+        click.UsageError: it begins with no name.
+    """
+    found = _PACKAGE.match(requirement.strip())
+    if found is None:
+        raise click.UsageError(f'"{requirement}" is no requirement; one is "numpy" or "numpy>=2"')
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def put_venv(state: State, name: str, spec: VenvSpec, *, upgrade: bool = False) -> VenvChange:
+    """Create or change a venv; say what changes of one that exists."""
+    venvs = state.controller.venvs
+    try:
+        before = venvs.get(name).spec
+    except NotFound:
+        return venvs.put(name, spec, upgrade=upgrade)
+    change = venvs.put(name, spec, upgrade=upgrade)
+    lines = describe_change(before, change.venv.spec)
+    if lines:
+        state.say("\n".join([f"{name} exists, and changes:", *lines]))
+    return change
+
+
+def describe_change(before: VenvSpec, after: VenvSpec) -> list[str]:
+    """Return a difference between two specifications: lines that begin with `-` are gone, those with `+` are new."""
+    lines = []
+    for field in dataclasses.fields(VenvSpec):
+        old, new = _list_parts(getattr(before, field.name)), _list_parts(getattr(after, field.name))
+        lines += [f"  - {field.name}: {part}" for part in old if part not in new]
+        lines += [f"  + {field.name}: {part}" for part in new if part not in old]
+    return lines
+
+
+def _list_parts(value: Any) -> list[str]:
+    """Return the parts of a field's value, each as one line; none if it is empty."""
+    if isinstance(value, dict):
+        return [f"{name}={part}" for name, part in value.items()]
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return [str(value).replace("\n", " ")[:_LONGEST_PART]] if value else []

@@ -1,0 +1,149 @@
+"""Backends that are older than their venv or the program, and those that a manifest declares."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_controller import backends as backends_module
+
+from .conftest import running_testbed, wait_until  # type: ignore[import-not-found]
+
+MANIFEST = """
+venvs: [{name: plain, python: "3.13"}]
+backends: [{name: app, type: http, venv: plain}]
+"""
+
+
+@contextmanager
+def _declaring(tmp_path: Path) -> Any:
+    """A controller with a manifest, and the manifest."""
+    path = tmp_path / "venvd.yaml"
+    path.write_text(MANIFEST)
+    with running_testbed(home=tmp_path / "home", manifest=path) as testbed:
+        _await_app(testbed)
+        yield testbed, path
+
+
+def _await_app(testbed: Any) -> None:
+    """Wait until the manifest's backend runs."""
+    wait_until(lambda: [row.state for row in testbed.controller.backends.list_rows()] == ["running"])
+
+
+def _build(testbed: Any, *requirements: str) -> None:
+    spec = VenvSpec(python="3.13", requirements=list(requirements))
+    testbed.wait(testbed.controller.venvs.put("plain", spec)[1])
+
+
+def _list_outdated(testbed: Any) -> set[str]:
+    items = testbed.client.get("/v1/backends").json()["items"]
+    for item in items:
+        assert testbed.client.get(f"/v1/backends/{item['name']}").json() == item
+    return {item["name"] for item in items if item["outdated"]}
+
+
+def _await_app(testbed: Any) -> None:
+    """Wait until the manifest's backend runs."""
+    wait_until(lambda: [row.state for row in testbed.controller.backends.list_rows()] == ["running"])
+
+
+def _build(testbed: Any, *requirements: str) -> None:
+    spec = VenvSpec(python="3.13", requirements=list(requirements))
+    testbed.wait(testbed.controller.venvs.put("plain", spec)[1])
+
+
+def _list_outdated(testbed: Any) -> set[str]:
+    items = testbed.client.get("/v1/backends").json()["items"]
+    one_by_one = {
+        each["name"] for each in items if testbed.client.get(f"/v1/backends/{each['name']}").json()["outdated"]
+    }
+    assert one_by_one == {each["name"] for each in items if each["outdated"]}
+    return one_by_one
+
+
+def test_backends_with_an_older_build_are_outdated(tmp_path: Path) -> None:
+    """A backend is outdated from a new build of its venv until its restart; one that does not run never is."""
+    with running_testbed(home=tmp_path / "other") as testbed:
+        _build(testbed)
+        for name in ("one", "other"):
+            testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name))[1])
+        assert _list_outdated(testbed) == set()
+        _build(testbed, "numpy")
+        assert _list_outdated(testbed) == {"one", "other"}
+        testbed.wait(testbed.controller.backends.restart("one")[1])
+        assert _list_outdated(testbed) == {"other"}
+        _build(testbed)
+        assert _list_outdated(testbed) == {"one"}
+
+
+def test_backends_with_an_older_server_are_outdated(testbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade each backend is outdated until its restart, and one with `rolling` restarts by itself."""
+    _build(testbed)
+    for name, update in (("a", "manual"), ("b", "rolling"), ("c", "rolling")):
+        testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update=update))[1])
+    first = {name: testbed.controller.backends.get_row(name).launch for name in "abc"}
+    monkeypatch.setattr(backends_module, "__version__", "999")
+    monkeypatch.setattr("venvd_controller.backend_start.__version__", "999")
+    wait_until(lambda: [item.name for item in testbed.controller.backends.list_all() if item.outdated] == ["a"])
+    testbed.await_running("b")
+    testbed.await_running("c")
+    now = {name: testbed.controller.backends.get_row(name).launch for name in "abc"}
+    assert {name for name in "abc" if now[name] != first[name]} == {"b", "c"}
+
+
+def test_a_rolling_update_stops_at_a_backend_that_fails(testbed: Any) -> None:
+    """Where the newest build does not start, the other backends of the venv keep the build that they have."""
+    _build(testbed)
+    for name in ("a", "b"):
+        testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update="rolling"))[1])
+    before = testbed.controller.backends.get_row("b").launch
+    testbed.engine.faults["start"] = RuntimeError("it does not start")
+    _build(testbed, "numpy")
+    wait_until(lambda: testbed.controller.backends.get_row("a").failures > 1)
+    assert testbed.controller.backends.get_row("b").launch == before
+    del testbed.engine.faults["start"]
+    wait_until(
+        lambda: not any(item.outdated or item.state != "running" for item in testbed.controller.backends.list_all())
+    )
+    assert testbed.controller.backends.get_row("b").launch != before
+
+
+def test_a_wrong_update_is_refused(shared_client: Any) -> None:
+    """The error names both words."""
+    refused = shared_client.post("/v1/backends", json={"type": "http", "update": "sometimes"})
+    assert (refused.status_code, "manual or rolling" in refused.json()["detail"]) == (400, True)
+
+
+def test_a_declared_backend_is_not_stopped_by_mistake(tmp_path: Path) -> None:
+    """Its manifest would start it again: the error names the manifest and the way to stop it."""
+    with _declaring(tmp_path) as (testbed, path):
+        refused = testbed.client.delete("/v1/backends/app")
+        assert refused.status_code == 409
+        assert str(path) in refused.json()["detail"]
+        assert "venvd stop app --until-changed" in refused.json()["detail"]
+        assert testbed.client.get("/v1/status").json()["manifest"] == str(path)
+        assert testbed.client.delete("/v1/backends/app?untilChanged=true").status_code == 204
+        for _ in range(2):
+            turn = testbed.controller.reconciler.last_turn
+            wait_until(lambda turn=turn: testbed.controller.reconciler.last_turn != turn)
+        assert testbed.client.get("/v1/backends").json()["items"] == []
+        path.write_text(MANIFEST + "providers: []\n")
+        _await_app(testbed)
+
+
+def test_a_stopped_backend_stays_stopped_over_a_restart(create_testbed: Any, tmp_path: Path) -> None:
+    """A controller that starts anew leaves a declared backend stopped while the manifest is the same."""
+    path = tmp_path / "venvd.yaml"
+    path.write_text(MANIFEST)
+    with create_testbed(manifest=path).started() as testbed:
+        _await_app(testbed)
+        testbed.controller.manifest_sync.stop_backend("app", until_changed=True)
+    with create_testbed(manifest=path).started() as testbed:
+        assert [row.name for row in testbed.controller.backends.list_rows() if row.wanted] == []
+    path.write_text(MANIFEST + "# changed\n")
+    with create_testbed(manifest=path).started() as testbed:
+        _await_app(testbed)
