@@ -47,6 +47,37 @@ def test_a_lock_pins_every_package_with_hashes(tmp_path: Path) -> None:
     assert "://" not in lock
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pandsa", 'the package index has no package pandsa (is "pandas" meant?)'),
+        ("sklearn", '(is "scikit-learn" meant?)'),
+        ("Scikit.Lern", '(is "scikit-learn" meant?)'),
+        ("zzzzzz", "the package index has no package zzzzzz"),
+    ],
+)
+def test_a_misspelt_package(name: str, says: str) -> None:
+    """The error names a well-known package that may be meant."""
+    stderr = (
+        "error: No solution found when resolving dependencies:\n"
+        f"  cause: Because {name} was not found in the package registry and you require {name}, we can conclude that "
+        "your requirements are unsatisfiable.\n"
+    )
+    assert says in locking.explain(stderr)
+    assert ("meant" in locking.explain(stderr)) == ("meant" in says)
+
+
+def test_builds_from_source_name_their_setting() -> None:
+    """A package without wheels is refused with the setting that allows a build."""
+    stderr = (
+        "error: No solution found when resolving dependencies:\n"
+        "  cause: Because all versions of old have no usable wheels and you require old, we can conclude that your "
+        "requirements are unsatisfiable.\n"
+        "hint: Wheels are required for `old` because building from source is disabled for all packages\n"
+    )
+    assert "VENVD_ALLOW_SOURCE_BUILDS=1" in locking.explain(stderr)
+
+
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("lines", "words"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from venvd import _controller_api as api
-from venvd._home import HOW_TO_START, read_line
+from venvd._home import NOT_INSTALLED, make_home, read_line
 from venvd._sync.controller import Controller
 from venvd.errors import NoController, Unavailable, VenvdError
 
@@ -80,8 +80,8 @@ def start(
         Unavailable: the controller ended or does not become ready. The message holds the end of its log.
     """
     if not is_installed():
-        raise NoController(f"the controller is not installed in this environment: {HOW_TO_START}")
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        raise NoController(NOT_INSTALLED)
+    make_home(home)
     env = {
         **os.environ,
         **(settings or {}),

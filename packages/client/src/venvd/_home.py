@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from venvd.errors import NoController
+from venvd.errors import InvalidRequest, NoController
 
+NOT_INSTALLED = (
+    "this environment has the SDK alone, without the controller: run one from the sources (`make install`, then "
+    "`.venv/bin/venvd up --detach`) or with `docker compose up`, and name it with VENVD_URL and VENVD_TOKEN"
+)
 HOW_TO_START = "start one with `venvd up --detach` or `docker compose up`, or name another with VENVD_URL"
 
 
@@ -17,6 +22,24 @@ def home_directory() -> Path:
         return Path(path).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state") / "venvd"
+
+
+def make_home(home: Path) -> None:
+    """Make the directory of a home.
+
+    Raises:
+        InvalidRequest: it cannot be made or written; says why.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unusable(home, error.strerror) from None
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        raise _unusable(home, os.strerror(errno.EACCES))
+
+
+def _unusable(home: Path, why: str | None) -> InvalidRequest:
+    return InvalidRequest(f"the home {home} cannot be used: {why}; name a directory of your own with VENVD_HOME")
 
 
 def read_line(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from venvd import _controller_process, _pid_file
-from venvd._home import HOW_TO_START, find_controller, home_directory, is_named
+from venvd._home import HOW_TO_START, NOT_INSTALLED, find_controller, home_directory, is_named, make_home
 from venvd._sync.controller import Controller
 from venvd.errors import NoController, NotFound, Unavailable
 
@@ -58,8 +58,8 @@ def use_controller(url: str | None = None, token: str | None = None) -> Iterator
         return
     directory = home_directory()
     if not _controller_process.is_installed() and _find_running(token) is None:
-        raise NoController(f"no controller runs, and none is installed in this environment: {HOW_TO_START}")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        raise NoController(f"no controller runs, and {NOT_INSTALLED}")
+    make_home(directory)
     with (directory / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:

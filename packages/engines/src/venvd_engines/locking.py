@@ -16,6 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from venvd_contract.errors import Internal, InvalidRequest, Unavailable, VenvdError
+from venvd_contract.package_names import find_similar
 
 MAX_MESSAGE = 4000
 """Characters of uv's output that an error carries."""
@@ -259,10 +260,18 @@ def _explain_conflict(causes: list[str], hints: list[str]) -> str:
     text = re.sub(r",? we can conclude that your requirements are unsatisfiable\.?", "", text)
     text = text.replace(", we can conclude that ", ", hence ").removeprefix("Because ")
     text = text.replace(". And because ", "; and ").replace(". And ", "; and ")
-    text = re.sub(r"(\S{1,200}) was not found in the package registry", r"the package index has no package \1", text)
+    text = re.sub(r"(\S{1,200}) was not found in the package registry", _explain_missing, text)
     if any("building from source is disabled" in hint for hint in hints):
-        text += "; building from source, which runs a package's code, is switched off"
+        text += (
+            "; building from source, which runs a package's code, is switched off: an operator allows it with the "
+            "controller's setting VENVD_ALLOW_SOURCE_BUILDS=1, or name a version that has wheels"
+        )
     return text.strip() or "no reason was given"
+
+
+def _explain_missing(found: re.Match[str]) -> str:
+    similar = find_similar(found[1])
+    return f"the package index has no package {found[1]}" + (f' (is "{similar}" meant?)' if similar else "")
 
 
 def _explain_unavailable(causes: list[str]) -> str:

@@ -6,6 +6,7 @@ from traceback import StackSummary, TracebackException
 from typing import Any, List, Set
 
 from venvd_contract.errors import VenvdError
+from venvd_worker.session.hints import find_hint
 
 _ROOT = (lambda: None).__code__.co_filename.rpartition("/venvd_worker/")[0]
 """Where the files of our frames lie; bytecode of the archive names another place than `__file__`."""
@@ -38,7 +39,8 @@ def formatted(error: BaseException) -> str:
     try:
         found = TracebackException(type(error), error, error.__traceback__)
         _strip(found, set())
-        text = "".join(found.format())
+        hint = find_hint(error)
+        text = "".join(found.format()) + (hint + "\n" if hint else "")
     except Exception:  # noqa: BLE001 - the user's classes take part in this
         text = "{}: {}\n".format(type_name(error), message(error))
     return printable(_shortened(text, _LONGEST))
