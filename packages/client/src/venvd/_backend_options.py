@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
-from venvd._controller_api import OnEvent, check_backend_type, ignore_event, make_backend_spec
+from venvd._controller_api import OnEvent, check_backend_type, make_backend_spec
+from venvd._progress_line import show_progress
 from venvd_contract.resources import BackendLimits, BackendSpec, VenvSpec, check_version
 
 
@@ -39,7 +41,8 @@ class Options(TypedDict, total=False):
         manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
-        on_event: is called with each event of the operations (`venvd_contract.resources.Event`).
+        on_event: is called with each event of the operations (`venvd_contract.resources.Event`). Default: shows them
+            in one line on stderr if that is a terminal or belongs to a notebook.
     """
 
     python: str | None
@@ -69,6 +72,16 @@ class Options(TypedDict, total=False):
     on_event: OnEvent
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def describe_options(function: _Function) -> _Function:
+    """Write the options into the docstring of a function that takes them, for `help()`."""
+    options = inspect.getdoc(Options) or ""
+    function.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{options.partition('Attributes:')[2].strip(chr(10))}"
+    return function
+
+
 @dataclass(frozen=True)
 class BackendPlan:
     """The venv and backend that a caller asks for."""
@@ -82,7 +95,7 @@ class BackendPlan:
 
     @property
     def on_event(self) -> OnEvent:
-        return self.options.get("on_event", ignore_event)
+        return self.options.get("on_event") or show_progress()
 
     def backend_spec(self, venv: str) -> BackendSpec:
         """Return the specification of the backend for the venv of that name."""

@@ -10,17 +10,18 @@ from typing import Unpack
 from venvd._async import workflows
 from venvd._async.backend import AsyncBackend
 from venvd._async.controller import AsyncController
-from venvd._backend_options import Options, plan_backend
+from venvd._backend_options import Options, describe_options, plan_backend
 from venvd._on_demand_controller import remove_backend, use_controller_async
 
 
+@describe_options
 @contextlib.asynccontextmanager
 async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Options]) -> AsyncIterator[AsyncBackend]:
     """Start a backend for a list of requirements and connect to it. The end of the block stops and removes it.
 
     The runtime and the venv are created if they do not exist, and stay: the next call finds them by their content.
     Without `controller`, the one that the environment or the home names is used, else a controller is started and ends
-    with the last program that uses it. The other arguments are those of `Options`.
+    with the last program that uses it.
 
     Raises:
         NoController: no controller answers, and this environment does not hold its program.

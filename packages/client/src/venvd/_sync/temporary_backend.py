@@ -7,20 +7,21 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
-from venvd._backend_options import Options, plan_backend
+from venvd._backend_options import Options, describe_options, plan_backend
 from venvd._on_demand_controller import remove_backend, use_controller
 from venvd._sync import workflows
 from venvd._sync.backend import Backend
 from venvd._sync.controller import Controller
 
 
+@describe_options
 @contextlib.contextmanager
 def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Iterator[Backend]:
     """Start a backend for a list of requirements and connect to it. The end of the block stops and removes it.
 
     The runtime and the venv are created if they do not exist, and stay: the next call finds them by their content.
     Without `controller`, the one that the environment or the home names is used, else a controller is started and ends
-    with the last program that uses it. The other arguments are those of `Options`.
+    with the last program that uses it.
 
     Raises:
         NoController: no controller answers, and this environment does not hold its program.
