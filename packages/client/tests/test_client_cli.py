@@ -149,6 +149,22 @@ def test_up_tells_of_another_url(elsewhere: dict[str, str]) -> None:
     run(theirs, "down")
 
 
+def test_up_tells_what_it_has_chosen(elsewhere: dict[str, str], tmp_path: Path) -> None:
+    """The engine with its reason and what it does not guard against, and the manifest with its path."""
+    manifest = tmp_path / "venvd.yaml"
+    manifest.write_text("venvs: []\n")
+    nowhere = {"VENVD_ENGINE": "auto", "DOCKER_HOST": "unix:///nowhere.sock"}
+    theirs = {**elsewhere, **nowhere, "VENVD_PORT": str(free_port())}
+    said = run({**theirs, "VENVD_MANIFEST": str(manifest)}, "up", "--detach").err
+    config = run(theirs, "config").out
+    run(theirs, "down")
+    assert "engine local: no Docker Engine can be used at unix:///nowhere.sock" in said
+    assert "User code runs as the user of the controller" in said
+    assert f"manifest {manifest}: the controller starts what it declares" in said
+    assert "unguarded: User code runs as the user of the controller" in config
+    assert "unsafe:" not in config
+
+
 def test_lists_show_what_there_is(cli: Cli) -> None:
     """Names, states and versions are in the tables."""
     text = cli("list").out

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -96,6 +98,8 @@ def test_outdated_backends_are_named(cli: Cli) -> None:
     assert cli("eval", "import six; 1", "--backend", "grows-http").out == "1\n"
     assert "  - requirements: six" in cli("venv", "remove", "grows", "six").err
     cli("stop", "grows-http")
+    cli("venv", "delete", "grows")
+    cli("prune", "--yes")
 
 
 @pytest.mark.slow
@@ -138,6 +142,26 @@ def test_an_unusable_home(tmp_path: Path, words: list[str]) -> None:
     assert refused.err.count("\n") == 1
     assert "VENVD_HOME" in refused.err or words[0] == "eval"
     assert "Traceback" not in refused.err
+
+
+@pytest.mark.slow
+def test_addresses_are_printed_once_the_backends_run(site: Any) -> None:
+    """`make up` ends with this program: it waits for the backends, and prints where each is or why it does not run."""
+    program = Path(__file__).parents[3] / "scripts" / "await-backends"
+    command = [sys.executable, str(program), site.url]
+    ran = subprocess.run(command, env={"VENVD_TOKEN": site.token}, capture_output=True, text=True, check=False)
+    assert f"controller  {site.url}\n" in ran.stdout
+    assert f"main        {site.backend.url}\n" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_call_waits_for_a_start(cli: Cli) -> None:
+    """A backend that is about to start is waited for, and the wait is said."""
+    cli("start", "http", "plain", "--name", "soon", "--no-wait")
+    waited = cli("eval", "6 * 7", "--backend", "soon")
+    assert waited.out == "42\n"
+    assert waited.err in {"", "waiting for soon, which is pending\n", "waiting for soon, which is starting\n"}
+    cli("stop", "soon")
 
 
 def test_an_environment_without_a_controller_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_secrets_are_not_in_the_config(client: TestClient, controller: Controlle
     answer = client.get("/v1/config")
     assert controller.home.token not in answer.text
     assert "VENVD_ENGINE" in {setting["name"] for setting in answer.json()["settings"]}
-    assert any("network" in gap for gap in answer.json()["unsafe"])
+    assert any("network" in gap for gap in answer.json()["gaps"])
 
 
 @pytest.mark.parametrize(

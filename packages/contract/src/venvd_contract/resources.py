@@ -386,5 +386,7 @@ class Setting:
 class ConfigReport:
     settings: List[Setting]
     unsafe: List[str]
-    """Guards that are off, or that this engine does not have."""
+    """Guards that are off, and that a setting or another specification turns on."""
     missing: List[str]
+    gaps: List[str] = field(default_factory=list)
+    """What the engine or this machine does not guard against, whatever the settings."""

@@ -74,6 +74,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "settings": [{"name": "VENVD_ENGINE", "value": "docker", "source": "environment", "variable": "VENVD_ENGINE"}],
         "unsafe": [],
         "missing": [],
+        "gaps": [],
     },
     "ControllerStatus": {
         "version": "0.1.0",

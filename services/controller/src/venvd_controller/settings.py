@@ -277,7 +277,7 @@ def create_report(
         shown.append(
             Setting(f"VENVD_{name.upper()}", _render(getattr(settings, name)), source, variable, field.description)
         )
-    unsafe = list(gaps)
+    unsafe = [gap for gap in gaps if "VENVD_" in gap]  # one that a setting closes names the setting
     if not is_loopback(settings.host):
         unsafe.append(
             f"the controller listens beyond loopback ({settings.host}): its token crosses the network in clear"
@@ -293,7 +293,8 @@ def create_report(
             unsafe.append(f'the backend "{backend.name}" serves without a token')
         if backend.type != "pipe" and not is_loopback(backend.spec.host):
             unsafe.append(f'the backend "{backend.name}" is published beyond loopback ({backend.spec.host})')
-    return ConfigReport(shown, unsafe, [*_list_missing(settings), *problems])
+    open_gaps = [gap for gap in gaps if gap not in unsafe]
+    return ConfigReport(shown, unsafe, [*_list_missing(settings), *problems], open_gaps)
 
 
 def _find_variable(field: str) -> str | None:

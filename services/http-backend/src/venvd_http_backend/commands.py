@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from venvd_contract.commands import SESSION_COMMANDS
-from venvd_contract.errors import InvalidRequest, TooLarge
+from venvd_contract.errors import InvalidRequest, TooLarge, Unauthenticated
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, logs
 from venvd_core.arrays import claim
@@ -49,7 +49,13 @@ class Commands:
         Raises:
             Unauthenticated, Forbidden: it may not.
         """
-        head.caller = self._guard.admit(head.token, head.peer)
+        try:
+            head.caller = self._guard.admit(head.token, head.peer)
+        except Unauthenticated as error:
+            if head.token is None:
+                how = "send it as the header `Authorization: Bearer TOKEN`"
+                raise Unauthenticated(f"{error.message}: {how}") from None
+            raise
         return head.caller.key
 
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:

@@ -88,13 +88,17 @@ def list_(state: State) -> None:
 @app.command("config")
 @pass_state
 def config(state: State) -> int:
-    """Show every setting and its source, and what is unsafe or broken. Exits with 1 if something is broken."""
+    """Show every setting and its source, and what is unsafe, unguarded or broken. Exits with 1 if something is broken.
+
+    A setting or a specification ends what is unsafe; what is unguarded is a limit of the engine or of this machine.
+    """
     report = state.controller.config()
     settings = [
         (item.name, item.value, _source(item), (item.description or "").rstrip(".")) for item in report.settings
     ]
     state.show(report, table(("setting", "value", "source", "meaning"), settings))
-    for word, named, colour in (("unsafe", report.unsafe, "yellow"), ("broken", report.missing, "red")):
+    lists = (("unsafe", report.unsafe, "yellow"), ("unguarded", report.gaps, None), ("broken", report.missing, "red"))
+    for word, named, colour in lists:
         for each in named if not state.json else ():
             write(f"{word}: {each}", fg=colour)
     return FAILED if report.missing else DONE

@@ -10,7 +10,16 @@ from collections.abc import AsyncGenerator
 from typing import cast
 
 from venvd._net.bulk import BulkReader, Filler, split_view
-from venvd._net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader, deadline_exceeded, seconds_left
+from venvd._net.endpoint import (
+    CHUNK,
+    CONNECT_TIMEOUT,
+    ENDED_EARLY,
+    Endpoint,
+    Exchange,
+    Reader,
+    deadline_exceeded,
+    seconds_left,
+)
 from venvd.errors import Unavailable, Unreachable, VenvdError
 
 _MAX_IDLE = 64
@@ -182,7 +191,10 @@ class Connection(asyncio.Protocol):
             return StaleConnectionError()
         if exc is not None or not reader.started:
             reason = f": {exc}" if exc else ""
-            return Unavailable(f"{self._endpoint.url} closed the connection without a whole answer{reason}")
+            ended_early = "" if reader.started else ENDED_EARLY
+            return Unavailable(
+                f"{self._endpoint.url} closed the connection without a whole answer{reason}{ended_early}"
+            )
         try:
             reader.eof()
         except VenvdError as error:

@@ -11,7 +11,16 @@ from collections import deque
 from collections.abc import Generator
 
 from venvd._net.bulk import BulkReader, split_view
-from venvd._net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader, deadline_exceeded, seconds_left
+from venvd._net.endpoint import (
+    CHUNK,
+    CONNECT_TIMEOUT,
+    ENDED_EARLY,
+    Endpoint,
+    Exchange,
+    Reader,
+    deadline_exceeded,
+    seconds_left,
+)
 from venvd.errors import Unavailable, Unreachable
 
 _MAX_IDLE = 64
@@ -160,7 +169,9 @@ class Connection:
         if not self.fresh:
             return _StaleConnectionError(sent)
         return Unavailable(
-            f"{self._endpoint.url} closed the connection without an answer" + (f": {error}" if error else "")
+            f"{self._endpoint.url} closed the connection without an answer"
+            + (f": {error}" if error else "")
+            + ENDED_EARLY
         )
 
     def _set_timeout(self, deadline: float | None) -> None:

@@ -13,6 +13,8 @@ from venvd.errors import DeadlineExceeded, InvalidRequest
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect."""
+ENDED_EARLY = "; a backend that is starting does so: wait until `venvd status` shows it as running"
+"""What to do about a connection that ended before an answer began."""
 _LONGEST = 24 * 86400.0
 """Seconds of the longest wait: the kernel takes at most 31 bits of milliseconds."""
 CHUNK = 64 * 1024
