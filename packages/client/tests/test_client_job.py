@@ -40,7 +40,7 @@ def test_options_that_are_none_are_refused() -> None:
 
 def test_a_version_that_is_a_number_is_refused(empty_home: Path) -> None:
     """3.10 would be 3.1."""
-    with pytest.raises(venvd.InvalidRequest, match=r'is text, such as "3.13", and 3.13 is none'):
+    with pytest.raises(venvd.InvalidRequest, match=r'is text in quotes, such as "3.13", not 3.13'):
         venvd.backend(python=3.13).__enter__()  # type: ignore[arg-type]
     assert not empty_home.exists()
 

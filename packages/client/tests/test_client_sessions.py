@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import venvd
+from venvd._transports import direct
 
 
 def test_exec_returns_the_output(backend: venvd.Backend) -> None:
@@ -176,3 +177,12 @@ def test_dead_proxies_of_asyncio_release_their_handles(server: Any, eventually: 
 
     asyncio.run(run())
     assert not server.interpreter.objects
+
+
+def test_a_call_is_encoded_once(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a backend takes no direct connections, no call is encoded for one."""
+    encoded: list[Any] = []
+    monkeypatch.setattr(direct, "encode_call", lambda call, **_: encoded.append(call))
+    with venvd.connect(server.url, server.token) as backend:
+        assert [backend.eval("6 * 7") for _ in range(4)] == [42] * 4
+    assert encoded == []

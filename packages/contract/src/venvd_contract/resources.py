@@ -44,7 +44,7 @@ def check_version(version: str) -> str:
         InvalidRequest: it is not.
     """
     if not isinstance(version, str):  # 3.10 is 3.1 as a number
-        raise InvalidRequest(f'a version of CPython is text, such as "3.13", and {version!r} is none')
+        raise InvalidRequest(f'a version of CPython is text in quotes, such as "3.13", not {version!r}')
     if not _VERSION.fullmatch(version):
         raise InvalidRequest(f'"{version[:40]}" is no version of CPython: write it as 3.13 or 3.13.5')
     return version

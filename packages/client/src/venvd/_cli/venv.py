@@ -262,7 +262,7 @@ def ensure(state: State, /, provider: str, model: str | None, upgrade: bool, no_
 def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
     """Return a specification with a virtual environment of the host: its path, or the packages in it."""
     if not installed.is_path(str(folder)):
-        raise click.UsageError(f'--venv takes an absolute path, and "{folder}" is none')
+        raise click.UsageError(f'--venv takes an absolute path, such as /srv/app/.venv, not "{folder}"')
     if state.controller.status().engine == "local":
         return dataclasses.replace(spec, path=str(folder))
     if spec.requirements or spec.python or spec.lock:

@@ -76,7 +76,11 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
         connection = await self._take(pool, call, loop, deadline)
         if connection is None:
             return None
-        exchange = Exchange(direct.encode_call(call, stream=streaming), reader)
+        try:
+            exchange = Exchange(direct.encode_call(call, stream=streaming), reader)
+        except BaseException:
+            pool.idle.append(connection)
+            raise
         return self._stream(pool, connection, call, exchange, deadline, streaming=streaming)
 
     async def _stream(

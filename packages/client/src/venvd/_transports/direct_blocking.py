@@ -233,7 +233,6 @@ class DirectCalls(DirectPools[Connection]):
             pool = self.find_pool(call)
             if pool is None:
                 return self._call_server(call)
-        data = direct.encode_call(call, values="")
         deadline = None if call.timeout is None else deadline_after(call.wait_seconds)
         try:
             connection = pool.idle.pop()
@@ -242,6 +241,11 @@ class DirectCalls(DirectPools[Connection]):
             if made is None:
                 return self._call_server(call)
             connection = made
+        try:
+            data = direct.encode_call(call, values="")  # only now, as the server's connection encodes for itself
+        except BaseException:
+            pool.idle.append(connection)
+            raise
         try:
             reply = connection.exchange(data, deadline)
         except _CutError:

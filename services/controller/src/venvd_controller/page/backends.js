@@ -37,7 +37,7 @@ export function showBackends({ main, caller, signal }) {
 					{ "data-name": backend.name },
 					link(`#/backends/${backend.name}`, backend.name),
 					badge(backend.state),
-					h("span", { class: "about" }, `${backend.type} of ${backend.venv}`, h("small", {}, describeFigures(backend.figures)), backend.error && h("span", { class: "error" }, backend.error)),
+					h("span", { class: "about" }, `${backend.type} of ${backend.venv}${backend.outdated ? ", outdated" : ""}`, h("small", {}, describeFigures(backend.figures)), backend.error && h("span", { class: "error" }, backend.error)),
 					h(
 						"span",
 						{ class: "actions" },
@@ -146,6 +146,7 @@ export function showBackend({ main, name, caller, signal }) {
 function renderAbout(backend) {
 	return terms([
 		["State", badge(backend.state)],
+		["Outdated", backend.outdated ? "A restart gives it the newest build of its venv and the newest server." : null],
 		["Error", backend.error && h("span", { class: "error" }, backend.error)],
 		["Venv", link(`#/venvs/${backend.venv}`, backend.venv)],
 		["Type", `${backend.type} on the engine ${backend.engine}`],
