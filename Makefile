@@ -3,10 +3,10 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine test-gvisor fuzz lint bench format up down base-images images push lock proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench format up down base-images images push lock chart proto unasync release clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv with everything; the CLI is .venv/bin/venvd
 	@scripts/install
@@ -27,13 +27,16 @@ test-gvisor: install ## the suites with worker hosts under gVisor (runsc), which
 	@VENVD_TEST_OCI_RUNTIME=runsc scripts/with-engine scripts/test -m "docker$(if $(MARKS), and ($(MARKS)))" \
 		$(or $(SUITES),tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm)
 
+test-kubernetes: install ## the tests of the engine kubernetes and of the chart, on the cluster of KUBECONFIG (REGISTRY=…, REGISTRY_URL=…)
+	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/test-kubernetes
+
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)
 
 test-fast: install ## the quick tests of every package, in under a minute: without an engine or a package index
 	@scripts/test packages services tests/test_*.py -m "not (slow or docker or network or long)"
 
-lint: install ## ruff, mypy, stale locks and stubs
+lint: install ## ruff, mypy, stale locks, stubs and tables
 	@scripts/lint
 
 bench: ## figures beside their floors, as a table and as JSON (ARGS="--quick --only http --engine local"; --help)
@@ -59,6 +62,9 @@ push: install ## push them to a registry, and write their digests to a file (REG
 
 lock: install ## resolve the stale requirements locks
 	@$(PYTHON_BIN) scripts/lock
+
+chart: install ## generate the table of the chart's README and the settings of its schema
+	@$(PYTHON_BIN) scripts/chart
 
 proto: install ## generate the gRPC stubs
 	@$(PYTHON_BIN) scripts/proto

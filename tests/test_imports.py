@@ -17,7 +17,10 @@ ALLOWED: dict[str, set[str]] = {
     "packages/worker": {"venvd_contract"},
     "packages/core": {"venvd_contract", "msgspec", "prometheus_client", "pydantic", "pydantic_settings"},
     "packages/http": {"venvd_contract", "msgspec", "uvicorn"},
-    "packages/engines": {"venvd_contract", "venvd_worker", "docker", "packaging", "requests", "urllib3", "uv"},
+    "packages/engines": {
+        *("venvd_contract", "venvd_worker"),
+        *("docker", "httpx2", "lightkube", "oras", "packaging", "requests", "urllib3", "uv"),
+    },
     "packages/proto": {"google", "grpc"},
     "packages/client": {"venvd_contract", "venvd_proto", "click", "google", "grpc", "grpc_status", "prompt_toolkit"},
     "services/http-backend": {
@@ -42,6 +45,8 @@ ALLOWED: dict[str, set[str]] = {
 
 ONLY_IN = {
     "docker": "packages/engines/",
+    "lightkube": "packages/engines/",
+    "oras": "packages/engines/",
     "uvicorn": "packages/http/",
 }
 """Libraries that one folder alone imports."""

@@ -191,7 +191,7 @@ def test_without_the_controllers_program(empty_home: Path, monkeypatch: pytest.M
 
 def test_a_controller_that_cannot_start_says_why(empty_home: Path) -> None:
     """What its log says is in the error."""
-    with pytest.raises(venvd.Unavailable, match='VENVD_ENGINE is "abacus": it takes auto, docker or local'):
+    with pytest.raises(venvd.Unavailable, match='VENVD_ENGINE is "abacus": it takes auto, docker, local or kubernetes'):
         _controller_process.start(empty_home, settings={"VENVD_ENGINE": "abacus"})
 
 

@@ -26,7 +26,7 @@ from venvd_controller.specs import check_backend, check_venv, create_provider_na
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("ENGINE", "abacus", "it takes auto, docker or local"),
+        ("ENGINE", "abacus", "it takes auto, docker, local or kubernetes"),
         ("PORT", "70000", "it takes a whole number of at least 0 and at most 65535"),
         ("PORT", "http", "it takes a whole number of at least 0 and at most 65535"),
         ("START_TIMEOUT", "0", "it takes a number of more than 0"),
@@ -67,6 +67,33 @@ def test_only_the_owner_reads_the_secrets_of_a_home(tmp_path: Path) -> None:
     again = Home(tmp_path)
     assert (again.token, again.id) == (token, identity)
     again.close()
+
+
+def test_an_identity_from_outside_replaces_the_homes(tmp_path: Path) -> None:
+    """A home takes ID, secret and tokens from the directory of `identity`, and a lost home has them again."""
+    identity = tmp_path / "identity"
+    identity.mkdir()
+    for name in ("id", "secret", "token", "metrics-token"):
+        (identity / name).write_text(f"the-{name}\n")
+    homes = [Home(tmp_path / name, identity=identity) for name in ("one", "two")]
+    homes.append(Home(tmp_path / "three", "another", identity))
+    for home in homes:
+        home.close()
+    assert {(home.id, home.metrics_token) for home in homes} == {("the-id", "the-metrics-token")}
+    assert [home.token for home in homes] == ["the-token", "the-token", "another"]
+    assert len({home.derive_token("backend", "nonce") for home in homes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot read .*secret: No such file"), ("\n", "secret is empty")]
+)
+def test_an_incomplete_identity_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    """The controller does not start with half an identity."""
+    (tmp_path / "id").write_text("the-id")
+    if content is not None:
+        (tmp_path / "secret").write_text(content)
+    with pytest.raises(InvalidRequest, match=f"VENVD_IDENTITY_DIR: .*{message}"):
+        Home(tmp_path / "home", identity=tmp_path)
 
 
 def test_the_metrics_token_is_published_alone(tmp_path: Path) -> None:

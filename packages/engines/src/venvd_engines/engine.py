@@ -41,6 +41,35 @@ SHARED_KERNEL = frozenset({"runc", "crun", "youki", "io.containerd.runc.v2"})
 
 
 @dataclass(frozen=True)
+class KubernetesSettings:
+    """Settings of the engine kubernetes.
+
+    Attributes:
+        namespace: of all that the engine makes; null is that of the service account or of the kubeconfig.
+        images: references of `controller`, `http` and `rpc`.
+        registry: what stands before `/venv` in the names of images of venvs.
+        registry_url: the address of that registry, where it is not `https://` and its host.
+        pull_secret: a Secret of the type `kubernetes.io/dockerconfigjson` for pods.
+        push_secret: the same, for pushes.
+        node_selector: of all pods.
+        tolerations: of all pods.
+        priority_class: of backends.
+        owner: a Secret; what the engine makes is removed with it.
+    """
+
+    namespace: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = None
+    registry_url: str | None = None
+    pull_secret: str | None = None
+    push_secret: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    priority_class: str | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Settings of all engines; the program that owns the engine builds them."""
 
@@ -71,6 +100,7 @@ class EngineSettings:
     build_memory_bytes: int = 4 << 30
     build_cpus: float = 2.0
     allow_source_builds: bool = False
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
 
 @dataclass(frozen=True)

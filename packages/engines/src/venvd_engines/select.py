@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import InvalidRequest, Unavailable
 from venvd_engines.engine import Engine, EngineSettings
 
-ENGINES = ("auto", "docker", "local")
+ENGINES = ("auto", "docker", "local", "kubernetes")
 OLDEST_API = (1, 41)
 """The Engine API of Docker Engine 20.10."""
 
@@ -33,6 +33,8 @@ def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
         raise InvalidRequest(f'there is no engine "{name[:40]}": choose one of {", ".join(ENGINES)}')
     if name == "local":
         return _local(settings), "local: asked for"
+    if name == "kubernetes":
+        return _kubernetes(settings), "kubernetes: asked for"
     answer = _ask_docker()
     if answer.version is not None:
         return _docker(settings), f"docker: Engine {answer.version} answers at {answer.host}"
@@ -54,6 +56,17 @@ def _docker(settings: EngineSettings) -> Engine:
     from venvd_engines.docker.engine import DockerEngine  # noqa: PLC0415
 
     engine = DockerEngine(settings)
+    engine.check()
+    return engine
+
+
+def _kubernetes(settings: EngineSettings) -> Engine:
+    try:
+        from venvd_engines.kubernetes.engine import KubernetesEngine  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"the engine kubernetes needs {error.name}: install venvd-engines[kubernetes]") from None
+
+    engine = KubernetesEngine(settings)
     engine.check()
     return engine
 

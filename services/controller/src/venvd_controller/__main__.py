@@ -21,7 +21,7 @@ from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 
 _HINT = "; VENVD_PORT (`venvd up --port`) and VENVD_HOST (`venvd up --host`) name another"
-_QUIET_LOGGERS = ("alembic", "docker", "urllib3")
+_QUIET_LOGGERS = ("alembic", "docker", "httpx2", "urllib3")
 
 
 def serve(settings: Settings) -> None:
@@ -30,7 +30,8 @@ def serve(settings: Settings) -> None:
     Raises:
         VenvdError: the home, the address, the database, the engine or the manifest cannot be used.
     """
-    home = Home(settings.home, settings.token.get_secret_value() if settings.token else None)
+    token = settings.token.get_secret_value() if settings.token else None
+    home = Home(settings.home, token, settings.identity_dir)
     if settings.metrics_token_file is not None:
         home.publish_metrics_token(settings.metrics_token_file)
     listener = listen_tcp(settings.host, settings.port, hint=_HINT)

@@ -17,13 +17,20 @@ from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 class Home:
     """The directory of one controller's state.
 
+    Args:
+        path: made where it is absent.
+        token: the admin's; null is that of the home.
+        identity: a directory with the files `id`, `secret`, `token` and `metrics-token`, which the home then has not.
+
     Raises:
         Conflict: another controller runs on it.
+        InvalidRequest: `identity` lacks a file.
         Unavailable: the directory cannot be written.
     """
 
-    def __init__(self, path: Path, token: str | None = None) -> None:
+    def __init__(self, path: Path, token: str | None = None, identity: Path | None = None) -> None:
         self.path = path.absolute()
+        self._identity = identity
         try:
             self._open(token)
         except OSError as error:
@@ -34,6 +41,13 @@ class Home:
     def _open(self, token: str | None) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
+        try:
+            self._load(token)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _load(self, token: str | None) -> None:
         self.id = self._load_or_create("id", lambda: secrets.token_hex(6), 0o644)
         self._secret = self._load_or_create("secret", lambda: secrets.token_hex(32), 0o600)
         self.token = token or self._load_or_create("token", _create_token, 0o600)
@@ -51,11 +65,22 @@ class Home:
         return file
 
     def _load_or_create(self, name: str, create: Callable[[], str], mode: int) -> str:
+        if self._identity is not None:
+            return self._read_identity(self._identity / name)
         path = self.path / name
         if path.exists() and (text := path.read_text().strip()):
             return text
         text = create()
         self._write(path, text, mode)
+        return text
+
+    def _read_identity(self, path: Path) -> str:
+        try:
+            text = path.read_text().strip()
+        except OSError as error:
+            raise InvalidRequest(f"VENVD_IDENTITY_DIR: cannot read {path}: {error.strerror}") from None
+        if not text:
+            raise InvalidRequest(f"VENVD_IDENTITY_DIR: {path} is empty")
         return text
 
     def _write(self, path: Path, text: str, mode: int) -> None:

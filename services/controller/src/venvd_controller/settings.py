@@ -17,7 +17,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
-from venvd_engines.engine import SHARED_KERNEL, EngineSettings
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -65,6 +65,15 @@ def _split_words(text: Any) -> Any:
     return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
 
 
+def _parse_json(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError("takes JSON") from None
+
+
 def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -95,6 +104,8 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=default_home)
     """Directory of the state, of `token` (mode 0600) and of `url`."""
+    identity_dir: Path | None = None
+    """Directory with `id`, `secret`, `token` and `metrics-token` of the home, such as a Secret of Kubernetes."""
     run_dir: Path | None = None
     """Directory of the sockets that clients of pipe backends use."""
     pipe_name_dir: Path = Field(default_factory=default_pipe_name_dir)
@@ -107,8 +118,8 @@ class Settings(BaseSettings):
     """Address by which clients reach the controller; also read by the CLI and the SDK."""
     token: SecretStr | None = None
     """The controller's token; also read by the CLI and the SDK."""
-    engine: Literal["auto", "docker", "local"] = "auto"
-    """Where backends run: `auto`, `docker` or `local`."""
+    engine: Literal["auto", "docker", "local", "kubernetes"] = "auto"
+    """Where backends run: `auto`, `docker`, `local` or `kubernetes`."""
     base_image: str | None = None
     """Template of the base image, with `{version}` or `{minor}`."""
     index_url: SecretStr | None = None
@@ -125,6 +136,26 @@ class Settings(BaseSettings):
     """Directory with the sources of the servers, from which their images are built."""
     docker_network: str | None = None
     """Network that servers join when the controller runs in a container."""
+    kubernetes_namespace: str | None = None
+    """Namespace of the engine kubernetes."""
+    kubernetes_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_json)] = {}
+    """References of the images `controller`, `http` and `rpc`, JSON."""
+    kubernetes_registry: str | None = None
+    """What stands before `/venv` in the names of images of venvs."""
+    kubernetes_registry_url: str | None = None
+    """Address of that registry, where it is not `https://` and its host."""
+    kubernetes_pull_secret: str | None = None
+    """Secret with which pods pull images."""
+    kubernetes_push_secret: str | None = None
+    """Secret with which builds push images."""
+    kubernetes_node_selector: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_json)] = {}
+    """Labels of the nodes for backends and builds, JSON."""
+    kubernetes_tolerations: Annotated[tuple[dict[str, Any], ...], NoDecode, BeforeValidator(_parse_json)] = ()
+    """Tolerations of backends and builds, JSON."""
+    kubernetes_priority_class: str | None = None
+    """Priority class of backends."""
+    kubernetes_owner: str | None = None
+    """Secret with which the cluster removes all that the engine made."""
     uid_base: int = Field(default=200_000, ge=20_000, le=2_000_000_000)
     """First user ID of worker hosts; each home takes 1,000 from here on that no other home on the engine has."""
     oci_runtime: str | None = None
@@ -192,7 +223,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log: `debug`, `info`, `warning` or `error`."""
 
-    @field_validator("home", "run_dir", "pipe_name_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir")
+    @field_validator(
+        "home", "identity_dir", "run_dir", "pipe_name_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir"
+    )
     @classmethod
     def _make_absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else path
@@ -263,6 +296,9 @@ class Settings(BaseSettings):
             build_memory_bytes=self.build_memory_bytes,
             build_cpus=self.build_cpus,
             allow_source_builds=self.allow_source_builds,
+            kubernetes=KubernetesSettings(
+                **{each.name: getattr(self, f"kubernetes_{each.name}") for each in fields(KubernetesSettings)}
+            ),
         )
 
 

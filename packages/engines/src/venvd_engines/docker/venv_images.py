@@ -30,8 +30,8 @@ _LOCK = f"{SCRATCH}/requirements.txt"
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The search path where the base image sets none."""
-_CHECK_SECONDS = 120.0
-_CHECK_CODE = """
+CHECK_SECONDS = 120.0
+CHECK_CODE = """
 import importlib.metadata, json, platform
 packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
 print(json.dumps([platform.python_version(), sorted(packages.items(), key=lambda item: item[0].lower())]))
@@ -200,7 +200,7 @@ class VenvImages:
 
     def _check(self, image: Image, progress: Progress) -> None:
         """Start the venv's Python, and compare its packages with those installed."""
-        status, output = self._run_python(image, [_CHECK_CODE], _CHECK_SECONDS, progress)
+        status, output = self._run_python(image, [CHECK_CODE], CHECK_SECONDS, progress)
         if status != 0:
             raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")
         reported = json.loads(output.splitlines()[-1])

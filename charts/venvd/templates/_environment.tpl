@@ -1,0 +1,50 @@
+{{/* The settings of the controller: those of `settings`, then those that the chart sets. */}}
+{{- define "venvd.environment" -}}
+{{- $set := dict -}}
+{{- range $name, $value := .Values.settings -}}
+{{- $_ := set $set (snakecase $name | upper) $value -}}
+{{- end -}}
+{{- $_ := mergeOverwrite $set (dict
+  "ENGINE" "kubernetes"
+  "HOST" "0.0.0.0"
+  "PORT" "8600"
+  "URL" (include "venvd.url" .)
+  "HOME" "/var/lib/venvd"
+  "RUN_DIR" "/run/venvd"
+  "IDENTITY_DIR" "/etc/venvd/identity"
+  "MANIFEST" "/etc/venvd/manifest/venvd.yaml"
+  "BASE_IMAGE" .Values.baseImage
+  "INDEX_URL" (empty .Values.index.existingSecret | ternary .Values.index.url "")
+  "CA_BUNDLE" (empty .Values.ca.configMap | ternary "" (printf "/etc/venvd/ca/%s" .Values.ca.key))
+  "OCI_RUNTIME" .Values.backends.runtimeClassName
+  "KUBERNETES_NAMESPACE" .Release.Namespace
+  "KUBERNETES_OWNER" (include "venvd.identity" .)
+  "KUBERNETES_REGISTRY" .Values.registry.prefix
+  "KUBERNETES_REGISTRY_URL" .Values.registry.url
+  "KUBERNETES_IMAGES" (omit .Values.images "pullSecrets" | toJson)
+  "KUBERNETES_PULL_SECRET" .Values.registry.pullSecret
+  "KUBERNETES_PUSH_SECRET" .Values.registry.pushSecret
+  "KUBERNETES_NODE_SELECTOR" (.Values.backends.nodeSelector | toJson)
+  "KUBERNETES_TOLERATIONS" (.Values.backends.tolerations | toJson)
+  "KUBERNETES_PRIORITY_CLASS" .Values.backends.priorityClassName
+) -}}
+{{- range $name, $value := $set }}
+{{- if ne (toString $value) "" }}
+{{ include "venvd.variable" (dict "name" (printf "VENVD_%s" $name) "value" $value) }}
+{{- end }}
+{{- end }}
+{{- with .Values.index }}
+{{- if .existingSecret }}
+- name: VENVD_INDEX_URL
+  valueFrom:
+    secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- with .Values.database }}
+{{- if .existingSecret }}
+- name: VENVD_DATABASE_URL
+  valueFrom:
+    secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,285 @@
+"""Backends as pods: server and worker host in one pod, a Secret with the keys, a Service with the backend's name."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lightkube.core.exceptions import ApiError
+from lightkube.resources.core_v1 import Pod, Secret, Service
+
+from venvd_contract.errors import Conflict, InvalidRequest, Unavailable, Unimplemented, VenvdError
+from venvd_contract.resources import LogLine
+from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
+from venvd_engines.kubernetes import labels, pods
+from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
+
+START_SECONDS = 120.0
+"""The longest wait for both containers to run, with the pull of their images."""
+POLL_SECONDS = 0.2
+FOLLOW_SECONDS = 0.5
+FRESH_SECONDS = 0.5
+"""The age up to which a list of pods answers `inspect` for all backends."""
+PARTS = (labels.SERVER, labels.WORKER)
+
+
+class Backends:
+    """Starts, inspects, stops and removes backends."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._listed: dict[str, Any] = {}
+        self._listed_at = -math.inf
+
+    # ---- start -----------------------------------------------------------------------------------------------
+
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
+        """Make the Secret, the Service and the pod, and wait until both containers run.
+
+        If the start fails, remove all three; the error says why the pod did not run.
+        """
+        _check_launch(launch)
+        metadata_labels = self._make_labels(launch)
+        name = labels.make_name(launch.id)
+        try:
+            self._cluster.create(Secret, self._make_keys(launch, metadata_labels))
+            service = self._make_service(launch, metadata_labels)
+            record = self._make_record(launch, service)
+            runtime = launch.oci_runtime or self._cluster.settings.oci_runtime
+            annotations = {labels.RECORD: json.dumps(asdict(record)), **(pods.GVISOR if runtime else {})}
+            metadata = self._cluster.make_metadata(
+                name, {**metadata_labels, labels.NETWORK: "full" if launch.network is True else "none"}, annotations
+            )
+            spec = pods.make_backend(self._cluster.settings, launch, runtime, str(record.data["host"]))
+            self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
+            self._wait_until_running(name, progress)
+        except BaseException:
+            self._remove(launch.id, launch.name)
+            raise
+        return record
+
+    def _make_labels(self, launch: Launch) -> dict[str, str]:
+        return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
+
+    def _make_keys(self, launch: Launch, metadata_labels: dict[str, str]) -> dict[str, Any]:
+        content = {pods.KEYS_FILE: launch.keys}
+        if launch.manages_key is not None:
+            content[pods.MANAGES_FILE] = launch.manages_key.encode()
+        metadata = self._cluster.make_metadata(labels.make_name(launch.id), metadata_labels)
+        return {"metadata": metadata, "type": "Opaque", "data": _encode(content)}
+
+    def _make_service(self, launch: Launch, metadata_labels: dict[str, str]) -> Any:
+        """Make the Service. It has an address of its own, so only a port that was asked for differs from the inside."""
+        outside = {port.name: port.wanted if port.exact else port.inside for port in launch.ports}
+        ports = [
+            {"name": name, "port": outside.get(name, inside), "targetPort": inside, "protocol": "TCP"}
+            for name, inside in pods.PORTS[launch.type].items()
+        ]
+        spec = {
+            "selector": {labels.LAUNCH: launch.id},
+            "ports": ports,
+            # the controller probes servers that are not ready yet
+            "publishNotReadyAddresses": True,
+        }
+        metadata = self._cluster.make_metadata(launch.name, metadata_labels)
+        try:
+            return self._cluster.create(Service, {"metadata": metadata, "spec": spec})
+        except ApiError as error:
+            if error.status.code != 409:
+                raise
+            namespace = self._cluster.namespace
+            raise Conflict(f'the namespace {namespace} has a Service "{launch.name}": choose another name') from None
+
+    def _make_record(self, launch: Launch, service: Any) -> LaunchRecord:
+        """Make the record; outside of the cluster, where its names mean nothing, the Service's address stands in it."""
+        host = f"{launch.name}.{self._cluster.namespace}.svc"
+        reached = host if os.environ.get("KUBERNETES_SERVICE_HOST") else service.spec.clusterIP
+        ports = {port.name: port.port for port in service.spec.ports}
+        probe_url = f"http://{reached}:{ports.get('http', ports['main'])}"
+        return LaunchRecord(
+            engine="kubernetes",
+            launch_id=launch.id,
+            url=f"{launch.url_scheme}://{reached}:{ports['main']}",
+            probe_url=probe_url,
+            http_url=probe_url if "http" in ports else None,
+            data={"service": launch.name, "host": host, "memoryBytes": launch.limits.memory_bytes},
+        )
+
+    def _wait_until_running(self, name: str, progress: Progress) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        said = ""
+        while True:
+            progress.check()
+            pod = self._cluster.find(Pod, name)
+            if pod is None:
+                raise Unavailable("the pod was deleted while it started")
+            if all(_inspect_part(pod, part).state == "running" for part in PARTS):
+                return
+            failure = find_failure(pod)
+            if failure is not None:
+                raise failure
+            reason = explain_waiting(pod)
+            if reason and reason != said:
+                progress.log(reason)
+                said = reason
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the pod did not run within {START_SECONDS:g} s: {said or 'the cluster says no reason'}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    # ---- running backends ------------------------------------------------------------------------------------
+
+    def inspect(self, record: LaunchRecord) -> BackendState:
+        """Return the state of both containers; one list of pods answers for all backends of the home."""
+        with self._lock:
+            if time.monotonic() - self._listed_at > FRESH_SECONDS:
+                found = self._cluster.list(Pod, labels.BACKEND)
+                self._listed = {pod.metadata.labels[labels.LAUNCH]: pod for pod in found}
+                self._listed_at = time.monotonic()
+            pod = self._listed.get(record.launch_id)
+        if pod is None:  # it may be younger than the list
+            pod = self._cluster.find(Pod, labels.make_name(record.launch_id))
+        return BackendState(*(_inspect_part(pod, part) for part in PARTS))
+
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the key file: the change of the pod's annotation makes the kubelet read the Secret at once."""
+        name = labels.make_name(record.launch_id)
+        mark = {"metadata": {"annotations": {"dev.venvd.keys": hashlib.sha256(data).hexdigest()[:12]}}}
+        with _absent_is_fine():
+            self._cluster.client.patch(Secret, name, {"data": _encode({pods.KEYS_FILE: data})})
+            self._cluster.client.patch(Pod, name, mark)
+
+    def stop(self, record: LaunchRecord, grace: float) -> None:
+        """Delete the pod, and wait until its containers have ended; the object may stay some seconds longer."""
+        name = labels.make_name(record.launch_id)
+        self._cluster.delete(Pod, name, math.ceil(grace))
+        deadline = time.monotonic() + grace + 10
+        while time.monotonic() < deadline:
+            pod = self._cluster.find(Pod, name)
+            if pod is None or all(_inspect_part(pod, part).state != "running" for part in PARTS):
+                break
+            time.sleep(POLL_SECONDS)
+        with self._lock:
+            self._listed_at = -math.inf
+
+    def logs(self, record: LaunchRecord, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
+        """Yield the log lines of both containers; with `follow`, until both end."""
+        lines = self._read_logs(record, None)
+        yield from lines if tail is None else lines[max(0, len(lines) - tail) :]
+        while follow:
+            last = {part: max((line.time for line in lines if line.source == part), default="") for part in PARTS}
+            running = any(part.state == "running" for part in asdict_parts(self.inspect(record)))
+            new = [line for line in self._read_logs(record, 60) if line.time > last[line.source]]
+            yield from new
+            lines = [*lines[-1:], *new] if new else lines
+            if not running:
+                return
+            time.sleep(FOLLOW_SECONDS)
+
+    def _read_logs(self, record: LaunchRecord, seconds: int | None) -> list[LogLine]:
+        name = labels.make_name(record.launch_id)
+        options = {"timestamps": True, **({"since": seconds} if seconds else {})}
+        lines = [
+            LogLine(time=stamp, source=part, stream="stderr", text=text)
+            for part in PARTS
+            for stamp, _, text in (line.partition(" ") for line in self._cluster.read_log(name, part, **options))
+        ]
+        return sorted(lines, key=lambda line: line.time)
+
+    def list_owned(self) -> list[Owned]:
+        """List the backends of this home, as the labels of their objects describe them."""
+        found: dict[str, dict[str, Any]] = {}
+        for resource in (Pod, Secret, Service):
+            for each in self._cluster.list(resource, labels.BACKEND):
+                found.setdefault(each.metadata.labels[labels.LAUNCH], {})[resource.__name__] = each
+        return [_make_owned(launch_id, objects) for launch_id, objects in sorted(found.items())]
+
+    # ---- removal ---------------------------------------------------------------------------------------------
+
+    def destroy(self, record: LaunchRecord) -> None:
+        self._remove(record.launch_id, record.data.get("service"))
+
+    def destroy_owned(self, owned: Owned) -> None:
+        self._remove(owned.launch_id, owned.name)
+
+    def _remove(self, launch_id: str, service_name: str | None) -> None:
+        """Remove all objects of a launch; a Service of the same name that belongs to another launch stays."""
+        name = labels.make_name(launch_id)
+        self._cluster.delete(Pod, name, 0)
+        service = self._cluster.find(Service, service_name) if service_name else None
+        if service is not None and (service.metadata.labels or {}).get(labels.LAUNCH) == launch_id:
+            self._cluster.delete(Service, service.metadata.name)
+        self._cluster.delete(Secret, name)
+        with self._lock:
+            self._listed_at = -math.inf
+
+
+def asdict_parts(state: BackendState) -> tuple[PartState, PartState]:
+    return state.server, state.worker
+
+
+def _check_launch(launch: Launch) -> None:
+    """Refuse what this engine does not have.
+
+    Raises:
+        Unimplemented: says what is missing.
+        InvalidRequest: says what would be right.
+    """
+    if launch.type == "pipe":
+        raise Unimplemented("the engine kubernetes runs no pipe backends yet: start one of type http or rpc")
+    if launch.network == "loopback":
+        raise InvalidRequest("network: loopback is not on the engine kubernetes, where server and user code share it")
+    for what, given in (("files of TLS", launch.server_files), ("assemblies", launch.assemblies)):
+        if given:
+            raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")
+
+
+def _encode(content: dict[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(data).decode() for name, data in content.items()}
+
+
+@contextlib.contextmanager
+def _absent_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        if error.status.code != 404:
+            raise
+
+
+def _inspect_part(pod: Any, part: str) -> PartState:
+    """Read the state of a container; `phase` stays Running while one of two is dead, and an evicted pod has none."""
+    if pod is None:
+        return PartState("missing", "there is no such pod")
+    states = {status.name: status.state for status in pod.status.containerStatuses or ()}
+    state = states.get(part)
+    if state is None and pod.status.phase == "Failed":
+        return PartState("exited", f"{pod.status.reason or 'failed'}: {pod.status.message or ''}".strip(": "))
+    if state is not None and state.running is not None:
+        return PartState("running")
+    if state is not None and state.terminated is not None:
+        out_of_memory = state.terminated.reason == "OOMKilled"
+        return PartState(
+            "exited", "ran out of memory" if out_of_memory else f"exited with status {state.terminated.exitCode}"
+        )
+    return PartState("missing", "not started yet")
+
+
+def _make_owned(launch_id: str, objects: dict[str, Any]) -> Owned:
+    record = None
+    with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
+        record = LaunchRecord(**json.loads(objects["Pod"].metadata.annotations[labels.RECORD]))
+    name = next(iter(objects.values())).metadata.labels.get(labels.NAME, "")
+    return Owned(launch_id=launch_id, name=name, record=record, complete=record is not None and len(objects) == 3)

@@ -1,0 +1,146 @@
+"""The cluster as one home sees it: the connection, the namespace, and the labels and owner of what the engine makes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import httpx2
+from lightkube import Client, KubeConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
+from lightkube.resources.core_v1 import Pod, Secret
+
+from venvd_contract.errors import Conflict, Forbidden, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
+from venvd_engines.engine import EngineSettings, KubernetesSettings
+from venvd_engines.kubernetes import labels
+
+ANSWER_SECONDS = 30.0
+_NOISE = re.compile(r'^\S+ "[^"]*" is (invalid|forbidden): ')
+
+
+@contextmanager
+def translate_errors(doing: str) -> Iterator[None]:
+    """Raise the contract's errors in place of the client's; also a decorator."""
+    try:
+        yield
+    except VenvdError:
+        raise
+    except ApiError as error:
+        raise _translate(doing, error) from error
+    except (httpx2.HTTPError, ConfigError, LoadResourceError, OSError) as error:
+        raise Unavailable(f"the cluster does not answer (to {doing}): {error or type(error).__name__}") from error
+
+
+def _translate(doing: str, error: ApiError) -> VenvdError:
+    message = f"the cluster could not {doing}: {_NOISE.sub('', error.status.message or str(error))}"
+    if "exceeded quota" in message:
+        return Unavailable(message)
+    kinds: dict[int, type[VenvdError]] = {400: InvalidRequest, 403: Forbidden, 404: NotFound, 409: Conflict}
+    kinds |= {401: Unavailable, 422: InvalidRequest, 429: Unavailable, 500: Unavailable, 503: Unavailable}
+    return kinds.get(error.status.code or 0, Internal)(message)
+
+
+class Cluster:
+    """The client, shared by threads; the environment says where the cluster is, as for kubectl."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self._instance = secrets.token_hex(6)
+
+    @property
+    def options(self) -> KubernetesSettings:
+        return self.settings.kubernetes
+
+    @cached_property
+    def client(self) -> Client:
+        config: Any = KubeConfig.from_env().get()
+        context = verify_cluster(config.cluster, config.user, config.abs_file)
+        # Authorities of clusters often lack the extensions that CPython 3.13 asks for; kubectl does not ask either.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return Client(
+            config,
+            namespace=self.options.namespace,
+            field_manager="venvd",
+            timeout=httpx2.Timeout(ANSWER_SECONDS),
+            transport=httpx2.HTTPTransport(verify=context),
+        )
+
+    @property
+    def namespace(self) -> str:
+        return str(self.client.namespace)
+
+    def close(self) -> None:
+        if "client" in self.__dict__:
+            self.client.close()
+
+    def labels(self, role: str, **more: str) -> dict[str, str]:
+        """Make the labels of an object of this home; `more` are further ones (`launch=…`)."""
+        return {
+            labels.HOME: self.settings.home_id,
+            labels.INSTANCE: self._instance,
+            labels.ROLE: role,
+            **{f"dev.venvd.{name}": value for name, value in more.items()},
+        }
+
+    def made_here(self, metadata: Any) -> bool:
+        """Whether this process made the object with this metadata."""
+        return bool((metadata.labels or {}).get(labels.INSTANCE) == self._instance)
+
+    def list(self, resource: Any, role: str) -> list[Any]:
+        """List the objects of this home with a role."""
+        return list(self.client.list(resource, labels={labels.HOME: self.settings.home_id, labels.ROLE: role}))
+
+    def make_metadata(
+        self, name: str, wanted: dict[str, str], annotations: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Make the metadata of an object: it goes with its owner, where the settings name one."""
+        metadata: dict[str, Any] = {"name": name, "labels": wanted}
+        if annotations:
+            metadata["annotations"] = annotations
+        if self.options.owner:
+            reference = {"apiVersion": "v1", "kind": "Secret", "name": self.options.owner, "uid": self._owner_uid}
+            metadata["ownerReferences"] = [reference]
+        return metadata
+
+    @cached_property
+    def _owner_uid(self) -> str:
+        owner: Any = self.client.get(Secret, str(self.options.owner))
+        return str(owner.metadata.uid)
+
+    def create(self, resource: Any, content: dict[str, Any]) -> Any:
+        """Create an object from its manifest."""
+        return self.client.create(resource.from_dict(content))
+
+    def find(self, resource: Any, name: str) -> Any:
+        """Find an object, or None."""
+        try:
+            return self.client.get(resource, name)
+        except ApiError as error:
+            if error.status.code == 404:
+                return None
+            raise
+
+    def delete(self, resource: Any, name: str, grace: int | None = None) -> None:
+        """Delete an object; an absent one is no error."""
+        try:
+            self.client.delete(resource, name, grace_period=grace)
+        except ApiError as error:
+            if error.status.code != 404:
+                raise
+
+    def read_log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
+        """Yield the lines of a container's log; none where there is no such container."""
+        with contextlib.suppress(ApiError):
+            yield from self.client.log(pod, container=container, newlines=False, **options)
+
+    def check(self) -> None:
+        """Ask for one pod: this shows the connection, the credentials and the rights."""
+        for _ in self.client.list(Pod, labels={labels.HOME: self.settings.home_id}, chunk_size=1):
+            return

@@ -1,0 +1,143 @@
+"""The kubernetes engine: images built by pods and kept in a registry, backends as hardened pods."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from venvd_contract.errors import Unimplemented
+from venvd_contract.resources import Leftover, LogLine
+from venvd_engines.engine import (
+    BackendState,
+    Capabilities,
+    EngineSettings,
+    Image,
+    Launch,
+    LaunchRecord,
+    Owned,
+    Progress,
+    RuntimeRef,
+    VenvBuild,
+)
+from venvd_engines.kubernetes import pods
+from venvd_engines.kubernetes.backends import Backends
+from venvd_engines.kubernetes.cluster import Cluster, translate_errors
+from venvd_engines.kubernetes.images import Images
+from venvd_engines.kubernetes.tasks import Tasks
+
+BLOCK = 1000
+"""User IDs of one home."""
+BLOCKS = 100_000
+
+_GAPS = (
+    "NetworkPolicies of backends and builds, which the chart brings, hold where the cluster's network enforces them.",
+    "Sessions share the kernel of their node; VENVD_OCI_RUNTIME names a runtime class that has one for each pod.",
+    "There is no limit of processes for each container, only the kubelet's for each pod (podPidsLimit).",
+    "Builds reach all that the cluster lets them reach: there is no broker between them and the network.",
+)
+
+
+class KubernetesEngine:
+    """Runs in one namespace of the cluster that the environment names, as for kubectl; implements `Engine`."""
+
+    name = "kubernetes"
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._cluster = Cluster(settings)
+        self._tasks = Tasks(self._cluster)
+        self._images = Images(self._cluster, self._tasks)
+        self._backends = Backends(self._cluster)
+
+    @translate_errors("check the cluster")
+    def check(self) -> None:
+        self._cluster.check()
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            apt_packages=False,
+            network_isolation=True,
+            filesystem_isolation=True,
+            memory_wall=True,
+            attach=False,
+            gaps=_GAPS,
+        )
+
+    @translate_errors("find the runtime")
+    def resolve(self, version: str, progress: Progress) -> RuntimeRef:
+        return self._images.resolve(version, progress)
+
+    @translate_errors("lock the requirements")
+    def lock(
+        self, runtime: RuntimeRef, requirements: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
+    ) -> str:
+        return self._images.lock(runtime, requirements, progress, constraints)
+
+    def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:  # noqa: ARG002 - it cannot
+        raise Unimplemented(f"path: the engine kubernetes cannot use {folder}, which is no folder of its nodes")
+
+    @translate_errors("build the venv")
+    def build(self, venv: VenvBuild, progress: Progress) -> Image:
+        return self._images.build(venv, progress)
+
+    @translate_errors("look for an image")
+    def find_image(self, key: str) -> Image | None:
+        return self._images.find(key)
+
+    @translate_errors("remove an image")
+    def remove_image(self, key: str) -> None:
+        self._images.remove(key)
+
+    def prepare(self, backend_type: str, progress: Progress) -> None:  # noqa: ARG002 - the registry has it
+        pods.find_image(self._cluster.options, backend_type)
+
+    def claim_user_ids(self) -> Sequence[int]:
+        """Return a block of IDs, chosen by the home's identity; two homes share one by a chance of 1 in 100,000."""
+        first = self._cluster.settings.uid_base + zlib.crc32(self._cluster.settings.home_id.encode()) % BLOCKS * BLOCK
+        return range(first, first + BLOCK)
+
+    @translate_errors("start the backend")
+    def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
+        return self._backends.start(launch, progress)
+
+    @translate_errors("inspect the backend")
+    def inspect(self, record: LaunchRecord) -> BackendState:
+        return self._backends.inspect(record)
+
+    @translate_errors("replace the keys of the backend")
+    def write_keys(self, record: LaunchRecord, data: bytes) -> None:
+        self._backends.write_keys(record, data)
+
+    @translate_errors("stop the backend")
+    def stop(self, record: LaunchRecord, grace: float) -> None:
+        self._backends.stop(record, grace)
+
+    @translate_errors("remove the backend")
+    def destroy(self, record: LaunchRecord, *, again: bool = False) -> None:  # noqa: ARG002 - there are no sockets
+        self._backends.destroy(record)
+
+    @translate_errors("remove the backend")
+    def destroy_owned(self, owned: Owned) -> None:
+        self._backends.destroy_owned(owned)
+
+    @translate_errors("list the backends")
+    def list_owned(self) -> Sequence[Owned]:
+        return self._backends.list_owned()
+
+    def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:  # noqa: ARG002 - the registry's owner removes images
+        return ()
+
+    def discard(self, leftover: Leftover) -> None:  # noqa: ARG002 - `leftovers` finds none
+        return
+
+    @translate_errors("remove unfinished objects")
+    def sweep(self) -> None:
+        self._tasks.sweep()
+
+    def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
+        with translate_errors("read the logs"):
+            yield from self._backends.logs(record, tail, follow=follow)
+
+    def close(self) -> None:
+        """Close the connections to the cluster."""
+        self._cluster.close()

@@ -1,0 +1,36 @@
+"""Names and labels of what the kubernetes engine makes; those of all engines come from the docker engine."""
+
+from __future__ import annotations
+
+from venvd_engines.docker.labels import (
+    BUILD,
+    CHECK,
+    HOME,
+    INSTANCE,
+    LAUNCH,
+    NAME,
+    RECORD,
+    ROLE,
+    SERVER,
+    SERVER_UID,
+    SHARED_GID,
+    TYPE,
+    WORKER,
+    WORKER_UID,
+)
+
+__all__ = [
+    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "NAME", "NETWORK", "RECORD", "ROLE", "SERVER",
+    "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
+]  # fmt: skip
+
+BACKEND = "backend"
+NETWORK = "dev.venvd.network"
+"""`full` where user code of the pod may reach the network, else `none`; NetworkPolicies select by it."""
+TASKS = (BUILD, CHECK)
+"""Roles of pods that live no longer than one call of the engine."""
+
+
+def make_name(launch_id: str) -> str:
+    """Make the name of a launch's pod and Secret."""
+    return f"venvd-{launch_id}"

@@ -1,0 +1,186 @@
+"""A program of the controller's image: it pushes an environment as one layer on a base image, and runs no code of it.
+
+    python -m venvd_engines.kubernetes.layer INPUTS/push.json
+
+The same files give the same layer, bit for bit. The last line of its output is the image's digest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import stat
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from venvd_contract.errors import NotFound, VenvdError
+from venvd_engines.docker.labels import PACKAGES
+from venvd_engines.kubernetes.registry import Found, Repository, read_credentials
+
+LEVEL = 4
+"""Of gzip: numpy takes a second, and a twentieth more space than at the best level."""
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_EPOCH = "1970-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A compressed layer: digest and size of the file, and the digest of what it holds."""
+
+    digest: str
+    size: int
+    diff_id: str
+
+
+class _Hashing:
+    """A file to write to, which hashes all that it gets."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.size += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write_layer(folder: Path, name: str, out: BinaryIO) -> Layer:
+    """Write the files below `folder` as a layer in which the folder has the path `name`."""
+    packed = _Hashing(out)
+    with gzip.GzipFile("", "wb", LEVEL, packed, mtime=0) as compressed:
+        plain = _Hashing(compressed)
+        with tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+            for path in [folder, *sorted(_walk(folder))]:
+                _add(archive, path, f"{name}/{path.relative_to(folder)}".removesuffix("/."))
+    return Layer(f"sha256:{packed.hash.hexdigest()}", packed.size, f"sha256:{plain.hash.hexdigest()}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, directories, names in os.walk(folder):
+        yield from (Path(parent, name) for name in (*directories, *names))
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add a file, directory or link; owner, times and the bits of the umask are the same on every machine."""
+    status = path.lstat()
+    entry = tarfile.TarInfo(name)
+    if stat.S_ISLNK(status.st_mode):
+        entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
+        archive.addfile(entry)
+    elif stat.S_ISDIR(status.st_mode):
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(entry)
+    elif stat.S_ISREG(status.st_mode):
+        entry.mode = 0o755 if status.st_mode & 0o100 else 0o644
+        entry.size = status.st_size
+        with path.open("rb") as file:
+            archive.addfile(entry, file)
+
+
+def find_platform(repository: Repository, reference: str) -> Found:
+    """Find the manifest of this machine's platform.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = repository.find(reference)
+    if found is not None and "manifests" in found.content:
+        wanted = ("linux", _MACHINES.get(platform.machine(), platform.machine()))
+        for each in found.content["manifests"]:
+            its = each.get("platform") or {}
+            if (its.get("os"), its.get("architecture")) == wanted:
+                found = repository.find(each["digest"])
+                break
+        else:
+            found = None
+    if found is None:
+        raise NotFound(f"the registry has no image {repository.name} {reference} for this machine")
+    return found
+
+
+def push(
+    target: Repository, source: Repository, reference: str, file: Path, layer: Layer, config: dict[str, Any]
+) -> str:
+    """Push a layer onto a base image; the digest of the new image.
+
+    Args:
+        target: where the image goes.
+        source: where the base image is.
+        reference: its tag or digest.
+        file: the compressed layer.
+        layer: what `write_layer` returned for it.
+        config: fields of the image's configuration that replace the base's.
+    """
+    base = find_platform(source, reference)
+    image = json.loads(source.read_blob(base.content["config"]["digest"]))
+    for each in base.content["layers"]:
+        target.copy_blob(each["digest"], source)
+    with file.open("rb") as data:
+        target.put_blob(layer.digest, data)
+    settings = {**(image.get("config") or {}), **config}
+    search = dict(variable.partition("=")[::2] for variable in settings.get("Env") or ())
+    search["PATH"] = f"/env/bin:{search.get('PATH') or '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'}"
+    settings["Env"] = [f"PATH={search['PATH']}"]
+    settings.pop("Entrypoint", None)
+    image["config"] = settings
+    image["created"] = _EPOCH
+    image["rootfs"]["diff_ids"].append(layer.diff_id)
+    image.setdefault("history", []).append({"created": _EPOCH, "created_by": "venvd"})
+    content = json.dumps(image, sort_keys=True).encode()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    target.put_blob(digest, content)
+    is_oci = base.media_type == OCI_MANIFEST
+    manifest = {
+        **base.content,
+        "config": {**base.content["config"], "digest": digest, "size": len(content)},
+        "layers": [
+            *base.content["layers"],
+            {"mediaType": OCI_LAYER if is_oci else DOCKER_LAYER, "digest": layer.digest, "size": layer.size},
+        ],
+    }
+    manifest.pop("annotations", None)
+    raw = json.dumps(manifest, sort_keys=True).encode()
+    name = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    target.put_manifest(name, raw, base.media_type)
+    return name
+
+
+def main(inputs: Path) -> None:
+    settings = json.loads(inputs.read_text())
+    login = read_credentials(Path(settings["credentials"]))
+    options: dict[str, Any] = {"credentials": login, "ca_bundle": settings["caBundle"]}
+    target = Repository(settings["target"], url=settings["url"], **options)
+    base, _, reference = settings["base"].partition("@")
+    source = Repository(base, **options)
+    if source.host == target.host:
+        source = Repository(base, url=settings["url"], **options)
+    packages = Path(settings["packages"]).read_text().splitlines()[-1]
+    config = {**settings["config"], "Labels": {**settings["config"]["Labels"], PACKAGES: packages}}
+    file = Path(settings["scratch"]) / "layer.tar.gz"
+    with file.open("wb") as out:
+        layer = write_layer(Path(settings["folder"]), settings["folder"].lstrip("/"), out)
+    sys.stdout.write(f"the layer has {layer.size} bytes\n")
+    sys.stdout.write(push(target, source, reference, file, layer, config) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except VenvdError as error:
+        sys.exit(error.message)

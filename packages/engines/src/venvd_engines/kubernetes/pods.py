@@ -1,0 +1,203 @@
+"""The manifests of pods: pure functions, all under restricted pod security."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from venvd_contract.errors import InvalidRequest
+from venvd_contract.internal.environment import WORKER_ENV
+from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch
+from venvd_engines.kubernetes import labels
+
+PREFIX = "/env"
+CHANNEL = "/run/venvd/channel"
+KEYS = "/run/venvd/keys"
+KEYS_FILE, MANAGES_FILE = "keys.json", "manages.key"
+TOOLS = "/venvd"
+ARCHIVE = f"{TOOLS}/worker.pyz"
+UV = f"{TOOLS}/uv"
+POST_INSTALL = f"{TOOLS}/post_install.py"
+WORK = "/work"
+TMP = "/tmp"  # noqa: S108 - in containers of our own
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+PORTS = {"http": {"main": 5678}, "rpc": {"main": 50051, "http": 8080}}
+
+CONTROLLER_UID = 10003
+CHANNEL_SIZE = "1Mi"
+SERVER_MEMORY = 2 << 30
+SERVER_REQUESTS = {"cpu": "50m", "memory": "96Mi"}
+WORKER_REQUESTS = {"cpu": "50m", "memory": "64Mi"}
+GVISOR = {
+    f"dev.gvisor.spec.mount.channel.{name}": value
+    for name, value in (("type", "tmpfs"), ("share", "pod"), ("options", "rw,rprivate"))
+}
+"""In gVisor both containers are one sandbox, which shares a Unix socket only in a volume that these describe."""
+
+
+def secure(container: dict[str, Any], user: int) -> dict[str, Any]:
+    """Add what restricted pod security wants of a container, and keep its last words for the error."""
+    return {
+        **container,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsUser": user,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def make_spec(options: KubernetesSettings, user: int, **parts: Any) -> dict[str, Any]:
+    """Make the specification of a pod that runs once, as a user, with the operator's choice of nodes."""
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": user,
+            "runAsGroup": labels.SHARED_GID,
+            "fsGroup": labels.SHARED_GID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **parts,
+    }
+    if options.node_selector:
+        spec["nodeSelector"] = dict(options.node_selector)
+    if options.tolerations:
+        spec["tolerations"] = [dict(each) for each in options.tolerations]
+    if options.pull_secret:
+        spec["imagePullSecrets"] = [{"name": options.pull_secret}]
+    return spec
+
+
+def make_provider(options: KubernetesSettings, what: Sequence[str]) -> dict[str, Any]:
+    """Make the init container that copies programs of venvd into the volume `tools`."""
+    return secure(
+        {
+            "name": "provide",
+            "image": find_image(options, "controller"),
+            "command": ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.provide", TOOLS, *what],
+            "volumeMounts": [{"name": "tools", "mountPath": TOOLS}],
+            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
+        },
+        CONTROLLER_UID,
+    )
+
+
+def find_image(options: KubernetesSettings, name: str) -> str:
+    image = options.images.get(name)
+    if not image:
+        raise InvalidRequest(f"VENVD_KUBERNETES_IMAGES names no image {name}: `make push` writes it for the chart")
+    return image
+
+
+def memory_volume(name: str, size: int | str) -> dict[str, Any]:
+    return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
+
+
+def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, host: str) -> dict[str, Any]:
+    """Make the specification of the pod with server and worker host.
+
+    Args:
+        settings: of the engine.
+        launch: its user ID must be set.
+        runtime: the runtime class.
+        host: the name by which clients reach the server.
+    """
+    options = settings.kubernetes
+    assert launch.user_id is not None
+    size = launch.limits.tmpfs_bytes
+    priority = {"priorityClassName": options.priority_class} if options.priority_class else {}
+    return make_spec(
+        options,
+        launch.user_id,
+        **({"runtimeClassName": runtime} if runtime else {}),
+        **priority,
+        hostname=launch.name,
+        terminationGracePeriodSeconds=30,
+        initContainers=[make_provider(options, ["worker"])],
+        containers=[_make_server(options, launch, host), _make_worker(launch)],
+        volumes=[
+            memory_volume("channel", CHANNEL_SIZE),
+            {"name": "tools", "emptyDir": {"sizeLimit": "64Mi"}},
+            {"name": "keys", "secret": {"secretName": labels.make_name(launch.id), "defaultMode": 0o440}},
+            {"name": "server-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            memory_volume("work", size),
+            memory_volume("tmp", size),
+            memory_volume("shm", size),
+        ],
+    )
+
+
+def _make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict[str, Any]:
+    env = {**launch.server_env, **_make_server_paths(launch, host)}
+    return secure(
+        {
+            "name": labels.SERVER,
+            "image": find_image(options, launch.type),
+            "env": _list_env(env),
+            "ports": [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()],
+            "resources": {"requests": SERVER_REQUESTS, "limits": {"cpu": "2", "memory": str(SERVER_MEMORY)}},
+            "volumeMounts": [
+                {"name": "channel", "mountPath": CHANNEL},
+                {"name": "keys", "mountPath": KEYS, "readOnly": True},
+                {"name": "server-tmp", "mountPath": TMP},
+            ],
+        },
+        labels.SERVER_UID,
+    )
+
+
+def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
+    ports = PORTS[launch.type]
+    paths = {
+        "VENVD_CHANNEL": CHANNEL,
+        "VENVD_HOST": "0.0.0.0",  # noqa: S104 - in a pod
+        "VENVD_PORT": str(ports["main"]),
+        "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
+        "VENVD_OWN_HOSTS": host,
+    }
+    if "http" in ports:
+        paths["VENVD_HTTP_PORT"] = str(ports["http"])
+    return paths
+
+
+def _make_worker(launch: Launch) -> dict[str, Any]:
+    options = launch.warden_options()
+    if launch.network is not True:
+        # server and worker host share the pod's network
+        options.append("--no-network")
+    # Both containers get the stop signal at once; the server ends when its calls have, and the grace bounds both.
+    options += ["--stop-wait", "86400"]
+    env = {WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, "")), "HOME": WORK, "TMPDIR": TMP}
+    return secure(
+        {
+            "name": labels.WORKER,
+            "image": launch.image.ref,
+            "command": [f"{PREFIX}/bin/python", "-I", ARCHIVE, "warden"],
+            "args": ["--channel", CHANNEL, "--work-dir", WORK, *options],
+            "workingDir": WORK,
+            "env": _list_env(env),
+            "resources": {
+                "requests": WORKER_REQUESTS,
+                "limits": {"cpu": f"{launch.limits.cpus:g}", "memory": str(launch.limits.memory_bytes)},
+            },
+            "volumeMounts": [
+                {"name": "channel", "mountPath": CHANNEL, "readOnly": True},
+                {"name": "tools", "mountPath": TOOLS, "readOnly": True},
+                {"name": "work", "mountPath": WORK},
+                {"name": "tmp", "mountPath": TMP},
+                {"name": "shm", "mountPath": SHARED_MEMORY},
+            ],
+        },
+        launch.user_id or labels.WORKER_UID,
+    )
+
+
+def _list_env(env: Mapping[str, str]) -> list[dict[str, str]]:
+    """List variables as Kubernetes reads them: `$(` would begin a reference."""
+    return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in sorted(env.items())]

@@ -1,0 +1,277 @@
+"""The chart without a cluster: lint, sets of values against the schemas of Kubernetes, pod security, refusals."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from harness.pod_security import list_violations
+from harness.stack import ROOT
+
+from venvd_controller.host_paths import HostPaths
+from venvd_controller.manifest import read_manifest
+from venvd_controller.settings import Settings
+
+CHART = ROOT / "charts" / "venvd"
+VALUES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
+FULL = Path(__file__).parent / "values" / "full.yaml"
+SMALL = FULL.with_name("small.yaml")
+EXISTING = FULL.with_name("existing.yaml")
+VERSIONS = ("1.34", "1.35", "1.36", "1.37")
+"""The versions of Kubernetes that the chart supports."""
+OPERATOR = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1alpha1/ScrapeConfig")
+CUSTOM = {"ServiceMonitor", "ScrapeConfig", "PrometheusRule", "HTTPRoute"}
+"""Kinds that Kubernetes itself does not have, and has no schemas for."""
+
+pytestmark = [pytest.mark.needs("helm"), pytest.mark.slow]
+
+Objects = dict[tuple[str, str], dict[str, Any]]
+
+
+def run_helm(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["helm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@functools.cache
+def render(values: Path, version: str = VERSIONS[-1], *options: str) -> Objects:
+    """Render the chart; the objects by kind and name."""
+    apis = [word for api in OPERATOR for word in ("--api-versions", api)]
+    result = run_helm(
+        *("template", "venvd", CHART, "--namespace", "python", "--kube-version", version),
+        *("--values", values, *apis, *options),
+    )
+    assert result.returncode == 0, result.stderr
+    objects = [each for each in yaml.safe_load_all(result.stdout) if each]
+    return {(each["kind"], each["metadata"]["name"]): each for each in objects}
+
+
+def pick(objects: Objects, kind: str) -> dict[str, Any]:
+    """The only object of a kind."""
+    [found] = [each for (its_kind, _), each in objects.items() if its_kind == kind]
+    return found
+
+
+def read_env(objects: Objects) -> dict[str, Any]:
+    container = pick(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return {each["name"]: each.get("value") or each["valueFrom"] for each in container["env"]}
+
+
+def list_pods(objects: Objects) -> Iterator[dict[str, Any]]:
+    for each in objects.values():
+        if each["kind"] in {"Deployment", "Job"}:
+            yield each["spec"]["template"]["spec"]
+        elif each["kind"] == "Pod":
+            yield each["spec"]
+
+
+@pytest.fixture(scope="module")
+def full() -> Objects:
+    return render(FULL)
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_the_chart_has_no_faults(values: Path) -> None:
+    """`helm lint --strict` has nothing against the chart."""
+    result = run_helm("lint", "--strict", CHART, "--values", values)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "version"),
+    [*((path, VERSIONS[-1]) for path in VALUES), *((FULL, version) for version in VERSIONS[:-1])],
+    ids=lambda each: each if isinstance(each, str) else each.stem,
+)
+def test_objects_have_the_fields_of_kubernetes(values: Path, version: str) -> None:
+    """Each object has the fields of its version of Kubernetes and no others."""
+    objects = render(values, version)
+    checked = [each for each in objects.values() if each["kind"] not in CUSTOM]
+    assert len(checked) >= 4
+    for each in checked:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_pods_keep_to_restricted_security(values: Path) -> None:
+    """A namespace that enforces restricted pod security takes every pod, and roots are read-only beside that."""
+    pods = list(list_pods(render(values)))
+    assert len(pods) == 2
+    assert [list_violations(pod) for pod in pods] == [[], []]
+    assert all(each["securityContext"]["readOnlyRootFilesystem"] for pod in pods for each in pod["containers"])
+
+
+def test_the_checker_knows_each_rule() -> None:
+    """A pod that breaks every rule of restricted security is refused for each."""
+    pod = {
+        "hostNetwork": True,
+        "hostPID": True,
+        "hostIPC": True,
+        "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced"}], "runAsUser": 0},
+        "volumes": [{"name": "host", "hostPath": {"path": "/"}}],
+        "initContainers": [{"name": "first"}],
+        "containers": [
+            {
+                "name": "second",
+                "ports": [{"hostPort": 80}],
+                "securityContext": {
+                    "privileged": True,
+                    "procMount": "Unmasked",
+                    "capabilities": {"add": ["SYS_ADMIN"]},
+                },
+            }
+        ],
+    }
+    assert len(list_violations(pod)) == 5 + 9 + 5
+
+
+def test_roles_leave_the_cluster_alone(full: Objects) -> None:
+    """The controller has a role in its namespace: without exec, nodes, roles, or all of anything."""
+    kinds = {kind for kind, _ in full}
+    assert not {"ClusterRole", "ClusterRoleBinding"} & kinds
+    rules = pick(full, "Role")["rules"]
+    resources = {resource for rule in rules for resource in rule["resources"]}
+    assert resources == {
+        *("pods", "pods/log", "services", "secrets", "configmaps", "networkpolicies", "jobs", "leases", "events"),
+    }
+    assert "*" not in {verb for rule in rules for verb in rule["verbs"]}
+
+
+def test_the_controller_gets_its_settings(full: Objects) -> None:
+    """Settings have their names, and large numbers, booleans and objects arrive as the controller reads them."""
+    env = read_env(full)
+    assert env["VENVD_WORKER_MEMORY_BYTES"] == "4294967296"
+    assert env["VENVD_PAGE"] == "false"
+    assert json.loads(env["VENVD_SESSION_LIMITS"]) == {"outputBytes": 16777216}
+    assert env["VENVD_OCI_RUNTIME"] == "gvisor"
+    assert env["VENVD_CA_BUNDLE"] == "/etc/venvd/ca/bundle.pem"
+    assert json.loads(env["VENVD_KUBERNETES_TOLERATIONS"]) == [{"key": "dedicated", "operator": "Exists"}]
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_every_variable_is_a_setting(values: Path) -> None:
+    """The chart sets no variable that the controller does not know."""
+    known = {f"VENVD_{name.upper()}" for name in Settings.model_fields}
+    assert set(read_env(render(values))) <= known
+
+
+def test_the_manifest_is_one(full: Objects, tmp_path: Path) -> None:
+    """The controller reads the manifest of the values."""
+    path = tmp_path / "venvd.yaml"
+    path.write_text(full["ConfigMap", "venvd-python"]["data"]["venvd.yaml"])
+    manifest = read_manifest(path, HostPaths(tmp_path))
+    assert list(manifest.backends) == ["web"]
+
+
+def test_objects_of_others_replace_the_charts(full: Objects) -> None:
+    """Named Secrets, service account and database leave out what the chart would make, and the controller uses them."""
+    objects = render(EXISTING)
+    left_out = {
+        "Secret",
+        "PersistentVolumeClaim",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "NetworkPolicy",
+        "ServiceMonitor",
+    }
+    assert left_out <= {kind for kind, _ in full}
+    assert not left_out & {kind for kind, _ in objects}
+    pod = pick(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "deployer"
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert volumes["identity"]["secret"]["secretName"] == "identity"
+    assert "emptyDir" in volumes["home"]
+    env = read_env(objects)
+    assert env["VENVD_DATABASE_URL"] == {"secretKeyRef": {"name": "postgresql", "key": "address"}}
+    assert env["VENVD_INDEX_URL"] == {"secretKeyRef": {"name": "index", "key": "address"}}
+
+
+def test_pods_of_the_controller_are_closed(full: Objects) -> None:
+    """All that the controller makes is closed; backends open to clients, and venvs with `network` to the world."""
+    policies = {name.rpartition("-")[2]: each["spec"] for (kind, name), each in full.items() if kind == "NetworkPolicy"}
+    deny = policies["deny"]
+    assert deny["podSelector"]["matchExpressions"] == [{"key": "dev.venvd.home", "operator": "Exists"}]
+    assert sorted(deny["policyTypes"]) == ["Egress", "Ingress"]
+    assert not {"ingress", "egress"} & set(deny)
+    [clients] = policies["clients"]["ingress"]
+    assert [next(iter(each)) for each in clients["from"]] == [
+        "podSelector",
+        *2 * ["namespaceSelector"],
+        *2 * ["ipBlock"],
+    ]
+    assert policies["network"]["podSelector"]["matchLabels"]["dev.venvd.network"] == "full"
+    blocks = [each["ipBlock"] for each in policies["network"]["egress"][1]["to"]]
+    assert blocks == [
+        {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]},
+        {"cidr": "::/0", "except": ["fc00::/7"]},
+    ]
+
+
+def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
+    """The operator's objects name the metrics token, and carry the alerts and the dashboard of deploy/monitoring."""
+    endpoint = pick(full, "ServiceMonitor")["spec"]["endpoints"][0]
+    assert endpoint["authorization"]["credentials"]["key"] == "metrics-token"
+    rules = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text())
+    assert pick(full, "PrometheusRule")["spec"] == rules
+    dashboard = full["ConfigMap", "venvd-python-dashboard"]["data"]["venvd.json"]
+    assert json.loads(dashboard) == json.loads((ROOT / "deploy" / "monitoring" / "dashboard.json").read_text())
+    result = run_helm("template", "venvd", CHART, "--values", FULL)
+    assert "ServiceMonitor" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("service.typ=NodePort", "at '/service': additional properties 'typ' not allowed"),
+        ("service.type=Port", "value must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'"),
+        ("settings.token=x", "at '/settings': additional properties 'token' not allowed"),
+        ("settings.workerCpus=0", "at '/settings/workerCpus'"),
+        ("persistence.size=big", "at '/persistence/size'"),
+        ("networkPolicy.clientCidrs[0]=example.com", "at '/networkPolicy/clientCidrs/0'"),
+        ("manifest.backends[0].type=http", "missing property 'name'"),
+        ("index.url=https://user:word@index.example.com", "at '/index/url'"),
+        ("baseImage=python:slim", "at '/baseImage'"),
+        ("replicas=2", "additional properties 'replicas' not allowed"),
+        ("ingress.enabled=true", "ingress.host is empty"),
+        ("images.controller=", "`make push REGISTRY=…` pushes the images"),
+    ],
+)
+def test_wrong_values_are_named(option: str, message: str) -> None:
+    """A wrong value ends the installation with its place."""
+    result = run_helm("template", "venvd", CHART, "--values", SMALL, "--set", option)
+    assert result.returncode != 0
+    assert message in re.sub(r"\s+", " ", result.stderr)
+
+
+def test_the_schema_closes_every_part() -> None:
+    """Every value has its place in the schema, and every part with places of its own refuses others."""
+
+    def list_open(schema: Any, place: str) -> Iterator[str]:
+        if isinstance(schema, dict):
+            if (
+                "properties" in schema
+                and "name" not in schema.get("required", ())
+                and schema.get("additionalProperties") is not False
+            ):
+                yield place
+            for name, each in schema.items():
+                yield from list_open(each, f"{place}/{name}")
+
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert list(list_open(schema, "")) == []
+
+    def check(values: dict[str, Any], schema: dict[str, Any]) -> None:
+        assert set(values) <= set(schema["properties"])
+        for name, value in values.items():
+            if isinstance(value, dict) and "properties" in schema["properties"][name]:
+                check(value, schema["properties"][name])
+
+    check(yaml.safe_load((CHART / "values.yaml").read_text()), schema)

@@ -1,0 +1,73 @@
+"""A cluster for tests: `make test-kubernetes` says which, with the images that it pushed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.stack import ROOT
+
+VALUES = os.environ.get("VENVD_TEST_KUBERNETES")
+"""The file with the digests of the images; without it there is no cluster."""
+REGISTRY_URL = os.environ.get("VENVD_TEST_REGISTRY_URL") or None
+_KINDS = "pods,services,secrets,configmaps,networkpolicies,deployments,persistentvolumeclaims,roles,serviceaccounts"
+_OF_EACH_NAMESPACE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
+
+
+def run(*command: object, check: bool = True) -> str:
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+    assert not check or result.returncode == 0, f"{command}: {result.stderr}{result.stdout}"
+    return result.stdout
+
+
+class Namespace:
+    """A namespace of the cluster."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def kubectl(self, *arguments: object, check: bool = True) -> str:
+        return run("kubectl", "--namespace", self.name, *arguments, check=check)
+
+    def get(self, kinds: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self.kubectl("get", kinds, "--output", "json"))["items"]
+        return items
+
+    def list_names(self) -> set[str]:
+        """List what is there, beside what the cluster itself puts into each namespace."""
+        return {f"{each['kind']}/{each['metadata']['name']}" for each in self.get(_KINDS)} - _OF_EACH_NAMESPACE
+
+    def restrict(self) -> None:
+        """Let the namespace refuse pods that break restricted pod security."""
+        self.kubectl("label", "namespace", self.name, "pod-security.kubernetes.io/enforce=restricted")
+
+
+@contextmanager
+def make_namespace(purpose: str) -> Iterator[Namespace]:
+    name = f"venvd-test-{purpose}-{secrets.token_hex(3)}"
+    run("kubectl", "create", "namespace", name)
+    try:
+        yield Namespace(name)
+    finally:
+        run("kubectl", "delete", "namespace", name, "--wait=false")
+
+
+def read_values() -> dict[str, Any]:
+    """Read the chart's values that name the images of this run."""
+    assert VALUES
+    values: dict[str, Any] = yaml.safe_load((ROOT / VALUES).read_text())
+    return values
+
+
+def find_ca_bundle() -> Path | None:
+    """The certificates of the machine: a private CA counts in builds too."""
+    name = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    return Path(name) if name else None
