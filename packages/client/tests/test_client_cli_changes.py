@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 from harness.cli import Cli, run
 
 import venvd
+from venvd._cli.backend import rows as backend_rows
 from venvd._cli.command import shorten
 from venvd._cli.size import Size
+from venvd._cli.venv import rows as venv_rows
 from venvd._cli.venv_changes import add_requirements, describe_change, parse_package, remove_requirements
-from venvd_contract.resources import VenvSpec
+from venvd_contract.resources import Backend, BackendSpec, Venv, VenvSpec
 
 MINOR = f"3.{sys.version_info.minor}"
 
@@ -171,3 +174,20 @@ def test_an_environment_without_a_controller_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_controller_process, "PROGRAM", "no_such_program")
     with pytest.raises(venvd.NoController, match=r"has the SDK alone.*make install.*VENVD_URL"):
         _controller_process.start(tmp_path / "home")
+
+
+def test_lists_show_why_something_failed() -> None:
+    """A column with the first line of each error is there as soon as there is one."""
+    venv_spec, backend_spec = VenvSpec(), BackendSpec("http", "broken")
+    healthy = Venv("plain", "ready", venv_spec, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
+    broken = dataclasses.replace(healthy, name="broken", state="failed", error="no version of numpy==99\nsecond line")
+    assert "ERROR" not in venv_rows([healthy])
+    assert "no version of numpy==99" in venv_rows([healthy, broken])
+    assert "second line" not in venv_rows([healthy, broken])
+    running = Backend("app", "http", "plain", "running", backend_spec, "local", "2026-01-01T00:00:00Z", outdated=True)
+    failed = dataclasses.replace(running, name="other", state="failed", error="not ready after 60 s", outdated=False)
+    assert "ERROR" not in backend_rows([running])
+    shown = backend_rows([running, failed])
+    assert "not ready after 60 s" in shown
+    assert "running, outdated" in shown
+    assert "server): app; `venvd restart NAME`" in shown

@@ -34,7 +34,8 @@ def test_a_network_that_is_off() -> None:
     unresolved = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     behind = ConnectionError("failed")
     behind.__context__ = unresolved
-    for error in (unresolved, urllib.error.URLError(unresolved), behind, OSError(errno.ENETUNREACH, "unreachable")):
+    refused = (OSError(errno.ENETUNREACH, "unreachable"), OSError(errno.EAFNOSUPPORT, "no such family"))
+    for error in (unresolved, urllib.error.URLError(unresolved), behind, *refused):
         assert "`venvd start --network`" in (find_hint(error) or "")
     assert find_hint(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) is None
     assert find_hint(ValueError("x")) is None

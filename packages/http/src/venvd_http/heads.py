@@ -61,9 +61,13 @@ class Head:
         Raises:
             InvalidRequest: a value is of the wrong type, or a header says something else.
         """
-        if b'"session"' not in body and b'"timeout"' not in body and b'"values"' not in body:
-            return self, body
         try:
+            if not body.isascii():
+                body.decode()
+            options = _options(body)
+            if not (options.session or options.timeout or options.values):
+                # known to be JSON, so that core need not parse it again
+                return self, body if b"\n" in body else msgspec.Raw(body)
             fields = _object(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self, body  # core says what is wrong with it
@@ -135,6 +139,15 @@ _BODY_OPTIONS: dict[str, tuple[Any, str]] = {
     "values": (str | None, '"plain" or "tagged"'),
 }
 """What a body may say in place of a header, and what it takes."""
+
+
+class _Options(msgspec.Struct, gc=False):
+    session: msgspec.Raw = msgspec.Raw()
+    timeout: msgspec.Raw = msgspec.Raw()
+    values: msgspec.Raw = msgspec.Raw()
+
+
+_options = msgspec.json.Decoder(_Options).decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 

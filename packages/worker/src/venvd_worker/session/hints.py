@@ -9,6 +9,8 @@ from typing import Iterator, Optional
 
 from venvd_contract.package_names import find_package
 
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EAFNOSUPPORT})
+"""What calls answer where there is no way out, and where the filter of system calls refuses sockets of the network."""
 _DEEPEST = 10
 
 
@@ -48,4 +50,4 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
 def _is_unreachable(error: BaseException) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
-    return isinstance(error, OSError) and error.errno == errno.ENETUNREACH
+    return isinstance(error, OSError) and error.errno in _UNREACHABLE
