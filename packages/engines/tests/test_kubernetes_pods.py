@@ -1,0 +1,196 @@
+"""The pods of the engine kubernetes, without a cluster: manifests, why they wait, and the layers that they push."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from harness.pod_security import list_violations
+from lightkube.resources.core_v1 import Pod
+
+from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
+from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
+from venvd_engines.kubernetes import pods
+from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.engine import KubernetesEngine
+from venvd_engines.kubernetes.layer import write_layer
+from venvd_engines.kubernetes.registry import Repository, read_credentials
+from venvd_engines.kubernetes.tasks import Step, Tasks
+from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
+
+KUBERNETES = KubernetesSettings(
+    images={name: f"registry.example.com/venvd/{name}:1" for name in ("controller", "http", "rpc")},
+    registry="registry.example.com/venvd",
+    pull_secret="pull",
+    node_selector={"pool": "python"},
+    tolerations=({"key": "dedicated", "operator": "Exists"},),
+    priority_class="low",
+)
+LAUNCH = Launch(
+    id="0123456789ab",
+    name="web",
+    type="http",
+    image=Image("key", "registry.example.com/venvd/venv@sha256:00", "3.13.5"),
+    server_env={"VENVD_NAME": "web", "VENVD_TEXT": "$(HOME)"},
+    limits=WorkerLimits(memory_bytes=1 << 30, cpus=1.5),
+    user_id=200_007,
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EngineSettings:
+    return EngineSettings(home=tmp_path, home_id="home", run_dir=tmp_path / "run", kubernetes=KUBERNETES)
+
+
+def make_pod(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+
+
+@pytest.mark.parametrize("version", ["1.34", "1.37"])
+@pytest.mark.parametrize("kind", ["http", "rpc"])
+def test_backends_keep_to_restricted_security(settings: EngineSettings, kind: str, version: str) -> None:
+    """The pod of a backend has the fields of Kubernetes, and all that a restricted namespace wants."""
+    spec = pods.make_backend(settings, replace(LAUNCH, type=kind), "gvisor", "web.python.svc")
+    kubernetes_validate.validate(make_pod(spec), version, strict=True)
+    assert list_violations(spec) == []
+    assert spec["runtimeClassName"] == "gvisor"
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert (spec["nodeSelector"], spec["priorityClassName"]) == ({"pool": "python"}, "low")
+
+
+def test_the_worker_host_sees_no_secret(settings: EngineSettings) -> None:
+    """User code shares one volume with the server, which it cannot write, and none with keys."""
+    spec = pods.make_backend(settings, LAUNCH, None, "web.python.svc")
+    server, worker = spec["containers"]
+    mounts = {each["name"]: each for each in worker["volumeMounts"]}
+    shared = set(mounts) & {each["name"] for each in server["volumeMounts"]}
+    assert shared == {"channel"}
+    assert mounts["channel"]["readOnly"] is True
+    assert worker["securityContext"]["runAsUser"] == LAUNCH.user_id != server["securityContext"]["runAsUser"]
+    limits = worker["resources"]["limits"]
+    assert limits == {"cpu": "1.5", "memory": str(1 << 30)}
+
+
+@pytest.mark.parametrize(("network", "closed"), [(False, True), (True, False)])
+def test_only_a_venv_with_network_has_sockets(settings: EngineSettings, network: bool, closed: bool) -> None:
+    """The warden of a venv without network is told so, since the containers of a pod share theirs."""
+    _, worker = pods.make_backend(settings, replace(LAUNCH, network=network), None, "host")["containers"]
+    assert ("--no-network" in worker["args"]) is closed
+
+
+def test_values_are_no_references(settings: EngineSettings) -> None:
+    """Kubernetes does not replace what looks like a reference in a variable."""
+    server, _ = pods.make_backend(settings, LAUNCH, None, "host")["containers"]
+    assert {"name": "VENVD_TEXT", "value": "$$(HOME)"} in server["env"]
+
+
+def test_an_image_that_no_setting_names_is_named(settings: EngineSettings) -> None:
+    """A missing image is an error with the setting that lacks it."""
+    with pytest.raises(InvalidRequest, match="VENVD_KUBERNETES_IMAGES names no image pipe"):
+        pods.find_image(settings.kubernetes, "pipe")
+
+
+def test_only_the_step_that_pushes_has_the_credentials(settings: EngineSettings) -> None:
+    """The pod of a build keeps to restricted security; the push credentials are in one of its containers."""
+    steps = [
+        Step("install", "base", ["sh"], env={"UV_DEFAULT_INDEX": "https://user:word@index"}, mounts={"env": "/env"}),
+        Step(
+            "push", "controller", ["python"], mounts={"env": "/env"}, read_only=frozenset({"env"}), secret="push.secret"
+        ),
+    ]
+    spec = Tasks(Cluster(settings))._make_spec("task", steps, ["uv"], 60)
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    assert list_violations(spec) == []
+    containers = [*spec["initContainers"], *spec["containers"]]
+    assert [each["name"] for each in containers] == ["provide", "install", "push"]
+    mounted = {each["name"]: {mount["name"] for mount in each["volumeMounts"]} for each in containers}
+    assert [name for name, mounts in mounted.items() if "credentials-push-secret" in mounts] == ["push"]
+    assert "word" not in json.dumps(spec)
+
+
+def test_homes_have_user_ids_of_their_own(tmp_path: Path, settings: EngineSettings) -> None:
+    """The block of a home comes from its identity, so every controller of the home finds the same."""
+    first = KubernetesEngine(settings).claim_user_ids()
+    again = KubernetesEngine(settings).claim_user_ids()
+    other = KubernetesEngine(replace(settings, home_id="other")).claim_user_ids()
+    assert first == again
+    assert not set(first) & set(other)
+    assert len(first) == 1000
+
+
+def make_status(**status: Any) -> Any:
+    return Pod.from_dict({"metadata": {"name": "pod"}, "status": {"phase": "Pending", **status}})
+
+
+def wait_for(reason: str, message: str) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"name": "worker", "image": "some:1", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "failure"),
+    [
+        (
+            make_status(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]),
+            "no node takes the pod: 0/3 nodes are available",
+            None,
+        ),
+        (make_status(containerStatuses=[wait_for("ContainerCreating", "")]), "", None),
+        (
+            make_status(containerStatuses=[wait_for("ErrImagePull", "dial tcp: i/o timeout")]),
+            "worker: ErrImagePull: dial tcp: i/o timeout",
+            None,
+        ),
+        (make_status(containerStatuses=[wait_for("ErrImagePull", "some:1: not found")]), "some:1: not found", NotFound),
+        (make_status(containerStatuses=[wait_for("InvalidImageName", "no name")]), "no name", InvalidRequest),
+        (make_status(phase="Failed", reason="Evicted", message="The node was low on memory"), "", Unavailable),
+    ],
+)
+def test_a_pod_that_waits_says_why(pod: Any, reason: str, failure: Any) -> None:
+    """The reason of a pod that does not run is one line, and an error where time does not mend it."""
+    assert explain_waiting(pod).endswith(reason)
+    found = find_failure(pod)
+    assert (type(found) if found else None) is failure
+
+
+def test_layers_are_equal_on_every_machine(tmp_path: Path) -> None:
+    """Equal files give equal layers, whatever their times, owners, order and the umask."""
+    packed = []
+    for place, mode in (("one", 0o644), ("two", 0o600)):
+        folder = tmp_path / place
+        (folder / "bin").mkdir(parents=True)
+        for name in sorted(("b.py", "a.py"), reverse=place == "two"):
+            (folder / name).write_text("x = 1\n")
+            (folder / name).chmod(mode)
+        (folder / "bin" / "python").symlink_to("/usr/bin/python3")
+        out = io.BytesIO()
+        packed.append((write_layer(folder, "env", out), out.getvalue()))
+    assert packed[0] == packed[1]
+    layer, content = packed[0]
+    assert layer.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert layer.size == len(content)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        entries = {entry.name: entry for entry in archive}
+    assert list(entries) == ["env", "env/a.py", "env/b.py", "env/bin", "env/bin/python"]
+    assert entries["env/bin/python"].linkname == "/usr/bin/python3"
+    assert {(entry.uid, entry.gid, entry.mtime) for entry in entries.values()} == {(0, 0, 0)}
+
+
+def test_credentials_are_those_of_the_registry(tmp_path: Path) -> None:
+    """A login of the Secret counts for its own registry alone."""
+    (tmp_path / ".dockerconfigjson").write_text(
+        json.dumps({"auths": {"https://registry.example.com/v1/": {"auth": "dXNlcjp3b3Jk"}}})
+    )
+    credentials = read_credentials(tmp_path)
+    own = Repository("registry.example.com/venvd/venv", credentials=credentials)
+    other = Repository("other.example.com/venvd/venv", credentials=credentials)
+    assert own._client.auth._basic_auth == "dXNlcjp3b3Jk"
+    assert not hasattr(other._client.auth, "_basic_auth")
+    assert read_credentials(tmp_path / "absent") == {}
