@@ -90,6 +90,29 @@ class Release:
         assert result.returncode == 0, result.stdout + result.stderr + log
         return result.stdout
 
+    def reaches(self, service: str) -> bool:
+        """Whether another pod of the namespace gets a connection to a Service, on a cluster that enforces policies."""
+        code = f"import socket; socket.create_connection(({service!r}, 5678), 3).close()"
+        container = {
+            "name": "client",
+            "image": read_values()["images"]["controller"],
+            "command": ["/opt/venv/bin/python", "-I", "-c", code],
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+        security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        spec = {"restartPolicy": "Never", "securityContext": security, "containers": [container]}
+        path = self._home / "client.json"
+        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec}))
+        self.namespace.kubectl("apply", "--filename", path)
+        try:
+            return bool(wait_until(self._find_end, "the client does not end") == "Succeeded")
+        finally:
+            self.namespace.kubectl("delete", "pod", "client", "--now")
+
+    def _find_end(self) -> str:
+        phase = self.namespace.kubectl("get", "pod", "client", "--output", "jsonpath={.status.phase}")
+        return phase if phase in {"Succeeded", "Failed"} else ""
+
     def evaluate(self, name: str, token: str, code: str) -> Any:
         """Evaluate code in a backend through a forwarded port."""
         with self.forward(name, 5678) as url, venvd.connect(url, token=token) as backend:
@@ -133,9 +156,13 @@ def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release) -> N
     assert release.evaluate("science-http", started["token"], "__import__('six').__name__") == "six"
     assert list_violations(list_pods(release, role="backend")[0]["spec"]) == []
 
+    # of the pods beside it, only those of named namespaces reach a backend
+    assert not release.reaches("science-http")
+
     # an upgrade and a rollback replace the controller, and neither the token nor what runs
     [pod] = list_pods(release, role="backend")
-    release.change("upgrade", "--set", "settings.logLevel=debug")
+    release.change("upgrade", "--set", f"networkPolicy.clientNamespaces={{{release.namespace.name}}}")
+    wait_until(lambda: release.reaches("science-http"), "the namespace is named, and reaches no backend")
     release.helm("rollback", "venvd", "1", "--wait", "--timeout", "90s")
     assert release.read_token() == token
     assert "science-http" in release.venvd("list")

@@ -180,7 +180,8 @@ class Backends:
         yield from lines if tail is None else lines[max(0, len(lines) - tail) :]
         while follow:
             last = {part: max((line.time for line in lines if line.source == part), default="") for part in PARTS}
-            running = any(part.state == "running" for part in asdict_parts(self.inspect(record)))
+            state = self.inspect(record)
+            running = "running" in {state.server.state, state.worker.state}
             new = [line for line in self._read_logs(record, 60) if line.time > last[line.source]]
             yield from new
             lines = [*lines[-1:], *new] if new else lines
@@ -224,10 +225,6 @@ class Backends:
         self._cluster.delete(Secret, name)
         with self._lock:
             self._listed_at = -math.inf
-
-
-def asdict_parts(state: BackendState) -> tuple[PartState, PartState]:
-    return state.server, state.worker
 
 
 def _check_launch(launch: Launch) -> None:
