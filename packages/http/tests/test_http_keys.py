@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from venvd_contract import errors
-from venvd_http.auth import Key, TokenGuard
+from venvd_http.auth import Key, OwnToken, TokenGuard
 from venvd_http.keys import KeyFile, parse, watch
 
 
@@ -43,7 +43,7 @@ def guard() -> TokenGuard:
 def test_keys_are_accepted_beside_the_token(guard: TokenGuard) -> None:
     """A key may do what its scope says, the server's own token stays, and no other token is accepted."""
     guard.replace_keys([key("caller"), key("scraper", "metrics")])
-    assert guard.check("own") is None
+    assert isinstance(guard.check("own"), OwnToken)
     accepted = guard.check("caller")
     assert accepted is not None
     assert accepted.name == "caller"
@@ -183,6 +183,62 @@ def test_a_new_key_is_accepted_at_once(guard: TokenGuard, tmp_path: Path) -> Non
         watching.cancel()
 
     asyncio.run(use_both())
+
+
+def own(token: str, expires_at: float | None = None) -> OwnToken:
+    return OwnToken("backend:demo", digest(token), expires_at=expires_at)
+
+
+def test_a_rotated_token_ends_with_its_overlap() -> None:
+    """Both tokens are accepted until the older one ends, which ends those who use it and says how to go on."""
+    guard = TokenGuard(digest("first").hex(), name="backend:demo")
+    ended: list[Any] = []
+    guard.on_key_end = ended.append
+    first = guard.check("first")
+    assert first is not None
+    first.watch(lambda: ended.append("client"))
+    guard.replace_keys([own("first", time.time() + 3600), own("second")])
+    assert guard.check("first") is first
+    assert guard.admit("second", "").name == "backend:demo"
+    assert ended == []
+    guard.replace_keys([own("first", time.time()), own("second")])
+    guard.end_expired()
+    assert ended == ["client", first]
+    assert not guard.recognises("first")
+    with pytest.raises(errors.Unauthenticated, match="`venvd backend token demo`"):
+        guard.check("first")
+    guard.check("second")
+
+
+def test_own_tokens_of_the_keys_replace_the_first_one() -> None:
+    """A server that starts after a rotation takes no token of an older configuration, and says nothing of old ends."""
+    guard = TokenGuard(digest("first").hex(), name="backend:demo")
+    ended: list[Any] = []
+    guard.on_key_end = ended.append
+    guard.replace_keys([own("older", 1.0), own("second"), key("caller")])
+    guard.end_expired()
+    assert [each.name for each in ended] == ["backend:demo"]  # the first one, which is not among them
+    assert not guard.recognises("first")
+    with pytest.raises(errors.Unauthenticated, match="was rotated"):
+        guard.check("older")
+    guard.replace_keys([key("caller")])
+    guard.check("first")
+
+
+def test_a_guard_without_a_token_stays_open() -> None:
+    """Keys close no server that serves everyone."""
+    guard = TokenGuard("")
+    guard.replace_keys([key("caller")])
+    assert guard.open
+    assert guard.check(None) is None
+
+
+def test_own_tokens_are_read_from_a_file() -> None:
+    """A key file names the tokens of the server, with their ends."""
+    token = {"name": "backend:demo", "sha256": "00" * 32, "expiresAt": "2030-01-01T00:00:00Z"}
+    (read,) = parse(json.dumps({"keys": [], "tokens": [token]}).encode())
+    assert isinstance(read, OwnToken)
+    assert (read.name, read.sha256, read.scope, read.expires_at) == ("backend:demo", bytes(32), "use", 1893456000)
 
 
 def test_times_have_a_zone() -> None:

@@ -144,9 +144,9 @@ def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptu
         SimpleNamespace(name=name, venv="app", launch=name, record={**record, "launch_id": name})
         for name in ("broken", "whole")
     ]
-    keys: Any = SimpleNamespace(on_change=[], render_file=lambda _name, _venv: b"{}")
+    keys: Any = SimpleNamespace(on_change=[], render_file=lambda _row: b"{}")
     engine: Any = SimpleNamespace(write_keys=write)
-    backends: Any = SimpleNamespace(list_rows=lambda: rows)
+    backends: Any = SimpleNamespace(list_rows=lambda: rows, on_rotation=[])
     KeyFiles(engine, keys, backends).update()
     assert written == ["whole"]
     assert "broken: its server has old keys: a fault of this test" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -77,3 +78,23 @@ def test_the_log_of_calls_names_the_key(keyed: Server, keys: Path) -> None:
     named = [(line["command"], line["key"]) for line in lines if line["logger"] == "venvd.call"]
     commands = ("eval", "tofloatarray", "venv.create")
     assert named == [(command, key) for key in (KEY, f"backend:{NAME}") for command in commands]
+
+
+def test_a_rotated_token_ends_its_kept_connection(keyed: Server, keys: Path) -> None:
+    """A connection of the older token serves until the end of that, and the new token works without a restart."""
+    sock = keyed.connect()
+    head = f"GET /v1/sessions HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {keyed.token}\r\n\r\n".encode()
+    sock.sendall(head)
+    assert keyed.read_until(sock, b"}").startswith(b"HTTP/1.1 200")
+    write_keys(keys, own={keyed.token: dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), "new": None})
+    assert keyed.ask("POST", "/api/eval", {"expression": "1"}, token="new").status == 200
+    sock.sendall(head)
+    assert keyed.read_until(sock, b"}").startswith(b"HTTP/1.1 200")
+    write_keys(keys, own={keyed.token: dt.datetime.now(dt.UTC), "new": None})
+    with contextlib.suppress(ConnectionResetError):
+        keyed.read_all(sock)
+    refused = keyed.ask("POST", "/api/eval", {"expression": "1"})
+    assert (refused.status, b"was rotated" in refused.body) == (401, True)
+    write_keys(keys, KEY, own={keyed.token: None})
+    assert keyed.ask("POST", "/api/eval", {"expression": "1"}, token=KEY).status == 200  # it has read the file
+    assert keyed.eval("1 + 1") == 2

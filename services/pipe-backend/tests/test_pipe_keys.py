@@ -21,7 +21,7 @@ from venvd_http.admission import Admission, AdmissionLimits
 from venvd_http.auth import Key, TokenGuard
 from venvd_pipe_backend.connection import Connection
 
-from .conftest import CARRIER, Client, PipedClient, Server, Start, until, until_running, value  # type: ignore[import-not-found]
+from .conftest import CARRIER, TOKEN, Client, PipedClient, Server, Start, until, until_running, value  # type: ignore[import-not-found]
 
 KEY = "vk_caller"
 LOOPS = "import time\nwhile True:\n    time.sleep(0.01)"
@@ -54,8 +54,12 @@ def connect(server: Server, keys: Path) -> Client:
 
 def attach(server: Server, keys: Path) -> Client:
     connect(server, keys)
+    return direct_client(server, KEY)
+
+
+def direct_client(server: Server, token: str = TOKEN) -> Client:
     client = server.connect_once()
-    assert "result" in client("session.attach", token=KEY)
+    assert "result" in client("session.attach", token=token)
     if CARRIER["lines"] == "pipes":
         client = server.clients[-1] = PipedClient(client)
     return client
@@ -102,6 +106,22 @@ def test_a_revoked_key_ends_its_direct_call(keyed: Server, keys: Path) -> None:
     write_keys(keys)
     assert value(other, "1 + 1") == 2
     assert client.closed()
+
+
+@pytest.mark.usefixtures("carrier")
+def test_a_rotated_token_ends_with_its_overlap(keyed: Server, keys: Path) -> None:
+    """Clients of the older token, direct or not, stay until its end, and are told how to get the new one."""
+    served, direct = keyed.connect(), direct_client(keyed)
+    write_keys(keys, own={TOKEN: dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), "new": None})
+    until(lambda: "result" in keyed.connect_once()("ping", token="new"), "the new token is not accepted")
+    assert [value(each, "1 + 1") for each in (served, direct)] == [2, 2]
+    write_keys(keys, own={TOKEN: dt.datetime.now(dt.UTC), "new": None})
+    for client in (served, direct):
+        assert "`venvd backend token test`" in client.receive()["error"]
+        assert client.closed()
+    assert "was rotated" in keyed.connect_once()("ping", token=TOKEN)["error"]
+    write_keys(keys, own={TOKEN: None})
+    until(lambda: "result" in keyed.connect_once()("ping", token=TOKEN), "the token is not accepted")
 
 
 def test_a_key_that_ends_while_its_client_attaches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from harness.access_keys import write_keys
 
 from venvd_proto.v1 import python_service_pb2 as messages
 
-from .conftest import METADATA, PATIENCE, Server, Start, until  # type: ignore[import-not-found]
+from .conftest import METADATA, PATIENCE, TOKEN, Server, Start, until  # type: ignore[import-not-found]
 
 KEY = "vk_caller"
 WITH_KEY = (("authorization", f"Bearer {KEY}"),)
@@ -80,3 +81,19 @@ def test_a_revoked_key_ends_its_stream(keyed: Server, keys: Path) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         next(replies)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_rotated_token_ends_its_call(keyed: Server, keys: Path) -> None:
+    """A call of the older token runs until the end of that, and the new token works without a restart."""
+    new = (("authorization", "Bearer new"),)
+    events = keyed.python.Execute(messages.ExecuteRequest(code=LOOPS), metadata=METADATA, timeout=PATIENCE)
+    assert next(events).stdout == "begun\n"
+    write_keys(keys, own={TOKEN: dt.datetime.now(dt.UTC), "new": None})
+    with pytest.raises(grpc.RpcError, match="`venvd backend token test`"):
+        list(events)
+    assert evaluate(keyed, new) == "2"
+    with pytest.raises(grpc.RpcError, match="was rotated"):
+        evaluate(keyed, METADATA)
+    write_keys(keys, KEY, own={TOKEN: None})
+    until(lambda: not is_refused(keyed), "the server does not read the file")
+    assert evaluate(keyed, METADATA) == "2"

@@ -32,6 +32,7 @@ from venvd_contract.resources import (
     Provider,
     ProviderSpec,
     Runtime,
+    TokenRotation,
     VenvChange,
     VenvSpec,
 )
@@ -258,6 +259,11 @@ def delete_backend(name: str, *, until_changed: bool = False) -> Request[None]:
 
 def restart_backend(name: str) -> Request[BackendStart]:
     return Request("POST", f"/v1/backends/{quote_name(name)}/restart", _decoder(BackendStart))
+
+
+def rotate_token(name: str, overlap: float) -> Request[TokenRotation]:
+    path = f"/v1/backends/{quote_name(name)}/token"
+    return Request("POST", path, _decoder(TokenRotation), {"overlap": overlap})
 
 
 def logs_path(name: str) -> str:

@@ -18,6 +18,9 @@ QUEUE_LIMIT = 1000
 MOST_QUEUED = 1_000_000
 LONGEST_LEASE = 365 * 86400.0
 """Seconds."""
+ROTATION_OVERLAP = 300.0
+LONGEST_OVERLAP = 7 * 86400
+"""Seconds for which a rotated token is accepted beside the new one."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
@@ -265,6 +268,21 @@ class Backend:
 class BackendStart:
     backend: Backend
     operation: OperationInfo
+
+
+@dataclass
+class RotationSpec:
+    overlap: float = ROTATION_OVERLAP
+    """Seconds for which the tokens before the new one are accepted; 0 ends them at once."""
+
+
+@dataclass
+class TokenRotation:
+    backend: str
+    token: str
+    """The new one."""
+    previousEndsAt: str
+    """When all tokens before it end."""
 
 
 @dataclass

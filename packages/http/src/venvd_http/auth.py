@@ -72,6 +72,9 @@ class Key:
         """Make the error that ends what a client does with an ended key."""
         return WrongToken(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
 
+    def follow(self, other: Key) -> None:
+        """Take over what may change in an equal key."""
+
     def watch(self, on_end: Callable[[], None]) -> None:
         """Call `on_end` when the key ends; at once if it has ended."""
         if self.ended:
@@ -91,6 +94,26 @@ class Key:
                 on_end()
             except Exception:  # noqa: BLE001 — a defect of one client must not keep the others connected
                 _log.exception("a client of the key %s cannot be ended", self.name)
+
+
+class OwnToken(Key):
+    """A token of the server itself. After a rotation an older one is accepted for a while, and then told apart."""
+
+    def equals(self, other: Key) -> bool:
+        """Whether both are the same token: the end of one is set when it is replaced."""
+        return isinstance(other, OwnToken) and self.sha256 == other.sha256 and not self.ended
+
+    def follow(self, other: Key) -> None:
+        """Take over name and end of an equal token."""
+        self.name, self.expires_at = other.name, other.expires_at
+
+    def error(self) -> WrongToken:
+        """Make the error that says how to get the new token."""
+        name = self.name.removeprefix("backend:")
+        return WrongToken(
+            f'this token of the backend "{name}" was rotated and has ended: an operator reads the new one with '
+            f"`venvd backend token {name}`, or as `token` of GET /v1/backends/{name} of the controller"
+        )
 
 
 class WrongToken(Unauthenticated):
@@ -118,7 +141,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class TokenGuard:
-    """Accepts one token for everything, another for metrics only if there is one, and keys that come and go.
+    """Accepts the server's own token for everything, another for metrics only, and keys that come and go.
 
     Tokens are known by their SHA-256 and compared in constant time.
 
@@ -126,7 +149,7 @@ class TokenGuard:
         token_sha256: hexadecimal; empty lets everyone do everything.
         metrics_token_sha256: hexadecimal; empty is none.
         server: what the messages call the server.
-        name: what logs call the first token.
+        name: what logs call the server's own token.
 
     Attributes:
         refresh_keys: called before an unknown token is refused: it may be that of a key which was made a moment ago.
@@ -141,11 +164,12 @@ class TokenGuard:
         server: str = "this backend",
         name: str = "backend",
     ) -> None:
-        self._token = bytes.fromhex(token_sha256)
+        self._own = bytes.fromhex(token_sha256)
+        """The digest of the own token, as long as the keys hold none."""
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
         self._server = server
         self._name = name
-        self._keys: dict[bytes, Key] = {}
+        self._keys: dict[bytes, Key] = {self._own: OwnToken(name, self._own)} if self._own else {}
         self._accepted = b""
         """The last token that may do everything: a token that was hashed once is not hashed for each call."""
         self._accepted_key: Key | None = None
@@ -156,7 +180,7 @@ class TokenGuard:
     @property
     def open(self) -> bool:
         """Whether everyone may do everything."""
-        return not self._token
+        return not self._own
 
     def admit(self, token: str | None, peer: str) -> Caller:
         """Check the token of a request from `peer` that wants to call; return its sender.
@@ -165,10 +189,11 @@ class TokenGuard:
             Unauthenticated, Forbidden: as `check`.
         """
         key = self.check(token, peer=peer)
-        return Caller(peer, key.name if key is not None else None if self.open else self._name, key)
+        return Caller(peer, None if key is None else key.name, key)
 
     def check(self, token: str | None, scope: str = USE, peer: str = "") -> Key | None:
-        """Check a token for the scope `use` or `metrics`; return its key, None if it is the server's own token.
+        """Check a token for the scope `use` or `metrics`; return its key, None if everyone may do everything or if it
+        is the token for metrics.
 
         `peer` is the address that it comes from.
 
@@ -176,7 +201,7 @@ class TokenGuard:
             Unauthenticated: there is no token, it is unknown, or its key has ended.
             Forbidden: the token is known and not enough for `scope`.
         """
-        if not self._token:
+        if self.open:
             return None
         if not token:
             raise self._refuse(Unauthenticated("a token is needed, and the request has none"), None, peer, "none")
@@ -184,7 +209,7 @@ class TokenGuard:
         if self._accepted and hmac.compare_digest(given, self._accepted):
             return self._accepted_key
         granted, key = self._identify(given, peer)
-        if granted == USE and (key is None or key.expires_at is None):
+        if granted == USE and key is not None and key.expires_at is None:
             self._accepted, self._accepted_key = given, key
         elif granted == METRICS != scope:
             raise self._refuse(Forbidden("this token may read metrics only"), key.name if key else METRICS, peer)
@@ -192,7 +217,7 @@ class TokenGuard:
 
     def recognises(self, token: str | None) -> bool:
         """Return whether a token is known, with whatever rights. A refusal is neither logged nor counted."""
-        if not self._token:
+        if self.open:
             return True
         if not token:
             return False
@@ -200,11 +225,12 @@ class TokenGuard:
         if self._accepted and hmac.compare_digest(given, self._accepted):
             return True
         digest = hashlib.sha256(given).digest()
-        if hmac.compare_digest(digest, self._token) or hmac.compare_digest(digest, self._metrics_token):
+        if hmac.compare_digest(digest, self._metrics_token):
             return True
         if digest not in self._keys and self.refresh_keys is not None:
             self.refresh_keys()
-        return digest in self._keys
+        key = self._keys.get(digest)
+        return key is not None and not key.expired
 
     def check_controller(self, token: str | None, peer: str) -> None:
         """Check that a token is the one that the controller of this server derives: the metrics token.
@@ -220,8 +246,6 @@ class TokenGuard:
 
     def _identify(self, token: bytes, peer: str) -> tuple[str, Key | None]:
         digest = hashlib.sha256(token).digest()
-        if hmac.compare_digest(digest, self._token):
-            return USE, None
         if hmac.compare_digest(digest, self._metrics_token):
             return METRICS, None
         key = self._keys.get(digest)
@@ -236,12 +260,21 @@ class TokenGuard:
         return key.scope, key
 
     def replace_keys(self, keys: Collection[Key]) -> None:
-        """Accept these keys and no others; a key that is missing or has other rights ends now."""
-        previous = self._keys
-        self._keys = {
-            key.sha256: previous[key.sha256] if key.sha256 in previous and previous[key.sha256].equals(key) else key
-            for key in keys
-        }
+        """Accept these keys and no others; a key that is missing or has other rights ends now.
+
+        Own tokens among them take the place of the one that the server began with.
+        """
+        previous, self._keys = self._keys, {}
+        if self._own and not any(isinstance(key, OwnToken) for key in keys):
+            keys = [OwnToken(self._name, self._own), *keys]
+        for key in keys:
+            known = previous.get(key.sha256, key)
+            if known is not key and known.equals(key):
+                known.follow(key)
+                self._keys[key.sha256] = known
+            else:
+                key.ended = isinstance(key, OwnToken) and key.expired  # before the server knew it
+                self._keys[key.sha256] = key
         self._accepted, self._accepted_key = b"", None
         self._end(key for digest, key in previous.items() if self._keys.get(digest) is not key)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from venvd_http.auth import Key, TokenGuard
+from venvd_http.auth import Key, OwnToken, TokenGuard
 
 _log = logging.getLogger("venvd.access")
 
@@ -20,15 +20,24 @@ PAUSE = 0.5
 LARGEST = 32 << 20
 
 
-class _Entry(msgspec.Struct):
+class _Token(msgspec.Struct, kw_only=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    scope: Literal["use", "metrics"]
     expiresAt: Annotated[dt.datetime, msgspec.Meta(tz=True)] | None = None  # noqa: N815 - a name in the file
+
+    @property
+    def end(self) -> float | None:
+        return None if self.expiresAt is None else self.expiresAt.timestamp()
+
+
+class _Entry(_Token, kw_only=True):
+    scope: Literal["use", "metrics"]
 
 
 class _File(msgspec.Struct):
     keys: list[_Entry]
+    tokens: list[_Token] = []
+    """The server's own tokens: the newest, and older ones with the ends that a rotation gave them."""
 
 
 _file = msgspec.json.Decoder(_File)
@@ -40,14 +49,10 @@ def parse(data: bytes) -> list[Key]:
     Raises:
         ValueError: it is no such file; the message says why.
     """
+    content = _file.decode(data)
     return [
-        Key(
-            entry.name,
-            bytes.fromhex(entry.sha256),
-            entry.scope,
-            None if entry.expiresAt is None else entry.expiresAt.timestamp(),
-        )
-        for entry in _file.decode(data).keys
+        *(Key(each.name, bytes.fromhex(each.sha256), each.scope, each.end) for each in content.keys),
+        *(OwnToken(each.name, bytes.fromhex(each.sha256), expires_at=each.end) for each in content.tokens),
     ]
 
 

@@ -100,7 +100,7 @@ class BackendStarter:
                 self._settings,
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),
-                self._keys.render_file(row.name, row.venv),
+                self._keys.render_file(row),
                 self._backends.derive_manages_key(row) if spec.manages else None,
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,8 +14,9 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, VenvdError
-from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo, Walls
-from venvd_controller import __version__
+from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo, TokenRotation, Walls
+from venvd_controller import __version__, backend_tokens
+from venvd_controller.backend_tokens import TokenNonce
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, after_commit, get_row
@@ -39,13 +40,24 @@ _MAX_DELAY = 60.0
 
 @dataclass(frozen=True)
 class TokenOwner:
-    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients."""
+    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients.
+
+    Attributes:
+        source: what the token was derived from, if it is one of its clients.
+    """
 
     backend: str
     manages: tuple[str, ...] = ()
+    source: TokenNonce | None = None
 
 
 class Backends:
+    """All backends.
+
+    Attributes:
+        on_rotation: functions called after a token was rotated.
+    """
+
     def __init__(
         self,
         database: Database,
@@ -64,6 +76,7 @@ class Backends:
         self._token_owners: dict[str, TokenOwner] | None = None
         """By the digests of their tokens; None after a change."""
         self._changes = 0
+        self.on_rotation: list[Callable[[], None]] = []
 
     def list_all(
         self, after: str | None = None, limit: int = 1000, visible: Visible | None = None
@@ -115,8 +128,16 @@ class Backends:
         return self._home.derive_token("metrics", row.nonce)
 
     def derive_token(self, row: BackendRow) -> str | None:
-        """Derive the token of a backend's clients; None if the backend serves without a token."""
-        return self._home.derive_token("backend", row.nonce) if row.spec["token"] else None
+        """Derive the newest token of a backend's clients; None if the backend serves without a token."""
+        return self._derive(backend_tokens.list_nonces(row)[-1]) if row.spec["token"] else None
+
+    def _derive(self, source: TokenNonce) -> str:
+        return self._home.derive_token("backend", source.nonce)
+
+    def list_tokens(self, row: BackendRow) -> list[tuple[str, str | None]]:
+        """List the digests of the tokens of a backend's clients and their ends, also of those that have ended."""
+        nonces = backend_tokens.list_nonces(row) if row.spec["token"] else []
+        return [(sha256(self._derive(each)), each.expiresAt) for each in nonces]
 
     def derive_manages_key(self, row: BackendRow) -> str:
         """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
@@ -137,9 +158,9 @@ class Backends:
     def _read_token_owners(self) -> dict[str, TokenOwner]:
         owners = {}
         for row in self.list_rows():
-            token = self.derive_token(row)
-            if token is not None:
-                owners[sha256(token)] = TokenOwner(row.name)
+            if row.spec["token"]:
+                for source in backend_tokens.list_nonces(row):
+                    owners[sha256(self._derive(source))] = TokenOwner(row.name, source=source)
             manages: Sequence[str] = row.spec.get("manages") or ()
             if row.wanted and manages:
                 owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.name, tuple(manages))
@@ -239,6 +260,24 @@ class Backends:
             row.retry_at, row.failures, row.error = 0.0, 0, None
             operation = self._queue_start(session, row)
             return self._to_resource(row, _read_builds(session)), operation
+
+    def rotate_token(self, name: str, overlap: float) -> TokenRotation:
+        """Give a backend a new token; those before it end after `overlap` seconds.
+
+        Raises:
+            InvalidRequest: `overlap` is out of bounds.
+            Conflict: the backend serves without a token, or too many of its tokens are valid.
+        """
+        with self._database.write() as session:
+            row = _get_row(session, name)
+            end = backend_tokens.rotate(row, overlap)
+            after_commit(session, self._forget_token_owners)
+            after_commit(session, self._announce_rotation)
+            return TokenRotation(name, str(self.derive_token(row)), end)
+
+    def _announce_rotation(self) -> None:
+        for callback in self.on_rotation:
+            callback()
 
     def declare(self, spec: BackendSpec) -> None:
         """Give an existing backend the (checked) specification of the manifest; a changed one restarts it."""

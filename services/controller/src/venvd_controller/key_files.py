@@ -33,6 +33,7 @@ class KeyFiles:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="key files", daemon=True)
         keys.on_change.append(self.update)
+        backends.on_rotation.append(self.update)
 
     def start(self) -> None:
         self._thread.start()
@@ -62,7 +63,7 @@ class KeyFiles:
         self._files = {launch: file for launch, file in self._files.items() if launch in rows}
         self._failures = {launch: failure for launch, failure in self._failures.items() if launch in rows}
         for launch, row in rows.items():
-            data = self._keys.render_file(row.name, row.venv)
+            data = self._keys.render_file(row)
             known, written_again_at = self._files.get(launch, (b"", 0.0))
             if data == known and time.monotonic() < written_again_at:
                 continue

@@ -21,7 +21,7 @@ from venvd_controller.backends import Backends
 from venvd_controller.callers import Caller
 from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database, after_commit, get_row
-from venvd_controller.database.tables import KeyRow
+from venvd_controller.database.tables import BackendRow, KeyRow
 from venvd_controller.home import Home
 from venvd_http.auth import WrongToken, sha256
 
@@ -81,16 +81,23 @@ class Keys:
         with self._lock:
             self._keys = {other: key for other, key in self._keys.items() if other != digest}
 
-    def render_file(self, backend: str, venv: str) -> bytes:
-        """Return the key file of a backend's server, with each key that may call it or read its metrics."""
+    def render_file(self, row: BackendRow) -> bytes:
+        """Return the key file of a backend's server: its own tokens, and each key that may call it or read its metrics.
+
+        Own tokens that have ended are there as well, so that the server can say so.
+        """
         entries = []
         for key in sorted(self._keys.values(), key=lambda key: key.name):
             caller = Caller(key.name, key.name, key.scopes)
-            use = caller.has(USE + backend) or caller.has(VENV + venv)
+            use = caller.has(USE + row.name) or caller.has(VENV + row.venv)
             if not key.expired and (use or caller.has(METRICS)):
                 scope = "use" if use else METRICS
                 entries.append({"name": key.name, "sha256": key.sha256, "scope": scope, "expiresAt": key.expires_at})
-        return json.dumps({"keys": entries}).encode()
+        tokens = [
+            {"name": f"backend:{row.name}", "sha256": digest, "expiresAt": end}
+            for digest, end in self._backends.list_tokens(row)
+        ]
+        return json.dumps({"keys": entries, "tokens": tokens}).encode()
 
     def list_all(self, after: str | None, limit: int) -> Sequence[Key]:
         query = select(KeyRow).where(KeyRow.name > (after or "")).order_by(KeyRow.name).limit(limit)
@@ -168,7 +175,10 @@ class Keys:
         if owner.manages:
             title = f'the backend "{owner.backend}", which manages venvs,'
             return Caller(name, title, tuple(VENV + each for each in owner.manages))
-        return Caller(name, f'the token of the backend "{owner.backend}"', (USE + owner.backend,))
+        title = f'the token of the backend "{owner.backend}"'
+        if owner.source is not None and owner.source.expired:
+            raise WrongToken(f"{title} was rotated, and this one has ended: `venvd backend token` shows the new one")
+        return Caller(name, title, (USE + owner.backend,))
 
     def _admit(self, key: KnownKey) -> Caller:
         if key.expired:

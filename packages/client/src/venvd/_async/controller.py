@@ -18,6 +18,7 @@ from venvd.errors import NoController
 from venvd_contract import resources
 from venvd_contract.access import AuditEntry, Key
 from venvd_contract.resources import (
+    ROTATION_OVERLAP,
     BackendLimits,
     BackendStart,
     ConfigReport,
@@ -29,6 +30,7 @@ from venvd_contract.resources import (
     Provider,
     ProviderSpec,
     Runtime,
+    TokenRotation,
     VenvChange,
     VenvSpec,
 )
@@ -247,6 +249,10 @@ class AsyncBackends:
     async def restart(self, name: str) -> BackendStart:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return await self._connection.send(api.restart_backend(name))
+
+    async def rotate_token(self, name: str, overlap: float = ROTATION_OVERLAP) -> TokenRotation:
+        """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
+        return await self._connection.send(api.rotate_token(name, overlap))
 
     async def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
         """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""

@@ -21,8 +21,10 @@ from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
 from venvd_contract.resources import (
     BACKEND_TYPES,
     LONGEST_LEASE,
+    LONGEST_OVERLAP,
     MOST_QUEUED,
     QUEUE_LIMIT,
+    ROTATION_OVERLAP,
     UPDATES,
     Backend,
     BackendLimits,
@@ -350,6 +352,31 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+
+
+@backend.command("token")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@click.option("--rotate", is_flag=True, help="Give the backend a new token. It needs no restart.")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, LONGEST_OVERLAP),
+    metavar="SECONDS",
+    help=f"How long the tokens before it are still accepted. Default: {ROTATION_OVERLAP:g}. Needs --rotate.",
+)
+@pass_state
+def token(state: State, name: str | None, rotate: bool, overlap: float | None) -> None:
+    """Show the token of a backend, or rotate it. Default: the only backend. For operators."""
+    if overlap is not None and not rotate:
+        raise click.UsageError("--overlap needs --rotate")
+    name = choose_backend(state, name)
+    if not rotate:
+        shown = state.controller.backends.get(name).token
+        if shown is None:
+            raise venvd.NotFound(f'the backend "{name}" shows no token: it has none, or yours is not an operator\'s')
+        state.show({"backend": name, "token": shown}, shown)
+        return
+    rotated = state.controller.backends.rotate_token(name, ROTATION_OVERLAP if overlap is None else overlap)
+    state.show(rotated, fields([("token", rotated.token), ("previous ends", rotated.previousEndsAt)]))
 
 
 def _format_line(line: LogLine) -> str:

@@ -19,6 +19,7 @@ from venvd.errors import NoController
 from venvd_contract import resources
 from venvd_contract.access import AuditEntry, Key
 from venvd_contract.resources import (
+    ROTATION_OVERLAP,
     BackendLimits,
     BackendStart,
     ConfigReport,
@@ -30,6 +31,7 @@ from venvd_contract.resources import (
     Provider,
     ProviderSpec,
     Runtime,
+    TokenRotation,
     VenvChange,
     VenvSpec,
 )
@@ -248,6 +250,10 @@ class Backends:
     def restart(self, name: str) -> BackendStart:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return self._connection.send(api.restart_backend(name))
+
+    def rotate_token(self, name: str, overlap: float = ROTATION_OVERLAP) -> TokenRotation:
+        """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
+        return self._connection.send(api.rotate_token(name, overlap))
 
     def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
         """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""

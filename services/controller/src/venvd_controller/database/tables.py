@@ -93,6 +93,8 @@ class BackendRow(Table):
     started_at: Mapped[str | None] = mapped_column(String(32))
     nonce: Mapped[str] = mapped_column(String(32))
     """Random value; its tokens are derived from this and the home's secret."""
+    tokens: Mapped[dict[str, Any] | None]
+    """The nonces of its clients' tokens (`backend_tokens`); null before the first rotation: it is `nonce`."""
     launch: Mapped[str | None] = mapped_column(String(32))
     launched_by: Mapped[str | None] = mapped_column(String(32))
     """The operation that made the launch: resumed after a crash, it adopts its own launch."""

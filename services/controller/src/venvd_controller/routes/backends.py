@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
+from venvd_contract.access import OPERATOR
 from venvd_contract.errors import NotFound, Unavailable
-from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine
+from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine, RotationSpec, TokenRotation
 from venvd_controller import probes, streams
 from venvd_controller.audit import list_changes
 from venvd_controller.callers import Caller
@@ -31,6 +32,7 @@ from venvd_controller.routes.dependencies import (
 router = APIRouter(prefix="/v1/backends", tags=["backends"])
 _MAX_REMOVAL_WAIT = 30.0
 _LAST_LINES = 1000
+_USUAL_ROTATION = RotationSpec()
 _needs_venv = needs_for_backend("venv:{venv}")
 
 
@@ -98,6 +100,14 @@ def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> 
     """Restart a backend. It gets the newest build of its venv, and its sessions end."""
     backend, operation = controller.backends.restart(name)
     return BackendStart(_show(caller, backend), operation)
+
+
+@router.post("/{name}/token", dependencies=[needs_for_backend(OPERATOR)])
+def rotate_token(controller: ControllerDep, name: str, spec: JsonBody[RotationSpec] = _USUAL_ROTATION) -> TokenRotation:
+    """Give a backend a new token without a restart. All tokens before it end after `overlap` seconds, with the
+    connections and calls that use them.
+    """
+    return controller.backends.rotate_token(name, spec.overlap)
 
 
 @router.get("/{name}/logs", response_model=PageOf[LogLine], dependencies=[_needs_venv])

@@ -1,0 +1,138 @@
+"""The rotation of the tokens of backends."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from venvd_contract.errors import Conflict, Unauthenticated
+from venvd_contract.resources import LONGEST_OVERLAP, BackendSpec, VenvSpec
+from venvd_http.auth import sha256
+
+pytestmark = pytest.mark.slow
+
+
+NAME = "turned"
+
+
+@pytest.fixture(scope="module")
+def testbed(shared_testbed: Any) -> Any:
+    """A controller with a backend, and one without a token."""
+    controller = shared_testbed.controller
+    controller.venvs.put("rotated", VenvSpec(python="3.13"))
+    for name in (NAME, "open"):
+        controller.backends.start(BackendSpec("http", venv="rotated", name=name, token=name == NAME))
+        shared_testbed.await_running(name)
+    return shared_testbed
+
+
+@pytest.fixture
+def token(testbed: Any) -> str:
+    """The only valid token of the backend."""
+    return str(rotate(testbed, overlap=0)["token"])
+
+
+def rotate(testbed: Any, **body: Any) -> Any:
+    answer = testbed.client.post(f"/v1/backends/{NAME}/token", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def read_tokens(testbed: Any, name: str = NAME) -> dict[str, str | None]:
+    """Read the ends of the tokens in the key file of a server, by digest."""
+    content = json.loads(testbed.engine.find_backend(name).keys)
+    return {each["sha256"]: each["expiresAt"] for each in content["tokens"]}
+
+
+def test_a_rotation_reaches_the_running_server(testbed: Any, token: str) -> None:
+    """The answer comes when the server has both tokens; the launch stays, and the audit log has a line."""
+    launch = testbed.engine.find_backend(NAME).launch.id
+    before = datetime.now(UTC)
+    rotated = rotate(testbed, overlap=60)
+    assert rotated["backend"] == NAME
+    assert rotated["token"].startswith("vd_")
+    end = datetime.fromisoformat(rotated["previousEndsAt"])
+    assert timedelta(seconds=59) < end - before < timedelta(seconds=120)
+    ends = read_tokens(testbed)
+    assert (ends[sha256(token)], ends[sha256(rotated["token"])]) == (rotated["previousEndsAt"], None)
+    assert testbed.engine.find_backend(NAME).launch.id == launch
+    assert testbed.controller.backends.get(NAME).token == rotated["token"]
+    lines = testbed.client.get("/v1/audit?limit=20").json()["items"]
+    assert (lines[0]["target"], lines[0]["fields"]) == (f"/v1/backends/{NAME}/token", {"overlap": 60})
+
+
+def test_the_controller_takes_an_older_token_until_its_end(testbed: Any, token: str) -> None:
+    """During the overlap both tokens are the backend's; then the refusal says that the token was rotated."""
+    keys = testbed.controller.keys
+    second = rotate(testbed)["token"]
+    assert {keys.identify(each).name for each in (token, second)} == {f"backend:{NAME}"}
+    third = rotate(testbed, overlap=0)["token"]
+    for each in (token, second):
+        with pytest.raises(Unauthenticated, match="was rotated"):
+            keys.identify(each)
+    assert keys.identify(third).name == f"backend:{NAME}"
+
+
+def test_a_restart_keeps_the_newest_token(testbed: Any, token: str) -> None:
+    """The next launch begins with all tokens of the backend and their ends."""
+    token = rotate(testbed)["token"]
+    expected = read_tokens(testbed)
+    testbed.controller.backends.restart(NAME)
+    testbed.await_running(NAME)
+    launch = testbed.engine.find_backend(NAME).launch
+    assert {each["sha256"]: each["expiresAt"] for each in json.loads(launch.keys)["tokens"]} == expected
+    assert launch.server_env["VENVD_TOKEN_SHA256"] == sha256(token)
+
+
+def test_valid_tokens_are_bounded(testbed: Any, token: str) -> None:
+    """Eight tokens may be valid; a rotation without an overlap ends all the others, and those are forgotten first."""
+    for _ in range(7):
+        rotate(testbed)
+    with pytest.raises(Conflict, match="0 ends them now"):
+        testbed.controller.backends.rotate_token(NAME, 300)
+    newest = rotate(testbed, overlap=0)["token"]
+    tokens = read_tokens(testbed)
+    assert len(tokens) == 8
+    assert [digest for digest, end in tokens.items() if end is None] == [sha256(newest)]
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"overlap": -1}, "overlap: takes 0 to"),
+        ({"overlap": LONGEST_OVERLAP + 1}, "overlap: takes 0 to"),
+        ({"overlap": "long"}, "overlap"),
+        ({"overlaps": 5}, "overlap"),
+    ],
+)
+def test_a_wrong_overlap_is_refused(testbed: Any, body: dict[str, Any], part: str) -> None:
+    """The refusal names the field and its bounds."""
+    answer = testbed.client.post(f"/v1/backends/{NAME}/token", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert part in answer.json()["detail"]
+
+
+def test_without_a_token_there_is_nothing_to_rotate(testbed: Any) -> None:
+    """A backend without a token says so, and its key file names none."""
+    answer = testbed.client.post("/v1/backends/open/token")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert read_tokens(testbed, "open") == {}
+
+
+def test_every_token_matches_the_documented_pattern(testbed: Any, token: str) -> None:
+    """A scanner for secrets finds tokens of all kinds by the pattern of docs/access.md, and their digests are none."""
+    text = (Path(__file__).parents[3] / "docs/access.md").read_text()
+    (written,) = re.findall(r"^\s*(\\bv\(.*)$", text, re.MULTILINE)
+    pattern = re.compile(written)
+    backends, home = testbed.controller.backends, testbed.controller.home
+    row = backends.get_row(NAME)
+    key = testbed.controller.keys.create("scanned", ["metrics"], None).key
+    tokens = [token, backends.derive_manages_key(row), backends.derive_metrics_token(row), key]
+    for each in (*tokens, home.token, home.metrics_token):
+        assert pattern.findall(f"TOKEN='{each}'\n") == [each]
+        assert not pattern.search(sha256(each))
