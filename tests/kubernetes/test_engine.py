@@ -259,3 +259,26 @@ def test_logs_name_their_half(stack: Stack, web: Running) -> None:
     assert [line.time for line in lines] == sorted(line.time for line in lines)
     [last] = stack.engine.logs(web.record, 1, follow=False)
     assert last.time >= lines[-1].time
+
+
+def test_logs_follow_until_the_end(stack: Stack) -> None:
+    """With `follow`, lines come as they are written, each once, and the sequence ends with the backend."""
+    running = stack.start("rpc")
+    lines: list[str] = []
+
+    def follow() -> None:
+        for line in stack.engine.logs(running.record, None, follow=True):
+            lines.append(f"{line.time} {line.text}")  # noqa: PERF401 - the test reads them meanwhile
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    with venvd.connect(running.url, token=running.token) as backend, pytest.raises(venvd.UserError):
+        backend.eval("1 / 0")
+    wait_until(
+        lambda: any("ZeroDivisionError" in line for line in lines) or not follower.is_alive(), "no line comes", 30
+    )
+    stack.stop(running)
+    follower.join(30)
+    assert not follower.is_alive()
+    assert any("ZeroDivisionError" in line for line in lines)
+    assert len(lines) == len(set(lines))
