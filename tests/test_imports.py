@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "packages/http": {"venvd_contract", "msgspec", "uvicorn"},
     "packages/engines": {
         *("venvd_contract", "venvd_worker"),
-        *("docker", "httpx2", "lightkube", "oras", "packaging", "requests", "urllib3", "uv"),
+        *("docker", "httpx2", "lightkube", "packaging", "requests", "urllib3", "uv"),
     },
     "packages/proto": {"google", "grpc"},
     "packages/client": {"venvd_contract", "venvd_proto", "click", "google", "grpc", "grpc_status", "prompt_toolkit"},
@@ -46,7 +46,6 @@ ALLOWED: dict[str, set[str]] = {
 ONLY_IN = {
     "docker": "packages/engines/",
     "lightkube": "packages/engines/",
-    "oras": "packages/engines/",
     "uvicorn": "packages/http/",
 }
 """Libraries that one folder alone imports."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.callers import WAYS, Caller
-from harness.engines import ENGINES
+from harness.engines import ENGINES, list_ways
 from harness.stack import SharedStacks, Stack
 
 
@@ -20,7 +20,7 @@ def stack(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
     return stacks.stack(request.param)
 
 
-@pytest.fixture(scope="package", params=list(WAYS))
+@pytest.fixture(scope="package", params=list_ways(WAYS))
 def caller(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """A client of one transport, connected to a running backend of its type."""
     kind, made = WAYS[request.param]

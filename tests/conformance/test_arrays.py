@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.arrays import ARRAY_WAYS, Array, ArrayCaller
-from harness.engines import ENGINES
+from harness.engines import ENGINES, list_ways
 from harness.stack import SharedStacks, Stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +31,7 @@ def numeric(request: pytest.FixtureRequest, stacks: SharedStacks) -> Stack:
     return stacks.stack(request.param, "numpy")
 
 
-@pytest.fixture(scope="module", params=list(ARRAY_WAYS))
+@pytest.fixture(scope="module", params=list_ways(ARRAY_WAYS))
 def arrays(stacks: SharedStacks, numeric: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
     kind, made = ARRAY_WAYS[request.param]
     running = stacks.backend(numeric, kind)
@@ -216,7 +216,7 @@ def test_any_array_survives_the_round_trip(arrays: ArrayCaller, array: Array, or
     arrays("dispose", {"handleId": handle})
 
 
-@pytest.fixture(params=list(ARRAY_WAYS))
+@pytest.fixture(params=list_ways(ARRAY_WAYS))
 def bare(stacks: SharedStacks, stack: Stack, request: pytest.FixtureRequest) -> Iterator[ArrayCaller]:
     """A venv without numpy."""
     kind, made = ARRAY_WAYS[request.param]

@@ -245,6 +245,7 @@ def test_stop_and_destroy_may_be_repeated(bench: Bench, image: Image) -> None:
         assert not bench.owned(launch.id)
 
 
+@pytest.mark.host
 def test_an_exact_port_that_is_taken_is_a_conflict(bench: Bench, image: Image) -> None:
     """A start on a port that something else holds names the port and leaves nothing."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -256,6 +257,7 @@ def test_an_exact_port_that_is_taken_is_a_conflict(bench: Bench, image: Image) -
     assert not bench.owned(launch.id)
 
 
+@pytest.mark.host
 def test_a_wanted_port_that_is_taken_is_passed_over(bench: Bench, image: Image) -> None:
     """Where a port is only wanted, a later free one is taken."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -264,6 +266,7 @@ def test_a_wanted_port_that_is_taken_is_passed_over(bench: Bench, image: Image) 
             assert (urlsplit(record.url).port or 0) > taken
 
 
+@pytest.mark.host
 def test_a_pipe_has_a_name_while_it_runs(bench: Bench, image: Image) -> None:
     """.NET's path leads to the socket until the backend ends; another backend does not get the name."""
     link = bench.settings.pipe_name_dir / "CoreFxPipe_beep"
@@ -342,6 +345,7 @@ def test_user_code_gets_its_environment_only(bench: Bench, image: Image) -> None
         assert evaluate(record, code) == ["hello, world", 'a"b\nc', False]
 
 
+@pytest.mark.host
 def test_a_pipe_has_its_directory_while_it_lives(bench: Bench, image: Image) -> None:
     """The sockets of a pipe backend lie in its own subdirectory of the run directory, which goes with it."""
     launch = bench.launch(image, "pipe")
@@ -362,6 +366,7 @@ def test_a_part_that_dies_is_seen(bench: Bench, image: Image) -> None:
         assert state.worker.detail
 
 
+@pytest.mark.host
 @pytest.mark.needs("openssl")
 def test_files_of_the_host_reach_the_server(
     bench: Bench, image: Image, tmp_path_factory: pytest.TempPathFactory

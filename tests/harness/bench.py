@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.callers import HttpCaller
+from harness.engines import open_settings
 from harness.stack import PORTS, ROOT, Quiet, make_home_id, remove_images, wait_ready
 from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, RuntimeRef, VenvBuild
 from venvd_engines.select import choose
@@ -30,13 +31,20 @@ class Bench:
     name: str
     settings: EngineSettings
     engine: Engine = field(init=False)
+    _closing: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         self.engine = self.another()
 
     def another(self) -> Engine:
         """A second engine object of the same home: a controller that was started again."""
-        return choose(self.name, self.settings)[0]
+        engine = choose(self.name, self.settings)[0]
+        self._closing.callback(getattr(engine, "close", lambda: None))
+        return engine
+
+    def close(self) -> None:
+        """Close the engine objects."""
+        self._closing.close()
 
     def runtime(self) -> RuntimeRef:
         return self.engine.resolve(PYTHON, Quiet())
@@ -46,9 +54,10 @@ class Bench:
         return VenvBuild(runtime, self.engine.lock(runtime, requirements, Quiet()))
 
     def launch(self, image: Image, kind: str = "http", **changes: Any) -> Launch:
+        launch_id = secrets.token_hex(6)
         made = Launch(
-            id=secrets.token_hex(6),
-            name=f"conformance-{kind}",
+            id=launch_id,
+            name=f"conformance-{launch_id}",
             type=kind,
             image=image,
             server_env={
@@ -89,23 +98,27 @@ def opened(name: str, **changes: Any) -> Iterator[Bench]:
     """An engine of a home of its own; `changes` are fields of its settings. What it made is removed at the end."""
     home = Path(tempfile.mkdtemp(prefix="venvd-engine-"))
     bundle = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
-    settings = EngineSettings(
-        home=home,
-        home_id=make_home_id(),
-        run_dir=home / "run",
-        pipe_name_dir=home,
-        source_dir=ROOT,
-        ca_bundle=Path(bundle) if bundle else None,
-    )
-    settings.run_dir.mkdir()
-    made = Bench(name, replace(settings, **changes))
-    try:
-        yield made
-    finally:
-        fresh = choose(name, settings)[0]
-        for owned in fresh.list_owned():
-            fresh.destroy_owned(owned)
-        fresh.sweep()
-        if name == "docker":
-            remove_images(settings.home_id)
-        shutil.rmtree(home, ignore_errors=True)
+    with open_settings(name) as fields:
+        settings = EngineSettings(
+            home=home,
+            home_id=make_home_id(),
+            run_dir=home / "run",
+            pipe_name_dir=home,
+            source_dir=ROOT,
+            ca_bundle=Path(bundle) if bundle else None,
+            **fields,
+        )
+        settings.run_dir.mkdir()
+        made = Bench(name, replace(settings, **changes))
+        try:
+            yield made
+        finally:
+            fresh = choose(name, settings)[0]
+            for owned in fresh.list_owned():
+                fresh.destroy_owned(owned)
+            fresh.sweep()
+            getattr(fresh, "close", lambda: None)()
+            made.close()
+            if name == "docker":
+                remove_images(settings.home_id)
+            shutil.rmtree(home, ignore_errors=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from harness.stack import ROOT
+from harness.waiting import wait_until
+from venvd_engines.engine import KubernetesSettings
 
 VALUES = os.environ.get("VENVD_TEST_KUBERNETES")
 """The file with the digests of the images; without it there is no cluster."""
@@ -23,7 +24,7 @@ _OF_EACH_NAMESPACE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
 
 
 def run(*command: object, check: bool = True) -> str:
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
     assert not check or result.returncode == 0, f"{command}: {result.stderr}{result.stdout}"
     return result.stdout
 
@@ -63,7 +64,7 @@ def make_namespace(purpose: str) -> Iterator[Namespace]:
 def read_values() -> dict[str, Any]:
     """Read the chart's values that name the images of this run."""
     assert VALUES
-    values: dict[str, Any] = yaml.safe_load((ROOT / VALUES).read_text())
+    values: dict[str, Any] = yaml.safe_load(Path(VALUES).read_text())
     return values
 
 
@@ -71,3 +72,21 @@ def find_ca_bundle() -> Path | None:
     """The certificates of the machine: a private CA counts in builds too."""
     name = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     return Path(name) if name else None
+
+
+@contextmanager
+def open_settings() -> Iterator[dict[str, Any]]:
+    """Fields of the settings of an engine that has a namespace of its own, in which it leaves nothing."""
+    values = read_values()
+    with make_namespace("suite") as namespace:
+        namespace.restrict()
+        yield {
+            "base_image": values.get("baseImage"),
+            "kubernetes": KubernetesSettings(
+                namespace=namespace.name,
+                images=values["images"],
+                registry=values["registry"]["prefix"],
+                registry_url=REGISTRY_URL,
+            ),
+        }
+        wait_until(lambda: not namespace.list_names(), lambda: f"left: {namespace.list_names()}")

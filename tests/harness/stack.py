@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness.engines import OCI_RUNTIME
+from harness.engines import OCI_RUNTIME, open_settings
 from venvd_contract.errors import Cancelled
 from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, Port, VenvBuild
 from venvd_engines.select import choose
@@ -77,9 +77,10 @@ class Stack:
         """A backend that is ready; `env` is the venv's own."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
+        launch_id = secrets.token_hex(6)
         launch = Launch(
-            id=secrets.token_hex(6),
-            name=f"conformance-{kind}",
+            id=launch_id,
+            name=f"conformance-{launch_id}",
             type=kind,
             image=self.image,
             server_env={
@@ -122,32 +123,35 @@ def engine_stack(
     python = python or f"3.{sys.version_info.minor}"
     run_dir = Path("/tmp") / f"venvd-run-{secrets.token_hex(3)}"  # socket paths are short
     run_dir.mkdir(mode=0o755)
-    settings = EngineSettings(
-        home=home,
-        home_id=make_home_id(),
-        run_dir=run_dir,
-        source_dir=ROOT,
-        ca_bundle=_ca_bundle(),
-        oci_runtime=OCI_RUNTIME if name == "docker" else None,
-    )
-    engine, _ = choose(name, settings)
-    progress = Quiet()
-    image = None
-    try:
-        runtime = engine.resolve(python, progress)
-        image = engine.build(VenvBuild(runtime, engine.lock(runtime, requirements, progress)), progress)
-        yield Stack(engine, image, home, run_dir)
-    finally:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(engine.destroy_owned, engine.list_owned()))
-        engine.sweep()
-        if image is not None:
-            engine.remove_image(image.key)
-        if name == "docker":
-            remove_images(settings.home_id)
-        for path in sorted(run_dir.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        run_dir.rmdir()
+    with open_settings(name) as fields:
+        settings = EngineSettings(
+            home=home,
+            home_id=make_home_id(),
+            run_dir=run_dir,
+            source_dir=ROOT,
+            ca_bundle=_ca_bundle(),
+            oci_runtime=OCI_RUNTIME if name == "docker" else None,
+            **fields,
+        )
+        engine, _ = choose(name, settings)
+        progress = Quiet()
+        image = None
+        try:
+            runtime = engine.resolve(python, progress)
+            image = engine.build(VenvBuild(runtime, engine.lock(runtime, requirements, progress)), progress)
+            yield Stack(engine, image, home, run_dir)
+        finally:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(engine.destroy_owned, engine.list_owned()))
+            engine.sweep()
+            if image is not None:
+                engine.remove_image(image.key)
+            getattr(engine, "close", lambda: None)()
+            if name == "docker":
+                remove_images(settings.home_id)
+            for path in sorted(run_dir.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            run_dir.rmdir()
 
 
 _BackendKey = tuple[Stack, str, str, tuple[str, ...], frozenset[tuple[str, str]], frozenset[tuple[str, str]]]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import requests
 from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
@@ -20,8 +18,8 @@ from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Laun
 from venvd_engines.kubernetes import pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
-from venvd_engines.kubernetes.layer import write_layer
-from venvd_engines.kubernetes.registry import Repository, read_credentials
+from venvd_engines.kubernetes.login import Login
+from venvd_engines.kubernetes.registry import read_credentials
 from venvd_engines.kubernetes.tasks import Step, Tasks
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 
@@ -160,37 +158,18 @@ def test_a_pod_that_waits_says_why(pod: Any, reason: str, failure: Any) -> None:
     assert (type(found) if found else None) is failure
 
 
-def test_layers_are_equal_on_every_machine(tmp_path: Path) -> None:
-    """Equal files give equal layers, whatever their times, owners, order and the umask."""
-    packed = []
-    for place, mode in (("one", 0o644), ("two", 0o600)):
-        folder = tmp_path / place
-        (folder / "bin").mkdir(parents=True)
-        for name in sorted(("b.py", "a.py"), reverse=place == "two"):
-            (folder / name).write_text("x = 1\n")
-            (folder / name).chmod(mode)
-        (folder / "bin" / "python").symlink_to("/usr/bin/python3")
-        out = io.BytesIO()
-        packed.append((write_layer(folder, "env", out), out.getvalue()))
-    assert packed[0] == packed[1]
-    layer, content = packed[0]
-    assert layer.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
-    assert layer.size == len(content)
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        entries = {entry.name: entry for entry in archive}
-    assert list(entries) == ["env", "env/a.py", "env/b.py", "env/bin", "env/bin/python"]
-    assert entries["env/bin/python"].linkname == "/usr/bin/python3"
-    assert {(entry.uid, entry.gid, entry.mtime) for entry in entries.values()} == {(0, 0, 0)}
-
-
 def test_credentials_are_those_of_the_registry(tmp_path: Path) -> None:
     """A login of the Secret counts for its own registry alone."""
     (tmp_path / ".dockerconfigjson").write_text(
         json.dumps({"auths": {"https://registry.example.com/v1/": {"auth": "dXNlcjp3b3Jk"}}})
     )
     credentials = read_credentials(tmp_path)
-    own = Repository("registry.example.com/venvd/venv", credentials=credentials)
-    other = Repository("other.example.com/venvd/venv", credentials=credentials)
-    assert own._client.auth._basic_auth == "dXNlcjp3b3Jk"
-    assert not hasattr(other._client.auth, "_basic_auth")
+    challenged = requests.Response()
+    challenged.headers["WWW-Authenticate"] = 'Basic realm="images"'
+    own, other = (Login(credentials, host) for host in ("registry.example.com", "other.example.com"))
+    with requests.Session() as session:
+        assert (own.answer(challenged, session), own.answer(challenged, session)) == (True, False)
+        assert not other.answer(challenged, session)
+    request = requests.Request("GET", "https://registry.example.com/v2/", auth=own).prepare()
+    assert request.headers["Authorization"] == "Basic dXNlcjp3b3Jk"
     assert read_credentials(tmp_path / "absent") == {}

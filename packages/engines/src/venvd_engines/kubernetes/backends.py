@@ -30,6 +30,7 @@ POLL_SECONDS = 0.2
 FOLLOW_SECONDS = 0.5
 FRESH_SECONDS = 0.5
 """The age up to which a list of pods answers `inspect` for all backends."""
+STOPPED = "dev.venvd.stopped"
 PARTS = (labels.SERVER, labels.WORKER)
 
 
@@ -151,6 +152,8 @@ class Backends:
             pod = self._listed.get(record.launch_id)
         if pod is None:  # it may be younger than the list
             pod = self._cluster.find(Pod, labels.make_name(record.launch_id))
+        if pod is None and self._was_stopped(record):
+            return BackendState(*(PartState("exited", "stopped") for _ in PARTS))
         return BackendState(*(_inspect_part(pod, part) for part in PARTS))
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
@@ -164,6 +167,8 @@ class Backends:
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Delete the pod, and wait until its containers have ended; the object may stay some seconds longer."""
         name = labels.make_name(record.launch_id)
+        with _absent_is_fine():
+            self._cluster.client.patch(Secret, name, {"metadata": {"annotations": {STOPPED: "true"}}})
         self._cluster.delete(Pod, name, math.ceil(grace))
         deadline = time.monotonic() + grace + 10
         while time.monotonic() < deadline:
@@ -173,6 +178,11 @@ class Backends:
             time.sleep(POLL_SECONDS)
         with self._lock:
             self._listed_at = -math.inf
+
+    def _was_stopped(self, record: LaunchRecord) -> bool:
+        """Whether `stop` removed the pod: the Secret stays until `destroy`, and says so."""
+        secret = self._cluster.find(Secret, labels.make_name(record.launch_id))
+        return secret is not None and STOPPED in (secret.metadata.annotations or {})
 
     def logs(self, record: LaunchRecord, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
         """Yield the log lines of both containers; with `follow`, until both end."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightkube.resources.core_v1 import Secret
 
-from venvd_contract.errors import Internal, InvalidRequest, NotFound, Unavailable, Unimplemented
+from venvd_contract.errors import Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
 from venvd_contract.resources import Package, check_version
 from venvd_engines import import_check, locking, requirements
 from venvd_engines.build_locks import BuildLocks
@@ -24,6 +26,7 @@ from venvd_engines.kubernetes.registry import Repository
 from venvd_engines.kubernetes.tasks import CREDENTIALS, INPUTS, Outcome, Step, Tasks
 
 _PROBE = "import json, platform; print(json.dumps([platform.python_implementation(), platform.python_version()]))"
+_VERSION = re.compile(r"\d+(\.\d+)*")
 _END = "==== the lock"
 _CA = "ca.crt"
 _OUT = "/run/venvd/out"
@@ -62,7 +65,8 @@ class Images:
         try:
             [outcome] = self._tasks.run(labels.CHECK, [step], progress, seconds=300)
         except NotFound as error:
-            raise NotFound(f"no base image for CPython {version}: {error.message}") from None
+            held = self._list_versions(template)
+            raise NotFound(f"no base image for CPython {version}{held}: {error.message}") from None
         if outcome.status != 0:
             raise InvalidRequest(f"the base image {name} has no working python3: {outcome.output[-500:]}")
         implementation, exact = json.loads(outcome.output.splitlines()[-1])
@@ -74,6 +78,17 @@ class Images:
             raise Internal(f"the node does not know the digest of {name}: {outcome.image}")
         progress.log(f"CPython {exact} from {name} ({outcome.image})")
         return RuntimeRef(version=version, resolved=exact, base=outcome.image)
+
+    def _list_versions(self, template: str) -> str:
+        """List the versions that a registry has, for an error; empty where it does not tell."""
+        name, _, tag = template.rpartition(":")
+        if tag not in {"{version}", "{minor}"}:
+            return ""
+        with contextlib.suppress(VenvdError):
+            tags = {each for each in self._open(name).list_tags() if _VERSION.fullmatch(each)}
+            ordered = sorted(tags, key=lambda each: [int(number) for number in each.split(".")])
+            return f" (the registry has {', '.join(ordered)})" if ordered else ""
+        return ""
 
     def lock(
         self, runtime: RuntimeRef, lines: Sequence[str], progress: Progress, constraints: Sequence[str] = ()
@@ -242,15 +257,19 @@ class Images:
             raise InvalidRequest("VENVD_KUBERNETES_REGISTRY is empty: it names where images of venvs are pushed")
         return f"{prefix}/venv"
 
-    def _open(self) -> Repository:
+    def _open(self, name: str | None = None) -> Repository:
+        """Open the repository of venvs, or another one, with the credentials of pushes."""
         options, bundle = self._cluster.options, self._cluster.settings.ca_bundle
         credentials: dict[str, Any] = {}
         if options.push_secret:
             secret = self._cluster.client.get(Secret, options.push_secret)
             credentials = json.loads(base64.b64decode((secret.data or {}).get(".dockerconfigjson", "e30=")))
+        venvs = self._repository_name
+        name = name or venvs
+        same = name.partition("/")[0] == venvs.partition("/")[0]
         return Repository(
-            self._repository_name,
-            url=options.registry_url,
+            name,
+            url=options.registry_url if same else None,
             credentials=credentials,
             ca_bundle=str(bundle) if bundle else None,
         )
@@ -281,11 +300,8 @@ class Images:
         repository.put_manifest(self._make_tag(image.key), found.raw, found.media_type)
 
     def remove(self, key: str) -> None:
-        """Remove the image of a key, where its registry does that."""
-        repository = self._open()
-        found = repository.find(self._make_tag(key))
-        if found is not None:
-            repository.delete(found.digest)
+        """Remove the tag of a key: another home may have an image with the same digest."""
+        self._open().remove_tag(self._make_tag(key))
 
 
 def _join(lines: Sequence[str]) -> bytes:

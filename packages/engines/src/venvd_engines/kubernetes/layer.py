@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from venvd_contract.errors import NotFound, VenvdError
+from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
 from venvd_engines.docker.labels import PACKAGES
-from venvd_engines.kubernetes.registry import Found, Repository, read_credentials
+from venvd_engines.kubernetes.registry import OCI_MANIFEST, Found, Repository, read_credentials
 
 LEVEL = 4
 """Of gzip: numpy takes a second, and a twentieth more space than at the best level."""
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MAX_PACKAGES_BYTES = 1 << 20
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _EPOCH = "1970-01-01T00:00:00Z"
 
@@ -161,6 +161,20 @@ def push(
     return name
 
 
+def read_packages(path: Path) -> str:
+    """Read the list of packages as JSON. Code of packages may have written it, so it is not trusted.
+
+    Raises:
+        InvalidRequest: it is no list of names and versions.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            packages = [(str(name), str(version)) for name, version in json.loads(file.read(MAX_PACKAGES_BYTES))]
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidRequest(f"the installation left no list of its packages: {error}") from None
+    return json.dumps(packages)
+
+
 def main(inputs: Path) -> None:
     settings = json.loads(inputs.read_text())
     login = read_credentials(Path(settings["credentials"]))
@@ -170,7 +184,7 @@ def main(inputs: Path) -> None:
     source = Repository(base, **options)
     if source.host == target.host:
         source = Repository(base, url=settings["url"], **options)
-    packages = Path(settings["packages"]).read_text().splitlines()[-1]
+    packages = read_packages(Path(settings["packages"]))
     config = {**settings["config"], "Labels": {**settings["config"]["Labels"], PACKAGES: packages}}
     file = Path(settings["scratch"]) / "layer.tar.gz"
     with file.open("wb") as out:

@@ -109,18 +109,18 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         host: the name by which clients reach the server.
     """
     options = settings.kubernetes
-    assert launch.user_id is not None
+    user = labels.WORKER_UID if launch.user_id is None else launch.user_id
     size = launch.limits.tmpfs_bytes
     priority = {"priorityClassName": options.priority_class} if options.priority_class else {}
     return make_spec(
         options,
-        launch.user_id,
+        user,
         **({"runtimeClassName": runtime} if runtime else {}),
         **priority,
         hostname=launch.name,
         terminationGracePeriodSeconds=30,
         initContainers=[make_provider(options, ["worker"])],
-        containers=[_make_server(options, launch, host), _make_worker(launch)],
+        containers=[_make_server(options, launch, host), _make_worker(launch, user)],
         volumes=[
             memory_volume("channel", CHANNEL_SIZE),
             {"name": "tools", "emptyDir": {"sizeLimit": "64Mi"}},
@@ -166,7 +166,7 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
     return paths
 
 
-def _make_worker(launch: Launch) -> dict[str, Any]:
+def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
     options = launch.warden_options()
     if launch.network is not True:
         # server and worker host share the pod's network
@@ -194,7 +194,7 @@ def _make_worker(launch: Launch) -> dict[str, Any]:
                 {"name": "shm", "mountPath": SHARED_MEMORY},
             ],
         },
-        launch.user_id or labels.WORKER_UID,
+        user,
     )
 
 

@@ -123,7 +123,7 @@ class Tasks:
         volumes: list[dict[str, Any]] = [
             {"name": "inputs", "secret": {"secretName": name, "defaultMode": 0o444}},
             {"name": "tools", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
+            *({"name": _name_scratch(step), "emptyDir": {}} for step in steps),
             *({"name": volume, "emptyDir": {}} for volume in sorted(mounted)),
         ]
         volumes += [
@@ -145,7 +145,7 @@ class Tasks:
         mounts: list[dict[str, Any]] = [
             {"name": "inputs", "mountPath": INPUTS, "readOnly": True},
             {"name": "tools", "mountPath": pods.TOOLS, "readOnly": True},
-            {"name": "tmp", "mountPath": pods.TMP},
+            {"name": _name_scratch(step), "mountPath": pods.TMP},
         ]
         for volume, path in (step.mounts or {}).items():
             mounts.append({"name": volume, "mountPath": path, "readOnly": volume in step.read_only})
@@ -215,6 +215,11 @@ class Tasks:
             if line.strip():
                 log(line)
         shown[step.name] = len(lines)
+
+
+def _name_scratch(step: Step) -> str:
+    """Name the volume of a step's `/tmp`: no step finds there what code of another one has left."""
+    return f"tmp-{step.name}"
 
 
 def _name_credentials(secret: str) -> str:
