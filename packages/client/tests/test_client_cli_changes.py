@@ -19,6 +19,7 @@ from venvd._cli.command import shorten
 from venvd._cli.size import Size
 from venvd._cli.venv import rows as venv_rows
 from venvd._cli.venv_changes import add_requirements, describe_change, parse_package, remove_requirements
+from venvd._controller_api import delete_backend
 from venvd_contract.resources import Backend, BackendSpec, Venv, VenvSpec
 
 MINOR = f"3.{sys.version_info.minor}"
@@ -191,3 +192,9 @@ def test_lists_show_why_something_failed() -> None:
     assert "not ready after 60 s" in shown
     assert "running, outdated" in shown
     assert "server): app; `venvd restart NAME`" in shown
+
+
+def test_a_declared_backend_is_stopped_on_purpose() -> None:
+    """Only `--until-changed` asks the controller for it."""
+    assert delete_backend("app").target == "/v1/backends/app"
+    assert delete_backend("app", until_changed=True).target == "/v1/backends/app?untilChanged=true"

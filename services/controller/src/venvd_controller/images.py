@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Conflict, VenvdError
@@ -106,7 +106,7 @@ class Images:
                 log.info("the image %s stays for now: %s", key, error.message)
                 return
             with self._database.write() as session:
-                session.delete(session.get_one(ImageRow, key))
+                session.execute(delete(ImageRow).where(ImageRow.key == key))  # another thread may have removed it too
 
 
 def _list_used_keys(session: Session) -> set[str]:
