@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from lightkube import Client, KubeConfig
@@ -22,6 +22,13 @@ from venvd_engines.engine import EngineSettings, KubernetesSettings
 from venvd_engines.kubernetes import labels
 
 ANSWER_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
+"""The longest absence of the API server that work in pods survives; a replacement takes a minute."""
+PAUSE_SECONDS = 0.5
+_AWAY = frozenset({429, 500, 502, 503, 504})
+_WITHOUT_LOG = frozenset({400, 404, 500})
+"""Answers about containers that have not begun, or that the node has removed."""
+_T = TypeVar("_T")
 _NOISE = re.compile(r'^\S+ "[^"]*" is (invalid|forbidden): ')
 
 
@@ -114,6 +121,19 @@ class Cluster:
         owner: Any = self.client.get(Secret, str(self.options.owner))
         return str(owner.metadata.uid)
 
+    def ask(self, call: Callable[[], _T], check: Callable[[], None] = lambda: None) -> _T:
+        """Call, and again while the API server is away; `check` raises where the work was cancelled meanwhile."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except (httpx2.TransportError, ApiError) as error:
+                away = not isinstance(error, ApiError) or error.status.code in _AWAY
+                if not away or time.monotonic() > end:
+                    raise
+            check()
+            time.sleep(PAUSE_SECONDS)
+
     def create(self, resource: Any, content: dict[str, Any]) -> Any:
         """Create an object from its manifest."""
         return self.client.create(resource.from_dict(content))
@@ -137,8 +157,11 @@ class Cluster:
 
     def read_log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
         """Yield the lines of a container's log; none where there is no such container."""
-        with contextlib.suppress(ApiError):
+        try:
             yield from self.client.log(pod, container=container, newlines=False, **options)
+        except ApiError as error:
+            if error.status.code not in _WITHOUT_LOG:
+                raise
 
     def check(self) -> None:
         """Ask for one pod: this shows the connection, the credentials and the rights."""

@@ -69,7 +69,7 @@ class Images:
             raise NotFound(f"no base image for CPython {version}{held}: {error.message}") from None
         if outcome.status != 0:
             raise InvalidRequest(f"the base image {name} has no working python3: {outcome.output[-500:]}")
-        implementation, exact = json.loads(outcome.output.splitlines()[-1])
+        implementation, exact = json.loads(_read_answer(outcome))
         if implementation != "CPython":
             raise InvalidRequest(f"the base image {name} holds {implementation}, not CPython")
         if exact != version and not exact.startswith(f"{version}."):
@@ -197,7 +197,7 @@ class Images:
         if outcomes[-1].status != 0:
             raise Unavailable(f"the image could not be pushed: {outcomes[-1].output[-2000:]}")
         progress.log(outcomes[-1].output)
-        return self._read(outcomes[-1].output.splitlines()[-1])
+        return self._read(_read_answer(outcomes[-1]))
 
     def _describe_push(self, venv: VenvBuild, key: str) -> dict[str, Any]:
         options = self._cluster.options
@@ -223,7 +223,7 @@ class Images:
         outcome = self._run_python(image, [CHECK_CODE], CHECK_SECONDS, progress)
         if outcome.status != 0:
             raise InvalidRequest(f"the venv's Python does not start: {outcome.output[-2000:]}")
-        reported = json.loads(outcome.output.splitlines()[-1])
+        reported = json.loads(_read_answer(outcome))
         if reported != [image.python, [[package.name, package.version] for package in image.packages]]:
             raise InvalidRequest(f"the venv shows other packages than were installed: {reported}")
 
@@ -302,6 +302,14 @@ class Images:
     def remove(self, key: str) -> None:
         """Remove the tag of a key: another home may have an image with the same digest."""
         self._open().remove_tag(self._make_tag(key))
+
+
+def _read_answer(outcome: Outcome) -> str:
+    """Read the last line of the output."""
+    lines = outcome.output.splitlines()
+    if not lines:
+        raise Unavailable("the cluster lost the output of a pod: try again")
+    return lines[-1]
 
 
 def _join(lines: Sequence[str]) -> bytes:

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ class Tasks:
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
             return self._wait(name, steps, progress, seconds)
         finally:
-            self._cluster.delete(Pod, name, 0)
-            self._cluster.delete(Secret, name)
+            self._cluster.ask(lambda: self._cluster.delete(Pod, name, 0))
+            self._cluster.ask(lambda: self._cluster.delete(Secret, name))
 
     def sweep(self) -> None:
         """Remove the tasks of killed controllers."""
@@ -176,16 +176,16 @@ class Tasks:
         shown = dict.fromkeys((step.name for step in steps), 0)
         said = ""
         while True:
-            pod = self._cluster.find(Pod, name)
+            pod = self._cluster.ask(lambda: self._cluster.find(Pod, name), progress.check)
             if pod is None:
                 raise Unavailable("the pod of the build was deleted")
             ended = _list_ended(pod, steps)
             for step in steps:
                 if step.show:
-                    self._show(name, step, shown, progress.log)
+                    self._show(name, step, shown, progress)
             if len(ended) == len(steps) or any(state.exitCode for state, _ in ended.values()):
                 return [
-                    Outcome(state.exitCode, "\n".join(self._cluster.read_log(name, step)), image)
+                    Outcome(state.exitCode, "\n".join(self._read_log(name, step, progress)), image)
                     for step, (state, image) in ended.items()
                 ]
             self._check_waiting(pod, {step.name for step in steps})
@@ -198,6 +198,9 @@ class Tasks:
                 raise DeadlineExceeded(f"the build took longer than {seconds:g} s{f' ({said})' if said else ''}")
             time.sleep(POLL_SECONDS)
 
+    def _read_log(self, name: str, container: str, progress: Progress) -> list[str]:
+        return self._cluster.ask(lambda: list(self._cluster.read_log(name, container)), progress.check)
+
     @staticmethod
     def _check_waiting(pod: Any, own: set[str]) -> None:
         """Raise the reason of a pod that never runs; the failure of a step is an outcome."""
@@ -209,11 +212,11 @@ class Tasks:
             if waiting & {*FINAL, *PULLS} or any(each.state.terminated.exitCode for each in provider) or not statuses:
                 raise failure
 
-    def _show(self, name: str, step: Step, shown: dict[str, int], log: Callable[[str], None]) -> None:
-        lines = list(self._cluster.read_log(name, step.name))
+    def _show(self, name: str, step: Step, shown: dict[str, int], progress: Progress) -> None:
+        lines = self._read_log(name, step.name, progress)
         for line in lines[shown[step.name] :]:
             if line.strip():
-                log(line)
+                progress.log(line)
         shown[step.name] = len(lines)
 
 

@@ -1,0 +1,69 @@
+"""An API server that is away for a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+from lightkube.core.exceptions import ApiError
+
+from venvd_contract.errors import Cancelled
+from venvd_engines.engine import EngineSettings
+from venvd_engines.kubernetes import cluster
+from venvd_engines.kubernetes.cluster import Cluster
+
+
+def make_error(code: int) -> ApiError:
+    status = {"status": "Failure", "code": code, "message": f"status {code}"}
+    return ApiError(response=httpx2.Response(code, json=status, request=httpx2.Request("GET", "https://cluster/")))
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.0)
+    return Cluster(EngineSettings(home=tmp_path, home_id="test", run_dir=tmp_path))
+
+
+class Answers:
+    """Calls that fail, one after the other, and the number of calls."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+def test_an_absence_is_survived(made: Cluster) -> None:
+    """Broken connections and answers of a server that starts are tried again."""
+    answers = Answers(httpx2.ConnectError("refused"), httpx2.ReadError("reset"), make_error(503), make_error(429))
+    assert made.ask(answers) == "answer"
+    assert answers.calls == 5
+
+
+def test_a_refusal_is_final(made: Cluster) -> None:
+    """A call that the server refuses is not tried again."""
+    answers = Answers(make_error(403))
+    with pytest.raises(ApiError, match="403"):
+        made.ask(answers)
+    assert answers.calls == 1
+
+
+def test_an_absence_has_an_end(made: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stays away is an error, and a cancelled work does not wait for it."""
+    away = Answers(*(httpx2.ConnectError("refused") for _ in range(5)))
+
+    def cancel() -> None:
+        raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        made.ask(away, cancel)
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", -1.0)
+    with pytest.raises(httpx2.ConnectError):
+        made.ask(away)
+    assert away.calls == 2
