@@ -18,14 +18,14 @@ from xdist.remote import Producer
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-ENGINES = {"local", "docker"}
+ENGINES = {"local", "docker", "kubernetes"}
 WAYS = {"http", "pipe", "rpc", "attach", "pipe-shm", "attach-shm"}
 SHORT = {
-    "session": {"local": {"pipe"}, "docker": {"http"}},
-    "transport": {"local": WAYS, "docker": {"pipe", "pipe-shm"}},
-    "everywhere": {"local": WAYS, "docker": WAYS},
+    "session": {"local": {"pipe"}, "docker": {"http"}, "kubernetes": {"http"}},
+    "transport": {"local": WAYS, "docker": {"pipe", "pipe-shm"}, "kubernetes": {"http", "rpc"}},
+    "everywhere": {"local": WAYS, "docker": WAYS, "kubernetes": WAYS},
 }
-"""Where `make test` runs a test of a matrix of engines and transports, by what the test is about.
+"""Where `make test` and `make test-kubernetes` run a test of a matrix of engines and transports, by what it is about.
 
 What a session does is the same behind each transport, and what a transport does is the same on each engine.
 `make test-long` runs the other places.
