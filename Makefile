@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench format up down base-images images push lock chart proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench docs format up down base-images images push lock chart proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: install ## ruff, mypy, stale locks, stubs and tables
 
 bench: ## figures beside their floors, as a table and as JSON (ARGS="--quick --only http --engine local"; --help)
 	@scripts/with-engine scripts/bench $(ARGS)
+
+docs: install ## build the documentation site in .build/docs/html (ARGS=--serve)
+	@$(PYTHON_BIN) scripts/docs $(ARGS)
 
 format: install ## ruff's formatter and its safe fixes
 	@$(PYTHON_BIN) -m ruff format . && $(PYTHON_BIN) -m ruff check --fix .
