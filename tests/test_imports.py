@@ -15,10 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED: dict[str, set[str]] = {
     "packages/contract": set(),
     "packages/worker": {"venvd_contract"},
-    "packages/core": {"venvd_contract", "msgspec", "prometheus_client", "pydantic", "pydantic_settings"},
+    "packages/egress": set(),
+    "packages/core": {
+        *("venvd_contract", "venvd_egress"),
+        *("msgspec", "prometheus_client", "pydantic", "pydantic_settings"),
+    },
     "packages/http": {"venvd_contract", "msgspec", "uvicorn"},
     "packages/engines": {
-        *("venvd_contract", "venvd_worker"),
+        *("venvd_contract", "venvd_egress", "venvd_worker"),
         *("docker", "httpx2", "lightkube", "packaging", "requests", "urllib3", "uv"),
     },
     "packages/proto": {"google", "grpc"},
@@ -36,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
         *("google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "msgspec", "pydantic", "uvloop"),
     },
     "services/controller": {
-        *("venvd_engines", "venvd_http", "venvd_contract"),
+        *("venvd_egress", "venvd_engines", "venvd_http", "venvd_contract"),
         *("alembic", "annotated_types", "anyio", "fastapi", "httpx2", "prometheus_client", "pydantic"),
         *("pydantic_settings", "sqlalchemy", "starlette", "yaml"),
     },

@@ -19,7 +19,16 @@ CONTENTS = {
     "Begin": ("start", "concepts", "setup"),
     "Guides": ("sessions", "objects", "arrays", "notebooks", "files", "background"),
     "Use": ("environments", "values", "clients", "dotnet", "console", "page"),
-    "Operate": ("operating", "kubernetes", "settings", "access", "threat-model", "monitoring", "troubleshooting"),
+    "Operate": (
+        "operating",
+        "kubernetes",
+        "settings",
+        "access",
+        "egress",
+        "threat-model",
+        "monitoring",
+        "troubleshooting",
+    ),
     "Reference": ("python", "cli", "commands", "http", "grpc", "pipe", "controller", "errors"),
     "Develop": ("architecture", "adding-a-command", "benchmarks"),
 }

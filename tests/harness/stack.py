@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from harness.engines import OCI_RUNTIME, open_settings
@@ -72,6 +73,7 @@ class Stack:
         preload: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         oci_runtime: str | None = None,
+        network: bool | Literal["destinations"] = False,
         **server_env: str,
     ) -> Running:
         """A backend that is ready; `env` is the venv's own."""
@@ -95,6 +97,7 @@ class Stack:
             socket_name=f"c-{kind}-{secrets.token_hex(2)}" if kind == "pipe" else None,
             user_id=next(self._user_ids),
             oci_runtime=oci_runtime,
+            network=network,
         )
         record = self.engine.start(launch, Quiet())
         try:

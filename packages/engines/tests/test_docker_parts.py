@@ -291,7 +291,7 @@ def test_a_servers_context_is_what_it_stands_on(kind: str) -> None:
     names = server_images._read_context(ROOT, kind)
     packages = {name.split("/")[1] for name in names if name.startswith("packages/")}
     services = {name.split("/")[1] for name in names if name.startswith("services/")}
-    assert packages == {"contract", "proto", "client", "core", "http"}
+    assert packages == {"contract", "proto", "client", "core", "egress", "http"}
     assert "pyproject.toml" in names
     assert services == {f"{kind}-backend"}
     assert f"services/{kind}-backend/requirements.txt" in names

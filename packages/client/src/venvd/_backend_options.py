@@ -30,7 +30,8 @@ class Options(TypedDict, total=False):
         checks: modules that must be importable in the venv.
         dotnet: whether the venv has Python.NET and a .NET runtime.
         assemblies: a directory on the controller's host with .NET assemblies, below one of its `VENVD_HOST_DIRS`.
-        network: whether user code may reach the network; `"loopback"` is the worker host's own loopback alone.
+        network: what user code may reach: the network, with `"loopback"` the worker host's own loopback alone, or a
+            list of destinations such as `"example.com"`, `"example.com:8080"` and `"*.example.com"`.
         oci_runtime: the OCI runtime of the worker host, such as `runsc`. Default: that of the venv.
         env: environment variables of user code.
         limits: of the worker host.
@@ -58,7 +59,7 @@ class Options(TypedDict, total=False):
     checks: Sequence[str]
     dotnet: bool
     assemblies: str | None
-    network: bool | Literal["loopback"] | None
+    network: bool | Literal["loopback"] | list[str] | None
     oci_runtime: str | None
     env: Mapping[str, str] | None
     limits: BackendLimits | None

@@ -79,8 +79,10 @@ class VenvSpec:
     aptPackages: List[str] = field(default_factory=list)
     preload: List[str] = field(default_factory=list)
     """Modules imported before the first session."""
-    network: bool = False
-    """Whether backends of this venv may reach the network from user code."""
+    network: Union[bool, Literal["loopback"], List[str]] = False
+    """What user code of its backends may reach: nothing, with `true` the network, with `loopback` a loopback of its
+    own, or a list of destinations such as `example.com`, `example.com:8080` and `*.example.com`.
+    """
     ociRuntime: Optional[str] = None
     """The OCI runtime of the worker hosts of its backends, such as `runsc`; null is that of the controller."""
     env: Dict[str, str] = field(default_factory=dict)
@@ -193,9 +195,8 @@ class BackendSpec:
     pipeName: Optional[str] = None
     """Type `pipe`: the name by which .NET also finds the socket, as `CoreFxPipe_NAME` in the temporary directory."""
     limits: BackendLimits = field(default_factory=BackendLimits)
-    network: Union[bool, Literal["loopback"], None] = None
-    """Whether user code may reach the network; `loopback` is the worker host's own loopback alone. The default is that
-    of the venv."""
+    network: Union[bool, Literal["loopback"], List[str], None] = None
+    """What user code may reach, as for a venv. The default is that of the venv."""
     ociRuntime: Optional[str] = None
     """The OCI runtime of its worker host, such as `runsc`; null is that of the venv."""
     token: bool = True

@@ -25,6 +25,7 @@ from venvd_core.background import BackgroundCalls
 from venvd_core.callers import Access
 from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
+from venvd_core.egress import EgressBroker
 from venvd_core.files import Files
 from venvd_core.metrics import Exposition, Metrics
 from venvd_core.pool import Pool
@@ -130,6 +131,7 @@ class Backend:
         self._arrays = ArrayService(self.begin)
         self.audit = AuditEvents()
         self._manages_key: str | None = None
+        self._egress: asyncio.Task[None] | None = None
         self.environments: Environments | None = None
         """Answers the commands about venvs; the program of the server sets it."""
 
@@ -153,6 +155,8 @@ class Backend:
             **files.commands,
         }
         pool.start()
+        if self.settings.network:
+            self._egress = asyncio.create_task(EgressBroker(self.settings, pool.metrics).run(), name="egress")
 
     async def close(self) -> None:
         """End every session and the connection to the warden."""
@@ -161,6 +165,9 @@ class Backend:
             self._background.close()
             self._files.close()
         self._tasks.cancel()
+        if self._egress is not None:
+            self._egress.cancel()
+            await asyncio.wait([self._egress])
         if pool is not None:
             await pool.close()
 

@@ -106,6 +106,8 @@ class Metrics:
         self.direct_errors = 0
         self.direct_bytes_in = 0
         self.direct_bytes_out = 0
+        self.egress_refused: Counter[str] = Counter(dict.fromkeys(("destination", "address", "unreachable"), 0))
+        """Connections that the broker of the network refused, by reason."""
         self._every_call = logs.logs_every_call()
 
     def record_call(
@@ -186,6 +188,7 @@ class Exposition(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._collect_counters()
         yield from self._collect_direct()
+        yield from self._collect_egress()
         yield from self._collect_gauges(self._gauges.gauges())
 
     def _collect_counters(self) -> Iterable[Metric]:
@@ -213,6 +216,14 @@ class Exposition(Collector):
         yield CounterMetricFamily(
             "venvd_response_bytes", "Bytes of results and attachments sent.", value=metrics.bytes_out
         )
+
+    def _collect_egress(self) -> Iterable[Metric]:
+        refused = CounterMetricFamily(
+            "venvd_egress_refused", "Connections that the broker of the network refused.", labels=("reason",)
+        )
+        for reason, count in self._metrics.egress_refused.items():
+            refused.add_metric((reason,), count)
+        yield refused
 
     def _collect_direct(self) -> Iterable[Metric]:
         metrics = self._metrics

@@ -87,6 +87,12 @@ class BackendSettings(BaseSettings):
     kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)
     kept_call_bytes: int = Field(default=256 << 20, ge=0)
     """Of the results of all background calls together."""
+    network: Words = ()
+    """Destinations that user code may reach: `example.com`, `*.example.com:8080`."""
+    private_networks: Words = ()
+    """Private networks whose addresses may be reached, such as `10.1.0.0/16`."""
+    egress_ca_bundle: Path | None = None
+    """CA certificates for the hosts that the broker of the network asks by HTTPS; the default is the system's."""
     max_file_bytes: int = Field(default=1 << 30, ge=0, le=1 << 50)
     """Of one file that a client stores."""
     upload_timeout: float = Field(default=60, gt=0)

@@ -40,6 +40,17 @@ SHARED_KERNEL = frozenset({"runc", "crun", "youki", "io.containerd.runc.v2"})
 """OCI runtimes whose containers run on the kernel of the host."""
 
 
+PROXY_PORT = 3128
+"""Of the forwarder to the broker of the network, on the loopback of the worker host."""
+_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+_DIRECT = "localhost,127.0.0.1,::1"
+PROXY_ENV = {
+    **{name: _PROXY for word in ("http", "https") for name in (f"{word}_proxy", f"{word.upper()}_PROXY")},
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), _DIRECT),
+}
+"""The variables by which programs find the broker."""
+
+
 @dataclass(frozen=True)
 class KubernetesSettings:
     """Settings of the engine kubernetes.
@@ -212,6 +223,7 @@ class Launch:
         reserved: ports of the home's other backends, those included that are about to restart.
         network: whether user code may reach the network. Without it an engine may refuse even sockets of loopback,
             which `loopback` asks for: the engine gives the worker host a loopback of its own, or refuses to start.
+            `destinations` is that, and a broker beside the server (`VENVD_NETWORK` in `server_env`) as the way out.
         oci_runtime: of the worker host; null is that of `EngineSettings`, else the default of the engine.
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
@@ -235,7 +247,7 @@ class Launch:
     host: str = "127.0.0.1"
     ports: Sequence[Port] = ()
     reserved: Collection[int] = ()
-    network: bool | Literal["loopback"] = False
+    network: bool | Literal["loopback", "destinations"] = False
     oci_runtime: str | None = None
     limits: WorkerLimits = WorkerLimits()
     socket_name: str | None = None
@@ -259,9 +271,10 @@ class Launch:
             prefix: where user code sees its venv.
             assemblies: where user code sees the directory of `assemblies`.
         """
+        proxy = PROXY_ENV if self.network == "destinations" else {}
         if not self.dotnet:
-            return dict(self.worker_env)
-        env = make_dotnet_env(prefix, self.image.python)
+            return {**proxy, **self.worker_env}
+        env = {**proxy, **make_dotnet_env(prefix, self.image.python)}
         if self.assemblies is not None:
             env["VENVD_ASSEMBLIES"] = assemblies
         return {**env, **self.worker_env}
@@ -269,7 +282,15 @@ class Launch:
     def warden_options(self) -> list[str]:
         """Arguments of the warden that are the same on every engine."""
         preload = [word for module in self.preload for word in ("--preload", module)]
-        return [*preload, "--preload-timeout", f"{self.preload_timeout:g}", "--spares", str(self.spare_sessions)]
+        proxy = ["--proxy-port", str(PROXY_PORT)] if self.network == "destinations" else []
+        return [
+            *preload,
+            "--preload-timeout",
+            f"{self.preload_timeout:g}",
+            "--spares",
+            str(self.spare_sessions),
+            *proxy,
+        ]
 
 
 SERVER_PATHS = (

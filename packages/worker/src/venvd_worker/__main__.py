@@ -1,4 +1,4 @@
-"""The programs of the worker archive: `warden`, `zygote` and `session`."""
+"""The programs of the worker archive: `warden`, `zygote`, `session` and `forwarder`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def main() -> None:
         _session(int(sys.argv[2]))
     elif program == "zygote" and len(sys.argv) == 3:
         _zygote(int(sys.argv[2]))
+    elif program == "forwarder" and len(sys.argv) == 4:
+        _forwarder(int(sys.argv[2]), sys.argv[3])
     else:
         sys.exit(
             "usage: python -I {} warden --channel DIR [--work-dir DIR] [--site DIR] [--preload MODULE]...".format(
@@ -34,6 +36,14 @@ def _zygote(control: int) -> NoReturn:
     from venvd_worker.zygote import zygote  # noqa: PLC0415
 
     zygote.main(control)
+
+
+def _forwarder(port: int, path: str) -> None:
+    from venvd_worker import forwarder  # noqa: PLC0415
+    from venvd_worker.common import kernel  # noqa: PLC0415
+
+    kernel.hide_memory()
+    forwarder.main(port, path)
 
 
 def _warden() -> None:

@@ -23,6 +23,8 @@ _FREE_IN_VENV = frozenset(
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout", "handleLease", "update"})
 _ADMIN_ONLY = frozenset({"manages"})
 _FIRST_FREE_PORT = 1024
+_CLOSED = (None, False, "loopback")
+"""Values of `network` with which user code reaches nothing outside."""
 
 
 def guard_venv(caller: Caller, spec: VenvSpec, stored: VenvSpec | None) -> VenvSpec:
@@ -56,7 +58,7 @@ def guard_backend(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, sett
             caller.require([ADMIN], f'the field "{name}"')
         if not caller.is_operator and not _is_harmless(name, value, getattr(default, name), venv, settings):
             caller.require([OPERATOR], f'the field "{name}" with this value')
-    return spec if caller.is_operator or spec.network is not True else replace(spec, network=None)
+    return spec if caller.is_operator or spec.network in _CLOSED else replace(spec, network=None)
 
 
 def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, settings: Settings) -> bool:
@@ -71,7 +73,7 @@ def _is_harmless(name: str, value: Any, usual: Any, venv: VenvSpec | None, setti
         case "queueLimit":
             harmless = value <= QUEUE_LIMIT
         case "network":
-            harmless = value is not True or (venv is not None and value == venv.network)
+            harmless = value in _CLOSED or (venv is not None and value == venv.network)
         case "limits":
             most = (settings.worker_memory_bytes, settings.worker_cpus, settings.worker_processes)
             given = (value.memoryBytes, value.cpus, value.processes)

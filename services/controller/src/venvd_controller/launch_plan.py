@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Conflict
@@ -44,6 +45,7 @@ def plan_launch(
     """
     spec = read_spec(row)
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
+    network = _choose_network(venv, spec)
     return Launch(
         id=secrets.token_hex(6),
         name=row.name,
@@ -60,7 +62,7 @@ def plan_launch(
         host=spec.host,
         ports=_choose_ports(spec, row.ports),
         reserved=reserved_ports,
-        network=venv.network if spec.network is None else spec.network,
+        network="destinations" if isinstance(network, list) else network,
         oci_runtime=spec.ociRuntime or venv.ociRuntime,
         limits=WorkerLimits(
             memory_bytes=spec.limits.memoryBytes or settings.worker_memory_bytes,
@@ -75,6 +77,11 @@ def plan_launch(
         pipe_name=spec.pipeName,
         labels=spec.labels,
     )
+
+
+def _choose_network(venv: VenvSpec, spec: BackendSpec) -> bool | Literal["loopback"] | list[str]:
+    """Choose what user code may reach; an empty list is nothing."""
+    return (venv.network if spec.network is None else spec.network) or False
 
 
 def create_server_env(
@@ -98,6 +105,10 @@ def create_server_env(
         "VENVD_MAX_SESSION_LIMITS": json.dumps(ceiling),
     }
     env |= {"VENVD_TOKEN_SHA256": sha256(token)} if token else {"VENVD_NO_TOKEN": "1"}
+    network = _choose_network(venv, spec)
+    if isinstance(network, list):
+        env["VENVD_NETWORK"] = ",".join(network)
+        env["VENVD_PRIVATE_NETWORKS"] = ",".join(settings.private_networks)
     if spec.timeout is not None:
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
     if spec.allowedHosts:

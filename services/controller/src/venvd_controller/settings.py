@@ -17,6 +17,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
+from venvd_egress.addresses import parse_private_networks
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
 
@@ -160,6 +161,8 @@ class Settings(BaseSettings):
     """First user ID of worker hosts; each home takes 1,000 from here on that no other home on the engine has."""
     oci_runtime: str | None = None
     """OCI runtime of worker hosts, such as `runsc`."""
+    private_networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
+    """Private networks that a list in `network` may lead to, such as `10.1.0.0/16`, with commas in between."""
     allow_source_builds: bool = False
     """Builds may use source distributions, which run code of the packages they install."""
     host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
@@ -256,6 +259,11 @@ class Settings(BaseSettings):
             return tuple(parse_origin_pattern(origin) for origin in origins)
         except InvalidRequest as error:
             raise ValueError(error.message) from None
+
+    @field_validator("private_networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(str, parse_private_networks(networks)))
 
     @field_validator("session_limits", "max_session_limits")
     @classmethod

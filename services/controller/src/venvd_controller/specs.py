@@ -28,6 +28,7 @@ from venvd_contract.server_settings import check_server_settings, list_files
 from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.runtimes import SUPPORTED
+from venvd_egress.destinations import parse_destinations
 from venvd_engines import locking, requirements
 from venvd_engines.compat import find_link
 from venvd_engines.engine import RESERVED_DIRECTORIES
@@ -59,6 +60,7 @@ def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
     check_declared(spec.env)
     _check_labels(spec.labels)
     _check_oci_runtime(spec.ociRuntime)
+    _check_network(spec.network)
     _check_dotnet(spec)
     if spec.path is not None:
         _check_alone(spec)
@@ -168,6 +170,7 @@ def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
     check_declared(spec.env)
     _check_labels(spec.labels)
     _check_oci_runtime(spec.ociRuntime)
+    _check_network(spec.network)
     _check_ports(spec)
     _check_numbers(spec)
     _check_browsers(spec)
@@ -245,6 +248,14 @@ def _check_oci_runtime(name: str | None) -> None:
         raise InvalidRequest(
             f'ociRuntime: "{name[:80]}" is not the name of an OCI runtime of the engine, such as runsc'
         )
+
+
+def _check_network(network: object) -> None:
+    if isinstance(network, list):
+        try:
+            parse_destinations(network)
+        except ValueError as error:
+            raise InvalidRequest(f"network: {error}") from None
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import venvd
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
 from venvd._cli.moment import Moment
+from venvd._cli.network import network_options
 from venvd._cli.progress import Progress, wait
 from venvd._cli.size import Size
 from venvd._cli.terminal import write
@@ -191,17 +192,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     metavar="NAME",
     help="A name by which .NET also finds the pipe: clients of the older host use beep-python-pipe.",
 )
-@click.option(
-    "--network/--no-network",
-    default=None,
-    help="Whether user code may reach the network. Default: the venv's setting.",
-)
-@click.option(
-    "--loopback",
-    "network",
-    flag_value="loopback",
-    help="Keep user code to the worker host's own loopback, for libraries that connect to themselves.",
-)
+@network_options("Default: the venv's setting.")
 @click.option(
     "--oci-runtime",
     "ociRuntime",

@@ -12,6 +12,7 @@ import click
 
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
+from venvd._cli.network import Network, describe_network, network_options
 from venvd._cli.progress import Progress, wait
 from venvd._cli.venv_changes import add_requirements, put_venv, remove_requirements
 from venvd.errors import NotFound
@@ -46,7 +47,7 @@ def details(venv_info: Venv) -> str:
             ("requirements", " ".join(venv_info.spec.requirements)),
             ("apt packages", " ".join(venv_info.spec.aptPackages)),
             ("preload", " ".join(venv_info.spec.preload)),
-            ("network", "allowed" if venv_info.spec.network else None),
+            ("network", describe_network(venv_info.spec.network)),
             ("OCI runtime", venv_info.spec.ociRuntime),
             (".NET", "yes" if venv_info.spec.dotnet else None),
             ("assemblies", venv_info.spec.assemblies),
@@ -112,7 +113,7 @@ _SPEC_OPTIONS = (
     ),
     click.option("--apt-package", "apt_packages", multiple=True, help="A Debian package. Repeatable."),
     click.option("--preload", multiple=True, help="A module to import before the first session. Repeatable."),
-    click.option("--network", is_flag=True, help="Let user code reach the network."),
+    network_options("Default: none."),
     click.option(
         "--oci-runtime",
         metavar="NAME",
@@ -319,7 +320,7 @@ def _spec(
     checks: Sequence[str],
     apt_packages: Sequence[str],
     preload: Sequence[str],
-    network: bool,
+    network: Network,
     oci_runtime: str | None,
     env: Sequence[str],
     labels: Sequence[str],
@@ -336,7 +337,7 @@ def _spec(
         requirements=lines,
         aptPackages=list(apt_packages),
         preload=list(preload),
-        network=network,
+        network=network or False,
         ociRuntime=oci_runtime,
         env=parse_pairs(env),
         labels=parse_pairs(labels),

@@ -45,5 +45,7 @@ PROTOCOL = 5
 """The version of all of this. The warden refuses a `hello` of another version."""
 SOCKET = "warden.sock"
 SECRET = "warden.secret"  # noqa: S105 - the name of a file
+EGRESS = "egress.sock"
+"""The socket of the broker of the network, where user code has one: see `venvd_egress`."""
 TAKEN = "taken"
 """Shows that the channel has had its warden."""

@@ -230,7 +230,7 @@ class Backends:
             memory_bytes=SERVER_MEMORY_BYTES,
             cpus=SERVER_CPUS,
             processes=SERVER_PROCESSES,
-            network=(self._client.settings.docker_network or self._networks.ensure()) if launch.ports else "none",
+            network=self._choose_server_network(launch),
             tmpfs={TMP: tmpfs_options(SERVER_TMP_BYTES, labels.SERVER_UID, labels.SHARED_GID)},
             mounts=mounts,
             published={inside: (launch.host, outside) for inside, outside in host_ports.items()},
@@ -241,6 +241,12 @@ class Backends:
             name=labels.part_name(launch.id, labels.SERVER),
             hostname=launch.name,
         )
+
+    def _choose_server_network(self, launch: Launch) -> str:
+        """Choose the network of a server: one with ports needs one, and so does the broker beside a server."""
+        if launch.ports and self._client.settings.docker_network:
+            return self._client.settings.docker_network
+        return self._networks.ensure() if launch.ports or launch.network == "destinations" else "none"
 
     def _make_record(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, host_ports: Mapping[int, int]

@@ -29,20 +29,24 @@ from docker.types import Mount
 
 from venvd_contract.errors import Internal, InvalidRequest, Unavailable, VenvdError
 from venvd_contract.resources import Package
+from venvd_egress import index
+from venvd_egress.programs import CONFIG
 from venvd_engines import egress, locking
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import Progress
+from venvd_worker import archive
 
 SCRATCH = "/tmp/venvd"  # noqa: S108 - in a container of our own
 _TOOLS = f"{SCRATCH}/tools"
 _CACHE = f"{SCRATCH}/cache"
 _EGRESS = f"{SCRATCH}/egress"
 _SOCKET = "broker.sock"
-_PROGRAM = f"{_TOOLS}/egress.py"
+_BROKER = f"{_TOOLS}/egress.pyz"
+_FORWARDER = f"{_TOOLS}/worker.pyz"
 CA_BUNDLE = f"{_TOOLS}/ca.crt"
-PROXY = f"http://127.0.0.1:{egress.PORT}"
+PROXY = f"http://127.0.0.1:{index.PORT}"
 """The only way out of a build container."""
 
 SCRATCH_BYTES = 1 << 30
@@ -155,7 +159,7 @@ class BuildContainer:
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), PROXY),
             "NO_PROXY": "127.0.0.1",
             **locking.index_environment(
-                egress.make_local_index(settings.index_url) if settings.index_url else None,
+                index.make_local_url(settings.index_url) if settings.index_url else None,
                 CA_BUNDLE if settings.ca_bundle else None,
             ),
         }
@@ -231,7 +235,7 @@ class BuildContainers:
             with self._start(
                 base,
                 [*mounts, Mount(_EGRESS, way_out, type="volume", read_only=True, no_copy=True)],
-                command=["python3", "-I", "-S", _PROGRAM, "forward", str(egress.PORT), f"{_EGRESS}/{_SOCKET}"],
+                command=["python3", "-I", "-S", _FORWARDER, "forwarder", str(index.PORT), f"{_EGRESS}/{_SOCKET}"],
                 labels=self._client.labels(labels.BUILD, **({"key": key} if key else {})),
                 memory_bytes=settings.build_memory_bytes,
                 cpus=settings.build_cpus,
@@ -279,8 +283,8 @@ class BuildContainers:
     def _open_broker(self, broker: BuildContainer, hosts: Sequence[str]) -> None:
         """Run the broker; its configuration, which may hold a password, is in the environment of this command alone."""
         config = json.dumps({"index": self._client.settings.index_url, "ca": CA_BUNDLE, "hosts": hosts})
-        command = ["python3", "-I", "-S", _PROGRAM, "broker", f"{_EGRESS}/{_SOCKET}"]
-        must(broker.run(command, {egress.CONFIG: config}), "start the broker of the build")
+        command = ["python3", "-I", "-S", _BROKER, "build", f"{_EGRESS}/{_SOCKET}"]
+        must(broker.run(command, {CONFIG: config}), "start the broker of the build")
 
     @contextlib.contextmanager
     def _make_way_out(self) -> Iterator[str]:
@@ -305,13 +309,16 @@ class BuildContainers:
         return name
 
     def _fill_tools(self, image: str) -> str:
-        """The name of the volume with uv, the program of the way out, and the certificates."""
+        """The name of the volume with uv, the programs of the way out, and the certificates."""
         bundle = _read(self._client.settings.ca_bundle or Path(requests.utils.DEFAULT_CA_BUNDLE_PATH))
-        program = Path(egress.__file__).read_bytes()
-        version = f"{importlib.metadata.version('uv')}-{hashlib.sha256(bundle + program).hexdigest()[:8]}"
+        broker = egress.make_program()
+        forwarder = archive.build(self._client.settings.home / "worker").read_bytes()
+        digest = hashlib.sha256(bundle + broker + archive.version().encode()).hexdigest()[:8]
+        version = f"{importlib.metadata.version('uv')}-{digest}"
 
         def read_tools() -> dict[str, bytes]:
-            return {"uv": Path(uv.find_uv_bin()).read_bytes(), "ca.crt": bundle, "egress.py": program}
+            own = {"egress.pyz": broker, "worker.pyz": forwarder}
+            return {"uv": Path(uv.find_uv_bin()).read_bytes(), "ca.crt": bundle, **own}
 
         return self._volumes.ensure(labels.TOOLS, version, read_tools, image, mode=0o555)
 

@@ -248,6 +248,8 @@ def _check_launch(launch: Launch) -> None:
         raise Unimplemented("the engine kubernetes runs no pipe backends yet: start one of type http or rpc")
     if launch.network == "loopback":
         raise InvalidRequest("network: loopback is not on the engine kubernetes, where server and user code share it")
+    if launch.network == "destinations":
+        raise Unimplemented("network: the engine kubernetes has no broker for a list of destinations yet")
     for what, given in (("files of TLS", launch.server_files), ("assemblies", launch.assemblies)):
         if given:
             raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")

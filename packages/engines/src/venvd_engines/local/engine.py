@@ -144,10 +144,11 @@ class LocalEngine:
             raise Unimplemented(
                 f"ociRuntime: the local engine has no containers, and so no {launch.oci_runtime}: use the engine docker"
             )
-        if launch.network == "loopback":
+        if launch.network in {"loopback", "destinations"}:
+            kept = "a loopback of its own" if launch.network == "loopback" else "some destinations"
             raise Unimplemented(
-                "network: the local engine cannot keep user code to a loopback of its own: use the engine docker, or "
-                "give the backend the network"
+                f"network: the local engine cannot keep user code to {kept}: use the engine docker, or give the "
+                "backend the network"
             )
         return to_launch_record(self._starter.start(launch, self._archive(), progress))
 

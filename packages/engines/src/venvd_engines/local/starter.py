@@ -235,7 +235,7 @@ def _list_walls(launch: Launch, place: Place) -> list[str]:
     readable = [launch.image.ref, *([launch.assemblies] if launch.assemblies is not None else [])]
     options = (("--hide", place.hidden), ("--read", readable), ("--write", place.shared))
     words = [word for option, paths in options for path in paths for word in (option, str(path))]
-    return words if launch.network else [*words, "--no-network"]
+    return words if launch.network is True else [*words, "--no-network"]
 
 
 def _server_settings(launch: Launch) -> dict[str, str]:

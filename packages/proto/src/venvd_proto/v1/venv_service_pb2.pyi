@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnvironmentSpec(_message.Message):
-    __slots__ = ("python", "requirements", "apt_packages", "preload", "network", "env", "labels", "server_json", "constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet", "assemblies", "path", "oci_runtime", "requires_python")
+    __slots__ = ("python", "requirements", "apt_packages", "preload", "network_json", "env", "labels", "server_json", "constraints", "lock", "pyproject", "extras", "groups", "checks", "dotnet", "assemblies", "path", "oci_runtime", "requires_python")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,7 +26,7 @@ class EnvironmentSpec(_message.Message):
     REQUIREMENTS_FIELD_NUMBER: _ClassVar[int]
     APT_PACKAGES_FIELD_NUMBER: _ClassVar[int]
     PRELOAD_FIELD_NUMBER: _ClassVar[int]
-    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_JSON_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SERVER_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -45,7 +45,7 @@ class EnvironmentSpec(_message.Message):
     requirements: _containers.RepeatedScalarFieldContainer[str]
     apt_packages: _containers.RepeatedScalarFieldContainer[str]
     preload: _containers.RepeatedScalarFieldContainer[str]
-    network: bool
+    network_json: str
     env: _containers.ScalarMap[str, str]
     labels: _containers.ScalarMap[str, str]
     server_json: str
@@ -60,7 +60,7 @@ class EnvironmentSpec(_message.Message):
     path: str
     oci_runtime: str
     requires_python: str
-    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ..., constraints: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., pyproject: _Optional[str] = ..., extras: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[str]] = ..., dotnet: _Optional[bool] = ..., assemblies: _Optional[str] = ..., path: _Optional[str] = ..., oci_runtime: _Optional[str] = ..., requires_python: _Optional[str] = ...) -> None: ...
+    def __init__(self, python: _Optional[str] = ..., requirements: _Optional[_Iterable[str]] = ..., apt_packages: _Optional[_Iterable[str]] = ..., preload: _Optional[_Iterable[str]] = ..., network_json: _Optional[str] = ..., env: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., server_json: _Optional[str] = ..., constraints: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., pyproject: _Optional[str] = ..., extras: _Optional[_Iterable[str]] = ..., groups: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[str]] = ..., dotnet: _Optional[bool] = ..., assemblies: _Optional[str] = ..., path: _Optional[str] = ..., oci_runtime: _Optional[str] = ..., requires_python: _Optional[str] = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("name", "state", "spec", "created_at", "updated_at", "python", "key", "image", "error", "operation")

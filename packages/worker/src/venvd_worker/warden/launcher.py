@@ -23,6 +23,7 @@ class Settings:
     """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's.
 
     `stop_wait` is how many seconds the warden goes on after a stop signal while its server is connected.
+    `proxy_port` is where user code finds the broker of the network; 0 is nowhere.
     """
 
     channel: str
@@ -31,6 +32,7 @@ class Settings:
     site: Optional[str]
     env: Dict[str, str]
     stop_wait: float = 0.0
+    proxy_port: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from venvd_worker.common.walls import SHARED_MEMORY
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import ForkPool
+from venvd_worker.warden.forwarder_process import ForwarderProcess
 from venvd_worker.warden.log_drain import LogDrain
 from venvd_worker.warden.log_pipe import LogPipe
 from venvd_worker.warden.server import Server
@@ -33,10 +34,18 @@ _MOST_CONNECTIONS = 1 << 63
 class SessionProcesses:
     """Sessions by name, from their start until their tree is gone."""
 
-    def __init__(self, loop: EventLoop, fork_pool: ForkPool, file_transfers: FileTransfers, server: Server) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        fork_pool: ForkPool,
+        file_transfers: FileTransfers,
+        forwarder: ForwarderProcess,
+        server: Server,
+    ) -> None:
         self._loop = loop
         self._fork_pool = fork_pool
         self._file_transfers = file_transfers
+        self._forwarder = forwarder
         self._server = server
         self._pid = os.getpid()
         self._shared_memory = SharedMemory(SHARED_MEMORY, private=self._pid == 1)
@@ -103,6 +112,7 @@ class SessionProcesses:
             self._own.discard(pid)
             self._fork_pool.on_reaped(pid, status)
             self._file_transfers.forget(pid)
+            self._forwarder.on_reaped(pid)
             if session is not None:
                 session.status = status
                 self._loop.call_later(_TREE_TIMEOUT, partial(self._finish, session))
@@ -122,7 +132,8 @@ class SessionProcesses:
         self._fork_pool.read_zygote()
         alive = {session.pid for session in self if session.alive}
         known = alive | self._own | self._file_transfers.pids
-        strays = [pid for pid in children if pid not in known and not self._fork_pool.owns(pid)]
+        owners = (self._fork_pool, self._forwarder)
+        strays = [pid for pid in children if pid not in known and not any(owner.owns(pid) for owner in owners)]
         if strays:
             process_tree.kill_tree(strays)  # SIGCHLD leads here again
             return

@@ -47,7 +47,7 @@ class InterpreterStarter:
         if pid:
             return pid
         try:
-            _leave_warden(warden)
+            leave_warden(warden)
             empty = os.open(os.devnull, os.O_RDONLY)
             for number, descriptor in enumerate((empty, *streams)):
                 os.dup2(descriptor, number)
@@ -67,7 +67,8 @@ class InterpreterStarter:
             os._exit(_CANNOT_START)
 
 
-def _leave_warden(warden: int) -> None:
+def leave_warden(warden: int) -> None:
+    """Make this process, a fork of the warden's, one of its own that ends with the warden."""
     kernel.die_with_parent(signal.SIGKILL)
     if os.getppid() != warden:  # it died before the line above
         os._exit(_CANNOT_START)

@@ -29,6 +29,7 @@ from venvd_worker.common.walls import Walls
 from venvd_worker.warden.event_loop import Descriptor, EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import Fork, ForkPool
+from venvd_worker.warden.forwarder_process import ForwarderProcess
 from venvd_worker.warden.launcher import Launcher, SessionOrder, Settings
 from venvd_worker.warden.server import Request, Server, join
 from venvd_worker.warden.session_process import SessionProcess
@@ -57,7 +58,10 @@ class Warden:
         zygote_starter = InterpreterStarter(archive, "zygote", walls, kernel.ZYGOTE_OOM_SCORE)
         self._fork_pool = ForkPool(self._loop, zygote, zygote_starter, self._server)
         self._file_transfers = FileTransfers(settings.work_dir)
-        self._sessions = SessionProcesses(self._loop, self._fork_pool, self._file_transfers, self._server)
+        self._forwarder = ForwarderProcess(self._loop, archive, settings.channel, settings.proxy_port)
+        self._sessions = SessionProcesses(
+            self._loop, self._fork_pool, self._file_transfers, self._forwarder, self._server
+        )
         self._pid = os.getpid()
         self._started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._starting: Set[str] = set()
@@ -87,6 +91,7 @@ class Warden:
         kernel.hide_memory()
         signals = Descriptor(kernel.signal_descriptor(_SIGNALS))
         self._loop.add(signals, lambda: self._handle_signals(signals.fileno()))
+        self._forwarder.start()
         self._join()
         self._sessions.sweep_regularly()
         while self._running:
@@ -110,6 +115,7 @@ class Warden:
 
     def _shut_down(self) -> None:
         self._fork_pool.close()
+        self._forwarder.close()
         self._lose_server("the worker host stops")
         deadline = time.monotonic() + _SHUTDOWN_TIMEOUT
         while self._sessions.busy and time.monotonic() < deadline:

@@ -1,0 +1,101 @@
+"""The broker of the network (`venvd_egress`) as a process of its own, and what it reports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from venvd_contract.internal import EGRESS
+from venvd_core.metrics import Metrics
+from venvd_core.settings import BackendSettings
+
+_log = logging.getLogger("venvd.egress")
+
+_RESTART_SECONDS = 1.0
+_STOP_SECONDS = 2.0
+_PERIOD_SECONDS = 60.0
+_MOST_LINES = 60
+"""Lines of the log for refusals within a period: user code chooses how many there are. All are counted."""
+_LONGEST = 300
+_KINDS = frozenset({"destination", "address", "unreachable"})
+
+
+class EgressBroker:
+    """Keeps the broker of a backend running, whose socket lies in the channel."""
+
+    def __init__(self, settings: BackendSettings, metrics: Metrics) -> None:
+        self._socket = settings.channel / EGRESS
+        self._config = json.dumps(_make_config(settings)).encode() + b"\n"
+        self._metrics = metrics
+        self._period_end = 0.0
+        self._lines = 0
+
+    async def run(self) -> None:
+        """Run the broker until cancelled; one that ends is replaced."""
+        while True:
+            process = await self._start()
+            try:
+                await self._read_refusals(process)
+                status = await process.wait()
+            finally:
+                await _stop(process)
+            _log.error("the broker of the network ended with status %s and is started again", status)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-m", "venvd_egress", "backend", str(self._socket)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        if process.stdin is not None:
+            process.stdin.write(self._config)  # by a pipe, since all of this user can read an environment
+        return process
+
+    async def _read_refusals(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        async for line in process.stdout:
+            self._note(json.loads(line))
+
+    def _note(self, refusal: Mapping[str, Any]) -> None:
+        kind = refusal["kind"] if refusal["kind"] in _KINDS else "other"
+        self._metrics.egress_refused[kind] += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._period_end:
+            self._period_end, self._lines = now + _PERIOD_SECONDS, 0
+        self._lines += 1
+        if self._lines <= _MOST_LINES:
+            host, reason = str(refusal["host"])[:_LONGEST], str(refusal["reason"])[:_LONGEST]
+            fields = {"host": host, "port": refusal["port"], "kind": kind, "reason": reason}
+            _log.warning("connection refused", extra={"fields": fields})
+        elif self._lines == _MOST_LINES + 1:
+            _log.warning("further refused connections of this minute are counted and not logged")
+
+
+def _make_config(settings: BackendSettings) -> dict[str, Any]:
+    return {
+        "destinations": settings.network,
+        "networks": settings.private_networks,
+        "ca": _to_text(settings.egress_ca_bundle),
+    }
+
+
+def _to_text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End the broker by closing its input; kill it where that does not help."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(asyncio.shield(process.wait()), _STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

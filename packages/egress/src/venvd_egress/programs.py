@@ -1,0 +1,92 @@
+"""The programs of this package: the broker of a build, and that of a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import ssl
+import sys
+from typing import Any, Mapping, Optional
+
+from venvd_egress.broker import Broker
+from venvd_egress.destinations import parse_host, split_port
+from venvd_egress.index import Index
+from venvd_egress.rules import Refused, Rules, parse_rules
+
+CONFIG = "VENVD_EGRESS"
+"""The variable with the configuration of the broker of a build: JSON, `{"index", "ca", "hosts": ["host:port"]}`."""
+
+
+def listen(path: str) -> socket.socket:
+    """Listen at a path, for all who can reach it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    os.chmod(path, 0o666)  # noqa: S103 - clients are other users; the directory says who reaches it
+    listener.listen()
+    return listener
+
+
+def serve_build(path: str) -> None:
+    """Serve until the container ends; returns in the first process as soon as the socket listens."""
+    config: Mapping[str, Any] = json.loads(os.environ.pop(CONFIG))
+    tls = ssl.create_default_context(cafile=config.get("ca"))
+    index = Index(config["index"], tls) if config.get("index") else None
+    trusted = {_parse_trusted(host) for host in config.get("hosts") or ()}
+    if index is not None:
+        trusted.add((index.host, index.port))
+    broker = Broker(Rules(trusted=frozenset(trusted)), index=index)
+    listener = listen(path)
+    if os.fork() == 0:
+        os.setsid()
+        devnull = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(devnull, descriptor)
+        asyncio.run(broker.serve(listener))
+
+
+def _parse_trusted(text: str) -> "tuple[str, int]":
+    host, port = split_port(text)
+    return parse_host(host), port
+
+
+def serve_backend(path: str) -> None:
+    """Serve until the standard input ends, whose first line is the configuration: JSON, `parse_rules` and `ca`.
+
+    Each refusal is a line of JSON on the standard output.
+    """
+    config: Mapping[str, Any] = json.loads(sys.stdin.readline())
+    rules = parse_rules(config)
+    tls = _make_tls(config.get("ca"))
+    listener = listen(path)
+    asyncio.run(_serve_until_left(Broker(rules, tls=tls, on_refused=_report), listener))
+
+
+async def _serve_until_left(broker: Broker, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    left = loop.create_future()
+
+    def read() -> None:
+        if not os.read(0, 4096) and not left.done():
+            left.set_result(None)
+
+    loop.add_reader(0, read)
+    serving = asyncio.ensure_future(broker.serve(listener))
+    await asyncio.wait({serving, left}, return_when=asyncio.FIRST_COMPLETED)
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+def _make_tls(ca: Optional[str]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca)
+
+
+def _report(refusal: Refused) -> None:
+    line = {"host": refusal.host, "port": refusal.port, "kind": refusal.kind, "reason": str(refusal)}
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()

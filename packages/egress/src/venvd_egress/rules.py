@@ -1,0 +1,142 @@
+"""What one broker lets through: the destinations, the private networks, and the headers that it adds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from typing import Any, FrozenSet, Mapping, Optional, Sequence, Tuple
+
+from venvd_egress.addresses import Network, is_reachable, parse_private_networks
+from venvd_egress.destinations import Destination, parse_destination, parse_destinations, write
+from venvd_egress.heads import Fields
+
+_CONNECT_SECONDS = 20.0
+
+
+class Refused(Exception):
+    """The broker does not let a client reach what it asked for.
+
+    Attributes:
+        host, port: what the client asked for.
+        kind: `destination`, `address` or `unreachable`.
+    """
+
+    def __init__(self, host: str, port: int, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.host = host
+        self.port = port
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class AddedHeader:
+    """A header that the broker adds to requests for some hosts, which it then asks by HTTPS."""
+
+    name: str
+    value: str = field(repr=False)
+    hosts: Sequence[Destination]
+
+    def find_port(self, host: str, port: int) -> Optional[int]:
+        """Return the port of HTTPS for a request to `http://host:port`; None where the header is not for it."""
+        port = 443 if port == 80 else port
+        return port if any(each.matches(host, port) for each in self.hosts) else None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one broker.
+
+    Attributes:
+        destinations: what clients may reach; None is every name.
+        networks: private networks whose addresses may be reached.
+        trusted: hosts and ports that may have any address.
+        headers: what the broker adds.
+    """
+
+    destinations: Optional[Sequence[Destination]] = None
+    networks: Sequence[Network] = ()
+    trusted: FrozenSet[Tuple[str, int]] = frozenset()
+    headers: Sequence[AddedHeader] = ()
+
+    def check(self, host: str, port: int) -> None:
+        """Check a destination by name.
+
+        Raises:
+            Refused: clients may not reach it.
+        """
+        if self.destinations is None or any(each.matches(host, port) for each in self.destinations):
+            return
+        wanted = host if port in (80, 443) else write(host, port)
+        reason = '{} is not allowed: add "{}" to the list "network" of the backend or its venv'
+        raise Refused(host, port, "destination", reason.format(write(host, port), wanted))
+
+    def find_headers(self, host: str, port: int) -> Tuple[Optional[int], Fields]:
+        """Return the headers to add to a request for `http://host:port`, and the port of HTTPS that it then goes to."""
+        found: Optional[int] = None
+        fields: Fields = []
+        for header in self.headers:
+            secure_port = header.find_port(host, port)
+            if secure_port is not None:
+                found = secure_port
+                fields.append((header.name, header.value))
+        return found, fields
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        """Connect to a destination, at an address that was checked.
+
+        Raises:
+            Refused: it has no address that may be reached, or none of them answers.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await asyncio.wait_for(
+                loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), timeout=_CONNECT_SECONDS
+            )
+        except (OSError, UnicodeError, asyncio.TimeoutError) as error:
+            raise Refused(host, port, "unreachable", "{} cannot be resolved: {}".format(host, error)) from None
+        addresses = {str(answer[4][0]): answer for answer in answers}
+        trusted = (host, port) in self.trusted
+        usable = [answer for address, answer in addresses.items() if trusted or is_reachable(address, self.networks)]
+        if not usable:
+            reason = "{} is {}: internal addresses cannot be reached from here".format(host, ", ".join(addresses))
+            raise Refused(host, port, "address", reason)
+        problem: Any = None
+        for family, kind, protocol, _, address in usable:
+            sock = socket.socket(family, kind, protocol)
+            sock.setblocking(False)
+            try:
+                # numeric, so that nothing is resolved a second time
+                await asyncio.wait_for(loop.sock_connect(sock, address), timeout=_CONNECT_SECONDS)
+            except (OSError, asyncio.TimeoutError) as error:
+                sock.close()
+                problem = error or "it took longer than {:g} s".format(_CONNECT_SECONDS)
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise Refused(host, port, "unreachable", "{} does not answer: {}".format(write(host, port), problem))
+
+
+def parse_header(given: Mapping[str, Any]) -> AddedHeader:
+    """Parse `{"name", "value", "hosts"}`; a host without a port has 443.
+
+    Raises:
+        ValueError: a host is wrong.
+    """
+    hosts = [parse_destination(host, (443,)) for host in given["hosts"]]
+    return AddedHeader(given["name"], given["value"], hosts)
+
+
+def parse_rules(given: Mapping[str, Any]) -> Rules:
+    """Parse the rules of a backend's broker: `{"destinations", "networks", "headers"}`.
+
+    Raises:
+        ValueError: an entry is wrong; says which.
+    """
+    return Rules(
+        parse_destinations(given["destinations"]),
+        parse_private_networks(given["networks"]),
+        headers=[parse_header(header) for header in given.get("headers", ())],
+    )
