@@ -121,7 +121,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return "none"
     cells = [[str(heading).upper() for heading in headings]]
-    cells += [["-" if cell in {None, ""} else str(cell) for cell in row] for row in rows]
+    cells += [["-" if cell in (None, "") else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
