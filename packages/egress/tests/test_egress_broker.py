@@ -189,3 +189,13 @@ def test_an_index_is_asked_with_its_credentials(start: Start, host: Host) -> Non
 def test_the_local_address_of_an_index_has_no_credentials() -> None:
     """Clients of the forwarder see path and query of the index, and neither its host nor its password."""
     assert make_local_url("https://me:secret@index.example/index/?a=b") == "http://127.0.0.1:3128/index/?a=b"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_an_index_is_only_read(start: Start, host: Host, method: str) -> None:
+    """A client cannot change the index with the credentials of the broker: such a request does not reach it."""
+    trusted = frozenset({("127.0.0.1", host.port)})
+    index = Index(f"http://me:secret@127.0.0.1:{host.port}/index", ssl.create_default_context())
+    answer = start(Rules(trusted=trusted), index=index).ask(f"{method} /index/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 501 Not Implemented: ")
+    assert host.received == []

@@ -126,6 +126,9 @@ class Broker:
         await exchange(client, head, path, own, await self._open(host, port, tls))
 
     async def _ask_index(self, client: Streams, head: RequestHead, index: Index) -> None:
+        if head.method not in {"GET", "HEAD"}:  # the credentials may be good for more than reading
+            client[1].write(write_error(501, "Not Implemented", "the package index is only read: use GET or HEAD"))
+            return
         upstream = await self._open(index.host, index.port, index.tls)
         await exchange(client, head, head.target, index.headers, upstream, index.localize)
 
