@@ -36,7 +36,8 @@ def unguarded(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Target]:
 
 def ask(target: Target, request: str, host: str, origin: str = "") -> int:
     """The status of a request that a page sends."""
-    body = b'{"expression": "1", "Expression": "1"}' if request.startswith("POST") else b""
+    field = "Expression" if "/rpc/" in request else "expression"
+    body = f'{{"{field}": "1"}}'.encode() if request.startswith("POST") else b""
     lines = [f"{request} HTTP/1.1", f"Host: {host}", "Connection: close", f"Content-Length: {len(body)}"]
     lines += [f"Origin: {origin}"] if origin else []
     with target.probes.open() as raw:
