@@ -24,6 +24,7 @@ CONTENTS = {
         "kubernetes",
         "settings",
         "access",
+        "exposing",
         "egress",
         "threat-model",
         "monitoring",

@@ -22,10 +22,11 @@ class ControllerCodec:
         url: the controller's address.
         token: its token.
         token_source: where the token comes from, for the error message if the controller refuses it.
+        ca: a PEM file with the authorities to trust.
     """
 
-    def __init__(self, url: str, token: str | None, token_source: str | None = None) -> None:
-        self.endpoint: Endpoint = parse(url, ("http", "https"))
+    def __init__(self, url: str, token: str | None, token_source: str | None = None, ca: str | None = None) -> None:
+        self.endpoint: Endpoint = parse(url, ("http", "https"), ca)
         self._token_source = token_source
         self._headers = [("Authorization", f"Bearer {token}")] if token else []
 

@@ -61,13 +61,13 @@ class Admission:
         self._dropped = 0
         self._next_report = 0.0
 
-    def enter(self, connection: Newcomer, peer: str) -> None:
-        """Note a new connection of a peer."""
+    def enter(self, connection: Newcomer, peer: str, since: float | None = None) -> None:
+        """Note a new connection of a peer, or one that has been there since a time of the loop."""
         loop = asyncio.get_running_loop()
         if self._total >= MOST:
             crowd = max(self._peers.values(), key=len)
             self._drop(next(iter(crowd)), f"there are {MOST} connections without an accepted token")
-        self._peers.setdefault(peer, {})[connection] = loop.time()
+        self._peers.setdefault(peer, {})[connection] = loop.time() if since is None else since
         self._total += 1
         if self._timer is None:
             self._timer = loop.call_later(self._pause, self._tick)

@@ -129,6 +129,8 @@ class Connection(HttpToolsProtocol):
     routes: ClassVar[Mapping[bytes, str]] = {}
     fast_path: ClassVar[FastPath]
     """Set if there are `routes`."""
+    needs_certificate: ClassVar[bool] = False
+    """Whether the fast path is for clients that showed a certificate alone."""
 
     flow: Flow  # type: ignore[assignment]  # it stands in for uvicorn's
 
@@ -151,6 +153,8 @@ class Connection(HttpToolsProtocol):
     _resting_since = 0.0
     _rendered_defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
     _accepted = False
+    arrived: float | None = None
+    """When the connection began, as the loop counts, if that is earlier than `connection_made`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -160,7 +164,9 @@ class Connection(HttpToolsProtocol):
         self._keys: set[Key] = set()
         self._close_in(self.stall_timeout)
         self.peer = name_peer(self.client[0]) if self.client else "unix"
-        self.edge.admission.enter(self, self.peer)
+        self.edge.admission.enter(self, self.peer, self.arrived)
+        if self.needs_certificate and not transport.get_extra_info("peercert"):
+            self.routes = {}  # type: ignore[misc]  # the application knows what such a client may ask
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.admission.leave(self, self.peer)
@@ -442,8 +448,10 @@ def accept(scope: Scope, key: Key | None = None) -> None:
         connection.accept(key)
 
 
-def create_connection_type(edge: Edge, stall_timeout: float, fast_path: FastPath | None = None) -> type[Connection]:
+def create_connection_type(
+    edge: Edge, stall_timeout: float, fast_path: FastPath | None = None, *, needs_certificate: bool = False
+) -> type[Connection]:
     """The class of a server's connections."""
-    limits = {"edge": edge, "stall_timeout": stall_timeout}
+    limits = {"edge": edge, "stall_timeout": stall_timeout, "needs_certificate": needs_certificate}
     fast = {} if fast_path is None else {"fast_path": fast_path, "routes": fast_path.routes}
     return type("Connection", (Connection,), {**limits, **fast})

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import uvicorn
+from uvicorn.server import ServerState
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Forbidden, VenvdError
 from venvd_http.asgi import CLOSE, ASGIApp, Receive, Scope, Send
-from venvd_http.connection import FastPath, create_connection_type
+from venvd_http.connection import TRANSPORT, Connection, FastPath, create_connection_type
 from venvd_http.edge import Edge
 from venvd_http.origin import BrowserGuard, find
 from venvd_http.problems import refuse
+from venvd_http.tls import Handshake, Tls, has_client_certificate
 
 
 class _FromBrowsers:
@@ -34,6 +37,23 @@ class _FromBrowsers:
         await self._app(scope, receive, send)
 
 
+class _WithCertificates:
+    """ASGI middleware: it refuses clients that showed no certificate, except for probes and on Unix sockets."""
+
+    def __init__(self, app: ASGIApp, probes: Collection[str]) -> None:
+        self._app = app
+        self._probes = probes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["scheme"] == "https" and scope["path"] not in self._probes:
+            transport = (scope.get("extensions") or {}).get(TRANSPORT)
+            if not has_client_certificate(transport):
+                error = Forbidden("a client certificate is needed that an authority in VENVD_TLS_CLIENT_CA has signed")
+                await refuse(send, error, headers=CLOSE)
+                return
+        await self._app(scope, receive, send)
+
+
 class Server(uvicorn.Server):
     """A uvicorn server with hooks.
 
@@ -41,20 +61,26 @@ class Server(uvicorn.Server):
         on_start: called once the server accepts connections.
         on_stop: called as soon as the server is to end, before it waits for running requests.
         signals: whether SIGINT and SIGTERM end the server; without it `should_exit` does.
+        tls: of TCP connections; Unix sockets have none.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
+        connection_type: type[Connection],
         *,
         signals: bool,
+        tls: Tls | None = None,
         on_start: Callable[[], None] | None = None,
         on_stop: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._connection_type = connection_type
         self._signals = signals
+        self._tls = tls
         self._on_start = on_start
         self._on_stop = on_stop
+        self._renewing: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,23 +89,24 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._tls is not None:
+            self._renewing = asyncio.get_running_loop().create_task(self._tls.watch())
         if self.started and self._on_start is not None:
             self._on_start()
 
     async def add_listener(self, listener: socket.socket) -> None:
-        """Serve one more listening socket while the server runs; it closes with the others."""
+        """Serve one more listening Unix socket while the server runs; it closes with the others."""
 
         def create_protocol() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return protocol
+            return self._connection_type(self.config, self.server_state, self.lifespan.state)
 
         self.servers.append(await asyncio.get_running_loop().create_unix_server(create_protocol, sock=listener))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._on_stop is not None:
             self._on_stop()
+        if self._renewing is not None:
+            self._renewing.cancel()
         await super().shutdown(sockets)
 
 
@@ -89,6 +116,8 @@ def create_server(
     *,
     stall_timeout: float,
     fast_path: FastPath | None = None,
+    tls: Tls | None = None,
+    probes: Collection[str] = (),
     keep_alive: int = 75,
     grace: int = 1,
     lifespan: bool = False,
@@ -104,6 +133,8 @@ def create_server(
         edge: checks and limits in front of it.
         stall_timeout: seconds for which a client in the middle of something may do nothing.
         fast_path: answers small requests without the application.
+        tls: of TCP connections.
+        probes: paths that a client may ask for without the certificate that `tls` wants of clients.
         keep_alive: seconds for which a connection stays open between two requests.
         grace: seconds that running requests have when the server ends.
         lifespan: whether the application is told of the server's start and end.
@@ -112,9 +143,13 @@ def create_server(
         on_start: as for `Server`.
         on_stop: as for `Server`.
     """
+    needs_certificate = tls is not None and tls.needs_client_certificate
+    if needs_certificate:
+        app = _WithCertificates(app, probes)
+    connection_type = create_connection_type(edge, stall_timeout, fast_path, needs_certificate=needs_certificate)
     config = uvicorn.Config(
         _FromBrowsers(app, edge.browsers),
-        http=create_connection_type(edge, stall_timeout, fast_path),
+        http=connection_type if tls is None else _put_behind_handshake(connection_type, tls),  # type: ignore[arg-type]
         ws="none",
         lifespan="on" if lifespan else "off",
         access_log=False,
@@ -126,4 +161,16 @@ def create_server(
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=grace,
     )
-    return Server(config, signals=signals, on_start=on_start, on_stop=on_stop)
+    return Server(config, connection_type, signals=signals, tls=tls, on_start=on_start, on_stop=on_stop)
+
+
+def _put_behind_handshake(connection_type: type[Connection], tls: Tls) -> Callable[..., Handshake]:
+    """Return what uvicorn calls for each connection."""
+
+    def create(config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Handshake:
+        def create_connection() -> Connection:
+            return connection_type(config, server_state, app_state)
+
+        return Handshake(tls, connection_type.edge.admission, server_state, create_connection)
+
+    return create

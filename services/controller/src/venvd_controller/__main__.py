@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from venvd_contract.errors import VenvdError
 from venvd_controller.app import create_app
+from venvd_controller.auth import OPEN
 from venvd_controller.controller import create_controller
 from venvd_controller.controller_socket import ControllerSocket
 from venvd_controller.home import Home
@@ -19,6 +20,7 @@ from venvd_http import logs
 from venvd_http.edge import create_edge
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
+from venvd_http.tls import Tls
 
 _HINT = "; VENVD_PORT (`venvd up --port`) and VENVD_HOST (`venvd up --host`) name another"
 _QUIET_LOGGERS = ("alembic", "docker", "httpx2", "urllib3")
@@ -28,16 +30,19 @@ def serve(settings: Settings) -> None:
     """Run a controller until a signal ends it.
 
     Raises:
-        VenvdError: the home, the address, the database, the engine or the manifest cannot be used.
+        VenvdError: the home, the certificate, the address, the database, the engine or the manifest cannot be used.
     """
     token = settings.token.get_secret_value() if settings.token else None
     home = Home(settings.home, token, settings.identity_dir)
     if settings.metrics_token_file is not None:
         home.publish_metrics_token(settings.metrics_token_file)
+    tls_files = settings.tls_files
+    tls = None if tls_files is None else Tls(tls_files)
     listener = listen_tcp(settings.host, settings.port, hint=_HINT)
     engine_settings = settings.create_engine_settings(home.id)
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
-    url = settings.url or f"http://{_format_authority(settings.host, listener.getsockname()[1])}"
+    scheme = "http" if tls is None else "https"
+    url = settings.url or f"{scheme}://{_format_authority(settings.host, listener.getsockname()[1])}"
     logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
     controller_socket = ControllerSocket(settings.get_controller_socket(home.id))
 
@@ -54,6 +59,8 @@ def serve(settings: Settings) -> None:
         create_edge(settings),
         stall_timeout=settings.stall_timeout,
         grace=5,
+        tls=tls,
+        probes=OPEN,
         lifespan=True,
         date_header=True,
         signals=True,

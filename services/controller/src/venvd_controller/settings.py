@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from venvd_contract.commands import Limits
@@ -20,6 +20,7 @@ from venvd_controller.specs import is_loopback
 from venvd_egress.addresses import parse_private_networks
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
+from venvd_http.tls import TlsFiles, choose_files
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _FALLBACKS = {"home": ("XDG_STATE_HOME",), "pipe_name_dir": ("TMPDIR",), "ca_bundle": _CA_VARIABLES}
@@ -199,6 +200,12 @@ class Settings(BaseSettings):
     """Size of what such a connection may hold of a request."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
     """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
+    tls_cert: Path | None = None
+    """Certificate chain of the controller, PEM; with it and its key the port speaks TLS only."""
+    tls_key: Path | None = None
+    """Private key of that certificate, PEM."""
+    tls_client_ca: Path | None = None
+    """CA certificates, PEM; with them clients must present a certificate that one of them has signed."""
     page: bool = True
     """Whether the controller serves a web page at `/`."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
@@ -227,7 +234,17 @@ class Settings(BaseSettings):
     """Least level of the log: `debug`, `info`, `warning` or `error`."""
 
     @field_validator(
-        "home", "identity_dir", "run_dir", "pipe_name_dir", "ca_bundle", "manifest", "metrics_token_file", "source_dir"
+        "home",
+        "identity_dir",
+        "run_dir",
+        "pipe_name_dir",
+        "ca_bundle",
+        "manifest",
+        "metrics_token_file",
+        "source_dir",
+        "tls_cert",
+        "tls_key",
+        "tls_client_ca",
     )
     @classmethod
     def _make_absolute(cls, path: Path | None) -> Path | None:
@@ -277,6 +294,16 @@ class Settings(BaseSettings):
             raise ValueError(f"takes a JSON object of {', '.join(known)}, each a whole number of at least 1, or null")
         return text
 
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of TLS, or None if the controller speaks plain HTTP."""
+        return choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+
     @property
     def sockets(self) -> Path:
         return self.run_dir or self.home / "run"
@@ -322,9 +349,10 @@ def create_report(
             Setting(f"VENVD_{name.upper()}", _render(getattr(settings, name)), source, variable, field.description)
         )
     unsafe = [gap for gap in gaps if "VENVD_" in gap]  # one that a setting closes names the setting
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and settings.tls_files is None:
         unsafe.append(
-            f"the controller listens beyond loopback ({settings.host}): its token crosses the network in clear"
+            f"the controller listens beyond loopback ({settings.host}) without VENVD_TLS_CERT: its token crosses the "
+            "network in clear"
         )
     if settings.allow_source_builds:
         unsafe.append("source distributions may be built: a build runs code of the packages it installs")

@@ -322,14 +322,22 @@ class AsyncBackend(AsyncCommands):
         lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
             The client renews the lease of living proxies. 0 keeps handles as long as their session, and so does
             None unless the backend has a lease of its own.
+        ca: a PEM file with the authorities to trust for `https://` and `grpcs://`. None takes `VENVD_CA`, else the
+            system's.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout: float | None = None,
+        lease: float | None = None,
+        ca: str | None = None,
     ) -> None:
         self.url = url
         self.lease = lease
-        self._transport = open_async_transport(url, token)
+        self._transport = open_async_transport(url, token, ca)
         self._run_call = self._transport.call
         self._calls = SessionCalls(self, None, timeout, self._make_proxy, lease)
         self._releaser = AsyncReleaser(self, self._transport, lease)
@@ -372,7 +380,12 @@ class AsyncBackend(AsyncCommands):
 
 
 def connect_async(
-    url: str, token: str | None = None, *, timeout: float | None = None, lease: float | None = None
+    url: str,
+    token: str | None = None,
+    *,
+    timeout: float | None = None,
+    lease: float | None = None,
+    ca: str | None = None,
 ) -> AsyncBackend:
     """Return a client of the backend at `url`: `http://…`, `grpc://…` or `unix:///…`. This sends nothing."""
-    return AsyncBackend(url, token, timeout=timeout, lease=lease)
+    return AsyncBackend(url, token, timeout=timeout, lease=lease, ca=ca)

@@ -42,14 +42,15 @@ class AsyncController:
     Args:
         url: `http://host:port`. None takes `VENVD_URL`, else the file `url` in `VENVD_HOME`.
         token: the controller's token. None takes `VENVD_TOKEN`, else the file `token` in `VENVD_HOME`.
+        ca: a PEM file with the authorities to trust for `https://`. None takes `VENVD_CA`, else the system's.
 
     Raises:
         NoController: no controller is named anywhere. Every method also raises it if the controller does not answer.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(self, url: str | None = None, token: str | None = None, *, ca: str | None = None) -> None:
         self.url, known_token = find_controller(url, token)
-        codec = ControllerCodec(self.url, known_token, describe_token_source(self.url, token))
+        codec = ControllerCodec(self.url, known_token, describe_token_source(self.url, token), ca)
         self._connection = AsyncControllerConnection(codec)
         self.runtimes = AsyncRuntimes(self._connection)
         self.venvs = AsyncVenvs(self._connection)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import cast
 
 from venvd._net.bulk import BulkReader, Filler, split_view
+from venvd._net.certificates import explain_failure
 from venvd._net.endpoint import (
     CHUNK,
     CONNECT_TIMEOUT,
-    ENDED_EARLY,
     Endpoint,
     Exchange,
     Reader,
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
             return StaleConnectionError()
         if exc is not None or not reader.started:
             reason = f": {exc}" if exc else ""
-            ended_early = "" if reader.started else ENDED_EARLY
+            ended_early = "" if reader.started else self._endpoint.ended_early
             return Unavailable(
                 f"{self._endpoint.url} closed the connection without a whole answer{reason}{ended_early}"
             )
@@ -224,6 +225,7 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline:
 
     Raises:
         Unreachable: nothing answers there.
+        Unavailable: the handshake of TLS failed.
         DeadlineExceeded: the deadline has passed.
     """
     left = seconds_left(deadline, endpoint)
@@ -240,6 +242,8 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline:
     except TimeoutError:
         seconds_left(deadline, endpoint)
         raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
+    except ssl.SSLError as error:
+        raise Unavailable(explain_failure(endpoint.url, error)) from None
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
 

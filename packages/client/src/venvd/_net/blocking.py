@@ -6,15 +6,16 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Generator
 
 from venvd._net.bulk import BulkReader, split_view
+from venvd._net.certificates import explain_failure
 from venvd._net.endpoint import (
     CHUNK,
     CONNECT_TIMEOUT,
-    ENDED_EARLY,
     Endpoint,
     Exchange,
     Reader,
@@ -70,6 +71,7 @@ def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
 
     Raises:
         Unreachable: nothing answers there.
+        Unavailable: the handshake of TLS failed.
         DeadlineExceeded: the deadline has passed.
     """
     left = seconds_left(deadline, endpoint)
@@ -79,6 +81,8 @@ def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
     except TimeoutError:
         seconds_left(deadline, endpoint)
         raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
+    except ssl.SSLError as error:
+        raise Unavailable(explain_failure(endpoint.url, error)) from None
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
 
@@ -171,7 +175,7 @@ class Connection:
         return Unavailable(
             f"{self._endpoint.url} closed the connection without an answer"
             + (f": {error}" if error else "")
-            + ENDED_EARLY
+            + self._endpoint.ended_early
         )
 
     def _set_timeout(self, deadline: float | None) -> None:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from venvd._net.certificates import create_tls_context
 from venvd.errors import DeadlineExceeded, InvalidRequest
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect."""
-ENDED_EARLY = "; a backend that is starting does so: wait until `venvd status` shows it as running"
-"""What to do about a connection that ended before an answer began."""
 _LONGEST = 24 * 86400.0
 """Seconds of the longest wait: the kernel takes at most 31 bits of milliseconds."""
 CHUNK = 64 * 1024
@@ -36,6 +35,7 @@ class Endpoint:
     port: int = 0
     prefix: str = ""
     path: str | None = None
+    ca: str | None = None
 
     @property
     def authority(self) -> str:
@@ -43,12 +43,23 @@ class Endpoint:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def ended_early(self) -> str:
+        """What to do about a connection that ended before an answer began."""
+        other = ". So does a server with TLS: its address begins with https://" if self.scheme == "http" else ""
+        return f"; a backend that is starting does so: wait until `venvd status` shows it as running{other}"
+
     def tls(self) -> ssl.SSLContext | None:
-        return ssl.create_default_context() if self.scheme == "https" else None
+        """Return what checks the server's certificate, or None without TLS.
+
+        Raises:
+            InvalidRequest: a file of certificates cannot be used.
+        """
+        return create_tls_context(self.ca) if self.scheme == "https" else None
 
 
-def parse(url: str, schemes: Sequence[str]) -> Endpoint:
-    """Return the endpoint of `url`.
+def parse(url: str, schemes: Sequence[str], ca: str | None = None) -> Endpoint:
+    """Return the endpoint of `url`; `ca` is a file of certificates, as for `create_tls_context`.
 
     Raises:
         InvalidRequest: `url` is no address, or its scheme is not one of `schemes`.
@@ -68,7 +79,7 @@ def parse(url: str, schemes: Sequence[str]) -> Endpoint:
     if not parts.hostname or parts.username or parts.query or parts.fragment:
         raise InvalidRequest(f'"{url}" is no address of a server: write {parts.scheme}://host:port')
     default = 443 if parts.scheme == "https" else 80
-    return Endpoint(url, parts.scheme, parts.hostname, port or default, parts.path.rstrip("/"))
+    return Endpoint(url, parts.scheme, parts.hostname, port or default, parts.path.rstrip("/"), ca=ca)
 
 
 class Reader(Protocol):

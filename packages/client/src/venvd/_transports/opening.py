@@ -17,30 +17,30 @@ _CODECS: dict[str, type[HttpCodec | PipeCodec]] = {"http": HttpCodec, "https": H
 _RPC_SCHEMES = ("grpc", "grpcs")
 
 
-def open_transport(url: str, token: str | None) -> Transport:
-    """Return the transport for `url`. Nothing is sent yet.
+def open_transport(url: str, token: str | None, ca: str | None = None) -> Transport:
+    """Return the transport for `url`. Nothing is sent yet. `ca` is a file of the authorities to trust.
 
     Raises:
         InvalidRequest: `url` is no address with a known scheme, or gRPC is not installed.
     """
     if _is_rpc(url):
-        rpc_transport: Transport = _import_rpc().RpcTransport(url, token)
+        rpc_transport: Transport = _import_rpc().RpcTransport(url, token, ca)
         return rpc_transport
-    codec = _make_codec(url, token)
+    codec = _make_codec(url, token, ca)
     return PipeTransport(codec) if isinstance(codec, PipeCodec) else HttpTransport(codec)
 
 
-def open_async_transport(url: str, token: str | None) -> AsyncTransport:
+def open_async_transport(url: str, token: str | None, ca: str | None = None) -> AsyncTransport:
     """Return the transport for `url` for an event loop; see `open_transport`."""
     if _is_rpc(url):
-        rpc_transport: AsyncTransport = _import_rpc().AsyncRpcTransport(url, token)
+        rpc_transport: AsyncTransport = _import_rpc().AsyncRpcTransport(url, token, ca)
         return rpc_transport
-    codec = _make_codec(url, token)
+    codec = _make_codec(url, token, ca)
     return AsyncPipeTransport(codec) if isinstance(codec, PipeCodec) else AsyncHttpTransport(codec)
 
 
-def _make_codec(url: str, token: str | None) -> HttpCodec | PipeCodec:
-    endpoint = parse(url, (*_CODECS, *_RPC_SCHEMES))
+def _make_codec(url: str, token: str | None, ca: str | None) -> HttpCodec | PipeCodec:
+    endpoint = parse(url, (*_CODECS, *_RPC_SCHEMES), ca)
     return _CODECS[endpoint.scheme](endpoint, token)
 
 

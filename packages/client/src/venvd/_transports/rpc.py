@@ -17,6 +17,7 @@ from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo
 from grpc_status import rpc_status
 
 from venvd._arrays import allocate
+from venvd._net.certificates import read_pem_files
 from venvd._transports import rpc_arrays
 from venvd._transports.base import Call, Event
 from venvd.errors import (
@@ -57,14 +58,23 @@ _CODES = {
 class RpcCodec:
     """Encodes calls as messages and decodes their answers. Knows no channel."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.hostname or parts.path not in {"", "/"}:
             raise InvalidRequest(f'"{url}" is no address of a gRPC server: write grpc://host:port')
         self.url = url
         self.target = parts.netloc
         self.secure = parts.scheme == "grpcs"
+        self._ca = ca
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
+
+    def make_credentials(self) -> grpc.ChannelCredentials:
+        """Make what a secure channel checks and shows.
+
+        Raises:
+            InvalidRequest: a file of certificates cannot be used.
+        """
+        return grpc.ssl_channel_credentials(*read_pem_files(self._ca))
 
     def request(self, call: Call[Any], *, stream: bool) -> messages.SessionRequest:
         """Encode a call; raises `InvalidRequest` if the payload has no JSON form."""
@@ -140,11 +150,11 @@ def _parse_details(fields: dict[str, Any], details: Any) -> dict[str, Any]:
 class RpcTransport:
     """Carries calls over one channel, which gRPC shares among threads."""
 
-    def __init__(self, url: str, token: str | None) -> None:
-        self._codec = RpcCodec(url, token)
+    def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
+        self._codec = RpcCodec(url, token, ca)
         self.url = url
         if self._codec.secure:
-            self._channel = grpc.secure_channel(self._codec.target, grpc.ssl_channel_credentials(), _OPTIONS)
+            self._channel = grpc.secure_channel(self._codec.target, self._codec.make_credentials(), _OPTIONS)
         else:
             self._channel = grpc.insecure_channel(self._codec.target, _OPTIONS)
         self._bulk: Any = self._channel  # its types allow only methods with serializers
@@ -214,8 +224,8 @@ class RpcTransport:
 class AsyncRpcTransport:
     """Carries calls of one event loop. The first call makes the channel, because it knows the loop."""
 
-    def __init__(self, url: str, token: str | None) -> None:
-        self._codec = RpcCodec(url, token)
+    def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
+        self._codec = RpcCodec(url, token, ca)
         self.url = url
         self._channel: Any = None
         self._closed = False
@@ -228,7 +238,7 @@ class AsyncRpcTransport:
             raise Unavailable(f"the client of {self.url} was closed")
         if self._channel is None:
             if self._codec.secure:
-                self._channel = grpc.aio.secure_channel(self._codec.target, grpc.ssl_channel_credentials(), _OPTIONS)
+                self._channel = grpc.aio.secure_channel(self._codec.target, self._codec.make_credentials(), _OPTIONS)
             else:
                 self._channel = grpc.aio.insecure_channel(self._codec.target, _OPTIONS)
         return self._channel

@@ -1,0 +1,215 @@
+"""TLS of an HTTP server: the handshake of each connection, and certificates that are renewed while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from venvd_contract.errors import InvalidRequest
+from venvd_http.admission import Admission, count_unread, name_peer
+
+if TYPE_CHECKING:
+    from uvicorn.server import ServerState
+
+    from venvd_http.connection import Connection
+
+_log = logging.getLogger("venvd.access")
+
+PAUSE = 1.0
+"""Seconds between two looks at the files."""
+_GOODBYE_SECONDS = 5.0
+"""How long a client may take to confirm the end of a connection."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """The PEM files of a server.
+
+    Attributes:
+        cert: its certificate, followed by those of the authorities between it and the root.
+        key: its private key, without a password.
+        client_ca: authorities one of which must have signed the certificate of each client; None asks for none.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+def choose_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """Return the files that settings name; None serves without TLS.
+
+    Raises:
+        ValueError: one is missing that another needs.
+    """
+    if bool(cert) != bool(key):
+        raise ValueError("VENVD_TLS_CERT and VENVD_TLS_KEY need each other")
+    if client_ca and not cert:
+        raise ValueError("VENVD_TLS_CLIENT_CA needs VENVD_TLS_CERT and VENVD_TLS_KEY")
+    return TlsFiles(cert, key, client_ca) if cert and key else None
+
+
+class Tls:
+    """The TLS of one server. Connections that begin after a renewal get the new certificate.
+
+    Attributes:
+        files: what it is made of.
+        context: of the next connection.
+
+    Raises:
+        InvalidRequest: the files cannot be used.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self.files = files
+        self._seen = self._look()
+        self.context = self._create_context()
+        self._problem = ""
+
+    @property
+    def needs_client_certificate(self) -> bool:
+        return self.files.client_ca is not None
+
+    async def watch(self) -> None:
+        """Take new files as they come, until this task is cancelled."""
+        while True:
+            await asyncio.sleep(PAUSE)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Take the files if they have changed. If they cannot be used, the last good ones stay in use."""
+        seen = self._look()
+        if seen == self._seen:
+            return
+        try:
+            self.context = self._create_context()
+        except InvalidRequest as error:
+            if error.message != self._problem:
+                self._problem = error.message
+                _log.error("%s; the certificate stays as it was", error.message)
+        else:
+            self._seen, self._problem = seen, ""
+            _log.info("%s: new connections get its new certificate", self.files.cert)
+
+    def _look(self) -> list[tuple[int, ...] | None]:
+        return [_read_status(path) for path in (self.files.cert, self.files.key, self.files.client_ca) if path]
+
+    def _create_context(self) -> ssl.SSLContext:
+        files = self.files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        variable, path = "VENVD_TLS_CERT", files.cert
+        try:
+            # the library does not say which of two files is wrong
+            if _BEGIN_CERTIFICATE not in files.cert.read_bytes():
+                raise ValueError(_EXPLAINED["NO_CERTIFICATE_OR_CRL_FOUND"])  # noqa: TRY301 - as what the library raises
+            variable, path = "VENVD_TLS_KEY", files.key
+            files.key.open("rb").close()
+            context.load_cert_chain(files.cert, files.key, _refuse_password)
+            if files.client_ca is not None:
+                variable, path = "VENVD_TLS_CLIENT_CA", files.client_ca
+                context.load_verify_locations(files.client_ca)
+                # a client without one is refused by the application, which lets probes pass
+                context.verify_mode = ssl.CERT_OPTIONAL
+        except (OSError, ValueError) as error:
+            reason = _EXPLAINED.get(getattr(error, "reason", None) or "") or getattr(error, "strerror", None) or error
+            raise InvalidRequest(f"{variable}: {path} cannot be used: {reason}") from None
+        return context
+
+
+_EXPLAINED = {
+    "KEY_VALUES_MISMATCH": "it is not the key of the certificate in VENVD_TLS_CERT",
+    "NO_CERTIFICATE_OR_CRL_FOUND": "it holds no certificate in PEM form",
+}
+
+
+_BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+
+
+def _refuse_password() -> str:
+    raise ValueError("it needs a password, and a server cannot be asked for one: store the key without")
+
+
+def _read_status(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+class Handshake(asyncio.Protocol):
+    """A connection until its handshake is done. It counts as one without a token from its first moment.
+
+    Args:
+        tls: of the server.
+        admission: limits connections that are not accepted.
+        state: the server's, whose end ends the handshake.
+        create: makes the protocol of the connection behind the handshake.
+    """
+
+    def __init__(self, tls: Tls, admission: Admission, state: ServerState, create: Callable[[], Connection]) -> None:
+        self._tls = tls
+        self._admission = admission
+        self._state = state
+        self._create = create
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loop has read nothing yet. It gets a second descriptor: `start_tls` could lose the first bytes on uvloop.
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        address = transport.get_extra_info("peername")
+        cast("asyncio.Transport", transport).abort()
+        self._peer = name_peer(address[0]) if address else "unknown"
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        self._admission.enter(self, self._peer)
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn calls its `shutdown` alone
+        self._task = loop.create_task(self._shake_hands())
+
+    def has_unread(self) -> bool:
+        """Return whether bytes of the client wait in the kernel."""
+        return count_unread(self._socket.fileno()) > 0
+
+    def drop(self, _reason: str) -> None:
+        """End the connection, and so the handshake."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def shutdown(self) -> None:
+        """End the connection: the server ends."""
+        self.drop("the server ends")
+
+    async def _shake_hands(self) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._create_connection,
+                self._socket,
+                ssl=self._tls.context,
+                ssl_handshake_timeout=self._admission.limits.seconds,
+                ssl_shutdown_timeout=_GOODBYE_SECONDS,
+            )
+        except OSError as error:
+            _log.debug("a handshake failed: %s", error, extra={"fields": {"peer": self._peer}})
+        finally:
+            self._admission.leave(self, self._peer)
+            self._state.connections.discard(self)
+
+    def _create_connection(self) -> Connection:
+        connection = self._create()
+        connection.arrived = self._began
+        return connection
+
+
+def has_client_certificate(transport: asyncio.BaseTransport | None) -> bool:
+    """Return whether the client of a connection showed a certificate, which the handshake then has checked."""
+    return transport is not None and bool(transport.get_extra_info("peercert"))
