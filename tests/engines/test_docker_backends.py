@@ -56,6 +56,20 @@ def test_a_container_that_was_removed_is_missed(docker_bench: Bench, docker_imag
         assert not docker_bench.owned(launch.id)
 
 
+@pytest.mark.parametrize("part", ["server", "worker"])
+def test_the_end_of_a_part_is_reported(docker_bench: Bench, docker_image: Image, part: str) -> None:
+    """The engine reports a container that is killed, and its list says that the backend does not run."""
+    launch = docker_bench.launch(docker_image)
+    with docker_bench.running(launch), contextlib.closing(docker_bench.engine.watch()) as events:
+        next(events)
+        (owned,) = [owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch.id]
+        assert owned.running
+        docker("kill", f"venvd-{launch.id}-{part}")
+        next(events)
+        (owned,) = [owned for owned in docker_bench.engine.list_owned() if owned.launch_id == launch.id]
+        assert (owned.complete, owned.running) == (True, False)
+
+
 def test_a_channel_alone_is_found_and_removed(docker_bench: Bench) -> None:
     """What a start leaves that was killed after its first step is listed, and removed."""
     launch_id, home_id = secrets.token_hex(6), docker_bench.settings.home_id

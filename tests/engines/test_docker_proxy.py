@@ -76,9 +76,11 @@ def bench_behind(proxy: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 
 def test_the_engine_works_behind_the_filter(bench_behind: Bench) -> None:
-    """Locking, building, starting, following, stopping and removing need no call that the filter stops."""
+    """Locking, building, starting, watching, following, stopping and removing need no call that the filter stops."""
     engine = bench_behind.engine
     engine.check()
+    events = engine.watch()
+    next(events)
     image = engine.build(bench_behind.wanted("six==1.16.0"), Quiet())
     for kind in ("http", "pipe"):
         with bench_behind.running(bench_behind.launch(image, kind, network=kind == "http")) as record:
@@ -86,6 +88,8 @@ def test_the_engine_works_behind_the_filter(bench_behind: Bench) -> None:
                 assert evaluate(record, "import six; six.__version__") == "1.16.0"
             engine.stop(record, 5)
             list(engine.logs(record, None, follow=True))
+            next(events)
+    events.close()
     engine.sweep()
     engine.remove_image(image.key)
 

@@ -43,7 +43,7 @@ def call(stack: Stack, backends: dict[str, Running], request: pytest.FixtureRequ
 def start(stack: Stack, kind: str) -> Running:
     """A backend under gVisor; the test is skipped where the engine has no such runtime."""
     try:
-        return stack.start(kind, oci_runtime=RUNTIME, VENVD_GRACE="1")
+        return stack.start(kind, oci_runtime=RUNTIME, VENVD_GRACE="5")
     except InvalidRequest as error:
         if os.environ.get("VENVD_TEST_OCI_RUNTIME") == RUNTIME:
             raise

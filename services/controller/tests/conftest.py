@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import queue
 import socketserver
 import threading
 import time
@@ -130,6 +131,8 @@ class MemoryEngine:
     name = "memory"
 
     def __init__(self) -> None:
+        self.ends: queue.SimpleQueue[Any] | None = None
+        """What `watch` reports until a None ends it; None: this engine reports nothing."""
         self.gates: dict[str, threading.Event] = {}
         self.faults: dict[str, VenvdError] = {}
         self.steps: list[str] = []
@@ -247,9 +250,14 @@ class MemoryEngine:
         self._step("list_owned")
         records = [(backend, self._create_record(backend)) for backend in list(self.launches.values())]
         return [
-            Owned(record.launch_id, backend.launch.name, record, self.inspect(record).running)
+            Owned(record.launch_id, backend.launch.name, record, running, running)
             for backend, record in records
+            for running in [self.inspect(record).running]
         ]
+
+    def watch(self) -> Iterator[None] | None:
+        self._step("watch")
+        return None if self.ends is None else iter(self.ends.get, None)
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
         self._step("leftovers")

@@ -146,7 +146,7 @@ class Starter:
             "VENVD_CHANNEL": str(self.warden(number)),
             "VENVD_HOST": "127.0.0.1",
             "VENVD_PORT": str(port),
-            "VENVD_GRACE": "0.5",
+            "VENVD_GRACE": "3",
             "VENVD_METRICS_TOKEN_SHA256": digest(METRICS_TOKEN),
             **({"VENVD_NO_TOKEN": "1"} if token is None else {"VENVD_TOKEN_SHA256": digest(token)}),
             **{f"VENVD_{name.upper()}": value for name, value in settings.items()},

@@ -206,7 +206,7 @@ def _server(home: Path, settings: dict[str, str], *, ready: bool) -> Iterator[Se
         "VENVD_CHANNEL": str(home / "channel"),
         "VENVD_SOCKET_DIR": str(home),
         "VENVD_TOKEN_SHA256": digest,
-        "VENVD_GRACE": "0.5",
+        "VENVD_GRACE": "3",
         **settings,
     }
     process = subprocess.Popen([sys.executable, "-m", "venvd_pipe_backend"], env=environment)

@@ -97,7 +97,7 @@ def serve(home: Path, credentials: grpc.ChannelCredentials | None, settings: dic
         "VENVD_PORT": str(port),
         "VENVD_HTTP_PORT": str(http_port),
         "VENVD_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
-        "VENVD_GRACE": "0.5",
+        "VENVD_GRACE": "3",
         **settings,
     }
     process = subprocess.Popen([sys.executable, "-m", "venvd_rpc_backend"], env=environment)

@@ -347,12 +347,18 @@ class BackendState:
 
 @dataclass(frozen=True)
 class Owned:
-    """A backend that the engine found by its labels; `complete` is false where a part is missing."""
+    """A backend that the engine found by its labels.
+
+    Attributes:
+        complete: false where a part is missing.
+        running: both parts run; `inspect` says how one ended.
+    """
 
     launch_id: str
     name: str
     record: LaunchRecord | None
     complete: bool
+    running: bool = False
 
 
 class Engine(Protocol):
@@ -425,6 +431,15 @@ class Engine(Protocol):
         """Remove everything of a backend that `list_owned` found, complete or not."""
 
     def list_owned(self) -> Sequence[Owned]: ...
+
+    def watch(self) -> Iterator[None] | None:
+        """Report that parts of backends end or vanish.
+
+        Returns:
+            An iterator that yields once when the engine listens, and then after each such event. It ends, or raises an
+            error, where the connection ends or was silent for long. None: this engine reports nothing, and `list_owned`
+            costs little.
+        """
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
         """Objects of this home that nothing uses; `used` are keys of venvs that stay."""

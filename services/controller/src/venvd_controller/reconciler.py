@@ -17,6 +17,7 @@ from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
 from venvd_controller.database.tables import BackendRow
+from venvd_controller.launch_list import LaunchList
 from venvd_controller.operations import Operations
 from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
 
@@ -64,15 +65,18 @@ class Reconciler:
         self._silent_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._wake = threading.Event()
+        self._launches = LaunchList(engine, self.wake)
         self._stopping = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="reconcile")
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     def start(self) -> None:
+        self._launches.start()
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping = True
+        self._launches.stop()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
@@ -122,8 +126,11 @@ class Reconciler:
     def _reconcile_all(self) -> None:
         # A turn reads the rows before and after it asks the engine. The second reading has the launches that began in
         # between. The next turn takes the backends that changed in between.
-        versions_before = {row.name: get_version(row) for row in self._backends.list_rows()}
-        owned_by_launch = {owned.launch_id: owned for owned in self._engine.list_owned()}
+        rows_before = self._backends.list_rows()
+        versions_before = {row.name: get_version(row) for row in rows_before}
+        known = {row.launch for row in rows_before if row.launch is not None}
+        started = {row.launch for row in rows_before if row.launch is not None and row.record is not None}
+        owned_by_launch = self._launches.read(known, started)
         rows = self._backends.list_rows()
         known_launches = {row.launch for row in rows}
         for launch_id, owned in owned_by_launch.items():
@@ -180,10 +187,11 @@ class Reconciler:
         self._reset_probes(row.name)
 
     def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
-        state = self._engine.inspect(record) if owned is not None else None
-        if state is None or not state.running:
-            self._replace(row, _describe_end(state))
-            return
+        if owned is None or not owned.running:
+            state = None if owned is None else self._engine.inspect(record)
+            if state is None or not state.running:
+                self._replace(row, _describe_end(state))
+                return
         readiness = probes.probe_readiness(record.probe_url)
         self._events.collect(row, record, readiness.audit_position)
         if readiness.ready:

@@ -51,6 +51,9 @@ SERVER_CPUS = 2.0
 SERVER_PROCESSES = 256
 SERVER_TMP_BYTES = 64 << 20
 
+_RUNNING = {"running", "paused", "restarting"}
+"""States of a container whose processes have not ended for good."""
+
 _FILES = "/run/venvd/files"
 """The directory in the server's container with the files of `Launch.server_files`."""
 
@@ -292,7 +295,7 @@ class Backends:
             state = self._client.api.inspect_container(labels.part_name(record.launch_id, part))["State"]
         except docker.errors.NotFound:
             return PartState("missing", "there is no such container")
-        if state["Status"] in {"running", "paused", "restarting"}:
+        if state["Status"] in _RUNNING:
             return PartState("running", "" if state["Status"] == "running" else state["Status"])
         return PartState("exited", _describe_exit(state, record))
 
@@ -322,9 +325,11 @@ class Backends:
 
     def list_owned(self) -> list[Owned]:
         """List the backends of this home, as the labels of their containers and channels describe them."""
-        label_sets = [
-            container["Labels"] for container in self._client.api.containers(all=True, filters=self._client.filters())
-        ]
+        containers = self._client.api.containers(all=True, filters=self._client.filters())
+        label_sets = [container["Labels"] for container in containers]
+        ended = {
+            container["Labels"].get(labels.LAUNCH) for container in containers if container["State"] not in _RUNNING
+        }
         channel_volumes = self._client.api.volumes(self._client.filters(labels.CHANNEL))["Volumes"] or ()
         label_sets += [volume["Labels"] for volume in channel_volumes]
         labels_by_launch: dict[str, dict[str, Mapping[str, str]]] = {}
@@ -333,7 +338,8 @@ class Backends:
             if launch_id and role:
                 labels_by_launch.setdefault(launch_id, {})[role] = label_set
         return [
-            _make_owned(launch_id, labels_by_role) for launch_id, labels_by_role in sorted(labels_by_launch.items())
+            _make_owned(launch_id, labels_by_role, launch_id in ended)
+            for launch_id, labels_by_role in sorted(labels_by_launch.items())
         ]
 
     # ---- removal ---------------------------------------------------------------------------------------------
@@ -409,10 +415,11 @@ def _describe_exit(state: Mapping[str, Any], record: LaunchRecord) -> str:
     return f"exited with status {state['ExitCode']}" + (f": {state['Error']}" if state.get("Error") else "")
 
 
-def _make_owned(launch_id: str, labels_by_role: Mapping[str, Mapping[str, str]]) -> Owned:
+def _make_owned(launch_id: str, labels_by_role: Mapping[str, Mapping[str, str]], ended: bool) -> Owned:
     record = None
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
         record = LaunchRecord(**json.loads(labels_by_role[labels.SERVER][labels.RECORD]))
     complete = record is not None and labels_by_role.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
     name = next(iter(labels_by_role.values())).get(labels.NAME, "")
-    return Owned(launch_id=launch_id, name=name, record=record, complete=complete)
+    running = labels_by_role.keys() >= {labels.SERVER, labels.WORKER} and not ended
+    return Owned(launch_id=launch_id, name=name, record=record, complete=complete, running=running)

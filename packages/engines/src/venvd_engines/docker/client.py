@@ -20,6 +20,8 @@ from venvd_engines.engine import EngineSettings
 
 ANSWER_SECONDS = 60
 """The longest wait for an answer of the engine to a call that does no long work."""
+WATCH_SECONDS = 30
+"""The longest wait for an event; then the caller asks again, and so finds out whether the engine is still there."""
 
 _TMPFS_MODES_API = (1, 42)
 
@@ -160,6 +162,17 @@ class DockerClient:
             yield container
         finally:
             self.remove_container(container)
+
+    def watch_ends(self) -> Iterator[None]:
+        """Yield once when the engine listens, and then whenever a container of this home ends or is removed."""
+        filters = {**self.filters(), "type": "container", "event": ["die", "destroy"]}
+        events = self._connect(WATCH_SECONDS).events(filters=filters)
+        try:
+            yield
+            for _ in events:
+                yield
+        finally:
+            events.close()
 
     def read_logs(self, container: str, *, stderr: bool) -> str:
         """The whole output of a container that has ended."""

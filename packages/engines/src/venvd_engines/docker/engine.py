@@ -165,6 +165,10 @@ class DockerEngine:
     def list_owned(self) -> Sequence[Owned]:
         return self._backends.list_owned()
 
+    def watch(self) -> Iterator[None]:
+        with translate_errors("watch the backends"):
+            yield from self._client.watch_ends()
+
     @translate_errors("list leftovers")
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
         return list(self._leftovers.find(used))

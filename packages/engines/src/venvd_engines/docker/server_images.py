@@ -180,7 +180,6 @@ def _make_config(backend_type: str) -> dict[str, Any]:
             "Test": ["CMD", *python, "-S", "-c", _HEALTH, _PROBED[backend_type]],
             "Interval": 30 * second,
             "Timeout": 5 * second,
-            "StartPeriod": 30 * second,
         },
         "User": f"{labels.SERVER_UID}:{labels.SHARED_GID}",
         "WorkingDir": "/",

@@ -291,4 +291,11 @@ def _make_owned(launch_id: str, objects: dict[str, Any]) -> Owned:
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
         record = LaunchRecord(**json.loads(objects["Pod"].metadata.annotations[labels.RECORD]))
     name = next(iter(objects.values())).metadata.labels.get(labels.NAME, "")
-    return Owned(launch_id=launch_id, name=name, record=record, complete=record is not None and len(objects) == 3)
+    running = all(_inspect_part(objects.get("Pod"), part).state == "running" for part in PARTS)
+    return Owned(
+        launch_id=launch_id,
+        name=name,
+        record=record,
+        complete=record is not None and len(objects) == 3,
+        running=running,
+    )

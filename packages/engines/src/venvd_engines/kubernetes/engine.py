@@ -124,6 +124,9 @@ class KubernetesEngine:
     def list_owned(self) -> Sequence[Owned]:
         return self._backends.list_owned()
 
+    def watch(self) -> None:
+        """Report nothing: `list_owned` costs little."""
+
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:  # noqa: ARG002 - the registry's owner removes images
         return ()
 

@@ -170,6 +170,9 @@ class LocalEngine:
     def list_owned(self) -> Sequence[Owned]:
         return self._launches.list_owned()
 
+    def watch(self) -> None:
+        """Report nothing: `list_owned` costs little."""
+
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
         records = list(self._launches.records())
         cache = self._settings.home / "cache" / "uv"

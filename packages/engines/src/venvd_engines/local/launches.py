@@ -87,7 +87,8 @@ class Launches:
             return Owned(launch_id, "", None, complete=False)
         if record.home_id != self._place.home_id:
             return None
-        return Owned(launch_id, record.name, to_launch_record(record), complete=self.inspect(launch_id).running)
+        running = self.inspect(launch_id).running
+        return Owned(launch_id, record.name, to_launch_record(record), complete=running, running=running)
 
     def inspect(self, launch_id: str) -> BackendState:
         """The state of both parts."""
