@@ -6,7 +6,6 @@ import dataclasses
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from harness.access_keys import render_keys
 from harness.bench import PYTHON, Bench, evaluate
+from harness.certificates import make_authority, make_certificate
 from harness.stack import Quiet, wait_ready
 from harness.waiting import wait_until
 
@@ -368,24 +368,19 @@ def test_a_part_that_dies_is_seen(bench: Bench, image: Image) -> None:
 
 @pytest.mark.host
 @pytest.mark.needs("openssl")
+@pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_files_of_the_host_reach_the_server(
-    bench: Bench, image: Image, tmp_path_factory: pytest.TempPathFactory
+    bench: Bench, image: Image, tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
-    """A gRPC server with a certificate and a key of the host serves TLS, and its address says so."""
+    """A server with a certificate and a key of the host speaks TLS, and its addresses say so."""
     folder = tmp_path_factory.mktemp("tls")
-    make_certificate(folder)
-    files = {"VENVD_TLS_CERT": folder / "cert.pem", "VENVD_TLS_KEY": folder / "key.pem"}
-    with bench.running(bench.launch(image, "rpc", server_files=files)) as record:
+    make_authority(folder)
+    cert, key = make_certificate(folder, "server")
+    files = {"VENVD_TLS_CERT": cert, "VENVD_TLS_KEY": key}
+    with bench.running(bench.launch(image, kind, server_files=files)) as record:
         address = urlsplit(record.url)
-        assert address.scheme == "grpcs"
+        assert (address.scheme, urlsplit(record.probe_url).scheme) == (
+            ("https", "https") if kind == "http" else ("grpcs", "http")
+        )
         presented = ssl.get_server_certificate((str(address.hostname), address.port or 0), timeout=60)
-        assert presented == (folder / "cert.pem").read_text()
-
-
-def make_certificate(folder: Path) -> None:
-    """Make a key and a certificate that anyone may read, as a server in a container must."""
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{folder}/key.pem")
-    words = ("openssl", "req", "-x509", *key, "-out", f"{folder}/cert.pem", "-subj", "/CN=localhost")
-    subprocess.run(words, check=True, capture_output=True, timeout=60)
-    for path in folder.iterdir():
-        path.chmod(0o644)
+        assert presented.strip() in cert.read_text()

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from harness.engines import OCI_RUNTIME, open_settings
 from venvd_contract.errors import Cancelled
+from venvd_controller.probes import create_tls_context
 from venvd_engines.engine import Engine, EngineSettings, Image, Launch, LaunchRecord, Port, VenvBuild
 from venvd_engines.select import choose
 
@@ -249,9 +250,13 @@ def probe(url: str, path: str) -> int:
 def fetch(url: str, path: str, token: str | None = None) -> tuple[int, bytes]:
     """Status and body of a GET."""
     parts = urlsplit(url)
-    connection = (
-        UnixConnection(parts.path) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=60)
-    )
+    connection: http.client.HTTPConnection
+    if parts.scheme == "unix":
+        connection = UnixConnection(parts.path)
+    elif parts.scheme == "https":
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=60, context=create_tls_context())
+    else:
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()

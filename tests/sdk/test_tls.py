@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from harness.certificates import make_authority, make_certificate
@@ -16,6 +22,7 @@ from harness.waiting import TIMEOUT, wait_until
 
 import venvd
 from venvd.errors import Forbidden, InvalidRequest, NoController, Unavailable
+from venvd_contract.resources import VenvSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("openssl")]
 
@@ -29,6 +36,11 @@ class Running:
     def connect(self, ca: str | None = "ca.pem", url: str | None = None) -> venvd.Controller:
         return venvd.Controller(url or self.url, self.token, ca=ca and str(self.folder / ca))
 
+    @property
+    def server(self) -> dict[str, str]:
+        """The settings of a server with the certificate of the controller."""
+        return {"tlsCert": f"{self.folder}/server.pem", "tlsKey": f"{self.folder}/server.key"}
+
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -41,6 +53,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
     environment |= {"VENVD_HOME": str(home), "VENVD_PORT": "0", "VENVD_ENGINE": "local"}
     environment |= {"VENVD_TLS_CERT": str(cert), "VENVD_TLS_KEY": str(key), "VENVD_TLS_CLIENT_CA": f"{folder}/ca.pem"}
+    environment |= {"VENVD_HOST_DIRS": str(folder)}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "venvd_controller"], env=environment, cwd=home, stderr=log)
     try:
@@ -85,6 +98,44 @@ def test_an_unknown_authority(controller: Running, ca: str | None, monkeypatch: 
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with controller.connect(ca) as client, pytest.raises(Unavailable, match="not known here: set VENVD_CA"):
         client.venvs.list()
+
+
+@pytest.mark.usefixtures("shown")
+def test_backends_with_tls(controller: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK calls HTTP and gRPC backends with TLS, and the controller probes the former and passes calls on to it."""
+    monkeypatch.setenv("VENVD_CA", str(controller.folder / "ca.pem"))
+    with controller.connect() as client:
+        client.venvs.ensure("plain", VenvSpec(python=client.runtimes.newest()))
+        for kind, scheme in (("http", "https"), ("rpc", "grpcs")):
+            client.operations.wait(
+                client.backends.start(kind, venv="plain", name=kind, server=controller.server).operation
+            )
+            started = client.backends.get(kind)
+            assert (started.url or "").startswith(f"{scheme}://127.0.0.1:")
+            with venvd.connect((started.url or "").replace("127.0.0.1", "localhost"), started.token) as backend:
+                assert backend.eval("6 * 7") == 42
+                assert backend.eval("len(data)", {"data": b"x" * 1_000_000}) == 1_000_000
+        url = (client.backends.get("http").url or "").replace("127.0.0.1", "localhost")
+        other = str(controller.folder / "other.pem")
+        with venvd.connect(url, "vd_x", ca=other) as stranger, pytest.raises(Unavailable, match="VENVD_CA"):
+            stranger.eval("1")
+        status, answer = ask(controller, "POST", "/v1/backends/http/exec", {"code": "print(6 * 7)"})
+        assert (status, answer["stdout"]) == (200, "42\n")
+        for kind in ("http", "rpc"):
+            client.backends.delete(kind)
+
+
+def ask(controller: Running, method: str, path: str, body: object) -> tuple[int, Any]:
+    """Send a request to the controller without the SDK."""
+    address = urlsplit(controller.url)
+    context = ssl.create_default_context(cafile=controller.folder / "ca.pem")
+    context.load_cert_chain(controller.folder / "client.pem", controller.folder / "client.key")
+    headers = {"Authorization": f"Bearer {controller.token}", "Content-Type": "application/json"}
+    connection = http.client.HTTPSConnection(address.hostname or "", address.port, timeout=TIMEOUT, context=context)
+    with contextlib.closing(connection):
+        connection.request(method, path, json.dumps(body), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
 
 
 def test_another_name(controller: Running) -> None:

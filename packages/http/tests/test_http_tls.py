@@ -21,8 +21,9 @@ from harness.waiting import wait_until
 
 from venvd_contract.errors import InvalidRequest
 from venvd_http.admission import Admission, AdmissionLimits
-from venvd_http.connection import accept
+from venvd_http.connection import Exchange, FastPath, accept
 from venvd_http.edge import Edge
+from venvd_http.heads import Head
 from venvd_http.listening import listen_tcp, listen_unix
 from venvd_http.server import Server, create_server
 from venvd_http.tls import Tls, TlsFiles, choose_files
@@ -55,6 +56,19 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class Fast(Exchange):
+    """Answers `/fast` without the application."""
+
+    def begin(self, _command: str, _head: Head, _body: bytes) -> None:
+        self.answer(b"fast")
+
+    def cancel(self) -> None:
+        """Do nothing: the answer is out."""
+
+
+FAST = FastPath({b"/fast": "fast"}, lambda _head: None, Fast)
+
+
 @dataclass
 class Running:
     """A server in a thread."""
@@ -79,7 +93,9 @@ class Servers:
     def start(self, files: TlsFiles, seconds: float = 10.0) -> Running:
         edge, tls = Edge(admission=Admission(AdmissionLimits(seconds))), Tls(files)
         ready = threading.Event()
-        server = create_server(app, edge, stall_timeout=60, tls=tls, probes={"/livez"}, on_start=ready.set)
+        server = create_server(
+            app, edge, stall_timeout=60, fast_path=FAST, tls=tls, probes={"/livez"}, on_start=ready.set
+        )
         listener = listen_tcp("127.0.0.1", 0)
         port, loop = listener.getsockname()[1], self._new_loop()
 
@@ -234,8 +250,10 @@ def test_certificates_of_clients(servers: Servers, folder: Path) -> None:
     server = servers.start(TlsFiles(folder / "server.pem", folder / "server.key", folder / "ca.pem"))
     assert ask(server.port, trusting(folder, "client")) == (200, b"hello")
     assert ask(server.port, trusting(folder), "/livez") == (200, b"hello")
-    status, body = ask(server.port, trusting(folder))
-    assert (status, b"VENVD_TLS_CLIENT_CA" in body) == (403, True)
+    assert ask(server.port, trusting(folder, "client"), "/fast") == (200, b"fast")
+    for path in ("/", "/fast"):
+        status, body = ask(server.port, trusting(folder), path)
+        assert (status, b"VENVD_TLS_CLIENT_CA" in body) == (403, True)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
         ask(server.port, trusting(folder, "stranger"))
 

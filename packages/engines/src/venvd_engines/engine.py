@@ -260,9 +260,13 @@ class Launch:
     @property
     def url_scheme(self) -> str:
         """The scheme of the address for clients, where that is no socket."""
-        if self.type == "rpc":
-            return "grpcs" if "VENVD_TLS_CERT" in self.server_files else "grpc"
-        return "http"
+        scheme = "grpc" if self.type == "rpc" else "http"
+        return f"{scheme}s" if "VENVD_TLS_CERT" in self.server_files else scheme
+
+    @property
+    def probe_scheme(self) -> str:
+        """The scheme of the address of probes, where that is no socket: a gRPC server has a port for them, in clear."""
+        return "http" if self.type == "rpc" else self.url_scheme
 
     def make_worker_env(self, prefix: str, assemblies: str) -> dict[str, str]:
         """Make the environment variables of user code.
@@ -313,7 +317,7 @@ class LaunchRecord:
     Attributes:
         launch_id: `Launch.id`.
         url: the address for clients: `http://…`, `unix:///…`, `grpc://…`.
-        probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…` or `unix:///…`.
+        probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…`, `https://…` or `unix:///…`.
         http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
     """

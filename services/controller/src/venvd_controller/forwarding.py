@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import ssl
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from starlette.responses import Response
 
 from venvd_contract.access import ADMIN
 from venvd_contract.errors import Busy, Forbidden, Unavailable, Unimplemented
+from venvd_controller import probes
 from venvd_controller.backends import Backends
 from venvd_controller.callers import Caller
 from venvd_http.asgi import Receive, Scope, Send
@@ -154,7 +153,7 @@ class ForwardedCall(Response):
         try:
             async with (
                 # a connection for each call: a backend ends the connections of a key that is revoked
-                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=_create_tls_context()) as client,
+                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=probes.create_tls_context()) as client,
                 client.stream(scope["method"], target.url + self._path, headers=headers, content=self._body) as answer,
             ):
                 await self._answer(answer, send)
@@ -184,9 +183,3 @@ def _break_off(scope: Scope) -> None:
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is not None:
         transport.abort()
-
-
-@functools.cache
-def _create_tls_context() -> ssl.SSLContext:
-    """Create the context of all clients once: reading the certificates takes longer than a call."""
-    return ssl.create_default_context()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import socket
+import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -42,8 +44,20 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+@functools.cache
+def create_tls_context() -> ssl.SSLContext:
+    """Create what connects to backends with TLS.
+
+    It takes any certificate: they hold names for clients, and the controller reaches a backend on loopback or on a
+    network of its engine, where it asks others in clear.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
-    """Send a GET to `http://…` or `unix:///…`, and return status and body.
+    """Send a GET to `http://…`, `https://…` or `unix:///…`, and return status and body.
 
     Raises:
         Unavailable: there is no answer.
@@ -59,6 +73,9 @@ def _fetch(
     connection: http.client.HTTPConnection
     if parts.scheme == "unix":
         connection = _UnixConnection(parts.path, timeout)
+    elif parts.scheme == "https":
+        host, context = parts.hostname or "", create_tls_context()
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:

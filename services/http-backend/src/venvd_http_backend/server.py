@@ -8,13 +8,14 @@ import math
 from functools import partial
 
 from venvd_core.backend import Backend
-from venvd_http import keys
+from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
 from venvd_http.edge import create_backend_edge
 from venvd_http.environments import Environments
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
+from venvd_http.tls import Tls
 from venvd_http_backend import compat
 from venvd_http_backend.app import App
 from venvd_http_backend.commands import Commands
@@ -40,10 +41,12 @@ class HttpServer:
 
         Raises:
             Conflict: the port is taken.
+            InvalidRequest: the files of TLS cannot be used.
         """
         settings = self._settings
+        tls = None if settings.tls_files is None else Tls(settings.tls_files)
         listener = listen_tcp(settings.host, settings.port)
-        log.info("HTTP on port %d", listener.getsockname()[1])
+        log.info("%s on port %d", "HTTP" if tls is None else "HTTPS", listener.getsockname()[1])
         guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.audit.add_refusal
@@ -65,6 +68,8 @@ class HttpServer:
                 commands.admit,
                 partial(FastCall, commands),
             ),
+            tls=tls,
+            probes=probes.PATHS,
             keep_alive=KEEP_ALIVE,
             grace=math.ceil(settings.grace) + 2,
             date_header=True,

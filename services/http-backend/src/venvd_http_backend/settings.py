@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, model_validator
 
 from venvd_core.settings import BackendSettings
+from venvd_http.tls import TlsFiles, choose_files
 
 
 class HttpSettings(BackendSettings):
@@ -14,3 +17,17 @@ class HttpSettings(BackendSettings):
     """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
     open_docs: bool = True
     """Whether `/docs` and `/openapi.json` need no token."""
+    tls_cert: Path | None = None
+    """The server's certificate chain, PEM; with `tls_key`. Null serves without TLS."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM; if set, clients must show a certificate that it has signed. Probes need none."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> HttpSettings:
+        choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        return choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)

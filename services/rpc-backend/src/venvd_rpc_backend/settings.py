@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from venvd_core.settings import BackendSettings
+from venvd_http.tls import choose_files
 
 
 class RpcSettings(BackendSettings):
@@ -39,8 +40,5 @@ class RpcSettings(BackendSettings):
 
     @model_validator(mode="after")
     def _whole(self) -> RpcSettings:
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ValueError("VENVD_TLS_CERT and VENVD_TLS_KEY need each other")
-        if self.tls_client_ca and not self.tls_cert:
-            raise ValueError("VENVD_TLS_CLIENT_CA needs VENVD_TLS_CERT and VENVD_TLS_KEY")
+        choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         return self

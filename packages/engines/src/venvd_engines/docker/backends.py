@@ -264,10 +264,10 @@ class Backends:
             probe_port = inside_ports.get("http", inside_ports["main"])
             host = url_host(launch.host)
             url = f"{launch.url_scheme}://{host}:{host_ports[inside_ports['main']]}"
-            probe_url = f"http://{host}:{host_ports[probe_port]}"
+            probe_url = f"{launch.probe_scheme}://{host}:{host_ports[probe_port]}"
             http_url = probe_url if "http" in inside_ports else None
             if self._client.settings.docker_network:
-                probe_url = f"http://{labels.part_name(launch.id, labels.SERVER)}:{probe_port}"
+                probe_url = f"{launch.probe_scheme}://{labels.part_name(launch.id, labels.SERVER)}:{probe_port}"
         return LaunchRecord(
             engine="docker",
             launch_id=launch.id,

@@ -25,7 +25,7 @@ from venvd_engines.docker.client import DockerClient
 from venvd_engines.engine import Progress
 
 PREFIX = "/opt/venv"
-LAYOUT = 1
+LAYOUT = 2
 """Increased when equal sources give another image than before."""
 
 BUILD_REQUIREMENTS = "requirements/build.txt"
@@ -33,17 +33,22 @@ _SOURCES = f"{SCRATCH}/sources"
 _BUILD_ENV = f"{SCRATCH}/build"
 _LOCKS = Path("/tmp")  # noqa: S108 - homes of several users share server images, and all can write here
 _HEALTH = """
-import http.client, socket, sys
+import http.client, os, socket, sys
 kind, _, place = sys.argv[1].partition(":")
 connection = http.client.HTTPConnection("localhost")
-connection.sock = socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX)
+connection.sock = socket.socket(socket.AF_UNIX if kind == "path" else socket.AF_INET)
 connection.sock.settimeout(4)
-connection.sock.connect(("127.0.0.1", int(place)) if kind == "port" else place)
+connection.sock.connect(place if kind == "path" else ("127.0.0.1", int(place)))
+if kind == "tls" and os.environ.get("VENVD_TLS_CERT"):
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection.sock = context.wrap_socket(connection.sock)
 connection.request("GET", "/livez")
 sys.exit(connection.getresponse().status != 200)
 """
-_PROBED = {"http": "port:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock"}
-"""Where the server of each type answers `/livez` in its container."""
+_PROBED = {"http": "tls:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock"}
+"""Where the server of each type answers `/livez` in its container; `tls` speaks it if the server has a certificate."""
 
 _EXCLUDED = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")

@@ -107,7 +107,7 @@ class Backends:
         host = f"{launch.name}.{self._cluster.namespace}.svc"
         reached = host if os.environ.get("KUBERNETES_SERVICE_HOST") else service.spec.clusterIP
         ports = {port.name: port.port for port in service.spec.ports}
-        probe_url = f"http://{reached}:{ports.get('http', ports['main'])}"
+        probe_url = f"{launch.probe_scheme}://{reached}:{ports.get('http', ports['main'])}"
         return LaunchRecord(
             engine="kubernetes",
             launch_id=launch.id,

@@ -171,7 +171,7 @@ def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | Non
         raise InvalidRequest(f"the backend {launch.name} has neither a port nor a directory of sockets")
     host = url_host(launch.host)
     probed = chosen.get("http", chosen["main"])
-    return f"{launch.url_scheme}://{host}:{chosen['main']}", f"http://{host}:{probed}"
+    return f"{launch.url_scheme}://{host}:{chosen['main']}", f"{launch.probe_scheme}://{host}:{probed}"
 
 
 def _make_link(link: Path, socket: Path) -> None:
