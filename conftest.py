@@ -31,22 +31,22 @@ What a session does is the same behind each transport, and what a transport does
 `make test-long` runs the other places.
 """
 SLOWEST = (
+    "tests/attacks",
+    "tests/engines",
+    "tests/e2e",
     "packages/client",
     "tests/venvs",
     "packages/worker",
-    "tests/engines",
     "tests/wire",
     "tests/preload",
     "tests/compat",
     "tests/sdk",
-    "tests/e2e",
     "tests/faults",
     "tests/monitoring",
     "tests/conformance",
     "tests/dotnet",
     "packages/engines",
     "tests/isolation",
-    "tests/attacks",
     "tests/harm",
 )
 """Suites that come first, by the time that a run spends in them: no worker is left with a long one at the end."""

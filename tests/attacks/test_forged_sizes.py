@@ -38,13 +38,12 @@ select.select([], [], [], 60)
 HANDLE = {"handleId": "a"}
 REPLIES = {
     "45 MB of handles": ("handles", {}, """b'"result":{"handles":[' + b'{},' * 15_000_000 + b'{}]}'"""),
-    "20 MB of handles": ("handles", {}, """b'"result":{"handles":[' + b'{},' * 6_500_000 + b'{}]}'"""),
     "20 MB of displays": ("exec", {"code": "1"}, """b'"result":{"display":[' + b'{},' * 6_500_000 + b'{}]}'"""),
     "20 MB of fields": (
         "eval", {"expression": "1"}, """b'"result":{' + b','.join(b'"%x":0' % n for n in range(1_900_000)) + b'}'"""
     ),
     "20 MB of numbers": ("tofloatarray", HANDLE, """b'"result":[' + b'0.1,' * 5_000_000 + b'1]'"""),
-    "20 MB of rows": ("tofloatarray2d", HANDLE, """b'"result":[' + b'[],' * 6_500_000 + b'[1]]'"""),
+    "8 MB of rows": ("tofloatarray2d", HANDLE, """b'"result":[' + b'[],' * 2_600_000 + b'[1]]'"""),
     "20 MB of attachments": ("ping", {}, """b'"result":{},"attachments":[' + b'0,' * 10_000_000 + b'1]'"""),
     "20 MB of traceback": (
         "eval", {"expression": "1"},
@@ -80,11 +79,11 @@ EVENTS = {
         """say(b'{"id":%d,"event":"display","data":[' % number); say(b'{},' * 6_500_000); say(b'1]}\\n')"""
     ),
     "many of a byte": """line = b'{"id":%d,"event":"stdout","data":"x"}\\n' % number
-for _ in range(1_000): say(line * 1_000)""",
+for _ in range(300): say(line * 1_000)""",
     "many of none": """line = b'{"id":%d,"event":"stdout","data":""}\\n' % number
-for _ in range(1_000): say(line * 1_000)""",
+for _ in range(300): say(line * 1_000)""",
     "many of no call": """line = b'{"id":987654321,"event":"stdout","data":""}\\n'
-for _ in range(1_000): say(line * 1_000)""",
+for _ in range(300): say(line * 1_000)""",
 }
 
 
