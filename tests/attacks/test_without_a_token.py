@@ -16,11 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import http2
 from harness.attacks import Target, started
 from harness.door import Door, Raw
-from harness.stack import Stack
+from harness.stack import Stack, fetch
 
 from venvd_contract.errors import Unauthenticated
 
-SETTINGS = {"VENVD_ACCEPT_TIMEOUT": "10", "VENVD_GRACE": "0.5"}
+SETTINGS = {"VENVD_ACCEPT_TIMEOUT": "10", "VENVD_GRACE": "0.5", "VENVD_MAX_WRONG_TOKENS": "2"}
 MIB = 1 << 20
 CROWD = 1100
 
@@ -106,16 +106,37 @@ def test_a_long_line_with_a_token(hasty: Target) -> None:
 
 def test_guesses_take_time(hasty: Target) -> None:
     """A client tries wrong tokens on one connection: each refusal is held back, and the right token works beside it."""
+    assert guess_tokens(hasty, 2) >= 1
+    hasty.serves()
+
+
+def test_many_guesses_take_longer(hasty: Target) -> None:
+    """A client tries one wrong token after the other: each refusal takes longer and is counted, right tokens do not."""
+    before = count_refusals(hasty)
+    assert guess_tokens(hasty, 5) >= 0.5 + 0.5 + 1 + 0.5 + 0.5  # a new minute may begin among them
+    assert count_refusals(hasty) >= before + 5
+    hasty.serves()
+
+
+def guess_tokens(target: Target, number: int) -> float:
+    """Send wrong tokens one after the other; return the seconds until the last was refused."""
     began = time.monotonic()
-    for _ in range(2):
+    for _ in range(number):
         with (
-            hasty.caller() as call,
+            target.caller() as call,
             contextlib.closing(call.with_token(secrets.token_hex())) as guess,
             pytest.raises(Unauthenticated, match="not one that this backend accepts"),
         ):
             guess("session.list", {})
-    assert time.monotonic() - began >= 1
-    hasty.serves()
+    return time.monotonic() - began
+
+
+def count_refusals(target: Target) -> int:
+    """Return how many wrong and missing tokens the server has counted."""
+    _, text = fetch(target.running.record.probe_url, "/metrics", target.running.token)
+    lines = [line for line in text.decode().splitlines() if line.startswith("venvd_refused_requests_total{")]
+    assert len(lines) == 8
+    return int(sum(float(line.split()[-1]) for line in lines if 'code="unauthenticated"' in line))
 
 
 @pytest.mark.parametrize("hasty", ["rpc"], indirect=True)

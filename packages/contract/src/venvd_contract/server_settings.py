@@ -89,6 +89,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("accept_timeout", "float", above=0, most=3600),
     ServerSetting("max_unaccepted", "int", least=1, most=1024),
     ServerSetting("unaccepted_bytes", "int", least=4096, most=1 << 30),
+    ServerSetting("max_wrong_tokens", "int", least=1, most=1_000_000),
     ServerSetting("socket_mode", "mode", ("pipe",), least=0, most=0o777),
     ServerSetting("socket_owner", "int", ("pipe",), least=0),
     ServerSetting("socket_group", "int", ("pipe",), least=0),

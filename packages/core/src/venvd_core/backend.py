@@ -346,6 +346,12 @@ class Backend:
         if self._pool is not None:
             self._pool.stop_calls_of(key)
 
+    def refuse_token(self, key: str | None, peer: str, error: VenvdError) -> None:
+        """Note that a token was refused, for the audit log and the metrics; `key` is its name if that is known."""
+        self.audit.add_refusal(key, peer, error)
+        if self._pool is not None:
+            self._pool.metrics.record_refused_token(error.code, peer)
+
     # ---- readiness and metrics
 
     def ready(self) -> dict[str, str]:

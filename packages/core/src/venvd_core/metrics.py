@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from venvd_contract.commands import ATTACH, COMMANDS, STREAMED
 from venvd_contract.errors import Internal, VenvdError
+from venvd_contract.internal.audit import REFUSALS, classify_peer
 from venvd_core import logs
 from venvd_core.callers import Caller, name_caller
 from venvd_core.calls import Call
@@ -108,6 +109,8 @@ class Metrics:
         self.direct_bytes_out = 0
         self.egress_refused: Counter[str] = Counter(dict.fromkeys(("destination", "address", "unreachable"), 0))
         """Connections that the broker of the network refused, by reason."""
+        self.refused_tokens: Counter[tuple[str, str]] = Counter(dict.fromkeys(REFUSALS, 0))
+        """Requests by the code of their refusal and the kind of their peer."""
         self._every_call = logs.logs_every_call()
 
     def record_call(
@@ -154,6 +157,10 @@ class Metrics:
         self.tallies[command].outcomes[error.code] += 1
         logs.log_call(command, error.code, key=name_caller(caller), error=error)
 
+    def record_refused_token(self, code: str, peer: str) -> None:
+        """Count a request whose token was missing, wrong or not enough."""
+        self.refused_tokens[code, classify_peer(peer)] += 1
+
     def record_attach(self) -> None:
         """Count a connection that was handed to a session; its duration is not measured."""
         self.tallies[ATTACH].outcomes["ok"] += 1
@@ -188,6 +195,7 @@ class Exposition(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._collect_counters()
         yield from self._collect_direct()
+        yield from self._collect_refusals()
         yield from self._collect_egress()
         yield from self._collect_gauges(self._gauges.gauges())
 
@@ -216,6 +224,14 @@ class Exposition(Collector):
         yield CounterMetricFamily(
             "venvd_response_bytes", "Bytes of results and attachments sent.", value=metrics.bytes_out
         )
+
+    def _collect_refusals(self) -> Iterable[Metric]:
+        refused = CounterMetricFamily(
+            "venvd_refused_requests", "Requests whose token was missing, wrong or not enough.", labels=("code", "peer")
+        )
+        for labels, count in self._metrics.refused_tokens.items():
+            refused.add_metric(labels, count)
+        yield refused
 
     def _collect_egress(self) -> Iterable[Metric]:
         refused = CounterMetricFamily(

@@ -53,6 +53,8 @@ class BackendSettings(BaseSettings):
     """Connections of one peer without such a request."""
     unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
     """That such a connection may hold of a request."""
+    max_wrong_tokens: int = Field(default=30, ge=1, le=1_000_000)
+    """Of one peer within a minute, before their refusals are held back for longer each time."""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
     controller_socket: Path | None = None

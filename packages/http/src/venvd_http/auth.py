@@ -13,13 +13,12 @@ import msgspec
 
 from venvd_contract.errors import Forbidden, Unauthenticated, VenvdError
 from venvd_http.asgi import Scope
+from venvd_http.guesses import USUAL_SECONDS, Guesses
 
 _log = logging.getLogger("venvd.access")
 
 USE = "use"
 METRICS = "metrics"
-WRONG_TOKEN_SECONDS = 0.5
-"""How long the refusal of a wrong token is held back."""
 
 
 def bearer_token(header: bytes) -> str | None:
@@ -117,13 +116,19 @@ class OwnToken(Key):
 
 
 class WrongToken(Unauthenticated):
-    """A token that is unknown or has ended. Its refusal is delayed, so that guesses cost time."""
+    """A token that is unknown or has ended. Its refusal is delayed, so that guesses cost time.
+
+    Attributes:
+        delay: seconds.
+    """
+
+    delay: float = USUAL_SECONDS
 
 
 async def hold_back(error: BaseException) -> None:
     """Wait before a wrong token is refused; other errors are answered at once."""
     if isinstance(error, WrongToken):
-        await asyncio.sleep(WRONG_TOKEN_SECONDS)
+        await asyncio.sleep(error.delay)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -150,6 +155,7 @@ class TokenGuard:
         metrics_token_sha256: hexadecimal; empty is none.
         server: what the messages call the server.
         name: what logs call the server's own token.
+        guesses: counts refusals, and delays those of wrong tokens.
 
     Attributes:
         refresh_keys: called before an unknown token is refused: it may be that of a key which was made a moment ago.
@@ -163,11 +169,13 @@ class TokenGuard:
         metrics_token_sha256: str = "",
         server: str = "this backend",
         name: str = "backend",
+        guesses: Guesses | None = None,
     ) -> None:
         self._own = bytes.fromhex(token_sha256)
         """The digest of the own token, as long as the keys hold none."""
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
         self._server = server
+        self._guesses = guesses or Guesses()
         self._name = name
         self._keys: dict[bytes, Key] = {self._own: OwnToken(name, self._own)} if self._own else {}
         self._accepted = b""
@@ -293,8 +301,12 @@ class TokenGuard:
 
     def _refuse(self, error: VenvdError, key: str | None, peer: str, described: str = "") -> VenvdError:
         """Report that a token was refused, and return the error; `described` stands for a key without a name."""
-        fields = {"key": key or described, "client": peer or None}
-        _log.warning("a token was refused: %s", error.message, extra={"fields": fields})
+        verdict = self._guesses.note(peer, wrong=isinstance(error, WrongToken))
+        if isinstance(error, WrongToken):
+            error.delay = verdict.delay
+        if verdict.logged:
+            fields = {"key": key or described, "client": peer or None, "refusals": verdict.count}
+            _log.warning("a token was refused: %s", error.message, extra={"fields": fields})
         if self.on_refusal is not None:
             self.on_refusal(key, peer, error)
         return error

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from venvd_contract.errors import InvalidRequest, TooLarge, Unavailable, VenvdError
 from venvd_http.admission import count_unread, name_peer
 from venvd_http.asgi import Scope, encode
-from venvd_http.auth import WRONG_TOKEN_SECONDS, Key, WrongToken
+from venvd_http.auth import Key, WrongToken
 from venvd_http.edge import Edge
 from venvd_http.flow import Flow, UnreadTimer
 from venvd_http.heads import Head, HeadCache
@@ -353,7 +353,7 @@ class Connection(HttpToolsProtocol):
         exchange = self.cycle = self._exchange = self.fast_path.exchange(self, keep_alive)  # type: ignore[assignment]
         if refusal is not None:
             if isinstance(refusal, WrongToken):
-                self.loop.call_later(WRONG_TOKEN_SECONDS, exchange.refuse, refusal)
+                self.loop.call_later(refusal.delay, exchange.refuse, refusal)
             else:
                 exchange.refuse(refusal)
             return

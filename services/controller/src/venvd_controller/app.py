@@ -57,7 +57,13 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_middleware(_WithDocs)
     app.add_middleware(BodyLimit, limit=settings.max_body, stall_timeout=settings.stall_timeout)
     app.add_middleware(AuditTrail, audit=controller.audit)
-    app.add_middleware(auth.Guard, keys=controller.keys, audit=controller.audit, open_docs=settings.open_docs)
+    app.add_middleware(
+        auth.Guard,
+        keys=controller.keys,
+        audit=controller.audit,
+        open_docs=settings.open_docs,
+        max_wrong_tokens=settings.max_wrong_tokens,
+    )
     page = read_page() if settings.page else {}
     app.add_middleware(WebPage, answers=page)
     app.add_middleware(RequestLog, quiet=_QUIET | page.keys())

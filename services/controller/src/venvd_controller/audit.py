@@ -19,7 +19,7 @@ from sqlalchemy import delete, func, select, update
 
 from venvd_contract.access import AuditEntry
 from venvd_contract.errors import BY_CODE, Internal
-from venvd_contract.internal.audit import REFUSED, ServerEvents
+from venvd_contract.internal.audit import REFUSED, ServerEvents, classify_peer
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.audit_merging import Budget, Line, MergedLines, Row
 from venvd_controller.clock import format_time, now
@@ -63,7 +63,7 @@ class AuditLog:
         self._event_lines = Budget(_EVENT_LINES)
         self._lock = threading.Lock()
         self._pruned_at = 0.0
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
 
     def write(
         self,
@@ -88,7 +88,7 @@ class AuditLog:
     def count_refusal(self, key: str | None, peer: str, method: str, target: str, status: int, code: str) -> None:
         """Count a refusal. The next turn of the loop writes it, unless it wrote one of this peer in the last minute."""
         with self._lock:
-            self.refused[code] += 1
+            self.refused[code, classify_peer(peer)] += 1
         self._merged.add(_create_row(key, peer, method, target, status, code))
 
     def write_events(self, backend: str, before: str | None, events: ServerEvents) -> None:

@@ -14,8 +14,9 @@ from venvd_controller.callers import Caller
 from venvd_controller.keys import Keys
 from venvd_http import docs
 from venvd_http.asgi import ASGIApp, Receive, Scope, Send, describe_peer
-from venvd_http.auth import bearer_token
+from venvd_http.auth import WrongToken, bearer_token
 from venvd_http.connection import accept
+from venvd_http.guesses import Guesses
 from venvd_http.problems import refuse
 
 OPEN = frozenset({"/livez", "/readyz", "/health"})
@@ -29,20 +30,22 @@ class Guard:
     The documentation needs none if it is open. Else browsers, which show it, ask for a password: the token.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog, *, open_docs: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog, *, open_docs: bool, max_wrong_tokens: int) -> None:
         self._app = app
         self._open = OPEN | docs.PATHS if open_docs else OPEN
         self._keys = keys
         self._audit = audit
+        self._guesses = Guesses(max_wrong_tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._open:
             try:
                 caller = await self._identify(scope)
             except VenvdError as error:
-                self._audit.count_refusal(
-                    None, describe_peer(scope), scope["method"], scope["path"], error.http_status, error.code
-                )
+                peer = describe_peer(scope)
+                self._audit.count_refusal(None, peer, scope["method"], scope["path"], error.http_status, error.code)
+                if isinstance(error, WrongToken):
+                    error.delay = self._guesses.note(peer, wrong=True).delay
                 scheme = b"Basic" if scope["path"] in docs.PATHS else b"Bearer"
                 await refuse(send, error, challenge=scheme + b' realm="venvd"')
                 return

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from venvd_contract.internal.audit import REFUSALS
 from venvd_contract.resources import BACKEND_TYPES
 from venvd_controller import __version__, backends, runtimes, venvs
 from venvd_controller.audit import AuditLog
@@ -52,10 +53,10 @@ class _Collector(Collector):
         yield from self._collect_state()
         yield from self._collect_loop()
         refused = CounterMetricFamily(
-            "venvd_refused_requests", "Requests whose token was missing, unknown or not enough.", labels=["code"]
+            "venvd_refused_requests", "Requests whose token was missing, wrong or not enough.", labels=["code", "peer"]
         )
-        for code in ("unauthenticated", "forbidden"):
-            refused.add_metric([code], self._sources.audit.refused[code])
+        for labels in REFUSALS:
+            refused.add_metric(labels, self._sources.audit.refused[labels])
         yield refused
         build = GaugeMetricFamily(
             "venvd_controller_build_info",

@@ -198,6 +198,8 @@ class Settings(BaseSettings):
     """Connections of one peer without such a request."""
     unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
     """Size of what such a connection may hold of a request."""
+    max_wrong_tokens: int = Field(default=30, ge=1, le=1_000_000)
+    """Wrong tokens of one peer within a minute, before their refusals are held back for longer each time."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
     """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
     tls_cert: Path | None = None

@@ -13,6 +13,7 @@ from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
 from venvd_http.edge import create_backend_edge
 from venvd_http.environments import Environments
+from venvd_http.guesses import Guesses
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 from venvd_http.tls import Tls
@@ -47,9 +48,14 @@ class HttpServer:
         tls = None if settings.tls_files is None else Tls(settings.tls_files)
         listener = listen_tcp(settings.host, settings.port)
         log.info("%s on port %d", "HTTP" if tls is None else "HTTPS", listener.getsockname()[1])
-        guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        guard = TokenGuard(
+            settings.token_sha256,
+            settings.metrics_token_sha256,
+            name=f"backend:{settings.name}",
+            guesses=Guesses(settings.max_wrong_tokens),
+        )
         guard.on_key_end = self._backend.end_key
-        guard.on_refusal = self._backend.audit.add_refusal
+        guard.on_refusal = self._backend.refuse_token
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
         commands = Commands(self._backend, guard, settings)

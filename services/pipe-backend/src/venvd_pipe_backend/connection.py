@@ -13,7 +13,7 @@ from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Call, Reply
 from venvd_http.admission import count_unread
-from venvd_http.auth import WRONG_TOKEN_SECONDS, Caller, WrongToken
+from venvd_http.auth import Caller, WrongToken
 from venvd_pipe_backend import arrays, compat, handover, peers
 from venvd_pipe_backend.host import Host
 from venvd_pipe_backend.messages import SMALL, Gate, MalformedError, Message, Reader, decode
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
 
         self._delayed = True
         self._pause_reading()
-        self._loop.call_later(WRONG_TOKEN_SECONDS, answer)
+        self._loop.call_later(error.delay, answer)
 
     def _use(self, caller: Caller) -> None:
         """Tie the connection to the key that its client sent last."""

@@ -16,6 +16,7 @@ from venvd_http.admission import Admission
 from venvd_http.auth import TokenGuard
 from venvd_http.edge import create_backend_edge, read_limits
 from venvd_http.environments import Environments
+from venvd_http.guesses import Guesses
 from venvd_http.listening import BACKLOG, listen_unix, remove_name
 from venvd_http.server import create_server
 from venvd_pipe_backend import peers
@@ -37,9 +38,14 @@ class PipeServer:
     def __init__(self, backend: Backend, settings: PipeSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.guard = TokenGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        self.guard = TokenGuard(
+            settings.token_sha256,
+            settings.metrics_token_sha256,
+            name=f"backend:{settings.name}",
+            guesses=Guesses(settings.max_wrong_tokens),
+        )
         self.guard.on_key_end = backend.end_key
-        self.guard.on_refusal = backend.audit.add_refusal
+        self.guard.on_refusal = backend.refuse_token
         self.held = 0
         self.admission = Admission(read_limits(settings))
         self._pipe_path = settings.socket_dir / PIPE

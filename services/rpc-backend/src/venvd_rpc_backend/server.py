@@ -13,6 +13,7 @@ from venvd_core.backend import Backend
 from venvd_http import keys, probes
 from venvd_http.edge import create_backend_edge, read_limits
 from venvd_http.environments import Environments
+from venvd_http.guesses import Guesses
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 from venvd_rpc_backend import probes as grpc_probes
@@ -74,9 +75,14 @@ class RpcServer:
         listener = listen_tcp(settings.host, settings.http_port)
         self.http_port = listener.getsockname()[1]
         self._server = grpc.aio.server(options=channel_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        guard = PeerGuard(settings.token_sha256, settings.metrics_token_sha256, name=f"backend:{settings.name}")
+        guard = PeerGuard(
+            settings.token_sha256,
+            settings.metrics_token_sha256,
+            name=f"backend:{settings.name}",
+            guesses=Guesses(settings.max_wrong_tokens),
+        )
         guard.on_key_end = self._backend.end_key
-        guard.on_refusal = self._backend.audit.add_refusal
+        guard.on_refusal = self._backend.refuse_token
         entrance = Entrance(guard, read_limits(settings))
         self._watching_keys = keys.watch(settings.keys_file, guard)
         self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)

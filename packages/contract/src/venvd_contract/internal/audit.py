@@ -6,6 +6,7 @@ nothing where nothing is new. What it asks for the server may forget.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import List, Optional
 
@@ -16,6 +17,24 @@ REFUSED = "token.refuse"
 KEY_ENDED = "key.end"
 SESSION_ENDED = "session.end"
 """A session that was idle for too long; `session.create`, `session.reset` and `session.delete` are commands."""
+
+
+PEERS = ("loopback", "private", "public", "socket")
+"""The kinds of peers; a label of metrics has few values, and the audit log has the addresses."""
+REFUSALS = tuple((code, peer) for code in ("unauthenticated", "forbidden") for peer in PEERS)
+"""The labels of the metric that counts refused tokens."""
+
+
+def classify_peer(peer: str) -> str:
+    """Return the kind of a peer: that of its address, or `socket` where it has none."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return "socket"
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return "loopback"
+    return "private" if address.is_private or address.is_link_local else "public"
 
 
 @dataclass
