@@ -19,6 +19,8 @@ from venvd_http.origin import BrowserGuard, find
 from venvd_http.problems import refuse
 from venvd_http.tls import Handshake, Tls, has_client_certificate
 
+_DATE_SECONDS = 1.0
+
 
 class _FromBrowsers:
     """ASGI middleware: it refuses what the guard refuses, before the application sees the request."""
@@ -55,7 +57,7 @@ class _WithCertificates:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server with hooks.
+    """A uvicorn server with hooks. It sleeps while it has nothing to do; uvicorn's own looks ten times a second.
 
     Args:
         on_start: called once the server accepts connections.
@@ -63,6 +65,9 @@ class Server(uvicorn.Server):
         signals: whether SIGINT and SIGTERM end the server; without it `should_exit` does.
         tls: of TCP connections; Unix sockets have none.
     """
+
+    _should_exit = False
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
         self,
@@ -80,7 +85,25 @@ class Server(uvicorn.Server):
         self._tls = tls
         self._on_start = on_start
         self._on_stop = on_stop
+        self._exit = asyncio.Event()
         self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether the server is to end. Any thread and any signal handler may set it."""
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._should_exit = value
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._exit.set)
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):  # sets the headers of all responses, one of which may have the time
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exit.wait(), _DATE_SECONDS if self.config.date_header else None)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

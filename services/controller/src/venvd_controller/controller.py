@@ -142,8 +142,9 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
     pruner = Pruner(engine, images, auto_venvs)
-    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, images.remove_expired, pruner.remove_outdated]
-    reconciler.chores += [auto_venvs.delete_expired, keys.write_uses, keys.reload, audit.write_merged, audit.prune]
+    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, pruner.remove_outdated]
+    reconciler.chores += [keys.write_uses, keys.reload, audit.write_merged, audit.prune]
+    reconciler.rare_chores += [images.remove_expired, auto_venvs.delete_expired]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(

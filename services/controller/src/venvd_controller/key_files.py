@@ -13,7 +13,7 @@ from venvd_engines.engine import Engine, LaunchRecord
 
 log = logging.getLogger("venvd.controller")
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 3.0
 """Seconds between two looks for backends whose file is not as it should be; a change of the keys comes at once."""
 _REPAIR_SECONDS = 30.0
 """Seconds after which a file is written again, whatever became of it."""

@@ -28,6 +28,7 @@ _UNREADY_SECONDS = 3.0
 """A backend that is not ready for this long becomes unhealthy."""
 _SILENT_SECONDS = 60.0
 """A backend whose server answers no probe for this long is replaced."""
+_RARE_INTERVALS = 15
 _STABLE_SECONDS = 60.0
 """A backend that ends after this long is restarted at once, without a delay."""
 
@@ -37,6 +38,7 @@ class Reconciler:
 
     Attributes:
         chores: functions that each complete turn calls at its end.
+        rare_chores: the same, called once in `_RARE_INTERVALS`.
         last_turn: Unix time of the last complete turn, 0 before the first.
         errors: how many turns, chores and pieces of work for one backend failed.
         engine_error: why the last turn could not read the states; None if it could.
@@ -58,6 +60,8 @@ class Reconciler:
         self._interval = interval
         self._grace = grace
         self.chores: list[Callable[[], None]] = []
+        self.rare_chores: list[Callable[[], None]] = []
+        self._rare_chores_at = 0.0
         self.last_turn = 0.0
         self.errors = 0
         self.engine_error: str | None = None
@@ -111,6 +115,10 @@ class Reconciler:
         self.engine_error = None
         for chore in self.chores:
             self._run_chore(chore)
+        if time.monotonic() >= self._rare_chores_at:
+            self._rare_chores_at = time.monotonic() + _RARE_INTERVALS * self._interval
+            for chore in self.rare_chores:
+                self._run_chore(chore)
         self.last_turn = time.time()
 
     def _run_chore(self, chore: Callable[[], None]) -> None:
