@@ -186,7 +186,8 @@ def test_a_new_key_is_accepted_at_once(guard: TokenGuard, tmp_path: Path) -> Non
 
 
 def own(token: str, expires_at: float | None = None) -> OwnToken:
-    return OwnToken("backend:demo", digest(token), expires_at=expires_at)
+    name = "backend:demo" if expires_at is None else "backend:demo (older)"
+    return OwnToken(name, digest(token), expires_at=expires_at)
 
 
 def test_a_rotated_token_ends_with_its_overlap() -> None:

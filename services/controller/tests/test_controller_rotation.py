@@ -67,10 +67,12 @@ def test_a_rotation_reaches_the_running_server(testbed: Any, token: str) -> None
 
 
 def test_the_controller_takes_an_older_token_until_its_end(testbed: Any, token: str) -> None:
-    """During the overlap both tokens are the backend's; then the refusal says that the token was rotated."""
+    """During the overlap both tokens are the backend's, each with a name; then the refusal says that it was rotated."""
     keys = testbed.controller.keys
     second = rotate(testbed)["token"]
-    assert {keys.identify(each).name for each in (token, second)} == {f"backend:{NAME}"}
+    assert [keys.identify(each).name for each in (token, second)] == [f"backend:{NAME} (older)", f"backend:{NAME}"]
+    names = {each["name"] for each in json.loads(testbed.engine.find_backend(NAME).keys)["tokens"]}
+    assert names == {f"backend:{NAME} (older)", f"backend:{NAME}"}
     third = rotate(testbed, overlap=0)["token"]
     for each in (token, second):
         with pytest.raises(Unauthenticated, match="was rotated"):

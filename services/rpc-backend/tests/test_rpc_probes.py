@@ -6,6 +6,7 @@ import json
 import select
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from harness.certificates import make_authority, make_certificate
 from harness.ports import free_port
 
 from venvd_proto.v1 import python_service_pb2 as pb
@@ -103,24 +105,15 @@ def test_reflection_needs_the_token(server: Server) -> None:
 # ---- TLS -------------------------------------------------------------------------------------------------------
 
 
-def openssl(*words: str) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and a server and a client that it signed."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.pem", "-subj", "/CN=authority")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    make_authority(folder)
     for name in ("server", "client"):
-        request = f"{folder}/{name}.csr"
-        openssl("req", *key, "-keyout", f"{folder}/{name}.key", "-out", request, "-subj", f"/CN={name}")
-        signing = ("-CA", f"{folder}/ca.pem", "-CAkey", f"{folder}/ca.key", "-CAcreateserial")
-        openssl("x509", "-req", "-in", request, *signing, "-extfile", f"{folder}/names", "-out", f"{folder}/{name}.pem")
+        make_certificate(folder, name)
     return folder
 
 
@@ -146,6 +139,30 @@ def test_tls_with_certificates_of_clients(start: Start, certificates: Path) -> N
                 call(b"")
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
             channel.close()
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate(start: Start, certificates: Path, tmp_path: Path) -> None:
+    """New connections get a new certificate; broken files leave the old one in use."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def install(name: str, *paths: Path) -> None:
+        for path in paths:
+            shutil.copy(certificates / f"{name}.{'pem' if path is cert else 'key'}", path)
+
+    install("server", cert, key)
+    root = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
+    with start(credentials=root, VENVD_TLS_CERT=str(cert), VENVD_TLS_KEY=str(key)) as server:
+
+        def read_shown() -> str:
+            return ssl.get_server_certificate(("localhost", server.port), timeout=60).strip()
+
+        assert read_shown() in (certificates / "server.pem").read_text()
+        install("client", key)
+        assert read_shown() in (certificates / "server.pem").read_text()
+        install("client", cert)
+        assert read_shown() in (certificates / "client.pem").read_text()
+        assert server.python.Health(pb.HealthRequest()).status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class OwnToken(Key):
 
     def error(self) -> WrongToken:
         """Make the error that says how to get the new token."""
-        name = self.name.removeprefix("backend:")
+        name = self.name.removeprefix("backend:").partition(" ")[0]
         return WrongToken(
             f'this token of the backend "{name}" was rotated and has ended: an operator reads the new one with '
             f"`venvd backend token {name}`, or as `token` of GET /v1/backends/{name} of the controller"

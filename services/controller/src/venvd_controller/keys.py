@@ -94,7 +94,7 @@ class Keys:
                 scope = "use" if use else METRICS
                 entries.append({"name": key.name, "sha256": key.sha256, "scope": scope, "expiresAt": key.expires_at})
         tokens = [
-            {"name": f"backend:{row.name}", "sha256": digest, "expiresAt": end}
+            {"name": _name_token(row.name, end), "sha256": digest, "expiresAt": end}
             for digest, end in self._backends.list_tokens(row)
         ]
         return json.dumps({"keys": entries, "tokens": tokens}).encode()
@@ -171,7 +171,7 @@ class Keys:
         owner = self._backends.find_token_owner(digest) if token.startswith(BACKEND_PREFIX) else None
         if owner is None:
             raise WrongToken("the token is not one that this controller accepts")
-        name = f"backend:{owner.backend}"
+        name = _name_token(owner.backend, owner.source.expiresAt if owner.source else None)
         if owner.manages:
             title = f'the backend "{owner.backend}", which manages venvs,'
             return Caller(name, title, tuple(VENV + each for each in owner.manages))
@@ -234,3 +234,8 @@ def _parse_expiry(text: str) -> str:
     if moment <= datetime.now(UTC):
         raise InvalidRequest(f"expiresAt: {text[:80]} is past")
     return format_time(moment)
+
+
+def _name_token(backend: str, end: str | None) -> str:
+    """Return what logs and the audit log call a token of a backend: those before a rotation have an end."""
+    return f"backend:{backend}" if end is None else f"backend:{backend} (older)"

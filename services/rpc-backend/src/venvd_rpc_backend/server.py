@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import grpc
 
-from venvd_contract.errors import Conflict, InvalidRequest
+from venvd_contract.errors import Conflict
 from venvd_core.backend import Backend
 from venvd_http import keys, probes
 from venvd_http.edge import create_backend_edge, read_limits
@@ -22,6 +21,7 @@ from venvd_rpc_backend.calls import Calls
 from venvd_rpc_backend.compat import http as old_http
 from venvd_rpc_backend.compat import service as old_service
 from venvd_rpc_backend.context import PeerGuard
+from venvd_rpc_backend.credentials import Certificates
 from venvd_rpc_backend.entrance import Entrance
 from venvd_rpc_backend.methods import SERVICES
 from venvd_rpc_backend.operations import Operations
@@ -111,9 +111,9 @@ class RpcServer:
         settings = self._settings
         address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
         try:
-            if settings.tls_cert is None:
+            if settings.tls_files is None:
                 return int(self._server.add_insecure_port(address))
-            return int(self._server.add_secure_port(address, load_credentials(settings)))
+            return int(self._server.add_secure_port(address, Certificates(settings.tls_files).create_credentials()))
         except RuntimeError as error:
             raise Conflict(f"{address} cannot be listened on: {error}") from None
 
@@ -127,19 +127,3 @@ class RpcServer:
             self._watching_keys.cancel()
         self._http.should_exit = True
         await asyncio.wait({self._updating_health, self._watching_connections, self._serving_http})
-
-
-def load_credentials(settings: RpcSettings) -> Any:
-    """Load the server's certificate and, where clients need one, the authority that must have signed theirs.
-
-    Raises:
-        InvalidRequest: a file cannot be read.
-    """
-    if settings.tls_key is None or settings.tls_cert is None:
-        raise InvalidRequest("VENVD_TLS_KEY and VENVD_TLS_CERT are needed")
-    try:
-        pair = settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
-        client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    except OSError as error:
-        raise InvalidRequest(f"VENVD_TLS_…: {error}") from None
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from venvd_core.settings import BackendSettings
-from venvd_http.tls import choose_files
+from venvd_http.tls import TlsFiles, choose_files
 
 
 class RpcSettings(BackendSettings):
@@ -42,3 +42,7 @@ class RpcSettings(BackendSettings):
     def _whole(self) -> RpcSettings:
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        return choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
