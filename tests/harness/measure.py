@@ -16,6 +16,8 @@ RESERVE = ("venvd-zygote", "venvd-spare")
 """Names of processes that are no sessions."""
 RESERVES = 3
 """The zygote and its spare forks."""
+SETTLED_READINGS = 20
+"""Readings in a row, each a moment after the one before, that show the same: a fork that is being prepared is done."""
 SPARE_THREADS = 4
 """Of pools that grow to a size of their own and stay there."""
 
@@ -75,18 +77,29 @@ def held(pids: list[int]) -> Held:
 
 
 def settled(processes: Parts, sessions: int) -> dict[str, Held]:
-    """What is held once no sessions but so many are left, and zygote and spare forks are there."""
+    """What is held once no sessions but so many are left, zygote and spare forks are there, and nothing changes."""
     found = processes.held()
+    unchanged = 0
 
     def settles() -> bool:
-        nonlocal found
-        found = processes.held()
-        return found["sessions"].processes == sessions and found["zygote"].processes == RESERVES
+        nonlocal found, unchanged
+        before, found = found, processes.held()
+        unchanged = unchanged + 1 if _are_alike(before, found) else 0
+        there = found["sessions"].processes == sessions and found["zygote"].processes == RESERVES
+        return there and unchanged >= SETTLED_READINGS
 
     wait_until(
         settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in found.items()} }"
     )
     return found
+
+
+def _are_alike(before: Mapping[str, Held], after: Mapping[str, Held]) -> bool:
+    return all(
+        (was.processes, was.descriptors, was.threads) == (now.processes, now.descriptors, now.threads)
+        and abs(now.memory - was.memory) < MIB
+        for was, now in zip(before.values(), after.values(), strict=True)
+    )
 
 
 def left(before: Mapping[str, Held], after: Mapping[str, Held], growth: Mapping[str, int]) -> list[str]:

@@ -56,7 +56,8 @@ class OciRuntimes:
                 return
             self.check_known(name)
             if name != self._client.api.info().get("DefaultRuntime"):
-                failure = self._try(name, image)
+                # A second try: on a busy machine a container under gVisor was seen to end before its program began.
+                failure = self._try(name, image) and self._try(name, image)
                 if failure:
                     raise InvalidRequest(f'worker hosts cannot run with the OCI runtime "{name}": {failure}')
             self._working.add(name)
@@ -84,12 +85,13 @@ class OciRuntimes:
                 user=f"{user}:{labels.SHARED_GID}",
             ) as container:
                 self._client.api.start(container)
-                if self._client.api.wait(container, timeout=_SECONDS)["StatusCode"] == 0:
+                status = self._client.api.wait(container, timeout=_SECONDS)["StatusCode"]
+                if status == 0:
                     return None
                 output = self._client.read_logs(container, stderr=True)
         except docker.errors.APIError as error:
             return f"a container does not start: {explain(error)}"
-        return output.splitlines()[-1][:500] if output else "the probe ended without a word"
+        return output.splitlines()[-1][:500] if output else f"the probe ended with status {status} and printed nothing"
 
     @contextlib.contextmanager
     def _make_directory(self) -> Iterator[str]:
