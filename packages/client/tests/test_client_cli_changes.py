@@ -159,6 +159,16 @@ def test_addresses_are_printed_once_the_backends_run(site: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_time_to_live_has_a_unit(cli: Cli) -> None:
+    """`--ttl 2h` becomes seconds, and a number alone is refused with what would be right."""
+    cli("start", "http", "plain", "--name", "short", "--ttl", "2h", "--no-wait")
+    shown = cli("status", "short", "--json").json
+    assert shown["spec"]["ttl"] == 7200
+    assert shown["expiresAt"] > shown["createdAt"]
+    cli("stop", "short")
+    assert "90s, 10m, 2h or 1d" in cli("start", "http", "plain", "--ttl", "7200", status=2).err
+
+
 def test_a_call_waits_for_a_start(cli: Cli) -> None:
     """A backend that is about to start is waited for, and the wait is said."""
     cli("start", "http", "plain", "--name", "soon", "--no-wait")

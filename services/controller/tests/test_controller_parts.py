@@ -168,6 +168,10 @@ def test_a_manifest_has_the_fields_of_the_api(tmp_path: Path) -> None:
         ("venvs:\n- name: a\n  requirements: numpy", r"line 3: venvs\[0\].requirements: "),
         ("venvs:\n- name: a\n  requirements:\n  - -r x", r"line 2: venvs\[0\]: the requirement"),
         ("venvs:\n- name: a\n- name: A", r"line 3: venvs\[1\].name: "),
+        (
+            "backends:\n- name: a\n  type: http\n  ttl: 60",
+            r"line 4: backends\[0\].ttl: is for backends that no manifest declares",
+        ),
         ("venvs:\n- name: a\n- name: a", r"line 3: venvs\[1\].name: \"a\" is declared twice"),
         ("backends:\n- {name: a}", r"line 2: backends\[0\].type"),
         (

@@ -10,6 +10,7 @@ import pytest
 
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller import backends as backends_module
+from venvd_controller.clock import add_seconds, count_seconds, now
 
 from .conftest import running_testbed, wait_until  # type: ignore[import-not-found]
 
@@ -110,6 +111,28 @@ def test_a_rolling_update_stops_at_a_backend_that_fails(testbed: Any) -> None:
         lambda: not any(item.outdated or item.state != "running" for item in testbed.controller.backends.list_all())
     )
     assert testbed.controller.backends.get_row("b").launch != before
+
+
+def test_a_backend_is_removed_when_its_time_to_live_ends(testbed: Any) -> None:
+    """It counts from the creation, also over a restart; a backend without one stays."""
+    _build(testbed)
+    for name, ttl in (("stays", None), ("later", 3600), ("soon", 3600)):
+        testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, ttl=ttl))[1])
+    listed = {item.name: item for item in testbed.controller.backends.list_all()}
+    assert listed["stays"].expiresAt is None
+    assert count_seconds(listed["later"].createdAt, listed["later"].expiresAt) == 3600
+    testbed.wait(testbed.controller.backends.restart("soon")[1])
+    assert testbed.controller.backends.get("soon").expiresAt == listed["soon"].expiresAt
+    testbed.controller.backends.update("soon", created_at=add_seconds(now(), -3601))
+    wait_until(lambda: [row.name for row in testbed.controller.backends.list_rows()] == ["later", "stays"])
+    assert {launch.launch.name for launch in testbed.engine.launches.values()} == {"stays", "later"}
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 1e12])
+def test_a_wrong_time_to_live_is_refused(shared_client: Any, ttl: float) -> None:
+    """The error says what is allowed."""
+    refused = shared_client.post("/v1/backends", json={"type": "http", "ttl": ttl})
+    assert (refused.status_code, "more than 0" in refused.json()["detail"]) == (400, True)
 
 
 def test_a_wrong_update_is_refused(shared_client: Any) -> None:

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
         timeout: seconds for calls that name no timeout.
         server: settings of the server, such as `{"maxSessions": 8}` (`venvd_contract.server_settings`).
         queue_limit: how many calls may wait in one session. Default: 1,000.
+        ttl: seconds from its creation after which the controller removes the backend. Default: never.
         handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
         manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
@@ -66,6 +67,7 @@ class Options(TypedDict, total=False):
     timeout: float | None
     server: Mapping[str, Any] | None
     queue_limit: int | None
+    ttl: float | None
     handle_lease: float | None
     manages: Sequence[str] | None
     controller: str | None
@@ -101,7 +103,9 @@ class BackendPlan:
     def backend_spec(self, venv: str) -> BackendSpec:
         """Return the specification of the backend for the venv of that name."""
         options = self.options
-        fields: dict[str, Any] = {name: options.get(name) for name in ("port", "network", "env", "timeout", "server")}
+        fields: dict[str, Any] = {
+            name: options.get(name) for name in ("port", "network", "env", "timeout", "server", "ttl")
+        }
         fields["queueLimit"] = options.get("queue_limit")
         fields["ociRuntime"] = options.get("oci_runtime")
         fields["handleLease"] = options.get("handle_lease")

@@ -219,6 +219,8 @@ class BackendSpec:
     """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
     update: str = "manual"
     """`rolling` restarts an outdated backend by itself, one of its venv after the other; `manual` leaves it."""
+    ttl: Optional[float] = None
+    """Seconds from its creation after which the controller removes it. The default is never; no manifest may set it."""
 
 
 @dataclass
@@ -263,6 +265,8 @@ class Backend:
     """What its worker host reported when it became ready; null before that."""
     outdated: bool = False
     """Whether it runs with an older build of its venv, or an older server, than a restart would give it."""
+    expiresAt: Optional[str] = None
+    """When its `ttl` ends."""
 
 
 @dataclass

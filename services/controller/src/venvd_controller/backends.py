@@ -18,7 +18,7 @@ from venvd_contract.resources import Backend, BackendLimits, BackendSpec, Operat
 from venvd_controller import __version__, backend_tokens
 from venvd_controller.backend_tokens import TokenNonce
 from venvd_controller.callers import Visible, match_names
-from venvd_controller.clock import now
+from venvd_controller.clock import add_seconds, now
 from venvd_controller.database import Database, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
 from venvd_controller.home import Home
@@ -413,7 +413,14 @@ class Backends:
             operation=row.operation,
             walls=None if row.walls is None else Walls(**row.walls),
             outdated=_is_outdated(row, builds),
+            expiresAt=find_expiry(row),
         )
+
+
+def find_expiry(row: BackendRow) -> str | None:
+    """Return when the time to live of a backend ends."""
+    ttl = row.spec.get("ttl")
+    return None if ttl is None else add_seconds(row.created_at, ttl)
 
 
 def _read_builds(session: Session) -> dict[str, str]:

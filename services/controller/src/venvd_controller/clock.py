@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> str:
@@ -13,6 +13,11 @@ def now() -> str:
 def format_time(moment: datetime) -> str:
     """Return an aware time in RFC 3339, UTC, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def add_seconds(start: str, seconds: float) -> str:
+    """Return the time so many seconds after such a time."""
+    return format_time(datetime.fromisoformat(start) + timedelta(seconds=seconds))
 
 
 def count_seconds(start: str, end: str) -> float:

@@ -160,6 +160,8 @@ class _Reader:
         if isinstance(entry.get("limits"), dict):
             self._check_keys((*keys, "limits"), entry["limits"], [each.name for each in fields(BackendLimits)])
         spec = self._parse_record(keys, BackendSpec, entry)
+        if spec.ttl is not None:
+            raise self._create_error((*keys, "ttl"), "is for backends that no manifest declares: remove it")
         return name, self._check(keys, lambda: check_backend(replace(spec, name=name), self._host_paths))
 
     def _parse_name(self, keys: Keys, kind: str, entry: Any) -> str:

@@ -5,6 +5,7 @@ The loop keeps no list of changes: each turn reads both states anew and acts on 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,8 @@ from datetime import datetime
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
+from venvd_controller.backends import KIND, Backends, find_expiry, get_retry_delay, get_version
+from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.launch_list import LaunchList
 from venvd_controller.operations import Operations
@@ -145,8 +147,14 @@ class Reconciler:
             if launch_id not in known_launches:
                 self._submit(launch_id, self._destroy_stray, owned)
         starting_names = self._operations.list_active_targets(KIND)
+        time_now = now()
         for row in rows:
-            if versions_before.get(row.name) == get_version(row) and row.name not in starting_names:
+            if row.wanted and (find_expiry(row) or time_now) < time_now:
+                log.info("%s: its time to live is over; it is removed", row.name)
+                with contextlib.suppress(NotFound):
+                    self._backends.request_removal(row.name)
+                self.wake()
+            elif versions_before.get(row.name) == get_version(row) and row.name not in starting_names:
                 self._submit(row.name, self._reconcile, row, owned_by_launch.get(row.launch or ""))
 
     def _submit(self, key: str, work: Callable[..., None], *arguments: object) -> None:

@@ -46,6 +46,7 @@ _MAX_LENGTH = 32_768
 _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processes": (8, 1 << 22)}
 _MAX_PIPE_NAME = 64
 _MAX_TIMEOUT = 7 * 24 * 3600.0
+_MAX_TTL = 3650 * 24 * 3600.0
 
 
 def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
@@ -299,6 +300,9 @@ def _check_numbers(spec: BackendSpec) -> None:
     timeout = spec.timeout
     if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:g} seconds, not {timeout:g}")
+    ttl = spec.ttl
+    if ttl is not None and not (math.isfinite(ttl) and 0 < ttl <= _MAX_TTL):
+        raise InvalidRequest(f"ttl must be more than 0 and at most {_MAX_TTL:.0f} seconds, not {ttl:g}")
     lease = spec.handleLease
     if lease is not None and not (math.isfinite(lease) and 0 <= lease <= LONGEST_LEASE):
         raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:g} seconds, not {lease:g}")

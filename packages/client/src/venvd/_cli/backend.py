@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 import venvd
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
-from venvd._cli.moment import Moment
+from venvd._cli.moment import Duration, Moment
 from venvd._cli.network import network_options
 from venvd._cli.progress import Progress, wait
 from venvd._cli.size import Size
@@ -214,6 +214,9 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     type=click.IntRange(0, MOST_QUEUED),
     metavar="CALLS",
     help=f"How many calls may wait in one session. Default: {QUEUE_LIMIT}.",
+)
+@click.option(
+    "--ttl", type=Duration(), help="Remove it this long after its creation: 90s, 10m, 2h or 1d. Default: never."
 )
 @click.option(
     "--handle-lease",

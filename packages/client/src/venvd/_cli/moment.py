@@ -1,4 +1,4 @@
-"""A moment as a word of a command: a time, or how long ago."""
+"""Times as words of a command: a moment, and a duration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-_AGO = re.compile(r"(\d{1,9})([smhd])")
+_DURATION = re.compile(r"(\d{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -18,7 +18,7 @@ class Moment(click.ParamType[str]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        ago = _AGO.fullmatch(value)
+        ago = _DURATION.fullmatch(value)
         try:
             if ago:
                 moment = datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
@@ -29,3 +29,15 @@ class Moment(click.ParamType[str]):
             self.fail(
                 f'"{value}" is no time: write 90s, 10m, 2h or 1d for how long ago, or 2026-01-31T12:00:00Z', param, ctx
             )
+
+
+class Duration(click.ParamType[float]):
+    """Converts `90s`, `10m`, `2h` or `1d` to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = _DURATION.fullmatch(str(value))
+        if not found:
+            self.fail(f'"{value}" is no duration: write 90s, 10m, 2h or 1d', param, ctx)
+        return float(int(found[1]) * _SECONDS[found[2]])
