@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from venvd_controller.database.tables import Table
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.manifest import Manifest, read_manifest
+from venvd_controller.providers import add_to_venv
 from venvd_controller.settings import Settings
 from venvd_controller.settings_errors import describe_settings_errors
 from venvd_controller.specs import check_backend, check_venv, create_provider_name, is_loopback
@@ -257,3 +259,18 @@ def test_servers_reach_the_socket_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o755, 0o666]
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "after"),
+    [
+        (True, ["a.example"], True),
+        (False, ["a.example"], ["a.example"]),
+        ("loopback", ["a.example"], ["a.example"]),
+        (["a.example"], ["b.example"], ["a.example", "b.example"]),
+    ],
+)
+def test_destinations_are_added_to_a_venv(before: Any, wanted: Any, after: Any) -> None:
+    """A list of destinations adds to a list, takes the place of no network, and changes nothing where all is open."""
+    changed = add_to_venv(VenvSpec(python="3.13", network=before), VenvSpec(network=wanted))
+    assert changed.network == after

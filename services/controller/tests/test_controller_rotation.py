@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Conflict, Unauthenticated
+from venvd_contract.errors import Conflict, InvalidRequest, Unauthenticated
 from venvd_contract.resources import LONGEST_OVERLAP, BackendSpec, VenvSpec
+from venvd_controller.home import Home
 from venvd_http.auth import sha256
 
 pytestmark = pytest.mark.slow
@@ -138,3 +139,66 @@ def test_every_token_matches_the_documented_pattern(testbed: Any, token: str) ->
     for each in (*tokens, home.token, home.metrics_token):
         assert pattern.findall(f"TOKEN='{each}'\n") == [each]
         assert not pattern.search(sha256(each))
+
+
+def test_the_token_of_the_home_is_rotated(tmp_path: Path) -> None:
+    """The file has the new token; older ones and their ends outlive a restart; an overlap of 0 ends them now."""
+    home = Home(tmp_path / "home")
+    first = home.token
+    end = home.rotate_token(60)
+    second = home.token
+    assert (tmp_path / "home" / "token").read_text().strip() == second != first
+    assert (tmp_path / "home" / "older-tokens").stat().st_mode & 0o777 == 0o600
+    home.close()
+    home = Home(tmp_path / "home")
+    older = home.find_older_token(sha256(first))
+    assert older is not None
+    assert (older.expiresAt, older.expired, home.token) == (end, False, second)
+    home.rotate_token(0)
+    assert [home.find_older_token(sha256(each)).expired for each in (first, second)] == [True, True]  # type: ignore[union-attr]
+    for _ in range(10):
+        home.rotate_token(60)
+    assert home.find_older_token(sha256(first)) is None
+    home.close()
+
+
+def test_older_tokens_of_the_home_are_admitted(shared_testbed: Any) -> None:
+    """Until its end an older token may do everything, under a name of its own; then the refusal says what to do."""
+    keys, home = shared_testbed.controller.keys, shared_testbed.controller.home
+    first = home.token
+
+    def rotate_home(token: str, overlap: float) -> Any:
+        headers = {"Authorization": f"Bearer {token}"}
+        return shared_testbed.client.post("/v1/token", json={"overlap": overlap}, headers=headers)
+
+    answer = rotate_home(first, 60)
+    assert (answer.status_code, answer.json()["token"]) == (200, home.token)
+    caller = keys.identify(first)
+    assert (caller.name, caller.scopes, caller.is_home, caller.is_valid()) == ("admin (older)", ("admin",), True, True)
+    second = home.token
+    newest = keys.identify(second)
+    assert (newest.name, newest.is_valid()) == ("admin", True)
+    assert rotate_home(first, 0).status_code == 200
+    for token in (first, second):
+        with pytest.raises(Unauthenticated, match="the file `token` of the home has the new one"):
+            keys.identify(token)
+    assert [each.is_valid() for each in (caller, newest)] == [False, False]
+    shared_testbed.client.headers["Authorization"] = f"Bearer {home.token}"
+
+
+@pytest.mark.parametrize("overlap", [-1, LONGEST_OVERLAP + 1])
+def test_a_wrong_overlap_of_the_home(tmp_path: Path, overlap: float) -> None:
+    """The refusal names the bounds, and the token stays."""
+    home = Home(tmp_path / "home")
+    with pytest.raises(InvalidRequest, match="overlap: takes 0 to"):
+        home.rotate_token(overlap)
+    assert home.find_older_token(sha256(home.token)) is None
+    home.close()
+
+
+def test_a_token_from_elsewhere_is_rotated_there(tmp_path: Path) -> None:
+    """A token that a setting gives is not replaced behind its back."""
+    home = Home(tmp_path / "home", "given")
+    with pytest.raises(Conflict, match="comes from VENVD_TOKEN"):
+        home.rotate_token(60)
+    home.close()

@@ -19,6 +19,7 @@ from venvd.errors import BadReply, Cancelled, InvalidRequest, error_from_reply
 from venvd_contract import resources
 from venvd_contract.access import KEY_PREFIX, Key
 from venvd_contract.resources import (
+    AdminTokenRotation,
     BackendLimits,
     BackendSpec,
     BackendStart,
@@ -259,6 +260,10 @@ def delete_backend(name: str, *, until_changed: bool = False) -> Request[None]:
 
 def restart_backend(name: str) -> Request[BackendStart]:
     return Request("POST", f"/v1/backends/{quote_name(name)}/restart", _decoder(BackendStart))
+
+
+def rotate_admin_token(overlap: float) -> Request[AdminTokenRotation]:
+    return Request("POST", "/v1/token", _decoder(AdminTokenRotation), {"overlap": overlap})
 
 
 def rotate_token(name: str, overlap: float) -> Request[TokenRotation]:

@@ -291,6 +291,14 @@ class TokenRotation:
 
 
 @dataclass
+class AdminTokenRotation:
+    token: str
+    """The new one of the controller's home."""
+    previousEndsAt: str
+    """When all tokens before it end."""
+
+
+@dataclass
 class LogLine:
     time: str
     source: str

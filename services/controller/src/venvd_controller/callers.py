@@ -13,6 +13,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from venvd_contract.access import ADMIN, OPERATOR, USE, VENV
 from venvd_contract.errors import Forbidden
 
+OLDER_ADMIN = "admin (older)"
+"""The name of a token that was the home's before a rotation and has not ended."""
+
 
 @dataclass(frozen=True)
 class Visible:
@@ -37,6 +40,11 @@ class Caller:
     title: str
     scopes: tuple[str, ...]
     is_valid: Callable[[], bool] = lambda: True
+
+    @property
+    def is_home(self) -> bool:
+        """Whether the token is one of the controller's home, which never leaves the controller."""
+        return self.name in {ADMIN, OLDER_ADMIN}
 
     @property
     def is_operator(self) -> bool:

@@ -99,6 +99,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "RotationSpec": {"overlap": 600},
     "Runtime": _RUNTIME,
     "RuntimeChange": {"runtime": _RUNTIME, "operation": None},
+    "AdminTokenRotation": {"token": "vc_Jr4cGqgmzEl9sCqTnUvfRc5yGZfu3XmU3pAqP0sBh1w", "previousEndsAt": _ENDED},
     "TargetGroup": {"targets": ["127.0.0.1:8600"], "labels": {"backend": "science-http"}},
     "Venv": _VENV,
     "TokenRotation": {

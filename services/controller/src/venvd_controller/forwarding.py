@@ -17,7 +17,6 @@ import httpx2
 from anyio.to_thread import run_sync
 from starlette.responses import Response
 
-from venvd_contract.access import ADMIN
 from venvd_contract.errors import Busy, Forbidden, Unavailable, Unimplemented
 from venvd_controller import probes
 from venvd_controller.backends import Backends
@@ -101,7 +100,7 @@ class Forwarder:
             )
         url = self._backends.get_launch_record(name).probe_url
         token = self._backends.derive_token(row)
-        return Target(url, token if caller.name == ADMIN else None, token is not None)
+        return Target(url, token if caller.is_home else None, token is not None)
 
 
 class ForwardedCall(Response):

@@ -7,11 +7,20 @@ import hashlib
 import hmac
 import os
 import secrets
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
+from venvd_contract.resources import LONGEST_OVERLAP
+from venvd_controller import older_tokens
+from venvd_controller.clock import format_time
+from venvd_controller.older_tokens import OlderToken
+from venvd_http.auth import sha256
+
+_OLDER = "older-tokens"
 
 
 class Home:
@@ -30,7 +39,9 @@ class Home:
 
     def __init__(self, path: Path, token: str | None = None, identity: Path | None = None) -> None:
         self.path = path.absolute()
+        self._rotating = threading.Lock()
         self._identity = identity
+        self._rotates = token is None and identity is None
         try:
             self._open(token)
         except OSError as error:
@@ -52,6 +63,8 @@ class Home:
         self._secret = self._load_or_create("secret", lambda: secrets.token_hex(32), 0o600)
         self.token = token or self._load_or_create("token", _create_token, 0o600)
         self.metrics_token = self._load_or_create("metrics-token", _create_token, 0o600)
+        file = self.path / _OLDER
+        self._older = older_tokens.parse(file.read_text()) if file.exists() else ()
 
     def _take_lock(self) -> IO[str]:
         file = (self.path / "lock").open("a")
@@ -94,6 +107,36 @@ class Home:
         """Write URL and token for the clients of this home."""
         self._write(self.path / "token", self.token, 0o600)
         self._write(self.path / "url", url, 0o644)
+
+    def rotate_token(self, overlap: float) -> str:
+        """Give the home a new token; those before it end after `overlap` seconds. Return when.
+
+        Raises:
+            InvalidRequest: `overlap` is out of bounds.
+            Conflict: the token is not the home's own.
+        """
+        if not 0 <= overlap <= LONGEST_OVERLAP:
+            raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:g}")
+        if not self._rotates:
+            source = "VENVD_TOKEN" if self._identity is None else "VENVD_IDENTITY_DIR"
+            raise Conflict(f"the token of this controller comes from {source}: change it there, and restart")
+        with self._rotating:
+            end = format_time(datetime.now(UTC) + timedelta(seconds=overlap))
+            older = older_tokens.add(self._older, sha256(self.token), end)
+            token = _create_token()
+            self._write(self.path / _OLDER, older_tokens.render(older), 0o600)
+            self._write(self.path / "token", token, 0o600)
+            self.token, self._older = token, older
+        return end
+
+    def find_older_token(self, digest: str) -> OlderToken | None:
+        """Find a token before the present one by its SHA-256, whether it has ended or not."""
+        return next((each for each in self._older if hmac.compare_digest(each.sha256, digest)), None)
+
+    def accepts(self, digest: str) -> bool:
+        """Return whether the token with this SHA-256 is the home's, or one before it that has not ended."""
+        older = self.find_older_token(digest)
+        return hmac.compare_digest(digest, sha256(self.token)) or (older is not None and not older.expired)
 
     def publish_metrics_token(self, path: Path) -> None:
         """Copy the metrics token to a file that its group may read, for a scraper without access to the home.

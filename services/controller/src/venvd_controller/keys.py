@@ -18,7 +18,7 @@ from venvd_contract.access import ADMIN, BACKEND_PREFIX, KEY_PREFIX, METRICS, US
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import check_name
 from venvd_controller.backends import Backends
-from venvd_controller.callers import Caller
+from venvd_controller.callers import OLDER_ADMIN, Caller
 from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, KeyRow
@@ -162,12 +162,18 @@ class Keys:
         """
         digest = sha256(token)
         if hmac.compare_digest(digest, sha256(self._home.token)):
-            return Caller(ADMIN, "the token of the controller's home", (ADMIN,))
+            return Caller(ADMIN, "the token of the controller's home", (ADMIN,), lambda: self._home.accepts(digest))
         if hmac.compare_digest(digest, sha256(self._home.metrics_token)):
             return Caller(METRICS, "the metrics token", (METRICS,))
         key = self._keys.get(digest)
         if key is not None:
             return self._admit(key)
+        older = self._home.find_older_token(digest)
+        if older is not None:
+            title = "an older token of the controller's home"
+            if older.expired:
+                raise WrongToken(f"{title} has ended: the file `token` of the home has the new one")
+            return Caller(OLDER_ADMIN, title, (ADMIN,), lambda: self._home.accepts(digest))
         owner = self._backends.find_token_owner(digest) if token.startswith(BACKEND_PREFIX) else None
         if owner is None:
             raise WrongToken("the token is not one that this controller accepts")

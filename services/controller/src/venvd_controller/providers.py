@@ -129,7 +129,9 @@ def add_to_venv(spec: VenvSpec, wanted: VenvSpec) -> VenvSpec:
             value = {**before, **value}
         elif name == "requirements":
             value = requirements.replace_packages(before, value)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and before is True:  # `network`: everything may be reached already
+            continue
+        elif isinstance(value, list) and isinstance(before, list):
             value = list(dict.fromkeys([*before, *value]))
         changes[name] = value
     return replace(spec, **changes)

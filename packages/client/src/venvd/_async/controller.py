@@ -19,6 +19,7 @@ from venvd_contract import resources
 from venvd_contract.access import AuditEntry, Key
 from venvd_contract.resources import (
     ROTATION_OVERLAP,
+    AdminTokenRotation,
     BackendLimits,
     BackendStart,
     ConfigReport,
@@ -86,6 +87,13 @@ class AsyncController:
     async def config(self) -> ConfigReport:
         """Return every setting, its source, and what is unsafe or missing."""
         return await self._connection.send(api.get_config())
+
+    async def rotate_token(self, overlap: float = ROTATION_OVERLAP) -> AdminTokenRotation:
+        """Give the controller's home a new token; those before it end after `overlap` seconds.
+
+        This client goes on with its own token.
+        """
+        return await self._connection.send(api.rotate_admin_token(overlap))
 
     async def alive(self) -> bool:
         """Return whether a controller answers at the address."""

@@ -10,6 +10,7 @@ import click
 
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, table
 from venvd_contract.access import Key
+from venvd_contract.resources import LONGEST_OVERLAP, ROTATION_OVERLAP
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -91,3 +92,18 @@ def revoke(state: State, name: str) -> None:
     """Revoke a key. It ends at once, and at each backend within seconds."""
     state.controller.keys.revoke(name)
     state.show({"name": name, "revoked": True}, f"{name} is revoked")
+
+
+@key.command("rotate-admin")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, LONGEST_OVERLAP),
+    metavar="SECONDS",
+    default=ROTATION_OVERLAP,
+    help=f"How long the tokens before it are still accepted. Default: {ROTATION_OVERLAP:g}.",
+)
+@pass_state
+def rotate_admin(state: State, overlap: float) -> None:
+    """Give the home of the controller a new token, and print it. It needs no restart."""
+    rotated = state.controller.rotate_token(overlap)
+    state.show(rotated, fields([("token", rotated.token), ("previous ends", rotated.previousEndsAt)]))

@@ -1,0 +1,38 @@
+"""The tokens of a home before a rotation: their digests, and when each ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+_MOST = 8
+"""Tokens that are remembered. Those that have ended are remembered to tell their clients."""
+
+
+@dataclass(frozen=True)
+class OlderToken:
+    sha256: str
+    expiresAt: str  # noqa: N815 — a name in the file
+
+    @property
+    def expired(self) -> bool:
+        return datetime.fromisoformat(self.expiresAt) <= datetime.now(UTC)
+
+
+def parse(text: str) -> tuple[OlderToken, ...]:
+    """Parse the content of the file; what is no such content holds no tokens."""
+    try:
+        return tuple(OlderToken(str(each["sha256"]), str(each["expiresAt"])) for each in json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def render(tokens: tuple[OlderToken, ...]) -> str:
+    return json.dumps([asdict(each) for each in tokens])
+
+
+def add(tokens: tuple[OlderToken, ...], sha256: str, end: str) -> tuple[OlderToken, ...]:
+    """Add a token that ends at `end`, as those before it then do at the latest; the eldest are forgotten."""
+    kept = [OlderToken(each.sha256, min(each.expiresAt, end)) for each in tokens if each.sha256 != sha256]
+    return (*kept, OlderToken(sha256, end))[-_MOST:]
