@@ -255,7 +255,8 @@ class Session:
 
     def _find_last_use(self, now: float) -> float:
         self._direct.count_calls()
-        in_use = self._direct.find_running() is not None or self.file_transfers
+        starting = not self._lifecycle.ready and self._lifecycle.start_error is None
+        in_use = starting or self._direct.find_running() is not None or self.file_transfers
         self._last_used = now if in_use else max(self._last_used, self._direct.last_used)
         return self._last_used
 
