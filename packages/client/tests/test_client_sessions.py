@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 import venvd
+from venvd._calls import create_session
 from venvd._transports import direct
+
+
+def test_limits_are_an_object_or_a_mapping() -> None:
+    """Both send the fields that are set, and no others."""
+    given = venvd.Limits(memoryBytes=1 << 30, outputBytes=None)
+    for limits in (given, {"memoryBytes": 1 << 30, "outputBytes": None}):
+        payload = create_session(None, limits, None, None).payload
+        assert payload == {"limits": {"memoryBytes": 1 << 30, "outputBytes": None}}
+    assert create_session(None, None, None, None).payload == {}
 
 
 def test_exec_returns_the_output(backend: venvd.Backend) -> None:

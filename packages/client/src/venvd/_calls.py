@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar, cast
 
 from venvd import _operators
@@ -14,7 +15,7 @@ from venvd._objects import NoFormError, ObjectEncoder
 from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, error_from_reply
 from venvd_contract.arrays import ARROW, Header, table
-from venvd_contract.commands import HandleInfo, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
 
 _decode_handles = list_decoder(HandleInfo)
@@ -289,15 +290,23 @@ _RESET = Kind("session.reset", _decode_session)
 
 
 def create_session(
-    name: str | None, limits: Mapping[str, Any] | None, env: Mapping[str, str] | None, idle_timeout: float | None
+    name: str | None,
+    limits: Limits | Mapping[str, Any] | None,
+    env: Mapping[str, str] | None,
+    idle_timeout: float | None,
 ) -> Call[SessionInfo]:
     fields = {
         "name": name,
-        "limits": dict(limits) if limits is not None else None,
+        "limits": _list_limits(limits) if isinstance(limits, Limits) else limits and dict(limits),
         "env": dict(env) if env is not None else None,
         "idleTimeout": idle_timeout,
     }
     return Call(_CREATE, {key: value for key, value in fields.items() if value is not None})
+
+
+def _list_limits(limits: Limits) -> dict[str, Any]:
+    """Return the limits that are set: the backend has defaults of its own for the others."""
+    return {name: value for name, value in asdict(limits).items() if value != getattr(Limits, name)}
 
 
 def list_sessions() -> Call[list[SessionInfo]]:

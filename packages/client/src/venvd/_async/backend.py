@@ -18,7 +18,7 @@ from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd._transports.opening import open_async_transport
 from venvd.errors import DeadlineExceeded, Unreachable
-from venvd_contract.commands import HandleInfo, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 
 T = TypeVar("T")
 
@@ -271,7 +271,7 @@ class AsyncSessions:
         self,
         name: str | None = None,
         *,
-        limits: Mapping[str, Any] | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         idle_timeout: float | None = None,
     ) -> AsyncSession:
@@ -279,7 +279,7 @@ class AsyncSessions:
 
         Args:
             name: the session's name. None lets the backend choose one.
-            limits: fields of `venvd.Limits`, with sizes in bytes.
+            limits: `venvd.Limits`, or a mapping of its fields. The backend has defaults for those that are not set.
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
         """
