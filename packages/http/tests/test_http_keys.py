@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_broken_file_keeps_the_keys(
 ) -> None:
     """A file that is no key file changes no key and is logged once; the next good file counts."""
     path = tmp_path / "keys.json"
-    file = KeyFile(path, guard)
+    file = KeyFile(path, guard, SimpleNamespace(addresses=(), refresh=None))
     write(path, entry("first"))
     file.refresh()
     path.write_text(data)
@@ -159,7 +160,7 @@ def test_a_broken_file_keeps_the_keys(
 def test_a_missing_file_keeps_the_keys(guard: TokenGuard, tmp_path: Path) -> None:
     """A server whose file disappears serves on with the keys that it knows."""
     path = tmp_path / "keys.json"
-    file = KeyFile(path, guard)
+    file = KeyFile(path, guard, SimpleNamespace(addresses=(), refresh=None))
     file.refresh()
     write(path, entry("first"))
     file.refresh()
@@ -174,7 +175,7 @@ def test_a_new_key_is_accepted_at_once(guard: TokenGuard, tmp_path: Path) -> Non
     write(path, entry("first"))
 
     async def use_both() -> None:
-        watching = watch(path, guard)
+        watching = watch(path, guard, SimpleNamespace(addresses=(), refresh=None))
         assert watching is not None
         write(path, entry("second"))
         guard.check("second")
@@ -237,14 +238,14 @@ def test_a_guard_without_a_token_stays_open() -> None:
 def test_own_tokens_are_read_from_a_file() -> None:
     """A key file names the tokens of the server, with their ends."""
     token = {"name": "backend:demo", "sha256": "00" * 32, "expiresAt": "2030-01-01T00:00:00Z"}
-    (read,) = parse(json.dumps({"keys": [], "tokens": [token]}).encode())
+    ((read,), _) = parse(json.dumps({"keys": [], "tokens": [token]}).encode())
     assert isinstance(read, OwnToken)
     assert (read.name, read.sha256, read.scope, read.expires_at) == ("backend:demo", bytes(32), "use", 1893456000)
 
 
 def test_times_have_a_zone() -> None:
     """An expiry is a moment, whatever zone it is written in."""
-    first, second = parse(
+    (first, second), _ = parse(
         json.dumps(
             {"keys": [entry("a", expiresAt="2030-01-01T00:00:00Z"), entry("b", expiresAt="2030-01-01T02:00:00+02:00")]}
         ).encode()

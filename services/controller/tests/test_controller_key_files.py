@@ -146,7 +146,7 @@ def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptu
     ]
     keys: Any = SimpleNamespace(on_change=[], render_file=lambda _row: b"{}")
     engine: Any = SimpleNamespace(write_keys=write)
-    backends: Any = SimpleNamespace(list_rows=lambda: rows, on_rotation=[])
+    backends: Any = SimpleNamespace(list_rows=lambda: rows, on_change=[])
     KeyFiles(engine, keys, backends).update()
     assert written == ["whole"]
     assert "broken: its server has old keys: a fault of this test" in caplog.text

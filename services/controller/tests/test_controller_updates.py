@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller import backends as backends_module
 from venvd_controller.clock import add_seconds, count_seconds, now
 
 from .conftest import running_testbed, wait_until  # type: ignore[import-not-found]
@@ -87,7 +86,7 @@ def test_backends_with_an_older_server_are_outdated(testbed: Any, monkeypatch: p
     for name, update in (("a", "manual"), ("b", "rolling"), ("c", "rolling")):
         testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update=update))[1])
     first = {name: testbed.controller.backends.get_row(name).launch for name in "abc"}
-    monkeypatch.setattr(backends_module, "__version__", "999")
+    monkeypatch.setattr("venvd_controller.backend_rows.__version__", "999")
     monkeypatch.setattr("venvd_controller.backend_start.__version__", "999")
     wait_until(lambda: [item.name for item in testbed.controller.backends.list_all() if item.outdated] == ["a"])
     testbed.await_running("b")

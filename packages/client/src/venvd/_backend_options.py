@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
         queue_limit: how many calls may wait in one session. Default: 1,000.
         ttl: seconds from its creation after which the controller removes the backend. Default: never.
         handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
+        replicas: how many launches run behind its name. New sessions go to the least loaded one. Default: 1.
         manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
@@ -69,6 +70,7 @@ class Options(TypedDict, total=False):
     queue_limit: int | None
     ttl: float | None
     handle_lease: float | None
+    replicas: int | None
     manages: Sequence[str] | None
     controller: str | None
     token: str | None
@@ -104,7 +106,7 @@ class BackendPlan:
         """Return the specification of the backend for the venv of that name."""
         options = self.options
         fields: dict[str, Any] = {
-            name: options.get(name) for name in ("port", "network", "env", "timeout", "server", "ttl")
+            name: options.get(name) for name in ("port", "network", "env", "timeout", "server", "ttl", "replicas")
         }
         fields["queueLimit"] = options.get("queue_limit")
         fields["ociRuntime"] = options.get("oci_runtime")

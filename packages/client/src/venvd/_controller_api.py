@@ -253,6 +253,13 @@ def get_backend(name: str) -> Request[resources.Backend]:
     return Request("GET", f"/v1/backends/{quote_name(name)}", _decoder(resources.Backend))
 
 
+def list_replicas(name: str) -> Request[list[resources.Replica]]:
+    def decode(data: Any) -> list[resources.Replica]:
+        return list_decoder(resources.Replica)(data["items"])
+
+    return Request("GET", f"/v1/backends/{quote_name(name)}/replicas", decode)
+
+
 def delete_backend(name: str, *, until_changed: bool = False) -> Request[None]:
     query = {"untilChanged": "true" if until_changed else None}
     return Request("DELETE", f"/v1/backends/{quote_name(name)}", _ignore, query=query)
@@ -275,15 +282,15 @@ def logs_path(name: str) -> str:
     return f"/v1/backends/{quote_name(name)}/logs"
 
 
-def get_logs(name: str, tail: int | None, since: str | None) -> Request[list[LogLine]]:
+def get_logs(name: str, tail: int | None, since: str | None, replica: int) -> Request[list[LogLine]]:
     def decode(data: Any) -> list[LogLine]:
         return list_decoder(LogLine)(data["items"])
 
-    return Request("GET", logs_path(name), decode, query={"tail": tail, "since": since})
+    return Request("GET", logs_path(name), decode, query={"tail": tail, "since": since, "replica": replica or None})
 
 
-def get_metrics(name: str) -> Request[str]:
-    return Request("GET", f"/v1/backends/{quote_name(name)}/metrics", str)
+def get_metrics(name: str, replica: int) -> Request[str]:
+    return Request("GET", f"/v1/backends/{quote_name(name)}/metrics", str, query={"replica": replica or None})
 
 
 def parse_log_line(event: ServerEvent) -> LogLine | None:

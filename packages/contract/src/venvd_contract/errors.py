@@ -15,6 +15,7 @@
     ├── LimitExceeded         limit_exceeded      a limit of the session was reached; the message names it
     ├── Busy                  busy                the session's queue is full
     ├── Cancelled             cancelled           interrupted or cancelled
+    ├── Moved                 moved               the session lives on another replica; `url` says where
     ├── SessionLost           session_lost        the session's process ended
     ├── DeadlineExceeded      timeout             the call did not end in time
     ├── Unimplemented         not_implemented     this version or engine lacks the feature
@@ -149,6 +150,25 @@ class Cancelled(VenvdError):
     grpc_status = "CANCELLED"
 
 
+class Moved(VenvdError):
+    """The session lives on another replica of the backend, to which the client is to send the same request.
+
+    Attributes:
+        url: the address of that replica.
+    """
+
+    code = "moved"
+    http_status = 421
+    grpc_status = "FAILED_PRECONDITION"
+
+    def __init__(self, message: str, *, url: str = "", **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.url = url
+
+    def fields(self) -> Dict[str, Any]:
+        return {**super().fields(), "url": self.url}
+
+
 class SessionLost(VenvdError):
     code = "session_lost"
     http_status = 410
@@ -204,9 +224,12 @@ def from_fields(fields: Dict[str, Any]) -> VenvdError:
     code = text("code")
     kind = BY_CODE.get(code or "internal", Internal)
     message = text("error") or text("detail") or code or "the peer gave no message"
-    return kind(
+    error = kind(
         message,
         error_type=text("errorType"),
         traceback=text("traceback"),
         state_lost=fields.get("stateLost") is True,
     )
+    if isinstance(error, Moved):
+        error.url = text("url") or ""
+    return error

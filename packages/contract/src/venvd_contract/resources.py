@@ -18,6 +18,7 @@ QUEUE_LIMIT = 1000
 MOST_QUEUED = 1_000_000
 LONGEST_LEASE = 365 * 86400.0
 """Seconds."""
+MOST_REPLICAS = 32
 ROTATION_OVERLAP = 300.0
 LONGEST_OVERLAP = 7 * 86400
 """Seconds for which a rotated token is accepted beside the new one."""
@@ -221,6 +222,8 @@ class BackendSpec:
     """`rolling` restarts an outdated backend by itself, one of its venv after the other; `manual` leaves it."""
     ttl: Optional[float] = None
     """Seconds from its creation after which the controller removes it. The default is never; no manifest may set it."""
+    replicas: int = 1
+    """How many launches of it run behind its name; sessions live on one of them each."""
 
 
 @dataclass
@@ -237,6 +240,20 @@ class Walls:
     """The release of the worker host's kernel, such as `6.12.9` or, under gVisor, `4.19.0-gvisor`."""
     ociRuntime: Optional[str] = None
     """The OCI runtime of the worker host; null where it is no container."""
+
+
+@dataclass
+class Replica:
+    number: int
+    """IDs of its sessions begin with this."""
+    state: str
+    url: Optional[str] = None
+    httpUrl: Optional[str] = None
+    sessions: Optional[int] = None
+    """How many sessions it had at the last look; null where it gave no answer."""
+    startedAt: Optional[str] = None
+    restarts: int = 0
+    error: Optional[str] = None
 
 
 @dataclass
@@ -267,6 +284,8 @@ class Backend:
     """Whether it runs with an older build of its venv, or an older server, than a restart would give it."""
     expiresAt: Optional[str] = None
     """When its `ttl` ends."""
+    replicas: List[Replica] = field(default_factory=list)
+    """All replicas of a backend that has several; the fields beside this one are those of replica 0."""
 
 
 @dataclass

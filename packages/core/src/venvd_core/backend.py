@@ -16,7 +16,7 @@ from venvd_contract.arrays import Header
 from venvd_contract.commands import ATTACH, BY_NAME
 from venvd_contract.errors import Cancelled, Internal, InvalidRequest, TooLarge, Unavailable, Unimplemented, VenvdError
 from venvd_contract.framing import MAX_LINE
-from venvd_contract.internal.messages import WallsReport
+from venvd_contract.internal.messages import LoadReport, WallsReport
 from venvd_contract.venvs import PASSED_ON
 from venvd_core import float_arrays, wire
 from venvd_core.arrays import ArrayService, Incoming, Outgoing, Target
@@ -29,6 +29,7 @@ from venvd_core.egress import EgressBroker
 from venvd_core.files import Files
 from venvd_core.metrics import Exposition, Metrics
 from venvd_core.pool import Pool
+from venvd_core.replicas import Replicas
 from venvd_core.session.direct import DirectClient
 from venvd_core.settings import BackendSettings
 from venvd_core.tasks import Tasks
@@ -130,6 +131,7 @@ class Backend:
         self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._arrays = ArrayService(self.begin)
         self.audit = AuditEvents()
+        self.replicas = Replicas(settings)
         self._manages_key: str | None = None
         self._egress: asyncio.Task[None] | None = None
         self.environments: Environments | None = None
@@ -141,13 +143,13 @@ class Backend:
         Raises:
             InvalidRequest: the file of the key for venvs cannot be read.
         """
-        self._pool = pool = Pool(self.settings, self.audit)
+        self._pool = pool = Pool(self.settings, self.audit, self.replicas)
         if self.settings.manages_key_file is not None:
             self._manages_key = _read_key(self.settings.manages_key_file)
             pool.answer_venvs = self._answer_session
         self._exposition = Exposition(pool.metrics, pool)
-        self._background = background = BackgroundCalls(self.call, self.settings)
-        self._cancellation = Cancellation(background)
+        self._background = background = BackgroundCalls(self.call, self.settings, self.replicas)
+        self._cancellation = Cancellation(background, self.replicas)
         self._files = files = Files(pool, self.settings)
         self._request_commands = {
             "call.start": background.start,
@@ -358,6 +360,10 @@ class Backend:
         """Return what keeps the backend from serving, by the name of the check; empty where it is ready."""
         reason = "the server is closing" if self._pool is None else self._pool.find_unready_reason()
         return {} if reason is None else {"session": reason}
+
+    def load(self) -> LoadReport:
+        """Return how many sessions there are."""
+        return LoadReport(0 if self._pool is None else len(self._pool))
 
     def walls(self) -> WallsReport:
         """Return the walls around user code, as the worker host reports them.

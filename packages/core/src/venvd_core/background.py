@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,13 +26,13 @@ from venvd_contract.commands import SESSION_COMMANDS
 from venvd_contract.errors import Busy, Cancelled, Internal, InvalidRequest, NotFound, VenvdError
 from venvd_core import wire
 from venvd_core.calls import Call, Reply, Request
+from venvd_core.replicas import Replicas
 from venvd_core.settings import BackendSettings
 from venvd_core.timer import DeadlineTimer
 
 LONGEST_WAIT = 300.0
 """Seconds for which one `call.get` waits at most."""
 
-_ID_BYTES = 16
 _REMEMBERED = 4096
 _NULL = b"null"
 _DROPPED = "its result was dropped to make room for those of later calls"
@@ -97,10 +96,12 @@ class BackgroundCalls:
     Args:
         begin: begins a call.
         settings: give the limits of what is kept.
+        replicas: give calls their IDs.
     """
 
-    def __init__(self, begin: Callable[[Request], Call], settings: BackendSettings) -> None:
+    def __init__(self, begin: Callable[[Request], Call], settings: BackendSettings, replicas: Replicas) -> None:
         self._begin = begin
+        self._replicas = replicas
         self._most = settings.kept_calls
         self._seconds = settings.kept_call_seconds
         self._most_bytes = settings.kept_call_bytes
@@ -131,7 +132,7 @@ class BackgroundCalls:
         call = self._begin(parsed)
         if call.done():
             call.result()
-        background = _BackgroundCall(secrets.token_hex(_ID_BYTES), call, dt.datetime.now(dt.UTC))
+        background = _BackgroundCall(self._replicas.make_call_id(), call, dt.datetime.now(dt.UTC))
         self._calls[background.id] = background
         call.add_done_callback(lambda _: self._on_done(background))
         return CallStarted(background.id, background.state)
@@ -156,6 +157,7 @@ class BackgroundCalls:
     def _find(self, identity: str) -> _BackgroundCall:
         background = self._calls.get(identity)
         if background is None:
+            self._replicas.check_call(identity)
             fate = self._fates.get(identity)
             known = fate or "it was never started, or so long ago that its result is forgotten"
             raise NotFound(f'there is no call "{identity[:80]}": {known}')

@@ -18,6 +18,7 @@ from venvd_contract.errors import Conflict, InvalidRequest, NotFound
 from venvd_core import wire
 from venvd_core.background import BackgroundCalls
 from venvd_core.calls import Call
+from venvd_core.replicas import Replicas
 
 _REMEMBERED = 4096
 _LONGEST_NAME = 128
@@ -26,7 +27,8 @@ _LONGEST_NAME = 128
 class Cancellation:
     """Finds calls and ends them; one that has ended before is no error."""
 
-    def __init__(self, background: BackgroundCalls) -> None:
+    def __init__(self, background: BackgroundCalls, replicas: Replicas) -> None:
+        self._replicas = replicas
         self._background = background
         self._named: dict[str, Call] = {}
         self._ended: OrderedDict[Any, None] = OrderedDict()
@@ -61,6 +63,7 @@ class Cancellation:
             if not call.done() and call.runner is not None:
                 call.runner.stop(call)
         elif identity not in self._ended and not self._background.has_expired(str(identity)):
+            self._replicas.check_call(str(identity))
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
         return commands.Success()
 

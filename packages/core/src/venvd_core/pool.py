@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from collections import OrderedDict
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +24,7 @@ from venvd_core.callers import Access
 from venvd_core.channel import Channel
 from venvd_core.link import SessionEvent
 from venvd_core.metrics import Gauges, Metrics
+from venvd_core.replicas import DEFAULT, Replicas
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
@@ -32,8 +32,6 @@ from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
 from venvd_core.tasks import Tasks
-
-DEFAULT = "default"
 
 _LONGEST_RELEASE = 100
 _REMEMBERED = 256
@@ -44,8 +42,9 @@ _stats = msgspec.json.Decoder(Stats)
 class Pool:
     """Creates, finds and ends sessions; it is the `Host` of each."""
 
-    def __init__(self, settings: BackendSettings, audit: AuditEvents) -> None:
+    def __init__(self, settings: BackendSettings, audit: AuditEvents, replicas: Replicas) -> None:
         self._audit = audit
+        self._replicas = replicas
         self.grace = settings.grace
         self.queued_bytes = QueuedBytes(settings)
         self.answer_venvs: AnswerVenvs | None = None
@@ -65,7 +64,8 @@ class Pool:
     def start(self) -> None:
         self.channel.start()
         settings = self._settings
-        self._add(SessionSpec(DEFAULT, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat))
+        first = self._replicas.first
+        self._add(SessionSpec(first, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat))
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -84,20 +84,26 @@ class Pool:
     # ---- sessions
 
     def find(self, name: str | None) -> Session:
-        """Return the session `name`; None is `default`.
+        """Return the session with this name or ID; None is `default`.
 
         Raises:
             NotFound: there is none; says how it ended where that is known.
+            Moved: it lives on another replica.
         """
-        try:
-            return self._sessions[DEFAULT if name is None else name]
-        except KeyError:
-            raise self._not_found_error(str(name)) from None
+        if name is None:
+            name = DEFAULT
+        session = self._sessions.get(name) or self._sessions.get(self._replicas.resolve(name))
+        if session is None:
+            raise self._not_found_error(name)
+        return session
 
     def _not_found_error(self, name: str) -> NotFound:
-        fate = self._ended.get(name)
+        fate = self._ended.get(self._replicas.resolve(name))
         known = f"it ended: {fate}" if fate else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
         return NotFound(f'there is no session "{name[:80]}": {known}')
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def list(self) -> commands.SessionList:
         return commands.SessionList([session.info() for session in self._sessions.values()])
@@ -147,13 +153,14 @@ class Pool:
         env = payload["env"] or {}
         check_session(env)
         lease, compat = self._settings.handle_lease, self._settings.compat
-        return SessionSpec(name or f"s-{secrets.token_hex(6)}", limits, name, env, idle, lease, compat)
+        return SessionSpec(self._replicas.make_id(name), limits, name, env, idle, lease, compat)
 
     async def delete(self, name: str) -> None:
         """End a session; returns when its whole process tree is gone."""
-        if name == DEFAULT:
-            raise InvalidRequest(f'the session "{DEFAULT}" is always there: reset it instead')
-        await self._end(self.find(name), "the session was deleted")
+        session = self.find(name)
+        if session.spec.id == self._replicas.first:
+            raise InvalidRequest(f'the session "{session.spec.id}" is always there: reset it instead')
+        await self._end(session, "the session was deleted")
 
     def stop_calls_of(self, key: Access) -> None:
         """Stop the calls of an access key in every session."""
@@ -190,7 +197,7 @@ class Pool:
         """Return why the default session takes no calls; None where it takes them."""
         if self.channel.link is None:
             return self.channel.why
-        default = self._sessions.get(DEFAULT)
+        default = self._sessions.get(self._replicas.first)
         if default is None:
             return "there is no default session"
         return None if default.serving else default.start_error or "the default session is starting"

@@ -16,7 +16,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.internal.limits import NO_LIMITS, lower_limits, merge_limits
-from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, QUEUE_LIMIT
+from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, MOST_REPLICAS, QUEUE_LIMIT
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -36,6 +36,10 @@ class BackendSettings(BaseSettings):
 
     channel: Path = Path("/run/venvd/channel")
     name: str = ""
+    replica: int = Field(default=0, ge=0, lt=MOST_REPLICAS)
+    """The number of this replica of the backend."""
+    replicas: int = Field(default=1, ge=1, le=MOST_REPLICAS)
+    """Of the backend."""
     venv: str = ""
     engine_name: str = ""
     token_sha256: Digest = ""

@@ -6,8 +6,9 @@ import asyncio
 import datetime as dt
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -38,30 +39,44 @@ class _File(msgspec.Struct):
     keys: list[_Entry]
     tokens: list[_Token] = []
     """The server's own tokens: the newest, and older ones with the ends that a rotation gave them."""
+    replicas: list[str | None] = []
+    """The addresses of all replicas of the backend, by number."""
 
 
 _file = msgspec.json.Decoder(_File)
 
 
-def parse(data: bytes) -> list[Key]:
-    """Parse the content of a key file.
+def parse(data: bytes) -> tuple[list[Key], list[str | None]]:
+    """Parse the content of a key file: the keys, and the addresses of the backend's replicas.
 
     Raises:
         ValueError: it is no such file; the message says why.
     """
     content = _file.decode(data)
-    return [
+    keys = [
         *(Key(each.name, bytes.fromhex(each.sha256), each.scope, each.end) for each in content.keys),
         *(OwnToken(each.name, bytes.fromhex(each.sha256), expires_at=each.end) for each in content.tokens),
     ]
+    return keys, content.replicas
+
+
+class Siblings(Protocol):
+    """The replicas of a backend, as its server knows them."""
+
+    addresses: Sequence[str | None]
+    refresh: Callable[[], None] | None
 
 
 class KeyFile:
-    """Tells a guard which keys a file holds. If the file breaks or disappears, the last good keys stay."""
+    """Tells a guard which keys a file holds, and a server where the replicas of its backend are.
 
-    def __init__(self, path: Path, guard: TokenGuard) -> None:
+    If the file breaks or disappears, the last good content stays.
+    """
+
+    def __init__(self, path: Path, guard: TokenGuard, siblings: Siblings) -> None:
         self._path = path
         self._guard = guard
+        self._siblings = siblings
         self._seen: tuple[int, ...] | None = None
         self._problem = ""
 
@@ -71,14 +86,15 @@ class KeyFile:
             status = self._path.stat()
             seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if seen != self._seen:
-                self._guard.replace_keys(self._read())
+                keys, self._siblings.addresses = self._read()
+                self._guard.replace_keys(keys)
                 self._seen, self._problem = seen, ""
         except (OSError, ValueError) as error:
             self._seen = None
             self._report(f"VENVD_KEYS_FILE: {self._path} cannot be used, and the keys stay as they were: {error}")
         self._guard.end_expired()
 
-    def _read(self) -> list[Key]:
+    def _read(self) -> tuple[list[Key], list[str | None]]:
         with self._path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST:
                 raise ValueError(f"it is larger than {LARGEST} bytes")
@@ -96,11 +112,14 @@ class KeyFile:
             self.refresh()
 
 
-def watch(path: Path | None, guard: TokenGuard) -> asyncio.Task[None] | None:
-    """Keep a guard's keys those of a file until the returned task is cancelled; without a file there are no keys."""
+def watch(path: Path | None, guard: TokenGuard, siblings: Siblings) -> asyncio.Task[None] | None:
+    """Keep a guard's keys and the addresses of replicas those of a file until the returned task is cancelled.
+
+    Without a file there are none.
+    """
     if path is None:
         return None
-    file = KeyFile(path, guard)
+    file = KeyFile(path, guard, siblings)
     file.refresh()
-    guard.refresh_keys = file.refresh
+    guard.refresh_keys = siblings.refresh = file.refresh
     return asyncio.get_running_loop().create_task(file.watch())

@@ -1,4 +1,4 @@
-"""`/health`, `/livez`, `/readyz`, `/metrics`, `/walls` and `/audit` of a backend as a bare ASGI application."""
+"""The probes of a backend and what its controller asks it, as a bare ASGI application."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import parse_qs
 
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_contract.internal import audit
-from venvd_contract.internal.messages import WALLS_PATH, WallsReport
+from venvd_contract.internal.messages import LOAD_PATH, WALLS_PATH, LoadReport, WallsReport
 from venvd_http.asgi import JSON, ASGIApp, Receive, Scope, Send, describe_peer, encode, respond, send_whole
 from venvd_http.auth import METRICS, TokenGuard, read_token
 from venvd_http.connection import accept
 from venvd_http.problems import refuse, wrong_method
 
-PATHS = ("/health", "/livez", "/readyz", "/metrics", WALLS_PATH, audit.PATH)
+PATHS = ("/health", "/livez", "/readyz", "/metrics", WALLS_PATH, LOAD_PATH, audit.PATH)
 _POSITION = audit.POSITION_HEADER.lower().encode()
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,6 +32,7 @@ class Probed(Protocol):
 
     def ready(self) -> dict[str, str]: ...
     def walls(self) -> WallsReport: ...
+    def load(self) -> LoadReport: ...
     async def refresh(self) -> None: ...
     def metrics(self) -> bytes: ...
 
@@ -43,16 +44,20 @@ def _read_walls(backend: Probed, _: Scope) -> object:
     return asdict(backend.walls())
 
 
+def _read_load(backend: Probed, _: Scope) -> object:
+    return asdict(backend.load())
+
+
 def _read_events(backend: Probed, scope: Scope) -> object:
     query = parse_qs(scope["query_string"].decode("latin-1"))
     return backend.audit.read(query.get("after", [""])[0])
 
 
-_OF_CONTROLLER = {WALLS_PATH: _read_walls, audit.PATH: _read_events}
+_OF_CONTROLLER = {WALLS_PATH: _read_walls, LOAD_PATH: _read_load, audit.PATH: _read_events}
 
 
 def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
-    """The application. Errors are problem details; metrics, walls and events take a token."""
+    """The application. Errors are problem details; metrics, walls, load and events take a token."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -15,7 +15,8 @@ from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
 from venvd_controller import __version__, probes
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backends import KIND, Backends, read_spec
+from venvd_controller.backend_rows import read_spec
+from venvd_controller.backends import KIND, Backends
 from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
@@ -68,6 +69,29 @@ class BackendStarter:
         with self._images.hold():
             if not self._adopt_own_launch(row, run):
                 self._replace_launch(row, run)
+        if row.spec.get("replicas", 1) > 1:
+            self._backends.announce_change()  # each replica learns where this one is
+            if row.replica == 0:
+                self._await_replicas(row, run)
+
+    def _await_replicas(self, row: BackendRow, run: Run) -> None:
+        """Wait until the starts of the other replicas have ended, which were queued before this one.
+
+        Raises:
+            Unavailable: a replica could not be started.
+        """
+        run.phase("replicas")
+        end = time.monotonic() + self._settings.start_timeout
+        while True:
+            others = self._backends.list_replicas(row.name)[1:]
+            waiting = [each for each in others if each.state in {"pending", "starting"}]
+            if not waiting or time.monotonic() >= end:
+                break
+            run.check()
+            time.sleep(_PROBE_INTERVAL)
+        failed = next((each for each in others if each.wanted and each.state != "running"), None)
+        if failed is not None:
+            raise Unavailable(f"replica {failed.replica} is {failed.state}: {failed.error or 'its start goes on'}")
 
     def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
         """Adopt the complete launch that this operation made before the controller was killed."""

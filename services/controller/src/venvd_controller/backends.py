@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +12,12 @@ from typing import Any
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, Conflict, VenvdError
-from venvd_contract.resources import Backend, BackendLimits, BackendSpec, OperationInfo, TokenRotation, Walls
-from venvd_controller import __version__, backend_tokens
+from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
+from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
+from venvd_controller import backend_tokens, replicas
+from venvd_controller.backend_rows import create_resource, is_outdated, make_row, read_builds, read_spec
 from venvd_controller.backend_tokens import TokenNonce
 from venvd_controller.callers import Visible, match_names
-from venvd_controller.clock import add_seconds, now
 from venvd_controller.database import Database, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
 from venvd_controller.home import Home
@@ -26,7 +25,6 @@ from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
 from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
-from venvd_engines.addresses import url_host
 from venvd_engines.engine import LaunchRecord
 from venvd_http.auth import sha256
 
@@ -55,7 +53,7 @@ class Backends:
     """All backends.
 
     Attributes:
-        on_rotation: functions called after a token was rotated.
+        on_change: functions called after a token was rotated or a replica has an address.
     """
 
     def __init__(
@@ -76,19 +74,19 @@ class Backends:
         self._token_owners: dict[str, TokenOwner] | None = None
         """By the digests of their tokens; None after a change."""
         self._changes = 0
-        self.on_rotation: list[Callable[[], None]] = []
+        self.on_change: list[Callable[[], None]] = []
 
     def list_all(
         self, after: str | None = None, limit: int = 1000, visible: Visible | None = None
     ) -> Sequence[Backend]:
-        query = select(BackendRow).where(BackendRow.name > (after or ""))
+        query = select(BackendRow).where(BackendRow.name > (after or ""), BackendRow.replica == 0)
         if visible is not None:
             names = match_names(BackendRow.name, visible.backends)
             query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
-            builds = _read_builds(session)
+            builds = read_builds(session)
             rows = session.scalars(query.order_by(BackendRow.name).limit(limit))
-            return [self._to_resource(row, builds) for row in rows]
+            return [self._to_resource(session, row, builds) for row in rows]
 
     def list_rows(self) -> Sequence[BackendRow]:
         with self._database.read() as session:
@@ -96,7 +94,41 @@ class Backends:
 
     def get(self, name: str) -> Backend:
         with self._database.read() as session:
-            return self._to_resource(_get_row(session, name), _read_builds(session))
+            return self._to_resource(session, _get_backend_row(session, name), read_builds(session))
+
+    def list_states(self) -> list[tuple[str, str]]:
+        """List type and state of each backend."""
+        groups = replicas.group_by_backend(self.list_rows())
+        return [(group[0].spec["type"], replicas.combine_state(group)) for group in groups]
+
+    def list_replicas(self, name: str) -> list[BackendRow]:
+        """List the rows of all replicas of a backend, by number.
+
+        Raises:
+            NotFound: there is no such backend.
+        """
+        with self._database.read() as session:
+            return [_get_backend_row(session, name), *replicas.list_others(session, name)]
+
+    def list_addresses(self, row: BackendRow) -> list[str | None]:
+        """List the addresses of all replicas of the backend of a row, by number; none if it has no further ones."""
+        count = row.spec.get("replicas", 1)
+        if count == 1:
+            return []
+        urls = {each.replica: each.url for each in self.list_replicas(row.replica_of or row.name)}
+        return [urls.get(number) for number in range(count)]
+
+    def find_replica(self, name: str, number: int) -> BackendRow:
+        """Return the row of a replica.
+
+        Raises:
+            NotFound: there is no such backend or replica.
+        """
+        rows = self.list_replicas(name)
+        row = next((row for row in rows if row.replica == number), None)
+        if row is None:
+            raise NotFound(f'the backend "{name}" has no replica {number}; it has {len(rows)}, counted from 0')
+        return row
 
     def get_row(self, name: str) -> BackendRow:
         """Read the row of a backend.
@@ -108,9 +140,10 @@ class Backends:
             return _get_row(session, name)
 
     def list_reserved_ports(self, name: str) -> set[int]:
-        """List the ports of the other backends, also of those that are being restarted: they keep their ports."""
+        """List the ports that the other backends have or asked for: they keep them while they are being restarted."""
         others = [row for row in self.list_rows() if row.name != name and row.wanted and row.state != "failed"]
-        return {number for row in others for number in row.ports.values()}
+        asked = {row.spec[field] for row in others for field in ("port", "httpPort") if row.spec[field] is not None}
+        return asked | {number for row in others for number in row.ports.values()}
 
     def get_launch_record(self, name: str) -> LaunchRecord:
         """Return the launch record of a running backend.
@@ -160,15 +193,18 @@ class Backends:
         for row in self.list_rows():
             if row.spec["token"]:
                 for source in backend_tokens.list_nonces(row):
-                    owners[sha256(self._derive(source))] = TokenOwner(row.name, source=source)
+                    owners[sha256(self._derive(source))] = TokenOwner(row.replica_of or row.name, source=source)
             manages: Sequence[str] = row.spec.get("manages") or ()
             if row.wanted and manages:
-                owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.name, tuple(manages))
+                owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.replica_of or row.name, tuple(manages))
         return owners
 
     def _forget_token_owners(self) -> None:
         self._changes += 1
         self._token_owners = None
+
+    def _to_resource(self, session: Session, row: BackendRow, builds: Mapping[str, str]) -> Backend:
+        return create_resource(session, row, builds, self._engine_name, self.derive_token(row))
 
     # ---- commands ----
 
@@ -185,13 +221,15 @@ class Backends:
             Conflict: the name is taken.
         """
         spec = check_backend(spec, self.host_paths)
+        replicas.check_replicas(spec, self._engine_name)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
+            self._adjust_replicas(session, row)
             operation = self._queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
-            return self._to_resource(row, _read_builds(session)), operation
+            return self._to_resource(session, row, read_builds(session)), operation
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -208,26 +246,40 @@ class Backends:
         self._check_sockets(session, spec, name)
         failed = session.get(BackendRow, name)
         if failed is not None:
-            session.delete(failed)
+            for each in (failed, *replicas.list_others(session, name)):
+                self._operations.cancel_active(session, KIND, each.name)
+                session.delete(each)
             session.flush()
-        row = BackendRow(
-            name=name,
-            venv=spec.venv,
-            spec=asdict(spec),
-            wanted=True,
-            state="pending",
-            created_at=now(),
-            nonce=secrets.token_hex(12),
-            ports={},
-            restarts=0,
-            failures=0,
-            retry_at=0.0,
-            declared=declared,
-        )
+        row = make_row(name, spec, declared=declared)
         session.add(row)
         session.flush()
         after_commit(session, self._forget_token_owners)
         return row
+
+    def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
+        """Give a backend the rows of the replicas that it should have, and queue their starts; others end."""
+        spec = read_spec(row)
+        others = {each.replica: each for each in replicas.list_others(session, row.name)}
+        for number in range(1, spec.replicas):
+            planned = replicas.plan_replica(spec)
+            other = others.pop(number, None)
+            if other is None:
+                name = replicas.name_replica(row.name, number)
+                if session.get(BackendRow, name) is not None:
+                    raise Conflict(f'replicas: replica {number} would be "{name}", and a backend has that name')
+                other = make_row(name, planned, declared=row.declared)
+                other.replica_of, other.replica = row.name, number
+                other.nonce, other.tokens = row.nonce, row.tokens
+                session.add(other)
+                session.flush()
+            elif not other.wanted:
+                raise Conflict(f"replicas: replica {number} is being removed; try again")
+            self._operations.cancel_active(session, KIND, other.name)
+            other.venv, other.spec, other.ports = row.venv, asdict(planned), {}
+            other.retry_at, other.failures, other.error = 0.0, 0, None
+            self._queue_start(session, other)
+        for other in others.values():
+            self._remove_row(session, other)
 
     def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
         """Raise `Conflict` if another backend has the same directory of sockets or name of a pipe."""
@@ -249,17 +301,19 @@ class Backends:
         return operation
 
     def restart(self, name: str) -> tuple[Backend, OperationInfo]:
-        """Queue a restart: URL and token stay, sessions are new."""
+        """Queue a restart of all replicas: URL and token stay, sessions are new."""
         with self._database.write() as session:
-            row = _get_row(session, name)
+            row = _get_backend_row(session, name)
             if not row.wanted:
                 raise Conflict(f'the backend "{name}" is being removed')
             active = self._operations.find_active(session, KIND, name)
             if active is not None:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
-            row.retry_at, row.failures, row.error = 0.0, 0, None
-            operation = self._queue_start(session, row)
-            return self._to_resource(row, _read_builds(session)), operation
+            for each in (*replicas.list_others(session, name), row):
+                if each.wanted and self._operations.find_active(session, KIND, each.name) is None:
+                    each.retry_at, each.failures, each.error = 0.0, 0, None
+                    operation = self._queue_start(session, each)
+            return self._to_resource(session, row, read_builds(session)), operation
 
     def rotate_token(self, name: str, overlap: float) -> TokenRotation:
         """Give a backend a new token; those before it end after `overlap` seconds.
@@ -269,20 +323,23 @@ class Backends:
             Conflict: the backend serves without a token, or too many of its tokens are valid.
         """
         with self._database.write() as session:
-            row = _get_row(session, name)
+            row = _get_backend_row(session, name)
             end = backend_tokens.rotate(row, overlap)
+            for other in replicas.list_others(session, name):
+                other.tokens = row.tokens
             after_commit(session, self._forget_token_owners)
-            after_commit(session, self._announce_rotation)
+            after_commit(session, self.announce_change)
             return TokenRotation(name, str(self.derive_token(row)), end)
 
-    def _announce_rotation(self) -> None:
-        for callback in self.on_rotation:
+    def announce_change(self) -> None:
+        """Call the functions that bring tokens and addresses to the servers."""
+        for callback in self.on_change:
             callback()
 
     def declare(self, spec: BackendSpec) -> None:
         """Give an existing backend the (checked) specification of the manifest; a changed one restarts it."""
         with self._database.write() as session:
-            row = _get_row(session, str(spec.name))
+            row = _get_backend_row(session, str(spec.name))
             changed = replace(read_spec(row), update=spec.update) != spec
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
@@ -291,15 +348,20 @@ class Backends:
             if changed and row.wanted:
                 self._operations.cancel_active(session, KIND, row.name)
                 row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
+                self._adjust_replicas(session, row)
                 self._queue_start(session, row)
 
     def request_removal(self, name: str) -> None:
         """Mark a backend for removal and cancel its start; the reconciler removes it."""
         with self._database.write() as session:
-            row = _get_row(session, name)
-            row.wanted, row.state = False, "stopping"
-            after_commit(session, self._forget_token_owners)
-            self._operations.cancel_active(session, KIND, name)
+            row = _get_backend_row(session, name)
+            for each in (row, *replicas.list_others(session, name)):
+                self._remove_row(session, each)
+
+    def _remove_row(self, session: Session, row: BackendRow) -> None:
+        row.wanted, row.state = False, "stopping"
+        after_commit(session, self._forget_token_owners)
+        self._operations.cancel_active(session, KIND, row.name)
 
     # ---- for starts and the reconciler ----
 
@@ -351,9 +413,12 @@ class Backends:
         )
 
     def delete_row(self, name: str) -> None:
+        """Delete the row of a launch that has ended. The row of a backend stays until all others of it are gone."""
         with self._database.write() as session:
             row = session.get(BackendRow, name)
-            if row is not None:
+            if row is not None and replicas.list_others(session, name):
+                row.record, row.launch = None, None
+            elif row is not None:
                 session.delete(row)
                 after_commit(session, self._forget_token_owners)
 
@@ -384,62 +449,14 @@ class Backends:
     def restart_outdated(self) -> None:
         """Restart the next backend with `update: rolling` that is outdated, once all others of its venv run."""
         with self._database.read() as session:
-            builds = _read_builds(session)
+            builds = read_builds(session)
             rows = session.scalars(select(BackendRow).where(BackendRow.wanted).order_by(BackendRow.name)).all()
         busy = {row.venv for row in rows if row.spec.get("update") == "rolling" and row.state != "running"}
         for row in rows:
-            if row.spec.get("update") == "rolling" and row.venv not in busy and _is_outdated(row, builds):
+            if row.spec.get("update") == "rolling" and row.venv not in busy and is_outdated(row, builds):
                 log.info("%s: its build or its server is older than a start would give it; it is restarted", row.name)
                 busy.add(row.venv)
                 self.start_if_unchanged(row)
-
-    def _to_resource(self, row: BackendRow, builds: Mapping[str, str]) -> Backend:
-        return Backend(
-            name=row.name,
-            type=row.spec["type"],
-            venv=row.venv,
-            state=row.state,
-            spec=read_spec(row),
-            engine=self._engine_name,
-            createdAt=row.created_at,
-            url=row.url,
-            httpUrl=_make_http_url(row),
-            token=self.derive_token(row),
-            python=row.python,
-            key=row.key,
-            startedAt=row.started_at,
-            restarts=row.restarts,
-            error=row.error,
-            operation=row.operation,
-            walls=None if row.walls is None else Walls(**row.walls),
-            outdated=_is_outdated(row, builds),
-            expiresAt=find_expiry(row),
-        )
-
-
-def find_expiry(row: BackendRow) -> str | None:
-    """Return when the time to live of a backend ends."""
-    ttl = row.spec.get("ttl")
-    return None if ttl is None else add_seconds(row.created_at, ttl)
-
-
-def _read_builds(session: Session) -> dict[str, str]:
-    """Read the key of the newest image of each venv that has one."""
-    query = select(VenvRow.name, VenvRow.image["key"].as_string()).where(VenvRow.image.is_not(None))
-    return {name: key for name, key in session.execute(query) if key is not None}
-
-
-def _is_outdated(row: BackendRow, builds: Mapping[str, str]) -> bool:
-    """Return whether a start would give a backend that runs a newer build of its venv or a newer server."""
-    if row.record is None:
-        return False
-    return row.key != builds.get(row.venv, row.key) or row.server != __version__
-
-
-def _make_http_url(row: BackendRow) -> str | None:
-    """Make the published address of a gRPC server's HTTP port, once it has one."""
-    port = row.ports.get("http") if row.spec["type"] == "rpc" else None
-    return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
 def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:
@@ -458,17 +475,20 @@ def get_version(row: BackendRow) -> tuple[object, ...]:
     return (row.launch, row.state, row.operation, row.wanted, row.failures)
 
 
-def read_spec(row: BackendRow) -> BackendSpec:
-    fields: dict[str, Any] = dict(row.spec)
-    return BackendSpec(**{**fields, "limits": BackendLimits(**fields["limits"])})
-
-
 def _update(name: str) -> Any:
     return update(BackendRow).where(BackendRow.name == name)
 
 
 def _get_row(session: Session, name: str) -> BackendRow:
     return get_row(session, BackendRow, "backend", name)
+
+
+def _get_backend_row(session: Session, name: str) -> BackendRow:
+    """Read the row of a backend, not of a further replica of one."""
+    row = _get_row(session, name)
+    if row.replica_of is not None:
+        raise NotFound(f'"{name}" is replica {row.replica} of the backend "{row.replica_of}": name the backend')
+    return row
 
 
 def _choose_name(base: str, taken: set[str]) -> str:

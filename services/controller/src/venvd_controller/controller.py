@@ -101,7 +101,7 @@ class Controller:
             gaps=list(self.engine.capabilities().gaps),
             runtimes=len(self.runtimes.list_all()),
             venvs=len(self.venvs.list_all()),
-            backends=dict(Counter(row.state for row in self.backends.list_rows())),
+            backends=dict(Counter(state for _, state in self.backends.list_states())),
             operations=dict(Counter(state for _, state in self.operations.count().elements())),
         )
 

@@ -96,6 +96,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "Package": {"name": "numpy", "version": "2.4.0"},
     "Provider": {"name": "OpenAI", "spec": _PROVIDER_SPEC, "createdAt": _BEGAN, "updatedAt": _BEGAN},
     "ProviderSpec": _PROVIDER_SPEC,
+    "Replica": {"number": 0, "state": "running", "url": "http://127.0.0.1:5678", "sessions": 4, "startedAt": _ENDED},
     "RotationSpec": {"overlap": 600},
     "Runtime": _RUNTIME,
     "RuntimeChange": {"runtime": _RUNTIME, "operation": None},

@@ -33,7 +33,7 @@ class KeyFiles:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="key files", daemon=True)
         keys.on_change.append(self.update)
-        backends.on_rotation.append(self.update)
+        backends.on_change.append(self.update)
 
     def start(self) -> None:
         self._thread.start()

@@ -84,20 +84,23 @@ class Keys:
     def render_file(self, row: BackendRow) -> bytes:
         """Return the key file of a backend's server: its own tokens, and each key that may call it or read its metrics.
 
+        It also has the addresses of all replicas of the backend.
+
         Own tokens that have ended are there as well, so that the server can say so.
         """
-        entries = []
+        backend, entries = row.replica_of or row.name, []
         for key in sorted(self._keys.values(), key=lambda key: key.name):
             caller = Caller(key.name, key.name, key.scopes)
-            use = caller.has(USE + row.name) or caller.has(VENV + row.venv)
+            use = caller.has(USE + backend) or caller.has(VENV + row.venv)
             if not key.expired and (use or caller.has(METRICS)):
                 scope = "use" if use else METRICS
                 entries.append({"name": key.name, "sha256": key.sha256, "scope": scope, "expiresAt": key.expires_at})
         tokens = [
-            {"name": _name_token(row.name, end), "sha256": digest, "expiresAt": end}
+            {"name": _name_token(backend, end), "sha256": digest, "expiresAt": end}
             for digest, end in self._backends.list_tokens(row)
         ]
-        return json.dumps({"keys": entries, "tokens": tokens}).encode()
+        replicas = self._backends.list_addresses(row)
+        return json.dumps({"keys": entries, "tokens": tokens, "replicas": replicas}).encode()
 
     def list_all(self, after: str | None, limit: int) -> Sequence[Key]:
         query = select(KeyRow).where(KeyRow.name > (after or "")).order_by(KeyRow.name).limit(limit)

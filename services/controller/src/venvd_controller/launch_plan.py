@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_contract.server_settings import merge_server_settings
-from venvd_controller.backends import Backends, read_spec
+from venvd_controller.backend_rows import read_spec
+from venvd_controller.backends import Backends
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.settings import Settings
@@ -95,7 +96,7 @@ def create_server_env(
     ceiling = _find_ceiling([json.loads(settings.max_session_limits), *chosen_ceilings])
     token = backends.derive_token(row)
     env = {
-        "VENVD_NAME": row.name,
+        "VENVD_NAME": row.replica_of or row.name,
         "VENVD_VENV": row.venv,
         "VENVD_ENGINE_NAME": engine_name,
         "VENVD_METRICS_TOKEN_SHA256": sha256(backends.derive_metrics_token(row)),
@@ -117,6 +118,8 @@ def create_server_env(
         env["VENVD_ALLOWED_ORIGINS"] = ",".join(spec.allowedOrigins)
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
+    if spec.replicas > 1:
+        env |= {"VENVD_REPLICA": str(row.replica), "VENVD_REPLICAS": str(spec.replicas)}
     if spec.handleLease is not None:
         env["VENVD_HANDLE_LEASE"] = str(spec.handleLease)
     return env

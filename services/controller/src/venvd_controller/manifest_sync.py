@@ -89,7 +89,7 @@ class ManifestSync:
         for name, backend in self._manifest.backends.items():
             self._apply_backend(name, backend, stopped=name in stopped)
         with self._database.read() as session:
-            query = select(BackendRow.name).where(BackendRow.declared, BackendRow.wanted)
+            query = select(BackendRow.name).where(BackendRow.declared, BackendRow.wanted, BackendRow.replica == 0)
             undeclared = set(session.scalars(query)) - set(self._manifest.backends)
         for name in undeclared:
             self._backends.request_removal(name)

@@ -70,7 +70,7 @@ class _Collector(Collector):
         rows = self._sources.backends.list_rows()
         yield _count_labels(
             GaugeMetricFamily("venvd_backends", "Backends by state.", labels=["type", "state"]),
-            ((row.spec["type"], row.state) for row in rows),
+            self._sources.backends.list_states(),
             ((kind, state) for kind in BACKEND_TYPES for state in _BACKEND_STATES),
         )
         restarts = CounterMetricFamily(

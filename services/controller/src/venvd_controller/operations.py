@@ -106,6 +106,7 @@ class Operations:
         self._kinds: dict[str, OperationKind] = {}
         self._runs: dict[str, Run] = {}
         self._runs_lock = threading.Lock()
+        self._last_time = 0
         self._subscribers: list[tuple[str, Callable[[], None]]] = []
         self._wake = threading.Event()
         self._dispatcher = threading.Thread(target=self._dispatch, name="operations", daemon=True)
@@ -147,7 +148,9 @@ class Operations:
 
     def submit(self, session: Session, kind: str, target: str, venv: str | None = None) -> OperationInfo:
         """Queue an operation for a venv or none; it starts after the transaction of `session` is committed."""
-        key = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+        with self._runs_lock:  # operations run in the order of their IDs
+            self._last_time = max(time.time_ns() // 1_000_000, self._last_time + 1)
+            key = f"{self._last_time:012x}{secrets.token_hex(4)}"
         row = OperationRow(id=key, kind=kind, target=target, venv=venv, state="queued", created_at=now(), phases=[])
         session.add(row)
         session.flush()

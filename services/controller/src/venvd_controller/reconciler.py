@@ -16,7 +16,8 @@ from datetime import datetime
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backends import KIND, Backends, find_expiry, get_retry_delay, get_version
+from venvd_controller.backend_rows import find_expiry
+from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
 from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.launch_list import LaunchList
@@ -201,6 +202,8 @@ class Reconciler:
             self._engine.destroy_owned(owned)
         self._backends.delete_row(row.name)
         self._reset_probes(row.name)
+        if row.replica_of is not None:
+            self.wake()  # the row of its backend goes last
 
     def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
         if owned is None or not owned.running:

@@ -202,7 +202,8 @@ class Venvs:
         """Delete a venv that no backend uses, and its image if nothing else uses it."""
         with self._database.write() as session:
             row = get_row(session, VenvRow, "venv", name)
-            backend_names = session.scalars(select(BackendRow.name).where(BackendRow.venv == name)).all()
+            query = select(BackendRow.name).where(BackendRow.venv == name, BackendRow.replica == 0)
+            backend_names = session.scalars(query).all()
             if backend_names:
                 raise InUse(f'the venv "{name}" is used by the backends {", ".join(sorted(backend_names))}')
             cancelled_build = self._operations.cancel_active(session, KIND, name)

@@ -56,7 +56,7 @@ class HttpServer:
         )
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.refuse_token
-        self._watching_keys = keys.watch(settings.keys_file, guard)
+        self._watching_keys = keys.watch(settings.keys_file, guard, self._backend.replicas)
         self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(

@@ -72,7 +72,7 @@ class PipeServer:
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
         self.hangups = HangupWatcher(loop)
-        self._watching_keys = keys.watch(self.settings.keys_file, self.guard)
+        self._watching_keys = keys.watch(self.settings.keys_file, self.guard, self.backend.replicas)
         self.backend.environments = Environments(self.settings.controller_socket, older=self.settings.compat)
         self._server = await loop.create_unix_server(
             lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG

@@ -84,7 +84,7 @@ class RpcServer:
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.refuse_token
         entrance = Entrance(guard, read_limits(settings))
-        self._watching_keys = keys.watch(settings.keys_file, guard)
+        self._watching_keys = keys.watch(settings.keys_file, guard, self._backend.replicas)
         self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)

@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from venvd_contract.errors import Internal, VenvdError
+from venvd_contract.errors import Internal, Moved, VenvdError
 from venvd_http.auth import hold_back
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ def status_of(error: VenvdError) -> grpc.Status:
     info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"stateLost": "true" if error.state_lost else "false"})
     if error.error_type is not None:
         info.metadata["errorType"] = cut_end(error.error_type, TYPE_BYTES)
+    if isinstance(error, Moved):
+        info.metadata["url"] = error.url
     details = [info]
     if error.traceback is not None:
         details.append(DebugInfo(detail=cut_beginning(error.traceback, TRACEBACK_BYTES)))

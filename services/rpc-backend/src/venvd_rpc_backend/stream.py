@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_contract.errors import Cancelled, Internal, LimitExceeded, VenvdError
+from venvd_contract.errors import Cancelled, Internal, LimitExceeded, Moved, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Request
 from venvd_core.float_arrays import WholeCall
@@ -220,4 +220,6 @@ def message_of(error: VenvdError) -> Error:
         message.error_type = status.replace_surrogates(error.error_type)
     if error.traceback is not None:
         message.traceback = status.replace_surrogates(error.traceback)
+    if isinstance(error, Moved):
+        message.url = error.url
     return message

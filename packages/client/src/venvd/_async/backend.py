@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,13 +11,13 @@ from venvd import _calls
 from venvd._arrays import array_of, bytes_of
 from venvd._async.background import AsyncBackground
 from venvd._async.files import AsyncFiles
+from venvd._async.replicas import AsyncReplicaList, AsyncReplicaTransport
 from venvd._async.uploads import run_uploading, stream_uploading
 from venvd._async_proxy import AsyncRemoteObject
 from venvd._calls import SessionCalls
 from venvd._release import AsyncReleaser
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
-from venvd._transports.opening import open_async_transport
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 
@@ -283,12 +284,18 @@ class AsyncSessions:
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
         """
-        info = await self._backend._run_call(_calls.create_session(name, limits, env, idle_timeout))
+        call = _calls.create_session(name, limits, env, idle_timeout)
+        transport = await self._backend._choose_replica() if name is None else self._backend._transport
+        info = await transport.call(call)
         return AsyncSession(self._backend, info.id, info)
 
     async def list(self) -> list[SessionInfo]:
-        """List the sessions."""
-        return await self._backend._run_call(_calls.list_sessions())
+        """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
+        listed: list[SessionInfo] = []
+        for transport in await self._backend._find_replicas():
+            found = await transport.call(_calls.list_sessions())
+            listed += found
+        return listed
 
     async def get(self, session: str) -> SessionInfo:
         """Return what the backend knows about a session."""
@@ -324,6 +331,8 @@ class AsyncBackend(AsyncCommands):
             None unless the backend has a lease of its own.
         ca: a PEM file with the authorities to trust for `https://` and `grpcs://`. None takes `VENVD_CA`, else the
             system's.
+        list_replicas: lists the replicas of the backend. Sessions without a name are created on the least loaded one.
+            None creates them on that of `url`.
     """
 
     def __init__(
@@ -334,10 +343,12 @@ class AsyncBackend(AsyncCommands):
         timeout: float | None = None,
         lease: float | None = None,
         ca: str | None = None,
+        list_replicas: AsyncReplicaList | None = None,
     ) -> None:
         self.url = url
         self.lease = lease
-        self._transport = open_async_transport(url, token, ca)
+        self._transport = self._replicas = AsyncReplicaTransport(url, token, ca)
+        self._list_replicas = list_replicas
         self._run_call = self._transport.call
         self._calls = SessionCalls(self, None, timeout, self._make_proxy, lease)
         self._releaser = AsyncReleaser(self, self._transport, lease)
@@ -372,6 +383,21 @@ class AsyncBackend(AsyncCommands):
             return await self._run_call(self._calls.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
+
+    async def _find_replicas(self) -> Sequence[AsyncTransport]:
+        """Find the replicas that run."""
+        listed = () if self._list_replicas is None else await self._list_replicas()
+        urls = [each.url for each in listed if each.state == "running" and each.url is not None]
+        return [self._replicas.find_replica(url) for url in urls] or [self._transport]
+
+    async def _choose_replica(self) -> AsyncTransport:
+        """Choose the replica that runs and has the fewest sessions."""
+        listed = () if self._list_replicas is None else await self._list_replicas()
+        ready = [each for each in listed if each.url is not None and each.sessions is not None]
+        if not ready:
+            return self._transport
+        least = min(ready, key=attrgetter("sessions"))
+        return self._replicas.find_replica(least.url or self.url)
 
     def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
         proxy = AsyncRemoteObject(calls, handle, type_name)

@@ -247,6 +247,10 @@ class AsyncBackends:
         """Return one backend."""
         return await self._connection.send(api.get_backend(name))
 
+    async def list_replicas(self, name: str) -> Sequence[resources.Replica]:
+        """List the replicas of a backend, with the number of sessions that each has now."""
+        return await self._connection.send(api.list_replicas(name))
+
     async def delete(self, name: str, *, until_changed: bool = False) -> None:
         """Stop and remove a backend.
 
@@ -263,20 +267,24 @@ class AsyncBackends:
         """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
         return await self._connection.send(api.rotate_token(name, overlap))
 
-    async def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
+    async def logs(
+        self, name: str, tail: int | None = None, since: str | None = None, *, replica: int = 0
+    ) -> Sequence[LogLine]:
         """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""
-        return await self._connection.send(api.get_logs(name, tail, since))
+        return await self._connection.send(api.get_logs(name, tail, since, replica))
 
-    async def metrics(self, name: str) -> str:
+    async def metrics(self, name: str, *, replica: int = 0) -> str:
         """Return a backend's metrics in Prometheus' text format."""
-        return await self._connection.send(api.get_metrics(name))
+        return await self._connection.send(api.get_metrics(name, replica))
 
-    async def follow_logs(self, name: str, tail: int | None = None, since: str | None = None) -> AsyncIterator[LogLine]:
+    async def follow_logs(
+        self, name: str, tail: int | None = None, since: str | None = None, *, replica: int = 0
+    ) -> AsyncIterator[LogLine]:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
         The iterator ends when the backend is removed or the iterator is closed.
         """
-        query = {"tail": tail, "since": since, "follow": "true"}
+        query = {"tail": tail, "since": since, "follow": "true", "replica": replica or None}
         async with aclosing(self._connection.stream_events(api.logs_path(name), query)) as stream:
             async for event in stream:
                 line = api.parse_log_line(event)

@@ -12,6 +12,7 @@ from venvd._async.backend import AsyncBackend
 from venvd._async.controller import AsyncController
 from venvd._backend_options import Options, describe_options, plan_backend
 from venvd._on_demand_controller import remove_backend, use_controller_async
+from venvd_contract.resources import Replica
 
 
 @describe_options
@@ -28,14 +29,25 @@ async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Opti
         VenvdError: something cannot be built or started. The message says why.
     """
     plan = plan_backend(requirements, options)
-    async with use_controller_async(options.get("controller"), options.get("token")) as address:
-        async with AsyncController(*address) as controller:
-            started = await workflows.start_from_requirements(
-                controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
-            )
-            backend_token = controller.token_for(started)
+    async with (
+        use_controller_async(options.get("controller"), options.get("token")) as address,
+        AsyncController(*address) as controller,
+    ):
+        started = await workflows.start_from_requirements(
+            controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
+        )
+        backend_token = controller.token_for(started)
+
+        async def list_replicas() -> Sequence[Replica]:
+            return await controller.backends.list_replicas(started.name)
+
         try:
-            async with AsyncBackend(started.url or "", backend_token, timeout=options.get("timeout")) as connected:
+            async with AsyncBackend(
+                started.url or "",
+                backend_token,
+                timeout=options.get("timeout"),
+                list_replicas=list_replicas if started.replicas else None,
+            ) as connected:
                 yield connected
         finally:
             await asyncio.to_thread(remove_backend, started.name, address, options.get("controller"))

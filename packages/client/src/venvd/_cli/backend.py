@@ -24,17 +24,22 @@ from venvd_contract.resources import (
     LONGEST_LEASE,
     LONGEST_OVERLAP,
     MOST_QUEUED,
+    MOST_REPLICAS,
     QUEUE_LIMIT,
     ROTATION_OVERLAP,
     UPDATES,
     Backend,
     BackendLimits,
     LogLine,
+    Replica,
     VenvSpec,
     Walls,
 )
 
 DEFAULT_VENV = "default"
+replica_option = click.option(
+    "--replica", type=click.IntRange(0), default=0, metavar="NUMBER", help="Of this replica. Default: 0."
+)
 
 
 @click.group(cls=Group)
@@ -87,7 +92,16 @@ def details(info: Backend) -> str:
             ("error", info.error),
         ]
     )
-    return described + describe_outdated([info])
+    return described + _list_replicas(info.replicas) + describe_outdated([info])
+
+
+def _list_replicas(replicas: Sequence[Replica]) -> str:
+    """Return a table of the replicas of a backend that has several."""
+    if not replicas:
+        return ""
+    headings = ["replica", "state", "url", "started", "restarts", "error"]
+    shown = [[str(i.number), i.state, i.url, i.startedAt, str(i.restarts), shorten(i.error)] for i in replicas]
+    return "\n" + table(headings, shown)
 
 
 def describe_walls(walls: Walls) -> str:
@@ -250,6 +264,11 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     metavar="PATTERN",
     help="A venv that sessions may manage with `import venvd_host`; * stands for any text. For admins. Repeatable.",
 )
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MOST_REPLICAS),
+    help="How many launches run behind its name. A session lives on one of them. Default: 1. For operators.",
+)
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
@@ -386,25 +405,27 @@ def _format_line(line: LogLine) -> str:
     type=Moment(),
     help="Print no older lines: a time (RFC 3339), or how long ago, such as 90s, 10m, 2h or 1d.",
 )
+@replica_option
 @pass_state
-def logs(state: State, name: str | None, follow: bool, tail: int | None, since: str | None) -> None:
+def logs(state: State, name: str | None, follow: bool, tail: int | None, since: str | None, replica: int) -> None:
     """Print the log of a backend. Default: the only one."""
     name = choose_backend(state, name)
     if not follow:
-        lines = state.controller.backends.logs(name, tail, since)
+        lines = state.controller.backends.logs(name, tail, since, replica=replica)
         state.show(lines, "\n".join(_format_line(line) for line in lines) if lines else None)
         return
     if state.json:
         raise click.UsageError("--follow has no end and --json prints one array: use only one of them")
-    for line in state.controller.backends.follow_logs(name, tail, since):
+    for line in state.controller.backends.follow_logs(name, tail, since, replica=replica):
         write(_format_line(line))
 
 
 @backend.command("metrics")
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
+@replica_option
 @pass_state
-def metrics(state: State, name: str | None) -> None:
+def metrics(state: State, name: str | None, replica: int) -> None:
     """Print a backend's metrics in Prometheus' text format. Default: the only backend."""
     name = choose_backend(state, name)
-    text = state.controller.backends.metrics(name)
+    text = state.controller.backends.metrics(name, replica=replica)
     state.show({"name": name, "metrics": text}, text.rstrip())

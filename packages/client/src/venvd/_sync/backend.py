@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,10 +15,10 @@ from venvd._proxy import RemoteObject
 from venvd._release import Releaser
 from venvd._sync.background import Background
 from venvd._sync.files import Files
+from venvd._sync.replicas import ReplicaList, ReplicaTransport
 from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import Call, Event, Run, Transport
-from venvd._transports.opening import open_transport
 from venvd.errors import DeadlineExceeded, Unreachable
 from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 
@@ -282,12 +283,18 @@ class Sessions:
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
         """
-        info = self._backend._run_call(_calls.create_session(name, limits, env, idle_timeout))
+        call = _calls.create_session(name, limits, env, idle_timeout)
+        transport = self._backend._choose_replica() if name is None else self._backend._transport
+        info = transport.call(call)
         return Session(self._backend, info.id, info)
 
     def list(self) -> list[SessionInfo]:
-        """List the sessions."""
-        return self._backend._run_call(_calls.list_sessions())
+        """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
+        listed: list[SessionInfo] = []
+        for transport in self._backend._find_replicas():
+            found = transport.call(_calls.list_sessions())
+            listed += found
+        return listed
 
     def get(self, session: str) -> SessionInfo:
         """Return what the backend knows about a session."""
@@ -323,6 +330,8 @@ class Backend(Commands):
             None unless the backend has a lease of its own.
         ca: a PEM file with the authorities to trust for `https://` and `grpcs://`. None takes `VENVD_CA`, else the
             system's.
+        list_replicas: lists the replicas of the backend. Sessions without a name are created on the least loaded one.
+            None creates them on that of `url`.
     """
 
     def __init__(
@@ -333,10 +342,12 @@ class Backend(Commands):
         timeout: float | None = None,
         lease: float | None = None,
         ca: str | None = None,
+        list_replicas: ReplicaList | None = None,
     ) -> None:
         self.url = url
         self.lease = lease
-        self._transport = open_transport(url, token, ca)
+        self._transport = self._replicas = ReplicaTransport(url, token, ca)
+        self._list_replicas = list_replicas
         self._run_call = self._transport.call
         self._calls = SessionCalls(self, None, timeout, self._make_proxy, lease)
         self._releaser = Releaser(self, self._transport, lease)
@@ -371,6 +382,21 @@ class Backend(Commands):
             return self._run_call(self._calls.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
+
+    def _find_replicas(self) -> Sequence[Transport]:
+        """Find the replicas that run."""
+        listed = () if self._list_replicas is None else self._list_replicas()
+        urls = [each.url for each in listed if each.state == "running" and each.url is not None]
+        return [self._replicas.find_replica(url) for url in urls] or [self._transport]
+
+    def _choose_replica(self) -> Transport:
+        """Choose the replica that runs and has the fewest sessions."""
+        listed = () if self._list_replicas is None else self._list_replicas()
+        ready = [each for each in listed if each.url is not None and each.sessions is not None]
+        if not ready:
+            return self._transport
+        least = min(ready, key=attrgetter("sessions"))
+        return self._replicas.find_replica(least.url or self.url)
 
     def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, _repr: str | None) -> RemoteObject:
         proxy = RemoteObject(calls, handle, type_name)

@@ -248,6 +248,10 @@ class Backends:
         """Return one backend."""
         return self._connection.send(api.get_backend(name))
 
+    def list_replicas(self, name: str) -> Sequence[resources.Replica]:
+        """List the replicas of a backend, with the number of sessions that each has now."""
+        return self._connection.send(api.list_replicas(name))
+
     def delete(self, name: str, *, until_changed: bool = False) -> None:
         """Stop and remove a backend.
 
@@ -264,20 +268,24 @@ class Backends:
         """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
         return self._connection.send(api.rotate_token(name, overlap))
 
-    def logs(self, name: str, tail: int | None = None, since: str | None = None) -> Sequence[LogLine]:
+    def logs(
+        self, name: str, tail: int | None = None, since: str | None = None, *, replica: int = 0
+    ) -> Sequence[LogLine]:
         """Return the last lines of a backend's log, oldest first, and none before the time `since` (RFC 3339)."""
-        return self._connection.send(api.get_logs(name, tail, since))
+        return self._connection.send(api.get_logs(name, tail, since, replica))
 
-    def metrics(self, name: str) -> str:
+    def metrics(self, name: str, *, replica: int = 0) -> str:
         """Return a backend's metrics in Prometheus' text format."""
-        return self._connection.send(api.get_metrics(name))
+        return self._connection.send(api.get_metrics(name, replica))
 
-    def follow_logs(self, name: str, tail: int | None = None, since: str | None = None) -> Iterator[LogLine]:
+    def follow_logs(
+        self, name: str, tail: int | None = None, since: str | None = None, *, replica: int = 0
+    ) -> Iterator[LogLine]:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
         The iterator ends when the backend is removed or the iterator is closed.
         """
-        query = {"tail": tail, "since": since, "follow": "true"}
+        query = {"tail": tail, "since": since, "follow": "true", "replica": replica or None}
         with closing(self._connection.stream_events(api.logs_path(name), query)) as stream:
             for event in stream:
                 line = api.parse_log_line(event)

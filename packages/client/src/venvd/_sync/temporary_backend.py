@@ -12,6 +12,7 @@ from venvd._on_demand_controller import remove_backend, use_controller
 from venvd._sync import workflows
 from venvd._sync.backend import Backend
 from venvd._sync.controller import Controller
+from venvd_contract.resources import Replica
 
 
 @describe_options
@@ -28,14 +29,25 @@ def backend(requirements: Sequence[str] = (), **options: Unpack[Options]) -> Ite
         VenvdError: something cannot be built or started. The message says why.
     """
     plan = plan_backend(requirements, options)
-    with use_controller(options.get("controller"), options.get("token")) as address:
-        with Controller(*address) as controller:
-            started = workflows.start_from_requirements(
-                controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
-            )
-            backend_token = controller.token_for(started)
+    with (
+        use_controller(options.get("controller"), options.get("token")) as address,
+        Controller(*address) as controller,
+    ):
+        started = workflows.start_from_requirements(
+            controller._connection, plan.venv, plan.venv_spec, plan.backend_spec, plan.on_event
+        )
+        backend_token = controller.token_for(started)
+
+        def list_replicas() -> Sequence[Replica]:
+            return controller.backends.list_replicas(started.name)
+
         try:
-            with Backend(started.url or "", backend_token, timeout=options.get("timeout")) as connected:
+            with Backend(
+                started.url or "",
+                backend_token,
+                timeout=options.get("timeout"),
+                list_replicas=list_replicas if started.replicas else None,
+            ) as connected:
                 yield connected
         finally:
             remove_backend(started.name, address, options.get("controller"))

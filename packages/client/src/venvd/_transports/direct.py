@@ -13,7 +13,7 @@ from json.encoder import encode_basestring
 from typing import Any, Generic, Protocol, TypeVar
 
 from venvd._transports.base import Call
-from venvd.errors import BadReply, InvalidRequest, SessionLost, error_from_reply
+from venvd.errors import BadReply, InvalidRequest, Moved, SessionLost, error_from_reply
 from venvd_contract.commands import ATTACH
 from venvd_contract.framing import dump, dump_line
 
@@ -232,8 +232,15 @@ def encode_call(call: Call[Any], *, stream: bool = False, values: str = ',"value
         raise InvalidRequest(f"{call.command}: the request has no JSON form: {error}") from None
 
 
+def check_reply(reply: dict[str, Any]) -> None:
+    """Raise `BadReply` for the code that only a server may use: user code must not lead a client elsewhere."""
+    if reply.get("code") == Moved.code:
+        raise BadReply("the session answered that it moved, which only its server knows")
+
+
 def decode_reply(reply: dict[str, Any]) -> Any:
     """Return the result in a reply, or raise the error that the session answered."""
+    check_reply(reply)
     if "error" in reply:
         raise error_from_reply(reply)
     try:

@@ -43,6 +43,7 @@ class PipeTransport:
         with closing(arrivals):
             for _ in arrivals:
                 yield from reader.events()
+        direct.check_reply(reader.reply)
         yield Event("result", call.finish(reader.result()))
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
@@ -88,6 +89,7 @@ class AsyncPipeTransport(AsyncSocketTransport):
             async for _ in arrivals:
                 for event in reader.events():
                     yield event
+        direct.check_reply(reader.reply)
         yield Event("result", call.finish(reader.result()))
 
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:

@@ -105,6 +105,8 @@ class RpcCodec:
         if answer.WhichOneof("kind") == "error":
             error = answer.error
             fields = {"code": error.code, "error": error.message, "stateLost": error.state_lost}
+            if error.HasField("url"):
+                fields["url"] = error.url
             if error.HasField("error_type"):
                 fields["errorType"] = error.error_type
             if error.HasField("traceback"):
@@ -142,6 +144,7 @@ def _parse_details(fields: dict[str, Any], details: Any) -> dict[str, Any]:
         if detail.Unpack(info):
             fields |= {"code": info.reason, "errorType": info.metadata.get("errorType")}
             fields["stateLost"] = info.metadata.get("stateLost") == "true"
+            fields["url"] = info.metadata.get("url")
         elif detail.Unpack(debug):
             fields["traceback"] = debug.detail
     return fields

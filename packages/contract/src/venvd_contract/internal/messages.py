@@ -194,6 +194,17 @@ class WallsReport:
     kernel: str = ""
 
 
+LOAD_PATH = "/load"
+"""Where the server hands the controller a `LoadReport`."""
+
+
+@dataclass
+class LoadReport:
+    """How many sessions the server has."""
+
+    sessions: int = 0
+
+
 @dataclass
 class Greeting:
     """The result of `hello`: the worker's version, its Python, and the warden's process."""

@@ -499,18 +499,20 @@ class DeleteFileResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "error_type", "traceback", "state_lost")
+    __slots__ = ("code", "message", "error_type", "traceback", "state_lost", "url")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     STATE_LOST_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     error_type: str
     traceback: str
     state_lost: bool
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., error_type: _Optional[str] = ..., traceback: _Optional[str] = ..., state_lost: _Optional[bool] = ...) -> None: ...
+    url: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., error_type: _Optional[str] = ..., traceback: _Optional[str] = ..., state_lost: _Optional[bool] = ..., url: _Optional[str] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
     __slots__ = ("id", "command", "payload_json", "session", "timeout", "values", "stream", "attachments", "call", "lease")

@@ -13,9 +13,10 @@ from pydantic import AwareDatetime
 
 from venvd_contract.access import OPERATOR
 from venvd_contract.errors import NotFound, Unavailable
-from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine, RotationSpec, TokenRotation
-from venvd_controller import probes, streams
+from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine, Replica, RotationSpec, TokenRotation
+from venvd_controller import probes, replicas, streams
 from venvd_controller.audit import list_changes
+from venvd_controller.backend_rows import describe_replica
 from venvd_controller.callers import Caller
 from venvd_controller.guarded_fields import guard_backend
 from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
@@ -110,6 +111,16 @@ def rotate_token(controller: ControllerDep, name: str, spec: JsonBody[RotationSp
     return controller.backends.rotate_token(name, spec.overlap)
 
 
+@router.get("/{name}/replicas", dependencies=[needs_for_backend("use:{name}", "venv:{venv}")])
+def list_replicas(controller: ControllerDep, name: str) -> PageOf[Replica]:
+    """List the replicas of a backend with the number of sessions that each has now: a client creates a new session on
+    the one that has the fewest of those that are `running`.
+    """
+    rows = controller.backends.list_replicas(name)
+    loads = replicas.read_loads(rows, controller.backends.derive_metrics_token(rows[0]))
+    return PageOf([replace(describe_replica(row), sessions=loads.get(row.replica)) for row in rows])
+
+
 @router.get("/{name}/logs", response_model=PageOf[LogLine], dependencies=[_needs_venv])
 async def get_logs(
     controller: ControllerDep,
@@ -118,10 +129,13 @@ async def get_logs(
     tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
     since: AwareDatetime | None = None,
     follow: bool = False,
+    replica: Annotated[int, Query(ge=0)] = 0,
 ) -> PageOf[LogLine] | StreamingResponse:
     """Return the last `tail` lines of server and worker host (1000 unless `since` is given), oldest first, and none
-    before `since`. With `follow`, stream server-sent events, over restarts, until the backend is removed.
+    before `since`. With `follow`, stream server-sent events, over restarts, until the backend is removed. `replica` is
+    the number of the replica whose lines they are.
     """
+    name = (await run_sync(controller.backends.find_replica, name, replica)).name
     if tail is None and since is None:
         tail = _LAST_LINES
     if follow:
@@ -139,9 +153,10 @@ async def get_logs(
     responses=METRICS_TEXT,
     dependencies=[needs_for_backend("metrics", "venv:{venv}")],
 )
-def get_backend_metrics(controller: ControllerDep, name: str) -> Response:
-    """Read the backend's own metrics from it."""
-    row, record = controller.backends.get_row(name), controller.backends.get_launch_record(name)
+def get_backend_metrics(controller: ControllerDep, name: str, replica: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Read the backend's own metrics from it, or those of a further replica."""
+    row = controller.backends.find_replica(name, replica)
+    record = controller.backends.get_launch_record(row.name)
     code, body = probes.fetch(record.probe_url, "/metrics", controller.backends.derive_metrics_token(row))
     if code != status.HTTP_200_OK:
         raise Unavailable(f'the backend "{name}" answered the request for its metrics with {code}')

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from venvd_contract.access import ADMIN, METRICS, OPERATOR
 from venvd_contract.errors import Unavailable
-from venvd_contract.resources import ConfigReport, ControllerStatus, LeftoverList
+from venvd_contract.resources import Backend, ConfigReport, ControllerStatus, LeftoverList
 from venvd_controller import metrics
 from venvd_controller.routes.access import ANY, needs
 from venvd_controller.routes.dependencies import METRICS_TEXT, CallerDep, ControllerDep
@@ -110,8 +110,24 @@ def discover(controller: ControllerDep, request: Request) -> list[TargetGroup]:
                 "venv": backend.venv,
                 "type": backend.type,
                 "engine": backend.engine,
+                **labels,
             },
         )
         for backend in controller.backends.list_all()
-        if backend.url is not None
+        for labels in _label_replicas(backend)
+    ]
+
+
+def _label_replicas(backend: Backend) -> list[dict[str, str]]:
+    """Return what differs between the targets of a backend: one for each replica that has an address."""
+    if not backend.replicas:
+        return [] if backend.url is None else [{}]
+    return [
+        {
+            "instance": f"{backend.name}-{each.number}",
+            "replica": str(each.number),
+            "__param_replica": str(each.number),
+        }
+        for each in backend.replicas
+        if each.url is not None
     ]

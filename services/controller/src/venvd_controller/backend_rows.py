@@ -1,0 +1,106 @@
+"""Rows of backends: how they are made, and the resources that the API shows of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from venvd_contract.resources import Backend, BackendLimits, BackendSpec, Replica, Walls
+from venvd_controller import __version__, replicas
+from venvd_controller.clock import add_seconds, now
+from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_engines.addresses import url_host
+
+
+def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
+    return BackendRow(
+        name=name,
+        venv=spec.venv,
+        spec=asdict(spec),
+        wanted=True,
+        state="pending",
+        created_at=now(),
+        nonce=secrets.token_hex(12),
+        ports={},
+        restarts=0,
+        failures=0,
+        retry_at=0.0,
+        declared=declared,
+        replica=0,
+    )
+
+
+def read_spec(row: BackendRow) -> BackendSpec:
+    fields: dict[str, Any] = dict(row.spec)
+    return BackendSpec(**{**fields, "limits": BackendLimits(**fields["limits"])})
+
+
+def find_expiry(row: BackendRow) -> str | None:
+    """Return when the time to live of a backend ends."""
+    ttl = row.spec.get("ttl")
+    return None if ttl is None else add_seconds(row.created_at, ttl)
+
+
+def read_builds(session: Session) -> dict[str, str]:
+    """Read the key of the newest image of each venv that has one."""
+    query = select(VenvRow.name, VenvRow.image["key"].as_string()).where(VenvRow.image.is_not(None))
+    return {name: key for name, key in session.execute(query) if key is not None}
+
+
+def is_outdated(row: BackendRow, builds: Mapping[str, str]) -> bool:
+    """Return whether a start would give a backend that runs a newer build of its venv or a newer server."""
+    if row.record is None:
+        return False
+    return row.key != builds.get(row.venv, row.key) or row.server != __version__
+
+
+def _make_http_url(row: BackendRow) -> str | None:
+    """Make the published address of a gRPC server's HTTP port, once it has one."""
+    port = row.ports.get("http") if row.spec["type"] == "rpc" else None
+    return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
+
+
+def create_resource(
+    session: Session, row: BackendRow, builds: Mapping[str, str], engine: str, token: str | None
+) -> Backend:
+    """Create the resource of a backend from the rows of its replicas."""
+    rows = [row, *(replicas.list_others(session, row.name) if row.spec.get("replicas", 1) > 1 else ())]
+    return Backend(
+        name=row.name,
+        type=row.spec["type"],
+        venv=row.venv,
+        state=replicas.combine_state(rows),
+        spec=read_spec(row),
+        engine=engine,
+        createdAt=row.created_at,
+        url=row.url,
+        httpUrl=_make_http_url(row),
+        token=token,
+        python=row.python,
+        key=row.key,
+        startedAt=row.started_at,
+        restarts=sum(each.restarts for each in rows),
+        error=replicas.combine_error(rows),
+        operation=row.operation,
+        walls=None if row.walls is None else Walls(**row.walls),
+        outdated=any(is_outdated(each, builds) for each in rows),
+        expiresAt=find_expiry(row),
+        replicas=[describe_replica(each) for each in rows] if len(rows) > 1 else [],
+    )
+
+
+def describe_replica(row: BackendRow) -> Replica:
+    return Replica(
+        number=row.replica,
+        state=row.state,
+        url=row.url,
+        httpUrl=_make_http_url(row),
+        startedAt=row.started_at,
+        restarts=row.restarts,
+        error=row.error,
+    )
