@@ -169,6 +169,7 @@ def test_a_time_to_live_has_a_unit(cli: Cli) -> None:
     assert "90s, 10m, 2h or 1d" in cli("start", "http", "plain", "--ttl", "7200", status=2).err
 
 
+@pytest.mark.slow
 def test_a_call_waits_for_a_start(cli: Cli) -> None:
     """A backend that is about to start is waited for, and the wait is said."""
     cli("start", "http", "plain", "--name", "soon", "--no-wait")
