@@ -20,6 +20,7 @@ from venvd_contract.errors import (
     Conflict,
     Internal,
     InvalidRequest,
+    LimitExceeded,
     NotFound,
     TooLarge,
     Unavailable,
@@ -34,6 +35,8 @@ from venvd_core.wire import check_payload
 
 PIECE = 256 * 1024
 """Bytes of a file that are read or sent at a time."""
+
+_CODES_OF_FILES = frozenset(kind.code for kind in (Conflict, Internal, InvalidRequest, LimitExceeded, NotFound))
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _START_TIMEOUT = 0.01, 0.2, 30.0
 
@@ -86,7 +89,7 @@ class FileProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             raise Unavailable("the session or its worker host ended while its files were used") from None
         if kind == ERROR:
-            raise _parse_error(data)
+            raise parse_error(data)
         try:
             return msgspec.Raw(check_payload(data))
         except (InvalidRequest, TooLarge):
@@ -141,11 +144,15 @@ class FileProcess:
             owner.file_transfers -= 1
 
 
-def _parse_error(data: bytes) -> VenvdError:
+def parse_error(data: bytes) -> VenvdError:
+    """Make the error of a file process; codes that only the server may use become an `Internal` error."""
     try:
-        return from_fields(json.loads(data))
+        error = from_fields(json.loads(data))
     except (ValueError, RecursionError, AttributeError):
         return Internal("the file process of the worker host sent an invalid error")
+    if error.code not in _CODES_OF_FILES:
+        return Internal(f'the file process answered with the code "{error.code}", which is not its to use')
+    return error
 
 
 async def start(channel: Channel, command: TransferFile, owner: FileOwner) -> FileProcess:
