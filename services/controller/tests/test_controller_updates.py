@@ -125,6 +125,11 @@ def test_a_backend_is_removed_when_its_time_to_live_ends(testbed: Any) -> None:
     testbed.controller.backends.update("soon", created_at=add_seconds(now(), -3601))
     wait_until(lambda: [row.name for row in testbed.controller.backends.list_rows()] == ["later", "stays"])
     assert {launch.launch.name for launch in testbed.engine.launches.values()} == {"stays", "later"}
+    assert [
+        (line.target, "time to live" in str(line.fields))
+        for line in testbed.controller.audit.list_all(None, 100, None, None)
+        if line.method == "backend.end"
+    ] == [("/backends/soon", True)]
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 1e12])

@@ -5,7 +5,6 @@ The loop keeps no list of changes: each turn reads both states anew and acts on 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -151,10 +150,7 @@ class Reconciler:
         time_now = now()
         for row in rows:
             if row.wanted and (find_expiry(row) or time_now) < time_now:
-                log.info("%s: its time to live is over; it is removed", row.name)
-                with contextlib.suppress(NotFound):
-                    self._backends.request_removal(row.name)
-                self.wake()
+                self._submit(row.name, self._expire, row)
             elif versions_before.get(row.name) == get_version(row) and row.name not in starting_names:
                 self._submit(row.name, self._reconcile, row, owned_by_launch.get(row.launch or ""))
 
@@ -191,6 +187,12 @@ class Reconciler:
             self._retry(row)
         elif row.state in {"pending", "starting"}:
             self._backends.start_if_unchanged(row)
+
+    def _expire(self, row: BackendRow) -> None:
+        log.info("%s: its time to live is over; it is removed", row.name)
+        self._events.collect_end(row, "its time to live is over")
+        self._backends.request_removal(row.name)
+        self.wake()
 
     def _remove(self, row: BackendRow, owned: Owned | None) -> None:
         if row.record is not None:
