@@ -205,6 +205,8 @@ def test_a_busy_session_is_not_idle(run: Any, wardens: Any, serve: Any) -> None:
         ({"limits": {"openFiles": 0}}, errors.InvalidRequest),
         ({"limits": {"tokens": 5}}, errors.InvalidRequest),
         ({"idleTimeout": -1}, errors.InvalidRequest),
+        ({"idleTimeout": 1e-178}, errors.InvalidRequest),
+        ({"idleTimeout": 1e12}, errors.InvalidRequest),
         ({"env": {"A=B": "c"}}, errors.InvalidRequest),
         ({"env": {"A": "c\x00"}}, errors.InvalidRequest),
         ({"env": {"A": "c" * 40_000}}, errors.InvalidRequest),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from importlib.metadata import version
 from typing import Any
@@ -34,6 +33,7 @@ from venvd_core.slots import Slots
 from venvd_core.tasks import Tasks
 
 _LONGEST_RELEASE = 100
+_SHORTEST_IDLE, _LONGEST_IDLE = 0.01, 365 * 86400
 _REMEMBERED = 256
 
 _stats = msgspec.json.Decoder(Stats)
@@ -145,8 +145,8 @@ class Pool:
         idle = payload["idleTimeout"]
         if idle is None:
             idle = self._settings.session_idle_timeout
-        if not (math.isfinite(idle) and 0 <= idle <= 365 * 86400):
-            raise InvalidRequest("idleTimeout takes seconds, 0 for never")
+        if idle and not _SHORTEST_IDLE <= idle <= _LONGEST_IDLE:
+            raise InvalidRequest(f"idleTimeout takes {_SHORTEST_IDLE} to {_LONGEST_IDLE} seconds, or 0 for never")
         if name is not None:
             check_name("session", name)
         limits = merge_limits(self._settings.usual_limits, payload["limits"], self._settings.max_session_limits)

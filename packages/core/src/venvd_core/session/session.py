@@ -248,17 +248,20 @@ class Session:
         if running is not None and running.stop_reason is None and running.deadline <= now:
             self._stop(running, "timeout")
         idle_timeout = self.spec.idle_timeout
-        if idle_timeout and not self._waiting and running is None and self._find_last_use(now) + idle_timeout <= now:
+        if idle_timeout and not self._is_in_use(now) and self._last_used + idle_timeout <= now:
             self._host.on_idle(self.spec.id)
             return None
         return min(self._next_times(now), default=None)
 
-    def _find_last_use(self, now: float) -> float:
+    def _is_in_use(self, now: float) -> bool:
+        """Whether the session starts or does something; notes when it was last used."""
+        if self._waiting or self._running is not None:
+            return True
         self._direct.count_calls()
         starting = not self._lifecycle.ready and self._lifecycle.start_error is None
-        in_use = starting or self._direct.find_running() is not None or self.file_transfers
+        in_use = starting or self._direct.find_running() is not None or bool(self.file_transfers)
         self._last_used = now if in_use else max(self._last_used, self._direct.last_used)
-        return self._last_used
+        return in_use
 
     def _next_times(self, now: float) -> Iterator[float]:
         yield from (call.deadline for call in self._waiting)
@@ -303,6 +306,7 @@ class Session:
         self._segments = process.segments
         self._write = process.stream.write
         self._event_bytes = 0
+        self._last_used = time.monotonic()
         self._send_next()
 
     def on_loss(self, why: str, *, started: bool) -> bool:
