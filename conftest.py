@@ -34,6 +34,8 @@ SLOWEST = (
     "tests/attacks",
     "tests/engines",
     "tests/e2e",
+    "tests/page",
+    "tests/docs",
     "packages/client",
     "tests/venvs",
     "packages/worker",

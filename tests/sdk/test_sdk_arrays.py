@@ -198,7 +198,7 @@ def test_memory_is_given_back(backend: venvd.Backend) -> None:
     """Where arrays die and no further ones are asked for, the session is told of it all the same."""
     proxy = backend.put_array(np.zeros(100_000))
     found = [backend.get_array(proxy) for _ in range(5)]
-    idle = backend._transport._array_connections._idle  # type: ignore[attr-defined]
+    idle = backend._transport._main._array_connections._idle  # type: ignore[attr-defined]
     assert sum(each.lent for each in idle) == 5
     del found
     gc.collect()

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-from venvd._transports.base import AsyncTransport, Call, Event
+from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd._transports.opening import open_async_transport
+from venvd._transports.pipe_transport import AsyncPipeTransport
 from venvd.errors import BadReply, Moved, Unreachable
 from venvd_contract.arrays import Header
 from venvd_contract.resources import Replica
@@ -45,6 +46,9 @@ class AsyncReplicaTransport:
     """Carries calls to one replica, and those of sessions on another one there, once an error says where it is.
 
     The server refuses a call with `Moved` before it has done anything, so each call may be sent again.
+
+    Attributes:
+        call: sends one call and returns its decoded reply.
     """
 
     def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
@@ -52,6 +56,10 @@ class AsyncReplicaTransport:
         self._token = token
         self._ca = ca
         self._main = open_async_transport(url, token, ca)
+        self._send = self._main.call
+        self.call: AsyncRun = self._call
+        if isinstance(self._main, AsyncPipeTransport):  # what a session answers directly takes no way around
+            self._send, self.call = self._main.replace_server_call(self._call), self._main.call
         self._others: dict[str, AsyncTransport] = {}
         """By URL."""
         self._homes: dict[str | None, AsyncTransport] = {}
@@ -73,11 +81,10 @@ class AsyncReplicaTransport:
                 transport = self._others[url] = open_async_transport(url, self._token, self._ca)
             return transport
 
-    async def call(self, call: Call[T]) -> T:
-        """Send one call and return its decoded reply."""
-        transport = self._homes.get(call.kind.session, self._main) if self._homes else self._main
+    async def _call(self, call: Call[T]) -> T:
+        home = self._homes.get(call.kind.session) if self._homes else None
         try:
-            return await transport.call(call)
+            return await (self._send(call) if home is None else home.call(call))
         except Moved as moved:
             result: T = await self._repeat("call", moved, call)
             return result
@@ -119,14 +126,18 @@ class AsyncReplicaTransport:
 
     def _follow(self, call: Call[Any], moved: Moved) -> AsyncTransport:
         transport = self.find_replica(moved.url)
-        if call.session is not None or call.kind.direct:
+        if transport is self._main:
+            self._homes.pop(call.session, None)
+        elif call.session is not None or call.kind.direct:
             self._homes[call.session] = transport
         return transport
 
     async def _repeat(self, method: str, moved: Moved, call: Call[Any], *rest: Any) -> Any:
         for _ in range(_MOST_MOVES):
             try:
-                return await getattr(self._follow(call, moved), method)(call, *rest)
+                transport = self._follow(call, moved)
+                send = self._send if method == "call" and transport is self._main else getattr(transport, method)
+                return await send(call, *rest)
             except Moved as again:
                 moved = again
         raise BadReply(f"the replicas of {self.url} send each other the session {call.session}")

@@ -9,8 +9,9 @@ from contextlib import closing
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-from venvd._transports.base import Call, Event, Transport
+from venvd._transports.base import Call, Event, Run, Transport
 from venvd._transports.opening import open_transport
+from venvd._transports.pipe_transport import PipeTransport
 from venvd.errors import BadReply, Moved, Unreachable
 from venvd_contract.arrays import Header
 from venvd_contract.resources import Replica
@@ -46,6 +47,9 @@ class ReplicaTransport:
     """Carries calls to one replica, and those of sessions on another one there, once an error says where it is.
 
     The server refuses a call with `Moved` before it has done anything, so each call may be sent again.
+
+    Attributes:
+        call: sends one call and returns its decoded reply.
     """
 
     def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
@@ -53,6 +57,10 @@ class ReplicaTransport:
         self._token = token
         self._ca = ca
         self._main = open_transport(url, token, ca)
+        self._send = self._main.call
+        self.call: Run = self._call
+        if isinstance(self._main, PipeTransport):  # what a session answers directly takes no way around
+            self._send, self.call = self._main.replace_server_call(self._call), self._main.call
         self._others: dict[str, Transport] = {}
         """By URL."""
         self._homes: dict[str | None, Transport] = {}
@@ -74,11 +82,10 @@ class ReplicaTransport:
                 transport = self._others[url] = open_transport(url, self._token, self._ca)
             return transport
 
-    def call(self, call: Call[T]) -> T:
-        """Send one call and return its decoded reply."""
-        transport = self._homes.get(call.kind.session, self._main) if self._homes else self._main
+    def _call(self, call: Call[T]) -> T:
+        home = self._homes.get(call.kind.session) if self._homes else None
         try:
-            return transport.call(call)
+            return self._send(call) if home is None else home.call(call)
         except Moved as moved:
             result: T = self._repeat("call", moved, call)
             return result
@@ -120,14 +127,18 @@ class ReplicaTransport:
 
     def _follow(self, call: Call[Any], moved: Moved) -> Transport:
         transport = self.find_replica(moved.url)
-        if call.session is not None or call.kind.direct:
+        if transport is self._main:
+            self._homes.pop(call.session, None)
+        elif call.session is not None or call.kind.direct:
             self._homes[call.session] = transport
         return transport
 
     def _repeat(self, method: str, moved: Moved, call: Call[Any], *rest: Any) -> Any:
         for _ in range(_MOST_MOVES):
             try:
-                return getattr(self._follow(call, moved), method)(call, *rest)
+                transport = self._follow(call, moved)
+                send = self._send if method == "call" and transport is self._main else getattr(transport, method)
+                return send(call, *rest)
             except Moved as again:
                 moved = again
         raise BadReply(f"the replicas of {self.url} send each other the session {call.session}")

@@ -6,6 +6,7 @@ when to try again.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -138,7 +139,8 @@ class DirectPools(Generic[ConnectionType]):
             return False
         if reply.get("code") in _NEVER:
             self._offered = False
-        pool.not_before = time.monotonic() + _RETRY_AFTER
+        moved = reply.get("code") == Moved.code  # its replica answers it directly
+        pool.not_before = math.inf if moved else time.monotonic() + _RETRY_AFTER
         return True
 
     def is_late_refusal(self, pool: DirectPool[ConnectionType], reply: dict[str, Any]) -> bool:

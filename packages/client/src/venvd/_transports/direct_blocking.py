@@ -218,7 +218,7 @@ class DirectCalls(DirectPools[Connection]):
     def __init__(self, endpoint: Endpoint, token: str | None, server: Run) -> None:
         super().__init__(token)
         self._endpoint = endpoint
-        self._server = server
+        self.server = server
         _instances.add(self)
 
     def call(self, call: Call[T]) -> T:
@@ -271,10 +271,10 @@ class DirectCalls(DirectPools[Connection]):
 
     def _call_server(self, call: Call[T]) -> T:
         if not direct.ends_state(call):
-            return self._server(call)
+            return self.server(call)
         self.expect_end(call.payload["id"])
         try:
-            return self._server(call)
+            return self.server(call)
         finally:
             self.expect_end(call.payload["id"])
 

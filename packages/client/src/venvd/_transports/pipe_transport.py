@@ -12,7 +12,7 @@ from venvd._async.socket_transport import AsyncSocketTransport
 from venvd._sync.socket_transport import SocketTransport
 from venvd._transports import direct
 from venvd._transports.array_connections import Abort, ArrayConnections
-from venvd._transports.base import Call, Event, Run
+from venvd._transports.base import AsyncRun, Call, Event, Run
 from venvd._transports.direct_aio import AsyncDirectCalls
 from venvd._transports.direct_blocking import DirectCalls
 from venvd._transports.pipe import PipeCodec, PipeReply
@@ -33,6 +33,11 @@ class PipeTransport:
         self._array_connections = ArrayConnections(codec.endpoint, codec.token)
         self._direct = DirectCalls(codec.endpoint, codec.token, self._server.call)
         self.call: Run = self._direct.call
+
+    def replace_server_call(self, call: Run) -> Run:
+        """Send with `call` what no session answers directly; return what did that before."""
+        before, self._direct.server = self._direct.server, call
+        return before
 
     def stream(self, call: Call[Any]) -> Iterator[Event]:
         reader = PipeReply()
@@ -65,16 +70,22 @@ class AsyncPipeTransport(AsyncSocketTransport):
         super().__init__(codec)
         self._array_connections = ArrayConnections(codec.endpoint, codec.token)
         self._direct = AsyncDirectCalls(codec.endpoint, codec.token)
+        self._call_server: AsyncRun = super().call
+
+    def replace_server_call(self, call: AsyncRun) -> AsyncRun:
+        """Do the same as `PipeTransport.replace_server_call`."""
+        before, self._call_server = self._call_server, call
+        return before
 
     async def call(self, call: Call[T]) -> T:
         reply = await self._direct.call(call)
         if reply is not None:
             return call.finish(direct.decode_reply(reply))
         if not direct.ends_state(call):
-            return await super().call(call)
+            return await self._call_server(call)
         self._direct.expect_end(call.payload["id"])
         try:
-            return await super().call(call)
+            return await self._call_server(call)
         finally:
             self._direct.expect_end(call.payload["id"])
 
