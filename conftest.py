@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterable
+from pathlib import PurePosixPath
 
 import pytest
 from harness.scheduling import FolderScheduling
@@ -129,10 +131,29 @@ def _reports(config: pytest.Config, kinds: Iterable[str]) -> list[pytest.TestRep
     return [report for kind in kinds for report in stats.get(kind, ()) if isinstance(report, pytest.TestReport)]
 
 
+def _time_suites(reports: Iterable[pytest.TestReport]) -> Counter[str]:
+    """Count the seconds of each suite with its fixtures. A suite is a directory, or a module that stands in none."""
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        path = PurePosixPath(report.nodeid.partition("::")[0])
+        seconds["/".join(path.parts[:2])] += report.duration
+    return seconds
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Figures that tests recorded with `record_property("figure", …)`."""
-    called = [report for report in _reports(config, list(terminalreporter.stats)) if report.when == "call"]
-    figures = [value for report in called for name, value in report.user_properties if name == "figure"]
+    """Figures that tests recorded with `record_property("figure", …)`, and with `--durations` the suites by time."""
+    reports = _reports(config, list(terminalreporter.stats))
+    if config.getoption("durations"):
+        terminalreporter.section("seconds of each suite")
+        for suite, seconds in _time_suites(reports).most_common(30):
+            terminalreporter.write_line(f"{seconds:7.0f}  {suite}")
+    figures = [
+        value
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
     if figures:
         terminalreporter.section("figures")
         for figure in figures:
