@@ -122,7 +122,7 @@ def test_the_cache_of_wheels_is_not_that_of_source_builds(bench: Bench) -> None:
     wheels = Bench("docker", replace(bench.settings, allow_source_builds=False))
     wheels.engine.build(wheels.wanted("tool"), Quiet())
     (cache,) = list_caches(bench)
-    command = ["docker", "run", "--rm", "-v", f"{cache}:/cache", bench.runtime().base, "ls", "/cache"]
+    command = ["docker", "run", "--rm", "-v", f"{cache}:/cache", bench.runtime.base, "ls", "/cache"]
     assert "poison" not in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 

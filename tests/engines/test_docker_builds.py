@@ -118,7 +118,7 @@ def test_what_is_installed_does_not_run_beside_the_cache(private: Bench) -> None
     private.engine.build(private.wanted("evil"), Quiet())
     cache = docker("volume", "ls", "-q", "--filter", f"label=dev.venvd.home={private.settings.home_id}").split()
     (volume,) = [name for name in cache if "uv-cache" in name]
-    listed = docker("run", "--rm", "-v", f"{volume}:/cache", private.runtime().base, "ls", "/cache").split()
+    listed = docker("run", "--rm", "-v", f"{volume}:/cache", private.runtime.base, "ls", "/cache").split()
     assert "poison" not in listed
     assert listed
 
@@ -150,14 +150,14 @@ def test_a_wrong_password_says_that_the_index_refused(private: Bench) -> None:
 
 def test_debian_packages_are_installed(docker_bench: Bench) -> None:
     """A venv's Debian packages are in its image; their lists and archives are not."""
-    image = docker_bench.engine.build(VenvBuild(docker_bench.runtime(), "", ("hostname", "libgomp1")), Quiet())
+    image = docker_bench.engine.build(VenvBuild(docker_bench.runtime, "", ("hostname", "libgomp1")), Quiet())
     assert "libgomp1" in inside(image, "dpkg-query", "-W", "-f", "${Package}\n").split()
     assert inside(image, "find", "/var/lib/apt/lists", "/var/cache/apt", "-type", "f") == ""
 
 
 def test_an_unknown_debian_package_is_named(docker_bench: Bench) -> None:
     """A Debian package that does not exist is a wrong request, and no image is left."""
-    wanted = VenvBuild(docker_bench.runtime(), "", ("no-such-package-of-venvd",))
+    wanted = VenvBuild(docker_bench.runtime, "", ("no-such-package-of-venvd",))
     with pytest.raises(InvalidRequest, match="no-such-package-of-venvd"):
         docker_bench.engine.build(wanted, Quiet())
     assert docker_bench.engine.find_image(wanted.key()) is None
@@ -227,12 +227,12 @@ def test_volumes_that_are_half_filled_or_gone_are_filled_again() -> None:
         bench.wanted("six==1.16.0")
         docker("volume", "rm", volumes[0])
         docker("volume", "create", "--label", f"dev.venvd.home={bench.settings.home_id}", volumes[0])
-        assert bench.another().lock(bench.runtime(), ["six==1.16.0"], Quiet())
+        assert bench.another().lock(bench.runtime, ["six==1.16.0"], Quiet())
 
 
 def test_another_base_image_is_a_setting(docker_bench: Bench) -> None:
     """A base named by its template is used; the library's bytecode, if it lacks that, is in the venv's image."""
-    base = docker_bench.runtime().base
+    base = docker_bench.runtime.base
     container = docker("create", base, "find", "/usr/lib/", "/usr/local/lib/", "-name", "*.pyc", "-delete").strip()
     try:
         docker("start", "--attach", container)
@@ -255,7 +255,7 @@ def test_a_base_of_another_version_is_refused(docker_bench: Bench) -> None:
 
 def test_a_base_that_is_gone_is_told(docker_bench: Bench) -> None:
     """A runtime whose base image was removed says that it must be initialised again."""
-    runtime = docker_bench.runtime()
+    runtime = docker_bench.runtime
     gone = VenvBuild(type(runtime)(runtime.version, runtime.resolved, f"sha256:{'1' * 64}"), "")
     with pytest.raises(NotFound, match="init its runtime again"):
         docker_bench.engine.build(gone, Quiet())
@@ -272,7 +272,7 @@ def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: 
     """A file comes in whole, also where it is larger than what one environment variable carries."""
     engine = docker_bench.engine
     assert isinstance(engine, DockerEngine)
-    base = docker_bench.runtime().base
+    base = docker_bench.runtime.base
     with engine._venvs._containers.open(base, Quiet()) as container:
         container.write("/tmp/venvd/file", text.encode())
         found = container.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]

@@ -25,7 +25,7 @@ def proxy(docker_bench: Bench) -> Iterator[str]:
     home = make_home_id()
     name = f"venvd-test-proxy:{home}"
     base = f"venvd-test-base:{home}"
-    docker("tag", docker_bench.runtime().base, base)  # the builder knows an image by its name only
+    docker("tag", docker_bench.runtime.base, base)  # the builder knows an image by its name only
     subprocess.run([ROOT / "deploy" / "compose-plugin"], check=True)  # the classic builder leaves dangling images
     docker(
         "buildx",

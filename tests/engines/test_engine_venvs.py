@@ -45,14 +45,14 @@ def test_gaps_are_told(bench: Bench) -> None:
 
 def test_a_minor_version_becomes_an_exact_one(bench: Bench) -> None:
     """A runtime asked for as 3.x is resolved to a patch release of it."""
-    found = bench.runtime()
+    found = bench.runtime
     assert found.version == PYTHON
     assert found.resolved.startswith(f"{PYTHON}.")
 
 
 def test_an_exact_version_is_kept(bench: Bench) -> None:
     """The version that a runtime was resolved to resolves to itself, and to the same base."""
-    first = bench.runtime()
+    first = bench.runtime
     again = bench.engine.resolve(first.resolved, Quiet())
     assert (again.resolved, again.base) == (first.resolved, first.base)
 
@@ -72,19 +72,19 @@ def test_what_is_no_version_is_refused(bench: Bench) -> None:
 
 def test_a_lock_pins_by_hash_and_names_no_address(bench: Bench) -> None:
     """Each package of a lock has a version and hashes, and no line says where it comes from."""
-    lock = bench.engine.lock(bench.runtime(), ["six==1.16.0"], Quiet())
+    lock = bench.engine.lock(bench.runtime, ["six==1.16.0"], Quiet())
     assert lock.startswith("six==1.16.0 --hash=sha256:")
     assert "://" not in lock
 
 
 def test_no_requirements_lock_to_nothing(bench: Bench) -> None:
     """A venv without requirements has an empty lock."""
-    assert bench.engine.lock(bench.runtime(), [], Quiet()) == ""
+    assert bench.engine.lock(bench.runtime, [], Quiet()) == ""
 
 
 def test_constraints_and_checks(bench: Bench) -> None:
     """A lock keeps to the constraints. A venv that cannot import what it must is refused, also if it exists already."""
-    runtime = bench.runtime()
+    runtime = bench.runtime
     lock = bench.engine.lock(runtime, ["six"], Quiet(), ["six==1.16.0", "numpy<2"])
     assert [line.split(" ")[0] for line in lock.splitlines()] == ["six==1.16.0"]
     broken = VenvBuild(runtime, lock, checks=("six", "no_such_module"))
@@ -110,7 +110,7 @@ def test_constraints_and_checks(bench: Bench) -> None:
 def test_what_cannot_be_locked_is_named(bench: Bench, line: str, named: str) -> None:
     """A requirement that does not exist, or that may not be asked for, is a wrong request that says which."""
     with pytest.raises(InvalidRequest, match=named):
-        bench.engine.lock(bench.runtime(), [line], Quiet())
+        bench.engine.lock(bench.runtime, [line], Quiet())
 
 
 def test_a_venv_holds_what_was_locked(bench: Bench) -> None:

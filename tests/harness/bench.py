@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -32,6 +33,7 @@ class Bench:
     settings: EngineSettings
     engine: Engine = field(init=False)
     _closing: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
+    _locks: dict[tuple[str, ...], str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.engine = self.another()
@@ -46,12 +48,16 @@ class Bench:
         """Close the engine objects."""
         self._closing.close()
 
+    @functools.cached_property
     def runtime(self) -> RuntimeRef:
+        """CPython of the version that runs the tests."""
         return self.engine.resolve(PYTHON, Quiet())
 
     def wanted(self, *requirements: str) -> VenvBuild:
-        runtime = self.runtime()
-        return VenvBuild(runtime, self.engine.lock(runtime, requirements, Quiet()))
+        """A venv of these requirements, locked once."""
+        if requirements not in self._locks:
+            self._locks[requirements] = self.engine.lock(self.runtime, requirements, Quiet())
+        return VenvBuild(self.runtime, self._locks[requirements])
 
     def launch(self, image: Image, kind: str = "http", **changes: Any) -> Launch:
         launch_id = secrets.token_hex(6)
