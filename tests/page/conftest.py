@@ -15,9 +15,12 @@ TIMEOUT = 60_000
 """Milliseconds: a machine may be busy."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium. Its own sandbox needs a user who is not root."""
+    """Debian's Chromium. Its own sandbox needs a user who is not root.
+
+    Playwright runs an event loop in this thread until the module ends, and `asyncio.run` fails beside it.
+    """
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
