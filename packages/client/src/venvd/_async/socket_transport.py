@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from venvd._net.aio import Pool
-from venvd._net.endpoint import deadline_after
+from venvd._net.deadlines import answer_deadline
 from venvd._transports import http_arrays
 from venvd._transports.base import Call, Codec, Event
 from venvd._transports.http import HttpCodec
@@ -26,13 +26,13 @@ class AsyncSocketTransport:
 
     async def call(self, call: Call[T]) -> T:
         exchange, reader = self._codec.exchange(call, stream=False)
-        await self._pool.run(exchange, deadline_after(call.wait_seconds))
+        await self._pool.run(exchange, answer_deadline(call.timeout))
         call.received = reader.received()
         return call.finish(reader.result())
 
     async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
         exchange, reader = self._codec.exchange(call, stream=True)
-        async with aclosing(self._pool.stream(exchange, deadline_after(call.wait_seconds))) as arrivals:
+        async with aclosing(self._pool.stream(exchange, answer_deadline(call.timeout))) as arrivals:
             async for _ in arrivals:
                 for event in reader.events():
                     yield event
@@ -51,10 +51,10 @@ class AsyncHttpTransport(AsyncSocketTransport):
 
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         exchange, reader = http_arrays.encode_get(self._http, call)
-        await self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        await self._pool.transfer(exchange, reader, answer_deadline(call.timeout))
         return http_arrays.decode_get(call, reader)
 
     async def put_array(self, call: Call[T], data: memoryview) -> T:
         exchange, reader = http_arrays.encode_put(self._http, call, data)
-        await self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        await self._pool.transfer(exchange, reader, answer_deadline(call.timeout))
         return http_arrays.decode_put(call, reader)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import cast
+from typing import Any, cast
 
 from venvd._net.bulk import BulkReader, Filler, split_view
 from venvd._net.certificates import explain_failure
-from venvd._net.endpoint import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    Endpoint,
-    Exchange,
-    Reader,
-    deadline_exceeded,
-    seconds_left,
-)
+from venvd._net.deadlines import Deadline, deadline_exceeded, seconds_left
+from venvd._net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader
 from venvd.errors import Unavailable, Unreachable, VenvdError
 
 _MAX_IDLE = 64
@@ -38,6 +32,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_reader",
         "_streaming",
+        "_timer",
         "_transport",
         "_waiter",
         "_writable",
@@ -52,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._streaming = False
         self._writable: asyncio.Event | None = None
@@ -110,7 +106,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(exchange.data)
 
-    async def wait(self, deadline: float | None) -> None:
+    async def wait(self, deadline: Deadline | None) -> None:
         """Wait until the reader is done or, if it streams, has something new."""
         if self._failure is not None:
             raise self._failure
@@ -118,51 +114,45 @@ class Connection(asyncio.Protocol):
         if reader is None or reader.done:
             return
         waiter = self._waiter = self._loop.create_future()
-        timer = None
         if deadline is not None:
-            timer = self._loop.call_later(seconds_left(deadline, self._endpoint) or 0, self._on_timeout)
+            self._start_timer(deadline)
         if self._streaming and self._transport is not None:
             self._transport.resume_reading()
         try:
             await waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         if self._failure is not None:
             raise self._failure
 
-    async def send_body(self, body: memoryview, reader: Reader, deadline: float | None) -> None:
+    async def send_body(self, body: memoryview, reader: Reader, deadline: Deadline | None) -> None:
         """Send a body, unless an answer comes before its end."""
         self.whole = False
         self._writable = asyncio.Event()
         self._writable.set()
         assert self._transport is not None
         try:
-            async with asyncio.timeout(seconds_left(deadline, self._endpoint)):
-                for piece in split_view(body):
-                    if self.lost or reader.started:
-                        return
-                    self._transport.write(piece)
-                    await self._writable.wait()
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            for piece in split_view(body):
+                if self.lost or reader.started:
+                    return
+                self._transport.write(piece)
+                if not self._writable.is_set():
+                    await self._wait_for(asyncio.ensure_future(self._writable.wait()), deadline)
         finally:
             self._writable = None
         self.whole = True
 
-    async def fill(self, reader: BulkReader, deadline: float | None) -> None:
+    async def fill(self, reader: BulkReader, deadline: Deadline | None) -> None:
         """Read straight into the reader's memory until it is full."""
         if self._failure is not None:
             raise self._failure
         assert self._transport is not None
         filler = Filler(self, reader, self._transport)
         self._transport.resume_reading()
-        try:
-            async with asyncio.timeout(seconds_left(deadline, self._endpoint)):
-                await filler.ended
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+        await self._wait_for(filler.ended, deadline)
         if self._failure is not None:
             raise self._failure
 
@@ -179,9 +169,36 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _on_timeout(self) -> None:
-        self._failure = deadline_exceeded(self._endpoint)
-        self._wake()
+    async def _wait_for(self, event: asyncio.Future[Any], deadline: Deadline | None) -> None:
+        """Wait for an event of a transfer, until the deadline."""
+        try:
+            while not (await asyncio.wait([event], timeout=seconds_left(deadline, self._endpoint)))[0]:
+                await self._extend(deadline, event)
+        finally:
+            event.cancel()
+
+    async def _extend(self, deadline: Deadline | None, event: asyncio.Future[Any]) -> None:
+        try:
+            await extend_deadline(deadline, self._endpoint, self._loop)
+        except VenvdError:
+            if not event.done():
+                raise
+
+    def _start_timer(self, deadline: Deadline) -> None:
+        left = seconds_left(deadline, self._endpoint) or 0
+        self._timer = self._loop.call_later(left, self._on_timeout, deadline)
+
+    def _on_timeout(self, deadline: Deadline) -> None:
+        self._timer = self._loop.create_task(self._go_on(deadline))
+
+    async def _go_on(self, deadline: Deadline) -> None:
+        """Wait on after a deadline if the server lives, else fail. An answer or an end of the wait cancels this."""
+        try:
+            await extend_deadline(deadline, self._endpoint, self._loop)
+            self._start_timer(deadline)
+        except VenvdError as error:
+            self._failure = error
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -220,7 +237,7 @@ async def _connect_unix(path: str) -> socket.socket:
         raise
 
 
-async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
+async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline: Deadline | None) -> Connection:
     """Return a connection to `endpoint`.
 
     Raises:
@@ -240,12 +257,59 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline:
                 return (await loop.create_unix_connection(factory, sock=await _connect_unix(endpoint.path)))[1]
             return (await loop.create_connection(factory, endpoint.host, endpoint.port, ssl=endpoint.tls()))[1]
     except TimeoutError:
-        seconds_left(deadline, endpoint)
+        if wait < CONNECT_TIMEOUT:
+            raise deadline_exceeded(endpoint) from None
         raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
     except ssl.SSLError as error:
         raise Unavailable(explain_failure(endpoint.url, error)) from None
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
+
+
+class _FirstBytes:
+    """Reads an answer of which only the beginning matters."""
+
+    started = done = reusable = False
+
+    def feed(self, data: bytes) -> None:  # noqa: ARG002 - any bytes will do
+        self.started = self.done = True
+
+    def eof(self) -> None:
+        """An answer that has begun is done, so this is called for none."""
+
+
+async def extend_deadline(deadline: Deadline | None, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+    """Extend a deadline that has passed if the server answers a ping.
+
+    Raises:
+        DeadlineExceeded: the server is silent, or the deadline was the last.
+    """
+    if deadline is None or deadline.is_last:
+        raise deadline_exceeded(endpoint)
+    if not await _shows_life(deadline, endpoint, loop):
+        raise deadline_exceeded(endpoint, silent=True)
+    deadline.extend()
+
+
+async def _shows_life(deadline: Deadline, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> bool:
+    connection = None
+    try:
+        async with asyncio.timeout(deadline.seconds_to_probe()):
+            # A failure says nothing about the server that has the call: this process may have no descriptor left.
+            with contextlib.suppress(OSError, UnicodeError, VenvdError):
+                connection = await connect(endpoint, loop, None)
+                if endpoint.scheme == "https":
+                    return True  # a handshake takes both sides
+                connection.send(Exchange(endpoint.probe, _FirstBytes()), streaming=False)
+                await connection.wait(None)
+                return True
+            await asyncio.sleep(deadline.seconds_to_probe())
+            return False
+    except TimeoutError:
+        return False
+    finally:
+        if connection is not None:
+            connection.abort()
 
 
 class StaleConnectionError(Exception):
@@ -263,7 +327,7 @@ class Pool:
         self._pid = os.getpid()
         self._closed = False
 
-    async def run(self, exchange: Exchange, deadline: float | None = None) -> None:
+    async def run(self, exchange: Exchange, deadline: Deadline | None = None) -> None:
         """Send and read until the reader is done. Cancelling closes the connection, so that the server cancels too.
 
         Raises:
@@ -276,7 +340,7 @@ class Pool:
             connection = await self._send(exchange, deadline, streaming=False)
             self._put_back(connection)
 
-    async def stream(self, exchange: Exchange, deadline: float | None = None) -> AsyncGenerator[None, None]:
+    async def stream(self, exchange: Exchange, deadline: Deadline | None = None) -> AsyncGenerator[None, None]:
         """Do the same, and yield when the reader may have something new. Closing the iterator cancels."""
         async with self._turns:
             connection = await self._send(exchange, deadline, streaming=True)
@@ -288,7 +352,7 @@ class Pool:
             finally:
                 self._put_back(connection)
 
-    async def transfer(self, exchange: Exchange, reader: BulkReader, deadline: float | None = None) -> None:
+    async def transfer(self, exchange: Exchange, reader: BulkReader, deadline: Deadline | None = None) -> None:
         """Do the same with bodies of any size in both directions. `reader` is the exchange's reader."""
         async with self._turns:
             connection = await self._send(exchange, deadline, streaming=True)
@@ -307,7 +371,7 @@ class Pool:
         self._closed = True
         self._abort_idle()
 
-    async def _send(self, exchange: Exchange, deadline: float | None, *, streaming: bool) -> Connection:
+    async def _send(self, exchange: Exchange, deadline: Deadline | None, *, streaming: bool) -> Connection:
         while True:
             connection = await self._take(deadline)
             try:
@@ -327,7 +391,7 @@ class Pool:
             else:
                 return connection
 
-    async def _take(self, deadline: float | None) -> Connection:
+    async def _take(self, deadline: Deadline | None) -> Connection:
         if self._closed:
             raise Unavailable(f"the client of {self.endpoint.url} was closed")
         loop = asyncio.get_running_loop()

@@ -13,18 +13,13 @@ from collections.abc import Generator
 
 from venvd._net.bulk import BulkReader, split_view
 from venvd._net.certificates import explain_failure
-from venvd._net.endpoint import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    Endpoint,
-    Exchange,
-    Reader,
-    deadline_exceeded,
-    seconds_left,
-)
+from venvd._net.deadlines import Deadline, deadline_exceeded, seconds_left
+from venvd._net.endpoint import CHUNK, CONNECT_TIMEOUT, Endpoint, Exchange, Reader
 from venvd.errors import Unavailable, Unreachable
 
 _MAX_IDLE = 64
+_SHORTEST = 0.01
+"""Seconds of the shortest wait for a connection."""
 
 
 class _StaleConnectionError(Exception):
@@ -66,7 +61,7 @@ def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
         raise
 
 
-def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
+def connect(endpoint: Endpoint, deadline: Deadline | None) -> socket.socket:
     """Return a socket that is connected to `endpoint`.
 
     Raises:
@@ -79,7 +74,8 @@ def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
     try:
         return _open(endpoint, wait)
     except TimeoutError:
-        seconds_left(deadline, endpoint)
+        if wait < CONNECT_TIMEOUT:
+            raise deadline_exceeded(endpoint) from None
         raise Unreachable(f"nothing answers at {endpoint.url} within {wait:g} s") from None
     except ssl.SSLError as error:
         raise Unavailable(explain_failure(endpoint.url, error)) from None
@@ -87,12 +83,71 @@ def connect(endpoint: Endpoint, deadline: float | None) -> socket.socket:
         raise Unreachable(f"nothing answers at {endpoint.url}: {error}") from None
 
 
+def extend_deadline(deadline: Deadline | None, endpoint: Endpoint, answer: int) -> None:
+    """Extend a deadline that has passed if the server lives: its answer begins, or it answers a ping.
+
+    Args:
+        deadline: of the exchange.
+        endpoint: of the server.
+        answer: the descriptor on which the answer comes.
+
+    Raises:
+        DeadlineExceeded: the server is silent, or the deadline was the last.
+    """
+    if deadline is None or deadline.is_last:
+        raise deadline_exceeded(endpoint)
+    if not _shows_life(deadline, endpoint, answer):
+        raise deadline_exceeded(endpoint, silent=True)
+    deadline.extend()
+
+
+def _shows_life(deadline: Deadline, endpoint: Endpoint, answer: int) -> bool:
+    poll = select.poll()
+    poll.register(answer, select.POLLIN)
+    with contextlib.ExitStack() as stack:
+        # A failure says nothing about the server that has the call: this process may have no descriptor left.
+        with contextlib.suppress(OSError, UnicodeError):
+            probe = stack.enter_context(_open(endpoint, max(deadline.seconds_to_probe(), _SHORTEST)))
+            if isinstance(probe, ssl.SSLSocket):
+                return True  # a handshake takes both sides
+            probe.sendall(endpoint.probe)
+            poll.register(probe, select.POLLIN)
+            ready = [descriptor for descriptor, _ in poll.poll(deadline.seconds_to_probe() * 1000)]
+            if answer in ready or not ready:
+                return bool(ready)
+            if probe.recv(1):
+                return True
+            poll.unregister(probe)
+        return bool(poll.poll(deadline.seconds_to_probe() * 1000))
+
+
+def send_all(
+    connection: socket.socket, data: bytes | memoryview, deadline: Deadline | None, endpoint: Endpoint
+) -> None:
+    """Send bytes to their end.
+
+    Raises:
+        DeadlineExceeded: the server takes no more.
+        OSError: the connection ended.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[connection.send(left) :]
+        except TimeoutError:
+            extend_deadline(deadline, endpoint, connection.fileno())
+        else:
+            if not left:
+                return
+        connection.settimeout(seconds_left(deadline, endpoint))
+
+
 class Connection:
     """One connected socket."""
 
     __slots__ = ("_endpoint", "_poll", "_socket", "_timeout", "fresh", "whole")
 
-    def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
+    def __init__(self, endpoint: Endpoint, deadline: Deadline | None) -> None:
         self._socket = connect(endpoint, deadline)
         self._endpoint = endpoint
         self._timeout = self._socket.gettimeout()
@@ -109,22 +164,22 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def send(self, data: bytes, deadline: float | None) -> None:
+    def send(self, data: bytes, deadline: Deadline | None) -> None:
         self._set_timeout(deadline)
         try:
-            self._socket.sendall(data)
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            send_all(self._socket, data, deadline, self._endpoint)
         except OSError as error:
             raise self._explain_end(error, sent=False) from None
 
-    def receive(self, reader: Reader, deadline: float | None) -> None:
+    def receive(self, reader: Reader, deadline: Deadline | None) -> None:
         """Receive at least one byte and feed the reader."""
         self._set_timeout(deadline)
         try:
             data = self._socket.recv(CHUNK)
         except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            extend_deadline(deadline, self._endpoint, self._socket.fileno())
+            self.receive(reader, deadline)
+            return
         except OSError as error:
             if reader.started:
                 raise Unavailable(f"the connection to {self._endpoint.url} broke: {error}") from None
@@ -136,7 +191,7 @@ class Connection:
         else:
             reader.eof()
 
-    def send_body(self, body: memoryview, deadline: float | None) -> None:
+    def send_body(self, body: memoryview, deadline: Deadline | None) -> None:
         """Send a body, unless an answer comes before its end."""
         answers_show = self._endpoint.scheme != "https"  # TLS has bytes of its own to send
         self.whole = False
@@ -145,14 +200,12 @@ class Connection:
                 return
             self._set_timeout(deadline)
             try:
-                self._socket.sendall(piece)
-            except TimeoutError:
-                raise deadline_exceeded(self._endpoint) from None
+                send_all(self._socket, piece, deadline, self._endpoint)
             except OSError:
                 return  # the peer may have sent an answer before it closed
         self.whole = True
 
-    def receive_bulk(self, reader: BulkReader, deadline: float | None) -> None:
+    def receive_bulk(self, reader: BulkReader, deadline: Deadline | None) -> None:
         """Receive bytes straight into the reader's memory if it has some, else feed the reader."""
         if not reader.room:
             self.receive(reader, deadline)
@@ -161,7 +214,8 @@ class Connection:
         try:
             count = self._socket.recv_into(reader.room)
         except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            extend_deadline(deadline, self._endpoint, self._socket.fileno())
+            return
         except OSError as error:
             raise Unavailable(f"the connection to {self._endpoint.url} broke: {error}") from None
         if count:
@@ -178,7 +232,7 @@ class Connection:
             + self._endpoint.ended_early
         )
 
-    def _set_timeout(self, deadline: float | None) -> None:
+    def _set_timeout(self, deadline: Deadline | None) -> None:
         timeout = None if deadline is None else seconds_left(deadline, self._endpoint)
         if timeout is not self._timeout:
             self._socket.settimeout(timeout)
@@ -194,7 +248,7 @@ class Pool:
         self._pid = os.getpid()
         self._closed = False
 
-    def run(self, exchange: Exchange, deadline: float | None = None) -> None:
+    def run(self, exchange: Exchange, deadline: Deadline | None = None) -> None:
         """Send and read until the reader is done.
 
         Raises:
@@ -214,7 +268,7 @@ class Pool:
             raise
         self._put_back(connection, reader.reusable)
 
-    def transfer(self, exchange: Exchange, reader: BulkReader, deadline: float | None = None) -> None:
+    def transfer(self, exchange: Exchange, reader: BulkReader, deadline: Deadline | None = None) -> None:
         """Do the same with bodies of any size in both directions. `reader` is the exchange's reader."""
         connection = self._send(exchange, deadline)
         try:
@@ -225,7 +279,7 @@ class Pool:
             raise
         self._put_back(connection, reader.reusable and connection.whole)
 
-    def stream(self, exchange: Exchange, deadline: float | None = None) -> Generator[None, None, None]:
+    def stream(self, exchange: Exchange, deadline: Deadline | None = None) -> Generator[None, None, None]:
         """Do the same, and yield when the reader may have something new. Closing the iterator cancels."""
         connection = self._send(exchange, deadline)
         reusable = False
@@ -245,7 +299,7 @@ class Pool:
     def __del__(self) -> None:
         self._close_idle()  # a client that was not closed leaves no connection open
 
-    def _send(self, exchange: Exchange, deadline: float | None) -> Connection:
+    def _send(self, exchange: Exchange, deadline: Deadline | None) -> Connection:
         """Send the request, wait for the first bytes of the answer, and return the connection."""
         while True:
             connection = self._take(deadline)
@@ -267,7 +321,7 @@ class Pool:
             else:
                 return connection
 
-    def _take(self, deadline: float | None) -> Connection:
+    def _take(self, deadline: Deadline | None) -> Connection:
         if self._closed:
             raise Unavailable(f"the client of {self.endpoint.url} was closed")
         if self._pid != os.getpid():

@@ -1,21 +1,18 @@
-"""Addresses of peers, exchanges with them, and deadlines."""
+"""Addresses of peers, and exchanges with them."""
 
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from venvd._net.certificates import create_tls_context
-from venvd.errors import DeadlineExceeded, InvalidRequest
+from venvd.errors import InvalidRequest
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect."""
-_LONGEST = 24 * 86400.0
-"""Seconds of the longest wait: the kernel takes at most 31 bits of milliseconds."""
 CHUNK = 64 * 1024
 """Bytes of one read. The allocator maps 128 KiB and more anew each time, which costs more than a call."""
 
@@ -48,6 +45,13 @@ class Endpoint:
         """What to do about a connection that ended before an answer began."""
         other = ". So does a server with TLS: its address begins with https://" if self.scheme == "http" else ""
         return f"; a backend that is starting does so: wait until `venvd status` shows it as running{other}"
+
+    @property
+    def probe(self) -> bytes:
+        """The request that every backend answers by itself, without a session and without a token."""
+        if self.path is not None:
+            return b'{"id":0,"command":"ping"}\n'
+        return f"GET {self.prefix}/health HTTP/1.1\r\nHost: {self.authority}\r\nConnection: close\r\n\r\n".encode()
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what checks the server's certificate, or None without TLS.
@@ -117,26 +121,3 @@ class Exchange:
     reader: Reader
     repeatable: bool = False
     body: memoryview | None = None
-
-
-def deadline_after(timeout: float | None) -> float | None:
-    """Return the monotonic time `timeout` seconds from now, or None. Waits are limited to 24 days."""
-    return None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
-
-
-def seconds_left(deadline: float | None, endpoint: Endpoint) -> float | None:
-    """Return the seconds until `deadline`, or None.
-
-    Raises:
-        DeadlineExceeded: the deadline has passed.
-    """
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise deadline_exceeded(endpoint)
-    return left
-
-
-def deadline_exceeded(endpoint: Endpoint) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no answer from {endpoint.url} in time; the call was abandoned")

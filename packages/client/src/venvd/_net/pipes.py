@@ -29,11 +29,15 @@ class Pipes:
         self._timeout = timeout
         self.recv = self._read if timeout is None else self._read_with_timeout
 
-    def sendall(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
+    def fileno(self) -> int:
+        """Return the descriptor on which replies come."""
+        return self._replies
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        """Send the beginning of `data`, once there is room for it, and return its length."""
+        while True:
             try:
-                left = left[self.send(left) :]
+                return self.send(data)
             except BlockingIOError:
                 self._wait_for(self._requests, select.POLLOUT)
 

@@ -12,7 +12,7 @@ from venvd._controller_api import Request
 from venvd._controller_codec import ControllerCodec
 from venvd._json_dataclasses import list_decoder
 from venvd._net.blocking import Pool
-from venvd._net.endpoint import deadline_after
+from venvd._net.deadlines import deadline_after
 from venvd._net.sse import EventParser, ServerEvent
 from venvd.errors import Unreachable
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from venvd._net.blocking import Pool
-from venvd._net.endpoint import deadline_after
+from venvd._net.deadlines import answer_deadline
 from venvd._transports import http_arrays
 from venvd._transports.base import Call, Codec, Event
 from venvd._transports.http import HttpCodec
@@ -27,13 +27,13 @@ class SocketTransport:
 
     def call(self, call: Call[T]) -> T:
         exchange, reader = self._codec.exchange(call, stream=False)
-        self._pool.run(exchange, deadline_after(call.wait_seconds))
+        self._pool.run(exchange, answer_deadline(call.timeout))
         call.received = reader.received()
         return call.finish(reader.result())
 
     def stream(self, call: Call[Any]) -> Iterator[Event]:
         exchange, reader = self._codec.exchange(call, stream=True)
-        with closing(self._pool.stream(exchange, deadline_after(call.wait_seconds))) as arrivals:
+        with closing(self._pool.stream(exchange, answer_deadline(call.timeout))) as arrivals:
             for _ in arrivals:
                 for event in reader.events():
                     yield event
@@ -52,10 +52,10 @@ class HttpTransport(SocketTransport):
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         exchange, reader = http_arrays.encode_get(self._http, call)
-        self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        self._pool.transfer(exchange, reader, answer_deadline(call.timeout))
         return http_arrays.decode_get(call, reader)
 
     def put_array(self, call: Call[T], data: memoryview) -> T:
         exchange, reader = http_arrays.encode_put(self._http, call, data)
-        self._pool.transfer(exchange, reader, deadline_after(call.wait_seconds))
+        self._pool.transfer(exchange, reader, answer_deadline(call.timeout))
         return http_arrays.decode_put(call, reader)

@@ -15,8 +15,9 @@ import weakref
 from collections import deque
 from typing import Any
 
-from venvd._net.blocking import connect
-from venvd._net.endpoint import Endpoint, deadline_after, deadline_exceeded, seconds_left
+from venvd._net.blocking import connect, extend_deadline, send_all
+from venvd._net.deadlines import Deadline, answer_deadline, deadline_after, seconds_left
+from venvd._net.endpoint import Endpoint
 from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, LimitExceeded, Unavailable, VenvdError, error_from_reply
 from venvd_contract.arrays import Header
@@ -59,7 +60,7 @@ class Abort:
 class ArrayConnection:
     """One connection. It carries one array at a time."""
 
-    def __init__(self, endpoint: Endpoint, token: str | None, deadline: float | None) -> None:
+    def __init__(self, endpoint: Endpoint, token: str | None, deadline: Deadline | None) -> None:
         self._endpoint = endpoint
         self._token = token
         self._socket = connect(endpoint, deadline)
@@ -107,7 +108,7 @@ class ArrayConnection:
     # ---- one exchange
 
     def ask(
-        self, call: Call[Any], payload: dict[str, Any], deadline: float | None, data: memoryview | None = None
+        self, call: Call[Any], payload: dict[str, Any], deadline: Deadline | None, data: memoryview | None = None
     ) -> tuple[dict[str, Any], Any]:
         """Send a request and its attachment. Return the reply and its result.
 
@@ -147,13 +148,10 @@ class ArrayConnection:
         }
         return {name: value for name, value in fields.items() if value is not None}
 
-    def _send(self, data: memoryview, deadline: float | None) -> None:
+    def _send(self, data: memoryview, deadline: Deadline | None) -> None:
         try:
-            while data:
-                self._socket.settimeout(seconds_left(deadline, self._endpoint))
-                data = data[self._socket.send(data[:_STEP]) :]
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            self._socket.settimeout(seconds_left(deadline, self._endpoint))
+            send_all(self._socket, data, deadline, self._endpoint)
         except OSError as error:
             if not self._has_answer():  # a server that refuses an array answers before it closes
                 raise self._cut_error(error) from None
@@ -163,7 +161,7 @@ class ArrayConnection:
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _receive_reply(self, deadline: float | None) -> dict[str, Any]:
+    def _receive_reply(self, deadline: Deadline | None) -> dict[str, Any]:
         try:
             while (line := self._buffer.line()) is None:
                 self._buffer.feed(self._receive(deadline))
@@ -173,12 +171,13 @@ class ArrayConnection:
                 raise self._bad_reply(error.message) from None
             raise
 
-    def _receive(self, deadline: float | None) -> bytes:
+    def _receive(self, deadline: Deadline | None) -> bytes:
         try:
             self._socket.settimeout(seconds_left(deadline, self._endpoint))
             data, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            extend_deadline(deadline, self._endpoint, self._socket.fileno())
+            return self._receive(deadline)
         except OSError as error:
             raise self._cut_error(error) from None
         self._descriptors += descriptors
@@ -186,7 +185,7 @@ class ArrayConnection:
             raise self._cut_error(None)
         return data
 
-    def receive_attachment(self, reply: dict[str, Any], deadline: float | None) -> bytearray:
+    def receive_attachment(self, reply: dict[str, Any], deadline: Deadline | None) -> bytearray:
         """Receive the attachment of a reply."""
         sizes = reply.get("attachments")
         if type(sizes) is not list or len(sizes) != 1 or type(sizes[0]) is not int or sizes[0] < 0:
@@ -198,12 +197,14 @@ class ArrayConnection:
         try:
             while rest:
                 self._socket.settimeout(seconds_left(deadline, self._endpoint))
-                size = self._socket.recv_into(rest)
+                try:
+                    size = self._socket.recv_into(rest)
+                except TimeoutError:
+                    extend_deadline(deadline, self._endpoint, self._socket.fileno())
+                    continue
                 if not size:
                     raise self._cut_error(None)
                 rest = rest[size:]
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
         except OSError as error:
             raise self._cut_error(error) from None
         return content
@@ -319,7 +320,7 @@ class ArrayConnections:
 
     def get(self, call: Call[Header], abort: Abort | None = None) -> tuple[Header, Any]:
         """Fetch an array; see `Transport.get_array`."""
-        deadline = deadline_after(call.wait_seconds)
+        deadline = answer_deadline(call.timeout)
         if self._shares:
             try:
                 shared: tuple[Header, Any] | None = self._run(call, deadline, abort, self._get_shared)
@@ -332,7 +333,7 @@ class ArrayConnections:
 
     def put(self, call: Call[Any], data: memoryview, abort: Abort | None = None) -> Any:
         """Send an array; see `Transport.put_array`. Return the reply's JSON."""
-        deadline = deadline_after(call.wait_seconds)
+        deadline = answer_deadline(call.timeout)
         if self._shares and data.nbytes > INLINE_BYTES:
             reply = self._run(call, deadline, abort, self._put_shared, data)
             if reply is not None:
@@ -351,7 +352,7 @@ class ArrayConnections:
     # ---- ways to carry an array
 
     def _get_shared(
-        self, connection: ArrayConnection, call: Call[Header], deadline: float | None
+        self, connection: ArrayConnection, call: Call[Header], deadline: Deadline | None
     ) -> tuple[Header, Any] | None:
         reply, result = connection.ask(call, {**call.payload, "shm": True}, deadline)
         header = call.finish(result)
@@ -371,14 +372,14 @@ class ArrayConnections:
         return header, connection.lend(result["segment"], mapped, header.nbytes, self._died)
 
     def _get_attached(
-        self, connection: ArrayConnection, call: Call[Header], deadline: float | None
+        self, connection: ArrayConnection, call: Call[Header], deadline: Deadline | None
     ) -> tuple[Header, Any]:
         reply, result = connection.ask(call, call.payload, deadline)
         header = call.finish(result)
         return header, _check_length(header, connection.receive_attachment(reply, deadline))
 
     def _put_shared(
-        self, connection: ArrayConnection, call: Call[Any], deadline: float | None, data: memoryview
+        self, connection: ArrayConnection, call: Call[Any], deadline: Deadline | None, data: memoryview
     ) -> Any:
         reply, result = connection.ask(call, {**call.payload, "shm": True}, deadline)
         mapped = connection.map_segment(reply, result, data.nbytes)
@@ -397,13 +398,13 @@ class ArrayConnections:
             connection.note_returned(name)
 
     def _put_attached(
-        self, connection: ArrayConnection, call: Call[Any], deadline: float | None, data: memoryview
+        self, connection: ArrayConnection, call: Call[Any], deadline: Deadline | None, data: memoryview
     ) -> Any:
         return connection.ask(call, call.payload, deadline, data)[1]
 
     # ---- connections
 
-    def _run(self, call: Call[Any], deadline: float | None, abort: Abort | None, work: Any, *more: Any) -> Any:
+    def _run(self, call: Call[Any], deadline: Deadline | None, abort: Abort | None, work: Any, *more: Any) -> Any:
         connection = self._take(deadline)
         if abort is not None:
             abort.watch(connection)
@@ -425,7 +426,7 @@ class ArrayConnections:
         self._put_back(connection)
         return result
 
-    def _take(self, deadline: float | None) -> ArrayConnection:
+    def _take(self, deadline: Deadline | None) -> ArrayConnection:
         if self._closed:
             raise Unavailable(f"the client of {self._endpoint.url} was closed")
         if self._pid != os.getpid():

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from venvd._net.deadlines import LATE
 from venvd._net.endpoint import Endpoint, Exchange, Reader
 from venvd._objects import Upload
 from venvd.errors import BadReply, DeadlineExceeded
@@ -19,8 +20,6 @@ NO_DEADLINE = math.inf
 """The timeout of a call that may run for as long as its session lives."""
 _LONGEST_TIMEOUT = 365 * 86400.0
 """Seconds that stand for no deadline: the longest timeout that servers accept."""
-DEADLINE_SLACK = 5.0
-"""Seconds that the client waits beyond a call's timeout: the server ends the call first, and its reply takes time."""
 
 
 class Kind(Generic[T]):
@@ -111,7 +110,7 @@ class Call(Generic[T]):
     @property
     def wait_seconds(self) -> float | None:
         """Seconds that the client waits for the reply, or None."""
-        return None if self.timeout is None else self.timeout + DEADLINE_SLACK
+        return None if self.timeout is None else self.timeout + LATE
 
     def finish(self, result: Any) -> T:
         """Return the caller's value.

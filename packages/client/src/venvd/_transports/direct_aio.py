@@ -9,7 +9,8 @@ from typing import Any
 
 from venvd._net import aio
 from venvd._net.aio import Connection, StaleConnectionError
-from venvd._net.endpoint import Endpoint, Exchange, deadline_after
+from venvd._net.deadlines import Deadline, answer_deadline
+from venvd._net.endpoint import Endpoint, Exchange
 from venvd._net.lines import LineReader
 from venvd._transports import direct
 from venvd._transports.base import Call
@@ -72,7 +73,7 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
         pool = self.find_pool(call)
         if pool is None:
             return None
-        deadline = deadline_after(call.wait_seconds)
+        deadline = answer_deadline(call.timeout)
         connection = await self._take(pool, call, loop, deadline)
         if connection is None:
             return None
@@ -89,7 +90,7 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
         taken: _DirectConnection,
         call: Call[Any],
         exchange: Exchange,
-        deadline: float | None,
+        deadline: Deadline | None,
         *,
         streaming: bool,
     ) -> AsyncGenerator[None, None]:
@@ -126,7 +127,7 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
         pool: DirectPool[_DirectConnection],
         call: Call[Any],
         loop: asyncio.AbstractEventLoop,
-        deadline: float | None,
+        deadline: Deadline | None,
     ) -> _DirectConnection | None:
         if pool.idle:
             taken = pool.idle.pop()
@@ -144,7 +145,7 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
         pool: DirectPool[_DirectConnection],
         call: Call[Any],
         loop: asyncio.AbstractEventLoop,
-        deadline: float | None,
+        deadline: Deadline | None,
     ) -> _DirectConnection | None:
         made = None
         reader = LineReader()

@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from venvd._net.blocking import connect
-from venvd._net.endpoint import CHUNK, Endpoint, deadline_after, deadline_exceeded, seconds_left
+from venvd._net.blocking import connect, extend_deadline
+from venvd._net.deadlines import Deadline, answer_deadline, seconds_left
+from venvd._net.endpoint import CHUNK, Endpoint
 from venvd._net.lines import LineReader
 from venvd._net.pipes import Pipes, make_pipes
 from venvd._transports import direct
@@ -48,6 +49,7 @@ class Connection:
         "_endpoint",
         "_recv",
         "_send",
+        "_send_some",
         "_socket",
         "_switched",
         "_timeout",
@@ -56,7 +58,7 @@ class Connection:
         "received",
     )
 
-    def __init__(self, endpoint: Endpoint, deadline: float | None) -> None:
+    def __init__(self, endpoint: Endpoint, deadline: Deadline | None) -> None:
         self._endpoint = endpoint
         self._socket = connect(endpoint, deadline)
         self._use(self._socket)
@@ -69,6 +71,7 @@ class Connection:
     def _use(self, way: socket.socket | Pipes) -> None:
         self._channel = way
         self._send = way.send
+        self._send_some = way.send if isinstance(way, socket.socket) else way.send_some
         self._recv = way.recv
 
     def close(self) -> None:
@@ -77,7 +80,7 @@ class Connection:
             self._channel.close()
             self._channel = self._socket
 
-    def take_pipes(self, deadline: float | None) -> dict[str, Any]:
+    def take_pipes(self, deadline: Deadline | None) -> dict[str, Any]:
         """Make two pipes, pass the session its ends, and use them from now on. Return the session's answer.
 
         Raises:
@@ -90,19 +93,16 @@ class Connection:
             return {"error": "this process has no room for two pipes"}
         try:
             socket.send_fds(self._socket, [_PIPES], ends)
-            data = self._socket.recv(CHUNK)
-        except TimeoutError:
+            data = self.receive(deadline)
+        except VenvdError:
             pipes.close()
-            raise deadline_exceeded(self._endpoint) from None
-        except OSError:
+            raise
+        except (OSError, _CutError):
             pipes.close()
             raise _CutError from None
         finally:
             for end in ends:  # the session alone has them now, and so their end shows its end
                 os.close(end)
-        if not data:
-            pipes.close()
-            raise _CutError
         reply = self._read_rest(data, deadline)
         if "descriptors" in reply:
             reply.setdefault("error", "this backend is older than the client, and makes the pipes itself")
@@ -113,7 +113,7 @@ class Connection:
             self._timeout = None
         return reply
 
-    def exchange(self, data: bytes, deadline: float | None) -> dict[str, Any]:
+    def exchange(self, data: bytes, deadline: Deadline | None) -> dict[str, Any]:
         """Send one line and return its parsed answer.
 
         Raises:
@@ -124,7 +124,7 @@ class Connection:
         try:
             try:
                 if len(data) > _ATOMIC_WRITE:
-                    self._channel.sendall(data)
+                    self._send_all(data, deadline)
                     self._set_timeout(deadline)  # sending a long line may have taken time
                 else:
                     self._send(data)
@@ -132,7 +132,8 @@ class Connection:
                 pass  # the pipe may still hold what the other end wrote before it closed
             answer = self._recv(CHUNK)
         except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            extend_deadline(deadline, self._endpoint, self._channel.fileno())
+            answer = self.receive(deadline)
         except OSError:
             raise _CutError from None
         if not answer:
@@ -145,7 +146,7 @@ class Connection:
             pass  # more than one line, or an invalid one
         return self._read_rest(answer, deadline)
 
-    def _receive_from_server(self, deadline: float | None) -> bytes:
+    def _receive_from_server(self, deadline: Deadline | None) -> bytes:
         """Switch back to the socket and return what the server says after the session ended."""
         if self._channel is self._socket:
             raise _CutError
@@ -154,18 +155,24 @@ class Connection:
         self._timeout = self._socket.gettimeout()
         return self.receive(deadline)
 
-    def send(self, data: bytes, deadline: float | None) -> None:
-        self._set_timeout(deadline)
+    def send(self, data: bytes, deadline: Deadline | None) -> None:
         try:
-            self._channel.sendall(data)
+            self._send_all(data, deadline)
         except BrokenPipeError:
             pass
-        except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
         except OSError:
             raise _CutError from None
 
-    def feed(self, reader: LineReader, deadline: float | None) -> None:
+    def _send_all(self, data: bytes, deadline: Deadline | None) -> None:
+        left = memoryview(data)
+        while left:
+            self._set_timeout(deadline)
+            try:
+                left = left[self._send_some(left) :]
+            except TimeoutError:
+                extend_deadline(deadline, self._endpoint, self._channel.fileno())
+
+    def feed(self, reader: LineReader, deadline: Deadline | None) -> None:
         """Receive bytes and feed them to `reader`."""
         data = self.receive(deadline)
         if self._switched:
@@ -173,13 +180,14 @@ class Connection:
             reader.discard_partial()  # half a line of the session does not begin a line of the server
         reader.feed(data)
 
-    def receive(self, deadline: float | None) -> bytes:
+    def receive(self, deadline: Deadline | None) -> bytes:
         """Return the bytes that have come, at least one."""
         self._set_timeout(deadline)
         try:
             data = self._recv(CHUNK)
         except TimeoutError:
-            raise deadline_exceeded(self._endpoint) from None
+            extend_deadline(deadline, self._endpoint, self._channel.fileno())
+            return self.receive(deadline)
         except OSError:
             raise _CutError from None
         if not data:
@@ -187,7 +195,7 @@ class Connection:
             self._switched = True
         return data
 
-    def _read_rest(self, begun: bytes, deadline: float | None) -> dict[str, Any]:
+    def _read_rest(self, begun: bytes, deadline: Deadline | None) -> dict[str, Any]:
         """Return an answer that came in pieces, or with more bytes behind it."""
         reader = LineReader()
         reader.feed(begun)
@@ -197,7 +205,7 @@ class Connection:
         self.clean = reader.reusable
         return reader.reply
 
-    def _set_timeout(self, deadline: float | None) -> None:
+    def _set_timeout(self, deadline: Deadline | None) -> None:
         left, timeout = seconds_left(deadline, self._endpoint), self._timeout
         if left is not None and timeout is not None and left <= timeout <= left + _TIMEOUT_SLACK:
             return
@@ -233,7 +241,7 @@ class DirectCalls(DirectPools[Connection]):
             pool = self.find_pool(call)
             if pool is None:
                 return self._call_server(call)
-        deadline = None if call.timeout is None else deadline_after(call.wait_seconds)
+        deadline = None if call.timeout is None else answer_deadline(call.timeout)
         try:
             connection = pool.idle.pop()
         except IndexError:
@@ -286,7 +294,7 @@ class DirectCalls(DirectPools[Connection]):
         pool = self.find_pool(call)
         if pool is None:
             return None
-        deadline = deadline_after(call.wait_seconds)
+        deadline = answer_deadline(call.timeout)
         try:
             connection = pool.idle.pop()
         except IndexError:
@@ -302,7 +310,7 @@ class DirectCalls(DirectPools[Connection]):
         connection: Connection,
         call: Call[Any],
         reader: LineReader,
-        deadline: float | None,
+        deadline: Deadline | None,
     ) -> Generator[None, None, None]:
         try:
             connection.send(direct.encode_call(call, stream=True, values=""), deadline)
@@ -332,7 +340,7 @@ class DirectCalls(DirectPools[Connection]):
         else:
             pool.idle.append(connection)
 
-    def _connect(self, pool: DirectPool[Connection], call: Call[Any], deadline: float | None) -> Connection | None:
+    def _connect(self, pool: DirectPool[Connection], call: Call[Any], deadline: Deadline | None) -> Connection | None:
         """Make one more connection, or return None if there may be no more."""
         if not self.may_connect(pool):
             return None

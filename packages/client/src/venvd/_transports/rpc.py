@@ -20,6 +20,7 @@ from venvd._arrays import allocate
 from venvd._net.certificates import read_pem_files
 from venvd._transports import rpc_arrays
 from venvd._transports.base import Call, Event
+from venvd._transports.rpc_silence import SilenceTimer, SilenceWatcher
 from venvd.errors import (
     BadReply,
     DeadlineExceeded,
@@ -162,6 +163,7 @@ class RpcTransport:
             self._channel = grpc.insecure_channel(self._codec.target, _OPTIONS)
         self._bulk: Any = self._channel  # its types allow only methods with serializers
         self._stub = PythonServiceStub(self._channel)
+        self._silence = SilenceWatcher(url, self._stub.Health)
 
     def call(self, call: Call[T]) -> T:
         for answer in self._answers(call, stream=False):
@@ -184,8 +186,9 @@ class RpcTransport:
                 rpc_arrays.encode_get(call), metadata=metadata, timeout=call.wait_seconds
             )
             try:
-                for message in answers:
-                    parts.take(message)
+                with self._silence.watch(answers, call.timeout):
+                    for message in answers:
+                        parts.take(message)
             finally:
                 answers.cancel()
         return parts.whole()
@@ -193,9 +196,14 @@ class RpcTransport:
     def put_array(self, call: Call[T], data: memoryview) -> T:
         metadata = rpc_arrays.make_metadata(call, self._codec.metadata)
         with self._errors():
-            answer = self._bulk.stream_unary(rpc_arrays.PUT_ARRAY)(
+            sending = self._bulk.stream_unary(rpc_arrays.PUT_ARRAY).future(
                 rpc_arrays.encode_put(call, data), metadata=metadata, timeout=call.wait_seconds
             )
+            try:
+                with self._silence.watch(sending, call.timeout):
+                    answer = sending.result()
+            finally:
+                sending.cancel()
         return call.finish(rpc_arrays.decode_put(answer))
 
     @contextmanager
@@ -214,13 +222,15 @@ class RpcTransport:
         except ValueError as error:  # gRPC raises this for a closed channel
             raise Unavailable(f"the client of {self.url} was closed") from error
         try:
-            yield from answers
+            with self._silence.watch(answers, call.timeout):
+                yield from answers
         except grpc.RpcError as error:
             raise self._codec.error_of(error) from None
         finally:
             answers.cancel()
 
     def close(self) -> None:
+        self._silence.close()
         self._channel.close()
 
 
@@ -267,8 +277,9 @@ class AsyncRpcTransport:
                 rpc_arrays.encode_get(call), metadata=metadata, timeout=call.wait_seconds
             )
             try:
-                async for message in answers:
-                    parts.take(message)
+                with self._silence().run(call.timeout) as silence:
+                    while (message := await silence.wait(answers.read())) is not grpc.aio.EOF:
+                        parts.take(message)
             finally:
                 answers.cancel()
         return parts.whole()
@@ -280,12 +291,13 @@ class AsyncRpcTransport:
                 metadata=metadata, timeout=call.wait_seconds
             )
             try:
-                # If the server refuses the array midway, awaiting the call raises its error.
-                with suppress(asyncio.InvalidStateError, grpc.RpcError):
-                    for message in rpc_arrays.encode_put(call, data):
-                        await sending.write(message)
-                    await sending.done_writing()
-                answer = await sending
+                with self._silence().run(call.timeout) as silence:
+                    # If the server refuses the array midway, awaiting the call raises its error.
+                    with suppress(asyncio.InvalidStateError, grpc.RpcError):
+                        for message in rpc_arrays.encode_put(call, data):
+                            await silence.wait(sending.write(message))
+                        await silence.wait(sending.done_writing())
+                    answer = await silence.wait(sending)
             finally:
                 sending.cancel()
         return call.finish(rpc_arrays.decode_put(answer))
@@ -303,13 +315,16 @@ class AsyncRpcTransport:
         request = self._codec.request(call, stream=stream)
         answers = self._stub().Session(metadata=self._codec.metadata, timeout=call.wait_seconds)
         try:
-            with self._errors():
-                await answers.write(request)
-                await answers.done_writing()
-                while (answer := await answers.read()) is not grpc.aio.EOF:
+            with self._errors(), self._silence().run(call.timeout) as silence:
+                await silence.wait(answers.write(request))
+                await silence.wait(answers.done_writing())
+                while (answer := await silence.wait(answers.read())) is not grpc.aio.EOF:
                     yield answer
         finally:
             answers.cancel()
+
+    def _silence(self) -> SilenceTimer:
+        return SilenceTimer(self.url, self._stub().Health)
 
     async def close(self) -> None:
         self._closed = True

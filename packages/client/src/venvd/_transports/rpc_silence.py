@@ -1,0 +1,177 @@
+"""Ends the calls of a gRPC server that is silent. A server that lives ends them itself, which may take seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from venvd._net import deadlines
+from venvd.errors import DeadlineExceeded
+from venvd_proto.v1 import python_service_pb2 as messages
+
+T = TypeVar("T")
+
+_SILENT = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
+_WINDOW = deadlines.SILENCE - deadlines.PROBE_AFTER
+"""Seconds in which the server must answer a ping."""
+_LONGEST = 24 * 86400.0
+
+
+class _Watched:
+    """A call that runs, and the time at which the server must show a sign of life."""
+
+    __slots__ = ("due", "rpc", "silent")
+
+    def __init__(self, rpc: Any, due: float) -> None:
+        self.rpc = rpc
+        self.due = due
+        self.silent = False
+
+
+def _silent_error(url: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no answer from {url} in time: the server shows no sign of life; the call was abandoned")
+
+
+class SilenceWatcher:
+    """Watches the calls of threads, in a thread of its own that starts with the first call that has a timeout.
+
+    Args:
+        url: of the server.
+        ping: sends a `Health` to the server.
+    """
+
+    def __init__(self, url: str, ping: Callable[..., Any]) -> None:
+        self._url = url
+        self._ping = ping
+        self._watched: set[_Watched] = set()
+        self._changed = threading.Condition()
+        self._wakes_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def watch(self, rpc: Any, timeout: float | None) -> Iterator[None]:
+        """Cancel `rpc` if the block lasts `timeout` seconds and the server is silent then.
+
+        Raises:
+            DeadlineExceeded: instead of the error of the cancelled call.
+        """
+        if timeout is None:
+            yield
+            return
+        watched = _Watched(rpc, time.monotonic() + timeout + deadlines.PROBE_AFTER)
+        with self._changed:
+            self._watched.add(watched)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="venvd-rpc-silence", daemon=True)
+                self._thread.start()
+            elif watched.due < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            if watched.silent:
+                raise _silent_error(self._url) from None
+            raise
+        finally:
+            with self._changed:
+                self._watched.discard(watched)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                now = time.monotonic()
+                if not any(watched.due <= now for watched in self._watched):
+                    self._wakes_at = min((watched.due for watched in self._watched), default=float("inf"))
+                    left = self._wakes_at - now
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                    continue
+            lives = self._lives()
+            with self._changed:
+                due = {watched for watched in self._watched if watched.due <= now}
+                self._watched -= due
+            if not lives:
+                for watched in due:
+                    watched.silent = True
+                    watched.rpc.cancel()
+
+    def _lives(self) -> bool:
+        try:
+            self._ping(messages.HealthRequest(), timeout=_WINDOW)
+        except grpc.RpcError as error:
+            return error.code() not in _SILENT
+        except ValueError:  # gRPC raises this for a closed channel, whose calls have ended
+            pass
+        return True
+
+
+class SilenceTimer:
+    """Does the same for one call on an event loop. Each step of the call runs in `wait`.
+
+    gRPC may never end a step of a call that it cancels before a connection stands, so this ends the step itself.
+
+    Args:
+        url: of the server.
+        ping: sends a `Health` to the server.
+    """
+
+    def __init__(self, url: str, ping: Callable[..., Any]) -> None:
+        self._url = url
+        self._ping = ping
+        self._silent = False
+        self._limit: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | asyncio.Task[None] | None = None
+
+    @contextmanager
+    def run(self, seconds: float | None) -> Iterator[SilenceTimer]:
+        """Look for a sign of life of the server if the block lasts `seconds`, the call's timeout."""
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(min(seconds + deadlines.PROBE_AFTER, _LONGEST), self._on_timeout, loop)
+        try:
+            yield self
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def wait(self, step: Awaitable[T]) -> T:
+        """Return what `step` returns.
+
+        Raises:
+            DeadlineExceeded: the server is silent.
+        """
+        try:
+            async with asyncio.timeout(0 if self._silent else None) as self._limit:
+                return await step
+        except TimeoutError:
+            raise _silent_error(self._url) from None
+        finally:
+            self._limit = None
+
+    def _on_timeout(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.create_task(self._look(loop))
+
+    async def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            async with asyncio.timeout(_WINDOW):
+                await self._ping(messages.HealthRequest())
+        except TimeoutError:
+            self._silent = True
+        except grpc.RpcError as error:
+            self._silent = error.code() in _SILENT
+        if self._silent and self._limit is not None:
+            self._limit.reschedule(loop.time())
