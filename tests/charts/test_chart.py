@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,27 @@ def test_objects_have_the_fields_of_kubernetes(values: Path, version: str) -> No
     assert len(checked) >= 4
     for each in checked:
         kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_maintenance_runs_no_controller() -> None:
+    """In place of the controller the pod waits, with its volumes and settings and without probes."""
+    container, waiting = (
+        pick(render(SMALL, VERSIONS[-1], "--set", f"controller.maintenance={value}"), "Deployment")["spec"]["template"][
+            "spec"
+        ]["containers"][0]
+        for value in ("false", "true")
+    )
+    probes = {"startupProbe", "livenessProbe", "readinessProbe"}
+    assert container.keys() >= probes
+    assert waiting.keys() == (container.keys() - probes) | {"command"}
+    assert {name: waiting[name] for name in ("env", "volumeMounts")} == {
+        name: container[name] for name in ("env", "volumeMounts")
+    }
+    process = subprocess.Popen([sys.executable, *waiting["command"][1:]])
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.terminate()
+    assert process.wait(30) in {0, -15}
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)

@@ -59,7 +59,13 @@ def running_cluster() -> Iterator[Cluster]:
             os.chown(directory, user.pw_uid, user.pw_gid)
         make = [initdb, "-D", directory / "data", "-U", "venvd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/", **owner)  # type: ignore[call-overload]
-        options = ("listen_addresses=", "fsync=off", "max_connections=200", f"unix_socket_directories={directory}")
+        options = (
+            "listen_addresses=",
+            "fsync=off",
+            "dynamic_shared_memory_type=mmap",
+            "max_connections=200",
+            f"unix_socket_directories={directory}",
+        )
         serve = [postgres, "-D", directory / "data", *(word for option in options for word in ("-c", option))]
         process = subprocess.Popen(serve, cwd="/", stderr=subprocess.DEVNULL, **owner)  # type: ignore[call-overload]
         try:

@@ -1,7 +1,8 @@
-"""`python -m venvd_controller`: serves until a signal ends it."""
+"""`python -m venvd_controller`: serves until a signal ends it, or copies the state (`backup`, `restore`)."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from venvd_contract.errors import VenvdError
 from venvd_controller.app import create_app
 from venvd_controller.auth import OPEN
+from venvd_controller.backup import command
 from venvd_controller.controller import create_controller
 from venvd_controller.controller_socket import ControllerSocket
 from venvd_controller.home import Home
@@ -79,12 +81,17 @@ def _format_authority(host: str, port: int) -> str:
 
 
 def main() -> None:
-    """Run the controller; wrong settings end it with status 2, other errors with 1."""
+    """Run the controller, or a command on its state; wrong settings end it with status 2, other errors with 1."""
+    parser = argparse.ArgumentParser(prog="venvd-controller", description="Without a command: run the controller.")
+    command.add_commands(parser)
+    words = parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:
         print(*describe_settings_errors(error), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
+    if words.command is not None:
+        raise SystemExit(command.run(settings, words))
     logs.configure(settings.log_level, quiet=_QUIET_LOGGERS)
     try:
         serve(settings)

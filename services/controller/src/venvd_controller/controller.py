@@ -122,10 +122,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
         raise Unavailable(
             f"the run directory {settings.sockets} cannot be made: {error.strerror}; name another with VENVD_RUN_DIR"
         ) from None
-    if settings.database_url is not None:
-        database = open_database(settings.database_url.get_secret_value())
-    else:
-        database = open_database(f"sqlite:///{home.path / 'controller.sqlite3'}")
+    database = open_database(settings.get_database_url())
     engine, reason = choose_engine(settings.engine, database, home.id, create_engine)
     operations = Operations(database, settings.max_operations)
     images = Images(database, engine, operations, settings.image_keep)

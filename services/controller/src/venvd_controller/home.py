@@ -20,7 +20,11 @@ from venvd_controller.clock import format_time
 from venvd_controller.older_tokens import OlderToken
 from venvd_http.auth import sha256
 
-_OLDER = "older-tokens"
+IDENTITY = ("id", "secret", "token", "metrics-token")
+"""The files of a home's identity."""
+OLDER_TOKENS = "older-tokens"
+RESTORING = "restoring"
+"""This file exists while a restore replaces the state of a home."""
 
 
 class Home:
@@ -32,7 +36,7 @@ class Home:
         identity: a directory with the files `id`, `secret`, `token` and `metrics-token`, which the home then has not.
 
     Raises:
-        Conflict: another controller runs on it.
+        Conflict: another controller runs on it, or a restore into it did not end.
         InvalidRequest: `identity` lacks a file.
         Unavailable: the directory cannot be written.
     """
@@ -51,7 +55,7 @@ class Home:
 
     def _open(self, token: str | None) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = lock_home(self.path)
         try:
             self._load(token)
         except BaseException:
@@ -59,23 +63,17 @@ class Home:
             raise
 
     def _load(self, token: str | None) -> None:
+        if (self.path / RESTORING).exists():
+            raise Conflict(
+                f"a restore into the home {self.path} did not end, and its state is incomplete: "
+                "run `venvd restore FILE` again"
+            )
         self.id = self._load_or_create("id", lambda: secrets.token_hex(6), 0o644)
         self._secret = self._load_or_create("secret", lambda: secrets.token_hex(32), 0o600)
         self.token = token or self._load_or_create("token", _create_token, 0o600)
         self.metrics_token = self._load_or_create("metrics-token", _create_token, 0o600)
-        file = self.path / _OLDER
+        file = self.path / OLDER_TOKENS
         self._older = older_tokens.parse(file.read_text()) if file.exists() else ()
-
-    def _take_lock(self) -> IO[str]:
-        file = (self.path / "lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise Conflict(
-                f"another controller runs on {self.path}: stop it, or give this one a home of its own with VENVD_HOME"
-            ) from None
-        return file
 
     def _load_or_create(self, name: str, create: Callable[[], str], mode: int) -> str:
         if self._identity is not None:
@@ -84,7 +82,7 @@ class Home:
         if path.exists() and (text := path.read_text().strip()):
             return text
         text = create()
-        self._write(path, text, mode)
+        write_file(path, text, mode)
         return text
 
     def _read_identity(self, path: Path) -> str:
@@ -96,17 +94,10 @@ class Home:
             raise InvalidRequest(f"VENVD_IDENTITY_DIR: {path} is empty")
         return text
 
-    def _write(self, path: Path, text: str, mode: int) -> None:
-        part = path.with_name(path.name + ".part")
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text + "\n")
-        part.rename(path)
-
     def announce(self, url: str) -> None:
         """Write URL and token for the clients of this home."""
-        self._write(self.path / "token", self.token, 0o600)
-        self._write(self.path / "url", url, 0o644)
+        write_file(self.path / "token", self.token, 0o600)
+        write_file(self.path / "url", url, 0o644)
 
     def rotate_token(self, overlap: float) -> str:
         """Give the home a new token; those before it end after `overlap` seconds. Return when.
@@ -124,8 +115,8 @@ class Home:
             end = format_time(datetime.now(UTC) + timedelta(seconds=overlap))
             older = older_tokens.add(self._older, sha256(self.token), end)
             token = _create_token()
-            self._write(self.path / _OLDER, older_tokens.render(older), 0o600)
-            self._write(self.path / "token", token, 0o600)
+            write_file(self.path / OLDER_TOKENS, older_tokens.render(older), 0o600)
+            write_file(self.path / "token", token, 0o600)
             self.token, self._older = token, older
         return end
 
@@ -146,7 +137,7 @@ class Home:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(path, self.metrics_token, 0o640)
+            write_file(path, self.metrics_token, 0o640)
             path.chmod(0o640)  # despite the umask
         except OSError as error:
             raise InvalidRequest(f"VENVD_METRICS_TOKEN_FILE: cannot write {path}: {error.strerror}") from None
@@ -163,6 +154,32 @@ class Home:
         """Derive a token from the home's secret and a backend's nonce; it is stored nowhere."""
         digest = hmac.new(self._secret.encode(), f"{purpose}:{nonce}".encode(), hashlib.sha256).hexdigest()
         return f"vd_{digest[:48]}"
+
+
+def lock_home(path: Path) -> IO[str]:
+    """Take the lock of a home; closing the file releases it.
+
+    Raises:
+        Conflict: a controller runs on it.
+    """
+    file = (path / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Conflict(
+            f"another controller runs on {path}: stop it, or give this one a home of its own with VENVD_HOME"
+        ) from None
+    return file
+
+
+def write_file(path: Path, text: str, mode: int) -> None:
+    """Replace a file of one line in one step."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text + "\n")
+    part.rename(path)
 
 
 def _create_token() -> str:

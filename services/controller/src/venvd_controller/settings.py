@@ -310,6 +310,15 @@ class Settings(BaseSettings):
     def sockets(self) -> Path:
         return self.run_dir or self.home / "run"
 
+    @property
+    def sqlite_file(self) -> Path:
+        """The database of a home without PostgreSQL."""
+        return self.home.absolute() / "controller.sqlite3"
+
+    def get_database_url(self) -> str:
+        """Return the SQLAlchemy URL of the database; it may hold a password."""
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.sqlite_file}"
+
     def get_controller_socket(self, home_id: str) -> Path:
         """Return the path of the controller's socket; homes that share a run directory have one each."""
         return self.sockets / f"controller-{home_id}" / "controller.sock"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import get_completion_class
 
-from venvd._cli import audit, backend, code, files, interactive, key, operation, runtime, server, venv
+from venvd._cli import audit, backend, backup, code, files, interactive, key, operation, runtime, server, venv
 from venvd._cli.command import State, complete_names, fields, pass_state, table
 from venvd._cli.running import DONE, FAILED, App, run_words
 from venvd._cli.terminal import write
@@ -37,7 +37,7 @@ for command in (backend.start, backend.stop, backend.restart, backend.logs):
     app.add_command(command)
 for command in (audit.audit, runtime.init, code.eval_, code.exec_, server.up, server.down):
     app.add_command(command)
-for command in (interactive.console, interactive.shell):
+for command in (interactive.console, interactive.shell, backup.backup, backup.restore):
     app.add_command(command)
 
 

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, exc, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
@@ -37,7 +38,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _translate_errors(), self._sessions() as session:
+        with translate_errors(), self._sessions() as session:
             yield session
 
     @contextmanager
@@ -47,7 +48,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with _translate_errors(), self._write_lock, self._sessions.begin() as session:
+        with translate_errors(), self._write_lock, self._sessions.begin() as session:
             yield session
         for call in session.info.get("after", ()):
             call()
@@ -76,7 +77,8 @@ def get_row(session: Session, table: type[Row], kind: str, name: str) -> Row:
 
 
 @contextmanager
-def _translate_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
+    """Turn errors of a database that does not answer into `Unavailable`."""
     try:
         yield
     except _UNAVAILABLE as error:
@@ -91,15 +93,25 @@ def open_database(url: str) -> Database:
         InvalidRequest: the URL is wrong, its driver is not installed, or a newer venvd made the schema.
         Unavailable: the database does not answer.
     """
+    engine = connect(url)
+    with translate_errors(), engine.begin() as connection:
+        migrate(connection)
+    return Database(engine)
+
+
+def connect(url: str) -> Engine:
+    """Prepare connections to the database at a SQLAlchemy URL, whatever its schema.
+
+    Raises:
+        InvalidRequest: the URL is wrong, or its driver is not installed.
+    """
     try:
         engine = create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=64)
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError) as error:
         raise InvalidRequest(f"VENVD_DATABASE_URL cannot be used: {error}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-    with _translate_errors():
-        migrate(engine)
-    return Database(engine)
+    return engine
 
 
 def _prepare_sqlite(connection: object, _: object) -> None:
@@ -109,20 +121,30 @@ def _prepare_sqlite(connection: object, _: object) -> None:
     cursor.close()
 
 
-def migrate(engine: Engine) -> None:
-    """Run the migrations that are new to this database.
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Run the migrations up to a revision that are new to this database.
 
     Raises:
         InvalidRequest: the database has migrations that this program does not know.
     """
+    config = _configure_migrations()
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, revision)
+    except (CommandError, exc.ProgrammingError) as error:
+        raise InvalidRequest(
+            f"the database {connection.engine.url.render_as_string()} is from a newer venvd, "
+            f"or from another program: {error}"
+        ) from None
+
+
+def list_revisions() -> list[str]:
+    """List the revisions of the schema that this program knows, the newest first."""
+    return [each.revision for each in ScriptDirectory.from_config(_configure_migrations()).walk_revisions()]
+
+
+def _configure_migrations() -> Config:
     config = Config()
     # ConfigParser interprets percent signs
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except (CommandError, exc.ProgrammingError) as error:
-            raise InvalidRequest(
-                f"the database {engine.url.render_as_string()} is from a newer venvd, or from another program: {error}"
-            ) from None
+    return config

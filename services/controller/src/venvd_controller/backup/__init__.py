@@ -1,0 +1,1 @@
+"""Backups of a controller's state: identity, secret, tokens and every table, in one file."""
