@@ -84,6 +84,35 @@ CALLS = (
         reach=1.3,
         stretch=1,
     ),
+    Figure(
+        "proxy.method(x), pipe, attached",
+        "eval in the same session, attached",
+        (Side(sdk.evals_attached, Backend("pipe")), Side(sdk.method_calls_attached, Backend("pipe"))),
+        batch=500,
+        reach=1.2,
+        stretch=1,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        "proxy.method(x), HTTP",
+        "eval in the same session",
+        (Side(sdk.evals, Backend("http")), Side(sdk.method_calls, Backend("http"))),
+        reach=1.2,
+        stretch=1,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        "proxy.method(x), gRPC",
+        "eval in the same session",
+        (Side(sdk.evals, Backend("rpc")), Side(sdk.method_calls, Backend("rpc"))),
+        batch=50,
+        reach=1.2,
+        stretch=1,
+        pinned=False,
+        note="all cores",
+    ),
 )
 
 THROUGHPUT = (

@@ -30,17 +30,40 @@ def evals(at: Address) -> Iterator[Probe]:
 
 
 @contextmanager
-def evals_attached(at: Address) -> Iterator[Probe]:
-    """The same, after the SDK has attached to the session; the server then takes no part in calls."""
+def method_calls(at: Address) -> Iterator[Probe]:
+    """`proxy.count(1)` of a list, sync."""
     with venvd.connect(at.url, at.token) as backend:
-        for _ in range(10):
-            check_answer(backend.eval("1+1"))
-        before = machine.switches(at.server)
-        for _ in range(CALLS):
-            backend.eval("1+1")
-        if machine.switches(at.server) - before > CALLS / 2:
-            raise UnmeasurableError("the SDK did not attach to the session: its calls went through the server")
+        numbers = backend.wrap([1, 1])
+        check_answer(numbers.count(1))
+        yield median_of(lambda: numbers.count(1))
+
+
+@contextmanager
+def evals_attached(at: Address) -> Iterator[Probe]:
+    """`eval("1+1")` after the SDK has attached to the session; the server then takes no part in calls."""
+    with venvd.connect(at.url, at.token) as backend:
+        _attach(at, backend)
         yield median_of(lambda: backend.eval("1+1"))
+
+
+@contextmanager
+def method_calls_attached(at: Address) -> Iterator[Probe]:
+    """`proxy.count(1)` of a list after the SDK has attached to the session."""
+    with venvd.connect(at.url, at.token) as backend:
+        _attach(at, backend)
+        numbers = backend.wrap([1, 1])
+        check_answer(numbers.count(1))
+        yield median_of(lambda: numbers.count(1))
+
+
+def _attach(at: Address, backend: venvd.Backend) -> None:
+    for _ in range(10):
+        check_answer(backend.eval("1+1"))
+    before = machine.switches(at.server)
+    for _ in range(CALLS):
+        backend.eval("1+1")
+    if machine.switches(at.server) - before > CALLS / 2:
+        raise UnmeasurableError("the SDK did not attach to the session: its calls went through the server")
 
 
 @contextmanager

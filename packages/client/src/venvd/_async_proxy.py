@@ -52,7 +52,7 @@ class AsyncRemoteObject(Unawaited, Operators):
             raise AttributeError(name)
         return AsyncAttribute(self, name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         return Pending("a call", lambda: self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs)))
 
     # Comparisons are awaited, so that hash() cannot be the object's own.
@@ -124,7 +124,7 @@ class AsyncAttribute(Unawaited, Awaitable[Any]):
     __hash__ = object.__hash__
     __getitem__ = refuse("an index")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         return Pending(f"{self._name}()", lambda: self._call(args, kwargs))
 
     async def _call(self, args: Any, kwargs: Any) -> Any:

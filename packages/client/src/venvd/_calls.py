@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from venvd import _operators
 from venvd._arrays import parse_header
@@ -123,11 +123,7 @@ class SessionCalls:
         return call
 
     def _encode_handle(self, value: Any) -> Any:
-        proxy = cast("Proxy", value)
-        calls = proxy._venvd_calls
-        if calls.backend is not self.backend or calls.session != self.session:
-            raise InvalidRequest("a handle of another session has no meaning in this one")
-        return {"$handle": proxy._venvd_id}
+        return {"$handle": self._get_handle(value)}
 
     def decode_result(self, result: Any) -> Any:
         """Return the value of a *result* of the contract, or a proxy where it is a handle."""
@@ -261,7 +257,10 @@ class SessionCalls:
     def _get_handle(self, target: Proxy) -> str:
         if not hasattr(type(target), "_venvd_id"):
             raise InvalidRequest(f"a handle is needed, not a {type(target).__name__}; wrap() puts a value behind one")
-        return cast("str", self._encode_handle(target)["$handle"])
+        calls = target._venvd_calls
+        if calls is not self and (calls.backend is not self.backend or calls.session != self.session):
+            raise InvalidRequest("a handle of another session has no meaning in this one")
+        return target._venvd_id
 
 
 def _check_handle(value: Any) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
 from venvd import _operators
 from venvd._array_functions import ArrayFunctions
 from venvd._arrays import array_of
+from venvd._call_sites import is_method_call
 from venvd._calls import SessionCalls
 from venvd._operators import InPlaceOperators, Operators, subscript
 from venvd._sync.iteration import Iteration
@@ -28,9 +30,9 @@ _TABLES = frozenset({"DataFrame", "Series", "Table", "RecordBatch"})
 class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     """A proxy of an object in a session.
 
-    Attributes, calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each costs
-    one call. Results that are plain data become values, all others proxies. Attributes whose names begin with `_venvd_`
-    belong to the proxy itself. The handle is released after the proxy has died.
+    Attributes, method calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each
+    costs one call. Results that are plain data become values, all others proxies. Attributes whose names begin with
+    `_venvd_` belong to the proxy itself. The handle is released after the proxy has died.
     """
 
     __slots__ = ("__weakref__", *_OWN)
@@ -72,7 +74,12 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
             raise AttributeError(name)
         if name == "__arrow_c_stream__":
             return self._venvd_arrow_stream()
+        if is_method_call(sys._getframe(1), name):
+            return partial(self._venvd_call_method, name)
         return self._venvd_run(self._venvd_calls.getattr(self, name))
+
+    def _venvd_call_method(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        return self._venvd_run(self._venvd_calls.call(self, name, args, kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN:
@@ -85,7 +92,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     def __dir__(self) -> list[str]:
         return list(self._venvd_evaluate(_operators.NAMES, self))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
 
     # comparison and conversion

@@ -112,7 +112,7 @@ class Commands:
         return self._held(self._apply(target, call))
 
     def call(self, call: Call) -> Any:
-        target = self._find(call)
+        target = self._handles.find(call.fields["handleId"])
         name = call.fields["methodName"]
         return self._result(self._apply(target if name == "__call__" else getattr(target, name), call), call)
 
@@ -264,8 +264,10 @@ class Commands:
     def _apply(self, target: Any, call: Call) -> Any:
         decode = call.mode.decode
         args = [decode(item) for item in call.fields["args"]]
-        kwargs = {name: decode(item) for name, item in call.fields["kwargs"].items()}
-        return target(*args, **kwargs)
+        kwargs = call.fields["kwargs"]
+        if not kwargs:
+            return target(*args)
+        return target(*args, **{name: decode(item) for name, item in kwargs.items()})
 
     def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
         """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
