@@ -90,6 +90,31 @@ def test_ping(server: Any) -> None:
         assert not backend.ping()
 
 
+@pytest.mark.parametrize("run", ["sync", "async"])
+def test_a_backend_that_starts_is_waited_for(script: Any, run: str) -> None:
+    """`wait_ready` goes on past connections that end without an answer, as those of a backend that starts do."""
+    answer = b'{"status":"ok"}'
+    said = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer)
+    peer = script(None, "reset", said)
+    if run == "sync":
+        with venvd.connect(peer.url) as backend:
+            assert backend.wait_ready() is backend
+    else:
+
+        async def wait() -> None:
+            async with venvd.connect_async(peer.url) as backend:
+                assert await backend.wait_ready() is backend
+
+        asyncio.run(wait())
+    assert len(peer.requests) == 3
+
+
+def test_a_wait_for_a_backend_ends() -> None:
+    """An address at which nothing starts is the error of the last attempt."""
+    with venvd.connect("http://127.0.0.1:1") as backend, pytest.raises(venvd.Unreachable, match=r"127\.0\.0\.1:1"):
+        backend.wait_ready(0.3)
+
+
 def test_timeouts_travel_with_the_call(server: Any) -> None:
     """A call's timeout is sent; without one the client's, without that none."""
     with venvd.connect(server.url, server.token, timeout=9) as backend:

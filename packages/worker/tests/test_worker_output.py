@@ -28,6 +28,13 @@ def test_output_of_every_level(session: Any) -> None:
     assert found["truncated"] is False
 
 
+def test_a_python_of_user_code_does_not_buffer(session: Any) -> None:
+    """What a Python that user code starts prints comes before what it writes later."""
+    child = "import os; print('one'); os.write(1, b'two\\n')"
+    found = run(session, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])")
+    assert found["stdout"] == "one\ntwo\n"
+
+
 def test_buffered_c_output_is_flushed(session: Any) -> None:
     """What C code printed and its library still held is in the output too."""
     assert run(session, "import ctypes\nctypes.CDLL(None).printf(b'late')\nNone")["stdout"] == "late"

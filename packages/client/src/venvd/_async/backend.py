@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from operator import attrgetter
 from types import TracebackType
@@ -18,10 +20,14 @@ from venvd._calls import SessionCalls
 from venvd._release import AsyncReleaser
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
-from venvd.errors import DeadlineExceeded, Unreachable
+from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
 from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 
 T = TypeVar("T")
+
+_PING_TIMEOUT = 5.0
+_PING_PAUSE = 0.1
+"""Seconds between two attempts to reach a backend that starts."""
 
 
 class AsyncCommands:
@@ -383,6 +389,26 @@ class AsyncBackend(AsyncCommands):
             return await self._run_call(self._calls.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
+
+    async def wait_ready(self, timeout: float = 60.0) -> Self:
+        """Wait until the backend's server answers. One that starts refuses connections or ends them at once.
+
+        Args:
+            timeout: seconds after which the wait ends.
+
+        Raises:
+            Unreachable, Unavailable, DeadlineExceeded: what the last attempt raised.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                await self._run_call(self._calls.ping(_PING_TIMEOUT))
+            except (Unavailable, DeadlineExceeded):
+                if time.monotonic() + _PING_PAUSE > end:
+                    raise
+            else:
+                return self
+            await asyncio.sleep(_PING_PAUSE)
 
     async def _find_replicas(self) -> Sequence[AsyncTransport]:
         """Find the replicas that run."""

@@ -44,7 +44,7 @@ class Endpoint:
     def ended_early(self) -> str:
         """What to do about a connection that ended before an answer began."""
         other = ". So does a server with TLS: its address begins with https://" if self.scheme == "http" else ""
-        return f"; a backend that is starting does so: wait until `venvd status` shows it as running{other}"
+        return f"; a backend that is starting does so: wait for it with wait_ready(), or see `venvd status`{other}"
 
     @property
     def probe(self) -> bytes:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import TracebackType
@@ -19,10 +20,14 @@ from venvd._sync.replicas import ReplicaList, ReplicaTransport
 from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import Call, Event, Run, Transport
-from venvd.errors import DeadlineExceeded, Unreachable
+from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
 from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
 
 T = TypeVar("T")
+
+_PING_TIMEOUT = 5.0
+_PING_PAUSE = 0.1
+"""Seconds between two attempts to reach a backend that starts."""
 
 
 class Commands:
@@ -382,6 +387,26 @@ class Backend(Commands):
             return self._run_call(self._calls.ping(timeout))
         except (Unreachable, DeadlineExceeded):
             return False
+
+    def wait_ready(self, timeout: float = 60.0) -> Self:
+        """Wait until the backend's server answers. One that starts refuses connections or ends them at once.
+
+        Args:
+            timeout: seconds after which the wait ends.
+
+        Raises:
+            Unreachable, Unavailable, DeadlineExceeded: what the last attempt raised.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                self._run_call(self._calls.ping(_PING_TIMEOUT))
+            except (Unavailable, DeadlineExceeded):
+                if time.monotonic() + _PING_PAUSE > end:
+                    raise
+            else:
+                return self
+            time.sleep(_PING_PAUSE)
 
     def _find_replicas(self) -> Sequence[Transport]:
         """Find the replicas that run."""

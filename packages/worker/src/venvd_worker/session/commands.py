@@ -245,6 +245,17 @@ class Commands:
 
         pyplot.show = show
 
+    def show_images(self, image_show: Any) -> None:
+        """Make Pillow's `image.show()` show the image where it stands in the output of an `exec`."""
+        outer = self
+
+        class Viewer(image_show.Viewer):  # type: ignore[misc]
+            def show(self, image: Any, **_options: Any) -> int:
+                outer._show(display.bundle(image))
+                return 1
+
+        image_show.register(Viewer, 0)
+
     def _show(self, bundle: Optional[Dict[str, Any]]) -> None:
         output = self._output
         if bundle is None or output is None:

@@ -110,6 +110,7 @@ class Session:
         builtins.input = _no_input
         builtins.display = self._commands.display  # type: ignore[attr-defined]
         call_after_import("matplotlib.pyplot", self._commands.show_figures)
+        call_after_import("PIL.ImageShow", self._commands.show_images)
         self._interrupts.install()
         self.take_streams()
         _prepare_path(config)

@@ -37,6 +37,7 @@ def build_environment(variables: Mapping[str, str], directory: Directory) -> Dic
     env["HOME"] = directory.home
     env["TMPDIR"] = directory.temporary
     env["MPLBACKEND"] = "Agg"  # there is no screen
+    env["PYTHONUNBUFFERED"] = "1"  # what a Python that user code starts prints shows at once, in its place
     if _IS_VENV:
         env["VIRTUAL_ENV"] = _ROOT
     env.update(variables)
