@@ -190,6 +190,21 @@ def test_backends_outlive_the_controllers_container(project: ComposeProject, bac
     assert after == before
 
 
+def test_destroyed_state_comes_back(project: ComposeProject, backends: Backends) -> None:
+    """A backup of the running controller goes into a new volume: token, backends and their addresses are the same."""
+    before = {name: (item["startedAt"], item["url"], item["token"]) for name, item in backends.items()}
+    token = project.run_in_controller("cat", "/var/lib/venvd/token")
+    run = ("run", "--rm", "--no-deps", "-T", "controller")
+    backup = project.stream(*run, "backup", "-")
+    project.compose("rm", "--stop", "--force", "controller")
+    subprocess.run(["docker", "volume", "rm", f"{project.name}_state"], capture_output=True, check=True)
+    project.stream(*run, "restore", "-", data=backup)
+    project.compose("up", "--detach", "--wait")
+    assert project.run_in_controller("cat", "/var/lib/venvd/token") == token
+    items = project.api("GET", "/v1/backends")["items"]
+    assert {item["name"]: (item["startedAt"], item["url"], item["token"]) for item in items} == before
+
+
 def test_make_down_removes_the_backends(project: ComposeProject, backends: Backends) -> None:
     """`make down` also removes backends that an earlier `docker compose down` left running."""
     home = project.read_home_id()

@@ -42,10 +42,14 @@ class ComposeProject:
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` and return its output."""
+        return self.stream(*arguments).decode().strip()
+
+    def stream(self, *arguments: str, data: bytes = b"") -> bytes:
+        """Run `docker compose` with this standard input and return its output as it is."""
         command = ["docker", "compose", "--project-directory", str(ROOT), "--project-name", self.name, *arguments]
-        result = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=580, check=False)
-        assert result.returncode == 0, result.stderr
-        return result.stdout.strip()
+        result = subprocess.run(command, env=self.env, input=data, capture_output=True, timeout=580, check=False)
+        assert result.returncode == 0, result.stderr.decode(errors="replace")
+        return result.stdout
 
     def run_in_controller(self, *command: str) -> str:
         return self.compose("exec", "-T", "controller", *command)
