@@ -70,6 +70,26 @@ def test_a_timeout_leaves_the_state(backend: venvd.Backend) -> None:
     assert backend.eval("kept") == 5
 
 
+def test_the_answer_about_code_that_does_not_stop_is_waited_for(running: Running) -> None:
+    """The server takes seconds to kill such code. It answers a ping meanwhile, so its own answer comes through."""
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n__import__('time').sleep(60)"
+
+    async def run() -> None:
+        async with (
+            venvd.connect_async(running.url, token=running.token) as backend,
+            await backend.sessions.create() as session,
+        ):
+            with pytest.raises(venvd.VenvdError) as caught:
+                await session.exec(code, timeout=0.2)
+            assert caught.value.state_lost is True
+
+    asyncio.run(run())
+    with venvd.connect(running.url, token=running.token) as backend, backend.sessions.create() as session:
+        with pytest.raises(venvd.VenvdError) as caught:
+            session.exec(code, timeout=0.2)
+        assert caught.value.state_lost is True
+
+
 def test_a_lost_session_is_told(backend: venvd.Backend) -> None:
     """`SessionLost` says how the process ended; the next call finds a fresh session."""
     with pytest.raises(venvd.SessionLost, match="SIGSEGV") as caught:

@@ -47,6 +47,16 @@ def test_a_table_comes_back(backend: venvd.Backend, rows: int) -> None:
     assert backend.get_table(there).equals(table(rows))
 
 
+@pytest.mark.parametrize("into", ["arrow", "pandas", "polars"])
+def test_arrow_reads_a_proxy(backend: venvd.Backend, into: str) -> None:
+    """`pyarrow.table(proxy)` of any table has its column names, types and values."""
+    local = table(5).drop_columns("gap")
+    made = pa.table(backend.put_table(local, into="table" if into == "arrow" else into))
+    assert made.column_names == ["number", "text"]
+    assert made.schema.field("number").type == pa.float64()
+    assert made.to_pydict() == local.to_pydict()
+
+
 @pytest.mark.parametrize("into", ["pandas", "polars"])
 def test_a_table_becomes_a_data_frame(backend: venvd.Backend, into: str) -> None:
     """What is sent `into` pandas or polars is a frame of theirs there, and comes back as a table of the same values."""

@@ -125,6 +125,22 @@ def test_timeouts_travel_with_the_call(server: Any) -> None:
     assert server.interpreter.seen == [("eval", None, 2.5), ("eval", None, 9.0), ("eval", None, None)]
 
 
+def test_every_call_takes_a_timeout(server: Any) -> None:
+    """Modules, classes and methods have timeouts of their own; proxies have that of their client."""
+    day = 86400.0
+    with venvd.connect(server.url, server.token, timeout=7) as backend:
+        calls = server.interpreter.seen
+        calls.clear()
+        module = backend.import_module("fractions", timeout=1)
+        made = backend.create(module, "Fraction", 1, 2, _timeout=2)
+        assert backend.call(made, "limit_denominator", _timeout=venvd.NO_DEADLINE) is not None
+        assert made.numerator == 1
+        backend.timeout = venvd.NO_DEADLINE
+        assert made.denominator == 2
+    kept = [timeout for command, _, timeout in calls if command in {"import", "create", "call", "getattr"}]
+    assert kept == [1, 2, 365 * day, 7, 365 * day]
+
+
 def test_a_timeout_that_has_passed(server: Any) -> None:
     """Nothing is sent for it."""
     with venvd.connect(server.url, server.token) as backend, pytest.raises(venvd.DeadlineExceeded):
