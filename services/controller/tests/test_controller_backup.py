@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import json
@@ -20,9 +21,9 @@ from sqlalchemy import JSON, Boolean, Float, Integer, LargeBinary, String, inser
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller.backup import rows
+from venvd_controller.backup import command, rows
 from venvd_controller.backup.create import create_backup
-from venvd_controller.backup.restore import _Restore, restore_backup
+from venvd_controller.backup.restore import restore_backup
 from venvd_controller.database import connect, list_revisions, migrate, open_database
 from venvd_controller.database.tables import AuditRow, EventRow, OperationRow, Table
 from venvd_controller.home import Home
@@ -312,22 +313,30 @@ def test_a_mounted_identity_must_fit(filled: Testbed, create_settings: Callable[
         restore_backup(wrong, io.BytesIO(data))
 
 
+KILLED = """
+import os, sys
+from venvd_controller.backup.restore import _Restore, restore_backup
+from venvd_controller.settings import Settings
+setattr(_Restore, sys.argv[1], lambda *_: os._exit(9))
+restore_backup(Settings(), sys.stdin.buffer)
+"""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    url = {} if settings.database_url is None else {"VENVD_DATABASE_URL": settings.get_database_url()}
+    return {**os.environ, "VENVD_HOME": str(settings.home), **url}
+
+
 @pytest.mark.parametrize("kind", [SQLITE, POSTGRESQL])
 @pytest.mark.parametrize("step", ["_check_files", "_move_files"])
 def test_a_restore_that_is_killed_is_none(
-    filled: Testbed, create_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+    filled: Testbed, create_settings: Callable[..., Settings], kind: str, step: str
 ) -> None:
     """A kill before the last step changes nothing; after one within it, no controller starts until another restore."""
     settings = create_settings(kind)
     data = back_up(settings_of(filled))
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(_Restore, step, lambda *_: os._exit(9))
-        try:
-            restore_backup(settings, io.BytesIO(data))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    killed = subprocess.run([sys.executable, "-c", KILLED, step], env=environment(settings), input=data, check=False)
+    assert killed.returncode == 9
     if step == "_move_files":
         with pytest.raises(Conflict, match="run `venvd restore FILE` again"):
             Home(settings.home)
@@ -339,33 +348,44 @@ def test_a_restore_that_is_killed_is_none(
     Home(settings.home).close()
 
 
-def run_program(*words: str, home: Path, stdin: bytes = b"", **fields: str) -> subprocess.CompletedProcess[bytes]:
+def run_program(*words: str, home: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run the controller's program as its container does."""
-    env = {**os.environ, "VENVD_HOME": str(home), **fields}
-    return subprocess.run(
-        [sys.executable, "-m", "venvd_controller", *words], env=env, input=stdin, capture_output=True, check=False
-    )
+    program = [sys.executable, "-m", "venvd_controller", *words]
+    return subprocess.run(program, env=environment(Settings(home=home)), input=stdin, capture_output=True, check=False)
 
 
 def test_the_program_copies_streams(filled: Testbed, tmp_path: Path) -> None:
-    """`backup -` and `restore -` use standard output and input; a file is new and its owner's alone; errors say why."""
+    """`backup -` and `restore -` use standard output and input; tar and sha256sum read the file."""
     home = settings_of(filled).home
     backup = run_program("backup", "-", home=home)
     assert backup.returncode == 0, backup.stderr
     assert filled.controller.home.id in backup.stderr.decode()
     restored = run_program("restore", "-", "--json", home=tmp_path / "new", stdin=backup.stdout)
     assert json.loads(restored.stdout)["home"] == filled.controller.home.id
-    file = tmp_path / "b.tar.gz"
-    for status in (0, 1):
-        done = run_program("backup", str(file), home=home)
-        assert done.returncode == status, done.stderr
-    assert "exists" in done.stderr.decode()
-    assert file.stat().st_mode & 0o777 == 0o600
-    listed = subprocess.run(["tar", "-xzf", file], cwd=tmp_path, check=True, capture_output=True)
-    assert listed.stderr == b""
+    subprocess.run(["tar", "-xz"], input=backup.stdout, cwd=tmp_path, check=True)
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=True)
-    missing = run_program("restore", str(tmp_path / "no"), "--json", home=home)
-    assert (missing.returncode, json.loads(missing.stdout)["code"]) == (1, "not_found")
+
+
+def test_the_commands_tell_what_became_of_files(
+    filled: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backup is a new file of its owner alone; errors say why, on standard error or as an object."""
+    parser = argparse.ArgumentParser()
+    command.add_commands(parser)
+
+    def run(*words: str) -> int:
+        return command.run(settings_of(filled), parser.parse_args(words))
+
+    file = tmp_path / "b.tar.gz"
+    assert (run("backup", str(file)), file.stat().st_mode & 0o777) == (0, 0o600)
+    assert filled.controller.home.id in capsys.readouterr().out
+    assert run("backup", str(file)) == 1
+    assert "exists" in capsys.readouterr().err
+    assert run("restore", str(tmp_path / "no"), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["code"] == "not_found"
+    assert run("backup", str(tmp_path / "no" / "file"), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["code"] == "unavailable"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar.gz", "home"]
 
 
 def test_a_home_without_state_has_no_backup(create_settings: Callable[..., Settings]) -> None:
