@@ -180,10 +180,18 @@ class SessionCalls:
         *,
         proxy: bool = False,
     ) -> Call[Any]:
-        payload = {"handleId": self._get_handle(target), "methodName": method, **self._encode_arguments(args, kwargs)}
+        encode = self.encode
+        payload: dict[str, Any] = {
+            "handleId": self._get_handle(target),
+            "methodName": method,
+            "args": [encode(value) for value in args],
+        }
+        if kwargs:
+            payload["kwargs"] = {name: encode(value) for name, value in kwargs.items()}
         if proxy:
             payload["asHandle"] = True
-        return self._with_uploads(Call(self._kinds["call"], payload, timeout))
+        call = Call(self._kinds["call"], payload, timeout)
+        return call if self._uploads.encoder is None else self._with_uploads(call)
 
     def getattr(self, target: Proxy, name: str, timeout: float | None = None, *, proxy: bool = False) -> Call[Any]:
         payload: dict[str, Any] = {"handleId": self._get_handle(target), "attributeName": name}
