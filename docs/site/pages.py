@@ -10,7 +10,7 @@ from pathlib import Path
 from docs.site import grpc_reference, http_reference
 
 import venvd
-from venvd_contract import commands, errors
+from venvd_contract import commands, errors, exceptions
 from venvd_controller.app import describe_api
 from venvd_http_backend import schema, texts
 
@@ -128,8 +128,24 @@ def _write_errors() -> str:
     table = "| code | class of the SDK | HTTP | gRPC | |\n|---|---|---|---|---|\n" + "\n".join(rows)
     return (
         "# Errors\n\nAn error has the same code over every transport. The message says what was wrong and, if "
-        f"possible, what would be right.\n\n{table}\n"
+        f"possible, what would be right.\n\n{table}\n\n## Exceptions of user code\n\n"
+        "A `user_error` has the name of the exception's class as `errorType`, and its `traceback`. The field `exception` is "
+        "an object with what else is known of it. The status of a unary gRPC call has it as JSON, shortened, in the "
+        f"metadata of its `ErrorInfo`.\n\n{_write_exception_fields()}\n\n"
+        "`output` is what the code of an `exec` printed before it was ended by a deadline, an interrupt or a limit: an "
+        "object with `stdout`, `stderr` and `truncated`.\n"
     )
+
+
+def _write_exception_fields() -> str:
+    """Return the table of `venvd_contract.exceptions` as Markdown."""
+    rows: list[list[str]] = []
+    for line in (inspect.getdoc(exceptions) or "").splitlines():
+        if line.startswith("`"):
+            rows.append([line.split()[0], line.split(maxsplit=1)[1]])
+        elif line.startswith(" ") and rows:
+            rows[-1][1] += " " + line.strip()
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
 
 
 def _write_cli() -> str:

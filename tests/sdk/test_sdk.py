@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import gc
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,54 @@ def test_errors_are_one_tree(backend: venvd.Backend) -> None:
     assert isinstance(caught.value, KeyError)
     assert caught.value.error_type == "KeyError"
     assert "{}['gone']" in (caught.value.traceback or "")
+
+
+CHAIN = """
+import json
+class Refused(ConnectionRefusedError): pass
+def fail():
+    try:
+        json.loads("{")
+    except ValueError as error:
+        raised = Refused(111, "it is closed", "/the/file")
+        if hasattr(raised, "add_note"):
+            raised.add_note("while the test runs")
+        raise raised from error
+class Gone(AttributeError): pass
+class Odd:
+    def __getattr__(self, name):
+        raise Gone(name)
+"""
+
+
+def test_errors_have_members_and_a_chain(backend: venvd.Backend) -> None:
+    """The bases, arguments, members, notes and causes of an exception travel, from a call and from an `exec`."""
+    with backend.sessions.create() as session:
+        session.exec(CHAIN)
+        for fail in (lambda: session.eval("fail()"), lambda: session.exec("fail()")):
+            with pytest.raises(OSError, match="it is closed") as caught:
+                fail()
+            error = caught.value
+            assert isinstance(error, venvd.UserError)
+            assert isinstance(error, ConnectionRefusedError)
+            assert (error.errno, error.filename, error.args) == (111, "/the/file", (111, "it is closed"))
+            assert error.__notes__[0] == "while the test runs"
+            assert isinstance(error.__cause__, ValueError)
+            assert (error.exception or {})["bases"][:2] == ["ConnectionRefusedError", "ConnectionError"]
+        assert not hasattr(session.eval("Odd()"), "anything")
+
+
+def test_errors_carry_the_output_before_them(backend: venvd.Backend) -> None:
+    """What an `exec` printed before it raised, ran into its deadline or reached a limit is not lost."""
+    with pytest.raises(ZeroDivisionError) as raised:
+        backend.exec("print('so far')\n1 / 0")
+    with backend.sessions.create() as session, pytest.raises(venvd.DeadlineExceeded) as late:
+        session.exec("print('begun', flush=True)\nwhile True: pass", timeout=1)
+    for error, text in ((raised.value, "so far\n"), (late.value, "begun\n")):
+        assert isinstance(error, venvd.VenvdError)
+        assert error.output.stdout == text
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - an error of this test
+        assert (type(copy), copy.output) == (type(error), error.output)
 
 
 def test_a_wrong_token_is_told(running: Running) -> None:

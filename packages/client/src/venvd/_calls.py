@@ -347,12 +347,7 @@ def check_output(output: Output, *, check: bool) -> Output:
         UserError: `check` is true, and the code raised.
     """
     if check and output.error is not None:
-        raise error_from_reply(
-            {
-                "code": "user_error",
-                "error": output.error.message,
-                "errorType": output.error.errorType,
-                "traceback": output.error.traceback,
-            }
-        )
+        error = error_from_reply({"code": "user_error", **vars(output.error), "error": output.error.message})
+        error.output = output
+        raise error
     return output

@@ -4,9 +4,11 @@
 
     VenvdError
     ├── …                     the tree of the contract
-    ├── UserError             user code raised. If it raised a builtin exception, the error is that exception too:
-    │                         `except KeyError` and `hasattr` work as with local objects. Some others of the standard
-    │                         library are their builtin base: `except ValueError` catches a JSONDecodeError
+    ├── UserError             user code raised. The error is also what that exception is by its builtin bases:
+    │                         `except KeyError` and `hasattr` work as with local objects, `except ValueError` catches
+    │                         a JSONDecodeError. Plain `args`, `errno`, `filename` and `name` are those of the
+    │                         exception, as are its notes and the exceptions that it came from; `exception` has it all.
+    │                         `output` is what an `exec` printed before; a DeadlineExceeded has it too
     ├── Unavailable
     │   └── Unreachable       nothing answers at the address
     │       └── NoController  no controller answers; the message says how to start one
@@ -20,6 +22,7 @@ import builtins
 import functools
 from typing import Any
 
+from venvd_contract.commands import Output
 from venvd_contract.errors import (
     Busy,
     Cancelled,
@@ -81,60 +84,90 @@ class BadReply(Internal):
     """The peer's answer breaks the protocol."""
 
 
-# Exceptions with more than a message to their constructor: an error is their nearest base that takes one.
-_OTHER_BASES: dict[str, type[Exception]] = {
-    "InvalidOperation": ArithmeticError,
-    "JSONDecodeError": ValueError,
-    "SSLError": OSError,
-    "StatisticsError": ValueError,
-    "UnicodeDecodeError": ValueError,
-    "UnicodeEncodeError": ValueError,
-    "UnicodeTranslateError": ValueError,
-    "UnsupportedOperation": OSError,
-    "ZoneInfoNotFoundError": KeyError,
-    "gaierror": OSError,
-    "herror": OSError,
-}
-_NOT_RAISED = frozenset({"StopIteration", "StopAsyncIteration", "ExceptionGroup"})
-"""Names that mean something else where they are raised, or that hold other errors."""
+# Some builtin exceptions take more than a message, mean something else where they are raised, or hold other errors.
+_UNUSABLE = frozenset(
+    {
+        "BaseExceptionGroup",
+        "ExceptionGroup",
+        "StopAsyncIteration",
+        "StopIteration",
+        "UnicodeDecodeError",
+        "UnicodeEncodeError",
+        "UnicodeTranslateError",
+    }
+)
 _BUILTIN: dict[str, type[Exception]] = {
-    **{
-        name: kind
-        for name, kind in vars(builtins).items()
-        if isinstance(kind, type) and issubclass(kind, Exception) and name not in _NOT_RAISED
-    },
-    **_OTHER_BASES,
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and name not in _UNUSABLE
 }
 
 
 @functools.cache
-def _make_class(name: str) -> type[UserError] | None:
-    kind = _BUILTIN.get(name)
-    if kind is None:
-        return None
-
-    def text(self: UserError) -> str:
-        return self.message
-
-    members = {"__str__": text, "__module__": __name__, "__doc__": f"User code raised {name}.", "__reduce__": _reduce}
-    return type("UserError", (UserError, kind), members)
+def _make_class(kinds: tuple[type[Exception], ...]) -> type[UserError]:
+    names = " and ".join(kind.__name__ for kind in kinds)
+    members = {"__module__": __name__, "__doc__": f"User code raised an error that is {names}.", "__reduce__": _reduce}
+    try:
+        return type("UserError", (UserError, *kinds), members)
+    except TypeError:  # two of them store their members in different ways
+        return _make_class(kinds[:1])
 
 
 def _reduce(error: UserError) -> tuple[Any, ...]:
     """Return how pickle makes the error again: its class has no name of its own."""
-    return error_from_reply, (error.fields(),)
+    return _restore, (error.fields(), error.output)
 
 
-def _as_builtin(error: VenvdError) -> VenvdError:
-    kind = _make_class(error.error_type or "") if type(error) is UserError else None
-    if kind is None:
-        return error
-    return kind(error.message, error_type=error.error_type, traceback=error.traceback, state_lost=error.state_lost)
+def _restore(fields: dict[str, Any], output: Output | None) -> VenvdError:
+    error = error_from_reply(fields)
+    error.output = output
+    return error
+
+
+def _find_kinds(names: list[str]) -> tuple[type[Exception], ...]:
+    """Return the builtin classes among the names, nearest first, without those that another one derives from."""
+    kinds: list[type[Exception]] = []
+    for kind in (_BUILTIN[name] for name in names if name in _BUILTIN):
+        if kind is not Exception and not any(issubclass(nearer, kind) for nearer in kinds):
+            kinds.append(kind)
+    return tuple(kinds) or (Exception,)
+
+
+def _make_user_error(error: VenvdError) -> VenvdError:
+    """Return the error of user code as one that is caught as what user code raised, with its members and its chain."""
+    known = error.exception or {}
+    kinds = _find_kinds([error.error_type or "", *known.get("bases", ())])
+    kind = _make_class(kinds)
+    raised = kind(
+        error.message,
+        error_type=error.error_type,
+        traceback=error.traceback,
+        exception=error.exception,
+        state_lost=error.state_lost,
+    )
+    for name in ("errno", "filename", "name"):
+        if name in known and hasattr(kind, name):
+            setattr(raised, name, known[name])
+    raised.args = tuple(known.get("args", (error.message,)))
+    for note in known.get("notes", ()):
+        raised.add_note(note)
+    cause = known.get("cause") or known.get("context")
+    if cause is not None:
+        fields = {"exception": cause, "errorType": cause.get("errorType"), "error": cause.get("message")}
+        chained = _make_user_error(from_fields({"code": UserError.code, **fields}))
+        raised.__cause__ = chained if "cause" in known else None
+        raised.__context__ = chained
+        raised.__suppress_context__ = "cause" in known
+    return raised
 
 
 def error_from_reply(fields: dict[str, Any]) -> VenvdError:
     """Return the error in a reply, to be raised. The remote traceback is a note on it."""
-    error = _as_builtin(from_fields(fields))
+    error = from_fields(fields)
+    if error.output is not None:
+        error.output = Output(**error.output, display=[], result=None, error=None, durationMs=0.0)
+    if type(error) is UserError:
+        error = _make_user_error(error)
     if error.traceback:
         error.add_note("The remote traceback:\n" + error.traceback.rstrip())
     return error

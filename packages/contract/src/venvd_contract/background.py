@@ -43,6 +43,8 @@ class CallError:
     message: str
     errorType: Optional[str] = None
     traceback: Optional[str] = None
+    exception: Optional[Dict[str, Any]] = None
+    output: Optional[Dict[str, Any]] = None
     stateLost: Optional[bool] = None
 
 

@@ -208,6 +208,8 @@ class ExecutionError:
     errorType: str
     message: str
     traceback: str
+    exception: Optional[Dict[str, Any]] = None
+    """What else is known of it: `bases`, `args`, `notes`, `cause` and more."""
 
 
 @dataclass

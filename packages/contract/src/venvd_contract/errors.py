@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Dict, Optional, Type
 
+from venvd_contract import exceptions
+
 
 class VenvdError(Exception):
     """An error that every transport can carry.
@@ -36,6 +38,8 @@ class VenvdError(Exception):
         message: what is wrong and, if possible, what would be right.
         error_type: the class name of the exception that user code raised.
         traceback: its formatted traceback.
+        exception: what else is known of it (`venvd_contract.exceptions`).
+        output: what the code of an `exec` printed before it was ended: `stdout`, `stderr` and `truncated`.
         state_lost: true if the state of the session is lost.
     """
 
@@ -49,13 +53,19 @@ class VenvdError(Exception):
         *,
         error_type: Optional[str] = None,
         traceback: Optional[str] = None,
+        exception: Optional[exceptions.Fields] = None,
         state_lost: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.error_type = error_type
         self.traceback = traceback
+        self.exception = exception
+        self.output: Any = None
         self.state_lost = state_lost
+
+    def __str__(self) -> str:
+        return self.message
 
     def fields(self) -> Dict[str, Any]:
         """The error as fields of a pipe reply; empty ones are absent."""
@@ -64,6 +74,10 @@ class VenvdError(Exception):
             fields["errorType"] = self.error_type
         if self.traceback is not None:
             fields["traceback"] = self.traceback
+        if self.exception is not None:
+            fields["exception"] = self.exception
+        if isinstance(self.output, dict):
+            fields["output"] = self.output
         if self.state_lost:
             fields["stateLost"] = True
         return fields
@@ -228,8 +242,10 @@ def from_fields(fields: Dict[str, Any]) -> VenvdError:
         message,
         error_type=text("errorType"),
         traceback=text("traceback"),
+        exception=exceptions.read(fields.get("exception")),
         state_lost=fields.get("stateLost") is True,
     )
+    error.output = exceptions.read_output(fields.get("output"))
     if isinstance(error, Moved):
         error.url = text("url") or ""
     return error

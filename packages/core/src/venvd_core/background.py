@@ -55,7 +55,9 @@ class _BackgroundCall:
         """Bytes of the outcome, roughly."""
         if isinstance(self.outcome, Reply):
             return len(self.outcome.result)
-        return 0 if self.outcome is None else len(self.outcome.message) + len(self.outcome.traceback or "")
+        if self.outcome is None:
+            return 0
+        return len(wire.encode(self.outcome.fields()))
 
     @property
     def state(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from venvd_contract import exceptions
 from venvd_contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -22,9 +23,11 @@ from venvd_contract.errors import (
     from_fields,
 )
 
+T = TypeVar("T")
+
 _SPACE = b" \t\r\n"
 _raw = msgspec.json.Decoder(msgspec.Raw)
-_any = msgspec.json.Decoder()
+_any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 encode = msgspec.json.Encoder().encode
 
 _CODES_OF_A_SESSION = frozenset(
@@ -57,11 +60,22 @@ class SessionLine(msgspec.Struct, gc=False):
     code: msgspec.Raw = msgspec.Raw()
     errorType: msgspec.Raw = msgspec.Raw()  # noqa: N815 — names on the wire
     traceback: msgspec.Raw = msgspec.Raw()
+    exception: msgspec.Raw = msgspec.Raw()
+    output: msgspec.Raw = msgspec.Raw()
     event: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _EndedOutput(msgspec.Struct, gc=False):
+    """What the code of an `exec` printed before it was ended."""
+
+    stdout: str
+    stderr: str
+    truncated: bool = False
+
+
 _line = msgspec.json.Decoder(SessionLine)
+_output: msgspec.json.Decoder[_EndedOutput | None] = msgspec.json.Decoder(_EndedOutput | None)
 _text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _sizes: msgspec.json.Decoder[list[int] | None] = msgspec.json.Decoder(list[int] | None)
 
@@ -191,13 +205,26 @@ def error_of(line: SessionLine) -> VenvdError:
     """Make the error of a reply; codes that only the server may use become an `Internal` error.
 
     Raises:
-        GarbledError: a field is no text, or too long.
+        GarbledError: a field has the wrong type, or is too long.
     """
     code = _parse_text(line.code) or Internal.code
     if code not in _CODES_OF_A_SESSION and code != Internal.code:
         return Internal(f'the session answered with the code "{code[:40]}", which is not its to use')
     texts = {"error": line.error, "errorType": line.errorType, "traceback": line.traceback}
-    return from_fields({"code": code, **{name: _parse_text(text) for name, text in texts.items()}})
+    fields: dict[str, Any] = {name: _parse_text(text) for name, text in texts.items()}
+    fields["exception"] = _parse_fields(line.exception, _any, exceptions.LARGEST)
+    output = _parse_fields(line.output, _output, LARGEST_ERROR)
+    fields["output"] = None if output is None else msgspec.structs.asdict(output)
+    return from_fields({**fields, "code": code})
+
+
+def _parse_fields(fields: msgspec.Raw, decoder: msgspec.json.Decoder[T], largest: int) -> T | None:
+    if memoryview(fields).nbytes > largest:
+        raise GarbledError(f"an error with more than {largest} bytes in one field")
+    try:
+        return decoder.decode(fields) if fields else None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise GarbledError(f"a line that is no reply ({error})") from None
 
 
 def _parse_text(text: msgspec.Raw) -> str | None:

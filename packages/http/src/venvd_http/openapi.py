@@ -23,6 +23,8 @@ _PROBLEM_FIELDS = {
     "code": "The error; it stays the same from version to version.",
     "errorType": "The class of an exception that user code raised.",
     "traceback": "The traceback of an exception that user code raised.",
+    "exception": "What else is known of that exception: `bases`, `args`, `errno`, `notes`, `cause` and more.",
+    "output": "What the code of an `exec` printed before it was ended: `stdout`, `stderr` and `truncated`.",
     "stateLost": "Whether the session lost its objects, because its process ended.",
 }
 _CLAUSE = re.compile(r"(.+?)[.:;,](\s|$)", re.DOTALL)

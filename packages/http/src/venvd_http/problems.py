@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
 from venvd_http.asgi import Headers, Receive, Scope, Send, encode, send_whole
@@ -24,6 +25,8 @@ class Problem:
     code: str
     errorType: str | None = None  # noqa: N815 — names on the wire
     traceback: str | None = None
+    exception: dict[str, Any] | None = None
+    output: dict[str, Any] | None = None
     stateLost: bool | None = None  # noqa: N815
 
 

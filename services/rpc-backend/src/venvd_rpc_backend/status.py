@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -12,6 +13,7 @@ from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from venvd_contract import exceptions
 from venvd_contract.errors import Internal, Moved, VenvdError
 from venvd_http.auth import hold_back
 
@@ -23,17 +25,21 @@ DOMAIN = "venvd"
 MESSAGE_BYTES = 768
 TYPE_BYTES = 256
 TRACEBACK_BYTES = 2560
+EXCEPTION_BYTES = 400
 CUT = "…"
 
 
 def status_of(error: VenvdError) -> grpc.Status:
     """Make the status of an error: its code as `google.rpc.ErrorInfo`, its traceback as `google.rpc.DebugInfo`.
 
-    Metadata is small: a long message loses its end, a long traceback its beginning, since its end says what happened.
+    Metadata is small: a long message loses its end, a long traceback its beginning, since its end says what happened,
+    and an exception its chain first.
     """
     info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"stateLost": "true" if error.state_lost else "false"})
     if error.error_type is not None:
         info.metadata["errorType"] = cut_end(error.error_type, TYPE_BYTES)
+    if error.exception is not None:
+        info.metadata["exception"] = json.dumps(exceptions.shorten(error.exception, EXCEPTION_BYTES))
     if isinstance(error, Moved):
         info.metadata["url"] = error.url
     details = [info]

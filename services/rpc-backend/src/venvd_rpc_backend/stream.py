@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
@@ -220,6 +221,10 @@ def message_of(error: VenvdError) -> Error:
         message.error_type = status.replace_surrogates(error.error_type)
     if error.traceback is not None:
         message.traceback = status.replace_surrogates(error.traceback)
+    if error.exception is not None:
+        message.exception_json = json.dumps(error.exception)
+    if error.output is not None:
+        message.output_json = json.dumps(error.output)
     if isinstance(error, Moved):
         message.url = error.url
     return message

@@ -112,6 +112,10 @@ class RpcCodec:
                 fields["errorType"] = error.error_type
             if error.HasField("traceback"):
                 fields["traceback"] = error.traceback
+            if error.HasField("exception_json"):
+                fields["exception"] = _parse_fields(error.exception_json)
+            if error.HasField("output_json"):
+                fields["output"] = _parse_fields(error.output_json)
             raise error_from_reply(fields)
         call.received = len(answer.result_json)
         try:
@@ -146,9 +150,17 @@ def _parse_details(fields: dict[str, Any], details: Any) -> dict[str, Any]:
             fields |= {"code": info.reason, "errorType": info.metadata.get("errorType")}
             fields["stateLost"] = info.metadata.get("stateLost") == "true"
             fields["url"] = info.metadata.get("url")
+            fields["exception"] = _parse_fields(info.metadata.get("exception"))
         elif detail.Unpack(debug):
             fields["traceback"] = debug.detail
     return fields
+
+
+def _parse_fields(text: str | None) -> Any:
+    try:
+        return json.loads(text or "null")
+    except ValueError:
+        return None
 
 
 class RpcTransport:

@@ -185,14 +185,16 @@ class ExecuteOutput(_message.Message):
     def __init__(self, stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., display_json: _Optional[_Iterable[str]] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[ExecutionError, _Mapping]] = ..., duration_ms: _Optional[float] = ..., truncated: _Optional[bool] = ...) -> None: ...
 
 class ExecutionError(_message.Message):
-    __slots__ = ("error_type", "message", "traceback")
+    __slots__ = ("error_type", "message", "traceback", "exception_json")
     ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_JSON_FIELD_NUMBER: _ClassVar[int]
     error_type: str
     message: str
     traceback: str
-    def __init__(self, error_type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ...) -> None: ...
+    exception_json: str
+    def __init__(self, error_type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., exception_json: _Optional[str] = ...) -> None: ...
 
 class DisposeHandleRequest(_message.Message):
     __slots__ = ("handle_id", "handle_ids")
@@ -499,20 +501,24 @@ class DeleteFileResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "error_type", "traceback", "state_lost", "url")
+    __slots__ = ("code", "message", "error_type", "traceback", "state_lost", "url", "exception_json", "output_json")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     STATE_LOST_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_JSON_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_JSON_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     error_type: str
     traceback: str
     state_lost: bool
     url: str
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., error_type: _Optional[str] = ..., traceback: _Optional[str] = ..., state_lost: _Optional[bool] = ..., url: _Optional[str] = ...) -> None: ...
+    exception_json: str
+    output_json: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., error_type: _Optional[str] = ..., traceback: _Optional[str] = ..., state_lost: _Optional[bool] = ..., url: _Optional[str] = ..., exception_json: _Optional[str] = ..., output_json: _Optional[str] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
     __slots__ = ("id", "command", "payload_json", "session", "timeout", "values", "stream", "attachments", "call", "lease")

@@ -20,7 +20,7 @@ from venvd_contract.errors import (
 from venvd_contract.framing import REQUEST_FIELDS
 from venvd_contract.internal.slots import COMMAND_BYTES
 from venvd_contract.suggestions import check_names
-from venvd_worker.session import compat, forks, replies, tracebacks
+from venvd_worker.session import compat, exceptions, forks, replies, tracebacks
 from venvd_worker.session.arrays import ArrayReply
 from venvd_worker.session.commands import Call, Commands
 from venvd_worker.session.compat import RETURN_TYPE
@@ -64,6 +64,7 @@ class Calls:
     ) -> None:  # fmt: skip
         self._arrays = commands.arrays
         self._modes = commands.modes
+        self._take_ended_output = commands.take_ended_output
         self._compat = compat
         self._slot = slot
         self._interrupts = interrupts
@@ -167,7 +168,9 @@ class Calls:
 
     def _failure(self, begin: bytes, raised: BaseException) -> bytes:
         try:
-            return replies.error_line(begin, self._error(raised))
+            error = self._error(raised)
+            error.output = self._take_ended_output()
+            return replies.error_line(begin, error)
         except MemoryError:
             # Free what the failed call still holds, and use the memory that was reserved for this.
             raised.__traceback__ = None
@@ -185,11 +188,13 @@ class Calls:
         if limit is not None:
             limit.error_type = tracebacks.type_name(raised)
             limit.traceback = tracebacks.formatted(raised)
+            limit.exception = exceptions.describe(raised)
             return limit
         return UserError(
             tracebacks.message(raised),
             error_type=tracebacks.type_name(raised),
             traceback=tracebacks.formatted(raised),
+            exception=exceptions.describe(raised),
         )
 
 

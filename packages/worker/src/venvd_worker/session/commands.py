@@ -11,8 +11,9 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.exceptions import LONGEST_OUTPUT
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
-from venvd_worker.session import compat, display, floats, forks, tracebacks
+from venvd_worker.session import compat, display, exceptions, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.float_text import FloatText
@@ -75,6 +76,7 @@ class Commands:
         self._guard = parts.guard
         self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
         self._output: Optional[Output] = None
+        self._ended_output: Optional[Output] = None
         self._output_bound = bound(parts.limits)
         find = parts.handles.find
         plain_decoder = Decoder(find, compat.find_handle if parts.compat else None, find_object)
@@ -191,6 +193,10 @@ class Commands:
         self._output = output
         try:
             outcome = self._interrupts.run(self._execute, call)
+        except BaseException:
+            if call.emit is None:
+                self._ended_output = output
+            raise
         finally:
             if not forks.is_session():
                 forks.leave(sys.exc_info()[1])
@@ -204,6 +210,15 @@ class Commands:
             "durationMs": round((perf_counter() - started) * 1000, 3),
             "truncated": output.truncated,
         }
+
+    def take_ended_output(self) -> Optional[Fields]:
+        """Take what an `exec` printed that was ended, unless it was sent as it appeared; for the error of that call."""
+        output, self._ended_output = self._ended_output, None
+        if output is None:
+            return None
+        stdout, stderr = output.text("stdout"), output.text("stderr")
+        truncated = output.truncated or max(len(stdout), len(stderr)) > LONGEST_OUTPUT
+        return {"stdout": stdout[-LONGEST_OUTPUT:], "stderr": stderr[-LONGEST_OUTPUT:], "truncated": truncated}
 
     def _execute(self, call: Call) -> Dict[str, Any]:
         result = error = None
@@ -303,12 +318,14 @@ class Commands:
         return {"handleId": self._handles.hold(value), "typeName": tracebacks.class_name(type(value))}
 
 
-def describe(error: BaseException) -> Dict[str, str]:
+def describe(error: BaseException) -> Dict[str, Any]:
     """An error as `ExecutionError`."""
+    described = exceptions.describe(error)
     return {
         "errorType": tracebacks.type_name(error),
         "message": tracebacks.message(error),
         "traceback": tracebacks.formatted(error),
+        **({} if described is None else {"exception": described}),
     }
 
 

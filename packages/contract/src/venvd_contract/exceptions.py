@@ -1,0 +1,113 @@
+"""What an error says of the exception that user code raised, beside its type, message and traceback.
+
+==========  =========================================================================================================
+`module`    where its class is defined
+`bases`     the classes that it derives from below `BaseException`, nearest first: builtin ones by name alone, others as
+            `module.name`
+`args`      its arguments; absent where one of them is no number, text, boolean or null, or is too long
+`errno`     of an `OSError`
+`filename`  of an `OSError`, where it is text
+`name`      the name that an `AttributeError`, `NameError` or `ImportError` is about
+`notes`     what `add_note` added
+`cause`     the exception that it was raised from, with these fields, `errorType` and `message`
+`context`   the one that was being handled, in the same form; absent where there is a cause, or `from None`
+==========  =========================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, Dict, Optional
+
+LONGEST_TEXT = 1024
+"""Characters of one text."""
+MOST_TEXTS = 32
+"""Texts in a list."""
+MOST_CAUSES = 4
+"""Exceptions of a chain after the first."""
+LARGEST = 16 * 1024
+"""Bytes of all fields as JSON."""
+LONGEST_OUTPUT = 32 * 1024
+"""Characters of a stream in an error: the last ones are kept."""
+_LEAST_NEEDED = ("context", "cause", "notes", "args", "filename", "bases", "module", "name", "errno")
+_LARGEST_NUMBER = (1 << 63) - 1
+
+Fields = Dict[str, Any]
+
+
+def is_argument(value: Any) -> bool:
+    """Return whether `args` may hold a value: JSON keeps it as it is, and each language can read it."""
+    kind = type(value)
+    if kind is int:
+        return bool(-_LARGEST_NUMBER <= value <= _LARGEST_NUMBER)
+    if kind is float:
+        return bool(value - value == 0)  # neither infinite nor not a number
+    return _is_text(value) if kind is str else value is None or kind is bool
+
+
+def shorten(fields: Fields, largest: int = LARGEST) -> Fields:
+    """Leave out what is needed least until the fields have at most `largest` bytes as JSON."""
+    kept = dict(fields)
+    for name in _LEAST_NEEDED:
+        if len(json.dumps(kept)) <= largest:
+            break
+        kept.pop(name, None)
+    return kept
+
+
+def read(given: Any, causes: int = MOST_CAUSES) -> Optional[Fields]:
+    """Return the fields with their types and within their bounds; None where nothing is left.
+
+    The fields may come from a hostile peer: what is wrong is left out.
+    """
+    if not isinstance(given, dict):
+        return None
+    fields = {name: given[name] for name, fits in _TYPES.items() if fits(given.get(name))}
+    for name in ("cause", "context"):
+        inner = read(given.get(name), causes - 1) if causes else None
+        if inner is not None:
+            fields[name] = inner
+    return shorten(fields) or None
+
+
+def read_output(given: Any) -> Optional[Fields]:
+    """Return what code had printed when its `exec` was ended; None where a field has the wrong type."""
+    if not isinstance(given, dict):
+        return None
+    texts = given.get("stdout"), given.get("stderr")
+    if not all(isinstance(text, str) and len(text) <= LONGEST_OUTPUT for text in texts):
+        return None
+    return {"stdout": texts[0], "stderr": texts[1], "truncated": given.get("truncated") is True}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+
+
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_TEXTS and all(map(fits, value))
+
+
+def _are_texts(value: Any) -> bool:
+    return _is_list(value, _is_text)
+
+
+def _are_arguments(value: Any) -> bool:
+    return _is_list(value, is_argument)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and is_argument(value)
+
+
+_TYPES: Dict[str, Callable[[Any], bool]] = {
+    "errorType": _is_text,
+    "message": _is_text,
+    "module": _is_text,
+    "bases": _are_texts,
+    "args": _are_arguments,
+    "errno": _is_number,
+    "filename": _is_text,
+    "name": _is_text,
+    "notes": _are_texts,
+}
