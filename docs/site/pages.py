@@ -130,8 +130,8 @@ def _write_errors() -> str:
         "# Errors\n\nAn error has the same code over every transport. The message says what was wrong and, if "
         f"possible, what would be right.\n\n{table}\n\n## Exceptions of user code\n\n"
         "A `user_error` has the name of the exception's class as `errorType`, and its `traceback`. The field "
-        "`exception` is an object with what else is known of it. The status of a unary gRPC call has it as JSON, shortened, in the "
-        f"metadata of its `ErrorInfo`.\n\n{_write_exception_fields()}\n\n"
+        "`exception` is an object with what else is known of it. The status of a unary gRPC call has it as JSON, "
+        f"shortened, in the metadata of its `ErrorInfo`.\n\n{_write_exception_fields()}\n\n"
         "`output` is what the code of an `exec` printed before it was ended by a deadline, an interrupt or a limit: an "
         "object with `stdout`, `stderr` and `truncated`.\n"
     )

@@ -23,6 +23,7 @@ from venvd._async.background import AsyncRemoteCall
 from venvd._async.controller import AsyncController
 from venvd._async.temporary_backend import backend_async
 from venvd._async_proxy import AsyncRemoteObject
+from venvd._output import Output
 from venvd._proxy import RemoteObject, type_name
 from venvd._sync.backend import Backend, Session, connect
 from venvd._sync.background import RemoteCall
@@ -53,7 +54,7 @@ from venvd.errors import (
     VenvdError,
 )
 from venvd_contract.background import CallInfo
-from venvd_contract.commands import Limits, Output, SessionInfo
+from venvd_contract.commands import Limits, SessionInfo
 from venvd_contract.files import FileInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
 

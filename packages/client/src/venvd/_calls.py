@@ -12,10 +12,11 @@ from venvd import _operators
 from venvd._arrays import parse_header
 from venvd._json_dataclasses import from_json, list_decoder
 from venvd._objects import NoFormError, ObjectEncoder
+from venvd._output import Output
 from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, error_from_reply
 from venvd_contract.arrays import ARROW, Header, table
-from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Limits, SessionInfo
 from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
 
 _decode_handles = list_decoder(HandleInfo)

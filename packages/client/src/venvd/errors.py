@@ -22,7 +22,7 @@ import builtins
 import functools
 from typing import Any
 
-from venvd_contract.commands import Output
+from venvd._output import Output
 from venvd_contract.errors import (
     Busy,
     Cancelled,

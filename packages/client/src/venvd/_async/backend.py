@@ -17,11 +17,12 @@ from venvd._async.replicas import AsyncReplicaList, AsyncReplicaTransport
 from venvd._async.uploads import run_uploading, stream_uploading
 from venvd._async_proxy import AsyncRemoteObject
 from venvd._calls import SessionCalls
+from venvd._output import Output
 from venvd._release import AsyncReleaser
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
-from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Limits, SessionInfo
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from venvd import _calls
 from venvd._arrays import array_of, bytes_of
 from venvd._calls import SessionCalls
+from venvd._output import Output
 from venvd._proxy import RemoteObject
 from venvd._release import Releaser
 from venvd._sync.background import Background
@@ -21,7 +22,7 @@ from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import Call, Event, Run, Transport
 from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
-from venvd_contract.commands import HandleInfo, Limits, Output, SessionInfo
+from venvd_contract.commands import HandleInfo, Limits, SessionInfo
 
 T = TypeVar("T")
 
