@@ -134,8 +134,12 @@ def test_a_silent_server_is_given_up(start_peer: StartPeer, kind: str, run: str,
 
 @pytest.mark.parametrize("run", ["sync", "async"])
 @pytest.mark.parametrize("kind", ["http", "pipe"])
-def test_a_late_answer_of_a_server_that_lives(start_peer: StartPeer, kind: str, run: str) -> None:
+def test_a_late_answer_of_a_server_that_lives(
+    start_peer: StartPeer, kind: str, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client asks after the timeout whether the server lives, and then waits for its answer."""
+    monkeypatch.setattr(deadlines, "SILENCE", 30.0)
+    monkeypatch.setattr(deadlines, "LATE", 30.0)
     peer = start_peer(kind, alive=True)
 
     def answer_late() -> None:
@@ -152,7 +156,8 @@ def test_an_answer_that_never_comes(
     start_peer: StartPeer, kind: str, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that lives and does not answer the call is given up as well."""
-    monkeypatch.setattr(deadlines, "LATE", deadlines.SILENCE)
+    monkeypatch.setattr(deadlines, "SILENCE", 30.0)
+    monkeypatch.setattr(deadlines, "LATE", 0.5)
     peer = start_peer(kind, alive=True)
     with pytest.raises(venvd.DeadlineExceeded, match="in time; the call was abandoned"):
         run_call(peer.url, run, CALLS["eval"])

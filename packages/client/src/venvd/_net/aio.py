@@ -19,6 +19,8 @@ from venvd.errors import Unavailable, Unreachable, VenvdError
 
 _MAX_IDLE = 64
 _FULL_PAUSE = 0.01
+_SHORTEST = 0.01
+"""Seconds of the shortest wait for a connection."""
 _MAX_OPEN = 100
 """Connections of one pool. Further tasks wait."""
 
@@ -245,8 +247,10 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline:
         Unavailable: the handshake of TLS failed.
         DeadlineExceeded: the deadline has passed.
     """
-    left = seconds_left(deadline, endpoint)
-    wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
+    wait = CONNECT_TIMEOUT
+    if deadline is not None:
+        seconds_left(deadline, endpoint)
+        wait = min(max(deadline.seconds_to_probe(), _SHORTEST), CONNECT_TIMEOUT)
 
     def factory() -> Connection:
         return Connection(endpoint, loop)

@@ -69,8 +69,10 @@ def connect(endpoint: Endpoint, deadline: Deadline | None) -> socket.socket:
         Unavailable: the handshake of TLS failed.
         DeadlineExceeded: the deadline has passed.
     """
-    left = seconds_left(deadline, endpoint)
-    wait = CONNECT_TIMEOUT if left is None else min(left, CONNECT_TIMEOUT)
+    wait = CONNECT_TIMEOUT
+    if deadline is not None:
+        seconds_left(deadline, endpoint)
+        wait = min(max(deadline.seconds_to_probe(), _SHORTEST), CONNECT_TIMEOUT)
     try:
         return _open(endpoint, wait)
     except TimeoutError:
