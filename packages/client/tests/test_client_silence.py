@@ -54,7 +54,7 @@ class Peer:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        try:
+        with connection, contextlib.suppress(OSError):
             while request := connection.recv(1 << 20):
                 if request.startswith(b"GET /health") or b'"ping"' in request:
                     self.pinged.set()
@@ -63,9 +63,7 @@ class Peer:
                 else:
                     self.answering.wait()
                     connection.sendall(self._answer({"value": 7}))
-            self.gone.set()
-        except OSError:
-            self.gone.set()
+        self.gone.set()
 
     def _answer(self, result: dict[str, Any]) -> bytes:
         if self.url.startswith("unix"):
