@@ -27,6 +27,7 @@ autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
+napoleon_use_ivar = True  # as fields of the class: autodoc describes attributes of its own
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Options", "params_style")]
 suppress_warnings = ["misc.highlighting_failure"]  # shell sessions with text over several lines
