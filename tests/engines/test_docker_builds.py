@@ -220,11 +220,11 @@ def test_an_unchecked_image_is_not_taken(docker_bench: Bench, docker_image: Imag
 def test_volumes_that_are_half_filled_or_gone_are_filled_again() -> None:
     """A volume of tools without its mark, as a killed process leaves it, is filled; so is one removed meanwhile."""
     with opened("docker") as bench:
-        bench.wanted("six==1.16.0")
+        bench.engine.lock(bench.runtime, ["six==1.16.0"], Quiet())
         volumes = [name for name in docker("volume", "ls", "-q").split() if f"{bench.settings.home_id}-tools" in name]
         assert len(volumes) == 1
         docker("volume", "rm", volumes[0])
-        bench.wanted("six==1.16.0")
+        bench.engine.lock(bench.runtime, ["six==1.16.0"], Quiet())
         docker("volume", "rm", volumes[0])
         docker("volume", "create", "--label", f"dev.venvd.home={bench.settings.home_id}", volumes[0])
         assert bench.another().lock(bench.runtime, ["six==1.16.0"], Quiet())

@@ -101,11 +101,12 @@ def test_loops_that_look_for_signals_now_and_then(call: Caller, victim: str, loo
 
 FORK_BOMB = """
 import os, time
-end = time.monotonic() + 20
-while time.monotonic() < end:
+for _ in range(9):
     try: os.fork()
     except OSError: time.sleep(0.01)
+time.sleep(30)
 """
+"""Hundreds of processes, and no more: without containers they share the machine with all other tests."""
 
 
 def test_a_fork_bomb(call: Caller) -> None:

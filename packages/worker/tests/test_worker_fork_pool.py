@@ -188,7 +188,8 @@ def test_a_zygote_that_is_killed_again_and_again(preloading: Any, tools: Any) ->
         tools.wait_for(lambda zygote=zygote: named(host, "venvd-zygote") not in ([], [zygote]))
         host.start().eval("1 + 1")
     ready(host, tools)
-    assert len(list(host.work.iterdir())) == 1 + len(host.sessions) + 2  # two forks wait for the next sessions
+    directories = 1 + len(host.sessions) + 2  # two forks wait for the next sessions
+    tools.wait_for(lambda: len(list(host.work.iterdir())) == directories)
 
 
 def test_a_zygote_that_never_works(preloading: Any) -> None:

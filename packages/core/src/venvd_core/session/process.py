@@ -20,7 +20,8 @@ from venvd_core.session.venvs import VenvRequests
 from venvd_core.wire import encode
 
 _START_TIMEOUT = 60.0
-_KILL_TIMEOUT = 15.0
+_KILL_TIMEOUT = 60.0
+"""Seconds for the end of a process tree, which a busy machine delays: a warden that is given up ends every session."""
 _EXITED_TIMEOUT = 1.0
 """Seconds between the warden's answer to `kill` and its event `exited`."""
 
