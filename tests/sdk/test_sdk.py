@@ -96,7 +96,7 @@ def test_errors_carry_the_output_before_them(backend: venvd.Backend) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         backend.exec("print('so far')\n1 / 0")
     with backend.sessions.create() as session, pytest.raises(venvd.DeadlineExceeded) as late:
-        session.exec("print('begun', flush=True)\nwhile True: pass", timeout=1)
+        session.exec("print('begun', flush=True)\nwhile True: pass", timeout=3)
     for error, text in ((raised.value, "so far\n"), (late.value, "begun\n")):
         assert isinstance(error, venvd.VenvdError)
         assert error.output.stdout == text
