@@ -9,6 +9,8 @@ UNIX_ECHO = Side(raw.unix_echo, Program("benchmarks.floors.unix_echo"))
 ASGI = Program("benchmarks.floors.asgi", Backend("http"))
 GRPC = Program("benchmarks.floors.rpc", Backend("rpc"))
 LINES = Program("benchmarks.floors.lines")
+HAND_OUT = Program("benchmarks.floors.handout")
+FASTAPI = Program("benchmarks.floors.fastapi_app", Backend("http"))
 NUMERIC = ["numpy", "pandas"]
 SIZE = 100
 """MB of an array."""
@@ -23,11 +25,21 @@ CALLS = (
         stretch=1.5,
     ),
     Figure(
+        "pipe eval, attached, SDK sync, over all cores",
+        "Unix-socket echo of 64 bytes, over all cores",
+        (UNIX_ECHO, Side(sdk.evals_attached, Backend("pipe"))),
+        batch=500,
+        reach=1.3,
+        stretch=1,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
         "pipe eval, through the server",
         "Unix-socket echo of 64 bytes",
         (UNIX_ECHO, Side(raw.pipe_line, Backend("pipe"))),
         batch=500,
-        reach=4,
+        reach=3.5,
         stretch=3,
     ),
     Figure(
@@ -52,8 +64,8 @@ CALLS = (
             Side(rpc.unary, Backend("rpc"), {"method": "/venvd.v1.PythonService/Evaluate", "expected": "2"}),
         ),
         batch=50,
-        reach=1.4,
-        stretch=1.15,
+        reach=1.2,
+        stretch=1.1,
     ),
     Figure(
         "gRPC eval, Session stream",
@@ -63,8 +75,8 @@ CALLS = (
             Side(rpc.stream, Backend("rpc"), {"method": "/venvd.v1.PythonService/Session", "expected": '"value":2'}),
         ),
         batch=100,
-        reach=1.4,
-        stretch=1.15,
+        reach=1.25,
+        stretch=1.1,
     ),
     Figure(
         "SDK over HTTP, sync",
@@ -132,6 +144,40 @@ THROUGHPUT = (
         rounds=12,
         note="all cores",
     ),
+    Figure(
+        "HTTP evals a second, 64 clients over 8 sessions",
+        "bare ASGI echo",
+        (
+            Side(load.http_clients, ASGI, {"clients": 64}),
+            Side(load.http_clients, Backend("http"), {"clients": 64, "sessions": 8}),
+        ),
+        unit="/s",
+        batch=6_400,
+        reach=0.7,
+        better="higher",
+        pinned=False,
+        rounds=12,
+        note="all cores",
+    ),
+    Figure(
+        "gRPC evals a second, 64 clients over 8 sessions",
+        "bare grpc.aio echo",
+        (
+            Side(load.rpc_clients, GRPC, {"clients": 64, "method": "/floor.Echo/Unary"}),
+            Side(
+                load.rpc_clients,
+                Backend("rpc"),
+                {"clients": 64, "sessions": 8, "method": "/venvd.v1.PythonService/Evaluate"},
+            ),
+        ),
+        unit="/s",
+        batch=3_200,
+        reach=0.7,
+        better="higher",
+        pinned=False,
+        rounds=12,
+        note="all cores",
+    ),
 )
 
 
@@ -139,13 +185,31 @@ FORK = Side(sessions.fork, options={"modules": NUMERIC})
 SESSIONS = (
     Figure(
         "new session to first answer, numpy and pandas preloaded",
-        "os.fork of such a process, one pipe round trip",
-        (FORK, Side(sessions.new_session, Backend("pipe", "numeric"), {"modules": NUMERIC})),
+        "hand-out of a fork made ahead, one round trip",
+        (
+            Side(sessions.hand_out, HAND_OUT),
+            Side(sessions.new_session, Backend("pipe", "numeric"), {"modules": NUMERIC}),
+        ),
         unit="ms",
         batch=3,
         rounds=15,
-        reach=3,
-        stretch=0.3,
+        reach=1,
+        stretch=0.5,
+        absolute=True,
+    ),
+    Figure(
+        "100 new sessions in a row, each; numpy and pandas preloaded",
+        "100 forks of such a process in a row, each",
+        (
+            Side(sessions.forks_in_a_row, options={"modules": NUMERIC}),
+            Side(sessions.sessions_in_a_row, Backend("pipe", "numeric"), {"modules": NUMERIC}),
+        ),
+        unit="ms",
+        batch=100,
+        rounds=4,
+        reach=1.3,
+        pinned=False,
+        note="all cores",
     ),
     Figure(
         "memory of one more idle session (Pss), numpy and pandas preloaded",
@@ -157,8 +221,18 @@ SESSIONS = (
         unit="MB",
         batch=1,
         rounds=4,
-        reach=1 / 8,
-        stretch=1 / 20,
+        reach=2.5,
+        stretch=1.8,
+        absolute=True,
+    ),
+    Figure(
+        "memory of an idle HTTP server (Pss)",
+        "the least FastAPI application on uvicorn",
+        (Side(sessions.server_memory, FASTAPI), Side(sessions.server_memory, Backend("http"))),
+        unit="MB",
+        batch=1,
+        rounds=2,
+        reach=1.3,
     ),
 )
 

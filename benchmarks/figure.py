@@ -77,6 +77,7 @@ class Figure:
         batch: operations per batch; batches of both sides alternate.
         reach: the goal, as a ratio of venvd to the floor; None if the row has no goal.
         stretch: a goal beyond `reach`.
+        absolute: whether the goals are figures of venvd, in the row's unit, and not ratios.
         better: `lower` or `higher`.
         pinned: whether all processes of both sides run on one core.
         rounds: default number of pairs of batches.
@@ -90,6 +91,7 @@ class Figure:
     batch: int = 200
     reach: float | None = None
     stretch: float | None = None
+    absolute: bool = False
     better: str = "lower"
     pinned: bool = True
     rounds: int = 40

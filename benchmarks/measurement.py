@@ -50,14 +50,16 @@ class Outcome:
     def meets(self, goal: float | None) -> bool:
         if goal is None or self.why:
             return False
-        return self.ratio <= goal if self.figure.better == "lower" else self.ratio >= goal
+        value = statistics.median(self.ours) if self.figure.absolute else self.ratio
+        return value <= goal if self.figure.better == "lower" else value >= goal
 
     def record(self) -> dict[str, Any]:
         """The row as JSON."""
         figure = self.figure
         row: dict[str, Any] = {
             "name": figure.name, "group": figure.group, "floorIs": figure.floor, "unit": figure.unit,
-            "better": figure.better, "reach": figure.reach, "stretch": figure.stretch, "pinned": figure.pinned,
+            "better": figure.better, "reach": figure.reach, "stretch": figure.stretch,
+            "goalsAre": "absolute" if figure.absolute else "ratios", "pinned": figure.pinned,
             "batch": figure.batch, "note": figure.note,
         }  # fmt: skip
         if self.why:

@@ -62,7 +62,7 @@ def verdict(outcome: Outcome) -> str:
 def bound(figure: Figure, goal: float | None) -> str:
     if goal is None:
         return ""
-    return f"{'≤' if figure.better == 'lower' else '≥'} {goal:g}×"
+    return f"{'≤' if figure.better == 'lower' else '≥'} {goal:g}{f' {figure.unit}' if figure.absolute else '×'}"
 
 
 def ratio(value: float) -> str:

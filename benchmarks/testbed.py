@@ -24,6 +24,8 @@ from venvd_engines.local import state
 VENVS: dict[str, tuple[str, ...]] = {"bare": (), "numeric": ("numpy", "pandas")}
 """The venvs of backends and their requirements, which are also the modules that they preload."""
 
+SESSIONS = 128
+"""Sessions that a backend may have: the row of sessions in a row makes a hundred."""
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 — in a container
 PID = "{{.State.Pid}}"
 ADDRESSES = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
@@ -66,7 +68,7 @@ class Testbed:
     def _start_backend(self, backend: Backend) -> Address:
         try:
             stack = self._stack(backend.venv)
-            running = stack.start(backend.kind, preload=VENVS[backend.venv])
+            running = stack.start(backend.kind, preload=VENVS[backend.venv], VENVD_MAX_SESSIONS=str(SESSIONS))
         except (VenvdError, AssertionError) as error:
             raise UnmeasurableError(f"the backend cannot be started: {error}") from error
         self._resources.callback(stack.stop, running)

@@ -50,11 +50,8 @@ def exchange(peer: socket.socket, request: bytes) -> bytes:
 @contextmanager
 def http_post(at: Address, expected: str = "") -> Iterator[Probe]:
     """Send one `POST /api/eval` after another on one connection."""
-    host = urlsplit(at.url).netloc
-    head = f"POST /api/eval HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {at.token}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(EVAL)}\r\n\r\n"
-    request = head.encode() + EVAL
-    address, _, port = host.partition(":")
+    request = make_post(at)
+    address, _, port = urlsplit(at.url).netloc.partition(":")
     with socket.create_connection((address, int(port))) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -70,6 +67,15 @@ def http_post(at: Address, expected: str = "") -> Iterator[Probe]:
 
         expect(call(), expected.encode())
         yield median_of(call)
+
+
+def make_post(at: Address, session: str = "") -> bytes:
+    """The bytes of a request that evaluates `1+1` in this session."""
+    head = f"POST /api/eval HTTP/1.1\r\nHost: {urlsplit(at.url).netloc}\r\nAuthorization: Bearer {at.token}\r\n"
+    if session:
+        head += f"X-Venvd-Session: {session}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(EVAL)}\r\n\r\n"
+    return head.encode() + EVAL
 
 
 def is_complete(reply: bytes) -> bool:

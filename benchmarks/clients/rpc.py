@@ -18,15 +18,17 @@ UNARY = EvaluateRequest(expression="1+1").SerializeToString()
 STREAM = SessionRequest(id=1, command="eval", payload_json='{"expression":"1+1"}').SerializeToString()
 
 
-def _metadata(at: Address) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {at.token or 'a token of similar length'}"),)
+def make_metadata(at: Address, session: str = "") -> tuple[tuple[str, str], ...]:
+    """The metadata of a call in this session."""
+    metadata = (("authorization", f"Bearer {at.token or 'a token of similar length'}"),)
+    return (*metadata, ("x-venvd-session", session)) if session else metadata
 
 
 @contextmanager
 def unary(at: Address, method: str, expected: str = "") -> Iterator[Probe]:
     """One unary call after another."""
     loop = uvloop.new_event_loop()
-    metadata = _metadata(at)
+    metadata = make_metadata(at)
 
     async def open_call() -> Callable[[], Awaitable[bytes]]:
         call = grpc.aio.insecure_channel(urlsplit(at.url).netloc).unary_unary(method)
@@ -43,7 +45,7 @@ def stream(at: Address, method: str, expected: str = "") -> Iterator[Probe]:
     loop = uvloop.new_event_loop()
 
     async def open_call() -> Callable[[], Awaitable[bytes]]:
-        messages = grpc.aio.insecure_channel(urlsplit(at.url).netloc).stream_stream(method)(metadata=_metadata(at))
+        messages = grpc.aio.insecure_channel(urlsplit(at.url).netloc).stream_stream(method)(metadata=make_metadata(at))
 
         async def call() -> bytes:
             await messages.write(STREAM)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import venvd
 from benchmarks import machine
@@ -76,6 +79,84 @@ def new_session(at: Address, modules: list[str], rest: float = REST) -> Iterator
             return took
 
         yield lambda batch: statistics.median(create() for _ in range(batch)) * MILLI
+
+
+@contextmanager
+def hand_out(at: Address, rest: float = REST) -> Iterator[Probe]:
+    """Get a fork that was made ahead, and one answer of it. The pause of `rest` seconds is not measured."""
+
+    def take() -> float:
+        time.sleep(rest)
+        start = time.perf_counter()
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(urlsplit(at.url).path)
+            _, (descriptor,), _, _ = socket.recv_fds(door, 1, 1)
+            with socket.socket(fileno=descriptor) as fork:
+                fork.sendall(b"?")
+                fork.recv(1)
+                return time.perf_counter() - start
+
+    yield lambda batch: statistics.median(take() for _ in range(batch)) * MILLI
+
+
+@contextmanager
+def forks_in_a_row(_at: Address, modules: list[str]) -> Iterator[Probe]:
+    """`os.fork` of a process that has imported the modules, and one answer of each; all of them stay until the end."""
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()
+
+    def probe(batch: int) -> float:
+        children = []
+        start = time.perf_counter()
+        for _ in range(batch):
+            ours, theirs = socket.socketpair()
+            child = os.fork()
+            if child == 0:
+                ours.close()
+                while data := theirs.recv(1):
+                    theirs.sendall(data)
+                os._exit(0)
+            theirs.close()
+            ours.sendall(b"?")
+            ours.recv(1)
+            children.append((child, ours))
+        took = time.perf_counter() - start
+        for child, connection in children:
+            os.kill(child, signal.SIGKILL)  # a later fork holds the connection too, so closing does not end it
+            connection.close()
+            os.waitpid(child, 0)
+        return took / batch * MILLI
+
+    yield probe
+
+
+@contextmanager
+def sessions_in_a_row(at: Address, modules: list[str]) -> Iterator[Probe]:
+    """New sessions one after another, each with one answer; all of them stay until the end."""
+    with venvd.connect(at.url, at.token) as backend:
+        _check_preloaded(backend, modules)
+
+        def probe(batch: int) -> float:
+            start = time.perf_counter()
+            sessions = []
+            for _ in range(batch):
+                session = backend.sessions.create()
+                check_answer(session.eval("1+1"))
+                sessions.append(session)
+            took = time.perf_counter() - start
+            for session in sessions:
+                session.delete()
+            _settled_memory(at.worker)
+            return took / batch * MILLI
+
+        yield probe
+
+
+@contextmanager
+def server_memory(at: Address) -> Iterator[Probe]:
+    """Memory of a server process that has answered nothing yet, in MB."""
+    yield lambda _batch: machine.pss(at.server)
 
 
 @contextmanager
