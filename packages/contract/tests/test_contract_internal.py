@@ -29,7 +29,7 @@ from venvd_contract.internal.limits import merge_limits, parse_limits
 
 def test_the_version() -> None:
     """The warden finds the server at this socket, and both speak this version."""
-    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (5, "warden.sock", "warden.secret", "taken")
+    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (6, "warden.sock", "warden.secret", "taken")
 
 
 def test_slots() -> None:
@@ -69,7 +69,9 @@ def test_file_transfers() -> None:
 
 MESSAGES = {
     "hello": '{"protocol": 2, "slots": 4, "grace": 2.0}',
-    "start": '{"session": "a", "slot": 1, "limits": {"handles": 5}, "env": {"A": "1"}, "lease": 0.0, "compat": true}',
+    "start": '{"session": "a", "slot": 1, "limits": {"handles": 5}, "env": {"A": "1"}, "lease": 0.0, "compat": true, '
+    '"standby": true}',
+    "assign": '{"session": "standby-1", "name": "a"}',
     "interrupt": '{"session": "a", "sequence": 7, "reason": "timeout", "grace": null}',
     "kill": '{"session": "a", "reason": "no reason given"}',
     "attach": '{"session": "a", "terms": {"connection": 1}}',

@@ -112,7 +112,9 @@ def serve(channel: Path) -> Serve:
 
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[Client]:
-        backend = Backend(BackendSettings(channel=channel, **{"no_token": True, "grace": 0.3, **settings}))
+        backend = Backend(
+            BackendSettings(channel=channel, **{"no_token": True, "grace": 0.3, "standby": 0, **settings})
+        )
         await backend.start()
         try:
             yield Client(backend)

@@ -289,7 +289,14 @@ class Warden:
                 os._exit(0)
         name = request["session"]
         self.pids[name], self.index[name] = pid, request["slot"]
+        if request["standby"]:
+            self.control.send(json.dumps({"event": "up", "data": {"session": name, "pid": pid}}).encode())
         return {"pid": pid}
+
+    def do_assign(self, request: dict, _: list[int]) -> dict:
+        for table in (self.pids, self.index):
+            table[request["name"]] = table.pop(request["session"])
+        return {}
 
     def do_interrupt(self, request: dict, _: list[int]) -> dict:
         pid, at = self.pids[request["session"]], self.index[request["session"]] * SLOT

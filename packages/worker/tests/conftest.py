@@ -307,12 +307,16 @@ class Host:
         env: dict[str, str] | None = None,
         lease: float = 0,
         compat: bool = True,
+        standby: bool = False,
         **limits: int,
     ) -> Session:
         index = self._free.pop()
         self._memory[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
         name = name or f"s{index}"
-        fields = {"session": name, "slot": index, "limits": limits, "env": env or {}, "lease": lease, "compat": compat}
+        fields = {
+            "session": name, "slot": index, "limits": limits, "env": env or {}, "lease": lease, "compat": compat,
+            "standby": standby,
+        }  # fmt: skip
         stream, stream_end = socket.socketpair()
         supply, supply_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with stream_end, supply_end:

@@ -63,6 +63,23 @@ def test_names_of_sessions(host: Any, session: Any) -> None:
         host.request("interrupt", session=session.name, sequence=1, reason="boredom")
 
 
+def test_a_standby_gets_its_name(host: Any, start: Any) -> None:
+    """A session that waits takes calls at once under the name that it is given, once, and ends under that name."""
+    session, other = start(standby=True), start()
+    with pytest.raises(Conflict, match=other.name):
+        host.request("assign", session=session.name, name=other.name)
+    with pytest.raises(InvalidRequest, match="name"):
+        host.request("assign", session=session.name, name="../../up")
+    before, session.name = session.name, "assigned"
+    assert host.request("assign", session=before, name="assigned") == {}
+    assert session.eval("6 * 7") == 42
+    with pytest.raises(InvalidRequest, match="has its name already"):
+        host.request("assign", session="assigned", name="again")
+    with pytest.raises(NotFound, match=before):
+        host.request("kill", session=before, reason="it is gone")
+    assert "assigned" in host.request("stats")["sessions"]
+
+
 def test_session_names_stay_inside_the_work_directory(host: Any) -> None:
     """A name with slashes makes no directory outside."""
     with pytest.raises(InvalidRequest, match="name"):

@@ -69,6 +69,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("queue_bytes", "int", least=0),
     ServerSetting("max_queued_bytes", "int", least=0),
     ServerSetting("max_sessions", "int", least=1, most=4096),
+    ServerSetting("standby", "int", least=0, most=64),
     ServerSetting("max_body", "int", least=1024, most=1 << 30),
     ServerSetting("session_limits", "limits"),
     ServerSetting("max_session_limits", "limits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +28,7 @@ from venvd_core.replicas import DEFAULT, Replicas
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
+from venvd_core.session.standby import Standby
 from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
@@ -50,9 +52,11 @@ class Pool:
         self.answer_venvs: AnswerVenvs | None = None
         self.metrics = Metrics()
         self.admission = Admission(settings)
-        self.slots = Slots(settings.max_sessions)
+        self.slots = Slots(settings.max_sessions + settings.standby)
         self._settings = settings
         self._sessions: dict[str, Session] = {}
+        self._ending: set[str] = set()
+        """IDs of sessions whose processes are being ended."""
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Why the latest sessions ended, by name."""
         self._memory: dict[str, int] = {}
@@ -60,24 +64,36 @@ class Pool:
         self._tasks = Tasks()
         hello = Hello(PROTOCOL, self.slots.count, settings.grace)
         self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event)
+        self._standby = Standby(settings.standby, self._make_usual_spec(""), self)
 
     def start(self) -> None:
         self.channel.start()
+        first = self._add(self._make_usual_spec(self._replicas.first))
+        self._tasks.start(self._start_standby(first))
+
+    def _make_usual_spec(self, session_id: str) -> SessionSpec:
         settings = self._settings
-        first = self._replicas.first
-        self._add(SessionSpec(first, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat))
+        return SessionSpec(session_id, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat)
+
+    async def _start_standby(self, first: Session) -> None:
+        """Keep a standby once the first session is up, so that the two do not wait for each other."""
+        with contextlib.suppress(VenvdError):
+            await first.wait_until_up()
+        self._standby.start()
 
     async def close(self) -> None:
         for session in self._sessions.values():
             session.close("the server is closing")
         self._sessions.clear()
+        self._standby.close()
         await self.channel.close()
         self._tasks.cancel()
         self.admission.hangups.close()
         self.slots.close()
 
     def _on_event(self, event: SessionEvent) -> None:
-        session = self._sessions.get(event.session)
+        session_id = self._standby.take_event(event)
+        session = None if session_id is None else self._sessions.get(session_id)
         if session is not None:
             session.on_event(event)
 
@@ -122,6 +138,8 @@ class Pool:
         if spec.id in self._sessions:
             raise Conflict(f'there is a session "{spec.id}" already')
         session = self._add(spec)
+        if session.serving:
+            return session.info()  # it has the process of a standby
         try:
             await session.wait_until_up()
         except (VenvdError, asyncio.CancelledError):
@@ -134,10 +152,14 @@ class Pool:
             raise Unavailable(f"{self.channel.why}; try again")
 
     def _add(self, spec: SessionSpec) -> Session:
-        slot = self.slots.take()
+        most, process = self._settings.max_sessions, None
+        slot = None
+        if self.slots.taken - self._standby.slots < most:
+            waiting = None if spec.id in self._ending else self._standby.take(spec)
+            slot, process = (self.slots.take(), None) if waiting is None else waiting
         if slot is None:
-            raise LimitExceeded(f"sessions: this backend has {self.slots.count}, and no more are allowed")
-        session = self._sessions[spec.id] = Session(spec, slot, self)
+            raise LimitExceeded(f"sessions: this backend has {most}, and no more are allowed")
+        session = self._sessions[spec.id] = Session(spec, slot, self, process)
         return session
 
     def _spec(self, payload: dict[str, Any]) -> SessionSpec:
@@ -188,7 +210,11 @@ class Pool:
         self._ended[session.spec.id] = why
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
-        await session.end(why)
+        self._ending.add(session.spec.id)
+        try:
+            await session.end(why)
+        finally:
+            self._ending.discard(session.spec.id)
         self.slots.release(session.slot)
 
     # ---- readiness and metrics
@@ -211,7 +237,7 @@ class Pool:
             in_flight=states["busy"],
             queued=sum(info.queued for info in infos),
             sessions=states,
-            most_sessions=self.slots.count,
+            most_sessions=self._settings.max_sessions,
             handles=sum(info.handles for info in infos),
             attached=self.admission.count,
             ready=self.find_unready_reason() is None,

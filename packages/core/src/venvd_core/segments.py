@@ -94,7 +94,7 @@ class Segments:
         self._sock = sock
         self._most = most
         self._write = write
-        self._on_broken = on_broken
+        self.on_broken = on_broken
         self._known: dict[str, Segment] = {}
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -188,7 +188,7 @@ class Segments:
 
     def _break(self, why: str) -> None:
         self._stop()
-        self._on_broken(why)
+        self.on_broken(why)
 
     def _stop(self) -> None:
         if self._sock.fileno() >= 0:

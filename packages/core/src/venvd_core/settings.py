@@ -73,6 +73,8 @@ class BackendSettings(BaseSettings):
     max_queued_bytes: int = Field(default=256 << 20, ge=0)
     """Of the requests that wait in all sessions together."""
     max_sessions: int = Field(default=64, ge=1, le=4096)
+    standby: int = Field(default=1, ge=0, le=64)
+    """Processes that are started before a client creates a session with the usual limits and no environment."""
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
     session_limits: Limits = Limits()
     """Of sessions that ask for no others."""

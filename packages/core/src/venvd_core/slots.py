@@ -48,6 +48,11 @@ class Slots:
         self._map = mmap.mmap(self.fd, count * SIZE)
         self._free = list(range(count - 1, -1, -1))
 
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self.count - len(self._free)
+
     def take(self) -> int | None:
         """Take a free slot and return its index; None where there is none."""
         return self._free.pop() if self._free else None

@@ -7,6 +7,7 @@ a message and a code of `venvd_contract.errors`.
 |---|---|---|---|
 | `hello` | `Hello` | the memfd of the slots | `Greeting` |
 | `start` | `Start` | the session's ends of its stream and of its supply of segments | `Started` |
+| `assign` | `Assign` | | `{}`, at once |
 | `interrupt` | `Interrupt` | | `{}`, at once |
 | `kill` | `Kill` | | `{}`, once the session's whole process tree is gone |
 | `attach` | `Attach` | a client's socket, and a memfd with what was read of it | `{}`, once it is passed on |
@@ -56,6 +57,7 @@ class Start:
         limits: fields of `Limits`; null is none.
         lease: seconds of the lease of handles that calls without a lease make; 0 for none.
         compat: whether its calls may use what clients of an older .NET host send.
+        standby: whether it waits for `assign`; no user code runs before.
     """
 
     session: str
@@ -64,6 +66,15 @@ class Start:
     env: Dict[str, str] = field(default_factory=dict)
     lease: float = 0.0
     compat: bool = False
+    standby: bool = False
+
+
+@dataclass
+class Assign:
+    """Name a session that was started as a standby; from now on its limits are watched."""
+
+    session: str
+    name: str
 
 
 @dataclass
@@ -127,6 +138,7 @@ class GetStats:
 COMMANDS: Dict[str, Type[Any]] = {
     "hello": Hello,
     "start": Start,
+    "assign": Assign,
     "interrupt": Interrupt,
     "kill": Kill,
     "attach": Attach,

@@ -76,7 +76,14 @@ class Lifecycle:
         self._restart_now = asyncio.Event()
         self._up = asyncio.Event()
         self._tasks = Tasks()
-        self._task = asyncio.create_task(self._run(), name=f"session {spec.id}")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, process: Process | None) -> None:
+        """Begin with `process`, which is up, or start one where it is None."""
+        if process is not None:
+            process.hand_over(self._spec.id, self._events.on_line, self._on_broken)
+            self._begin(process)
+        self._task = asyncio.create_task(self._run(process), name=f"session {self._spec.id}")
 
     @property
     def serving(self) -> bool:
@@ -91,12 +98,16 @@ class Lifecycle:
 
     # ---- one process after the other
 
-    async def _run(self) -> None:
+    async def _run(self, process: Process | None) -> None:
         pause = _FIRST_PAUSE
         while self._end_reason is None:
             link = await self._host.channel.wait_for_link()
             try:
-                died_young = await self._run_process(link)
+                if process is None:
+                    process = await self._start_process(link)
+                    self._begin(process)
+                died_young = await self._watch(process)
+                process = None
             except VenvdError as error:
                 self._report_failed_start(error.message)
                 died_young = True
@@ -108,8 +119,7 @@ class Lifecycle:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._restart_now.wait(), pause)
 
-    async def _run_process(self, link: Link) -> bool:
-        """Start a process and wait for its end; whether it died young, with no call to blame."""
+    async def _start_process(self, link: Link) -> Process:
         self._host.slots.clear(self._slot)
         spec = self._spec
         process = await processes.start(
@@ -119,8 +129,11 @@ class Lifecycle:
         )  # fmt: skip
         if self._host.answer_venvs is not None:
             process.venvs = await open_requests(link, spec.id, self._host.answer_venvs)
+        return process
+
+    async def _watch(self, process: Process) -> bool:
+        """Wait for the end of a process; whether it died young, with no call to blame."""
         started_at = time.monotonic()
-        self._begin(process)
         try:
             event = await process.wait()
             self.restarts += 1
@@ -256,7 +269,8 @@ class Lifecycle:
         """Release everything at once; the warden ends the process when its server goes."""
         self._end_reason = why
         self._release_waiters(Unavailable(why))
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
         if self.process is not None:
             self.process.close()
 

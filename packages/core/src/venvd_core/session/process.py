@@ -50,6 +50,12 @@ class Process:
         self.exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
         self.kill_reason: str | None = None
 
+    def hand_over(self, session: str, on_line: OnLine, on_broken: OnBroken) -> None:
+        """Give the process of a standby to this session, which takes its lines from now on."""
+        self.session = session
+        self.stream.hand_over(on_line, on_broken)
+        self.segments.on_broken = on_broken
+
     def on_exited(self, event: Exited) -> None:
         if not self.exited.done():
             self.exited.set_result(event)
@@ -100,7 +106,7 @@ async def kill(link: Link, session: str, reason: str) -> None:
 
 async def start(
     link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
-    lease: float, compat: bool,
+    lease: float, compat: bool, standby: bool = False,
 ) -> Process:  # fmt: skip
     """Start the process of a session, with connections whose server's ends no other process ever has.
 
@@ -111,7 +117,7 @@ async def start(
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         stream_end = _connect(theirs, ours, socket.SOCK_STREAM)
         supply_end = _connect(theirs, ours, socket.SOCK_SEQPACKET)
-        command = Start(session, slot, asdict(limits), env, lease, compat)
+        command = Start(session, slot, asdict(limits), env, lease, compat, standby)
         descriptors = [stream_end.other.fileno(), supply_end.other.fileno()]
         try:
             started = _started.decode(await link.request(command, within=_START_TIMEOUT, descriptors=descriptors))

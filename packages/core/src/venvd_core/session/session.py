@@ -39,7 +39,8 @@ _EVENT_BYTES = 24
 class Session:
     """Answers every call that `submit` takes, in order, whatever happens to the process."""
 
-    def __init__(self, spec: SessionSpec, slot: int, host: Host) -> None:
+    def __init__(self, spec: SessionSpec, slot: int, host: Host, process: Process | None = None) -> None:
+        """Begin with `process`, or with a new one where it is None."""
         self.spec = spec
         self.slot = slot
         self.created = dt.datetime.now(dt.UTC)
@@ -61,6 +62,7 @@ class Session:
         self._timer = DeadlineTimer(asyncio.get_running_loop(), self._on_due)
         self._lifecycle = Lifecycle(spec, slot, host, self)
         self._direct = DirectClients(spec, slot, host, self._lifecycle)
+        self._lifecycle.start(process)
         if spec.idle_timeout:
             self._timer.schedule(self._last_used + spec.idle_timeout)
 

@@ -67,6 +67,10 @@ class Stream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.write = self._transport.write
 
+    def hand_over(self, on_line: OnLine, on_broken: OnBroken) -> None:
+        """Give lines, and the reason of an end, to others from now on."""
+        self._on_line, self._on_broken = on_line, on_broken
+
     def tell(self, line: bytes) -> None:
         """Write a line that has no reply, if the stream is still open."""
         self.write(line)

@@ -45,6 +45,7 @@ class SessionOrder:
     env: Dict[str, str]
     lease: float
     compat: bool
+    standby: bool
     memory: SlotMemory
 
 
@@ -83,7 +84,10 @@ class Launcher:
             directories.remove(directory.root)
             raise
         slot = WatchedSlot(order.memory, order.slot)
-        return SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, [output, errors])
+        logs = [output, errors]
+        session = SessionProcess(order.name, fork.pid, slot, order.limits, directory, fork.control, logs)
+        session.standby = order.standby
+        return session
 
     def _start_interpreter(self, streams: Tuple[int, int], env: Dict[str, str], directory: Directory) -> Fork:
         own, other = control.make_pair()

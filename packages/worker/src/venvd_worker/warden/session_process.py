@@ -53,6 +53,7 @@ class SessionProcess:
         status: as `wait` gives it, once the process has ended.
         kill_requests: answered when the tree is gone.
         drain: reads on the output of its background processes, once there are any.
+        standby: whether it waits for its name, and has run no user code.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SessionProcess:
         self.status: Optional[int] = None
         self.kill_requests: List[Request] = []
         self.drain: Optional[LogDrain] = None
+        self.standby = False
         self._end_reason: Optional[EndReason] = None
         self._baseline: Optional[int] = None
         self._memory_kills = usage.out_of_memory_kills()
@@ -138,7 +140,7 @@ class SessionProcess:
     def limited(self) -> bool:
         """Whether the warden must watch what its tree uses."""
         limits = self.limits
-        return bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
+        return not self.standby and bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
 
     def enforce_limits(self) -> None:
         """End the session where its tree exceeds a limit."""

@@ -73,6 +73,17 @@ class SessionProcesses:
         self._loop.add(session.control, lambda: self._read_control(session))
         for pipe in session.logs:
             self._loop.add(pipe, partial(self._copy_log, pipe))
+        self._watch_limits(session)
+
+    def assign(self, session: SessionProcess, name: str) -> None:
+        """Name a standby."""
+        del self._by_name[session.name]
+        session.name = name
+        session.standby = False
+        self._by_name[name] = session
+        self._watch_limits(session)
+
+    def _watch_limits(self, session: SessionProcess) -> None:
         if session.limited and not self._watching:
             self._watching = True
             self._loop.call_later(_LIMITS_INTERVAL, self._enforce_limits)

@@ -73,6 +73,7 @@ class Warden:
         self._handlers: Dict[Type[Any], Callable[[Request], None]] = {
             messages.Hello: self._hello,
             messages.Start: self._start,
+            messages.Assign: self._assign,
             messages.Interrupt: self._interrupt,
             messages.Kill: self._kill,
             messages.Attach: self._attach,
@@ -218,14 +219,20 @@ class Warden:
             self._fork_pool.take(partial(self._launch, request, order, ends))
 
     def _check_start(self, start: messages.Start) -> SessionOrder:
-        name, memory = start.session, self._memory
+        memory = self._memory
+        self._check_name(start.session)
+        if memory is None or start.slot >= memory.count:
+            raise InvalidRequest("there is no slot {}".format(start.slot))
+        limits = parse_limits(start.limits)
+        return SessionOrder(
+            start.session, start.slot, limits, start.env, start.lease, start.compat, start.standby, memory
+        )
+
+    def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidRequest('"{}" is no name for a session'.format(name[:80]))
         if self._sessions.get(name) is not None or name in self._starting:
             raise Conflict('the session "{}" runs already'.format(name))
-        if memory is None or start.slot >= memory.count:
-            raise InvalidRequest("there is no slot {}".format(start.slot))
-        return SessionOrder(name, start.slot, parse_limits(start.limits), start.env, start.lease, start.compat, memory)
 
     def _launch(self, request: Request, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> None:
         """Make `fork` the session, or start a new interpreter where there is none; closes `ends`."""
@@ -244,6 +251,14 @@ class Warden:
         self._server.reply(request, messages.Started(session.pid, fork is not None))
 
     # ---- commands to a session
+
+    def _assign(self, request: Request) -> None:
+        session = self._find_session(request.data.session)
+        if not session.standby:
+            raise InvalidRequest('the session "{}" has its name already'.format(session.name))
+        self._check_name(request.data.name)
+        self._sessions.assign(session, request.data.name)
+        self._server.reply(request)
 
     def _interrupt(self, request: Request) -> None:
         command: messages.Interrupt = request.data

@@ -1,0 +1,187 @@
+"""Processes of sessions that are up before a client asks for a session: creating one then waits for no process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from venvd_contract.errors import NotFound, VenvdError
+from venvd_contract.internal.messages import Assign, Up
+from venvd_core.link import Link, SessionEvent
+from venvd_core.session import process as processes
+from venvd_core.session.host import Host, SessionSpec
+from venvd_core.session.process import Process
+from venvd_core.tasks import Tasks
+from venvd_core.wire import GarbledError, SessionLine
+
+_QUIET = 0.05
+"""Seconds after a process was taken, before the next one is started: a refill must not slow down those who create."""
+_UP_TIMEOUT = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_NAME_BYTES = 8
+_NOT_ASSIGNED = "could not be given its name"
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A process that waits for its session.
+
+    Attributes:
+        name: what the warden calls it until it is assigned.
+        slot: its slot, which becomes that of the session.
+        up: is done once it takes requests, or with an error if it ends before.
+    """
+
+    name: str
+    slot: int
+    up: asyncio.Future[None]
+    process: Process | None = None
+
+
+class Standby:
+    """Keeps `count` processes for sessions like `usual`, and refills while no session is being created.
+
+    A backend whose sessions manage venvs keeps none: their processes get a socket that names the session.
+    """
+
+    def __init__(self, count: int, usual: SessionSpec, host: Host) -> None:
+        self._count = count
+        self._usual = usual
+        self._host = host
+        self._all: dict[str, Waiting] = {}
+        """By the warden's names, from before their start until they are taken or have ended."""
+        self._ready: deque[Waiting] = deque()
+        self._assigned: dict[str, str] = {}
+        """IDs of sessions by the warden's name of their process, until the warden has answered `assign`."""
+        self._taken_at = 0.0
+        self._changed = asyncio.Event()
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        """Begin to keep processes, once the warden is there."""
+        if self._count and self._host.answer_venvs is None:
+            self._tasks.start(self._refill())
+
+    def close(self) -> None:
+        """Close all; the warden ends the processes when its server goes."""
+        self._tasks.cancel()
+        for waiting in list(self._all.values()):
+            self._release(waiting)
+
+    @property
+    def slots(self) -> int:
+        """How many slots the processes take."""
+        return len(self._all)
+
+    def take(self, spec: SessionSpec) -> tuple[int, Process] | None:
+        """Take a process and its slot for a session; None where there is none, or it needs another."""
+        usual = self._usual
+        if spec.env or (spec.limits, spec.lease, spec.compat) != (usual.limits, usual.lease, usual.compat):
+            return None
+        while self._ready:
+            waiting = self._ready.popleft()
+            process = waiting.process
+            if process is None or process.exited.done() or process.link.gone.done():
+                continue
+            del self._all[waiting.name]
+            self._assigned[waiting.name] = spec.id
+            self._tasks.start(self._assign(waiting.name, spec.id, process))
+            self._taken_at = time.monotonic()
+            self._changed.set()
+            return waiting.slot, process
+        return None
+
+    async def _assign(self, name: str, session: str, process: Process) -> None:
+        """Tell the warden the session's ID; what is sent after it may use that ID."""
+        try:
+            await process.link.request(Assign(name, session))
+        except NotFound:
+            pass  # it has ended, and the warden has said so under its old name
+        except VenvdError:
+            await processes.kill(process.link, name, f"the session {_NOT_ASSIGNED}")
+        finally:
+            self._assigned.pop(name, None)
+
+    # ---- events of the warden
+
+    def take_event(self, event: SessionEvent) -> str | None:
+        """Take an event of a process that waits, and return None; else the ID of the session that it is about."""
+        waiting = self._all.get(event.session)
+        if waiting is None:
+            return self._assigned.get(event.session, event.session)
+        if isinstance(event, Up):
+            if not waiting.up.done():
+                waiting.up.set_result(None)
+        else:
+            self._release(waiting)
+        return None
+
+    # ---- refilling
+
+    async def _refill(self) -> None:
+        link = await self._host.channel.wait_for_link()
+        pause = _FIRST_PAUSE
+        while not link.gone.done():
+            self._changed.clear()
+            if len(self._all) >= self._count:
+                await self._changed.wait()
+            elif (rest := self._taken_at + _QUIET - time.monotonic()) > 0:
+                await asyncio.sleep(rest)
+            elif await self._add(link):
+                pause = _FIRST_PAUSE
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _add(self, link: Link) -> bool:
+        """Start a process and wait until it is up; false if it could not be started."""
+        slot = self._host.slots.take()
+        if slot is None:
+            return False
+        name, usual = f"standby-{secrets.token_hex(_NAME_BYTES)}", self._usual
+        waiting = self._all[name] = Waiting(name, slot, asyncio.get_running_loop().create_future())
+        self._host.slots.clear(slot)
+        try:
+            waiting.process = await processes.start(
+                link, _refuse_line, lambda _why: self._end(waiting),
+                session=name, slot=slot, limits=usual.limits, env={}, lease=usual.lease, compat=usual.compat,
+                standby=True,
+            )  # fmt: skip
+            async with asyncio.timeout(_UP_TIMEOUT):
+                await waiting.up
+        except (VenvdError, TimeoutError):
+            self._end(waiting)
+            return False
+        if self._all.get(name) is not waiting:
+            return False
+        self._ready.append(waiting)
+        return True
+
+    def _end(self, waiting: Waiting) -> None:
+        """End a process that cannot be used; its slot is free once it has ended."""
+        if waiting.process is None:
+            self._release(waiting)
+        elif not waiting.process.link.gone.done():
+            self._tasks.start(processes.kill(waiting.process.link, waiting.name, "the standby cannot be used"))
+
+    def _release(self, waiting: Waiting) -> None:
+        """Give up a process that has ended, or was never started."""
+        if self._all.pop(waiting.name, None) is None:
+            return
+        with contextlib.suppress(ValueError):
+            self._ready.remove(waiting)
+        if not waiting.up.done():
+            waiting.up.set_exception(NotFound("the process ended before it was up"))
+            waiting.up.exception()  # it may be that nothing waits for it
+        if waiting.process is not None:
+            waiting.process.close()
+        self._host.slots.release(waiting.slot)
+        self._changed.set()
+
+
+def _refuse_line(_line: SessionLine, _attachments: object) -> None:
+    raise GarbledError("a line that nothing asked for")
