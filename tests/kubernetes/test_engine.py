@@ -230,7 +230,8 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
     ("fields", "kind", "message"),
     [
         ({"type": "pipe"}, Unimplemented, "no pipe backends"),
-        ({"network": "loopback"}, InvalidRequest, "network: loopback"),
+        ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
+        ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),
     ],
 )

@@ -13,8 +13,8 @@ import requests
 from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
-from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
+from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from venvd_engines.engine import PROXY_PORT, EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
 from venvd_engines.kubernetes import pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
@@ -22,6 +22,7 @@ from venvd_engines.kubernetes.login import Login
 from venvd_engines.kubernetes.registry import read_credentials
 from venvd_engines.kubernetes.tasks import Step, Tasks
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
+from venvd_engines.kubernetes.way_out import make_broker_file
 
 KUBERNETES = KubernetesSettings(
     images={name: f"registry.example.com/venvd/{name}:1" for name in ("controller", "http", "rpc")},
@@ -76,11 +77,26 @@ def test_the_worker_host_sees_no_secret(settings: EngineSettings) -> None:
     assert limits == {"cpu": "1.5", "memory": str(1 << 30)}
 
 
-@pytest.mark.parametrize(("network", "closed"), [(False, True), (True, False)])
-def test_only_a_venv_with_network_has_sockets(settings: EngineSettings, network: bool, closed: bool) -> None:
+@pytest.mark.parametrize(
+    ("network", "closed", "names"),
+    [(False, True, False), ("loopback", False, False), ("destinations", False, False), (True, False, True)],
+)
+def test_a_venv_with_network_has_sockets(settings: EngineSettings, network: Any, closed: bool, names: bool) -> None:
     """The warden of a venv without network is told so, since the containers of a pod share theirs."""
-    _, worker = pods.make_backend(settings, replace(LAUNCH, network=network), None, "host")["containers"]
+    spec = pods.make_backend(settings, replace(LAUNCH, network=network), None, "host")
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    server, worker = spec["containers"]
     assert ("--no-network" in worker["args"]) is closed
+    assert ("dnsConfig" not in spec) is names
+    listed = network == "destinations"
+    assert (f"http://127.0.0.1:{PROXY_PORT}" in str(worker["env"])) is listed
+    assert ("VENVD_EGRESS_BROKER_FILE" in {each["name"] for each in server["env"]}) is listed
+
+
+def test_a_list_wants_a_broker(settings: EngineSettings) -> None:
+    """Without the chart's broker a list of destinations is refused, and the value that brings one is named."""
+    with pytest.raises(Unimplemented, match=r"egress\.enabled"):
+        make_broker_file(Cluster(settings), replace(LAUNCH, network="destinations"))
 
 
 def test_values_are_no_references(settings: EngineSettings) -> None:

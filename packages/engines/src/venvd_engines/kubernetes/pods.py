@@ -14,7 +14,7 @@ from venvd_engines.kubernetes import labels
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
 KEYS = "/run/venvd/keys"
-KEYS_FILE, MANAGES_FILE = "keys.json", "manages.key"
+KEYS_FILE, MANAGES_FILE, BROKER_FILE = "keys.json", "manages.key", "broker.json"
 TOOLS = "/venvd"
 ARCHIVE = f"{TOOLS}/worker.pyz"
 UV = f"{TOOLS}/uv"
@@ -34,6 +34,10 @@ GVISOR = {
     for name, value in (("type", "tmpfs"), ("share", "pod"), ("options", "rw,rprivate"))
 }
 """In gVisor both containers are one sandbox, which shares a Unix socket only in a volume that these describe."""
+
+
+NO_NAMES = {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]}}
+"""Pods that do not reach the cluster's DNS fail at once where they look for a name, and not after a time-out."""
 
 
 def secure(container: dict[str, Any], user: int) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         user,
         **({"runtimeClassName": runtime} if runtime else {}),
         **priority,
+        **({} if launch.network is True else NO_NAMES),
         hostname=launch.name,
         terminationGracePeriodSeconds=30,
         initContainers=[make_provider(options, ["worker"])],
@@ -161,6 +166,8 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
+    if launch.network == "destinations":
+        paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:
         paths["VENVD_HTTP_PORT"] = str(ports["http"])
     return paths
@@ -168,7 +175,7 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
 
 def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
     options = launch.warden_options()
-    if launch.network is not True:
+    if launch.network is False:
         # server and worker host share the pod's network
         options.append("--no-network")
     # Both containers get the stop signal at once; the server ends when its calls have, and the grace bounds both.
