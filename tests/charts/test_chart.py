@@ -174,6 +174,7 @@ def test_the_controller_gets_its_settings(full: Objects) -> None:
     assert env["VENVD_PRIVATE_NETWORKS"] == "10.1.0.0/16,10.2.0.0/16"
     assert json.loads(env["VENVD_SESSION_LIMITS"]) == {"outputBytes": 16777216}
     assert env["VENVD_OCI_RUNTIME"] == "gvisor"
+    assert env["VENVD_KUBERNETES_USER_NAMESPACES"] == "true"
     assert env["VENVD_CA_BUNDLE"] == "/etc/venvd/ca/bundle.pem"
     assert json.loads(env["VENVD_KUBERNETES_TOLERATIONS"]) == [{"key": "dedicated", "operator": "Exists"}]
 
@@ -213,6 +214,10 @@ def test_objects_of_others_replace_the_charts(full: Objects) -> None:
     assert volumes["identity"]["secret"]["secretName"] == "identity"
     assert "emptyDir" in volumes["home"]
     env = read_env(objects)
+    assert volumes["tls"]["secret"]["secretName"] == "certificate"
+    assert (env["VENVD_TLS_CERT"], env["VENVD_TLS_KEY"]) == ("/etc/venvd/tls/tls.crt", "/etc/venvd/tls/tls.key")
+    assert env["VENVD_URL"].startswith("https://")
+    assert pod["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
     assert env["VENVD_DATABASE_URL"] == {"secretKeyRef": {"name": "postgresql", "key": "address"}}
     assert env["VENVD_INDEX_URL"] == {"secretKeyRef": {"name": "index", "key": "address"}}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.certificates import make_authority, make_certificate
 from harness.pod_security import list_violations
 from harness.release import Release, prepare_release
 from harness.waiting import wait_until
@@ -26,7 +28,7 @@ def list_pods(release: Release, **wanted: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release) -> None:
+def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release, tmp_path: Path) -> None:
     """The words of docs/kubernetes.md lead to a first call; upgrade and rollback keep all; uninstall leaves nothing."""
     before = release.namespace.list_names()
     notes = release.change("install")
@@ -53,6 +55,16 @@ def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release) -> N
     assert "science-http" in release.venvd("list")
     assert [each["metadata"]["uid"] for each in list_pods(release, role="backend")] == [pod["metadata"]["uid"]]
     assert release.evaluate("science-http", started["token"], "6 * 7") == 42
+
+    # with a certificate, the controller speaks TLS alone
+    make_authority(tmp_path)
+    cert, key = make_certificate(
+        tmp_path, "controller", names=f"subjectAltName=DNS:venvd.{release.namespace.name}.svc\n"
+    )
+    release.namespace.kubectl("create", "secret", "tls", "certificate", f"--cert={cert}", f"--key={key}")
+    release.change("upgrade", "--set", "tls.existingSecret=certificate")
+    assert "Succeeded" in release.helm("test", "venvd")
+    release.namespace.kubectl("delete", "secret", "certificate")
 
     release.helm("uninstall", "venvd", "--wait")
     wait_until(lambda: release.namespace.list_names() == before, lambda: release.namespace.list_names() ^ before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import secrets
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,15 @@ from harness.waiting import wait_until
 from lightkube.resources.core_v1 import Secret
 
 import venvd
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenticated, Unavailable, Unimplemented
+from venvd_contract.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch, Port, VenvBuild
 from venvd_engines.kubernetes import backends, labels
 from venvd_engines.kubernetes.engine import KubernetesEngine
@@ -145,6 +154,35 @@ def test_user_code_has_no_network(web: Running) -> None:
             with pytest.raises(venvd.UserError, match="Address family"):
                 backend.eval(f"__import__('socket').socket(__import__('socket').{family})")
         assert backend.eval("__import__('os').path.exists('/var/run/secrets/kubernetes.io')") is False
+
+
+def test_gvisor_is_a_kernel_of_its_own(stack: Stack, namespace: Namespace) -> None:
+    """`ociRuntime: runsc` is the runtime class `gvisor`, where the cluster has it; a class that is absent is named."""
+    with pytest.raises(Forbidden, match="no-such-class"):
+        stack.start("http", oci_runtime="no-such-class")
+    if "gvisor" not in namespace.kubectl("get", "runtimeclass", "--output", "name"):
+        pytest.skip("the cluster has no runtime class gvisor")
+    running = stack.start("http", oci_runtime="runsc")
+    with venvd.connect(running.url, token=running.token) as backend:
+        kernel = backend.eval("__import__('platform').release()")
+        assert kernel != platform.release()
+        with pytest.raises(venvd.UserError, match="Address family"):
+            backend.eval("__import__('socket').socket()")
+    stack.stop(running)
+
+
+def test_user_namespaces_hide_the_users_of_the_node(stack: Stack, namespace: Namespace, tmp_path: Path) -> None:
+    """With user namespaces, the user of a worker host is none of the node's first 65,536, and its venv works."""
+    engine = make_engine(tmp_path, namespace.name, user_namespaces=True)
+    running = Stack(engine, stack.image, tmp_path, tmp_path / "run").start("http")
+    with venvd.connect(running.url, token=running.token) as backend:
+        inside, outside, count = backend.eval("list(map(int, open('/proc/self/uid_map').read().split()))")
+        assert (inside, count) == (0, 65536)
+        assert outside >= 65536
+        assert backend.eval("__import__('six').__name__") == "six"
+    engine.stop(running.record, 2.0)
+    engine.destroy(running.record)
+    engine.close()
 
 
 def test_a_stop_loses_no_running_call(stack: Stack) -> None:

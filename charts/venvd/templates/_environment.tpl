@@ -18,6 +18,9 @@
   "CA_BUNDLE" (empty .Values.ca.configMap | ternary "" (printf "/etc/venvd/ca/%s" .Values.ca.key))
   "OCI_RUNTIME" .Values.backends.runtimeClassName
   "KUBERNETES_NAMESPACE" .Release.Namespace
+  "KUBERNETES_USER_NAMESPACES" (.Values.backends.userNamespaces | toJson)
+  "TLS_CERT" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.crt")
+  "TLS_KEY" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.key")
   "KUBERNETES_OWNER" (include "venvd.identity" .)
   "KUBERNETES_EGRESS_SERVICE" (.Values.egress.enabled | ternary (include "venvd.egress" .) "")
   "KUBERNETES_EGRESS_KEY_FILE" (.Values.egress.enabled | ternary "/etc/venvd/egress/key" "")

@@ -99,6 +99,25 @@ def test_a_list_wants_a_broker(settings: EngineSettings) -> None:
         make_broker_file(Cluster(settings), replace(LAUNCH, network="destinations"))
 
 
+@pytest.mark.parametrize(("name", "found"), [(None, None), ("runc", None), ("runsc", "gvisor"), ("kata", "kata")])
+def test_runtimes_are_runtime_classes(name: str | None, found: str | None) -> None:
+    """Docker's names of runtimes mean the same here, and all others are names of runtime classes."""
+    assert pods.find_runtime_class(name) == found
+
+
+def test_user_namespaces_have_users_of_their_own(settings: EngineSettings) -> None:
+    """With user namespaces a pod has the usual users, which have room in it; a runtime class has none."""
+    namespaces = replace(settings, kubernetes=replace(KUBERNETES, user_namespaces=True))
+    spec = pods.make_backend(namespaces, LAUNCH, None, "host")
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    users = {each["securityContext"]["runAsUser"] for each in spec["containers"]}
+    assert spec["hostUsers"] is False
+    assert len(users) == 2
+    assert max(users) < 1 << 16
+    assert "hostUsers" not in pods.make_backend(namespaces, LAUNCH, "gvisor", "host")
+    assert "hostUsers" not in pods.make_backend(settings, LAUNCH, None, "host")
+
+
 def test_values_are_no_references(settings: EngineSettings) -> None:
     """Kubernetes does not replace what looks like a reference in a variable."""
     server, _ = pods.make_backend(settings, LAUNCH, None, "host")["containers"]

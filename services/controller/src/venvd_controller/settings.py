@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """Priority class of backends."""
     kubernetes_owner: str | None = None
     """Secret with which the cluster removes all that the engine made."""
+    kubernetes_user_namespaces: bool = False
+    """Pods have user namespaces: their users are none of the node."""
     kubernetes_egress_service: str | None = None
     """Service of the broker through which pods with a list of destinations reach them."""
     kubernetes_egress_key_file: Path | None = None

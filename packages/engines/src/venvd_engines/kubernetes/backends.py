@@ -65,7 +65,7 @@ class Backends:
             self._cluster.create(Secret, self._make_keys(launch, metadata_labels))
             service = self._make_service(launch, metadata_labels)
             record = self._make_record(launch, service)
-            runtime = launch.oci_runtime or self._cluster.settings.oci_runtime
+            runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
             annotations = {labels.RECORD: json.dumps(asdict(record)), **(pods.GVISOR if runtime else {})}
             metadata = self._cluster.make_metadata(
                 name, {**metadata_labels, labels.NETWORK: REACHES.get(launch.network, "none")}, annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
-from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings, Launch
 from venvd_engines.kubernetes import labels
 
 PREFIX = "/env"
@@ -29,6 +29,8 @@ CHANNEL_SIZE = "1Mi"
 SERVER_MEMORY = 2 << 30
 SERVER_REQUESTS = {"cpu": "50m", "memory": "96Mi"}
 WORKER_REQUESTS = {"cpu": "50m", "memory": "64Mi"}
+GVISOR_CLASS = "gvisor"
+"""The usual name of gVisor's runtime class; Docker's name for gVisor is `runsc`."""
 GVISOR = {
     f"dev.gvisor.spec.mount.channel.{name}": value
     for name, value in (("type", "tmpfs"), ("share", "pod"), ("options", "rw,rprivate"))
@@ -69,6 +71,8 @@ def make_spec(options: KubernetesSettings, user: int, **parts: Any) -> dict[str,
         },
         **parts,
     }
+    if options.user_namespaces and "runtimeClassName" not in parts:  # gVisor has no part of it
+        spec["hostUsers"] = False
     if options.node_selector:
         spec["nodeSelector"] = dict(options.node_selector)
     if options.tolerations:
@@ -99,6 +103,13 @@ def find_image(options: KubernetesSettings, name: str) -> str:
     return image
 
 
+def find_runtime_class(oci_runtime: str | None) -> str | None:
+    """Find the runtime class for the name of an OCI runtime: the cluster's default for those that share the kernel."""
+    if oci_runtime is None or oci_runtime in SHARED_KERNEL:
+        return None
+    return GVISOR_CLASS if oci_runtime == "runsc" else oci_runtime
+
+
 def memory_volume(name: str, size: int | str) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
 
@@ -113,7 +124,9 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         host: the name by which clients reach the server.
     """
     options = settings.kubernetes
-    user = labels.WORKER_UID if launch.user_id is None else launch.user_id
+    # a user namespace has 65,536 users, and makes those of each pod users of their own
+    own = launch.user_id is not None and (runtime is not None or not options.user_namespaces)
+    user = int(launch.user_id or 0) if own else labels.WORKER_UID
     size = launch.limits.tmpfs_bytes
     priority = {"priorityClassName": options.priority_class} if options.priority_class else {}
     return make_spec(
