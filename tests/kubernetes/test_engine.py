@@ -32,6 +32,7 @@ from venvd_contract.errors import (
 from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch, Port, VenvBuild
 from venvd_engines.kubernetes import backends, labels
 from venvd_engines.kubernetes.engine import KubernetesEngine
+from venvd_engines.kubernetes.policies import Policies
 
 PYTHON = "3.13"
 
@@ -277,6 +278,13 @@ def test_what_is_missing_is_named(stack: Stack, fields: dict[str, Any], kind: An
     """What the engine does not have is refused before anything is made."""
     with pytest.raises(kind, match=message):
         stack.engine.start(make_launch(stack, **fields), Quiet())
+
+
+def test_no_user_code_starts_in_an_open_pod(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the probe was wrong, the pod itself finds that it is open, and its start fails."""
+    monkeypatch.setattr(Policies, "require", lambda *_: None)
+    with pytest.raises(Unavailable, match=r"closed ended with status 3: the pod still reaches .*NetworkPolicies"):
+        stack.engine.start(make_launch(stack, network="loopback"), Quiet())
 
 
 def test_half_a_launch_is_found_and_removed(stack: Stack) -> None:

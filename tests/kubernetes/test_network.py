@@ -61,12 +61,12 @@ class Site:
     host: str
     address: str
 
-    def start(self, name: str, *networks: str) -> str:
-        """Start a backend of the venv with a network of its own; its token."""
-        options = [word for network in networks for word in ("--network", network)]
-        started = self.release.venvd("start", "http", "--venv", "science", "--name", name, *options, "--json")
-        token: str = json.loads(started)["token"]
-        return token
+    def start(self, name: str, network: str, *options: str) -> venvd.Backend:
+        """Start a backend of the venv with a network of its own, and connect to its Service."""
+        words = ["--venv", "science", "--name", name, "--network", network, *options, "--json"]
+        started = json.loads(self.release.venvd("start", "http", *words))
+        address = find_address(self.release.namespace, name)
+        return venvd.connect(f"http://{address}:5678", token=started["token"])
 
 
 def find_address(namespace: Namespace, service: str) -> str:
@@ -83,6 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         namespace.kubectl("wait", "pod/target", "--for=condition=Ready", "--timeout=60s")
         address = find_address(namespace, "target")
         opened = ["--set-json", "networkPolicy.egressExcept=[]", "--set", f"settings.privateNetworks={{{address}/32}}"]
+        opened += ["--set", "networkPolicy.clientCidrs={0.0.0.0/0}"]
         release.change("install", *opened)
         release.venvd("init", "3.13")
         release.venvd("venv", "create", "science", "--python", "3.13")
@@ -90,12 +91,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         release.helm("uninstall", "venvd", "--wait")
 
 
-def test_a_list_of_destinations_is_all_that_is_reached(site: Site) -> None:
+@pytest.mark.parametrize("runtime", ["runc", "runsc"])
+def test_a_list_of_destinations_is_all_that_is_reached(site: Site, runtime: str) -> None:
     """What the list names is reached through the broker; other names, addresses, DNS and the broker itself are not."""
     release = site.release
-    token = site.start("listed", f"{site.host}:8080")
+    if runtime == "runsc" and "gvisor" not in release.namespace.kubectl("get", "runtimeclass", "--output", "name"):
+        pytest.skip("the cluster has no runtime class gvisor")
     broker, api = find_address(release.namespace, "venvd-egress"), find_address(Namespace("default"), "kubernetes")
-    with release.forward("listed", 5678) as url, venvd.connect(url, token=token) as backend:
+    with site.start(f"listed-{runtime}", f"{site.host}:8080", "--oci-runtime", runtime) as backend:
         backend.exec(CONNECT + ASK)
         assert backend.eval(f"ask('http://{site.host}:8080/')") == 200
         assert 'to the list "network"' in backend.eval("ask('http://other.example/')")
@@ -106,15 +109,14 @@ def test_a_list_of_destinations_is_all_that_is_reached(site: Site) -> None:
         # the server's own port is reached, and wants its token
         with pytest.raises(venvd.UserError, match="401"):
             backend.exec("urllib.request.urlopen('http://127.0.0.1:5678/api/eval', b'{}')")
-    log = release.venvd("logs", "listed")
+    log = release.venvd("logs", f"listed-{runtime}")
     assert "connection refused" in log
     assert "other.example" in log
 
 
 def test_loopback_is_the_pods_own(site: Site) -> None:
     """With `loopback`, user code reaches what it listens on itself, and nothing else of the cluster."""
-    token = site.start("looped", "loopback")
-    with site.release.forward("looped", 5678) as url, venvd.connect(url, token=token) as backend:
+    with site.start("looped", "loopback") as backend:
         backend.exec(CONNECT + "\nlistener = socket.create_server(('127.0.0.1', 0))")
         backend.exec("own = socket.create_connection(listener.getsockname(), 5); listener.accept()[0].sendall(b'own')")
         assert backend.eval("own.recv(9)") == b"own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
 from venvd_engines.engine import PROXY_PORT, EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
-from venvd_engines.kubernetes import pods
+from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.login import Login
@@ -88,9 +89,20 @@ def test_a_venv_with_network_has_sockets(settings: EngineSettings, network: Any,
     server, worker = spec["containers"]
     assert ("--no-network" in worker["args"]) is closed
     assert ("dnsConfig" not in spec) is names
+    assert list_violations(spec) == []
+    gate = [each["name"] for each in spec["initContainers"]][1:]
+    assert gate == (["closed"] if network in {"loopback", "destinations"} else [])
     listed = network == "destinations"
     assert (f"http://127.0.0.1:{PROXY_PORT}" in str(worker["env"])) is listed
     assert ("VENVD_EGRESS_BROKER_FILE" in {each["name"] for each in server["env"]}) is listed
+
+
+def test_a_pod_waits_until_it_is_closed() -> None:
+    """A pod whose policies keep it from an address goes on; one that reaches the address does not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not closed.wait_until_closed("127.0.0.1", port, 0.3)
+    assert closed.wait_until_closed("127.0.0.1", port, 0.3)
 
 
 def test_a_list_wants_a_broker(settings: EngineSettings) -> None:

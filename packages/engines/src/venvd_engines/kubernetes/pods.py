@@ -9,7 +9,7 @@ from typing import Any
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings, Launch
-from venvd_engines.kubernetes import labels
+from venvd_engines.kubernetes import closed, labels
 
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
@@ -28,6 +28,7 @@ CONTROLLER_UID = 10003
 CHANNEL_SIZE = "1Mi"
 SERVER_MEMORY = 2 << 30
 SERVER_REQUESTS = {"cpu": "50m", "memory": "96Mi"}
+PROGRAM_RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
 WORKER_REQUESTS = {"cpu": "50m", "memory": "64Mi"}
 GVISOR_CLASS = "gvisor"
 """The usual name of gVisor's runtime class; Docker's name for gVisor is `runsc`."""
@@ -90,7 +91,7 @@ def make_provider(options: KubernetesSettings, what: Sequence[str]) -> dict[str,
             "image": find_image(options, "controller"),
             "command": ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.provide", TOOLS, *what],
             "volumeMounts": [{"name": "tools", "mountPath": TOOLS}],
-            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
+            "resources": PROGRAM_RESOURCES,
         },
         CONTROLLER_UID,
     )
@@ -137,7 +138,10 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         **({} if launch.network is True else NO_NAMES),
         hostname=launch.name,
         terminationGracePeriodSeconds=30,
-        initContainers=[make_provider(options, ["worker"])],
+        initContainers=[
+            make_provider(options, ["worker"]),
+            *([_make_gate(options)] if launch.network in {"loopback", "destinations"} else []),
+        ],
         containers=[_make_server(options, launch, host), _make_worker(launch, user)],
         volumes=[
             memory_volume("channel", CHANNEL_SIZE),
@@ -148,6 +152,21 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
             memory_volume("tmp", size),
             memory_volume("shm", size),
         ],
+    )
+
+
+def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
+    """Make the init container that lets no user code start before NetworkPolicies keep the pod from the cluster."""
+    # the cluster gives every container the address of its API server
+    program = f"exec /opt/venv/bin/python -I -m {closed.__name__} $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
+    return secure(
+        {
+            "name": "closed",
+            "image": find_image(options, "controller"),
+            "command": ["sh", "-c", program],
+            "resources": PROGRAM_RESOURCES,
+        },
+        CONTROLLER_UID,
     )
 
 

@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import InvalidRequest, Unavailable, VenvdError
 from venvd_engines.engine import Progress
-from venvd_engines.kubernetes import labels, pods
+from venvd_engines.kubernetes import closed, labels, pods
 from venvd_engines.kubernetes.cluster import Cluster, translate_errors
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 
@@ -28,23 +28,6 @@ AGAIN_SECONDS = 30.0
 START_SECONDS = 60.0
 POLL_SECONDS = 0.2
 PORT = 8080
-OPEN_STATUS = 3
-_CONNECT = """
-import socket, sys, time
-end, refused = time.monotonic() + 10, 0
-while refused < 2:
-    try:
-        socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()
-    except OSError:
-        refused += 1
-        continue
-    refused = 0
-    if time.monotonic() > end:
-        sys.exit(int(sys.argv[3]))
-    time.sleep(0.2)
-"""
-"""Ends with 0 as soon as two connections fail, because policies come into force some time after a pod starts."""
-_RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
 
 
 class Policies:
@@ -125,11 +108,11 @@ class Policies:
     def _try_out(self) -> bool:
         with self._run("listen", {}, self._make_listener()) as listener:
             address = self._wait(listener, lambda pod: pod.status.podIP if _is_ready(pod) else None)
-            client = ["-c", _CONNECT, address, str(PORT), str(OPEN_STATUS)]
-            closed = {**self._cluster.labels(labels.PROBING), labels.NETWORK: "none"}
-            with self._run("connect", closed, self._make_container(client)) as name:
+            client = ["-m", closed.__name__, address, str(PORT)]
+            selected = {**self._cluster.labels(labels.PROBING), labels.NETWORK: "none"}
+            with self._run("connect", selected, self._make_container(client)) as name:
                 status = self._wait(name, _find_status)
-            if self._wait(listener, lambda pod: _is_ready(pod) or None) and status not in {0, OPEN_STATUS}:
+            if self._wait(listener, lambda pod: _is_ready(pod) or None) and status not in {0, closed.OPEN_STATUS}:
                 raise Unavailable(f"the pod that tries the network ended with status {status}")
         return bool(status == 0)
 
@@ -143,7 +126,7 @@ class Policies:
     def _make_container(self, words: list[str]) -> dict[str, Any]:
         command = ["/opt/venv/bin/python", "-I", *words]
         image = pods.find_image(self._cluster.options, "controller")
-        container = {"name": "probe", "image": image, "command": command, "resources": _RESOURCES}
+        container = {"name": "probe", "image": image, "command": command, "resources": pods.PROGRAM_RESOURCES}
         return pods.secure(container, pods.CONTROLLER_UID)
 
     @contextlib.contextmanager
