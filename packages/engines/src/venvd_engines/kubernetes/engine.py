@@ -144,6 +144,6 @@ class KubernetesEngine:
             yield from self._backends.logs(record, tail, follow=follow)
 
     def close(self) -> None:
-        """Wait for a probe of the network, and close the connections to the cluster."""
+        """End a probe of the network, and close the connections to the cluster."""
         self._policies.close()
         self._cluster.close()

@@ -77,7 +77,7 @@ class Policies:
         )
 
     def close(self) -> None:
-        """Wait for a probe in the background."""
+        """End a probe in the background."""
         self._closed = True
         if self._background is not None:
             self._background.join()
@@ -153,6 +153,8 @@ class Policies:
         """Wait until `find` finds something in a pod."""
         deadline = time.monotonic() + START_SECONDS
         while True:
+            if self._closed:
+                raise Unavailable("the controller ends")
             pod = self._cluster.find(Pod, name)
             if pod is None:
                 raise Unavailable("the pod that tries the network was deleted")
