@@ -78,7 +78,7 @@ asked
 
 
 def channel_of(target: Target) -> str:
-    if target.stack.engine.name == "docker":
+    if target.stack.engine.name != "local":
         return "/run/venvd/channel"
     return str(target.stack.home / "backends" / target.running.record.launch_id / "channel")
 

@@ -20,6 +20,8 @@ from venvd._transports.array_connections import _Segment
 from venvd.errors import VenvdError
 from venvd_contract.internal.segments import create_sealed
 
+pytestmark = pytest.mark.host
+
 ROWS = 50_000
 SIZE = 1 << 20
 FINDS_SEGMENTS = """

@@ -56,8 +56,8 @@ def render(values: Path, version: str = VERSIONS[-1], *options: str) -> Objects:
 
 
 def pick(objects: Objects, kind: str) -> dict[str, Any]:
-    """The only object of a kind."""
-    [found] = [each for (its_kind, _), each in objects.items() if its_kind == kind]
+    """The only object of a kind, beside those of the broker."""
+    [found] = [each for (its_kind, name), each in objects.items() if its_kind == kind and not name.endswith("-egress")]
     return found
 
 
@@ -125,8 +125,8 @@ def test_maintenance_runs_no_controller() -> None:
 def test_pods_keep_to_restricted_security(values: Path) -> None:
     """A namespace that enforces restricted pod security takes every pod, and roots are read-only beside that."""
     pods = list(list_pods(render(values)))
-    assert len(pods) == 2
-    assert [list_violations(pod) for pod in pods] == [[], []]
+    assert len(pods) == 3
+    assert [list_violations(pod) for pod in pods] == [[], [], []]
     assert all(each["securityContext"]["readOnlyRootFilesystem"] for pod in pods for each in pod["containers"])
 
 
@@ -167,12 +167,14 @@ def test_roles_leave_the_cluster_alone(full: Objects) -> None:
 
 
 def test_the_controller_gets_its_settings(full: Objects) -> None:
-    """Settings have their names, and large numbers, booleans and objects arrive as the controller reads them."""
+    """Settings have their names, and large numbers, booleans, lists and objects arrive as the controller reads them."""
     env = read_env(full)
     assert env["VENVD_WORKER_MEMORY_BYTES"] == "4294967296"
     assert env["VENVD_PAGE"] == "false"
+    assert env["VENVD_PRIVATE_NETWORKS"] == "10.1.0.0/16,10.2.0.0/16"
     assert json.loads(env["VENVD_SESSION_LIMITS"]) == {"outputBytes": 16777216}
     assert env["VENVD_OCI_RUNTIME"] == "gvisor"
+    assert env["VENVD_KUBERNETES_USER_NAMESPACES"] == "true"
     assert env["VENVD_CA_BUNDLE"] == "/etc/venvd/ca/bundle.pem"
     assert json.loads(env["VENVD_KUBERNETES_TOLERATIONS"]) == [{"key": "dedicated", "operator": "Exists"}]
 
@@ -212,6 +214,10 @@ def test_objects_of_others_replace_the_charts(full: Objects) -> None:
     assert volumes["identity"]["secret"]["secretName"] == "identity"
     assert "emptyDir" in volumes["home"]
     env = read_env(objects)
+    assert volumes["tls"]["secret"]["secretName"] == "certificate"
+    assert (env["VENVD_TLS_CERT"], env["VENVD_TLS_KEY"]) == ("/etc/venvd/tls/tls.crt", "/etc/venvd/tls/tls.key")
+    assert env["VENVD_URL"].startswith("https://")
+    assert pod["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
     assert env["VENVD_DATABASE_URL"] == {"secretKeyRef": {"name": "postgresql", "key": "address"}}
     assert env["VENVD_INDEX_URL"] == {"secretKeyRef": {"name": "index", "key": "address"}}
 
@@ -219,6 +225,12 @@ def test_objects_of_others_replace_the_charts(full: Objects) -> None:
 def test_pods_of_the_controller_are_closed(full: Objects) -> None:
     """All that the controller makes is closed; backends open to clients, and venvs with `network` to the world."""
     policies = {name.rpartition("-")[2]: each["spec"] for (kind, name), each in full.items() if kind == "NetworkPolicy"}
+    [broker], [listed] = policies["egress"]["ingress"], policies["destinations"]["egress"]
+    closed = policies["destinations"]["podSelector"]
+    assert broker["from"] == [{"podSelector": closed}]
+    assert listed["to"] == [{"podSelector": policies["egress"]["podSelector"]}]
+    assert broker["ports"] == listed["ports"] == [{"port": 3128, "protocol": "TCP"}]
+    assert policies["egress"]["egress"] == policies["network"]["egress"]
     deny = policies["deny"]
     assert deny["podSelector"]["matchExpressions"] == [{"key": "dev.venvd.home", "operator": "Exists"}]
     assert sorted(deny["policyTypes"]) == ["Egress", "Ingress"]
@@ -264,6 +276,7 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
         ("replicas=2", "additional properties 'replicas' not allowed"),
         ("ingress.enabled=true", "ingress.host is empty"),
         ("images.controller=", "`make push REGISTRY=…` pushes the images"),
+        ("egress.replicas=0", "at '/egress/replicas'"),
     ],
 )
 def test_wrong_values_are_named(option: str, message: str) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from venvd_egress.rules import Refused
+from venvd_egress.refusal import Refused
 
 
 class Host:

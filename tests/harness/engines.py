@@ -1,7 +1,7 @@
 """The engines that tests run on, as parameters of fixtures.
 
-`VENVD_TEST_OCI_RUNTIME` names the OCI runtime of the worker hosts on the engine `docker`. The engine `local` has none,
-and is left out then. The engine `kubernetes` takes part where `make test-kubernetes` names a cluster.
+`VENVD_TEST_OCI_RUNTIME` names the OCI runtime of the worker hosts. The engine `local` has none, and is left out then.
+The engine `kubernetes` takes part where `make test-kubernetes` names a cluster.
 """
 
 from __future__ import annotations

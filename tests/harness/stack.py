@@ -134,7 +134,7 @@ def engine_stack(
             run_dir=run_dir,
             source_dir=ROOT,
             ca_bundle=_ca_bundle(),
-            oci_runtime=OCI_RUNTIME if name == "docker" else None,
+            oci_runtime=None if name == "local" else OCI_RUNTIME,
             **fields,
         )
         engine, _ = choose(name, settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import kubernetes
 from harness.callers import HttpCaller
 from harness.stack import engine_stack
 
@@ -37,6 +38,7 @@ CASES = [
     pytest.param(("local", HERE), id="local"),
     pytest.param(("local", "3.9"), id="local-3.9"),
     pytest.param(("docker", HERE), id="docker", marks=pytest.mark.docker),
+    *([pytest.param(("kubernetes", HERE), id="kubernetes", marks=pytest.mark.kubernetes)] if kubernetes.VALUES else []),
 ]
 
 

@@ -2,135 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.kubernetes import REGISTRY_URL, VALUES, Namespace, find_ca_bundle, make_namespace, read_values, run
+from harness.certificates import make_authority, make_certificate
 from harness.pod_security import list_violations
-from harness.stack import ROOT
+from harness.release import Release, prepare_release
 from harness.waiting import wait_until
-
-import venvd
-
-CHART = ROOT / "charts" / "venvd"
-PREPARE = """
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: state}
-spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: prepare}
-spec:
-  restartPolicy: Never
-  containers:
-    - name: prepare
-      image: IMAGE
-      command: [chmod, "0777", /volume]
-      securityContext: {runAsUser: 0}
-      volumeMounts: [{name: volume, mountPath: /volume}]
-  volumes: [{name: volume, persistentVolumeClaim: {claimName: state}}]
-"""
-"""A volume that any user may write: host paths, which clusters for tests have as volumes, ignore `fsGroup`."""
-
-
-class Release:
-    """The chart, installed in a namespace that enforces restricted pod security."""
-
-    def __init__(self, namespace: Namespace, tmp_path: Path) -> None:
-        self.namespace = namespace
-        self._home = tmp_path
-        self.options: list[object] = ["--set", "persistence.existingClaim=state"]
-        if REGISTRY_URL:
-            self.options += ["--set", f"registry.url={REGISTRY_URL}"]
-        if find_ca_bundle():
-            self.options += ["--set", "ca.configMap=site-ca"]
-
-    def helm(self, *arguments: object) -> str:
-        return run("helm", *arguments, "--namespace", self.namespace.name)
-
-    def change(self, verb: str, *options: object) -> str:
-        """Install or upgrade, and wait until the controller is ready."""
-        return self.helm(
-            verb, "venvd", CHART, "--values", ROOT / str(VALUES), *self.options, *options, "--wait", "--timeout", "90s"
-        )
-
-    def read_token(self) -> str:
-        [secret] = [each for each in self.namespace.get("secrets") if each["metadata"]["name"] == "venvd-identity"]
-        return base64.b64decode(secret["data"]["token"]).decode()
-
-    @contextmanager
-    def forward(self, service: str, port: int) -> Iterator[str]:
-        """Forward a free port of this machine to a Service; its address."""
-        command = ["kubectl", "--namespace", self.namespace.name, "port-forward", f"service/{service}", f":{port}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                own = process.stdout.readline().split(" -> ")[0].rpartition(":")[2]
-                yield f"http://127.0.0.1:{own}"
-            finally:
-                process.terminate()
-
-    def venvd(self, *words: str) -> str:
-        """Run the command line as a user who forwards the port of the controller."""
-        with self.forward("venvd", 8600) as url:
-            env = {**os.environ, "VENVD_URL": url, "VENVD_TOKEN": self.read_token(), "VENVD_HOME": str(self._home)}
-            command = [Path(sys.executable).with_name("venvd"), *words]
-            result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-        log = self.namespace.kubectl("logs", "deployment/venvd", "--tail=40")
-        assert result.returncode == 0, result.stdout + result.stderr + log
-        return result.stdout
-
-    def reaches(self, service: str) -> bool:
-        """Whether another pod of the namespace gets a connection to a Service, on a cluster that enforces policies."""
-        code = f"import socket; socket.create_connection(({service!r}, 5678), 3).close()"
-        container = {
-            "name": "client",
-            "image": read_values()["images"]["controller"],
-            "command": ["/opt/venv/bin/python", "-I", "-c", code],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-        security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-        spec = {"restartPolicy": "Never", "securityContext": security, "containers": [container]}
-        path = self._home / "client.json"
-        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec}))
-        self.namespace.kubectl("apply", "--filename", path)
-        try:
-            return bool(wait_until(self._find_end, "the client does not end") == "Succeeded")
-        finally:
-            self.namespace.kubectl("delete", "pod", "client", "--now")
-
-    def _find_end(self) -> str:
-        phase = self.namespace.kubectl("get", "pod", "client", "--output", "jsonpath={.status.phase}")
-        return phase if phase in {"Succeeded", "Failed"} else ""
-
-    def evaluate(self, name: str, token: str, code: str) -> Any:
-        """Evaluate code in a backend through a forwarded port."""
-        with self.forward(name, 5678) as url, venvd.connect(url, token=token) as backend:
-            return backend.eval(code)
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    with make_namespace("chart") as namespace:
-        prepare = tmp_path_factory.mktemp("chart") / "prepare.yaml"
-        prepare.write_text(PREPARE.replace("IMAGE", read_values()["images"]["controller"]))
-        namespace.kubectl("apply", "--filename", prepare)
-        namespace.kubectl("wait", "pod/prepare", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
-        namespace.kubectl("delete", "pod", "prepare")
-        namespace.restrict()
-        if (bundle := find_ca_bundle()) is not None:
-            namespace.kubectl("create", "configmap", "site-ca", f"--from-file=ca.crt={bundle}")
-        yield Release(namespace, prepare.parent)
+    with prepare_release("chart", tmp_path_factory.mktemp("chart")) as prepared:
+        yield prepared
 
 
 def list_pods(release: Release, **wanted: str) -> list[dict[str, Any]]:
@@ -141,7 +28,7 @@ def list_pods(release: Release, **wanted: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release) -> None:
+def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release, tmp_path: Path) -> None:
     """The words of docs/kubernetes.md lead to a first call; upgrade and rollback keep all; uninstall leaves nothing."""
     before = release.namespace.list_names()
     notes = release.change("install")
@@ -168,6 +55,16 @@ def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release) -> N
     assert "science-http" in release.venvd("list")
     assert [each["metadata"]["uid"] for each in list_pods(release, role="backend")] == [pod["metadata"]["uid"]]
     assert release.evaluate("science-http", started["token"], "6 * 7") == 42
+
+    # with a certificate, the controller speaks TLS alone
+    make_authority(tmp_path)
+    cert, key = make_certificate(
+        tmp_path, "controller", names=f"subjectAltName=DNS:venvd.{release.namespace.name}.svc\n"
+    )
+    release.namespace.kubectl("create", "secret", "tls", "certificate", f"--cert={cert}", f"--key={key}")
+    release.change("upgrade", "--set", "tls.existingSecret=certificate")
+    assert "Succeeded" in release.helm("test", "venvd")
+    release.namespace.kubectl("delete", "secret", "certificate")
 
     release.helm("uninstall", "venvd", "--wait")
     wait_until(lambda: release.namespace.list_names() == before, lambda: release.namespace.list_names() ^ before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import secrets
 import threading
 from collections.abc import Iterator
@@ -19,10 +20,19 @@ from harness.waiting import wait_until
 from lightkube.resources.core_v1 import Secret
 
 import venvd
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenticated, Unavailable, Unimplemented
+from venvd_contract.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch, Port, VenvBuild
 from venvd_engines.kubernetes import backends, labels
 from venvd_engines.kubernetes.engine import KubernetesEngine
+from venvd_engines.kubernetes.policies import Policies
 
 PYTHON = "3.13"
 
@@ -147,6 +157,35 @@ def test_user_code_has_no_network(web: Running) -> None:
         assert backend.eval("__import__('os').path.exists('/var/run/secrets/kubernetes.io')") is False
 
 
+def test_gvisor_is_a_kernel_of_its_own(stack: Stack, namespace: Namespace) -> None:
+    """`ociRuntime: runsc` is the runtime class `gvisor`, where the cluster has it; a class that is absent is named."""
+    with pytest.raises(Forbidden, match="no-such-class"):
+        stack.start("http", oci_runtime="no-such-class")
+    if "gvisor" not in namespace.kubectl("get", "runtimeclass", "--output", "name"):
+        pytest.skip("the cluster has no runtime class gvisor")
+    running = stack.start("http", oci_runtime="runsc")
+    with venvd.connect(running.url, token=running.token) as backend:
+        kernel = backend.eval("__import__('platform').release()")
+        assert kernel != platform.release()
+        with pytest.raises(venvd.UserError, match="Address family"):
+            backend.eval("__import__('socket').socket()")
+    stack.stop(running)
+
+
+def test_user_namespaces_hide_the_users_of_the_node(stack: Stack, namespace: Namespace, tmp_path: Path) -> None:
+    """With user namespaces, the user of a worker host is none of the node's first 65,536, and its venv works."""
+    engine = make_engine(tmp_path, namespace.name, user_namespaces=True)
+    running = Stack(engine, stack.image, tmp_path, tmp_path / "run").start("http")
+    with venvd.connect(running.url, token=running.token) as backend:
+        inside, outside, count = backend.eval("list(map(int, open('/proc/self/uid_map').read().split()))")
+        assert (inside, count) == (0, 65536)
+        assert outside >= 65536
+        assert backend.eval("__import__('six').__name__") == "six"
+    engine.stop(running.record, 2.0)
+    engine.destroy(running.record)
+    engine.close()
+
+
 def test_a_stop_loses_no_running_call(stack: Stack) -> None:
     """A call that runs when its backend stops gets its answer, and then both containers have ended well."""
     running = stack.start("rpc")
@@ -230,7 +269,8 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
     ("fields", "kind", "message"),
     [
         ({"type": "pipe"}, Unimplemented, "no pipe backends"),
-        ({"network": "loopback"}, InvalidRequest, "network: loopback"),
+        ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
+        ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),
     ],
 )
@@ -238,6 +278,13 @@ def test_what_is_missing_is_named(stack: Stack, fields: dict[str, Any], kind: An
     """What the engine does not have is refused before anything is made."""
     with pytest.raises(kind, match=message):
         stack.engine.start(make_launch(stack, **fields), Quiet())
+
+
+def test_no_user_code_starts_in_an_open_pod(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the probe was wrong, the pod itself finds that it is open, and its start fails."""
+    monkeypatch.setattr(Policies, "require", lambda *_: None)
+    with pytest.raises(Unavailable, match=r"closed ended with status 3: the pod still reaches .*NetworkPolicies"):
+        stack.engine.start(make_launch(stack, network="loopback"), Quiet())
 
 
 def test_half_a_launch_is_found_and_removed(stack: Stack) -> None:

@@ -1,8 +1,8 @@
-{{/* The settings of the controller: those of `settings`, then those that the chart sets. */}}
+{{/* The settings of the controller: those of `settings`, lists of them with commas, then those that the chart sets. */}}
 {{- define "venvd.environment" -}}
 {{- $set := dict -}}
 {{- range $name, $value := .Values.settings -}}
-{{- $_ := set $set (snakecase $name | upper) $value -}}
+{{- $_ := set $set (snakecase $name | upper) (kindIs "slice" $value | ternary (join "," $value) $value) -}}
 {{- end -}}
 {{- $_ := mergeOverwrite $set (dict
   "ENGINE" "kubernetes"
@@ -18,7 +18,12 @@
   "CA_BUNDLE" (empty .Values.ca.configMap | ternary "" (printf "/etc/venvd/ca/%s" .Values.ca.key))
   "OCI_RUNTIME" .Values.backends.runtimeClassName
   "KUBERNETES_NAMESPACE" .Release.Namespace
+  "KUBERNETES_USER_NAMESPACES" (.Values.backends.userNamespaces | toJson)
+  "TLS_CERT" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.crt")
+  "TLS_KEY" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.key")
   "KUBERNETES_OWNER" (include "venvd.identity" .)
+  "KUBERNETES_EGRESS_SERVICE" (.Values.egress.enabled | ternary (include "venvd.egress" .) "")
+  "KUBERNETES_EGRESS_KEY_FILE" (.Values.egress.enabled | ternary "/etc/venvd/egress/key" "")
   "KUBERNETES_REGISTRY" .Values.registry.prefix
   "KUBERNETES_REGISTRY_URL" .Values.registry.url
   "KUBERNETES_IMAGES" (omit .Values.images "pullSecrets" | toJson)

@@ -13,6 +13,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: controller
 {{- end }}
 
+{{- define "venvd.egress" -}}
+{{ include "venvd.fullname" . }}-egress
+{{- end }}
+
+{{- define "venvd.egressSelector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: egress
+{{- end }}
+
 {{- define "venvd.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -38,8 +48,18 @@ labels:
 {{- .Values.persistence.existingClaim | default (include "venvd.fullname" .) -}}
 {{- end }}
 
+{{- define "venvd.scheme" -}}
+{{ empty .Values.tls.existingSecret | ternary "http" "https" }}
+{{- end }}
+
+{{/* Clients trust the controller's certificate itself, and need no authority. */}}
+{{- define "venvd.trust" -}}
+ca: {secret: {name: {{ .Values.tls.existingSecret }}, key: tls.crt}}
+serverName: {{ include "venvd.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end }}
+
 {{- define "venvd.url" -}}
-http://{{ include "venvd.fullname" . }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
+{{ include "venvd.scheme" . }}://{{ include "venvd.fullname" . }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
 {{- end }}
 
 {{- define "venvd.image" -}}

@@ -14,7 +14,8 @@ from harness.egress import Client, Host, Start
 
 from venvd_egress.broker import Broker
 from venvd_egress.programs import listen
-from venvd_egress.rules import Refused, Rules
+from venvd_egress.refusal import Refused
+from venvd_egress.rules import Rules
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 from venvd_egress.addresses import is_reachable, parse_private_networks
 from venvd_egress.destinations import MOST_DESTINATIONS, parse_destination, parse_destinations
-from venvd_egress.rules import Refused, Rules
+from venvd_egress.refusal import Refused
+from venvd_egress.rules import Rules
 
 
 @pytest.mark.parametrize(

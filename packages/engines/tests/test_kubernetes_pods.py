@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import requests
 from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
-from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
-from venvd_engines.kubernetes import pods
+from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from venvd_engines.engine import PROXY_PORT, EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
+from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.login import Login
 from venvd_engines.kubernetes.registry import read_credentials
 from venvd_engines.kubernetes.tasks import Step, Tasks
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
+from venvd_engines.kubernetes.way_out import make_broker_file
 
 KUBERNETES = KubernetesSettings(
     images={name: f"registry.example.com/venvd/{name}:1" for name in ("controller", "http", "rpc")},
@@ -76,11 +78,56 @@ def test_the_worker_host_sees_no_secret(settings: EngineSettings) -> None:
     assert limits == {"cpu": "1.5", "memory": str(1 << 30)}
 
 
-@pytest.mark.parametrize(("network", "closed"), [(False, True), (True, False)])
-def test_only_a_venv_with_network_has_sockets(settings: EngineSettings, network: bool, closed: bool) -> None:
+@pytest.mark.parametrize(
+    ("network", "closed", "names"),
+    [(False, True, False), ("loopback", False, False), ("destinations", False, False), (True, False, True)],
+)
+def test_a_venv_with_network_has_sockets(settings: EngineSettings, network: Any, closed: bool, names: bool) -> None:
     """The warden of a venv without network is told so, since the containers of a pod share theirs."""
-    _, worker = pods.make_backend(settings, replace(LAUNCH, network=network), None, "host")["containers"]
+    spec = pods.make_backend(settings, replace(LAUNCH, network=network), None, "host")
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    server, worker = spec["containers"]
     assert ("--no-network" in worker["args"]) is closed
+    assert ("dnsConfig" not in spec) is names
+    assert list_violations(spec) == []
+    gate = [each["name"] for each in spec["initContainers"]][1:]
+    assert gate == (["closed"] if network in {"loopback", "destinations"} else [])
+    listed = network == "destinations"
+    assert (f"http://127.0.0.1:{PROXY_PORT}" in str(worker["env"])) is listed
+    assert ("VENVD_EGRESS_BROKER_FILE" in {each["name"] for each in server["env"]}) is listed
+
+
+def test_a_pod_waits_until_it_is_closed() -> None:
+    """A pod whose policies keep it from an address goes on; one that reaches the address does not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not closed.wait_until_closed("127.0.0.1", port, 0.3)
+    assert closed.wait_until_closed("127.0.0.1", port, 0.3)
+
+
+def test_a_list_wants_a_broker(settings: EngineSettings) -> None:
+    """Without the chart's broker a list of destinations is refused, and the value that brings one is named."""
+    with pytest.raises(Unimplemented, match=r"egress\.enabled"):
+        make_broker_file(Cluster(settings), replace(LAUNCH, network="destinations"))
+
+
+@pytest.mark.parametrize(("name", "found"), [(None, None), ("runc", None), ("runsc", "gvisor"), ("kata", "kata")])
+def test_runtimes_are_runtime_classes(name: str | None, found: str | None) -> None:
+    """Docker's names of runtimes mean the same here, and all others are names of runtime classes."""
+    assert pods.find_runtime_class(name) == found
+
+
+def test_user_namespaces_have_users_of_their_own(settings: EngineSettings) -> None:
+    """With user namespaces a pod has the usual users, which have room in it; a runtime class has none."""
+    namespaces = replace(settings, kubernetes=replace(KUBERNETES, user_namespaces=True))
+    spec = pods.make_backend(namespaces, LAUNCH, None, "host")
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    users = {each["securityContext"]["runAsUser"] for each in spec["containers"]}
+    assert spec["hostUsers"] is False
+    assert len(users) == 2
+    assert max(users) < 1 << 16
+    assert "hostUsers" not in pods.make_backend(namespaces, LAUNCH, "gvisor", "host")
+    assert "hostUsers" not in pods.make_backend(settings, LAUNCH, None, "host")
 
 
 def test_values_are_no_references(settings: EngineSettings) -> None:

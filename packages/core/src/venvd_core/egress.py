@@ -79,7 +79,9 @@ class EgressBroker:
 
 
 def _make_config(settings: BackendSettings) -> dict[str, Any]:
+    upstream = settings.egress_broker_file
     return {
+        "upstream": None if upstream is None else json.loads(upstream.read_text()),
         "destinations": settings.network,
         "networks": settings.private_networks,
         "ca": _to_text(settings.egress_ca_bundle),

@@ -101,6 +101,9 @@ class BackendSettings(BaseSettings):
     """Private networks whose addresses may be reached, such as `10.1.0.0/16`."""
     egress_ca_bundle: Path | None = None
     """CA certificates for the hosts that the broker of the network asks by HTTPS; the default is the system's."""
+    egress_broker_file: Path | None = None
+    """Names the shared broker that makes the connections, JSON: `host`, `port` and `ticket`; by default the broker of
+    the network makes them."""
     max_file_bytes: int = Field(default=1 << 30, ge=0, le=1 << 50)
     """Of one file that a client stores."""
     upload_timeout: float = Field(default=60, gt=0)

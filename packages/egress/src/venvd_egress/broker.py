@@ -19,7 +19,8 @@ from venvd_egress.exchange import exchange, write_error
 from venvd_egress.heads import Fields, Malformed, RequestHead
 from venvd_egress.index import Index
 from venvd_egress.passage import Streams, tunnel
-from venvd_egress.rules import Refused, Rules
+from venvd_egress.refusal import Refused
+from venvd_egress.rules import Rules
 
 MOST_CONNECTIONS = 256
 HEAD_SECONDS = 30.0
@@ -87,15 +88,14 @@ class Broker:
         except Refused as refusal:
             if self._on_refused is not None:
                 self._on_refused(refusal)
-            status, title = (502, "Bad Gateway") if refusal.kind == "unreachable" else (403, "Forbidden")
-            client[1].write(write_error(status, title, str(refusal)))
+            client[1].write(refusal.write())
         except Malformed as error:
             client[1].write(write_error(400, "Bad Request", str(error)))
         except ssl.SSLError as error:
             client[1].write(write_error(502, "Bad Gateway", "the host cannot be asked by HTTPS: {}".format(error)))
 
     async def _connect(self, client: Streams, head: RequestHead) -> None:
-        host, port = _split(head.target, None)
+        host, port = split_authority(head.target, None)
         self._rules.check(host, port)
         upstream = await self._open(host, port, None)
         try:
@@ -112,7 +112,7 @@ class Broker:
         if parts.scheme not in {"http", "https"} or "@" in parts.netloc:
             raise Malformed("a request takes http://host/path, or CONNECT host:port")
         secure = parts.scheme == "https"
-        host, port = _split(parts.netloc, 443 if secure else 80)
+        host, port = split_authority(parts.netloc, 443 if secure else 80)
         secure_port, added = self._rules.find_headers(host, port)
         if secure_port is not None:
             secure, port = True, secure_port
@@ -145,7 +145,7 @@ class Broker:
             raise
 
 
-def _split(authority: str, usual: Optional[int]) -> Tuple[str, int]:
+def split_authority(authority: str, usual: Optional[int]) -> Tuple[str, int]:
     """Split a host and a port, which may be absent where there is a usual one."""
     try:
         text, port = split_port(authority)

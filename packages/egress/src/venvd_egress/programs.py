@@ -1,4 +1,4 @@
-"""The programs of this package: the broker of a build, and that of a backend."""
+"""The programs of this package: the broker of a build, that of a backend, and the one that many backends share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -14,7 +15,9 @@ from typing import Any, Mapping, Optional
 from venvd_egress.broker import Broker
 from venvd_egress.destinations import parse_host, split_port
 from venvd_egress.index import Index
-from venvd_egress.rules import Refused, Rules, parse_rules
+from venvd_egress.refusal import Refused
+from venvd_egress.rules import Rules, parse_rules
+from venvd_egress.shared import SharedBroker
 
 CONFIG = "VENVD_EGRESS"
 """The variable with the configuration of the broker of a build: JSON, `{"index", "ca", "hosts": ["host:port"]}`."""
@@ -82,11 +85,29 @@ async def _serve_until_left(broker: Broker, listener: socket.socket) -> None:
         await serving
 
 
+def serve_shared(port: str, key_file: str) -> None:
+    """Serve all backends whose tickets are signed with the key of a file, until a signal ends the process."""
+    with open(key_file, "rb") as file:
+        key = file.read().strip()
+    if not key:
+        sys.exit("{} is empty: it holds the key that signs tickets".format(key_file))
+    asyncio.run(_serve_shared(SharedBroker(key), int(port)))
+
+
+async def _serve_shared(broker: SharedBroker, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = await broker.listen(None, port)
+    await stopped.wait()
+    server.close()
+
+
 def _make_tls(ca: Optional[str]) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca)
 
 
 def _report(refusal: Refused) -> None:
-    line = {"host": refusal.host, "port": refusal.port, "kind": refusal.kind, "reason": str(refusal)}
-    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.write(json.dumps(refusal.describe()) + "\n")
     sys.stdout.flush()

@@ -10,23 +10,10 @@ from typing import Any, FrozenSet, Mapping, Optional, Sequence, Tuple
 from venvd_egress.addresses import Network, is_reachable, parse_private_networks
 from venvd_egress.destinations import Destination, parse_destination, parse_destinations, write
 from venvd_egress.heads import Fields
+from venvd_egress.refusal import Refused
+from venvd_egress.upstream import Upstream, parse_upstream
 
 _CONNECT_SECONDS = 20.0
-
-
-class Refused(Exception):
-    """The broker does not let a client reach what it asked for.
-
-    Attributes:
-        host, port: what the client asked for.
-        kind: `destination`, `address` or `unreachable`.
-    """
-
-    def __init__(self, host: str, port: int, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.host = host
-        self.port = port
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -52,12 +39,14 @@ class Rules:
         networks: private networks whose addresses may be reached.
         trusted: hosts and ports that may have any address.
         headers: what the broker adds.
+        upstream: the broker that makes the connections; by default this one does.
     """
 
     destinations: Optional[Sequence[Destination]] = None
     networks: Sequence[Network] = ()
     trusted: FrozenSet[Tuple[str, int]] = frozenset()
     headers: Sequence[AddedHeader] = ()
+    upstream: Optional[Upstream] = None
 
     def check(self, host: str, port: int) -> None:
         """Check a destination by name.
@@ -88,6 +77,8 @@ class Rules:
         Raises:
             Refused: it has no address that may be reached, or none of them answers.
         """
+        if self.upstream is not None:
+            return await self.upstream.connect(host, port)
         loop = asyncio.get_running_loop()
         try:
             answers = await asyncio.wait_for(
@@ -130,13 +121,15 @@ def parse_header(given: Mapping[str, Any]) -> AddedHeader:
 
 
 def parse_rules(given: Mapping[str, Any]) -> Rules:
-    """Parse the rules of a backend's broker: `{"destinations", "networks", "headers"}`.
+    """Parse the rules of a backend's broker: `{"destinations", "networks", "headers", "upstream"}`.
 
     Raises:
         ValueError: an entry is wrong; says which.
     """
+    upstream = given.get("upstream")
     return Rules(
         parse_destinations(given["destinations"]),
         parse_private_networks(given["networks"]),
         headers=[parse_header(header) for header in given.get("headers", ())],
+        upstream=parse_upstream(upstream) if upstream else None,
     )

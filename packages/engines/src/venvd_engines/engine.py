@@ -66,6 +66,9 @@ class KubernetesSettings:
         tolerations: of all pods.
         priority_class: of backends.
         owner: a Secret; what the engine makes is removed with it.
+        user_namespaces: whether the users of pods are none of the node; the nodes must be able to.
+        egress_service: the Service of the broker that makes the connections of lists of destinations; null is none.
+        egress_key_file: the key that signs the tickets of that broker.
     """
 
     namespace: str | None = None
@@ -78,6 +81,9 @@ class KubernetesSettings:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     owner: str | None = None
+    user_namespaces: bool = False
+    egress_service: str | None = None
+    egress_key_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -306,6 +312,7 @@ SERVER_PATHS = (
     "VENVD_KEYS_FILE",
     "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
+    "VENVD_EGRESS_BROKER_FILE",
 )
 """Settings of a server that the engine sets."""
 

@@ -158,6 +158,12 @@ class Settings(BaseSettings):
     """Priority class of backends."""
     kubernetes_owner: str | None = None
     """Secret with which the cluster removes all that the engine made."""
+    kubernetes_user_namespaces: bool = False
+    """Pods have user namespaces: their users are none of the node."""
+    kubernetes_egress_service: str | None = None
+    """Service of the broker through which pods with a list of destinations reach them."""
+    kubernetes_egress_key_file: Path | None = None
+    """File with the key that this broker shares with the controller."""
     uid_base: int = Field(default=200_000, ge=20_000, le=2_000_000_000)
     """First user ID of worker hosts; each home takes 1,000 from here on that no other home on the engine has."""
     oci_runtime: str | None = None

@@ -22,7 +22,9 @@ from venvd_contract.resources import LogLine
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.policies import Policies
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
+from venvd_engines.kubernetes.way_out import make_broker_file
 
 START_SECONDS = 120.0
 """The longest wait for both containers to run, with the pull of their images."""
@@ -32,13 +34,16 @@ FRESH_SECONDS = 0.5
 """The age up to which a list of pods answers `inspect` for all backends."""
 STOPPED = "dev.venvd.stopped"
 PARTS = (labels.SERVER, labels.WORKER)
+REACHES = {True: "full", "destinations": "destinations"}
+"""The value of the label `labels.NETWORK` by the network of a launch; for all others it is `none`."""
 
 
 class Backends:
     """Starts, inspects, stops and removes backends."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, policies: Policies) -> None:
         self._cluster = cluster
+        self._policies = policies
         self._lock = threading.Lock()
         self._listed: dict[str, Any] = {}
         self._listed_at = -math.inf
@@ -51,16 +56,19 @@ class Backends:
         If the start fails, remove all three; the error says why the pod did not run.
         """
         _check_launch(launch)
+        if launch.network in {"loopback", "destinations"}:
+            what = "a list of destinations" if launch.network == "destinations" else "loopback"
+            self._policies.require(f"network: {what}", progress)
         metadata_labels = self._make_labels(launch)
         name = labels.make_name(launch.id)
         try:
             self._cluster.create(Secret, self._make_keys(launch, metadata_labels))
             service = self._make_service(launch, metadata_labels)
             record = self._make_record(launch, service)
-            runtime = launch.oci_runtime or self._cluster.settings.oci_runtime
+            runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
             annotations = {labels.RECORD: json.dumps(asdict(record)), **(pods.GVISOR if runtime else {})}
             metadata = self._cluster.make_metadata(
-                name, {**metadata_labels, labels.NETWORK: "full" if launch.network is True else "none"}, annotations
+                name, {**metadata_labels, labels.NETWORK: REACHES.get(launch.network, "none")}, annotations
             )
             spec = pods.make_backend(self._cluster.settings, launch, runtime, str(record.data["host"]))
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
@@ -77,6 +85,8 @@ class Backends:
         content = {pods.KEYS_FILE: launch.keys}
         if launch.manages_key is not None:
             content[pods.MANAGES_FILE] = launch.manages_key.encode()
+        if launch.network == "destinations":
+            content[pods.BROKER_FILE] = make_broker_file(self._cluster, launch)
         metadata = self._cluster.make_metadata(labels.make_name(launch.id), metadata_labels)
         return {"metadata": metadata, "type": "Opaque", "data": _encode(content)}
 
@@ -246,10 +256,10 @@ def _check_launch(launch: Launch) -> None:
     """
     if launch.type == "pipe":
         raise Unimplemented("the engine kubernetes runs no pipe backends yet: start one of type http or rpc")
-    if launch.network == "loopback":
-        raise InvalidRequest("network: loopback is not on the engine kubernetes, where server and user code share it")
-    if launch.network == "destinations":
-        raise Unimplemented("network: the engine kubernetes has no broker for a list of destinations yet")
+    if launch.network is not False and "VENVD_NO_TOKEN" in launch.server_env:
+        raise InvalidRequest(
+            "token: on the engine kubernetes user code with a network reaches its own server, which needs a token"
+        )
     for what, given in (("files of TLS", launch.server_files), ("assemblies", launch.assemblies)):
         if given:
             raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")

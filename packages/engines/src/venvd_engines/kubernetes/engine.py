@@ -24,6 +24,7 @@ from venvd_engines.kubernetes import pods
 from venvd_engines.kubernetes.backends import Backends
 from venvd_engines.kubernetes.cluster import Cluster, translate_errors
 from venvd_engines.kubernetes.images import Images
+from venvd_engines.kubernetes.policies import Policies
 from venvd_engines.kubernetes.tasks import Tasks
 
 BLOCK = 1000
@@ -31,7 +32,6 @@ BLOCK = 1000
 BLOCKS = 100_000
 
 _GAPS = (
-    "NetworkPolicies of backends and builds, which the chart brings, hold where the cluster's network enforces them.",
     "Sessions share the kernel of their node; VENVD_OCI_RUNTIME names a runtime class that has one for each pod.",
     "There is no limit of processes for each container, only the kubelet's for each pod (podPidsLimit).",
     "Builds reach all that the cluster lets them reach: there is no broker between them and the network.",
@@ -47,7 +47,8 @@ class KubernetesEngine:
         self._cluster = Cluster(settings)
         self._tasks = Tasks(self._cluster)
         self._images = Images(self._cluster, self._tasks)
-        self._backends = Backends(self._cluster)
+        self._policies = Policies(self._cluster)
+        self._backends = Backends(self._cluster, self._policies)
 
     @translate_errors("check the cluster")
     def check(self) -> None:
@@ -60,7 +61,7 @@ class KubernetesEngine:
             filesystem_isolation=True,
             memory_wall=True,
             attach=False,
-            gaps=_GAPS,
+            gaps=[*filter(None, [self._policies.describe()]), *_GAPS],
         )
 
     @translate_errors("find the runtime")
@@ -136,11 +137,13 @@ class KubernetesEngine:
     @translate_errors("remove unfinished objects")
     def sweep(self) -> None:
         self._tasks.sweep()
+        self._policies.sweep()
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
         with translate_errors("read the logs"):
             yield from self._backends.logs(record, tail, follow=follow)
 
     def close(self) -> None:
-        """Close the connections to the cluster."""
+        """End a probe of the network, and close the connections to the cluster."""
+        self._policies.close()
         self._cluster.close()

@@ -20,13 +20,17 @@ from venvd_engines.docker.labels import (
 )
 
 __all__ = [
-    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "NAME", "NETWORK", "RECORD", "ROLE", "SERVER",
-    "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
+    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "NAME", "NETWORK", "PROBE", "PROBING", "RECORD", "ROLE",
+    "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
 ]  # fmt: skip
 
 BACKEND = "backend"
 NETWORK = "dev.venvd.network"
-"""`full` where user code of the pod may reach the network, else `none`; NetworkPolicies select by it."""
+"""`full` where user code of the pod may reach the network, `destinations` where it may reach a list of them, else
+`none`; NetworkPolicies select by it."""
+PROBE = "dev.venvd.probe"
+"""The home whose probe of the network the pod is; policies of the chart do not select by it."""
+PROBING = "probe"
 TASKS = (BUILD, CHECK)
 """Roles of pods that live no longer than one call of the engine."""
 

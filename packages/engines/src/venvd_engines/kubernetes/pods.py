@@ -8,13 +8,13 @@ from typing import Any
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
-from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch
-from venvd_engines.kubernetes import labels
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings, Launch
+from venvd_engines.kubernetes import closed, labels
 
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
 KEYS = "/run/venvd/keys"
-KEYS_FILE, MANAGES_FILE = "keys.json", "manages.key"
+KEYS_FILE, MANAGES_FILE, BROKER_FILE = "keys.json", "manages.key", "broker.json"
 TOOLS = "/venvd"
 ARCHIVE = f"{TOOLS}/worker.pyz"
 UV = f"{TOOLS}/uv"
@@ -28,12 +28,19 @@ CONTROLLER_UID = 10003
 CHANNEL_SIZE = "1Mi"
 SERVER_MEMORY = 2 << 30
 SERVER_REQUESTS = {"cpu": "50m", "memory": "96Mi"}
+PROGRAM_RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
 WORKER_REQUESTS = {"cpu": "50m", "memory": "64Mi"}
+GVISOR_CLASS = "gvisor"
+"""The usual name of gVisor's runtime class; Docker's name for gVisor is `runsc`."""
 GVISOR = {
     f"dev.gvisor.spec.mount.channel.{name}": value
     for name, value in (("type", "tmpfs"), ("share", "pod"), ("options", "rw,rprivate"))
 }
 """In gVisor both containers are one sandbox, which shares a Unix socket only in a volume that these describe."""
+
+
+NO_NAMES = {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]}}
+"""Pods that do not reach the cluster's DNS fail at once where they look for a name, and not after a time-out."""
 
 
 def secure(container: dict[str, Any], user: int) -> dict[str, Any]:
@@ -65,6 +72,8 @@ def make_spec(options: KubernetesSettings, user: int, **parts: Any) -> dict[str,
         },
         **parts,
     }
+    if options.user_namespaces and "runtimeClassName" not in parts:  # gVisor has no part of it
+        spec["hostUsers"] = False
     if options.node_selector:
         spec["nodeSelector"] = dict(options.node_selector)
     if options.tolerations:
@@ -82,7 +91,7 @@ def make_provider(options: KubernetesSettings, what: Sequence[str]) -> dict[str,
             "image": find_image(options, "controller"),
             "command": ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.provide", TOOLS, *what],
             "volumeMounts": [{"name": "tools", "mountPath": TOOLS}],
-            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
+            "resources": PROGRAM_RESOURCES,
         },
         CONTROLLER_UID,
     )
@@ -93,6 +102,13 @@ def find_image(options: KubernetesSettings, name: str) -> str:
     if not image:
         raise InvalidRequest(f"VENVD_KUBERNETES_IMAGES names no image {name}: `make push` writes it for the chart")
     return image
+
+
+def find_runtime_class(oci_runtime: str | None) -> str | None:
+    """Find the runtime class for the name of an OCI runtime: the cluster's default for those that share the kernel."""
+    if oci_runtime is None or oci_runtime in SHARED_KERNEL:
+        return None
+    return GVISOR_CLASS if oci_runtime == "runsc" else oci_runtime
 
 
 def memory_volume(name: str, size: int | str) -> dict[str, Any]:
@@ -109,7 +125,9 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         host: the name by which clients reach the server.
     """
     options = settings.kubernetes
-    user = labels.WORKER_UID if launch.user_id is None else launch.user_id
+    # a user namespace has 65,536 users, and makes those of each pod users of their own
+    own = launch.user_id is not None and (runtime is not None or not options.user_namespaces)
+    user = int(launch.user_id or 0) if own else labels.WORKER_UID
     size = launch.limits.tmpfs_bytes
     priority = {"priorityClassName": options.priority_class} if options.priority_class else {}
     return make_spec(
@@ -117,9 +135,13 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         user,
         **({"runtimeClassName": runtime} if runtime else {}),
         **priority,
+        **({} if launch.network is True else NO_NAMES),
         hostname=launch.name,
         terminationGracePeriodSeconds=30,
-        initContainers=[make_provider(options, ["worker"])],
+        initContainers=[
+            make_provider(options, ["worker"]),
+            *([_make_gate(options)] if launch.network in {"loopback", "destinations"} else []),
+        ],
         containers=[_make_server(options, launch, host), _make_worker(launch, user)],
         volumes=[
             memory_volume("channel", CHANNEL_SIZE),
@@ -130,6 +152,21 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
             memory_volume("tmp", size),
             memory_volume("shm", size),
         ],
+    )
+
+
+def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
+    """Make the init container that lets no user code start before NetworkPolicies keep the pod from the cluster."""
+    # the cluster gives every container the address of its API server
+    program = f"exec /opt/venv/bin/python -I -m {closed.__name__} $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
+    return secure(
+        {
+            "name": "closed",
+            "image": find_image(options, "controller"),
+            "command": ["sh", "-c", program],
+            "resources": PROGRAM_RESOURCES,
+        },
+        CONTROLLER_UID,
     )
 
 
@@ -161,6 +198,8 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
+    if launch.network == "destinations":
+        paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:
         paths["VENVD_HTTP_PORT"] = str(ports["http"])
     return paths
@@ -168,7 +207,7 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
 
 def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
     options = launch.warden_options()
-    if launch.network is not True:
+    if launch.network is False:
         # server and worker host share the pod's network
         options.append("--no-network")
     # Both containers get the stop signal at once; the server ends when its calls have, and the grace bounds both.

@@ -30,7 +30,7 @@ class Stat(NamedTuple):
 
 
 def read_file(path: str) -> bytes:
-    """Read a file below `/proc`; empty where its process is gone."""
+    """Read a file of the kernel; empty where it is not there, or its process is gone."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()

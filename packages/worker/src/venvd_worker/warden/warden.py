@@ -26,6 +26,7 @@ from venvd_worker.common.control import ControlConnection, InvalidPacket, Packet
 from venvd_worker.common.exit_status import did_not_stop, ended_by_server
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.common.walls import Walls
+from venvd_worker.warden.container_memory import find_session_memory, limit_memory
 from venvd_worker.warden.event_loop import Descriptor, EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import Fork, ForkPool
@@ -67,6 +68,7 @@ class Warden:
         self._starting: Set[str] = set()
         """Names of sessions that wait for a fork."""
         self._memory: Optional[SlotMemory] = None
+        self._session_memory = find_session_memory()
         self._grace = 2.0
         self._running = True
         self._stopping = False
@@ -223,7 +225,7 @@ class Warden:
         self._check_name(start.session)
         if memory is None or start.slot >= memory.count:
             raise InvalidRequest("there is no slot {}".format(start.slot))
-        limits = parse_limits(start.limits)
+        limits = limit_memory(parse_limits(start.limits), self._session_memory)
         return SessionOrder(
             start.session, start.slot, limits, start.env, start.lease, start.compat, start.standby, memory
         )
