@@ -62,8 +62,10 @@ def test_errors_of_files(session: venvd.Session, tmp_path: Path) -> None:
     with pytest.raises(venvd.InvalidRequest, match="absolute"):
         session.files.put("/etc/x", b"")
     with pytest.raises(venvd.InvalidRequest, match="is no file"):
-        session.files.save("gone", "text")  # type: ignore[arg-type]
-    for source in ("text", iter([b"x"]), io.StringIO("text")):
+        session.files.save("gone", 7)  # type: ignore[arg-type]
+    with pytest.raises(venvd.InvalidRequest, match=r'no local file "text".*text\.encode'):
+        session.files.put("x", "text")
+    for source in (7, iter([b"x"]), io.StringIO("text")):
         with pytest.raises(venvd.InvalidRequest, match="neither bytes nor a file"):
             session.files.put("x", source)  # type: ignore[arg-type]
     with pytest.raises(venvd.Conflict, match="not empty"):
@@ -123,3 +125,45 @@ def test_all_of_it_in_asyncio(running: Running, tmp_path: Path) -> None:
                 await endless.result()
 
     asyncio.run(work())
+
+
+def test_directories_go_and_come(session: venvd.Session, tmp_path: Path) -> None:
+    """A local directory is sent and fetched whole, in parts where it is large, and so is an archive."""
+    local = tmp_path / "local"
+    (local / "sub" / "empty").mkdir(parents=True)
+    large = os.urandom(1 << 20) * 20
+    (local / "large").write_bytes(large)
+    (local / "sub" / "ü").write_text("small")
+    (local / "sub" / "run").write_text("#!/bin/sh")
+    (local / "sub" / "run").chmod(0o755)
+    (local / "sub" / "same").hardlink_to(local / "large")
+    (local / "link").symlink_to("sub/run")
+    assert session.files.put("there", str(local)).isDirectory
+    names = ["large", "link", "sub", "sub/empty", "sub/run", "sub/same", "sub/ü"]
+    assert [each.path for each in session.files.list("there", recursive=True)] == [f"there/{name}" for name in names]
+    assert session.files.get("there/sub/same") == large
+    info = session.files.get("there", tmp_path / "back")
+    assert info.isDirectory
+    assert (tmp_path / "back" / "large").read_bytes() == large
+    assert (tmp_path / "back" / "link").read_text() == "#!/bin/sh"
+    assert (tmp_path / "back" / "sub" / "run").stat().st_mode & 0o111
+    assert (tmp_path / "back" / "sub" / "empty").is_dir()
+    archive = session.files.get_archive("there/sub")
+    session.files.put_archive("copy", archive)
+    assert session.files.get("copy/ü") == b"small"
+    session.files.get("there/sub/ü", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "ü").read_text() == "small"
+    with pytest.raises(venvd.InvalidRequest, match="no directory"):
+        session.files.get_archive("copy/ü")
+    with pytest.raises(venvd.NotFound):
+        session.files.get("absent", tmp_path / "absent")
+    session.files.put_archive(".", archive)
+    assert session.files.get("run") == b"#!/bin/sh"
+    assert len(session.files.get_archive()) > len(large)
+
+
+def test_a_directory_that_leads_out_is_not_extracted(session: venvd.Session, tmp_path: Path) -> None:
+    """A link that the session's code made to a place outside is refused here, and named."""
+    session.exec("import os\nos.mkdir('d')\nos.symlink('/etc', 'd/out')")
+    with pytest.raises(venvd.BadReply, match=r"leads out of it: .*out"):
+        session.files.get("d", tmp_path / "d")

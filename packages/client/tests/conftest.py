@@ -56,6 +56,7 @@ class Interpreter:
                 raise NotFound(f"no session {session}")
             fields = checked(command, payload)
             self.as_handle = fields.pop("asHandle", None)
+            fields.pop("env", None)
             return getattr(self, "do_" + command.replace(".", "_"))(**fields)
 
     def find(self, handle: str) -> Any:
@@ -66,7 +67,7 @@ class Interpreter:
     def hold(self, value: Any) -> dict[str, Any]:
         handle = secrets.token_hex(8)
         self.objects[handle] = value
-        return {"handleId": handle, "typeName": type(value).__name__}
+        return {"handleId": handle, "typeName": type(value).__name__, "callable": callable(value)}
 
     def result(self, value: Any) -> dict[str, Any]:
         if self.as_handle:

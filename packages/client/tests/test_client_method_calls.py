@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any
 
 import pytest
 
 import venvd
+from venvd._call_sites import asks_for_class
 
 THING = """
 class Thing:
@@ -123,3 +125,30 @@ def test_a_lookup_by_an_extension_is_no_method_call(backend: venvd.Backend) -> N
         first = property(operator.attrgetter("held.kind.upper"))
 
     assert Holder(backend.eval(THING)).first() == "THING"
+
+
+def test_questions_for_a_class_are_told_from_other_calls() -> None:
+    """`isinstance`, `.__class__` and `match` in the program's code ask for a class; a compiled function does not."""
+    asked: list[bool] = []
+
+    class Asked:
+        @property
+        def __class__(self) -> type:  # type: ignore[override]
+            asked.append(asks_for_class(sys._getframe(1)))
+            return dict
+
+    one = Asked()
+    assert isinstance(one, dict)
+    assert isinstance(one, (list, dict))
+    assert isinstance([one, 3][0], dict | list)
+    assert one.__class__ is dict
+    match one:
+        case dict():
+            pass
+    assert len(asked) >= 5
+    assert all(asked)
+    asked.clear()
+    question = isinstance
+    assert question(one, dict)
+    operator.methodcaller("__instancecheck__", one)(dict)
+    assert not any(asked)

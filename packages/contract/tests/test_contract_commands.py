@@ -32,7 +32,7 @@ def test_defaults_are_filled_in() -> None:
     full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}, "asHandle": None}
     assert checked("call", {"handleId": "h", "methodName": "m", "args": None}) == full
     one, other = checked("eval", {}), checked("eval", None)
-    assert one == other == {"expression": None, "code": None, "locals": {}, "asHandle": None}
+    assert one == other == {"expression": None, "code": None, "locals": {}, "env": {}, "asHandle": None}
     assert one["locals"] is not other["locals"]
 
 

@@ -70,7 +70,7 @@ def test_file_transfers() -> None:
 MESSAGES = {
     "hello": '{"protocol": 2, "slots": 4, "grace": 2.0}',
     "start": '{"session": "a", "slot": 1, "limits": {"handles": 5}, "env": {"A": "1"}, "lease": 0.0, "compat": true, '
-    '"standby": true}',
+    '"standby": true, "cwd": "sub"}',
     "assign": '{"session": "standby-1", "name": "a"}',
     "interrupt": '{"session": "a", "sequence": 7, "reason": "timeout", "grace": null}',
     "kill": '{"session": "a", "reason": "no reason given"}',

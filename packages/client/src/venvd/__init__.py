@@ -22,9 +22,9 @@ from venvd._async.backend import AsyncBackend, AsyncSession, connect_async
 from venvd._async.background import AsyncRemoteCall
 from venvd._async.controller import AsyncController
 from venvd._async.temporary_backend import backend_async
-from venvd._async_proxy import AsyncRemoteObject
+from venvd._async_proxy import AsyncRemoteCallable, AsyncRemoteObject
 from venvd._output import Output
-from venvd._proxy import RemoteObject, type_name
+from venvd._proxy import RemoteCallable, RemoteObject, handle_id, type_name
 from venvd._sync.backend import Backend, Session, connect
 from venvd._sync.background import RemoteCall
 from venvd._sync.controller import Controller
@@ -63,6 +63,7 @@ __all__ = [
     "AsyncBackend",
     "AsyncController",
     "AsyncRemoteCall",
+    "AsyncRemoteCallable",
     "AsyncRemoteObject",
     "AsyncSession",
     "Backend",
@@ -87,6 +88,7 @@ __all__ = [
     "NotFound",
     "Output",
     "RemoteCall",
+    "RemoteCallable",
     "RemoteObject",
     "Session",
     "SessionInfo",
@@ -103,6 +105,7 @@ __all__ = [
     "backend_async",
     "connect",
     "connect_async",
+    "handle_id",
     "type_name",
 ]
 

@@ -13,14 +13,21 @@ from venvd._calls import SessionCalls
 from venvd._operators import Operators
 from venvd._pending import Pending, Unawaited, refuse
 from venvd._proxy import make_exit_call
+from venvd._remote_classes import show_remote_doc
 
 
+def _get_doc(proxy: AsyncRemoteObject) -> AsyncAttribute:
+    return AsyncAttribute(proxy, "__doc__")
+
+
+@show_remote_doc(_get_doc)
 class AsyncRemoteObject(Unawaited, Operators):
     """A proxy of an object in a session, for asyncio.
 
     `await a.shape` gets an attribute, `await a.sum()` calls, `await a[2:5]` gets an item, `await (a + 1)` applies an
     operator; `async for` iterates and `async with` enters. `len`, `str` and the like cannot await. Call them in the
-    session: `await b.eval("len(a)", a=a)`. Set attributes with `b.setattr`. What needs an answer that was not awaited,
+    session: `await b.eval("len(a)", a=a)`. Set attributes with `b.setattr`, and ask for the class of an object with
+    `await b.isinstance(a, list)`. What needs an answer that was not awaited,
     such as `if a > 5`, is a TypeError.
     """
 
@@ -50,10 +57,9 @@ class AsyncRemoteObject(Unawaited, Operators):
     def __getattr__(self, name: str) -> AsyncAttribute:
         if name.startswith("__array"):
             raise AttributeError(name)
+        if name == "__signature__":
+            raise TypeError(self._venvd_refuse("inspect.signature()"))
         return AsyncAttribute(self, name)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return Pending("a call", lambda: self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs)))
 
     # Comparisons are awaited, so that hash() cannot be the object's own.
     __hash__ = object.__hash__
@@ -87,6 +93,16 @@ class AsyncRemoteObject(Unawaited, Operators):
         return bool(await self._venvd_evaluate(expression, self, *values))
 
 
+@show_remote_doc(_get_doc)
+class AsyncRemoteCallable(AsyncRemoteObject):
+    """A proxy of a function, a class or another object that can be called, for asyncio."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return Pending("a call", lambda: self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs)))
+
+
 _WAY_OUT = "evaluate it in the session, as in `await b.eval('len(p)', p=p)`"
 _WAYS_OUT = {
     "bool()": "write `await b.eval('bool(p)', p=p)`, and await attributes, calls and comparisons: `if await p.ok:`",
@@ -95,6 +111,7 @@ _WAYS_OUT = {
     "`in`": "write `await b.eval('x in p', x=x, p=p)`",
     "the assignment of an item": "write `await b.call(p, '__setitem__', key, value)`",
     "`del` of an item": "write `await b.call(p, '__delitem__', key)`",
+    "inspect.signature()": "write `await b.signature(p)`",
     "next()": "write `await b.eval('next(p)', p=p)`",
 }
 

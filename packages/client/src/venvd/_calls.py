@@ -34,7 +34,7 @@ class Proxy(Protocol):
 
 
 T = TypeVar("T")
-MakeProxy = Callable[["SessionCalls", str, str, "str | None"], Any]
+MakeProxy = Callable[["SessionCalls", str, str, bool], Any]
 
 
 class _Uploads(threading.local):
@@ -50,7 +50,7 @@ class SessionCalls:
         backend: the client that the session belongs to. Handles of other clients are refused.
         session: the session's name or ID. None means `default`.
         timeout: seconds for calls that name no timeout. None leaves the timeout to the backend.
-        make_proxy: makes a proxy from these calls, a handle, a type name and a repr, which may be None.
+        make_proxy: makes a proxy from these calls, a handle, a type name, and whether the object can be called.
         lease: seconds for which an unused handle lives, 0 for as long as its session. None leaves it to the backend.
     """
 
@@ -69,7 +69,7 @@ class SessionCalls:
         self._make_proxy = make_proxy
         self._encoder = TaggedEncoder(fallback=self._encode_object)
         self._uploads = _Uploads()
-        self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", None))
+        self._decoder = Decoder(lambda handle: make_proxy(self, handle, "object", True))
         decoders: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(("eval", "call", "getattr"), self.decode_result),
             **dict.fromkeys(("import", "create", "wrap", "array.put"), self._decode_proxy),
@@ -129,15 +129,16 @@ class SessionCalls:
     def decode_result(self, result: Any) -> Any:
         """Return the value of a *result* of the contract, or a proxy where it is a handle."""
         if result.get("isHandle"):
-            return self._make_proxy(
-                self, _check_handle(result["handleId"]), _check_handle(result["typeName"]), result.get("repr")
-            )
+            return self._decode_proxy(result)
         value = result.get("value")
         kind = type(value)
         return self._decoder.decode(value) if kind is dict or kind is list else value
 
     def _decode_proxy(self, result: Any) -> Any:
-        return self._make_proxy(self, _check_handle(result["handleId"]), _check_handle(result["typeName"]), None)
+        handle, type_name = _check_handle(result["handleId"]), _check_handle(result["typeName"])
+        return self._make_proxy(
+            self, handle, type_name, result.get("callable") is not False
+        )  # older servers say nothing
 
     def _decode_output(self, result: Any) -> Output:
         output = from_json(Output, result)
@@ -211,10 +212,13 @@ class SessionCalls:
         timeout: float | None = None,
         *,
         proxy: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> Call[Any]:
         payload: dict[str, Any] = {"expression": code}
         if proxy:
             payload["asHandle"] = True
+        if env:
+            payload["env"] = dict(env)
         if not names:
             return Call(self._kinds["eval"], payload, timeout)
         payload["locals"] = {name: self.encode(value) for name, value in names.items()}
@@ -224,11 +228,32 @@ class SessionCalls:
         self._get_handle(target)
         return self.eval(_operators.make_place(place), {"_0": target}, timeout, proxy=True)
 
-    def exec(self, code: str, names: Mapping[str, Any] | None = None, timeout: float | None = None) -> Call[Output]:
+    def exec(
+        self,
+        code: str,
+        names: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Call[Output]:
         payload: dict[str, Any] = {"code": code}
+        if env:
+            payload["env"] = dict(env)
         if names:
             payload["locals"] = {name: self.encode(value) for name, value in names.items()}
         return self._with_uploads(Call(self._kinds["exec"], payload, timeout))
+
+    def proxy(self, handle: str, timeout: float | None = None) -> Call[Any]:
+        payload = {"expression": "_0", "locals": {"_0": {"$handle": handle}}, "asHandle": True}
+        return Call(self._kinds["eval"], payload, timeout)
+
+    def isinstance(self, target: Proxy, kinds: Any, timeout: float | None = None) -> Call[bool]:
+        self._get_handle(target)
+        names = {"_0": target, "_1": kinds if isinstance(kinds, tuple) else (kinds,)}
+        return self.eval(_operators.IS_INSTANCE, names, timeout)
+
+    def signature(self, target: Proxy, timeout: float | None = None) -> Call[Any]:
+        self._get_handle(target)
+        return self.eval(_operators.SIGNATURE, {"_0": target}, timeout)
 
     def wrap(self, value: Any, timeout: float | None = None) -> Call[Any]:
         return self._with_uploads(Call(self._kinds["wrap"], {"value": self.encode(value)}, timeout))
@@ -302,12 +327,16 @@ def create_session(
     limits: Limits | Mapping[str, Any] | None,
     env: Mapping[str, str] | None,
     idle_timeout: float | None,
+    lifetime: float | None = None,
+    cwd: str | None = None,
 ) -> Call[SessionInfo]:
     fields = {
         "name": name,
         "limits": _list_limits(limits) if isinstance(limits, Limits) else limits and dict(limits),
         "env": dict(env) if env is not None else None,
         "idleTimeout": idle_timeout,
+        "lifetime": lifetime,
+        "cwd": cwd,
     }
     return Call(_CREATE, {key: value for key, value in fields.items() if value is not None})
 

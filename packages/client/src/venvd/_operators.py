@@ -149,6 +149,23 @@ DELETE_ATTRIBUTE = _BUILTINS + "delattr(_0, _1)"
 ENTER = "_0.__enter__()"
 EXIT = "_0.__exit__(None, None, None)"
 EXIT_WITH = "(lambda manager, error: manager.__exit__(type(error), error, None))(_0, " + _BUILTINS + "{}(_1))"
+# Texts name classes by their dotted path.
+IS_INSTANCE = (
+    _BUILTINS + "isinstance(_0, (lambda kinds, resolve, text: tuple(resolve(each) if type(each) is text else each "
+    "for each in kinds))(_1, __import__('pkgutil').resolve_name, type('')))"
+)
+CLASSES = (
+    "(lambda kind, get: [(get(each, '__module__', ''), get(each, '__qualname__', '')) for each in kind.__mro__])"
+    "(" + _BUILTINS + "type(_0), " + _BUILTINS + "getattr)"
+)
+SIGNATURE = (
+    "(lambda inspect, found, show: (\n"
+    "  [(one.name, int(one.kind), None if one.default is one.empty else show(one.default),\n"
+    "    None if one.annotation is one.empty else inspect.formatannotation(one.annotation))\n"
+    "   for one in found.parameters.values()],\n"
+    "  None if found.return_annotation is found.empty else inspect.formatannotation(found.return_annotation)))"
+    "(__import__('inspect'), __import__('inspect').signature(_0), " + _BUILTINS + "repr)"
+)
 ITERATOR = _BUILTINS + "iter(_0)"
 # An error comes after the items before it: the batch is then a tuple of those items and the error.
 BATCH = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import partial
+from inspect import Signature
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -14,25 +15,35 @@ from venvd._arrays import array_of
 from venvd._call_sites import is_method_call
 from venvd._calls import SessionCalls
 from venvd._operators import InPlaceOperators, Operators, subscript
+from venvd._remote_classes import UNKNOWN, find_local_class, is_class_question, show_remote_doc
+from venvd._signatures import make_signature
 from venvd._sync.iteration import Iteration
 from venvd._sync.uploads import run_uploading
 from venvd._tables import table_of
 from venvd._visible import visible
 from venvd.errors import UserError, VenvdError
 
-_OWN = frozenset({"_venvd_calls", "_venvd_id", "_venvd_type"})
+_OWN = frozenset({"_venvd_calls", "_venvd_class", "_venvd_id", "_venvd_type"})
 # numpy looks for these before it reads an object as a sequence. A proxy as the answer would mislead it.
 _NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__"})
 _TABLES = frozenset({"DataFrame", "Series", "Table", "RecordBatch"})
 """Type names of what `get_table` fetches."""
 
 
+def _get_doc(proxy: Any) -> Any:
+    return proxy._venvd_run(proxy._venvd_calls.getattr(proxy, "__doc__"))
+
+
+@show_remote_doc(_get_doc)
 class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     """A proxy of an object in a session.
 
     Attributes, method calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each
     costs one call. Results that are plain data become values, all others proxies. Attributes whose names begin with
     `_venvd_` belong to the proxy itself. The handle is released after the proxy has died.
+
+    In the program's own code `isinstance(proxy, cls)` is true where it is for the object, and the first question costs
+    a call. Code of libraries sees a proxy, because it may reach into the memory of what it takes for its own object.
     """
 
     __slots__ = ("__weakref__", *_OWN)
@@ -40,11 +51,24 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     _venvd_calls: SessionCalls
     _venvd_id: str
     _venvd_type: str
+    _venvd_class: type | None
 
     def __init__(self, calls: SessionCalls, handle: str, type_name: str) -> None:
         object.__setattr__(self, "_venvd_calls", calls)
         object.__setattr__(self, "_venvd_id", handle)
         object.__setattr__(self, "_venvd_type", type_name)
+        object.__setattr__(self, "_venvd_class", UNKNOWN)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._venvd_find_class() or type(self) if is_class_question(sys._getframe(1)) else type(self)
+
+    def _venvd_find_class(self) -> type | None:
+        """Return the class of this program that is the object's, or the nearest of its bases."""
+        if self._venvd_class is UNKNOWN:
+            found = find_local_class(self._venvd_evaluate(_operators.CLASSES, self))
+            object.__setattr__(self, "_venvd_class", found)
+        return self._venvd_class
 
     def _venvd_run(self, call: Any) -> Any:
         backend: Any = self._venvd_calls.backend
@@ -61,7 +85,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
 
     def _venvd_text(self, expression: str, *values: Any) -> str:
         text = self._venvd_evaluate(expression, self, *values)
-        if isinstance(text, str):
+        if type(text) is str:
             return text
         # Text with lone surrogates has no JSON form and stays in the session.
         data: bytes = self._venvd_evaluate(_operators.SURROGATES, text)
@@ -70,10 +94,13 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     # attributes and calls
 
     def __getattr__(self, name: str) -> Any:
-        if name in _NOT_REMOTE:
-            raise AttributeError(name)
-        if name == "__arrow_c_stream__":
-            return self._venvd_arrow_stream()
+        if name[:2] == "__":
+            if name in _NOT_REMOTE:
+                raise AttributeError(name)
+            if name == "__arrow_c_stream__":
+                return self._venvd_arrow_stream()
+            if name == "__signature__":
+                return self._venvd_get_signature()
         if is_method_call(sys._getframe(1), name):
             return partial(self._venvd_call_method, name)
         return self._venvd_run(self._venvd_calls.getattr(self, name))
@@ -91,9 +118,6 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
 
     def __dir__(self) -> list[str]:
         return list(self._venvd_evaluate(_operators.NAMES, self))
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
 
     # comparison and conversion
 
@@ -166,6 +190,10 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
 
         return stream
 
+    def _venvd_get_signature(self) -> Signature:
+        """Return what `inspect.signature` shows, which only something callable has."""
+        raise AttributeError("__signature__")
+
     # containers
 
     def __len__(self) -> int:
@@ -215,6 +243,19 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         return bool(self._venvd_evaluate(expression, self, *values))
 
 
+@show_remote_doc(_get_doc)
+class RemoteCallable(RemoteObject):
+    """A proxy of a function, a class or another object that can be called."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._venvd_run(self._venvd_calls.call(self, "__call__", args, kwargs))
+
+    def _venvd_get_signature(self) -> Signature:
+        return make_signature(self._venvd_run(self._venvd_calls.signature(self)))
+
+
 def make_exit_call(error: BaseException | None) -> tuple[str, list[Any]]:
     """Return the expression that ends a remote `with`, and its operands.
 
@@ -230,3 +271,8 @@ def make_exit_call(error: BaseException | None) -> tuple[str, list[Any]]:
 def type_name(proxy: Any) -> str:
     """Return the type name of a proxy's object. This sends nothing."""
     return str(proxy._venvd_type)
+
+
+def handle_id(proxy: Any) -> str:
+    """Return the ID of a proxy's handle, by which `proxy()` of its session makes another proxy. This sends nothing."""
+    return str(proxy._venvd_id)

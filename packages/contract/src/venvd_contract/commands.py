@@ -19,6 +19,7 @@ from venvd_contract.files import (
     FileListRequest,
     FilePutRequest,
 )
+from venvd_contract.session_requests import AttachRequest, SessionCreateRequest, SessionRequest
 from venvd_contract.suggestions import check_names
 
 # ---- requests --------------------------------------------------------------------------------------------------
@@ -78,6 +79,8 @@ class EvaluateRequest:
     """Another name for `expression`."""
     locals: Dict[str, Any] = field(default_factory=dict)
     """Names that the code sees in addition to those of the session."""
+    env: Dict[str, str] = field(default_factory=dict)
+    """Environment variables of the session's process while the code runs; afterwards they are as before."""
     asHandle: Optional[bool] = None
     """Whether the result is a handle also where it is plain data."""
 
@@ -87,6 +90,8 @@ class ExecuteRequest:
     code: str
     locals: Dict[str, Any] = field(default_factory=dict)
     """Names that the code sees in addition to those of the session."""
+    env: Dict[str, str] = field(default_factory=dict)
+    """Environment variables of the session's process while the code runs; afterwards they are as before."""
 
 
 @dataclass
@@ -139,27 +144,6 @@ class ArrayReleaseRequest:
     segments: List[str]
 
 
-@dataclass
-class SessionCreateRequest:
-    name: Optional[str] = None
-    limits: Optional[Dict[str, Any]] = None
-    """Fields of `Limits`; absent ones keep the backend's default."""
-    env: Optional[Dict[str, str]] = None
-    idleTimeout: Optional[float] = None
-    """Seconds without a call after which the session ends."""
-
-
-@dataclass
-class SessionRequest:
-    id: str
-
-
-@dataclass
-class AttachRequest:
-    id: Optional[str] = None
-    """The session; null is `default`."""
-
-
 # ---- responses -------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +156,8 @@ class Status:
 class Handle:
     handleId: str
     typeName: str
+    callable: Optional[bool] = None
+    """Whether the object can be called."""
 
 
 @dataclass
@@ -182,6 +168,8 @@ class Result:
     isHandle: Optional[bool] = None
     handleId: Optional[str] = None
     typeName: Optional[str] = None
+    callable: Optional[bool] = None
+    """Whether the object can be called."""
     repr: Optional[str] = None
 
 
@@ -266,6 +254,10 @@ class SessionInfo:
     calls: int
     handles: int
     restarts: int
+    lifetime: Optional[float] = None
+    """Seconds after `createdAt` at which the session ends."""
+    cwd: Optional[str] = None
+    """The directory in which its code runs, where it is not the working directory."""
 
 
 @dataclass

@@ -16,6 +16,8 @@ class FileGetRequest:
     """First byte. The default is 0."""
     length: Optional[int] = None
     """Maximum number of bytes. The default is all."""
+    archive: Optional[bool] = None
+    """Whether a directory comes as a tar archive of what is in it. Without it, a directory is refused."""
 
 
 @dataclass
@@ -30,6 +32,8 @@ class FilePutRequest:
     more: Optional[bool] = None
     """Whether further parts follow. The answer is then `{upload}`, and the next part gives it in place of the path."""
     upload: Optional[str] = None
+    archive: Optional[bool] = None
+    """Whether the bytes are a tar archive, whose content goes into the directory `path`."""
 
 
 @dataclass

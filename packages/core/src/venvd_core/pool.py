@@ -35,7 +35,8 @@ from venvd_core.slots import Slots
 from venvd_core.tasks import Tasks
 
 _LONGEST_RELEASE = 100
-_SHORTEST_IDLE, _LONGEST_IDLE = 0.01, 365 * 86400
+_SHORTEST_TIME, _LONGEST_TIME = 0.01, 365 * 86400
+_LONGEST_PATH = 4096
 _REMEMBERED = 256
 
 _stats = msgspec.json.Decoder(Stats)
@@ -167,15 +168,18 @@ class Pool:
         idle = payload["idleTimeout"]
         if idle is None:
             idle = self._settings.session_idle_timeout
-        if idle and not _SHORTEST_IDLE <= idle <= _LONGEST_IDLE:
-            raise InvalidRequest(f"idleTimeout takes {_SHORTEST_IDLE} to {_LONGEST_IDLE} seconds, or 0 for never")
+        lifetime = payload["lifetime"] or 0.0
+        for field, seconds in (("idleTimeout", idle), ("lifetime", lifetime)):
+            if seconds and not _SHORTEST_TIME <= seconds <= _LONGEST_TIME:
+                raise InvalidRequest(f"{field} takes {_SHORTEST_TIME} to {_LONGEST_TIME} seconds, or 0 for never")
         if name is not None:
             check_name("session", name)
         limits = merge_limits(self._settings.usual_limits, payload["limits"], self._settings.max_session_limits)
         env = payload["env"] or {}
         check_session(env)
         lease, compat = self._settings.handle_lease, self._settings.compat
-        return SessionSpec(self._replicas.make_id(name), limits, name, env, idle, lease, compat)
+        cwd = _check_directory(payload["cwd"] or "")
+        return SessionSpec(self._replicas.make_id(name), limits, name, env, idle, lease, compat, lifetime, cwd)
 
     async def delete(self, name: str) -> None:
         """End a session; returns when its whole process tree is gone."""
@@ -196,10 +200,9 @@ class Pool:
         await session.reset()
         return session.info()
 
-    def on_idle(self, session_id: str) -> None:
+    def on_expired(self, session_id: str, why: str) -> None:
         session = self._sessions.get(session_id)
         if session is not None:
-            why = f"it had no call for {session.spec.idle_timeout:g} s"
             self._audit.add_session(SESSION_ENDED, session_id, None, detail=why)
             self._tasks.start(self._end(session, why))
 
@@ -279,3 +282,18 @@ class Pool:
             "warden": stats.warden.rssBytes,
             "zygote": stats.zygote.rssBytes,
         }
+
+
+def _check_directory(path: str) -> str:
+    """Check the `cwd` of a session, and return it.
+
+    Raises:
+        InvalidRequest: no directory can have that path, or it leads out of the working directory.
+    """
+    if "\0" in path or len(path.encode("utf-8", "surrogatepass")) > _LONGEST_PATH or not path.isprintable():
+        raise InvalidRequest(f"cwd takes the path of a directory: at most {_LONGEST_PATH} bytes, no control characters")
+    if ".." in path.split("/"):
+        raise InvalidRequest(
+            f'cwd "{path[:80]}" has ".." as a part: name a directory below the working directory, or an absolute one'
+        )
+    return path

@@ -20,7 +20,6 @@ from venvd_http_backend.request import HttpRequest
 from venvd_http_backend.streaming import send_piece
 
 _SAFE = (
-    (b"content-type", b"application/octet-stream"),
     (b"x-content-type-options", b"nosniff"),
     (b"content-disposition", b"attachment"),
     (b"accept-ranges", b"bytes"),
@@ -30,9 +29,13 @@ _SAFE = (
 _RANGE = re.compile(rb"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 
+_FILE, _ARCHIVE = b"application/octet-stream", b"application/x-tar"
+
+
 class _Info(msgspec.Struct):
     sizeBytes: int  # noqa: N815 — names on the wire
     modifiedAt: str  # noqa: N815
+    isDirectory: bool = False  # noqa: N815
 
 
 _info = msgspec.json.Decoder(_Info)
@@ -113,6 +116,7 @@ def _read_range(request: HttpRequest) -> _Part | None:
 def _describe(download: Download, *, ranged: bool) -> tuple[int, Headers]:
     info = _info.decode(download.info)
     headers: Headers = (
+        (b"content-type", _ARCHIVE if info.isDirectory else _FILE),
         *_SAFE,
         (b"content-length", b"%d" % download.length),
         (b"etag", f'"{info.sizeBytes}-{info.modifiedAt}"'.encode()),

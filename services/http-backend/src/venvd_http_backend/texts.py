@@ -57,10 +57,14 @@ DESCRIPTIONS: Mapping[str, str] = {
         "Cancel a call: one in the background, or one whose request named it by `X-Venvd-Call`. A call that runs "
         "is interrupted, and one that waits never runs."
     ),
-    "file.get": ("Fetch a file of the session's working directory, or the part of it that `offset` and `length` name."),
+    "file.get": (
+        "Fetch a file of the session's working directory, or the part of it that `offset` and `length` name. "
+        "With `archive`, a directory comes as a tar archive of what is in it (`application/x-tar`)."
+    ),
     "file.put": (
         "Send a file into the session's working directory. It takes the place of a file of this name once it is "
-        "whole. `parents` creates the directories above it."
+        "whole. `parents` creates the directories above it. With `archive`, the body is a tar archive, whose content goes "
+        "into the directory of that path: files, directories, and symbolic links that lead to a place below it."
     ),
     "file.list": "List files of the session's working directory, page by page.",
     "file.delete": (
@@ -69,7 +73,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     ),
     "session.create": (
         "Create a session: a process of its own, with its own names, handles and working directory. `limits` may "
-        "lower the limits of the backend."
+        "lower the limits of the backend. `idleTimeout` and `lifetime` end the session by themselves."
     ),
     "session.list": "List the sessions. `default` is always there.",
     "session.get": "Return the state of a session.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from inspect import Signature
 from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,12 +14,14 @@ from venvd import _calls
 from venvd._arrays import array_of, bytes_of
 from venvd._async.background import AsyncBackground
 from venvd._async.files import AsyncFiles
+from venvd._async.output_events import pass_on_output
 from venvd._async.replicas import AsyncReplicaList, AsyncReplicaTransport
 from venvd._async.uploads import run_uploading, stream_uploading
-from venvd._async_proxy import AsyncRemoteObject
+from venvd._async_proxy import AsyncRemoteCallable, AsyncRemoteObject
 from venvd._calls import SessionCalls
 from venvd._output import Output
 from venvd._release import AsyncReleaser
+from venvd._signatures import make_signature
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
@@ -72,6 +75,7 @@ class AsyncCommands:
         *,
         timeout: float | None = None,
         proxy: bool = False,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
     ) -> Any:
         """Evaluate `code` and return the value of its last expression.
@@ -81,11 +85,12 @@ class AsyncCommands:
             names: variables that the code alone sees.
             timeout: seconds for this call.
             proxy: whether plain data comes as a proxy too, so that changes reach the session's object.
+            env: environment variables while the code runs. The whole process has them, with all its threads.
             **more_names: more variables.
         """
         if names:
             more_names = {**names, **more_names}
-        call = self._calls.eval(code, more_names, timeout, proxy=proxy)
+        call = self._calls.eval(code, more_names, timeout, proxy=proxy, env=env)
         return await (self._run(call) if call.uploads else self._run_call(call))
 
     async def ref(self, target: AsyncRemoteObject, place: str, *, timeout: float | None = None) -> AsyncRemoteObject:
@@ -104,6 +109,9 @@ class AsyncCommands:
         *,
         check: bool = True,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
         **more_names: Any,
     ) -> Output:
         """Run `code` and return its output.
@@ -113,10 +121,17 @@ class AsyncCommands:
             names: variables that the code alone sees.
             check: whether an error of the code is raised as `UserError`, or else is part of the output.
             timeout: seconds for this call.
+            env: environment variables while the code runs. The whole process has them, with all its threads.
+            on_stdout: takes each piece of text that the code prints, as it comes. What it raises cancels the code.
+            on_stderr: the same for standard error.
             **more_names: more variables.
         """
-        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
-        return _calls.check_output(await self._run(call), check=check)
+        names = {**(names or {}), **more_names}
+        if on_stdout is None and on_stderr is None:
+            return _calls.check_output(await self._run(self._calls.exec(code, names, timeout, env)), check=check)
+        events = self.exec_stream(code, names, timeout=timeout, env=env)
+        output = await pass_on_output(events, {"stdout": on_stdout, "stderr": on_stderr})
+        return _calls.check_output(output, check=check)
 
     def exec_stream(
         self,
@@ -125,14 +140,45 @@ class AsyncCommands:
         /,
         *,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
 
-        `names` and the keyword arguments are variables that the code alone sees. Closing the iterator cancels the code.
+        `names` and the keyword arguments are variables that the code alone sees, and `env` are environment variables
+        while it runs. Closing the iterator cancels the code.
         """
-        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout, env)
         return stream_uploading(self._calls, self._transport, call) if call.uploads else self._transport.stream(call)
+
+    async def proxy(self, handle: str, *, timeout: float | None = None) -> AsyncRemoteObject:
+        """Return a proxy of the object behind a handle that any program holds in this session.
+
+        The proxy has a handle of its own. When it dies, the other handle stays.
+
+        Args:
+            handle: the ID of the handle, which `venvd.handle_id` returns of a proxy and `handles()` lists.
+            timeout: seconds for this call.
+
+        Raises:
+            HandleNotFound: the session has no such handle.
+        """
+        proxy: AsyncRemoteObject = await self._run_call(self._calls.proxy(handle, timeout))
+        return proxy
+
+    async def isinstance(
+        self, target: AsyncRemoteObject, kind: type | str | tuple[type | str, ...], *, timeout: float | None = None
+    ) -> bool:
+        """Return whether an object is an instance of a class, or of one of several classes.
+
+        `kind` is a class that the session can import, or its dotted name, such as `"pandas.DataFrame"`.
+        """
+        call = self._calls.isinstance(target, kind, timeout)
+        return await self._run(call)
+
+    async def signature(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Signature:
+        """Return the signature of a function or class of the session. Defaults that are no literals appear as text."""
+        return make_signature(await self._run_call(self._calls.signature(target, timeout)))
 
     async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteObject:
         """Import the module with that dotted name."""
@@ -282,6 +328,8 @@ class AsyncSessions:
         limits: Limits | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         idle_timeout: float | None = None,
+        lifetime: float | None = None,
+        cwd: str | None = None,
     ) -> AsyncSession:
         """Create a session.
 
@@ -290,8 +338,11 @@ class AsyncSessions:
             limits: `venvd.Limits`, or a mapping of its fields. The backend has defaults for those that are not set.
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
+            lifetime: seconds after its creation at which the session ends, whatever it runs.
+            cwd: the directory in which its code runs and finds modules. A relative one is below the session's working
+                directory, and made if missing. The paths of `files` are relative to the working directory in any case.
         """
-        call = _calls.create_session(name, limits, env, idle_timeout)
+        call = _calls.create_session(name, limits, env, idle_timeout, lifetime, cwd)
         transport = await self._backend._choose_replica() if name is None else self._backend._transport
         info = await transport.call(call)
         return AsyncSession(self._backend, info.id, info)
@@ -426,8 +477,8 @@ class AsyncBackend(AsyncCommands):
         least = min(ready, key=attrgetter("sessions"))
         return self._replicas.find_replica(least.url or self.url)
 
-    def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, _repr: str | None) -> AsyncRemoteObject:
-        proxy = AsyncRemoteObject(calls, handle, type_name)
+    def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, is_callable: bool) -> AsyncRemoteObject:
+        proxy = (AsyncRemoteCallable if is_callable else AsyncRemoteObject)(calls, handle, type_name)
         self._releaser.watch(proxy, calls.session, handle)
         return proxy
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from venvd._async.uploads import send_uploads
 from venvd._calls import Proxy, SessionCalls
+from venvd._done_callbacks import AsyncDoneCallbacks
 from venvd._json_dataclasses import from_json
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Kind
 from venvd.errors import DeadlineExceeded, error_from_reply
@@ -28,6 +29,7 @@ class AsyncRemoteCall:
         self._run_call = run_call
         self.id = call_id
         self._uploads: list[Any] = []
+        self._callbacks = AsyncDoneCallbacks(self, self._wait)
 
     def __repr__(self) -> str:
         return f"<venvd call {self.id}>"
@@ -48,17 +50,28 @@ class AsyncRemoteCall:
             NotFound: the backend no longer keeps the result.
             VenvdError: the error of the call itself.
         """
+        info = await self._wait(timeout)
+        if info.error is not None:
+            raise error_from_reply({**vars(info.error), "error": info.error.message})
+        return self._calls.decode_reply(info.command, info.result)
+
+    def add_done_callback(self, callback: Callable[[AsyncRemoteCall], object]) -> None:
+        """Have `callback` called with this call when it has ended, or can no longer be waited for.
+
+        The callback finds out what became of the call with `result()`. One thread or task of this program waits for the
+        call, and runs all its callbacks. What a callback raises is logged.
+        """
+        self._callbacks.add(callback)
+
+    async def _wait(self, timeout: float | None = None) -> CallInfo:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             wait = _LONGEST_WAIT if end is None else max(0.0, min(_LONGEST_WAIT, end - time.monotonic()))
             info = await self._run_call(Call(_GET, {"id": self.id, "wait": wait} if wait else {"id": self.id}))
             if info.state not in _UNFINISHED:
-                break
+                return info
             if end is not None and time.monotonic() >= end:
                 raise DeadlineExceeded(f"the call {self.id} has not ended within {timeout:g} s; it keeps running")
-        if info.error is not None:
-            raise error_from_reply({**vars(info.error), "error": info.error.message})
-        return self._calls.decode_reply(info.command, info.result)
 
     async def cancel(self) -> None:
         """Cancel the call. If the call has ended already, this does nothing."""
@@ -80,10 +93,14 @@ class AsyncBackground:
         /,
         *,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
     ) -> AsyncRemoteCall:
-        """Start to evaluate `code`, which sees `names` and the keyword arguments as variables."""
-        return await self._start(self._calls.eval(code, {**(names or {}), **more_names}, timeout))
+        """Start to evaluate `code`, which sees `names` and the keyword arguments as variables.
+
+        `env` are environment variables while it runs.
+        """
+        return await self._start(self._calls.eval(code, {**(names or {}), **more_names}, timeout, env=env))
 
     async def exec(
         self,
@@ -92,13 +109,15 @@ class AsyncBackground:
         /,
         *,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
     ) -> AsyncRemoteCall:
         """Start to run `code`, which sees `names` and the keyword arguments as variables.
 
-        The result is its output, which includes the error if the code raises.
+        The result is its output, which includes the error if the code raises. `env` are environment variables while it
+        runs.
         """
-        return await self._start(self._calls.exec(code, {**(names or {}), **more_names}, timeout))
+        return await self._start(self._calls.exec(code, {**(names or {}), **more_names}, timeout, env))
 
     async def call(
         self, target: Proxy, method: str, /, *args: Any, _timeout: float | None = None, **kwargs: Any

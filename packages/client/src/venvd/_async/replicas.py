@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
@@ -92,13 +92,13 @@ class AsyncReplicaTransport:
             self._homes.pop(call.kind.session, None)  # the next call asks where the session lives now
             raise
 
-    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:
         """Send one call and yield its events."""
         transport = self._homes.get(call.session, self._main)
         for _ in range(_MOST_MOVES):
             moved: Moved | None = None
             try:
-                async with aclosing(cast("AsyncGenerator[Event, None]", transport.stream(call))) as events:
+                async with aclosing(transport.stream(call)) as events:
                     async for event in events:
                         yield event
             except Moved as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ class AsyncSocketTransport:
         call.received = reader.received()
         return call.finish(reader.result())
 
-    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:
         exchange, reader = self._codec.exchange(call, stream=True)
         async with aclosing(self._pool.stream(exchange, answer_deadline(call.timeout))) as arrivals:
             async for _ in arrivals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from venvd._arrays import bytes_of
@@ -37,7 +37,9 @@ async def run_uploading(calls: SessionCalls, transport: AsyncTransport, call: Ca
         proxies.clear()
 
 
-async def stream_uploading(calls: SessionCalls, transport: AsyncTransport, call: Call[Any]) -> AsyncIterator[Event]:
+async def stream_uploading(
+    calls: SessionCalls, transport: AsyncTransport, call: Call[Any]
+) -> AsyncGenerator[Event, None]:
     """Send what a call needs, and yield the events of the call."""
     proxies = await send_uploads(calls, transport, call)
     try:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from inspect import Signature
 from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,10 +14,12 @@ from venvd import _calls
 from venvd._arrays import array_of, bytes_of
 from venvd._calls import SessionCalls
 from venvd._output import Output
-from venvd._proxy import RemoteObject
+from venvd._proxy import RemoteCallable, RemoteObject
 from venvd._release import Releaser
+from venvd._signatures import make_signature
 from venvd._sync.background import Background
 from venvd._sync.files import Files
+from venvd._sync.output_events import pass_on_output
 from venvd._sync.replicas import ReplicaList, ReplicaTransport
 from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
@@ -72,6 +75,7 @@ class Commands:
         *,
         timeout: float | None = None,
         proxy: bool = False,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
     ) -> Any:
         """Evaluate `code` and return the value of its last expression.
@@ -81,11 +85,12 @@ class Commands:
             names: variables that the code alone sees.
             timeout: seconds for this call.
             proxy: whether plain data comes as a proxy too, so that changes reach the session's object.
+            env: environment variables while the code runs. The whole process has them, with all its threads.
             **more_names: more variables.
         """
         if names:
             more_names = {**names, **more_names}
-        call = self._calls.eval(code, more_names, timeout, proxy=proxy)
+        call = self._calls.eval(code, more_names, timeout, proxy=proxy, env=env)
         return self._run(call) if call.uploads else self._run_call(call)
 
     def ref(self, target: RemoteObject, place: str, *, timeout: float | None = None) -> RemoteObject:
@@ -104,6 +109,9 @@ class Commands:
         *,
         check: bool = True,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
         **more_names: Any,
     ) -> Output:
         """Run `code` and return its output.
@@ -113,10 +121,17 @@ class Commands:
             names: variables that the code alone sees.
             check: whether an error of the code is raised as `UserError`, or else is part of the output.
             timeout: seconds for this call.
+            env: environment variables while the code runs. The whole process has them, with all its threads.
+            on_stdout: takes each piece of text that the code prints, as it comes. What it raises cancels the code.
+            on_stderr: the same for standard error.
             **more_names: more variables.
         """
-        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
-        return _calls.check_output(self._run(call), check=check)
+        names = {**(names or {}), **more_names}
+        if on_stdout is None and on_stderr is None:
+            return _calls.check_output(self._run(self._calls.exec(code, names, timeout, env)), check=check)
+        events = self.exec_stream(code, names, timeout=timeout, env=env)
+        output = pass_on_output(events, {"stdout": on_stdout, "stderr": on_stderr})
+        return _calls.check_output(output, check=check)
 
     def exec_stream(
         self,
@@ -125,14 +140,45 @@ class Commands:
         /,
         *,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
         **more_names: Any,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
 
-        `names` and the keyword arguments are variables that the code alone sees. Closing the iterator cancels the code.
+        `names` and the keyword arguments are variables that the code alone sees, and `env` are environment variables
+        while it runs. Closing the iterator cancels the code.
         """
-        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout)
+        call = self._calls.exec(code, {**(names or {}), **more_names}, timeout, env)
         return stream_uploading(self._calls, self._transport, call) if call.uploads else self._transport.stream(call)
+
+    def proxy(self, handle: str, *, timeout: float | None = None) -> RemoteObject:
+        """Return a proxy of the object behind a handle that any program holds in this session.
+
+        The proxy has a handle of its own. When it dies, the other handle stays.
+
+        Args:
+            handle: the ID of the handle, which `venvd.handle_id` returns of a proxy and `handles()` lists.
+            timeout: seconds for this call.
+
+        Raises:
+            HandleNotFound: the session has no such handle.
+        """
+        proxy: RemoteObject = self._run_call(self._calls.proxy(handle, timeout))
+        return proxy
+
+    def isinstance(
+        self, target: RemoteObject, kind: type | str | tuple[type | str, ...], *, timeout: float | None = None
+    ) -> bool:
+        """Return whether an object is an instance of a class, or of one of several classes.
+
+        `kind` is a class that the session can import, or its dotted name, such as `"pandas.DataFrame"`.
+        """
+        call = self._calls.isinstance(target, kind, timeout)
+        return self._run(call)
+
+    def signature(self, target: RemoteObject, *, timeout: float | None = None) -> Signature:
+        """Return the signature of a function or class of the session. Defaults that are no literals appear as text."""
+        return make_signature(self._run_call(self._calls.signature(target, timeout)))
 
     def import_module(self, name: str, *, timeout: float | None = None) -> RemoteObject:
         """Import the module with that dotted name."""
@@ -280,6 +326,8 @@ class Sessions:
         limits: Limits | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         idle_timeout: float | None = None,
+        lifetime: float | None = None,
+        cwd: str | None = None,
     ) -> Session:
         """Create a session.
 
@@ -288,8 +336,11 @@ class Sessions:
             limits: `venvd.Limits`, or a mapping of its fields. The backend has defaults for those that are not set.
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
+            lifetime: seconds after its creation at which the session ends, whatever it runs.
+            cwd: the directory in which its code runs and finds modules. A relative one is below the session's working
+                directory, and made if missing. The paths of `files` are relative to the working directory in any case.
         """
-        call = _calls.create_session(name, limits, env, idle_timeout)
+        call = _calls.create_session(name, limits, env, idle_timeout, lifetime, cwd)
         transport = self._backend._choose_replica() if name is None else self._backend._transport
         info = transport.call(call)
         return Session(self._backend, info.id, info)
@@ -424,8 +475,8 @@ class Backend(Commands):
         least = min(ready, key=attrgetter("sessions"))
         return self._replicas.find_replica(least.url or self.url)
 
-    def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, _repr: str | None) -> RemoteObject:
-        proxy = RemoteObject(calls, handle, type_name)
+    def _make_proxy(self, calls: SessionCalls, handle: str, type_name: str, is_callable: bool) -> RemoteObject:
+        proxy = (RemoteCallable if is_callable else RemoteObject)(calls, handle, type_name)
         self._releaser.watch(proxy, calls.session, handle)
         return proxy
 

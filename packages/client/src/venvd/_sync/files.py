@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import IO, Any
+from typing import IO, Any, overload
 
+from venvd._archives import pack, unpack
 from venvd._calls import SessionCalls
 from venvd._json_dataclasses import from_json
 from venvd._transports.base import Call, Kind, Run
@@ -20,8 +21,8 @@ PART = 8 << 20
 """Bytes of a file in one request."""
 
 _Bytes = bytes | bytearray | memoryview
-Source = _Bytes | os.PathLike[str] | IO[bytes]
-Target = os.PathLike[str] | IO[bytes]
+Source = _Bytes | str | os.PathLike[str] | IO[bytes]
+Target = str | os.PathLike[str] | IO[bytes]
 
 
 class Files:
@@ -36,43 +37,82 @@ class Files:
         self._run_call = run_call
 
     def put(self, path: str, source: Source, *, parents: bool = True) -> FileInfo:
-        """Send a file: bytes, a local `pathlib.Path`, or a file opened in binary mode.
+        """Send a file or a directory.
 
-        The new file replaces an old one in one step, after its last byte has come. `parents` also makes missing
-        directories on the way.
+        A new file replaces an old one in one step, after its last byte has come. What is in a local directory goes into
+        the directory `path`, beside what that has already.
+
+        Args:
+            path: where it goes.
+            source: bytes, a local path, or a file opened in binary mode.
+            parents: whether missing directories on the way are made too.
         """
-        if isinstance(source, _Bytes):
-            return self._send(path, _part_reader(source), parents=parents)
-        if isinstance(source, os.PathLike):
-            with Path(source).open("rb") as file:
-                return self._send(path, file.read, parents=parents)
-        if not hasattr(source, "read"):
-            raise _refuse_source(source)
-        return self._send(path, source.read, parents=parents)
+        local = _find_local(source)
+        if local is not None and local.is_dir():
+            with pack(local) as file:
+                return self._send(path, file.read, parents=parents, archive=True)
+        return self._put(path, source, parents=parents)
 
-    def get(self, path: str) -> bytes:
-        """Return the bytes of a file."""
+    def put_archive(self, path: str, source: Source, *, parents: bool = True) -> FileInfo:
+        """Send a tar archive, and extract it into the directory `path`; `"."` is the working directory.
+
+        All entries are checked before the first is written: files, directories, and symbolic links that lead to a place
+        below the directory. The archive is not compressed.
+
+        Args:
+            path: the directory, which is made if it is missing.
+            source: the archive: bytes, a local path, or a file opened in binary mode.
+            parents: whether missing directories on the way are made too.
+        """
+        return self._put(path, source, parents=parents, archive=True)
+
+    @overload
+    def get(self, path: str) -> bytes: ...
+
+    @overload
+    def get(self, path: str, target: Target) -> FileInfo: ...
+
+    def get(self, path: str, target: Target | None = None) -> bytes | FileInfo:
+        """Return the bytes of a file, or save a file or a directory in the local `target`, as `save` does."""
+        if target is not None:
+            return self.save(path, target)
         parts: list[bytes] = []
         self._fetch(path, parts.append)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
+
+    def get_archive(self, path: str = ".") -> bytes:
+        """Return the tar archive of what is in a directory; `"."` is the working directory."""
+        parts: list[bytes] = []
+        info = self._fetch(path, parts.append, archive=True)
+        if not info.isDirectory:
+            raise InvalidRequest(f'"{path}" is no directory: get() returns the bytes of a file')
+        return b"".join(parts)
 
     def save(self, path: str, target: Target) -> FileInfo:
-        """Fetch a file into a local `pathlib.Path`, or into a file opened in binary mode.
+        """Fetch a file or a directory.
 
-        A local file is replaced in one step, after the last byte has come.
+        A local file is replaced in one step, after the last byte has come. What is in a directory goes into the local
+        directory `target`, which is made if it is missing. Nothing is written outside of it.
+
+        Args:
+            path: of the file or directory.
+            target: a local path, or, for a file, a file opened in binary mode.
         """
-        if not isinstance(target, os.PathLike):
+        if not isinstance(target, str | os.PathLike):
             if not hasattr(target, "write"):
                 raise InvalidRequest(
-                    f"{type(target).__name__} is no file: give a pathlib.Path, or a file opened with 'wb'"
+                    f"{type(target).__name__} is no file: give a local path, or a file opened with 'wb'"
                 )
             return self._fetch(path, target.write)
         final = Path(target)
         partial = final.with_name(f".{final.name[:100]}.{token_hex(4)}.part")
         try:
             with partial.open("xb") as file:
-                info = self._fetch(path, file.write)
-            partial.replace(final)
+                info = self._fetch(path, file.write, archive=True)
+            if info.isDirectory:
+                unpack(partial, final)
+            else:
+                _put_in_place(partial, final, PurePosixPath(path).name)
         finally:
             partial.unlink(missing_ok=True)
         return info
@@ -97,8 +137,24 @@ class Files:
         kind = Kind(command, lambda result: result, self._calls.session, repeatable=command != "file.put")
         return self._run_call(Call(kind, payload, self._calls.timeout, body))
 
-    def _send(self, path: str, read: Callable[[int], bytes], *, parents: bool) -> FileInfo:
-        fields: dict[str, Any] = {**_path_fields(path), "parents": None if parents else False}
+    def _put(self, path: str, source: Source, *, parents: bool, archive: bool = False) -> FileInfo:
+        local = _find_local(source)
+        if local is not None:
+            with local.open("rb") as file:
+                return self._send(path, file.read, parents=parents, archive=archive)
+        if isinstance(source, _Bytes):
+            return self._send(path, _part_reader(source), parents=parents, archive=archive)
+        read = getattr(source, "read", None)
+        if read is None:
+            raise _refuse_source(source)
+        return self._send(path, read, parents=parents, archive=archive)
+
+    def _send(self, path: str, read: Callable[[int], bytes], *, parents: bool, archive: bool = False) -> FileInfo:
+        fields: dict[str, Any] = {
+            **_path_fields(path),
+            "parents": None if parents else False,
+            "archive": archive or None,
+        }
         part = read(PART)
         if not isinstance(part, bytes):
             raise _refuse_source(part)
@@ -110,11 +166,12 @@ class Files:
             fields["upload"] = result["upload"]
             part = following
 
-    def _fetch(self, path: str, write: Callable[[bytes], Any]) -> FileInfo:
+    def _fetch(self, path: str, write: Callable[[bytes], Any], *, archive: bool = False) -> FileInfo:
+        fields: dict[str, Any] = {**_path_fields(path), "length": PART, "archive": archive or None}
         offset = 0
         first: FileInfo | None = None
         while True:
-            result = self._run("file.get", {**_path_fields(path), "offset": offset, "length": PART})
+            result = self._run("file.get", {**fields, "offset": offset})
             data: bytes = result["attached"]
             info = from_json(FileInfo, {"path": path, "isDirectory": False, "kind": "file", **result})
             first = first or info
@@ -147,7 +204,25 @@ def _part_reader(data: _Bytes) -> Callable[[int], bytes]:
     return read
 
 
+def _put_in_place(partial: Path, final: Path, name: str) -> None:
+    """Rename a fetched file to its final name, or, where that is a directory, to `name` in it."""
+    partial.replace(final / name if final.is_dir() else final)
+
+
+def _find_local(source: object) -> Path | None:
+    """Return the local path that a source names, or None if it holds the bytes itself.
+
+    Raises:
+        InvalidRequest: a text names nothing.
+    """
+    if isinstance(source, str) and not Path(source).exists():
+        raise InvalidRequest(
+            f'there is no local file "{source[:200]}"; to send a text itself, encode it: text.encode()'
+        )
+    return Path(source) if isinstance(source, str | os.PathLike) else None
+
+
 def _refuse_source(source: object) -> InvalidRequest:
     return InvalidRequest(
-        f"{type(source).__name__} is neither bytes nor a file: give bytes, a pathlib.Path or a file opened with 'rb'"
+        f"{type(source).__name__} is neither bytes nor a file: give bytes, a local path or a file opened with 'rb'"
     )

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from venvd._transports.base import Call, Event, Run, Transport
@@ -93,13 +93,13 @@ class ReplicaTransport:
             self._homes.pop(call.kind.session, None)  # the next call asks where the session lives now
             raise
 
-    def stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
         """Send one call and yield its events."""
         transport = self._homes.get(call.session, self._main)
         for _ in range(_MOST_MOVES):
             moved: Moved | None = None
             try:
-                with closing(cast("Generator[Event, None, None]", transport.stream(call))) as events:
+                with closing(transport.stream(call)) as events:
                     for event in events:
                         yield event
             except Moved as error:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ class SocketTransport:
         call.received = reader.received()
         return call.finish(reader.result())
 
-    def stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
         exchange, reader = self._codec.exchange(call, stream=True)
         with closing(self._pool.stream(exchange, answer_deadline(call.timeout))) as arrivals:
             for _ in arrivals:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 from venvd._arrays import bytes_of
@@ -38,7 +38,7 @@ def run_uploading(calls: SessionCalls, transport: Transport, call: Call[T]) -> T
         proxies.clear()
 
 
-def stream_uploading(calls: SessionCalls, transport: Transport, call: Call[Any]) -> Iterator[Event]:
+def stream_uploading(calls: SessionCalls, transport: Transport, call: Call[Any]) -> Generator[Event, None, None]:
     """Send what a call needs, and yield the events of the call."""
     proxies = send_uploads(calls, transport, call)
     try:

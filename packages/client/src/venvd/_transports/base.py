@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -153,7 +153,7 @@ class Transport(Protocol):
     def call(self, call: Call[T], /) -> T:
         """Send one call and return its decoded reply, or raise the error that the backend answered."""
 
-    def stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
         """Send one call and yield its events; the last is `result`. Closing the iterator cancels the call."""
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
@@ -175,7 +175,7 @@ class AsyncTransport(Protocol):
 
     async def call(self, call: Call[T], /) -> T: ...
 
-    def stream(self, call: Call[Any]) -> AsyncIterator[Event]: ...
+    def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]: ...
 
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]: ...
 

@@ -15,7 +15,7 @@ from venvd_contract.commands import BY_NAME
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STREAM = "text/event-stream"
-_FILE = "application/octet-stream"
+_FILE, _ARCHIVE = "application/octet-stream", "application/x-tar"
 
 
 def parse_json(data: bytes | bytearray) -> Any:
@@ -81,8 +81,10 @@ class HttpReply(ResponseReader):
     def result(self) -> Any:
         if self.status >= 400:
             raise error_of(self)
-        if self.header("content-type") == _FILE:
-            return {**http_targets.parse_version(self.header("etag")), "attached": bytes(self.body)}
+        if self.header("content-type") in {_FILE, _ARCHIVE}:
+            is_directory = self.header("content-type") == _ARCHIVE
+            fields = {"isDirectory": is_directory, "kind": "directory" if is_directory else "file"}
+            return {**http_targets.parse_version(self.header("etag")), **fields, "attached": bytes(self.body)}
         return parse_json(self.body) if self._output is None else self._output.whole()
 
     def received(self) -> int:

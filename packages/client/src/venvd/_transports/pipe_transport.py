@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from functools import partial
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ class PipeTransport:
         before, self._direct.server = self._direct.server, call
         return before
 
-    def stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
         reader = PipeReply()
         arrivals = self._direct.stream(call, reader)
         if arrivals is None:
@@ -89,7 +89,7 @@ class AsyncPipeTransport(AsyncSocketTransport):
         finally:
             self._direct.expect_end(call.payload["id"])
 
-    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:
         reader = PipeReply()
         arrivals = await self._direct.stream(call, reader)
         if arrivals is None:

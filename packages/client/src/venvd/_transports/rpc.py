@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -182,7 +182,7 @@ class RpcTransport:
             return self._codec.finish(call, answer)
         raise self._codec.ended_early()
 
-    def stream(self, call: Call[Any]) -> Iterator[Event]:
+    def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
         for answer in self._answers(call, stream=True):
             event = self._codec.event(answer)
             yield event or Event("result", self._codec.finish(call, answer))
@@ -273,7 +273,7 @@ class AsyncRpcTransport:
             return self._codec.finish(call, answer)
         raise self._codec.ended_early()
 
-    async def stream(self, call: Call[Any]) -> AsyncIterator[Event]:
+    async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:
         async for answer in self._answers(call, stream=True):
             event = self._codec.event(answer)
             yield event or Event("result", self._codec.finish(call, answer))

@@ -12,6 +12,7 @@ Each message is a byte for its kind, four for its length (big-endian), and that 
 | command | exchange |
 |---|---|
 | `file.get` | `r {info, offset, length}`, then `length` raw bytes |
+| `file.get` of an archive | the same, with the bytes of the archive |
 | `file.put` | `r {}` when it is ready; the server sends `d`… and `z`; then `r` with the file's info |
 | `file.list`, `file.delete` | `r` |
 

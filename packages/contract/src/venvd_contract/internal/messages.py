@@ -58,6 +58,7 @@ class Start:
         lease: seconds of the lease of handles that calls without a lease make; 0 for none.
         compat: whether its calls may use what clients of an older .NET host send.
         standby: whether it waits for `assign`; no user code runs before.
+        cwd: the directory in which its code runs, relative to its working directory or absolute.
     """
 
     session: str
@@ -67,6 +68,7 @@ class Start:
     lease: float = 0.0
     compat: bool = False
     standby: bool = False
+    cwd: str = ""
 
 
 @dataclass

@@ -29,6 +29,8 @@ class SessionSpec:
     idle_timeout: float = 0.0
     lease: float = 0.0
     compat: bool = True
+    lifetime: float = 0.0
+    cwd: str = ""
 
 
 class Admission:
@@ -76,5 +78,5 @@ class Host(Protocol):
     queued_bytes: QueuedBytes
     answer_venvs: AnswerVenvs | None
 
-    def on_idle(self, session_id: str) -> None:
-        """End a session that has had no call for its idle timeout."""
+    def on_expired(self, session_id: str, why: str) -> None:
+        """End a session that has had no call for its idle timeout, or has reached the end of its lifetime."""

@@ -106,7 +106,7 @@ async def kill(link: Link, session: str, reason: str) -> None:
 
 async def start(
     link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
-    lease: float, compat: bool, standby: bool = False,
+    lease: float, compat: bool, standby: bool = False, cwd: str = "",
 ) -> Process:  # fmt: skip
     """Start the process of a session, with connections whose server's ends no other process ever has.
 
@@ -117,7 +117,7 @@ async def start(
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         stream_end = _connect(theirs, ours, socket.SOCK_STREAM)
         supply_end = _connect(theirs, ours, socket.SOCK_SEQPACKET)
-        command = Start(session, slot, asdict(limits), env, lease, compat, standby)
+        command = Start(session, slot, asdict(limits), env, lease, compat, standby, cwd)
         descriptors = [stream_end.other.fileno(), supply_end.other.fileno()]
         try:
             started = _started.decode(await link.request(command, within=_START_TIMEOUT, descriptors=descriptors))

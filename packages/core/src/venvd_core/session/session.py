@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -63,8 +64,10 @@ class Session:
         self._lifecycle = Lifecycle(spec, slot, host, self)
         self._direct = DirectClients(spec, slot, host, self._lifecycle)
         self._lifecycle.start(process)
-        if spec.idle_timeout:
-            self._timer.schedule(self._last_used + spec.idle_timeout)
+        self._expires_at = self._last_used + spec.lifetime if spec.lifetime else math.inf
+        first_due = min(self._expires_at, self._last_used + (spec.idle_timeout or math.inf))
+        if first_due < math.inf:
+            self._timer.schedule(first_due)
 
     # ---- what clients see
 
@@ -95,6 +98,8 @@ class Session:
             calls=self.calls + self._direct.calls,
             handles=slot.handles,
             restarts=self._lifecycle.restarts,
+            lifetime=self.spec.lifetime or None,
+            cwd=self.spec.cwd or None,
         )
 
     # ---- calls
@@ -240,7 +245,10 @@ class Session:
     # ---- deadlines, and stopping calls
 
     def _on_due(self, now: float) -> float | None:
-        """End the calls whose deadline has come, and an idle session; return the next time to look."""
+        """End the calls whose deadline has come, and an expired session; return the next time to look."""
+        if self._expires_at <= now:
+            self._host.on_expired(self.spec.id, f"its lifetime of {self.spec.lifetime:g} s is over")
+            return None
         for call in [call for call in self._waiting if call.deadline <= now]:
             if call.done():
                 continue  # its client gave up on hearing of the one before
@@ -251,7 +259,7 @@ class Session:
             self._stop(running, "timeout")
         idle_timeout = self.spec.idle_timeout
         if idle_timeout and not self._is_in_use(now) and self._last_used + idle_timeout <= now:
-            self._host.on_idle(self.spec.id)
+            self._host.on_expired(self.spec.id, f"it had no call for {idle_timeout:g} s")
             return None
         return min(self._next_times(now), default=None)
 
@@ -269,6 +277,8 @@ class Session:
         yield from (call.deadline for call in self._waiting)
         if self._running is not None and self._running.stop_reason is None:
             yield self._running.deadline
+        if self.spec.lifetime:
+            yield self._expires_at
         if self.spec.idle_timeout:
             yield (now if self._running is not None or self._waiting else self._last_used) + self.spec.idle_timeout
 

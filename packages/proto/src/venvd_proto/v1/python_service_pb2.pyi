@@ -23,12 +23,14 @@ class ImportModuleRequest(_message.Message):
     def __init__(self, module_name: _Optional[str] = ...) -> None: ...
 
 class ImportModuleResponse(_message.Message):
-    __slots__ = ("handle_id", "type_name")
+    __slots__ = ("handle_id", "type_name", "callable")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     type_name: str
-    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class CreateObjectRequest(_message.Message):
     __slots__ = ("module_handle_id", "class_name", "args_json", "kwargs_json")
@@ -43,12 +45,14 @@ class CreateObjectRequest(_message.Message):
     def __init__(self, module_handle_id: _Optional[str] = ..., class_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ...) -> None: ...
 
 class CreateObjectResponse(_message.Message):
-    __slots__ = ("handle_id", "type_name")
+    __slots__ = ("handle_id", "type_name", "callable")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     type_name: str
-    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class CallMethodRequest(_message.Message):
     __slots__ = ("handle_id", "method_name", "args_json", "kwargs_json", "as_handle")
@@ -65,18 +69,20 @@ class CallMethodRequest(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., method_name: _Optional[str] = ..., args_json: _Optional[str] = ..., kwargs_json: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
 
 class CallMethodResponse(_message.Message):
-    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
+    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr", "callable")
     VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
     IS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
     REPR_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     value_json: str
     is_handle: bool
     handle_id: str
     type_name: str
     repr: str
-    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class GetAttributeRequest(_message.Message):
     __slots__ = ("handle_id", "attribute_name", "as_handle")
@@ -89,18 +95,20 @@ class GetAttributeRequest(_message.Message):
     def __init__(self, handle_id: _Optional[str] = ..., attribute_name: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
 
 class GetAttributeResponse(_message.Message):
-    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
+    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr", "callable")
     VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
     IS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
     REPR_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     value_json: str
     is_handle: bool
     handle_id: str
     type_name: str
     repr: str
-    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class SetAttributeRequest(_message.Message):
     __slots__ = ("handle_id", "attribute_name", "value_json")
@@ -119,38 +127,58 @@ class SetAttributeResponse(_message.Message):
     def __init__(self, success: _Optional[bool] = ...) -> None: ...
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("expression", "code", "locals_json", "as_handle")
+    __slots__ = ("expression", "code", "locals_json", "as_handle", "env")
+    class EnvEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     EXPRESSION_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     LOCALS_JSON_FIELD_NUMBER: _ClassVar[int]
     AS_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
     expression: str
     code: str
     locals_json: str
     as_handle: bool
-    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ..., as_handle: _Optional[bool] = ...) -> None: ...
+    env: _containers.ScalarMap[str, str]
+    def __init__(self, expression: _Optional[str] = ..., code: _Optional[str] = ..., locals_json: _Optional[str] = ..., as_handle: _Optional[bool] = ..., env: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
-    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr")
+    __slots__ = ("value_json", "is_handle", "handle_id", "type_name", "repr", "callable")
     VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
     IS_HANDLE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
     REPR_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     value_json: str
     is_handle: bool
     handle_id: str
     type_name: str
     repr: str
-    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, value_json: _Optional[str] = ..., is_handle: _Optional[bool] = ..., handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., repr: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("code", "locals_json")
+    __slots__ = ("code", "locals_json", "env")
+    class EnvEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CODE_FIELD_NUMBER: _ClassVar[int]
     LOCALS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
     code: str
     locals_json: str
-    def __init__(self, code: _Optional[str] = ..., locals_json: _Optional[str] = ...) -> None: ...
+    env: _containers.ScalarMap[str, str]
+    def __init__(self, code: _Optional[str] = ..., locals_json: _Optional[str] = ..., env: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
     __slots__ = ("stdout", "stderr", "display_json", "progress_json", "output")
@@ -259,12 +287,14 @@ class WrapValueRequest(_message.Message):
     def __init__(self, value_json: _Optional[str] = ...) -> None: ...
 
 class WrapValueResponse(_message.Message):
-    __slots__ = ("handle_id", "type_name")
+    __slots__ = ("handle_id", "type_name", "callable")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     type_name: str
-    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class ListHandlesRequest(_message.Message):
     __slots__ = ()
@@ -329,12 +359,14 @@ class PutArrayRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[ArrayHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., into: _Optional[str] = ...) -> None: ...
 
 class PutArrayResponse(_message.Message):
-    __slots__ = ("handle_id", "type_name")
+    __slots__ = ("handle_id", "type_name", "callable")
     HANDLE_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CALLABLE_FIELD_NUMBER: _ClassVar[int]
     handle_id: str
     type_name: str
-    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ...) -> None: ...
+    callable: bool
+    def __init__(self, handle_id: _Optional[str] = ..., type_name: _Optional[str] = ..., callable: _Optional[bool] = ...) -> None: ...
 
 class StartCallRequest(_message.Message):
     __slots__ = ("command", "payload_json", "timeout", "session", "values")
@@ -417,16 +449,18 @@ class FileInfo(_message.Message):
     def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., modified_at: _Optional[str] = ..., is_directory: _Optional[bool] = ..., kind: _Optional[str] = ..., path_bytes: _Optional[bytes] = ...) -> None: ...
 
 class GetFileRequest(_message.Message):
-    __slots__ = ("path", "offset", "length", "path_bytes")
+    __slots__ = ("path", "offset", "length", "path_bytes", "archive")
     PATH_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     PATH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_FIELD_NUMBER: _ClassVar[int]
     path: str
     offset: int
     length: int
     path_bytes: bytes
-    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., path_bytes: _Optional[bytes] = ...) -> None: ...
+    archive: bool
+    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., path_bytes: _Optional[bytes] = ..., archive: _Optional[bool] = ...) -> None: ...
 
 class GetFileResponse(_message.Message):
     __slots__ = ("info", "chunk")
@@ -437,16 +471,18 @@ class GetFileResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class FileHeader(_message.Message):
-    __slots__ = ("path", "parents", "path_bytes", "size_bytes")
+    __slots__ = ("path", "parents", "path_bytes", "size_bytes", "archive")
     PATH_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     PATH_BYTES_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_FIELD_NUMBER: _ClassVar[int]
     path: str
     parents: bool
     path_bytes: bytes
     size_bytes: int
-    def __init__(self, path: _Optional[str] = ..., parents: _Optional[bool] = ..., path_bytes: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    archive: bool
+    def __init__(self, path: _Optional[str] = ..., parents: _Optional[bool] = ..., path_bytes: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., archive: _Optional[bool] = ...) -> None: ...
 
 class PutFileRequest(_message.Message):
     __slots__ = ("header", "chunk")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evenvd/v1/session_service.proto\x12\x08venvd.v1\"\x89\x03\n\rSessionLimits\x12\x19\n\x0cmemory_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0b\x63pu_seconds\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x16\n\tprocesses\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\nopen_files\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1c\n\x0f\x66ile_size_bytes\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x19\n\x0coutput_bytes\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x14\n\x07handles\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x19\n\x0cresult_bytes\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x18\n\x0b\x61rray_bytes\x18\t \x01(\x04H\x08\x88\x01\x01\x42\x0f\n\r_memory_bytesB\x0e\n\x0c_cpu_secondsB\x0c\n\n_processesB\r\n\x0b_open_filesB\x12\n\x10_file_size_bytesB\x0f\n\r_output_bytesB\n\n\x08_handlesB\x0f\n\r_result_bytesB\x0e\n\x0c_array_bytes\"\xef\x01\n\x0bSessionInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.venvd.v1.SessionLimits\x12\x19\n\x0cidle_timeout\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x04\x12\x0f\n\x07handles\x18\t \x01(\x04\x12\x10\n\x08restarts\x18\n \x01(\x04\x42\x07\n\x05_nameB\x0f\n\r_idle_timeout\"\xf9\x01\n\x14\x43reateSessionRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x06limits\x18\x02 \x01(\x0b\x32\x17.venvd.v1.SessionLimitsH\x01\x88\x01\x01\x12\x34\n\x03\x65nv\x18\x03 \x03(\x0b\x32\'.venvd.v1.CreateSessionRequest.EnvEntry\x12\x19\n\x0cidle_timeout\x18\x04 \x01(\x01H\x02\x88\x01\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_nameB\t\n\x07_limitsB\x0f\n\r_idle_timeout\"?\n\x15\x43reateSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo\"\x15\n\x13ListSessionsRequest\"?\n\x14ListSessionsResponse\x12\'\n\x08sessions\x18\x01 \x03(\x0b\x32\x15.venvd.v1.SessionInfo\"\x1f\n\x11GetSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x12GetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo\"\"\n\x14\x44\x65leteSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"(\n\x15\x44\x65leteSessionResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"%\n\x17InterruptSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"+\n\x18InterruptSessionResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"!\n\x13ResetSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x14ResetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo2\xf6\x03\n\x0eSessionService\x12P\n\rCreateSession\x12\x1e.venvd.v1.CreateSessionRequest\x1a\x1f.venvd.v1.CreateSessionResponse\x12M\n\x0cListSessions\x12\x1d.venvd.v1.ListSessionsRequest\x1a\x1e.venvd.v1.ListSessionsResponse\x12G\n\nGetSession\x12\x1b.venvd.v1.GetSessionRequest\x1a\x1c.venvd.v1.GetSessionResponse\x12P\n\rDeleteSession\x12\x1e.venvd.v1.DeleteSessionRequest\x1a\x1f.venvd.v1.DeleteSessionResponse\x12Y\n\x10InterruptSession\x12!.venvd.v1.InterruptSessionRequest\x1a\".venvd.v1.InterruptSessionResponse\x12M\n\x0cResetSession\x12\x1d.venvd.v1.ResetSessionRequest\x1a\x1e.venvd.v1.ResetSessionResponseBL\n\x0c\x64\x65v.venvd.v1B\x13SessionServiceProtoP\x01Z\x1a\x64\x65v.venvd/proto/v1;venvdv1\xaa\x02\x08Venvd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evenvd/v1/session_service.proto\x12\x08venvd.v1\"\x89\x03\n\rSessionLimits\x12\x19\n\x0cmemory_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0b\x63pu_seconds\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x16\n\tprocesses\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\nopen_files\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1c\n\x0f\x66ile_size_bytes\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x19\n\x0coutput_bytes\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x14\n\x07handles\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x19\n\x0cresult_bytes\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x18\n\x0b\x61rray_bytes\x18\t \x01(\x04H\x08\x88\x01\x01\x42\x0f\n\r_memory_bytesB\x0e\n\x0c_cpu_secondsB\x0c\n\n_processesB\r\n\x0b_open_filesB\x12\n\x10_file_size_bytesB\x0f\n\r_output_bytesB\n\n\x08_handlesB\x0f\n\r_result_bytesB\x0e\n\x0c_array_bytes\"\xad\x02\n\x0bSessionInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.venvd.v1.SessionLimits\x12\x19\n\x0cidle_timeout\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x04\x12\x0f\n\x07handles\x18\t \x01(\x04\x12\x10\n\x08restarts\x18\n \x01(\x04\x12\x15\n\x08lifetime\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03\x63wd\x18\x0c \x01(\tH\x03\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_idle_timeoutB\x0b\n\t_lifetimeB\x06\n\x04_cwd\"\xb7\x02\n\x14\x43reateSessionRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x06limits\x18\x02 \x01(\x0b\x32\x17.venvd.v1.SessionLimitsH\x01\x88\x01\x01\x12\x34\n\x03\x65nv\x18\x03 \x03(\x0b\x32\'.venvd.v1.CreateSessionRequest.EnvEntry\x12\x19\n\x0cidle_timeout\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08lifetime\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x10\n\x03\x63wd\x18\x06 \x01(\tH\x04\x88\x01\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_nameB\t\n\x07_limitsB\x0f\n\r_idle_timeoutB\x0b\n\t_lifetimeB\x06\n\x04_cwd\"?\n\x15\x43reateSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo\"\x15\n\x13ListSessionsRequest\"?\n\x14ListSessionsResponse\x12\'\n\x08sessions\x18\x01 \x03(\x0b\x32\x15.venvd.v1.SessionInfo\"\x1f\n\x11GetSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x12GetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo\"\"\n\x14\x44\x65leteSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"(\n\x15\x44\x65leteSessionResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"%\n\x17InterruptSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"+\n\x18InterruptSessionResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"!\n\x13ResetSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x14ResetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.venvd.v1.SessionInfo2\xf6\x03\n\x0eSessionService\x12P\n\rCreateSession\x12\x1e.venvd.v1.CreateSessionRequest\x1a\x1f.venvd.v1.CreateSessionResponse\x12M\n\x0cListSessions\x12\x1d.venvd.v1.ListSessionsRequest\x1a\x1e.venvd.v1.ListSessionsResponse\x12G\n\nGetSession\x12\x1b.venvd.v1.GetSessionRequest\x1a\x1c.venvd.v1.GetSessionResponse\x12P\n\rDeleteSession\x12\x1e.venvd.v1.DeleteSessionRequest\x1a\x1f.venvd.v1.DeleteSessionResponse\x12Y\n\x10InterruptSession\x12!.venvd.v1.InterruptSessionRequest\x1a\".venvd.v1.InterruptSessionResponse\x12M\n\x0cResetSession\x12\x1d.venvd.v1.ResetSessionRequest\x1a\x1e.venvd.v1.ResetSessionResponseBL\n\x0c\x64\x65v.venvd.v1B\x13SessionServiceProtoP\x01Z\x1a\x64\x65v.venvd/proto/v1;venvdv1\xaa\x02\x08Venvd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,33 +37,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONLIMITS']._serialized_start=45
   _globals['_SESSIONLIMITS']._serialized_end=438
   _globals['_SESSIONINFO']._serialized_start=441
-  _globals['_SESSIONINFO']._serialized_end=680
-  _globals['_CREATESESSIONREQUEST']._serialized_start=683
-  _globals['_CREATESESSIONREQUEST']._serialized_end=932
-  _globals['_CREATESESSIONREQUEST_ENVENTRY']._serialized_start=853
-  _globals['_CREATESESSIONREQUEST_ENVENTRY']._serialized_end=895
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=934
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=997
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=999
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1020
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1022
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1085
-  _globals['_GETSESSIONREQUEST']._serialized_start=1087
-  _globals['_GETSESSIONREQUEST']._serialized_end=1118
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1120
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1180
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1182
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1216
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1218
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1258
-  _globals['_INTERRUPTSESSIONREQUEST']._serialized_start=1260
-  _globals['_INTERRUPTSESSIONREQUEST']._serialized_end=1297
-  _globals['_INTERRUPTSESSIONRESPONSE']._serialized_start=1299
-  _globals['_INTERRUPTSESSIONRESPONSE']._serialized_end=1342
-  _globals['_RESETSESSIONREQUEST']._serialized_start=1344
-  _globals['_RESETSESSIONREQUEST']._serialized_end=1377
-  _globals['_RESETSESSIONRESPONSE']._serialized_start=1379
-  _globals['_RESETSESSIONRESPONSE']._serialized_end=1441
-  _globals['_SESSIONSERVICE']._serialized_start=1444
-  _globals['_SESSIONSERVICE']._serialized_end=1946
+  _globals['_SESSIONINFO']._serialized_end=742
+  _globals['_CREATESESSIONREQUEST']._serialized_start=745
+  _globals['_CREATESESSIONREQUEST']._serialized_end=1056
+  _globals['_CREATESESSIONREQUEST_ENVENTRY']._serialized_start=956
+  _globals['_CREATESESSIONREQUEST_ENVENTRY']._serialized_end=998
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=1058
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=1121
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1123
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1144
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1146
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1209
+  _globals['_GETSESSIONREQUEST']._serialized_start=1211
+  _globals['_GETSESSIONREQUEST']._serialized_end=1242
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1244
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1304
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1306
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1340
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1342
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1382
+  _globals['_INTERRUPTSESSIONREQUEST']._serialized_start=1384
+  _globals['_INTERRUPTSESSIONREQUEST']._serialized_end=1421
+  _globals['_INTERRUPTSESSIONRESPONSE']._serialized_start=1423
+  _globals['_INTERRUPTSESSIONRESPONSE']._serialized_end=1466
+  _globals['_RESETSESSIONREQUEST']._serialized_start=1468
+  _globals['_RESETSESSIONREQUEST']._serialized_end=1501
+  _globals['_RESETSESSIONRESPONSE']._serialized_start=1503
+  _globals['_RESETSESSIONRESPONSE']._serialized_end=1565
+  _globals['_SESSIONSERVICE']._serialized_start=1568
+  _globals['_SESSIONSERVICE']._serialized_end=2070
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,7 @@ class SessionLimits(_message.Message):
     def __init__(self, memory_bytes: _Optional[int] = ..., cpu_seconds: _Optional[int] = ..., processes: _Optional[int] = ..., open_files: _Optional[int] = ..., file_size_bytes: _Optional[int] = ..., output_bytes: _Optional[int] = ..., handles: _Optional[int] = ..., result_bytes: _Optional[int] = ..., array_bytes: _Optional[int] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("id", "name", "state", "created_at", "limits", "idle_timeout", "queued", "calls", "handles", "restarts")
+    __slots__ = ("id", "name", "state", "created_at", "limits", "idle_timeout", "queued", "calls", "handles", "restarts", "lifetime", "cwd")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,8 @@ class SessionInfo(_message.Message):
     CALLS_FIELD_NUMBER: _ClassVar[int]
     HANDLES_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    CWD_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     state: str
@@ -50,10 +52,12 @@ class SessionInfo(_message.Message):
     calls: int
     handles: int
     restarts: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[str] = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., idle_timeout: _Optional[float] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., handles: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...
+    lifetime: float
+    cwd: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., created_at: _Optional[str] = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., idle_timeout: _Optional[float] = ..., queued: _Optional[int] = ..., calls: _Optional[int] = ..., handles: _Optional[int] = ..., restarts: _Optional[int] = ..., lifetime: _Optional[float] = ..., cwd: _Optional[str] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
-    __slots__ = ("name", "limits", "env", "idle_timeout")
+    __slots__ = ("name", "limits", "env", "idle_timeout", "lifetime", "cwd")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -65,11 +69,15 @@ class CreateSessionRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    CWD_FIELD_NUMBER: _ClassVar[int]
     name: str
     limits: SessionLimits
     env: _containers.ScalarMap[str, str]
     idle_timeout: float
-    def __init__(self, name: _Optional[str] = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., env: _Optional[_Mapping[str, str]] = ..., idle_timeout: _Optional[float] = ...) -> None: ...
+    lifetime: float
+    cwd: str
+    def __init__(self, name: _Optional[str] = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., env: _Optional[_Mapping[str, str]] = ..., idle_timeout: _Optional[float] = ..., lifetime: _Optional[float] = ..., cwd: _Optional[str] = ...) -> None: ...
 
 class CreateSessionResponse(_message.Message):
     __slots__ = ("session",)

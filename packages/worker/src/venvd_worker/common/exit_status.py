@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 CHANNEL_CLOSED = 120
 """Exit status of a session whose code closed the descriptors that it answers over."""
+NO_DIRECTORY = 121
+"""Exit status of a session that cannot work in the directory that its client named."""
+_NOTES = {
+    CHANNEL_CLOSED: " (its code closed the descriptors of its session)",
+    NO_DIRECTORY: " (it cannot work in the directory that cwd names: it is absent, no directory, or closed)",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,7 @@ def explain_exit(status: int, memory_kill: bool) -> EndReason:
     """
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if number is None:
-        note = " (its code closed the descriptors of its session)" if exit_code(status) == CHANNEL_CLOSED else ""
-        return EndReason("exit", describe_exit(status) + note)
+        return EndReason("exit", describe_exit(status) + _NOTES.get(os.WEXITSTATUS(status), ""))
     if number == signal.SIGXCPU:
         return EndReason("cpu", "used up its processor time")
     if number == signal.SIGKILL and memory_kill:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from venvd_contract.errors import InvalidRequest, LimitExceeded, NotFound
 from venvd_worker.files import paths
+from venvd_worker.files.archives import Archive, extract
 from venvd_worker.files.framing import FileConnection
 from venvd_worker.files.listing import Scope, entries
 
@@ -48,19 +49,45 @@ class FileCommands:
 
     def get(self, asked: Dict[str, Any]) -> None:
         """Answers with `{info, offset, length}`, then that many bytes."""
-        names = _names(asked)
         offset, length = _whole(asked, "offset") or 0, _whole(asked, "length")
+        archived = self._find_archived(asked) if asked["archive"] is True else None
+        if archived is not None:
+            self._send_archive(archived, offset, length)
+            return
+        names = _names(asked)
         file = self._open(names)
         try:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidRequest('"{}" is no file: it is {}'.format(paths.shown(names), _what(found)))
-            left = max(0, found.st_size - offset)
-            length = left if length is None else min(left, length)
+            length = _left(found.st_size, offset, length)
             self._connection.result({"info": _info(names, found), "offset": offset, "length": length})
             self._connection.send_file(file, offset, length)
         finally:
             os.close(file)
+
+    def _find_archived(self, asked: Dict[str, Any]) -> Optional[List[bytes]]:
+        """The names of the directory that is to come as an archive; None where the path names something else."""
+        if _is_root(asked):
+            return []
+        names = _names(asked)
+        parent = paths.open_directory(self._root, names[:-1])
+        try:
+            return names if _kind(parent, names[-1]) == "directory" else None
+        finally:
+            os.close(parent)
+
+    def _send_archive(self, names: List[bytes], offset: int, length: Optional[int]) -> None:
+        directory = paths.open_directory(self._root, names)
+        try:
+            archive = Archive(directory, names)
+            info = _info(names, os.fstat(directory), archive.modified)
+            info["sizeBytes"] = archive.size
+            length = _left(archive.size, offset, length)
+            self._connection.result({"info": info, "offset": offset, "length": length})
+            archive.send(self._connection, offset, length)
+        finally:
+            os.close(directory)
 
     def _open(self, names: List[bytes]) -> int:
         directory = paths.open_directory(self._root, names[:-1])
@@ -75,12 +102,40 @@ class FileCommands:
 
     def put(self, asked: Dict[str, Any]) -> None:
         """Answers `{}` when it is ready, and with the file's info when the last byte is there and in its place."""
+        if asked["archive"] is True:
+            self._put_archive(asked)
+            return
         names = _names(asked)
         directory = paths.open_directory(self._root, names[:-1], make=asked["parents"] is not False)
         try:
             self._store(directory, names, _whole(asked, "sizeBytes"))
         finally:
             os.close(directory)
+
+    def _put_archive(self, asked: Dict[str, Any]) -> None:
+        names = [] if _is_root(asked) else _names(asked)
+        part = b".venvd-" + hexlify(os.urandom(8)) + b".part"
+        try:
+            file = os.open(part, os.O_RDWR | _NEW & ~os.O_WRONLY, 0o600, dir_fd=self._root)
+        except OSError as error:
+            raise paths.explain(error, names) from None
+        with open(file, "rb") as received:
+            os.unlink(part, dir_fd=self._root)
+            try:
+                if asked["parents"] is False:
+                    os.close(paths.open_directory(self._root, names[:-1]))
+                self._connection.result({})
+                self._fill(file, names, _whole(asked, "sizeBytes"))
+            except OSError as error:
+                raise self._too_large(names) if error.errno == errno.EFBIG else paths.explain(error, names) from None
+            os.lseek(file, 0, os.SEEK_SET)
+            directory = paths.open_directory(self._root, names, make=True)
+            try:
+                extract(received, directory, self._size_limit.bytes)
+                found = os.fstat(directory)
+            finally:
+                os.close(directory)
+        self._connection.result(_info(names, found))
 
     def _store(self, directory: int, names: List[bytes], expected: Optional[int]) -> None:
         there = paths.status(directory, names[-1])
@@ -130,8 +185,7 @@ class FileCommands:
 
     def list(self, asked: Dict[str, Any]) -> None:
         """Answers with a `FileList`."""
-        whole = asked["path"] in (None, "", ".") and asked["pathBytes"] is None
-        above = [] if whole else _names(asked)
+        above = [] if _is_root(asked) else _names(asked)
         limit = _whole(asked, "limit")
         limit = _USUAL_ENTRIES if limit is None else max(1, min(limit, MOST_ENTRIES))
         scope = Scope(asked["recursive"] is True, limit, _marker(asked["after"], above))
@@ -218,6 +272,15 @@ def _forced(directory: int, name: bytes) -> int:
         os.close(handle)
 
 
+def _is_root(asked: Dict[str, Any]) -> bool:
+    return asked["path"] in (None, "", ".") and asked["pathBytes"] is None
+
+
+def _left(size: int, offset: int, length: Optional[int]) -> int:
+    left = max(0, size - offset)
+    return left if length is None else min(left, length)
+
+
 def _names(asked: Dict[str, Any]) -> List[bytes]:
     return paths.names_of(paths.asked_for(asked["path"], asked["pathBytes"]))
 
@@ -241,8 +304,8 @@ def _whole(asked: Dict[str, Any], name: str) -> Optional[int]:
     return value
 
 
-def _info(names: List[bytes], found: os.stat_result) -> Any:
-    seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+def _info(names: List[bytes], found: os.stat_result, modified_ns: Optional[int] = None) -> Any:
+    seconds, nanoseconds = divmod(found.st_mtime_ns if modified_ns is None else modified_ns, 10**9)
     try:
         moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):  # user code may set any time

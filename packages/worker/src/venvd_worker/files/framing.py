@@ -37,13 +37,18 @@ class FileConnection:
         data = _encode(message).encode()
         self._sock.sendall(HEAD.pack(kind, len(data)) + data)
 
-    def send_file(self, file: int, offset: int, length: int) -> None:
-        """Send bytes of a file as they are; the server knows how many. One that is shorter meanwhile ends early."""
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes as they are; the server knows how many."""
+        self._sock.sendall(data)
+
+    def send_file(self, file: int, offset: int, length: int) -> bool:
+        """Send bytes of a file as they are, and return whether it has them: one that became shorter ends early."""
         while length:
             sent = os.sendfile(self._sock.fileno(), file, offset, length)
             if not sent:
-                return
+                return False
             offset, length = offset + sent, length - sent
+        return True
 
     def received(self) -> Iterator[bytes]:
         """The data that the server sends, up to its end.

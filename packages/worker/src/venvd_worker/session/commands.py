@@ -16,6 +16,7 @@ from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder,
 from venvd_worker.session import compat, display, exceptions, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
+from venvd_worker.session.environment import Environment
 from venvd_worker.session.float_text import FloatText
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.interpreter import Interpreter
@@ -178,7 +179,16 @@ class Commands:
         variables = fields["locals"]
         if variables:
             variables = self._decode_names(variables, call)
+        if fields["env"]:
+            return self._evaluate_with_environment(source, variables, call)
         return self._result(self._interpreter.run(source, variables, "eval"), call)
+
+    def _evaluate_with_environment(self, source: str, variables: Dict[str, Any], call: Call) -> Any:
+        """Evaluate code so that an interrupt reaches the code alone, and the environment is as before in any case."""
+        self._interrupts.armed = False
+        with Environment(call.fields["env"]):
+            value = self._interrupts.run(lambda run: run(source, variables, "eval"), self._interpreter.run)
+        return self._result(value, call)
 
     @staticmethod
     def _decode_names(variables: Dict[str, Any], call: Call) -> Dict[str, Any]:
@@ -187,12 +197,14 @@ class Commands:
 
     def execute(self, call: Call) -> Any:
         """Run code with its output captured; only the user's code can be interrupted, not this function."""
+        environment = Environment(call.fields["env"])
         output = Output(self._output_bound, call.emit)
         started = perf_counter()
         self._capture.begin(output)
         self._output = output
         try:
-            outcome = self._interrupts.run(self._execute, call)
+            with environment:
+                outcome = self._interrupts.run(self._execute, call)
         except BaseException:
             if call.emit is None:
                 self._ended_output = output
@@ -315,7 +327,8 @@ class Commands:
             return {"isHandle": True, **self._held(value), "repr": bounded(value)}
 
     def _held(self, value: Any) -> Dict[str, Any]:
-        return {"handleId": self._handles.hold(value), "typeName": tracebacks.class_name(type(value))}
+        type_name = tracebacks.class_name(type(value))
+        return {"handleId": self._handles.hold(value), "typeName": type_name, "callable": callable(value)}
 
 
 def describe(error: BaseException) -> Dict[str, Any]:

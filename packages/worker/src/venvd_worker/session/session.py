@@ -20,7 +20,7 @@ from venvd_contract.internal.slots import SIZE
 from venvd_worker.common import control, kernel
 from venvd_worker.common.control import ControlConnection, InvalidPacket, TruncatedPacket
 from venvd_worker.common.descriptors import lift
-from venvd_worker.common.exit_status import CHANNEL_CLOSED
+from venvd_worker.common.exit_status import CHANNEL_CLOSED, NO_DIRECTORY
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.session import assemblies, forks, shared_names
 from venvd_worker.session.calls import Calls
@@ -114,6 +114,8 @@ class Session:
         self._interrupts.install()
         self.take_streams()
         _prepare_path(config)
+        if config["cwd"]:
+            _enter_directory(config["cwd"])
         assemblies.prepare()
         shared_names.prepare()
         forks.guard(self._protected)
@@ -224,6 +226,18 @@ def _prepare_path(config: Dict[str, Any]) -> None:
     sys.path.insert(0, config["files"])
     if config["site"] is not None and config["site"] not in sys.path:
         site.addsitedir(config["site"])
+
+
+def _enter_directory(directory: str) -> None:
+    """Work in a directory, and find modules in it. A relative one is made."""
+    try:
+        if not os.path.isabs(directory):
+            os.makedirs(directory, exist_ok=True)
+        os.chdir(directory)
+    except OSError as error:
+        os.write(2, "cwd: {}\n".format(error).encode("utf-8", "replace"))
+        os._exit(NO_DIRECTORY)
+    sys.path.insert(0, os.getcwd())
 
 
 def isolate() -> None:

@@ -46,6 +46,7 @@ class SessionOrder:
     lease: float
     compat: bool
     standby: bool
+    cwd: str
     memory: SlotMemory
 
 
@@ -107,5 +108,6 @@ class Launcher:
             "lease": order.lease,
             "compat": order.compat,
             "files": directory.files,
+            "cwd": order.cwd,
             "site": self._settings.site,
         }

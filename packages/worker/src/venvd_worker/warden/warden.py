@@ -227,7 +227,7 @@ class Warden:
             raise InvalidRequest("there is no slot {}".format(start.slot))
         limits = limit_memory(parse_limits(start.limits), self._session_memory)
         return SessionOrder(
-            start.session, start.slot, limits, start.env, start.lease, start.compat, start.standby, memory
+            start.session, start.slot, limits, start.env, start.lease, start.compat, start.standby, start.cwd, memory
         )
 
     def _check_name(self, name: str) -> None:
