@@ -46,7 +46,7 @@ def list_(state: State, /, path: str, recursive: bool, **session_names: str | No
 @click.argument("target", required=False)
 @pass_state
 def get(state: State, /, path: str, target: str | None, **session_names: str | None) -> None:
-    """Fetch PATH into the local file or directory TARGET. Default: its own name here. - writes to stdout."""
+    """Fetch the file or directory PATH into the local TARGET. Default: its own name here. - writes to stdout."""
     with open_session(state, **session_names) as session:
         if target == "-":
             session.files.save(path, sys.stdout.buffer)
@@ -63,7 +63,7 @@ def get(state: State, /, path: str, target: str | None, **session_names: str | N
 @click.argument("path", required=False)
 @pass_state
 def put(state: State, /, source: str, path: str | None, **session_names: str | None) -> None:
-    """Send the local file SOURCE (- reads stdin) as PATH, or into the directory PATH/. Default: its own name."""
+    """Send the local file or directory SOURCE (- reads stdin) as PATH, or into PATH/. Default: its own name."""
     if source == "-" and (not path or path.endswith("/")):
         raise venvd.InvalidRequest("the bytes from stdin need the PATH of a file")
     to = f"{path or ''}{Path(source).name}" if not path or path.endswith("/") else path
