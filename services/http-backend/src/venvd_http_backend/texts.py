@@ -63,8 +63,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     ),
     "file.put": (
         "Send a file into the session's working directory. It takes the place of a file of this name once it is "
-        "whole. `parents` creates the directories above it. With `archive`, the body is a tar archive, whose content goes "
-        "into the directory of that path: files, directories, and symbolic links that lead to a place below it."
+        "whole. `parents` creates the directories above it. With `archive`, the body is a tar archive, whose content "
+        "goes into the directory of that path: files, directories, and symbolic links that lead to a place below it."
     ),
     "file.list": "List files of the session's working directory, page by page.",
     "file.delete": (
