@@ -25,14 +25,15 @@ CALLS = (
         stretch=1.5,
     ),
     Figure(
-        "pipe eval, attached, SDK sync, over all cores",
-        "Unix-socket echo of 64 bytes, over all cores",
+        "pipe eval, attached, SDK sync, client and session on two cores",
+        "Unix-socket echo of 64 bytes, between two cores",
         (UNIX_ECHO, Side(sdk.evals_attached, Backend("pipe"))),
         batch=500,
         reach=1.3,
         stretch=1,
         pinned=False,
-        note="all cores",
+        apart=True,
+        note="two cores",
     ),
     Figure(
         "pipe eval, through the server",
@@ -104,7 +105,8 @@ CALLS = (
         reach=1.2,
         stretch=1,
         pinned=False,
-        note="all cores",
+        apart=True,
+        note="two cores",
     ),
     Figure(
         "proxy.method(x), HTTP",

@@ -80,6 +80,7 @@ class Figure:
         absolute: whether the goals are figures of venvd, in the row's unit, and not ratios.
         better: `lower` or `higher`.
         pinned: whether all processes of both sides run on one core.
+        apart: whether clients run on one core and servers on another; for a row that is not pinned.
         rounds: default number of pairs of batches.
         note: a remark for the last column.
     """
@@ -94,6 +95,7 @@ class Figure:
     absolute: bool = False
     better: str = "lower"
     pinned: bool = True
+    apart: bool = False
     rounds: int = 40
     note: str = ""
     group: str = "venvd"

@@ -82,12 +82,13 @@ def measure(figure: Figure, testbed: Testbed, rounds: int | None = None) -> Outc
 
 
 def _run_rounds(figure: Figure, testbed: Testbed, rounds: int, stack: ExitStack) -> Outcome:
-    cores = testbed.cores if not figure.pinned else {max(testbed.cores)}
+    servers = {max(testbed.cores)} if figure.pinned or figure.apart else testbed.cores
+    callers = {min(testbed.cores)} if figure.apart else servers
     clients = []
     addresses = [testbed.address(side.server) for side in figure.sides]
     for side, address in zip(figure.sides, addresses, strict=True):
-        machine.pin([pid for pid in (address.server, address.worker) if pid], cores)
-        clients.append(stack.enter_context(ClientProcess(side, address, cores)))
+        machine.pin([pid for pid in (address.server, address.worker) if pid], servers)
+        clients.append(stack.enter_context(ClientProcess(side, address, callers)))
     for client in clients:
         client.probe(figure.batch)  # warm up
     figures: list[list[float]] = [[], []]
