@@ -31,6 +31,13 @@ EVIL = {
     "evil.pth": "import os; os.path.isdir('/tmp/venvd/cache') and open('/tmp/venvd/cache/poison', 'w').close()\n",
     "evil.py": "",
 }
+SEED = {"seed.pth": EVIL["evil.pth"], "seed.py": ""}
+GADGET = {
+    "gadget/__init__.py": "def main():\n    import sys\n    print(sys.prefix)\n",
+    "gadget/data.txt": "",
+    "gadget-1.0.dist-info/entry_points.txt": "[console_scripts]\nthe-gadget = gadget:main\n",
+}
+TWIN = {"shouting.py": "# of another package\n"}
 DEADLY = {"deadly.pth": "import os; os._exit(3)\n", "deadly.py": ""}
 SHOUTING = {"shouting.pth": "import sys; print('hello from a pth file')\n", "shouting.py": ""}
 TOOL = {
@@ -58,7 +65,15 @@ def private() -> Iterator[Bench]:
     """An engine whose index is ours, and asks for a password."""
     subnet = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Subnet"]
     gateway = str(next(ipaddress.ip_network(subnet).hosts()))
-    packages = {"evil": EVIL, "deadly": DEADLY, "shouting": SHOUTING, "tool": TOOL}
+    packages = {
+        "evil": EVIL,
+        "deadly": DEADLY,
+        "shouting": SHOUTING,
+        "tool": TOOL,
+        "twin": TWIN,
+        "seed": SEED,
+        "gadget": GADGET,
+    }
     with serving(gateway, packages) as url, opened("docker", index_url=url) as made:
         yield made
 
@@ -116,11 +131,57 @@ def test_scripts_start_the_venvs_python(private: Bench) -> None:
 def test_what_is_installed_does_not_run_beside_the_cache(private: Bench) -> None:
     """The code of a `.pth` file is not run in the build container, where other venvs' cache is mounted."""
     private.engine.build(private.wanted("evil"), Quiet())
-    cache = docker("volume", "ls", "-q", "--filter", f"label=dev.venvd.home={private.settings.home_id}").split()
-    (volume,) = [name for name in cache if "uv-cache" in name]
-    listed = docker("run", "--rm", "-v", f"{volume}:/cache", private.runtime.base, "ls", "/cache").split()
+    listed = list_cache(private)
     assert "poison" not in listed
     assert listed
+
+
+def list_cache(bench: Bench) -> list[str]:
+    volumes = docker("volume", "ls", "-q", "--filter", f"label=dev.venvd.home={bench.settings.home_id}").split()
+    (cache,) = [name for name in volumes if "uv-cache" in name]
+    return docker("run", "--rm", "-v", f"{cache}:/cache", bench.runtime.base, "ls", "/cache").split()
+
+
+def list_files(image: Image) -> str:
+    """Every file of an environment with its mode and a digest of its content."""
+    code = (
+        "import hashlib, os, pathlib\n"
+        "for path in sorted(pathlib.Path('/env').rglob('*')):\n"
+        "    linked = os.fsencode(os.readlink(path)) if path.is_symlink() else b''\n"
+        "    data = linked or (path.read_bytes() if path.is_file() else b'')\n"
+        "    print(path, oct(path.lstat().st_mode), hashlib.sha256(data).hexdigest())"
+    )
+    return inside(image, "python3", "-I", "-S", "-B", "-c", code)
+
+
+def test_a_build_on_an_image_gives_what_one_from_nothing_gives(private: Bench) -> None:
+    """Added packages are installed on the image of the others; files, packages and configuration are the same."""
+    few = private.engine.build(private.wanted("seed"), Quiet())
+    wanted, progress = private.wanted("seed", "gadget"), Quiet()
+    image = private.engine.build(wanted, progress)
+    assert f"adding gadget to {few.ref}" in progress.lines
+    with opened("docker", index_url=private.settings.index_url) as other:
+        fresh = other.engine.build(wanted, Quiet())
+        assert list_files(image) == list_files(fresh)
+        assert image.packages == fresh.packages
+        configs = [json.loads(docker("image", "inspect", each.ref))[0]["Config"] for each in (image, fresh)]
+        first, second = ({**config, "Labels": sorted(config["Labels"])} for config in configs)
+        assert first == second
+    assert "poison" not in list_cache(private)
+    private.engine.remove_image(few.key)
+    assert inside(image, "/env/bin/the-gadget").strip() == "/env"
+    progress = Quiet()
+    private.engine.build(private.wanted("gadget"), progress)
+    assert not any(line.startswith("adding ") for line in progress.lines), "the lock lacks a package of the image"
+
+
+def test_packages_that_share_files_are_built_from_nothing(private: Bench) -> None:
+    """Which file is left depends on the order of installation, so no image of one of them is built on."""
+    private.engine.build(private.wanted("shouting"), Quiet())
+    progress = Quiet()
+    image = private.engine.build(private.wanted("shouting", "twin"), progress)
+    assert "twin and shouting share files: building from nothing" in progress.lines
+    assert [package.name for package in image.packages] == ["shouting", "twin"]
 
 
 def test_a_venv_whose_python_does_not_start_is_refused(private: Bench) -> None:

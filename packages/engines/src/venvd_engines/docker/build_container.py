@@ -34,6 +34,7 @@ from venvd_egress.programs import CONFIG
 from venvd_engines import egress, locking
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.post_install import SHARED_FILES
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import Progress
 from venvd_worker import archive
@@ -62,6 +63,10 @@ CHUNK_BYTES = 90_000
 """Bytes of a file that one environment variable carries, before base64; the kernel's limit is 128 KiB."""
 
 _APPEND = "import base64, os, sys; open(sys.argv[1], sys.argv[2]).write(base64.b64decode(os.environ['CHUNK']))"
+
+
+class SharedFilesError(Exception):
+    """Packages have a file in common, so what the file holds depends on the order in which they are installed."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +177,23 @@ class BuildContainer:
         if outcome.status != 0:
             raise locking.failure(outcome.stderr)
 
-    def post_install(self, prefix: str) -> list[Package]:
-        """Compile what was installed into `prefix` and point its scripts at its interpreter; the packages in it."""
+    def post_install(self, prefix: str, added: Sequence[str] = ()) -> list[Package]:
+        """Compile what was installed into `prefix` and point its scripts at its interpreter; the packages in it.
+
+        Args:
+            prefix: the environment.
+            added: the only packages that are compiled, where the others came with the parent; empty for all.
+
+        Raises:
+            SharedFilesError: one of `added` has a file that another package has too.
+        """
         source = files("venvd_engines.docker").joinpath("post_install.py").read_text()
         workers = max(1, round(self._client.settings.build_cpus))
-        command = ["python3", "-I", "-S", "-B", "-c", source, prefix, str(workers)]
-        lines = must(self.run(command, quiet=True), "finish the environment").splitlines()
+        command = ["python3", "-I", "-S", "-B", "-c", source, prefix, str(workers), *added]
+        outcome = self.run(command, quiet=True)
+        if outcome.status == SHARED_FILES:
+            raise SharedFilesError(outcome.stderr.strip())
+        lines = must(outcome, "finish the environment").splitlines()
         if not lines:
             raise Unavailable("the engine lost the output of a command in the build container: try again")
         return [Package(name, version) for name, version in json.loads(lines[-1])]
@@ -217,12 +233,21 @@ class BuildContainers:
 
     @contextlib.contextmanager
     def open(
-        self, base: str, progress: Progress, *, root_work: bool = False, user_code: bool = False, key: str = ""
+        self,
+        base: str,
+        progress: Progress,
+        *,
+        parent: str | None = None,
+        root_work: bool = False,
+        user_code: bool = False,
+        key: str = "",
     ) -> Iterator[BuildContainer]:
         """A build container of the image `base`, removed at the end whatever happens.
 
         Args:
-            base: the image to build on.
+            base: the image of the runtime.
+            parent: an image to build on that was built on `base`. The container runs the programs of `base` all the
+                same, and the broker beside it sees nothing of the parent.
             progress: where the output goes.
             root_work: Debian packages can be installed, which needs some of root's capabilities.
             user_code: packages may run their code, so the container gets no cache that others use.
@@ -233,7 +258,7 @@ class BuildContainers:
         with self._make_way_out() as way_out:
             mounts = [tools, Mount(_CACHE, None if user_code else self._make_cache(), type="volume")]
             with self._start(
-                base,
+                parent or base,
                 [*mounts, Mount(_EGRESS, way_out, type="volume", read_only=True, no_copy=True)],
                 command=["python3", "-I", "-S", _FORWARDER, "forwarder", str(index.PORT), f"{_EGRESS}/{_SOCKET}"],
                 labels=self._client.labels(labels.BUILD, **({"key": key} if key else {})),
@@ -244,6 +269,7 @@ class BuildContainers:
                 read_only=False,
                 capabilities=APT_CAPABILITIES if root_work else (),
                 user="0:0",
+                environment={"PATH": self._client.find_path(base)} if parent else {},
             ) as container:
                 build = BuildContainer(self._client, container, progress)
                 with self._start_broker(

@@ -25,6 +25,8 @@ WATCH_SECONDS = 30
 
 _TMPFS_MODES_API = (1, 42)
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The search path where an image sets none."""
 _LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 """Set explicitly: the daemon's default driver may not support reading logs."""
 
@@ -37,6 +39,7 @@ class DockerClient:
         self._instance = secrets.token_hex(6)
         self._connections: dict[int, Any] = {}
         self._lock = threading.Lock()
+        self._tmpfs_modes: bool | None = None
 
     @property
     def api(self) -> Any:
@@ -50,9 +53,11 @@ class DockerClient:
 
     @property
     def has_tmpfs_modes(self) -> bool:
-        """Whether a tmpfs gets the mode that its options name: from Engine 23 (API 1.42) on."""
-        version = self.api.version()["ApiVersion"]
-        return tuple(int(part) for part in version.split(".")) >= _TMPFS_MODES_API
+        """Whether a tmpfs gets the mode that its options name: from Engine 23 (API 1.42) on. Asked once."""
+        if self._tmpfs_modes is None:
+            version = self.api.version()["ApiVersion"]
+            self._tmpfs_modes = tuple(int(part) for part in version.split(".")) >= _TMPFS_MODES_API
+        return self._tmpfs_modes
 
     def _connect(self, timeout: int) -> Any:
         with self._lock:
@@ -62,6 +67,12 @@ class DockerClient:
                 except AWAY as error:
                     raise Unavailable(f"no Docker Engine answers: {find_reason(error)}") from error
             return self._connections[timeout]
+
+    def find_path(self, image: str) -> str:
+        """Return the search path of an image for programs."""
+        config = self.api.inspect_image(image)["Config"] or {}
+        variables = dict(variable.partition("=")[::2] for variable in config.get("Env") or ())
+        return variables.get("PATH") or _PATH
 
     def close(self) -> None:
         with self._lock:

@@ -14,6 +14,10 @@ RECORD = "dev.venvd.record"
 KEY = "dev.venvd.key"
 PYTHON = "dev.venvd.python"
 PACKAGES = "dev.venvd.packages"
+FOUNDATION = "dev.venvd.foundation"
+"""On the image of a venv: the address of what it stands on beside its lock; empty where no build may stand on it."""
+LINES = "dev.venvd.lines"
+"""On the image of a venv: digests of the lines of its lock."""
 
 SERVER, WORKER = "server", "worker"
 PARTS = (SERVER, WORKER)

@@ -28,7 +28,7 @@ class Leftovers:
     def find(self, used: Collection[str]) -> Iterator[Leftover]:
         """Everything that no container uses; `used` are keys of venvs that stay."""
         for tag, image in self._venvs.list_accepted():
-            if self._venvs.key_of(tag) not in used and not self._has_containers(image["Id"], {}):
+            if self._venvs.key_of(tag) not in used and not self._venvs.list_users(image["Id"]):
                 yield Leftover("venv", tag, current=False, sizeBytes=image["Size"])
         current_servers = self._servers.list_current()
         for tag, image in self._servers.list_held():

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import docker.errors
@@ -16,8 +17,17 @@ from venvd_engines import import_check, locking, requirements
 from venvd_engines.build_locks import BuildLocks
 from venvd_engines.docker import cancellable, labels
 from venvd_engines.docker.base_images import BaseImages
-from venvd_engines.docker.build_container import CA_BUNDLE, PROXY, SCRATCH, BuildContainer, BuildContainers, must
+from venvd_engines.docker.build_container import (
+    CA_BUNDLE,
+    PROXY,
+    SCRATCH,
+    BuildContainer,
+    BuildContainers,
+    SharedFilesError,
+    must,
+)
 from venvd_engines.docker.client import DockerClient, tmpfs_options
+from venvd_engines.docker.parent_images import Parent, ParentImages
 from venvd_engines.dotnet import make_dotnet_env
 from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
 
@@ -28,8 +38,6 @@ _REQUIREMENTS = f"{SCRATCH}/requirements.in"
 _CONSTRAINTS = f"{SCRATCH}/constraints.txt"
 _LOCK = f"{SCRATCH}/requirements.txt"
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""The search path where the base image sets none."""
 CHECK_SECONDS = 120.0
 CHECK_CODE = """
 import importlib.metadata, json, platform
@@ -51,6 +59,7 @@ class VenvImages:
         self._client = client
         self._bases = bases
         self._containers = containers
+        self._parents = ParentImages(client)
         self._locks = BuildLocks(client.settings.home / "builds")
 
     def lock(
@@ -131,12 +140,30 @@ class VenvImages:
             InUse: a container uses one of them; the message names the backends.
         """
         for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
-            users = self._client.api.containers(all=True, filters={"ancestor": [image["Id"]]})
+            users = self.list_users(image["Id"])
             if users:
                 names = sorted({user["Labels"].get(labels.NAME, user["Names"][0].lstrip("/")) for user in users})
                 raise InUse(f"the image {image['Id']} is used by {', '.join(names)}")
-            with contextlib.suppress(docker.errors.ImageNotFound):
+            self._remove_image(image)
+
+    def list_users(self, ref: str) -> list[Any]:
+        """Return the containers of an image, without those of images that were built on it."""
+        try:
+            users = self._client.api.containers(all=True, filters={"ancestor": [ref]})
+        except docker.errors.NotFound:
+            return []
+        return [user for user in users if user["ImageID"] == ref]
+
+    def _remove_image(self, image: Any) -> None:
+        """Remove an image; where others stand on it and the engine keeps it for them, remove its tags."""
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            try:
                 self._client.api.remove_image(image["Id"], force=True)
+            except docker.errors.APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT or "dependent child images" not in str(error.explanation):
+                    raise
+                for tag in image.get("RepoTags") or ():
+                    self._client.api.remove_image(tag)
 
     def sweep(self) -> None:
         """Remove the images of killed builds: no check has accepted them."""
@@ -149,22 +176,42 @@ class VenvImages:
     # ---- one build -------------------------------------------------------------------------------------------
 
     def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
+        """Build on an image that holds a part of the lock, or on the runtime's alone if there is none."""
+        parent = self._parents.find(venv, f"{REPOSITORY}:{self._tag('')}")
+        if parent is not None:
+            try:
+                return self._build_on(parent, venv, key, progress)
+            except SharedFilesError as error:
+                progress.log(f"{error}: building from nothing")
+            except docker.errors.ImageNotFound:
+                progress.log("the image to build on was removed: building from nothing")
+        return self._build_on(None, venv, key, progress)
+
+    def _build_on(self, parent: Parent | None, venv: VenvBuild, key: str, progress: Progress) -> Image:
         apt_packages = requirements.check_apt(venv.apt_packages)
         user_code = self._client.settings.allow_source_builds
         with self._containers.open(
-            venv.runtime.base, progress, root_work=bool(apt_packages), user_code=user_code, key=key
+            venv.runtime.base,
+            progress,
+            parent=None if parent is None else parent.ref,
+            root_work=bool(apt_packages),
+            user_code=user_code,
+            key=key,
         ) as container:
             if apt_packages:
                 progress.phase("apt packages")
                 self._install_apt(container, apt_packages)
             progress.phase("install")
-            container.make_venv(PREFIX)
+            if parent is None:
+                container.make_venv(PREFIX)
+            else:
+                progress.log(f"adding {', '.join(parent.added)} to {parent.ref}")
             if venv.lock:
                 container.write(_LOCK, venv.lock.encode())
                 python = container.find_python()
                 container.uv(locking.install_arguments(_LOCK, python=python, prefix=PREFIX, source_builds=user_code))
             progress.phase("compile")
-            packages = container.post_install(PREFIX)
+            packages = container.post_install(PREFIX, () if parent is None else parent.added)
             progress.phase("commit")
             ref = container.commit(self._make_config(venv, key, packages))
         return Image(key=key, ref=ref, python=venv.runtime.resolved, packages=tuple(packages))
@@ -185,15 +232,14 @@ class VenvImages:
 
     def _make_config(self, venv: VenvBuild, key: str, packages: Sequence[Package]) -> dict[str, Any]:
         """Return the configuration of the image, with the labels that `find` reads."""
-        base = self._client.api.inspect_image(venv.runtime.base)["Config"] or {}
-        base_env = dict(variable.partition("=")[::2] for variable in base.get("Env") or ())
         return {
             "Cmd": [f"{PREFIX}/bin/python"],
-            "Env": [f"PATH={PREFIX}/bin:{base_env.get('PATH') or _PATH}"],
+            "Env": [f"PATH={PREFIX}/bin:{self._client.find_path(venv.runtime.base)}"],
             "User": f"{labels.WORKER_UID}:{labels.SHARED_GID}",
             "WorkingDir": "/",
             "Labels": {
                 **self._client.labels(labels.VENV, key=key, python=venv.runtime.resolved),
+                **self._parents.describe(venv),
                 labels.PACKAGES: json.dumps([[package.name, package.version] for package in packages]),
             },
         }

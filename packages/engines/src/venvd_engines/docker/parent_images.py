@@ -1,0 +1,87 @@
+"""Images of venvs that further packages can be installed on: a build on one commits the difference only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import docker.errors
+
+from venvd_engines.docker import labels
+from venvd_engines.docker.client import DockerClient
+from venvd_engines.engine import VenvBuild
+
+_MOST_LAYERS = 32
+"""A chain of builds ends here: the engine has room for about 127 layers, and each one costs time at a start."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An image that holds a part of a lock.
+
+    Attributes:
+        ref: its ID.
+        added: the canonical names of the packages of the lock that it lacks.
+    """
+
+    ref: str
+    added: tuple[str, ...]
+
+
+class ParentImages:
+    """Finds the parents of builds by labels of the images of this home."""
+
+    def __init__(self, client: DockerClient) -> None:
+        self._client = client
+
+    def describe(self, venv: VenvBuild) -> dict[str, str]:
+        """Return the labels that make an image a parent for later builds; none if it cannot be one.
+
+        What apt installs depends on the day. Where packages may run their code, they can have changed other files than
+        their own, which another venv must not get.
+        """
+        if venv.apt_packages or not venv.lock or self._client.settings.allow_source_builds:
+            return {labels.FOUNDATION: "", labels.LINES: ""}
+        return {labels.FOUNDATION: _digest_foundation(venv), labels.LINES: " ".join(sorted(_digest_lines(venv.lock)))}
+
+    def find(self, venv: VenvBuild, tag_start: str) -> Parent | None:
+        """Return the parent that holds most of the lock; its lines must all be in the lock, with equal hashes.
+
+        Args:
+            venv: what is to be built.
+            tag_start: how the tags of accepted images start; others are no parents.
+        """
+        if not self.describe(venv)[labels.FOUNDATION]:
+            return None
+        names = {digest: line.split("==", 1)[0] for digest, line in _digest_lines(venv.lock).items()}
+        best: tuple[set[str], str] = (set(), "")
+        foundation = self._client.filters(labels.VENV, foundation=_digest_foundation(venv))
+        for image in self._client.api.images(filters=foundation):
+            lines = set(image["Labels"].get(labels.LINES, "").split())
+            accepted = any(tag.startswith(tag_start) for tag in image.get("RepoTags") or ())
+            if accepted and len(best[0]) < len(lines) and lines < names.keys():
+                best = lines, image["Id"]
+        lines, ref = best
+        if not ref or not self._has_room(ref):
+            return None
+        return Parent(ref, tuple(sorted({name for digest, name in names.items() if digest not in lines})))
+
+    def _has_room(self, ref: str) -> bool:
+        try:
+            image: Any = self._client.api.inspect_image(ref)
+        except docker.errors.ImageNotFound:
+            return False
+        return len(image["RootFS"]["Layers"]) < _MOST_LAYERS
+
+
+def _digest_foundation(venv: VenvBuild) -> str:
+    """Return the address of all that a venv stands on beside its lock."""
+    parts = [venv.runtime.resolved, venv.runtime.base, venv.layout]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _digest_lines(lock: str) -> dict[str, str]:
+    """Return the lines of a lock by their digests."""
+    return {hashlib.sha256(line.encode()).hexdigest()[:16]: line for line in lock.splitlines()}
