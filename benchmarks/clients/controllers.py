@@ -23,7 +23,7 @@ ADDED = ("six", "idna", "iniconfig", "attrs", "click", "packaging", "pluggy", "c
 IDLE_KINDS = ("http", "pipe", "rpc")
 IDLE_SECONDS = 20
 SETTLE_SECONDS = 5
-"""After the starts, for what a controller does once."""
+"""After a start, for what a process does once."""
 LONGEST_SECONDS = 120
 
 
@@ -70,6 +70,7 @@ def idle_sleeper(_at: Address) -> Iterator[Probe]:
     """Percent of a core that a process needs that wakes once a second."""
     command = ["python3", "-c", "import time\nwhile True: time.sleep(1)"]
     with subprocess.Popen(command) as process:
+        time.sleep(SETTLE_SECONDS)
         yield lambda _batch: _measure_idle(process.pid)
         process.kill()
 
