@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.clients import arrays, http_libraries, load, peers, raw, relay, rpc, sdk, sessions
+from benchmarks.clients import arrays, controllers, http_libraries, load, peers, raw, relay, rpc, sdk, sessions
 from benchmarks.figure import Backend, Figure, Program, Side
 
 UNIX_ECHO = Side(raw.unix_echo, Program("benchmarks.floors.unix_echo"))
@@ -277,6 +277,52 @@ ARRAYS = (
     ),
 )
 
+DOCKER_RUN = Side(controllers.docker_run)
+CONTROLLER = (
+    Figure(
+        "backend start to ready, Docker",
+        "docker run of an empty program",
+        (DOCKER_RUN, Side(controllers.start_backends, options={"count": 1})),
+        unit="s",
+        batch=1,
+        rounds=5,
+        reach=2.3,
+        stretch=1.7,
+        pinned=False,
+    ),
+    Figure(
+        "12 backends started at once, Docker",
+        "docker run of an empty program",
+        (DOCKER_RUN, Side(controllers.start_backends, options={"count": 12})),
+        unit="s",
+        batch=1,
+        rounds=2,
+        reach=20,
+        pinned=False,
+    ),
+    Figure(
+        "one package added to numpy and pandas, Docker",
+        "docker run of an empty program",
+        (DOCKER_RUN, Side(controllers.add_package)),
+        unit="s",
+        batch=1,
+        rounds=4,
+        reach=13,
+        stretch=10,
+        pinned=False,
+    ),
+    Figure(
+        "idle controller with three backends, Docker",
+        "a process that wakes once a second",
+        (Side(controllers.idle_sleeper), Side(controllers.idle_controller)),
+        unit="% of a core",
+        batch=1,
+        rounds=2,
+        pinned=False,
+        note="goal: 0.3 %",
+    ),
+)
+
 PEERS = (
     Figure(
         "RPyC eval, Unix socket",
@@ -309,4 +355,4 @@ PEERS = (
     ),
 )
 
-FIGURES = (*CALLS, *THROUGHPUT, *SESSIONS, *ARRAYS, *PEERS)
+FIGURES = (*CALLS, *THROUGHPUT, *SESSIONS, *ARRAYS, *CONTROLLER, *PEERS)

@@ -16,6 +16,8 @@ RESERVE = ("venvd-zygote", "venvd-spare")
 """Names of processes that are no sessions."""
 RESERVES = 3
 """The zygote and its spare forks."""
+STANDBY = 1
+"""Processes that wait for the next sessions of a server."""
 SETTLED_READINGS = 20
 """Readings in a row, each a moment after the one before, that show the same: a fork that is being prepared is done."""
 SPARE_THREADS = 4
@@ -77,7 +79,7 @@ def held(pids: list[int]) -> Held:
 
 
 def settled(processes: Parts, sessions: int) -> dict[str, Held]:
-    """What is held once no sessions but so many are left, zygote and spare forks are there, and nothing changes."""
+    """What is held once no sessions but so many and the standby are left, the zygote has its forks, and nothing changes."""
     found = processes.held()
     unchanged = 0
 
@@ -85,7 +87,7 @@ def settled(processes: Parts, sessions: int) -> dict[str, Held]:
         nonlocal found, unchanged
         before, found = found, processes.held()
         unchanged = unchanged + 1 if _are_alike(before, found) else 0
-        there = found["sessions"].processes == sessions and found["zygote"].processes == RESERVES
+        there = found["sessions"].processes == sessions + STANDBY and found["zygote"].processes == RESERVES
         return there and unchanged >= SETTLED_READINGS
 
     wait_until(

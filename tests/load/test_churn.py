@@ -65,8 +65,8 @@ def test_sessions_that_come_and_go(
     wait_until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))
     assert [item["id"] for item in call("session.list")["sessions"]] == ["default"]
     work = stack.home / "backends" / running.record.launch_id / "work"
-    # those of the zygote, of the default session and of two forks that wait for the next sessions
-    wait_until(lambda: len(list(work.iterdir())) == 4, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
+    # those of the zygote, of the default session, of the standby and of two forks
+    wait_until(lambda: len(list(work.iterdir())) == 5, lambda: f"directories are left: {sorted(work.iterdir())[:10]}")
     record_property("figure", f"{kind}: {sessions} sessions came and went in {took:.1f} s")
     for name, now in processes.held().items():
         record_property("figure", f"  {name}: {now} (before: {before[name]})")

@@ -207,6 +207,7 @@ def _server(home: Path, settings: dict[str, str], *, ready: bool) -> Iterator[Se
         "VENVD_SOCKET_DIR": str(home),
         "VENVD_TOKEN_SHA256": digest,
         "VENVD_GRACE": "3",
+        "VENVD_STANDBY": "0",  # a refill takes descriptors while tests count them
         **settings,
     }
     process = subprocess.Popen([sys.executable, "-m", "venvd_pipe_backend"], env=environment)

@@ -183,7 +183,7 @@ class BackendStarter:
 
     def _poll_readiness(self, record: LaunchRecord, run: Run) -> None:
         end = time.monotonic() + self._settings.start_timeout
-        next_inspection = 0.0
+        next_inspection = time.monotonic() + _INSPECT_INTERVAL
         readiness = probes.Readiness(ready=False, reason="no probe was answered")
         while time.monotonic() < end:
             run.check()
