@@ -79,7 +79,7 @@ def held(pids: list[int]) -> Held:
 
 
 def settled(processes: Parts, sessions: int) -> dict[str, Held]:
-    """What is held once no sessions but so many and the standby are left, the zygote has its forks, and nothing changes."""
+    """What is held once only so many sessions and the standby are left, the zygote has forks, and nothing changes."""
     found = processes.held()
     unchanged = 0
 
