@@ -98,6 +98,17 @@ CALLS = (
         stretch=1,
     ),
     Figure(
+        "SDK over gRPC, sync",
+        "one kept Session stream of grpc.aio, same server",
+        (
+            Side(rpc.stream, Backend("rpc"), {"method": "/venvd.v1.PythonService/Session", "expected": '"value":2'}),
+            Side(sdk.evals, Backend("rpc")),
+        ),
+        batch=100,
+        reach=1.5,
+        stretch=1.2,
+    ),
+    Figure(
         "proxy.method(x), pipe, attached",
         "eval in the same session, attached",
         (Side(sdk.evals_attached, Backend("pipe")), Side(sdk.method_calls_attached, Backend("pipe"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -355,12 +356,44 @@ def test_cells_of_notebooks_run(session: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("%%time\ndef double(n):\n    return '''a\n  b''', n * 2\ndouble(3)[1]", {"value": 6}),
+        ("\n%%time from __future__ import annotations\n!true\nx = 7", None),
+        ("y = 1\n%time y + 1", {"value": 2}),
+        ("%time z = 3\nz", {"value": 3}),
+    ],
+)
+def test_timed_cells_run_as_they_are(session: Any, cell: str, value: Any) -> None:
+    """`%%time` and `%time` print the times. Definitions stay, and the value is that of the code."""
+    found = session("exec", {"code": cell})
+    assert (found["error"], found["result"]) == (None, value)
+    assert re.fullmatch(r"CPU times: user .+, sys: .+, total: .+\nWall time: .+\n", found["stdout"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("n = 3\n%timeit -n 10 -r2 n + 1", "(mean ± std. dev. of 2 runs, 10 loops each)"),
+        ("%timeit -r 1 -n 1 sum([1, -n])", "(mean ± std. dev. of 1 run, 1 loop each)"),
+        ("%%timeit -n5 m = n\nm += 1\nm * 2", "(mean ± std. dev. of 7 runs, 5 loops each)"),
+    ],
+)
+def test_repeated_code_is_timed(session: Any, cell: str, says: str) -> None:
+    """`%timeit` and `%%timeit` run the code many times, and print the mean and its spread."""
+    session("exec", {"code": "n = 3"})
+    found = session("exec", {"code": cell})
+    assert (found["error"], found["result"]) == (None, None)
+    assert re.fullmatch(r"[\d.e+]+ (n|µ|m)?s ± [\d.e+]+ (n|µ|m)?s per loop \(.*\)\n", found["stdout"])
+    assert says in found["stdout"]
+
+
+@pytest.mark.parametrize(
     ("cell", "says"),
     [
         ("%pip install numpy", "add them to the requirements of the venv"),
         ("x = 1\n!pip install numpy", "add them to the requirements of the venv"),
-        ("%timeit sum([1])", "timeit.timeit"),
-        ("%%time\nx = 1", "time.perf_counter"),
+        ("%timeit -x 3 sum([1])", "-n LOOPS"),
         ("%load_ext autoreload", "without the magics of IPython"),
     ],
 )

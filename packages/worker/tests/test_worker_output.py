@@ -200,6 +200,63 @@ def test_plain_results_are_not_shown(session: Any) -> None:
     assert run(session, "[1]")["display"] == []
 
 
+IDS = """
+handle = display('a', 'b', display_id='x')
+display('c')
+handle.update('d')
+print(handle.display_id, display(1, display_id=True).display_id != '')
+update_display('e', display_id='earlier')
+"""
+ID = "application/vnd.venvd.display-id+json"
+
+
+def test_updates_of_displays(session: Any) -> None:
+    """An update takes the place of what its ID shows. One of an earlier `exec` is an update still."""
+    session.send("exec", {"code": IDS}, stream=True)
+    reply = session.reply()
+    texts = [(item["text/plain"], item.get(ID, {}).get("update")) for item in reply["result"]["display"]]
+    assert texts == [("'d'", False), ("'d'", False), ("'c'", None), ("1", False), ("'e'", True)]
+    shown = [event["data"] for event in session.events if event["event"] == "display"]
+    assert [item["text/plain"] for item in shown] == ["'a'", "'b'", "'c'", "'d'", "1", "'e'"]
+    assert shown[3][ID] == {"id": "x", "update": True}
+    assert reply["result"]["stdout"] == "x True\n"
+
+
+def test_an_updated_display_takes_no_more_room(session: Any) -> None:
+    """Only what a display shows last counts towards the limit of the output."""
+    code = "h = display('x' * 900, display_id='a')\nfor _ in range(100_000): h.update('y' * 900)"
+    found = run(session, code)
+    assert (len(found["display"]), found["truncated"]) == (1, False)
+
+
+def test_display_has_the_arguments_of_ipython(session: Any) -> None:
+    """Bundles are shown as they are, and formats can be chosen."""
+    code = "display({'text/html': '<b>1</b>', 'text/plain': '1'}, raw=True, exclude=['text/html'])\n"
+    (bundle,) = run(session, code + "None")["display"]
+    assert bundle == {"text/plain": "1"}
+    assert run(session, "display(1, raw=True)")["error"]["errorType"] == "TypeError"
+    assert run(session, "display(1, update=True)")["error"]["errorType"] == "TypeError"
+
+
+IPYTHON = """
+import pathlib
+for name, text in {'__init__': '', 'display': 'from IPython.core.display_functions import *', 'core/__init__': '',
+                   'core/display_functions': 'def display(*_): raise OSError\\nupdate_display = display'}.items():
+    path = pathlib.Path('IPython', name + '.py')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+import IPython.display
+IPython.display.display(1, display_id='i')
+IPython.display.update_display(2, display_id='i')
+"""
+
+
+def test_ipythons_display_shows(session: Any) -> None:
+    """`IPython.display.display` is the built-in one."""
+    found = run(session, IPYTHON)
+    assert (found["error"], [item["text/plain"] for item in found["display"]]) == (None, ["2"])
+
+
 def test_display_shows_in_order(session: Any) -> None:
     """`display` is a built-in; what it shows stands between what was printed before and after."""
     session.send("exec", {"code": "print('a')\ndisplay('b', 3)\nprint('c')"}, stream=True)

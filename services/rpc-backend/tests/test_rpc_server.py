@@ -343,3 +343,16 @@ def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
         go.touch()
         assert call.result(60).value_json == '"done"'
         assert server.process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_stream_without_calls_does_not_delay_the_end(start: Start) -> None:
+    """A client that keeps a stream learns that the server ends, which does not wait for `drain`."""
+    with start(VENVD_DRAIN="600") as server:
+        stream = Stream(server)
+        stream.send(1, "ping", {})
+        assert next(stream.replies).id == 1
+        server.process.send_signal(signal.SIGTERM)
+        code, info, _ = failed(lambda: stream.replies)
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "unavailable")
+        assert server.process.wait(60) == 0

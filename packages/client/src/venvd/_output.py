@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from venvd_contract import commands
+from venvd_contract.displays import CHART, DISPLAY_ID
 from venvd_contract.errors import InvalidRequest
 
 _LONGEST_TEXT = 60
@@ -19,6 +20,7 @@ _FORMATS = {
     ".svg": "image/svg+xml",
     ".pdf": "application/pdf",
 }
+_BESIDE = frozenset({CHART, DISPLAY_ID})
 _TEXT_FORMATS = frozenset({"image/svg+xml"})
 
 
@@ -89,4 +91,4 @@ def _shorten(value: Any) -> str:
 
 
 def _name_format(bundle: dict[str, Any]) -> str:
-    return next((name for name in bundle if name != "text/plain"), "text/plain")
+    return next((name for name in bundle if name != "text/plain" and name not in _BESIDE), "text/plain")

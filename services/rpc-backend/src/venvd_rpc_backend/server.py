@@ -88,10 +88,10 @@ class RpcServer:
         self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
-        streams = Streams(self._backend, guard, settings)
+        self._streams = Streams(self._backend, guard, settings)
         arrays = Arrays(self._backend, guard, settings.stall_timeout, cancel=cancel)
         app, names = probes.create_app(self._backend, guard), NAMES
-        routes = Routes(SERVICES, entrance, calls, streams, arrays, Operations(environments, guard))
+        routes = Routes(SERVICES, entrance, calls, self._streams, arrays, Operations(environments, guard))
         if settings.compat:
             app, names = old_http.Methods(app, self._backend, guard, settings), (*NAMES, old_service.NAME)
             old_calls = old_service.OldCalls(self._backend, guard, cancel_on_disconnect=cancel)
@@ -122,7 +122,9 @@ class RpcServer:
         self._updating_health.cancel()
         self._watching_connections.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._settings.drain)
+        stopping = asyncio.ensure_future(self._server.stop(self._settings.drain))
+        self._streams.end()
+        await stopping
         if self._watching_keys is not None:
             self._watching_keys.cancel()
         self._http.should_exit = True

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_contract.errors import Cancelled, Internal, LimitExceeded, Moved, VenvdError
+from venvd_contract.errors import Cancelled, Internal, LimitExceeded, Moved, Unavailable, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Request
 from venvd_core.float_arrays import WholeCall
@@ -33,6 +33,12 @@ class Streams:
         self._backend = backend
         self._guard = guard
         self._settings = settings
+        self._open: set[Stream] = set()
+
+    def end(self) -> None:
+        """End each stream once it has no call. Clients keep streams that they do not use."""
+        for stream in list(self._open):
+            stream.end()
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Return the handler of the Session stream, where the service has it."""
@@ -55,9 +61,11 @@ class Streams:
 
     async def _run(self, stream: Stream) -> None:
         both = asyncio.gather(stream.read(), stream.finished)
+        self._open.add(stream)
         try:
             await both
         finally:
+            self._open.discard(stream)
             both.cancel()
             stream.close()
             if self._settings.cancel_on_disconnect:
@@ -85,6 +93,7 @@ class Stream:
         """The write under way, of the first message of the outbox."""
         self._write_waits_for: asyncio.Future[None] | None = None
         self._input_ended = False
+        self._ends = False
         self._room = asyncio.Event()
 
     async def read(self) -> None:
@@ -95,6 +104,12 @@ class Stream:
                 await self._room.wait()
             self._begin(message)
         self._input_ended = True
+        if self._write is None:
+            self._write_next()
+
+    def end(self) -> None:
+        """End the stream after the running calls."""
+        self._ends = True
         if self._write is None:
             self._write_next()
 
@@ -168,8 +183,12 @@ class Stream:
         if self._outbox:
             self._write = self._context.write(self._outbox[0])
             self._step()
-        elif self._input_ended and not self._calls:
+        elif self._calls or self.finished.done():
+            return
+        elif self._input_ended:
             self.finished.set_result(None)
+        elif self._ends:
+            self.finished.set_exception(Unavailable("the server ends"))
 
     def _step(self, _done: Any = None) -> None:
         """Run the write under way until it has to wait or has ended."""

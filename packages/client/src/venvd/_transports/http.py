@@ -12,6 +12,7 @@ from venvd._transports import http_targets
 from venvd._transports.base import Call, Event
 from venvd.errors import BadReply, InvalidRequest, Unavailable, VenvdError, error_from_reply
 from venvd_contract.commands import BY_NAME
+from venvd_contract.displays import add_display
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _STREAM = "text/event-stream"
@@ -116,7 +117,7 @@ class StreamedOutput:
             if event.name in self._text:
                 self._text[event.name].append(str(data))
             elif event.name == "display":
-                self._display.append(data)
+                add_display(self._display, data)
             return Event(event.name, data)
         return None
 

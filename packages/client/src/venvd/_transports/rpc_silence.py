@@ -24,18 +24,29 @@ _LONGEST = 24 * 86400.0
 
 
 class _Watched:
-    """A call that runs, and the time at which the server must show a sign of life."""
+    """A call that runs, and when it is looked after: to ask for a sign of life, and then to give it up."""
 
-    __slots__ = ("due", "rpc", "silent")
+    __slots__ = ("asked", "due", "failure", "last", "rpc")
 
-    def __init__(self, rpc: Any, due: float) -> None:
+    def __init__(self, rpc: Any, timeout: float) -> None:
         self.rpc = rpc
-        self.due = due
-        self.silent = False
+        now = time.monotonic()
+        self.due = now + timeout + deadlines.PROBE_AFTER
+        self.last = now + timeout + deadlines.LATE
+        self.asked = False
+        self.failure: DeadlineExceeded | None = None
+
+    def give_up(self, failure: DeadlineExceeded) -> None:
+        self.failure = failure
+        self.rpc.cancel()
 
 
 def _silent_error(url: str) -> DeadlineExceeded:
     return DeadlineExceeded(f"no answer from {url} in time: the server shows no sign of life; the call was abandoned")
+
+
+def _late_error(url: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no answer from {url} in time; the call was abandoned")
 
 
 class SilenceWatcher:
@@ -57,7 +68,7 @@ class SilenceWatcher:
 
     @contextmanager
     def watch(self, rpc: Any, timeout: float | None) -> Iterator[None]:
-        """Cancel `rpc` if the block lasts `timeout` seconds and the server is silent then.
+        """Cancel `rpc` if the block lasts `timeout` seconds and the server is silent then, or `LATE` seconds more.
 
         Raises:
             DeadlineExceeded: instead of the error of the cancelled call.
@@ -65,7 +76,7 @@ class SilenceWatcher:
         if timeout is None:
             yield
             return
-        watched = _Watched(rpc, time.monotonic() + timeout + deadlines.PROBE_AFTER)
+        watched = _Watched(rpc, timeout)
         with self._changed:
             self._watched.add(watched)
             if self._thread is None:
@@ -76,8 +87,8 @@ class SilenceWatcher:
         try:
             yield
         except (grpc.RpcError, grpc.FutureCancelledError):
-            if watched.silent:
-                raise _silent_error(self._url) from None
+            if watched.failure is not None:
+                raise watched.failure from None
             raise
         finally:
             with self._changed:
@@ -100,14 +111,18 @@ class SilenceWatcher:
                     left = self._wakes_at - now
                     self._changed.wait(min(left, threading.TIMEOUT_MAX))
                     continue
-            lives = self._lives()
-            with self._changed:
-                due = {watched for watched in self._watched if watched.due <= now}
-                self._watched -= due
-            if not lives:
-                for watched in due:
-                    watched.silent = True
-                    watched.rpc.cancel()
+                asks = any(watched.due <= now and not watched.asked for watched in self._watched)
+            lives = self._lives() if asks else True
+            with self._changed:  # only while a call is watched is its stream its own
+                for watched in [watched for watched in self._watched if watched.due <= now]:
+                    if watched.asked:
+                        watched.give_up(_late_error(self._url))
+                    elif not lives:
+                        watched.give_up(_silent_error(self._url))
+                    if watched.failure is not None:
+                        self._watched.discard(watched)
+                    else:
+                        watched.asked, watched.due = True, watched.last
 
     def _lives(self) -> bool:
         try:
@@ -132,15 +147,20 @@ class SilenceTimer:
     def __init__(self, url: str, ping: Callable[..., Any]) -> None:
         self._url = url
         self._ping = ping
-        self._silent = False
+        self._failure: DeadlineExceeded | None = None
+        self._last = 0.0
         self._limit: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | asyncio.Task[None] | None = None
 
     @contextmanager
     def run(self, seconds: float | None) -> Iterator[SilenceTimer]:
-        """Look for a sign of life of the server if the block lasts `seconds`, the call's timeout."""
+        """Look for a sign of life of the server if the block lasts `seconds`, the call's timeout.
+
+        The call of a server that lives may last `LATE` seconds more.
+        """
         if seconds is not None:
             loop = asyncio.get_running_loop()
+            self._last = loop.time() + seconds + deadlines.LATE
             self._timer = loop.call_later(min(seconds + deadlines.PROBE_AFTER, _LONGEST), self._on_timeout, loop)
         try:
             yield self
@@ -152,13 +172,13 @@ class SilenceTimer:
         """Return what `step` returns.
 
         Raises:
-            DeadlineExceeded: the server is silent.
+            DeadlineExceeded: the server is silent, or its answer is late.
         """
         try:
-            async with asyncio.timeout(0 if self._silent else None) as self._limit:
+            async with asyncio.timeout(0 if self._failure else None) as self._limit:
                 return await step
         except TimeoutError:
-            raise _silent_error(self._url) from None
+            raise self._failure or _late_error(self._url) from None
         finally:
             self._limit = None
 
@@ -166,12 +186,21 @@ class SilenceTimer:
         self._timer = loop.create_task(self._look(loop))
 
     async def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        silent = False
         try:
             async with asyncio.timeout(_WINDOW):
                 await self._ping(messages.HealthRequest())
         except TimeoutError:
-            self._silent = True
+            silent = True
         except grpc.RpcError as error:
-            self._silent = error.code() in _SILENT
-        if self._silent and self._limit is not None:
+            silent = error.code() in _SILENT
+        if silent:
+            self._give_up(loop, _silent_error(self._url))
+        else:
+            left = max(self._last - loop.time(), 0.0)
+            self._timer = loop.call_later(left, self._give_up, loop, _late_error(self._url))
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop, failure: DeadlineExceeded) -> None:
+        self._failure = failure
+        if self._limit is not None:
             self._limit.reschedule(loop.time())

@@ -13,7 +13,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.exceptions import LONGEST_OUTPUT
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
-from venvd_worker.session import compat, display, exceptions, floats, forks, tracebacks
+from venvd_worker.session import bundles, charts, compat, exceptions, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.environment import Environment
@@ -238,7 +238,7 @@ class Commands:
         try:
             value = self._interpreter.run(call.fields["code"], variables, "exec")
             if value is not None:
-                self._show(display.rich_bundle(value))
+                self.show(bundles.rich_bundle(value))
                 result = self._told(value, call)
             if not forks.is_session():
                 forks.leave(None)
@@ -250,27 +250,20 @@ class Commands:
             if self._interrupts.stopped() or self._guard.explain(raised) or tracebacks.is_own(raised):
                 raise
             error = describe(raised)
-        for bundle in display.open_figures():
-            self._show(bundle)
+        for bundle in bundles.open_figures():
+            self.show(bundle)
         return {"result": result, "error": error}
-
-    def display(self, *values: Any) -> None:
-        """The built-in `display` of sessions: shows values richly in an `exec`, prints them elsewhere."""
-        for value in values:
-            if self._output is None:
-                print(bounded(value))  # noqa: T201 - what display does without an output
-            else:
-                self._show(display.bundle(value))
 
     def show_figures(self, pyplot: Any) -> None:
         """Make `pyplot.show()` show the open figures where it stands in the output of an `exec`, and close them."""
 
         def show(*_args: Any, **_kwargs: Any) -> None:
             if self._output is not None:
-                for bundle in display.open_figures():
-                    self._show(bundle)
+                for bundle in bundles.open_figures():
+                    self.show(bundle)
 
         pyplot.show = show
+        charts.keep_boxes(pyplot)
 
     def show_images(self, image_show: Any) -> None:
         """Make Pillow's `image.show()` show the image where it stands in the output of an `exec`."""
@@ -278,21 +271,23 @@ class Commands:
 
         class Viewer(image_show.Viewer):  # type: ignore[misc]
             def show(self, image: Any, **_options: Any) -> int:
-                outer._show(display.bundle(image))
+                outer.show(bundles.bundle(image))
                 return 1
 
         image_show.register(Viewer, 0)
 
-    def _show(self, bundle: Optional[Dict[str, Any]]) -> None:
+    def show(self, bundle: Optional[Dict[str, Any]]) -> bool:
+        """Show a bundle in its place among the output of the running `exec`. Return whether there is one."""
         output = self._output
         if bundle is None or output is None:
-            return
+            return False
 
         def show() -> None:
             self._capture.settle()
             output.show(bundle)
 
         self._interrupts.shield(show)
+        return True
 
     # ---- values
 

@@ -6,6 +6,7 @@ import codecs
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from venvd_contract.commands import Limits
+from venvd_contract.displays import add_display, find_places
 from venvd_contract.framing import MAX_LINE, dump
 
 Emit = Callable[[str, Any], None]
@@ -58,13 +59,14 @@ class Output:
         self._take(stream, self._decoders[stream].decode(data))
 
     def show(self, bundle: Dict[str, Any]) -> None:
-        """Add a MIME bundle; one that does not fit is dropped whole."""
-        size = sum(_size(mime) + _size(str(data)) for mime, data in bundle.items())
+        """Add a MIME bundle, or update one; a bundle that does not fit is dropped whole."""
+        size = _bundle_size(bundle)
+        size -= sum(_bundle_size(self.display[place]) for place in find_places(self.display, bundle))
         if size > self._left:
             self.truncated = True
             return
         self._left -= size
-        self.display.append(bundle)
+        add_display(self.display, bundle)
         if self._emit is not None:
             self._emit("display", bundle)
 
@@ -92,6 +94,10 @@ class Output:
             self._texts[stream].append(text)
             if self._emit is not None:
                 self._emit(stream, text)
+
+
+def _bundle_size(bundle: Dict[str, Any]) -> int:
+    return sum(_size(mime) + _size(str(data)) for mime, data in bundle.items())
 
 
 def _size(text: str) -> int:

@@ -80,14 +80,18 @@ def definitions(source: str, name: str) -> CodeType:
 
 def _parse(source: str, name: str) -> Any:
     """Parse code, which may be indented as a whole or be a cell of a notebook."""
+    source, timed = cells.take_timer(source)
     while True:
         try:
-            return compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
+            tree: Any = compile(source, name, "exec", _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
         except SyntaxError as error:
             code = cells.rewrite(source, error)
             if code is None:
                 raise
-        source = code
+            source = code
+        else:
+            tree.body = cells.add_timer(tree.body) if timed else tree.body
+            return ast.fix_missing_locations(tree) if timed else tree
 
 
 def _compile(tree: Any, name: str, mode: str, flags: int = 0) -> CodeType:

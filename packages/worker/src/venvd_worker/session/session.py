@@ -22,11 +22,12 @@ from venvd_worker.common.control import ControlConnection, InvalidPacket, Trunca
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.exit_status import CHANNEL_CLOSED, NO_DIRECTORY
 from venvd_worker.common.slots import SlotMemory
-from venvd_worker.session import assemblies, forks, shared_names
+from venvd_worker.session import assemblies, forks, shared_names, times
 from venvd_worker.session.calls import Calls
 from venvd_worker.session.capture import Capture
 from venvd_worker.session.commands import Commands, Parts
 from venvd_worker.session.direct_stream import DirectStream
+from venvd_worker.session.displays import Displays
 from venvd_worker.session.handles import Handles
 from venvd_worker.session.import_hooks import call_after_import
 from venvd_worker.session.interpreter import Interpreter
@@ -108,7 +109,10 @@ class Session:
         """Install what a process has one of: `__main__`, signal handlers, streams, limits."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
-        builtins.display = self._commands.display  # type: ignore[attr-defined]
+        builtins.display = self._displays.display  # type: ignore[attr-defined]
+        builtins.update_display = self._displays.update  # type: ignore[attr-defined]
+        setattr(builtins, times.NAME, times.Times())
+        call_after_import("IPython.core.display_functions", self._displays.extend_ipython)
         call_after_import("matplotlib.pyplot", self._commands.show_figures)
         call_after_import("PIL.ImageShow", self._commands.show_images)
         self._interrupts.install()
@@ -149,6 +153,7 @@ class Session:
                 limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments, config["compat"]
             )
         )
+        self._displays = Displays(commands.show)
         calls = Calls(
             commands, self._slot, interrupts, self._guard, handles, limits.resultBytes, compat=config["compat"]
         )

@@ -23,6 +23,7 @@ export async function showConsole({ main, name, signal }) {
 	const code = h("textarea", { id: "code", rows: 1, spellcheck: "false", autocapitalize: "off", autocomplete: "off", "aria-describedby": "keys" });
 	const run = h("button", { class: "primary" }, "Run");
 	const interrupt = button("Interrupt", () => stop(), { disabled: true });
+	const named = new Map();
 	const history = histories.get(name) ?? [];
 	histories.set(name, history);
 	let place = history.length;
@@ -95,6 +96,14 @@ export async function showConsole({ main, name, signal }) {
 			output.append(element);
 			if (below) code.scrollIntoView({ block: "end" });
 		};
+		const display = (bundle) => {
+			const { id, update } = bundle["application/vnd.venvd.display-id+json"] ?? {};
+			const places = update ? (named.get(id) ?? []).filter((each) => each.isConnected) : [];
+			const made = (places.length ? places : [null]).map(() => renderDisplay(bundle));
+			made.forEach((element, index) => (places[index] ? places[index].replaceWith(element) : put(element)));
+			if (id) named.set(id, update ? made : [...(named.get(id) ?? []), ...made]);
+			displayed = true;
+		};
 		const write = (data, style) => {
 			if (!screen) {
 				const next = new Screen({ class: "text", tabindex: false });
@@ -105,7 +114,7 @@ export async function showConsole({ main, name, signal }) {
 		};
 		for await (const { kind, text: data } of follow("POST", `${path}/exec`, { body: { code: text }, headers, signal: ended })) {
 			if (kind === "stdout" || kind === "stderr") write(JSON.parse(data), kind);
-			else if (kind === "display") put(renderDisplay(JSON.parse(data))), (displayed = true);
+			else if (kind === "display") display(JSON.parse(data));
 			else if (kind === "result") {
 				const result = parseValue(data);
 				const value = result?.isHandle ? result : (result?.value ?? null);

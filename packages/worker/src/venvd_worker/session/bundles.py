@@ -7,7 +7,9 @@ from binascii import b2a_base64
 from io import BytesIO
 from typing import Any, Dict, Iterator, Optional
 
+from venvd_contract.displays import CHART
 from venvd_contract.values import NotPlain, PlainEncoder
+from venvd_worker.session import charts
 from venvd_worker.session.reprs import bounded
 
 _METHODS = {
@@ -21,7 +23,7 @@ _METHODS = {
     "_repr_json_": "application/json",
     "_repr_javascript_": "application/javascript",
 }
-_encode = PlainEncoder().encode
+_encode_value = PlainEncoder().encode
 
 
 def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
@@ -68,7 +70,9 @@ def _figure(value: Any) -> Optional[Dict[str, Any]]:
 def _png(figure: Any) -> Dict[str, Any]:
     data = BytesIO()
     figure.savefig(data, format="png", bbox_inches="tight")
-    return {"image/png": _base64(data.getvalue()), "text/plain": bounded(figure)}
+    bundle = {"image/png": _base64(data.getvalue()), "text/plain": bounded(figure)}
+    chart = charts.describe(figure)
+    return bundle if chart is None else {**bundle, CHART: chart}
 
 
 def _from_methods(value: Any) -> Dict[str, Any]:
@@ -81,7 +85,7 @@ def _from_methods(value: Any) -> Dict[str, Any]:
             data = data[0] if type(data) is tuple and data else data  # drops the metadata
             if data is not None:
                 formats[mime] = data
-    return _plain(formats)
+    return encode(formats)
 
 
 def _from_mimebundle(value: Any) -> Dict[str, Any]:
@@ -90,15 +94,15 @@ def _from_mimebundle(value: Any) -> Dict[str, Any]:
         return {}
     data = method(value, include=None, exclude=None)
     data = data[0] if type(data) is tuple and data else data
-    return _plain(data) if isinstance(data, dict) else {}
+    return encode(data) if isinstance(data, dict) else {}
 
 
-def _plain(formats: Dict[Any, Any]) -> Dict[str, Any]:
+def encode(formats: Dict[Any, Any]) -> Dict[str, Any]:
     """Encode the data of each format, and leave out formats whose data JSON cannot carry."""
     encoded = {}
     for mime, data in formats.items():
         try:
-            encoded[str(mime)] = _base64(data) if isinstance(data, bytes) else _encode(data)
+            encoded[str(mime)] = _base64(data) if isinstance(data, bytes) else _encode_value(data)
         except NotPlain:
             continue
     return encoded

@@ -1,0 +1,35 @@
+"""What a display has beside the formats of its object: the ID by which code updates it, and the data of a chart."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+DISPLAY_ID = "application/vnd.venvd.display-id+json"
+"""The key of a bundle that has an ID. Its data is `{"id": text, "update": whether an earlier display changes}`."""
+CHART = "application/vnd.venvd.chart+json"
+"""The key of a figure's data."""
+
+
+def find_places(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> List[int]:
+    """Return the places of the displays that a bundle replaces: none unless it is an update."""
+    identity = _identity(bundle)
+    if identity is None or not identity.get("update"):
+        return []
+    return [index for index, other in enumerate(displays) if (_identity(other) or {}).get("id") == identity.get("id")]
+
+
+def add_display(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> None:
+    """Append a bundle, or put an update in the place of all bundles with its ID.
+
+    An update of something that is not among `displays` is appended, and remains an update.
+    """
+    places = find_places(displays, bundle)
+    for index in places:
+        displays[index] = {**bundle, DISPLAY_ID: displays[index][DISPLAY_ID]}
+    if not places:
+        displays.append(bundle)
+
+
+def _identity(bundle: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    found = bundle.get(DISPLAY_ID)
+    return found if isinstance(found, dict) else None
