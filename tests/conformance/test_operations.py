@@ -135,6 +135,7 @@ def test_exec_gives_the_output(call: Caller) -> None:
     assert found["result"] == {"value": 2}
     assert found["truncated"] is False
     assert found["durationMs"] >= 0
+    assert (found["resultText"], found["executionCount"] > 0) == ("2", True)
 
 
 def test_exec_keeps_the_output_of_failing_code(call: Caller) -> None:

@@ -24,7 +24,7 @@ _SENT, _RAW, _CAME = "> ", ">| ", "< "
 _VOLATILE = (
     (re.compile(r'("(?:createdAt|startedAt|endedAt|modifiedAt)":)"[^"]+"'), r"\1<time>"),
     (re.compile(r'("(?:durationMs|ageSeconds)":)[0-9.e+-]+'), r"\1<seconds>"),
-    (re.compile(r'("(?:calls|restarts)":)\d+'), r"\1<count>"),
+    (re.compile(r'("(?:calls|restarts|executionCount)":)\d+'), r"\1<count>"),
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
 )
 _LEFT = re.compile(r'"id":"([0-9a-f]{32})"')

@@ -58,6 +58,16 @@ def test_results(session: Any) -> None:
     assert held["repr"].startswith("<object")
 
 
+def test_executions_are_numbered_and_have_the_text_of_their_value(session: Any) -> None:
+    """As in a notebook; only `exec` counts, also where it fails."""
+    first = run(session, "[1, 'a']")
+    session.eval("1")
+    failed, last = run(session, "1 / 0"), run(session, "'x' * 2000")
+    assert [found["executionCount"] - first["executionCount"] for found in (failed, last)] == [1, 2]
+    assert (first["resultText"], failed["resultText"]) == ("[1, 'a']", None)
+    assert (len(last["resultText"]), run(session, "None")["resultText"]) == (1000, None)
+
+
 def test_texts_that_are_no_utf8(session: Any) -> None:
     """Bytes that are no UTF-8 become replacement characters; characters cut in two by chunks do not."""
     found = run(

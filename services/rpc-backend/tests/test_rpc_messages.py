@@ -146,9 +146,12 @@ def test_the_whole_output() -> None:
         "error": {"errorType": "E", "message": "m", "traceback": "t"},
         "durationMs": 1.5,
         "truncated": True,
+        "executionCount": 4,
+        "resultText": "1",
     }
     output = method("exec").respond(json.dumps(result).encode()).output
     assert (output.stdout, output.stderr, output.duration_ms, output.truncated) == ("o", "e", 1.5, True)
+    assert (output.execution_count, output.result_text) == (4, "1")
     assert [json.loads(text) for text in output.display_json] == [{"text/plain": "x"}, {}]
     assert json.loads(output.result_json) == {"value": 1}
     assert output.error == python.ExecutionError(error_type="E", message="m", traceback="t")

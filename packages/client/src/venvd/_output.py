@@ -35,6 +35,8 @@ class Output(commands.Output):
         error: the exception of the code, where `check=False` let it pass.
         durationMs: milliseconds that the code ran.
         truncated: whether output beyond the limit was dropped.
+        executionCount: the number of the `exec` among those of its session, from 1.
+        resultText: the repr of the last expression's value, at most 1,000 characters of it, or None.
     """
 
     def __repr__(self) -> str:

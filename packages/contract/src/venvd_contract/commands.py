@@ -212,6 +212,10 @@ class Output:
     durationMs: float
     truncated: bool
     """True if output beyond the limit was dropped."""
+    executionCount: int = 0
+    """The number of this `exec` among those of its session, from 1."""
+    resultText: Optional[str] = None
+    """The repr of the value, at most 1,000 characters of it, or null."""
 
 
 @dataclass

@@ -26,6 +26,8 @@ class _Output(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")
     durationMs: float = 0.0  # noqa: N815 — a name on the wire
     truncated: bool = False
+    executionCount: int = 0  # noqa: N815 — as above
+    resultText: str | None = None  # noqa: N815 — as above
 
 
 _output = msgspec.json.Decoder(_Output)
@@ -112,5 +114,10 @@ def _last_events(call: Call) -> bytes:
         outcome = render_event("result", bytes(output.result))
     else:
         outcome = render_event("error", bytes(output.error))
-    summary = {"durationMs": output.durationMs, "truncated": output.truncated}
+    summary = {
+        "durationMs": output.durationMs,
+        "truncated": output.truncated,
+        "executionCount": output.executionCount,
+        "resultText": output.resultText,
+    }
     return outcome + render_event("done", encode(summary))

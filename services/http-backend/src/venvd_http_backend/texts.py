@@ -166,6 +166,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "error": None,
         "durationMs": 0.4,
         "truncated": False,
+        "executionCount": 1,
+        "resultText": "42",
     },
     "HandleList": {
         "handles": [{"handleId": "h-6gV0", "typeName": "collections.Counter", "sizeBytes": 248, "ageSeconds": 1.5}]

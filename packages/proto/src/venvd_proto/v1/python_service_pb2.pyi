@@ -195,7 +195,7 @@ class ExecuteResponse(_message.Message):
     def __init__(self, stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., display_json: _Optional[str] = ..., progress_json: _Optional[str] = ..., output: _Optional[_Union[ExecuteOutput, _Mapping]] = ...) -> None: ...
 
 class ExecuteOutput(_message.Message):
-    __slots__ = ("stdout", "stderr", "display_json", "result_json", "error", "duration_ms", "truncated")
+    __slots__ = ("stdout", "stderr", "display_json", "result_json", "error", "duration_ms", "truncated", "execution_count", "result_text")
     STDOUT_FIELD_NUMBER: _ClassVar[int]
     STDERR_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +203,8 @@ class ExecuteOutput(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_TEXT_FIELD_NUMBER: _ClassVar[int]
     stdout: str
     stderr: str
     display_json: _containers.RepeatedScalarFieldContainer[str]
@@ -210,7 +212,9 @@ class ExecuteOutput(_message.Message):
     error: ExecutionError
     duration_ms: float
     truncated: bool
-    def __init__(self, stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., display_json: _Optional[_Iterable[str]] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[ExecutionError, _Mapping]] = ..., duration_ms: _Optional[float] = ..., truncated: _Optional[bool] = ...) -> None: ...
+    execution_count: int
+    result_text: str
+    def __init__(self, stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., display_json: _Optional[_Iterable[str]] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[ExecutionError, _Mapping]] = ..., duration_ms: _Optional[float] = ..., truncated: _Optional[bool] = ..., execution_count: _Optional[int] = ..., result_text: _Optional[str] = ...) -> None: ...
 
 class ExecutionError(_message.Message):
     __slots__ = ("error_type", "message", "traceback", "exception_json")

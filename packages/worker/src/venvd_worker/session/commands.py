@@ -78,6 +78,7 @@ class Commands:
         self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
         self._output: Optional[Output] = None
         self._ended_output: Optional[Output] = None
+        self._executions = 0
         self._output_bound = bound(parts.limits)
         find = parts.handles.find
         plain_decoder = Decoder(find, compat.find_handle if parts.compat else None, find_object)
@@ -199,6 +200,7 @@ class Commands:
         """Run code with its output captured; only the user's code can be interrupted, not this function."""
         environment = Environment(call.fields["env"])
         output = Output(self._output_bound, call.emit)
+        self._executions += 1
         started = perf_counter()
         self._capture.begin(output)
         self._output = output
@@ -221,6 +223,7 @@ class Commands:
             **outcome,
             "durationMs": round((perf_counter() - started) * 1000, 3),
             "truncated": output.truncated,
+            "executionCount": self._executions,
         }
 
     def take_ended_output(self) -> Optional[Fields]:
@@ -233,26 +236,26 @@ class Commands:
         return {"stdout": stdout[-LONGEST_OUTPUT:], "stderr": stderr[-LONGEST_OUTPUT:], "truncated": truncated}
 
     def _execute(self, call: Call) -> Dict[str, Any]:
-        result = error = None
+        result = text = error = None
         variables = self._decode_names(call.fields["locals"], call)
         try:
             value = self._interpreter.run(call.fields["code"], variables, "exec")
             if value is not None:
                 self.show(bundles.rich_bundle(value))
-                result = self._told(value, call)
+                result, text = self._told(value, call), bounded(value)
             if not forks.is_session():
                 forks.leave(None)
         except BaseException as raised:
             if not forks.is_session():
                 forks.leave(raised)
             if isinstance(raised, SystemExit) and not raised.code:
-                return {"result": None, "error": None}
+                return {"result": None, "resultText": None, "error": None}
             if self._interrupts.stopped() or self._guard.explain(raised) or tracebacks.is_own(raised):
                 raise
             error = describe(raised)
         for bundle in bundles.open_figures():
             self.show(bundle)
-        return {"result": result, "error": error}
+        return {"result": result, "resultText": text, "error": error}
 
     def show_figures(self, pyplot: Any) -> None:
         """Make `pyplot.show()` show the open figures where it stands in the output of an `exec`, and close them."""
