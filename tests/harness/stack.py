@@ -79,7 +79,7 @@ class Stack:
         files: Mapping[str, Path] | None = None,
         **server_env: str,
     ) -> Running:
-        """A backend that is ready; `env` is the venv's own, `handed` its file of secrets, `files` those of its server."""
+        """A backend that is ready; `env` is the venv's own, `handed` its secrets, `files` those of its server."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
         launch_id = secrets.token_hex(6)

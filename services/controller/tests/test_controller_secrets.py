@@ -46,7 +46,7 @@ def read_file(shared_testbed: Any) -> Any:
 def test_secrets_reach_the_server_and_no_answer(
     put: Callable[..., Any], shared_testbed: Any, wait_until: Callable[..., Any], controller: Any
 ) -> None:
-    """The file of the server follows: those of the backend win, and what is removed goes. Nothing else has the value."""
+    """The file of the server follows: those of the backend win, and what is removed goes. No answer has a value."""
     client = shared_testbed.client
     answers = [
         put("KEY", env="API_KEY"),
@@ -63,9 +63,7 @@ def test_secrets_reach_the_server_and_no_answer(
     shown = [*answers, listed, *(client.get(path) for path in paths)]
     assert not any(VALUE in answer.text or "of-the-backend" in answer.text for answer in shown)
     with controller.database.read() as session:
-        rows = "".join(
-            str(row) for table in ("secrets", "audit") for row in session.execute(text(f"SELECT * FROM {table}"))
-        )
+        rows = "".join(str(vars(row)) for table in (SecretRow, AuditRow) for row in session.scalars(select(table)))
     assert "Authorization" in rows
     assert VALUE not in rows
     for path in ("venvs/sesame/secrets/KEY", "venvs/sesame/secrets/auth", "backends/named/secrets/mine"):
