@@ -128,7 +128,7 @@ def local_victim(stacks: SharedStacks) -> Iterator[Target]:
 
 @pytest.mark.docker
 def test_the_broker_adds_the_header(docker_victim: Target) -> None:
-    """User code tries requests without the header and with its own: the host gets that of the broker alone, by HTTPS."""
+    """User code tries requests without the header and with its own: the host gets the broker's alone, by HTTPS."""
     asked = [f"{_ASK}\nask('http://api.test/')", f"{_ASK}\nask('http://api.test/', authorization='Bearer mine')"]
     assert [docker_victim.attack(code) for code in asked] == ["let in"] * 2
 
