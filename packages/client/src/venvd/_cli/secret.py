@@ -52,7 +52,8 @@ def _read_value(file: IO[bytes] | None) -> str:
     """Return the secret: from a file, from a pipe, or as a user types it twice. One line end at the end is dropped."""
     if file is None and os.isatty(0):
         return str(click.prompt("value", hide_input=True, confirmation_prompt=True, err=True))
-    data: bytes = click.get_binary_stream("stdin").read() if file is None else file.read()
+    source: IO[bytes] = click.get_binary_stream("stdin") if file is None else file
+    data = source.read()
     try:
         text = data.decode()
     except UnicodeDecodeError:
