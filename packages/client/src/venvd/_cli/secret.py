@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
 
@@ -52,10 +53,9 @@ def _read_value(file: IO[bytes] | None) -> str:
     """Return the secret: from a file, from a pipe, or as a user types it twice. One line end at the end is dropped."""
     if file is None and os.isatty(0):
         return str(click.prompt("value", hide_input=True, confirmation_prompt=True, err=True))
-    source: IO[bytes] = click.get_binary_stream("stdin") if file is None else file
-    data = source.read()
+    source: IO[bytes] = sys.stdin.buffer if file is None else file
     try:
-        text = data.decode()
+        text = source.read().decode()
     except UnicodeDecodeError:
         raise click.UsageError("the secret is not UTF-8: encode it, as base64 say") from None
     return text.removesuffix("\n").removesuffix("\r")
