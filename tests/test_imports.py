@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "services/controller": {
         *("venvd_egress", "venvd_engines", "venvd_http", "venvd_contract"),
-        *("alembic", "annotated_types", "anyio", "fastapi", "httpx2", "prometheus_client", "pydantic"),
+        *("alembic", "annotated_types", "anyio", "cryptography", "fastapi", "httpx2", "prometheus_client", "pydantic"),
         *("pydantic_settings", "sqlalchemy", "starlette", "yaml"),
     },
 }

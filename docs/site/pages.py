@@ -26,6 +26,7 @@ CONTENTS = {
         "access",
         "exposing",
         "egress",
+        "secrets",
         "threat-model",
         "monitoring",
         "troubleshooting",
@@ -40,7 +41,7 @@ _PARTS = (
     ("Background", "venvd._sync.background"),
     *(
         (name, "venvd._sync.controller")
-        for name in ("Runtimes", "Venvs", "Backends", "Operations", "Keys", "Providers")
+        for name in ("Runtimes", "Venvs", "Backends", "Operations", "Keys", "Secrets", "Providers")
     ),
 )
 """Classes that the attributes of public classes have, and their modules."""

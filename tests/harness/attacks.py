@@ -99,7 +99,7 @@ class Target:
 
 
 @contextlib.contextmanager
-def started(stack: Stack, kind: str, **settings: str) -> Iterator[Target]:
+def started(stack: Stack, kind: str, **settings: Any) -> Iterator[Target]:
     """A backend of the test's own, with the proof of `prove_unharmed` at the end."""
     target = Target(kind, stack, stack.start(kind, **settings))
     try:

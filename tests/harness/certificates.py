@@ -16,7 +16,9 @@ def run_openssl(*words: str) -> None:
 def make_authority(folder: Path, name: str = "ca") -> Path:
     """Make an authority in `folder`: `NAME.pem`, which is returned, and `NAME.key`."""
     made = folder / f"{name}.pem"
-    run_openssl("req", "-x509", *_KEY, "-keyout", f"{folder}/{name}.key", "-out", str(made), "-subj", f"/CN={name}")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    files = ("-keyout", f"{folder}/{name}.key", "-out", str(made))
+    run_openssl("req", "-x509", *_KEY, *files, "-subj", f"/CN={name}", *usage)
     return made
 
 

@@ -75,9 +75,11 @@ class Stack:
         env: Mapping[str, str] | None = None,
         oci_runtime: str | None = None,
         network: bool | Literal["destinations"] = False,
+        handed: bytes = Launch.secrets,
+        files: Mapping[str, Path] | None = None,
         **server_env: str,
     ) -> Running:
-        """A backend that is ready; `env` is the venv's own."""
+        """A backend that is ready; `env` is the venv's own, `handed` its secrets, `files` those of its server."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
         launch_id = secrets.token_hex(6)
@@ -99,6 +101,8 @@ class Stack:
             user_id=next(self._user_ids),
             oci_runtime=oci_runtime,
             network=network,
+            secrets=handed,
+            server_files=files or {},
         )
         record = self.engine.start(launch, Quiet())
         try:

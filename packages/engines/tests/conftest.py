@@ -24,6 +24,7 @@ from venvd_engines.engine import Image, Launch, Port
 from venvd_engines.local import environment, processes, state
 from venvd_engines.local.launches import Launches, Place
 from venvd_engines.local.processes import Identity, wait_until
+from venvd_engines.local.secret_files import SecretFiles
 from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs
 from venvd_worker.common import process_tree
@@ -179,7 +180,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     root = Path("/tmp") / f"venvd-test-{secrets.token_hex(4)}"  # socket paths are short
-    place = Place(root / "backends", "test-home", root / "run", root)
+    place = Place(root / "backends", "test-home", root / "run", root, SecretFiles("test-home", (), root))
     made = Site(place, Launches(place), tmp_path)
     yield made
     for owned in made.launches.list_owned():

@@ -137,8 +137,9 @@ from harness.stack import Quiet
 from venvd_engines.engine import Image, Launch, Port
 from venvd_engines.local import starter, state
 from venvd_engines.local.launches import Launches, Place
+from venvd_engines.local.secret_files import SecretFiles
 root, run, image, archive, server, port, moment = json.loads(sys.argv[1])
-place = Place(Path(root), "test-home", Path(run), Path(run))
+place = Place(Path(root), "test-home", Path(run), Path(run), SecretFiles("test-home", (), Path(run)))
 class Dying(Quiet):
     def check(self):
         if moment == "listening":

@@ -93,6 +93,7 @@ class MemoryBackend:
     lines: list[LogLine] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     keys: bytes = b""
+    secrets: bytes = b""
     events: audit.ServerEvents | None = None
     """What its server has for the audit log."""
     raw_events: bytes | None = None
@@ -200,7 +201,9 @@ class MemoryEngine:
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)
-        backend = MemoryBackend(launch, self._listen(launch), ready=self.ready, keys=launch.keys, walls=self.walls)
+        backend = MemoryBackend(
+            launch, self._listen(launch), ready=self.ready, keys=launch.keys, secrets=launch.secrets, walls=self.walls
+        )
         backend.server.backend = backend  # type: ignore[attr-defined]
         threading.Thread(target=backend.server.serve_forever, args=(0.02,), daemon=True).start()
         backend.log("listening", "server")
@@ -230,6 +233,11 @@ class MemoryEngine:
         self._step("write_keys")
         if record.launch_id in self.launches:
             self.launches[record.launch_id].keys = data
+
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        self._step("write_secrets")
+        if record.launch_id in self.launches:
+            self.launches[record.launch_id].secrets = data
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")

@@ -21,6 +21,7 @@ from sqlalchemy import JSON, Boolean, Float, Integer, LargeBinary, String, inser
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_contract.secrets import SecretSpec
 from venvd_controller.backup import command, rows
 from venvd_controller.backup.create import create_backup
 from venvd_controller.backup.restore import restore_backup
@@ -60,6 +61,7 @@ def filled(create_testbed: Callable[..., Testbed], tmp_path: Path) -> Iterator[T
     with create_testbed().started() as testbed:
         parts = testbed.controller
         parts.venvs.put("app", VenvSpec(python="3.13", requirements=["six"], env={"WORD": "ü\t"}))
+        parts.secrets.put("venv", "app", "db", SecretSpec("open sesame", env="DB"))
         testbed.wait(parts.backends.start(BackendSpec(name="web", venv="app", type="http"))[1])
         testbed.await_running("web")
         parts.home.rotate_token(3600)
@@ -100,7 +102,7 @@ def test_a_restored_state_runs_on(
     settings = create_settings(kind)
     summary = restore_backup(settings, io.BytesIO(data))
     rows_after = read_rows(settings)
-    for unchanging in ("venvs", "keys", "runtimes", "owner"):
+    for unchanging in ("venvs", "keys", "runtimes", "owner", "secrets"):
         assert rows_after[unchanging] == rows_before[unchanging]
     assert summary.rows["venvs"] == 1
     assert (settings.home / "venvd.yaml").read_text() == "venvs: {}\n"
@@ -108,6 +110,7 @@ def test_a_restored_state_runs_on(
     assert {(settings.home / name).stat().st_mode & 0o777 for name in ("secret", "token", "older-tokens")} == {0o600}
     with create_testbed(home=settings.home, database_url=settings.database_url).started() as restored:
         new = restored.controller
+        assert b"open sesame" in new.secrets.render_file(new.backends.get_row("web"))
         assert (new.home.id, new.home.token, new.home._older) == (old.home.id, token, older)
         assert restored.await_running("web").token == backend
         assert new.keys.identify(key).name == "ci"

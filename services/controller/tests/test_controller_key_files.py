@@ -145,8 +145,11 @@ def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptu
         for name in ("broken", "whole")
     ]
     keys: Any = SimpleNamespace(on_change=[], render_file=lambda _row: b"{}")
-    engine: Any = SimpleNamespace(write_keys=write)
+    secrets: Any = SimpleNamespace(
+        on_change=[], render_files=lambda rows: dict.fromkeys([row.name for row in rows], b"")
+    )
+    engine: Any = SimpleNamespace(write_keys=write, write_secrets=lambda _record, _data: None)
     backends: Any = SimpleNamespace(list_rows=lambda: rows, on_change=[])
-    KeyFiles(engine, keys, backends).update()
+    KeyFiles(engine, keys, secrets, backends).update()
     assert written == ["whole"]
     assert "broken: its server has old keys: a fault of this test" in caplog.text

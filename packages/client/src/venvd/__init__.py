@@ -57,6 +57,7 @@ from venvd_contract.background import CallInfo
 from venvd_contract.commands import Limits, SessionInfo
 from venvd_contract.files import FileInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
+from venvd_contract.secrets import SecretHeader
 
 __all__ = [
     "NO_DEADLINE",
@@ -90,6 +91,7 @@ __all__ = [
     "RemoteCall",
     "RemoteCallable",
     "RemoteObject",
+    "SecretHeader",
     "Session",
     "SessionInfo",
     "SessionLost",

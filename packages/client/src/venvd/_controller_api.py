@@ -37,6 +37,7 @@ from venvd_contract.resources import (
     VenvChange,
     VenvSpec,
 )
+from venvd_contract.secrets import Secret, SecretSpec
 
 T = TypeVar("T")
 
@@ -326,6 +327,25 @@ def create_key(name: str, scope: str | Sequence[str], expires_at: datetime | str
 
 def revoke_key(name: str) -> Request[None]:
     return Request("DELETE", f"/v1/keys/{quote_name(name)}", _ignore)
+
+
+# ---- secrets ----
+
+
+def make_secrets_path(kind: str, owner: str) -> str:
+    """Return the path of the secrets of a venv or a backend; `kind` is `venvs` or `backends`."""
+    return f"/v1/{kind}/{quote_name(owner)}/secrets"
+
+
+def set_secret(path: str, name: str, spec: SecretSpec) -> Request[Secret]:
+    return Request("PUT", f"{path}/{quote_name(name)}", _decoder(Secret), dataclasses.asdict(spec))
+
+
+def remove_secret(path: str, name: str) -> Request[None]:
+    return Request("DELETE", f"{path}/{quote_name(name)}", _ignore)
+
+
+# ---- the audit log ----
 
 
 def get_audit(since: datetime | str | None, key: str | None, after: str | None, limit: int) -> Request[resources.Page]:

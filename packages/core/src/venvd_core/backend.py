@@ -30,6 +30,7 @@ from venvd_core.files import Files
 from venvd_core.metrics import Exposition, Metrics
 from venvd_core.pool import Pool
 from venvd_core.replicas import Replicas
+from venvd_core.secrets import Secrets
 from venvd_core.session.direct import DirectClient
 from venvd_core.settings import BackendSettings
 from venvd_core.tasks import Tasks
@@ -133,17 +134,20 @@ class Backend:
         self.audit = AuditEvents()
         self.replicas = Replicas(settings)
         self._manages_key: str | None = None
+        self._secrets = Secrets(settings.secrets_file)
         self._egress: asyncio.Task[None] | None = None
         self.environments: Environments | None = None
         """Answers the commands about venvs; the program of the server sets it."""
 
     async def start(self) -> None:
-        """Begin to connect to the warden; returns at once, and `ready` tells when the warden is there.
+        """Read the secrets and begin to connect to the warden; `ready` tells when the warden is there.
 
         Raises:
+            Unavailable: the file of the secrets does not come.
             InvalidRequest: the file of the key for venvs cannot be read.
         """
-        self._pool = pool = Pool(self.settings, self.audit, self.replicas)
+        await self._secrets.start()
+        self._pool = pool = Pool(self.settings, self.audit, self.replicas, self._secrets)
         if self.settings.manages_key_file is not None:
             self._manages_key = _read_key(self.settings.manages_key_file)
             pool.answer_venvs = self._answer_session
@@ -158,7 +162,9 @@ class Backend:
         }
         pool.start()
         if self.settings.network:
-            self._egress = asyncio.create_task(EgressBroker(self.settings, pool.metrics).run(), name="egress")
+            self._egress = asyncio.create_task(
+                EgressBroker(self.settings, pool.metrics, self._secrets).run(), name="egress"
+            )
 
     async def close(self) -> None:
         """End every session and the connection to the warden."""
@@ -170,6 +176,7 @@ class Backend:
         if self._egress is not None:
             self._egress.cancel()
             await asyncio.wait([self._egress])
+        self._secrets.close()
         if pool is not None:
             await pool.close()
 

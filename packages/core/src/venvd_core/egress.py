@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from venvd_contract.internal import EGRESS
 from venvd_core.metrics import Metrics
+from venvd_core.secrets import Secrets
 from venvd_core.settings import BackendSettings
 
 _log = logging.getLogger("venvd.egress")
@@ -28,9 +31,12 @@ _KINDS = frozenset({"destination", "address", "unreachable"})
 class EgressBroker:
     """Keeps the broker of a backend running, whose socket lies in the channel."""
 
-    def __init__(self, settings: BackendSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: BackendSettings, metrics: Metrics, secrets: Secrets) -> None:
         self._socket = settings.channel / EGRESS
-        self._config = json.dumps(_make_config(settings)).encode() + b"\n"
+        self._settings = settings
+        self._secrets = secrets
+        self._process: asyncio.subprocess.Process | None = None
+        secrets.on_change = self._configure
         self._metrics = metrics
         self._period_end = 0.0
         self._lines = 0
@@ -53,9 +59,14 @@ class EgressBroker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        if process.stdin is not None:
-            process.stdin.write(self._config)  # by a pipe, since all of this user can read an environment
+        self._process = process
+        self._configure()
         return process
+
+    def _configure(self) -> None:
+        """Tell the broker its rules, by a pipe, since all of this user can read an environment."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(json.dumps(_make_config(self._settings, self._secrets)).encode() + b"\n")
 
     async def _read_refusals(self, process: asyncio.subprocess.Process) -> None:
         if process.stdout is None:
@@ -78,12 +89,13 @@ class EgressBroker:
             _log.warning("further refused connections of this minute are counted and not logged")
 
 
-def _make_config(settings: BackendSettings) -> dict[str, Any]:
+def _make_config(settings: BackendSettings, secrets: Secrets) -> dict[str, Any]:
     upstream = settings.egress_broker_file
     return {
         "upstream": None if upstream is None else json.loads(upstream.read_text()),
         "destinations": settings.network,
         "networks": settings.private_networks,
+        "headers": [msgspec.to_builtins(header) for header in secrets.headers],
         "ca": _to_text(settings.egress_ca_bundle),
     }
 

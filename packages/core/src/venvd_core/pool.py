@@ -25,6 +25,7 @@ from venvd_core.channel import Channel
 from venvd_core.link import SessionEvent
 from venvd_core.metrics import Gauges, Metrics
 from venvd_core.replicas import DEFAULT, Replicas
+from venvd_core.secrets import Secrets
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
@@ -45,7 +46,10 @@ _stats = msgspec.json.Decoder(Stats)
 class Pool:
     """Creates, finds and ends sessions; it is the `Host` of each."""
 
-    def __init__(self, settings: BackendSettings, audit: AuditEvents, replicas: Replicas) -> None:
+    def __init__(
+        self, settings: BackendSettings, audit: AuditEvents, replicas: Replicas, secrets: Secrets | None = None
+    ) -> None:
+        self.secrets = secrets or Secrets(None)
         self._audit = audit
         self._replicas = replicas
         self.grace = settings.grace

@@ -61,6 +61,8 @@ class BackendSettings(BaseSettings):
     """Of one peer within a minute, before their refusals are held back for longer each time."""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
+    secrets_file: Path | None = None
+    """The secrets of the backend; the server waits for the file, and reads it again when it changes."""
     controller_socket: Path | None = None
     manages_key_file: Path | None = None
     """Holds the key of the controller for the venvs that sessions manage; it never leaves the server."""

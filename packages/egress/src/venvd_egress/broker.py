@@ -53,6 +53,10 @@ class Broker:
         self._on_refused = on_refused
         self._connections = 0
 
+    def replace_rules(self, rules: Rules) -> None:
+        """Use other rules for requests that come from now on."""
+        self._rules = rules
+
     async def serve(self, listener: socket.socket) -> None:
         """Serve until cancelled."""
         server = await asyncio.start_unix_server(
@@ -116,6 +120,8 @@ class Broker:
         secure_port, added = self._rules.find_headers(host, port)
         if secure_port is not None:
             secure, port = True, secure_port
+            if head.method.upper() == "TRACE":  # the host would send the header back
+                raise Malformed("the broker adds a header to this request: TRACE would show it")
         self._rules.check(host, port)
         tls = self._tls if secure else None
         if secure and tls is None:

@@ -10,7 +10,8 @@ import signal
 import socket
 import ssl
 import sys
-from typing import Any, Mapping, Optional
+import threading
+from typing import IO, Any, Mapping, Optional
 
 from venvd_egress.broker import Broker
 from venvd_egress.destinations import parse_host, split_port
@@ -58,29 +59,28 @@ def _parse_trusted(text: str) -> "tuple[str, int]":
 
 
 def serve_backend(path: str) -> None:
-    """Serve until the standard input ends, whose first line is the configuration: JSON, `parse_rules` and `ca`.
+    """Serve until the standard input ends. Each line of it is the configuration from then on: JSON, `parse_rules`; the
+    first one also has `ca`.
 
     Each refusal is a line of JSON on the standard output.
     """
-    config: Mapping[str, Any] = json.loads(sys.stdin.readline())
-    rules = parse_rules(config)
-    tls = _make_tls(config.get("ca"))
-    listener = listen(path)
-    asyncio.run(_serve_until_left(Broker(rules, tls=tls, on_refused=_report), listener))
+    lines = sys.stdin.buffer
+    config: Mapping[str, Any] = json.loads(lines.readline())
+    broker = Broker(parse_rules(config), tls=_make_tls(config.get("ca")), on_refused=_report)
+    asyncio.run(_serve_until_left(broker, lines, listen(path)))
 
 
-async def _serve_until_left(broker: Broker, listener: socket.socket) -> None:
+async def _serve_until_left(broker: Broker, lines: IO[bytes], listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    left = loop.create_future()
+    serving = asyncio.ensure_future(broker.serve(listener))
 
     def read() -> None:
-        if not os.read(0, 4096) and not left.done():
-            left.set_result(None)
+        """Follow the configuration in a thread of its own: a line may come in parts."""
+        for line in lines:
+            loop.call_soon_threadsafe(broker.replace_rules, parse_rules(json.loads(line)))
+        loop.call_soon_threadsafe(serving.cancel)
 
-    loop.add_reader(0, read)
-    serving = asyncio.ensure_future(broker.serve(listener))
-    await asyncio.wait({serving, left}, return_when=asyncio.FIRST_COMPLETED)
-    serving.cancel()
+    threading.Thread(target=read, name="configuration", daemon=True).start()
     with contextlib.suppress(asyncio.CancelledError):
         await serving
 

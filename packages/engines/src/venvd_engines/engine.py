@@ -32,7 +32,7 @@ class Progress(Protocol):
         """Raise `Cancelled` where the job was cancelled; a job calls this at least every half second while it waits."""
 
 
-RESERVED_DIRECTORIES = ("keys-", "controller-")
+RESERVED_DIRECTORIES = ("keys-", "secrets-", "controller-")
 """What the names of venvd's own directories in the run directory begin with; clients cannot choose such a name."""
 
 
@@ -234,7 +234,8 @@ class Launch:
         socket_name: the backend's subdirectory of the run directory, where it has one.
         pipe_name: by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
-        manages_key: the key with which the server manages venvs, for a file beside that one; null is none.
+        secrets: the first content of the server's file of secrets; see `Engine.write_secrets`.
+        manages_key: the key with which the server manages venvs, for a file beside that of the keys; null is none.
         user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
 
@@ -259,6 +260,7 @@ class Launch:
     socket_name: str | None = None
     pipe_name: str | None = None
     keys: bytes = b'{"keys": []}'
+    secrets: bytes = field(default=b'{"variables": {}, "headers": []}', repr=False)
     manages_key: str | None = None
     user_id: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -310,6 +312,7 @@ SERVER_PATHS = (
     "VENVD_HTTP_PORT",
     "VENVD_SOCKET_DIR",
     "VENVD_KEYS_FILE",
+    "VENVD_SECRETS_FILE",
     "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
     "VENVD_EGRESS_BROKER_FILE",
@@ -424,6 +427,17 @@ class Engine(Protocol):
         The file is never where user code runs, unless the engine has no `filesystem_isolation`. It is JSON:
         `{"keys": [{"name", "sha256", "scope": "use" | "metrics", "expiresAt": RFC 3339 or null}]}`. A backend that is
         gone, or that an older venvd started without a key file, is no error.
+
+        Raises:
+            Unavailable: the file of a running server cannot be replaced.
+        """
+
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the file of secrets of a backend's server; the server sees it within two seconds.
+
+        The file is never where user code runs, and it is in memory alone, on a tmpfs, unless the machine has none. It
+        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}]}`. A backend that is gone, or
+        that an older venvd started without such a file, is no error.
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.

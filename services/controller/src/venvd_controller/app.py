@@ -16,7 +16,7 @@ from venvd_contract import resources
 from venvd_controller import __version__, auth, examples, problems
 from venvd_controller.audit_trail import AuditTrail
 from venvd_controller.controller import Controller
-from venvd_controller.routes import access, audit, backends, calls, keys, operations, runtimes, venvs
+from venvd_controller.routes import access, audit, backends, calls, keys, operations, runtimes, secrets, venvs
 from venvd_controller.routes import controller as controller_routes
 from venvd_controller.web_page import WebPage, read_page
 from venvd_http import docs, openapi
@@ -26,7 +26,7 @@ from venvd_http.logs import RequestLog
 from venvd_http.problems import Problem
 
 _TITLE = "venvd controller"
-_ROUTES = (controller_routes, runtimes, venvs, backends, calls, operations, keys, audit)
+_ROUTES = (controller_routes, runtimes, venvs, backends, calls, operations, keys, secrets, audit)
 _THREADS = 100
 """Requests answered at a time; event streams hold no thread."""
 _QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}

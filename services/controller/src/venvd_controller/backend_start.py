@@ -24,6 +24,7 @@ from venvd_controller.images import Images
 from venvd_controller.keys import Keys
 from venvd_controller.launch_plan import check_host_paths, check_socket_dir, create_server_env, plan_launch, read_ports
 from venvd_controller.operations import OperationKind, Operations, Run
+from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine, LaunchRecord, Owned
@@ -48,10 +49,12 @@ class BackendStarter:
         images: Images,
         operations: Operations,
         keys: Keys,
+        secrets: SecretStore,
         events: BackendEvents,
     ) -> None:
         self._engine = engine
         self._keys = keys
+        self._secrets = secrets
         self._events = events
         self._settings = settings
         self._home = home
@@ -125,6 +128,7 @@ class BackendStarter:
                 self._home.id,
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row),
+                self._secrets.render_file(row),
                 self._backends.derive_manages_key(row) if spec.manages else None,
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )

@@ -23,6 +23,7 @@ from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
+from venvd_controller.secret_store import remove_secrets
 from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import LaunchRecord
@@ -233,9 +234,8 @@ class Backends:
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
-        if name == "default" and session.get(VenvRow, name) is None:
-            return self._venvs.add_default(session)
-        return get_row(session, VenvRow, "venv", name)
+        is_missing = name == "default" and session.get(VenvRow, name) is None
+        return self._venvs.add_default(session) if is_missing else get_row(session, VenvRow, "venv", name)
 
     def _add_row(self, session: Session, spec: BackendSpec, *, declared: bool, visible: Visible | None) -> BackendRow:
         rows = session.scalars(select(BackendRow))
@@ -249,6 +249,7 @@ class Backends:
             for each in (failed, *replicas.list_others(session, name)):
                 self._operations.cancel_active(session, KIND, each.name)
                 session.delete(each)
+            remove_secrets(session, "backend", name)
             session.flush()
         row = make_row(name, spec, declared=declared)
         session.add(row)
@@ -419,6 +420,7 @@ class Backends:
             if row is not None and replicas.list_others(session, name):
                 row.record, row.launch = None, None
             elif row is not None:
+                remove_secrets(session, "backend", name)
                 session.delete(row)
                 after_commit(session, self._forget_token_owners)
 

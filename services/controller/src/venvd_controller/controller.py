@@ -30,6 +30,7 @@ from venvd_controller.providers import Providers
 from venvd_controller.pruner import Pruner
 from venvd_controller.reconciler import Reconciler
 from venvd_controller.runtimes import Runtimes
+from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings, create_report
 from venvd_controller.streams import LogHub
 from venvd_controller.venv_runs import VenvRuns
@@ -53,6 +54,7 @@ class Controller:
     backends: Backends
     keys: Keys
     audit: AuditLog
+    secrets: SecretStore
     key_files: KeyFiles
     reconciler: Reconciler
     manifest_sync: ManifestSync
@@ -133,7 +135,8 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     keys = Keys(database, home, backends)
     audit = AuditLog(database, settings.audit_rows)
     events = BackendEvents(backends, audit)
-    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, events)
+    secrets = SecretStore(database, home)
+    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
     reconciler = Reconciler(engine, operations, backends, events, settings.reconcile_interval, settings.stop_grace)
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
@@ -146,6 +149,6 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
-        KeyFiles(engine, keys, backends), reconciler, manifest_sync, pruner, LogHub(engine),
+        secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync, pruner, LogHub(engine),
         VenvRuns(backends, venvs), Forwarder(backends), registry,
     )  # fmt: skip

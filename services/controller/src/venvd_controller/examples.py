@@ -101,6 +101,9 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "Runtime": _RUNTIME,
     "RuntimeChange": {"runtime": _RUNTIME, "operation": None},
     "AdminTokenRotation": {"token": "vc_Jr4cGqgmzEl9sCqTnUvfRc5yGZfu3XmU3pAqP0sBh1w", "previousEndsAt": _ENDED},
+    "Secret": {"name": "API_KEY", "setAt": _BEGAN, "env": "API_KEY"},
+    "SecretHeader": {"name": "Authorization", "hosts": ["api.example.com"], "format": "Bearer {}"},
+    "SecretSpec": {"value": "s3cr3t", "env": "API_KEY"},
     "TargetGroup": {"targets": ["127.0.0.1:8600"], "labels": {"backend": "science-http"}},
     "Venv": _VENV,
     "TokenRotation": {

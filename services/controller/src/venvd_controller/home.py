@@ -13,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 from venvd_contract.resources import LONGEST_OVERLAP
 from venvd_controller import older_tokens
@@ -149,6 +152,10 @@ class Home:
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Derive a key of 256 bits from the home's secret; it is stored nowhere."""
+        return HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(self._secret.encode())
 
     def derive_token(self, purpose: str, nonce: str) -> str:
         """Derive a token from the home's secret and a backend's nonce; it is stored nowhere."""

@@ -1,20 +1,26 @@
-"""Keeps the key file of each backend's server up to date: a revoked key ends there within a few seconds."""
+"""Keeps the files of each backend's server up to date: a revoked key ends there within a few seconds.
+
+One file has the keys, the other one the secrets.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.backends import Backends
+from venvd_controller.database.tables import BackendRow
 from venvd_controller.keys import Keys
+from venvd_controller.secret_store import SecretStore
 from venvd_engines.engine import Engine, LaunchRecord
 
 log = logging.getLogger("venvd.controller")
 
 _LOOK_SECONDS = 3.0
-"""Seconds between two looks for backends whose file is not as it should be; a change of the keys comes at once."""
+"""Seconds between two looks for backends whose file is not as it should be; a change comes at once."""
 _REPAIR_SECONDS = 30.0
 """Seconds after which a file is written again, whatever became of it."""
 
@@ -22,18 +28,19 @@ _REPAIR_SECONDS = 30.0
 class KeyFiles:
     """One thread, apart from the reconcile loop, which may wait for the engine."""
 
-    def __init__(self, engine: Engine, keys: Keys, backends: Backends) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, keys: Keys, secrets: SecretStore, backends: Backends) -> None:
         self._keys = keys
+        self._secrets = secrets
         self._backends = backends
-        self._files: dict[str, tuple[bytes, float]] = {}
-        """By launch: what was last written, and when it is written again."""
-        self._failures: dict[str, str] = {}
+        self._writers = {"keys": engine.write_keys, "secrets": engine.write_secrets}
+        self._files: dict[tuple[str, str], tuple[bytes, float]] = {}
+        """By launch and kind: what was last written, and when it is written again."""
+        self._failures: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="key files", daemon=True)
-        keys.on_change.append(self.update)
-        backends.on_change.append(self.update)
+        for changes in (keys.on_change, secrets.on_change, backends.on_change):
+            changes.append(self.update)
 
     def start(self) -> None:
         self._thread.start()
@@ -60,19 +67,26 @@ class KeyFiles:
 
     def _write_changed(self) -> None:
         rows = {row.launch: row for row in self._backends.list_rows() if row.launch is not None and row.record}
-        self._files = {launch: file for launch, file in self._files.items() if launch in rows}
-        self._failures = {launch: failure for launch, failure in self._failures.items() if launch in rows}
+        self._files = {each: file for each, file in self._files.items() if each[0] in rows}
+        self._failures = {each: failure for each, failure in self._failures.items() if each[0] in rows}
+        secrets = self._secrets.render_files(list(rows.values()))
         for launch, row in rows.items():
-            data = self._keys.render_file(row)
-            known, written_again_at = self._files.get(launch, (b"", 0.0))
-            if data == known and time.monotonic() < written_again_at:
-                continue
-            try:
-                self._engine.write_keys(LaunchRecord(**row.record or {}), data)
-            except (VenvdError, OSError) as error:  # of this launch alone: the others get their keys
-                if self._failures.get(launch) != str(error):
-                    log.warning("%s: its server has old keys: %s", row.name, error)
-                self._failures[launch] = str(error)
-            else:
-                self._failures.pop(launch, None)
-                self._files[launch] = (data, time.monotonic() + _REPAIR_SECONDS)
+            self._write(launch, "keys", row, self._keys.render_file(row))
+            self._write(launch, "secrets", row, secrets[row.name])
+
+    def _write(self, launch: str, kind: str, row: BackendRow, data: bytes | Unavailable) -> None:
+        known, written_again_at = self._files.get((launch, kind), (b"", 0.0))
+        if data == known and time.monotonic() < written_again_at:
+            return
+        write: Callable[[LaunchRecord, bytes], None] = self._writers[kind]
+        try:
+            if isinstance(data, Unavailable):
+                raise data
+            write(LaunchRecord(**row.record or {}), data)
+        except (VenvdError, OSError) as error:  # of this launch alone: the others get their files
+            if self._failures.get((launch, kind)) != str(error):
+                log.warning("%s: its server has old %s: %s", row.name, kind, error)
+            self._failures[launch, kind] = str(error)
+        else:
+            self._failures.pop((launch, kind), None)
+            self._files[launch, kind] = (data, time.monotonic() + _REPAIR_SECONDS)

@@ -37,12 +37,14 @@ def plan_launch(
     home_id: str,
     reserved_ports: Collection[int],
     keys: bytes,
+    secrets_file: bytes,
     manages_key: str | None,
     user_id: int | None,
 ) -> Launch:
     """Plan a new launch of a backend.
 
-    `keys` is the server's first key file, `manages_key` its key for venvs, `user_id` the user of the worker host.
+    `keys` and `secrets_file` are the first content of the server's files, `manages_key` is its key for venvs, `user_id`
+    the user of the worker host.
     """
     spec = read_spec(row)
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
@@ -73,6 +75,7 @@ def plan_launch(
         ),
         socket_name=choose_socket_name(spec, home_id, row.name),
         keys=keys,
+        secrets=secrets_file,
         manages_key=manages_key,
         user_id=user_id,
         pipe_name=spec.pipeName,

@@ -27,6 +27,7 @@ from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.runtimes import Runtimes
+from venvd_controller.secret_store import remove_secrets
 from venvd_controller.single_flight import SingleFlight
 from venvd_controller.specs import check_venv
 from venvd_engines import locking, requirements
@@ -208,6 +209,7 @@ class Venvs:
                 raise InUse(f'the venv "{name}" is used by the backends {", ".join(sorted(backend_names))}')
             cancelled_build = self._operations.cancel_active(session, KIND, name)
             key = row.image["key"] if row.image else None
+            remove_secrets(session, "venv", name)
             session.delete(row)
         if cancelled_build is not None:
             self._operations.wait(cancelled_build.id, _CANCEL_SECONDS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import get_completion_class
 
-from venvd._cli import audit, backend, backup, code, files, interactive, key, operation, runtime, server, venv
+from venvd._cli import audit, backend, backup, code, files, interactive, key, operation, runtime, secret, server, venv
 from venvd._cli.command import State, complete_names, fields, pass_state, table
 from venvd._cli.running import DONE, FAILED, App, run_words
 from venvd._cli.terminal import write
@@ -31,7 +31,9 @@ def app(state: State, url: str | None, token: str | None) -> None:
     state.url, state.token = url or state.url, token or state.token
 
 
-for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, venv.providers, files.files, key.key):
+for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, venv.providers, files.files):
+    app.add_command(group)
+for group in (key.key, secret.secret):
     app.add_command(group)
 for command in (backend.start, backend.stop, backend.restart, backend.logs):
     app.add_command(command)

@@ -36,6 +36,7 @@ from venvd_contract.resources import (
     VenvChange,
     VenvSpec,
 )
+from venvd_contract.secrets import Secret, SecretHeader, SecretSpec
 
 
 class Controller:
@@ -60,6 +61,8 @@ class Controller:
         self.backends = Backends(self._connection)
         self.operations = Operations(self._connection)
         self.keys = Keys(self._connection)
+        self.venv_secrets = Secrets(self._connection, "venvs")
+        self.backend_secrets = Secrets(self._connection, "backends")
         self._token = known_token
 
     def __repr__(self) -> str:
@@ -341,3 +344,34 @@ class Keys:
     def revoke(self, name: str) -> None:
         """Revoke a key. The controller refuses it at once, and each backend within a few seconds."""
         self._connection.send(api.revoke_key(name))
+
+
+class Secrets:
+    """The secrets of venvs, or those of backends. No answer has the value of one."""
+
+    def __init__(self, connection: ControllerConnection, kind: str) -> None:
+        self._connection = connection
+        self._kind = kind
+
+    def list(self, owner: str) -> list[Secret]:
+        """List the secrets of a venv or backend, without their values."""
+        return self._connection.list_all(api.make_secrets_path(self._kind, owner), Secret)
+
+    def set(
+        self, owner: str, name: str, value: str, *, env: str | None = None, header: SecretHeader | None = None
+    ) -> Secret:
+        """Set a secret. New sessions and new requests have it within seconds.
+
+        Args:
+            owner: the venv or the backend.
+            name: of the secret.
+            value: the secret itself.
+            env: the variable by which code reads it.
+            header: the header that the broker of the network adds, in place of `env`; code never has the value.
+        """
+        spec = SecretSpec(value, env, header)
+        return self._connection.send(api.set_secret(api.make_secrets_path(self._kind, owner), name, spec))
+
+    def remove(self, owner: str, name: str) -> None:
+        """Remove a secret. Sessions that have it as a variable keep it until they end."""
+        self._connection.send(api.remove_secret(api.make_secrets_path(self._kind, owner), name))

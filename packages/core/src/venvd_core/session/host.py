@@ -12,6 +12,7 @@ from venvd_contract.errors import Busy, Unimplemented
 from venvd_core.channel import Channel
 from venvd_core.hangup import HangupWatcher
 from venvd_core.metrics import Metrics
+from venvd_core.secrets import Secrets
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
@@ -68,6 +69,7 @@ class Host(Protocol):
         grace: seconds that an interrupted call has before its process is killed.
         queued_bytes: bounds of the sessions' queues, and what they hold.
         answer_venvs: answers requests of sessions about venvs; None if the backend manages none.
+        secrets: their variables are those of each process that starts; the variables of the session win.
     """
 
     channel: Channel
@@ -77,6 +79,7 @@ class Host(Protocol):
     grace: float
     queued_bytes: QueuedBytes
     answer_venvs: AnswerVenvs | None
+    secrets: Secrets
 
     def on_expired(self, session_id: str, why: str) -> None:
         """End a session that has had no call for its idle timeout, or has reached the end of its lifetime."""

@@ -124,8 +124,8 @@ class Lifecycle:
         spec = self._spec
         process = await processes.start(
             link, self._events.on_line, self._on_broken,
-            session=spec.id, slot=self._slot, limits=spec.limits, env=spec.env, lease=spec.lease,
-            compat=spec.compat, cwd=spec.cwd,
+            session=spec.id, slot=self._slot, limits=spec.limits, lease=spec.lease, compat=spec.compat, cwd=spec.cwd,
+            env={**self._host.secrets.variables, **spec.env},
         )  # fmt: skip
         if self._host.answer_venvs is not None:
             process.venvs = await open_requests(link, spec.id, self._host.answer_venvs)

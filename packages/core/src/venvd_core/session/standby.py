@@ -80,7 +80,9 @@ class Standby:
     def take(self, spec: SessionSpec) -> tuple[int, Process] | None:
         """Take a process and its slot for a session; None where there is none, or it needs another."""
         usual = self._usual
-        if spec.env or spec.cwd or (spec.limits, spec.lease, spec.compat) != (usual.limits, usual.lease, usual.compat):
+        if spec.env or spec.cwd or self._host.secrets.variables:  # those of secrets come with the start of a process
+            return None
+        if (spec.limits, spec.lease, spec.compat) != (usual.limits, usual.lease, usual.compat):
             return None
         while self._ready:
             waiting = self._ready.popleft()

@@ -19,7 +19,7 @@ from venvd_contract.errors import InvalidRequest, Unavailable, VenvdError
 from venvd_contract.internal.environment import WORKER_ENV
 from venvd_contract.resources import LogLine
 from venvd_engines.addresses import url_host
-from venvd_engines.docker import labels, logs, socket_directories
+from venvd_engines.docker import labels, logs, secret_files, socket_directories
 from venvd_engines.docker.client import DockerClient, tmpfs_options
 from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.key_files import FILE, MANAGES_FILE, KeyFiles
@@ -27,6 +27,7 @@ from venvd_engines.docker.key_files import INSIDE as KEYS
 from venvd_engines.docker.networks import Networks
 from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.ports import PortSearch
+from venvd_engines.docker.secret_files import SecretFiles
 from venvd_engines.docker.server_images import ServerImages
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import explain
@@ -79,6 +80,7 @@ class Backends:
         self._directories = directories
         self._pipe_names = pipe_names
         self._keys = KeyFiles(client, directories)
+        self._secrets = SecretFiles(client)
 
     # ---- start -----------------------------------------------------------------------------------------------
 
@@ -184,6 +186,7 @@ class Backends:
         mounts = [
             self._channel(launch, read_only=False),
             self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref),
+            self._secrets.make(launch.id, self._labels(launch, labels.SECRETS)),
         ]
         mounts += [
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
@@ -213,6 +216,7 @@ class Backends:
                     raise
                 self._client.remove_container(name)
             else:
+                self._secrets.write(launch.id, launch.secrets)
                 return record
 
     def _list_published(self) -> Iterator[int]:
@@ -281,6 +285,7 @@ class Backends:
                 "memoryBytes": launch.limits.memory_bytes,
                 "ociRuntime": self._find_runtime(launch) or self._runtimes.find_default(),
                 "keys": True,
+                "secrets": True,
             },
         )
 
@@ -309,6 +314,11 @@ class Backends:
             return
         if self._inspect_part(record, labels.SERVER).state != "missing":
             raise Unavailable("the directory of the key file is gone from the run directory; restart the backend")
+
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the file of secrets of a backend's server, if it runs and has one."""
+        if record.data.get("secrets") and self._inspect_part(record, labels.SERVER).state == "running":
+            self._secrets.write(record.launch_id, data)
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Stop the server, then the worker host, so that sessions may still answer calls that run."""
@@ -371,6 +381,7 @@ class Backends:
         failures = [error for removal in removals if (error := removal.exception()) is not None]
         with contextlib.suppress(docker.errors.NotFound):
             self._client.api.remove_volume(labels.part_name(launch_id, labels.CHANNEL))
+        self._secrets.remove(launch_id)
         self._keys.remove(launch_id)
         if socket is not None:
             containers = self._client.api.containers(all=True, filters=self._client.filters(socket=socket))
@@ -392,6 +403,7 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
     engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
+    engine_settings["VENVD_SECRETS_FILE"] = f"{secret_files.INSIDE}/{secret_files.FILE}"
     if launch.manages_key is not None:
         engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     if controller is not None:

@@ -22,6 +22,7 @@ LINES = "dev.venvd.lines"
 SERVER, WORKER = "server", "worker"
 PARTS = (SERVER, WORKER)
 CHANNEL = "channel"
+SECRETS = "secrets"
 BUILD, CHECK, HELPER = "build", "check", "helper"
 TEMPORARY = (BUILD, CHECK, HELPER)
 """Roles of containers that live no longer than one call of the engine."""

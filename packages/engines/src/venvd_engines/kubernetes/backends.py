@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -82,7 +83,7 @@ class Backends:
         return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
 
     def _make_keys(self, launch: Launch, metadata_labels: dict[str, str]) -> dict[str, Any]:
-        content = {pods.KEYS_FILE: launch.keys}
+        content = {pods.KEYS_FILE: launch.keys, pods.SECRETS_FILE: launch.secrets}
         if launch.manages_key is not None:
             content[pods.MANAGES_FILE] = launch.manages_key.encode()
         if launch.network == "destinations":
@@ -167,12 +168,20 @@ class Backends:
         return BackendState(*(_inspect_part(pod, part) for part in PARTS))
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
-        """Replace the key file: the change of the pod's annotation makes the kubelet read the Secret at once."""
+        """Replace the key file."""
+        self._write_file(record, pods.KEYS_FILE, data, hashlib.sha256(data).hexdigest()[:12])
+
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        """Replace the file of secrets, which the kubelet keeps on a tmpfs."""
+        self._write_file(record, pods.SECRETS_FILE, data, uuid.uuid4().hex[:12])  # no digest: it could be guessed from
+
+    def _write_file(self, record: LaunchRecord, file: str, data: bytes, mark: str) -> None:
+        """Replace a file: the change of the pod's annotation makes the kubelet read the Secret at once."""
         name = labels.make_name(record.launch_id)
-        mark = {"metadata": {"annotations": {"dev.venvd.keys": hashlib.sha256(data).hexdigest()[:12]}}}
         with _absent_is_fine():
-            self._cluster.client.patch(Secret, name, {"data": _encode({pods.KEYS_FILE: data})})
-            self._cluster.client.patch(Pod, name, mark)
+            self._cluster.client.patch(Secret, name, {"data": _encode({file: data})})
+            annotations = {f"dev.venvd.{file.partition('.')[0]}": mark}
+            self._cluster.client.patch(Pod, name, {"metadata": {"annotations": annotations}})
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Delete the pod, and wait until its containers have ended; the object may stay some seconds longer."""

@@ -109,6 +109,10 @@ class KubernetesEngine:
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         self._backends.write_keys(record, data)
 
+    @translate_errors("replace the secrets of the backend")
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        self._backends.write_secrets(record, data)
+
     @translate_errors("stop the backend")
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._backends.stop(record, grace)

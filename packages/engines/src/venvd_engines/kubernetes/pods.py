@@ -14,7 +14,7 @@ from venvd_engines.kubernetes import closed, labels
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
 KEYS = "/run/venvd/keys"
-KEYS_FILE, MANAGES_FILE, BROKER_FILE = "keys.json", "manages.key", "broker.json"
+KEYS_FILE, MANAGES_FILE, BROKER_FILE, SECRETS_FILE = "keys.json", "manages.key", "broker.json", "secrets.json"
 TOOLS = "/venvd"
 ARCHIVE = f"{TOOLS}/worker.pyz"
 UV = f"{TOOLS}/uv"
@@ -196,6 +196,7 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
         "VENVD_HOST": "0.0.0.0",  # noqa: S104 - in a pod
         "VENVD_PORT": str(ports["main"]),
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
+        "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
     if launch.network == "destinations":

@@ -29,6 +29,7 @@ from venvd_engines.engine import (
 )
 from venvd_engines.local import environment, interpreters
 from venvd_engines.local.launches import ENGINE, Launches, Place, to_launch_record
+from venvd_engines.local.secret_files import SecretFiles, list_candidates
 from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
@@ -58,13 +59,15 @@ class LocalEngine:
         self._uv = uv.find_uv_bin()
         tools = Tools(self._uv, self._env, settings.build_timeout, settings.allow_source_builds)
         self._venvs = Venvs(settings.home / "venvs", tools)
+        secrets = SecretFiles(settings.home_id, list_candidates(settings.run_dir), settings.home)
         place = Place(
             settings.home / "backends",
             settings.home_id,
             settings.run_dir,
             settings.pipe_name_dir,
+            secrets,
             settings.controller_socket,
-            (settings.home, settings.run_dir),
+            (settings.home, settings.run_dir, secrets.root),
             settings.local_dirs,
         )
         self._launches = Launches(place)
@@ -157,6 +160,9 @@ class LocalEngine:
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         self._launches.write_keys(record.launch_id, data)
+
+    def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
+        self._launches.write_secrets(record.launch_id, data)
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._launches.stop(record.launch_id, grace)

@@ -16,6 +16,7 @@ from venvd_engines import compat
 from venvd_engines.engine import BackendState, LaunchRecord, Owned, PartState
 from venvd_engines.local import journal, state
 from venvd_engines.local.processes import Identity, boot_id, reap, send, wait_gone, wait_until
+from venvd_engines.local.secret_files import SecretFiles
 from venvd_engines.local.state import PARTS, State
 from venvd_worker.common import directories
 from venvd_worker.common.process_tree import kill_below
@@ -36,6 +37,7 @@ class Place:
     """Where launches are, who owns them, and where their sockets, links to these and the owner's socket are.
 
     Attributes:
+        secrets: where the files of secrets are.
         hidden: what user code does not see, but for its venv.
         shared: directories that user code may read and change.
     """
@@ -44,6 +46,7 @@ class Place:
     home_id: str
     run_dir: Path
     pipe_name_dir: Path
+    secrets: SecretFiles
     controller_socket: Path | None = None
     hidden: Sequence[Path] = ()
     shared: Sequence[Path] = ()
@@ -112,6 +115,11 @@ class Launches:
         with contextlib.suppress(FileNotFoundError):
             state.write_whole(self._place.directory(launch_id) / state.KEYS, data.decode())
 
+    def write_secrets(self, launch_id: str, data: bytes) -> None:
+        """Replace the file of secrets of a server, if the launch exists."""
+        if self._place.directory(launch_id).is_dir():
+            self._place.secrets.write(launch_id, data)
+
     # ---- ending --------------------------------------------------------------------------------------------------
 
     def stop(self, launch_id: str, grace: float) -> None:
@@ -124,6 +132,7 @@ class Launches:
     def destroy(self, launch_id: str) -> None:
         """Kill the processes and remove the directory and the sockets; absent ones are no error."""
         self.stop(launch_id, 0)
+        self._place.secrets.remove(launch_id)
         directory = self._place.directory(launch_id)
         record = state.read(directory)
         # renamed first, so that a killed removal leaves no partial launch

@@ -75,6 +75,7 @@ class Starter:
             record = self._make_record(launch, archive, skipped)
             state.write(directory, record)
         state.write_whole(directory / state.KEYS, launch.keys.decode())
+        self._place.secrets.write(launch.id, launch.secrets)
         if launch.manages_key is not None:
             state.write_whole(directory / state.MANAGES_KEY, launch.manages_key)
         if record.socket_dir is not None:
@@ -202,6 +203,7 @@ def _make_spec(
         "VENVD_CHANNEL": str(directory / "channel"),
         "VENVD_HOST": launch.host,
         "VENVD_KEYS_FILE": str(directory / state.KEYS),
+        "VENVD_SECRETS_FILE": str(place.secrets.path(launch.id)),
     }
     if launch.manages_key is not None:
         paths["VENVD_MANAGES_KEY_FILE"] = str(directory / state.MANAGES_KEY)

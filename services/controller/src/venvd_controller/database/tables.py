@@ -177,6 +177,22 @@ class KeyRow(Table):
     last_used_at: Mapped[str | None] = mapped_column(String(32))
 
 
+class SecretRow(Table):
+    """A secret of a venv or a backend. The value is encrypted with a key that the home's secret gives."""
+
+    __tablename__ = "secrets"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """Of the owner: `venv` or `backend`."""
+    owner: Mapped[str] = mapped_column(String(63), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    use: Mapped[dict[str, Any]]
+    """`env` or `header` of the secret."""
+    ciphertext: Mapped[str] = mapped_column(Text)
+    """In base64: the nonce and what AES-GCM gives, bound to all columns above."""
+    set_at: Mapped[str] = mapped_column(String(32))
+
+
 class AuditRow(Table):
     """One line of the audit log. The controller adds lines and deletes the oldest; it changes none."""
 

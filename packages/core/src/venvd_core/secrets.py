@@ -1,0 +1,119 @@
+"""The secrets of a server: read from a file, and read again when the file changes.
+
+Variables go to each session that starts. Headers go to the broker of the network. Nothing else has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from venvd_contract.errors import Unavailable
+
+_log = logging.getLogger("venvd.secrets")
+
+_PAUSE = 0.5
+"""Seconds between two looks at the file."""
+_FIRST_PAUSE = 0.01
+_FIRST_SECONDS = 60.0
+"""Until the file must be there: some engines write it when the server runs."""
+_LARGEST = 32 << 20
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """A header that the broker adds to requests for hosts."""
+
+    name: str
+    value: str
+    hosts: list[str]
+
+
+class _File(msgspec.Struct):
+    variables: dict[str, str] = {}
+    headers: list[Header] = []
+
+
+_file = msgspec.json.Decoder(_File)
+
+
+class Secrets:
+    """The secrets of one backend.
+
+    Attributes:
+        variables: of each session that starts now.
+        headers: that the broker adds.
+        on_change: called after they changed.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+        self._problem = ""
+        self._watching: asyncio.Task[None] | None = None
+        self.variables: Mapping[str, str] = {}
+        self.headers: Sequence[Header] = ()
+        self.on_change: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Wait for the file, and keep to it until `close`; without a path there are no secrets.
+
+        Raises:
+            Unavailable: the file does not come.
+        """
+        if self._path is None:
+            return
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _FIRST_SECONDS
+        while not self._refresh():
+            if loop.time() > end:
+                raise Unavailable(f"VENVD_SECRETS_FILE: {self._path} did not come within {_FIRST_SECONDS:g} s")
+            await asyncio.sleep(_FIRST_PAUSE)
+        self._watching = asyncio.create_task(self._watch(), name="secrets")
+
+    def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_PAUSE)
+            if not self._refresh():
+                self._report()
+
+    def _refresh(self) -> bool:
+        """Read the file if it has changed, and return whether it can be read; else the secrets stay as they are."""
+        if self._path is None:
+            return True
+        try:
+            status = self._path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            if seen == self._seen:
+                return True
+            content = _file.decode(self._read(self._path))
+        except (OSError, ValueError) as error:
+            # the text of an error of decoding names places in the file, and no values
+            self._seen, self._problem = None, str(error)
+            return False
+        self._seen = seen
+        if (content.variables, content.headers) != (self.variables, self.headers):
+            self.variables, self.headers = content.variables, content.headers
+            if self.on_change is not None:
+                self.on_change()
+        return True
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise ValueError(f"it is larger than {_LARGEST} bytes")
+            return file.read(_LARGEST)
+
+    def _report(self) -> None:
+        if self._problem:
+            _log.error("VENVD_SECRETS_FILE cannot be used, and the secrets stay as they were: %s", self._problem)
+            self._problem = ""
