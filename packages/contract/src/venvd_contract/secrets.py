@@ -41,9 +41,9 @@ class SecretHeader:
 
     name: str
     hosts: List[str]
-    """`api.example.com` or `api.example.com:8443`; without a port it is 443."""
+    """Names with a port, or without one for port 443."""
     format: str = PLACE
-    """The value of the header, in which `{}` stands for the secret: `Bearer {}`."""
+    """The value of the header, in which `{}` stands for the secret, as in `Bearer {}`."""
 
 
 @dataclass
