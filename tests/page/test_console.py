@@ -97,8 +97,8 @@ def test_output_comes_while_the_code_runs(console: Page) -> None:
 def test_the_button_interrupts_and_leaving_cancels(console: Page, controller: Controller) -> None:
     """The button interrupts as well, and a call whose client leaves the view ends at the backend."""
     console.get_by_role("button", name="New session").click()
-    expect(console.get_by_label("Session")).not_to_have_value("default")
-    session = console.get_by_label("Session").input_value()
+    expect(console.get_by_label("Session", exact=True)).not_to_have_value("default")
+    session = console.get_by_label("Session", exact=True).input_value()
     code = console.get_by_label("Code", exact=True)
     code.fill("print('begun')\nwhile True: pass")
     code.press("Control+Enter")
@@ -113,11 +113,11 @@ def test_the_button_interrupts_and_leaving_cancels(console: Page, controller: Co
     expect(console.get_by_text("Address")).to_be_visible()
     console.get_by_role("link", name="Console").click()
     expect(console.locator(f"option[value='{session}']")).to_be_attached()
-    console.get_by_label("Session").select_option(session)
+    console.get_by_label("Session", exact=True).select_option(session)
     expect(run(console, "'the session is free'")).to_have_text("'the session is free'")
     console.get_by_role("button", name="End session").click()
     console.get_by_role("dialog").get_by_role("button", name="End").click()
-    expect(console.get_by_label("Session")).to_have_value("default")
+    expect(console.get_by_label("Session", exact=True)).to_have_value("default")
 
 
 def test_keys_write_blocks_and_recall(console: Page) -> None:

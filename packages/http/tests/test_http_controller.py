@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,11 +26,11 @@ class Silent:
         self.left = asyncio.Event()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(self._answer)
-        self.asked.set()
-        await reader.read()
-        writer.close()
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._answer)
+            self.asked.set()
+            await reader.read()
         self.left.set()
 
 
@@ -38,10 +39,12 @@ def run(tmp_path: Path, answer: bytes, work: Callable[[Silent, ControllerClient]
         controller = Silent(answer)
         path = tmp_path / "controller.sock"
         server = await asyncio.start_unix_server(controller, path)
-        await work(controller, ControllerClient(path))
+        await asyncio.wait_for(work(controller, ControllerClient(path)), 60)
         server.close()
+        while connections := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(connections)
 
-    asyncio.run(asyncio.wait_for(serve(), 60))
+    asyncio.run(serve())
 
 
 def test_a_cancelled_request_ends_its_connection(tmp_path: Path) -> None:

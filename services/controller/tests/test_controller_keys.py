@@ -75,6 +75,7 @@ class Place:
             "provider": "x",
             "key": self.operation,
             "session": "s",
+            "secret": "S",
         }
         if path.startswith("/v1/backends"):
             names["name"] = "app-http"

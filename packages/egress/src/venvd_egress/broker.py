@@ -24,7 +24,8 @@ from venvd_egress.rules import Rules
 
 MOST_CONNECTIONS = 256
 HEAD_SECONDS = 30.0
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that wait for the broker: more than it serves, so that a client too many is told so and not refused."""
 
 OnRefused = Callable[[Refused], None]
 
@@ -60,7 +61,7 @@ class Broker:
     async def serve(self, listener: socket.socket) -> None:
         """Serve until cancelled."""
         server = await asyncio.start_unix_server(
-            self._serve_client, sock=listener, limit=heads.MOST_HEAD_BYTES, backlog=_BACKLOG
+            self._serve_client, sock=listener, limit=heads.MOST_HEAD_BYTES, backlog=BACKLOG
         )
         async with server:
             await server.serve_forever()

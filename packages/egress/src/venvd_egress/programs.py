@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import IO, Any, Mapping, Optional
 
-from venvd_egress.broker import Broker
+from venvd_egress.broker import BACKLOG, Broker
 from venvd_egress.destinations import parse_host, split_port
 from venvd_egress.index import Index
 from venvd_egress.refusal import Refused
@@ -31,7 +31,7 @@ def listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     os.chmod(path, 0o666)  # noqa: S103 - clients are other users; the directory says who reaches it
-    listener.listen()
+    listener.listen(BACKLOG)  # at once: clients may come before the broker serves
     return listener
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Optional, Tuple
 
 from venvd_egress import heads
-from venvd_egress.broker import HEAD_SECONDS, MOST_CONNECTIONS, split_authority
+from venvd_egress.broker import BACKLOG, HEAD_SECONDS, MOST_CONNECTIONS, split_authority
 from venvd_egress.exchange import write_error
 from venvd_egress.heads import Malformed, RequestHead
 from venvd_egress.passage import Streams, tunnel
@@ -23,7 +23,6 @@ from venvd_egress.tickets import read_ticket
 
 MOST_UNACCEPTED = 64
 """Connections of one address without an accepted ticket."""
-_BACKLOG = 1024
 _SCHEME = "bearer "
 
 
@@ -42,7 +41,7 @@ class SharedBroker:
 
     async def listen(self, host: Optional[str], port: int) -> asyncio.AbstractServer:
         """Listen on an address, or on all, and serve each connection."""
-        return await asyncio.start_server(self._serve_client, host, port, limit=heads.MOST_HEAD_BYTES, backlog=_BACKLOG)
+        return await asyncio.start_server(self._serve_client, host, port, limit=heads.MOST_HEAD_BYTES, backlog=BACKLOG)
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = str(writer.get_extra_info("peername")[0])
