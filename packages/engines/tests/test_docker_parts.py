@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import shutil
 import socket
 import threading
 import warnings
@@ -309,6 +310,29 @@ def test_the_digest_follows_content_and_base() -> None:
     }
     assert len(found) == 5
     assert server_images._digest({"a": b"1", "b": b"2"}, None) == server_images._digest({"b": b"2", "a": b"1"}, None)
+
+
+def test_a_server_is_identified_by_its_sources(tmp_path: Path) -> None:
+    """Changed sources give another identity to the next process, and a home without sources has none."""
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", server_images.BUILD_REQUIREMENTS):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("")
+    for name in ("contract", "proto", "client", "core", "egress", "http"):
+        shutil.copytree(ROOT / "packages" / name, source / "packages" / name)
+    for kind in ("http", "rpc"):
+        shutil.copytree(ROOT / "services" / f"{kind}-backend", source / "services" / f"{kind}-backend")
+
+    def identify(kind: str, source_dir: Path | None = source) -> str | None:
+        return DockerEngine(settings(tmp_path, source_dir=source_dir)).identify_server(kind)
+
+    before = identify("http"), identify("rpc")
+    assert before == (identify("http"), identify("rpc"))
+    assert before[0] != before[1]
+    assert {len(each or "") <= 32 for each in before} == {True}
+    (source / "services/http-backend/added.py").write_text("")
+    assert (identify("http") != before[0], identify("rpc")) == (True, before[1])
+    assert identify("http", None) is None
 
 
 # ---- directories of sockets --------------------------------------------------------------------------------------

@@ -160,6 +160,19 @@ def test_only_the_step_that_pushes_has_the_credentials(settings: EngineSettings)
     assert "word" not in json.dumps(spec)
 
 
+def test_a_server_is_identified_by_its_images(tmp_path: Path) -> None:
+    """Another image of the server, or of the controller with the worker archive, is another server."""
+
+    def identify(**images: str) -> str | None:
+        cluster = replace(KUBERNETES, images={**KUBERNETES.images, **images})
+        settings = EngineSettings(home=tmp_path, home_id="home", run_dir=tmp_path, kubernetes=cluster)
+        return KubernetesEngine(settings).identify_server("http")
+
+    assert identify() == identify(rpc="registry.example.com/venvd/rpc:2")
+    assert len({identify(), identify(http="h:2"), identify(controller="c:2")}) == 3
+    assert identify(http="") is None
+
+
 def test_homes_have_user_ids_of_their_own(tmp_path: Path, settings: EngineSettings) -> None:
     """The block of a home comes from its identity, so every controller of the home finds the same."""
     first = KubernetesEngine(settings).claim_user_ids()

@@ -8,7 +8,9 @@ import pytest
 from harness.stack import Quiet
 
 from venvd_contract.errors import Unimplemented
+from venvd_contract.resources import BACKEND_TYPES
 from venvd_engines.engine import EngineSettings, Image, Launch, RuntimeRef, VenvBuild
+from venvd_engines.local import server_version
 from venvd_engines.local.engine import LocalEngine
 
 
@@ -49,6 +51,21 @@ def test_every_server_is_there(engine: LocalEngine, kind: str, tmp_path: Path) -
     for _ in range(2):
         engine.prepare(kind, Quiet())
     assert len(list((tmp_path / "worker").glob("venvd-worker-*.pyz"))) == 1
+
+
+def test_servers_are_identified(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each type has an identity that changes with the sources below it; a type without a server has none."""
+    identities = {kind: engine.identify_server(kind) for kind in BACKEND_TYPES}
+    assert len(set(identities.values())) == len(BACKEND_TYPES)
+    assert all(identity and len(identity) <= 32 for identity in identities.values())
+    assert engine.identify_server("ftp") is None
+    list_sources = server_version._list_sources
+    monkeypatch.setattr(
+        server_version, "_list_sources", lambda module: list_sources(module)[: 1 if module == "venvd_http" else None]
+    )
+    server_version.identify_server.cache_clear()
+    assert not set(identities.values()) & {engine.identify_server(kind) for kind in BACKEND_TYPES}
+    server_version.identify_server.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["ftp", "", "http.evil", "../http"])

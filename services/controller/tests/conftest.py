@@ -125,6 +125,7 @@ class MemoryEngine:
         others: leftovers apart from images.
         ready: whether the probes of new launches are answered with success.
         version: what a lock pins each package to.
+        server: the version of the servers that a start gives.
         user_ids: those that worker hosts may have.
         walls: what the servers of new launches answer to `/walls`.
     """
@@ -142,6 +143,7 @@ class MemoryEngine:
         self.others: list[Leftover] = []
         self.ready = True
         self.version = 0
+        self.server = 1
         self.user_ids: Sequence[int] = range(5000, 5003)
         self.walls = 200, b'{"landlock": 7, "callFilter": true, "networkSockets": false, "kernel": "6.12"}'
 
@@ -195,6 +197,9 @@ class MemoryEngine:
 
     def prepare(self, backend_type: str, progress: Progress) -> None:
         self._step("prepare", progress)
+
+    def identify_server(self, backend_type: str) -> str | None:
+        return f"{backend_type} server {self.server}"
 
     def claim_user_ids(self) -> Sequence[int]:
         return self.user_ids

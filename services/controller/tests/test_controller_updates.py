@@ -46,25 +46,6 @@ def _list_outdated(testbed: Any) -> set[str]:
     return {item["name"] for item in items if item["outdated"]}
 
 
-def _await_app(testbed: Any) -> None:
-    """Wait until the manifest's backend runs."""
-    wait_until(lambda: [row.state for row in testbed.controller.backends.list_rows()] == ["running"])
-
-
-def _build(testbed: Any, *requirements: str) -> None:
-    spec = VenvSpec(python="3.13", requirements=list(requirements))
-    testbed.wait(testbed.controller.venvs.put("plain", spec)[1])
-
-
-def _list_outdated(testbed: Any) -> set[str]:
-    items = testbed.client.get("/v1/backends").json()["items"]
-    one_by_one = {
-        each["name"] for each in items if testbed.client.get(f"/v1/backends/{each['name']}").json()["outdated"]
-    }
-    assert one_by_one == {each["name"] for each in items if each["outdated"]}
-    return one_by_one
-
-
 def test_backends_with_an_older_build_are_outdated(tmp_path: Path) -> None:
     """A backend is outdated from a new build of its venv until its restart; one that does not run never is."""
     with running_testbed(home=tmp_path / "other") as testbed:
@@ -80,14 +61,13 @@ def test_backends_with_an_older_build_are_outdated(tmp_path: Path) -> None:
         assert _list_outdated(testbed) == {"one"}
 
 
-def test_backends_with_an_older_server_are_outdated(testbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_with_an_older_server_are_outdated(testbed: Any) -> None:
     """After an upgrade each backend is outdated until its restart, and one with `rolling` restarts by itself."""
     _build(testbed)
     for name, update in (("a", "manual"), ("b", "rolling"), ("c", "rolling")):
         testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update=update))[1])
     first = {name: testbed.controller.backends.get_row(name).launch for name in "abc"}
-    monkeypatch.setattr("venvd_controller.backend_rows.__version__", "999")
-    monkeypatch.setattr("venvd_controller.backend_start.__version__", "999")
+    testbed.engine.server = 2
     wait_until(lambda: [item.name for item in testbed.controller.backends.list_all() if item.outdated] == ["a"])
     testbed.await_running("b")
     testbed.await_running("c")

@@ -405,6 +405,13 @@ class Engine(Protocol):
     def prepare(self, backend_type: str, progress: Progress) -> None:
         """Make the image of this type's server, or the worker archive, where it is absent."""
 
+    def identify_server(self, backend_type: str) -> str | None:
+        """Identify the programs that a start of this type would run beside user code, by their content.
+
+        Returns:
+            At most 32 characters, which another build of server or worker host changes; None where they are unknown.
+        """
+
     def claim_user_ids(self) -> Sequence[int]:
         """Return the user IDs that worker hosts of this home may have; no other home on this machine has one of them.
 

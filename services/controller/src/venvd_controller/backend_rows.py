@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.resources import Backend, BackendLimits, BackendSpec, Replica, Walls
-from venvd_controller import __version__, replicas
+from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, BackendSpec, Replica, Walls
+from venvd_controller import replicas
 from venvd_controller.clock import add_seconds, now
 from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_engines.addresses import url_host
+from venvd_engines.engine import Engine
 
 
 def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
@@ -46,17 +47,31 @@ def find_expiry(row: BackendRow) -> str | None:
     return None if ttl is None else add_seconds(row.created_at, ttl)
 
 
-def read_builds(session: Session) -> dict[str, str]:
-    """Read the key of the newest image of each venv that has one."""
+@dataclass(frozen=True)
+class Newest:
+    """What a start would give a backend now.
+
+    Attributes:
+        builds: the key of the newest image of each venv that has one.
+        servers: what the engine says of the server of each type; null is unknown.
+    """
+
+    builds: Mapping[str, str]
+    servers: Mapping[str, str | None]
+
+    def replaces(self, row: BackendRow) -> bool:
+        """Return whether a start would give a backend that runs another build of its venv or another server."""
+        if row.record is None:
+            return False
+        server = self.servers[row.spec["type"]]
+        return row.key != self.builds.get(row.venv, row.key) or server not in {None, row.server}
+
+
+def find_newest(session: Session, engine: Engine) -> Newest:
+    """Read the newest builds, and ask the engine for its servers."""
     query = select(VenvRow.name, VenvRow.image["key"].as_string()).where(VenvRow.image.is_not(None))
-    return {name: key for name, key in session.execute(query) if key is not None}
-
-
-def is_outdated(row: BackendRow, builds: Mapping[str, str]) -> bool:
-    """Return whether a start would give a backend that runs a newer build of its venv or a newer server."""
-    if row.record is None:
-        return False
-    return row.key != builds.get(row.venv, row.key) or row.server != __version__
+    builds = {name: key for name, key in session.execute(query) if key is not None}
+    return Newest(builds, {each: engine.identify_server(each) for each in BACKEND_TYPES})
 
 
 def _make_http_url(row: BackendRow) -> str | None:
@@ -65,9 +80,7 @@ def _make_http_url(row: BackendRow) -> str | None:
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
-def create_resource(
-    session: Session, row: BackendRow, builds: Mapping[str, str], engine: str, token: str | None
-) -> Backend:
+def create_resource(session: Session, row: BackendRow, newest: Newest, engine: str, token: str | None) -> Backend:
     """Create the resource of a backend from the rows of its replicas."""
     rows = [row, *(replicas.list_others(session, row.name) if row.spec.get("replicas", 1) > 1 else ())]
     return Backend(
@@ -88,7 +101,7 @@ def create_resource(
         error=replicas.combine_error(rows),
         operation=row.operation,
         walls=None if row.walls is None else Walls(**row.walls),
-        outdated=any(is_outdated(each, builds) for each in rows),
+        outdated=any(newest.replaces(each) for each in rows),
         expiresAt=find_expiry(row),
         replicas=[describe_replica(each) for each in rows] if len(rows) > 1 else [],
     )

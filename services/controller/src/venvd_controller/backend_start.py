@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
-from venvd_controller import __version__, probes
+from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import KIND, Backends
@@ -133,7 +133,8 @@ class BackendStarter:
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
-            built = {"python": image.python, "key": image.key, "server": __version__}
+            server = self._engine.identify_server(spec.type)
+            built = {"python": image.python, "key": image.key, "server": server}
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
             run.phase("start")
             record = self._engine.start(launch, run)

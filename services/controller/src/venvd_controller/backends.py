@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas
-from venvd_controller.backend_rows import create_resource, is_outdated, make_row, read_builds, read_spec
+from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
 from venvd_controller.backend_tokens import TokenNonce
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.database import Database, after_commit, get_row
@@ -26,7 +26,7 @@ from venvd_controller.operations import Operations
 from venvd_controller.secret_store import remove_secrets
 from venvd_controller.specs import check_backend, choose_socket_name
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import LaunchRecord
+from venvd_engines.engine import Engine, LaunchRecord
 from venvd_http.auth import sha256
 
 log = logging.getLogger("venvd.controller")
@@ -61,7 +61,7 @@ class Backends:
         self,
         database: Database,
         home: Home,
-        engine_name: str,
+        engine: Engine,
         operations: Operations,
         venvs: Venvs,
         host_paths: HostPaths,
@@ -69,7 +69,7 @@ class Backends:
         self.host_paths = host_paths
         self._database = database
         self._home = home
-        self._engine_name = engine_name
+        self._engine = engine
         self._operations = operations
         self._venvs = venvs
         self._token_owners: dict[str, TokenOwner] | None = None
@@ -85,9 +85,9 @@ class Backends:
             names = match_names(BackendRow.name, visible.backends)
             query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
-            builds = read_builds(session)
+            newest = find_newest(session, self._engine)
             rows = session.scalars(query.order_by(BackendRow.name).limit(limit))
-            return [self._to_resource(session, row, builds) for row in rows]
+            return [self._to_resource(session, row, newest) for row in rows]
 
     def list_rows(self) -> Sequence[BackendRow]:
         with self._database.read() as session:
@@ -95,7 +95,7 @@ class Backends:
 
     def get(self, name: str) -> Backend:
         with self._database.read() as session:
-            return self._to_resource(session, _get_backend_row(session, name), read_builds(session))
+            return self._to_resource(session, _get_backend_row(session, name), find_newest(session, self._engine))
 
     def list_states(self) -> list[tuple[str, str]]:
         """List type and state of each backend."""
@@ -204,8 +204,8 @@ class Backends:
         self._changes += 1
         self._token_owners = None
 
-    def _to_resource(self, session: Session, row: BackendRow, builds: Mapping[str, str]) -> Backend:
-        return create_resource(session, row, builds, self._engine_name, self.derive_token(row))
+    def _to_resource(self, session: Session, row: BackendRow, newest: Newest) -> Backend:
+        return create_resource(session, row, newest, self._engine.name, self.derive_token(row))
 
     # ---- commands ----
 
@@ -222,7 +222,7 @@ class Backends:
             Conflict: the name is taken.
         """
         spec = check_backend(spec, self.host_paths)
-        replicas.check_replicas(spec, self._engine_name)
+        replicas.check_replicas(spec, self._engine.name)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
@@ -230,7 +230,7 @@ class Backends:
             operation = self._queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
-            return self._to_resource(session, row, read_builds(session)), operation
+            return self._to_resource(session, row, find_newest(session, self._engine)), operation
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -314,7 +314,7 @@ class Backends:
                 if each.wanted and self._operations.find_active(session, KIND, each.name) is None:
                     each.retry_at, each.failures, each.error = 0.0, 0, None
                     operation = self._queue_start(session, each)
-            return self._to_resource(session, row, read_builds(session)), operation
+            return self._to_resource(session, row, find_newest(session, self._engine)), operation
 
     def rotate_token(self, name: str, overlap: float) -> TokenRotation:
         """Give a backend a new token; those before it end after `overlap` seconds.
@@ -451,11 +451,11 @@ class Backends:
     def restart_outdated(self) -> None:
         """Restart the next backend with `update: rolling` that is outdated, once all others of its venv run."""
         with self._database.read() as session:
-            builds = read_builds(session)
+            newest = find_newest(session, self._engine)
             rows = session.scalars(select(BackendRow).where(BackendRow.wanted).order_by(BackendRow.name)).all()
         busy = {row.venv for row in rows if row.spec.get("update") == "rolling" and row.state != "running"}
         for row in rows:
-            if row.spec.get("update") == "rolling" and row.venv not in busy and is_outdated(row, builds):
+            if row.spec.get("update") == "rolling" and row.venv not in busy and newest.replaces(row):
                 log.info("%s: its build or its server is older than a start would give it; it is restarted", row.name)
                 busy.add(row.venv)
                 self.start_if_unchanged(row)

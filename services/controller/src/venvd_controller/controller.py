@@ -131,7 +131,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     runtimes = Runtimes(database, engine, operations)
     host_paths = HostPaths(settings.sockets, settings.host_dirs, settings.pipe_name_dir)
     venvs = Venvs(database, engine, operations, runtimes, images, settings.max_builds, host_paths)
-    backends = Backends(database, home, engine.name, operations, venvs, host_paths)
+    backends = Backends(database, home, engine, operations, venvs, host_paths)
     keys = Keys(database, home, backends)
     audit = AuditLog(database, settings.audit_rows)
     events = BackendEvents(backends, audit)

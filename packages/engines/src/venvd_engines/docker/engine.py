@@ -36,6 +36,7 @@ from venvd_engines.engine import (
     RuntimeRef,
     VenvBuild,
 )
+from venvd_worker import archive
 
 OLDEST_API = (1, 41)
 """Of Docker Engine 20.10."""
@@ -132,6 +133,10 @@ class DockerEngine:
     @translate_errors("prepare the server's image")
     def prepare(self, backend_type: str, progress: Progress) -> None:
         self._servers.ensure(backend_type, progress)
+
+    def identify_server(self, backend_type: str) -> str | None:
+        image = self._servers.identify(backend_type)
+        return None if image is None else f"{image}-{archive.version()}"
 
     @translate_errors("claim user IDs")
     def claim_user_ids(self) -> Sequence[int]:

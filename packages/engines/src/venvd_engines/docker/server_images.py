@@ -73,6 +73,7 @@ class ServerImages:
         self._containers = containers
         self._locks = BuildLocks(_LOCKS)
         self._names: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
         """The name of the image of this type's server; built where it is absent."""
@@ -83,10 +84,20 @@ class ServerImages:
             name = self._names[backend_type] = self._make(backend_type, progress)
         return name
 
+    def identify(self, backend_type: str) -> str | None:
+        """The digest of the sources of this type's image; None where they are missing."""
+        if backend_type not in self._digests:
+            try:
+                context = _read_context(self._source_dir(), backend_type)
+            except Unavailable:
+                return None
+            self._digests[backend_type] = _digest(context, self._client.settings.base_image)
+        return self._digests[backend_type]
+
     def _make(self, backend_type: str, progress: Progress) -> str:
         """Find the image of the sources, or build it; the name by which this home holds it."""
         context = _read_context(self._source_dir(), backend_type)
-        digest = _digest(context, self._client.settings.base_image)
+        digest = self._digests[backend_type] = _digest(context, self._client.settings.base_image)
         if not self._hold(backend_type, digest):
             with self._locks.hold(f"venvd-{backend_type}-backend-{digest}", progress):
                 if not self._hold(backend_type, digest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -91,6 +92,13 @@ class KubernetesEngine:
 
     def prepare(self, backend_type: str, progress: Progress) -> None:  # noqa: ARG002 - the registry has it
         pods.find_image(self._cluster.options, backend_type)
+
+    def identify_server(self, backend_type: str) -> str | None:
+        images = self._cluster.options.images
+        used = [
+            images.get(name, "") for name in ("controller", backend_type)
+        ]  # the controller's has the worker archive
+        return hashlib.sha256("\n".join(used).encode()).hexdigest()[:32] if all(used) else None
 
     def claim_user_ids(self) -> Sequence[int]:
         """Return a block of IDs, chosen by the home's identity; two homes share one by a chance of 1 in 100,000."""

@@ -30,6 +30,7 @@ from venvd_engines.engine import (
 from venvd_engines.local import environment, interpreters
 from venvd_engines.local.launches import ENGINE, Launches, Place, to_launch_record
 from venvd_engines.local.secret_files import SecretFiles, list_candidates
+from venvd_engines.local.server_version import identify_server
 from venvd_engines.local.starter import Starter
 from venvd_engines.local.venvs import Tools, Venvs, size
 from venvd_engines.locking import index_environment
@@ -138,6 +139,9 @@ class LocalEngine:
 
     def _archive(self) -> Path:
         return archive.build(self._settings.home / "worker")
+
+    def identify_server(self, backend_type: str) -> str | None:
+        return identify_server(backend_type)
 
     def claim_user_ids(self) -> Sequence[int]:
         return ()

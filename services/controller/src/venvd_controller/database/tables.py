@@ -120,7 +120,7 @@ class BackendRow(Table):
     walls: Mapped[dict[str, Any] | None]
     """Around its user code, as its server reported them when it became ready."""
     server: Mapped[str | None] = mapped_column(String(32))
-    """The version of venvd that its server has."""
+    """What `Engine.identify_server` said at its start."""
     replica_of: Mapped[str | None] = mapped_column(String(63))
     """The backend of which it is a further replica; null for replica 0, the row of the backend itself."""
     replica: Mapped[int] = mapped_column(default=0)
