@@ -18,13 +18,13 @@ from venvd_controller import backend_tokens, replicas
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
 from venvd_controller.backend_tokens import TokenNonce
 from venvd_controller.callers import Visible, match_names
-from venvd_controller.database import Database, after_commit, get_row
+from venvd_controller.database import Database, Reading, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
 from venvd_controller.secret_store import remove_secrets
-from venvd_controller.specs import check_backend, choose_socket_name
+from venvd_controller.specs import check_backend, choose_name, choose_socket_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine, LaunchRecord
 from venvd_http.auth import sha256
@@ -75,6 +75,9 @@ class Backends:
         self._token_owners: dict[str, TokenOwner] | None = None
         """By the digests of their tokens; None after a change."""
         self._changes = 0
+        self._rows = Reading(
+            database, lambda session: session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
+        )
         self.on_change: list[Callable[[], None]] = []
 
     def list_all(
@@ -90,8 +93,7 @@ class Backends:
             return [self._to_resource(session, row, newest) for row in rows]
 
     def list_rows(self) -> Sequence[BackendRow]:
-        with self._database.read() as session:
-            return session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
+        return self._rows.get()
 
     def get(self, name: str) -> Backend:
         with self._database.read() as session:
@@ -242,7 +244,7 @@ class Backends:
         taken = {row.name for row in rows if declared or not _is_replaceable(row, visible)}
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; stop it first, or choose another name')
-        name = spec.name or _choose_name(f"{spec.venv}-{spec.type}", taken)
+        name = spec.name or choose_name(f"{spec.venv}-{spec.type}", taken)
         self._check_sockets(session, spec, name)
         failed = session.get(BackendRow, name)
         if failed is not None:
@@ -450,12 +452,14 @@ class Backends:
 
     def restart_outdated(self) -> None:
         """Restart the next backend with `update: rolling` that is outdated, once all others of its venv run."""
+        rows = [row for row in self.list_rows() if row.wanted and row.spec.get("update") == "rolling"]
+        if not rows:
+            return
         with self._database.read() as session:
             newest = find_newest(session, self._engine)
-            rows = session.scalars(select(BackendRow).where(BackendRow.wanted).order_by(BackendRow.name)).all()
-        busy = {row.venv for row in rows if row.spec.get("update") == "rolling" and row.state != "running"}
+        busy = {row.venv for row in rows if row.state != "running"}
         for row in rows:
-            if row.spec.get("update") == "rolling" and row.venv not in busy and newest.replaces(row):
+            if row.venv not in busy and newest.replaces(row):
                 log.info("%s: its build or its server is older than a start would give it; it is restarted", row.name)
                 busy.add(row.venv)
                 self.start_if_unchanged(row)
@@ -491,10 +495,3 @@ def _get_backend_row(session: Session, name: str) -> BackendRow:
     if row.replica_of is not None:
         raise NotFound(f'"{name}" is replica {row.replica} of the backend "{row.replica_of}": name the backend')
     return row
-
-
-def _choose_name(base: str, taken: set[str]) -> str:
-    base = base[:58].rstrip("-")
-    if base not in taken:
-        return base
-    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}-{number}") not in taken)

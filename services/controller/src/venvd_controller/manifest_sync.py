@@ -54,6 +54,8 @@ class ManifestSync:
         self._backends = backends
         self._files: list[Path] = []
         self._digest = ""
+        self._synced: tuple[int, str] | None = None
+        """The writes of the database and the digest of the file at the last turn that looked at both."""
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
         self._stamp = self._stat()
@@ -135,7 +137,12 @@ class ManifestSync:
         if self._manifest is None:
             return
         self._reload_if_changed()
-        manifest = self._manifest
+        state = self._database.writes, self._digest
+        if state != self._synced:
+            self._follow(self._manifest)
+            self._synced = state  # a change that this turn made is looked at in the next one
+
+    def _follow(self, manifest: Manifest) -> None:
         with self._database.read() as session:
             backends = set(session.scalars(select(BackendRow.name)))
             venvs = set(session.scalars(select(VenvRow.name).where(VenvRow.declared)))

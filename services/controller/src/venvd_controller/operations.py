@@ -22,7 +22,7 @@ from venvd_contract.errors import Cancelled, Internal, NotFound, VenvdError
 from venvd_contract.resources import Event, OperationInfo, Phase
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import count_seconds, now
-from venvd_controller.database import Database, after_commit
+from venvd_controller.database import Database, Reading, after_commit
 from venvd_controller.database.tables import EventRow, OperationRow
 
 log = logging.getLogger("venvd.controller")
@@ -108,6 +108,8 @@ class Operations:
         self._runs_lock = threading.Lock()
         self._last_time = 0
         self._subscribers: list[tuple[str, Callable[[], None]]] = []
+        active = select(OperationRow.kind, OperationRow.target).where(OperationRow.state.in_(ACTIVE))
+        self._active = Reading(database, lambda session: session.execute(active).all())
         self._wake = threading.Event()
         self._dispatcher = threading.Thread(target=self._dispatch, name="operations", daemon=True)
         self.closing = False
@@ -241,9 +243,7 @@ class Operations:
 
     def list_active_targets(self, kind: str | None = None) -> set[str]:
         """List the targets of queued and running operations."""
-        query = select(OperationRow.target).where(OperationRow.state.in_(ACTIVE))
-        with self._database.read() as session:
-            return set(session.scalars(query if kind is None else query.where(OperationRow.kind == kind)))
+        return {target for each, target in self._active.get() if kind in {None, each}}
 
     def wait(self, key: str, seconds: float) -> OperationInfo:
         """Wait until the operation ends, at most `seconds`, and return its state at that time."""

@@ -234,6 +234,14 @@ def _check_pipe_name(spec: BackendSpec, directory: Path) -> None:
     find_link(directory, name)
 
 
+def choose_name(base: str, taken: set[str]) -> str:
+    """Choose a name that begins as `base`, with a number after it where that is taken."""
+    base = base[:58].rstrip("-")
+    if base not in taken:
+        return base
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}-{number}") not in taken)
+
+
 def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
     """Choose the name of a backend's directory of sockets.
 

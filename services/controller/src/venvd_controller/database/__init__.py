@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -19,15 +19,21 @@ from sqlalchemy.orm import Session, sessionmaker
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
 
 Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
 class Database:
-    """Reads run in parallel, writes one after the other: a database belongs to one controller."""
+    """Reads run in parallel, writes one after the other: a database belongs to one controller.
+
+    Attributes:
+        writes: how many transactions have ended; while it is the same, a query gives the same result.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.writes = 0
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._write_lock = threading.Lock()
 
@@ -48,13 +54,42 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with translate_errors(), self._write_lock, self._sessions.begin() as session:
-            yield session
+        with translate_errors(), self._write_lock:
+            try:
+                with self._sessions.begin() as session:
+                    yield session
+            finally:
+                self.writes += 1
         for call in session.info.get("after", ()):
             call()
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class Reading(Generic[Result]):
+    """The result of a query, which is read again after a write. Its rows are shared: nobody changes them.
+
+    Args:
+        read: the query.
+    """
+
+    def __init__(self, database: Database, read: Callable[[Session], Result]) -> None:
+        self._database = database
+        self._read = read
+        self._found: tuple[int, Result] | None = None
+
+    def get(self) -> Result:
+        """Return the result.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        writes, found = self._database.writes, self._found  # a write that ends meanwhile counts as one after it
+        if found is None or found[0] != writes:
+            with self._database.read() as session:
+                found = self._found = writes, self._read(session)
+        return found[1]
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:
