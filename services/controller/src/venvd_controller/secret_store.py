@@ -27,7 +27,7 @@ from venvd_contract.secrets import (
 )
 from venvd_controller.backend_rows import read_spec
 from venvd_controller.clock import now
-from venvd_controller.database import Database, after_commit, get_row
+from venvd_controller.database import Database, Reading, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, SecretRow, VenvRow
 from venvd_controller.home import Home
 from venvd_egress.destinations import Destination, parse_destination, parse_destinations
@@ -47,6 +47,8 @@ class SecretStore:
 
     def __init__(self, database: Database, home: Home) -> None:
         self._database = database
+        query = select(SecretRow).order_by(SecretRow.name)
+        self._rows = Reading(database, lambda session: session.scalars(query).all())
         self._cipher = AESGCM(home.derive_key(_PURPOSE))
         self.on_change: list[Callable[[], None]] = []
 
@@ -113,8 +115,7 @@ class SecretStore:
 
     def render_files(self, rows: Sequence[BackendRow]) -> dict[str, bytes | Unavailable]:
         """Return the content of the files of secrets for the servers of backends, or why there is none, by name."""
-        with self._database.read() as session:
-            stored = session.scalars(select(SecretRow).order_by(SecretRow.name)).all() if rows else ()
+        stored = self._rows.get()
         files: dict[str, bytes | Unavailable] = {}
         for row in rows:
             owners = (("venv", row.venv), ("backend", row.replica_of or row.name))
