@@ -28,7 +28,7 @@ test-gvisor: install ## the suites with worker hosts under gVisor (runsc), which
 		$(or $(SUITES),tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm)
 
 test-kubernetes: install ## the tests of the engine kubernetes and of the chart, on the cluster of KUBECONFIG (REGISTRY=…, REGISTRY_URL=…)
-	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/test-kubernetes
+	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/test-kubernetes $(ARGS)
 
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)
