@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_contract.internal.messages import Assign, Up
+from venvd_contract.internal.slots import FREE
 from venvd_core.link import Link, SessionEvent
 from venvd_core.session import process as processes
 from venvd_core.session.host import Host, SessionSpec
@@ -20,7 +21,7 @@ from venvd_core.wire import GarbledError, SessionLine
 
 _QUIET = 0.05
 """Seconds after a process was taken, before the next one is started: a refill must not slow down those who create."""
-_UP_TIMEOUT = 60.0
+_UP_TIMEOUT, _UP_POLL = 60.0, 0.01
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _NAME_BYTES = 8
 _NOT_ASSIGNED = "could not be given its name"
@@ -155,6 +156,9 @@ class Standby:
             )  # fmt: skip
             async with asyncio.timeout(_UP_TIMEOUT):
                 await waiting.up
+                # the event may come before the process has said in its slot that it takes requests
+                while self._all.get(name) is waiting and self._host.slots.read(slot).state == FREE:
+                    await asyncio.sleep(_UP_POLL)
         except (VenvdError, TimeoutError):
             self._end(waiting)
             return False
