@@ -330,6 +330,8 @@ class LaunchRecord:
         probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…`, `https://…` or `unix:///…`.
         http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
+        certificate_file: the file with the certificate of a server whose probes are answered by TLS.
+        certificate: what that file held when the server was started, PEM. The controller sets both.
     """
 
     engine: str
@@ -339,6 +341,8 @@ class LaunchRecord:
     data: Mapping[str, Any]
     version: int = 1
     http_url: str | None = None
+    certificate_file: str | None = None
+    certificate: str | None = None
 
 
 @dataclass(frozen=True)

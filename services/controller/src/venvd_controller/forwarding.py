@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from anyio.to_thread import run_sync
 from starlette.responses import Response
 
 from venvd_contract.errors import Busy, Forbidden, Unavailable, Unimplemented
-from venvd_controller import probes
+from venvd_controller import certificates
 from venvd_controller.backends import Backends
 from venvd_controller.callers import Caller
 from venvd_http.asgi import Receive, Scope, Send
@@ -50,11 +51,13 @@ class Target:
 
     Attributes:
         url: of the backend.
+        context: takes the certificate that its server was given.
         token: what the backend gets in place of the caller's; None passes the caller's on.
         has_token: whether the backend asks for a token at all.
     """
 
     url: str
+    context: ssl.SSLContext
     token: str | None
     has_token: bool
 
@@ -98,9 +101,10 @@ class Forwarder:
             raise Unimplemented(
                 f'the backend "{name}" is of type {row.spec["type"]}; the controller passes on calls of type http alone'
             )
-        url = self._backends.get_launch_record(name).probe_url
+        record = self._backends.get_launch_record(name)
+        context = certificates.create_context(record)
         token = self._backends.derive_token(row)
-        return Target(url, token if caller.is_home else None, token is not None)
+        return Target(record.probe_url, context, token if caller.is_home else None, token is not None)
 
 
 class ForwardedCall(Response):
@@ -152,7 +156,7 @@ class ForwardedCall(Response):
         try:
             async with (
                 # a connection for each call: a backend ends the connections of a key that is revoked
-                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=probes.create_tls_context()) as client,
+                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=target.context) as client,
                 client.stream(scope["method"], target.url + self._path, headers=headers, content=self._body) as answer,
             ):
                 await self._answer(answer, send)
