@@ -76,10 +76,9 @@ class Stack:
         oci_runtime: str | None = None,
         network: bool | Literal["destinations"] = False,
         handed: bytes = Launch.secrets,
-        files: Mapping[str, Path] | None = None,
         **server_env: str,
     ) -> Running:
-        """A backend that is ready; `env` is the venv's own, `handed` its secrets, `files` those of its server."""
+        """A backend that is ready; `env` is the venv's own and `handed` its secrets."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
         launch_id = secrets.token_hex(6)
@@ -102,7 +101,6 @@ class Stack:
             oci_runtime=oci_runtime,
             network=network,
             secrets=handed,
-            server_files=files or {},
         )
         record = self.engine.start(launch, Quiet())
         try:

@@ -124,7 +124,6 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "port": "the field port of the backend is the port to publish on",
     "network": "the field network of the backend or its venv names the destinations",
     "private_networks": "VENVD_PRIVATE_NETWORKS of the controller names them",
-    "egress_ca_bundle": "the broker of the network trusts what the system of the server trusts",
     "egress_broker_file": "the engine names the broker that makes the connections",
     "own_hosts": "the engine knows the names of the container",
     "allowed_hosts": "the field allowedHosts of the backend names them",

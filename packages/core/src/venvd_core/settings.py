@@ -101,8 +101,6 @@ class BackendSettings(BaseSettings):
     """Destinations that user code may reach: `example.com`, `*.example.com:8080`."""
     private_networks: Words = ()
     """Private networks whose addresses may be reached, such as `10.1.0.0/16`."""
-    egress_ca_bundle: Path | None = None
-    """CA certificates for the hosts that the broker of the network asks by HTTPS; the default is the system's."""
     egress_broker_file: Path | None = None
     """Names the shared broker that makes the connections, JSON: `host`, `port` and `ticket`; by default the broker of
     the network makes them."""

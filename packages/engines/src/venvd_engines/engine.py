@@ -447,8 +447,8 @@ class Engine(Protocol):
         """Replace the file of secrets of a backend's server; the server sees it within two seconds.
 
         The file is never where user code runs, and it is in memory alone, on a tmpfs, unless the machine has none. It
-        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}]}`. A backend that is gone, or
-        that an older venvd started without such a file, is no error.
+        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}], "authorities": PEM}`. A backend
+        that is gone, or that an older venvd started without such a file, is no error.
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.

@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     index_url: SecretStr | None = None
     """Package index."""
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
-    """CA certificates for builds."""
+    """CA certificates for builds, and for hosts that the broker of the network asks by HTTPS."""
     manifest: Path | None = None
     """File that declares what the controller keeps running."""
     metrics_token_file: Path | None = None
