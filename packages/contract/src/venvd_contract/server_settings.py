@@ -126,6 +126,7 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "private_networks": "VENVD_PRIVATE_NETWORKS of the controller names them",
     "egress_broker_file": "the engine names the broker that makes the connections",
     "own_hosts": "the engine knows the names of the container",
+    "trusted_proxies": "VENVD_TRUSTED_PROXIES of the controller names them",
     "allowed_hosts": "the field allowedHosts of the backend names them",
     "allowed_origins": "the field allowedOrigins of the backend names them",
     "keys_file": "venvd writes the file of access keys",

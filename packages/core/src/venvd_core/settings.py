@@ -51,6 +51,8 @@ class BackendSettings(BaseSettings):
     """Further names that requests may be addressed to where there is no token."""
     allowed_origins: Words = ()
     """Origins of the web pages that may send requests."""
+    trusted_proxies: Words = ()
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed."""
     accept_timeout: float = Field(default=10, gt=0, le=3600)
     """Until a connection must have a request that was let in."""
     max_unaccepted: int = Field(default=16, ge=1, le=1024)

@@ -113,6 +113,8 @@ def create_server_env(
     if isinstance(network, list):
         env["VENVD_NETWORK"] = ",".join(network)
         env["VENVD_PRIVATE_NETWORKS"] = ",".join(settings.private_networks)
+    if settings.trusted_proxies:
+        env["VENVD_TRUSTED_PROXIES"] = ",".join(settings.trusted_proxies)
     if spec.timeout is not None:
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
     if spec.allowedHosts:

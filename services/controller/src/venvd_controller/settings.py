@@ -20,6 +20,7 @@ from venvd_controller.specs import is_loopback
 from venvd_egress.addresses import parse_private_networks
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
+from venvd_http.proxies import parse_proxies
 from venvd_http.tls import TlsFiles, choose_files
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -208,6 +209,8 @@ class Settings(BaseSettings):
     """Wrong tokens of one peer within a minute, before their refusals are held back for longer each time."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
     """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed, with commas in between."""
     tls_cert: Path | None = None
     """Certificate chain of the controller, PEM; with it and its key the port speaks TLS only."""
     tls_key: Path | None = None
@@ -289,6 +292,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(str, parse_private_networks(networks)))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(str, parse_proxies(proxies)))
 
     @field_validator("session_limits", "max_session_limits")
     @classmethod
