@@ -8,7 +8,7 @@ import hashlib
 import ssl
 from pathlib import Path
 
-from venvd_contract.errors import InvalidRequest
+from venvd_contract.errors import InvalidRequest, Unavailable
 from venvd_engines.engine import LaunchRecord
 
 _BEGIN = "-----BEGIN CERTIFICATE-----"
@@ -45,11 +45,32 @@ def create_context(record: LaunchRecord) -> ssl.SSLContext:
     The file may have been renewed since. A server whose file was replaced may show the old certificate still.
     Names are not compared: they are those for clients, and the controller reaches the server by another.
     """
+    return _create_context(_find_trusted(record))
+
+
+def create_showing_context(record: LaunchRecord, cert: Path, key: Path) -> ssl.SSLContext:
+    """Create the same with a certificate that the controller shows, where the server asks for one.
+
+    Raises:
+        Unavailable: its files cannot be used.
+    """
+    context = _create_context.__wrapped__(_find_trusted(record))
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:
+        reason = error.strerror or getattr(error, "reason", None) or error
+        raise Unavailable(
+            f"VENVD_CLIENT_CERT and VENVD_CLIENT_KEY of the controller: {cert} and {key} cannot be used: {reason}"
+        ) from None
+    return context
+
+
+def _find_trusted(record: LaunchRecord) -> str:
     known = [record.certificate] if record.certificate else []
     if record.certificate_file is not None:
         with contextlib.suppress(OSError, ValueError):  # the server keeps what it has
             known.append(_read(record.certificate_file))
-    return _create_context("\n".join(dict.fromkeys(known)))
+    return "\n".join(dict.fromkeys(known))
 
 
 @functools.lru_cache(maxsize=256)

@@ -151,5 +151,5 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
         secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync, pruner, LogHub(engine),
-        VenvRuns(backends, venvs), Forwarder(backends), registry,
+        VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
     )  # fmt: skip

@@ -217,6 +217,10 @@ class Settings(BaseSettings):
     """Private key of that certificate, PEM."""
     tls_client_ca: Path | None = None
     """CA certificates, PEM; with them clients must present a certificate that one of them has signed."""
+    client_cert: Path | None = None
+    """Certificate, PEM, that the controller shows to backends with `tlsClientCa` when it passes calls on to them."""
+    client_key: Path | None = None
+    """Private key of that certificate, PEM."""
     page: bool = True
     """Whether the controller serves a web page at `/`."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
@@ -256,6 +260,8 @@ class Settings(BaseSettings):
         "tls_cert",
         "tls_key",
         "tls_client_ca",
+        "client_cert",
+        "client_key",
     )
     @classmethod
     def _make_absolute(cls, path: Path | None) -> Path | None:
@@ -313,7 +319,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        if bool(self.client_cert) != bool(self.client_key):
+            raise ValueError("VENVD_CLIENT_CERT and VENVD_CLIENT_KEY need each other")
         return self
+
+    @property
+    def client_files(self) -> tuple[Path, Path] | None:
+        """Certificate and key that the controller shows to backends."""
+        return (self.client_cert, self.client_key) if self.client_cert and self.client_key else None
 
     @property
     def tls_files(self) -> TlsFiles | None:
