@@ -65,9 +65,10 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def render(variable: str = _VARIABLE, header: str = _HEADER) -> bytes:
+def render(variable: str = _VARIABLE, header: str = _HEADER, authorities: str = "") -> bytes:
     headers = [{"name": "Authorization", "value": f"Bearer {header}", "hosts": ["api.test:443"]}]
-    return json.dumps({"variables": {"API_KEY": variable}, "headers": headers}).encode()
+    content = {"variables": {"API_KEY": variable}, "headers": headers, "authorities": authorities}
+    return json.dumps(content).encode()
 
 
 @contextlib.contextmanager
@@ -101,18 +102,19 @@ def find_container(target: Target, role: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def docker_victim(stacks: SharedStacks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authority of the site, which has signed the certificates of the hosts."""
+    return make_authority(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture(scope="module")
+def docker_victim(stacks: SharedStacks, authority: Path) -> Iterator[Target]:
     """A backend with both kinds of secrets. Its list has a host that wants the header, and one that must not get it."""
-    stack, folder = stacks.stack("docker"), tmp_path_factory.mktemp("certs")
-    folder.chmod(0o755)
-    authority = make_authority(folder)
-    authority.chmod(0o644)
+    stack, folder = stacks.stack("docker"), authority.parent
     with serving_host(stack, folder) as (network, subnet), contextlib.ExitStack() as closing:
         settings = {"VENVD_NETWORK": "api.test,other.test", "VENVD_PRIVATE_NETWORKS": subnet}
-        files = {"VENVD_EGRESS_CA_BUNDLE": authority}
-        target = closing.enter_context(
-            started(stack, "http", network="destinations", handed=render(), files=files, **settings)
-        )
+        handed = render(authorities=authority.read_text())
+        target = closing.enter_context(started(stack, "http", network="destinations", handed=handed, **settings))
         server = find_container(target, "server")
         docker("network", "connect", network, server)
         closing.callback(docker, "network", "disconnect", network, server)
@@ -142,12 +144,12 @@ def test_nobody_else_gets_the_header(docker_victim: Target, url: str) -> None:
 
 
 @pytest.mark.docker
-def test_a_change_reaches_new_requests(docker_victim: Target) -> None:
+def test_a_change_reaches_new_requests(docker_victim: Target, authority: Path) -> None:
     """User code tries a request after a change: the broker adds what the file of secrets has by then."""
     ask, write = f"{_ASK}\nask('http://api.test/')", docker_victim.stack.engine.write_secrets
-    write(docker_victim.running.record, render(header="other"))
+    write(docker_victim.running.record, render(header="other", authorities=authority.read_text()))
     wait_until(lambda: docker_victim.attack(ask) == "refused", "the broker adds the old header")
-    write(docker_victim.running.record, render())
+    write(docker_victim.running.record, render(authorities=authority.read_text()))
     wait_until(lambda: docker_victim.attack(ask) == "let in", "the broker does not add the new header")
 
 
@@ -196,7 +198,7 @@ def test_code_has_its_variables_alone(kind: str, request: pytest.FixtureRequest)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "local"])
-def test_a_change_reaches_new_sessions(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_change_reaches_new_sessions(kind: str, authority: Path, request: pytest.FixtureRequest) -> None:
     """User code tries its variable after a change: a session that runs keeps the old value, a new one has the new."""
     target: Target = request.getfixturevalue(f"{kind}_victim")
     read = "import os; os.environ['API_KEY']"
@@ -206,8 +208,8 @@ def test_a_change_reaches_new_sessions(kind: str, request: pytest.FixtureRequest
         with target.session() as session:
             return bool(target.attack(read, session) == "changed")
 
-    engine.write_secrets(record, render("changed"))
+    engine.write_secrets(record, render("changed", authorities=authority.read_text()))
     wait_until(is_new, "a new session does not have the new value")
     assert target.attack(read) == _VARIABLE
-    engine.write_secrets(record, render())
+    engine.write_secrets(record, render(authorities=authority.read_text()))
     wait_until(lambda: not is_new(), "a new session does not have the old value again")

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.certificates import make_authority, make_certificate
 from harness.compose import ComposeProject, list_containers, running_project
 from harness.ports import free_port
 from harness.stack import ROOT
 from harness.waiting import TIMEOUT, wait_until
+
+import venvd
+from venvd.errors import Unavailable
 
 Backends = dict[str, dict[str, Any]]
 
@@ -180,6 +184,27 @@ def test_files_of_the_host(project: ComposeProject, backends: Backends, host_dir
     assert operation["state"] == "failed"
     assert f"{certificate} does not exist" in operation["error"]["detail"]
     project.api("DELETE", "/v1/backends/tls")
+
+
+@pytest.mark.needs("openssl")
+def test_the_controller_speaks_tls(project: ComposeProject, backends: Backends) -> None:
+    """With the files of `VENVD_TLS_DIR` it is healthy, its port speaks TLS only, and the backends run on."""
+    folder, plain = project.directory / "tls", dict(project.env)
+    folder.mkdir()
+    authority, (cert, key) = make_authority(folder), make_certificate(folder, "controller")
+    project.env |= {"VENVD_TLS_DIR": str(folder), "VENVD_TLS_CERT": str(cert), "VENVD_TLS_KEY": str(key)}
+    try:
+        project.compose("up", "--detach", "--wait")
+        token = project.run_in_controller("cat", "/var/lib/venvd/token")
+        with venvd.Controller(f"https://localhost:{project.port}", token, ca=str(authority)) as controller:
+            states = {backend.name: backend.state for backend in controller.backends.list()}
+        assert states == dict.fromkeys(backends, "running")
+        url = f"http://localhost:{project.port}"
+        with venvd.Controller(url, token) as client, pytest.raises(Unavailable, match="begins with https://"):
+            client.backends.list()
+    finally:
+        project.env = plain
+        project.compose("up", "--detach", "--wait")
 
 
 def test_backends_outlive_the_controllers_container(project: ComposeProject, backends: Backends) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import http.client
+import json
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 import pytest
 from harness import proxies
 from harness.certificates import make_authority, make_certificate
 from harness.stack import Running, SharedStacks
+from harness.waiting import TIMEOUT, wait_until
 
 import venvd
+from venvd_proto.v1 import python_service_pb2 as messages
+from venvd_proto.v1.python_service_pb2_grpc import PythonServiceStub
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("openssl")]
 
@@ -29,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backends(stacks: SharedStacks) -> dict[str, Running]:
     stack = stacks.stack("local")
-    return {kind: stacks.backend(stack, kind) for kind in KINDS}
+    return {kind: stacks.backend(stack, kind, VENVD_TRUSTED_PROXIES="127.0.0.1") for kind in KINDS}
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
@@ -74,3 +82,40 @@ def test_output_comes_while_code_runs(backend: venvd.Backend) -> None:
                 if printed == "begun\n":
                     session.files.put("go", b"")
         assert printed == "begun\nend\n"
+
+
+@pytest.fixture
+def list_refused(stacks: SharedStacks, backends: dict[str, Running]) -> Callable[[str], set[str]]:
+    """List the addresses of the clients whose tokens the server of a backend refused."""
+
+    def list_refused(kind: str) -> set[str]:
+        lines = stacks.stack("local").engine.logs(backends[kind].record, None, follow=False)
+        return {json.loads(line.text)["client"] for line in lines if "a token was refused" in line.text}
+
+    return list_refused
+
+
+def test_the_client_of_a_proxy(ports: dict[str, int], list_refused: Callable[[str], set[str]], folder: Path) -> None:
+    """The server knows the client by the address that the proxy saw, whatever the client says of itself."""
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    source = f"127.0.0.{2 + ports['api.example.com'] % 200}"  # another one for each proxy
+    connection = http.client.HTTPSConnection(
+        "localhost", ports["api.example.com"], timeout=TIMEOUT, context=context, source_address=(source, 0)
+    )
+    with contextlib.closing(connection):
+        headers = {"Authorization": "Bearer vd_wrong", "X-Forwarded-For": "203.0.113.9"}
+        connection.request("POST", "/api/eval", '{"expression": "1"}', headers)
+        assert connection.getresponse().status == 401
+    wait_until(lambda: source in list_refused("http"), "the refusal is not in the log")
+    assert "203.0.113.9" not in list_refused("http")
+
+
+def test_the_client_of_a_proxy_of_grpc(backends: dict[str, Running], list_refused: Callable[[str], set[str]]) -> None:
+    """The gRPC server takes the metadata of a trusted proxy as the HTTP server takes its header."""
+    forwarded = (("authorization", "Bearer vd_wrong"), ("x-forwarded-for", "203.0.113.9, 198.51.100.7"))
+    with grpc.insecure_channel(urlsplit(backends["rpc"].url).netloc) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            PythonServiceStub(channel).ListHandles(messages.ListHandlesRequest(), metadata=forwarded, timeout=TIMEOUT)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    wait_until(lambda: "198.51.100.7" in list_refused("rpc"), "the refusal is not in the log")
+    assert "203.0.113.9" not in list_refused("rpc")

@@ -7,21 +7,24 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import pytest
 from harness.certificates import make_authority, make_certificate
 from harness.waiting import TIMEOUT, wait_until
 
 import venvd
-from venvd.errors import Forbidden, InvalidRequest, NoController, Unavailable
+from venvd.errors import Forbidden, InvalidRequest, NoController, Unauthenticated, Unavailable
 from venvd_contract.resources import VenvSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("openssl")]
@@ -49,6 +52,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     make_authority(folder)
     make_authority(folder, "other")
     make_certificate(folder, "client")
+    make_certificate(folder, "stranger", "other")
     cert, key = make_certificate(folder, "server", names="subjectAltName=DNS:localhost\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VENVD_")}
     environment |= {"VENVD_HOME": str(home), "VENVD_PORT": "0", "VENVD_ENGINE": "local"}
@@ -123,6 +127,75 @@ def test_backends_with_tls(controller: Running, monkeypatch: pytest.MonkeyPatch)
         assert (status, answer["stdout"]) == (200, "42\n")
         for kind in ("http", "rpc"):
             client.backends.delete(kind)
+
+
+@pytest.fixture(scope="module")
+def addresses(controller: Running) -> Iterator[dict[str, str]]:
+    """Addresses of a gRPC backend whose clients need certificates, of a plain gRPC server, and of an HTTPS server."""
+    made = grpc.server(ThreadPoolExecutor(1))
+    plain = made.add_insecure_port("127.0.0.1:0")
+    made.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, file in (("VENVD_CLIENT_CERT", "client.pem"), ("VENVD_CLIENT_KEY", "client.key")):
+            patch.setenv(name, str(controller.folder / file))
+        with controller.connect() as client:
+            client.venvs.ensure("plain", VenvSpec(python=client.runtimes.newest()))
+            server = controller.server | {"tlsClientCa": f"{controller.folder}/ca.pem"}
+            client.operations.wait(client.backends.start("rpc", venv="plain", name="shy", server=server).operation)
+            port = urlsplit(client.backends.get("shy").url or "").port
+    yield {
+        "tls": f"localhost:{port}",
+        "name": f"127.0.0.1:{port}",
+        "plain": f"localhost:{plain}",
+        "https": urlsplit(controller.url).netloc,
+    }
+    made.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "where", "ca", "shows", "said"),
+    [
+        ("grpcs", "tls", "ca", "client", r"unauthenticated"),
+        ("grpcs", "tls", "other", "client", r"an authority that is not known here: set VENVD_CA"),
+        ("grpcs", "name", "ca", "client", r"not valid for '127\.0\.0\.1'"),
+        ("grpcs", "tls", "ca", None, r"asks for a certificate of the client: set VENVD_CLIENT_CERT"),
+        ("grpcs", "tls", "ca", "stranger", r"does not accept the certificate .*stranger\.pem of VENVD_CLIENT_CERT"),
+        ("grpcs", "plain", "ca", "client", r"does not speak TLS: is it grpc://"),
+        ("grpcs", "https", "ca", "client", r"no gRPC server: is it https://"),
+        ("grpc", "tls", "ca", None, r"speaks TLS: its address begins with grpcs://"),
+        ("grpc", "none", "ca", None, r"nothing answers at grpc://"),
+    ],
+)
+def test_handshakes_of_grpc(
+    controller: Running,
+    addresses: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    where: str,
+    ca: str,
+    shows: str | None,
+    said: str,
+) -> None:
+    """A client learns what is wrong with its handshake and what would be right, as of HTTP; so over asyncio."""
+    if shows:
+        monkeypatch.setenv("VENVD_CLIENT_CERT", str(controller.folder / f"{shows}.pem"))
+        monkeypatch.setenv("VENVD_CLIENT_KEY", str(controller.folder / f"{shows}.key"))
+    url = f"{scheme}://{addresses.get(where, 'localhost:9')}"
+    authorities = str(controller.folder / f"{ca}.pem")
+
+    async def evaluate() -> None:
+        async with venvd.connect_async(url, "vd_wrong", ca=authorities) as backend:
+            await backend.eval("1")
+
+    with venvd.connect(url, "vd_wrong", ca=authorities) as backend:
+        for run in (
+            lambda: backend.eval("1"),
+            lambda: backend.put_array(memoryview(b"x")),
+            lambda: asyncio.run(evaluate()),
+        ):
+            with pytest.raises((Unavailable, Unauthenticated)) as raised:
+                run()
+            assert re.search(said, f"{raised.value.code} {raised.value}")
 
 
 def ask(controller: Running, method: str, path: str, body: object) -> tuple[int, Any]:

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.certificates import make_authority
 from sqlalchemy import select
 
 from venvd_contract.errors import Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.database.tables import AuditRow, SecretRow
+from venvd_controller.site_authorities import SiteAuthorities
 
-pytestmark = pytest.mark.slow
+from .conftest import running_testbed  # type: ignore[import-not-found]
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("openssl")]
 
 VALUE = "open-sesame-4711"
 HEADER = {"name": "Authorization", "format": "Bearer {}", "hosts": ["api.example.com"]}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `VENVD_CA_BUNDLE`: an authority, and a comment that is no ASCII."""
+    authority = make_authority(tmp_path_factory.mktemp("ca"))
+    authority.write_text(f"# Société\n{authority.read_text()}")
+    return authority
+
+
+@pytest.fixture(scope="module")
+def shared_testbed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A controller over the engine in memory, for all tests of this module."""
+    with running_testbed(home=tmp_path_factory.mktemp("home"), ca_bundle=bundle) as testbed:
+        yield testbed
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +59,17 @@ def put(controller: Any, shared_testbed: Any) -> Callable[..., Any]:
     return put
 
 
+def read_certificate(file: Path) -> str:
+    """Return the certificate in a file without what stands before it."""
+    return "-----BEGIN" + file.read_text().strip().partition("-----BEGIN")[2]
+
+
 def read_file(shared_testbed: Any) -> Any:
     return json.loads(shared_testbed.engine.find_backend("named").secrets)
 
 
 def test_secrets_reach_the_server_and_no_answer(
-    put: Callable[..., Any], shared_testbed: Any, wait_until: Callable[..., Any], controller: Any
+    put: Callable[..., Any], shared_testbed: Any, wait_until: Callable[..., Any], controller: Any, bundle: Path
 ) -> None:
     """The file of the server follows: those of the backend win, and what is removed goes. No answer has a value."""
     client = shared_testbed.client
@@ -55,7 +80,7 @@ def test_secrets_reach_the_server_and_no_answer(
     ]
     assert [answer.status_code for answer in answers] == [200] * 3
     headers = [{"name": "Authorization", "value": f"Bearer {VALUE}", "hosts": ["api.example.com:443"]}]
-    expected = {"variables": {"API_KEY": "of-the-backend"}, "headers": headers}
+    expected = {"variables": {"API_KEY": "of-the-backend"}, "headers": headers, "authorities": read_certificate(bundle)}
     wait_until(lambda: read_file(shared_testbed) == expected)
     listed = client.get("/v1/venvs/sesame/secrets")
     assert [(item["name"], item["env"]) for item in listed.json()["items"]] == [("KEY", "API_KEY"), ("auth", None)]
@@ -68,7 +93,7 @@ def test_secrets_reach_the_server_and_no_answer(
     assert VALUE not in rows
     for path in ("venvs/sesame/secrets/KEY", "venvs/sesame/secrets/auth", "backends/named/secrets/mine"):
         assert client.delete(f"/v1/{path}").status_code == 204
-    wait_until(lambda: read_file(shared_testbed) == {"variables": {}, "headers": []})
+    wait_until(lambda: read_file(shared_testbed) == {"variables": {}, "headers": [], "authorities": ""})
     assert client.delete("/v1/venvs/sesame/secrets/KEY").status_code == 404
 
 
@@ -149,3 +174,21 @@ def test_a_key_sets_the_secrets_of_its_venv(put: Callable[..., Any], controller:
         finally:
             client.headers["Authorization"] = f"Bearer {controller.home.token}"
             controller.keys.revoke("tried")
+
+
+def test_the_authorities_of_a_site(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A changed file is read again. One that cannot be used changes nothing, and the log says why."""
+    file = tmp_path / "bundle.pem"
+    authorities = SiteAuthorities(file)
+    assert authorities.read() == ""
+    file.write_bytes(bundle.read_bytes() * 2)
+    assert authorities.read().count("BEGIN CERTIFICATE") == 2
+    file.write_text("nothing")
+    assert authorities.read().count("BEGIN CERTIFICATE") == 2
+    file.write_bytes(bundle.read_bytes())
+    assert authorities.read() == read_certificate(bundle)
+    file.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    assert authorities.read() == read_certificate(bundle)
+    for reason in ("No such file", "no certificate in PEM form", "is damaged"):
+        assert reason in caplog.text
+    assert SiteAuthorities(None).read() == ""

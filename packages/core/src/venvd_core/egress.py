@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -96,12 +95,8 @@ def _make_config(settings: BackendSettings, secrets: Secrets) -> dict[str, Any]:
         "destinations": settings.network,
         "networks": settings.private_networks,
         "headers": [msgspec.to_builtins(header) for header in secrets.headers],
-        "ca": _to_text(settings.egress_ca_bundle),
+        "authorities": secrets.authorities,
     }
-
-
-def _to_text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -36,6 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 class _File(msgspec.Struct):
     variables: dict[str, str] = {}
     headers: list[Header] = []
+    authorities: str = ""
 
 
 _file = msgspec.json.Decoder(_File)
@@ -47,6 +48,7 @@ class Secrets:
     Attributes:
         variables: of each session that starts now.
         headers: that the broker adds.
+        authorities: that the broker trusts beside those of the system, PEM.
         on_change: called after they changed.
     """
 
@@ -57,6 +59,7 @@ class Secrets:
         self._watching: asyncio.Task[None] | None = None
         self.variables: Mapping[str, str] = {}
         self.headers: Sequence[Header] = ()
+        self.authorities = ""
         self.on_change: Callable[[], None] | None = None
 
     async def start(self) -> None:
@@ -100,10 +103,11 @@ class Secrets:
             self._seen, self._problem = None, str(error)
             return False
         self._seen = seen
-        if (content.variables, content.headers) != (self.variables, self.headers):
-            self.variables, self.headers = content.variables, content.headers
-            if self.on_change is not None:
-                self.on_change()
+        before = (self.variables, self.headers, self.authorities)
+        self.variables, self.headers = content.variables, content.headers
+        self.authorities = content.authorities
+        if (self.variables, self.headers, self.authorities) != before and self.on_change is not None:
+            self.on_change()
         return True
 
     @staticmethod

@@ -51,6 +51,8 @@ class BackendSettings(BaseSettings):
     """Further names that requests may be addressed to where there is no token."""
     allowed_origins: Words = ()
     """Origins of the web pages that may send requests."""
+    trusted_proxies: Words = ()
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed."""
     accept_timeout: float = Field(default=10, gt=0, le=3600)
     """Until a connection must have a request that was let in."""
     max_unaccepted: int = Field(default=16, ge=1, le=1024)
@@ -101,8 +103,6 @@ class BackendSettings(BaseSettings):
     """Destinations that user code may reach: `example.com`, `*.example.com:8080`."""
     private_networks: Words = ()
     """Private networks whose addresses may be reached, such as `10.1.0.0/16`."""
-    egress_ca_bundle: Path | None = None
-    """CA certificates for the hosts that the broker of the network asks by HTTPS; the default is the system's."""
     egress_broker_file: Path | None = None
     """Names the shared broker that makes the connections, JSON: `host`, `port` and `ticket`; by default the broker of
     the network makes them."""

@@ -54,9 +54,9 @@ class Broker:
         self._on_refused = on_refused
         self._connections = 0
 
-    def replace_rules(self, rules: Rules) -> None:
-        """Use other rules for requests that come from now on."""
-        self._rules = rules
+    def replace_rules(self, rules: Rules, tls: ssl.SSLContext) -> None:
+        """Use other rules and authorities for requests that come from now on."""
+        self._rules, self._tls = rules, tls
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until cancelled."""

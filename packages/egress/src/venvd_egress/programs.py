@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import threading
-from typing import IO, Any, Mapping, Optional
+from typing import IO, Any, Mapping
 
 from venvd_egress.broker import BACKLOG, Broker
 from venvd_egress.destinations import parse_host, split_port
@@ -59,14 +59,15 @@ def _parse_trusted(text: str) -> "tuple[str, int]":
 
 
 def serve_backend(path: str) -> None:
-    """Serve until the standard input ends. Each line of it is the configuration from then on: JSON, `parse_rules`; the
-    first one also has `ca`.
+    """Serve until the standard input ends. Each line of it is the configuration from then on: JSON, `parse_rules`, and
+    `authorities`: PEM, which are trusted beside those of the system.
 
     Each refusal is a line of JSON on the standard output.
     """
     lines = sys.stdin.buffer
     config: Mapping[str, Any] = json.loads(lines.readline())
-    broker = Broker(parse_rules(config), tls=_make_tls(config.get("ca")), on_refused=_report)
+    rules, tls = _parse(config)
+    broker = Broker(rules, tls=tls, on_refused=_report)
     asyncio.run(_serve_until_left(broker, lines, listen(path)))
 
 
@@ -77,7 +78,7 @@ async def _serve_until_left(broker: Broker, lines: IO[bytes], listener: socket.s
     def read() -> None:
         """Follow the configuration in a thread of its own: a line may come in parts."""
         for line in lines:
-            loop.call_soon_threadsafe(broker.replace_rules, parse_rules(json.loads(line)))
+            loop.call_soon_threadsafe(broker.replace_rules, *_parse(json.loads(line)))
         loop.call_soon_threadsafe(serving.cancel)
 
     threading.Thread(target=read, name="configuration", daemon=True).start()
@@ -104,8 +105,11 @@ async def _serve_shared(broker: SharedBroker, port: int) -> None:
     server.close()
 
 
-def _make_tls(ca: Optional[str]) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca)
+def _parse(config: Mapping[str, Any]) -> "tuple[Rules, ssl.SSLContext]":
+    tls = ssl.create_default_context()
+    if config.get("authorities"):
+        tls.load_verify_locations(cadata=config["authorities"])
+    return parse_rules(config), tls
 
 
 def _report(refusal: Refused) -> None:

@@ -330,6 +330,8 @@ class LaunchRecord:
         probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…`, `https://…` or `unix:///…`.
         http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
+        certificate_file: the file with the certificate of a server whose probes are answered by TLS.
+        certificate: what that file held when the server was started, PEM. The controller sets both.
     """
 
     engine: str
@@ -339,6 +341,8 @@ class LaunchRecord:
     data: Mapping[str, Any]
     version: int = 1
     http_url: str | None = None
+    certificate_file: str | None = None
+    certificate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -443,8 +447,8 @@ class Engine(Protocol):
         """Replace the file of secrets of a backend's server; the server sees it within two seconds.
 
         The file is never where user code runs, and it is in memory alone, on a tmpfs, unless the machine has none. It
-        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}]}`. A backend that is gone, or
-        that an older venvd started without such a file, is no error.
+        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}], "authorities": PEM}`. A backend
+        that is gone, or that an older venvd started without such a file, is no error.
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.

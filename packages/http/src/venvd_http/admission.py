@@ -80,6 +80,14 @@ class Admission:
             if not connections:
                 del self._peers[peer]
 
+    def move(self, connection: Newcomer, peer: str, other: str) -> None:
+        """Count a connection for another peer from now on, unless it is accepted or closed."""
+        since = self._peers.get(peer, {}).get(connection)
+        if since is not None:
+            self.leave(connection, peer)
+            self._peers.setdefault(other, {})[connection] = since
+            self._total += 1
+
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         now, limits = loop.time(), self.limits

@@ -22,7 +22,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def describe_peer(scope: Scope) -> str:
-    """Return the address that a request came from. What the request says of other addresses is not believed."""
+    """Return the address that a request came from: where a trusted proxy passed it on, that of the proxy's client."""
     client = scope.get("client")
     return client[0] if client and client[0] else "unix"
 

@@ -24,6 +24,7 @@ from venvd_http.flow import Flow, UnreadTimer
 from venvd_http.heads import Head, HeadCache
 from venvd_http.origin import find as find_origin
 from venvd_http.problems import render_problem
+from venvd_http.proxies import HEADER as FORWARDED_FOR
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 256
@@ -153,6 +154,8 @@ class Connection(HttpToolsProtocol):
     _resting_since = 0.0
     _rendered_defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
     _accepted = False
+    _proxy: str | None = None
+    """The address of the trusted proxy that the connection comes from."""
     arrived: float | None = None
     """When the connection began, as the loop counts, if that is earlier than `connection_made`."""
 
@@ -164,6 +167,8 @@ class Connection(HttpToolsProtocol):
         self._keys: set[Key] = set()
         self._close_in(self.stall_timeout)
         self.peer = name_peer(self.client[0]) if self.client else "unix"
+        if self.client and self.edge.proxies.trusts(self.client[0]):
+            self._proxy = self.client[0]
         self.edge.admission.enter(self, self.peer, self.arrived)
         if self.needs_certificate and not transport.get_extra_info("peercert"):
             self.routes = {}  # type: ignore[misc]  # the application knows what such a client may ask
@@ -256,6 +261,15 @@ class Connection(HttpToolsProtocol):
             self.data_received(unparsed)
         self.flow.update()
 
+    def _find_client(self, proxy: str) -> None:
+        """Take the client of the request that begins from what the proxy says of it."""
+        values = [str(value, "latin-1") for name, value in self.headers if name == FORWARDED_FOR]
+        client = self.edge.proxies.find_client(proxy, values)
+        self.client = client, 0
+        if not self._accepted and (peer := name_peer(client)) != self.peer:
+            self.edge.admission.move(self, self.peer, peer)
+            self.peer = peer
+
     def _limit_head(self, size: int) -> None:
         now = time.monotonic()
         if self._head_bytes == 0:
@@ -309,6 +323,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
         self._head_bytes = 0
+        if self._proxy is not None:
+            self._find_client(self._proxy)
         command = self.routes.get(self.url)
         if command is not None and self._may_be_fast():
             self._fast_command, self._body = command, b""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from venvd_http.admission import Admission, AdmissionLimits
 from venvd_http.origin import BrowserGuard
+from venvd_http.proxies import TrustedProxies, parse_proxies
 
 
 class EdgeSettings(Protocol):
@@ -20,6 +21,8 @@ class EdgeSettings(Protocol):
     def unaccepted_bytes(self) -> int: ...
     @property
     def allowed_origins(self) -> tuple[str, ...]: ...
+    @property
+    def trusted_proxies(self) -> tuple[str, ...]: ...
 
 
 class BackendEdgeSettings(EdgeSettings, Protocol):
@@ -39,6 +42,10 @@ def read_limits(settings: EdgeSettings) -> AdmissionLimits:
     return AdmissionLimits(settings.accept_timeout, settings.max_unaccepted, settings.unaccepted_bytes)
 
 
+def read_proxies(settings: EdgeSettings) -> TrustedProxies:
+    return TrustedProxies(parse_proxies(settings.trusted_proxies))
+
+
 @dataclass(frozen=True)
 class Edge:
     """The edge of one server.
@@ -46,10 +53,12 @@ class Edge:
     Attributes:
         browsers: checks Host and Origin of each request.
         admission: limits connections that no request has accepted.
+        proxies: those that say where their requests come from.
     """
 
     browsers: BrowserGuard = field(default_factory=lambda: BrowserGuard(open_to_all=False))
     admission: Admission = field(default_factory=lambda: Admission(AdmissionLimits()))
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
 
 
 def create_edge(settings: EdgeSettings) -> Edge:
@@ -59,7 +68,7 @@ def create_edge(settings: EdgeSettings) -> Edge:
         InvalidRequest: an allowed origin cannot be one.
     """
     browsers = BrowserGuard(open_to_all=False, allowed_origins=settings.allowed_origins)
-    return Edge(browsers, Admission(read_limits(settings)))
+    return Edge(browsers, Admission(read_limits(settings)), read_proxies(settings))
 
 
 def create_backend_edge(settings: BackendEdgeSettings) -> Edge:
@@ -74,4 +83,4 @@ def create_backend_edge(settings: BackendEdgeSettings) -> Edge:
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
     )
-    return Edge(browsers, Admission(read_limits(settings)))
+    return Edge(browsers, Admission(read_limits(settings)), read_proxies(settings))

@@ -31,7 +31,7 @@ class Head:
     origin: bytes | None = None
     host: bytes = b""
     peer: str = ""
-    """The address that the request comes from; no header says it."""
+    """The address that the request comes from; that of the client behind a trusted proxy."""
     caller: Caller | None = None
     """Its sender, once it is admitted."""
 

@@ -17,7 +17,7 @@ from venvd_http.connection import TRANSPORT, Connection, FastPath, create_connec
 from venvd_http.edge import Edge
 from venvd_http.origin import BrowserGuard, find
 from venvd_http.problems import refuse
-from venvd_http.tls import Handshake, Tls, has_client_certificate
+from venvd_http.tls import NEEDS_CERTIFICATE, Handshake, Tls, has_client_certificate
 
 _DATE_SECONDS = 1.0
 
@@ -50,8 +50,7 @@ class _WithCertificates:
         if scope["type"] == "http" and scope["scheme"] == "https" and scope["path"] not in self._probes:
             transport = (scope.get("extensions") or {}).get(TRANSPORT)
             if not has_client_certificate(transport):
-                error = Forbidden("a client certificate is needed that an authority in VENVD_TLS_CLIENT_CA has signed")
-                await refuse(send, error, headers=CLOSE)
+                await refuse(send, Forbidden(NEEDS_CERTIFICATE), headers=CLOSE)
                 return
         await self._app(scope, receive, send)
 

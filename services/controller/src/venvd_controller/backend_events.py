@@ -36,7 +36,7 @@ class BackendEvents:
 
     def collect_last(self, row: BackendRow, record: LaunchRecord) -> None:
         """Fetch the events of a server that is about to end, if it answers."""
-        readiness = probes.probe_readiness(record.probe_url)
+        readiness = probes.probe_readiness(record)
         if readiness.answered:
             self.collect(row, record, readiness.audit_position)
 
@@ -58,7 +58,7 @@ class BackendEvents:
 
     def _fetch(self, row: BackendRow, record: LaunchRecord) -> ServerEvents:
         path = f"{PATH}?after={quote(row.audit_position or '')}"
-        status, body = probes.fetch(record.probe_url, path, self._backends.derive_metrics_token(row))
+        status, body = probes.fetch(record, path, self._backends.derive_metrics_token(row))
         if status != http.client.OK:
             raise Unavailable(f"its server answered {status} to {PATH}")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
-from venvd_controller import probes
+from venvd_controller import certificates, probes
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import KIND, Backends
@@ -22,7 +22,14 @@ from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
 from venvd_controller.images import Images
 from venvd_controller.keys import Keys
-from venvd_controller.launch_plan import check_host_paths, check_socket_dir, create_server_env, plan_launch, read_ports
+from venvd_controller.launch_plan import (
+    check_host_paths,
+    check_socket_dir,
+    create_server_env,
+    find_certificate,
+    plan_launch,
+    read_ports,
+)
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
@@ -104,8 +111,11 @@ class BackendStarter:
         if owned is None or owned.record is None or not owned.complete:
             return False
         run.log("it was launched already")
-        self._write_launch(row, owned.record)
-        self._await_ready(row, owned.record, run)
+        path = find_certificate(self._venvs.get(row.venv).spec, read_spec(row))
+        given = certificates.read_given(path) if path else None
+        record = replace(owned.record, certificate_file=path, certificate=given)
+        self._write_launch(row, record)
+        self._await_ready(row, record, run)
         return True
 
     def _replace_launch(self, row: BackendRow, run: Run) -> None:
@@ -119,6 +129,8 @@ class BackendStarter:
             check_socket_dir(spec, self._settings.sockets)
             venv = self._venvs.get(row.venv).spec
             check_host_paths(venv, spec, self._backends.host_paths)
+            path = find_certificate(venv, spec)
+            given = certificates.read_given(path) if path else None
             launch = plan_launch(
                 row,
                 venv,
@@ -138,6 +150,7 @@ class BackendStarter:
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
             run.phase("start")
             record = self._engine.start(launch, run)
+            record = replace(record, certificate_file=path, certificate=given)
             self._write_launch(row, record)
             self._await_ready(row, record, run)
         except BaseException:
@@ -180,7 +193,7 @@ class BackendStarter:
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
         """Ask the server of a backend for the walls around its user code; None where it does not say."""
         try:
-            status, body = probes.fetch(record.probe_url, WALLS_PATH, self._backends.derive_metrics_token(row))
+            status, body = probes.fetch(record, WALLS_PATH, self._backends.derive_metrics_token(row))
             report = _walls.validate_json(body) if status == http.client.OK else None
         except (VenvdError, ValidationError):
             return None
@@ -192,7 +205,7 @@ class BackendStarter:
         readiness = probes.Readiness(ready=False, reason="no probe was answered")
         while time.monotonic() < end:
             run.check()
-            readiness = probes.probe_readiness(record.probe_url)
+            readiness = probes.probe_readiness(record)
             if readiness.ready:
                 return
             if time.monotonic() >= next_inspection:

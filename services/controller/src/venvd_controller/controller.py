@@ -32,6 +32,7 @@ from venvd_controller.reconciler import Reconciler
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings, create_report
+from venvd_controller.site_authorities import SiteAuthorities
 from venvd_controller.streams import LogHub
 from venvd_controller.venv_runs import VenvRuns
 from venvd_controller.venvs import Venvs
@@ -135,7 +136,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     keys = Keys(database, home, backends)
     audit = AuditLog(database, settings.audit_rows)
     events = BackendEvents(backends, audit)
-    secrets = SecretStore(database, home)
+    secrets = SecretStore(database, home, SiteAuthorities(settings.ca_bundle))
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
     reconciler = Reconciler(engine, operations, backends, events, settings.reconcile_interval, settings.stop_grace)
     providers = Providers(database, venvs)
@@ -150,5 +151,5 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
         secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync, pruner, LogHub(engine),
-        VenvRuns(backends, venvs), Forwarder(backends), registry,
+        VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
     )  # fmt: skip

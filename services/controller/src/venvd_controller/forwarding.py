@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 from anyio.to_thread import run_sync
 from starlette.responses import Response
 
 from venvd_contract.errors import Busy, Forbidden, Unavailable, Unimplemented
-from venvd_controller import probes
+from venvd_controller import certificates
 from venvd_controller.backends import Backends
 from venvd_controller.callers import Caller
+from venvd_engines.engine import LaunchRecord
 from venvd_http.asgi import Receive, Scope, Send
 from venvd_http.auth import read_token
 from venvd_http.clients import wait_for_disconnect
 from venvd_http.connection import TRANSPORT
+from venvd_http.tls import NEEDS_CERTIFICATE
 
 MOST_OF_ONE = 16
 """Calls of one caller that are passed on at a time."""
@@ -41,7 +45,7 @@ _CALL_HEADERS = (
 )
 """Headers that are passed on; `Origin` and cookies are the controller's business."""
 _ANSWER_HEADERS = frozenset({b"content-type", b"cache-control", b"retry-after", b"x-accel-buffering"})
-_UNAUTHENTICATED = 401
+_UNAUTHENTICATED, _FORBIDDEN = 401, 403
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,31 @@ class Target:
     """Where a call goes.
 
     Attributes:
-        url: of the backend.
+        record: of the launch of the backend.
+        context: takes the certificate that its server was given.
+        shows_certificate: whether the controller has one to show.
         token: what the backend gets in place of the caller's; None passes the caller's on.
         has_token: whether the backend asks for a token at all.
     """
 
-    url: str
+    record: LaunchRecord
+    context: ssl.SSLContext
+    shows_certificate: bool
     token: str | None
     has_token: bool
 
 
 class Forwarder:
-    """Passes calls on, and counts those that run."""
+    """Passes calls on, and counts those that run.
 
-    def __init__(self, backends: Backends) -> None:
+    Args:
+        backends: where calls go.
+        client_files: certificate and key that the controller shows to backends which ask for one.
+    """
+
+    def __init__(self, backends: Backends, client_files: tuple[Path, Path] | None = None) -> None:
         self._backends = backends
+        self._client_files = client_files
         self._running: Counter[str] = Counter()
 
     @contextmanager
@@ -98,9 +112,12 @@ class Forwarder:
             raise Unimplemented(
                 f'the backend "{name}" is of type {row.spec["type"]}; the controller passes on calls of type http alone'
             )
-        url = self._backends.get_launch_record(name).probe_url
+        record = self._backends.get_launch_record(name)
+        files = self._client_files if record.probe_url.startswith("https:") else None
+        create = certificates.create_showing_context
+        context = certificates.create_context(record) if files is None else create(record, *files)
         token = self._backends.derive_token(row)
-        return Target(url, token if caller.is_home else None, token is not None)
+        return Target(record, context, files is not None, token if caller.is_home else None, token is not None)
 
 
 class ForwardedCall(Response):
@@ -152,29 +169,66 @@ class ForwardedCall(Response):
         try:
             async with (
                 # a connection for each call: a backend ends the connections of a key that is revoked
-                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=probes.create_tls_context()) as client,
-                client.stream(scope["method"], target.url + self._path, headers=headers, content=self._body) as answer,
+                httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=target.context) as client,
+                client.stream(
+                    scope["method"], target.record.probe_url + self._path, headers=headers, content=self._body
+                ) as answer,
             ):
                 await self._answer(answer, send)
         except httpx2.ConnectError as error:
-            raise Unavailable(f'the backend "{self._name}" cannot be reached: {error}') from None
+            tls_error = _find_tls_error(error)
+            reason = error if tls_error is None else certificates.describe_failure(target.record, tls_error)
+            raise Unavailable(f'the backend "{self._name}" cannot be reached: {reason}') from None
         except httpx2.TransportError as error:
             if self._started:
                 _break_off(scope)
                 return
+            # a server that does not accept a certificate ends the connection after the handshake, without a word
+            hint = (
+                "; if it asks for certificates (tlsClientCa), is the one in VENVD_CLIENT_CERT of the controller signed "
+                "by an authority there?"
+            )
             raise Unavailable(
                 f'the connection to the backend "{self._name}" broke off: {error or type(error).__name__}'
+                f"{hint if target.shows_certificate else ''}"
             ) from None
 
     async def _answer(self, answer: httpx2.Response, send: Send) -> None:
         if answer.status_code == _UNAUTHENTICATED:  # else the client would take its token for a wrong one
             raise Forbidden(f'the backend "{self._name}" does not accept {self._caller.title}')
+        if answer.status_code == _FORBIDDEN:
+            await self._check_certificate(answer)
         headers = [(key.lower(), value) for key, value in answer.headers.raw if key.lower() in _ANSWER_HEADERS]
         self._started = True
         await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-        async for piece in answer.aiter_raw():
+        async for piece in _read_raw(answer):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _check_certificate(self, answer: httpx2.Response) -> None:
+        """Raise an error that helps here, if the server refused a call for want of a certificate."""
+        if NEEDS_CERTIFICATE.encode() in await answer.aread():
+            raise Forbidden(
+                f'the backend "{self._name}" asks for a certificate of its clients (tlsClientCa), and the controller '
+                "has none to show: set VENVD_CLIENT_CERT and VENVD_CLIENT_KEY of the controller to one that an "
+                "authority in tlsClientCa has signed, or call the backend directly with one of your own"
+            )
+
+
+async def _read_raw(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    """Read what is sent, which is one piece if it has been read already."""
+    if answer.is_stream_consumed:
+        yield answer.content
+        return
+    async for piece in answer.aiter_raw():
+        yield piece
+
+
+def _find_tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Find the error of TLS behind one of the HTTP client."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _break_off(scope: Scope) -> None:

@@ -113,6 +113,8 @@ def create_server_env(
     if isinstance(network, list):
         env["VENVD_NETWORK"] = ",".join(network)
         env["VENVD_PRIVATE_NETWORKS"] = ",".join(settings.private_networks)
+    if settings.trusted_proxies:
+        env["VENVD_TRUSTED_PROXIES"] = ",".join(settings.trusted_proxies)
     if spec.timeout is not None:
         env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
     if spec.allowedHosts:
@@ -165,6 +167,12 @@ def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
         empty = False
     if not empty:
         raise Conflict(f"socketDir: {path} exists and is not an empty directory: name another, or remove it")
+
+
+def find_certificate(venv: VenvSpec, spec: BackendSpec) -> str | None:
+    """Find the file with the certificate that a server shows to probes; None where they pass without TLS."""
+    _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
+    return server_files.get("VENVD_TLS_CERT") if spec.type == "http" else None
 
 
 def check_host_paths(venv: VenvSpec, spec: BackendSpec, host_paths: HostPaths) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.client
 import json
 import socket
@@ -12,6 +11,8 @@ from urllib.parse import urlsplit
 
 from venvd_contract.errors import Unavailable
 from venvd_contract.internal.audit import POSITION_HEADER
+from venvd_controller import certificates
+from venvd_engines.engine import LaunchRecord
 
 _TIMEOUT = 2.0
 _MAX_BYTES = 16 << 20
@@ -44,37 +45,30 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-@functools.cache
-def create_tls_context() -> ssl.SSLContext:
-    """Create what connects to backends with TLS.
-
-    It takes any certificate: they hold names for clients, and the controller reaches a backend on loopback or on a
-    network of its engine, where it asks others in clear.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
+class _WrongCertificate(Unavailable):
+    """A server answers, and shows no certificate that it should have."""
 
 
-def fetch(url: str, path: str, token: str | None = None, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
-    """Send a GET to `http://…`, `https://…` or `unix:///…`, and return status and body.
+def fetch(record: LaunchRecord, path: str, token: str | None = None, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
+    """Send a GET to the server of a launch, and return status and body.
 
     Raises:
-        Unavailable: there is no answer.
+        Unavailable: there is no answer, or the server shows another certificate than it was given.
     """
-    status, body, _ = _fetch(url, path, token, timeout)
+    status, body, _ = _fetch(record, path, token, timeout)
     return status, body
 
 
 def _fetch(
-    url: str, path: str, token: str | None = None, timeout: float = _TIMEOUT
+    record: LaunchRecord, path: str, token: str | None = None, timeout: float = _TIMEOUT
 ) -> tuple[int, bytes, http.client.HTTPMessage]:
+    url = record.probe_url
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "unix":
         connection = _UnixConnection(parts.path, timeout)
     elif parts.scheme == "https":
-        host, context = parts.hostname or "", create_tls_context()
+        host, context = parts.hostname or "", certificates.create_context(record)
         connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
@@ -82,16 +76,20 @@ def _fetch(
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
         return response.status, response.read(_MAX_BYTES), response.headers
+    except ssl.SSLError as error:
+        raise _WrongCertificate(f"{url}: {certificates.describe_failure(record, error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
     finally:
         connection.close()
 
 
-def probe_readiness(url: str) -> Readiness:
+def probe_readiness(record: LaunchRecord) -> Readiness:
     """Ask a backend's server whether it is ready."""
     try:
-        status, body, headers = _fetch(url, "/readyz")
+        status, body, headers = _fetch(record, "/readyz")
+    except _WrongCertificate as error:
+        return Readiness(ready=False, reason=error.message)
     except Unavailable as error:
         return Readiness(ready=False, answered=False, reason=error.message)
     position = headers.get(POSITION_HEADER)

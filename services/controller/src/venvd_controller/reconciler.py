@@ -213,7 +213,7 @@ class Reconciler:
             if state is None or not state.running:
                 self._replace(row, _describe_end(state))
                 return
-        readiness = probes.probe_readiness(record.probe_url)
+        readiness = probes.probe_readiness(record)
         self._events.collect(row, record, readiness.audit_position)
         if readiness.ready:
             self._reset_probes(row.name)

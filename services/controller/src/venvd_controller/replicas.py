@@ -99,7 +99,7 @@ def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, int]:
 
     def read(row: BackendRow) -> tuple[int, int | None]:
         try:
-            status, body = probes.fetch(LaunchRecord(**row.record or {}).probe_url, LOAD_PATH, token)
+            status, body = probes.fetch(LaunchRecord(**row.record or {}), LOAD_PATH, token)
             return row.replica, _load.validate_json(body).sessions if status == http.client.OK else None
         except (VenvdError, ValidationError):
             return row.replica, None

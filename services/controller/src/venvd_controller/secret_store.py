@@ -30,6 +30,7 @@ from venvd_controller.clock import now
 from venvd_controller.database import Database, Reading, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, SecretRow, VenvRow
 from venvd_controller.home import Home
+from venvd_controller.site_authorities import SiteAuthorities
 from venvd_egress.destinations import Destination, parse_destination, parse_destinations
 
 Kind = Literal["venv", "backend"]
@@ -41,14 +42,18 @@ _PURPOSE = "venvd: secrets of venvs and backends"
 class SecretStore:
     """Stores and finds secrets.
 
+    Args:
+        authorities: those of the site, for hosts that get headers.
+
     Attributes:
         on_change: functions called after a secret was set or removed.
     """
 
-    def __init__(self, database: Database, home: Home) -> None:
+    def __init__(self, database: Database, home: Home, authorities: SiteAuthorities) -> None:
         self._database = database
         query = select(SecretRow).order_by(SecretRow.name)
         self._rows = Reading(database, lambda session: session.scalars(query).all())
+        self._authorities = authorities
         self._cipher = AESGCM(home.derive_key(_PURPOSE))
         self.on_change: list[Callable[[], None]] = []
 
@@ -152,7 +157,8 @@ class SecretStore:
                 continue
             text = header.format.replace(PLACE, value)
             headers.append({"name": header.name, "value": text, "hosts": header.hosts})
-        return json.dumps({"variables": variables, "headers": headers}).encode()
+        authorities = self._authorities.read() if headers else ""
+        return json.dumps({"variables": variables, "headers": headers, "authorities": authorities}).encode()
 
     def _encrypt(self, row: SecretRow, value: str) -> str:
         nonce = os.urandom(_NONCE_BYTES)

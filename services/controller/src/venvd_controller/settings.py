@@ -20,6 +20,7 @@ from venvd_controller.specs import is_loopback
 from venvd_egress.addresses import parse_private_networks
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
+from venvd_http.proxies import parse_proxies
 from venvd_http.tls import TlsFiles, choose_files
 
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -127,7 +128,7 @@ class Settings(BaseSettings):
     index_url: SecretStr | None = None
     """Package index."""
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
-    """CA certificates for builds."""
+    """CA certificates for builds, and for hosts that the broker of the network asks by HTTPS."""
     manifest: Path | None = None
     """File that declares what the controller keeps running."""
     metrics_token_file: Path | None = None
@@ -208,12 +209,18 @@ class Settings(BaseSettings):
     """Wrong tokens of one peer within a minute, before their refusals are held back for longer each time."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
     """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed, with commas in between."""
     tls_cert: Path | None = None
     """Certificate chain of the controller, PEM; with it and its key the port speaks TLS only."""
     tls_key: Path | None = None
     """Private key of that certificate, PEM."""
     tls_client_ca: Path | None = None
     """CA certificates, PEM; with them clients must present a certificate that one of them has signed."""
+    client_cert: Path | None = None
+    """Certificate, PEM, that the controller shows to backends with `tlsClientCa` when it passes calls on to them."""
+    client_key: Path | None = None
+    """Private key of that certificate, PEM."""
     page: bool = True
     """Whether the controller serves a web page at `/`."""
     worker_memory_bytes: int = Field(default=2 << 30, ge=16 << 20)
@@ -253,6 +260,8 @@ class Settings(BaseSettings):
         "tls_cert",
         "tls_key",
         "tls_client_ca",
+        "client_cert",
+        "client_key",
     )
     @classmethod
     def _make_absolute(cls, path: Path | None) -> Path | None:
@@ -290,6 +299,11 @@ class Settings(BaseSettings):
     def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(str, parse_private_networks(networks)))
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(str, parse_proxies(proxies)))
+
     @field_validator("session_limits", "max_session_limits")
     @classmethod
     def _check_limits(cls, text: str) -> str:
@@ -305,7 +319,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        if bool(self.client_cert) != bool(self.client_key):
+            raise ValueError("VENVD_CLIENT_CERT and VENVD_CLIENT_KEY need each other")
         return self
+
+    @property
+    def client_files(self) -> tuple[Path, Path] | None:
+        """Certificate and key that the controller shows to backends."""
+        return (self.client_cert, self.client_key) if self.client_cert and self.client_key else None
 
     @property
     def tls_files(self) -> TlsFiles | None:

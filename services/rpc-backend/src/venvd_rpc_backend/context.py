@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
 from venvd_contract.suggestions import suggest
 from venvd_http.auth import Caller, Key, TokenGuard
+from venvd_http.proxies import HEADER, TrustedProxies
 
 RESERVE = 0.05
 """Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
@@ -26,6 +27,7 @@ class Context(Protocol):
 
 
 _PREFIX = "x-venvd-"
+_FORWARDED_FOR = HEADER.decode()
 _OWN_METADATA = [f"{_PREFIX}{name}" for name in ("session", "values", "call", "lease")]
 
 Metadata = Iterable[tuple[str, Any]] | None
@@ -41,6 +43,8 @@ class CallFields:
     values: str = "plain"
     call: str | None = None
     lease: float | None = None
+    forwarded: tuple[str, ...] = ()
+    """What proxies say of where the call comes from."""
     caller: Caller | None = None
 
     @property
@@ -67,6 +71,8 @@ def read_metadata(metadata: Metadata) -> CallFields:
             fields.call = value
         elif key == "x-venvd-lease":
             fields.lease = parse_seconds(value)
+        elif key == _FORWARDED_FOR:
+            fields.forwarded += (value,)
         elif key.startswith(_PREFIX):
             refuse_metadata(key)
     return fields
@@ -98,11 +104,13 @@ class PeerGuard(TokenGuard):
 
     Attributes:
         accepted: peers as gRPC calls them, each with its port and so one connection.
+        proxies: those that say where their calls come from.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.accepted: set[str] = set()
+        self.proxies = TrustedProxies()
 
 
 def has_known_token(guard: PeerGuard, metadata: Metadata) -> bool:
@@ -122,7 +130,8 @@ def authorise(guard: PeerGuard, fields: CallFields, context: Context) -> None:
     """
     peer = context.peer()
     try:
-        fields.caller = guard.admit(fields.token, describe_peer(peer))
+        client = guard.proxies.find_client(describe_peer(peer), fields.forwarded)
+        fields.caller = guard.admit(fields.token, client)
         guard.accepted.add(peer)
     except Unauthenticated as error:
         if fields.token is None:

@@ -10,7 +10,7 @@ import grpc
 from venvd_contract.errors import Conflict
 from venvd_core.backend import Backend
 from venvd_http import keys, probes
-from venvd_http.edge import create_backend_edge, read_limits
+from venvd_http.edge import create_backend_edge, read_limits, read_proxies
 from venvd_http.environments import Environments
 from venvd_http.guesses import Guesses
 from venvd_http.listening import listen_tcp
@@ -81,6 +81,7 @@ class RpcServer:
             name=f"backend:{settings.name}",
             guesses=Guesses(settings.max_wrong_tokens),
         )
+        guard.proxies = read_proxies(settings)
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.refuse_token
         entrance = Entrance(guard, read_limits(settings))

@@ -14,16 +14,25 @@ _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
 """What OpenSSL calls a certificate that no known authority has signed, or that signs itself."""
 
 
-def create_tls_context(ca: str | None) -> ssl.SSLContext:
+_REFUSALS = frozenset(
+    {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR"}
+    | {"SSLV3_ALERT_HANDSHAKE_FAILURE", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_EXPIRED"}
+    | {"SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"}
+)
+"""What servers answer to a client without a certificate, or to its certificate."""
+
+
+def create_tls_context(ca: str | None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
     """Return what checks certificates of servers.
 
     `ca` is a PEM file with the authorities to trust. Without it that is the file of `VENVD_CA`, else the system's.
+    `alpn` are the protocols to offer.
 
     Raises:
         InvalidRequest: a file cannot be used.
     """
     paths = _choose_paths(ca)
-    return _create_context(paths, tuple(_read_status(path) for path in paths))
+    return _create_context(paths, tuple(_read_status(path) for path in paths), alpn)
 
 
 def read_pem_files(ca: str | None) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -34,6 +43,7 @@ def read_pem_files(ca: str | None) -> tuple[bytes | None, bytes | None, bytes | 
     """
     trusted, cert, key = _choose_paths(ca)
     create_tls_context(ca)  # gRPC says of a broken file only that nothing answers
+    trusted = trusted or _find_system_file()
     return tuple(Path(path).read_bytes() if path else None for path in (trusted, key, cert))  # type: ignore[return-value]
 
 
@@ -49,7 +59,28 @@ def explain_failure(url: str, error: ssl.SSLError) -> str:
     if error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         plain = url.replace("s://", "://", 1)
         return f"what answers at {url} does not speak TLS: is it {plain}?"
+    if error.reason in _REFUSALS:
+        return explain_refusal(url)
     return f"TLS with {url} failed: {error.reason or error}"
+
+
+def explain_refusal(url: str) -> str:
+    """Say what to do about a server that refuses what the client shows of itself."""
+    shown = os.environ.get(CERT)
+    if shown:
+        return f"{url} does not accept the certificate {shown} of {CERT}: take one that its authority has signed"
+    return f"{url} asks for a certificate of the client: set {CERT} and {KEY} to the PEM files of certificate and key"
+
+
+def _find_system_file() -> str | None:
+    """Find the system's authorities as one file. gRPC would use a list of its own, without those of a site."""
+    paths = ssl.get_default_verify_paths()
+    candidates = (
+        os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+        paths.cafile,
+        f"{paths.capath}/ca-certificates.crt",
+    )
+    return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
 def _choose_paths(ca: str | None) -> tuple[str | None, str | None, str | None]:
@@ -60,12 +91,16 @@ def _choose_paths(ca: str | None) -> tuple[str | None, str | None, str | None]:
 
 
 @lru_cache(maxsize=16)
-def _create_context(paths: tuple[str | None, str | None, str | None], _status: tuple[object, ...]) -> ssl.SSLContext:
+def _create_context(
+    paths: tuple[str | None, str | None, str | None], _status: tuple[object, ...], alpn: tuple[str, ...]
+) -> ssl.SSLContext:
     """Create the context once for all connections, as long as the files do not change: that takes 20 ms."""
     trusted, cert, key = paths
     what, path = CA, trusted
     try:
         context = ssl.create_default_context(cafile=trusted)
+        if alpn:
+            context.set_alpn_protocols(alpn)
         if cert and key:
             what, path = f"{CERT} and {KEY}", cert
             context.load_cert_chain(cert, key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -93,7 +93,7 @@ class RpcTransport:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._codec.error_of(error) from None
+            raise self._codec.explain(error) from None
         except ValueError as error:  # gRPC raises this for a closed channel
             raise Unavailable(f"the client of {self.url} was closed") from error
 
@@ -107,7 +107,7 @@ class RpcTransport:
             with self._silence.watch(answers, call.timeout):
                 yield from answers
         except grpc.RpcError as error:
-            raise self._codec.error_of(error) from None
+            raise self._codec.explain(error) from None
         finally:
             answers.cancel()
 
@@ -154,7 +154,7 @@ class AsyncRpcTransport:
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         parts = rpc_arrays.ArrayParts(allocate)
         metadata = rpc_arrays.make_metadata(call, self._codec.metadata)
-        with self._errors():
+        async with self._errors():
             answers = self._open_channel().unary_stream(rpc_arrays.GET_ARRAY)(
                 rpc_arrays.encode_get(call), metadata=metadata, timeout=call.wait_seconds
             )
@@ -168,7 +168,7 @@ class AsyncRpcTransport:
 
     async def put_array(self, call: Call[T], data: memoryview) -> T:
         metadata = rpc_arrays.make_metadata(call, self._codec.metadata)
-        with self._errors():
+        async with self._errors():
             sending = self._open_channel().stream_unary(rpc_arrays.PUT_ARRAY)(
                 metadata=metadata, timeout=call.wait_seconds
             )
@@ -184,12 +184,12 @@ class AsyncRpcTransport:
                 sending.cancel()
         return call.finish(rpc_arrays.decode_put(answer))
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _errors(self) -> AsyncIterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._codec.error_of(error) from None
+            raise await self._codec.explain_async(error) from None
         except asyncio.InvalidStateError:
             raise self._codec.ended_early() from None
 
@@ -197,11 +197,12 @@ class AsyncRpcTransport:
         request = self._codec.request(call, stream=True)
         answers = self._stub().Session(metadata=self._codec.metadata, timeout=call.wait_seconds)
         try:
-            with self._errors(), self._silence().run(call.timeout) as silence:
-                await silence.wait(answers.write(request))
-                await silence.wait(answers.done_writing())
-                while (answer := await silence.wait(answers.read())) is not grpc.aio.EOF:
-                    yield answer
+            async with self._errors():
+                with self._silence().run(call.timeout) as silence:
+                    await silence.wait(answers.write(request))
+                    await silence.wait(answers.done_writing())
+                    while (answer := await silence.wait(answers.read())) is not grpc.aio.EOF:
+                        yield answer
         finally:
             answers.cancel()
 

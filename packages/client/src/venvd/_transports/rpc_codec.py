@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from grpc_status import rpc_status
 
 from venvd._net.certificates import read_pem_files
 from venvd._transports.base import Call, Event
+from venvd._transports.rpc_handshake import explain_no_connection
 from venvd.errors import (
     BadReply,
     DeadlineExceeded,
@@ -112,7 +114,21 @@ class RpcCodec:
     def ended_early(self) -> Unavailable:
         return Unavailable(f"{self.url} ended the call without an answer")
 
-    def error_of(self, error: Any) -> VenvdError:
+    def explain(self, error: Any) -> VenvdError:
+        """Return the error that a gRPC status stands for. Shakes hands with a server that cannot be reached."""
+        failure = self._to_error(error)
+        if isinstance(failure, Unreachable):
+            return explain_no_connection(self.url, self._ca) or failure
+        return failure
+
+    async def explain_async(self, error: Any) -> VenvdError:
+        """Do the same on an event loop."""
+        failure = self._to_error(error)
+        if isinstance(failure, Unreachable):
+            return await asyncio.to_thread(explain_no_connection, self.url, self._ca) or failure
+        return failure
+
+    def _to_error(self, error: Any) -> VenvdError:
         """Return the error that a gRPC status stands for."""
         status, details = error.code(), error.details() or ""
         fields = {"code": _CODES.get(status, "internal"), "error": details}

@@ -85,7 +85,7 @@ class SessionStreams:
             except grpc.RpcError as error:
                 stream.close()
                 if stream.fresh or self._closed or error.code() not in _LOST:
-                    raise self._codec.error_of(error) from None
+                    raise self._codec.explain(error) from None
             except BaseException:
                 stream.close()
                 raise
@@ -169,7 +169,7 @@ class AsyncSessionStreams:
             fresh = stream is None
             if stream is None:
                 stream = stub.Session(metadata=self._codec.metadata)
-            failure: VenvdError
+            failure: VenvdError | grpc.RpcError
             try:
                 with SilenceTimer(self._codec.url, stub.Health).run(call.timeout) as silence:
                     await silence.wait(stream.write(request))
@@ -179,7 +179,7 @@ class AsyncSessionStreams:
                     return answer  # type: ignore[no-any-return]
                 failure, lost = self._codec.ended_early(), True
             except grpc.RpcError as error:
-                failure, lost = self._codec.error_of(error), error.code() in _LOST
+                failure, lost = error, error.code() in _LOST
             except asyncio.InvalidStateError:  # the stream had ended when the request was to be written
                 failure, lost = self._codec.ended_early(), True
             except BaseException:
@@ -187,7 +187,9 @@ class AsyncSessionStreams:
                 raise
             stream.cancel()
             if fresh or self._closed or not lost:
-                raise failure
+                if isinstance(failure, VenvdError):
+                    raise failure
+                raise await self._codec.explain_async(failure)
             self._close_idle()
             if not call.repeatable:
                 raise _lost_answer(self._codec.url)

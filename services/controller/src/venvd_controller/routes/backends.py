@@ -157,7 +157,7 @@ def get_backend_metrics(controller: ControllerDep, name: str, replica: Annotated
     """Read the backend's own metrics from it, or those of a further replica."""
     row = controller.backends.find_replica(name, replica)
     record = controller.backends.get_launch_record(row.name)
-    code, body = probes.fetch(record.probe_url, "/metrics", controller.backends.derive_metrics_token(row))
+    code, body = probes.fetch(record, "/metrics", controller.backends.derive_metrics_token(row))
     if code != status.HTTP_200_OK:
         raise Unavailable(f'the backend "{name}" answered the request for its metrics with {code}')
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

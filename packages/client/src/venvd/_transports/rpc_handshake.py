@@ -1,0 +1,89 @@
+"""Finds out why no gRPC connection comes about. gRPC says of every failed handshake that nothing answers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+from venvd._net.certificates import create_tls_context, explain_failure, explain_refusal
+from venvd.errors import Unavailable
+
+_SECONDS = 3.0
+"""For each step."""
+_ALPN = ("h2",)
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""The peer ended the connection without a word, as one that is starting does."""
+
+
+def explain_no_connection(url: str, ca: str | None) -> Unavailable | None:
+    """Shake hands with the server as a client with these files does, and return what failed.
+
+    Args:
+        url: `grpc://…` or `grpcs://…`.
+        ca: the file of authorities, as for `create_tls_context`.
+
+    Returns:
+        None if the handshake is not what fails.
+
+    Raises:
+        InvalidRequest: a file of certificates cannot be used.
+    """
+    parts = urlsplit(url)
+    secure = parts.scheme == "grpcs"
+    context = create_tls_context(ca, _ALPN) if secure else _create_open_context()
+    try:
+        connection = socket.create_connection((parts.hostname or "", parts.port or 443), _SECONDS)
+    except (OSError, UnicodeError):
+        return None
+    with contextlib.closing(connection):
+        if secure:
+            return _shake_hands(connection, context, url, parts.hostname or "")
+        return _look_for_tls(connection, context, url)
+
+
+def _shake_hands(connection: socket.socket, context: ssl.SSLContext, url: str, host: str) -> Unavailable | None:
+    try:
+        with context.wrap_socket(connection, server_hostname=host) as tls:
+            if tls.selected_alpn_protocol() != "h2":
+                other = url.replace("grpcs://", "https://", 1)
+                return Unavailable(
+                    f"what answers at {url} speaks TLS and no HTTP/2, so it is no gRPC server: is it {other}?"
+                )
+            # With TLS 1.3, a server refuses the client's certificate after the handshake, and gRPC's says nothing.
+            # Else it speaks first.
+            return None if _has_spoken(tls) else Unavailable(explain_refusal(url))
+    except _ENDED:
+        return None
+    except ssl.SSLError as error:
+        return Unavailable(explain_failure(url, error))
+    except OSError:
+        return None
+
+
+def _has_spoken(tls: ssl.SSLSocket) -> bool:
+    try:
+        return bool(tls.recv(1))
+    except TimeoutError:
+        return True  # it is slow
+    except (*_ENDED, ConnectionError):
+        return False
+
+
+def _look_for_tls(connection: socket.socket, context: ssl.SSLContext, url: str) -> Unavailable | None:
+    try:
+        context.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        if "ALERT" not in (error.reason or ""):
+            return None
+    except OSError:
+        return None
+    secure = url.replace("grpc://", "grpcs://", 1)
+    return Unavailable(f"what answers at {url} speaks TLS: its address begins with grpcs://, so try {secure}")
+
+
+def _create_open_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
