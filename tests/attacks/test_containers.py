@@ -152,12 +152,13 @@ def test_the_warden_cannot_be_stopped_from_inside(call: Caller) -> None:
     code = """
 import os
 refused = []
-for number in (1, 2, 3, 9, 15):
+for number in (1, 2, 3, 9, 15) if os.getpid() != 1 else ():
     try: os.kill(1, number)
     except PermissionError: refused.append(number)
-refused
+others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+[refused, 1 in others]
 """
-    assert evaluate(call, code) == [1, 2, 3, 9, 15]
+    assert evaluate(call, code) in ([[1, 2, 3, 9, 15], True], [[], False])  # in a PID namespace it sees no warden
     assert evaluate(call, "1") == 1
 
 

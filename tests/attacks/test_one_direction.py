@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 from harness.attacks import Target
+from harness.engines import OCI_RUNTIME
 from harness.waiting import wait_until
 
 SOCKETS = """
@@ -112,8 +113,8 @@ for attempt in (
 said
 """
     done = victim.attack(f"channel = {channel_of(victim)!r}\n{code}")
-    if victim.stack.engine.name == "local":
-        done.pop()  # Landlock lets the owner of a directory change its mode
+    if victim.stack.engine.name == "local" or OCI_RUNTIME == "runsc":
+        done.pop()  # the owner of a directory may change its mode; under gVisor an empty one covers the channel
     assert "done" not in done
     victim.serves()
 

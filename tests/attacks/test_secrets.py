@@ -54,7 +54,7 @@ def read(path):
 found = []
 for root in ("/proc", "/run", "/tmp", "/work", "/dev/shm", os.getcwd(), *PLACES):
     for directory, inner, files in os.walk(root):
-        inner[:] = [each for each in inner if each not in ("task", "map_files", "fd", "fdinfo", "sys")]
+        inner[:] = [each for each in inner if each not in ("task", "map_files", "fd", "fdinfo", "sys", "gvisor")]
         found += [os.path.join(directory, name) for name in files if NEEDLE in read(os.path.join(directory, name))]
 pid = str(os.getpid())
 [path for path in found if not path.startswith(("/proc/self/", "/proc/thread-self/", f"/proc/{pid}/"))]

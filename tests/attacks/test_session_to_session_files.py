@@ -10,6 +10,8 @@ import pytest
 from harness.attacks import Target
 
 SECRET = "the-secret-of-a-tenant"
+CLOSED = {errno.EACCES, errno.ENOENT, errno.EROFS}
+"""What the kernel says of the files of another session: that they are closed or, in a mount namespace, not there."""
 TRY = """
 import os
 def attempt(action, *arguments):
@@ -63,7 +65,7 @@ def pair(victim: Target, sessions: tuple[str, str]) -> Pair:
 )
 def test_the_files_of_another_session_are_closed(pair: Pair, code: str) -> None:
     """A session tries to read, list, change, make or remove files of another session: the kernel refuses."""
-    assert pair.attack(code) == errno.EACCES
+    assert pair.attack(code) in CLOSED
     pair.intact()
 
 
@@ -77,14 +79,14 @@ def test_the_files_of_another_session_are_closed(pair: Pair, code: str) -> None:
 )
 def test_files_cannot_be_moved_between_sessions(pair: Pair, code: str) -> None:
     """A session tries to move or link files out of another session's directory, or into it: the kernel refuses."""
-    assert pair.attack(code) in (errno.EACCES, errno.EXDEV)
+    assert pair.attack(code) in {*CLOSED, errno.EXDEV}
     pair.intact()
 
 
 def test_a_link_leads_nowhere(pair: Pair) -> None:
     """A session tries a symbolic link in its own directory to a file of another: the link opens nothing."""
     code = "import uuid\nname = uuid.uuid4().hex\nos.symlink(root + '/files/secret', name)\n"
-    assert pair.attack(code + "attempt(lambda: open(name).read())") == errno.EACCES
+    assert pair.attack(code + "attempt(lambda: open(name).read())") in CLOSED
 
 
 def test_children_stand_behind_the_same_walls(pair: Pair) -> None:
@@ -96,7 +98,8 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
     forked = pool.apply(attempt, (os.listdir, root))
 [shown.returncode, shown.stdout, forked]
 """
-    assert pair.attack(code) == [1, "", errno.EACCES]
+    *read, listed = pair.attack(code)
+    assert (read, listed in CLOSED) == ([1, ""], True)
 
 
 def test_directories_cannot_be_listed_or_guessed(pair: Pair) -> None:
@@ -109,7 +112,10 @@ listed = attempt(os.listdir, work)
 watched = libc.inotify_init1(0), ctypes.get_errno()
 [listed, watched, len(os.path.basename(root)), os.path.basename(os.path.dirname(os.getcwd())) != os.path.basename(root)]
 """
-    assert pair.attack(code) == [errno.EACCES, [-1, errno.ENOSYS], 16, True]
+    listed, *others = pair.attack(code)
+    own = pair.target.attack("import os\nos.path.basename(os.path.dirname(os.getcwd()))", pair.attacker)
+    assert listed in (errno.EACCES, f"['{own}']")
+    assert others == [[-1, errno.ENOSYS], 16, True]
 
 
 def test_a_directory_in_the_way_of_the_next_session(pair: Pair) -> None:
@@ -118,7 +124,7 @@ def test_a_directory_in_the_way_of_the_next_session(pair: Pair) -> None:
 work = os.path.dirname(os.path.dirname(os.getcwd()))
 [attempt(os.mkdir, os.path.join(work, f"{name}-{number}")) for name in ("default", "s1") for number in (2, 3, 4)]
 """
-    assert set(pair.attack(code)) == {errno.EACCES}
+    assert set(pair.attack(code)) <= CLOSED
     with pair.target.caller() as call:
         call("session.reset", {"id": pair.other})
         assert call("eval", {"expression": "6 * 7"}, session=pair.other) == {"value": 42}
@@ -134,9 +140,8 @@ place = found[0] if found else os.path.dirname(os.path.dirname(root)) + "/channe
 [attempt(os.listdir, place), attempt(os.unlink, place + "/warden.sock"), attempt(lambda: open(place + "/x", "w"))]
 """
     listed, unlinked, made = pair.attack(code)
-    assert listed == errno.EACCES
-    assert made in (errno.EACCES, errno.EROFS)
-    assert unlinked in (errno.EACCES, errno.ENOENT, errno.EROFS)
+    assert listed in (errno.EACCES, "[]")
+    assert {made, unlinked} <= CLOSED
 
 
 def test_shared_memory_cannot_be_listed(pair: Pair) -> None:
@@ -148,7 +153,10 @@ held.buf[:6] = b"secret"
 held.name
 """
     name = pair.target.attack(made, pair.other)
-    assert pair.attack("attempt(os.listdir, '/dev/shm')") == errno.EACCES
-    assert pair.attack("attempt(os.open, '/dev/shm', os.O_RDONLY | os.O_DIRECTORY)") == errno.EACCES
+    assert pair.attack("attempt(os.listdir, '/dev/shm')") in (errno.EACCES, "[]")
+    assert pair.attack("attempt(lambda: os.listdir(os.open('/dev/shm', os.O_RDONLY | os.O_DIRECTORY)))") in (
+        errno.EACCES,
+        "[]",
+    )
     assert len(name) >= 36
     assert pair.target.attack("held.close(); held.unlink(); 1", pair.other) == 1

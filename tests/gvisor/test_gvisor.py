@@ -123,21 +123,23 @@ manager.shutdown()
 
 
 def test_sessions_run_at_once(call: Caller) -> None:
-    """Sessions do not share a process, and one that is busy holds up no other."""
+    """Each session is the first process of a namespace of its own, and one that is busy holds up no other."""
     names = [str(call("session.create", {})["id"]) for _ in range(3)]
     clients = [call.fresh() for _ in names]
-    pids: list[int] = []
+    places: list[tuple[int, str]] = []
 
     def ask(client: Caller, name: str) -> None:
-        code = "import os, time\ntime.sleep(0.2)\nos.getpid()"
-        pids.append(client("eval", {"expression": code}, session=name)["value"])
+        code = "import os, time\ntime.sleep(0.2)\n[os.getpid(), os.getcwd()]"
+        number, place = client("eval", {"expression": code}, session=name)["value"]
+        places.append((number, place))
 
     threads = [threading.Thread(target=ask, args=pair) for pair in zip(clients, names, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(set(pids)) == len(names)
+    assert [number for number, _ in places] == [1, 1, 1]
+    assert len(set(places)) == len(names)
     for client, name in zip(clients, names, strict=True):
         client.close()
         call("session.delete", {"id": name})

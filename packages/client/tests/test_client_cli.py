@@ -31,10 +31,11 @@ MINOR = f"3.{sys.version_info.minor}"
     [
         (Walls(7, callFilter=True, networkSockets=False), "Landlock 7, system calls filtered, without network sockets"),
         (
-            Walls(0, callFilter=True, kernel="4.19.0-gvisor"),
-            "no Landlock, system calls filtered, with network sockets, kernel 4.19.0-gvisor",
+            Walls(0, callFilter=True, kernel="4.19.0-gvisor", namespaces=True),
+            "namespaces, system calls filtered, with network sockets, kernel 4.19.0-gvisor",
         ),
         (Walls(3), "Landlock 3, system calls not filtered"),
+        (Walls(0), "no Landlock, system calls not filtered"),
     ],
 )
 def test_the_walls_of_a_backend_are_said(walls: Walls, says: str) -> None:

@@ -29,7 +29,7 @@ from venvd_contract.internal.limits import merge_limits, parse_limits
 
 def test_the_version() -> None:
     """The warden finds the server at this socket, and both speak this version."""
-    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (6, "warden.sock", "warden.secret", "taken")
+    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (7, "warden.sock", "warden.secret", "taken")
 
 
 def test_slots() -> None:

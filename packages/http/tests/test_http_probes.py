@@ -105,7 +105,13 @@ def test_the_controller_alone_reads_the_walls() -> None:
     app = probes.create_app(Backend(), TokenGuard(digest("use"), digest("derived")))
     status, _, body = ask(app, "/walls", "derived")
     assert status == 200
-    assert json.loads(body) == {"landlock": 7, "callFilter": True, "networkSockets": False, "kernel": "6.12.9"}
+    assert json.loads(body) == {
+        "landlock": 7,
+        "callFilter": True,
+        "networkSockets": False,
+        "kernel": "6.12.9",
+        "namespaces": False,
+    }
     assert {token: ask(app, "/walls", token)[0] for token in ("use", None)} == {"use": 403, None: 401}
 
 

@@ -238,6 +238,8 @@ class Walls:
     """Whether that filter lets sessions make network sockets."""
     kernel: str = ""
     """The release of the worker host's kernel, such as `6.12.9` or, under gVisor, `4.19.0-gvisor`."""
+    namespaces: bool = False
+    """Whether each session has namespaces of its own, as under gVisor, which has no Landlock."""
     ociRuntime: Optional[str] = None
     """The OCI runtime of the worker host; null where it is no container."""
 

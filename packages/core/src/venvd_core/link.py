@@ -197,7 +197,7 @@ class Link:
 
 def log_walls(walls: WallsReport) -> None:
     """Log which walls stand between sessions."""
-    level = logging.INFO if walls.landlock and walls.callFilter else logging.WARNING
+    level = logging.INFO if (walls.landlock or walls.namespaces) and walls.callFilter else logging.WARNING
     _log.log(level, "walls between sessions", extra={"fields": asdict(walls)})
 
 

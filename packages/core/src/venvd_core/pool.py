@@ -260,7 +260,12 @@ class Pool:
             return {}
         walls = self.channel.link.hello.walls
         filtered = "off" if not walls.callFilter else "on" if walls.networkSockets else "on, without network sockets"
-        return {"landlock": str(walls.landlock), "call_filter": filtered, "kernel": walls.kernel[:_LONGEST_RELEASE]}
+        return {
+            "landlock": str(walls.landlock),
+            "namespaces": "on" if walls.namespaces else "off",
+            "call_filter": filtered,
+            "kernel": walls.kernel[:_LONGEST_RELEASE],
+        }
 
     def _build(self) -> dict[str, str]:
         # Prometheus knows backend, venv and engine as labels of the target

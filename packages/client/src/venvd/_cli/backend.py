@@ -106,10 +106,10 @@ def _list_replicas(replicas: Sequence[Replica]) -> str:
 
 def describe_walls(walls: Walls) -> str:
     """Say what stands between the sessions of a backend, and whose kernel they run on."""
-    landlock = f"Landlock {walls.landlock}" if walls.landlock else "no Landlock"
+    files = f"Landlock {walls.landlock}" if walls.landlock else "namespaces" if walls.namespaces else "no Landlock"
     sockets = "with" if walls.networkSockets else "without"
     calls = f"system calls filtered, {sockets} network sockets" if walls.callFilter else "system calls not filtered"
-    return ", ".join([landlock, calls, *([f"kernel {walls.kernel}"] if walls.kernel else [])])
+    return ", ".join([files, calls, *([f"kernel {walls.kernel}"] if walls.kernel else [])])
 
 
 def choose_backend(state: State, name: str | None) -> str:

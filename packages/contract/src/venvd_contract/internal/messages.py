@@ -200,12 +200,14 @@ class WallsReport:
         callFilter: whether sessions run under the filter of system calls.
         networkSockets: whether that filter lets sessions make network sockets.
         kernel: the release of the worker host's kernel.
+        namespaces: whether each session has namespaces of its own.
     """
 
     landlock: int = 0
     callFilter: bool = False
     networkSockets: bool = True
     kernel: str = ""
+    namespaces: bool = False
 
 
 LOAD_PATH = "/load"

@@ -98,8 +98,9 @@ class DockerEngine:
                 )
             else:
                 yield (
-                    f"Worker hosts run with the OCI runtime {runtime}, whose kernel may lack Landlock, as gVisor's "
-                    "does: there the sessions of one backend are apart against faults only."
+                    f"Worker hosts run with the OCI runtime {runtime}, whose kernel may lack Landlock. gVisor has "
+                    "namespaces around sessions in its place: the sessions of one backend can connect to each "
+                    "other's abstract sockets. `venvd status NAME` says what stands around a backend."
                 )
 
     @translate_errors("find the runtime")

@@ -24,6 +24,11 @@ _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
+_unshare = _libc.unshare
+_unshare.argtypes = [ctypes.c_int]
+_mount = _libc.mount
+_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -39,13 +44,16 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
+_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGNALFD_INFO = struct.Struct("=IiiI")
 _SIGNALFD_SIZE = 128
 _SIGSET_BYTES = 128
 _SI_USER = 0
-_CAPABILITY_VERSION, _CAPABILITY_BYTES = 0x20080522, 24
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
+_CAPABILITY_VERSION, _CAPABILITY_BYTES, _MOST_CAPABILITIES = 0x20080522, 24, 64
 
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
@@ -57,9 +65,7 @@ _LANDLOCK_RULE_PATH_BENEATH = 1
 
 
 def _control_process(option: int, value: int) -> None:
-    if _prctl(option, value, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    _check(_prctl(option, value, 0, 0, 0))
 
 
 def die_with_parent(signal: int) -> None:
@@ -138,10 +144,48 @@ def forbid_new_privileges() -> None:
     _control_process(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+def limit_capabilities() -> None:
+    """Keep this process and its children from ever having a right of root; needs such rights itself.
+
+    Raises:
+        OSError: it has none.
+    """
+    for number in range(_MOST_CAPABILITIES):
+        if _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            if ctypes.get_errno() == errno.EINVAL:  # the kernel knows no more
+                return
+            _check(-1)
+
+
 def drop_capabilities() -> None:
     """Give up every right of root beyond those of the owner of its files; no program gives them back."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
-    if _capset(header, bytes(_CAPABILITY_BYTES)) != 0:
+    _check(_capset(header, bytes(_CAPABILITY_BYTES)))
+
+
+def make_namespaces() -> None:
+    """Put this process into new user, mount and IPC namespaces, and its next children into a new PID namespace."""
+    _check(_unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWIPC))
+
+
+def mount(source: str, target: str, kind: str, options: str = "") -> None:
+    """Mount a file system, without devices and without programs that change the user."""
+    _check(_mount(source.encode(), target.encode(), kind.encode(), _MS_NOSUID | _MS_NODEV, options.encode() or None))
+
+
+def bind(source: str, target: str) -> None:
+    """Show a file or a directory at another place as well."""
+    _check(_mount(source.encode(), target.encode(), None, _MS_BIND, None))
+
+
+def make_read_only(target: str) -> None:
+    """Let nothing be changed through a mount."""
+    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+    _check(_mount(b"", target.encode(), None, flags, None))
+
+
+def _check(result: int) -> None:
+    if result != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
 from urllib.parse import unquote, urlsplit
 
-from venvd_worker.common import kernel, landlock, seccomp
+from venvd_worker.common import kernel, landlock, namespaces, seccomp
+from venvd_worker.common.namespaces import SHARED_MEMORY, Covers
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the C library has it
 _SYSTEM = (
     "/bin",
     "/sbin",
@@ -63,12 +63,17 @@ class Walls:
         filtered: whether the filter of system calls is in force.
         network: whether the filter lets network sockets through.
         rules: what Landlock allows beside the session's own directory.
+        namespaces: whether each session has namespaces of its own, in place of Landlock.
+        hidden, kept: what these cover, and what of it they show.
     """
 
     landlock: int
     filtered: bool
     network: bool
     rules: Dict[str, int]
+    namespaces: bool = False
+    hidden: Sequence[str] = ()
+    kept: Sequence[str] = ()
 
     def filter_calls(self) -> None:
         """Put this process and its children under the filter, and drop what root may do, before its `exec`.
@@ -79,14 +84,18 @@ class Walls:
         kernel.forbid_new_privileges()
         kernel.drop_capabilities()
         if self.filtered:
-            seccomp.install(seccomp.make_filter(network=self.network, guard_first=kernel.IN_GVISOR))
+            # With namespaces, the process 1 of a session is the session.
+            guard_first = kernel.IN_GVISOR and not self.namespaces
+            seccomp.install(seccomp.make_filter(network=self.network, guard_first=guard_first))
 
     def close_in(self, root: str) -> None:
-        """Leave this process and its children only `root` to write to.
+        """Leave this process and its children only `root` to write to; with namespaces, it is the first one in them.
 
         Raises:
             OSError: the kernel refuses.
         """
+        if self.namespaces:
+            namespaces.close_in(Covers(self.hidden, self.kept), root)
         self._restrict({root: landlock.OWN})
 
     def close_in_zygote(self, work_dir: str) -> None:
@@ -109,7 +118,12 @@ def plan(places: Places, env: Mapping[str, str], *, network: bool) -> Walls:
     rules = _make_rules(places, env) if version else {}
     walls = Walls(version, seccomp.is_known(), network, rules)
     held = _try_out(walls)
-    return Walls(version if held & 1 else 0, bool(held & 2), network, rules)
+    landlock_version = version if held & 1 else 0
+    hidden = sorted({os.path.realpath(path) for path in (*places.hidden, _TEMPORARY)})
+    kept = sorted({os.path.realpath(path) for path in (*places.readable, *places.writable)})
+    # Engines forbid namespaces on Linux, which has Landlock.
+    own = kernel.IN_GVISOR and not landlock_version and namespaces.hold(Covers(hidden, kept))
+    return Walls(landlock_version, bool(held & 2), network, rules, own, hidden, kept)
 
 
 def _try_out(walls: Walls) -> int:

@@ -11,7 +11,7 @@ from venvd_contract.internal.messages import Refused, Up
 from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
 from venvd_worker.common.exit_status import EndReason, stopped_in_trace
-from venvd_worker.common.walls import SHARED_MEMORY
+from venvd_worker.common.namespaces import SHARED_MEMORY
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
 from venvd_worker.warden.fork_pool import ForkPool

@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import Dict, Optional, Tuple
 
-from venvd_worker.common import kernel
+from venvd_worker.common import kernel, namespaces
 from venvd_worker.common.directories import Directory
 from venvd_worker.common.walls import Walls
 
@@ -43,36 +43,41 @@ class InterpreterStarter:
             OSError: no process could be made.
         """
         warden = os.getpid()
-        pid = os.fork()
+        namespaced = shared is None and self.walls.namespaces
+        pid = namespaces.fork() if namespaced else os.fork()
         if pid:
             return pid
         try:
-            leave_warden(warden)
+            leave_warden(None if namespaced else warden)
             empty = os.open(os.devnull, os.O_RDONLY)
             for number, descriptor in enumerate((empty, *streams)):
                 os.dup2(descriptor, number)
             os.set_inheritable(control.fileno(), True)
-            os.chdir(directory.files)
             flags = ["-I", "-B"] if sys.dont_write_bytecode else ["-I"]
             arguments = [sys.executable, *flags, self._archive, self._program, str(control.fileno())]
             kernel.set_oom_score(self._oom_score)
             # Before `exec`: the environment of a session may name a library that the loader runs.
-            self.walls.filter_calls()
             if shared is None:
                 self.walls.close_in(directory.root)
             else:
                 self.walls.close_in_zygote(shared)
+            self.walls.filter_calls()
+            os.chdir(directory.files)
             os.execve(sys.executable, arguments, env)
         finally:
             os._exit(_CANNOT_START)
 
 
-def leave_warden(warden: int) -> None:
-    """Make this process, a fork of the warden's, one of its own that ends with the warden."""
-    kernel.die_with_parent(signal.SIGKILL)
-    if os.getppid() != warden:  # it died before the line above
-        os._exit(_CANNOT_START)
+def leave_warden(warden: Optional[int]) -> None:
+    """Make this process, a fork of the warden's, one of its own that ends with the warden.
+
+    Without the warden's process ID it is in namespaces of its own, and ends with the container.
+    """
+    if warden is not None:
+        kernel.die_with_parent(signal.SIGKILL)
+        if os.getppid() != warden:  # it died before the line above
+            os._exit(_CANNOT_START)
     os.setsid()
-    if warden == 1:  # in a container: outside of one, niceness would change the process's share of the machine
+    if warden in {None, 1}:  # in a container: outside of one, niceness would change the process's share of the machine
         os.nice(_NICENESS)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -203,6 +203,7 @@ class Warden:
             self._walls.filtered,
             self._walls.network or not self._walls.filtered,
             os.uname().release,
+            self._walls.namespaces,
         )
         greeting = messages.Greeting(version, python, self._pid, self._started_at, True, report, walls)
         self._server.reply(request, greeting)

@@ -34,7 +34,7 @@ import time
 from typing import Any, Dict, NoReturn, Optional, Sequence
 
 from venvd_contract.internal.control import close_descriptors
-from venvd_worker.common import control, kernel
+from venvd_worker.common import control, kernel, namespaces
 from venvd_worker.common.control import ControlConnection, Packet
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.walls import Walls
@@ -99,36 +99,47 @@ class Zygote:
 
     def _fork(self, packet: Packet) -> None:
         number = packet.message["fork"]
+        ends = os.pipe() if self._namespaced else ()
         try:
             middle_pid = os.fork()
             if not middle_pid:
-                self._fork_again(packet)
+                self._fork_again(packet, ends)
             _, status = os.waitpid(middle_pid, 0)
             if status:
                 self._control.send({"failed": number, "why": "the fork ended with status {}".format(status)})
         except OSError as error:
             self._control.send({"failed": number, "why": str(error)})
         finally:
-            close_descriptors(packet.descriptors)
+            close_descriptors([*packet.descriptors, *ends])
 
-    def _fork_again(self, packet: Packet) -> NoReturn:
+    def _fork_again(self, packet: Packet, ends: Sequence[int]) -> NoReturn:
         """Fork the child in the process in between, and report it before the warden becomes its parent."""
         status = 1
         try:
             middle_pid = os.getpid()
+            if self._namespaced:
+                namespaces.enter()
             child_pid = os.fork()
             if not child_pid:
-                self._run_child(middle_pid, packet)
+                self._run_child(middle_pid, packet, ends)
             self._control.send({"forked": packet.message["fork"], "pid": child_pid})
             status = 0
         finally:
             os._exit(status)
 
-    def _run_child(self, middle_pid: int, packet: Packet) -> NoReturn:
+    @property
+    def _namespaced(self) -> bool:
+        return self._walls is not None and self._walls.namespaces
+
+    def _run_child(self, middle_pid: int, packet: Packet, ends: Sequence[int]) -> NoReturn:
         """Become a spare fork and then a session, or answer a probe."""
         try:
             kernel.name_process(_SPARE_NAME)
-            _wait_for_adoption(middle_pid, self._warden)
+            if ends:
+                _wait_for_zygote(*ends)
+            else:
+                _wait_for_adoption(middle_pid, self._warden)
+            os.setsid()
             self._control.close()
             own = ControlConnection(socket.socket(fileno=lift(packet.descriptors[0])))
             gc.enable()
@@ -152,6 +163,16 @@ def _count_threads() -> int:
     return len(sys._current_frames())  # noqa: SLF001 - there is no other way to count
 
 
+def _wait_for_zygote(own_end: int, other_end: int) -> None:
+    """Wait until the zygote closes its end of a pipe, because the process in between has ended.
+
+    The first process of a PID namespace sees no parent. It ends with the warden, whose container ends with it.
+    """
+    os.close(other_end)
+    os.read(own_end, 1)
+    os.close(own_end)
+
+
 def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
     """Wait until the process in between has ended. From then on, this process dies with the warden."""
     poll = select.poll()
@@ -160,7 +181,6 @@ def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
     kernel.die_with_parent(signal.SIGKILL)  # not earlier: the end of the process in between would count
     if os.getppid() != warden_pid:
         os._exit(1)
-    os.setsid()
 
 
 def _diverge() -> None:

@@ -1,0 +1,149 @@
+"""Namespaces around a session, where the kernel lets a process without rights make them: gVisor, which has no Landlock.
+
+A session is the first process of a PID namespace, so it sees and signals only its own processes. Its mount namespace
+covers the directories that are hidden from it, and has a `/dev/shm` and a `/proc` of its own. The kernel locks these
+mounts: a session that makes further namespaces cannot uncover anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+from venvd_worker.common import kernel
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the C library has it
+_PROCESSES = "/proc"
+_COVER = "size=64k,nr_inodes=64,mode=711"
+_HELD = 42
+
+
+@dataclass(frozen=True)
+class Covers:
+    """What a session does not see.
+
+    Attributes:
+        hidden: directories of which it sees nothing, but what `kept` names.
+        kept: files and directories that stay, below a hidden one or not.
+    """
+
+    hidden: Sequence[str] = ()
+    kept: Sequence[str] = ()
+
+
+def enter() -> None:
+    """Make new namespaces. The next fork of this process is the first process in them; the parent ends after it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    user, group = os.getuid(), os.getgid()
+    kernel.show_memory()  # a process that hides cannot write these files
+    kernel.make_namespaces()
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", "{0} {0} 1".format(user)),
+        ("gid_map", "{0} {0} 1".format(group)),
+    ):
+        with open("/proc/self/" + name, "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def fork() -> int:
+    """Fork a child in new namespaces, as `os.fork` forks one: the process ID for the parent, 0 for the child.
+
+    Raises:
+        OSError: no process could be made, or the kernel refuses the namespaces.
+    """
+    read_end, write_end = os.pipe()
+    middle = os.fork()
+    if middle:
+        os.close(write_end)
+        with os.fdopen(read_end, "rb") as pipe:
+            answer = pipe.read()
+        os.waitpid(middle, 0)  # from here on, the child is this process's
+        if not answer:
+            raise OSError(errno.EPERM, "the kernel makes no namespaces for a session")
+        return int(answer)
+    try:
+        os.close(read_end)
+        enter()
+        child = os.fork()
+        if not child:
+            os.close(write_end)
+            return 0
+        os.write(write_end, b"%d" % child)
+    except OSError:
+        pass
+    os._exit(0)
+
+
+def close_in(covers: Covers, root: Optional[str]) -> None:
+    """Cover what is hidden from this process, the first one in its namespaces, and give up the right to uncover it.
+
+    Args:
+        covers: what is hidden.
+        root: its own directory, in which it works from then on; None has none.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    own = [] if root is None else [root]
+    kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*covers.kept, *own) if os.path.exists(path)}
+    shared = os.statvfs(SHARED_MEMORY)
+    for place in _list_outermost(covers.hidden):
+        inside = [path for path in kept if path == place or path.startswith(place + "/")]
+        if place in inside or not os.path.isdir(place):
+            continue
+        kernel.mount("tmpfs", place, "tmpfs", options=_COVER)
+        for path in _list_outermost(inside):
+            _make_place(path, directory=os.path.isdir("/proc/self/fd/{}".format(kept[path])))
+            kernel.bind("/proc/self/fd/{}".format(kept[path]), path)
+        kernel.make_read_only(place)
+    size = "size={},mode=1777".format(shared.f_blocks * shared.f_frsize)
+    kernel.mount("tmpfs", SHARED_MEMORY, "tmpfs", options=size)
+    kernel.mount("proc", _PROCESSES, "proc")
+    for descriptor in kept.values():
+        os.close(descriptor)
+    kernel.forbid_new_privileges()
+    kernel.limit_capabilities()
+    kernel.drop_capabilities()
+    if root is not None:
+        os.chdir(root)
+
+
+def hold(covers: Covers) -> bool:
+    """Whether this kernel makes such namespaces: a process tries it, and looks around."""
+    try:
+        child = fork()
+    except OSError:
+        return False
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.WIFEXITED(status) and os.WEXITSTATUS(status) == _HELD
+    status = 1
+    try:
+        close_in(covers, None)
+        alone = [name for name in os.listdir(_PROCESSES) if name.isdigit()] == ["1"]
+        if alone and os.getpid() == 1 and os.listdir(SHARED_MEMORY) == []:
+            status = _HELD
+    finally:
+        os._exit(status)
+
+
+def _list_outermost(paths: Sequence[str]) -> List[str]:
+    """List the paths that are below no other one."""
+    outermost: List[str] = []
+    for path in sorted({os.path.normpath(path) for path in paths}):
+        if not outermost or not path.startswith(outermost[-1].rstrip("/") + "/"):
+            outermost.append(path)
+    return outermost
+
+
+def _make_place(path: str, *, directory: bool) -> None:
+    """Make a file or directory to bind another one to."""
+    os.makedirs(path if directory else os.path.dirname(path), mode=0o711, exist_ok=True)
+    if not directory:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
