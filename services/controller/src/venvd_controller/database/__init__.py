@@ -68,7 +68,7 @@ class Database:
 
 
 class Reading(Generic[Result]):
-    """The result of a query, which is read again after a write. Its rows are shared: nobody changes them.
+    """The result of a query, which is read again after a write. Its rows are shared: callers do not change them.
 
     Args:
         read: the query.
