@@ -65,7 +65,7 @@ def pass_on(record: LaunchRecord, files: tuple[Path, Path] | None, path: str = "
     backends: Any = SimpleNamespace(
         get_row=lambda _name: SimpleNamespace(spec={"type": "http"}),
         get_launch_record=lambda _name: record,
-        derive_token=lambda _row: None,
+        tokens=SimpleNamespace(derive=lambda _row: None),
     )
     caller: Any = SimpleNamespace(name="admin", title="the admin", is_home=True)
     sent: list[Any] = []

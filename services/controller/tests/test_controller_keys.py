@@ -344,7 +344,7 @@ def test_an_unknown_token_of_a_backend_takes_no_look_into_the_database(
         BackendSpec(name="owner", venv="owned", type="http", manages=["made-*"])
     )
     shared_testbed.wait(operation)
-    key = controller.backends.derive_manages_key(controller.backends.get_row("owner"))
+    key = controller.backends.tokens.derive_manages_key(controller.backends.get_row("owner"))
     assert controller.keys.identify(started.token).scopes == ("use:owner",)
     reads: list[bool] = []
     read = controller.backends.list_rows

@@ -135,7 +135,7 @@ def test_every_token_matches_the_documented_pattern(testbed: Any, token: str) ->
     backends, home = testbed.controller.backends, testbed.controller.home
     row = backends.get_row(NAME)
     key = testbed.controller.keys.create("scanned", ["metrics"], None).key
-    tokens = [token, backends.derive_manages_key(row), backends.derive_metrics_token(row), key]
+    tokens = [token, backends.tokens.derive_manages_key(row), backends.tokens.derive_for_metrics(row), key]
     for each in (*tokens, home.token, home.metrics_token):
         assert pattern.findall(f"TOKEN='{each}'\n") == [each]
         assert not pattern.search(sha256(each))

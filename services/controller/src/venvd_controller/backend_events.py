@@ -58,7 +58,7 @@ class BackendEvents:
 
     def _fetch(self, row: BackendRow, record: LaunchRecord) -> ServerEvents:
         path = f"{PATH}?after={quote(row.audit_position or '')}"
-        status, body = probes.fetch(record, path, self._backends.derive_metrics_token(row))
+        status, body = probes.fetch(record, path, self._backends.tokens.derive_for_metrics(row))
         if status != http.client.OK:
             raise Unavailable(f"its server answered {status} to {PATH}")
         try:

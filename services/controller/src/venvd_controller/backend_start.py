@@ -141,7 +141,7 @@ class BackendStarter:
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row),
                 self._secrets.render_file(row),
-                self._backends.derive_manages_key(row) if spec.manages else None,
+                self._backends.tokens.derive_manages_key(row) if spec.manages else None,
                 self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
@@ -193,7 +193,7 @@ class BackendStarter:
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
         """Ask the server of a backend for the walls around its user code; None where it does not say."""
         try:
-            status, body = probes.fetch(record, WALLS_PATH, self._backends.derive_metrics_token(row))
+            status, body = probes.fetch(record, WALLS_PATH, self._backends.tokens.derive_for_metrics(row))
             report = _walls.validate_json(body) if status == http.client.OK else None
         except (VenvdError, ValidationError):
             return None

@@ -1,8 +1,13 @@
-"""The tokens of a backend's clients: the newest, and older ones that a rotation has ended or will end."""
+"""The tokens of backends.
+
+The clients of a backend have the newest one, and older ones that a rotation has ended or will end. The controller has
+one for its metrics, and the backend has a key for the venvs that it manages.
+"""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +15,8 @@ from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import LONGEST_OVERLAP
 from venvd_controller.clock import format_time
 from venvd_controller.database.tables import BackendRow
+from venvd_controller.home import Home
+from venvd_http.auth import sha256
 
 _MOST = 8
 """Tokens of one backend that are remembered. Those that have ended are remembered to tell their clients."""
@@ -56,3 +63,78 @@ def rotate(row: BackendRow, overlap: float) -> str:
         )
     row.tokens = {"nonces": [asdict(each) for each in [*kept, TokenNonce(secrets.token_hex(12))]]}
     return end
+
+
+@dataclass(frozen=True)
+class TokenOwner:
+    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients.
+
+    Attributes:
+        source: what the token was derived from, if it is one of its clients.
+    """
+
+    backend: str
+    manages: tuple[str, ...] = ()
+    source: TokenNonce | None = None
+
+
+class BackendTokens:
+    """The tokens of all backends, derived from the secret of the home and the nonces in their rows.
+
+    Args:
+        list_rows: lists the rows of all backends.
+    """
+
+    def __init__(self, home: Home, list_rows: Callable[[], Sequence[BackendRow]]) -> None:
+        self._home = home
+        self._list_rows = list_rows
+        self._owners: dict[str, TokenOwner] | None = None
+        """By the digests of their tokens; None after a change."""
+        self._changes = 0
+
+    def derive(self, row: BackendRow) -> str | None:
+        """Derive the newest token of a backend's clients; None if the backend serves without a token."""
+        return self._derive_from(list_nonces(row)[-1]) if row.spec["token"] else None
+
+    def derive_for_metrics(self, row: BackendRow) -> str:
+        return self._home.derive_token("metrics", row.nonce)
+
+    def derive_manages_key(self, row: BackendRow) -> str:
+        """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
+        return self._home.derive_token("manages", row.nonce)
+
+    def list_digests(self, row: BackendRow) -> list[tuple[str, str | None]]:
+        """List the digests of the tokens of a backend's clients and their ends, also of those that have ended."""
+        nonces = list_nonces(row) if row.spec["token"] else []
+        return [(sha256(self._derive_from(each)), each.expiresAt) for each in nonces]
+
+    def find_owner(self, digest: str) -> TokenOwner | None:
+        """Find the backend to which the token with this SHA-256 belongs.
+
+        Only the first search after a change of the backends reads the database.
+        """
+        owners, changes = self._owners, self._changes
+        if owners is None:
+            owners = self._read_owners()
+            if changes == self._changes:  # else it may have been read before the change
+                self._owners = owners
+        return owners.get(digest)
+
+    def forget_owners(self) -> None:
+        """Read the owners anew at the next search: backends or their tokens changed."""
+        self._changes += 1
+        self._owners = None
+
+    def _derive_from(self, source: TokenNonce) -> str:
+        return self._home.derive_token("backend", source.nonce)
+
+    def _read_owners(self) -> dict[str, TokenOwner]:
+        owners = {}
+        for row in self._list_rows():
+            if row.spec["token"]:
+                for source in list_nonces(row):
+                    owners[sha256(self._derive_from(source))] = TokenOwner(row.replica_of or row.name, source=source)
+            manages: Sequence[str] = row.spec.get("manages") or ()
+            if row.wanted and manages:
+                owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.replica_of or row.name, tuple(manages))
+        return owners

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,7 +16,7 @@ from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
-from venvd_controller.backend_tokens import TokenNonce
+from venvd_controller.backend_tokens import BackendTokens
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.database import Database, Reading, after_commit, get_row
 from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
@@ -27,7 +27,6 @@ from venvd_controller.secret_store import remove_secrets
 from venvd_controller.specs import check_backend, choose_name, choose_socket_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine, LaunchRecord
-from venvd_http.auth import sha256
 
 log = logging.getLogger("venvd.controller")
 
@@ -37,23 +36,11 @@ _MAX_DELAY = 60.0
 """Seconds between two starts of a backend that fails; the delay doubles with each failure."""
 
 
-@dataclass(frozen=True)
-class TokenOwner:
-    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients.
-
-    Attributes:
-        source: what the token was derived from, if it is one of its clients.
-    """
-
-    backend: str
-    manages: tuple[str, ...] = ()
-    source: TokenNonce | None = None
-
-
 class Backends:
     """All backends.
 
     Attributes:
+        tokens: those of all backends.
         on_change: functions called after a token was rotated or a replica has an address.
     """
 
@@ -72,12 +59,10 @@ class Backends:
         self._engine = engine
         self._operations = operations
         self._venvs = venvs
-        self._token_owners: dict[str, TokenOwner] | None = None
-        """By the digests of their tokens; None after a change."""
-        self._changes = 0
         self._rows = Reading(
             database, lambda session: session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
         )
+        self.tokens = BackendTokens(home, self.list_rows)
         self.on_change: list[Callable[[], None]] = []
 
     def list_all(
@@ -160,54 +145,8 @@ class Backends:
             raise Conflict(f'the backend "{name}" is {row.state} and does not run{reason}')
         return LaunchRecord(**row.record)
 
-    def derive_metrics_token(self, row: BackendRow) -> str:
-        return self._home.derive_token("metrics", row.nonce)
-
-    def derive_token(self, row: BackendRow) -> str | None:
-        """Derive the newest token of a backend's clients; None if the backend serves without a token."""
-        return self._derive(backend_tokens.list_nonces(row)[-1]) if row.spec["token"] else None
-
-    def _derive(self, source: TokenNonce) -> str:
-        return self._home.derive_token("backend", source.nonce)
-
-    def list_tokens(self, row: BackendRow) -> list[tuple[str, str | None]]:
-        """List the digests of the tokens of a backend's clients and their ends, also of those that have ended."""
-        nonces = backend_tokens.list_nonces(row) if row.spec["token"] else []
-        return [(sha256(self._derive(each)), each.expiresAt) for each in nonces]
-
-    def derive_manages_key(self, row: BackendRow) -> str:
-        """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
-        return self._home.derive_token("manages", row.nonce)
-
-    def find_token_owner(self, digest: str) -> TokenOwner | None:
-        """Find the backend to which the token with this SHA-256 belongs.
-
-        Only the first search after a change of the backends reads the database.
-        """
-        owners, changes = self._token_owners, self._changes
-        if owners is None:
-            owners = self._read_token_owners()
-            if changes == self._changes:  # else it may have been read before the change
-                self._token_owners = owners
-        return owners.get(digest)
-
-    def _read_token_owners(self) -> dict[str, TokenOwner]:
-        owners = {}
-        for row in self.list_rows():
-            if row.spec["token"]:
-                for source in backend_tokens.list_nonces(row):
-                    owners[sha256(self._derive(source))] = TokenOwner(row.replica_of or row.name, source=source)
-            manages: Sequence[str] = row.spec.get("manages") or ()
-            if row.wanted and manages:
-                owners[sha256(self.derive_manages_key(row))] = TokenOwner(row.replica_of or row.name, tuple(manages))
-        return owners
-
-    def _forget_token_owners(self) -> None:
-        self._changes += 1
-        self._token_owners = None
-
     def _to_resource(self, session: Session, row: BackendRow, newest: Newest) -> Backend:
-        return create_resource(session, row, newest, self._engine.name, self.derive_token(row))
+        return create_resource(session, row, newest, self._engine.name, self.tokens.derive(row))
 
     # ---- commands ----
 
@@ -256,7 +195,7 @@ class Backends:
         row = make_row(name, spec, declared=declared)
         session.add(row)
         session.flush()
-        after_commit(session, self._forget_token_owners)
+        after_commit(session, self.tokens.forget_owners)
         return row
 
     def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
@@ -330,9 +269,9 @@ class Backends:
             end = backend_tokens.rotate(row, overlap)
             for other in replicas.list_others(session, name):
                 other.tokens = row.tokens
-            after_commit(session, self._forget_token_owners)
+            after_commit(session, self.tokens.forget_owners)
             after_commit(session, self.announce_change)
-            return TokenRotation(name, str(self.derive_token(row)), end)
+            return TokenRotation(name, str(self.tokens.derive(row)), end)
 
     def announce_change(self) -> None:
         """Call the functions that bring tokens and addresses to the servers."""
@@ -347,7 +286,7 @@ class Backends:
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)
-            after_commit(session, self._forget_token_owners)
+            after_commit(session, self.tokens.forget_owners)
             if changed and row.wanted:
                 self._operations.cancel_active(session, KIND, row.name)
                 row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
@@ -363,7 +302,7 @@ class Backends:
 
     def _remove_row(self, session: Session, row: BackendRow) -> None:
         row.wanted, row.state = False, "stopping"
-        after_commit(session, self._forget_token_owners)
+        after_commit(session, self.tokens.forget_owners)
         self._operations.cancel_active(session, KIND, row.name)
 
     # ---- for starts and the reconciler ----
@@ -424,7 +363,7 @@ class Backends:
             elif row is not None:
                 remove_secrets(session, "backend", name)
                 session.delete(row)
-                after_commit(session, self._forget_token_owners)
+                after_commit(session, self.tokens.forget_owners)
 
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
         """Note a failed start. The reconciler retries a backend that ran before, not one that never ran."""

@@ -116,7 +116,7 @@ class Forwarder:
         files = self._client_files if record.probe_url.startswith("https:") else None
         create = certificates.create_showing_context
         context = certificates.create_context(record) if files is None else create(record, *files)
-        token = self._backends.derive_token(row)
+        token = self._backends.tokens.derive(row)
         return Target(record, context, files is not None, token if caller.is_home else None, token is not None)
 
 

@@ -97,7 +97,7 @@ class Keys:
                 entries.append({"name": key.name, "sha256": key.sha256, "scope": scope, "expiresAt": key.expires_at})
         tokens = [
             {"name": _name_token(backend, end), "sha256": digest, "expiresAt": end}
-            for digest, end in self._backends.list_tokens(row)
+            for digest, end in self._backends.tokens.list_digests(row)
         ]
         replicas = self._backends.list_addresses(row)
         return json.dumps({"keys": entries, "tokens": tokens, "replicas": replicas}).encode()
@@ -177,7 +177,7 @@ class Keys:
             if older.expired:
                 raise WrongToken(f"{title} has ended: the file `token` of the home has the new one")
             return Caller(OLDER_ADMIN, title, (ADMIN,), lambda: self._home.accepts(digest))
-        owner = self._backends.find_token_owner(digest) if token.startswith(BACKEND_PREFIX) else None
+        owner = self._backends.tokens.find_owner(digest) if token.startswith(BACKEND_PREFIX) else None
         if owner is None:
             raise WrongToken("the token is not one that this controller accepts")
         name = _name_token(owner.backend, owner.source.expiresAt if owner.source else None)

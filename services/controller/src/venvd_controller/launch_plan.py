@@ -97,12 +97,12 @@ def create_server_env(
     limits = {**json.loads(settings.session_limits), **json.loads(chosen.get("VENVD_SESSION_LIMITS", "{}"))}
     chosen_ceilings = (each.get("maxSessionLimits") or {} for each in (venv.server, spec.server))
     ceiling = _find_ceiling([json.loads(settings.max_session_limits), *chosen_ceilings])
-    token = backends.derive_token(row)
+    token = backends.tokens.derive(row)
     env = {
         "VENVD_NAME": row.replica_of or row.name,
         "VENVD_VENV": row.venv,
         "VENVD_ENGINE_NAME": engine_name,
-        "VENVD_METRICS_TOKEN_SHA256": sha256(backends.derive_metrics_token(row)),
+        "VENVD_METRICS_TOKEN_SHA256": sha256(backends.tokens.derive_for_metrics(row)),
         "VENVD_LOG_LEVEL": settings.log_level,
         **chosen,
         "VENVD_SESSION_LIMITS": json.dumps(limits),

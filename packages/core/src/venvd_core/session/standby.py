@@ -157,7 +157,9 @@ class Standby:
             async with asyncio.timeout(_UP_TIMEOUT):
                 await waiting.up
                 # the event may come before the process has said in its slot that it takes requests
-                while self._all.get(name) is waiting and self._host.slots.read(slot).state == FREE:  # noqa: ASYNC110
+                while (  # noqa: ASYNC110 — a slot is shared memory, and no event reports a change of it
+                    self._all.get(name) is waiting and self._host.slots.read(slot).state == FREE
+                ):
                     await asyncio.sleep(_UP_POLL)
         except (VenvdError, TimeoutError):
             self._end(waiting)

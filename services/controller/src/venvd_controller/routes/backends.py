@@ -117,7 +117,7 @@ def list_replicas(controller: ControllerDep, name: str) -> PageOf[Replica]:
     the one that has the fewest of those that are `running`.
     """
     rows = controller.backends.list_replicas(name)
-    loads = replicas.read_loads(rows, controller.backends.derive_metrics_token(rows[0]))
+    loads = replicas.read_loads(rows, controller.backends.tokens.derive_for_metrics(rows[0]))
     return PageOf([replace(describe_replica(row), sessions=loads.get(row.replica)) for row in rows])
 
 
@@ -157,7 +157,7 @@ def get_backend_metrics(controller: ControllerDep, name: str, replica: Annotated
     """Read the backend's own metrics from it, or those of a further replica."""
     row = controller.backends.find_replica(name, replica)
     record = controller.backends.get_launch_record(row.name)
-    code, body = probes.fetch(record, "/metrics", controller.backends.derive_metrics_token(row))
+    code, body = probes.fetch(record, "/metrics", controller.backends.tokens.derive_for_metrics(row))
     if code != status.HTTP_200_OK:
         raise Unavailable(f'the backend "{name}" answered the request for its metrics with {code}')
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
