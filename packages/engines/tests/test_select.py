@@ -50,7 +50,7 @@ def engine_that_says(version: dict[str, str]) -> Iterator[str]:
 def test_local_is_local(settings: EngineSettings) -> None:
     """Who asks for local gets it, whether or not a Docker Engine answers."""
     engine, reason = choose("local", settings)
-    assert (engine.name, reason) == ("local", "local: asked for")
+    assert (engine.name, reason) == ("local", "VENVD_ENGINE asks for it")
 
 
 def test_auto_is_local_where_nothing_answers(settings: EngineSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,9 @@ def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
     if name not in ENGINES:
         raise InvalidRequest(f'there is no engine "{name[:40]}": choose one of {", ".join(ENGINES)}')
     if name == "local":
-        return _local(settings), "local: asked for"
+        return _local(settings), "VENVD_ENGINE asks for it"
     if name == "kubernetes":
-        return _kubernetes(settings), "kubernetes: asked for"
+        return _kubernetes(settings), "VENVD_ENGINE asks for it"
     answer = _ask_docker()
     if answer.version is not None:
         return _docker(settings), f"docker: Engine {answer.version} answers at {answer.host}"
