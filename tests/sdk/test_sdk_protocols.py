@@ -55,6 +55,20 @@ def test_isinstance_is_true_for_classes_of_both_sides(b: venvd.Session) -> None:
             pytest.fail("a match statement does not see the class")
 
 
+def test_a_proxy_of_a_class_takes_the_place_of_a_class(b: venvd.Session) -> None:
+    """`isinstance` and `issubclass` ask the session where the class is a proxy; what is no class is a TypeError."""
+    bag, deque = b.eval("Bag"), b.eval("collections.deque")
+    assert isinstance(b.eval("Bag()"), bag)
+    assert not isinstance(b.eval("Bag()"), deque)
+    assert isinstance(b.eval("Bag()"), (deque, bag))
+    assert not isinstance(5, bag)
+    assert isinstance(5, b.eval("int", proxy=True))
+    assert issubclass(bag, b.eval("dict", proxy=True))
+    assert not issubclass(bag, deque)
+    with pytest.raises(TypeError, match="must be a type"):
+        isinstance(5, b.eval("Bag()"))
+
+
 def test_libraries_see_a_proxy(b: venvd.Session) -> None:
     """Code that would reach into the memory of its own objects gets the data through its protocols instead."""
     array = b.eval("numpy.arange(3.0)")

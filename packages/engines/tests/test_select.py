@@ -58,9 +58,7 @@ def test_auto_is_local_where_nothing_answers(settings: EngineSettings, monkeypat
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     engine, reason = choose("auto", settings)
     assert engine.name == "local"
-    assert reason == (
-        "local: no Docker Engine can be used at unix:///nonexistent/docker.sock (No such file or directory)"
-    )
+    assert reason == ("no Docker Engine can be used at unix:///nonexistent/docker.sock (No such file or directory)")
 
 
 @pytest.mark.docker
@@ -69,7 +67,7 @@ def test_docker_where_it_answers(settings: EngineSettings, name: str) -> None:
     """A Docker Engine that answers is chosen, with its version and address as the reason."""
     engine, reason = choose(name, settings)
     assert engine.name == "docker"
-    assert reason.startswith("docker: Engine ")
+    assert reason.startswith("Engine ")
     assert (os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock") in reason
 
 

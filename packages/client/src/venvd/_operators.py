@@ -154,6 +154,8 @@ IS_INSTANCE = (
     _BUILTINS + "isinstance(_0, (lambda kinds, resolve, text: tuple(resolve(each) if type(each) is text else each "
     "for each in kinds))(_1, __import__('pkgutil').resolve_name, type('')))"
 )
+HAS_INSTANCE = _BUILTINS + "isinstance(_1, _0)"
+HAS_SUBCLASS = _BUILTINS + "issubclass(_1, _0)"
 CLASSES = (
     "(lambda kind, get: [(get(each, '__module__', ''), get(each, '__qualname__', '')) for each in kind.__mro__])"
     "(" + _BUILTINS + "type(_0), " + _BUILTINS + "getattr)"

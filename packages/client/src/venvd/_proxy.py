@@ -91,6 +91,14 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         data: bytes = self._venvd_evaluate(_operators.SURROGATES, text)
         return data.decode("utf-8", "surrogatepass")
 
+    def __instancecheck__(self, instance: object) -> bool:
+        """Return whether an object is an instance of this class, for `isinstance(x, proxy)`."""
+        return bool(self._venvd_evaluate(_operators.HAS_INSTANCE, self, instance))
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        """Return whether a class is a subclass of this class, for `issubclass(cls, proxy)`."""
+        return bool(self._venvd_evaluate(_operators.HAS_SUBCLASS, self, subclass))
+
     # attributes and calls
 
     def __getattr__(self, name: str) -> Any:

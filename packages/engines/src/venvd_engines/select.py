@@ -37,11 +37,11 @@ def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
         return _kubernetes(settings), "VENVD_ENGINE asks for it"
     answer = _ask_docker()
     if answer.version is not None:
-        return _docker(settings), f"docker: Engine {answer.version} answers at {answer.host}"
+        return _docker(settings), f"Engine {answer.version} answers at {answer.host}"
     reason = f"no Docker Engine can be used at {answer.host} ({answer.reason})"
     if name == "docker":
         raise Unavailable(f"{reason}: {_remedy(answer)}; or set VENVD_ENGINE=local to do without")
-    return _local(settings), f"local: {reason}"
+    return _local(settings), reason
 
 
 def _local(settings: EngineSettings) -> Engine:

@@ -45,7 +45,8 @@ def serve(settings: Settings) -> None:
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     scheme = "http" if tls is None else "https"
     url = settings.url or f"{scheme}://{_format_authority(settings.host, listener.getsockname()[1])}"
-    logging.getLogger("venvd.controller").info("%s; %s", url, controller.engine_reason)
+    engine, reason = controller.engine.name, controller.engine_reason
+    logging.getLogger("venvd.controller").info("%s; engine %s: %s", url, engine, reason)
     controller_socket = ControllerSocket(settings.get_controller_socket(home.id))
 
     def begin() -> None:

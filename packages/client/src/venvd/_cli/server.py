@@ -90,7 +90,7 @@ def _describe_choices(state: State, started: _controller_process.StartedControll
     """Say what the controller has chosen by itself: its engine, with the reason and the gaps, and its manifest."""
     with venvd.Controller(started.url, started.token) as controller:
         status = controller.status()
-    state.say(f"engine {status.engineReason}")
+    state.say(f"engine {status.engine}: {status.engineReason}")
     for gap in status.gaps if status.engine == "local" else ():
         state.say(f"  {gap}")
     if status.manifest is not None:
