@@ -46,6 +46,14 @@ def test_secrets_are_not_in_the_config(client: TestClient, controller: Controlle
     assert any("network" in gap for gap in answer.json()["gaps"])
 
 
+def test_a_misspelt_setting_is_told(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/v1/config` names variables that are nearly settings, and no others."""
+    monkeypatch.setenv("VENVD_LOG_LEVL", "debug")
+    monkeypatch.setenv("VENVD_TEST_LOG_LEVEL", "debug")
+    told = [line for line in client.get("/v1/config").json()["missing"] if "no such setting" in line]
+    assert told == ["VENVD_LOG_LEVL: there is no such setting; is VENVD_LOG_LEVEL meant?"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "says"),
     [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -375,6 +376,10 @@ class Settings(BaseSettings):
         )
 
 
+_SIMILAR = 0.9
+"""How much of two names is the same where one of them is taken for a slip; longer words beside a name are none."""
+
+
 def create_report(
     settings: Settings, gaps: Sequence[str], backends: Sequence[Backend], problems: Sequence[str]
 ) -> ConfigReport:
@@ -421,7 +426,16 @@ def _list_missing(settings: Settings) -> list[str]:
     if settings.source_dir is None or not (settings.source_dir / "services").is_dir():
         place = f" below {settings.source_dir}" if settings.source_dir else ""
         missing.append(f"VENVD_SOURCE_DIR: no sources of the servers{place}; their images cannot be built")
-    return missing
+    return [*missing, *_list_misspelt()]
+
+
+def _list_misspelt() -> Iterator[str]:
+    """List the variables whose names are nearly those of settings, and which therefore set nothing."""
+    known = [f"VENVD_{field.upper()}" for field in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.startswith("VENVD_") and name not in known:
+            for similar in difflib.get_close_matches(name, known, 1, _SIMILAR):
+                yield f"{name}: there is no such setting; is {similar} meant?"
 
 
 def _render(value: Any) -> Any:
