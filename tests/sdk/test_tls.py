@@ -77,8 +77,12 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def shown(controller: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client shows its certificate."""
-    monkeypatch.setenv("VENVD_CLIENT_CERT", str(controller.folder / "client.pem"))
-    monkeypatch.setenv("VENVD_CLIENT_KEY", str(controller.folder / "client.key"))
+    show_certificate(controller, monkeypatch)
+
+
+def show_certificate(controller: Running, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("VENVD_CLIENT_CERT", str(controller.folder / "client.pem"))
+    patch.setenv("VENVD_CLIENT_KEY", str(controller.folder / "client.key"))
 
 
 @pytest.mark.usefixtures("shown")
@@ -127,6 +131,7 @@ def test_backends_with_tls(controller: Running, monkeypatch: pytest.MonkeyPatch)
         assert (status, answer["stdout"]) == (200, "42\n")
         for kind in ("http", "rpc"):
             client.backends.delete(kind)
+        wait_until(lambda: not {"http", "rpc"} & {each.name for each in client.backends.list()}, "they are not removed")
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +141,7 @@ def addresses(controller: Running) -> Iterator[dict[str, str]]:
     plain = made.add_insecure_port("127.0.0.1:0")
     made.start()
     with pytest.MonkeyPatch.context() as patch:
-        for name, file in (("VENVD_CLIENT_CERT", "client.pem"), ("VENVD_CLIENT_KEY", "client.key")):
-            patch.setenv(name, str(controller.folder / file))
+        show_certificate(controller, patch)
         with controller.connect() as client:
             client.venvs.ensure("plain", VenvSpec(python=client.runtimes.newest()))
             server = controller.server | {"tlsClientCa": f"{controller.folder}/ca.pem"}
@@ -150,6 +154,11 @@ def addresses(controller: Running) -> Iterator[dict[str, str]]:
         "https": urlsplit(controller.url).netloc,
     }
     made.stop(None).wait()
+    with pytest.MonkeyPatch.context() as patch:
+        show_certificate(controller, patch)
+        with controller.connect() as client:
+            client.backends.delete("shy")
+            wait_until(lambda: not client.backends.list(), "the backends are not removed")
 
 
 @pytest.mark.parametrize(
