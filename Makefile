@@ -33,7 +33,7 @@ test-kubernetes: install ## the tests of the engine kubernetes and of the chart,
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)
 
-test-fast: install ## the quick tests of every package, in under a minute: without an engine or a package index
+test-fast: install ## the quick tests of every package, in about a minute: without an engine or a package index
 	@scripts/test packages services tests/test_*.py -m "not (slow or docker or network or long)"
 
 lint: install ## ruff, mypy, stale locks, stubs and tables
