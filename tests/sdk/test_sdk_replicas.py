@@ -29,14 +29,24 @@ def replicas(stacks: SharedStacks, request: pytest.FixtureRequest) -> Iterator[l
     """Two replicas of a backend, whose servers know each other's address."""
     stack = stacks.stack("local")
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    settings = {"VENVD_TOKEN_SHA256": digest, "VENVD_REPLICAS": "2"}
+    settings = {"VENVD_TOKEN_SHA256": digest}
     started = [stack.start(request.param, VENVD_REPLICA=str(number), **settings) for number in range(2)]
-    content = {"keys": [], "tokens": [], "replicas": [each.url for each in started]}
+    siblings = {"names": 2, "replicas": [{"url": each.url} for each in started]}
+    content = {"keys": [], "tokens": [], "siblings": siblings}
     for each in started:
         stack.engine.write_keys(each.record, json.dumps(content).encode())
+    with venvd.connect(started[0].url, TOKEN) as backend:
+        while not _is_numbered(backend):
+            pass
     yield started
     for each in started:
         stack.stop(each)
+
+
+def _is_numbered(backend: venvd.Backend) -> bool:
+    """Return whether the server gives IDs with numbers: it has read its file, and knows that there is another one."""
+    with backend.sessions.create() as session:
+        return session.name.startswith("0-")
 
 
 @pytest.fixture(params=[0, 1])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
 from venvd_contract.errors import InvalidRequest, Moved, Unavailable
+from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable, choose_home
 from venvd_core.replicas import Replicas
-from venvd_core.settings import BackendSettings
 
 URLS = ["http://127.0.0.1:7000", "http://127.0.0.1:7001", "http://127.0.0.1:7002"]
 NAMES = [f"name-{number}" for number in range(60)]
 
 
-def make(number: int, count: int = 3, urls: Any = URLS) -> Replicas:
-    replicas = Replicas(BackendSettings(no_token=True, replica=number, replicas=count))
-    replicas.addresses = urls
+def make_table(urls: Sequence[str | None] = URLS, names: int | None = None, draining: int | None = None) -> ReplicaTable:
+    entries = [ReplicaEntry(url, draining=number == draining) for number, url in enumerate(urls)]
+    return ReplicaTable(len(urls) if names is None else names, entries)
+
+
+def make(number: int, table: ReplicaTable | None = None) -> Replicas:
+    replicas = Replicas(number)
+    replicas.replace_table(table or make_table())
     return replicas
 
 
@@ -36,6 +41,24 @@ def test_all_replicas_agree_where_a_name_lives() -> None:
     assert set().union(*homes.values()) == {0, 1, 2}
 
 
+def test_names_are_spread_evenly() -> None:
+    """Of 3,000 names, each of 8 replicas has between a tenth and a seventh."""
+    homes = [choose_home(f"session {number}", 8) for number in range(3000)]
+    assert all(300 < homes.count(number) < 430 for number in range(8))
+
+
+def test_fewer_replicas_move_only_the_names_of_the_last() -> None:
+    """All other sessions stay where their clients know them."""
+    for name in NAMES:
+        assert choose_home(name, 2) == choose_home(name, 3) or choose_home(name, 3) == 2
+
+
+def test_a_new_replica_moves_no_name() -> None:
+    """It takes sessions without a name alone, since one with a name may run elsewhere."""
+    homes = [make_table([*URLS, "http://127.0.0.1:7003"], names=3).find_home(name) for name in NAMES]
+    assert homes == [make_table().find_home(name) for name in NAMES]
+
+
 def test_ids_begin_with_the_number_of_their_replica() -> None:
     """A session without a name gets its ID from the replica that makes it; with one, only at home."""
     assert make(2).make_id(None).startswith("2-")
@@ -47,9 +70,10 @@ def test_ids_begin_with_the_number_of_their_replica() -> None:
 
 
 def test_a_session_is_found_by_name_and_by_id() -> None:
-    """Both lead to the same ID on its replica."""
+    """A name may also be the ID of a session from the time when there was one replica."""
     home = find_home("report", 0)
-    assert {make(home).resolve(each) for each in ("report", f"{home}-report")} == {f"{home}-report"}
+    assert make(home).list_ids("report") == ("report", f"{home}-report")
+    assert make(home).list_ids(f"{home}-report") == (f"{home}-report",)
 
 
 def test_the_default_session_lives_on_replica_0() -> None:
@@ -60,9 +84,20 @@ def test_the_default_session_lives_on_replica_0() -> None:
 
 def test_one_replica_keeps_names_as_ids() -> None:
     """Without further replicas, the ID of a named session is its name, whatever it looks like."""
-    alone = make(0, 1, [])
-    assert alone.make_id("7-seven") == alone.resolve("7-seven") == "7-seven"
+    alone = Replicas(0)
+    assert alone.make_id("7-seven") == "7-seven"
+    assert alone.list_ids("7-seven") == ("7-seven",)
     assert "-" not in alone.make_call_id()
+
+
+def test_ids_stay_numbered_when_one_replica_is_left() -> None:
+    """Sessions from the time of several replicas are found by name."""
+    replicas = make(0, make_table(URLS[:1]))
+    assert "-" not in replicas.make_call_id()
+    replicas.replace_table(make_table(URLS[:2], names=1))
+    replicas.replace_table(make_table(URLS[:1]))
+    assert replicas.make_id("report") == "0-report"
+    assert replicas.list_ids("report") == ("report", "0-report")
 
 
 def test_a_name_that_looks_like_an_id_is_refused() -> None:
@@ -73,7 +108,7 @@ def test_a_name_that_looks_like_an_id_is_refused() -> None:
 
 def test_an_id_with_a_number_that_no_replica_has_is_not_moved() -> None:
     """The replica that is asked says that there is no such session."""
-    assert make(1).resolve("9-report") == "9-report"
+    assert make(1).list_ids("9-report") == ("9-report",)
 
 
 def test_background_calls_are_found_from_every_replica() -> None:
@@ -86,14 +121,29 @@ def test_background_calls_are_found_from_every_replica() -> None:
 
 
 def test_an_address_that_is_not_known_yet_is_looked_for() -> None:
-    """The replica reads the addresses again before it says that one is absent."""
-    replicas = make(0, 3, [URLS[0], None, None])
-    with pytest.raises(Unavailable, match="replica 1, which has no address yet; try again"):
+    """The replica reads the table again before it says that an address is absent."""
+    replicas = make(0, make_table([URLS[0], None, None]))
+    with pytest.raises(Unavailable, match="replica 1, which has no address now; try again"):
         replicas.check_home("1-report")
-
-    def refresh() -> None:
-        replicas.addresses = URLS
-
-    replicas.refresh = refresh
+    replicas.refresh = lambda: replicas.replace_table(make_table())
     with pytest.raises(Moved, match=URLS[1]):
         replicas.check_home("1-report")
+
+
+def test_a_draining_replica_sends_new_sessions_elsewhere() -> None:
+    """It still answers for those that it has, and says why it takes no name."""
+    draining = make(2, make_table(draining=2))
+    with pytest.raises(Moved, match="new sessions belong to replica 0") as moved:
+        draining.make_id(None)
+    assert moved.value.url == URLS[0]
+    name = next(name for name in NAMES if choose_home(name, 3) == 2)
+    assert draining.list_ids(name) == (name, f"2-{name}")
+    with pytest.raises(Unavailable, match="live on replica 2, which takes no new ones"):
+        draining.make_id(name)
+    assert make(0, make_table(draining=2)).make_id(None).startswith("0-")
+
+
+def test_when_all_replicas_drain_there_are_no_new_sessions() -> None:
+    """The error says that this passes for none of them."""
+    with pytest.raises(Unavailable, match="all replicas of this backend will be removed"):
+        make(0, make_table([URLS[0], None], draining=0)).make_id(None)

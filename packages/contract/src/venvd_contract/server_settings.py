@@ -114,7 +114,6 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "channel": "the engine sets it",
     "name": "it is the name of the backend",
     "replica": "venvd numbers the replicas of a backend",
-    "replicas": "the field replicas of the backend is their number",
     "venv": "it is the name of the venv",
     "engine_name": "it is the engine of the controller",
     "token_sha256": "venvd makes the token of a backend",

@@ -132,7 +132,7 @@ class Backend:
         self._request_commands: dict[str, Callable[[Request], Awaitable[Any]]] = {}
         self._arrays = ArrayService(self.begin)
         self.audit = AuditEvents()
-        self.replicas = Replicas(settings)
+        self.replicas = Replicas(settings.replica)
         self._manages_key: str | None = None
         self._secrets = Secrets(settings.secrets_file)
         self._egress: asyncio.Task[None] | None = None
@@ -369,8 +369,8 @@ class Backend:
         return {} if reason is None else {"session": reason}
 
     def load(self) -> LoadReport:
-        """Return how many sessions there are."""
-        return LoadReport(0 if self._pool is None else len(self._pool))
+        """Return what there is to do now."""
+        return LoadReport() if self._pool is None else self._pool.measure_load()
 
     def walls(self) -> WallsReport:
         """Return the walls around user code, as the worker host reports them.

@@ -17,14 +17,15 @@ from venvd_contract.internal import PROTOCOL
 from venvd_contract.internal.audit import SESSION_ENDED
 from venvd_contract.internal.environment import check_session
 from venvd_contract.internal.limits import merge_limits
-from venvd_contract.internal.messages import GetStats, Hello, Stats, ZygoteReport
+from venvd_contract.internal.messages import GetStats, Hello, LoadReport, Stats, ZygoteReport
+from venvd_contract.internal.replica_table import DEFAULT
 from venvd_contract.resources import check_name
 from venvd_core.audit import AuditEvents
 from venvd_core.callers import Access
 from venvd_core.channel import Channel
 from venvd_core.link import SessionEvent
 from venvd_core.metrics import Gauges, Metrics
-from venvd_core.replicas import DEFAULT, Replicas
+from venvd_core.replicas import Replicas
 from venvd_core.secrets import Secrets
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
@@ -113,14 +114,17 @@ class Pool:
         """
         if name is None:
             name = DEFAULT
-        session = self._sessions.get(name) or self._sessions.get(self._replicas.resolve(name))
+        session = self._sessions.get(name)
+        if session is None:
+            for session_id in self._replicas.list_ids(name):
+                session = session or self._sessions.get(session_id)
         if session is None:
             raise self._not_found_error(name)
         return session
 
     def _not_found_error(self, name: str) -> NotFound:
-        fate = self._ended.get(self._replicas.resolve(name))
-        known = f"it ended: {fate}" if fate else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
+        fates = [self._ended[each] for each in self._replicas.list_ids(name) if each in self._ended]
+        known = f"it ended: {fates[-1]}" if fates else "create it, or use " + ", ".join(sorted(self._sessions)[:10])
         return NotFound(f'there is no session "{name[:80]}": {known}')
 
     def __len__(self) -> int:
@@ -140,8 +144,9 @@ class Pool:
         """
         spec = self._spec(payload)
         self._check_link()
-        if spec.id in self._sessions:
-            raise Conflict(f'there is a session "{spec.id}" already')
+        taken = next((each for each in (spec.id, spec.name) if each in self._sessions), None)
+        if taken is not None:
+            raise Conflict(f'there is a session "{taken}" already')
         session = self._add(spec)
         if session.serving:
             return session.info()  # it has the process of a standby
@@ -234,6 +239,15 @@ class Pool:
         if default is None:
             return "there is no default session"
         return None if default.serving else default.start_error or "the default session is starting"
+
+    def measure_load(self) -> LoadReport:
+        infos = [session.info() for session in self._sessions.values()]
+        return LoadReport(
+            sessions=len(infos),
+            most=self._settings.max_sessions,
+            busy=sum(info.state == "busy" for info in infos),
+            queued=sum(info.queued for info in infos),
+        )
 
     def gauges(self) -> Gauges:
         infos = [session.info() for session in self._sessions.values()]

@@ -2,67 +2,92 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from venvd_contract.errors import InvalidRequest, Moved, Unavailable
-from venvd_core.settings import BackendSettings
+from venvd_contract.internal.replica_table import DEFAULT, ReplicaTable, read_number
 
-DEFAULT = "default"
-"""The session that is always there, on replica 0."""
 _CALL_ID_BYTES = 16
-_NUMBERED = re.compile(r"(\d{1,4})-")
 
 
 class Replicas:
     """The replica that this server is, and its siblings.
 
-    A session's ID begins with the number of its replica. A session with a name lives on the replica that the name's
-    checksum chooses, so that each name is unique among all of them.
+    A session's ID begins with the number of its replica as soon as there is another one. IDs that a replica gave before
+    stay as they are. A hash of a session's name chooses the replica on which it lives, so that each name is unique
+    among all of them.
+
+    Args:
+        number: of this replica.
 
     Attributes:
-        number: of this replica.
-        count: of all replicas.
-        addresses: of all replicas by number; None for one that has none yet.
-        refresh: reads the addresses again; None where this server has no file of them.
         first: the ID of the session that is always there: `default`, or that of another replica than 0.
+        refresh: reads the table again; None where this server has no file of it.
     """
 
-    def __init__(self, settings: BackendSettings) -> None:
-        self.number = settings.replica
-        self.count = settings.replicas
-        self.addresses: Sequence[str | None] = ()
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.first = DEFAULT if number == 0 else f"{number}-{DEFAULT}"
         self.refresh: Callable[[], None] | None = None
-        self.first = DEFAULT if self.number == 0 else f"{self.number}-{DEFAULT}"
+        self._table = ReplicaTable()
+        self._numbered = number > 0
+
+    def replace_table(self, table: ReplicaTable) -> None:
+        """Take the table that the controller has written; replicas come and go while this one runs."""
+        self._table = table
+        self._numbered = self._numbered or table.count > 1
+
+    @property
+    def draining(self) -> bool:
+        """Whether this replica takes no new sessions."""
+        entries = self._table.replicas
+        return self.number < len(entries) and entries[self.number].draining
 
     def make_id(self, name: str | None) -> str:
         """Make the ID of a new session.
 
         Raises:
             InvalidRequest: the name looks like the ID of a session.
-            Moved: sessions of this name live on another replica.
+            Moved: sessions of this name, or all new ones, live on another replica.
+            Unavailable: the replica of this name will be removed.
         """
-        if self.count == 1:
+        if not self._numbered:
             return name or f"s-{secrets.token_hex(6)}"
         if name is None:
+            self._check_open()
             return f"{self.number}-{secrets.token_hex(6)}"
-        if _NUMBERED.match(name):
+        if read_number(name) is not None:
             raise InvalidRequest(f'"{name}" looks like the ID of a session, which begins with a number: choose another')
         self.check_home(name)
+        if self.draining:
+            raise Unavailable(
+                f'sessions with the name "{name}" live on replica {self.number}, which takes no new ones, since it will '
+                "be removed: choose another name, or try again once it is gone"
+            )
         return name if name == self.first else f"{self.number}-{name}"
 
-    def resolve(self, session: str) -> str:
-        """Return the ID of the session with this name or ID.
+    def _check_open(self) -> None:
+        """Raise `Moved` if new sessions belong on another replica."""
+        if not self.draining:
+            return
+        others = self._table.list_open()
+        if not others:
+            raise Unavailable("all replicas of this backend will be removed, and take no new sessions")
+        self._check("new sessions belong to", others[0])
+
+    def list_ids(self, session: str) -> tuple[str, ...]:
+        """Return the IDs that the session with this name or ID may have here.
 
         Raises:
             Moved: it lives on another replica.
         """
-        if self.count == 1:
-            return session
+        if not self._numbered:
+            return (session,)
         self.check_home(session)
-        return session if session == self.first or _NUMBERED.match(session) else f"{self.number}-{session}"
+        if session == self.first or read_number(session) is not None:
+            return (session,)
+        return (session, f"{self.number}-{session}")
 
     def check_home(self, session: str) -> None:
         """Check that this is the replica on which the session with this name or ID lives.
@@ -71,36 +96,28 @@ class Replicas:
             Moved: it is another one.
             Unavailable: it is another one, which has no address now.
         """
-        self._check(f'the session "{session[:80]}"', self._find_home(session))
+        self._check(f'the session "{session[:80]}" is one of', self._table.find_home(session))
 
     def make_call_id(self) -> str:
         """Make the ID of a new background call; it begins like those of sessions where there are several replicas."""
-        prefix = "" if self.count == 1 else f"{self.number}-"
+        prefix = f"{self.number}-" if self._numbered else ""
         return prefix + secrets.token_hex(_CALL_ID_BYTES)
 
     def check_call(self, call: str) -> None:
         """Check that a background call with this ID would be one of this replica; raises as `check_home`."""
-        if self.count > 1 and _NUMBERED.match(call):
-            self._check(f'the call "{call[:80]}"', self._find_home(call))
+        if self._numbered and read_number(call) is not None:
+            self._check(f'the call "{call[:80]}" is one of', self._table.find_home(call))
 
-    def _check(self, what: str, home: int) -> None:
-        if home == self.number:
+    def _check(self, what: str, home: int | None) -> None:
+        if home is None or home == self.number:  # None: this one knows of no such session either
             return
         if self._find_address(home) is None and self.refresh is not None:
             self.refresh()
         url = self._find_address(home)
         if url is None:
-            raise Unavailable(f"{what} is one of replica {home}, which has no address yet; try again")
-        raise Moved(f"{what} is one of replica {home}, at {url}", url=url)
-
-    def _find_home(self, session: str) -> int:
-        if session == DEFAULT:
-            return 0
-        numbered = _NUMBERED.match(session)
-        if numbered is not None:
-            number = int(numbered[1])
-            return number if number < self.count else self.number  # this one knows of no such session
-        return zlib.crc32(session.encode("utf-8", "replace")) % self.count
+            raise Unavailable(f"{what} replica {home}, which has no address now; try again")
+        raise Moved(f"{what} replica {home}, at {url}", url=url)
 
     def _find_address(self, number: int) -> str | None:
-        return self.addresses[number] if number < len(self.addresses) else None
+        entries = self._table.replicas
+        return entries[number].url if number < len(entries) else None

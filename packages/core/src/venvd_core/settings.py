@@ -38,8 +38,6 @@ class BackendSettings(BaseSettings):
     name: str = ""
     replica: int = Field(default=0, ge=0, lt=MOST_REPLICAS)
     """The number of this replica of the backend."""
-    replicas: int = Field(default=1, ge=1, le=MOST_REPLICAS)
-    """Of the backend."""
     venv: str = ""
     engine_name: str = ""
     token_sha256: Digest = ""

@@ -330,6 +330,8 @@ class LaunchRecord:
         probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…`, `https://…` or `unix:///…`.
         http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
+        inner_url: where the router of the backend reaches the server, beside it; null is `url`.
+        inner_http_url: the same, of the HTTP port of a gRPC server; null is `http_url`.
         certificate_file: the file with the certificate of a server whose probes are answered by TLS.
         certificate: what that file held when the server was started, PEM. The controller sets both.
     """
@@ -341,6 +343,8 @@ class LaunchRecord:
     data: Mapping[str, Any]
     version: int = 1
     http_url: str | None = None
+    inner_url: str | None = None
+    inner_http_url: str | None = None
     certificate_file: str | None = None
     certificate: str | None = None
 

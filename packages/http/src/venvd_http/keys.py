@@ -1,4 +1,7 @@
-"""The key file of a server: read strictly, and watched while the server runs."""
+"""The key file of a server: read strictly, and watched while the server runs.
+
+It has the keys of clients, and the table of the backend's replicas.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import asyncio
 import datetime as dt
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from venvd_contract.internal.replica_table import ReplicaTable
 from venvd_http.auth import Key, OwnToken, TokenGuard
 
 _log = logging.getLogger("venvd.access")
@@ -39,15 +43,15 @@ class _File(msgspec.Struct):
     keys: list[_Entry]
     tokens: list[_Token] = []
     """The server's own tokens: the newest, and older ones with the ends that a rotation gave them."""
-    replicas: list[str | None] = []
-    """The addresses of all replicas of the backend, by number."""
+    siblings: ReplicaTable = msgspec.field(default_factory=ReplicaTable)
+    """The replicas of the backend."""
 
 
 _file = msgspec.json.Decoder(_File)
 
 
-def parse(data: bytes) -> tuple[list[Key], list[str | None]]:
-    """Parse the content of a key file: the keys, and the addresses of the backend's replicas.
+def parse(data: bytes) -> tuple[list[Key], ReplicaTable]:
+    """Parse the content of a key file: the keys, and the table of the backend's replicas.
 
     Raises:
         ValueError: it is no such file; the message says why.
@@ -57,14 +61,16 @@ def parse(data: bytes) -> tuple[list[Key], list[str | None]]:
         *(Key(each.name, bytes.fromhex(each.sha256), each.scope, each.end) for each in content.keys),
         *(OwnToken(each.name, bytes.fromhex(each.sha256), expires_at=each.end) for each in content.tokens),
     ]
-    return keys, content.replicas
+    return keys, content.siblings
 
 
 class Siblings(Protocol):
     """The replicas of a backend, as its server knows them."""
 
-    addresses: Sequence[str | None]
     refresh: Callable[[], None] | None
+
+    def replace_table(self, table: ReplicaTable) -> None:
+        """Take the table of the file."""
 
 
 class KeyFile:
@@ -86,15 +92,16 @@ class KeyFile:
             status = self._path.stat()
             seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if seen != self._seen:
-                keys, self._siblings.addresses = self._read()
+                keys, table = self._read()
                 self._guard.replace_keys(keys)
+                self._siblings.replace_table(table)
                 self._seen, self._problem = seen, ""
         except (OSError, ValueError) as error:
             self._seen = None
             self._report(f"VENVD_KEYS_FILE: {self._path} cannot be used, and the keys stay as they were: {error}")
         self._guard.end_expired()
 
-    def _read(self) -> tuple[list[Key], list[str | None]]:
+    def _read(self) -> tuple[list[Key], ReplicaTable]:
         with self._path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST:
                 raise ValueError(f"it is larger than {LARGEST} bytes")
@@ -113,7 +120,7 @@ class KeyFile:
 
 
 def watch(path: Path | None, guard: TokenGuard, siblings: Siblings) -> asyncio.Task[None] | None:
-    """Keep a guard's keys and the addresses of replicas those of a file until the returned task is cancelled.
+    """Keep a guard's keys and the table of replicas those of a file until the returned task is cancelled.
 
     Without a file there are none.
     """

@@ -33,6 +33,7 @@ def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
         retry_at=0.0,
         declared=declared,
         replica=0,
+        names=1,
     )
 
 

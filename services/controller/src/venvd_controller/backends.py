@@ -13,6 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
+from venvd_contract.internal.replica_table import ReplicaTable
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
@@ -98,13 +99,9 @@ class Backends:
         with self._database.read() as session:
             return [_get_backend_row(session, name), *replicas.list_others(session, name)]
 
-    def list_addresses(self, row: BackendRow) -> list[str | None]:
-        """List the addresses of all replicas of the backend of a row, by number; none if it has no further ones."""
-        count = row.spec.get("replicas", 1)
-        if count == 1:
-            return []
-        urls = {each.replica: each.url for each in self.list_replicas(row.replica_of or row.name)}
-        return [urls.get(number) for number in range(count)]
+    def make_replica_table(self, row: BackendRow) -> ReplicaTable:
+        """Make the table of the replicas of the backend of a row, for its servers."""
+        return replicas.make_table(self.list_replicas(row.replica_of or row.name))
 
     def find_replica(self, name: str, number: int) -> BackendRow:
         """Return the row of a replica.
@@ -201,6 +198,7 @@ class Backends:
     def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
         """Give a backend the rows of the replicas that it should have, and queue their starts; others end."""
         spec = read_spec(row)
+        row.names = spec.replicas
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
         for number in range(1, spec.replicas):
             planned = replicas.plan_replica(spec)

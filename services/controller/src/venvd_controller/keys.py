@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -84,7 +84,7 @@ class Keys:
     def render_file(self, row: BackendRow) -> bytes:
         """Return the key file of a backend's server: its own tokens, and each key that may call it or read its metrics.
 
-        It also has the addresses of all replicas of the backend.
+        It also has the table of the backend's replicas.
 
         Own tokens that have ended are there as well, so that the server can say so.
         """
@@ -99,8 +99,8 @@ class Keys:
             {"name": _name_token(backend, end), "sha256": digest, "expiresAt": end}
             for digest, end in self._backends.tokens.list_digests(row)
         ]
-        replicas = self._backends.list_addresses(row)
-        return json.dumps({"keys": entries, "tokens": tokens, "replicas": replicas}).encode()
+        siblings = asdict(self._backends.make_replica_table(row))
+        return json.dumps({"keys": entries, "tokens": tokens, "siblings": siblings}).encode()
 
     def list_all(self, after: str | None, limit: int) -> Sequence[Key]:
         query = select(KeyRow).where(KeyRow.name > (after or "")).order_by(KeyRow.name).limit(limit)

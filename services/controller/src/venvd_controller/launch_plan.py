@@ -123,8 +123,8 @@ def create_server_env(
         env["VENVD_ALLOWED_ORIGINS"] = ",".join(spec.allowedOrigins)
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
-    if spec.replicas > 1:
-        env |= {"VENVD_REPLICA": str(row.replica), "VENVD_REPLICAS": str(spec.replicas)}
+    if row.replica:
+        env["VENVD_REPLICA"] = str(row.replica)
     if spec.handleLease is not None:
         env["VENVD_HANDLE_LEASE"] = str(spec.handleLease)
     return env

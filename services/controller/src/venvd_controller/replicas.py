@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import InvalidRequest, Unimplemented, VenvdError
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport
+from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import MOST_REPLICAS, BackendSpec
 from venvd_controller import probes
 from venvd_controller.database.tables import BackendRow
@@ -87,6 +88,21 @@ def combine_error(rows: Sequence[BackendRow]) -> str | None:
     if failed is None or len(rows) == 1:
         return None if failed is None else failed.error
     return f"replica {failed.replica}: {failed.error}"
+
+
+def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
+    """Make the table of replicas for the servers of a backend from its rows."""
+    entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
+    for row in rows:
+        record = None if row.record is None else LaunchRecord(**row.record)
+        entries[row.replica] = ReplicaEntry(
+            url=row.url,
+            innerUrl=record and record.inner_url,
+            innerHttpUrl=record and record.inner_http_url,
+            draining=row.drain_until is not None,
+            certificate=record and record.certificate,
+        )
+    return ReplicaTable(min(rows[0].names, len(entries)), entries)
 
 
 def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, int]:

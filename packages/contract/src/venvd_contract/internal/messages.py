@@ -211,14 +211,24 @@ class WallsReport:
 
 
 LOAD_PATH = "/load"
-"""Where the server hands the controller a `LoadReport`."""
+"""Where the server hands the controller and the router a `LoadReport`."""
 
 
 @dataclass
 class LoadReport:
-    """How many sessions the server has."""
+    """What the server has to do now.
+
+    Attributes:
+        sessions: those that clients created, and the one that is always there.
+        most: how many it may have.
+        busy: sessions with a call that runs.
+        queued: calls that wait in their sessions.
+    """
 
     sessions: int = 0
+    most: int = 0
+    busy: int = 0
+    queued: int = 0
 
 
 @dataclass

@@ -125,6 +125,10 @@ class BackendRow(Table):
     """The backend of which it is a further replica; null for replica 0, the row of the backend itself."""
     replica: Mapped[int] = mapped_column(default=0)
     """Its number among the replicas."""
+    names: Mapped[int] = mapped_column(default=1)
+    """So many of the first replicas take the sessions with names; of replica 0 alone (`replica_table`)."""
+    drain_until: Mapped[float | None]
+    """Unix time at which a replica that takes no new sessions is removed, also with those that it has."""
 
 
 class StoppedRow(Table):

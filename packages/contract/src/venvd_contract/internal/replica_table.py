@@ -1,0 +1,91 @@
+"""The table of a backend's replicas, which its servers and its router read from their key files.
+
+Every program that reads it finds the same home for a session, without asking the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+DEFAULT = "default"
+"""The session that is always there, on replica 0."""
+_NUMBERED = re.compile(r"(\d{1,4})-")
+_MULTIPLIER = 2862933555777941757
+_MASK = (1 << 64) - 1
+
+
+@dataclass
+class ReplicaEntry:
+    """One replica.
+
+    Attributes:
+        url: where clients reach it; null while it has no address.
+        innerUrl: where the router reaches it; null where that is `url`.
+        innerHttpUrl: the same, of the HTTP port of a gRPC server.
+        draining: whether it takes no new sessions, since it will be removed.
+        certificate: what the server was given for TLS, PEM; null without TLS.
+    """
+
+    url: Optional[str] = None
+    innerUrl: Optional[str] = None  # noqa: N815 - a name in the file
+    innerHttpUrl: Optional[str] = None  # noqa: N815
+    draining: bool = False
+    certificate: Optional[str] = None
+
+
+@dataclass
+class ReplicaTable:
+    """All replicas of a backend.
+
+    Attributes:
+        names: so many of the first replicas take the sessions with names. A new replica does not raise it: no name
+            may move away from a session that has it.
+        replicas: by number; one that is gone has no address.
+    """
+
+    names: int = 1
+    replicas: List[ReplicaEntry] = field(default_factory=lambda: [ReplicaEntry()])
+
+    @property
+    def count(self) -> int:
+        return len(self.replicas)
+
+    def find_home(self, session: str) -> Optional[int]:
+        """Find the number of the replica on which the session with this name or ID lives.
+
+        None is a session of a replica that is not in the table.
+        """
+        if session == DEFAULT:
+            return 0
+        number = read_number(session)
+        if number is not None:
+            return number if number < self.count else None
+        return choose_home(session, self.names)
+
+    def list_open(self) -> List[int]:
+        """List the replicas that have an address and take new sessions."""
+        return [number for number, each in enumerate(self.replicas) if each.url is not None and not each.draining]
+
+
+def read_number(identity: str) -> Optional[int]:
+    """Read the number of the replica at the start of the ID of a session or a call; None where there is none."""
+    numbered = _NUMBERED.match(identity)
+    return None if numbered is None else int(numbered[1])
+
+
+def choose_home(name: str, count: int) -> int:
+    """Choose one of `count` replicas for the sessions with this name.
+
+    It is the jump consistent hash of Lamping and Veach (2014): of `count` - 1 replicas it chooses the same one, unless
+    that was the last.
+    """
+    key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+    chosen, following = 0, 0
+    while following < count:
+        chosen = following
+        key = (key * _MULTIPLIER + 1) & _MASK
+        following = int((chosen + 1) * ((1 << 31) / ((key >> 33) + 1)))
+    return chosen
