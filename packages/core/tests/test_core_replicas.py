@@ -14,7 +14,9 @@ URLS = ["http://127.0.0.1:7000", "http://127.0.0.1:7001", "http://127.0.0.1:7002
 NAMES = [f"name-{number}" for number in range(60)]
 
 
-def make_table(urls: Sequence[str | None] = URLS, names: int | None = None, draining: int | None = None) -> ReplicaTable:
+def make_table(
+    urls: Sequence[str | None] = URLS, names: int | None = None, draining: int | None = None
+) -> ReplicaTable:
     entries = [ReplicaEntry(url, draining=number == draining) for number, url in enumerate(urls)]
     return ReplicaTable(len(urls) if names is None else names, entries)
 

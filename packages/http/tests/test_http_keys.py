@@ -18,6 +18,10 @@ from venvd_http.auth import Key, OwnToken, TokenGuard
 from venvd_http.keys import KeyFile, parse, watch
 
 
+def ignore(_table: object) -> None:
+    """Take a table of replicas, which these tests are not about."""
+
+
 def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
@@ -141,7 +145,7 @@ def test_a_broken_file_keeps_the_keys(
 ) -> None:
     """A file that is no key file changes no key and is logged once; the next good file counts."""
     path = tmp_path / "keys.json"
-    file = KeyFile(path, guard, SimpleNamespace(replace_table=lambda table: None, refresh=None))
+    file = KeyFile(path, guard, SimpleNamespace(replace_table=ignore, refresh=None))
     write(path, entry("first"))
     file.refresh()
     path.write_text(data)
@@ -160,7 +164,7 @@ def test_a_broken_file_keeps_the_keys(
 def test_a_missing_file_keeps_the_keys(guard: TokenGuard, tmp_path: Path) -> None:
     """A server whose file disappears serves on with the keys that it knows."""
     path = tmp_path / "keys.json"
-    file = KeyFile(path, guard, SimpleNamespace(replace_table=lambda table: None, refresh=None))
+    file = KeyFile(path, guard, SimpleNamespace(replace_table=ignore, refresh=None))
     file.refresh()
     write(path, entry("first"))
     file.refresh()
@@ -175,7 +179,7 @@ def test_a_new_key_is_accepted_at_once(guard: TokenGuard, tmp_path: Path) -> Non
     write(path, entry("first"))
 
     async def use_both() -> None:
-        watching = watch(path, guard, SimpleNamespace(replace_table=lambda table: None, refresh=None))
+        watching = watch(path, guard, SimpleNamespace(replace_table=ignore, refresh=None))
         assert watching is not None
         write(path, entry("second"))
         guard.check("second")

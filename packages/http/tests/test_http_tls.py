@@ -143,7 +143,9 @@ def ask(port: int, context: ssl.SSLContext, path: str = "/", body: bytes = b"hel
     with contextlib.closing(connect(port, context)) as connection:
         connection.connect()
         # in one piece: the fast path takes no body that comes later than its head
-        connection.sock.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
+        connection.sock.sendall(
+            b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+        )
         answer = http.client.HTTPResponse(connection.sock, method="POST")
         answer.begin()
         return answer.status, answer.read()

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 
 from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
+from venvd_contract.internal.messages import LOAD_PATH, LoadReport
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
 from venvd_controller import backends
 from venvd_controller.app import create_app
@@ -57,6 +58,8 @@ class _ProbeHandler(http.server.BaseHTTPRequestHandler):
         status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
+        if self.path == LOAD_PATH:
+            body = json.dumps(asdict(self.server.backend.load)).encode()  # type: ignore[attr-defined]
         if self.path == "/walls":
             status, body = self.server.backend.walls  # type: ignore[attr-defined]
         events = self.server.backend.events  # type: ignore[attr-defined]
@@ -99,6 +102,7 @@ class MemoryBackend:
     raw_events: bytes | None = None
     """What its server sends in place of them."""
     walls: tuple[int, bytes] = (404, b"{}")
+    load: LoadReport = field(default_factory=lambda: LoadReport(sessions=1, most=64))
     asked: list[str] = field(default_factory=list)
     """The positions after which the controller asked for events."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from harness.ports import free_port
 
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented
-from venvd_contract.resources import BackendSpec, VenvSpec
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
+from venvd_contract.internal.messages import LoadReport
+from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
+from venvd_controller import scaling
 from venvd_controller.replicas import check_replicas
 from venvd_engines.engine import PartState
 
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def testbed(shared_testbed: Any) -> Any:
     shared_testbed.controller.venvs.put("many", VenvSpec(python="3.13"))
-    shared_testbed.engine.user_ids = range(5000, 5020)
+    shared_testbed.engine.user_ids = range(5000, 5100)
     return shared_testbed
 
 
@@ -117,15 +120,130 @@ def test_the_end_of_a_backend_is_that_of_its_replicas(testbed: Any) -> None:
     assert start(testbed, "ended", 2).state == "succeeded"
 
 
+def list_launches(testbed: Any, name: str) -> dict[str, str]:
+    """Return the IDs of a backend's launches by their names."""
+    launches = [each.launch for each in testbed.engine.launches.values()]
+    return {each.name: each.id for each in launches if each.name.startswith(name)}
+
+
+def read_table(testbed: Any, name: str, number: int = 0) -> Any:
+    """Return the table of replicas that a server has."""
+    return json.loads(find(testbed, name, number).keys)["siblings"]
+
+
 def test_fewer_replicas_in_the_manifest_end_the_others(testbed: Any, wait_until: Any) -> None:
-    """A changed specification restarts those that stay."""
+    """Those that stay run on, and learn that the last one is gone."""
     start(testbed, "shrunk")
-    backends = testbed.controller.backends
-    backends.declare(BackendSpec("http", venv="many", name="shrunk", replicas=2))
-    wait_until(lambda: [each.state for each in backends.get("shrunk").replicas] == ["running"] * 2)
-    names = {each.launch.name for each in testbed.engine.launches.values() if each.launch.name.startswith("shrunk")}
-    assert names == {"shrunk", "shrunk--1"}
-    assert len(json.loads(find(testbed, "shrunk", 1).keys)["siblings"]["replicas"]) == 2
+    before = list_launches(testbed, "shrunk")
+    testbed.controller.backends.declare(BackendSpec("http", venv="many", name="shrunk", replicas=2))
+    wait_until(lambda: len(read_table(testbed, "shrunk")["replicas"]) == 2)
+    assert list_launches(testbed, "shrunk") == {name: before[name] for name in ("shrunk", "shrunk--1")}
+    assert read_table(testbed, "shrunk")["names"] == 2
+
+
+def test_replicas_are_added_while_the_others_run(testbed: Any) -> None:
+    """The new ones take no names, since these live on the others; all servers learn their addresses."""
+    start(testbed, "grown", 1)
+    before = list_launches(testbed, "grown")
+    answer = testbed.client.post("/v1/backends/grown/scale", json={"replicas": 3})
+    assert answer.status_code == 202
+    assert testbed.wait(OperationInfo(**answer.json()["operation"])).state == "succeeded"
+    backend = testbed.controller.backends.get("grown")
+    assert [each.state for each in backend.replicas] == ["running"] * 3
+    assert list_launches(testbed, "grown")["grown"] == before["grown"]
+    tables = [read_table(testbed, "grown", number) for number in range(3)]
+    assert tables[0]["names"] == 1
+    assert [each["url"] for each in tables[0]["replicas"]] == [each.url for each in backend.replicas]
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_a_replica_with_sessions_drains(testbed: Any, wait_until: Any) -> None:
+    """It runs on, and all servers know that it takes no new ones; once its last session has ended, it goes."""
+    start(testbed, "drained", 2)
+    find(testbed, "drained", 1).load.sessions = 2
+    testbed.controller.scaler.scale("drained", 1)
+    assert [each["draining"] for each in read_table(testbed, "drained", 1)["replicas"]] == [False, True]
+    backend = testbed.controller.backends.get("drained")
+    assert (backend.state, [each.draining for each in backend.replicas]) == ("running", [False, True])
+    testbed.controller.reconciler.run_turn()
+    assert "drained--1" in list_launches(testbed, "drained")
+    find(testbed, "drained", 1).load.sessions = 1
+    wait_until(lambda: list(list_launches(testbed, "drained")) == ["drained"])
+    wait_until(lambda: len(read_table(testbed, "drained")["replicas"]) == 1)
+
+
+def test_a_drain_ends_after_its_timeout(testbed: Any, wait_until: Any) -> None:
+    """The sessions that the replica still has end with it."""
+    start(testbed, "hurried", 2, drainTimeout=0.0)
+    find(testbed, "hurried", 1).load.sessions = 9
+    testbed.controller.scaler.scale("hurried", 1)
+    wait_until(lambda: list(list_launches(testbed, "hurried")) == ["hurried"])
+
+
+def test_a_draining_replica_may_be_wanted_again(testbed: Any) -> None:
+    """It keeps its sessions, and takes new ones again."""
+    start(testbed, "regretted", 2)
+    find(testbed, "regretted", 1).load.sessions = 2
+    before = list_launches(testbed, "regretted")
+    testbed.controller.scaler.scale("regretted", 1)
+    testbed.controller.scaler.scale("regretted", 2)
+    assert not any(each["draining"] for each in read_table(testbed, "regretted")["replicas"])
+    testbed.controller.reconciler.run_turn()
+    assert list_launches(testbed, "regretted") == before
+
+
+def test_scaling_names_the_replica_that_does_not_start(testbed: Any) -> None:
+    """The others run on."""
+    start(testbed, "stuck", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testbed.engine, "_listen", Mock(side_effect=Unavailable("no room")))
+        _, operation = testbed.controller.scaler.scale("stuck", 2)
+        ended = testbed.wait(operation)
+    assert (ended.state, ended.error["detail"]) == ("failed", "replica 1 is failed: no room")
+    assert testbed.controller.backends.get("stuck").replicas[0].state == "running"
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [("fixed", 0, "takes 1 to 32, not 0"), ("loaded", 2, "load of the backend"), ("nobody", 2, "no backend")],
+)
+def test_scaling_is_refused_with_the_reason(testbed: Any, name: str, count: int, message: str) -> None:
+    """A wrong number, a backend that follows its load, and one that does not exist."""
+    if name not in {each.name for each in testbed.controller.backends.list_all()} and name != "nobody":
+        start(testbed, name, 1, maxReplicas=2 if name == "loaded" else None)
+    with pytest.raises(VenvdError, match=message):
+        testbed.controller.scaler.scale(name, count)
+
+
+def test_replicas_follow_the_sessions(testbed: Any, wait_until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For more sessions than those of each replica there is another one, and for fewer there is one less."""
+    monkeypatch.setattr(scaling, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "_LOOK_SECONDS", 0.0)
+    start(testbed, "busy", 1, maxReplicas=3, sessionsPerReplica=4)
+    find(testbed, "busy", 0).load.sessions = 6  # five of clients
+    wait_until(lambda: [each.state for each in testbed.controller.backends.get("busy").replicas] == ["running"] * 2)
+    find(testbed, "busy", 0).load.sessions = 4
+    wait_until(lambda: list(list_launches(testbed, "busy")) == ["busy"])
+
+
+@pytest.mark.parametrize(
+    ("loads", "fields", "number"),
+    [
+        ([LoadReport(1, 64)], {}, 1),
+        ([LoadReport(49, 64)], {}, 1),
+        ([LoadReport(50, 64)], {}, 2),
+        ([LoadReport(65, 64), LoadReport(65, 64)], {}, 3),
+        ([LoadReport(500, 64)], {}, 4),
+        ([LoadReport(1, 64), LoadReport(1, 64)], {"minReplicas": 2}, 2),
+        ([LoadReport(3, 64)], {"sessionsPerReplica": 1}, 2),
+        ([LoadReport(1, 64, 1, 5)], {}, 2),
+        ([LoadReport(1, 64, 1, 5), LoadReport(1, 64)], {}, 1),
+    ],
+)
+def test_the_number_of_replicas_for_a_load(loads: list[LoadReport], fields: dict[str, int], number: int) -> None:
+    """Enough for the sessions of clients within the bounds, and one more if calls wait on all of them."""
+    spec = BackendSpec("http", maxReplicas=4, **fields)
+    assert scaling.choose_number(spec, dict(enumerate(loads))) == number
 
 
 def test_a_replica_has_no_name_of_its_own(testbed: Any) -> None:
@@ -159,6 +277,10 @@ def test_replicas_are_checked() -> None:
         check_replicas(BackendSpec("http", replicas=0), "local")
     with pytest.raises(InvalidRequest, match="has at most 59 characters"):
         check_replicas(BackendSpec("http", name="n" * 60, replicas=2), "local")
+    with pytest.raises(InvalidRequest, match="minReplicas: needs maxReplicas"):
+        check_replicas(BackendSpec("http", minReplicas=2), "local")
+    with pytest.raises(InvalidRequest, match="minReplicas: 3 is more than maxReplicas, 2"):
+        check_replicas(BackendSpec("http", minReplicas=3, maxReplicas=2), "local")
     with pytest.raises(Unimplemented, match="start several backends"):
         check_replicas(BackendSpec("http", replicas=2), "kubernetes")
     check_replicas(BackendSpec("http", name="n" * 60), "kubernetes")

@@ -41,6 +41,9 @@ class Options(TypedDict, total=False):
         ttl: seconds from its creation after which the controller removes the backend. Default: never.
         handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
         replicas: how many launches run behind its name. New sessions go to the least loaded one. Default: 1.
+        max_replicas: lets the number of replicas follow their sessions and waiting calls, up to this many.
+        min_replicas: the least number of them. Default: 1.
+        drain_timeout: seconds that a replica which is to be removed keeps its sessions. Default: 300.
         manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
         token: the controller's token.
@@ -71,6 +74,9 @@ class Options(TypedDict, total=False):
     ttl: float | None
     handle_lease: float | None
     replicas: int | None
+    max_replicas: int | None
+    min_replicas: int | None
+    drain_timeout: float | None
     manages: Sequence[str] | None
     controller: str | None
     token: str | None
@@ -111,6 +117,9 @@ class BackendPlan:
         fields["queueLimit"] = options.get("queue_limit")
         fields["ociRuntime"] = options.get("oci_runtime")
         fields["handleLease"] = options.get("handle_lease")
+        fields["maxReplicas"] = options.get("max_replicas")
+        fields["minReplicas"] = options.get("min_replicas")
+        fields["drainTimeout"] = options.get("drain_timeout")
         manages = options.get("manages")
         fields["manages"] = None if manages is None else list(manages)
         fields["venv"] = venv

@@ -270,6 +270,10 @@ def restart_backend(name: str) -> Request[BackendStart]:
     return Request("POST", f"/v1/backends/{quote_name(name)}/restart", _decoder(BackendStart))
 
 
+def scale_backend(name: str, replicas: int) -> Request[BackendStart]:
+    return Request("POST", f"/v1/backends/{quote_name(name)}/scale", _decoder(BackendStart), {"replicas": replicas})
+
+
 def rotate_admin_token(overlap: float) -> Request[AdminTokenRotation]:
     return Request("POST", "/v1/token", _decoder(AdminTokenRotation), {"overlap": overlap})
 

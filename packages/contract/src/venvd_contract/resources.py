@@ -19,6 +19,9 @@ MOST_QUEUED = 1_000_000
 LONGEST_LEASE = 365 * 86400.0
 """Seconds."""
 MOST_REPLICAS = 32
+DRAIN_TIMEOUT = 300.0
+"""Seconds that a replica which is to be removed keeps its sessions, where a backend names no `drainTimeout`."""
+LONGEST_DRAIN = 86_400.0
 ROTATION_OVERLAP = 300.0
 LONGEST_OVERLAP = 7 * 86400
 """Seconds for which a rotated token is accepted beside the new one."""
@@ -224,6 +227,18 @@ class BackendSpec:
     """Seconds from its creation after which the controller removes it. The default is never; no manifest may set it."""
     replicas: int = 1
     """How many launches of it run behind its name; sessions live on one of them each."""
+    minReplicas: Optional[int] = None
+    """The least number of replicas where `maxReplicas` is set. The default is 1."""
+    maxReplicas: Optional[int] = None
+    """Let the controller choose the number of replicas by their sessions and waiting calls, up to this many. The
+    default is a fixed number.
+    """
+    sessionsPerReplica: Optional[int] = None
+    """With `maxReplicas`: for more sessions than these on each replica there is another one. The default is three
+    quarters of `maxSessions` of its server.
+    """
+    drainTimeout: Optional[float] = None
+    """Seconds that a replica which is to be removed keeps its sessions. The default is `DRAIN_TIMEOUT`."""
 
 
 @dataclass
@@ -253,6 +268,8 @@ class Replica:
     httpUrl: Optional[str] = None
     sessions: Optional[int] = None
     """How many sessions it had at the last look; null where it gave no answer."""
+    draining: bool = False
+    """Whether it takes no new sessions, and is removed once those that it has have ended or `drainTimeout` is over."""
     startedAt: Optional[str] = None
     restarts: int = 0
     error: Optional[str] = None
@@ -294,6 +311,13 @@ class Backend:
 class BackendStart:
     backend: Backend
     operation: OperationInfo
+
+
+@dataclass
+class ScaleSpec:
+    """How many replicas a backend should have."""
+
+    replicas: int
 
 
 @dataclass

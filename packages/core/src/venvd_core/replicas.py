@@ -62,8 +62,8 @@ class Replicas:
         self.check_home(name)
         if self.draining:
             raise Unavailable(
-                f'sessions with the name "{name}" live on replica {self.number}, which takes no new ones, since it will '
-                "be removed: choose another name, or try again once it is gone"
+                f'sessions with the name "{name}" live on replica {self.number}, which takes no new ones, since it '
+                "will be removed: choose another name, or try again once it is gone"
             )
         return name if name == self.first else f"{self.number}-{name}"
 

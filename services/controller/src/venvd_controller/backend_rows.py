@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,9 +81,9 @@ def _make_http_url(row: BackendRow) -> str | None:
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
-def create_resource(session: Session, row: BackendRow, newest: Newest, engine: str, token: str | None) -> Backend:
+def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None) -> Backend:
     """Create the resource of a backend from the rows of its replicas."""
-    rows = [row, *(replicas.list_others(session, row.name) if row.spec.get("replicas", 1) > 1 else ())]
+    row = rows[0]
     return Backend(
         name=row.name,
         type=row.spec["type"],
@@ -117,4 +117,5 @@ def describe_replica(row: BackendRow) -> Replica:
         startedAt=row.started_at,
         restarts=row.restarts,
         error=row.error,
+        draining=row.drain_until is not None,
     )

@@ -79,7 +79,7 @@ class BackendStarter:
         with self._images.hold():
             if not self._adopt_own_launch(row, run):
                 self._replace_launch(row, run)
-        if row.spec.get("replicas", 1) > 1:
+        if len(self._backends.list_replicas(row.replica_of or row.name)) > 1:
             self._backends.announce_change()  # each replica learns where this one is
             if row.replica == 0:
                 self._await_replicas(row, run)

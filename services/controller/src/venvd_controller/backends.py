@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.internal.replica_table import ReplicaTable
-from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
+from venvd_contract.resources import DRAIN_TIMEOUT, Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
 from venvd_controller.backend_tokens import BackendTokens
@@ -32,6 +32,8 @@ from venvd_engines.engine import Engine, LaunchRecord
 log = logging.getLogger("venvd.controller")
 
 KIND = "backend.start"
+_LIVE_FIELDS = ("update", "replicas", "minReplicas", "maxReplicas", "sessionsPerReplica", "drainTimeout")
+"""Fields of the specification that the servers do not see."""
 _FIRST_DELAY = 2.0
 _MAX_DELAY = 60.0
 """Seconds between two starts of a backend that fails; the delay doubles with each failure."""
@@ -75,15 +77,18 @@ class Backends:
             query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
             newest = find_newest(session, self._engine)
-            rows = session.scalars(query.order_by(BackendRow.name).limit(limit))
-            return [self._to_resource(session, row, newest) for row in rows]
+            rows = {row.name: [row] for row in session.scalars(query.order_by(BackendRow.name).limit(limit))}
+            others = select(BackendRow).where(BackendRow.replica_of.in_(rows)).order_by(BackendRow.replica)
+            for other in session.scalars(others):
+                rows[other.replica_of or ""].append(other)
+            return [self._create_resource(each, newest) for each in rows.values()]
 
     def list_rows(self) -> Sequence[BackendRow]:
         return self._rows.get()
 
     def get(self, name: str) -> Backend:
         with self._database.read() as session:
-            return self._to_resource(session, _get_backend_row(session, name), find_newest(session, self._engine))
+            return self.show(session, get_backend_row(session, name))
 
     def list_states(self) -> list[tuple[str, str]]:
         """List type and state of each backend."""
@@ -97,7 +102,7 @@ class Backends:
             NotFound: there is no such backend.
         """
         with self._database.read() as session:
-            return [_get_backend_row(session, name), *replicas.list_others(session, name)]
+            return [get_backend_row(session, name), *replicas.list_others(session, name)]
 
     def make_replica_table(self, row: BackendRow) -> ReplicaTable:
         """Make the table of the replicas of the backend of a row, for its servers."""
@@ -142,8 +147,13 @@ class Backends:
             raise Conflict(f'the backend "{name}" is {row.state} and does not run{reason}')
         return LaunchRecord(**row.record)
 
-    def _to_resource(self, session: Session, row: BackendRow, newest: Newest) -> Backend:
-        return create_resource(session, row, newest, self._engine.name, self.tokens.derive(row))
+    def show(self, session: Session, row: BackendRow) -> Backend:
+        """Make the resource of a backend, as it is in the transaction of `session`."""
+        rows = [row, *replicas.list_others(session, row.name)]
+        return self._create_resource(rows, find_newest(session, self._engine))
+
+    def _create_resource(self, rows: Sequence[BackendRow], newest: Newest) -> Backend:
+        return create_resource(rows, newest, self._engine.name, self.tokens.derive(rows[0]))
 
     # ---- commands ----
 
@@ -160,7 +170,7 @@ class Backends:
             Conflict: the name is taken.
         """
         spec = check_backend(spec, self.host_paths)
-        replicas.check_replicas(spec, self._engine.name)
+        self.check_replicas(spec)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
@@ -168,7 +178,11 @@ class Backends:
             operation = self._queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
-            return self._to_resource(session, row, find_newest(session, self._engine)), operation
+            return self.show(session, row), operation
+
+    def check_replicas(self, spec: BackendSpec) -> None:
+        """Check the fields about replicas; raises as `replicas.check_replicas`."""
+        replicas.check_replicas(spec, self._engine.name)
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -196,30 +210,42 @@ class Backends:
         return row
 
     def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
-        """Give a backend the rows of the replicas that it should have, and queue their starts; others end."""
+        """Give a backend that starts as a whole the rows of its replicas, and queue their starts; others end."""
         spec = read_spec(row)
-        row.names = spec.replicas
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
-        for number in range(1, spec.replicas):
-            planned = replicas.plan_replica(spec)
-            other = others.pop(number, None)
-            if other is None:
-                name = replicas.name_replica(row.name, number)
-                if session.get(BackendRow, name) is not None:
-                    raise Conflict(f'replicas: replica {number} would be "{name}", and a backend has that name')
-                other = make_row(name, planned, declared=row.declared)
-                other.replica_of, other.replica = row.name, number
-                other.nonce, other.tokens = row.nonce, row.tokens
-                session.add(other)
-                session.flush()
-            elif not other.wanted:
-                raise Conflict(f"replicas: replica {number} is being removed; try again")
-            self._operations.cancel_active(session, KIND, other.name)
-            other.venv, other.spec, other.ports = row.venv, asdict(planned), {}
-            other.retry_at, other.failures, other.error = 0.0, 0, None
-            self._queue_start(session, other)
+        row.names = replicas.count_at_start(spec)
+        for number in range(1, row.names):
+            self.start_replica(session, row, number, others.pop(number, None))
         for other in others.values():
-            self._remove_row(session, other)
+            self.remove_row(session, other)
+
+    def start_replica(self, session: Session, row: BackendRow, number: int, other: BackendRow | None) -> None:
+        """Queue the start of a replica of the backend of `row`.
+
+        Args:
+            session: of the transaction.
+            row: of replica 0.
+            number: of the replica.
+            other: the row of the replica, if it has one.
+
+        Raises:
+            Conflict: another backend has its name, or the replica is being removed.
+        """
+        if other is None:
+            name = replicas.name_replica(row.name, number)
+            if session.get(BackendRow, name) is not None:
+                raise Conflict(f'replicas: replica {number} would be "{name}", and a backend has that name')
+            other = make_row(name, read_spec(row), declared=row.declared)
+            other.replica_of, other.replica = row.name, number
+            other.nonce, other.tokens = row.nonce, row.tokens
+            session.add(other)
+            session.flush()
+        elif not other.wanted:
+            raise Conflict(f"replicas: replica {number} is being removed; try again")
+        self._operations.cancel_active(session, KIND, other.name)
+        other.venv, other.spec, other.ports = row.venv, asdict(replicas.plan_replica(read_spec(row))), {}
+        other.retry_at, other.failures, other.error, other.drain_until = 0.0, 0, None, None
+        self._queue_start(session, other)
 
     def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
         """Raise `Conflict` if another backend has the same directory of sockets or name of a pipe."""
@@ -243,7 +269,7 @@ class Backends:
     def restart(self, name: str) -> tuple[Backend, OperationInfo]:
         """Queue a restart of all replicas: URL and token stay, sessions are new."""
         with self._database.write() as session:
-            row = _get_backend_row(session, name)
+            row = get_backend_row(session, name)
             if not row.wanted:
                 raise Conflict(f'the backend "{name}" is being removed')
             active = self._operations.find_active(session, KIND, name)
@@ -253,7 +279,7 @@ class Backends:
                 if each.wanted and self._operations.find_active(session, KIND, each.name) is None:
                     each.retry_at, each.failures, each.error = 0.0, 0, None
                     operation = self._queue_start(session, each)
-            return self._to_resource(session, row, find_newest(session, self._engine)), operation
+            return self.show(session, row), operation
 
     def rotate_token(self, name: str, overlap: float) -> TokenRotation:
         """Give a backend a new token; those before it end after `overlap` seconds.
@@ -263,7 +289,7 @@ class Backends:
             Conflict: the backend serves without a token, or too many of its tokens are valid.
         """
         with self._database.write() as session:
-            row = _get_backend_row(session, name)
+            row = get_backend_row(session, name)
             end = backend_tokens.rotate(row, overlap)
             for other in replicas.list_others(session, name):
                 other.tokens = row.tokens
@@ -277,10 +303,18 @@ class Backends:
             callback()
 
     def declare(self, spec: BackendSpec) -> None:
-        """Give an existing backend the (checked) specification of the manifest; a changed one restarts it."""
+        """Give an existing backend the (checked) specification of the manifest.
+
+        Another number of replicas leaves the others alone. Any other change restarts the backend.
+        """
         with self._database.write() as session:
-            row = _get_backend_row(session, str(spec.name))
-            changed = replace(read_spec(row), update=spec.update) != spec
+            row = get_backend_row(session, str(spec.name))
+            before = read_spec(row)
+            live = {field: getattr(spec, field) for field in _LIVE_FIELDS}
+            changed = replace(before, **live) != spec
+            if not changed and row.wanted and replicas.is_rescaled(before, spec):
+                row.spec = asdict(spec)
+                self.scale_rows(session, row, replicas.choose_count(spec, replicas.list_others(session, row.name)))
             self._get_venv(session, spec.venv)
             self._check_sockets(session, spec, row.name)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)
@@ -291,14 +325,40 @@ class Backends:
                 self._adjust_replicas(session, row)
                 self._queue_start(session, row)
 
+    def scale_rows(self, session: Session, row: BackendRow, count: int) -> None:
+        """Give a backend `count` replicas: start the missing ones, and drain those with the highest numbers."""
+        others = {each.replica: each for each in replicas.list_others(session, row.name)}
+        for number in range(1, count):
+            other = others.get(number)
+            if other is not None and other.wanted:
+                other.drain_until = None
+            else:
+                self.start_replica(session, row, number, other)
+        seconds = read_spec(row).drainTimeout
+        end = time.time() + (DRAIN_TIMEOUT if seconds is None else seconds)
+        for number, other in others.items():
+            if number >= count and other.wanted and other.drain_until is None:
+                other.drain_until = end
+                if other.state not in {"running", "unhealthy"}:
+                    self.remove_row(session, other)
+        after_commit(session, self.announce_change)
+
+    def end_drain(self, name: str) -> None:
+        """Mark a replica that has drained for removal, unless it is wanted again."""
+        with self._database.write() as session:
+            row = session.get(BackendRow, name)
+            if row is not None and row.drain_until is not None:
+                self.remove_row(session, row)
+
     def request_removal(self, name: str) -> None:
         """Mark a backend for removal and cancel its start; the reconciler removes it."""
         with self._database.write() as session:
-            row = _get_backend_row(session, name)
+            row = get_backend_row(session, name)
             for each in (row, *replicas.list_others(session, name)):
-                self._remove_row(session, each)
+                self.remove_row(session, each)
 
-    def _remove_row(self, session: Session, row: BackendRow) -> None:
+    def remove_row(self, session: Session, row: BackendRow) -> None:
+        """Mark one launch for removal."""
         row.wanted, row.state = False, "stopping"
         after_commit(session, self.tokens.forget_owners)
         self._operations.cancel_active(session, KIND, row.name)
@@ -361,6 +421,10 @@ class Backends:
             elif row is not None:
                 remove_secrets(session, "backend", name)
                 session.delete(row)
+                first = None if row.replica_of is None else session.get(BackendRow, row.replica_of)
+                if first is not None:
+                    first.names = min(first.names, row.replica)
+                    after_commit(session, self.announce_change)
                 after_commit(session, self.tokens.forget_owners)
 
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
@@ -426,7 +490,7 @@ def _get_row(session: Session, name: str) -> BackendRow:
     return get_row(session, BackendRow, "backend", name)
 
 
-def _get_backend_row(session: Session, name: str) -> BackendRow:
+def get_backend_row(session: Session, name: str) -> BackendRow:
     """Read the row of a backend, not of a further replica of one."""
     row = _get_row(session, name)
     if row.replica_of is not None:

@@ -30,6 +30,7 @@ from venvd_controller.providers import Providers
 from venvd_controller.pruner import Pruner
 from venvd_controller.reconciler import Reconciler
 from venvd_controller.runtimes import Runtimes
+from venvd_controller.scaling import Scaler
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings, create_report
 from venvd_controller.site_authorities import SiteAuthorities
@@ -53,6 +54,7 @@ class Controller:
     venvs: Venvs
     providers: Providers
     backends: Backends
+    scaler: Scaler
     keys: Keys
     audit: AuditLog
     secrets: SecretStore
@@ -138,18 +140,21 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     events = BackendEvents(backends, audit)
     secrets = SecretStore(database, home, SiteAuthorities(settings.ca_bundle))
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
-    reconciler = Reconciler(engine, operations, backends, events, settings.reconcile_interval, settings.stop_grace)
+    scaler = Scaler(database, backends, operations, settings.start_timeout)
+    reconciler = Reconciler(
+        engine, operations, backends, events, scaler, settings.reconcile_interval, settings.stop_grace
+    )
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
     pruner = Pruner(engine, images, auto_venvs)
-    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, pruner.remove_outdated]
+    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, scaler.adjust_to_load, pruner.remove_outdated]
     reconciler.chores += [keys.write_uses, keys.reload, audit.write_merged, audit.prune]
     reconciler.rare_chores += [images.remove_expired, auto_venvs.delete_expired]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, keys, audit,
+        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, scaler, keys, audit,
         secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync, pruner, LogHub(engine),
         VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
     )  # fmt: skip

@@ -101,6 +101,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "Runtime": _RUNTIME,
     "RuntimeChange": {"runtime": _RUNTIME, "operation": None},
     "AdminTokenRotation": {"token": "vc_Jr4cGqgmzEl9sCqTnUvfRc5yGZfu3XmU3pAqP0sBh1w", "previousEndsAt": _ENDED},
+    "ScaleSpec": {"replicas": 3},
     "Secret": {"name": "API_KEY", "setAt": _BEGAN, "env": "API_KEY"},
     "SecretHeader": {"name": "Authorization", "hosts": ["api.example.com"], "format": "Bearer {}"},
     "SecretSpec": {"value": "s3cr3t", "env": "API_KEY"},

@@ -21,6 +21,7 @@ from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.launch_list import LaunchList
 from venvd_controller.operations import Operations
+from venvd_controller.scaling import Scaler
 from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
 
 log = logging.getLogger("venvd.controller")
@@ -52,11 +53,13 @@ class Reconciler:
         operations: Operations,
         backends: Backends,
         events: BackendEvents,
+        scaler: Scaler,
         interval: float,
         grace: float,
     ) -> None:
         self._engine = engine
         self._events = events
+        self._scaler = scaler
         self._operations = operations
         self._backends = backends
         self._interval = interval
@@ -181,6 +184,9 @@ class Reconciler:
     def _reconcile(self, row: BackendRow, owned: Owned | None) -> None:
         if not row.wanted:
             self._remove(row, owned)
+        elif self._scaler.has_drained(row):
+            self._backends.end_drain(row.name)
+            self.wake()
         elif row.record is not None and row.state in {"running", "unhealthy"}:
             self._check(row, LaunchRecord(**row.record), owned)
         elif row.state == "unhealthy" or (row.declared and row.state == "failed"):

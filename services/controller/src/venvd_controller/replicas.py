@@ -29,15 +29,14 @@ _load = TypeAdapter(LoadReport)
 
 
 def check_replicas(spec: BackendSpec, engine: str) -> None:
-    """Check the number of replicas.
+    """Check the fields about replicas.
 
     Raises:
-        InvalidRequest: it is out of bounds, or the name is too long for it.
+        InvalidRequest: a number is out of bounds, or the name is too long for replicas.
         Unimplemented: the engine has no replicas.
     """
-    if not 1 <= spec.replicas <= MOST_REPLICAS:
-        raise InvalidRequest(f"replicas: takes 1 to {MOST_REPLICAS}, not {spec.replicas}")
-    if spec.replicas == 1:
+    _check_numbers(spec)
+    if count_at_start(spec) == 1 and spec.maxReplicas is None:
         return
     if engine == "kubernetes":
         raise Unimplemented(
@@ -45,6 +44,46 @@ def check_replicas(spec: BackendSpec, engine: str) -> None:
         )
     if len(spec.name or "") > _LONGEST_NAME:
         raise InvalidRequest(f"name: that of a backend with replicas has at most {_LONGEST_NAME} characters")
+
+
+def _check_numbers(spec: BackendSpec) -> None:
+    for field in ("replicas", "minReplicas", "maxReplicas"):
+        number = getattr(spec, field)
+        if number is not None and not 1 <= number <= MOST_REPLICAS:
+            raise InvalidRequest(f"{field}: takes 1 to {MOST_REPLICAS}, not {number}")
+    if spec.maxReplicas is None:
+        for field in ("minReplicas", "sessionsPerReplica"):
+            if getattr(spec, field) is not None:
+                raise InvalidRequest(f"{field}: needs maxReplicas, which lets the controller choose their number")
+    elif not (spec.minReplicas or 1) <= spec.maxReplicas:
+        raise InvalidRequest(f"minReplicas: {spec.minReplicas} is more than maxReplicas, {spec.maxReplicas}")
+    if spec.sessionsPerReplica is not None and spec.sessionsPerReplica < 1:
+        raise InvalidRequest(f"sessionsPerReplica: takes 1 or more, not {spec.sessionsPerReplica}")
+
+
+def count_at_start(spec: BackendSpec) -> int:
+    """Count the replicas with which a backend starts."""
+    if spec.maxReplicas is None:
+        return spec.replicas
+    return max(spec.minReplicas or 1, min(spec.replicas, spec.maxReplicas))
+
+
+def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
+    """Choose the number of replicas of a backend that runs.
+
+    Args:
+        spec: its specification.
+        others: the rows of its replicas other than 0.
+    """
+    if spec.maxReplicas is None:
+        return spec.replicas
+    running = 1 + sum(each.wanted and each.drain_until is None for each in others)
+    return max(spec.minReplicas or 1, min(running, spec.maxReplicas))
+
+
+def is_rescaled(before: BackendSpec, after: BackendSpec) -> bool:
+    """Return whether another specification asks for another number of replicas."""
+    return any(getattr(before, field) != getattr(after, field) for field in ("replicas", "minReplicas", "maxReplicas"))
 
 
 def name_replica(backend: str, number: int) -> str:
@@ -72,7 +111,11 @@ def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
 
 
 def combine_state(rows: Sequence[BackendRow]) -> str:
-    """Combine the states of the replicas of a backend: it runs if all do, and is `unhealthy` if some do not."""
+    """Combine the states of the replicas of a backend: it runs if all do, and is `unhealthy` if some do not.
+
+    Those that are to be removed do not count.
+    """
+    rows = [row for row in rows if row.wanted and row.drain_until is None] or rows
     states = {row.state for row in rows}
     if len(states) == 1 or not rows[0].wanted:
         return rows[0].state
@@ -94,34 +137,32 @@ def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
     """Make the table of replicas for the servers of a backend from its rows."""
     entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
     for row in rows:
-        record = None if row.record is None else LaunchRecord(**row.record)
-        entries[row.replica] = ReplicaEntry(
-            url=row.url,
-            innerUrl=record and record.inner_url,
-            innerHttpUrl=record and record.inner_http_url,
-            draining=row.drain_until is not None,
-            certificate=record and record.certificate,
-        )
+        entry = entries[row.replica] = ReplicaEntry(row.url, draining=row.drain_until is not None)
+        if row.record is not None:
+            record = LaunchRecord(**row.record)
+            entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
+            entry.certificate = record.certificate
     return ReplicaTable(min(rows[0].names, len(entries)), entries)
 
 
-def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, int]:
-    """Ask the replicas that run how many sessions they have; those that give no answer are absent.
+def read_load(row: BackendRow, token: str) -> LoadReport | None:
+    """Ask a replica what it has to do; None if it does not run or gives no answer.
 
     Args:
-        rows: of one backend.
-        token: for its metrics.
+        row: of the replica.
+        token: for the metrics of its backend.
     """
+    if row.record is None or row.state != "running":
+        return None
+    try:
+        status, body = probes.fetch(LaunchRecord(**row.record), LOAD_PATH, token)
+        return _load.validate_json(body) if status == http.client.OK else None
+    except (VenvdError, ValidationError):
+        return None
 
-    def read(row: BackendRow) -> tuple[int, int | None]:
-        try:
-            status, body = probes.fetch(LaunchRecord(**row.record or {}), LOAD_PATH, token)
-            return row.replica, _load.validate_json(body).sessions if status == http.client.OK else None
-        except (VenvdError, ValidationError):
-            return row.replica, None
 
-    asked = [row for row in rows if row.record is not None and row.state == "running"]
-    if not asked:
-        return {}
-    with ThreadPoolExecutor(min(_THREADS, len(asked))) as pool:
-        return {number: sessions for number, sessions in pool.map(read, asked) if sessions is not None}
+def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, LoadReport]:
+    """Ask the replicas of a backend what they have to do; those that give no answer are absent."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        loads = pool.map(lambda row: read_load(row, token), rows)
+        return {row.replica: load for row, load in zip(rows, loads, strict=True) if load is not None}

@@ -16,6 +16,7 @@ from venvd_contract.errors import Forbidden, InvalidRequest
 from venvd_contract.internal.environment import check_declared
 from venvd_contract.resources import (
     BACKEND_TYPES,
+    LONGEST_DRAIN,
     LONGEST_LEASE,
     MOST_QUEUED,
     UPDATES,
@@ -314,6 +315,9 @@ def _check_numbers(spec: BackendSpec) -> None:
     lease = spec.handleLease
     if lease is not None and not (math.isfinite(lease) and 0 <= lease <= LONGEST_LEASE):
         raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:g} seconds, not {lease:g}")
+    drain = spec.drainTimeout
+    if drain is not None and not (math.isfinite(drain) and 0 <= drain <= LONGEST_DRAIN):
+        raise InvalidRequest(f"drainTimeout must be 0 to {LONGEST_DRAIN:g} seconds, not {drain:g}")
     if spec.queueLimit is not None and not 0 <= spec.queueLimit <= MOST_QUEUED:
         raise InvalidRequest(f"queueLimit must be 0 to {MOST_QUEUED} calls, not {spec.queueLimit}")
 

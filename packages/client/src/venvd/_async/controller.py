@@ -266,6 +266,14 @@ class AsyncBackends:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return await self._connection.send(api.restart_backend(name))
 
+    async def scale(self, name: str, replicas: int) -> BackendStart:
+        """Change the number of replicas of a backend while it runs.
+
+        A replica that is removed takes no new sessions. It ends once those that it has are gone, or after the
+        backend's `drainTimeout`. The operation waits for new replicas.
+        """
+        return await self._connection.send(api.scale_backend(name, replicas))
+
     async def rotate_token(self, name: str, overlap: float = ROTATION_OVERLAP) -> TokenRotation:
         """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
         return await self._connection.send(api.rotate_token(name, overlap))

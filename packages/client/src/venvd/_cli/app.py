@@ -35,7 +35,7 @@ for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, 
     app.add_command(group)
 for group in (key.key, secret.secret):
     app.add_command(group)
-for command in (backend.start, backend.stop, backend.restart, backend.logs):
+for command in (backend.start, backend.stop, backend.restart, backend.scale, backend.logs):
     app.add_command(command)
 for command in (audit.audit, runtime.init, code.eval_, code.exec_, server.up, server.down):
     app.add_command(command)

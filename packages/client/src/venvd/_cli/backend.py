@@ -16,6 +16,7 @@ from venvd._cli.command import Group, State, complete_names, fields, pass_state,
 from venvd._cli.moment import Duration, Moment
 from venvd._cli.network import network_options
 from venvd._cli.progress import Progress, wait
+from venvd._cli.replicas import list_replicas, replica_options
 from venvd._cli.size import Size
 from venvd._cli.terminal import write
 from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
@@ -31,7 +32,6 @@ from venvd_contract.resources import (
     Backend,
     BackendLimits,
     LogLine,
-    Replica,
     VenvSpec,
     Walls,
 )
@@ -92,16 +92,7 @@ def details(info: Backend) -> str:
             ("error", info.error),
         ]
     )
-    return described + _list_replicas(info.replicas) + describe_outdated([info])
-
-
-def _list_replicas(replicas: Sequence[Replica]) -> str:
-    """Return a table of the replicas of a backend that has several."""
-    if not replicas:
-        return ""
-    headings = ["replica", "state", "url", "started", "restarts", "error"]
-    shown = [[str(i.number), i.state, i.url, i.startedAt, str(i.restarts), shorten(i.error)] for i in replicas]
-    return "\n" + table(headings, shown)
+    return described + list_replicas(info.replicas) + describe_outdated([info])
 
 
 def describe_walls(walls: Walls) -> str:
@@ -264,11 +255,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     metavar="PATTERN",
     help="A venv that sessions may manage with `import venvd_host`; * stands for any text. For admins. Repeatable.",
 )
-@click.option(
-    "--replicas",
-    type=click.IntRange(1, MOST_REPLICAS),
-    help="How many launches run behind its name. A session lives on one of them. Default: 1. For operators.",
-)
+@replica_options
 @click.option("--provider", help="Start from the venv of this provider.")
 @click.option("--model", help="The provider's model.")
 @click.option("--no-wait", is_flag=True, help="Return at once. The start keeps running.")
@@ -365,6 +352,26 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+
+
+@backend.command("scale")
+@click.argument("words", nargs=-1, required=True, metavar="[NAME] REPLICAS")
+@click.option("--no-wait", is_flag=True, help="Return at once. The new replicas start in the background.")
+@pass_state
+def scale(state: State, words: Sequence[str], no_wait: bool) -> None:
+    """Change the number of replicas of a backend while it runs. One that is removed ends after its sessions."""
+    *names, number = words
+    if len(names) > 1:
+        raise click.UsageError(f'"{names[1]}" is one word too many: write the NAME, then the number of REPLICAS')
+    if not number.isdecimal():
+        raise click.UsageError(f'"{number}" is no number of REPLICAS: the last word is 1 to {MOST_REPLICAS}')
+    count = click.IntRange(1, MOST_REPLICAS).convert(int(number), None, click.get_current_context())
+    name = choose_backend(state, names[0] if names else None)
+    started = state.controller.backends.scale(name, count)
+    if not no_wait:
+        wait(state, started.operation)
+    info = started.backend if no_wait else state.controller.backends.get(name)
+    state.show(info, details(info))
 
 
 @backend.command("token")

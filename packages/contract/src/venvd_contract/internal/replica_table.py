@@ -30,8 +30,8 @@ class ReplicaEntry:
     """
 
     url: Optional[str] = None
-    innerUrl: Optional[str] = None  # noqa: N815 - a name in the file
-    innerHttpUrl: Optional[str] = None  # noqa: N815
+    innerUrl: Optional[str] = None
+    innerHttpUrl: Optional[str] = None
     draining: bool = False
     certificate: Optional[str] = None
 

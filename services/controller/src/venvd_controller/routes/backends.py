@@ -13,7 +13,16 @@ from pydantic import AwareDatetime
 
 from venvd_contract.access import OPERATOR
 from venvd_contract.errors import NotFound, Unavailable
-from venvd_contract.resources import Backend, BackendSpec, BackendStart, LogLine, Replica, RotationSpec, TokenRotation
+from venvd_contract.resources import (
+    Backend,
+    BackendSpec,
+    BackendStart,
+    LogLine,
+    Replica,
+    RotationSpec,
+    ScaleSpec,
+    TokenRotation,
+)
 from venvd_controller import probes, replicas, streams
 from venvd_controller.audit import list_changes
 from venvd_controller.backend_rows import describe_replica
@@ -103,6 +112,15 @@ def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> 
     return BackendStart(_show(caller, backend), operation)
 
 
+@router.post("/{name}/scale", status_code=status.HTTP_202_ACCEPTED, dependencies=[needs_for_backend(OPERATOR)])
+def scale_backend(controller: ControllerDep, caller: CallerDep, name: str, spec: JsonBody[ScaleSpec]) -> BackendStart:
+    """Change the number of replicas of a backend while it runs. One that is removed takes no new sessions, and ends
+    with those that it has, or after the `drainTimeout` of the backend. The operation waits for new ones.
+    """
+    backend, operation = controller.scaler.scale(name, spec.replicas)
+    return BackendStart(_show(caller, backend), operation)
+
+
 @router.post("/{name}/token", dependencies=[needs_for_backend(OPERATOR)])
 def rotate_token(controller: ControllerDep, name: str, spec: JsonBody[RotationSpec] = _USUAL_ROTATION) -> TokenRotation:
     """Give a backend a new token without a restart. All tokens before it end after `overlap` seconds, with the
@@ -118,7 +136,8 @@ def list_replicas(controller: ControllerDep, name: str) -> PageOf[Replica]:
     """
     rows = controller.backends.list_replicas(name)
     loads = replicas.read_loads(rows, controller.backends.tokens.derive_for_metrics(rows[0]))
-    return PageOf([replace(describe_replica(row), sessions=loads.get(row.replica)) for row in rows])
+    counts = {number: load.sessions for number, load in loads.items()}
+    return PageOf([replace(describe_replica(row), sessions=counts.get(row.replica)) for row in rows])
 
 
 @router.get("/{name}/logs", response_model=PageOf[LogLine], dependencies=[_needs_venv])
