@@ -15,7 +15,7 @@ from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
-from venvd_engines.engine import PROXY_PORT, EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
+from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
 from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
@@ -24,6 +24,7 @@ from venvd_engines.kubernetes.registry import read_credentials
 from venvd_engines.kubernetes.tasks import Step, Tasks
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 from venvd_engines.kubernetes.way_out import make_broker_file
+from venvd_engines.way_out import PROXY_PORT
 
 KUBERNETES = KubernetesSettings(
     images={name: f"registry.example.com/venvd/{name}:1" for name in ("controller", "http", "rpc")},

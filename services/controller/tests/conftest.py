@@ -135,6 +135,7 @@ class MemoryEngine:
     """
 
     name = "memory"
+    has_routers = False
 
     def __init__(self) -> None:
         self.ends: queue.SimpleQueue[Any] | None = None

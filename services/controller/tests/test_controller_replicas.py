@@ -6,11 +6,12 @@ import json
 import threading
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 from harness.ports import free_port
 
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import LoadReport
 from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
 from venvd_controller import scaling
@@ -33,7 +34,7 @@ def start(testbed: Any, name: str, replicas: int = 3, **fields: Any) -> Any:
     return testbed.wait(operation)
 
 
-def find(testbed: Any, name: str, number: int) -> Any:
+def find(testbed: Any, name: str, number: int | str) -> Any:
     return testbed.engine.find_backend(name if number == 0 else f"{name}--{number}")
 
 
@@ -272,15 +273,78 @@ def test_a_name_that_a_replica_would_have_must_be_free(testbed: Any) -> None:
 
 
 def test_replicas_are_checked() -> None:
-    """Their number has bounds, their names have room, and Kubernetes refuses them."""
+    """Their number has bounds, and their names have room."""
     with pytest.raises(InvalidRequest, match="replicas: takes 1 to 32, not 0"):
-        check_replicas(BackendSpec("http", replicas=0), "local")
-    with pytest.raises(InvalidRequest, match="has at most 59 characters"):
-        check_replicas(BackendSpec("http", name="n" * 60, replicas=2), "local")
+        check_replicas(BackendSpec("http", replicas=0))
+    with pytest.raises(InvalidRequest, match="has at most 55 characters"):
+        check_replicas(BackendSpec("http", name="n" * 56, replicas=2))
     with pytest.raises(InvalidRequest, match="minReplicas: needs maxReplicas"):
-        check_replicas(BackendSpec("http", minReplicas=2), "local")
+        check_replicas(BackendSpec("http", minReplicas=2))
     with pytest.raises(InvalidRequest, match="minReplicas: 3 is more than maxReplicas, 2"):
-        check_replicas(BackendSpec("http", minReplicas=3, maxReplicas=2), "local")
-    with pytest.raises(Unimplemented, match="start several backends"):
-        check_replicas(BackendSpec("http", replicas=2), "kubernetes")
-    check_replicas(BackendSpec("http", name="n" * 60), "kubernetes")
+        check_replicas(BackendSpec("http", minReplicas=3, maxReplicas=2))
+    check_replicas(BackendSpec("http", name="n" * 60))
+
+
+@pytest.fixture
+def routing(testbed: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine that runs routers."""
+    monkeypatch.setattr(testbed.engine, "has_routers", True)
+    return testbed
+
+
+def test_a_router_has_the_address_of_its_backend(routing: Any) -> None:
+    """It is a launch of its own with the port that was asked for, and knows all replicas."""
+    port = free_port()
+    assert start(routing, "routed", 2, port=port).state == "succeeded"
+    backend = routing.controller.backends.get("routed")
+    assert backend.url == f"http://127.0.0.1:{port}"
+    assert [each.number for each in backend.replicas] == [0, 1]
+    assert port not in {urlsplit(each.url).port for each in backend.replicas}
+    router = find(routing, "routed", "router").launch
+    assert (router.router, router.routed, router.address_name) == (True, False, "routed")
+    assert (router.server_env["VENVD_TYPE"], router.manages_key, router.user_id) == ("http", None, None)
+    first = find(routing, "routed", 0).launch
+    assert (first.router, first.routed, first.address_name) == (False, True, "routed--0")
+    assert json.loads(find(routing, "routed", "router").keys)["siblings"] == read_table(routing, "routed")
+
+
+def test_a_router_has_no_secrets(routing: Any) -> None:
+    """Those of the backend are for its user code."""
+    start(routing, "private", 2)
+    answer = routing.client.put("/v1/backends/private/secrets/KEY", json={"value": "of user code", "env": "KEY"})
+    assert answer.status_code == 200, answer.text
+    routing.controller.key_files.update()
+    assert b"of user code" in find(routing, "private", 1).secrets
+    assert b"of user code" not in find(routing, "private", "router").secrets
+
+
+def test_a_router_ends_with_its_backend(routing: Any) -> None:
+    """No launch is left."""
+    start(routing, "gone", 2)
+    assert routing.client.delete("/v1/backends/gone").status_code == 204
+    assert not list_launches(routing, "gone")
+
+
+def test_a_router_that_ends_is_replaced(routing: Any, wait_until: Any) -> None:
+    """The replicas run on."""
+    start(routing, "cut", 2)
+    before = list_launches(routing, "cut")
+    find(routing, "cut", "router").parts["server"] = PartState("exited", "killed")
+    wait_until(lambda: list_launches(routing, "cut").get("cut--router") not in {None, before["cut--router"]})
+    wait_until(lambda: routing.controller.backends.get("cut").state == "running")
+    after = list_launches(routing, "cut")
+    assert [after[name] == before[name] for name in ("cut", "cut--1")] == [True, True]
+
+
+def test_a_restart_puts_a_router_in_front_of_added_replicas(routing: Any) -> None:
+    """Until then the backend keeps the address of replica 0."""
+    start(routing, "later", 1)
+    url = routing.controller.backends.get("later").url
+    _, scaling_operation = routing.controller.scaler.scale("later", 2)
+    routing.wait(scaling_operation)
+    assert routing.controller.backends.get("later").url == url
+    assert "later--router" not in list_launches(routing, "later")
+    _, restarting = routing.controller.backends.restart("later")
+    assert routing.wait(restarting).state == "succeeded"
+    assert "later--router" in list_launches(routing, "later")
+    assert read_table(routing, "later")["names"] == 2

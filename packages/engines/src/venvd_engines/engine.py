@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from venvd_contract.resources import Leftover, LogLine, Package
+from venvd_contract.resources import BACKEND_TYPES, Leftover, LogLine, Package
 from venvd_engines.dotnet import make_dotnet_env
+from venvd_engines.way_out import PROXY_ENV, PROXY_PORT
 
 
 class Progress(Protocol):
@@ -35,20 +36,11 @@ class Progress(Protocol):
 RESERVED_DIRECTORIES = ("keys-", "secrets-", "controller-")
 """What the names of venvd's own directories in the run directory begin with; clients cannot choose such a name."""
 
-
+ROUTER = "router"
+"""The server that passes calls on to the replicas of a backend."""
+SERVERS = (*BACKEND_TYPES, ROUTER)
 SHARED_KERNEL = frozenset({"runc", "crun", "youki", "io.containerd.runc.v2"})
 """OCI runtimes whose containers run on the kernel of the host."""
-
-
-PROXY_PORT = 3128
-"""Of the forwarder to the broker of the network, on the loopback of the worker host."""
-_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
-_DIRECT = "localhost,127.0.0.1,::1"
-PROXY_ENV = {
-    **{name: _PROXY for word in ("http", "https") for name in (f"{word}_proxy", f"{word.upper()}_PROXY")},
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), _DIRECT),
-}
-"""The variables by which programs find the broker."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +228,10 @@ class Launch:
         keys: the first content of the server's key file; see `Engine.write_keys`.
         secrets: the first content of the server's file of secrets; see `Engine.write_secrets`.
         manages_key: the key with which the server manages venvs, for a file beside that of the keys; null is none.
+        router: whether this is the router in front of the replicas of a backend: a server of its own, without a worker
+            host. Its key file has the table of the replicas.
+        routed: whether a router reaches the server.
+        address_name: the name that the engine gives the address, where it gives names; null is `name`.
         user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
 
@@ -262,8 +258,16 @@ class Launch:
     keys: bytes = b'{"keys": []}'
     secrets: bytes = field(default=b'{"variables": {}, "headers": []}', repr=False)
     manages_key: str | None = None
+    router: bool = False
+    routed: bool = False
+    address_name: str | None = None
     user_id: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def server_kind(self) -> str:
+        """What `Engine.prepare` and `Engine.identify_server` call the server: its type, or `router`."""
+        return ROUTER if self.router else self.type
 
     @property
     def url_scheme(self) -> str:
@@ -384,7 +388,10 @@ class Owned:
 
 
 class Engine(Protocol):
+    """Runs backends. Where `has_routers` is true, it runs routers in front of replicas too."""
+
     name: str
+    has_routers: bool
 
     def check(self) -> None:
         """Raise `Unavailable`, with the reason, where the engine does not answer."""

@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.resources import BACKEND_TYPES, Backend, BackendLimits, BackendSpec, Replica, Walls
+from venvd_contract.resources import Backend, BackendLimits, BackendSpec, Replica, Walls
 from venvd_controller import replicas
 from venvd_controller.clock import add_seconds, now
 from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_engines.addresses import url_host
-from venvd_engines.engine import Engine
+from venvd_engines.engine import ROUTER, SERVERS, Engine
 
 
 def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
@@ -64,7 +64,9 @@ class Newest:
         """Return whether a start would give a backend that runs another build of its venv or another server."""
         if row.record is None:
             return False
-        server = self.servers[row.spec["type"]]
+        server = self.servers[ROUTER if row.is_router else row.spec["type"]]
+        if row.is_router:  # it runs nothing of its venv
+            return server not in {None, row.server}
         return row.key != self.builds.get(row.venv, row.key) or server not in {None, row.server}
 
 
@@ -72,7 +74,7 @@ def find_newest(session: Session, engine: Engine) -> Newest:
     """Read the newest builds, and ask the engine for its servers."""
     query = select(VenvRow.name, VenvRow.image["key"].as_string()).where(VenvRow.image.is_not(None))
     builds = {name: key for name, key in session.execute(query) if key is not None}
-    return Newest(builds, {each: engine.identify_server(each) for each in BACKEND_TYPES})
+    return Newest(builds, {each: engine.identify_server(each) for each in SERVERS})
 
 
 def _make_http_url(row: BackendRow) -> str | None:
@@ -82,8 +84,9 @@ def _make_http_url(row: BackendRow) -> str | None:
 
 
 def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None) -> Backend:
-    """Create the resource of a backend from the rows of its replicas."""
-    row = rows[0]
+    """Create the resource of a backend from the rows of its replicas, and of its router after them."""
+    row, front = rows[0], rows[-1] if rows[-1].is_router else rows[0]
+    launched = [each for each in rows if not each.is_router]
     return Backend(
         name=row.name,
         type=row.spec["type"],
@@ -92,8 +95,8 @@ def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, tok
         spec=read_spec(row),
         engine=engine,
         createdAt=row.created_at,
-        url=row.url,
-        httpUrl=_make_http_url(row),
+        url=front.url,
+        httpUrl=_make_http_url(front),
         token=token,
         python=row.python,
         key=row.key,
@@ -104,7 +107,7 @@ def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, tok
         walls=None if row.walls is None else Walls(**row.walls),
         outdated=any(newest.replaces(each) for each in rows),
         expiresAt=find_expiry(row),
-        replicas=[describe_replica(each) for each in rows] if len(rows) > 1 else [],
+        replicas=[describe_replica(each) for each in launched] if len(rows) > 1 else [],
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from venvd_contract.errors import Cancelled, Unavailable, VenvdError
 from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
-from venvd_controller import certificates, probes
+from venvd_controller import certificates, probes, replicas
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import KIND, Backends
@@ -34,10 +34,11 @@ from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import Engine, LaunchRecord, Owned
+from venvd_engines.engine import ROUTER, Engine, LaunchRecord, Owned
 
 _walls = TypeAdapter(WallsReport)
 
+_STARTING = frozenset({"pending", "starting"})
 _PROBE_INTERVAL = 0.05
 _INSPECT_INTERVAL = 0.3
 _LAST_LINES = 8
@@ -79,7 +80,7 @@ class BackendStarter:
         with self._images.hold():
             if not self._adopt_own_launch(row, run):
                 self._replace_launch(row, run)
-        if len(self._backends.list_replicas(row.replica_of or row.name)) > 1:
+        if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
             self._backends.announce_change()  # each replica learns where this one is
             if row.replica == 0:
                 self._await_replicas(row, run)
@@ -93,15 +94,15 @@ class BackendStarter:
         run.phase("replicas")
         end = time.monotonic() + self._settings.start_timeout
         while True:
-            others = self._backends.list_replicas(row.name)[1:]
-            waiting = [each for each in others if each.state in {"pending", "starting"}]
+            others = self._backends.list_launches(row.name)[1:]
+            waiting = [each for each in others if each.state in _STARTING]
             if not waiting or time.monotonic() >= end:
                 break
             run.check()
             time.sleep(_PROBE_INTERVAL)
         failed = next((each for each in others if each.wanted and each.state != "running"), None)
         if failed is not None:
-            raise Unavailable(f"replica {failed.replica} is {failed.state}: {failed.error or 'its start goes on'}")
+            raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
 
     def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
         """Adopt the complete launch that this operation made before the controller was killed."""
@@ -121,8 +122,11 @@ class BackendStarter:
     def _replace_launch(self, row: BackendRow, run: Run) -> None:
         image = self._venvs.ensure(row.venv, run)
         run.phase("server")
-        self._engine.prepare(row.spec["type"], run)
+        kind = ROUTER if row.is_router else row.spec["type"]
+        self._engine.prepare(kind, run)
         run.check()
+        if row.is_router:
+            self._await_address(row, run)
         previous = self._end_launch(row)
         try:
             spec = read_spec(row)
@@ -141,11 +145,12 @@ class BackendStarter:
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row),
                 self._secrets.render_file(row),
-                self._backends.tokens.derive_manages_key(row) if spec.manages else None,
-                self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
+                self._find_router(row) is not None,
+                self._backends.tokens.derive_manages_key(row) if spec.manages and not row.is_router else None,
+                None if row.is_router else self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
-            server = self._engine.identify_server(spec.type)
+            server = self._engine.identify_server(kind)
             built = {"python": image.python, "key": image.key, "server": server}
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
             run.phase("start")
@@ -158,6 +163,20 @@ class BackendStarter:
                 with contextlib.suppress(VenvdError):
                     self._engine.destroy(previous)  # the directory of sockets stayed for the new launch
             raise
+
+    def _find_router(self, row: BackendRow) -> BackendRow | None:
+        """Find the router of the backend of a row."""
+        launches = self._backends.list_launches(row.replica_of or row.name)
+        return launches[-1] if launches[-1].is_router else None
+
+    def _await_address(self, row: BackendRow, run: Run) -> None:
+        """Wait until replica 0 does not have the address of its backend any more, which the router takes."""
+        while True:
+            first = self._backends.get_row(row.replica_of or "")
+            if first.launch is None or first.launched_by == first.operation or first.state not in _STARTING:
+                return
+            run.check()
+            time.sleep(_PROBE_INTERVAL)
 
     def _find_launch(self, row: BackendRow) -> Owned | None:
         return next((owned for owned in self._engine.list_owned() if owned.launch_id == row.launch), None)

@@ -77,11 +77,9 @@ class Backends:
             query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
         with self._database.read() as session:
             newest = find_newest(session, self._engine)
-            rows = {row.name: [row] for row in session.scalars(query.order_by(BackendRow.name).limit(limit))}
-            others = select(BackendRow).where(BackendRow.replica_of.in_(rows)).order_by(BackendRow.replica)
-            for other in session.scalars(others):
-                rows[other.replica_of or ""].append(other)
-            return [self._create_resource(each, newest) for each in rows.values()]
+            rows = session.scalars(query.order_by(BackendRow.name).limit(limit)).all()
+            others = session.scalars(select(BackendRow).where(BackendRow.replica_of.in_(row.name for row in rows)))
+            return [self._create_resource(each, newest) for each in replicas.group_by_backend([*rows, *others])]
 
     def list_rows(self) -> Sequence[BackendRow]:
         return self._rows.get()
@@ -101,8 +99,17 @@ class Backends:
         Raises:
             NotFound: there is no such backend.
         """
+        return [row for row in self.list_launches(name) if not row.is_router]
+
+    def list_launches(self, name: str) -> list[BackendRow]:
+        """List all rows of a backend: those of its replicas by number, and that of its router.
+
+        Raises:
+            NotFound: there is no such backend.
+        """
         with self._database.read() as session:
-            return [get_backend_row(session, name), *replicas.list_others(session, name)]
+            rows = [get_backend_row(session, name), *replicas.list_others(session, name)]
+        return replicas.group_by_backend(rows)[0]
 
     def make_replica_table(self, row: BackendRow) -> ReplicaTable:
         """Make the table of the replicas of the backend of a row, for its servers."""
@@ -150,7 +157,7 @@ class Backends:
     def show(self, session: Session, row: BackendRow) -> Backend:
         """Make the resource of a backend, as it is in the transaction of `session`."""
         rows = [row, *replicas.list_others(session, row.name)]
-        return self._create_resource(rows, find_newest(session, self._engine))
+        return self._create_resource(replicas.group_by_backend(rows)[0], find_newest(session, self._engine))
 
     def _create_resource(self, rows: Sequence[BackendRow], newest: Newest) -> Backend:
         return create_resource(rows, newest, self._engine.name, self.tokens.derive(rows[0]))
@@ -182,7 +189,7 @@ class Backends:
 
     def check_replicas(self, spec: BackendSpec) -> None:
         """Check the fields about replicas; raises as `replicas.check_replicas`."""
-        replicas.check_replicas(spec, self._engine.name)
+        replicas.check_replicas(spec)
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -214,13 +221,14 @@ class Backends:
         spec = read_spec(row)
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
         row.names = replicas.count_at_start(spec)
-        for number in range(1, row.names):
+        first = replicas.ROUTER if replicas.is_routed(spec, self._engine) else 1
+        for number in (number for number in range(first, row.names) if number != 0):
             self.start_replica(session, row, number, others.pop(number, None))
         for other in others.values():
             self.remove_row(session, other)
 
     def start_replica(self, session: Session, row: BackendRow, number: int, other: BackendRow | None) -> None:
-        """Queue the start of a replica of the backend of `row`.
+        """Queue the start of a replica of the backend of `row`, or of its router.
 
         Args:
             session: of the transaction.
@@ -234,16 +242,19 @@ class Backends:
         if other is None:
             name = replicas.name_replica(row.name, number)
             if session.get(BackendRow, name) is not None:
-                raise Conflict(f'replicas: replica {number} would be "{name}", and a backend has that name')
+                what = "the router" if number == replicas.ROUTER else f"replica {number}"
+                raise Conflict(f'replicas: {what} would be "{name}", and a backend has that name')
             other = make_row(name, read_spec(row), declared=row.declared)
             other.replica_of, other.replica = row.name, number
             other.nonce, other.tokens = row.nonce, row.tokens
             session.add(other)
             session.flush()
         elif not other.wanted:
-            raise Conflict(f"replicas: replica {number} is being removed; try again")
+            raise Conflict(f"replicas: {replicas.title(other)} is being removed; try again")
         self._operations.cancel_active(session, KIND, other.name)
-        other.venv, other.spec, other.ports = row.venv, asdict(replicas.plan_replica(read_spec(row))), {}
+        spec = read_spec(row)
+        other.venv, other.ports = row.venv, {}
+        other.spec = asdict(replace(spec, ttl=None) if other.is_router else replicas.plan_replica(spec))
         other.retry_at, other.failures, other.error, other.drain_until = 0.0, 0, None, None
         self._queue_start(session, other)
 
@@ -275,8 +286,14 @@ class Backends:
             active = self._operations.find_active(session, KIND, name)
             if active is not None:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
-            for each in (*replicas.list_others(session, name), row):
-                if each.wanted and self._operations.find_active(session, KIND, each.name) is None:
+            others = {each.replica: each for each in replicas.list_others(session, name)}
+            if replicas.is_routed(read_spec(row), self._engine):
+                self.start_replica(session, row, replicas.ROUTER, others.pop(replicas.ROUTER, None))
+            row.names = replicas.choose_count(read_spec(row), list(others.values()))  # all sessions end
+            for each in (*others.values(), row):
+                if each.drain_until is not None:
+                    self.remove_row(session, each)
+                elif each.wanted and self._operations.find_active(session, KIND, each.name) is None:
                     each.retry_at, each.failures, each.error = 0.0, 0, None
                     operation = self._queue_start(session, each)
             return self.show(session, row), operation
@@ -421,7 +438,8 @@ class Backends:
             elif row is not None:
                 remove_secrets(session, "backend", name)
                 session.delete(row)
-                first = None if row.replica_of is None else session.get(BackendRow, row.replica_of)
+                is_replica = row.replica_of is not None and not row.is_router
+                first = session.get(BackendRow, row.replica_of) if is_replica else None
                 if first is not None:
                     first.names = min(first.names, row.replica)
                     after_commit(session, self.announce_change)

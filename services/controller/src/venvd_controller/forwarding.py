@@ -112,7 +112,8 @@ class Forwarder:
             raise Unimplemented(
                 f'the backend "{name}" is of type {row.spec["type"]}; the controller passes on calls of type http alone'
             )
-        record = self._backends.get_launch_record(name)
+        front = self._backends.list_launches(name)[-1]
+        record = self._backends.get_launch_record(front.name if front.is_router else name)
         files = self._client_files if record.probe_url.startswith("https:") else None
         create = certificates.create_showing_context
         context = certificates.create_context(record) if files is None else create(record, *files)

@@ -16,6 +16,7 @@ from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import Backends
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.host_paths import HostPaths
+from venvd_controller.replicas import name_replica, plan_replica
 from venvd_controller.settings import Settings
 from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
@@ -26,6 +27,8 @@ _PORTS = {
     "rpc": (Port("main", 50051, 50051), Port("http", 8080, 8081)),
     "pipe": (),
 }
+_BEHIND = 10_000
+"""Added to the usual ports of replicas behind a router, which has the usual ones."""
 
 
 def plan_launch(
@@ -38,15 +41,17 @@ def plan_launch(
     reserved_ports: Collection[int],
     keys: bytes,
     secrets_file: bytes,
+    routed: bool,
     manages_key: str | None,
     user_id: int | None,
 ) -> Launch:
     """Plan a new launch of a backend.
 
     `keys` and `secrets_file` are the first content of the server's files, `manages_key` is its key for venvs, `user_id`
-    the user of the worker host.
+    the user of the worker host. `routed` says that the backend has a router, which has its address and its port.
     """
     spec = read_spec(row)
+    behind = routed and not row.is_router
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     network = _choose_network(venv, spec)
     return Launch(
@@ -63,7 +68,7 @@ def plan_launch(
         preload_timeout=settings.preload_timeout,
         spare_sessions=settings.spare_sessions,
         host=spec.host,
-        ports=_choose_ports(spec, row.ports),
+        ports=_choose_ports(plan_replica(spec), row.ports, _BEHIND) if behind else _choose_ports(spec, row.ports),
         reserved=reserved_ports,
         network="destinations" if isinstance(network, list) else network,
         oci_runtime=spec.ociRuntime or venv.ociRuntime,
@@ -79,8 +84,18 @@ def plan_launch(
         manages_key=manages_key,
         user_id=user_id,
         pipe_name=spec.pipeName,
+        router=row.is_router,
+        routed=behind,
+        address_name=_choose_address_name(row, routed=routed),
         labels=spec.labels,
     )
+
+
+def _choose_address_name(row: BackendRow, *, routed: bool) -> str:
+    """Choose the name of the address: the router has that of the backend, and a replica behind it one of its own."""
+    if row.is_router:
+        return row.replica_of or row.name
+    return name_replica(row.name, 0) if routed and row.replica == 0 else row.name
 
 
 def _choose_network(venv: VenvSpec, spec: BackendSpec) -> bool | Literal["loopback"] | list[str]:
@@ -123,7 +138,10 @@ def create_server_env(
         env["VENVD_ALLOWED_ORIGINS"] = ",".join(spec.allowedOrigins)
     if spec.queueLimit is not None:
         env["VENVD_QUEUE_LIMIT"] = str(spec.queueLimit)
-    if row.replica:
+    if row.is_router:
+        env["VENVD_TYPE"] = spec.type
+        env["VENVD_METRICS_TOKEN"] = backends.tokens.derive_for_metrics(row)
+    elif row.replica:
         env["VENVD_REPLICA"] = str(row.replica)
     if spec.handleLease is not None:
         env["VENVD_HANDLE_LEASE"] = str(spec.handleLease)
@@ -142,15 +160,15 @@ def read_ports(record: LaunchRecord) -> dict[str, int]:
     return {name: port for name, port in ports.items() if port is not None}
 
 
-def _choose_ports(spec: BackendSpec, previous: Mapping[str, int]) -> tuple[Port, ...]:
-    """Choose the ports to publish: the requested ones, else those of the last launch, else the defaults."""
+def _choose_ports(spec: BackendSpec, previous: Mapping[str, int], offset: int = 0) -> tuple[Port, ...]:
+    """Choose the ports to publish: the requested ones, else those of the last launch, else the default + `offset`."""
     ports = []
     for port in _PORTS[spec.type]:
         requested = spec.port if port.name == "main" else spec.httpPort
         if requested is not None:
             ports.append(Port(port.name, port.inside, requested, exact=True))
         else:
-            ports.append(Port(port.name, port.inside, previous.get(port.name, port.wanted)))
+            ports.append(Port(port.name, port.inside, previous.get(port.name, port.wanted + offset)))
     return tuple(ports)
 
 

@@ -14,34 +14,31 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import InvalidRequest, Unimplemented, VenvdError
+from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import MOST_REPLICAS, BackendSpec
 from venvd_controller import probes
 from venvd_controller.database.tables import BackendRow
-from venvd_engines.engine import LaunchRecord
+from venvd_engines.engine import Engine, LaunchRecord
 
-_LONGEST_NAME = 63 - len(f"--{MOST_REPLICAS}")
+ROUTER = -1
+"""The number of the router in front of the replicas."""
+_LONGEST_NAME = 63 - len("--router")
 _THREADS = 8
 
 _load = TypeAdapter(LoadReport)
 
 
-def check_replicas(spec: BackendSpec, engine: str) -> None:
+def check_replicas(spec: BackendSpec) -> None:
     """Check the fields about replicas.
 
     Raises:
         InvalidRequest: a number is out of bounds, or the name is too long for replicas.
-        Unimplemented: the engine has no replicas.
     """
     _check_numbers(spec)
     if count_at_start(spec) == 1 and spec.maxReplicas is None:
         return
-    if engine == "kubernetes":
-        raise Unimplemented(
-            "replicas: the engine kubernetes runs one launch of each backend: start several backends of the venv"
-        )
     if len(spec.name or "") > _LONGEST_NAME:
         raise InvalidRequest(f"name: that of a backend with replicas has at most {_LONGEST_NAME} characters")
 
@@ -73,11 +70,11 @@ def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
 
     Args:
         spec: its specification.
-        others: the rows of its replicas other than 0.
+        others: its rows beside that of replica 0.
     """
     if spec.maxReplicas is None:
         return spec.replicas
-    running = 1 + sum(each.wanted and each.drain_until is None for each in others)
+    running = 1 + sum(each.wanted and each.drain_until is None for each in others if not each.is_router)
     return max(spec.minReplicas or 1, min(running, spec.maxReplicas))
 
 
@@ -86,9 +83,15 @@ def is_rescaled(before: BackendSpec, after: BackendSpec) -> bool:
     return any(getattr(before, field) != getattr(after, field) for field in ("replicas", "minReplicas", "maxReplicas"))
 
 
+def is_routed(spec: BackendSpec, engine: Engine) -> bool:
+    """Return whether a backend that starts as a whole gets a router in front of its replicas."""
+    many = count_at_start(spec) > 1 or spec.maxReplicas is not None
+    return engine.has_routers and spec.type != "pipe" and many
+
+
 def name_replica(backend: str, number: int) -> str:
-    """Make the name of the row of a replica other than 0."""
-    return f"{backend}--{number}"
+    """Make the name of the row of a replica other than 0, or of the router."""
+    return f"{backend}--router" if number == ROUTER else f"{backend}--{number}"
 
 
 def plan_replica(spec: BackendSpec) -> BackendSpec:
@@ -97,15 +100,15 @@ def plan_replica(spec: BackendSpec) -> BackendSpec:
 
 
 def list_others(session: Session, backend: str) -> Sequence[BackendRow]:
-    """List the rows of the replicas of a backend other than 0."""
+    """List the rows of a backend beside that of replica 0: the router's comes first."""
     query = select(BackendRow).where(BackendRow.replica_of == backend)
     return session.scalars(query.order_by(BackendRow.replica)).all()
 
 
 def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
-    """Group rows by backend, each group in the order of its replicas."""
+    """Group rows by backend, each group in the order of its replicas; a router comes last."""
     groups: dict[str, list[BackendRow]] = {}
-    for row in sorted(rows, key=lambda row: row.replica):
+    for row in sorted(rows, key=lambda row: (row.is_router, row.replica)):
         groups.setdefault(row.replica_of or row.name, []).append(row)
     return list(groups.values())
 
@@ -130,11 +133,16 @@ def combine_error(rows: Sequence[BackendRow]) -> str | None:
     failed = next((row for row in rows if row.error), None)
     if failed is None or len(rows) == 1:
         return None if failed is None else failed.error
-    return f"replica {failed.replica}: {failed.error}"
+    return f"{title(failed)}: {failed.error}"
+
+
+def title(row: BackendRow) -> str:
+    """Name one of the launches of a backend in a sentence."""
+    return "the router" if row.is_router else f"replica {row.replica}"
 
 
 def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
-    """Make the table of replicas for the servers of a backend from its rows."""
+    """Make the table of replicas for the servers of a backend from the rows of the replicas."""
     entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
     for row in rows:
         entry = entries[row.replica] = ReplicaEntry(row.url, draining=row.drain_until is not None)

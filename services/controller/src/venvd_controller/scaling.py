@@ -77,7 +77,7 @@ class Scaler:
         run.phase("replicas")
         end = time.monotonic() + self._start_timeout
         while True:
-            rows = [row for row in self._backends.list_replicas(name) if row.drain_until is None]
+            rows = [row for row in self._backends.list_launches(name) if row.drain_until is None]
             if not any(row.state in {"pending", "starting"} for row in rows) or time.monotonic() >= end:
                 break
             run.check()
@@ -86,7 +86,7 @@ class Scaler:
             raise Cancelled(f'the backend "{name}" is being removed')
         failed = next((row for row in rows if row.wanted and row.state != "running"), None)
         if failed is not None:
-            raise Unavailable(f"replica {failed.replica} is {failed.state}: {failed.error or 'its start goes on'}")
+            raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
         self._backends.announce_change()  # the others know the new addresses when the operation ends
 
     # ---- for the reconciler ----
@@ -115,7 +115,8 @@ class Scaler:
                 self._adjust(group)
 
     def _adjust(self, rows: Sequence[BackendRow]) -> None:
-        first, serving = rows[0], [row for row in rows if row.wanted and row.drain_until is None]
+        first = rows[0]
+        serving = [row for row in rows if row.wanted and row.drain_until is None and not row.is_router]
         if any(row.state in {"pending", "starting"} for row in serving):
             return  # the load of the new ones is not to be seen yet
         loads = replicas.read_loads(serving, self._backends.tokens.derive_for_metrics(first))

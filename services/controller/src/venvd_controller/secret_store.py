@@ -123,10 +123,10 @@ class SecretStore:
         stored = self._rows.get()
         files: dict[str, bytes | Unavailable] = {}
         for row in rows:
-            owners = (("venv", row.venv), ("backend", row.replica_of or row.name))
+            owners = () if row.is_router else (("venv", row.venv), ("backend", row.replica_of or row.name))
             sets = [[each for each in stored if (each.kind, each.owner) == owner] for owner in owners]
             try:
-                files[row.name] = self._render(*sets)
+                files[row.name] = self._render(*sets) if sets else self._render((), ())
             except Unavailable as error:
                 files[row.name] = error
         return files

@@ -89,7 +89,9 @@ class Backends:
 
         If the start fails, remove all parts of the backend.
         """
-        server_image = self._servers.ensure(launch.type, progress)
+        server_image = self._servers.ensure(launch.server_kind, progress)
+        if launch.router:
+            return self._start_router(launch, server_image, progress)
         if launch.type == "pipe" and not launch.socket_name:
             raise InvalidRequest("a pipe backend needs the name of its directory of sockets")
         socket = launch.socket_name if launch.type == "pipe" else None
@@ -109,6 +111,15 @@ class Backends:
                 return record
         except BaseException:
             self._remove(launch.id, socket, link, server_image)
+            raise
+
+    def _start_router(self, launch: Launch, image: str, progress: Progress) -> LaunchRecord:
+        """Start a router: one container. If the start fails, remove it."""
+        try:
+            with self._networks.keep():
+                return self._start_server(launch, image, None, None, progress)
+        except BaseException:
+            self._remove(launch.id, None, None, image)
             raise
 
     def _labels(self, launch: Launch, part: str, **extra: str) -> dict[str, str]:
@@ -183,17 +194,16 @@ class Backends:
     def _start_server(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, progress: Progress
     ) -> LaunchRecord:
-        mounts = [
-            self._channel(launch, read_only=False),
-            self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref),
-            self._secrets.make(launch.id, self._labels(launch, labels.SECRETS)),
-        ]
+        mounts = [self._keys.make(launch.id, launch.keys, launch.manages_key, launch.image.ref)]
+        if not launch.router:
+            mounts.append(self._channel(launch, read_only=False))
+            mounts.append(self._secrets.make(launch.id, self._labels(launch, labels.SECRETS)))
         mounts += [
             Mount(f"{_FILES}/{variable}", str(path), type="bind", read_only=True)
             for variable, path in launch.server_files.items()
         ]
         controller = self._client.settings.controller_socket
-        if controller is not None:
+        if controller is not None and not launch.router:
             mounts.append(self._directories.mount_controller(controller, launch.image.ref))
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
@@ -216,7 +226,8 @@ class Backends:
                     raise
                 self._client.remove_container(name)
             else:
-                self._secrets.write(launch.id, launch.secrets)
+                if not launch.router:
+                    self._secrets.write(launch.id, launch.secrets)
                 return record
 
     def _list_published(self) -> Iterator[int]:
@@ -229,7 +240,7 @@ class Backends:
     def _create_server(
         self, launch: Launch, image: str, mounts: Sequence[Mount], host_ports: Mapping[int, int], record: LaunchRecord
     ) -> str:
-        return self._client.create_container(
+        name = self._client.create_container(
             image,
             labels=self._labels(
                 launch, labels.SERVER, record=json.dumps(asdict(record)), socket=record.data["socket"] or ""
@@ -248,6 +259,9 @@ class Backends:
             name=labels.part_name(launch.id, labels.SERVER),
             hostname=launch.name,
         )
+        if (launch.router or launch.routed) and not self._client.settings.docker_network:
+            self._client.api.connect_container_to_network(name, self._networks.ensure_routed())
+        return name
 
     def _choose_server_network(self, launch: Launch) -> str:
         """Choose the network of a server: one with ports needs one, and so does the broker beside a server."""
@@ -258,7 +272,7 @@ class Backends:
     def _make_record(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, host_ports: Mapping[int, int]
     ) -> LaunchRecord:
-        http_url = None
+        http_url = inner_url = inner_http_url = None
         if socket is not None:
             directory = self._directories.path(socket)
             url = f"unix://{directory / socket_directories.MAIN}"
@@ -270,14 +284,20 @@ class Backends:
             url = f"{launch.url_scheme}://{host}:{host_ports[inside_ports['main']]}"
             probe_url = f"{launch.probe_scheme}://{host}:{host_ports[probe_port]}"
             http_url = probe_url if "http" in inside_ports else None
+            name = labels.part_name(launch.id, labels.SERVER)
             if self._client.settings.docker_network:
-                probe_url = f"{launch.probe_scheme}://{labels.part_name(launch.id, labels.SERVER)}:{probe_port}"
+                probe_url = f"{launch.probe_scheme}://{name}:{probe_port}"
+            if launch.routed:
+                inner_url = f"{launch.url_scheme}://{name}:{inside_ports['main']}"
+                inner_http_url = f"{launch.probe_scheme}://{name}:{probe_port}" if http_url else None
         return LaunchRecord(
             engine="docker",
             launch_id=launch.id,
             url=url,
             probe_url=probe_url,
             http_url=http_url,
+            inner_url=inner_url,
+            inner_http_url=inner_http_url,
             data={
                 "socket": socket,
                 "link": None if link is None else str(link),
@@ -285,7 +305,8 @@ class Backends:
                 "memoryBytes": launch.limits.memory_bytes,
                 "ociRuntime": self._find_runtime(launch) or self._runtimes.find_default(),
                 "keys": True,
-                "secrets": True,
+                "secrets": not launch.router,
+                "router": launch.router,
             },
         )
 
@@ -296,6 +317,8 @@ class Backends:
         return BackendState(*(self._inspect_part(record, part) for part in labels.PARTS))
 
     def _inspect_part(self, record: LaunchRecord, part: str) -> PartState:
+        if part == labels.WORKER and record.data.get("router"):
+            return PartState("running", "a router has none")
         try:
             state = self._client.api.inspect_container(labels.part_name(record.launch_id, part))["State"]
         except docker.errors.NotFound:
@@ -402,11 +425,13 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
     """Return the settings of the server. Those of `SERVER_PATHS` come from the engine."""
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
-    engine_settings = {"VENVD_CHANNEL": CHANNEL, "VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
-    engine_settings["VENVD_SECRETS_FILE"] = f"{secret_files.INSIDE}/{secret_files.FILE}"
+    engine_settings = {"VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}
+    if not launch.router:
+        engine_settings["VENVD_CHANNEL"] = CHANNEL
+        engine_settings["VENVD_SECRETS_FILE"] = f"{secret_files.INSIDE}/{secret_files.FILE}"
     if launch.manages_key is not None:
         engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
-    if controller is not None:
+    if controller is not None and not launch.router:
         engine_settings["VENVD_CONTROLLER_SOCKET"] = f"{socket_directories.CONTROLLER}/{controller.name}"
     engine_settings["VENVD_OWN_HOSTS"] = labels.part_name(launch.id, labels.SERVER)
     if "main" in inside_ports:
@@ -431,7 +456,10 @@ def _make_owned(launch_id: str, labels_by_role: Mapping[str, Mapping[str, str]],
     record = None
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
         record = LaunchRecord(**json.loads(labels_by_role[labels.SERVER][labels.RECORD]))
-    complete = record is not None and labels_by_role.keys() >= {labels.SERVER, labels.WORKER, labels.CHANNEL}
+    parts = {labels.SERVER}
+    if record is None or not record.data.get("router"):
+        parts |= {labels.WORKER, labels.CHANNEL}
+    complete = record is not None and labels_by_role.keys() >= parts
     name = next(iter(labels_by_role.values())).get(labels.NAME, "")
-    running = labels_by_role.keys() >= {labels.SERVER, labels.WORKER} and not ended
+    running = labels_by_role.keys() >= parts - {labels.CHANNEL} and not ended
     return Owned(launch_id=launch_id, name=name, record=record, complete=complete, running=running)

@@ -46,6 +46,7 @@ class DockerEngine:
     """Runs on the Docker Engine that DOCKER_HOST names, by default this machine's; implements `Engine`."""
 
     name = "docker"
+    has_routers = True
 
     def __init__(self, settings: EngineSettings) -> None:
         self._client = DockerClient(settings)

@@ -1,10 +1,15 @@
-"""The network of a home's backends: containers reach the outside, and not each other."""
+"""The networks of a home's backends.
+
+In the first one containers reach the outside, and not each other. In the second one routers reach the servers behind
+them, and nothing else is in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import docker.errors
 
@@ -13,11 +18,12 @@ from venvd_engines.docker.client import DockerClient
 
 
 class Networks:
-    """Makes the network for the first backend and removes it with the last: an engine has room for about thirty."""
+    """Makes each network for its first container and removes it after the last: an engine has room for about thirty."""
 
     def __init__(self, client: DockerClient) -> None:
         self._client = client
         self._name = f"venvd-{client.settings.home_id}"
+        self._routed_name = f"{self._name}-routed"
         self._lock = threading.Lock()
         self._starting = 0
 
@@ -33,24 +39,32 @@ class Networks:
                 self._starting -= 1
 
     def ensure(self) -> str:
-        """The network's name; made where it is absent."""
+        """The name of the first network; made where it is absent."""
+        return self._ensure(self._name, options={"com.docker.network.bridge.enable_icc": "false"})
+
+    def ensure_routed(self) -> str:
+        """The name of the network of routers; made where it is absent."""
+        return self._ensure(self._routed_name, internal=True)
+
+    def _ensure(self, name: str, **settings: Any) -> str:
         with self._lock:
             try:
-                self._client.api.inspect_network(self._name)
+                self._client.api.inspect_network(name)
             except docker.errors.NotFound:
                 self._client.api.create_network(
-                    self._name,
+                    name,
                     driver="bridge",
                     check_duplicate=True,
-                    options={"com.docker.network.bridge.enable_icc": "false"},
                     labels=self._client.labels(labels.NETWORK),
+                    **settings,
                 )
-        return self._name
+        return name
 
     def remove_unused(self) -> None:
-        """Remove the network where no backend uses it and none is starting."""
+        """Remove the networks where no backend uses them and none is starting."""
         backends = {"label": [*self._client.filters()["label"], labels.LAUNCH]}
         with self._lock:
             if self._starting == 0 and not self._client.api.containers(all=True, filters=backends):
-                with contextlib.suppress(docker.errors.APIError):
-                    self._client.api.remove_network(self._name)
+                for name in (self._name, self._routed_name):
+                    with contextlib.suppress(docker.errors.APIError):
+                        self._client.api.remove_network(name)

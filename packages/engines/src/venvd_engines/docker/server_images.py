@@ -15,14 +15,13 @@ from typing import Any
 import docker.errors
 
 from venvd_contract.errors import Internal, InvalidRequest, Unavailable
-from venvd_contract.resources import BACKEND_TYPES
 from venvd_engines import locking
 from venvd_engines.build_locks import BuildLocks
 from venvd_engines.docker import labels
 from venvd_engines.docker.base_images import BaseImages
 from venvd_engines.docker.build_container import SCRATCH, BuildContainers, must
 from venvd_engines.docker.client import DockerClient
-from venvd_engines.engine import Progress
+from venvd_engines.engine import ROUTER, SERVERS, Progress
 
 PREFIX = "/opt/venv"
 LAYOUT = 2
@@ -35,6 +34,9 @@ _LOCKS = Path("/tmp")  # noqa: S108 - homes of several users share server images
 _HEALTH = """
 import http.client, os, socket, sys
 kind, _, place = sys.argv[1].partition(":")
+if kind == "router":
+    http_port = os.environ.get("VENVD_HTTP_PORT")
+    kind, place = ("port", http_port) if http_port else ("tls", os.environ["VENVD_PORT"])
 connection = http.client.HTTPConnection("localhost")
 connection.sock = socket.socket(socket.AF_UNIX if kind == "path" else socket.AF_INET)
 connection.sock.settimeout(4)
@@ -47,8 +49,8 @@ if kind == "tls" and os.environ.get("VENVD_TLS_CERT"):
 connection.request("GET", "/livez")
 sys.exit(connection.getresponse().status != 200)
 """
-_PROBED = {"http": "tls:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock"}
-"""Where the server of each type answers `/livez` in its container; `tls` speaks it if the server has a certificate."""
+_PROBED = {"http": "tls:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock", ROUTER: "router"}
+"""Where each kind of server answers `/livez` in its container; `tls` speaks it if the server has a certificate."""
 
 _EXCLUDED = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
@@ -77,8 +79,8 @@ class ServerImages:
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
         """The name of the image of this type's server; built where it is absent."""
-        if backend_type not in BACKEND_TYPES:
-            raise InvalidRequest(f'"{backend_type}" is not a type of backend: {", ".join(BACKEND_TYPES)}')
+        if backend_type not in SERVERS:
+            raise InvalidRequest(f'"{backend_type}" is not a kind of server: {", ".join(SERVERS)}')
         name = self._names.get(backend_type)
         if name is None or self._inspect(name) is None:
             name = self._names[backend_type] = self._make(backend_type, progress)
@@ -99,7 +101,7 @@ class ServerImages:
         context = _read_context(self._source_dir(), backend_type)
         digest = self._digests[backend_type] = _digest(context, self._client.settings.base_image)
         if not self._hold(backend_type, digest):
-            with self._locks.hold(f"venvd-{backend_type}-backend-{digest}", progress):
+            with self._locks.hold(f"venvd-{name_service(backend_type)}-{digest}", progress):
                 if not self._hold(backend_type, digest):
                     progress.phase(f"{backend_type} server image")
                     self._build(f"{_repository(backend_type)}:{digest}", backend_type, context, progress)
@@ -125,7 +127,7 @@ class ServerImages:
 
     def list_held(self) -> Iterator[tuple[str, Any]]:
         """The images that this home holds, each with its tag."""
-        for backend_type in BACKEND_TYPES:
+        for backend_type in SERVERS:
             for image in self._client.api.images(_repository(backend_type)):
                 for tag in image.get("RepoTags") or ():
                     if tag.startswith(self._home_tag(backend_type, "")):
@@ -135,7 +137,7 @@ class ServerImages:
         """The tags that a start would look for now."""
         tags = set(self._names.values())
         with contextlib.suppress(Unavailable):  # there may be no sources
-            for backend_type in BACKEND_TYPES:
+            for backend_type in SERVERS:
                 digest = _digest(_read_context(self._source_dir(), backend_type), self._client.settings.base_image)
                 tags.add(self._home_tag(backend_type, digest))
         return tags
@@ -177,7 +179,7 @@ class ServerImages:
             container.make_venv(PREFIX)
             container.make_venv(_BUILD_ENV)
             python = f"{_BUILD_ENV}/bin/python"
-            requirements = f"{_SOURCES}/services/{backend_type}-backend/requirements.txt"
+            requirements = f"{_SOURCES}/services/{name_service(backend_type)}/requirements.txt"
             container.uv(locking.install_arguments(f"{_SOURCES}/{BUILD_REQUIREMENTS}", python=python))
             container.uv(locking.install_arguments(requirements, python=python, prefix=PREFIX))
             projects = [f"{_SOURCES}/{path}" for path in _list_projects(context)]
@@ -191,7 +193,7 @@ def _make_config(backend_type: str) -> dict[str, Any]:
     python = [f"{PREFIX}/bin/python", "-I"]
     second = 10**9
     return {
-        "Entrypoint": [*python, "-u", "-B", "-m", f"venvd_{backend_type}_backend"],
+        "Entrypoint": [*python, "-u", "-B", "-m", f"venvd_{name_service(backend_type).replace('-', '_')}"],
         "Healthcheck": {
             "Test": ["CMD", *python, "-S", "-c", _HEALTH, _PROBED[backend_type]],
             "Interval": 30 * second,
@@ -203,8 +205,13 @@ def _make_config(backend_type: str) -> dict[str, Any]:
     }
 
 
+def name_service(backend_type: str) -> str:
+    """Name the folder of a server in `services/`, and its image."""
+    return ROUTER if backend_type == ROUTER else f"{backend_type}-backend"
+
+
 def _repository(backend_type: str) -> str:
-    return f"venvd/{backend_type}-backend"
+    return f"venvd/{name_service(backend_type)}"
 
 
 # ---- the context -----------------------------------------------------------------------------------------------
@@ -212,7 +219,7 @@ def _repository(backend_type: str) -> str:
 
 def _read_context(source: Path, backend_type: str) -> Context:
     """The files that the image of this server is built from, and no others."""
-    service = source / "services" / f"{backend_type}-backend"
+    service = source / "services" / name_service(backend_type)
     packages = {*_CLIENT, *_find_packages(source, service)}
     folders = [service, *(source / "packages" / name for name in sorted(packages))]
     paths = [source / name for name in ("pyproject.toml", BUILD_REQUIREMENTS)]

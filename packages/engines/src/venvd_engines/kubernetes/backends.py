@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightkube.resources.core_v1 import Pod, Secret, Service
 
 from venvd_contract.errors import Conflict, InvalidRequest, Unavailable, Unimplemented, VenvdError
 from venvd_contract.resources import LogLine
+from venvd_engines.addresses import url_host
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
@@ -37,6 +38,9 @@ STOPPED = "dev.venvd.stopped"
 PARTS = (labels.SERVER, labels.WORKER)
 REACHES = {True: "full", "destinations": "destinations"}
 """The value of the label `labels.NETWORK` by the network of a launch; for all others it is `none`."""
+
+
+_ABSENT_WORKER = PartState("running", "a router has none")
 
 
 class Backends:
@@ -68,14 +72,17 @@ class Backends:
             record = self._make_record(launch, service)
             runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
             annotations = {labels.RECORD: json.dumps(asdict(record)), **(pods.GVISOR if runtime else {})}
-            metadata = self._cluster.make_metadata(
-                name, {**metadata_labels, labels.NETWORK: REACHES.get(launch.network, "none")}, annotations
-            )
-            spec = pods.make_backend(self._cluster.settings, launch, runtime, str(record.data["host"]))
+            reach = labels.ROUTES if launch.router else REACHES.get(launch.network, "none")
+            metadata = self._cluster.make_metadata(name, {**metadata_labels, labels.NETWORK: reach}, annotations)
+            host = str(record.data["host"])
+            if launch.router:
+                spec = pods.make_router(self._cluster.settings, launch, host)
+            else:
+                spec = pods.make_backend(self._cluster.settings, launch, runtime, host)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
-            self._wait_until_running(name, progress)
+            self._wait_until_running(name, _list_parts(record), progress)
         except BaseException:
-            self._remove(launch.id, launch.name)
+            self._remove(launch.id, launch.address_name or launch.name)
             raise
         return record
 
@@ -83,7 +90,9 @@ class Backends:
         return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
 
     def _make_keys(self, launch: Launch, metadata_labels: dict[str, str]) -> dict[str, Any]:
-        content = {pods.KEYS_FILE: launch.keys, pods.SECRETS_FILE: launch.secrets}
+        content = {pods.KEYS_FILE: launch.keys}
+        if not launch.router:
+            content[pods.SECRETS_FILE] = launch.secrets
         if launch.manages_key is not None:
             content[pods.MANAGES_FILE] = launch.manages_key.encode()
         if launch.network == "destinations":
@@ -104,31 +113,42 @@ class Backends:
             # the controller probes servers that are not ready yet
             "publishNotReadyAddresses": True,
         }
-        metadata = self._cluster.make_metadata(launch.name, metadata_labels)
+        name = launch.address_name or launch.name
+        metadata = self._cluster.make_metadata(name, metadata_labels)
         try:
             return self._cluster.create(Service, {"metadata": metadata, "spec": spec})
         except ApiError as error:
             if error.status.code != 409:
                 raise
             namespace = self._cluster.namespace
-            raise Conflict(f'the namespace {namespace} has a Service "{launch.name}": choose another name') from None
+            raise Conflict(f'the namespace {namespace} has a Service "{name}": choose another name') from None
 
     def _make_record(self, launch: Launch, service: Any) -> LaunchRecord:
         """Make the record; outside of the cluster, where its names mean nothing, the Service's address stands in it."""
-        host = f"{launch.name}.{self._cluster.namespace}.svc"
+        name = str(service.metadata.name)
+        host = f"{name}.{self._cluster.namespace}.svc"
         reached = host if os.environ.get("KUBERNETES_SERVICE_HOST") else service.spec.clusterIP
         ports = {port.name: port.port for port in service.spec.ports}
         probe_url = f"{launch.probe_scheme}://{reached}:{ports.get('http', ports['main'])}"
+        # the router reaches no DNS
+        inner_host = url_host(str(service.spec.clusterIP)) if launch.routed else None
         return LaunchRecord(
             engine="kubernetes",
             launch_id=launch.id,
             url=f"{launch.url_scheme}://{reached}:{ports['main']}",
             probe_url=probe_url,
             http_url=probe_url if "http" in ports else None,
-            data={"service": launch.name, "host": host, "memoryBytes": launch.limits.memory_bytes},
+            inner_url=inner_host and f"{launch.url_scheme}://{inner_host}:{ports['main']}",
+            inner_http_url=inner_host and ("http" in ports or None) and f"http://{inner_host}:{ports['http']}",
+            data={
+                "service": name,
+                "host": host,
+                "memoryBytes": launch.limits.memory_bytes,
+                "router": launch.router,
+            },
         )
 
-    def _wait_until_running(self, name: str, progress: Progress) -> None:
+    def _wait_until_running(self, name: str, parts: Sequence[str], progress: Progress) -> None:
         deadline = time.monotonic() + START_SECONDS
         said = ""
         while True:
@@ -136,7 +156,7 @@ class Backends:
             pod = self._cluster.find(Pod, name)
             if pod is None:
                 raise Unavailable("the pod was deleted while it started")
-            if all(_inspect_part(pod, part).state == "running" for part in PARTS):
+            if all(_inspect_part(pod, part).state == "running" for part in parts):
                 return
             failure = find_failure(pod)
             if failure is not None:
@@ -165,14 +185,17 @@ class Backends:
             pod = self._cluster.find(Pod, labels.make_name(record.launch_id))
         if pod is None and self._was_stopped(record):
             return BackendState(*(PartState("exited", "stopped") for _ in PARTS))
-        return BackendState(*(_inspect_part(pod, part) for part in PARTS))
+        parts = _list_parts(record)
+        return BackendState(*(_inspect_part(pod, part) if part in parts else _ABSENT_WORKER for part in PARTS))
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the key file."""
         self._write_file(record, pods.KEYS_FILE, data, hashlib.sha256(data).hexdigest()[:12])
 
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
-        """Replace the file of secrets, which the kubelet keeps on a tmpfs."""
+        """Replace the file of secrets, which the kubelet keeps on a tmpfs; a router has none."""
+        if record.data.get("router"):
+            return
         self._write_file(record, pods.SECRETS_FILE, data, uuid.uuid4().hex[:12])  # no digest: it could be guessed from
 
     def _write_file(self, record: LaunchRecord, file: str, data: bytes, mark: str) -> None:
@@ -223,7 +246,7 @@ class Backends:
         options = {"timestamps": True, **({"since": seconds} if seconds else {})}
         lines = [
             LogLine(time=stamp, source=part, stream="stderr", text=text)
-            for part in PARTS
+            for part in _list_parts(record)
             for stamp, _, text in (line.partition(" ") for line in self._cluster.read_log(name, part, **options))
         ]
         return sorted(lines, key=lambda line: line.time)
@@ -274,6 +297,11 @@ def _check_launch(launch: Launch) -> None:
             raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")
 
 
+def _list_parts(record: LaunchRecord) -> Sequence[str]:
+    """List the containers of a launch."""
+    return (labels.SERVER,) if record.data.get("router") else PARTS
+
+
 def _encode(content: dict[str, bytes]) -> dict[str, str]:
     return {name: base64.b64encode(data).decode() for name, data in content.items()}
 
@@ -310,7 +338,8 @@ def _make_owned(launch_id: str, objects: dict[str, Any]) -> Owned:
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
         record = LaunchRecord(**json.loads(objects["Pod"].metadata.annotations[labels.RECORD]))
     name = next(iter(objects.values())).metadata.labels.get(labels.NAME, "")
-    running = all(_inspect_part(objects.get("Pod"), part).state == "running" for part in PARTS)
+    parts = PARTS if record is None else _list_parts(record)
+    running = all(_inspect_part(objects.get("Pod"), part).state == "running" for part in parts)
     return Owned(
         launch_id=launch_id,
         name=name,

@@ -43,6 +43,7 @@ class KubernetesEngine:
     """Runs in one namespace of the cluster that the environment names, as for kubectl; implements `Engine`."""
 
     name = "kubernetes"
+    has_routers = True
 
     def __init__(self, settings: EngineSettings) -> None:
         self._cluster = Cluster(settings)

@@ -21,13 +21,14 @@ from venvd_engines.docker.labels import (
 
 __all__ = [
     "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "NAME", "NETWORK", "PROBE", "PROBING", "RECORD", "ROLE",
-    "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
+    "ROUTES", "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
 ]  # fmt: skip
 
 BACKEND = "backend"
 NETWORK = "dev.venvd.network"
 """`full` where user code of the pod may reach the network, `destinations` where it may reach a list of them, else
-`none`; NetworkPolicies select by it."""
+`none`; `routes` on routers, which reach the servers of backends. NetworkPolicies select by it."""
+ROUTES = "routes"
 PROBE = "dev.venvd.probe"
 """The home whose probe of the network the pod is; policies of the chart do not select by it."""
 PROBING = "probe"

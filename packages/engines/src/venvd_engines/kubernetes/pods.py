@@ -155,6 +155,30 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
     )
 
 
+def make_router(settings: EngineSettings, launch: Launch, host: str) -> dict[str, Any]:
+    """Make the specification of the pod with the router of a backend.
+
+    Args:
+        settings: of the engine.
+        launch: of the router.
+        host: the name by which clients reach it.
+    """
+    options = settings.kubernetes
+    return make_spec(
+        options,
+        labels.SERVER_UID,
+        **({"priorityClassName": options.priority_class} if options.priority_class else {}),
+        **NO_NAMES,
+        hostname=launch.name,
+        terminationGracePeriodSeconds=30,
+        containers=[_make_server(options, launch, host)],
+        volumes=[
+            {"name": "keys", "secret": {"secretName": labels.make_name(launch.id), "defaultMode": 0o440}},
+            {"name": "server-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        ],
+    )
+
+
 def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
     """Make the init container that lets no user code start before NetworkPolicies keep the pod from the cluster."""
     # the cluster gives every container the address of its API server
@@ -175,12 +199,12 @@ def _make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict
     return secure(
         {
             "name": labels.SERVER,
-            "image": find_image(options, launch.type),
+            "image": find_image(options, launch.server_kind),
             "env": _list_env(env),
             "ports": [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()],
             "resources": {"requests": SERVER_REQUESTS, "limits": {"cpu": "2", "memory": str(SERVER_MEMORY)}},
             "volumeMounts": [
-                {"name": "channel", "mountPath": CHANNEL},
+                *([] if launch.router else [{"name": "channel", "mountPath": CHANNEL}]),
                 {"name": "keys", "mountPath": KEYS, "readOnly": True},
                 {"name": "server-tmp", "mountPath": TMP},
             ],
@@ -192,13 +216,13 @@ def _make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict
 def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
     ports = PORTS[launch.type]
     paths = {
-        "VENVD_CHANNEL": CHANNEL,
         "VENVD_HOST": "0.0.0.0",  # noqa: S104 - in a pod
         "VENVD_PORT": str(ports["main"]),
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
-        "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
+    if not launch.router:
+        paths |= {"VENVD_CHANNEL": CHANNEL, "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}"}
     if launch.network == "destinations":
         paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:

@@ -53,6 +53,7 @@ class LocalEngine:
     """Runs backends as processes of this user; implements `Engine`."""
 
     name = ENGINE
+    has_routers = False
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings

@@ -124,11 +124,15 @@ class BackendRow(Table):
     replica_of: Mapped[str | None] = mapped_column(String(63))
     """The backend of which it is a further replica; null for replica 0, the row of the backend itself."""
     replica: Mapped[int] = mapped_column(default=0)
-    """Its number among the replicas."""
+    """Its number among the replicas; -1 is the router in front of them."""
     names: Mapped[int] = mapped_column(default=1)
     """So many of the first replicas take the sessions with names; of replica 0 alone (`replica_table`)."""
     drain_until: Mapped[float | None]
     """Unix time at which a replica that takes no new sessions is removed, also with those that it has."""
+
+    @property
+    def is_router(self) -> bool:
+        return self.replica < 0
 
 
 class StoppedRow(Table):
