@@ -268,7 +268,7 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
-        ({"type": "pipe"}, Unimplemented, "no pipe backends"),
+        ({"type": "pipe"}, Unimplemented, "no pipe backend is started: `venvd backend manifest"),
         ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
         ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),

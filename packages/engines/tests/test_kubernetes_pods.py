@@ -75,7 +75,7 @@ def test_the_worker_host_sees_no_secret(settings: EngineSettings) -> None:
     assert mounts["channel"]["readOnly"] is True
     assert worker["securityContext"]["runAsUser"] == LAUNCH.user_id != server["securityContext"]["runAsUser"]
     limits = worker["resources"]["limits"]
-    assert limits == {"cpu": "1.5", "memory": str(1 << 30)}
+    assert limits == {"cpu": "1500m", "memory": str(1 << 30)}
 
 
 @pytest.mark.parametrize(

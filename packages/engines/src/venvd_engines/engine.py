@@ -57,7 +57,7 @@ class KubernetesSettings:
 
     Attributes:
         namespace: of all that the engine makes; null is that of the service account or of the kubeconfig.
-        images: references of `controller`, `http` and `rpc`.
+        images: references of `controller`, `http`, `rpc` and `pipe`.
         registry: what stands before `/venv` in the names of images of venvs.
         registry_url: the address of that registry, where it is not `https://` and its host.
         pull_secret: a Secret of the type `kubernetes.io/dockerconfigjson` for pods.
@@ -124,7 +124,8 @@ class EngineSettings:
 class Capabilities:
     """What an engine can do, and what it does not guard.
 
-    `gaps` are sentences for the operator, one for each guard that is off or missing.
+    `gaps` are sentences for the operator, one for each guard that is off or missing. `sockets` says whether clients
+    reach the Unix sockets of backends that it starts.
     """
 
     apt_packages: bool
@@ -133,6 +134,7 @@ class Capabilities:
     memory_wall: bool
     attach: bool
     gaps: Sequence[str] = ()
+    sockets: bool = True
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ SERVER_PATHS = (
     "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
     "VENVD_EGRESS_BROKER_FILE",
+    "VENVD_SIDECAR",
 )
 """Settings of a server that the engine sets."""
 
@@ -420,6 +423,12 @@ class Engine(Protocol):
         """Return the user IDs that worker hosts of this home may have; no other home on this machine has one of them.
 
         They stay the home's as long as it has launches. Empty where worker hosts run as the owner's user.
+        """
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
+        """Make the objects of Kubernetes that run a launch of type `pipe` beside its client, and keep nothing of them.
+
+        `token` and `image` are the client's; without an image it sleeps. `Unimplemented` says what pods do not have.
         """
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:

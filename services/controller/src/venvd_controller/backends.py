@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
+from venvd_contract.errors import Cancelled, Conflict, NotFound, Unimplemented, VenvdError
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
@@ -161,9 +161,12 @@ class Backends:
             Forbidden: the backend would be open to the network without a token.
             NotFound: there is no such venv.
             Conflict: the name is taken.
+            Unimplemented: the engine has no such backends.
         """
         spec = check_backend(spec, self.host_paths)
         replicas.check_replicas(spec, self._engine.name)
+        if not declared:  # one that a manifest declares fails alone, and the others of it start
+            self._check_sockets_reachable(spec)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
@@ -172,6 +175,14 @@ class Backends:
             if venv.operation is None:
                 venv.operation = operation.id
             return self._to_resource(session, row, find_newest(session, self._engine)), operation
+
+    def _check_sockets_reachable(self, spec: BackendSpec) -> None:
+        if spec.type == "pipe" and not self._engine.capabilities().sockets:
+            name = spec.name or f"{spec.venv}-pipe"
+            raise Unimplemented(
+                f"type: a Unix socket cannot leave a pod, so the engine {self._engine.name} starts no pipe backend: "
+                f"`venvd backend manifest {name} --venv {spec.venv}` prints a pod that has one beside its client"
+            )
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     kubernetes_namespace: str | None = None
     """Namespace of the engine kubernetes."""
     kubernetes_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_json)] = {}
-    """References of the images `controller`, `http` and `rpc`, JSON."""
+    """References of the images `controller`, `http`, `rpc` and `pipe`, JSON."""
     kubernetes_registry: str | None = None
     """What stands before `/venv` in the names of images of venvs."""
     kubernetes_registry_url: str | None = None
