@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from harness import cli
 from harness.controller import Controller
 from harness.kubernetes import REGISTRY_URL, Namespace, make_namespace, read_values
@@ -71,8 +73,8 @@ def printed(controller: Controller) -> Callable[..., str]:
     """Prints the manifest."""
     environment = {"VENVD_URL": controller.url, "VENVD_TOKEN": controller.token, "VENVD_HOME": str(controller.home)}
 
-    def print_it(*options: str) -> str:
-        return cli.run(environment, "backend", "manifest", NAME, "--venv", "six", *options).out
+    def print_it(*options: str, name: str = NAME) -> str:
+        return cli.run(environment, "backend", "manifest", name, "--venv", "six", *options).out
 
     return print_it
 
@@ -139,6 +141,17 @@ def test_user_code_has_no_network(client: Namespace) -> None:
     assert "Address family" in run_python(client, CALL, MAKE_SOCKET)
 
 
+def test_under_gvisor(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
+    """Under gVisor all containers of the pod are one sandbox, and the client calls over the socket as well."""
+    if "gvisor" not in client.kubectl("get", "runtimeclass", "--output", "name"):
+        pytest.skip("the cluster has no runtime class gvisor")
+    apply(client, printed("--oci-runtime", "runsc", name="walled"), tmp_path)
+    client.kubectl("wait", "pod/walled", "--for=condition=Ready", "--timeout=90s")
+    python = ("exec", "walled", "--container=client", "--", "/opt/venv/bin/python", "-c", CALL)
+    assert client.kubectl(*python, "__import__('platform').release()").strip() != platform.release()
+    client.kubectl("delete", "pod/walled", "secret/walled", "--now")
+
+
 def test_the_kubelet_starts_the_pair_again(client: Namespace) -> None:
     """When the server ends, so does the worker host; both start again without the client, and with nothing left."""
     run_python(client, CALL, "globals().update(kept=1)")
@@ -154,6 +167,19 @@ def test_the_kubelet_starts_the_pair_again(client: Namespace) -> None:
     assert not list_work(client) & directories
     [status] = get_pod(client)["status"]["containerStatuses"]
     assert status["restartCount"] == 0
+
+
+def test_a_job_ends_with_its_client(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
+    """The pair is no part of what a job waits for: it ends when its client has ended."""
+    _, pod = yaml.safe_load_all(printed())
+    spec = pod["spec"]
+    spec["restartPolicy"] = "Never"
+    spec["containers"][0]["command"] = ["/opt/venv/bin/python", "-c", CALL, "6 * 7"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": {"template": {"spec": spec}}}
+    apply(client, json.dumps(job), tmp_path)
+    client.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=90s")
+    assert client.kubectl("logs", "job/once", "--container=client").strip() == "42"
+    client.kubectl("delete", "job", "once")
 
 
 def test_another_version_of_the_token_ends_the_one_before(

@@ -113,8 +113,8 @@ def test_only_operators_get_one(testbed: Any) -> None:
 )
 def test_what_a_pod_has_not_is_named(testbed: Any, fields: dict[str, Any], named: str) -> None:
     """A field that counts for started backends alone is refused, and named."""
-    answer = make(testbed, status=501, **fields)
-    assert answer["code"] == "not_implemented"
+    answer = make(testbed, status=400, **fields)
+    assert answer["code"] == "invalid_request"
     assert answer["detail"].startswith(f"{named}: ")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from venvd_contract.errors import Unimplemented
+from venvd_contract.errors import InvalidRequest, Unimplemented
 from venvd_contract.resources import BackendSpec, PodManifest
 from venvd_controller import launch_plan
 from venvd_controller.backend_rows import make_row
@@ -96,18 +96,21 @@ class PodManifests:
         """Check that the pod would have all that is asked for.
 
         Raises:
-            Unimplemented: says what it would lack.
+            InvalidRequest: names a field that pods do not have.
+            Unimplemented: the venv has secrets.
         """
         usual = BackendSpec(spec.type)
         for name in _ONLY_STARTED:
             if getattr(spec, name) != getattr(usual, name):
-                raise Unimplemented(f"{name}: it is for backends that the controller starts, and a pod has none of it")
+                raise InvalidRequest(
+                    f"{name}: only backends that the controller starts have it, not one that is printed"
+                )
         secrets = self._secrets.list_all("venv", spec.venv)
         if secrets:
             names = ", ".join(each.name for each in secrets)
             raise Unimplemented(
                 f'the venv "{spec.venv}" has secrets ({names}), which no answer shows, so no manifest has them: take '
-                "a venv without them, and give user code a Secret of yours by the env of the container worker"
+                "a venv without them, and let the client give its sessions what they need (env of session.create)"
             )
 
     def _choose_user_id(self, name: str) -> int | None:

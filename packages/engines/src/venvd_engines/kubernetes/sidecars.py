@@ -136,7 +136,8 @@ def _probe(path: str) -> dict[str, Any]:
 
 
 def _make_client(settings: EngineSettings, launch: Launch, token: str | None, image: str | None) -> dict[str, Any]:
-    sleep = {"image": pods.find_image(settings.kubernetes, "controller"), "command": ["sleep", "infinity"]}
+    sleeper = pods.find_image(settings.kubernetes, "controller")
+    sleep = {"image": sleeper, "command": ["sleep", "infinity"], "resources": pods.PROGRAM_RESOURCES}
     env = [{"name": "VENVD_BACKEND", "value": pods.SOCKET_URL}]
     return {
         "name": CLIENT,
