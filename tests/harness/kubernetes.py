@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from harness.waiting import wait_until
-from venvd_engines.engine import KubernetesSettings
 
 VALUES = os.environ.get("VENVD_TEST_KUBERNETES")
 """The file with the digests of the images; without it there is no cluster."""

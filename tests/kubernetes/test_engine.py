@@ -29,10 +29,11 @@ from venvd_contract.errors import (
     Unavailable,
     Unimplemented,
 )
-from venvd_engines.engine import EngineSettings, KubernetesSettings, Launch, Port, VenvBuild
+from venvd_engines.engine import EngineSettings, Launch, Port, VenvBuild
 from venvd_engines.kubernetes import backends, labels
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.policies import Policies
+from venvd_engines.kubernetes.settings import KubernetesSettings
 
 PYTHON = "3.13"
 
@@ -268,7 +269,7 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
-        ({"type": "pipe"}, Unimplemented, "no pipe backends"),
+        ({"type": "pipe"}, Unimplemented, "no pipe backend is started: `venvd backend manifest"),
         ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
         ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),

@@ -45,6 +45,15 @@ def test_start_takes_the_old_words(cli: Cli) -> None:
     assert "one word too many" in cli("start", "http", "plain", "8000", status=2).err
 
 
+def test_a_manifest_is_for_pods(cli: Cli) -> None:
+    """An engine without pods has no manifest, and says so; the words are checked before the controller is asked."""
+    refused = cli("backend", "manifest", "calculator", "--venv", "plain", "--json", status=1).json
+    assert refused["code"] == "not_implemented"
+    assert "the engine local has none" in refused["detail"]
+    assert cli("backend", "manifest", "--venv", "absent", "--json", status=3).json["code"] == "not_found"
+    assert "0 is not in the range" in cli("backend", "manifest", "--token-version", "0", status=2).err
+
+
 def test_stop_asks_at_a_terminal(cli: Cli, site: Any) -> None:
     """Where several backends run, `stop` without a name asks for one."""
     cli("start", "http", "plain", "--name", "asked")

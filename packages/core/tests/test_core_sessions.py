@@ -282,6 +282,22 @@ def test_a_server_has_one_warden_in_its_life(run: Any, wardens: Any, serve: Any,
     run(work)
 
 
+def test_a_sidecar_takes_a_used_channel(run: Any, wardens: Any, serve: Any) -> None:
+    """A server that something starts again by itself tells that its warden is gone, and the next one takes another."""
+
+    async def work() -> None:
+        for _ in range(2):
+            warden = wardens.start()
+            async with serve(sidecar=True) as client:
+                await client.ready()
+                assert (await client.do("count"))["count"] == 1
+                warden.kill()
+                warden.wait()
+                assert "went away" in await client.backend.wait_for_loss_of_worker()
+
+    run(work)
+
+
 @pytest.mark.slow
 def test_a_name_can_be_used_again_at_once(run: Any, wardens: Any, serve: Any) -> None:
     """What is still done about a session that was deleted does not touch the next one of its name."""

@@ -15,12 +15,13 @@ from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
-from venvd_engines.engine import EngineSettings, Image, KubernetesSettings, Launch, WorkerLimits
+from venvd_engines.engine import EngineSettings, Image, Launch, WorkerLimits
 from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.login import Login
 from venvd_engines.kubernetes.registry import read_credentials
+from venvd_engines.kubernetes.settings import KubernetesSettings
 from venvd_engines.kubernetes.tasks import Step, Tasks
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 from venvd_engines.kubernetes.way_out import make_broker_file
@@ -76,7 +77,7 @@ def test_the_worker_host_sees_no_secret(settings: EngineSettings) -> None:
     assert mounts["channel"]["readOnly"] is True
     assert worker["securityContext"]["runAsUser"] == LAUNCH.user_id != server["securityContext"]["runAsUser"]
     limits = worker["resources"]["limits"]
-    assert limits == {"cpu": "1.5", "memory": str(1 << 30)}
+    assert limits == {"cpu": "1500m", "memory": str(1 << 30)}
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,21 @@ def test_a_server_that_goes_takes_the_worker_host_along(new_host: Any, tools: An
     assert list(host.work.iterdir()) == []
 
 
+def test_a_warden_empties_directories(new_host: Any, tmp_path: Path) -> None:
+    """What an earlier worker host left in directories that outlive it is gone; the directories stay."""
+    outside = tmp_path / "outside"
+    outside.write_text("stays")
+    used = tmp_path / "used"
+    (used / "session" / "files").mkdir(parents=True)
+    (used / "session" / "files").chmod(0)
+    (used / "file").write_text("left")
+    (used / "link").symlink_to(outside)
+    host = new_host("--clear", str(used))
+    assert list(used.iterdir()) == []
+    assert outside.read_text() == "stays"
+    assert host.start("default").eval("6 * 7") == 42
+
+
 @pytest.mark.parametrize("packet", [b"nonsense", b"[]", b"\xff", b"x" * 200_000])
 def test_a_garbled_server_is_dropped(new_host: Any, packet: bytes) -> None:
     """What is no packet of the protocol ends the connection, and with it the warden."""

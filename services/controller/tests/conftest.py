@@ -8,7 +8,7 @@ import queue
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -131,6 +131,8 @@ class MemoryEngine:
         version: what a lock pins each package to.
         server: the version of the servers that a start gives.
         user_ids: those that worker hosts may have.
+        planned: the launch of the last manifest.
+        sockets: whether clients reach the sockets of its backends.
         walls: what the servers of new launches answer to `/walls`.
     """
 
@@ -150,6 +152,8 @@ class MemoryEngine:
         self.version = 0
         self.server = 1
         self.user_ids: Sequence[int] = range(5000, 5003)
+        self.planned: Launch | None = None
+        self.sockets = True
         self.walls = 200, b'{"landlock": 7, "callFilter": true, "networkSockets": false, "kernel": "6.12"}'
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
@@ -165,7 +169,8 @@ class MemoryEngine:
         self._step("check")
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(True, True, True, True, True, ("nothing is guarded: this is an engine for tests",))
+        gaps = ("nothing is guarded: this is an engine for tests",)
+        return Capabilities(True, True, True, True, True, gaps, sockets=self.sockets)
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         self._step("resolve", progress)
@@ -208,6 +213,11 @@ class MemoryEngine:
 
     def claim_user_ids(self) -> Sequence[int]:
         return self.user_ids
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
+        self._step("make_manifest")
+        self.planned = launch
+        return [{"kind": "Secret", "keys": launch.keys.decode(), "token": token}, {"kind": "Pod", "image": image}]
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)

@@ -284,6 +284,35 @@ def test_what_cannot_be_served_is_said(settings: dict[str, str], says: bytes, tm
 
 
 @pytest.mark.slow
+def test_a_sidecar_ends_with_its_worker_host(start: Start, archive: Path) -> None:
+    """A server ends when its worker host does, says why, and serves the next one in the same directories."""
+    with start(VENVD_SIDECAR="1") as server:
+        home, command = server.directory, [sys.executable, "-I", archive, "warden", "--channel"]
+        (home / "work").mkdir()
+        warden = subprocess.Popen([*command, home / "channel", "--work-dir", home / "work"])
+        until(lambda: server.get("/readyz")[0] == 200, "the server is not ready")
+        warden.kill()
+        warden.wait()
+        assert server.process.wait(60) == 1
+        environment = {
+            "VENVD_SOCKET_DIR": str(home),
+            "VENVD_NO_TOKEN": "1",
+            "VENVD_CHANNEL": str(home / "channel"),
+            "VENVD_SIDECAR": "1",
+        }
+        again = subprocess.Popen([sys.executable, "-m", "venvd_pipe_backend"], env=environment, stderr=subprocess.PIPE)
+        warden = subprocess.Popen([*command, home / "channel", "--work-dir", home / "work"])
+        try:
+            until(lambda: answers(server) and server.get("/readyz")[0] == 200, "the second server is not ready")
+        finally:
+            warden.kill()
+            warden.wait()
+        said = again.communicate(timeout=60)[1]
+        assert b"starts again with another worker host" in said
+        assert again.returncode == 1
+
+
+@pytest.mark.slow
 def test_sigterm_lets_running_calls_end(start: Start, tmp_path: Path) -> None:
     """Asked to end, the server answers what runs, begins nothing more, and takes its sockets away."""
     with start(worker=True, VENVD_GRACE="20") as server:

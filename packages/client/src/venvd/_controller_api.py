@@ -250,6 +250,12 @@ def start_backend(spec: BackendSpec) -> Request[BackendStart]:
     return Request("POST", "/v1/backends", _decoder(BackendStart), dataclasses.asdict(spec))
 
 
+def make_manifest(spec: BackendSpec, image: str | None, token_version: int) -> Request[resources.PodManifest]:
+    query = {"image": image, "tokenVersion": token_version}
+    body = dataclasses.asdict(spec)
+    return Request("POST", "/v1/backends/manifest", _decoder(resources.PodManifest), body, query=query)
+
+
 def get_backend(name: str) -> Request[resources.Backend]:
     return Request("GET", f"/v1/backends/{quote_name(name)}", _decoder(resources.Backend))
 

@@ -321,6 +321,19 @@ class ScaleSpec:
 
 
 @dataclass
+class PodManifest:
+    """A pipe backend in the pod of its client, on Kubernetes. The controller keeps nothing of it."""
+
+    name: str
+    """Of the Pod and its Secret."""
+    venv: str
+    url: str
+    """The address of the backend in the container of the client."""
+    manifest: str
+    """YAML for `kubectl apply`."""
+
+
+@dataclass
 class RotationSpec:
     overlap: float = ROTATION_OVERLAP
     """Seconds for which the tokens before the new one are accepted; 0 ends them at once."""

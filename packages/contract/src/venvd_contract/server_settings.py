@@ -112,6 +112,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
 
 MANAGED_SETTINGS: Mapping[str, str] = {
     "channel": "the engine sets it",
+    "sidecar": "the engine knows what starts server and worker host again",
     "name": "it is the name of the backend",
     "replica": "venvd numbers the replicas of a backend",
     "venv": "it is the name of the venv",

@@ -180,6 +180,16 @@ class Backend:
         if pool is not None:
             await pool.close()
 
+    async def wait_for_loss_of_worker(self) -> str:
+        """Wait until the worker host, which was there, is gone; return why.
+
+        Raises:
+            Unavailable: the backend has not been started.
+        """
+        if self._pool is None:
+            raise Unavailable("the backend has not been started")
+        return await self._pool.channel.wait_for_loss()
+
     async def get_array(self, handle: str, target: Target = _DEFAULT_TARGET, form: str | None = None) -> Outgoing:
         """Fetch the array behind a handle, or where `form` is "arrow" the table; the caller closes it.
 

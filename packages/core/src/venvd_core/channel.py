@@ -45,17 +45,27 @@ class Channel:
         hello: sent to the warden, with the descriptors.
         descriptors: stay open for as long as the channel does.
         on_event: takes the events about sessions.
+        used: whether the directory may have served an earlier server and its worker host.
 
     Attributes:
         link: the connection to the warden; None while there is none, and for good once it has ended.
         why: the reason why there is none.
     """
 
-    def __init__(self, directory: Path, hello: Hello, descriptors: Sequence[int], on_event: OnSessionEvent) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hello: Hello,
+        descriptors: Sequence[int],
+        on_event: OnSessionEvent,
+        *,
+        used: bool = False,
+    ) -> None:
         self._directory = directory
         self._hello = hello
         self._descriptors = descriptors
         self._on_event = on_event
+        self._used = used
         self._secret = secrets.token_hex(_SECRET_BYTES)
         self._listener: socket.socket | None = None
         self._pending: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -72,6 +82,9 @@ class Channel:
             Unavailable: the channel had a warden before, or nothing can be made in its directory.
         """
         loop = asyncio.get_running_loop()
+        if self._used:
+            with contextlib.suppress(OSError):  # what stays is found below
+                (self._directory / TAKEN).unlink(missing_ok=True)
         if (self._directory / TAKEN).exists():
             raise Unavailable(
                 f"the channel {self._directory} has had its worker host: start server and worker host together, with a "
@@ -107,6 +120,17 @@ class Channel:
         if self.link is None:
             await asyncio.get_running_loop().create_future()
         return link
+
+    async def wait_for_loss(self) -> str:
+        """Wait until there was a link and it has ended; return why.
+
+        Raises:
+            Unavailable: the channel has not been started.
+        """
+        if self._linked is None:
+            raise Unavailable(self.why)
+        link = await asyncio.shield(self._linked)
+        return await asyncio.shield(link.gone)
 
     # ---- the warden comes
 

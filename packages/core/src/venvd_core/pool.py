@@ -69,7 +69,7 @@ class Pool:
         self._version = version("venvd-core")
         self._tasks = Tasks()
         hello = Hello(PROTOCOL, self.slots.count, settings.grace)
-        self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event)
+        self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event, used=settings.sidecar)
         self._standby = Standby(settings.standby, self._make_usual_spec(""), self)
 
     def start(self) -> None:

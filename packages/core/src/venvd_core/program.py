@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from venvd_contract.errors import Unavailable
 from venvd_core.backend import Backend
 from venvd_core.settings import BackendSettings
 
@@ -28,10 +29,10 @@ class Server(Protocol):
 
 
 async def serve(settings: SettingsType, create_server: Callable[[Backend, SettingsType], Server]) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT. A sidecar also ends with its worker host, so that both are started afresh.
 
     Raises:
-        VenvdError: the server cannot listen.
+        VenvdError: the server cannot listen, or is a sidecar whose worker host is gone.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -40,13 +41,21 @@ async def serve(settings: SettingsType, create_server: Callable[[Backend, Settin
     backend = Backend(settings)
     server = create_server(backend, settings)
     await backend.start()
+    lost = loop.create_task(backend.wait_for_loss_of_worker(), name="loss of the worker host")
+    if settings.sidecar:
+        lost.add_done_callback(lambda _: stop.set())
     try:
         await server.start()
         await stop.wait()
-        log.info("the server was asked to stop: it answers the running calls and exits")
+        if not lost.done():
+            log.info("the server was asked to stop: it answers the running calls and exits")
         await server.close()
     finally:
+        why = lost.result() if settings.sidecar and lost.done() else None
+        lost.cancel()
         await backend.close()
+    if why is not None:
+        raise Unavailable(f"{why}; this server ends, and starts again with another worker host")
 
 
 def raise_descriptor_limit() -> None:

@@ -35,6 +35,9 @@ class BackendSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VENVD_", frozen=True, extra="ignore")
 
     channel: Path = Path("/run/venvd/channel")
+    sidecar: bool = False
+    """Whether something starts server and worker host again one by one, as the sidecars of a pod are: the server then
+    ends with its worker host, and takes a channel that had another one before."""
     name: str = ""
     replica: int = Field(default=0, ge=0, lt=MOST_REPLICAS)
     """The number of this replica of the backend."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from venvd_contract.resources import BACKEND_TYPES, Leftover, LogLine, Package
 from venvd_engines.dotnet import make_dotnet_env
+from venvd_engines.kubernetes.settings import KubernetesSettings
 from venvd_engines.way_out import PROXY_ENV, PROXY_PORT
 
 
@@ -41,41 +42,6 @@ ROUTER = "router"
 SERVERS = (*BACKEND_TYPES, ROUTER)
 SHARED_KERNEL = frozenset({"runc", "crun", "youki", "io.containerd.runc.v2"})
 """OCI runtimes whose containers run on the kernel of the host."""
-
-
-@dataclass(frozen=True)
-class KubernetesSettings:
-    """Settings of the engine kubernetes.
-
-    Attributes:
-        namespace: of all that the engine makes; null is that of the service account or of the kubeconfig.
-        images: references of `controller`, `http` and `rpc`.
-        registry: what stands before `/venv` in the names of images of venvs.
-        registry_url: the address of that registry, where it is not `https://` and its host.
-        pull_secret: a Secret of the type `kubernetes.io/dockerconfigjson` for pods.
-        push_secret: the same, for pushes.
-        node_selector: of all pods.
-        tolerations: of all pods.
-        priority_class: of backends.
-        owner: a Secret; what the engine makes is removed with it.
-        user_namespaces: whether the users of pods are none of the node; the nodes must be able to.
-        egress_service: the Service of the broker that makes the connections of lists of destinations; null is none.
-        egress_key_file: the key that signs the tickets of that broker.
-    """
-
-    namespace: str | None = None
-    images: Mapping[str, str] = field(default_factory=dict)
-    registry: str | None = None
-    registry_url: str | None = None
-    pull_secret: str | None = None
-    push_secret: str | None = None
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: Sequence[Mapping[str, Any]] = ()
-    priority_class: str | None = None
-    owner: str | None = None
-    user_namespaces: bool = False
-    egress_service: str | None = None
-    egress_key_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,14 +75,15 @@ class EngineSettings:
     build_memory_bytes: int = 4 << 30
     build_cpus: float = 2.0
     allow_source_builds: bool = False
-    kubernetes: KubernetesSettings = KubernetesSettings()
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What an engine can do, and what it does not guard.
 
-    `gaps` are sentences for the operator, one for each guard that is off or missing.
+    `gaps` are sentences for the operator, one for each guard that is off or missing. `sockets` says whether clients
+    reach the Unix sockets of backends that it starts.
     """
 
     apt_packages: bool
@@ -125,6 +92,7 @@ class Capabilities:
     memory_wall: bool
     attach: bool
     gaps: Sequence[str] = ()
+    sockets: bool = True
 
 
 @dataclass(frozen=True)
@@ -320,6 +288,7 @@ SERVER_PATHS = (
     "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
     "VENVD_EGRESS_BROKER_FILE",
+    "VENVD_SIDECAR",
 )
 """Settings of a server that the engine sets."""
 
@@ -431,6 +400,12 @@ class Engine(Protocol):
         """Return the user IDs that worker hosts of this home may have; no other home on this machine has one of them.
 
         They stay the home's as long as it has launches. Empty where worker hosts run as the owner's user.
+        """
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
+        """Make the objects of Kubernetes that run a launch of type `pipe` beside its client, and keep nothing of them.
+
+        `token` and `image` are the client's; without an image it sleeps. `Unimplemented` says what pods do not have.
         """
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.internal.replica_table import ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, Backend, BackendSpec, OperationInfo, TokenRotation
-from venvd_controller import backend_tokens, replicas
+from venvd_controller import backend_tokens, replicas, sockets
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
 from venvd_controller.backend_tokens import BackendTokens
 from venvd_controller.callers import Visible, match_names
@@ -25,7 +25,7 @@ from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
 from venvd_controller.secret_store import remove_secrets
-from venvd_controller.specs import check_backend, choose_name, choose_socket_name
+from venvd_controller.specs import check_backend, choose_name
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine, LaunchRecord
 
@@ -175,9 +175,12 @@ class Backends:
             Forbidden: the backend would be open to the network without a token.
             NotFound: there is no such venv.
             Conflict: the name is taken.
+            Unimplemented: the engine has no such backends.
         """
         spec = check_backend(spec, self.host_paths)
-        self.check_replicas(spec)
+        replicas.check_replicas(spec)
+        if not declared:  # one that a manifest declares fails alone, and the others of it start
+            sockets.check_reachable(spec, self._engine)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
@@ -186,10 +189,6 @@ class Backends:
             if venv.operation is None:
                 venv.operation = operation.id
             return self.show(session, row), operation
-
-    def check_replicas(self, spec: BackendSpec) -> None:
-        """Check the fields about replicas; raises as `replicas.check_replicas`."""
-        replicas.check_replicas(spec)
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
         """Read the row of a venv; a missing venv `default` is added."""
@@ -202,7 +201,7 @@ class Backends:
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; stop it first, or choose another name')
         name = spec.name or choose_name(f"{spec.venv}-{spec.type}", taken)
-        self._check_sockets(session, spec, name)
+        sockets.check_free(session, spec, name, self._home.id, self.host_paths.run_dir)
         failed = session.get(BackendRow, name)
         if failed is not None:
             for each in (failed, *replicas.list_others(session, name)):
@@ -257,20 +256,6 @@ class Backends:
         other.spec = asdict(replace(spec, ttl=None) if other.is_router else replicas.plan_replica(spec))
         other.retry_at, other.failures, other.error, other.drain_until = 0.0, 0, None, None
         self._queue_start(session, other)
-
-    def _check_sockets(self, session: Session, spec: BackendSpec, name: str) -> None:
-        """Raise `Conflict` if another backend has the same directory of sockets or name of a pipe."""
-        socket_name = choose_socket_name(spec, self._home.id, name)
-        if socket_name is None:
-            return
-        for row in session.scalars(select(BackendRow).where(BackendRow.name != name)):
-            other = read_spec(row)
-            if spec.pipeName is not None and other.pipeName == spec.pipeName:
-                raise Conflict(f'pipeName: the backend "{row.name}" has the name "{spec.pipeName}": choose another')
-            if choose_socket_name(other, self._home.id, row.name) == socket_name:
-                raise Conflict(
-                    f'socketDir: the backend "{row.name}" has {self.host_paths.run_dir / socket_name}: name another'
-                )
 
     def _queue_start(self, session: Session, row: BackendRow) -> OperationInfo:
         operation = self._operations.submit(session, KIND, row.name, row.venv)
@@ -333,7 +318,7 @@ class Backends:
                 row.spec = asdict(spec)
                 self.scale_rows(session, row, replicas.choose_count(spec, replicas.list_others(session, row.name)))
             self._get_venv(session, spec.venv)
-            self._check_sockets(session, spec, row.name)
+            sockets.check_free(session, spec, row.name, self._home.id, self.host_paths.run_dir)
             row.declared, row.venv, row.spec = True, spec.venv, asdict(spec)
             after_commit(session, self.tokens.forget_owners)
             if changed and row.wanted:

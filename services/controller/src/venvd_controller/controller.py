@@ -26,6 +26,7 @@ from venvd_controller.key_files import KeyFiles
 from venvd_controller.keys import Keys
 from venvd_controller.manifest_sync import ManifestSync
 from venvd_controller.operations import Operations
+from venvd_controller.pod_manifests import PodManifests
 from venvd_controller.providers import Providers
 from venvd_controller.pruner import Pruner
 from venvd_controller.reconciler import Reconciler
@@ -55,6 +56,7 @@ class Controller:
     providers: Providers
     backends: Backends
     scaler: Scaler
+    pod_manifests: PodManifests
     keys: Keys
     audit: AuditLog
     secrets: SecretStore
@@ -146,6 +148,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     )
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
+    pod_manifests = PodManifests(engine, settings, home, backends, venvs, secrets)
     auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
     pruner = Pruner(engine, images, auto_venvs)
     reconciler.chores += [manifest_sync.sync, backends.restart_outdated, scaler.adjust_to_load, pruner.remove_outdated]
@@ -154,7 +157,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
-        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, scaler, keys, audit,
-        secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync, pruner, LogHub(engine),
-        VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
+        settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, scaler,
+        pod_manifests, keys, audit, secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync,
+        pruner, LogHub(engine), VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
     )  # fmt: skip

@@ -94,6 +94,12 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "NewKey": {"name": "ci", "scope": ["venv:science", "use:science-http"], "expiresAt": "2026-03-02T12:00:00Z"},
     "OperationInfo": _OPERATION,
     "Package": {"name": "numpy", "version": "2.4.0"},
+    "PodManifest": {
+        "name": "science-pipe",
+        "venv": "science",
+        "url": "unix:///run/venvd/socket/pipe.sock",
+        "manifest": "apiVersion: v1\nkind: Secret\n…",
+    },
     "Provider": {"name": "OpenAI", "spec": _PROVIDER_SPEC, "createdAt": _BEGAN, "updatedAt": _BEGAN},
     "ProviderSpec": _PROVIDER_SPEC,
     "Replica": {"number": 0, "state": "running", "url": "http://127.0.0.1:5678", "sessions": 4, "startedAt": _ENDED},

@@ -62,7 +62,7 @@ class Scaler:
             if not row.wanted:
                 raise Conflict(f'the backend "{name}" is being removed')
             changed = replace(spec, name=name, replicas=count)
-            self._backends.check_replicas(changed)
+            replicas.check_replicas(changed)
             row.spec = asdict(replace(spec, replicas=count))
             self._backends.scale_rows(session, row, count)
             operation = self._operations.submit(session, KIND, name, row.venv)

@@ -19,7 +19,8 @@ from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import Backend, ConfigReport, Setting
 from venvd_controller.specs import is_loopback
 from venvd_egress.addresses import parse_private_networks
-from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings
+from venvd_engines.kubernetes.settings import KubernetesSettings
 from venvd_http.origin import parse_origin_pattern
 from venvd_http.proxies import parse_proxies
 from venvd_http.tls import TlsFiles, choose_files
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
     kubernetes_namespace: str | None = None
     """Namespace of the engine kubernetes."""
     kubernetes_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_json)] = {}
-    """References of the images `controller`, `http` and `rpc`, JSON."""
+    """References of the images `controller`, `http`, `rpc` and `pipe`, JSON."""
     kubernetes_registry: str | None = None
     """What stands before `/venv` in the names of images of venvs."""
     kubernetes_registry_url: str | None = None

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, InUse, InvalidRequest, NotFound, VenvdError
+from venvd_contract.errors import Cancelled, Conflict, InUse, InvalidRequest, NotFound, VenvdError
 from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, check_name
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
@@ -105,6 +105,24 @@ class Venvs:
         """Return the hash-pinned requirements file of a venv that is built."""
         self._get_image(name)
         return self._get_row(name).lock or ""
+
+    def get_built_image(self, name: str) -> Image:
+        """Return the image of a venv that is ready, without building anything.
+
+        Raises:
+            Conflict: it is not ready, or its image is gone.
+        """
+        row = self._get_row(name)
+        image = None if row.image is None else self._engine.find_image(row.image["key"])
+        if row.state != "ready" or image is None:
+            known = f": {row.error}" if row.error else ""
+            missing = (
+                "ready, but its image is gone: start a backend of it, or put it again"
+                if row.state == "ready"
+                else row.state
+            )
+            raise Conflict(f'the venv "{name}" is {missing}{known}')
+        return image
 
     def _get_image(self, name: str) -> dict[str, Any]:
         image = self._get_row(name).image

@@ -242,6 +242,20 @@ class AsyncBackends:
         """Begin to start a backend. `fields` are those of `venvd_contract.resources.BackendSpec`."""
         return await self._connection.send(api.start_backend(api.make_backend_spec(kind, limits, fields)))
 
+    async def make_manifest(
+        self, *, image: str | None = None, token_version: int = 1, limits: BackendLimits | None = None, **fields: Any
+    ) -> resources.PodManifest:
+        """Make the manifest of a pod of Kubernetes that has a pipe backend beside its client. Nothing is started.
+
+        Args:
+            image: of the client. None is one with Python and the SDK, which sleeps.
+            token_version: each number has a token of its own.
+            limits: of the worker host.
+            fields: those of `venvd_contract.resources.BackendSpec`.
+        """
+        spec = api.make_backend_spec("pipe", limits, fields)
+        return await self._connection.send(api.make_manifest(spec, image, token_version))
+
     async def list(self) -> list[resources.Backend]:
         """List the backends."""
         return await self._connection.list_all("/v1/backends", resources.Backend)

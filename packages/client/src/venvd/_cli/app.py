@@ -9,7 +9,21 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import get_completion_class
 
-from venvd._cli import audit, backend, backup, code, files, interactive, key, operation, runtime, secret, server, venv
+from venvd._cli import (
+    audit,
+    backend,
+    backup,
+    code,
+    files,
+    interactive,
+    key,
+    manifest,
+    operation,
+    runtime,
+    secret,
+    server,
+    venv,
+)
 from venvd._cli.command import State, complete_names, fields, pass_state, table
 from venvd._cli.running import DONE, FAILED, App, run_words
 from venvd._cli.terminal import write
@@ -35,6 +49,7 @@ for group in (runtime.runtime, venv.venv, backend.backend, operation.operation, 
     app.add_command(group)
 for group in (key.key, secret.secret):
     app.add_command(group)
+backend.backend.add_command(manifest.manifest)
 for command in (backend.start, backend.stop, backend.restart, backend.scale, backend.logs):
     app.add_command(command)
 for command in (audit.audit, runtime.init, code.eval_, code.exec_, server.up, server.down):

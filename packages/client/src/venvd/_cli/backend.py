@@ -13,24 +13,20 @@ from click.shell_completion import CompletionItem
 import venvd
 from venvd._cli import installed
 from venvd._cli.command import Group, State, complete_names, fields, pass_state, shorten, table
+from venvd._cli.launch_options import launch_options, take_launch_fields
 from venvd._cli.moment import Duration, Moment
 from venvd._cli.network import network_options
 from venvd._cli.progress import Progress, wait
 from venvd._cli.replicas import list_replicas, replica_options
-from venvd._cli.size import Size
 from venvd._cli.terminal import write
-from venvd._cli.venv import parse_pairs, parse_server_settings, take_path
+from venvd._cli.venv import take_path
 from venvd_contract.resources import (
     BACKEND_TYPES,
-    LONGEST_LEASE,
     LONGEST_OVERLAP,
-    MOST_QUEUED,
     MOST_REPLICAS,
-    QUEUE_LIMIT,
     ROTATION_OVERLAP,
     UPDATES,
     Backend,
-    BackendLimits,
     LogLine,
     VenvSpec,
     Walls,
@@ -198,37 +194,9 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
     help="A name by which .NET also finds the pipe: clients of the older host use beep-python-pipe.",
 )
 @network_options("Default: the venv's setting.")
-@click.option(
-    "--oci-runtime",
-    "ociRuntime",
-    metavar="NAME",
-    help="The OCI runtime of the worker host, such as runsc. Default: the venv's setting. For operators.",
-)
-@click.option("--no-token", is_flag=True, help="Serve without a token. Only for the loopback address or a socket.")
-@click.option("--memory", type=Size(), metavar="SIZE", help="Memory of the worker host, such as 512m or 2g.")
-@click.option("--cpus", type=click.FloatRange(0, min_open=True), help="CPUs of the worker host.")
-@click.option("--processes", type=click.IntRange(1), help="Processes of the worker host.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable of user code. Repeatable.")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Limit of calls that name no timeout."
-)
-@click.option("--server", multiple=True, metavar="NAME=VALUE", help="A setting of the server. Repeatable.")
-@click.option(
-    "--queue-limit",
-    "queueLimit",
-    type=click.IntRange(0, MOST_QUEUED),
-    metavar="CALLS",
-    help=f"How many calls may wait in one session. Default: {QUEUE_LIMIT}.",
-)
+@launch_options
 @click.option(
     "--ttl", type=Duration(), help="Remove it this long after its creation: 90s, 10m, 2h or 1d. Default: never."
-)
-@click.option(
-    "--handle-lease",
-    "handleLease",
-    type=click.FloatRange(0, LONGEST_LEASE),
-    metavar="SECONDS",
-    help="Time after which an unused handle is freed if its client named none. Default: never.",
 )
 @click.option(
     "--allow-host",
@@ -273,20 +241,15 @@ def start(
         raise click.UsageError("a venv and --provider exclude each other")
     if model and not provider:
         raise click.UsageError("--model needs --provider")
-    limits = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
-    token = not options.pop("no_token")
-    env = parse_pairs(options.pop("env"))
-    options["server"] = parse_server_settings(options["server"])
+    take_launch_fields(options)
     options |= {name: list(options[name]) for name in ("manages", "allowedHosts", "allowedOrigins")}
     venv_name = _ensure_venv(state, venv_name, provider, model)
-    started = state.controller.backends.start(
-        backend_type, limits=limits, venv=venv_name, token=token, env=env, **options
-    )
+    started = state.controller.backends.start(backend_type, venv=venv_name, **options)
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
     _warn_of_another(state, started.backend)
-    if token and (options["httpPort"] or options["pipeName"]):
+    if options["token"] and (options["httpPort"] or options["pipeName"]):
         state.say("clients of the older .NET host send no token, and their calls fail: for them, use --no-token")
     _warn_of_managing(state, started.backend)
 

@@ -243,6 +243,20 @@ class Backends:
         """Begin to start a backend. `fields` are those of `venvd_contract.resources.BackendSpec`."""
         return self._connection.send(api.start_backend(api.make_backend_spec(kind, limits, fields)))
 
+    def make_manifest(
+        self, *, image: str | None = None, token_version: int = 1, limits: BackendLimits | None = None, **fields: Any
+    ) -> resources.PodManifest:
+        """Make the manifest of a pod of Kubernetes that has a pipe backend beside its client. Nothing is started.
+
+        Args:
+            image: of the client. None is one with Python and the SDK, which sleeps.
+            token_version: each number has a token of its own.
+            limits: of the worker host.
+            fields: those of `venvd_contract.resources.BackendSpec`.
+        """
+        spec = api.make_backend_spec("pipe", limits, fields)
+        return self._connection.send(api.make_manifest(spec, image, token_version))
+
     def list(self) -> list[resources.Backend]:
         """List the backends."""
         return self._connection.list_all("/v1/backends", resources.Backend)

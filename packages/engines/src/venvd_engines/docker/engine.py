@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from venvd_contract.errors import InvalidRequest, Unavailable, Unimplemented, VenvdError
 from venvd_contract.resources import Leftover, LogLine
@@ -143,6 +144,9 @@ class DockerEngine:
     @translate_errors("claim user IDs")
     def claim_user_ids(self) -> Sequence[int]:
         return self._user_ids.claim()
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:  # noqa: ARG002 - there are no pods
+        raise Unimplemented("a manifest is for pods, and the engine docker has none: start the backend")
 
     @translate_errors("start the backend")
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -36,6 +35,10 @@ FRESH_SECONDS = 0.5
 """The age up to which a list of pods answers `inspect` for all backends."""
 STOPPED = "dev.venvd.stopped"
 PARTS = (labels.SERVER, labels.WORKER)
+NO_PIPES = (
+    "type: a Unix socket cannot leave a pod, so no pipe backend is started: `venvd backend manifest NAME --venv VENV` "
+    "prints a pod that has one beside its client"
+)
 REACHES = {True: "full", "destinations": "destinations"}
 """The value of the label `labels.NETWORK` by the network of a launch; for all others it is `none`."""
 
@@ -71,7 +74,8 @@ class Backends:
             service = self._make_service(launch, metadata_labels)
             record = self._make_record(launch, service)
             runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
-            annotations = {labels.RECORD: json.dumps(asdict(record)), **(pods.GVISOR if runtime else {})}
+            shared = pods.describe_shared_volumes("channel") if runtime and not launch.router else {}
+            annotations = {labels.RECORD: json.dumps(asdict(record)), **shared}
             reach = labels.ROUTES if launch.router else REACHES.get(launch.network, "none")
             metadata = self._cluster.make_metadata(name, {**metadata_labels, labels.NETWORK: reach}, annotations)
             host = str(record.data["host"])
@@ -98,7 +102,7 @@ class Backends:
         if launch.network == "destinations":
             content[pods.BROKER_FILE] = make_broker_file(self._cluster, launch)
         metadata = self._cluster.make_metadata(labels.make_name(launch.id), metadata_labels)
-        return {"metadata": metadata, "type": "Opaque", "data": _encode(content)}
+        return {"metadata": metadata, "type": "Opaque", "data": pods.encode_files(content)}
 
     def _make_service(self, launch: Launch, metadata_labels: dict[str, str]) -> Any:
         """Make the Service. It has an address of its own, so only a port that was asked for differs from the inside."""
@@ -202,7 +206,7 @@ class Backends:
         """Replace a file: the change of the pod's annotation makes the kubelet read the Secret at once."""
         name = labels.make_name(record.launch_id)
         with _absent_is_fine():
-            self._cluster.client.patch(Secret, name, {"data": _encode({file: data})})
+            self._cluster.client.patch(Secret, name, {"data": pods.encode_files({file: data})})
             annotations = {f"dev.venvd.{file.partition('.')[0]}": mark}
             self._cluster.client.patch(Pod, name, {"metadata": {"annotations": annotations}})
 
@@ -287,7 +291,7 @@ def _check_launch(launch: Launch) -> None:
         InvalidRequest: says what would be right.
     """
     if launch.type == "pipe":
-        raise Unimplemented("the engine kubernetes runs no pipe backends yet: start one of type http or rpc")
+        raise Unimplemented(NO_PIPES)
     if launch.network is not False and "VENVD_NO_TOKEN" in launch.server_env:
         raise InvalidRequest(
             "token: on the engine kubernetes user code with a network reaches its own server, which needs a token"
@@ -300,10 +304,6 @@ def _check_launch(launch: Launch) -> None:
 def _list_parts(record: LaunchRecord) -> Sequence[str]:
     """List the containers of a launch."""
     return (labels.SERVER,) if record.data.get("router") else PARTS
-
-
-def _encode(content: dict[str, bytes]) -> dict[str, str]:
-    return {name: base64.b64encode(data).decode() for name, data in content.items()}
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
 from lightkube.resources.core_v1 import Pod, Secret
 
 from venvd_contract.errors import Conflict, Forbidden, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
-from venvd_engines.engine import EngineSettings, KubernetesSettings
+from venvd_engines.engine import EngineSettings
 from venvd_engines.kubernetes import labels
+from venvd_engines.kubernetes.settings import KubernetesSettings
 
 ANSWER_SECONDS = 30.0
 PATIENCE_SECONDS = 90.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from venvd_contract.errors import Unimplemented
 from venvd_contract.resources import Leftover, LogLine
@@ -21,7 +22,7 @@ from venvd_engines.engine import (
     RuntimeRef,
     VenvBuild,
 )
-from venvd_engines.kubernetes import pods
+from venvd_engines.kubernetes import pods, sidecars
 from venvd_engines.kubernetes.backends import Backends
 from venvd_engines.kubernetes.cluster import Cluster, translate_errors
 from venvd_engines.kubernetes.images import Images
@@ -64,6 +65,7 @@ class KubernetesEngine:
             memory_wall=True,
             attach=False,
             gaps=[*filter(None, [self._policies.describe()]), *_GAPS],
+            sockets=False,
         )
 
     @translate_errors("find the runtime")
@@ -105,6 +107,9 @@ class KubernetesEngine:
         """Return a block of IDs, chosen by the home's identity; two homes share one by a chance of 1 in 100,000."""
         first = self._cluster.settings.uid_base + zlib.crc32(self._cluster.settings.home_id.encode()) % BLOCKS * BLOCK
         return range(first, first + BLOCK)
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
+        return sidecars.make_manifest(self._cluster.settings, launch, token, image)
 
     @translate_errors("start the backend")
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:

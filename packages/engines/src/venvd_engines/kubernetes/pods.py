@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
-from venvd_engines.engine import SHARED_KERNEL, EngineSettings, KubernetesSettings, Launch
+from venvd_engines.engine import SHARED_KERNEL, EngineSettings, Launch
 from venvd_engines.kubernetes import closed, labels
+from venvd_engines.kubernetes.settings import KubernetesSettings
 
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
@@ -22,22 +24,21 @@ POST_INSTALL = f"{TOOLS}/post_install.py"
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108 - in containers of our own
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
-PORTS = {"http": {"main": 5678}, "rpc": {"main": 50051, "http": 8080}}
+PORTS = {"http": {"main": 5678}, "rpc": {"main": 50051, "http": 8080}, "pipe": {}}
+SOCKETS = "/run/venvd/socket"
+"""Where server and client of a pipe have the directory of its sockets."""
+SOCKET_URL = f"unix://{SOCKETS}/pipe.sock"
 
 CONTROLLER_UID = 10003
 CHANNEL_SIZE = "1Mi"
+GRACE_SECONDS = 30
 SERVER_MEMORY = 2 << 30
 SERVER_REQUESTS = {"cpu": "50m", "memory": "96Mi"}
 PROGRAM_RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
 WORKER_REQUESTS = {"cpu": "50m", "memory": "64Mi"}
 GVISOR_CLASS = "gvisor"
 """The usual name of gVisor's runtime class; Docker's name for gVisor is `runsc`."""
-GVISOR = {
-    f"dev.gvisor.spec.mount.channel.{name}": value
-    for name, value in (("type", "tmpfs"), ("share", "pod"), ("options", "rw,rprivate"))
-}
-"""In gVisor both containers are one sandbox, which shares a Unix socket only in a volume that these describe."""
-
+_SHARED = {"type": "tmpfs", "share": "pod", "options": "rw,rprivate"}
 
 NO_NAMES = {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]}}
 """Pods that do not reach the cluster's DNS fail at once where they look for a name, and not after a time-out."""
@@ -111,6 +112,11 @@ def find_runtime_class(oci_runtime: str | None) -> str | None:
     return GVISOR_CLASS if oci_runtime == "runsc" else oci_runtime
 
 
+def describe_shared_volumes(*names: str) -> dict[str, str]:
+    """Describe volumes for gVisor: its pod is one sandbox, which shares Unix sockets only in volumes described so."""
+    return {f"dev.gvisor.spec.mount.{name}.{key}": value for name in names for key, value in _SHARED.items()}
+
+
 def memory_volume(name: str, size: int | str) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
 
@@ -125,10 +131,8 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         host: the name by which clients reach the server.
     """
     options = settings.kubernetes
-    # a user namespace has 65,536 users, and makes those of each pod users of their own
-    own = launch.user_id is not None and (runtime is not None or not options.user_namespaces)
-    user = int(launch.user_id or 0) if own else labels.WORKER_UID
-    size = launch.limits.tmpfs_bytes
+    user = choose_user(options, launch, runtime)
+    keys = {"name": "keys", "secret": {"secretName": labels.make_name(launch.id), "defaultMode": 0o440}}
     priority = {"priorityClassName": options.priority_class} if options.priority_class else {}
     return make_spec(
         options,
@@ -137,21 +141,13 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         **priority,
         **({} if launch.network is True else NO_NAMES),
         hostname=launch.name,
-        terminationGracePeriodSeconds=30,
+        terminationGracePeriodSeconds=GRACE_SECONDS,
         initContainers=[
             make_provider(options, ["worker"]),
             *([_make_gate(options)] if launch.network in {"loopback", "destinations"} else []),
         ],
-        containers=[_make_server(options, launch, host), _make_worker(launch, user)],
-        volumes=[
-            memory_volume("channel", CHANNEL_SIZE),
-            {"name": "tools", "emptyDir": {"sizeLimit": "64Mi"}},
-            {"name": "keys", "secret": {"secretName": labels.make_name(launch.id), "defaultMode": 0o440}},
-            {"name": "server-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-            memory_volume("work", size),
-            memory_volume("tmp", size),
-            memory_volume("shm", size),
-        ],
+        containers=[make_server(options, launch, host), make_worker(launch, user)],
+        volumes=make_volumes(launch, keys),
     )
 
 
@@ -171,12 +167,32 @@ def make_router(settings: EngineSettings, launch: Launch, host: str) -> dict[str
         **NO_NAMES,
         hostname=launch.name,
         terminationGracePeriodSeconds=30,
-        containers=[_make_server(options, launch, host)],
+        containers=[make_server(options, launch, host)],
         volumes=[
             {"name": "keys", "secret": {"secretName": labels.make_name(launch.id), "defaultMode": 0o440}},
             {"name": "server-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
         ],
     )
+
+
+def choose_user(options: KubernetesSettings, launch: Launch, runtime: str | None) -> int:
+    """Choose the user of the worker host: a user namespace makes the users of each pod its own, and has 65,536."""
+    own = launch.user_id is not None and (runtime is not None or not options.user_namespaces)
+    return int(launch.user_id or 0) if own else labels.WORKER_UID
+
+
+def make_volumes(launch: Launch, keys: dict[str, Any]) -> list[dict[str, Any]]:
+    """Make the volumes of server and worker host; `keys` is that of the server's files."""
+    size = launch.limits.tmpfs_bytes
+    return [
+        memory_volume("channel", CHANNEL_SIZE),
+        {"name": "tools", "emptyDir": {"sizeLimit": "64Mi"}},
+        keys,
+        {"name": "server-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        memory_volume("work", size),
+        memory_volume("tmp", size),
+        memory_volume("shm", size),
+    ]
 
 
 def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
@@ -194,14 +210,16 @@ def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
     )
 
 
-def _make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict[str, Any]:
+def make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict[str, Any]:
+    """Make the server; `host` is the name by which clients reach it."""
     env = {**launch.server_env, **_make_server_paths(launch, host)}
+    ports = [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()]
     return secure(
         {
             "name": labels.SERVER,
             "image": find_image(options, launch.server_kind),
             "env": _list_env(env),
-            "ports": [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()],
+            **({"ports": ports} if ports else {}),
             "resources": {"requests": SERVER_REQUESTS, "limits": {"cpu": "2", "memory": str(SERVER_MEMORY)}},
             "volumeMounts": [
                 *([] if launch.router else [{"name": "channel", "mountPath": CHANNEL}]),
@@ -216,13 +234,15 @@ def _make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict
 def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
     ports = PORTS[launch.type]
     paths = {
-        "VENVD_HOST": "0.0.0.0",  # noqa: S104 - in a pod
-        "VENVD_PORT": str(ports["main"]),
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
     if not launch.router:
         paths |= {"VENVD_CHANNEL": CHANNEL, "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}"}
+    if "main" in ports:
+        paths |= {"VENVD_HOST": "0.0.0.0", "VENVD_PORT": str(ports["main"])}  # noqa: S104 - in a pod
+    else:
+        paths["VENVD_SOCKET_DIR"] = SOCKETS
     if launch.network == "destinations":
         paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:
@@ -230,7 +250,8 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
     return paths
 
 
-def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
+def make_worker(launch: Launch, user: int) -> dict[str, Any]:
+    """Make the worker host, which has nothing of the server but the channel, and cannot write there."""
     options = launch.warden_options()
     if launch.network is False:
         # server and worker host share the pod's network
@@ -248,7 +269,7 @@ def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
             "env": _list_env(env),
             "resources": {
                 "requests": WORKER_REQUESTS,
-                "limits": {"cpu": f"{launch.limits.cpus:g}", "memory": str(launch.limits.memory_bytes)},
+                "limits": {"cpu": _format_cpus(launch.limits.cpus), "memory": str(launch.limits.memory_bytes)},
             },
             "volumeMounts": [
                 {"name": "channel", "mountPath": CHANNEL, "readOnly": True},
@@ -260,6 +281,16 @@ def _make_worker(launch: Launch, user: int) -> dict[str, Any]:
         },
         user,
     )
+
+
+def _format_cpus(cpus: float) -> str:
+    """Format a number as Kubernetes does itself, so that an object that is applied again is the same."""
+    return f"{cpus:g}" if cpus == int(cpus) else f"{round(cpus * 1000)}m"
+
+
+def encode_files(content: Mapping[str, bytes]) -> dict[str, str]:
+    """Encode files for a Secret."""
+    return {name: base64.b64encode(data).decode() for name, data in content.items()}
 
 
 def _list_env(env: Mapping[str, str]) -> list[dict[str, str]]:

@@ -6,8 +6,9 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uv
 
@@ -146,6 +147,9 @@ class LocalEngine:
 
     def claim_user_ids(self) -> Sequence[int]:
         return ()
+
+    def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:  # noqa: ARG002 - there are no pods
+        raise Unimplemented("a manifest is for pods, and the engine local has none: start the backend")
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         if launch.oci_runtime is not None:

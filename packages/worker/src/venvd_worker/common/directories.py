@@ -66,6 +66,15 @@ def remove(root: str) -> None:
         _try(os.rmdir, directory)
 
 
+def clear(directory: str) -> None:
+    """Remove all below `directory`; what cannot be removed stays."""
+    for entry in _entries(directory):
+        if _is_directory(entry):
+            remove(entry)
+        else:
+            _try(os.unlink, entry)
+
+
 def _entries(directory: str) -> List[str]:
     _try(os.chmod, directory, stat.S_IRWXU)
     try:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from typing import List
 
+from venvd_worker.common import directories
 from venvd_worker.common.walls import Places, plan
 from venvd_worker.warden.environment import take_worker_env
 from venvd_worker.warden.launcher import Settings
@@ -25,6 +26,8 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     parser = argparse.ArgumentParser(prog="warden", description="the first process of a worker host")
     parser.add_argument("--channel", required=True, help="directory in which the server listens")
     parser.add_argument("--work-dir", help="directory for the directories of sessions; default: a new temporary one")
+    clear = "a directory that is emptied before anything starts, since an earlier worker host had it; repeatable"
+    parser.add_argument("--clear", action="append", default=[], metavar="PATH", help=clear)
     parser.add_argument("--site", help="directory of installed packages, where the interpreter does not know it")
     preload = "a module that the zygote imports; repeatable"
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=preload)
@@ -40,6 +43,8 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     for name, what in _PLACES.items():
         parser.add_argument(name, action="append", default=[], metavar="PATH", help=what)
     chosen = parser.parse_args(arguments)
+    for path in chosen.clear:
+        directories.clear(path)
     work_dir = chosen.work_dir or tempfile.mkdtemp(prefix="venvd-work-")
     os.makedirs(work_dir, mode=0o700, exist_ok=True)
     archive = os.path.abspath(archive)

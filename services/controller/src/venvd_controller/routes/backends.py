@@ -18,6 +18,7 @@ from venvd_contract.resources import (
     BackendSpec,
     BackendStart,
     LogLine,
+    PodManifest,
     Replica,
     RotationSpec,
     ScaleSpec,
@@ -69,6 +70,22 @@ def start_backend(
     backend, operation = controller.backends.start(allowed, visible=caller.visible)
     changes.fields = {"type": spec.type, "name": backend.name, **list_changes(BackendSpec(spec.type), spec)}
     return BackendStart(_show(caller, backend), operation)
+
+
+@router.post("/manifest", dependencies=[needs(OPERATOR)])
+def make_manifest(
+    controller: ControllerDep,
+    changes: ChangesDep,
+    spec: JsonBody[BackendSpec],
+    image: Annotated[str | None, Query(min_length=1, max_length=1000, description="of the client")] = None,
+    tokenVersion: Annotated[int, Query(ge=1, le=1_000_000_000)] = 1,  # noqa: N803 - a name on the wire
+) -> PodManifest:
+    """Make the manifest of a pod of Kubernetes with a client and a backend of type `pipe` beside it. Nothing is started
+    and nothing is kept. Equal requests get equal manifests, and each `tokenVersion` has a token of its own.
+    """
+    made = controller.pod_manifests.make(spec, image, tokenVersion)
+    changes.fields = {"name": made.name, "tokenVersion": tokenVersion, **list_changes(BackendSpec(spec.type), spec)}
+    return made
 
 
 @router.get("/{name}", dependencies=[needs_for_backend("use:{name}", "venv:{venv}")])

@@ -1,0 +1,143 @@
+"""Manifests of pods that have a pipe backend beside their client. The controller keeps nothing of what it makes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from venvd_contract.errors import InvalidRequest, Unimplemented
+from venvd_contract.resources import BackendSpec, PodManifest
+from venvd_controller import launch_plan
+from venvd_controller.backend_rows import make_row
+from venvd_controller.backends import Backends
+from venvd_controller.database.tables import BackendRow
+from venvd_controller.home import Home
+from venvd_controller.secret_store import SecretStore
+from venvd_controller.settings import Settings
+from venvd_controller.specs import check_backend, choose_name
+from venvd_controller.venvs import Venvs
+from venvd_engines.engine import Engine, Launch
+from venvd_http.auth import sha256
+
+URL = "unix:///run/venvd/socket/pipe.sock"
+_ONLY_STARTED = ("socketDir", "pipeName", "manages", "update", "ttl", "replicas", "labels")
+"""Fields of backends that the controller starts, watches and ends."""
+_DIGESTS = ("VENVD_TOKEN_SHA256", "VENVD_METRICS_TOKEN_SHA256")
+"""Settings of servers: the pod reads that of its token from its Secret, and there is no token for its metrics alone."""
+_HEAD = """\
+# A pipe backend of the venv "{venv}" as sidecars of its client. docs/kubernetes.md says more.
+# Give the container "client" an image of yours, or take initContainers, volumes, and env and volumeMounts of "client"
+# into a pod of yours. venvd does not watch the pod. It has no token of a service account: user code would have it too.
+"""
+
+
+class PodManifests:
+    """Makes manifests: equal requests of one home get equal ones."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, home: Home, backends: Backends, venvs: Venvs, secrets: SecretStore
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._home = home
+        self._backends = backends
+        self._venvs = venvs
+        self._secrets = secrets
+
+    def make(self, spec: BackendSpec, image: str | None, token_version: int) -> PodManifest:
+        """Make the manifest of a Secret and a pod.
+
+        Args:
+            spec: of the backend.
+            image: of the client; None is one that sleeps.
+            token_version: each number has a token of its own.
+
+        Raises:
+            InvalidRequest, Forbidden: a field is wrong.
+            NotFound: there is no such venv.
+            Conflict: the venv is not ready.
+            Unimplemented: the engine has no pods, or the pod would lack what is asked for.
+        """
+        spec = check_backend(spec, self._backends.host_paths)
+        row = make_row(spec.name or choose_name(f"{spec.venv}-pipe", set()), spec, declared=False)
+        row.nonce = f"pod/{spec.venv}/{row.name}/{token_version}"
+        token = self._backends.tokens.derive(row)
+        launch = self._plan(row, spec, token)
+        objects = self._engine.make_manifest(launch, token, image)
+        return PodManifest(row.name, spec.venv, URL, _HEAD.format(venv=spec.venv) + _write_yaml(objects))
+
+    def _plan(self, row: BackendRow, spec: BackendSpec, token: str | None) -> Launch:
+        """Plan the launch of the backend of a row that is in no database."""
+        venv = self._venvs.get(spec.venv).spec
+        self._check(spec)
+        env = launch_plan.create_server_env(row, venv, self._backends, self._settings, self._engine.name)
+        env = {name: value for name, value in env.items() if name not in _DIGESTS}
+        if token is None:
+            env.setdefault("VENVD_SOCKET_UIDS", "any")  # only the client has the directory of the socket
+        return launch_plan.plan_launch(
+            row,
+            venv,
+            self._venvs.get_built_image(spec.venv),
+            env,
+            self._settings,
+            self._home.id,
+            (),
+            _render_keys(row.name, token),
+            Launch.secrets,
+            False,
+            None,
+            self._choose_user_id(row.name),
+        )
+
+    def _check(self, spec: BackendSpec) -> None:
+        """Check that the pod would have all that is asked for.
+
+        Raises:
+            InvalidRequest: names a field that pods do not have.
+            Unimplemented: the venv has secrets.
+        """
+        usual = BackendSpec(spec.type)
+        for name in _ONLY_STARTED:
+            if getattr(spec, name) != getattr(usual, name):
+                raise InvalidRequest(
+                    f"{name}: only backends that the controller starts have it, not one that is printed"
+                )
+        secrets = self._secrets.list_all("venv", spec.venv)
+        if secrets:
+            names = ", ".join(each.name for each in secrets)
+            raise Unimplemented(
+                f'the venv "{spec.venv}" has secrets ({names}), which no answer shows, so no manifest has them: take '
+                "a venv without them, and let the client give its sessions what they need (env of session.create)"
+            )
+
+    def _choose_user_id(self, name: str) -> int | None:
+        """Choose the user of the worker host by the name, from the half of the home's IDs that backends get last."""
+        available = self._engine.claim_user_ids()
+        later = available[len(available) // 2 :]
+        return later[zlib.crc32(name.encode()) % len(later)] if later else None
+
+
+def _render_keys(name: str, token: str | None) -> bytes:
+    """Return the file by which the server learns its token: a new one counts without a restart."""
+    own = [] if token is None else [{"name": f"backend:{name}", "sha256": sha256(token), "expiresAt": None}]
+    return json.dumps({"keys": [], "tokens": own}).encode()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as they are."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _write_yaml(objects: Sequence[Mapping[str, Any]]) -> str:
+    documents = [dict(each) for each in objects]
+    return str(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=1000, explicit_start=True))
