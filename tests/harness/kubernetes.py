@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from harness.waiting import wait_until
+from venvd_engines.kubernetes.settings import KubernetesSettings
 
 VALUES = os.environ.get("VENVD_TEST_KUBERNETES")
 """The file with the digests of the images; without it there is no cluster."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.internal.replica_table import ReplicaTable
-from venvd_contract.resources import DRAIN_TIMEOUT, Backend, BackendSpec, OperationInfo, TokenRotation
+from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas, sockets
 from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
 from venvd_controller.backend_tokens import BackendTokens
@@ -336,8 +336,7 @@ class Backends:
                 other.drain_until = None
             else:
                 self.start_replica(session, row, number, other)
-        seconds = read_spec(row).drainTimeout
-        end = time.time() + (DRAIN_TIMEOUT if seconds is None else seconds)
+        end = time.time() + replicas.get_drain_timeout(read_spec(row))
         for number, other in others.items():
             if number >= count and other.wanted and other.drain_until is None:
                 other.drain_until = end

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
-from venvd_contract.resources import MOST_REPLICAS, BackendSpec
+from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_controller import probes
 from venvd_controller.database.tables import BackendRow
 from venvd_engines.engine import Engine, LaunchRecord
@@ -81,6 +81,11 @@ def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
 def is_rescaled(before: BackendSpec, after: BackendSpec) -> bool:
     """Return whether another specification asks for another number of replicas."""
     return any(getattr(before, field) != getattr(after, field) for field in ("replicas", "minReplicas", "maxReplicas"))
+
+
+def get_drain_timeout(spec: BackendSpec) -> float:
+    """Return the seconds that a replica which is to be removed keeps its sessions."""
+    return DRAIN_TIMEOUT if spec.drainTimeout is None else spec.drainTimeout
 
 
 def is_routed(spec: BackendSpec, engine: Engine) -> bool:
