@@ -237,10 +237,14 @@ def test_pods_of_the_controller_are_closed(full: Objects) -> None:
     assert not {"ingress", "egress"} & set(deny)
     [clients] = policies["clients"]["ingress"]
     assert [next(iter(each)) for each in clients["from"]] == [
-        "podSelector",
+        *2 * ["podSelector"],
         *2 * ["namespaceSelector"],
         *2 * ["ipBlock"],
     ]
+    routers = policies["routers"]["podSelector"]["matchLabels"]
+    assert clients["from"][1]["podSelector"]["matchLabels"].items() <= routers.items()
+    [passing_on] = policies["routers"]["egress"]
+    assert passing_on == {"to": [{"podSelector": policies["clients"]["podSelector"]}]}
     assert policies["network"]["podSelector"]["matchLabels"]["dev.venvd.network"] == "full"
     blocks = [each["ipBlock"] for each in policies["network"]["egress"][1]["to"]]
     assert blocks == [
