@@ -263,6 +263,16 @@ def test_a_replica_has_no_name_of_its_own(testbed: Any) -> None:
         testbed.controller.backends.find_replica("named", 2)
 
 
+def test_a_rollback_names_the_replica_that_ran_no_other_build(testbed: Any) -> None:
+    """The request is refused, and nothing restarts."""
+    start(testbed, "steady", 2)
+    before = list_launches(testbed, "steady")
+    answer = testbed.client.post("/v1/backends/steady/rollback")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert 'replica 0 of "steady" has run no other build of the venv "many"' in answer.json()["detail"]
+    assert list_launches(testbed, "steady") == before
+
+
 def test_a_name_that_a_replica_would_have_must_be_free(testbed: Any) -> None:
     """The start says which name is taken, and adds nothing."""
     start(testbed, "taken--1", 1)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.clock import add_seconds, count_seconds, now
+from venvd_engines.engine import PartState
 
 from .conftest import running_testbed, wait_until  # type: ignore[import-not-found]
 
@@ -154,3 +156,61 @@ def test_a_stopped_backend_stays_stopped_over_a_restart(create_testbed: Any, tmp
     path.write_text(MANIFEST + "# changed\n")
     with create_testbed(manifest=path).started() as testbed:
         _await_app(testbed)
+
+
+def _read_keys(testbed: Any, *names: str) -> list[str | None]:
+    return [testbed.controller.backends.get_row(name).key for name in names]
+
+
+def test_a_rollback_takes_the_build_before(testbed: Any) -> None:
+    """All replicas go back and stay there after an end; a second rollback goes forward, and a restart takes the newest."""
+    _build(testbed)
+    backends, names = testbed.controller.backends, ("turning", "turning--1")
+    testbed.wait(backends.start(BackendSpec("http", "plain", "turning", replicas=2))[1])
+    first = _read_keys(testbed, *names)
+    _build(testbed, "numpy")
+    testbed.wait(backends.restart("turning")[1])
+    second = _read_keys(testbed, *names)
+    assert second != first
+    assert testbed.wait(backends.restart("turning", back=True)[1]).state == "succeeded"
+    assert _read_keys(testbed, *names) == first
+    assert backends.get("turning").outdated
+    launch = backends.get_row("turning").launch
+    testbed.engine.find_backend("turning").parts["worker"] = PartState("exited", "killed")
+    wait_until(lambda: backends.get_row("turning").launch != launch)
+    testbed.await_running("turning")
+    wait_until(lambda: not testbed.controller.operations.list_active_targets("backend.start"))
+    assert _read_keys(testbed, *names) == first
+    testbed.wait(backends.restart("turning", back=True)[1])
+    assert _read_keys(testbed, *names) == second
+    testbed.wait(backends.restart("turning", back=True)[1])
+    testbed.wait(backends.restart("turning")[1])
+    assert _read_keys(testbed, *names) == second
+
+
+def test_a_rollback_without_an_earlier_build_is_refused(testbed: Any) -> None:
+    """The backend runs on."""
+    _build(testbed)
+    testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", "fresh"))[1])
+    launch = testbed.controller.backends.get_row("fresh").launch
+    with pytest.raises(Conflict, match='replica 0 of "fresh" has run no other build'):
+        testbed.controller.backends.restart("fresh", back=True)
+    assert testbed.controller.backends.get_row("fresh").launch == launch
+
+
+def test_a_rolling_update_does_not_take_back_what_a_rollback_left(testbed: Any) -> None:
+    """A later build is taken."""
+    _build(testbed)
+    backends = testbed.controller.backends
+    testbed.wait(backends.start(BackendSpec("http", "plain", "rolled", update="rolling"))[1])
+    [first] = _read_keys(testbed, "rolled")
+    _build(testbed, "numpy")
+    wait_until(lambda: _read_keys(testbed, "rolled") != [first])
+    testbed.await_running("rolled")
+    wait_until(lambda: not testbed.controller.operations.list_active_targets("backend.start"))
+    testbed.wait(backends.restart("rolled", back=True)[1])
+    testbed.controller.reconciler.run_turn()
+    assert _read_keys(testbed, "rolled") == [first]
+    assert backends.get("rolled").state == "running"
+    _build(testbed, "numpy", "pandas")
+    wait_until(lambda: _read_keys(testbed, "rolled") != [first])

@@ -276,6 +276,10 @@ def restart_backend(name: str) -> Request[BackendStart]:
     return Request("POST", f"/v1/backends/{quote_name(name)}/restart", _decoder(BackendStart))
 
 
+def roll_backend_back(name: str) -> Request[BackendStart]:
+    return Request("POST", f"/v1/backends/{quote_name(name)}/rollback", _decoder(BackendStart))
+
+
 def scale_backend(name: str, replicas: int) -> Request[BackendStart]:
     return Request("POST", f"/v1/backends/{quote_name(name)}/scale", _decoder(BackendStart), {"replicas": replicas})
 

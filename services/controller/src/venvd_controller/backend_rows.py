@@ -67,7 +67,13 @@ class Newest:
         server = self.servers[ROUTER if row.is_router else row.spec["type"]]
         if row.is_router:  # it runs nothing of its venv
             return server not in {None, row.server}
-        return row.key != self.builds.get(row.venv, row.key) or server not in {None, row.server}
+        newest = self.builds.get(row.venv, row.key)
+        return row.key != newest or server not in {None, row.server}
+
+    def replaces_by_itself(self, row: BackendRow) -> bool:
+        """Return the same for `update: rolling`: it does not take the build again that a rollback left."""
+        is_left = row.pinned_key is not None and self.builds.get(row.venv) == row.previous_key
+        return self.replaces(row) and not is_left
 
 
 def find_newest(session: Session, engine: Engine) -> Newest:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from venvd_contract.errors import Cancelled, Unavailable, VenvdError
+from venvd_contract.errors import Cancelled, NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
 from venvd_controller import certificates, probes, replicas
@@ -34,7 +34,7 @@ from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
 from venvd_controller.venvs import Venvs
-from venvd_engines.engine import ROUTER, Engine, LaunchRecord, Owned
+from venvd_engines.engine import ROUTER, Engine, Image, LaunchRecord, Owned
 
 _walls = TypeAdapter(WallsReport)
 
@@ -81,9 +81,9 @@ class BackendStarter:
             if not self._adopt_own_launch(row, run):
                 self._replace_launch(row, run)
         if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
-            self._backends.announce_change()  # each replica learns where this one is
             if row.replica == 0:
                 self._await_replicas(row, run)
+            self._backends.announce_change()  # each replica learns where this one is
 
     def _await_replicas(self, row: BackendRow, run: Run) -> None:
         """Wait until the starts of the other replicas have ended, which were queued before this one.
@@ -120,7 +120,7 @@ class BackendStarter:
         return True
 
     def _replace_launch(self, row: BackendRow, run: Run) -> None:
-        image = self._venvs.ensure(row.venv, run)
+        image = self._choose_image(row, run)
         run.phase("server")
         kind = ROUTER if row.is_router else row.spec["type"]
         self._engine.prepare(kind, run)
@@ -152,6 +152,8 @@ class BackendStarter:
             # written before the engine makes anything: the next controller finds the launch if this one is killed now
             server = self._engine.identify_server(kind)
             built = {"python": image.python, "key": image.key, "server": server}
+            if row.key not in {None, image.key}:
+                built["previous_key"] = row.key
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
             run.phase("start")
             record = self._engine.start(launch, run)
@@ -163,6 +165,22 @@ class BackendStarter:
                 with contextlib.suppress(VenvdError):
                     self._engine.destroy(previous)  # the directory of sockets stayed for the new launch
             raise
+
+    def _choose_image(self, row: BackendRow, run: Run) -> Image:
+        """Choose the image to start: the newest build of the venv, or after a rollback the one before.
+
+        Raises:
+            NotFound: that one is gone.
+        """
+        if row.pinned_key is None:
+            return self._venvs.ensure(row.venv, run)
+        image = self._engine.find_image(row.pinned_key)
+        if image is None:
+            raise NotFound(
+                f'the build {row.pinned_key} of the venv "{row.venv}", which the backend went back to, is gone: '
+                f"`venvd restart {row.replica_of or row.name}` takes the newest"
+            )
+        return image
 
     def _find_router(self, row: BackendRow) -> BackendRow | None:
         """Find the router of the backend of a row."""

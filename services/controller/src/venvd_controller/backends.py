@@ -245,7 +245,7 @@ class Backends:
                 raise Conflict(f'replicas: {what} would be "{name}", and a backend has that name')
             other = make_row(name, read_spec(row), declared=row.declared)
             other.replica_of, other.replica = row.name, number
-            other.nonce, other.tokens = row.nonce, row.tokens
+            other.nonce, other.tokens, other.pinned_key = row.nonce, row.tokens, row.pinned_key
             session.add(other)
             session.flush()
         elif not other.wanted:
@@ -262,8 +262,17 @@ class Backends:
         row.state, row.operation = "pending", operation.id
         return operation
 
-    def restart(self, name: str) -> tuple[Backend, OperationInfo]:
-        """Queue a restart of all replicas: URL and token stay, sessions are new."""
+    def restart(self, name: str, *, back: bool = False) -> tuple[Backend, OperationInfo]:
+        """Queue a restart of all replicas: URL and token stay, sessions are new.
+
+        Args:
+            name: of the backend.
+            back: whether to take the builds of the venv that the replicas ran before those that they run now.
+
+        Raises:
+            NotFound: there is no such backend.
+            Conflict: it is being removed or started, or it ran no other build.
+        """
         with self._database.write() as session:
             row = get_backend_row(session, name)
             if not row.wanted:
@@ -272,6 +281,7 @@ class Backends:
             if active is not None:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
             others = {each.replica: each for each in replicas.list_others(session, name)}
+            pinned = replicas.list_previous_builds([row, *others.values()]) if back else {}
             if replicas.is_routed(read_spec(row), self._engine):
                 self.start_replica(session, row, replicas.ROUTER, others.pop(replicas.ROUTER, None))
             row.names = replicas.choose_count(read_spec(row), list(others.values()))  # all sessions end
@@ -279,7 +289,7 @@ class Backends:
                 if each.drain_until is not None:
                     self.remove_row(session, each)
                 elif each.wanted and self._operations.find_active(session, KIND, each.name) is None:
-                    each.retry_at, each.failures, each.error = 0.0, 0, None
+                    each.retry_at, each.failures, each.error, each.pinned_key = 0.0, 0, None, pinned.get(each.name)
                     operation = self._queue_start(session, each)
             return self.show(session, row), operation
 
@@ -452,20 +462,6 @@ class Backends:
         """List the declared backends that are stopped while the manifest has this digest."""
         with self._database.read() as session:
             return set(session.scalars(select(StoppedRow.backend).where(StoppedRow.manifest == manifest)))
-
-    def restart_outdated(self) -> None:
-        """Restart the next backend with `update: rolling` that is outdated, once all others of its venv run."""
-        rows = [row for row in self.list_rows() if row.wanted and row.spec.get("update") == "rolling"]
-        if not rows:
-            return
-        with self._database.read() as session:
-            newest = find_newest(session, self._engine)
-        busy = {row.venv for row in rows if row.state != "running"}
-        for row in rows:
-            if row.venv not in busy and newest.replaces(row):
-                log.info("%s: its build or its server is older than a start would give it; it is restarted", row.name)
-                busy.add(row.venv)
-                self.start_if_unchanged(row)
 
 
 def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:

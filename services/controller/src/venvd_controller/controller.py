@@ -36,6 +36,7 @@ from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings, create_report
 from venvd_controller.site_authorities import SiteAuthorities
 from venvd_controller.streams import LogHub
+from venvd_controller.updates import Updates
 from venvd_controller.venv_runs import VenvRuns
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import Engine
@@ -142,6 +143,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     events = BackendEvents(backends, audit)
     secrets = SecretStore(database, home, SiteAuthorities(settings.ca_bundle))
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
+    updates = Updates(database, engine, backends)
     scaler = Scaler(database, backends, operations, settings.start_timeout)
     reconciler = Reconciler(
         engine, operations, backends, events, scaler, settings.reconcile_interval, settings.stop_grace
@@ -151,7 +153,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     pod_manifests = PodManifests(engine, settings, home, backends, venvs, secrets)
     auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
     pruner = Pruner(engine, images, auto_venvs)
-    reconciler.chores += [manifest_sync.sync, backends.restart_outdated, scaler.adjust_to_load, pruner.remove_outdated]
+    reconciler.chores += [manifest_sync.sync, updates.restart_next, scaler.adjust_to_load, pruner.remove_outdated]
     reconciler.chores += [keys.write_uses, keys.reload, audit.write_merged, audit.prune]
     reconciler.rare_chores += [images.remove_expired, auto_venvs.delete_expired]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())

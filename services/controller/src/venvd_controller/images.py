@@ -111,4 +111,5 @@ class Images:
 
 def _list_used_keys(session: Session) -> set[str]:
     venvs = {row.image["key"] for row in session.scalars(select(VenvRow)) if row.image}
-    return venvs | {key for key in session.scalars(select(BackendRow.key)) if key}
+    columns = (BackendRow.key, BackendRow.previous_key, BackendRow.pinned_key)
+    return venvs | {key for keys in session.execute(select(*columns)) for key in keys if key}

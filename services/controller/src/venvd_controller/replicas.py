@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import InvalidRequest, VenvdError
+from venvd_contract.errors import Conflict, InvalidRequest, VenvdError
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
@@ -144,6 +144,22 @@ def combine_error(rows: Sequence[BackendRow]) -> str | None:
 def title(row: BackendRow) -> str:
     """Name one of the launches of a backend in a sentence."""
     return "the router" if row.is_router else f"replica {row.replica}"
+
+
+def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
+    """List the keys of the builds that the launches of a backend ran before, by the names of their rows.
+
+    Raises:
+        Conflict: one ran no other.
+    """
+    running = [row for row in rows if not row.is_router and row.drain_until is None]
+    for row in running:
+        if row.previous_key is None:
+            raise Conflict(
+                f'{title(row)} of "{rows[0].name}" has run no other build of the venv "{row.venv}" than this one: '
+                "there is nothing to go back to"
+            )
+    return {row.name: row.previous_key for row in running if row.previous_key is not None}
 
 
 def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:

@@ -280,6 +280,13 @@ class AsyncBackends:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return await self._connection.send(api.restart_backend(name))
 
+    async def rollback(self, name: str) -> BackendStart:
+        """Begin to restart a backend with the build of its venv that it ran before.
+
+        It keeps that build until it is restarted. A second rollback takes the later build again.
+        """
+        return await self._connection.send(api.roll_backend_back(name))
+
     async def scale(self, name: str, replicas: int) -> BackendStart:
         """Change the number of replicas of a backend while it runs.
 

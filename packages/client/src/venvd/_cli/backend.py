@@ -317,6 +317,18 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
 
 
+@backend.command("rollback")
+@click.argument("name", required=False, shell_complete=complete_names("backends"))
+@click.option("--no-wait", is_flag=True, help="Return at once. The restart keeps running.")
+@pass_state
+def rollback(state: State, name: str | None, no_wait: bool) -> None:
+    """Restart a backend with the build of its venv that it ran before. `venvd restart` takes the newest again."""
+    started = state.controller.backends.rollback(choose_backend(state, name))
+    if not no_wait:
+        wait(state, started.operation)
+    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+
+
 @backend.command("scale")
 @click.argument("words", nargs=-1, required=True, metavar="[NAME] REPLICAS")
 @click.option("--no-wait", is_flag=True, help="Return at once. The new replicas start in the background.")

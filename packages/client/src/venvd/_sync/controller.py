@@ -281,6 +281,13 @@ class Backends:
         """Begin to restart a backend. It keeps its URL and token, and loses the state of its sessions."""
         return self._connection.send(api.restart_backend(name))
 
+    def rollback(self, name: str) -> BackendStart:
+        """Begin to restart a backend with the build of its venv that it ran before.
+
+        It keeps that build until it is restarted. A second rollback takes the later build again.
+        """
+        return self._connection.send(api.roll_backend_back(name))
+
     def scale(self, name: str, replicas: int) -> BackendStart:
         """Change the number of replicas of a backend while it runs.
 

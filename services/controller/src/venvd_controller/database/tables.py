@@ -107,6 +107,10 @@ class BackendRow(Table):
     python: Mapped[str | None] = mapped_column(String(32))
     key: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
+    previous_key: Mapped[str | None] = mapped_column(String(64))
+    """Of the image that it ran before the one with `key`."""
+    pinned_key: Mapped[str | None] = mapped_column(String(64))
+    """Of the image that its starts take in place of the newest, after a rollback."""
     failures: Mapped[int] = mapped_column(default=0)
     """Successive starts that failed or did not last."""
     retry_at: Mapped[float] = mapped_column(default=0.0)

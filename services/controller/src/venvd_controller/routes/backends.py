@@ -129,6 +129,15 @@ def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> 
     return BackendStart(_show(caller, backend), operation)
 
 
+@router.post("/{name}/rollback", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
+def roll_backend_back(controller: ControllerDep, caller: CallerDep, name: str) -> BackendStart:
+    """Restart a backend with the build of its venv that it ran before. It keeps that build, also after an end, until
+    a client restarts it; a second rollback takes the later build again. Its sessions end.
+    """
+    backend, operation = controller.backends.restart(name, back=True)
+    return BackendStart(_show(caller, backend), operation)
+
+
 @router.post("/{name}/scale", status_code=status.HTTP_202_ACCEPTED, dependencies=[needs_for_backend(OPERATOR)])
 def scale_backend(controller: ControllerDep, caller: CallerDep, name: str, spec: JsonBody[ScaleSpec]) -> BackendStart:
     """Change the number of replicas of a backend while it runs. One that is removed takes no new sessions, and ends

@@ -1,4 +1,4 @@
-"""Replicas that are removed while the others run on."""
+"""Replicas that are removed while the others run on, and rollbacks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("backends", sa.Column("names", sa.Integer(), nullable=False, server_default="1"))
     op.add_column("backends", sa.Column("drain_until", sa.Float()))
+    op.add_column("backends", sa.Column("previous_key", sa.String(64)))
+    op.add_column("backends", sa.Column("pinned_key", sa.String(64)))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("backends") as table:
+        table.drop_column("pinned_key")
+        table.drop_column("previous_key")
         table.drop_column("drain_until")
         table.drop_column("names")
