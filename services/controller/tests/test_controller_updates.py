@@ -163,7 +163,7 @@ def _read_keys(testbed: Any, *names: str) -> list[str | None]:
 
 
 def test_a_rollback_takes_the_build_before(testbed: Any) -> None:
-    """All replicas go back and stay there after an end; a second rollback goes forward, and a restart takes the newest."""
+    """All replicas go back and stay there after an end; a second rollback goes forward, as does a restart."""
     _build(testbed)
     backends, names = testbed.controller.backends, ("turning", "turning--1")
     testbed.wait(backends.start(BackendSpec("http", "plain", "turning", replicas=2))[1])
