@@ -55,6 +55,7 @@ SERVER_TMP_BYTES = 64 << 20
 _RUNNING = {"running", "paused", "restarting"}
 """States of a container whose processes have not ended for good."""
 
+_OWN_NAMES = (labels.SERVER, labels.ROUTED)
 _FILES = "/run/venvd/files"
 """The directory in the server's container with the files of `Launch.server_files`."""
 
@@ -260,7 +261,9 @@ class Backends:
             hostname=launch.name,
         )
         if (launch.router or launch.routed) and not self._client.settings.docker_network:
-            self._client.api.connect_container_to_network(name, self._networks.ensure_routed())
+            # the name of the container leads to its address in the other network too, where nothing reaches it
+            aliases = [labels.part_name(launch.id, labels.ROUTED)]
+            self._client.api.connect_container_to_network(name, self._networks.ensure_routed(), aliases=aliases)
         return name
 
     def _choose_server_network(self, launch: Launch) -> str:
@@ -287,6 +290,8 @@ class Backends:
             name = labels.part_name(launch.id, labels.SERVER)
             if self._client.settings.docker_network:
                 probe_url = f"{launch.probe_scheme}://{name}:{probe_port}"
+            else:
+                name = labels.part_name(launch.id, labels.ROUTED)
             if launch.routed:
                 inner_url = f"{launch.url_scheme}://{name}:{inside_ports['main']}"
                 inner_http_url = f"{launch.probe_scheme}://{name}:{probe_port}" if http_url else None
@@ -433,7 +438,7 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
         engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     if controller is not None and not launch.router:
         engine_settings["VENVD_CONTROLLER_SOCKET"] = f"{socket_directories.CONTROLLER}/{controller.name}"
-    engine_settings["VENVD_OWN_HOSTS"] = labels.part_name(launch.id, labels.SERVER)
+    engine_settings["VENVD_OWN_HOSTS"] = ",".join(labels.part_name(launch.id, each) for each in _OWN_NAMES)
     if "main" in inside_ports:
         engine_settings["VENVD_PORT"] = inside_ports["main"]
     if "http" in inside_ports:

@@ -21,6 +21,8 @@ LINES = "dev.venvd.lines"
 
 SERVER, WORKER = "server", "worker"
 PARTS = (SERVER, WORKER)
+ROUTED = "routed"
+"""The name of a server in the network of routers."""
 CHANNEL = "channel"
 SECRETS = "secrets"
 BUILD, CHECK, HELPER = "build", "check", "helper"

@@ -1,0 +1,135 @@
+"""Replicas on each engine: they come and go while others run, and callers that know no replicas go through the router."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from harness.callers import CALLERS
+from harness.controller import Controller, caller, unique
+from harness.waiting import wait_until
+
+import venvd
+
+pytestmark = pytest.mark.network
+
+
+@contextmanager
+def run(controller: Controller, venv: str, kind: str = "http", **spec: Any) -> Iterator[dict[str, Any]]:
+    """A backend for one test."""
+    backend = controller.backend(venv, kind, name=unique("many"), **spec)
+    try:
+        yield backend
+    finally:
+        controller.delete_backend(backend["name"])
+
+
+def scale(controller: Controller, backend: dict[str, Any], count: int) -> None:
+    started = controller.api("POST", f"/v1/backends/{backend['name']}/scale", {"replicas": count})
+    ended = controller.wait(started["operation"])
+    assert ended["state"] == "succeeded", ended
+
+
+def read_states(controller: Controller, backend: dict[str, Any]) -> list[str]:
+    replicas = controller.api("GET", f"/v1/backends/{backend['name']}")["replicas"]
+    return ["draining" if each["draining"] else each["state"] for each in replicas]
+
+
+def await_states(controller: Controller, backend: dict[str, Any], wanted: list[str]) -> None:
+    states: list[str] = []
+
+    def are_reached() -> bool:
+        states[:] = read_states(controller, backend)
+        return states == wanted
+
+    wait_until(are_reached, lambda: f"the replicas are {states}, not {wanted}\n{controller.read_log()}")
+
+
+def creates_elsewhere(client: venvd.Backend) -> bool:
+    """Create a session for a moment; the server reads of its drain within a second."""
+    with client.sessions.create() as session:
+        return session.name.startswith("0-")
+
+
+def list_replicas(controller: Controller, backend: dict[str, Any]) -> Any:
+    return controller.api("GET", f"/v1/backends/{backend['name']}/replicas")["items"]
+
+
+def kill_router(name: str) -> None:
+    """Kill the container of the router of a backend."""
+    label = f"label=dev.venvd.name={name}--router"
+    found = subprocess.check_output(["docker", "ps", "--quiet", "--filter", label], text=True).split()
+    assert len(found) == 1
+    subprocess.check_call(["docker", "kill", *found], stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("kind", ["http", "pipe", "rpc"])
+def test_sessions_outlive_replicas_that_come_and_go(controller: Controller, small: str, kind: str) -> None:
+    """Sessions from before are found by name; new ones go to a new replica, which drains until they have ended."""
+    with run(controller, small, kind) as backend, venvd.connect(backend["url"], backend["token"]) as client:
+        client.sessions.create("kept").exec("x = 1")
+        scale(controller, backend, 2)
+        other = list_replicas(controller, backend)[1]["url"]
+        with venvd.connect(other, backend["token"]) as beside:
+            assert beside.session("kept").eval("x") == 1
+            created = beside.sessions.create()
+            assert created.name.startswith("1-")
+            created.exec("y = 2")
+            scale(controller, backend, 1)
+            assert read_states(controller, backend) == ["running", "draining"]
+            assert client.session(created.name).eval("y") == 2
+            wait_until(lambda: creates_elsewhere(beside), "the replica still takes new sessions")
+            created.delete()
+            await_states(controller, backend, [])
+        assert client.session("kept").eval("x") == 1
+
+
+def test_replicas_follow_the_number_of_sessions(controller: Controller, small: str) -> None:
+    """Two sessions of clients are one too many for one replica."""
+    fields = {"maxReplicas": 2, "sessionsPerReplica": 1}
+    with run(controller, small, **fields) as backend, venvd.connect(backend["url"], backend["token"]) as client:
+        sessions = [client.sessions.create() for _ in range(2)]
+        await_states(controller, backend, ["running", "running"])
+        assert [session.eval("1") for session in sessions] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["http", "rpc"])
+def test_callers_go_through_the_router(controller: Controller, small: str, kind: str) -> None:
+    """A caller that knows one address has sessions on all replicas, also on those that are added."""
+    if controller.engine == "local":
+        pytest.skip("the engine local has no router")
+    with run(controller, small, kind, replicas=2) as backend:
+        assert backend["url"] not in {each["url"] for each in backend["replicas"]}
+        with closing(CALLERS[kind](backend["url"], backend["token"])) as call:
+            sessions = [call("session.create", {})["id"] for _ in range(4)]
+            assert sorted(session[:2] for session in sessions) == ["0-", "0-", "1-", "1-"]
+            for number, session in enumerate(sessions):
+                call("exec", {"code": f"x = {number}"}, session=session)
+            assert [call("eval", {"expression": "x"}, session=session)["value"] for session in sessions] == [0, 1, 2, 3]
+            listed = {each["id"] for each in call("session.list", {})["sessions"]}
+            assert listed >= {"default", "1-default", *sessions}
+            scale(controller, backend, 3)
+            wait_until(lambda: call("session.create", {})["id"].startswith("2-"), "the router leaves the new one out")
+
+
+def test_a_call_reaches_a_backend_over_a_restart_of_its_router(controller: Controller, small: str) -> None:
+    """The address of the backend stays; the replicas and their sessions do not notice."""
+    if controller.engine == "local":
+        pytest.skip("the engine local has no router")
+    with run(controller, small, replicas=2) as backend:
+        with closing(caller(backend)) as call:
+            session = call("session.create", {})["id"]
+            call("exec", {"code": "x = 7"}, session=session)
+        kill_router(backend["name"])
+
+        def answers() -> bool:
+            try:
+                with closing(caller(backend)) as call:
+                    return bool(call("eval", {"expression": "x"}, session=session) == {"value": 7})
+            except (OSError, venvd.VenvdError):
+                return False
+
+        wait_until(answers, "the router does not come back")
