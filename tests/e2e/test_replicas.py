@@ -1,4 +1,4 @@
-"""Replicas on each engine: they come and go while others run, and callers that know no replicas go through the router."""
+"""Replicas on each engine: they come and go while others run, and a router serves callers that know of none."""
 
 from __future__ import annotations
 
