@@ -21,6 +21,11 @@ def http_replicas(stack: Stack) -> Replicas:
 
 
 @pytest.fixture(scope="session")
+def rpc_replicas(stack: Stack) -> Replicas:
+    return start_replicas(stack, "rpc")
+
+
+@pytest.fixture(scope="session")
 def routers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routers]:
     routers = Routers(tmp_path_factory.mktemp)
     yield routers

@@ -138,12 +138,12 @@ def test_handles_are_those_of_one_session(router: Router, session: venvd.Session
 
 
 def test_new_sessions_are_spread(backend: venvd.Backend) -> None:
-    """Each goes to the replica with the fewest sessions."""
+    """Each goes to the replica with the fewest sessions, as far as its last report says."""
     sessions = [backend.sessions.create() for _ in range(6)]
     numbers = [each.name.partition("-")[0] for each in sessions]
     for each in sessions:
         each.delete()
-    assert abs(numbers.count("0") - numbers.count("1")) <= 1
+    assert min(numbers.count("0"), numbers.count("1")) >= 2
 
 
 def test_a_draining_replica_gets_no_new_sessions(http_replicas: Replicas, routers: Routers) -> None:

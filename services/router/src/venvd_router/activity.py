@@ -32,15 +32,32 @@ class Activity:
         self.outcomes: Counter[tuple[int, str]] = Counter()
         self.streams: Counter[int] = Counter()
 
+    def begin(self) -> None:
+        """Note that a call begins."""
+        self._calls += 1
+
+    def end(self) -> None:
+        """Note that a call has ended."""
+        self._calls -= 1
+        self._ended_at = time.monotonic()
+
     @contextmanager
     def run(self) -> Iterator[None]:
         """Count a call while it passes through."""
-        self._calls += 1
+        self.begin()
         try:
             yield
         finally:
-            self._calls -= 1
-            self._ended_at = time.monotonic()
+            self.end()
+
+    @contextmanager
+    def use(self, number: int) -> Iterator[None]:
+        """Count a gRPC call at a replica while it runs."""
+        self.streams[number] += 1
+        try:
+            yield
+        finally:
+            self.streams[number] -= 1
 
     def count(self, number: int, outcome: str) -> None:
         """Count an answer of a replica: its status, or the code of the error where there was none."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 
-from venvd_contract.errors import Unimplemented
 from venvd_http import keys
 from venvd_http.auth import TokenGuard
 from venvd_http.edge import create_backend_edge
@@ -20,6 +19,7 @@ from venvd_router.app import App
 from venvd_router.forward import Forwarder
 from venvd_router.loads import Loads
 from venvd_router.replicas import Replicas
+from venvd_router.rpc.server import RpcServer
 from venvd_router.settings import RouterSettings
 from venvd_router.upstream import Upstream
 
@@ -34,6 +34,7 @@ class Router:
 
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
+        self._rpc: RpcServer | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -43,10 +44,9 @@ class Router:
             InvalidRequest: the files of TLS cannot be used.
         """
         settings = self._settings
-        if settings.type == "rpc":
-            raise Unimplemented("VENVD_TYPE: there is no router for gRPC backends yet")
-        tls = None if settings.tls_files is None else Tls(settings.tls_files)
-        listener = listen_tcp(settings.host, settings.port)
+        is_rpc = settings.type == "rpc"
+        tls = None if settings.tls_files is None or is_rpc else Tls(settings.tls_files)
+        listener = listen_tcp(settings.host, settings.http_port if is_rpc else settings.port)
         log.info("%s on port %d", "HTTP" if tls is None else "HTTPS", listener.getsockname()[1])
         guard = TokenGuard(
             settings.token_sha256,
@@ -62,6 +62,9 @@ class Router:
         metrics = Metrics(activity, replicas, self._upstream)
         own = probes.Probes(guard, replicas, loads, activity, metrics)
         forwarder = Forwarder(replicas, self._upstream, activity)
+        if is_rpc:
+            self._rpc = RpcServer(settings, guard, replicas, loads, activity, own)
+            await self._rpc.start()
         self._uvicorn = create_server(
             App(settings, guard, replicas, forwarder, loads, activity, own),
             create_backend_edge(settings),
@@ -75,6 +78,8 @@ class Router:
 
     async def close(self) -> None:
         """Stop listening, let requests run for the grace, then close all connections."""
+        if self._rpc is not None:
+            await self._rpc.close()
         self._uvicorn.should_exit = True
         await self._serving
         if self._watching_keys is not None:
