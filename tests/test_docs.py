@@ -15,6 +15,7 @@ from venvd_controller.settings import Settings
 from venvd_core.settings import BackendSettings
 from venvd_http_backend.settings import HttpSettings
 from venvd_pipe_backend.settings import PipeSettings
+from venvd_router.settings import RouterSettings
 from venvd_rpc_backend.settings import RpcSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,7 @@ SECTIONS: dict[str, tuple[type[BaseSettings], type[BaseSettings] | None]] = {
     "The HTTP server": (HttpSettings, BackendSettings),
     "The pipe server": (PipeSettings, BackendSettings),
     "The gRPC server": (RpcSettings, BackendSettings),
+    "The router": (RouterSettings, None),
 }
 """Sections of docs/settings.md: the class whose fields each one lists, and the class whose fields it leaves out."""
 

@@ -39,6 +39,11 @@ ALLOWED: dict[str, set[str]] = {
         *("venvd_core", "venvd_http", "venvd_contract", "venvd_proto"),
         *("google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "msgspec", "pydantic", "uvloop"),
     },
+    "services/router": {
+        *("venvd_http", "venvd_contract", "venvd_proto"),
+        *("cryptography", "google", "grpc", "grpc_health", "grpc_status", "httptools", "msgspec"),
+        *("prometheus_client", "pydantic", "pydantic_settings", "uvloop"),
+    },
     "services/controller": {
         *("venvd_egress", "venvd_engines", "venvd_http", "venvd_contract"),
         *("alembic", "annotated_types", "anyio", "cryptography", "fastapi", "httpx2", "prometheus_client", "pydantic"),

@@ -232,6 +232,21 @@ class LoadReport:
 
 
 @dataclass
+class RouterLoad:
+    """What a router has to do now, which it hands the controller at `LOAD_PATH`.
+
+    Attributes:
+        calls: those that pass through, also those that wait.
+        waiting: those that wait, since no replica has an address.
+        idleSeconds: since the last call ended; 0 while there is one.
+    """
+
+    calls: int = 0
+    waiting: int = 0
+    idleSeconds: float = 0.0
+
+
+@dataclass
 class Greeting:
     """The result of `hello`: the worker's version, its Python, and the warden's process."""
 
