@@ -222,6 +222,34 @@ def test_objects_of_others_replace_the_charts(full: Objects) -> None:
     assert env["VENVD_INDEX_URL"] == {"secretKeyRef": {"name": "index", "key": "address"}}
 
 
+def test_more_than_one_controller_have_one_leader() -> None:
+    """Controllers that share a database have a Lease, and the Service selects the pod with the leader's label."""
+    objects = render(EXISTING)
+    deployment = pick(objects, "Deployment")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    env = read_env(objects)
+    assert env["VENVD_KUBERNETES_LEASE"] == "python"
+    assert env["VENVD_KUBERNETES_LEASE_POD"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    selector = pick(objects, "Service")["spec"]["selector"]
+    assert selector == {**deployment["selector"]["matchLabels"], "dev.venvd.leader": "python"}
+    container = deployment["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?follower=ok"
+    assert pick(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    [spread] = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"] == deployment["selector"]
+
+
+@pytest.mark.parametrize(("values", "maintenance"), [(SMALL, "false"), (EXISTING, "true")])
+def test_a_single_state_has_a_single_pod(values: Path, maintenance: str) -> None:
+    """With SQLite, and while a state is restored, there is one pod, which ends before the next one begins."""
+    objects = render(values, VERSIONS[-1], "--set", f"controller.maintenance={maintenance}")
+    deployment = pick(objects, "Deployment")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    assert "VENVD_KUBERNETES_LEASE" not in read_env(objects)
+    assert pick(objects, "Service")["spec"]["selector"] == deployment["selector"]["matchLabels"]
+
+
 def test_pods_of_the_controller_are_closed(full: Objects) -> None:
     """All that the controller makes is closed; backends open to clients, and venvs with `network` to the world."""
     policies = {name.rpartition("-")[2]: each["spec"] for (kind, name), each in full.items() if kind == "NetworkPolicy"}
@@ -280,6 +308,9 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
         ("replicas=2", "additional properties 'replicas' not allowed"),
         ("ingress.enabled=true", "ingress.host is empty"),
         ("images.controller=", "`make push REGISTRY=…` pushes the images"),
+        ("controller.replicas=2", "more than one controller need a PostgreSQL database that they share"),
+        ("controller.replicas=0", "at '/controller/replicas'"),
+        ("settings.kubernetesLease=x", "at '/settings': additional properties 'kubernetesLease' not allowed"),
         ("egress.replicas=0", "at '/egress/replicas'"),
     ],
 )

@@ -19,7 +19,9 @@ from venvd_engines.kubernetes.settings import KubernetesSettings
 VALUES = os.environ.get("VENVD_TEST_KUBERNETES")
 """The file with the digests of the images; without it there is no cluster."""
 REGISTRY_URL = os.environ.get("VENVD_TEST_REGISTRY_URL") or None
-_KINDS = "pods,services,secrets,configmaps,networkpolicies,deployments,persistentvolumeclaims,roles,serviceaccounts"
+_KINDS = (
+    "pods,services,secrets,configmaps,networkpolicies,deployments,persistentvolumeclaims,roles,serviceaccounts,leases"
+)
 _OF_EACH_NAMESPACE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
 
 

@@ -13,6 +13,7 @@
   "RUN_DIR" "/run/venvd"
   "IDENTITY_DIR" "/etc/venvd/identity"
   "MANIFEST" "/etc/venvd/manifest/venvd.yaml"
+  "KUBERNETES_LEASE" (empty (include "venvd.hasLease" .) | ternary "" (include "venvd.fullname" .))
   "BASE_IMAGE" .Values.baseImage
   "INDEX_URL" (empty .Values.index.existingSecret | ternary .Values.index.url "")
   "CA_BUNDLE" (empty .Values.ca.configMap | ternary "" (printf "/etc/venvd/ca/%s" .Values.ca.key))
@@ -37,6 +38,11 @@
 {{- if ne (toString $value) "" }}
 {{ include "venvd.variable" (dict "name" (printf "VENVD_%s" $name) "value" $value) }}
 {{- end }}
+{{- end }}
+{{- if include "venvd.hasLease" . }}
+- name: VENVD_KUBERNETES_LEASE_POD
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
 {{- end }}
 {{- with .Values.index }}
 {{- if .existingSecret }}

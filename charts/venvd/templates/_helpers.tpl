@@ -90,3 +90,15 @@ capabilities: {drop: [ALL]}
 {{- define "venvd.hasOperator" -}}
 {{- if and .Values.monitoring.enabled (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor") -}}true{{- end -}}
 {{- end }}
+
+{{/* Whether controllers find a leader by a Lease: where they share a database, also one alone, so that an upgrade never has two that run. */}}
+{{- define "venvd.hasLease" -}}
+{{- if and .Values.database.existingSecret (not .Values.controller.maintenance) -}}true{{- end -}}
+{{- end }}
+
+{{- define "venvd.replicas" -}}
+{{- if and (gt (int .Values.controller.replicas) 1) (not .Values.database.existingSecret) -}}
+{{- fail (printf "controller.replicas is %d and database.existingSecret is empty: more than one controller need a PostgreSQL database that they share" (int .Values.controller.replicas)) -}}
+{{- end -}}
+{{- .Values.controller.maintenance | ternary 1 (int .Values.controller.replicas) -}}
+{{- end }}

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from harness.postgresql import Cluster, find_program, running_cluster
 
 from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
@@ -42,8 +43,6 @@ from venvd_engines.engine import (
     VenvBuild,
 )
 from venvd_engines.select import choose
-
-from .postgresql import Cluster, find_program, running_cluster  # type: ignore[import-not-found]
 
 AVAILABLE = ("3.11", "3.13")
 """The CPythons of the engine in memory."""

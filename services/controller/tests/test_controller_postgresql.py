@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness.postgresql import Cluster
 from sqlalchemy import inspect
 
 from venvd_contract.internal.audit import ServerEvent, ServerEvents
@@ -14,7 +15,6 @@ from venvd_controller.database import Database, open_database
 from venvd_controller.database.tables import Table
 
 from .conftest import Testbed, running_testbed  # type: ignore[import-not-found]
-from .postgresql import Cluster  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
 

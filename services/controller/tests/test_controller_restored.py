@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 from harness.ports import free_port
+from harness.postgresql import Cluster
 from harness.waiting import wait_until
 
 import venvd
 from venvd import _pid_file
-
-from .postgresql import Cluster  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
 MINOR = f"3.{sys.version_info.minor}"

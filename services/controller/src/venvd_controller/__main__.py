@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from venvd_contract.errors import VenvdError
+from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.app import create_app
 from venvd_controller.auth import OPEN
 from venvd_controller.backup import command
@@ -24,6 +25,9 @@ from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
 from venvd_http.tls import Tls
 
+if TYPE_CHECKING:
+    from venvd_controller.leader import Lead
+
 _HINT = "; VENVD_PORT (`venvd up --port`) and VENVD_HOST (`venvd up --host`) name another"
 _QUIET_LOGGERS = ("alembic", "docker", "httpx2", "urllib3")
 
@@ -38,9 +42,12 @@ def serve(settings: Settings) -> None:
     home = Home(settings.home, token, settings.identity_dir)
     if settings.metrics_token_file is not None:
         home.publish_metrics_token(settings.metrics_token_file)
+    lead = None if settings.kubernetes_lease is None else _split(settings, settings.kubernetes_lease, home.id)
     tls_files = settings.tls_files
     tls = None if tls_files is None else Tls(tls_files)
     listener = listen_tcp(settings.host, settings.port, hint=_HINT)
+    if lead is not None and not lead.wait(settings, listener, tls):
+        return
     engine_settings = settings.create_engine_settings(home.id)
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     scheme = "http" if tls is None else "https"
@@ -73,6 +80,15 @@ def serve(settings: Settings) -> None:
     server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(1)
+
+
+def _split(settings: Settings, lease: str, home_id: str) -> Lead:
+    try:
+        from venvd_controller import leader  # noqa: PLC0415 - its library only where it is used
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"VENVD_KUBERNETES_LEASE needs {error.name}: install venvd-controller[kubernetes]") from None
+
+    return leader.split(settings, lease, home_id)
 
 
 def _format_authority(host: str, port: int) -> str:

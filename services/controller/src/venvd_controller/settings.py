@@ -137,6 +137,10 @@ class Settings(BaseSettings):
     """Copy of the metrics token for a scraper that runs as another user."""
     database_url: SecretStr | None = None
     """SQLAlchemy URL of the database; `postgresql+psycopg://…` needs the extra `postgresql`, which compose has."""
+    kubernetes_lease: str | None = None
+    """Lease of Kubernetes by which one of several controllers on a PostgreSQL leads; empty is a single controller."""
+    kubernetes_lease_pod: str | None = None
+    """Pod of this controller, which has a label while it leads."""
     source_dir: Path | None = Field(default_factory=default_source_dir)
     """Directory with the sources of the servers, from which their images are built."""
     docker_network: str | None = None
@@ -323,6 +327,16 @@ class Settings(BaseSettings):
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         if bool(self.client_cert) != bool(self.client_key):
             raise ValueError("VENVD_CLIENT_CERT and VENVD_CLIENT_KEY need each other")
+        return self
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Settings:
+        if self.kubernetes_lease is not None and (
+            self.database_url is None or self.database_url.get_secret_value()[:6] == "sqlite"
+        ):
+            raise ValueError(
+                "VENVD_KUBERNETES_LEASE needs a VENVD_DATABASE_URL of PostgreSQL: the controllers share their state"
+            )
         return self
 
     @property

@@ -56,11 +56,16 @@ def _translate(doing: str, error: ApiError) -> VenvdError:
 
 
 class Cluster:
-    """The client, shared by threads; the environment says where the cluster is, as for kubectl."""
+    """The client, shared by threads; the environment says where the cluster is, as for kubectl.
 
-    def __init__(self, settings: EngineSettings) -> None:
+    Args:
+        answer_seconds: how long the API server may be silent.
+    """
+
+    def __init__(self, settings: EngineSettings, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.settings = settings
-        self._instance = secrets.token_hex(6)
+        self._answer_seconds = answer_seconds
+        self.instance = secrets.token_hex(6)
 
     @property
     def options(self) -> KubernetesSettings:
@@ -76,7 +81,7 @@ class Cluster:
             config,
             namespace=self.options.namespace,
             field_manager="venvd",
-            timeout=httpx2.Timeout(ANSWER_SECONDS),
+            timeout=httpx2.Timeout(self._answer_seconds),
             transport=httpx2.HTTPTransport(verify=context),
         )
 
@@ -92,14 +97,14 @@ class Cluster:
         """Make the labels of an object of this home; `more` are further ones (`launch=…`)."""
         return {
             labels.HOME: self.settings.home_id,
-            labels.INSTANCE: self._instance,
+            labels.INSTANCE: self.instance,
             labels.ROLE: role,
             **{f"dev.venvd.{name}": value for name, value in more.items()},
         }
 
     def made_here(self, metadata: Any) -> bool:
         """Whether this process made the object with this metadata."""
-        return bool((metadata.labels or {}).get(labels.INSTANCE) == self._instance)
+        return bool((metadata.labels or {}).get(labels.INSTANCE) == self.instance)
 
     def list(self, resource: Any, role: str) -> list[Any]:
         """List the objects of this home with a role."""

@@ -20,11 +20,13 @@ from venvd_engines.docker.labels import (
 )
 
 __all__ = [
-    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "NAME", "NETWORK", "PROBE", "PROBING", "RECORD", "ROLE",
-    "ROUTES", "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
+    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "LEADER", "NAME", "NETWORK", "PROBE", "PROBING",
+    "RECORD", "ROLE", "ROUTES", "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
 ]  # fmt: skip
 
 BACKEND = "backend"
+LEADER = "dev.venvd.leader"
+"""On the pod of the controller that leads, with the name of its Lease; the controllers' Service selects by it."""
 NETWORK = "dev.venvd.network"
 """`full` where user code of the pod may reach the network, `destinations` where it may reach a list of them, else
 `none`; `routes` on routers, which reach the servers of backends. NetworkPolicies select by it."""

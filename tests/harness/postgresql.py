@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: an empty cluster in a temporary directory, reached by a socket."""
+"""A PostgreSQL server of the tests: an empty cluster in a temporary directory, reached by a socket or a port."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+
+from harness.ports import free_port
 
 _STARTUP_SECONDS = 60.0
 
@@ -28,26 +31,40 @@ def find_program(name: str) -> Path | None:
 
 
 class Cluster:
-    """A running server; each database is new."""
+    """A running server; each database is new.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        address: where it also listens for TCP connections; they need the password `password`.
+    """
+
+    def __init__(self, directory: Path, address: tuple[str, int] | None = None) -> None:
+        self.address = address
+        self.password = secrets.token_hex(16)
         self._directory = directory
         self._numbers = itertools.count()
 
     def connect(self) -> psycopg.Connection:
-        return psycopg.connect(host=str(self._directory), user="venvd", dbname="postgres", autocommit=True)
+        port = 5432 if self.address is None else self.address[1]  # the name of the socket has it
+        return psycopg.connect(host=str(self._directory), port=port, user="venvd", dbname="postgres", autocommit=True)
 
     def create_database(self) -> str:
         """Create an empty database, and return its SQLAlchemy URL."""
         name = f"test{next(self._numbers)}"
         with self.connect() as connection:
             connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
-        return f"postgresql+psycopg://venvd@/{name}?host={self._directory}"
+        if self.address is None:
+            return f"postgresql+psycopg://venvd@/{name}?host={self._directory}"
+        host, port = self.address
+        return f"postgresql+psycopg://venvd:{self.password}@{host}:{port}/{name}"
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """Run a server until the end of the block. PostgreSQL refuses to run as root, so there it runs as `postgres`."""
+def running_cluster(host: str | None = None) -> Iterator[Cluster]:
+    """Run a server until the end of the block. PostgreSQL refuses to run as root, so there it runs as `postgres`.
+
+    Args:
+        host: an address of this machine at which the server also listens, at a free port.
+    """
     initdb, postgres = find_program("initdb"), find_program("postgres")
     assert initdb is not None
     assert postgres is not None
@@ -59,8 +76,13 @@ def running_cluster() -> Iterator[Cluster]:
             os.chown(directory, user.pw_uid, user.pw_gid)
         make = [initdb, "-D", directory / "data", "-U", "venvd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/", **owner)  # type: ignore[call-overload]
+        cluster = Cluster(directory, None if host is None else (host, free_port()))
+        if host is not None:
+            with (directory / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all scram-sha-256\n")
         options = (
-            "listen_addresses=",
+            f"listen_addresses={host or ''}",
+            *(() if cluster.address is None else (f"port={cluster.address[1]}",)),
             "fsync=off",
             "dynamic_shared_memory_type=mmap",
             "max_connections=200",
@@ -69,8 +91,9 @@ def running_cluster() -> Iterator[Cluster]:
         serve = [postgres, "-D", directory / "data", *(word for option in options for word in ("-c", option))]
         process = subprocess.Popen(serve, cwd="/", stderr=subprocess.DEVNULL, **owner)  # type: ignore[call-overload]
         try:
-            cluster = Cluster(directory)
             _wait_until_up(cluster, process)
+            with cluster.connect() as connection:
+                connection.execute(f"ALTER USER venvd PASSWORD '{cluster.password}'")  # type: ignore[call-overload]
             yield cluster
         finally:
             process.send_signal(signal.SIGQUIT)  # what is in it is not kept

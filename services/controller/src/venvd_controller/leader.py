@@ -1,0 +1,205 @@
+"""Leadership: of several controllers on one state, the one that holds a Lease of Kubernetes runs.
+
+`split` makes two processes of the program. The first renews the Lease and does nothing else. The second is the
+controller: it waits until it leads, and the kernel ends it if the renewals stop. So it ends before another controller
+may begin, also where it hangs or was frozen, and a busy controller delays no renewal. The first process gives the Lease
+up when the second has ended, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from types import FrameType
+
+from venvd_contract.errors import Unavailable, VenvdError
+from venvd_controller.auth import OPEN
+from venvd_controller.settings import Settings
+from venvd_engines.kubernetes.lease import ANOTHER, Election, Standing
+from venvd_http.asgi import JSON, Receive, Scope, Send, send_whole
+from venvd_http.edge import create_edge
+from venvd_http.problems import refuse
+from venvd_http.server import create_server
+from venvd_http.tls import Tls
+
+log = logging.getLogger("venvd.leader")
+
+_FIRST_REASON = "no controller leads yet"
+_FOLLOWER_OK = b"follower=ok"
+"""The query with which `/readyz` also succeeds for a controller that waits for another one's end."""
+_AT_ONCE = 0.001
+_RETRY_SECONDS = 1.0
+_BY_SIGNAL = 128
+
+
+class Lead:
+    """What the controller's process knows of its lead.
+
+    Attributes:
+        reason: why it does not lead.
+        waits: whether it waits for the end of a controller that leads.
+    """
+
+    def __init__(self, messages: socket.socket) -> None:
+        self.reason = _FIRST_REASON
+        self.waits = False
+        self._messages = messages
+        self._lock = threading.Lock()
+        self._leads = False
+        self._stop_waiting = threading.Event()
+        threading.Thread(target=self._follow_messages, name="lead", daemon=True).start()
+
+    def _follow_messages(self) -> None:
+        for line in self._messages.makefile():
+            until, self.reason, self.waits = json.loads(line)
+            if until is not None:
+                # The kernel ends this process then, unless a further message comes before.
+                signal.setitimer(signal.ITIMER_REAL, max(_AT_ONCE, until - time.monotonic()))
+                self._stop_waiting.set()
+        log.critical("the process that renews the Lease is gone")
+        os._exit(1)
+
+    def wait(self, settings: Settings, listener: socket.socket, tls: Tls | None) -> bool:
+        """Answer requests with the reason until this process leads; return false if a signal ended that before."""
+        server = create_server(
+            _Follower(self), create_edge(settings), stall_timeout=settings.stall_timeout, tls=tls, probes=OPEN,
+            date_header=True, signals=True,
+        )  # fmt: skip
+
+        def stop() -> None:
+            self._stop_waiting.wait()
+            server.should_exit = True
+
+        threading.Thread(target=stop, name="wait for the lead", daemon=True).start()
+        server.run(sockets=[listener.dup()])
+        return self._stop_waiting.is_set()
+
+
+class _Follower:
+    """ASGI application of a controller that does not lead: it lives, and refuses all else."""
+
+    def __init__(self, lead: Lead) -> None:
+        self._lead = lead
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        waits = path == "/readyz" and scope["query_string"] == _FOLLOWER_OK and self._lead.waits
+        if waits or path in OPEN - {"/readyz"}:
+            await send_whole(send, 200, ((b"content-type", JSON),), b'{"status":"ok"}')
+        else:
+            await refuse(send, Unavailable(self._lead.reason))
+
+
+def split(settings: Settings, lease: str, home_id: str) -> Lead:
+    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended."""
+    keeper_end, controller_end = socket.socketpair()
+    controller = os.fork()
+    if controller == 0:
+        keeper_end.close()
+        return Lead(controller_end)
+    controller_end.close()
+    election = Election(settings.create_engine_settings(home_id), lease, settings.kubernetes_lease_pod)
+    raise SystemExit(_Keeper(election, controller, keeper_end).run())
+
+
+class _Keeper:
+    """The process that renews the Lease for a controller."""
+
+    def __init__(self, election: Election, controller: int, messages: socket.socket) -> None:
+        self._election = election
+        self._controller: int | None = controller
+        self._messages = messages
+        self._standing = Standing(None, _FIRST_REASON)
+        self._labelled: bool | None = None
+        self._problem: str | None = None
+        self._stopping = False
+
+    def run(self) -> int:
+        """Renew the Lease until the controller ends; return the status of this process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            while not select.select([self._messages], [], [], self._take_turn())[0]:
+                pass
+        except BaseException:
+            self._kill(signal.SIGKILL)
+            raise
+        controller, self._controller = self._controller, None  # its number may soon be another process's
+        assert controller is not None
+        status = os.waitstatus_to_exitcode(os.waitpid(controller, 0)[1])
+        self._release()
+        if status == -signal.SIGALRM:
+            log.critical("the Lease was not renewed in time, so the controller was ended")
+        if status == -signal.SIGTERM and self._stopping:
+            return 0
+        return status if status >= 0 else _BY_SIGNAL - status
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        self._kill(signal.SIGTERM)
+
+    def _kill(self, number: signal.Signals) -> None:
+        if self._controller is not None:
+            os.kill(self._controller, number)
+
+    def _take_turn(self) -> float:
+        """Take or renew the Lease and tell the controller; return the seconds until the next turn."""
+        led = self._standing.until is not None
+        if self._stopping and not led:
+            return _RETRY_SECONDS
+        try:
+            standing = self._election.take()
+        except VenvdError as error:
+            self._note(error.message)
+            # A leader leads on until the time of its last renewal.
+            standing = replace(self._standing, reason=error.message, pause=_RETRY_SECONDS)
+        else:
+            self._note(None)
+        self._standing = standing
+        if led and standing.until is None:
+            log.critical("another process has the Lease: the controller ends")
+            self._kill(signal.SIGKILL)
+        elif not led and standing.until is not None:
+            log.info("this controller leads: it holds the Lease as %s", self._election.identity)
+        with suppress(BrokenPipeError):
+            message = (standing.until, standing.reason, standing.reason == ANOTHER)
+            self._messages.sendall(json.dumps(message).encode() + b"\n")
+        self._label(leads=standing.until is not None)
+        return standing.pause
+
+    def _note(self, problem: str | None) -> None:
+        """Log a problem once, and its end."""
+        if problem is not None and problem != self._problem:
+            log.warning("%s", problem)
+        elif problem is None and self._problem is not None:
+            log.info("the Lease can be read and written again")
+        self._problem = problem
+
+    def _label(self, *, leads: bool) -> None:
+        """Label the pod, unless it is labelled so already; the next turn tries what fails again."""
+        if leads != self._labelled:
+            try:
+                self._election.label(leads=leads)
+            except VenvdError as error:
+                log.warning("%s", error.message)
+            else:
+                self._labelled = leads
+
+    def _release(self) -> None:
+        """Give the Lease up, which no thread of the controller can need any more."""
+        if self._standing.until is not None:
+            try:
+                self._election.release()
+            except VenvdError as error:
+                log.warning("%s; another controller takes the Lease when it has expired", error.message)
+        self._election.close()
