@@ -1,0 +1,85 @@
+"""Replicas of a backend as pods, and the router in front of them, under the policies of the chart."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from harness.callers import HttpCaller
+from harness.pod_security import list_violations
+from harness.release import Release, prepare_release
+from harness.waiting import wait_until
+
+from venvd_contract.errors import VenvdError
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    with prepare_release("replicas", tmp_path_factory.mktemp("replicas")) as prepared:
+        prepared.change("install")
+        prepared.venvd("init", "3.13")
+        prepared.venvd("venv", "create", "science", "--python", "3.13")
+        yield prepared
+        prepared.helm("uninstall", "venvd", "--wait")
+
+
+def list_pods(release: Release) -> dict[str, dict[str, Any]]:
+    """Return the pods of the controller's backends by the names of their launches."""
+    return {
+        pod["metadata"]["labels"]["dev.venvd.name"]: pod
+        for pod in release.namespace.get("pods")
+        if pod["metadata"]["labels"].get("dev.venvd.role") == "backend" and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def create_sessions(url: str, token: str, count: int) -> list[str]:
+    with closing(HttpCaller(url, token)) as call:
+        return [call("session.create", {})["id"] for _ in range(count)]
+
+
+def test_a_service_leads_through_the_router_to_all_replicas(release: Release) -> None:
+    """Callers of one address have sessions on each pod; added replicas and a new router keep those that there are."""
+    words = ["start", "http", "--venv", "science", "--name", "many", "--replicas", "2", "--json"]
+    started = json.loads(release.venvd(*words))
+    token = started["token"]
+    assert started["url"] == f"http://many.{release.namespace.name}.svc:5678"
+    pods = list_pods(release)
+    assert sorted(pods) == ["many", "many--1", "many--router"]
+    assert list_violations(pods["many--router"]["spec"]) == []
+    assert [each["name"] for each in pods["many--router"]["spec"]["containers"]] == ["server"]
+    with release.forward("many", 5678) as url:
+        sessions = create_sessions(url, token, 4)
+        assert Counter(session[:2] for session in sessions) == {"0-": 2, "1-": 2}
+        with closing(HttpCaller(url, token)) as call:
+            for number, session in enumerate(sessions):
+                call("exec", {"code": f"x = {number}"}, session=session)
+    assert not release.reaches("many")  # nor does any other pod of the namespace
+
+    release.venvd("scale", "many", "3")
+    before = pods["many--router"]["metadata"]["uid"]
+    release.namespace.kubectl("delete", "pod", pods["many--router"]["metadata"]["name"], "--now")
+
+    def find_new_router() -> bool:
+        router = list_pods(release).get("many--router")
+        return router is not None and router["metadata"]["uid"] != before
+
+    wait_until(find_new_router, "the controller makes no new router")
+
+    def find_sessions() -> list[Any]:
+        try:
+            with release.forward("many", 5678) as url, closing(HttpCaller(url, token)) as call:
+                return [call("eval", {"expression": "x"}, session=session)["value"] for session in sessions]
+        except (OSError, VenvdError):
+            return []
+
+    assert wait_until(find_sessions, "the new router does not answer") == [0, 1, 2, 3]
+    with release.forward("many", 5678) as url:
+        [third] = create_sessions(url, token, 1)
+    assert third.startswith("2-")
+
+    release.venvd("stop", "many")
+    wait_until(lambda: not list_pods(release), lambda: f"left: {sorted(list_pods(release))}")
