@@ -66,6 +66,12 @@ def kill_router(name: str) -> None:
     subprocess.check_call(["docker", "kill", *found], stdout=subprocess.DEVNULL)
 
 
+def count_containers(name: str) -> int:
+    """Count the containers of replica 0 of a backend."""
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label=dev.venvd.name={name}"]
+    return len(subprocess.check_output(command, text=True).split())
+
+
 @pytest.mark.parametrize("kind", ["http", "pipe", "rpc"])
 def test_sessions_outlive_replicas_that_come_and_go(controller: Controller, small: str, kind: str) -> None:
     """Sessions from before are found by name; new ones go to a new replica, which drains until they have ended."""
@@ -133,3 +139,17 @@ def test_a_call_reaches_a_backend_over_a_restart_of_its_router(controller: Contr
                 return False
 
         wait_until(answers, "the router does not come back")
+
+
+def test_a_call_wakes_an_idle_backend(controller: Controller, small: str) -> None:
+    """Without calls its replica ends. The next call waits for a new one at the same address."""
+    if controller.engine == "local":
+        pytest.skip("the engine local has no router")
+    with run(controller, small, idleStop=1) as backend:
+        with closing(caller(backend)) as call:
+            call("exec", {"code": "x = 1"})
+        state = f"/v1/backends/{backend['name']}"
+        wait_until(lambda: controller.api("GET", state)["state"] == "idle", "the backend does not become idle")
+        wait_until(lambda: count_containers(backend["name"]) == 0, "its replica does not end")
+        with closing(caller(backend)) as call:
+            assert call("eval", {"expression": "'x' in globals()"}) == {"value": False}

@@ -21,7 +21,7 @@ from harness.postgresql import Cluster, find_program, running_cluster
 
 from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
-from venvd_contract.internal.messages import LOAD_PATH, LoadReport
+from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
 from venvd_controller import backends
 from venvd_controller.app import create_app
@@ -101,7 +101,7 @@ class MemoryBackend:
     raw_events: bytes | None = None
     """What its server sends in place of them."""
     walls: tuple[int, bytes] = (404, b"{}")
-    load: LoadReport = field(default_factory=lambda: LoadReport(sessions=1, most=64))
+    load: LoadReport | RouterLoad = field(default_factory=lambda: LoadReport(sessions=1, most=64))
     asked: list[str] = field(default_factory=list)
     """The positions after which the controller asked for events."""
 

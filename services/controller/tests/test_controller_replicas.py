@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from harness.ports import free_port
 
-from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, VenvdError
-from venvd_contract.internal.messages import LoadReport
+from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
+from venvd_contract.internal.messages import LoadReport, RouterLoad
 from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
 from venvd_controller import scaling
 from venvd_controller.replicas import check_replicas
@@ -127,7 +127,7 @@ def list_launches(testbed: Any, name: str) -> dict[str, str]:
     return {each.name: each.id for each in launches if each.name.startswith(name)}
 
 
-def read_table(testbed: Any, name: str, number: int = 0) -> Any:
+def read_table(testbed: Any, name: str, number: int | str = 0) -> Any:
     """Return the table of replicas that a server has."""
     return json.loads(find(testbed, name, number).keys)["siblings"]
 
@@ -282,17 +282,21 @@ def test_a_name_that_a_replica_would_have_must_be_free(testbed: Any) -> None:
         testbed.controller.backends.get("taken")
 
 
-def test_replicas_are_checked() -> None:
+def test_replicas_are_checked(testbed: Any) -> None:
     """Their number has bounds, and their names have room."""
     with pytest.raises(InvalidRequest, match="replicas: takes 1 to 32, not 0"):
-        check_replicas(BackendSpec("http", replicas=0))
+        check_replicas(BackendSpec("http", replicas=0), testbed.engine)
     with pytest.raises(InvalidRequest, match="has at most 55 characters"):
-        check_replicas(BackendSpec("http", name="n" * 56, replicas=2))
+        check_replicas(BackendSpec("http", name="n" * 56, replicas=2), testbed.engine)
     with pytest.raises(InvalidRequest, match="minReplicas: needs maxReplicas"):
-        check_replicas(BackendSpec("http", minReplicas=2))
+        check_replicas(BackendSpec("http", minReplicas=2), testbed.engine)
     with pytest.raises(InvalidRequest, match="minReplicas: 3 is more than maxReplicas, 2"):
-        check_replicas(BackendSpec("http", minReplicas=3, maxReplicas=2))
-    check_replicas(BackendSpec("http", name="n" * 60))
+        check_replicas(BackendSpec("http", minReplicas=3, maxReplicas=2), testbed.engine)
+    check_replicas(BackendSpec("http", name="n" * 60), testbed.engine)
+    with pytest.raises(Unimplemented, match="idleStop: the engine memory has no routers"):
+        check_replicas(BackendSpec("http", idleStop=60), testbed.engine)
+    with pytest.raises(InvalidRequest, match="idleStop: a pipe backend has no router"):
+        check_replicas(BackendSpec("pipe", idleStop=60), testbed.engine)
 
 
 @pytest.fixture
@@ -358,3 +362,35 @@ def test_a_restart_puts_a_router_in_front_of_added_replicas(routing: Any) -> Non
     assert routing.wait(restarting).state == "succeeded"
     assert "later--router" in list_launches(routing, "later")
     assert read_table(routing, "later")["names"] == 2
+
+
+def test_an_idle_backend_sleeps_until_a_call_waits(routing: Any, wait_until: Any) -> None:
+    """Its replicas end, its router stays, and a call that waits there starts them again at the same address."""
+    start(routing, "sleepy", 2, idleStop=60.0)
+    get = routing.controller.backends.get
+    url, router = get("sleepy").url, list_launches(routing, "sleepy")["sleepy--router"]
+    routing.controller.reconciler.run_turn()
+    assert get("sleepy").state == "running"
+    for number in range(2):
+        find(routing, "sleepy", number).load.idleSeconds = 61.0
+    wait_until(lambda: list_launches(routing, "sleepy") == {"sleepy--router": router})
+    assert (get("sleepy").state, get("sleepy").url) == ("idle", url)
+    assert [each["url"] for each in read_table(routing, "sleepy", "router")["replicas"]] == [None, None]
+    routing.controller.reconciler.run_turn()
+    assert get("sleepy").state == "idle"
+    find(routing, "sleepy", "router").load = RouterLoad(calls=1, waiting=1)
+    wait_until(lambda: get("sleepy").state == "running")
+    assert sorted(list_launches(routing, "sleepy")) == ["sleepy", "sleepy--1", "sleepy--router"]
+    wait_until(lambda: None not in [each["url"] for each in read_table(routing, "sleepy", "router")["replicas"]])
+
+
+def test_a_replica_with_calls_does_not_sleep(routing: Any) -> None:
+    """One that gets a call after all, before its router knows, ends after it."""
+    start(routing, "awake", 1, idleStop=60.0)
+    find(routing, "awake", 0).load.idleSeconds = 61.0
+    find(routing, "awake", "router").load = RouterLoad(calls=1)
+    routing.controller.reconciler.run_turn()
+    assert routing.controller.backends.get("awake").state == "running"
+    row = routing.controller.backends.get_row("awake")
+    find(routing, "awake", 0).load.idleSeconds = 0.1
+    assert not routing.controller.reconciler._sleep.may_end(row)

@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
         replicas: how many launches run behind its name. New sessions go to the least loaded one. Default: 1.
         max_replicas: lets the number of replicas follow their sessions and waiting calls, up to this many.
         min_replicas: the least number of them. Default: 1.
+        idle_stop: seconds without a call after which its replicas end, until a call starts them again. Default: never.
         drain_timeout: seconds that a replica which is to be removed keeps its sessions. Default: 300.
         manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
         controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
@@ -76,6 +77,7 @@ class Options(TypedDict, total=False):
     replicas: int | None
     max_replicas: int | None
     min_replicas: int | None
+    idle_stop: float | None
     drain_timeout: float | None
     manages: Sequence[str] | None
     controller: str | None
@@ -119,6 +121,7 @@ class BackendPlan:
         fields["handleLease"] = options.get("handle_lease")
         fields["maxReplicas"] = options.get("max_replicas")
         fields["minReplicas"] = options.get("min_replicas")
+        fields["idleStop"] = options.get("idle_stop")
         fields["drainTimeout"] = options.get("drain_timeout")
         manages = options.get("manages")
         fields["manages"] = None if manages is None else list(manages)

@@ -237,6 +237,10 @@ class BackendSpec:
     """With `maxReplicas`: for more sessions than these on each replica there is another one. The default is three
     quarters of `maxSessions` of its server.
     """
+    idleStop: Optional[float] = None
+    """Seconds without a call after which its replicas end. A call to its router starts them again, without the state of
+    their sessions. The default is never.
+    """
     drainTimeout: Optional[float] = None
     """Seconds that a replica which is to be removed keeps its sessions. The default is `DRAIN_TIMEOUT`."""
 
@@ -281,7 +285,7 @@ class Backend:
     type: str
     venv: str
     state: str
-    """`pending`, `starting`, `running`, `unhealthy`, `stopping` or `failed`."""
+    """`pending`, `starting`, `running`, `idle`, `unhealthy`, `stopping` or `failed`."""
     spec: BackendSpec
     engine: str
     createdAt: str

@@ -247,6 +247,7 @@ class Pool:
             most=self._settings.max_sessions,
             busy=sum(info.state == "busy" for info in infos),
             queued=sum(info.queued for info in infos),
+            idleSeconds=min((session.measure_idle() for session in self._sessions.values()), default=0.0),
         )
 
     def gauges(self) -> Gauges:

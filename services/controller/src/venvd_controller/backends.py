@@ -178,7 +178,7 @@ class Backends:
             Unimplemented: the engine has no such backends.
         """
         spec = check_backend(spec, self.host_paths)
-        replicas.check_replicas(spec)
+        replicas.check_replicas(spec, self._engine)
         if not declared:  # one that a manifest declares fails alone, and the others of it start
             sockets.check_reachable(spec, self._engine)
         with self._database.write() as session:

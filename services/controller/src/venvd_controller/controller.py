@@ -35,6 +35,7 @@ from venvd_controller.scaling import Scaler
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings, create_report
 from venvd_controller.site_authorities import SiteAuthorities
+from venvd_controller.sleep import Sleep
 from venvd_controller.streams import LogHub
 from venvd_controller.updates import Updates
 from venvd_controller.venv_runs import VenvRuns
@@ -144,16 +145,23 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     secrets = SecretStore(database, home, SiteAuthorities(settings.ca_bundle))
     BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
     updates = Updates(database, engine, backends)
-    scaler = Scaler(database, backends, operations, settings.start_timeout)
+    sleep = Sleep(database, backends)
+    scaler = Scaler(database, engine, backends, operations, settings.start_timeout)
     reconciler = Reconciler(
-        engine, operations, backends, events, scaler, settings.reconcile_interval, settings.stop_grace
+        engine, operations, backends, events, scaler, sleep, settings.reconcile_interval, settings.stop_grace
     )
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
     pod_manifests = PodManifests(engine, settings, home, backends, venvs, secrets)
     auto_venvs = AutoVenvs(database, venvs, settings.auto_venv_keep)
     pruner = Pruner(engine, images, auto_venvs)
-    reconciler.chores += [manifest_sync.sync, updates.restart_next, scaler.adjust_to_load, pruner.remove_outdated]
+    reconciler.chores += [
+        manifest_sync.sync,
+        updates.restart_next,
+        scaler.adjust_to_load,
+        sleep.adjust,
+        pruner.remove_outdated,
+    ]
     reconciler.chores += [keys.write_uses, keys.reload, audit.write_merged, audit.prune]
     reconciler.rare_chores += [images.remove_expired, auto_venvs.delete_expired]
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())

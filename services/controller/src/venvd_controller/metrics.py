@@ -25,7 +25,7 @@ from venvd_controller.reconciler import Reconciler
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _KINDS = (runtimes.KIND, venvs.KIND, backends.KIND)
-_BACKEND_STATES = ("pending", "starting", "running", "unhealthy", "stopping", "failed")
+_BACKEND_STATES = ("pending", "starting", "running", "idle", "unhealthy", "stopping", "failed")
 _VENV_STATES = ("pending", "building", "ready", "failed")
 
 

@@ -22,6 +22,7 @@ from venvd_controller.database.tables import BackendRow
 from venvd_controller.launch_list import LaunchList
 from venvd_controller.operations import Operations
 from venvd_controller.scaling import Scaler
+from venvd_controller.sleep import Sleep
 from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
 
 log = logging.getLogger("venvd.controller")
@@ -54,12 +55,14 @@ class Reconciler:
         backends: Backends,
         events: BackendEvents,
         scaler: Scaler,
+        sleep: Sleep,
         interval: float,
         grace: float,
     ) -> None:
         self._engine = engine
         self._events = events
         self._scaler = scaler
+        self._sleep = sleep
         self._operations = operations
         self._backends = backends
         self._interval = interval
@@ -187,6 +190,10 @@ class Reconciler:
         elif self._scaler.has_drained(row):
             self._backends.end_drain(row.name)
             self.wake()
+        elif row.state == "idle":
+            if row.record is not None and self._sleep.may_end(row):
+                self._end_launch(row, LaunchRecord(**row.record))
+                self._backends.update(row.name, record=None, launch=None, walls=None)
         elif row.record is not None and row.state in {"running", "unhealthy"}:
             self._check(row, LaunchRecord(**row.record), owned)
         elif row.state == "unhealthy" or (row.declared and row.state == "failed"):
@@ -202,16 +209,18 @@ class Reconciler:
 
     def _remove(self, row: BackendRow, owned: Owned | None) -> None:
         if row.record is not None:
-            record = LaunchRecord(**row.record)
-            self._events.collect_last(row, record)
-            self._engine.stop(record, self._grace)
-            self._engine.destroy(record)
+            self._end_launch(row, LaunchRecord(**row.record))
         elif owned is not None:
             self._engine.destroy_owned(owned)
         self._backends.delete_row(row.name)
-        self._reset_probes(row.name)
         if row.replica_of is not None:
             self.wake()  # the row of its backend goes last
+
+    def _end_launch(self, row: BackendRow, record: LaunchRecord) -> None:
+        self._events.collect_last(row, record)
+        self._engine.stop(record, self._grace)
+        self._engine.destroy(record)
+        self._reset_probes(row.name)
 
     def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
         if owned is None or not owned.running:
@@ -221,7 +230,8 @@ class Reconciler:
                 return
         readiness = probes.probe_readiness(record)
         self._events.collect(row, record, readiness.audit_position)
-        if readiness.ready:
+        # a router that is not ready has no replicas that are, and these have states of their own
+        if readiness.ready or (row.is_router and readiness.answered):
             self._reset_probes(row.name)
             if row.state != "running":
                 self._backends.update_if_unchanged(row, state="running", error=None)

@@ -9,13 +9,14 @@ import http.client
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Conflict, InvalidRequest, VenvdError
-from venvd_contract.internal.messages import LOAD_PATH, LoadReport
+from venvd_contract.errors import Conflict, InvalidRequest, Unimplemented, VenvdError
+from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_controller import probes
@@ -27,17 +28,27 @@ ROUTER = -1
 _LONGEST_NAME = 63 - len("--router")
 _THREADS = 8
 
+_Report = TypeVar("_Report", LoadReport, RouterLoad)
 _load = TypeAdapter(LoadReport)
+_router_load = TypeAdapter(RouterLoad)
 
 
-def check_replicas(spec: BackendSpec) -> None:
+def check_replicas(spec: BackendSpec, engine: Engine) -> None:
     """Check the fields about replicas.
 
     Raises:
         InvalidRequest: a number is out of bounds, or the name is too long for replicas.
+        Unimplemented: the engine lacks what is asked for.
     """
     _check_numbers(spec)
-    if count_at_start(spec) == 1 and spec.maxReplicas is None:
+    if spec.idleStop is not None:
+        if spec.type == "pipe":
+            raise InvalidRequest("idleStop: a pipe backend has no router, which starts an idle backend on a call")
+        if not engine.has_routers:
+            raise Unimplemented(
+                f"idleStop: the engine {engine.name} has no routers, which start an idle backend on a call"
+            )
+    elif count_at_start(spec) == 1 and spec.maxReplicas is None:
         return
     if len(spec.name or "") > _LONGEST_NAME:
         raise InvalidRequest(f"name: that of a backend with replicas has at most {_LONGEST_NAME} characters")
@@ -90,8 +101,8 @@ def get_drain_timeout(spec: BackendSpec) -> float:
 
 def is_routed(spec: BackendSpec, engine: Engine) -> bool:
     """Return whether a backend that starts as a whole gets a router in front of its replicas."""
-    many = count_at_start(spec) > 1 or spec.maxReplicas is not None
-    return engine.has_routers and spec.type != "pipe" and many
+    wanted = count_at_start(spec) > 1 or spec.maxReplicas is not None or spec.idleStop is not None
+    return engine.has_routers and spec.type != "pipe" and wanted
 
 
 def name_replica(backend: str, number: int) -> str:
@@ -124,9 +135,11 @@ def combine_state(rows: Sequence[BackendRow]) -> str:
     Those that are to be removed do not count.
     """
     rows = [row for row in rows if row.wanted and row.drain_until is None] or rows
-    states = {row.state for row in rows}
+    states = {row.state for row in rows if not (row.is_router and row.state == "running")}
     if len(states) == 1 or not rows[0].wanted:
         return rows[0].state
+    if "idle" in states:
+        return "starting"
     starting = states & {"pending", "starting"}
     if starting and states <= {"pending", "starting", "running"} and not all(row.started_at for row in rows):
         return "starting"
@@ -166,7 +179,8 @@ def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
     """Make the table of replicas for the servers of a backend from the rows of the replicas."""
     entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
     for row in rows:
-        entry = entries[row.replica] = ReplicaEntry(row.url, draining=row.drain_until is not None)
+        url = None if row.state == "idle" else row.url
+        entry = entries[row.replica] = ReplicaEntry(url, draining=row.drain_until is not None)
         if row.record is not None:
             record = LaunchRecord(**row.record)
             entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
@@ -175,23 +189,33 @@ def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:
-    """Ask a replica what it has to do; None if it does not run or gives no answer.
+    """Ask a replica what it has to do; None if it gives no answer.
 
     Args:
         row: of the replica.
         token: for the metrics of its backend.
     """
-    if row.record is None or row.state != "running":
+    return _read(row, token, _load)
+
+
+def read_router_load(row: BackendRow, token: str) -> RouterLoad | None:
+    """Ask a router what passes through it; None if it gives no answer."""
+    return _read(row, token, _router_load)
+
+
+def _read(row: BackendRow, token: str, answer: TypeAdapter[_Report]) -> _Report | None:
+    if row.record is None:
         return None
     try:
         status, body = probes.fetch(LaunchRecord(**row.record), LOAD_PATH, token)
-        return _load.validate_json(body) if status == http.client.OK else None
+        return answer.validate_json(body) if status == http.client.OK else None
     except (VenvdError, ValidationError):
         return None
 
 
 def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, LoadReport]:
-    """Ask the replicas of a backend what they have to do; those that give no answer are absent."""
+    """Ask the replicas of a backend what they have to do; those that do not run or give no answer are absent."""
+    running = [row for row in rows if row.state == "running"]
     with ThreadPoolExecutor(_THREADS) as pool:
-        loads = pool.map(lambda row: read_load(row, token), rows)
-        return {row.replica: load for row, load in zip(rows, loads, strict=True) if load is not None}
+        loads = pool.map(lambda row: read_load(row, token), running)
+        return {row.replica: load for row, load in zip(running, loads, strict=True) if load is not None}

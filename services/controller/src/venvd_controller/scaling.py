@@ -19,6 +19,7 @@ from venvd_controller.backends import Backends, get_backend_row
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.operations import OperationKind, Operations, Run
+from venvd_engines.engine import Engine
 
 log = logging.getLogger("venvd.controller")
 
@@ -35,8 +36,11 @@ _POLL_SECONDS = 0.05
 class Scaler:
     """Adds and drains replicas: on request, and by the load of backends with `maxReplicas`."""
 
-    def __init__(self, database: Database, backends: Backends, operations: Operations, start_timeout: float) -> None:
+    def __init__(
+        self, database: Database, engine: Engine, backends: Backends, operations: Operations, start_timeout: float
+    ) -> None:
         self._database = database
+        self._engine = engine
         self._backends = backends
         self._operations = operations
         self._start_timeout = start_timeout
@@ -62,7 +66,7 @@ class Scaler:
             if not row.wanted:
                 raise Conflict(f'the backend "{name}" is being removed')
             changed = replace(spec, name=name, replicas=count)
-            replicas.check_replicas(changed)
+            replicas.check_replicas(changed, self._engine)
             row.spec = asdict(replace(spec, replicas=count))
             self._backends.scale_rows(session, row, count)
             operation = self._operations.submit(session, KIND, name, row.venv)

@@ -315,6 +315,9 @@ def _check_numbers(spec: BackendSpec) -> None:
     lease = spec.handleLease
     if lease is not None and not (math.isfinite(lease) and 0 <= lease <= LONGEST_LEASE):
         raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:g} seconds, not {lease:g}")
+    idle = spec.idleStop
+    if idle is not None and not (math.isfinite(idle) and 1 <= idle <= _MAX_TTL):
+        raise InvalidRequest(f"idleStop must be 1 to {_MAX_TTL:.0f} seconds, not {idle:g}")
     drain = spec.drainTimeout
     if drain is not None and not (math.isfinite(drain) and 0 <= drain <= LONGEST_DRAIN):
         raise InvalidRequest(f"drainTimeout must be 0 to {LONGEST_DRAIN:g} seconds, not {drain:g}")

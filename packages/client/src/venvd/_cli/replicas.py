@@ -35,6 +35,12 @@ _OPTIONS = [
         help="With --max-replicas: how many sessions ask for another replica. Default: 3/4 of maxSessions.",
     ),
     click.option(
+        "--idle-stop",
+        "idleStop",
+        type=Duration(),
+        help="End its replicas after so long without a call; a call to its address starts them again. Default: never.",
+    ),
+    click.option(
         "--drain-timeout",
         "drainTimeout",
         type=Duration(),

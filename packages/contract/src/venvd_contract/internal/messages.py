@@ -223,12 +223,14 @@ class LoadReport:
         most: how many it may have.
         busy: sessions with a call that runs.
         queued: calls that wait in their sessions.
+        idleSeconds: since the last call of any session ended; 0 while there is one.
     """
 
     sessions: int = 0
     most: int = 0
     busy: int = 0
     queued: int = 0
+    idleSeconds: float = 0.0
 
 
 @dataclass

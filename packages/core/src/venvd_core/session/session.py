@@ -263,6 +263,11 @@ class Session:
             return None
         return min(self._next_times(now), default=None)
 
+    def measure_idle(self) -> float:
+        """Return the seconds since the last call ended; 0 while there is one, and while the session starts."""
+        now = time.monotonic()
+        return 0.0 if self._is_in_use(now) else now - self._last_used
+
     def _is_in_use(self, now: float) -> bool:
         """Whether the session starts or does something; notes when it was last used."""
         if self._waiting or self._running is not None:

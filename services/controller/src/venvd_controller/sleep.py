@@ -1,0 +1,55 @@
+"""Backends with `idleStop`: their replicas end while there are no calls, and start again on a call to the router."""
+
+from __future__ import annotations
+
+import logging
+
+from venvd_controller import replicas
+from venvd_controller.backends import Backends
+from venvd_controller.database import Database
+from venvd_controller.database.tables import BackendRow
+
+log = logging.getLogger("venvd.controller")
+
+_SETTLED_SECONDS = 2.0
+"""Without a call for so long after it lost its address, a replica ends: its router has read that by then."""
+
+
+class Sleep:
+    """Puts idle backends to sleep, and wakes those that calls wait for."""
+
+    def __init__(self, database: Database, backends: Backends) -> None:
+        self._database = database
+        self._backends = backends
+
+    def adjust(self) -> None:
+        """Look at each backend that may sleep."""
+        for rows in replicas.group_by_backend(self._backends.list_rows()):
+            may_sleep = rows[0].wanted and rows[0].spec.get("idleStop") is not None and rows[-1].is_router
+            if may_sleep and rows[-1].state == "running":
+                self._adjust(rows[:-1], rows[-1], rows[0].spec["idleStop"])
+
+    def _adjust(self, rows: list[BackendRow], router: BackendRow, seconds: float) -> None:
+        states = {row.state for row in rows}
+        token = self._backends.tokens.derive_for_metrics(router)
+        if states == {"running"}:
+            passing = replicas.read_router_load(router, token)
+            if passing is None or passing.calls:
+                return
+            loads = replicas.read_loads(rows, token)
+            if len(loads) == len(rows) and all(load.idleSeconds >= seconds for load in loads.values()):
+                log.info("%s: no calls for %g s; its replicas end until there is one", rows[0].name, seconds)
+                for row in rows:
+                    self._backends.update_if_unchanged(row, state="idle")
+                self._backends.announce_change()
+        elif states == {"idle"}:
+            passing = replicas.read_router_load(router, token)
+            if passing is not None and passing.waiting:
+                log.info("%s: a call waits; its replicas start", rows[0].name)
+                for row in reversed(rows):  # the start of replica 0 waits for the others
+                    self._backends.start_if_unchanged(row)
+
+    def may_end(self, row: BackendRow) -> bool:
+        """Return whether a replica that sleeps has no calls any more from before its router knew."""
+        load = replicas.read_load(row, self._backends.tokens.derive_for_metrics(row))
+        return load is None or load.idleSeconds >= _SETTLED_SECONDS
