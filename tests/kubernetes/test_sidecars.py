@@ -117,12 +117,15 @@ def list_work(namespace: Namespace) -> set[str]:
 
 
 def test_the_client_calls_over_the_socket(client: Namespace) -> None:
-    """The SDK and a line of JSON get answers from the venv; a line without the token gets none."""
+    """The SDK, a line of JSON and a direct client get answers from the venv; a line without the token gets none."""
     assert run_python(client, CALL, "__import__('six').__name__") == "six"
     line = {"command": "eval", "payload": {"expression": "6 * 7"}}
     assert json.loads(run_python(client, LINES, json.dumps(line)))["code"] == "unauthenticated"
     program = LINES.replace("sys.argv[1]", "sys.argv[1].replace('TOKEN', os.environ['VENVD_BACKEND_TOKEN'])")
     assert json.loads(run_python(client, program, json.dumps({**line, "token": "TOKEN"})))["result"] == {"value": 42}
+    attach = "\n".join(map(json.dumps, [{"command": "session.attach", "token": "TOKEN"}, line]))
+    answers = run_python(client, program.replace("readline()", "readline() + pipe.makefile().readline()"), attach)
+    assert json.loads(answers.splitlines()[1])["result"] == {"value": 42}
 
 
 def test_the_pod_is_hardened(client: Namespace) -> None:
