@@ -18,6 +18,8 @@ from harness.pod_security import list_violations
 from harness.stack import make_home_id
 from harness.waiting import wait_until
 
+from venvd_engines.kubernetes.sidecars import CREDENTIALS
+
 NAME = "calculator"
 CALL = """
 import os, sys, venvd
@@ -135,7 +137,7 @@ def test_the_pod_is_hardened(client: Namespace) -> None:
     assert spec["automountServiceAccountToken"] is False
     assert run_python(client, "import os; print(os.listdir('/run/venvd'))") == "['socket']"
     assert run_python(client, CALL, "__import__('os').path.exists('/run/venvd/socket')") == "False"
-    assert run_python(client, CALL, "__import__('os').path.exists('/var/run/secrets/kubernetes.io')") == "False"
+    assert run_python(client, CALL, f"__import__('os').path.exists('{CREDENTIALS}/token')") == "False"
 
 
 def test_user_code_has_no_network(client: Namespace) -> None:
@@ -173,15 +175,17 @@ def test_the_kubelet_starts_the_pair_again(client: Namespace) -> None:
 
 
 def test_a_job_ends_with_its_client(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
-    """The pair is no part of what a job waits for: it ends when its client has ended."""
+    """A job does not wait for the pair, which ends after the client. A token of its service account is the client's."""
     _, pod = yaml.safe_load_all(printed())
     spec = pod["spec"]
     spec["restartPolicy"] = "Never"
-    spec["containers"][0]["command"] = ["/opt/venv/bin/python", "-c", CALL, "6 * 7"]
+    spec["automountServiceAccountToken"] = True
+    ask = f"__import__('os').path.exists('{CREDENTIALS}/token')"
+    spec["containers"][0]["command"] = ["/opt/venv/bin/python", "-c", f"print({ask}){CALL}", ask]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": {"template": {"spec": spec}}}
     apply(client, json.dumps(job), tmp_path)
     client.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=90s")
-    assert client.kubectl("logs", "job/once", "--container=client").strip() == "42"
+    assert client.kubectl("logs", "job/once", "--container=client").split() == ["True", "False"]
     client.kubectl("delete", "job", "once")
 
 

@@ -74,6 +74,14 @@ def test_a_backend_without_a_token(testbed: Any) -> None:
     assert (env["VENVD_NO_TOKEN"], env["VENVD_SOCKET_UIDS"]) == ("1", "any")
 
 
+def test_parts_can_be_copied(testbed: Any) -> None:
+    """No part of the text refers to another one, and a program stands there line by line."""
+    text = make(testbed)["manifest"]
+    assert text.count("name: science-pipe") == 2
+    assert "command: |-\n  a\n  b\n" in text
+    assert text.startswith('# A pipe backend of the venv "science"')
+
+
 def test_nothing_is_kept_of_it(testbed: Any) -> None:
     """There is no backend afterwards, no launch and no operation; the audit log names it, without its token."""
     operations = testbed.client.get("/v1/operations").json()
