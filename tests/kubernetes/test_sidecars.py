@@ -146,6 +146,16 @@ def test_user_code_has_no_network(client: Namespace) -> None:
     assert "Address family" in run_python(client, CALL, MAKE_SOCKET)
 
 
+def test_without_a_token(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
+    """A server without a token takes the client, whose user is another one: no other container has its socket."""
+    apply(client, printed("--no-token", name="open"), tmp_path)
+    client.kubectl("wait", "pod/open", "--for=condition=Ready", "--timeout=90s")
+    line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}})
+    python = ("exec", "open", "--container=client", "--", "/opt/venv/bin/python", "-c", LINES)
+    assert json.loads(client.kubectl(*python, line))["result"] == {"value": 42}
+    client.kubectl("delete", "pod/open", "secret/open", "--now")
+
+
 def test_under_gvisor(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
     """Under gVisor all containers of the pod are one sandbox, and the client calls over the socket as well."""
     if "gvisor" not in client.kubectl("get", "runtimeclass", "--output", "name"):
