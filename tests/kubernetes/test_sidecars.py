@@ -18,6 +18,8 @@ from harness.pod_security import list_violations
 from harness.stack import make_home_id
 from harness.waiting import wait_until
 
+from venvd_engines.kubernetes.sidecars import CREDENTIALS
+
 NAME = "calculator"
 CALL = """
 import os, sys, venvd
@@ -28,8 +30,10 @@ LINES = """
 import os, socket, sys
 with socket.socket(socket.AF_UNIX) as pipe:
     pipe.connect("/run/venvd/socket/pipe.sock")
-    pipe.sendall(sys.argv[1].encode() + b"\\n")
-    print(pipe.makefile().readline())
+    answers = pipe.makefile()
+    for line in sys.argv[1:]:
+        pipe.sendall(line.replace("TOKEN", os.environ.get("VENVD_BACKEND_TOKEN", "")).encode() + b"\\n")
+        print(answers.readline(), end="")
 """
 
 MAKE_SOCKET = """
@@ -85,7 +89,7 @@ def client(printed: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
     with make_namespace("client") as namespace:
         namespace.restrict()
         apply(namespace, printed(), tmp_path_factory.mktemp("printed"))
-        namespace.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s")
+        namespace.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=180s")
         yield namespace
 
 
@@ -117,12 +121,14 @@ def list_work(namespace: Namespace) -> set[str]:
 
 
 def test_the_client_calls_over_the_socket(client: Namespace) -> None:
-    """The SDK and a line of JSON get answers from the venv; a line without the token gets none."""
+    """The SDK, a line of JSON and a direct client get answers from the venv; a line without the token gets none."""
     assert run_python(client, CALL, "__import__('six').__name__") == "six"
     line = {"command": "eval", "payload": {"expression": "6 * 7"}}
     assert json.loads(run_python(client, LINES, json.dumps(line)))["code"] == "unauthenticated"
-    program = LINES.replace("sys.argv[1]", "sys.argv[1].replace('TOKEN', os.environ['VENVD_BACKEND_TOKEN'])")
-    assert json.loads(run_python(client, program, json.dumps({**line, "token": "TOKEN"})))["result"] == {"value": 42}
+    assert json.loads(run_python(client, LINES, json.dumps({**line, "token": "TOKEN"})))["result"] == {"value": 42}
+    attach = {"command": "session.attach", "token": "TOKEN"}
+    answers = run_python(client, LINES, json.dumps(attach), json.dumps(line)).splitlines()
+    assert json.loads(answers[1])["result"] == {"value": 42}
 
 
 def test_the_pod_is_hardened(client: Namespace) -> None:
@@ -132,7 +138,7 @@ def test_the_pod_is_hardened(client: Namespace) -> None:
     assert spec["automountServiceAccountToken"] is False
     assert run_python(client, "import os; print(os.listdir('/run/venvd'))") == "['socket']"
     assert run_python(client, CALL, "__import__('os').path.exists('/run/venvd/socket')") == "False"
-    assert run_python(client, CALL, "__import__('os').path.exists('/var/run/secrets/kubernetes.io')") == "False"
+    assert run_python(client, CALL, f"__import__('os').path.exists('{CREDENTIALS}/token')") == "False"
 
 
 def test_user_code_has_no_network(client: Namespace) -> None:
@@ -141,12 +147,22 @@ def test_user_code_has_no_network(client: Namespace) -> None:
     assert "Address family" in run_python(client, CALL, MAKE_SOCKET)
 
 
+def test_without_a_token(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
+    """A server without a token takes the client, whose user is another one: no other container has its socket."""
+    apply(client, printed("--no-token", name="open"), tmp_path)
+    client.kubectl("wait", "pod/open", "--for=condition=Ready", "--timeout=180s")
+    line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}})
+    python = ("exec", "open", "--container=client", "--", "/opt/venv/bin/python", "-c", LINES)
+    assert json.loads(client.kubectl(*python, line))["result"] == {"value": 42}
+    client.kubectl("delete", "pod/open", "secret/open", "--now")
+
+
 def test_under_gvisor(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
     """Under gVisor all containers of the pod are one sandbox, and the client calls over the socket as well."""
     if "gvisor" not in client.kubectl("get", "runtimeclass", "--output", "name"):
         pytest.skip("the cluster has no runtime class gvisor")
     apply(client, printed("--oci-runtime", "runsc", name="walled"), tmp_path)
-    client.kubectl("wait", "pod/walled", "--for=condition=Ready", "--timeout=90s")
+    client.kubectl("wait", "pod/walled", "--for=condition=Ready", "--timeout=180s")
     python = ("exec", "walled", "--container=client", "--", "/opt/venv/bin/python", "-c", CALL)
     assert client.kubectl(*python, "__import__('platform').release()").strip() != platform.release()
     client.kubectl("delete", "pod/walled", "secret/walled", "--now")
@@ -161,7 +177,7 @@ def test_the_kubelet_starts_the_pair_again(client: Namespace) -> None:
         lambda: all(count_restarts(client)[part] > before[part] for part in ("server", "worker")),
         lambda: f"no restart: {count_restarts(client)}",
     )
-    client.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s")
+    client.kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=180s")
     assert run_python(client, CALL, "'kept' in globals()") == "False"
     assert directories
     assert not list_work(client) & directories
@@ -170,15 +186,17 @@ def test_the_kubelet_starts_the_pair_again(client: Namespace) -> None:
 
 
 def test_a_job_ends_with_its_client(client: Namespace, printed: Callable[..., str], tmp_path: Path) -> None:
-    """The pair is no part of what a job waits for: it ends when its client has ended."""
+    """A job does not wait for the pair, which ends after the client. A token of its service account is the client's."""
     _, pod = yaml.safe_load_all(printed())
     spec = pod["spec"]
     spec["restartPolicy"] = "Never"
-    spec["containers"][0]["command"] = ["/opt/venv/bin/python", "-c", CALL, "6 * 7"]
+    spec["automountServiceAccountToken"] = True
+    ask = f"__import__('os').path.exists('{CREDENTIALS}/token')"
+    spec["containers"][0]["command"] = ["/opt/venv/bin/python", "-c", f"print({ask}){CALL}", ask]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": {"template": {"spec": spec}}}
     apply(client, json.dumps(job), tmp_path)
-    client.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=90s")
-    assert client.kubectl("logs", "job/once", "--container=client").strip() == "42"
+    client.kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=180s")
+    assert client.kubectl("logs", "job/once", "--container=client").split() == ["True", "False"]
     client.kubectl("delete", "job", "once")
 
 

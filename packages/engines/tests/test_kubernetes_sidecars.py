@@ -89,7 +89,7 @@ def test_the_pair_is_that_of_a_launch(settings: EngineSettings) -> None:
         for field in ("env", "volumeMounts", "args", "command"):
             assert printed.get(field, [])[: len(own.get(field, []))] == own.get(field, [])
     volumes = {each["name"] for each in make(settings)[1]["spec"]["volumes"]}
-    assert volumes - {each["name"] for each in started["volumes"]} == {"socket"}
+    assert volumes - {each["name"] for each in started["volumes"]} == {"socket", "no-credentials"}
 
 
 def test_the_client_has_the_socket_alone(settings: EngineSettings) -> None:
@@ -98,7 +98,8 @@ def test_the_client_has_the_socket_alone(settings: EngineSettings) -> None:
     mounts = {name: {each["name"] for each in one["volumeMounts"]} for name, one in containers.items()}
     assert mounts["client"] == {"socket"}
     assert "socket" in mounts["server"]
-    assert mounts["server"] & mounts["worker"] == {"channel"}
+    assert mounts["server"] & mounts["worker"] == {"channel", "no-credentials"}
+    assert {name for name, own in mounts.items() if "no-credentials" in own} == {"provide", "server", "worker"}
     assert (containers["client"]["image"], containers["client"].get("command")) == ("example.com/app:1", None)
     users = [containers[name]["securityContext"].get("runAsUser") for name in ("server", "worker")]
     assert len({*users, sidecars.CLIENT_UID}) == 3

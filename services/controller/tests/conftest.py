@@ -216,7 +216,9 @@ class MemoryEngine:
     def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
         self._step("make_manifest")
         self.planned = launch
-        return [{"kind": "Secret", "keys": launch.keys.decode(), "token": token}, {"kind": "Pod", "image": image}]
+        metadata = {"name": launch.name}
+        secret = {"kind": "Secret", "metadata": metadata, "keys": launch.keys.decode(), "token": token}
+        return [secret, {"kind": "Pod", "metadata": metadata, "image": image, "command": "a\nb"}]
 
     def start(self, launch: Launch, progress: Progress) -> LaunchRecord:
         self._step("start", progress)

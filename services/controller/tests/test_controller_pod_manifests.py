@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from harness import cli
 
 from venvd_contract.errors import Conflict, Unimplemented
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_contract.secrets import SecretSpec
 from venvd_http.auth import sha256
+
+from .serving import serve  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +76,32 @@ def test_a_backend_without_a_token(testbed: Any) -> None:
     assert json.loads(secret["keys"])["tokens"] == []
     env = testbed.engine.planned.server_env
     assert (env["VENVD_NO_TOKEN"], env["VENVD_SOCKET_UIDS"]) == ("1", "any")
+
+
+def test_parts_can_be_copied(testbed: Any) -> None:
+    """No part of the text refers to another one, and a program stands there line by line."""
+    text = make(testbed)["manifest"]
+    assert text.count("name: science-pipe") == 2
+    assert "command: |-\n  a\n  b\n" in text
+    assert text.startswith('# A pipe backend of the venv "science"')
+
+
+def test_the_command_prints_it(testbed: Any, tmp_path: Path) -> None:
+    """`venvd backend manifest` prints what kubectl reads and nothing else; its options are fields of the request."""
+    words = ("backend", "manifest", "calculator", "--venv", "science")
+    options = ("--image", "app:1", "--token-version", "2", "--memory", "64m", "--env", "PLACE=here", "--network=none")
+    with serve(testbed) as url:
+        environment = {"VENVD_URL": url, "VENVD_TOKEN": testbed.controller.home.token, "VENVD_HOME": str(tmp_path)}
+        text = cli.run(environment, *words).out
+        printed = cli.run(environment, *words, *options, "--json").json
+        launch = testbed.engine.planned
+        assert "--ttl" in cli.run(environment, *words, "--ttl", "1h", status=2).err
+    assert text == make(testbed, name="calculator")["manifest"]
+    assert (printed["name"], printed["venv"]) == ("calculator", "science")
+    [secret, pod] = read_objects(printed)
+    assert pod["image"] == "app:1"
+    assert secret["token"] == read_objects(make(testbed, "tokenVersion=2", name="calculator"))[0]["token"]
+    assert (launch.limits.memory_bytes, launch.worker_env, launch.network) == (64 << 20, {"PLACE": "here"}, False)
 
 
 def test_nothing_is_kept_of_it(testbed: Any) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
 import schemathesis
-import uvicorn
 from jsonschema_rs import validator_for
 from schemathesis.specs.openapi import checks
 
 from venvd_controller.app import describe_api
 from venvd_http import openapi
 
-from .conftest import Testbed, wait_until  # type: ignore[import-not-found]
+from .conftest import Testbed  # type: ignore[import-not-found]
+from .serving import serve  # type: ignore[import-not-found]
 
 DOCUMENT = describe_api()
 CONFORMANCE = [
@@ -44,13 +43,8 @@ def test_each_operation_is_described() -> None:
 @pytest.fixture(scope="module")
 def url(shared_testbed: Testbed) -> Iterator[str]:
     """The address of a controller over the engine in memory."""
-    server = uvicorn.Server(uvicorn.Config(shared_testbed.client.app, port=0, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serve(shared_testbed) as address:
+        yield address
     shared_testbed.client.headers["Authorization"] = f"Bearer {shared_testbed.controller.home.token}"
 
 

@@ -30,8 +30,8 @@ _DIGESTS = ("VENVD_TOKEN_SHA256", "VENVD_METRICS_TOKEN_SHA256")
 """Settings of servers: the pod reads that of its token from its Secret, and there is no token for its metrics alone."""
 _HEAD = """\
 # A pipe backend of the venv "{venv}" as sidecars of its client. docs/kubernetes.md says more.
-# Give the container "client" an image of yours, or take initContainers, volumes, and env and volumeMounts of "client"
-# into a pod of yours. venvd does not watch the pod. It has no token of a service account: user code would have it too.
+# Give the container "client" an image of yours, or take all of "spec" but that container into a pod of yours, with env
+# and volumeMounts of "client" for your container. venvd does not watch the pod.
 """
 
 
@@ -128,7 +128,10 @@ def _render_keys(name: str, token: str | None) -> bytes:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are."""
+    """Writes texts of several lines as they are, and each part in full, so that it can be copied."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

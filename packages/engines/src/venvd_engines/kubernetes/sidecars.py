@@ -16,6 +16,8 @@ from venvd_engines.kubernetes import labels, pods
 
 CLIENT = "client"
 CLIENT_UID = 10004
+CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where the cluster puts the token of a service account, unless a container has a volume there."""
 _DIGEST = "token-sha256"
 _START_SECONDS = 60
 """Until a pair is ready whose venv preloads nothing."""
@@ -86,13 +88,14 @@ def _make_spec(
         **({"runtimeClassName": runtime} if runtime else {}),
         **({"priorityClassName": options.priority_class} if options.priority_class else {}),
         initContainers=[
-            pods.make_provider(options, ["worker"]),
+            _close(pods.make_provider(options, ["worker"])),
             _keep(_make_worker(settings, launch, runtime)),
             _keep(_make_server(settings, launch, token)),
         ],
         containers=[_make_client(settings, launch, token, image)],
         volumes=[
             pods.memory_volume("socket", pods.CHANNEL_SIZE),
+            {"name": "no-credentials", "emptyDir": {"sizeLimit": "1Mi"}},
             *pods.make_volumes(launch, _make_keys_volume(launch)),
         ],
     )
@@ -101,7 +104,13 @@ def _make_spec(
 def _keep(container: dict[str, Any]) -> dict[str, Any]:
     """Make an init container a sidecar."""
     name, rest = container["name"], {key: value for key, value in container.items() if key != "name"}
-    return {"name": name, "restartPolicy": "Always", **rest}
+    return {"name": name, "restartPolicy": "Always", **_close(rest)}
+
+
+def _close(container: dict[str, Any]) -> dict[str, Any]:
+    """Keep the token of a service account from a container, also in a pod of a client that wants one."""
+    empty = {"name": "no-credentials", "mountPath": CREDENTIALS, "readOnly": True}
+    return {**container, "volumeMounts": [*container["volumeMounts"], empty]}
 
 
 def _make_keys_volume(launch: Launch) -> dict[str, Any]:
