@@ -57,7 +57,9 @@ class Router:
 
     @property
     def probe_url(self) -> str:
-        return f"http://127.0.0.1:{self.port if self.kind == 'http' else self.http_port}"
+        if self.kind == "rpc":
+            return f"http://127.0.0.1:{self.http_port}"
+        return f"http{'s' if self.secure else ''}://127.0.0.1:{self.port}"
 
     def write(self, replicas: list[dict[str, Any]], names: int = 2) -> None:
         """Replace the table, and return once the router has read it."""
@@ -108,10 +110,9 @@ class Replicas:
     entries: list[dict[str, Any]]
 
 
-def start_replicas(stack: Stack, kind: str, count: int = 2, **settings: str) -> Replicas:
+def start_replicas(stack: Stack, kind: str, count: int = 2, files: Mapping[str, Path] | None = None) -> Replicas:
     digests = {"VENVD_TOKEN_SHA256": digest(TOKEN), "VENVD_METRICS_TOKEN_SHA256": digest(METRICS_TOKEN)}
-    given = {**digests, **settings}
-    started = [stack.start(kind, VENVD_REPLICA=str(number), **given) for number in range(count)]
+    started = [stack.start(kind, VENVD_REPLICA=str(number), files=files, **digests) for number in range(count)]
     entries = [{"url": each.url, "innerUrl": each.url} for each in started]
     if kind == "rpc":
         entries = [
@@ -120,7 +121,7 @@ def start_replicas(stack: Stack, kind: str, count: int = 2, **settings: str) -> 
     content = {"keys": [], "tokens": [], "siblings": {"names": count, "replicas": entries}}
     for each in started:
         stack.engine.write_keys(each.record, json.dumps(content).encode())
-    if "VENVD_TLS_CERT" not in settings:
+    if count > 1:
         with venvd.connect(started[0].url, TOKEN) as backend:
             wait_until(lambda: _is_numbered(backend), "the servers do not know of each other")
     return Replicas(kind, started, entries)
@@ -180,7 +181,6 @@ class Routers:
 def _answers(router: Router) -> bool:
     assert router.process.poll() is None, router.log.read_text()
     try:
-        url = router.probe_url.replace("http://", "https://") if router.secure else router.probe_url
-        return fetch(url, "/livez")[0] == 200
+        return fetch(router.probe_url, "/livez")[0] == 200
     except OSError:
         return False

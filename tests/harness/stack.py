@@ -76,9 +76,10 @@ class Stack:
         oci_runtime: str | None = None,
         network: bool | Literal["destinations"] = False,
         handed: bytes = Launch.secrets,
+        files: Mapping[str, Path] | None = None,
         **server_env: str,
     ) -> Running:
-        """A backend that is ready; `env` is the venv's own and `handed` its secrets."""
+        """A backend that is ready; `env` is the venv's own, `handed` its secrets, `files` are the server's."""
         self.engine.prepare(kind, Quiet())
         token = secrets.token_urlsafe(16)
         launch_id = secrets.token_hex(6)
@@ -93,6 +94,7 @@ class Stack:
                 "VENVD_TOKEN_SHA256": hashlib.sha256(token.encode()).hexdigest(),
                 **server_env,
             },
+            server_files=files or {},
             worker_env=env or {},
             preload=preload,
             ports=PORTS[kind],

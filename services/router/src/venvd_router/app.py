@@ -85,7 +85,10 @@ class App:
         head = Head(chunked=True)  # as long as nothing is known of the body
         try:
             head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
-            key = None if scope["path"] in self._open else self._admit(scope, head)
+            key = None
+            if scope["path"] not in self._open:
+                key = self.admit(head)
+                accept(scope, key)
             request = Incoming(scope, head, body, receive, watched_send, key)
             with self._activity.run():
                 await self._route(request)
@@ -106,7 +109,12 @@ class App:
         else:
             await refuse(send, error, headers=body.closing(head))
 
-    def _admit(self, scope: Scope, head: Head) -> Key | None:
+    def admit(self, head: Head) -> Key | None:
+        """Check whether the sender of a request may call; return the access key that it sent, if any.
+
+        Raises:
+            Unauthenticated, Forbidden: it may not.
+        """
         try:
             head.caller = self._guard.admit(head.token, head.peer)
         except Unauthenticated as error:
@@ -114,7 +122,6 @@ class App:
                 how = "send it as the header `Authorization: Bearer TOKEN`"
                 raise Unauthenticated(f"{error.message}: {how}") from None
             raise
-        accept(scope, head.caller.key)
         return head.caller.key
 
     async def _route(self, request: Incoming) -> None:

@@ -183,7 +183,7 @@ class Forwarder:
             if connection.status != Moved.http_status:
                 return Answer(connection)
             answer = await self._read_refusal(request, connection)
-            url = _read_url(answer.body or b"")
+            url = read_url(answer.body or b"")
             if url is None:
                 return answer
             self._upstream.release(connection, request.key)
@@ -265,7 +265,7 @@ class Forwarder:
             self._upstream.release(connection, key)
 
 
-def _read_url(body: bytes) -> str | None:
+def read_url(body: bytes) -> str | None:
     """Read where a refusal sends the client; None where it says something else."""
     try:
         problem = _problem.decode(body)

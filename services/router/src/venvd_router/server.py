@@ -8,6 +8,7 @@ import math
 
 from venvd_http import keys
 from venvd_http.auth import TokenGuard
+from venvd_http.connection import FastPath
 from venvd_http.edge import create_backend_edge
 from venvd_http.guesses import Guesses
 from venvd_http.listening import listen_tcp
@@ -16,6 +17,7 @@ from venvd_http.tls import Tls
 from venvd_router import probes
 from venvd_router.activity import Activity, Metrics
 from venvd_router.app import App
+from venvd_router.fast import ROUTES, FastCalls
 from venvd_router.forward import Forwarder
 from venvd_router.loads import Loads
 from venvd_router.replicas import Replicas
@@ -65,10 +67,13 @@ class Router:
         if is_rpc:
             self._rpc = RpcServer(settings, guard, replicas, loads, activity, own)
             await self._rpc.start()
+        app = App(settings, guard, replicas, forwarder, loads, activity, own)
+        calls = FastCalls(replicas, self._upstream, activity)
         self._uvicorn = create_server(
-            App(settings, guard, replicas, forwarder, loads, activity, own),
+            app,
             create_backend_edge(settings),
             stall_timeout=settings.stall_timeout,
+            fast_path=FastPath({} if is_rpc else ROUTES, app.admit, calls.start),
             tls=tls,
             probes=probes.PATHS,
             keep_alive=KEEP_ALIVE,

@@ -248,18 +248,26 @@ class Upstream:
         Raises:
             Broken: the replica does not answer.
         """
-        kept = self._idle.get((address, b"" if key is None else key.sha256))
+        connection = self.take_kept(address, key)
+        if connection is not None:
+            return connection
         self.in_use[address.number] += 1
-        while kept:
-            connection = kept.pop()
-            if not connection.lost:
-                connection.in_use = True
-                return connection
         try:
             return await self._connect(address)
         except BaseException:
             self.in_use[address.number] -= 1
             raise
+
+    def take_kept(self, address: Address, key: Key | None) -> Connection | None:
+        """Take a connection that is kept; None where there is none."""
+        kept = self._idle.get((address, b"" if key is None else key.sha256))
+        while kept:
+            connection = kept.pop()
+            if not connection.lost:
+                connection.in_use = True
+                self.in_use[address.number] += 1
+                return connection
+        return None
 
     async def _connect(self, address: Address) -> Connection:
         context = create_context(address.certificate) if address.secure else None
