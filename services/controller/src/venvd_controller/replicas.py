@@ -28,6 +28,8 @@ ROUTER = -1
 _LONGEST_NAME = 63 - len("--router")
 _THREADS = 8
 
+_ANSWERING = frozenset({"running", "unhealthy"})
+"""States of replicas that have become ready; others have no address for clients."""
 _Report = TypeVar("_Report", LoadReport, RouterLoad)
 _load = TypeAdapter(LoadReport)
 _router_load = TypeAdapter(RouterLoad)
@@ -179,10 +181,10 @@ def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
     """Make the table of replicas for the servers of a backend from the rows of the replicas."""
     entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
     for row in rows:
-        url = None if row.state == "idle" else row.url
-        entry = entries[row.replica] = ReplicaEntry(url, draining=row.drain_until is not None)
-        if row.record is not None:
+        entry = entries[row.replica] = ReplicaEntry(draining=row.drain_until is not None)
+        if row.record is not None and row.state in _ANSWERING:
             record = LaunchRecord(**row.record)
+            entry.url = record.url
             entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
             entry.certificate = record.certificate
     return ReplicaTable(min(rows[0].names, len(entries)), entries)
