@@ -25,6 +25,7 @@ from types import FrameType
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.auth import OPEN
 from venvd_controller.controller import Controller
+from venvd_controller.database import connect
 from venvd_controller.settings import Settings
 from venvd_engines.kubernetes.lease import ANOTHER, Election, Standing
 from venvd_http.asgi import JSON, Receive, Scope, Send, send_whole
@@ -118,7 +119,12 @@ class _Follower:
 
 
 def split(settings: Settings, lease: str, home_id: str) -> Lead:
-    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended."""
+    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended.
+
+    Raises:
+        InvalidRequest: the URL of the database is wrong, or its driver is not installed.
+    """
+    connect(settings.get_database_url()).dispose()  # loads the driver, and opens no connection
     keeper_end, controller_end = socket.socketpair()
     controller = os.fork()
     if controller == 0:
