@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def list_controllers(release: Release) -> list[dict[str, Any]]:
 
 
 def find_leader(release: Release) -> str | None:
-    """Find the pod that the Service leads to."""
+    """Find the pod that the Service leads to: the leader, once it serves."""
     [slice_] = [
         each
         for each in release.namespace.get("endpointslices")
@@ -63,6 +64,16 @@ def list_backends(release: Release) -> set[str]:
         for pod in release.namespace.get("pods")
         if pod["metadata"]["labels"].get("dev.venvd.role") == "backend"
     }
+
+
+def read_events(release: Release, operation: str) -> str:
+    headers = {"Authorization": f"Bearer {release.read_token()}"}
+    with release.forward("venvd", 8600) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        connection.request("GET", f"/v1/operations/{operation}/events", headers=headers)
+        text = connection.getresponse().read().decode()
+        connection.close()
+    return text
 
 
 def test_another_controller_takes_over(release: Release) -> None:
@@ -93,6 +104,10 @@ def test_another_controller_takes_over(release: Release) -> None:
         return bool(json.loads(release.venvd("venv", "status", "later", "--json"))["state"] == "ready")
 
     wait_until(is_built, "the build was not taken up again")
+    [operation] = [
+        each for each in json.loads(release.venvd("operation", "list", "--json")) if each["target"] == "later"
+    ]
+    assert "this operation begins anew" in read_events(release, operation["id"])
     assert list_backends(release) == backends
     wait_until(lambda: len(list_controllers(release)) == 2, "the Deployment starts no new pod")
 

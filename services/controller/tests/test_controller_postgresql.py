@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.postgresql import Cluster
+from harness.postgresql import Cluster, running_cluster
 from sqlalchemy import inspect
 
 from venvd_contract.internal.audit import ServerEvent, ServerEvents
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller.database import Database, open_database
+from venvd_controller.database import Database, connect, open_database
 from venvd_controller.database.tables import Table
 
 from .conftest import Testbed, running_testbed  # type: ignore[import-not-found]
@@ -35,6 +35,20 @@ def test_the_migrations_make_the_tables(postgresql: Cluster) -> None:
         for name, table in Table.metadata.tables.items():
             assert {each["name"] for each in inspector.get_columns(name)} == set(table.c.keys()), name
         database.close()
+
+
+def test_the_server_notices_a_controller_whose_machine_is_gone() -> None:
+    """Connections have short keepalives: a transaction of a lost leader does not block the next one for hours."""
+    with running_cluster("127.0.0.1") as cluster:
+        engine = connect(cluster.create_database())
+        with engine.connect() as connection:
+            connection.rollback()
+            values = [
+                connection.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar()
+                for name in ("idle", "interval", "count")
+            ]
+        engine.dispose()
+    assert values == ["5", "2", "3"]
 
 
 def test_keys_live_and_end(place: Testbed) -> None:

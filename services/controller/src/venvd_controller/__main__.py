@@ -13,7 +13,7 @@ from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.app import create_app
 from venvd_controller.auth import OPEN
 from venvd_controller.backup import command
-from venvd_controller.controller import create_controller
+from venvd_controller.controller import Controller, create_controller
 from venvd_controller.controller_socket import ControllerSocket
 from venvd_controller.home import Home
 from venvd_controller.settings import Settings
@@ -46,10 +46,14 @@ def serve(settings: Settings) -> None:
     tls_files = settings.tls_files
     tls = None if tls_files is None else Tls(tls_files)
     listener = listen_tcp(settings.host, settings.port, hint=_HINT)
-    if lead is not None and not lead.wait(settings, listener, tls):
-        return
     engine_settings = settings.create_engine_settings(home.id)
-    controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
+
+    def create() -> Controller:
+        return create_controller(settings, home, lambda name: choose(name, engine_settings))
+
+    controller = create() if lead is None else lead.wait(settings, listener, tls, create)
+    if controller is None:
+        return
     scheme = "http" if tls is None else "https"
     url = settings.url or f"{scheme}://{_format_authority(settings.host, listener.getsockname()[1])}"
     engine, reason = controller.engine.name, controller.engine_reason
@@ -59,6 +63,8 @@ def serve(settings: Settings) -> None:
     def begin() -> None:
         home.announce(url)
         controller_socket.start(server)
+        if lead is not None:
+            lead.announce()
 
     def end() -> None:
         controller_socket.close()

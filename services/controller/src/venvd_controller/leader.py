@@ -16,12 +16,16 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.auth import OPEN
+from venvd_controller.controller import Controller
+from venvd_controller.database import connect
 from venvd_controller.settings import Settings
 from venvd_engines.kubernetes.lease import ANOTHER, Election, Standing
 from venvd_http.asgi import JSON, Receive, Scope, Send, send_whole
@@ -33,6 +37,7 @@ from venvd_http.tls import Tls
 log = logging.getLogger("venvd.leader")
 
 _FIRST_REASON = "no controller leads yet"
+_BEGINS = "this controller begins to lead"
 _FOLLOWER_OK = b"follower=ok"
 """The query with which `/readyz` also succeeds for a controller that waits for another one's end."""
 _AT_ONCE = 0.001
@@ -44,7 +49,7 @@ class Lead:
     """What the controller's process knows of its lead.
 
     Attributes:
-        reason: why it does not lead.
+        reason: why it does not serve.
         waits: whether it waits for the end of a controller that leads.
     """
 
@@ -52,35 +57,48 @@ class Lead:
         self.reason = _FIRST_REASON
         self.waits = False
         self._messages = messages
-        self._lock = threading.Lock()
-        self._leads = False
-        self._stop_waiting = threading.Event()
+        self._leads = threading.Event()
         threading.Thread(target=self._follow_messages, name="lead", daemon=True).start()
 
     def _follow_messages(self) -> None:
         for line in self._messages.makefile():
-            until, self.reason, self.waits = json.loads(line)
+            until, reason, self.waits = json.loads(line)
+            self.reason = _BEGINS if until is not None else reason
             if until is not None:
                 # The kernel ends this process then, unless a further message comes before.
                 signal.setitimer(signal.ITIMER_REAL, max(_AT_ONCE, until - time.monotonic()))
-                self._stop_waiting.set()
+                self._leads.set()
         log.critical("the process that renews the Lease is gone")
         os._exit(1)
 
-    def wait(self, settings: Settings, listener: socket.socket, tls: Tls | None) -> bool:
-        """Answer requests with the reason until this process leads; return false if a signal ended that before."""
+    def wait(
+        self, settings: Settings, listener: socket.socket, tls: Tls | None, create: Callable[[], Controller]
+    ) -> Controller | None:
+        """Answer requests with the reason until this process leads and has called `create`; return what that returned.
+
+        Returns None if a signal ended it before.
+        """
         server = create_server(
             _Follower(self), create_edge(settings), stall_timeout=settings.stall_timeout, tls=tls, probes=OPEN,
             date_header=True, signals=True,
         )  # fmt: skip
+        created: Future[Controller] = Future()
 
-        def stop() -> None:
-            self._stop_waiting.wait()
+        def begin() -> None:
+            self._leads.wait()
+            try:
+                created.set_result(create())
+            except BaseException as error:  # noqa: BLE001 - the main thread raises it
+                created.set_exception(error)
             server.should_exit = True
 
-        threading.Thread(target=stop, name="wait for the lead", daemon=True).start()
+        threading.Thread(target=begin, name="begin", daemon=True).start()
         server.run(sockets=[listener.dup()])
-        return self._stop_waiting.is_set()
+        return created.result() if created.done() else None
+
+    def announce(self) -> None:
+        """Tell the first process that the controller serves; the Service may lead to it."""
+        self._messages.send(b"\n")
 
 
 class _Follower:
@@ -101,7 +119,12 @@ class _Follower:
 
 
 def split(settings: Settings, lease: str, home_id: str) -> Lead:
-    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended."""
+    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended.
+
+    Raises:
+        InvalidRequest: the URL of the database is wrong, or its driver is not installed.
+    """
+    connect(settings.get_database_url()).dispose()  # loads the driver, and opens no connection
     keeper_end, controller_end = socket.socketpair()
     controller = os.fork()
     if controller == 0:
@@ -122,6 +145,7 @@ class _Keeper:
         self._standing = Standing(None, _FIRST_REASON)
         self._labelled: bool | None = None
         self._problem: str | None = None
+        self._serves = False
         self._stopping = False
 
     def run(self) -> int:
@@ -129,7 +153,7 @@ class _Keeper:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
-            while not select.select([self._messages], [], [], self._take_turn())[0]:
+            while not self._has_ended(self._take_turn()):
                 pass
         except BaseException:
             self._kill(signal.SIGKILL)
@@ -143,6 +167,16 @@ class _Keeper:
         if status == -signal.SIGTERM and self._stopping:
             return 0
         return status if status >= 0 else _BY_SIGNAL - status
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait for a word of the controller; return whether it has ended, which ends its words."""
+        if not select.select([self._messages], [], [], seconds)[0]:
+            return False
+        try:
+            self._serves = bool(self._messages.recv(1))
+        except ConnectionResetError:
+            self._serves = False
+        return not self._serves
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -174,7 +208,7 @@ class _Keeper:
         with suppress(BrokenPipeError):
             message = (standing.until, standing.reason, standing.reason == ANOTHER)
             self._messages.sendall(json.dumps(message).encode() + b"\n")
-        self._label(leads=standing.until is not None)
+        self._label(leads=self._serves and standing.until is not None)
         return standing.pause
 
     def _note(self, problem: str | None) -> None:
