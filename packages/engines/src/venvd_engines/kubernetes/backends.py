@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from venvd_engines.addresses import url_host
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.pod_list import PodList
 from venvd_engines.kubernetes.policies import Policies
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 from venvd_engines.kubernetes.way_out import make_broker_file
@@ -31,8 +31,6 @@ START_SECONDS = 120.0
 """The longest wait for both containers to run, with the pull of their images."""
 POLL_SECONDS = 0.2
 FOLLOW_SECONDS = 0.5
-FRESH_SECONDS = 0.5
-"""The age up to which a list of pods answers `inspect` for all backends."""
 STOPPED = "dev.venvd.stopped"
 PARTS = (labels.SERVER, labels.WORKER)
 NO_PIPES = (
@@ -52,9 +50,7 @@ class Backends:
     def __init__(self, cluster: Cluster, policies: Policies) -> None:
         self._cluster = cluster
         self._policies = policies
-        self._lock = threading.Lock()
-        self._listed: dict[str, Any] = {}
-        self._listed_at = -math.inf
+        self.pods = PodList(cluster)
 
     # ---- start -----------------------------------------------------------------------------------------------
 
@@ -84,7 +80,8 @@ class Backends:
             else:
                 spec = pods.make_backend(self._cluster.settings, launch, runtime, host)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
-            self._wait_until_running(name, _list_parts(record), progress)
+            self._wait_until_running(launch.id, _list_parts(record), progress)
+            self.pods.expect_change()
         except BaseException:
             self._remove(launch.id, launch.address_name or launch.name)
             raise
@@ -152,12 +149,12 @@ class Backends:
             },
         )
 
-    def _wait_until_running(self, name: str, parts: Sequence[str], progress: Progress) -> None:
+    def _wait_until_running(self, launch_id: str, parts: Sequence[str], progress: Progress) -> None:
         deadline = time.monotonic() + START_SECONDS
         said = ""
         while True:
             progress.check()
-            pod = self._cluster.find(Pod, name)
+            pod = self.pods.find(launch_id)
             if pod is None:
                 raise Unavailable("the pod was deleted while it started")
             if all(_inspect_part(pod, part).state == "running" for part in parts):
@@ -179,12 +176,7 @@ class Backends:
 
     def inspect(self, record: LaunchRecord) -> BackendState:
         """Return the state of both containers; one list of pods answers for all backends of the home."""
-        with self._lock:
-            if time.monotonic() - self._listed_at > FRESH_SECONDS:
-                found = self._cluster.list(Pod, labels.BACKEND)
-                self._listed = {pod.metadata.labels[labels.LAUNCH]: pod for pod in found}
-                self._listed_at = time.monotonic()
-            pod = self._listed.get(record.launch_id)
+        pod = self.pods.read().get(record.launch_id)
         if pod is None:  # it may be younger than the list
             pod = self._cluster.find(Pod, labels.make_name(record.launch_id))
         if pod is None and self._was_stopped(record):
@@ -222,8 +214,7 @@ class Backends:
             if pod is None or all(_inspect_part(pod, part).state != "running" for part in PARTS):
                 break
             time.sleep(POLL_SECONDS)
-        with self._lock:
-            self._listed_at = -math.inf
+        self.pods.expect_change()
 
     def _was_stopped(self, record: LaunchRecord) -> bool:
         """Whether `stop` removed the pod: the Secret stays until `destroy`, and says so."""
@@ -259,7 +250,8 @@ class Backends:
         """List the backends of this home, as the labels of their objects describe them."""
         found: dict[str, dict[str, Any]] = {}
         for resource in (Pod, Secret, Service):
-            for each in self._cluster.list(resource, labels.BACKEND):
+            listed = self.pods.read(0).values() if resource is Pod else self._cluster.list(resource, labels.BACKEND)
+            for each in listed:
                 found.setdefault(each.metadata.labels[labels.LAUNCH], {})[resource.__name__] = each
         return [_make_owned(launch_id, objects) for launch_id, objects in sorted(found.items())]
 
@@ -279,8 +271,7 @@ class Backends:
         if service is not None and (service.metadata.labels or {}).get(labels.LAUNCH) == launch_id:
             self._cluster.delete(Service, service.metadata.name)
         self._cluster.delete(Secret, name)
-        with self._lock:
-            self._listed_at = -math.inf
+        self.pods.expect_change()
 
 
 def _check_launch(launch: Launch) -> None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import httpx2
 from lightkube import Client, KubeConfig
-from lightkube.config.client_adapter import verify_cluster
+from lightkube.config import client_adapter
+from lightkube.config.client_adapter import ConnectionParams, verify_cluster
 from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
 from lightkube.resources.core_v1 import Pod, Secret
 
@@ -55,6 +56,13 @@ def _translate(doing: str, error: ApiError) -> VenvdError:
     return kinds.get(error.status.code or 0, Internal)(message)
 
 
+def _make_transport(config: Any) -> httpx2.HTTPTransport:
+    context = verify_cluster(config.cluster, config.user, config.abs_file)
+    # Authorities of clusters often lack the extensions that CPython 3.13 asks for; kubectl does not ask either.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return httpx2.HTTPTransport(verify=context)
+
+
 class Cluster:
     """The client, shared by threads; the environment says where the cluster is, as for kubectl.
 
@@ -74,16 +82,19 @@ class Cluster:
     @cached_property
     def client(self) -> Client:
         config: Any = KubeConfig.from_env().get()
-        context = verify_cluster(config.cluster, config.user, config.abs_file)
-        # Authorities of clusters often lack the extensions that CPython 3.13 asks for; kubectl does not ask either.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return Client(
             config,
             namespace=self.options.namespace,
             field_manager="venvd",
             timeout=httpx2.Timeout(self._answer_seconds),
-            transport=httpx2.HTTPTransport(verify=context),
+            transport=_make_transport(config),
         )
+
+    def open_watching(self, silent_seconds: float) -> httpx2.Client:
+        """Open connections of their own for one watch; lightkube's watch has no limit of silence."""
+        config: Any = KubeConfig.from_env().get()
+        timeout = httpx2.Timeout(self._answer_seconds, read=silent_seconds)
+        return client_adapter.Client(config, ConnectionParams(timeout=timeout, transport=_make_transport(config)))
 
     @property
     def namespace(self) -> str:
@@ -108,7 +119,11 @@ class Cluster:
 
     def list(self, resource: Any, role: str) -> list[Any]:
         """List the objects of this home with a role."""
-        return list(self.client.list(resource, labels={labels.HOME: self.settings.home_id, labels.ROLE: role}))
+        return list(self.client.list(resource, labels=dict[str, Any](self.select(role))))
+
+    def select(self, role: str) -> dict[str, str]:
+        """Make the labels that select the objects of this home with a role."""
+        return {labels.HOME: self.settings.home_id, labels.ROLE: role}
 
     def make_metadata(
         self, name: str, wanted: dict[str, str], annotations: dict[str, str] | None = None

@@ -143,8 +143,9 @@ class KubernetesEngine:
     def list_owned(self) -> Sequence[Owned]:
         return self._backends.list_owned()
 
-    def watch(self) -> None:
-        """Report nothing: `list_owned` costs little."""
+    def watch(self) -> Iterator[None]:
+        with translate_errors("watch the pods"):
+            yield from self._backends.pods.watch()
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:  # noqa: ARG002 - the registry's owner removes images
         return ()
@@ -163,5 +164,6 @@ class KubernetesEngine:
 
     def close(self) -> None:
         """End a probe of the network, and close the connections to the cluster."""
+        self._backends.pods.close()
         self._policies.close()
         self._cluster.close()
