@@ -106,7 +106,6 @@ class ApiServer:
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     monkeypatch.setattr(pod_list, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(pod_list, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(pod_list, "SHORT_SECONDS", 0.0)
     made = ApiServer()
     yield made
@@ -160,6 +159,20 @@ def test_a_deleted_pod_is_reported(api: ApiServer, engine: KubernetesEngine) -> 
     api.send("BOOKMARK", {"metadata": {"resourceVersion": "5"}})
     api.send("MODIFIED", make_pod("one", 6, **RUNNING))
     api.send("DELETED", make_pod("one", 7, **RUNNING))
+    next(events)
+    assert engine.inspect(RECORD).server.state == "missing"
+
+
+def test_an_event_outdates_a_list(api: ApiServer, engine: KubernetesEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of our own the cluster is asked; a list from before an event answers no more after it."""
+    monkeypatch.setattr(pod_list, "SETTLE_SECONDS", 60.0)
+    api.pods = [make_pod("one", 1, **RUNNING)]
+    events = engine.watch()
+    next(events)
+    engine._backends.pods.expect_change()
+    assert engine.inspect(RECORD).running
+    api.pods = []
+    api.send("DELETED", make_pod("one", 2, **RUNNING))
     next(events)
     assert engine.inspect(RECORD).server.state == "missing"
 

@@ -165,6 +165,7 @@ class PodList:
             self._heard_at = time.monotonic()
             if event["type"] == "BOOKMARK":
                 return False
+            self._listed_at = -math.inf  # what was asked for may be older than the event
             pod: Any = Pod.from_dict(event["object"])
             launch_id = pod.metadata.labels[labels.LAUNCH]
             before = pods.pop(launch_id, None)
