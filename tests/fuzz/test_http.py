@@ -8,6 +8,7 @@ from typing import Any
 
 import uvicorn
 from harness.fuzzing import cuts, damaged, fuzz, outcome
+from harness.wire import Wire
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
@@ -98,34 +99,6 @@ requests = st.tuples(starts, st.lists(headers, max_size=5), bodies).map(
 http_streams = damaged(st.lists(requests | exact, max_size=4).map(b"".join), 3)
 
 
-class Peer(asyncio.Transport):
-    """A client that reads all that it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed, self.written = False, b""
-
-    def write(self, data: Any) -> None:
-        if not self.closed:
-            self.written += bytes(data)
-
-    def pause_reading(self) -> None:
-        """Go on: the bytes of a test are few."""
-
-    resume_reading = pause_reading
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-
 class Echo(Exchange):
     """Answers a request of the fast path with what it was."""
 
@@ -181,7 +154,7 @@ def exchange(pieces: list[bytes], *, fast: bool) -> bytes:
         connection: Any = kind(
             uvicorn.Config(answer, log_config=None, access_log=False, lifespan="off"), ServerState(), {}
         )
-        peer = Peer()
+        peer = Wire()
         connection.connection_made(peer)
         connection.accept(None)
         for piece in pieces:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from harness.wire import Wire
 from uvicorn.server import ServerState
 
 from venvd_http.connection import HEAD_BYTES, PIECE, PIPELINED, create_connection_type
@@ -17,34 +18,6 @@ REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 MANY = 2000
 READ = 256 * 1024
 """Bytes that come at once from a client that always has more."""
-
-
-class Wire(asyncio.Transport):
-    """A client that sends as long as it is read; what it is sent lies in `written`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read, self.closed, self.written = True, False, bytearray()
-
-    def pause_reading(self) -> None:
-        self.read = False
-
-    def resume_reading(self) -> None:
-        self.read = True
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.written)
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
 
 
 async def app(_scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
@@ -59,7 +32,7 @@ async def app(_scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any
 
 def connected() -> tuple[Any, Wire]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    connection, wire = create_connection_type(Edge(), 60)(config, ServerState(), {}), Wire()
+    connection, wire = create_connection_type(Edge(), 60)(config, ServerState(), {}), Wire(unread=True)
     connection.connection_made(wire)
     connection.accept(None)
     return connection, wire
@@ -157,23 +130,9 @@ def test_a_head_is_counted_without_what_was_in_front_of_it(size: int) -> None:
 # ---- slow and silent clients -------------------------------------------------------------------------------------
 
 
-class Slow(Wire):
-    """A client of which nothing comes but what the test sends; `ended` says that its connection is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended = asyncio.Event()
-
-    def close(self) -> None:
-        super().close()
-        self.ended.set()
-
-    abort = close
-
-
-def slow_client() -> tuple[Any, Slow]:
+def slow_client() -> tuple[Any, Wire]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    connection, wire = create_connection_type(Edge(), 0.05)(config, ServerState(), {}), Slow()
+    connection, wire = create_connection_type(Edge(), 0.05)(config, ServerState(), {}), Wire(unread=True)
     connection.connection_made(wire)
     connection.accept(None)
     return connection, wire

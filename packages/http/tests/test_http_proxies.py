@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from harness.wire import Wire
 from uvicorn.server import ServerState
 
 from venvd_http.admission import Admission, AdmissionLimits
@@ -63,35 +64,6 @@ def test_networks_that_are_refused(text: str, said: str) -> None:
     """The error says what would be right."""
     with pytest.raises(ValueError, match=said):
         parse_proxies([text])
-
-
-class Wire(asyncio.Transport):
-    """A connection from a proxy."""
-
-    def __init__(self, peer: str) -> None:
-        super().__init__({"peername": (peer, 50000), "sockname": ("127.0.0.1", 5678)})
-        self.closed, self.written, self.answered = False, bytearray(), asyncio.Event()
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-        if self.written.partition(b"\r\n\r\n")[2]:
-            self.answered.set()
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
 
 
 class Fast(Exchange):

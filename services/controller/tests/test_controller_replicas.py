@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailabl
 from venvd_contract.internal.messages import LoadReport, RouterLoad
 from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
 from venvd_controller import scaling
-from venvd_controller.replicas import check_replicas
+from venvd_controller.database.tables import VenvRow
+from venvd_controller.replicas import check_replicas, is_routed
 from venvd_engines.engine import PartState
 
 pytestmark = pytest.mark.slow
@@ -394,3 +396,14 @@ def test_a_replica_with_calls_does_not_sleep(routing: Any) -> None:
     row = routing.controller.backends.get_row("awake")
     find(routing, "awake", 0).load.idleSeconds = 0.1
     assert not routing.controller.reconciler._sleep.may_end(row)
+
+
+def test_a_backend_that_asks_for_certificates_has_no_router(routing: Any, tmp_path: Path) -> None:
+    """A router has none to show. So such a backend cannot sleep either."""
+    authority = tmp_path / "ca.pem"
+    authority.write_text("")
+    venv = VenvRow(spec={"server": {"tlsClientCa": str(authority)}})
+    assert not is_routed(BackendSpec("http", replicas=2), venv, routing.engine)
+    assert is_routed(BackendSpec("http", replicas=2), None, routing.engine)
+    with pytest.raises(InvalidRequest, match="tlsClientCa"):
+        is_routed(BackendSpec("http", idleStop=60), venv, routing.engine)

@@ -220,11 +220,14 @@ class Backends:
         spec = read_spec(row)
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
         row.names = replicas.count_at_start(spec)
-        first = replicas.ROUTER if replicas.is_routed(spec, self._engine) else 1
+        first = replicas.ROUTER if self._is_routed(session, row) else 1
         for number in (number for number in range(first, row.names) if number != 0):
             self.start_replica(session, row, number, others.pop(number, None))
         for other in others.values():
             self.remove_row(session, other)
+
+    def _is_routed(self, session: Session, row: BackendRow) -> bool:
+        return replicas.is_routed(read_spec(row), session.get(VenvRow, row.venv), self._engine)
 
     def start_replica(self, session: Session, row: BackendRow, number: int, other: BackendRow | None) -> None:
         """Queue the start of a replica of the backend of `row`, or of its router.
@@ -282,7 +285,7 @@ class Backends:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
             others = {each.replica: each for each in replicas.list_others(session, name)}
             pinned = replicas.list_previous_builds([row, *others.values()]) if back else {}
-            if replicas.is_routed(read_spec(row), self._engine):
+            if self._is_routed(session, row):
                 self.start_replica(session, row, replicas.ROUTER, others.pop(replicas.ROUTER, None))
             row.names = replicas.choose_count(read_spec(row), list(others.values()))  # all sessions end
             for each in (*others.values(), row):

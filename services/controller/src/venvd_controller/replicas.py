@@ -19,8 +19,9 @@ from venvd_contract.errors import Conflict, InvalidRequest, Unimplemented, Venvd
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
+from venvd_contract.server_settings import merge_server_settings
 from venvd_controller import probes
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_engines.engine import Engine, LaunchRecord
 
 ROUTER = -1
@@ -28,6 +29,7 @@ ROUTER = -1
 _LONGEST_NAME = 63 - len("--router")
 _THREADS = 8
 
+_CLIENT_CA = "VENVD_TLS_CLIENT_CA"
 _ANSWERING = frozenset({"running", "unhealthy"})
 """States of replicas that have become ready; others have no address for clients."""
 _Report = TypeVar("_Report", LoadReport, RouterLoad)
@@ -101,10 +103,27 @@ def get_drain_timeout(spec: BackendSpec) -> float:
     return DRAIN_TIMEOUT if spec.drainTimeout is None else spec.drainTimeout
 
 
-def is_routed(spec: BackendSpec, engine: Engine) -> bool:
-    """Return whether a backend that starts as a whole gets a router in front of its replicas."""
+def is_routed(spec: BackendSpec, venv: VenvRow | None, engine: Engine) -> bool:
+    """Return whether a backend that starts as a whole gets a router in front of its replicas.
+
+    One that asks its clients for certificates gets none, since a router has no certificate of a client to show.
+
+    Raises:
+        InvalidRequest: it needs one.
+    """
     wanted = count_at_start(spec) > 1 or spec.maxReplicas is not None or spec.idleStop is not None
-    return engine.has_routers and spec.type != "pipe" and wanted
+    if not engine.has_routers or spec.type == "pipe" or not wanted:
+        return False
+    of_venv = {} if venv is None else venv.spec.get("server") or {}
+    _, files = merge_server_settings(of_venv, spec.server, spec.type)
+    if _CLIENT_CA not in files:
+        return True
+    if spec.idleStop is not None:
+        raise InvalidRequest(
+            "idleStop: a backend that asks its clients for certificates (tlsClientCa) has no router, which starts an "
+            "idle backend on a call"
+        )
+    return False
 
 
 def name_replica(backend: str, number: int) -> str:
