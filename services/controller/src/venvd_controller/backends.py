@@ -113,7 +113,7 @@ class Backends:
 
     def make_replica_table(self, row: BackendRow) -> ReplicaTable:
         """Make the table of the replicas of the backend of a row, for its servers."""
-        return replicas.make_table(self.list_replicas(row.replica_of or row.name))
+        return replicas.make_table(self.list_rows(), row)
 
     def find_replica(self, name: str, number: int) -> BackendRow:
         """Return the row of a replica.

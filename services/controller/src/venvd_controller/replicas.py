@@ -196,9 +196,11 @@ def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
     return {row.name: row.previous_key for row in running if row.previous_key is not None}
 
 
-def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
-    """Make the table of replicas for the servers of a backend from the rows of the replicas."""
-    entries = [ReplicaEntry() for _ in range(max(row.replica for row in rows) + 1)]
+def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaTable:
+    """Make the table of replicas for the server or the router of a row, from the rows of all backends."""
+    backend = launched.replica_of or launched.name
+    rows = [row for row in all_rows if backend in (row.name, row.replica_of) and not row.is_router]
+    entries = [ReplicaEntry() for _ in range(max((row.replica for row in rows), default=0) + 1)]
     for row in rows:
         entry = entries[row.replica] = ReplicaEntry(draining=row.drain_until is not None)
         if row.record is not None and row.state in _ANSWERING:
@@ -206,7 +208,8 @@ def make_table(rows: Sequence[BackendRow]) -> ReplicaTable:
             entry.url = record.url
             entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
             entry.certificate = record.certificate
-    return ReplicaTable(min(rows[0].names, len(entries)), entries)
+    names = next((row.names for row in rows if row.replica == 0), 1)
+    return ReplicaTable(min(names, len(entries)), entries)
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:
