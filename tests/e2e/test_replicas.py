@@ -15,6 +15,10 @@ from harness.waiting import wait_until
 import venvd
 
 pytestmark = pytest.mark.network
+with_router = pytest.mark.parametrize(
+    "controller", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True, scope="package"
+)
+"""The engine local has no router."""
 
 
 @contextmanager
@@ -102,11 +106,10 @@ def test_replicas_follow_the_number_of_sessions(controller: Controller, small: s
         assert [session.eval("1") for session in sessions] == [1, 1]
 
 
+@with_router
 @pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_callers_go_through_the_router(controller: Controller, small: str, kind: str) -> None:
     """A caller that knows one address has sessions on all replicas, also on those that are added."""
-    if controller.engine == "local":
-        pytest.skip("the engine local has no router")
     with run(controller, small, kind, replicas=2) as backend:
         assert backend["url"] not in {each["url"] for each in backend["replicas"]}
         with closing(CALLERS[kind](backend["url"], backend["token"])) as call:
@@ -121,10 +124,9 @@ def test_callers_go_through_the_router(controller: Controller, small: str, kind:
             wait_until(lambda: call("session.create", {})["id"].startswith("2-"), "the router leaves the new one out")
 
 
+@with_router
 def test_a_call_reaches_a_backend_over_a_restart_of_its_router(controller: Controller, small: str) -> None:
     """The address of the backend stays; the replicas and their sessions do not notice."""
-    if controller.engine == "local":
-        pytest.skip("the engine local has no router")
     with run(controller, small, replicas=2) as backend:
         with closing(caller(backend)) as call:
             session = call("session.create", {})["id"]
@@ -141,15 +143,18 @@ def test_a_call_reaches_a_backend_over_a_restart_of_its_router(controller: Contr
         wait_until(answers, "the router does not come back")
 
 
+@with_router
 def test_a_call_wakes_an_idle_backend(controller: Controller, small: str) -> None:
     """Without calls its replica ends. The next call waits for a new one at the same address."""
-    if controller.engine == "local":
-        pytest.skip("the engine local has no router")
-    with run(controller, small, idleStop=1) as backend:
-        with closing(caller(backend)) as call:
-            call("exec", {"code": "x = 1"})
-        state = f"/v1/backends/{backend['name']}"
-        wait_until(lambda: controller.api("GET", state)["state"] == "idle", "the backend does not become idle")
-        wait_until(lambda: count_containers(backend["name"]) == 0, "its replica does not end")
-        with closing(caller(backend)) as call:
-            assert call("eval", {"expression": "'x' in globals()"}) == {"value": False}
+    spec = {"venv": small, "type": "http", "name": unique("sleepy"), "idleStop": 1}
+    started = controller.api("POST", "/v1/backends", spec)
+    assert controller.wait(started["operation"])["state"] == "succeeded"
+    state = f"/v1/backends/{spec['name']}"
+    backend = controller.api("GET", state)
+    with closing(caller(backend)) as call:
+        call("exec", {"code": "x = 1"})
+    wait_until(lambda: controller.api("GET", state)["state"] == "idle", "the backend does not become idle")
+    wait_until(lambda: count_containers(backend["name"]) == 0, "its replica does not end")
+    with closing(caller(backend)) as call:
+        assert call("eval", {"expression": "'x' in globals()"}) == {"value": False}
+    controller.delete_backend(backend["name"])

@@ -65,6 +65,7 @@ def pass_on(record: LaunchRecord, files: tuple[Path, Path] | None, path: str = "
     backends: Any = SimpleNamespace(
         get_row=lambda _name: SimpleNamespace(spec={"type": "http"}),
         get_launch_record=lambda _name: record,
+        list_launches=lambda _name: [SimpleNamespace(is_router=False)],
         tokens=SimpleNamespace(derive=lambda _row: None),
     )
     caller: Any = SimpleNamespace(name="admin", title="the admin", is_home=True)
