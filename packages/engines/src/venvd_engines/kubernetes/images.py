@@ -33,10 +33,12 @@ _OUT = "/run/venvd/out"
 _PACKAGES = f"{_OUT}/packages.json"
 _LOCKING = f"""
 set -eu
+exec 2>&1
 "$@"
 echo "{_END}"
 cat /tmp/lock.txt
 """
+"""One stream, since the log of a container does not keep the order of lines of two."""
 _INSTALLING = f"""
 set -eu
 python3 -I -m venv --without-pip {pods.PREFIX}
