@@ -389,8 +389,8 @@ def test_an_idle_backend_sleeps_until_a_call_waits(routing: Any, wait_until: Any
 def test_a_replica_with_calls_does_not_sleep(routing: Any) -> None:
     """One that gets a call after all, before its router knows, ends after it."""
     start(routing, "awake", 1, idleStop=60.0)
+    find(routing, "awake", "router").load = RouterLoad(calls=1)  # before the loop can take the backend for idle
     find(routing, "awake", 0).load.idleSeconds = 61.0
-    find(routing, "awake", "router").load = RouterLoad(calls=1)
     routing.controller.reconciler.run_turn()
     assert routing.controller.backends.get("awake").state == "running"
     row = routing.controller.backends.get_row("awake")
