@@ -20,6 +20,8 @@ from harness.stack import Running, Stack, fetch
 from harness.waiting import wait_until
 
 TOKEN, METRICS_TOKEN = "secret-for-tests", "scrape-for-tests"
+NAMES = [f"name-{number}" for number in range(8)]
+"""Of sessions; some live on each of two replicas."""
 
 
 def digest(token: str) -> str:

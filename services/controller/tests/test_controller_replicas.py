@@ -208,11 +208,11 @@ def test_scaling_names_the_replica_that_does_not_start(testbed: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count", "message"),
-    [("fixed", 0, "takes 1 to 32, not 0"), ("loaded", 2, "load of the backend"), ("nobody", 2, "no backend")],
+    [("fixed", 0, "takes 1 to 32, not 0"), ("loaded", 2, "load of the backend"), ("absent", 2, "no backend")],
 )
 def test_scaling_is_refused_with_the_reason(testbed: Any, name: str, count: int, message: str) -> None:
     """A wrong number, a backend that follows its load, and one that does not exist."""
-    if name not in {each.name for each in testbed.controller.backends.list_all()} and name != "nobody":
+    if name not in {each.name for each in testbed.controller.backends.list_all()} and name != "absent":
         start(testbed, name, 1, maxReplicas=2 if name == "loaded" else None)
     with pytest.raises(VenvdError, match=message):
         testbed.controller.scaler.scale(name, count)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness.router import Replicas, Routers, start_replicas
+from harness.router import NAMES, TOKEN, Replicas, Router, Routers, start_replicas
 from harness.stack import Stack, engine_stack
+
+import venvd
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,22 @@ def routers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routers]:
     routers = Routers(tmp_path_factory.mktemp)
     yield routers
     routers.stop()
+
+
+@pytest.fixture
+def backend(router: Router) -> Iterator[venvd.Backend]:
+    with venvd.connect(router.url, TOKEN) as backend:
+        yield backend
+
+
+@pytest.fixture(params=[0, 1])
+def session(backend: venvd.Backend, request: pytest.FixtureRequest) -> Iterator[venvd.Session]:
+    """A session with a name on each replica."""
+    for name in NAMES:
+        session = backend.sessions.create(name)
+        if session.name.startswith(f"{request.param}-"):
+            yield session
+            session.delete()
+            return
+        session.delete()
+    raise AssertionError("no name leads there")

@@ -7,12 +7,11 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from harness.router import METRICS_TOKEN, TOKEN, Replicas, Router, Routers
+from harness.router import METRICS_TOKEN, NAMES, TOKEN, Replicas, Router, Routers
 from harness.waiting import wait_until
 
 import venvd
@@ -20,31 +19,10 @@ from venvd.errors import Conflict, NotFound
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
-NAMES = [f"name-{number}" for number in range(8)]
-
 
 @pytest.fixture(scope="module")
 def router(http_replicas: Replicas, routers: Routers) -> Router:
     return routers.start("http", http_replicas.entries)
-
-
-@pytest.fixture
-def backend(router: Router) -> Iterator[venvd.Backend]:
-    with venvd.connect(router.url, TOKEN) as backend:
-        yield backend
-
-
-@pytest.fixture(params=[0, 1])
-def session(backend: venvd.Backend, request: pytest.FixtureRequest) -> Iterator[venvd.Session]:
-    """A session with a name on each replica."""
-    for name in NAMES:
-        session = backend.sessions.create(name)
-        if session.name.startswith(f"{request.param}-"):
-            yield session
-            session.delete()
-            return
-        session.delete()
-    raise AssertionError("no name leads there")
 
 
 def test_every_kind_of_call_reaches_its_session(backend: venvd.Backend, session: venvd.Session) -> None:
@@ -212,7 +190,7 @@ def test_clients_never_see_that_a_session_moved(http_replicas: Replicas, routers
 
 
 def test_a_replica_that_is_gone_is_named(http_replicas: Replicas, routers: Routers) -> None:
-    """A request for it is refused with 503; those for others are served, and lists have what is there."""
+    """The router refuses a request for it with 503, serves those for others, and lists what is there."""
     gone = {"url": "http://127.0.0.1:9"}
     router = routers.start("http", [http_replicas.entries[0], gone])
     refused = router.ask("POST", "/api/eval", {"expression": "1", "session": "1-default"})

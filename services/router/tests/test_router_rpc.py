@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.router import METRICS_TOKEN, TOKEN, Replicas, Router, Routers
+from harness.router import METRICS_TOKEN, NAMES, TOKEN, Replicas, Router, Routers
 from harness.waiting import wait_until
 
 import venvd
@@ -23,32 +23,12 @@ from venvd_proto.v1.session_service_pb2_grpc import SessionServiceStub
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
-NAMES = [f"name-{number}" for number in range(8)]
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
 
 
 @pytest.fixture(scope="module")
 def router(rpc_replicas: Replicas, routers: Routers) -> Router:
     return routers.start("rpc", rpc_replicas.entries)
-
-
-@pytest.fixture
-def backend(router: Router) -> Iterator[venvd.Backend]:
-    with venvd.connect(router.url, TOKEN) as backend:
-        yield backend
-
-
-@pytest.fixture(params=[0, 1])
-def session(backend: venvd.Backend, request: pytest.FixtureRequest) -> Iterator[venvd.Session]:
-    """A session with a name on each replica."""
-    for name in NAMES:
-        session = backend.sessions.create(name)
-        if session.name.startswith(f"{request.param}-"):
-            yield session
-            session.delete()
-            return
-        session.delete()
-    raise AssertionError("no name leads there")
 
 
 @pytest.fixture

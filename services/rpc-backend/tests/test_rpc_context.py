@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from venvd_contract.errors import InvalidRequest
-from venvd_rpc_backend.context import describe_peer, read_metadata
+from venvd_http.proxies import parse_grpc_peer
+from venvd_rpc_backend.context import read_metadata
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from venvd_rpc_backend.context import describe_peer, read_metadata
 )
 def test_the_address_of_a_peer(peer: str, address: str) -> None:
     """The address has neither port nor brackets, as for the other transports."""
-    assert describe_peer(peer) == address
+    assert parse_grpc_peer(peer) == address
 
 
 @pytest.mark.parametrize(

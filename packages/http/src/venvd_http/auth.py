@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -310,3 +311,30 @@ class TokenGuard:
         if self.on_refusal is not None:
             self.on_refusal(key, peer, error)
         return error
+
+
+@contextmanager
+def tied(key: Key | None) -> Iterator[None]:
+    """End this task's block as soon as an access key ends.
+
+    Raises:
+        Unauthenticated: the key ended.
+    """
+    task = asyncio.current_task()
+    if key is None or task is None:
+        yield
+        return
+
+    def end() -> None:
+        task.cancel()
+
+    key.watch(end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not key.ended:
+            raise
+        task.uncancel()
+        raise key.error() from None
+    finally:
+        key.unwatch(end)

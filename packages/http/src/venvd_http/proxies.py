@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
 
 HEADER = b"x-forwarded-for"
 _MOST_HOPS = 32
@@ -87,3 +88,9 @@ def _drop_port(text: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
+
+
+def parse_grpc_peer(peer: str) -> str:
+    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:`."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind

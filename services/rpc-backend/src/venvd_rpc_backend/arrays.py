@@ -14,6 +14,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest
 from venvd_core.backend import Backend, Incoming, Outgoing, Reply, Target
+from venvd_http.auth import tied
 from venvd_proto import chunks
 from venvd_proto.v1.python_service_pb2 import (
     ArrayHeader,
@@ -94,7 +95,7 @@ class Arrays:
     async def _get(self, message: GetArrayRequest, context: Context) -> None:
         try:
             fields = self._admit(context)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 outgoing = await self._fetch(message, fields, context)
                 try:
                     await self._send(outgoing, context)
@@ -123,7 +124,7 @@ class Arrays:
     async def _put(self, _requests: Any, context: Context) -> Message | None:
         try:
             fields = self._admit(context)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 reply = await self._receive(fields, context)
             return messages.fill(PutArrayResponse(), reply.result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status

@@ -16,6 +16,7 @@ from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_core.wire import TEXT_EVENTS
+from venvd_http.auth import tied
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, float_arrays, messages
@@ -124,7 +125,7 @@ class Calls:
         """Send the description of a file, then its bytes."""
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 await files.send(self._backend, self.request(method, message, context, fields), context)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
@@ -135,7 +136,7 @@ class Calls:
         """Take the header of a file, then its bytes."""
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 request = self.request(method, None, context, fields)
                 return method.respond(await files.receive(self._backend, request, requests))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -152,7 +153,7 @@ class Calls:
             call = Call(request, on_event=lambda kind, data: events.put_nowait((kind, data)))
             self._backend.begin(call)
             call.add_done_callback(lambda _: events.put_nowait(None))
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 while (event := await events.get()) is not None:
                     await context.write(_event(*event))
                 await context.write(method.respond(call.result().result))
@@ -191,7 +192,7 @@ class UnaryCall:
             outcome = self._calls.outcome(self._calls.request(self._method, message, context, fields))
             if fields.key is None:
                 return self._method.respond((await outcome).result)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 return self._method.respond((await outcome).result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
@@ -208,7 +209,7 @@ class FloatArrayCall(UnaryCall):
         try:
             fields = self._calls.admit(self._method, self._metadata, context)
             request = self._calls.request(self._method, message, context, fields)
-            with contexts.tied(fields.key):
+            with tied(fields.key):
                 return await self._calls.float_array(self._method, request)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)

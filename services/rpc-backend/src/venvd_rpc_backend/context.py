@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
-from urllib.parse import unquote
 
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unauthenticated
 from venvd_contract.suggestions import suggest
 from venvd_http.auth import Caller, Key, TokenGuard
-from venvd_http.proxies import HEADER, TrustedProxies
+from venvd_http.proxies import HEADER, TrustedProxies, parse_grpc_peer
 
 RESERVE = 0.05
 """Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
@@ -130,46 +127,13 @@ def authorise(guard: PeerGuard, fields: CallFields, context: Context) -> None:
     """
     peer = context.peer()
     try:
-        client = guard.proxies.find_client(describe_peer(peer), fields.forwarded)
+        client = guard.proxies.find_client(parse_grpc_peer(peer), fields.forwarded)
         fields.caller = guard.admit(fields.token, client)
         guard.accepted.add(peer)
     except Unauthenticated as error:
         if fields.token is None:
             raise Unauthenticated(f'{error.message}: send it as the metadata "authorization: Bearer …"') from None
         raise
-
-
-def describe_peer(peer: str) -> str:
-    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:`."""
-    kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind
-
-
-@contextmanager
-def tied(key: Key | None) -> Iterator[None]:
-    """End this task's block as soon as an access key ends.
-
-    Raises:
-        Unauthenticated: the key ended.
-    """
-    task = asyncio.current_task()
-    if key is None or task is None:
-        yield
-        return
-
-    def end() -> None:
-        task.cancel()
-
-    key.watch(end)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not key.ended:
-            raise
-        task.uncancel()
-        raise key.error() from None
-    finally:
-        key.unwatch(end)
 
 
 def find_timeout(context: Context) -> float | None:

@@ -23,6 +23,7 @@ import grpc
 
 from venvd_contract.errors import Busy, DeadlineExceeded, Unavailable, VenvdError
 from venvd_http.admission import Admission, AdmissionLimits, name_peer
+from venvd_http.proxies import parse_grpc_peer
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend.context import PeerGuard
 from venvd_rpc_backend.status import refuse
@@ -119,7 +120,7 @@ class Entrance:
 
         async def serve(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             try:
-                with self._count(name_peer(contexts.describe_peer(context.peer()))):
+                with self._count(name_peer(parse_grpc_peer(context.peer()))):
                     message = await self._read(requests)
                     if self.guard.open:
                         self.guard.accepted.add(context.peer())

@@ -27,6 +27,7 @@ from venvd_contract.resources import (
     ROTATION_OVERLAP,
     UPDATES,
     Backend,
+    BackendStart,
     LogLine,
     VenvSpec,
     Walls,
@@ -245,9 +246,7 @@ def start(
     options |= {name: list(options[name]) for name in ("manages", "allowedHosts", "allowedOrigins")}
     venv_name = _ensure_venv(state, venv_name, provider, model)
     started = state.controller.backends.start(backend_type, venv=venv_name, **options)
-    if not no_wait:
-        wait(state, started.operation)
-    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+    _await_and_show(state, started, no_wait=no_wait)
     _warn_of_another(state, started.backend)
     if options["token"] and (options["httpPort"] or options["pipeName"]):
         state.say("clients of the older .NET host send no token, and their calls fail: for them, use --no-token")
@@ -269,6 +268,13 @@ def _warn_of_managing(state: State, backend: Backend) -> None:
     if backend.spec.manages:
         names = ", ".join(backend.spec.manages)
         state.say(f"warning: each caller of {backend.name} may make, change, use and delete the venvs {names}")
+
+
+def _await_and_show(state: State, started: BackendStart, *, no_wait: bool) -> None:
+    """Wait for a start, unless the caller does not want to, and show the backend."""
+    if not no_wait:
+        wait(state, started.operation)
+    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
 
 
 def _show_started(state: State, started: Backend) -> None:
@@ -312,9 +318,7 @@ def stop(state: State, name: str | None, until_changed: bool) -> None:
 def restart(state: State, name: str | None, no_wait: bool) -> None:
     """Restart a backend. It keeps its URL and token; its sessions start again without their state."""
     started = state.controller.backends.restart(choose_backend(state, name))
-    if not no_wait:
-        wait(state, started.operation)
-    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+    _await_and_show(state, started, no_wait=no_wait)
 
 
 @backend.command("rollback")
@@ -323,10 +327,7 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
 @pass_state
 def rollback(state: State, name: str | None, no_wait: bool) -> None:
     """Restart a backend with the build of its venv that it ran before. `venvd restart` takes the newest again."""
-    started = state.controller.backends.rollback(choose_backend(state, name))
-    if not no_wait:
-        wait(state, started.operation)
-    _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))
+    _await_and_show(state, state.controller.backends.rollback(choose_backend(state, name)), no_wait=no_wait)
 
 
 @backend.command("scale")

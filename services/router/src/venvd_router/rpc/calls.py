@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from venvd_contract.errors import Unavailable, VenvdError
+from venvd_http.auth import tied
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
 from venvd_router.activity import Activity
@@ -17,7 +18,7 @@ from venvd_router.loads import Loads
 from venvd_router.replicas import Replicas
 from venvd_router.rpc import statuses
 from venvd_router.rpc.channels import Channels
-from venvd_router.rpc.entrance import Admitted, Entrance, tied
+from venvd_router.rpc.entrance import Admitted, Entrance
 
 LARGEST_KEPT = 1 << 20
 """Bytes of the messages of a stream that are kept, so that they can be sent to another replica as well."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from venvd_contract.errors import Unauthenticated
 from venvd_http.auth import Key, TokenGuard, bearer_token
-from venvd_http.proxies import HEADER, TrustedProxies
+from venvd_http.proxies import HEADER, TrustedProxies, parse_grpc_peer
 
 _FORWARDED_FOR = HEADER.decode()
 _SESSION = "x-venvd-session"
@@ -55,7 +52,7 @@ class Entrance:
         metadata = tuple(context.invocation_metadata() or ())
         token = _find_token(metadata)
         forwarded = [value for name, value in metadata if name == _FORWARDED_FOR]
-        client = self._proxies.find_client(_describe_peer(context.peer()), forwarded)
+        client = self._proxies.find_client(parse_grpc_peer(context.peer()), forwarded)
         try:
             caller = self._guard.admit(token, client)
         except Unauthenticated as error:
@@ -70,36 +67,3 @@ class Entrance:
 def _find_token(metadata: Metadata) -> str | None:
     given = next((value for name, value in metadata or () if name == "authorization"), None)
     return None if given is None else bearer_token(given.encode("latin-1", "replace"))
-
-
-def _describe_peer(peer: str) -> str:
-    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`."""
-    kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind
-
-
-@contextmanager
-def tied(key: Key | None) -> Iterator[None]:
-    """End this task's block as soon as an access key ends.
-
-    Raises:
-        Unauthenticated: the key ended.
-    """
-    task = asyncio.current_task()
-    if key is None or task is None:
-        yield
-        return
-
-    def end() -> None:
-        task.cancel()
-
-    key.watch(end)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not key.ended:
-            raise
-        task.uncancel()
-        raise key.error() from None
-    finally:
-        key.unwatch(end)

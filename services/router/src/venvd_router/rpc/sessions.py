@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
+from venvd_http.auth import tied
 from venvd_proto.v1.python_service_pb2 import Error, SessionRequest, SessionResponse
 from venvd_router.activity import Activity
 from venvd_router.loads import Loads
@@ -18,7 +19,7 @@ from venvd_router.replicas import Replicas
 from venvd_router.rpc import statuses
 from venvd_router.rpc.calls import LARGEST_KEPT, MOST_MOVES, Forwarding
 from venvd_router.rpc.channels import Channels
-from venvd_router.rpc.entrance import Admitted, Entrance, tied
+from venvd_router.rpc.entrance import Admitted, Entrance
 
 METHOD = "/venvd.v1.PythonService/Session"
 _BY_ID = frozenset({"session.get", "session.delete", "session.interrupt", "session.reset"})
