@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from harness.router import METRICS_TOKEN, NAMES, TOKEN, Replicas, Router, Routers
+from harness.router import METRICS_TOKEN, NAMES, TOKEN, Replicas, Router, Routers, write_keys
 from harness.waiting import wait_until
 
 import venvd
@@ -133,6 +133,16 @@ def test_a_draining_replica_gets_no_new_sessions(http_replicas: Replicas, router
         assert {each.name[0] for each in sessions} == {"1"}
         for each in sessions:
             each.delete()
+
+
+def test_a_new_session_looks_for_replicas_without_an_address(http_replicas: Replicas, routers: Routers) -> None:
+    """One that has just got its address counts at once: its first session does not wait for the next look."""
+    first, second = http_replicas.entries
+    router = routers.start("http", [{"url": None}, second])
+    for entry, number in (({"url": None}, "1"), (first, "0")):
+        write_keys(router.keys, [entry, second])
+        with venvd.connect(router.url, TOKEN) as backend, backend.sessions.create() as session:
+            assert session.name.startswith(f"{number}-")
 
 
 def test_any_replica_may_know_a_call_by_its_name(router: Router, session: venvd.Session) -> None:

@@ -224,7 +224,7 @@ class BackendStarter:
                 self._engine.destroy(record)
                 self._backends.update(row.name, record=None, launch=None)
             raise
-        walls = self._read_walls(row, record)
+        walls = None if row.is_router else self._read_walls(row, record)
         self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls)
 
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:

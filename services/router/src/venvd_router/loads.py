@@ -42,6 +42,7 @@ class Loads:
 
     async def rank_open(self) -> list[int]:
         """Rank the replicas that take new sessions; the one with the fewest sessions is the first."""
+        self._replicas.look_for_missing()
         await self.refresh()
         numbers = self._replicas.table.list_open() or self._replicas.list_reachable()
         return sorted(numbers, key=self._rank)

@@ -91,6 +91,11 @@ class Replicas:
         """List the replicas that have an address."""
         return [number for number, each in enumerate(self.table.replicas) if _find_url(each) is not None]
 
+    def look_for_missing(self) -> None:
+        """Read the table again if a replica has no address: it may have got one a moment ago."""
+        if self.refresh is not None and len(self.list_reachable()) < self.table.count:
+            self.refresh()
+
     def find_address(self, number: int, *, http: bool = True) -> Address | None:
         """Find where the router reaches a replica.
 
