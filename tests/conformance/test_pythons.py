@@ -34,7 +34,7 @@ PLAIN = [
 @pytest.fixture(scope="module", params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     """A CPython that is there; others are skipped, not fetched."""
-    found = interpreters.installed(uv.find_uv_bin(), dict(os.environ), Quiet())
+    found = interpreters.list_installed(uv.find_uv_bin(), dict(os.environ), Quiet())
     if interpreters.choose(request.param, found) is None:
         pytest.skip(f"this machine has no CPython {request.param}")
     return str(request.param)

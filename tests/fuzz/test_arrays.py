@@ -103,7 +103,7 @@ def test_array_descriptions(data: bytes) -> None:
     )
     if kind != "value":
         return
-    kind, header = outcome(lambda: arrays.described(fields), InvalidRequest, TooLarge)
+    kind, header = outcome(lambda: arrays.read_header(fields), InvalidRequest, TooLarge)
     if kind != "value":
         assert 0 < len(header) < 1000
     else:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from venvd_contract.commands import BY_NAME, checked
+from venvd_contract.commands import BY_NAME, check_payload
 from venvd_contract.errors import VenvdError, from_fields
 from venvd_proto.v1 import (
     python_service_pb2,
@@ -95,7 +95,7 @@ class RpcCaller:
 
     def _message(self, command: str, payload: dict[str, Any]) -> Message:
         """The typed request; raises where the message cannot say what the payload says."""
-        checked(command, payload)
+        check_payload(command, payload)
         service, method = BY_NAME[command].rpc.split("/")
         message = getattr(_MESSAGES[service], f"{method}Request")()
         for name, value in payload.items():

@@ -28,7 +28,7 @@ from harness.cli import Cli, run
 import venvd
 from venvd import _controller_process
 from venvd_contract import resources
-from venvd_contract.commands import ATTACH, COMMANDS, checked
+from venvd_contract.commands import ATTACH, COMMANDS, check_payload
 from venvd_contract.errors import HandleNotFound, NotFound, Unauthenticated, Unimplemented, UserError, VenvdError
 from venvd_contract.framing import dump_line, parse_line
 from venvd_contract.resources import VenvSpec
@@ -54,7 +54,7 @@ class Interpreter:
             self.seen.append((command, session, timeout))
             if session not in {None, "default", "side"}:
                 raise NotFound(f"no session {session}")
-            fields = checked(command, payload)
+            fields = check_payload(command, payload)
             self.as_handle = fields.pop("asHandle", None)
             fields.pop("env", None)
             return getattr(self, "do_" + command.replace(".", "_"))(**fields)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.commands import BY_NAME, COMMANDS, checked
+from venvd_contract.commands import BY_NAME, COMMANDS, check_payload
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.venvs import PASSED_ON
 
@@ -30,8 +30,8 @@ def test_only_ping_is_open() -> None:
 def test_defaults_are_filled_in() -> None:
     """Absent and null are the same, and defaults are never shared."""
     full = {"handleId": "h", "methodName": "m", "args": [], "kwargs": {}, "asHandle": None}
-    assert checked("call", {"handleId": "h", "methodName": "m", "args": None}) == full
-    one, other = checked("eval", {}), checked("eval", None)
+    assert check_payload("call", {"handleId": "h", "methodName": "m", "args": None}) == full
+    one, other = check_payload("eval", {}), check_payload("eval", None)
     assert one == other == {"expression": None, "code": None, "locals": {}, "env": {}, "asHandle": None}
     assert one["locals"] is not other["locals"]
 
@@ -59,21 +59,21 @@ def test_defaults_are_filled_in() -> None:
 def test_the_fault_is_named(command: str, payload: Any, says: str) -> None:
     """A wrong request is refused with the field and what it takes."""
     with pytest.raises(InvalidRequest, match=says):
-        checked(command, payload)
+        check_payload(command, payload)
 
 
 def test_fields_of_older_clients_pass() -> None:
     """What clients of an older .NET host send beside the fields of a command is dropped."""
     older = {"handleId": "h", "typeName": "list", "isValid": True, "returnType": "Int32"}
-    assert checked("dispose", older) == {"handleId": "h", "handleIds": None}
+    assert check_payload("dispose", older) == {"handleId": "h", "handleIds": None}
 
 
 def test_whole_numbers_are_numbers() -> None:
     """A field that takes a number takes a whole one."""
-    assert checked("session.create", {"idleTimeout": 3})["idleTimeout"] == 3
+    assert check_payload("session.create", {"idleTimeout": 3})["idleTimeout"] == 3
 
 
 def test_any_value_is_any_value() -> None:
     """A field without a type takes whatever JSON can hold."""
     for value in (None, 0, "", [], {"$handle": "x"}):
-        assert checked("wrap", {"value": value}) == {"value": value}
+        assert check_payload("wrap", {"value": value}) == {"value": value}

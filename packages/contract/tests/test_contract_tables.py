@@ -112,8 +112,8 @@ def test_into_is_checked() -> None:
 def test_a_table_is_described_as_bytes() -> None:
     """Format and what it shall become stand beside the number of bytes, and nothing else is taken for a table."""
     header = arrays.table(300, "pandas")
-    assert arrays.described(header.fields()) == header
-    assert arrays.described(arrays.header("<f8", [3]).fields()).format is None
+    assert arrays.read_header(header.fields()) == header
+    assert arrays.read_header(arrays.header("<f8", [3]).fields()).format is None
     for wrong in ({"dtype": "<f8"}, {"shape": [3, 100]}, {"format": "csv"}, {"format": None}):
         with pytest.raises(InvalidRequest):
-            arrays.described({**header.fields(), **wrong})
+            arrays.read_header({**header.fields(), **wrong})

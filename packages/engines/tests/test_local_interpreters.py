@@ -58,7 +58,7 @@ def test_our_own_version_is_found_and_answered() -> None:
 @pytest.mark.slow
 def test_every_version_comes_once() -> None:
     """Links, shims and venvs of one CPython are one interpreter."""
-    found = interpreters.installed(UV, ENV, Quiet())
+    found = interpreters.list_installed(UV, ENV, Quiet())
     assert len({one.path for one in found}) == len(found)
     assert Version(platform.python_version().rstrip("+")) in {one.version for one in found}
 

@@ -254,7 +254,7 @@ def test_equal_venvs_share_one_key_and_others_do_not() -> None:
 @pytest.mark.parametrize("minor", ["3.9", "3.13"])
 def test_other_versions_side_by_side(venvs: Venvs, tools: Tools, wheel: Wheel, minor: str) -> None:
     """Venvs of other CPythons are built beside ours, each with its exact version."""
-    found = interpreters.choose(minor, interpreters.installed(tools.uv, tools.env, Quiet()))
+    found = interpreters.choose(minor, interpreters.list_installed(tools.uv, tools.env, Quiet()))
     if found is None:
         pytest.skip(f"this machine has no CPython {minor}")
     wheel("alpha", "1.0")

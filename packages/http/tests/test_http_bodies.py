@@ -58,7 +58,7 @@ def test_a_body_far_over_the_limit_is_not_read_to_its_end(monkeypatch: pytest.Mo
     with pytest.raises(TooLarge):
         asyncio.run(body.read(100))
     assert not body.ended
-    assert body.closing(Head(length=1000)) == CLOSE
+    assert body.choose_closing(Head(length=1000)) == CLOSE
 
 
 def test_a_client_that_stops_is_refused() -> None:
@@ -81,7 +81,7 @@ def test_a_client_that_stops_is_refused() -> None:
 )
 def test_a_refused_body_may_end_its_connection(head: Head, closes: bool) -> None:
     """The connection goes on if the rest of the body is known to be short, and is on its way."""
-    assert (Body(arriving(), 1).closing(head) == CLOSE) == closes
+    assert (Body(arriving(), 1).choose_closing(head) == CLOSE) == closes
 
 
 @pytest.mark.parametrize(("messages", "status"), [((b"x" * 200, last(b"")), 413), ((b"{",), 400)])

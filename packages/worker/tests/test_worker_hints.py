@@ -9,7 +9,7 @@ import urllib.error
 import pytest
 
 from venvd_worker.session.hints import find_hint
-from venvd_worker.session.tracebacks import formatted
+from venvd_worker.session.tracebacks import format_traceback
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_network_that_is_off() -> None:
 
 def test_the_hint_ends_the_traceback() -> None:
     """Everyone who shows the traceback shows the hint."""
-    text = formatted(ModuleNotFoundError("No module named 'nowhere'", name="nowhere"))
+    text = format_traceback(ModuleNotFoundError("No module named 'nowhere'", name="nowhere"))
     error, hint = text.splitlines()[-2:]
     assert error == "ModuleNotFoundError: No module named 'nowhere'"
     assert hint.startswith('The venv has no module "nowhere": `venvd venv add VENV nowhere` adds its package')

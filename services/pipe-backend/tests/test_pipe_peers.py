@@ -24,18 +24,18 @@ def test_the_kernel_tells_the_users_id() -> None:
 
 def test_a_token_is_guard_enough(tmp_path: Path) -> None:
     """Without a setting any user may connect where a token is needed."""
-    assert peers.allowed_users(None, tmp_path, token=True) is None
+    assert peers.find_allowed_users(None, tmp_path, token=True) is None
 
 
 def test_without_a_token_the_user_is_the_guard(tmp_path: Path) -> None:
     """Without setting and token: this process's user, root, and the owner of the directory."""
-    assert peers.allowed_users(None, tmp_path, token=False) == {0, os.geteuid(), tmp_path.stat().st_uid}
+    assert peers.find_allowed_users(None, tmp_path, token=False) == {0, os.geteuid(), tmp_path.stat().st_uid}
 
 
 def test_named_users_hold_in_any_case(tmp_path: Path) -> None:
     """Users that are named are the only ones, token or not; `any` is everyone."""
-    assert peers.allowed_users(frozenset({7}), tmp_path, token=True) == {7}
-    assert peers.allowed_users("any", tmp_path, token=False) is None
+    assert peers.find_allowed_users(frozenset({7}), tmp_path, token=True) == {7}
+    assert peers.find_allowed_users("any", tmp_path, token=False) is None
 
 
 def test_a_stranger_is_refused() -> None:

@@ -18,7 +18,7 @@ def parse_header(result: Any) -> Header:
         BadReply: the header is not valid.
     """
     try:
-        return arrays.described(result)
+        return arrays.read_header(result)
     except VenvdError as error:
         raise BadReply(f"the backend sent an invalid array descriptor: {error.message}") from None
 

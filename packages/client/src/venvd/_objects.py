@@ -211,10 +211,10 @@ def find_path(value: Any) -> str | None:
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         owner = ".".join(parts[:end])
-        found: Any = sys.modules.get(owner)
+        importable: Any = sys.modules.get(owner)
         for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is value:
+            importable = getattr(importable, part, None)
+        if importable is value:
             return f"{owner}:{name}"
     return None
 

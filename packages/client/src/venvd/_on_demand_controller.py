@@ -31,7 +31,7 @@ def on_demand_pid_file(directory: Path) -> Path:
     return directory / "private.pid"
 
 
-def kept_pid_file(directory: Path) -> Path:
+def find_kept_pid_file(directory: Path) -> Path:
     """Return the file that names a controller which runs until `venvd down`."""
     return directory / "controller.pid"
 
@@ -40,7 +40,7 @@ def keep_running() -> None:
     """Let the home's on-demand controller, if one runs, run until `venvd down`."""
     directory = home_directory()
     if _pid_file.read_running(on_demand_pid_file(directory)) is not None:
-        on_demand_pid_file(directory).replace(kept_pid_file(directory))
+        on_demand_pid_file(directory).replace(find_kept_pid_file(directory))
 
 
 @contextlib.contextmanager

@@ -76,9 +76,9 @@ class Output(commands.Output):
             raise InvalidRequest(f'"{target.name}" names no format of a picture: let it end with one of {known}')
         pictures = [bundle[mime] for bundle in self.display if mime in bundle]
         if not -len(pictures) <= index < len(pictures):
-            found = ", ".join(sorted({name for bundle in self.display for name in bundle})) or "nothing"
+            mimes = ", ".join(sorted({name for bundle in self.display for name in bundle})) or "nothing"
             raise InvalidRequest(
-                f"there is no display {index} as {mime}: {len(pictures)} of the displays have it; they are {found}"
+                f"there is no display {index} as {mime}: {len(pictures)} of the displays have it; they are {mimes}"
             )
         data = pictures[index]
         target.write_bytes(data.encode() if mime in _TEXT_FORMATS else base64.b64decode(data))

@@ -66,8 +66,8 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     def _venvd_find_class(self) -> type | None:
         """Return the class of this program that is the object's, or the nearest of its bases."""
         if self._venvd_class is UNKNOWN:
-            found = find_local_class(self._venvd_evaluate(_operators.CLASSES, self))
-            object.__setattr__(self, "_venvd_class", found)
+            local_class = find_local_class(self._venvd_evaluate(_operators.CLASSES, self))
+            object.__setattr__(self, "_venvd_class", local_class)
         return self._venvd_class
 
     def _venvd_run(self, call: Any) -> Any:

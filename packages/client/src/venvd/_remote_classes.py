@@ -43,11 +43,11 @@ def find_local_class(names: Iterable[tuple[str, str]]) -> type | None:
     for module, name in names:
         parts = module.split(".")
         for end in range(len(parts), 0, -1):
-            found: Any = sys.modules.get(".".join(parts[:end])) if module != "__main__" else None
+            candidate: Any = sys.modules.get(".".join(parts[:end])) if module != "__main__" else None
             for part in name.split("."):
-                found = getattr(found, part, None)
-            if isinstance(found, type) and found is not object:
-                return None if issubclass(found, _NEVER) else found
+                candidate = getattr(candidate, part, None)
+            if isinstance(candidate, type) and candidate is not object:
+                return None if issubclass(candidate, _NEVER) else candidate
     return None
 
 

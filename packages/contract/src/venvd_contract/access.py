@@ -26,7 +26,6 @@ METRICS = "metrics"
 VENV = "venv:"
 USE = "use:"
 
-CONTROLLER_PREFIX = "vc_"
 KEY_PREFIX = "vk_"
 BACKEND_PREFIX = "vd_"
 

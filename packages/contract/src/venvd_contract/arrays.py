@@ -138,7 +138,7 @@ def table(size: int, into: Optional[str] = None) -> Header:
     return replace(plain, format=ARROW, into=into)
 
 
-def described(fields: Dict[str, Any]) -> Header:
+def read_header(fields: Dict[str, Any]) -> Header:
     """Return the header in the fields of a request or reply.
 
     Raises:

@@ -395,7 +395,7 @@ class _Field:
     default: Any
 
 
-def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
+def list_fields(model: Type[Any]) -> Tuple[_Field, ...]:
     """The fields of a dataclass, in the form that `check_fields` takes."""
     hints = get_type_hints(model)
     specs = []
@@ -413,9 +413,9 @@ def declared_fields(model: Type[Any]) -> Tuple[_Field, ...]:
 
 
 _CHECKS: Dict[str, Tuple[_Field, ...]] = {
-    command.name: declared_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
+    command.name: list_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
 }
-_CHECKS[ATTACH] = declared_fields(AttachRequest)
+_CHECKS[ATTACH] = list_fields(AttachRequest)
 
 
 class _Shape(NamedTuple):
@@ -440,7 +440,7 @@ _OLDER_FIELDS = frozenset({"returnType", "typeName", "isValid"})
 """What clients of an older .NET host send beside the declared fields; it is dropped."""
 
 
-def checked(command: str, payload: Any) -> Dict[str, Any]:
+def check_payload(command: str, payload: Any) -> Dict[str, Any]:
     """Check a payload, and return it with every declared field: absent and null become the default.
 
     The caller must not change the values, because defaults are shared.

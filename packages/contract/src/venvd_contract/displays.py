@@ -31,5 +31,5 @@ def add_display(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> None:
 
 
 def _identity(bundle: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    found = bundle.get(DISPLAY_ID)
-    return found if isinstance(found, dict) else None
+    identity = bundle.get(DISPLAY_ID)
+    return identity if isinstance(identity, dict) else None

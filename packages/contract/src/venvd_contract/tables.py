@@ -127,7 +127,7 @@ def table_in(pyarrow: Any, memory: Any) -> Any:
     return table
 
 
-def converted(table: Any, into: str, module: Any) -> Any:
+def convert(table: Any, into: str, module: Any) -> Any:
     """Convert a table to what `into` names. `module` is pandas or polars if `into` names it."""
     if into == "pandas":
         return table.to_pandas()

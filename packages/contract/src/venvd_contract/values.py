@@ -176,7 +176,7 @@ class TaggedEncoder(Encoder):
         return {_SEQUENCES[type(value)]: [self.encode(item, depth) for item in value]}
 
 
-def _tagged_integer(value: int) -> Any:
+def _tag_integer(value: int) -> Any:
     if -SAFE_INTEGER <= value <= SAFE_INTEGER:
         return value
     try:
@@ -185,19 +185,19 @@ def _tagged_integer(value: int) -> Any:
         raise NotPlain("int") from None
 
 
-def _tagged_real(value: float) -> Any:
+def _tag_real(value: float) -> Any:
     if math.isfinite(value):
         return value
     return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
 
 
 _TAGGED: Dict[Type[Any], Write] = {
-    int: _tagged_integer,
-    float: _tagged_real,
+    int: _tag_integer,
+    float: _tag_real,
     str: _text,
     bytes: lambda value: {"$bytes": _base64(value)},
     bytearray: lambda value: {"$bytes": _base64(value)},
-    complex: lambda value: {"$complex": [_tagged_real(value.real), _tagged_real(value.imag)]},
+    complex: lambda value: {"$complex": [_tag_real(value.real), _tag_real(value.imag)]},
     decimal.Decimal: lambda value: {"$decimal": str(value)},
     dt.datetime: lambda value: {"$datetime": value.isoformat()},
     dt.date: lambda value: {"$date": value.isoformat()},
@@ -378,14 +378,14 @@ class Decoder:
             if tag == "$dict":
                 return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in data}
             if container is not None:
-                return container(self.decode(_listed(data), depth))
+                return container(self.decode(_require_list(data), depth))
             scalar = _TAGGED_SCALARS.get(tag)
             if scalar is None:
                 if self._find_object is None or tag not in _OBJECT_TAGS:
                     raise InvalidRequest(_unknown_tag(tag))
                 if tag == "$import":
                     return self._find_object(_string(data))
-                call = self.decode(_listed(data), depth)
+                call = self.decode(_require_list(data), depth)
             else:
                 return scalar(data)
         except (TypeError, ValueError, ArithmeticError, binascii.Error) as error:
@@ -414,7 +414,7 @@ def _unknown_tag(tag: str) -> str:
     )
 
 
-def _listed(data: Any) -> Any:
+def _require_list(data: Any) -> Any:
     if type(data) is not list:
         raise TypeError("an array is needed, not {}".format(type(data).__name__))
     return data
@@ -441,7 +441,7 @@ def _number(data: Any) -> float:
 
 
 def _complex(data: Any) -> complex:
-    real, imaginary = _listed(data)
+    real, imaginary = _require_list(data)
     return complex(_number(real), _number(imaginary))
 
 

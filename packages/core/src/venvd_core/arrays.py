@@ -333,7 +333,7 @@ def _read_header(array_reply: _ArrayReply) -> Header:
             "order": array_reply.order,
             "format": array_reply.format,
         }
-        return arrays.described(fields)
+        return arrays.read_header(fields)
     except VenvdError as error:
         raise Internal(f"the session sent an invalid array descriptor: {error.message}") from None
 

@@ -293,7 +293,7 @@ class Backend:
             if request.command == ATTACH:
                 raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
-        payload = commands.checked(request.command, wire.parse_object(request.payload))
+        payload = commands.check_payload(request.command, wire.parse_object(request.payload))
         if request.command in _AUDITED:
             return partial(self._run_audited, own_command, pool, payload, request)
         return partial(own_command, pool, payload)

@@ -145,7 +145,7 @@ class BackgroundCalls:
         Raises:
             NotFound: there is no such call; says what happened to it where that is known.
         """
-        fields = commands.checked("call.get", wire.parse_object(request.payload))
+        fields = commands.check_payload("call.get", wire.parse_object(request.payload))
         wait = fields["wait"] or 0.0
         if not (math.isfinite(wait) and wait >= 0):
             raise InvalidRequest("wait takes seconds, 0 or more")
@@ -234,7 +234,7 @@ def _parse_start(request: Request) -> Request:
     """
     raw = _object.decode(wire.check_payload(request.payload))
     payload = bytes(raw.pop("payload", _NULL))
-    fields = commands.checked("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
+    fields = commands.check_payload("call.start", {name: wire.parse_object(bytes(part)) for name, part in raw.items()})
     command = fields["command"]
     if command not in SESSION_COMMANDS:
         known = ", ".join(sorted(SESSION_COMMANDS))

@@ -54,7 +54,7 @@ class Cancellation:
         Raises:
             NotFound: there is no such call, and none is remembered.
         """
-        identity = commands.checked("cancel", wire.parse_object(cancelling.request.payload))["id"]
+        identity = commands.check_payload("cancel", wire.parse_object(cancelling.request.payload))["id"]
         if type(identity) not in {str, int, float}:
             raise InvalidRequest('cancel: the field "id" takes the ID or the name of a call')
         call = self._find(cancelling, identity)

@@ -129,7 +129,7 @@ class BackendSettings(BaseSettings):
         return lower_limits(self.session_limits, self.max_session_limits)
 
     @model_validator(mode="after")
-    def _guarded(self) -> BackendSettings:
+    def _check_token(self) -> BackendSettings:
         if not self.token_sha256 and not self.no_token:
             raise ValueError(
                 "VENVD_TOKEN_SHA256 is empty: give the SHA-256 of the token that clients must send, in hexadecimal, "

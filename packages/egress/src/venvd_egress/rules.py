@@ -62,14 +62,14 @@ class Rules:
 
     def find_headers(self, host: str, port: int) -> Tuple[Optional[int], Fields]:
         """Return the headers to add to a request for `http://host:port`, and the port of HTTPS that it then goes to."""
-        found: Optional[int] = None
+        chosen_port: Optional[int] = None
         fields: Fields = []
         for header in self.headers:
             secure_port = header.find_port(host, port)
             if secure_port is not None:
-                found = secure_port
+                chosen_port = secure_port
                 fields.append((header.name, header.value))
-        return found, fields
+        return chosen_port, fields
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """Connect to a destination, at an address that was checked.

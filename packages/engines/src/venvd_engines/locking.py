@@ -217,11 +217,11 @@ def explain(stderr: str) -> str:
     if not causes:
         return "the installer failed without a message"
     if _UNAVAILABLE.search(" ".join(causes)) and not _INVALID.search(causes[0]):
-        return _bounded(_explain_unavailable(causes))
+        return _shorten(_explain_unavailable(causes))
     if causes[0].startswith("No solution found"):
-        return _bounded(f"the requirements cannot be resolved: {_explain_conflict(causes[1:], hints)}")
+        return _shorten(f"the requirements cannot be resolved: {_explain_conflict(causes[1:], hints)}")
     whole = ": ".join([*causes, *hints])
-    return _bounded(re.sub(r" in `[^`]*` at position \d+", "", whole))
+    return _shorten(re.sub(r" in `[^`]*` at position \d+", "", whole))
 
 
 def failure(stderr: str) -> VenvdError:
@@ -269,9 +269,9 @@ def _explain_conflict(causes: list[str], hints: list[str]) -> str:
     return text.strip() or "no reason was given"
 
 
-def _explain_missing(found: re.Match[str]) -> str:
-    similar = find_similar(found[1])
-    return f"the package index has no package {found[1]}" + (f' (is "{similar}" meant?)' if similar else "")
+def _explain_missing(match: re.Match[str]) -> str:
+    similar = find_similar(match[1])
+    return f"the package index has no package {match[1]}" + (f' (is "{similar}" meant?)' if similar else "")
 
 
 def _explain_unavailable(causes: list[str]) -> str:
@@ -283,5 +283,5 @@ def _explain_unavailable(causes: list[str]) -> str:
     return f"the package index cannot be reached: {causes[-1]}"
 
 
-def _bounded(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} …"

@@ -67,7 +67,7 @@ def check_apt(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if len(name) > MAX_LINE or not _APT.fullmatch(name):
-            raise InvalidRequest(f"{_shown(name)} is no name of a Debian package: {_explain_apt(name)}")
+            raise InvalidRequest(f"{_show(name)} is no name of a Debian package: {_explain_apt(name)}")
     return sorted(set(names))
 
 
@@ -81,7 +81,7 @@ def check_apt_known(names: Sequence[str], known: Collection[str]) -> None:
         if name not in known:
             similar = difflib.get_close_matches(name, known, 1, cutoff=0.8)
             hint = f'; is "{similar[0]}" meant?' if similar else ""
-            raise InvalidRequest(f"the base image's Debian has no package {_shown(name)}{hint}")
+            raise InvalidRequest(f"the base image's Debian has no package {_show(name)}{hint}")
 
 
 def _explain_apt(name: str) -> str:
@@ -102,18 +102,18 @@ def check_modules(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if len(name) > MAX_LINE or not _MODULE.fullmatch(name) or any(map(keyword.iskeyword, name.split("."))):
-            raise InvalidRequest(f'{_shown(name)} is no name of a module: write it as "numpy" or "numpy.linalg"')
+            raise InvalidRequest(f'{_show(name)} is no name of a module: write it as "numpy" or "numpy.linalg"')
     return list(dict.fromkeys(names))
 
 
-def _shown(text: str) -> str:
+def _show(text: str) -> str:
     """The text as a message can carry it: short, and with nothing that moves a terminal's cursor."""
     visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:81])
     return f'"{visible[:80]}…"' if len(visible) > 80 else f'"{visible}"'
 
 
 def _wrong(line: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"the requirement {_shown(line)} {reason}")
+    return InvalidRequest(f"the requirement {_show(line)} {reason}")
 
 
 def _without_comment(line: str) -> str:
@@ -167,14 +167,14 @@ def _check_exact(text: str, requirement: Requirement) -> None:
 def _add(combined: dict[tuple[str, str], Requirement], requirement: Requirement) -> None:
     key = (requirement.name, str(requirement.marker or ""))
     before = combined.get(key)
-    merged = requirement if before is None else _merged(before, requirement)
+    merged = requirement if before is None else _merge(before, requirement)
     if merged.specifier.is_unsatisfiable():
         asked = str(requirement) if before is None else f"{before} and {requirement}"
-        raise InvalidRequest(f"no version can satisfy {_shown(asked)}: ask for versions that exist together")
+        raise InvalidRequest(f"no version can satisfy {_show(asked)}: ask for versions that exist together")
     combined[key] = merged
 
 
-def _merged(first: Requirement, second: Requirement) -> Requirement:
+def _merge(first: Requirement, second: Requirement) -> Requirement:
     made = Requirement(str(first))
     made.extras = first.extras | second.extras
     made.specifier = first.specifier & second.specifier

@@ -314,7 +314,7 @@ class TokenGuard:
 
 
 @contextmanager
-def tied(key: Key | None) -> Iterator[None]:
+def tie_to(key: Key | None) -> Iterator[None]:
     """End this task's block as soon as an access key ends.
 
     Raises:

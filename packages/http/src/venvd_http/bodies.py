@@ -74,7 +74,7 @@ class Body:
             except InvalidRequest:
                 return
 
-    def closing(self, head: Head) -> Headers:
+    def choose_closing(self, head: Head) -> Headers:
         """The header that ends the connection with the response, if the rest of the body keeps it from being reused."""
         if self.ended or not head.has_body:
             return ()

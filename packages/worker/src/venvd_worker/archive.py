@@ -59,12 +59,12 @@ def _version() -> str:
 
 
 def _sources() -> Dict[str, bytes]:
-    found = {"__main__.py": Path(__file__).with_name("bootstrap.py").read_bytes()}
+    contents = {"__main__.py": Path(__file__).with_name("bootstrap.py").read_bytes()}
     for package in (venvd_contract, venvd_worker):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
-            found[str(Path(root.name) / path.relative_to(root))] = path.read_bytes()
-    return found
+            contents[str(Path(root.name) / path.relative_to(root))] = path.read_bytes()
+    return contents
 
 
 def _compile(name: str, source: bytes) -> bytes:

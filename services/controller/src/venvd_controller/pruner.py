@@ -34,8 +34,8 @@ class Pruner:
         """
         venvs = [Leftover(AUTO_VENV, name, current=False) for name in self._auto_venvs.list_unused()]
         with self._images.lock_used_keys() as used:
-            found = [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
-        return [*venvs, *found]
+            leftovers = [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
+        return [*venvs, *leftovers]
 
     def prune(self, *, everything: bool) -> list[Leftover]:
         """Remove what `list_leftovers` lists, and return what was removed.

@@ -93,7 +93,7 @@ class App:
             _log.warning("a response broke off: %s", error.message)
             transport.abort()
         else:
-            await refuse(send, error, headers=body.closing(head))
+            await refuse(send, error, headers=body.choose_closing(head))
 
     async def _serve(self, request: HttpRequest) -> None:
         scope = request.scope

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from venvd_contract import arrays
 from venvd_contract.arrays import Header
-from venvd_contract.commands import checked
+from venvd_contract.commands import check_payload
 from venvd_contract.errors import InvalidRequest, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend, Call, Incoming, Outgoing, Reply, Target
@@ -206,7 +206,7 @@ class ArrayRequest:
 
     async def _answer(self) -> Reply | None:
         command = self._message.command
-        fields = checked(command, parse_object(self._message.payload))
+        fields = check_payload(command, parse_object(self._message.payload))
         if command == RELEASE:
             self._shared.release(fields["segments"])
             return Reply(b'{"success":true}')
@@ -214,7 +214,7 @@ class ArrayRequest:
         if command == GET:
             await self._get(fields)
             return None
-        header = arrays.described(fields)
+        header = arrays.read_header(fields)
         if self._input is not None:
             return await self._put(header, self._input)
         if fields["segment"] is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from venvd_contract.commands import ATTACH, SessionInfo, checked
+from venvd_contract.commands import ATTACH, SessionInfo, check_payload
 from venvd_contract.errors import InvalidRequest
 from venvd_core import wire
 from venvd_core.backend import DirectClient, Reply
@@ -21,7 +21,7 @@ def session_of(message: Message) -> str | None:
     Raises:
         InvalidRequest: the line names two sessions, or the payload is wrong.
     """
-    named: str | None = checked(ATTACH, wire.parse_object(message.payload))["id"]
+    named: str | None = check_payload(ATTACH, wire.parse_object(message.payload))["id"]
     if named is not None and message.session not in {None, named}:
         raise InvalidRequest(f'{ATTACH}: the payload names the session "{named}", and the line "{message.session}"')
     return message.session if named is None else named
@@ -40,7 +40,7 @@ def direct_client(
         caller: the client.
     """
 
-    def greeting(info: SessionInfo) -> bytes:
+    def make_greeting(info: SessionInfo) -> bytes:
         return result(head(identity), Reply(wire.encode(info)))
 
     return DirectClient(
@@ -48,7 +48,7 @@ def direct_client(
         rest,
         settings.max_body,
         settings.max_attachment_bytes,
-        greeting,
+        make_greeting,
         lambda request, error: failure(head(request), error),
         caller,
     )

@@ -20,7 +20,9 @@ def read_user_id(connection: socket.socket) -> int:
     return int(_CREDENTIALS.unpack(credentials)[1])
 
 
-def allowed_users(configured: frozenset[int] | str | None, directory: Path, *, token: bool) -> frozenset[int] | None:
+def find_allowed_users(
+    configured: frozenset[int] | str | None, directory: Path, *, token: bool
+) -> frozenset[int] | None:
     """Return the user IDs to serve; None is any.
 
     Without a setting, a backend with a token serves every user. One without a token serves root, this process's own

@@ -68,7 +68,7 @@ class PipeServer:
             pipe_listener.close()
             remove_name(self._pipe_path)
             raise
-        self._uids = peers.allowed_users(
+        self._uids = peers.find_allowed_users(
             self.settings.socket_uids, self.settings.socket_dir, token=bool(self.settings.token_sha256)
         )
         self.hangups = HangupWatcher(loop)

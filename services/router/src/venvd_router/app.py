@@ -107,7 +107,7 @@ class App:
             _log.warning("a response broke off: %s", error.message)
             transport.abort()
         else:
-            await refuse(send, error, headers=body.closing(head))
+            await refuse(send, error, headers=body.choose_closing(head))
 
     def admit(self, head: Head) -> Key | None:
         """Check whether the sender of a request may call; return the access key that it sent, if any.

@@ -167,9 +167,9 @@ class Forwarder:
         except BaseException:
             self._drop(connection, request.key)
             raise
-        found = connection.status, keep_headers(connection.headers), body
+        response = connection.status, keep_headers(connection.headers), body
         self._upstream.release(connection, request.key)
-        return found
+        return response
 
     async def ask(self, request: Incoming, number: int) -> Answer:
         """Send a request, and return the first answer that says of no other replica; raises as `pass_on`."""
@@ -231,7 +231,7 @@ class Forwarder:
 
     async def _relay(self, request: Incoming, answer: Answer) -> None:
         connection, send = answer.connection, request.send
-        headers = [*keep_headers(connection.headers), *request.body.closing(request.head)]
+        headers = [*keep_headers(connection.headers), *request.body.choose_closing(request.head)]
         start = {"type": "http.response.start", "status": connection.status, "headers": headers}
         if connection.complete:
             body = connection.take() if answer.body is None else answer.body

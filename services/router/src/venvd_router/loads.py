@@ -65,9 +65,9 @@ class Loads:
             reports = await asyncio.gather(*map(self._ask, numbers))
             self._asked_at = asyncio.get_running_loop().time()
             self._created.clear()
-            found = dict(zip(numbers, reports, strict=True))
-            self.answering = frozenset(number for number, report in found.items() if report is not None)
-            self._reports = {number: report for number, report in found.items() if report is not None}
+            reports_by_number = dict(zip(numbers, reports, strict=True))
+            self.answering = frozenset(number for number, report in reports_by_number.items() if report is not None)
+            self._reports = {number: report for number, report in reports_by_number.items() if report is not None}
 
     async def _ask(self, number: int) -> LoadReport | None:
         """Ask one replica; None where it does not answer. One that refuses has a load that is not known."""

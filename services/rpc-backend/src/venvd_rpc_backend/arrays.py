@@ -14,7 +14,7 @@ from venvd_contract import arrays
 from venvd_contract.arrays import Header
 from venvd_contract.errors import DeadlineExceeded, InvalidRequest
 from venvd_core.backend import Backend, Incoming, Outgoing, Reply, Target
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_proto import chunks
 from venvd_proto.v1.python_service_pb2 import (
     ArrayHeader,
@@ -58,7 +58,7 @@ def _parse_message(message: bytes) -> Header | memoryview:
     fields = {"dtype": header.dtype, "shape": list(header.shape), "order": header.order or "C"}
     fields["format"] = header.format if header.HasField("format") else None
     fields["into"] = request.into if request.HasField("into") else None
-    return arrays.described(fields)
+    return arrays.read_header(fields)
 
 
 def _target(fields: contexts.CallFields, context: Context) -> Target:
@@ -95,7 +95,7 @@ class Arrays:
     async def _get(self, message: GetArrayRequest, context: Context) -> None:
         try:
             fields = self._admit(context)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 outgoing = await self._fetch(message, fields, context)
                 try:
                     await self._send(outgoing, context)
@@ -124,7 +124,7 @@ class Arrays:
     async def _put(self, _requests: Any, context: Context) -> Message | None:
         try:
             fields = self._admit(context)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 reply = await self._receive(fields, context)
             return messages.fill(PutArrayResponse(), reply.result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status

@@ -16,7 +16,7 @@ from venvd_core.arrays import claim
 from venvd_core.backend import Backend, Call, Reply, Request
 from venvd_core.float_arrays import COMMANDS, read_text, wait_for_text
 from venvd_core.wire import TEXT_EVENTS
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_proto.v1.python_service_pb2 import ExecuteResponse
 from venvd_rpc_backend import context as contexts
 from venvd_rpc_backend import files, float_arrays, messages
@@ -41,7 +41,7 @@ async def outlive(work: Awaitable[T]) -> T:
     return await claim(waiting, asyncio.shield(waiting))
 
 
-def _serialized(message: Message | bytes) -> bytes:
+def _serialize(message: Message | bytes) -> bytes:
     return message if type(message) is bytes else message.SerializeToString()  # type: ignore[union-attr]
 
 
@@ -56,9 +56,9 @@ class Calls:
     def unary(self, service: ServiceDescriptor) -> dict[str, Begin]:
         """Return what begins a call of each method that does not stream, by its name without the service."""
         unary = [method for method in list_methods(service) if not _streams(method)]
-        return {_short(method): self.beginning(method) for method in unary}
+        return {_short(method): self.choose_begin(method) for method in unary}
 
-    def beginning(self, method: Method) -> Begin:
+    def choose_begin(self, method: Method) -> Begin:
         """Return what begins a call of a method that does not stream."""
         return partial(FloatArrayCall if method.command in COMMANDS else UnaryCall, self, method)
 
@@ -69,7 +69,7 @@ class Calls:
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         wrap = _WRAPS[method.takes_stream, method.gives_stream]
         serve = {EXECUTE: self._execute, GET_FILE: self._get_file, PUT_FILE: self._put_file}[method.name]
-        return wrap(_function(serve, method), method.request.FromString, _serialized)
+        return wrap(_function(serve, method), method.request.FromString, _serialize)
 
     def admit(self, method: Method, metadata: Metadata, context: Context) -> CallFields:
         """Read the metadata of a call, and check its token.
@@ -125,7 +125,7 @@ class Calls:
         """Send the description of a file, then its bytes."""
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 await files.send(self._backend, self.request(method, message, context, fields), context)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
@@ -136,7 +136,7 @@ class Calls:
         """Take the header of a file, then its bytes."""
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 request = self.request(method, None, context, fields)
                 return method.respond(await files.receive(self._backend, request, requests))
         except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -153,7 +153,7 @@ class Calls:
             call = Call(request, on_event=lambda kind, data: events.put_nowait((kind, data)))
             self._backend.begin(call)
             call.add_done_callback(lambda _: events.put_nowait(None))
-            with tied(fields.key):
+            with tie_to(fields.key):
                 while (event := await events.get()) is not None:
                     await context.write(_event(*event))
                 await context.write(method.respond(call.result().result))
@@ -172,7 +172,7 @@ class UnaryCall:
 
     __slots__ = ("_calls", "_metadata", "_method", "request_deserializer")
     request_streaming = response_streaming = False
-    response_serializer = staticmethod(_serialized)
+    response_serializer = staticmethod(_serialize)
 
     def __init__(self, calls: Calls, method: Method, metadata: Metadata) -> None:
         self._calls = calls
@@ -192,7 +192,7 @@ class UnaryCall:
             outcome = self._calls.outcome(self._calls.request(self._method, message, context, fields))
             if fields.key is None:
                 return self._method.respond((await outcome).result)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 return self._method.respond((await outcome).result)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)
@@ -209,7 +209,7 @@ class FloatArrayCall(UnaryCall):
         try:
             fields = self._calls.admit(self._method, self._metadata, context)
             request = self._calls.request(self._method, message, context, fields)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 return await self._calls.float_array(self._method, request)
         except Exception as error:  # noqa: BLE001 — every error becomes a status
             await refuse(context, error)

@@ -40,7 +40,7 @@ async def pack_flat(parts: Iterable[bytes], code: str) -> bytes:
         numbers.extend(array(code, _read(read_floats, chunk)))
         _check_length(len(numbers) * numbers.itemsize)
         await asyncio.sleep(0)  # other calls get their turn
-    return _field(_packed(numbers))
+    return _field(_pack(numbers))
 
 
 async def pack_rows(parts: Iterable[bytes], code: str) -> bytes:
@@ -49,7 +49,7 @@ async def pack_rows(parts: Iterable[bytes], code: str) -> bytes:
     for chunk in _split(parts, b"],"):
         for row in _read(read_rows, chunk):
             numbers: array[float] = array(code, row)
-            message += _field(_field(_packed(numbers)) if row else b"")
+            message += _field(_field(_pack(numbers)) if row else b"")
         _check_length(len(message))
         await asyncio.sleep(0)
     return bytes(message)
@@ -87,7 +87,7 @@ def _read(read: Callable[[bytes], list[T]], chunk: bytes) -> list[T]:
         raise Internal(f"the session sent a float array that is no JSON: {error}") from None
 
 
-def _packed(numbers: array[float]) -> bytes:
+def _pack(numbers: array[float]) -> bytes:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tobytes()

@@ -170,16 +170,16 @@ def fill(message: Message, result: bytes) -> Message:
 
 
 def _fill(message: Message, data: msgspec.Raw) -> None:
-    decode, setters = _reading(message.DESCRIPTOR)
-    found = decode(data)
+    decode, setters = _compile_reader(message.DESCRIPTOR)
+    decoded = decode(data)
     for name, setter in setters:
-        part = getattr(found, name)
+        part = getattr(decoded, name)
         if part:
             setter(message, part)
 
 
 @functools.cache
-def _reading(descriptor: Descriptor) -> tuple[Callable[[msgspec.Raw], Any], list[tuple[str, Setter]]]:
+def _compile_reader(descriptor: Descriptor) -> tuple[Callable[[msgspec.Raw], Any], list[tuple[str, Setter]]]:
     """Return a decoder of the fields that a message has, and what sets each.
 
     Other fields are skipped and take no memory, however many there are.

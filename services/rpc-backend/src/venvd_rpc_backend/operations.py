@@ -8,7 +8,7 @@ import grpc
 import msgspec
 from google.protobuf.descriptor import ServiceDescriptor
 
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_http.environments import Environments
 from venvd_proto.v1.venv_service_pb2 import FollowOperationRequest, FollowOperationResponse
 from venvd_rpc_backend import context as contexts
@@ -40,7 +40,7 @@ class Operations:
         try:
             fields = contexts.read_metadata(context.invocation_metadata())
             contexts.authorise(self._guard, fields, context)
-            with tied(fields.key):
+            with tie_to(fields.key):
                 async with self._environments.follow(request.id, fields.token) as events:
                     async for kind, data in events:
                         event = _make_event(kind, data)

@@ -16,7 +16,7 @@ from venvd_contract.errors import Cancelled, Internal, LimitExceeded, Moved, Una
 from venvd_core import float_arrays
 from venvd_core.backend import CANCEL, Backend, Call, Request
 from venvd_core.float_arrays import WholeCall
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_proto import fields
 from venvd_proto.v1.python_service_pb2 import Error, SessionEvent, SessionRequest, SessionResponse
 from venvd_rpc_backend import context as contexts
@@ -55,7 +55,7 @@ class Streams:
         except VenvdError as error:
             await status.refuse(context, error)
         try:
-            with tied(call_fields.key):
+            with tie_to(call_fields.key):
                 await self._run(Stream(self._backend, call_fields, context, self._settings))
         except VenvdError as error:
             await context.abort_with_status(status.status_of(error))

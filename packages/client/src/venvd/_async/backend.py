@@ -351,8 +351,8 @@ class AsyncSessions:
         """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
         listed: list[SessionInfo] = []
         for transport in await self._backend._find_replicas():
-            found = await transport.call(_calls.list_sessions())
-            listed += found
+            page = await transport.call(_calls.list_sessions())
+            listed += page
         return listed
 
     async def get(self, session: str) -> SessionInfo:

@@ -27,7 +27,7 @@ class AsyncSocketTransport:
     async def call(self, call: Call[T]) -> T:
         exchange, reader = self._codec.exchange(call, stream=False)
         await self._pool.run(exchange, answer_deadline(call.timeout))
-        call.received = reader.received()
+        call.received = reader.count_bytes()
         return call.finish(reader.result())
 
     async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:

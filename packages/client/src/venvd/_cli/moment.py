@@ -37,7 +37,7 @@ class Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = _DURATION.fullmatch(str(value))
-        if not found:
+        match = _DURATION.fullmatch(str(value))
+        if not match:
             self.fail(f'"{value}" is no duration: write 90s, 10m, 2h or 1d', param, ctx)
-        return float(int(found[1]) * _SECONDS[found[2]])
+        return float(int(match[1]) * _SECONDS[match[2]])

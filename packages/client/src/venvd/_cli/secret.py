@@ -97,9 +97,9 @@ def set_(
 @pass_state
 def list_(state: State, owner: str, *, backend: bool) -> None:
     """List the secrets of the venv OWNER, without their values."""
-    found = _choose(state, backend=backend).list(owner)
-    rows = [(item.name, _describe_use(item), item.setAt) for item in found]
-    state.show(found, table(("name", "use", "set"), rows))
+    stored = _choose(state, backend=backend).list(owner)
+    rows = [(item.name, _describe_use(item), item.setAt) for item in stored]
+    state.show(stored, table(("name", "use", "set"), rows))
 
 
 @secret.command("remove")

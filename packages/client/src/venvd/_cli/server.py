@@ -19,7 +19,7 @@ DEFAULT_PORT = 8600
 
 
 def _find_pid_file() -> Path:
-    return _on_demand_controller.kept_pid_file(home_directory())
+    return _on_demand_controller.find_kept_pid_file(home_directory())
 
 
 def _find_running() -> str | None:

@@ -18,8 +18,8 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number of bytes."""
-        found = _SIZE.fullmatch(str(value).strip())
-        size = int(float(found[1]) * 1024 ** _POWERS[found[2].lower()]) if found else 0
+        match = _SIZE.fullmatch(str(value).strip())
+        size = int(float(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match else 0
         if size < 1:
             self.fail(f'"{value}" is no size; give bytes, or a number with k, m, g or t, such as 512m', param, ctx)
         return size

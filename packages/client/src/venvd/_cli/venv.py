@@ -270,8 +270,8 @@ def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
         raise click.UsageError(
             "--venv brings the Python and the packages; leave --python, --requirement and --lock out"
         )
-    found = installed.read_spec(folder)
-    return dataclasses.replace(spec, python=found.python, requirements=found.requirements)
+    installed_spec = installed.read_spec(folder)
+    return dataclasses.replace(spec, python=installed_spec.python, requirements=installed_spec.requirements)
 
 
 def take_path(state: State, folder: Path) -> str:

@@ -44,10 +44,10 @@ def parse_package(requirement: str) -> str:
     Raises:
         click.UsageError: it begins with no name.
     """
-    found = _PACKAGE.match(requirement.strip())
-    if found is None:
+    match = _PACKAGE.match(requirement.strip())
+    if match is None:
         raise click.UsageError(f'"{requirement}" is no requirement; one is "numpy" or "numpy>=2"')
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
 
 
 def put_venv(state: State, name: str, spec: VenvSpec, *, upgrade: bool = False) -> VenvChange:

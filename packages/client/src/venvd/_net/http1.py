@@ -110,11 +110,11 @@ class ResponseReader:
         return True
 
     def _status_line(self, line: bytes) -> None:
-        found = _STATUS_LINE.match(line)
-        if found is None:
+        match = _STATUS_LINE.match(line)
+        if match is None:
             raise BadReply(_NOT_HTTP)
-        self.status = int(found[2])
-        self.reusable = found[1] == b"1"
+        self.status = int(match[2])
+        self.reusable = match[1] == b"1"
 
     def _choose_body(self) -> None:
         headers = self.headers

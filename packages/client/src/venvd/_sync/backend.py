@@ -349,8 +349,8 @@ class Sessions:
         """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
         listed: list[SessionInfo] = []
         for transport in self._backend._find_replicas():
-            found = transport.call(_calls.list_sessions())
-            listed += found
+            page = transport.call(_calls.list_sessions())
+            listed += page
         return listed
 
     def get(self, session: str) -> SessionInfo:

@@ -28,7 +28,7 @@ class SocketTransport:
     def call(self, call: Call[T]) -> T:
         exchange, reader = self._codec.exchange(call, stream=False)
         self._pool.run(exchange, answer_deadline(call.timeout))
-        call.received = reader.received()
+        call.received = reader.count_bytes()
         return call.finish(reader.result())
 
     def stream(self, call: Call[Any]) -> Generator[Event, None, None]:

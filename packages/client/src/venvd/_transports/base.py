@@ -191,7 +191,7 @@ class ReplyReader(Reader, Protocol):
     def result(self) -> Any:
         """Return the reply's JSON, or raise the error that the backend answered."""
 
-    def received(self) -> int:
+    def count_bytes(self) -> int:
         """Return the size of the reply in bytes."""
 
 

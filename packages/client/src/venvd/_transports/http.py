@@ -88,7 +88,7 @@ class HttpReply(ResponseReader):
             return {**http_targets.parse_version(self.header("etag")), **fields, "attached": bytes(self.body)}
         return parse_json(self.body) if self._output is None else self._output.whole()
 
-    def received(self) -> int:
+    def count_bytes(self) -> int:
         return len(self.body)
 
 

@@ -31,7 +31,7 @@ class PipeReply(LineReader):
         result = self.reply["result"]
         return {**result, "attached": b"".join(self.attachments)} if "attachments" in self.reply else result
 
-    def received(self) -> int:
+    def count_bytes(self) -> int:
         return self.size
 
 

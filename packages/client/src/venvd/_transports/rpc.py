@@ -58,7 +58,7 @@ class RpcTransport:
             yield event or Event("result", self._codec.finish(call, answer))
             if event is None:
                 return
-        raise self._codec.ended_early()
+        raise self._codec.explain_early_end()
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         parts = rpc_arrays.ArrayParts(allocate)
@@ -149,7 +149,7 @@ class AsyncRpcTransport:
             yield event or Event("result", self._codec.finish(call, answer))
             if event is None:
                 return
-        raise self._codec.ended_early()
+        raise self._codec.explain_early_end()
 
     async def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         parts = rpc_arrays.ArrayParts(allocate)
@@ -191,7 +191,7 @@ class AsyncRpcTransport:
         except grpc.RpcError as error:
             raise await self._codec.explain_async(error) from None
         except asyncio.InvalidStateError:
-            raise self._codec.ended_early() from None
+            raise self._codec.explain_early_end() from None
 
     async def _answers(self, call: Call[Any]) -> AsyncIterator[messages.SessionResponse]:
         request = self._codec.request(call, stream=True)

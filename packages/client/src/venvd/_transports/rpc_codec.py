@@ -111,7 +111,7 @@ class RpcCodec:
         except json.JSONDecodeError as error:
             raise BadReply(f"{call.command}: the reply is not JSON: {error}") from None
 
-    def ended_early(self) -> Unavailable:
+    def explain_early_end(self) -> Unavailable:
         return Unavailable(f"{self.url} ended the call without an answer")
 
     def explain(self, error: Any) -> VenvdError:

@@ -26,7 +26,7 @@ _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.
 """How a stream ends without an answer when its server has ended."""
 
 
-def _lost_answer(url: str) -> Unavailable:
+def _explain_lost_answer(url: str) -> Unavailable:
     return Unavailable(f"{url} ended the stream without an answer; the call may have run")
 
 
@@ -95,10 +95,10 @@ class SessionStreams:
                     return answer
                 stream.close()
                 if stream.fresh:
-                    raise self._codec.ended_early()
+                    raise self._codec.explain_early_end()
             self._close_idle()
             if not call.repeatable:
-                raise _lost_answer(self._codec.url)
+                raise _explain_lost_answer(self._codec.url)
 
     def close(self) -> None:
         """End the idle streams, and each other one after its call."""
@@ -177,11 +177,11 @@ class AsyncSessionStreams:
                 if answer is not grpc.aio.EOF:
                     self._put_back(stream)
                     return answer  # type: ignore[no-any-return]
-                failure, lost = self._codec.ended_early(), True
+                failure, lost = self._codec.explain_early_end(), True
             except grpc.RpcError as error:
                 failure, lost = error, error.code() in _LOST
             except asyncio.InvalidStateError:  # the stream had ended when the request was to be written
-                failure, lost = self._codec.ended_early(), True
+                failure, lost = self._codec.explain_early_end(), True
             except BaseException:
                 stream.cancel()
                 raise
@@ -192,7 +192,7 @@ class AsyncSessionStreams:
                 raise await self._codec.explain_async(failure)
             self._close_idle()
             if not call.repeatable:
-                raise _lost_answer(self._codec.url)
+                raise _explain_lost_answer(self._codec.url)
 
     def close(self) -> None:
         """End the idle streams. Closing the channel ends the others."""

@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Type, TypeVar
 
-from venvd_contract.commands import check_fields, declared_fields
+from venvd_contract.commands import check_fields, list_fields
 from venvd_contract.errors import InvalidRequest
 
 _Message = TypeVar("_Message")
@@ -149,7 +149,7 @@ COMMANDS: Dict[str, Type[Any]] = {
     "stats": GetStats,
 }
 NAMES: Dict[Type[Any], str] = {kind: name for name, kind in COMMANDS.items()}
-_FIELDS = {kind: declared_fields(kind) for kind in NAMES}
+_FIELDS = {kind: list_fields(kind) for kind in NAMES}
 
 
 def parse(kind: Type[_Message], data: Any) -> _Message:

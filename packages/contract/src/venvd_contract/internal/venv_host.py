@@ -46,8 +46,8 @@ def _call(command: str, payload: Dict[str, Any]) -> Any:
             _socket.setblocking(True)
             _socket.sendall(line)
             while True:
-                answer, found, rest = _received.partition(b"\n")
-                if not found:
+                answer, newline, rest = _received.partition(b"\n")
+                if not newline:
                     data = _socket.recv(65536)
                     if not data:
                         raise VenvError("unavailable", "the server has ended the connection")

@@ -34,7 +34,7 @@ from venvd_contract.internal.slots import RUNNING
 from venvd_core.callers import Access, Caller
 from venvd_core.session.heartbeat import Action, Heartbeat
 from venvd_core.session.host import Host, SessionSpec
-from venvd_core.session.lifecycle import Lifecycle, lost_call_error
+from venvd_core.session.lifecycle import Lifecycle, make_lost_call_error
 from venvd_core.slots import SlotState
 
 _CHECK_OFTEN, _CHECK_SELDOM = 0.02, 0.1
@@ -232,7 +232,7 @@ class DirectClients:
         client = self._clients.get(slot.connection)
         if client is not None and slot.state == RUNNING:
             stop_reason = self._stop_reason if self._stopped_sequence == slot.sequence else None
-            error = lost_call_error(stop_reason, why, self._host.grace)
+            error = make_lost_call_error(stop_reason, why, self._host.grace)
             client.send(client.failure(self._read_request_id(), error))
         for each in list(self._clients.values()):
             self._end(each)

@@ -275,7 +275,7 @@ class Lifecycle:
             self.process.close()
 
 
-def lost_call_error(stop_reason: str | None, why: str, grace: float) -> VenvdError:
+def make_lost_call_error(stop_reason: str | None, why: str, grace: float) -> VenvdError:
     """Make the error of a call whose process ended while it ran.
 
     Args:

@@ -19,7 +19,7 @@ from venvd_core.link import SessionEvent
 from venvd_core.segments import Segments
 from venvd_core.session.direct import DirectClient, DirectClients
 from venvd_core.session.host import Host, SessionSpec
-from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, lost_call_error
+from venvd_core.session.lifecycle import FORCE_AFTER, Lifecycle, make_lost_call_error
 from venvd_core.session.process import Process
 from venvd_core.session.queue import Queue
 from venvd_core.session.stream import largest_events, write_nowhere
@@ -332,7 +332,7 @@ class Session:
         running, self._running = self._running, None
         waiting = self._queue.take_all()
         if running is not None:
-            error = lost_call_error(running.stop_reason, why, self._host.grace) if started else Unavailable(why)
+            error = make_lost_call_error(running.stop_reason, why, self._host.grace) if started else Unavailable(why)
             self._fail(running, error)
         for call in waiting:
             before = f"{why}, before this call began; its state is lost"

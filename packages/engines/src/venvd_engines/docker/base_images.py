@@ -53,9 +53,7 @@ class BaseImages:
         if image is None:
             raise self._not_found(version)
         if image.name.startswith(f"{STAND_IN}:"):
-            progress.log(
-                f"using {image.name}, made from Debian's packages, in place of {self._configured_name(version)}"
-            )
+            progress.log(f"using {image.name}, made from Debian's packages, in place of {self._format_name(version)}")
         exact = self._probe_version(image)
         if exact != version and not exact.startswith(f"{version}."):
             raise InvalidRequest(f"the base image {image.name} holds CPython {exact}, and {version} was asked for")
@@ -79,10 +77,10 @@ class BaseImages:
 
     def _find(self, version: str, progress: Progress) -> LocalImage | None:
         """The official image, pulled where a registry has it, else the stand-in."""
-        name = self._configured_name(version)
+        name = self._format_name(version)
         return self._pull(name, progress) or self._inspect(name) or self._inspect(f"{STAND_IN}:{version}")
 
-    def _configured_name(self, version: str) -> str:
+    def _format_name(self, version: str) -> str:
         template = self._client.settings.base_image or OFFICIAL
         try:
             return template.format(version=version, minor=".".join(version.split(".")[:2]))
@@ -173,7 +171,7 @@ class BaseImages:
         versions = self._list_stand_ins()
         held = f"this machine holds {', '.join(versions)}" if versions else "this machine holds no base image"
         return NotFound(
-            f"no base image for CPython {version}: no registry provides {self._configured_name(version)}, and {held}; "
+            f"no base image for CPython {version}: no registry provides {self._format_name(version)}, and {held}; "
             "`make base-images` makes those of Debian's releases"
         )
 

@@ -97,7 +97,7 @@ class DockerClient:
         wanted.update((f"dev.venvd.{name}", value) for name, value in more.items())
         return {"label": [f"{name}={value}" for name, value in wanted.items()]}
 
-    def made_here(self, object_labels: dict[str, str] | None) -> bool:
+    def is_made_here(self, object_labels: dict[str, str] | None) -> bool:
         """Whether this process made the object with these labels."""
         return (object_labels or {}).get(labels.INSTANCE) == self._instance
 
@@ -204,7 +204,7 @@ class DockerClient:
         """Remove the short-lived containers of killed processes."""
         for role in labels.TEMPORARY:
             for container in self.api.containers(all=True, filters=self.filters(role)):
-                if not self.made_here(container["Labels"]):
+                if not self.is_made_here(container["Labels"]):
                     self.remove_container(container["Id"])
 
 

@@ -169,7 +169,7 @@ class VenvImages:
         """Remove the images of killed builds: no check has accepted them."""
         for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
             tags = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")]
-            if not tags and not self._client.made_here(image["Labels"]):
+            if not tags and not self._client.is_made_here(image["Labels"]):
                 with contextlib.suppress(docker.errors.APIError):
                     self._client.api.remove_image(image["Id"])
 

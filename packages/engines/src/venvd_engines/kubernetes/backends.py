@@ -248,12 +248,12 @@ class Backends:
 
     def list_owned(self) -> list[Owned]:
         """List the backends of this home, as the labels of their objects describe them."""
-        found: dict[str, dict[str, Any]] = {}
+        objects_by_launch: dict[str, dict[str, Any]] = {}
         for resource in (Pod, Secret, Service):
             listed = self.pods.read(0).values() if resource is Pod else self._cluster.list(resource, labels.BACKEND)
             for each in listed:
-                found.setdefault(each.metadata.labels[labels.LAUNCH], {})[resource.__name__] = each
-        return [_make_owned(launch_id, objects) for launch_id, objects in sorted(found.items())]
+                objects_by_launch.setdefault(each.metadata.labels[labels.LAUNCH], {})[resource.__name__] = each
+        return [_make_owned(launch_id, objects) for launch_id, objects in sorted(objects_by_launch.items())]
 
     # ---- removal ---------------------------------------------------------------------------------------------
 

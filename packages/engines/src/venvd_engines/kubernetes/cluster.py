@@ -113,7 +113,7 @@ class Cluster:
             **{f"dev.venvd.{name}": value for name, value in more.items()},
         }
 
-    def made_here(self, metadata: Any) -> bool:
+    def is_made_here(self, metadata: Any) -> bool:
         """Whether this process made the object with this metadata."""
         return bool((metadata.labels or {}).get(labels.INSTANCE) == self.instance)
 

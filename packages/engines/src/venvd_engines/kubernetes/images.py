@@ -281,25 +281,25 @@ class Images:
 
     def find(self, key: str) -> Image | None:
         """Find the accepted image of a key."""
-        found = self._open().find(self._make_tag(key))
-        return None if found is None else self._read(found.digest)
+        manifest = self._open().find(self._make_tag(key))
+        return None if manifest is None else self._read(manifest.digest)
 
     def _read(self, digest: str) -> Image:
         """Read an image by digest."""
         repository = self._open()
-        found = repository.find(digest)
-        if found is None:
+        manifest = repository.find(digest)
+        if manifest is None:
             raise NotFound(f"the registry lost the image {digest}: build the venv again")
-        config = json.loads(repository.read_blob(found.content["config"]["digest"]))["config"]["Labels"]
+        config = json.loads(repository.read_blob(manifest.content["config"]["digest"]))["config"]["Labels"]
         packages = tuple(Package(name, version) for name, version in json.loads(config[PACKAGES]))
         return Image(config[KEY], f"{self._repository_name}@{digest}", config[PYTHON], packages)
 
     def _accept(self, image: Image) -> None:
         repository = self._open()
-        found = repository.find(image.ref.rpartition("@")[2])
-        if found is None:
+        manifest = repository.find(image.ref.rpartition("@")[2])
+        if manifest is None:
             raise Internal("the registry lost the image before it had a tag")
-        repository.put_manifest(self._make_tag(image.key), found.raw, found.media_type)
+        repository.put_manifest(self._make_tag(image.key), manifest.raw, manifest.media_type)
 
     def remove(self, key: str) -> None:
         """Remove the tag of a key: another home may have an image with the same digest."""

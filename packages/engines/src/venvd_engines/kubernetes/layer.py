@@ -99,19 +99,19 @@ def find_platform(repository: Repository, reference: str) -> Found:
     Raises:
         NotFound: there is none.
     """
-    found = repository.find(reference)
-    if found is not None and "manifests" in found.content:
+    chosen = repository.find(reference)
+    if chosen is not None and "manifests" in chosen.content:
         wanted = ("linux", _MACHINES.get(platform.machine(), platform.machine()))
-        for each in found.content["manifests"]:
-            its = each.get("platform") or {}
-            if (its.get("os"), its.get("architecture")) == wanted:
-                found = repository.find(each["digest"])
+        for entry in chosen.content["manifests"]:
+            platform_of_entry = entry.get("platform") or {}
+            if (platform_of_entry.get("os"), platform_of_entry.get("architecture")) == wanted:
+                chosen = repository.find(entry["digest"])
                 break
         else:
-            found = None
-    if found is None:
+            chosen = None
+    if chosen is None:
         raise NotFound(f"the registry has no image {repository.name} {reference} for this machine")
-    return found
+    return chosen
 
 
 def push(

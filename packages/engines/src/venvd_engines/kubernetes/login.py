@@ -23,9 +23,9 @@ class Login(requests.auth.AuthBase):
 
     def __init__(self, credentials: Mapping[str, Any], host: str) -> None:
         entries = docker.auth.AuthConfig.parse_auth(dict(credentials.get("auths") or {}))
-        found = docker.auth.AuthConfig({"auths": entries}).resolve_authconfig(host) or {}
-        user = found.get("username")
-        self._basic = requests.auth.HTTPBasicAuth(user, found.get("password", "")) if user else None
+        entry = docker.auth.AuthConfig({"auths": entries}).resolve_authconfig(host) or {}
+        user = entry.get("username")
+        self._basic = requests.auth.HTTPBasicAuth(user, entry.get("password", "")) if user else None
         self._token = ""
         self._uses_basic = False
 

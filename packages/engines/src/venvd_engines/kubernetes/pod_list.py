@@ -54,8 +54,8 @@ class PodList:
             if self._is_watched():
                 return dict(self._watched or {})
             if time.monotonic() - self._listed_at > max_age:
-                found = self._cluster.list(Pod, labels.BACKEND)
-                self._listed = {pod.metadata.labels[labels.LAUNCH]: pod for pod in found}
+                pods = self._cluster.list(Pod, labels.BACKEND)
+                self._listed = {pod.metadata.labels[labels.LAUNCH]: pod for pod in pods}
                 self._listed_at = time.monotonic()
             return self._listed
 
@@ -114,10 +114,10 @@ class PodList:
         """Fill in the pods that there are, and return the version of the list."""
         selector: dict[str, Any] = self._cluster.select(labels.BACKEND)
         listed: Any = self._cluster.client.list(Pod, labels=selector)
-        found = {pod.metadata.labels[labels.LAUNCH]: pod for pod in listed}
+        by_launch = {pod.metadata.labels[labels.LAUNCH]: pod for pod in listed}
         with self._lock:
             pods.clear()
-            pods.update(found)
+            pods.update(by_launch)
             self._watched = pods
             self._heard_at = time.monotonic()
         return str(listed.resourceVersion)

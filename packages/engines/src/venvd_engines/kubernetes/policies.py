@@ -85,7 +85,7 @@ class Policies:
     def sweep(self) -> None:
         """Remove the pods of killed controllers."""
         for pod in self._cluster.client.list(Pod, labels={labels.PROBE: self._cluster.settings.home_id}):
-            if not self._cluster.made_here(pod.metadata):
+            if not self._cluster.is_made_here(pod.metadata):
                 self._cluster.delete(Pod, str(pod.metadata.name), 0)  # type: ignore[union-attr]
 
     def _is_fresh(self) -> bool:
@@ -158,9 +158,9 @@ class Policies:
             pod = self._cluster.find(Pod, name)
             if pod is None:
                 raise Unavailable("the pod that tries the network was deleted")
-            found = find(pod)
-            if found is not None:
-                return found
+            result = find(pod)
+            if result is not None:
+                return result
             failure = find_failure(pod)
             if failure is not None:
                 raise failure

@@ -88,10 +88,10 @@ class Repository:
         if response.status_code == 404:
             return None
         digest = _hash(response.content)
-        found = Found(digest, response.headers.get("Content-Type", "").partition(";")[0], response.content)
+        manifest = Found(digest, response.headers.get("Content-Type", "").partition(";")[0], response.content)
         if reference.startswith("sha256:") and reference != digest:
             raise Internal(f"the registry {self.host} gave {digest} for {reference}")
-        return None if _REMOVED in (found.content.get("annotations") or {}) else found
+        return None if _REMOVED in (manifest.content.get("annotations") or {}) else manifest
 
     def list_tags(self) -> list[str]:
         """List the first tags, as many as the registry gives at once; none where there is no such repository."""

@@ -111,7 +111,7 @@ class Tasks:
         for role in labels.TASKS:
             for resource in (Pod, Secret):
                 for each in self._cluster.list(resource, role):
-                    if not self._cluster.made_here(each.metadata):
+                    if not self._cluster.is_made_here(each.metadata):
                         self._cluster.delete(resource, each.metadata.name, 0 if resource is Pod else None)
 
     def _make_spec(self, name: str, steps: Sequence[Step], provide: Sequence[str], seconds: float) -> dict[str, Any]:

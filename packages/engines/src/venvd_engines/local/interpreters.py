@@ -52,11 +52,11 @@ def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> R
     if Version(check_version(version)).release[:2] < OLDEST.release:
         raise InvalidRequest(f"CPython {version} is too old: {OLDEST} or newer is needed")
     progress.phase("find")
-    known = installed(uv, env, progress)
+    known = list_installed(uv, env, progress)
     chosen = choose(version, known)
     if chosen is None:
         reason = _fetch(version, uv, env, progress)
-        known = installed(uv, env, progress)
+        known = list_installed(uv, env, progress)
         chosen = choose(version, known)
         if chosen is None:
             raise NotFound(_explain_absence(version, known, reason))
@@ -68,14 +68,14 @@ def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
     """The newest interpreter of a version; a final release goes before any pre-release."""
     parts = version.split(".")
     if len(parts) == 3:
-        matching = [found for found in known if found.version == Version(version)]
+        matching = [each for each in known if each.version == Version(version)]
     else:
-        matching = [found for found in known if found.version.release[:2] == Version(version).release[:2]]
-    matching.sort(key=lambda found: (not found.version.is_prerelease, found.version), reverse=True)
+        matching = [each for each in known if each.version.release[:2] == Version(version).release[:2]]
+    matching.sort(key=lambda each: (not each.version.is_prerelease, each.version), reverse=True)
     return matching[0] if matching else None
 
 
-def installed(uv: str, env: Mapping[str, str], progress: Progress) -> list[Interpreter]:
+def list_installed(uv: str, env: Mapping[str, str], progress: Progress) -> list[Interpreter]:
     """Every usable CPython once, in the order of uv's preference; the one that runs this program comes last."""
     interpreters: dict[Path, Interpreter] = {}
     for path in _candidates(uv, env, progress):
@@ -146,6 +146,6 @@ def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) ->
 
 
 def _explain_absence(version: str, known: Iterable[Interpreter], reason: str) -> str:
-    versions = ", ".join(dict.fromkeys(str(found.version) for found in sorted(known, key=lambda one: one.version)))
+    versions = ", ".join(dict.fromkeys(str(each.version) for each in sorted(known, key=lambda each: each.version)))
     fetched = f", and it could not be fetched ({reason})" if reason else ""
     return f"this machine has no CPython {version}{fetched}; it has {versions or 'none that can be used'}"

@@ -68,14 +68,14 @@ def _address(host: str, number: int) -> tuple[socket.AddressFamily, tuple[str, i
 
 def listens(pid: int, number: int) -> bool:
     """Whether a process listens on the port; any process, where this one's sockets are hidden."""
-    listening = set(_listening_inodes(number))
+    listening = set(_list_listening_inodes(number))
     own = _socket_inodes(pid)
     return bool(listening if own is None else listening & own)
 
 
 def _describe_owner(number: int) -> str:
     """The process that listens on a port, as the end of a sentence; empty where it is hidden."""
-    wanted = set(_listening_inodes(number))
+    wanted = set(_list_listening_inodes(number))
     for pid in list_pids() if wanted else ():
         if (_socket_inodes(pid) or set()) & wanted:
             try:
@@ -86,7 +86,7 @@ def _describe_owner(number: int) -> str:
     return ""
 
 
-def _listening_inodes(number: int) -> Iterator[str]:
+def _list_listening_inodes(number: int) -> Iterator[str]:
     """The inodes of the sockets that listen on a port."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -69,11 +69,11 @@ def reap(pid: int) -> None:
 def wait_gone(target: Identity, seconds: float) -> bool:
     """Whether the process ended within that time."""
 
-    def gone() -> bool:
+    def has_ended() -> bool:
         reap(target.pid)
         return not target.alive()
 
-    return wait_until(gone, seconds)
+    return wait_until(has_ended, seconds)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

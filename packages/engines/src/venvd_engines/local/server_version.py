@@ -34,11 +34,11 @@ def identify_server(backend_type: str) -> str | None:
 
 def _find_distributions(name: str) -> set[str]:
     """Find the distributions of venvd that one needs, directly or not, and itself."""
-    found = {name}
+    names = {name}
     for requirement in importlib.metadata.requires(name) or ():
-        if (match := _OURS.match(requirement)) and match[0] not in found:
-            found |= _find_distributions(match[0])
-    return found
+        if (match := _OURS.match(requirement)) and match[0] not in names:
+            names |= _find_distributions(match[0])
+    return names
 
 
 def _list_sources(module: str) -> list[Path]:

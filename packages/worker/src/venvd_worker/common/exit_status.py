@@ -40,11 +40,11 @@ def did_not_stop(grace: float) -> EndReason:
     return EndReason("interrupt", "did not stop within {:g} seconds of its interrupt and was killed".format(grace))
 
 
-def ended_by_server(why: str) -> EndReason:
+def explain_server_end(why: str) -> EndReason:
     return EndReason("idle" if why == "idle" else "kill", "was ended: {}".format(why))
 
 
-def stopped_in_trace(status: int) -> EndReason:
+def explain_trace_stop(status: int) -> EndReason:
     """The process asked to be traced, by the warden, which traces nothing."""
     text = "was stopped by {} in the trace that it asked for"
     return EndReason("signal", text.format(_name_signal(os.WSTOPSIG(status))))

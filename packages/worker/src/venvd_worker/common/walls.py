@@ -99,7 +99,7 @@ class Walls:
         self._restrict({root: landlock.OWN})
 
     def close_in_zygote(self, work_dir: str) -> None:
-        """Leave this process what each of its forks needs before it closes itself in: all of `work_dir`, and /proc.
+        """Leave this process what each of its forks needs before it confines itself: all of `work_dir`, and /proc.
 
         Raises:
             OSError: the kernel refuses.

@@ -60,8 +60,8 @@ class Archive:
             os.close(listed)
 
     def _lay_out(self, listed: int, names: List[bytes]) -> None:
-        for inner, found in entries(listed, [], Scope(True, MOST_ENTRIES, [])):
-            entry = self._make_entry(inner, found)
+        for inner, file_status in entries(listed, [], Scope(True, MOST_ENTRIES, [])):
+            entry = self._make_entry(inner, file_status)
             if entry is None:
                 continue
             self._entries.append(entry)
@@ -69,17 +69,17 @@ class Archive:
                 text = (
                     '"{}" holds more than {} entries, which is the most of an archive: fetch its directories one by one'
                 )
-                raise LimitExceeded(text.format(paths.shown(names) or ".", MOST_ENTRIES))
+                raise LimitExceeded(text.format(paths.show(names) or ".", MOST_ENTRIES))
             self.size += len(entry.header) + _pad(entry.size)
-            self.modified = max(self.modified, found.st_mtime_ns)
+            self.modified = max(self.modified, file_status.st_mtime_ns)
 
-    def _make_entry(self, names: List[bytes], found: os.stat_result) -> Optional[_Entry]:
+    def _make_entry(self, names: List[bytes], file_status: os.stat_result) -> Optional[_Entry]:
         entry = tarfile.TarInfo(os.fsdecode(b"/".join(names)))
-        entry.mode = found.st_mode & 0o777
-        entry.mtime = max(0, int(found.st_mtime))
-        kind = paths.kind_of(found)
+        entry.mode = file_status.st_mode & 0o777
+        entry.mtime = max(0, int(file_status.st_mtime))
+        kind = paths.kind_of(file_status)
         if kind == "file":
-            entry.size = found.st_size
+            entry.size = file_status.st_size
         elif kind == "directory":
             entry.type = tarfile.DIRTYPE
         elif kind == "link":
@@ -127,8 +127,8 @@ class Archive:
         except (OSError, InvalidRequest):
             return False
         try:
-            found = os.fstat(file)
-            same = stat.S_ISREG(found.st_mode) and found.st_size == entry.size
+            file_status = os.fstat(file)
+            same = stat.S_ISREG(file_status.st_mode) and file_status.st_size == entry.size
             return same and connection.send_file(file, part.offset, part.length)
         finally:
             os.close(file)
@@ -176,7 +176,7 @@ def _check(archive: tarfile.TarFile, largest: int) -> None:
         if entry.issym():
             _check_link(entry, names)
         elif entry.issparse() or not (entry.isreg() or entry.isdir()):
-            raise _refused(entry, "is neither a file, a directory nor a symbolic link")
+            raise _refuse(entry, "is neither a file, a directory nor a symbolic link")
         size += entry.size if entry.isreg() else 0
         if size > largest:
             raise LimitExceeded("the files in the archive have more than {} bytes".format(largest))
@@ -200,12 +200,12 @@ def _check_link(entry: tarfile.TarInfo, names: List[bytes]) -> None:
     parts = entry.linkname.split("/")
     ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if not entry.linkname or entry.linkname.startswith("/") or ups >= len(names) or ".." in parts[ups:]:
-        raise _refused(
+        raise _refuse(
             entry, 'is a symbolic link to "{}", which may lead out of the directory'.format(entry.linkname[:80])
         )
 
 
-def _refused(entry: tarfile.TarInfo, why: str) -> InvalidRequest:
+def _refuse(entry: tarfile.TarInfo, why: str) -> InvalidRequest:
     return InvalidRequest('the entry "{}" of the archive {}'.format(ascii(entry.name[:200])[1:-1], why))
 
 
@@ -227,8 +227,8 @@ def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, names: List[bytes],
                 os.unlink(part, dir_fd=directory)
             raise
     except OSError as error:
-        found = paths.status(directory, names[-1])
-        raise paths.explain(error, names, None if found is None else paths.kind_of(found)) from None
+        file_status = paths.status(directory, names[-1])
+        raise paths.explain(error, names, None if file_status is None else paths.kind_of(file_status)) from None
     finally:
         os.close(directory)
 

@@ -57,11 +57,11 @@ class FileCommands:
         names = _names(asked)
         file = self._open(names)
         try:
-            found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode):
-                raise InvalidRequest('"{}" is no file: it is {}'.format(paths.shown(names), _what(found)))
-            length = _left(found.st_size, offset, length)
-            self._connection.result({"info": _info(names, found), "offset": offset, "length": length})
+            file_status = os.fstat(file)
+            if not stat.S_ISREG(file_status.st_mode):
+                raise InvalidRequest('"{}" is no file: it is {}'.format(paths.show(names), _what(file_status)))
+            length = _limit_length(file_status.st_size, offset, length)
+            self._connection.result({"info": _info(names, file_status), "offset": offset, "length": length})
             self._connection.send_file(file, offset, length)
         finally:
             os.close(file)
@@ -83,7 +83,7 @@ class FileCommands:
             archive = Archive(directory, names)
             info = _info(names, os.fstat(directory), archive.modified)
             info["sizeBytes"] = archive.size
-            length = _left(archive.size, offset, length)
+            length = _limit_length(archive.size, offset, length)
             self._connection.result({"info": info, "offset": offset, "length": length})
             archive.send(self._connection, offset, length)
         finally:
@@ -132,15 +132,15 @@ class FileCommands:
             directory = paths.open_directory(self._root, names, make=True)
             try:
                 extract(received, directory, self._size_limit.bytes)
-                found = os.fstat(directory)
+                file_status = os.fstat(directory)
             finally:
                 os.close(directory)
-        self._connection.result(_info(names, found))
+        self._connection.result(_info(names, file_status))
 
     def _store(self, directory: int, names: List[bytes], expected: Optional[int]) -> None:
         there = paths.status(directory, names[-1])
         if there is not None and stat.S_ISDIR(there.st_mode):
-            raise InvalidRequest('"{}" is a directory, and no file can take its place'.format(paths.shown(names)))
+            raise InvalidRequest('"{}" is a directory, and no file can take its place'.format(paths.show(names)))
         part = b".venvd-" + hexlify(os.urandom(8)) + b".part"
         try:
             file = os.open(part, _NEW, 0o666, dir_fd=directory)
@@ -154,15 +154,15 @@ class FileCommands:
                 os.unlink(part, dir_fd=directory)
                 raise
             finally:
-                found = os.fstat(file)
+                file_status = os.fstat(file)
                 os.close(file)
         except OSError as error:
-            raise self._told(error, names, directory) from None
-        self._connection.result(_info(names, found))
+            raise self._explain(error, names, directory) from None
+        self._connection.result(_info(names, file_status))
 
     def _fill(self, file: int, names: List[bytes], expected: Optional[int]) -> None:
         size = 0
-        for chunk in self._connection.received():
+        for chunk in self._connection.receive():
             size += len(chunk)
             if size > self._size_limit.bytes:
                 raise self._too_large(names)
@@ -172,14 +172,14 @@ class FileCommands:
         if expected is not None and size != expected:
             raise InvalidRequest("{} bytes came, and sizeBytes says {}".format(size, expected))
 
-    def _told(self, error: OSError, names: List[bytes], directory: int) -> Exception:
+    def _explain(self, error: OSError, names: List[bytes], directory: int) -> Exception:
         if error.errno == errno.EFBIG:
             return self._too_large(names)
         return paths.explain(error, names, _kind(directory, names[-1]))
 
     def _too_large(self, names: List[bytes]) -> LimitExceeded:
         text = '"{}" is larger than {} bytes, which {} allows'
-        return LimitExceeded(text.format(paths.shown(names), self._size_limit.bytes, self._size_limit.name))
+        return LimitExceeded(text.format(paths.show(names), self._size_limit.bytes, self._size_limit.name))
 
     # ---- list
 
@@ -196,12 +196,12 @@ class FileCommands:
         files: List[Any] = []
         size = 0
         last = following = None
-        for names, found in entries(directory, above, scope):
+        for names, file_status in entries(directory, above, scope):
             if len(files) == limit or size > _MOST_PATH_BYTES:
                 following = last
                 break
             last = base64.urlsafe_b64encode(b"/".join(names)).decode()
-            files.append(_info(names, found))
+            files.append(_info(names, file_status))
             size += sum(map(len, names))
         self._connection.result({"files": files, "next": following})
 
@@ -211,15 +211,15 @@ class FileCommands:
         """Answers `{success}` when it is gone."""
         names = _names(asked)
         directory = paths.open_directory(self._root, names[:-1])
-        found = paths.status(directory, names[-1])
-        if found is None:
-            raise NotFound('there is no "{}" in the session\'s working directory'.format(paths.shown(names)))
+        file_status = paths.status(directory, names[-1])
+        if file_status is None:
+            raise NotFound('there is no "{}" in the session\'s working directory'.format(paths.show(names)))
         try:
-            if not stat.S_ISDIR(found.st_mode):
+            if not stat.S_ISDIR(file_status.st_mode):
                 os.unlink(names[-1], dir_fd=directory)
             else:
                 if asked["recursive"] is True:
-                    _empty(_forced(directory, names[-1]))
+                    _empty(_open_by_force(directory, names[-1]))
                 os.rmdir(names[-1], dir_fd=directory)
         except OSError as error:
             raise paths.explain(error, names, _kind(directory, names[-1])) from None
@@ -236,14 +236,14 @@ def _empty(top: int) -> None:
     pending = os.listdir(top)
     while pending:
         for name in pending:
-            if _unlinked(top, name):
+            if _try_unlink(top, name):
                 continue
-            inner = _forced(top, os.fsencode(name))
+            inner = _open_by_force(top, os.fsencode(name))
             try:
                 for entry in os.listdir(inner):
-                    if not _unlinked(inner, entry):
+                    if not _try_unlink(inner, entry):
                         moved += 1
-                        os.close(_forced(inner, os.fsencode(entry)))  # moving a directory writes into it
+                        os.close(_open_by_force(inner, os.fsencode(entry)))  # moving a directory writes into it
                         os.rename(entry, ".venvd-{}-{}".format(os.getpid(), moved), src_dir_fd=inner, dst_dir_fd=top)
             finally:
                 os.close(inner)
@@ -251,7 +251,7 @@ def _empty(top: int) -> None:
         pending = os.listdir(top)
 
 
-def _unlinked(directory: int, name: str) -> bool:
+def _try_unlink(directory: int, name: str) -> bool:
     try:
         os.unlink(name, dir_fd=directory)
     except (IsADirectoryError, PermissionError):
@@ -261,7 +261,7 @@ def _unlinked(directory: int, name: str) -> bool:
     return True
 
 
-def _forced(directory: int, name: bytes) -> int:
+def _open_by_force(directory: int, name: bytes) -> int:
     """A directory, opened; its owner is given every right to it before."""
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -276,13 +276,13 @@ def _is_root(asked: Dict[str, Any]) -> bool:
     return asked["path"] in (None, "", ".") and asked["pathBytes"] is None
 
 
-def _left(size: int, offset: int, length: Optional[int]) -> int:
+def _limit_length(size: int, offset: int, length: Optional[int]) -> int:
     left = max(0, size - offset)
     return left if length is None else min(left, length)
 
 
 def _names(asked: Dict[str, Any]) -> List[bytes]:
-    return paths.names_of(paths.asked_for(asked["path"], asked["pathBytes"]))
+    return paths.names_of(paths.read_path(asked["path"], asked["pathBytes"]))
 
 
 def _marker(after: Optional[str], above: List[bytes]) -> List[bytes]:
@@ -304,20 +304,20 @@ def _whole(asked: Dict[str, Any], name: str) -> Optional[int]:
     return value
 
 
-def _info(names: List[bytes], found: os.stat_result, modified_ns: Optional[int] = None) -> Any:
-    seconds, nanoseconds = divmod(found.st_mtime_ns if modified_ns is None else modified_ns, 10**9)
+def _info(names: List[bytes], file_status: os.stat_result, modified_ns: Optional[int] = None) -> Any:
+    seconds, nanoseconds = divmod(file_status.st_mtime_ns if modified_ns is None else modified_ns, 10**9)
     try:
         moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):  # user code may set any time
         moment = dt.datetime.fromtimestamp(0, dt.timezone.utc)
     modified = "{:%Y-%m-%dT%H:%M:%S}.{:06d}Z".format(moment, nanoseconds // 1000)
-    return paths.info(names, found, modified)
+    return paths.info(names, file_status, modified)
 
 
 def _kind(directory: int, name: bytes) -> Optional[str]:
-    found = paths.status(directory, name)
-    return None if found is None else paths.kind_of(found)
+    file_status = paths.status(directory, name)
+    return None if file_status is None else paths.kind_of(file_status)
 
 
-def _what(found: os.stat_result) -> str:
-    return "a directory" if stat.S_ISDIR(found.st_mode) else "a FIFO, a socket or a device"
+def _what(file_status: os.stat_result) -> str:
+    return "a directory" if stat.S_ISDIR(file_status.st_mode) else "a FIFO, a socket or a device"

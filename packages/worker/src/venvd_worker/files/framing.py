@@ -50,7 +50,7 @@ class FileConnection:
             offset, length = offset + sent, length - sent
         return True
 
-    def received(self) -> Iterator[bytes]:
+    def receive(self) -> Iterator[bytes]:
         """The data that the server sends, up to its end.
 
         Raises:

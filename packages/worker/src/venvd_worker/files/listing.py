@@ -26,13 +26,13 @@ def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.
     first, rest = (scope.after[0], scope.after[1:]) if scope.after else (b"", [])
     for name in _names(directory, first, scope.limit + 1):
         names = [*above, name]
-        found = paths.status(directory, name)
-        if found is None:
+        file_status = paths.status(directory, name)
+        if file_status is None:
             continue
         begun = bool(scope.after) and name == first
         if not begun:
-            yield names, found
-        if scope.recursive and paths.kind_of(found) == "directory" and len(names) < paths.DEEPEST:
+            yield names, file_status
+        if scope.recursive and paths.kind_of(file_status) == "directory" and len(names) < paths.DEEPEST:
             yield from _below(directory, names, scope._replace(after=rest if begun else []))
 
 
@@ -52,6 +52,6 @@ def _below(directory: int, names: List[bytes], scope: Scope) -> Iterator[paths.F
 
 
 def _names(directory: int, first: bytes, most: int) -> List[bytes]:
-    with os.scandir(directory) as found:
-        encoded = (os.fsencode(entry.name) for entry in found)
+    with os.scandir(directory) as listed:
+        encoded = (os.fsencode(entry.name) for entry in listed)
         return heapq.nsmallest(most, (name for name in encoded if name >= first))

@@ -22,7 +22,7 @@ DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def asked_for(path: Optional[str], path_bytes: Optional[str]) -> bytes:
+def read_path(path: Optional[str], path_bytes: Optional[str]) -> bytes:
     """The path that a request names, as text or as bytes in base64.
 
     Raises:
@@ -65,16 +65,16 @@ def names_of(raw: bytes) -> List[bytes]:
     return names
 
 
-def shown(names: List[bytes]) -> str:
+def show(names: List[bytes]) -> str:
     """The path of these names for people: bytes that are not UTF-8 are replaced."""
     return b"/".join(names).decode("utf-8", "replace")
 
 
 def _bad(path: str, why: str) -> InvalidRequest:
-    return InvalidRequest('the path "{}" {}'.format(_quoted(path), why))
+    return InvalidRequest('the path "{}" {}'.format(_quote(path), why))
 
 
-def _quoted(path: str) -> str:
+def _quote(path: str) -> str:
     return path[:200].encode("ascii", "backslashreplace").decode()
 
 
@@ -141,22 +141,22 @@ def status(directory: int, name: bytes) -> Optional[os.stat_result]:
         return None
 
 
-def kind_of(found: os.stat_result) -> str:
-    if stat.S_ISREG(found.st_mode):
+def kind_of(file_status: os.stat_result) -> str:
+    if stat.S_ISREG(file_status.st_mode):
         return "file"
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(file_status.st_mode):
         return "directory"
-    return "link" if stat.S_ISLNK(found.st_mode) else "other"
+    return "link" if stat.S_ISLNK(file_status.st_mode) else "other"
 
 
 def _kind(directory: int, name: bytes) -> Optional[str]:
-    found = status(directory, name)
-    return None if found is None else kind_of(found)
+    file_status = status(directory, name)
+    return None if file_status is None else kind_of(file_status)
 
 
 def explain(error: OSError, names: List[bytes], kind: Optional[str] = None) -> VenvdError:
     """The error to report for an error of the system."""
-    path = _quoted(shown(names))
+    path = _quote(show(names))
     if error.errno in _FULL:
         return LimitExceeded('there is no space left for "{}" where the session keeps its files'.format(path))
     if error.errno == errno.ENOENT:
@@ -173,15 +173,15 @@ def explain(error: OSError, names: List[bytes], kind: Optional[str] = None) -> V
 Found = Tuple[List[bytes], os.stat_result]
 
 
-def info(names: List[bytes], found: os.stat_result, modified: str) -> Any:
+def info(names: List[bytes], file_status: os.stat_result, modified: str) -> Any:
     """As `FileInfo`."""
-    kind = kind_of(found)
-    raw, path = b"/".join(names), shown(names)
+    kind = kind_of(file_status)
+    raw, path = b"/".join(names), show(names)
     exact = {} if path.encode() == raw else {"pathBytes": base64.b64encode(raw).decode()}
     return {
         "path": path,
         **exact,
-        "sizeBytes": found.st_size if kind == "file" else 0,
+        "sizeBytes": file_status.st_size if kind == "file" else 0,
         "modifiedAt": modified,
         "isDirectory": kind == "directory",
         "kind": kind,

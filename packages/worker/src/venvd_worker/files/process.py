@@ -12,7 +12,7 @@ import signal
 import socket
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from venvd_contract.commands import checked
+from venvd_contract.commands import check_payload
 from venvd_contract.errors import DeadlineExceeded, Internal, VenvdError
 from venvd_worker.common import kernel
 from venvd_worker.common.directories import FILES
@@ -93,7 +93,7 @@ def _answer(task: Task, connection: FileConnection) -> None:
     try:
         directory = paths.open_root(task.work_dir, task.root, FILES)
         commands = FileCommands(directory, connection, task.size_limit).table
-        commands[task.command](checked(task.command, task.payload))
+        commands[task.command](check_payload(task.command, task.payload))
     except (PeerGone, ConnectionError):
         return
     except TimeIsUp:

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from venvd_contract.arrays import Header, check_format, described, header, table
+from venvd_contract.arrays import Header, check_format, header, read_header, table
 from venvd_contract.errors import InvalidRequest, LimitExceeded, Unimplemented
 from venvd_contract.internal.segments import INLINE_BYTES
 from venvd_worker.session import tables, tracebacks
@@ -88,7 +88,7 @@ class Arrays:
 
     def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], shares: bool) -> Any:
         """What `array.put` comes to: the array, or a `ArrayReply` with the segment that was asked for."""
-        head = described(fields)
+        head = read_header(fields)
         self._check_size(head)
         if fields["segment"] is not None:
             return self._adopt(head, fields["segment"], shares)
@@ -163,8 +163,8 @@ class Arrays:
             raise LimitExceeded("the array takes {} bytes: arrayBytes is {}".format(head.nbytes, self._most))
 
 
-def _names(found: Any) -> List[str]:
-    return [name for name in found if type(name) is str] if type(found) is list else []
+def _names(columns: Any) -> List[str]:
+    return [name for name in columns if type(name) is str] if type(columns) is list else []
 
 
 def source_of(value: Any) -> Source:
@@ -250,7 +250,7 @@ def _copy(source: Source, segment: Segment) -> None:
 
 def _make_array(head: Header, memory: Any) -> Any:
     if head.format is not None:
-        return tables.made(memory, head.into)
+        return tables.make_table(memory, head.into)
     numpy = _require_numpy("array.put")
     try:
         flat = numpy.frombuffer(memory, dtype=head.dtype) if head.nbytes else numpy.empty(0, dtype=head.dtype)
@@ -268,10 +268,10 @@ def _import_numpy() -> Any:
 
 
 def _require_numpy(what: str) -> Any:
-    found = _import_numpy()
-    if found is None:
+    numpy = _import_numpy()
+    if numpy is None:
         raise _no_numpy(what)
-    return found
+    return numpy
 
 
 def _no_numpy(what: str) -> Unimplemented:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, Optional
 from venvd_contract.displays import CHART
 from venvd_contract.values import NotPlain, PlainEncoder
 from venvd_worker.session import charts
-from venvd_worker.session.reprs import bounded
+from venvd_worker.session.reprs import make_repr
 
 _METHODS = {
     "_repr_html_": "text/html",
@@ -34,13 +34,13 @@ def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
     formats = _figure(value) or {**_from_methods(value), **_from_mimebundle(value)}
     if not formats:
         return None
-    formats.setdefault("text/plain", bounded(value))
+    formats.setdefault("text/plain", make_repr(value))
     return formats
 
 
 def bundle(value: Any) -> Dict[str, Any]:
     """Return the MIME bundle of any object. It holds at least the repr."""
-    return rich_bundle(value) or {"text/plain": bounded(value)}
+    return rich_bundle(value) or {"text/plain": make_repr(value)}
 
 
 def open_figures() -> Iterator[Dict[str, Any]]:
@@ -70,7 +70,7 @@ def _figure(value: Any) -> Optional[Dict[str, Any]]:
 def _png(figure: Any) -> Dict[str, Any]:
     data = BytesIO()
     figure.savefig(data, format="png", bbox_inches="tight")
-    bundle = {"image/png": _base64(data.getvalue()), "text/plain": bounded(figure)}
+    bundle = {"image/png": _base64(data.getvalue()), "text/plain": make_repr(figure)}
     chart = charts.describe(figure)
     return bundle if chart is None else {**bundle, CHART: chart}
 

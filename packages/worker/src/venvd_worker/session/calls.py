@@ -8,7 +8,7 @@ from os import getpid
 from time import monotonic
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Type
 
-from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, STREAMED, checked
+from venvd_contract.commands import ATTACH, BY_NAME, COMMANDS, PIPES, STREAMED, check_payload
 from venvd_contract.errors import (
     Cancelled,
     Internal,
@@ -113,7 +113,7 @@ class Calls:
             failed = True
             reply = self._failure(begin, raised)
         if began:
-            handles.worked(monotonic() - began)
+            handles.extend_leases(monotonic() - began)
         slot.end(len(handles.held), direct > 0, failed)
         return reply
 
@@ -157,7 +157,7 @@ class Calls:
             emit = partial(self._send_event, stream, begin) if message.get("stream") is True else None
         payload = message.get("payload")
         wants_data = self._compat and type(payload) is dict and RETURN_TYPE in payload and compat.wants_data(payload)
-        fields = checked(command, payload)
+        fields = check_payload(command, payload)
         return step, _new(Call, (fields, self._modes[mode], wants_data, emit, attachments, stream.shares)), timeout
 
     def _send_event(self, stream: Stream, begin: bytes, event: str, data: Any) -> None:
@@ -182,18 +182,18 @@ class Calls:
     def _error(self, raised: BaseException) -> VenvdError:
         if isinstance(raised, VenvdError):
             return raised
-        if self._interrupts.stopped():
-            return self._interrupts.error(tracebacks.formatted(raised))
+        if self._interrupts.has_interrupted():
+            return self._interrupts.error(tracebacks.format_traceback(raised))
         limit = self._guard.explain(raised)
         if limit is not None:
             limit.error_type = tracebacks.type_name(raised)
-            limit.traceback = tracebacks.formatted(raised)
+            limit.traceback = tracebacks.format_traceback(raised)
             limit.exception = exceptions.describe(raised)
             return limit
         return UserError(
             tracebacks.message(raised),
             error_type=tracebacks.type_name(raised),
-            traceback=tracebacks.formatted(raised),
+            traceback=tracebacks.format_traceback(raised),
             exception=exceptions.describe(raised),
         )
 

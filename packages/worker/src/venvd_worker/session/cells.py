@@ -109,8 +109,8 @@ def _rewrite_time(statement: str) -> str:
 
 def _rewrite_timeit(arguments: str, body: str, error: SyntaxError) -> str:
     """Return the call for `%timeit [options] statement`, or for a cell of it whose first line is the setup."""
-    found = _OPTIONS.fullmatch(arguments.rstrip())
-    options, code = (found[1], found[2] or "") if found is not None else ("", arguments.strip())
+    match = _OPTIONS.fullmatch(arguments.rstrip())
+    options, code = (match[1], match[2] or "") if match is not None else ("", arguments.strip())
     try:
         return times.write_repeat(options, body, code) if body else times.write_repeat(options, code)
     except ValueError as problem:

@@ -21,11 +21,11 @@ def describe(figure: Any) -> Optional[Chart]:
     Returns None if nothing in it is a line, points, bars, a pie or boxes.
     """
     try:
-        found = [chart for chart in map(_describe_axes, figure.axes) if chart["elements"]]
+        with_elements = [chart for chart in map(_describe_axes, figure.axes) if chart["elements"]]
         title = getattr(figure, "_suptitle", None)
-        if len(found) < 2:
-            return found[0] if found else None
-        return {"type": "figure", "title": None if title is None else title.get_text(), "charts": found}
+        if len(with_elements) < 2:
+            return with_elements[0] if with_elements else None
+        return {"type": "figure", "title": None if title is None else title.get_text(), "charts": with_elements}
     except Exception:  # noqa: BLE001 - the picture is there; a figure may hold anything
         return None
 

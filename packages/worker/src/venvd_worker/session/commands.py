@@ -23,8 +23,8 @@ from venvd_worker.session.interpreter import Interpreter
 from venvd_worker.session.interrupts import Interrupts
 from venvd_worker.session.limits import Guard
 from venvd_worker.session.objects import find_object
-from venvd_worker.session.output import Emit, Output, bound
-from venvd_worker.session.reprs import bounded
+from venvd_worker.session.output import Emit, Output, find_bound
+from venvd_worker.session.reprs import make_repr
 from venvd_worker.session.segments import Segments
 
 Fields = Dict[str, Any]
@@ -79,7 +79,7 @@ class Commands:
         self._output: Optional[Output] = None
         self._ended_output: Optional[Output] = None
         self._executions = 0
-        self._output_bound = bound(parts.limits)
+        self._output_bound = find_bound(parts.limits)
         find = parts.handles.find
         plain_decoder = Decoder(find, compat.find_handle if parts.compat else None, find_object)
         self.modes = {
@@ -107,13 +107,13 @@ class Commands:
     # ---- objects
 
     def import_module(self, call: Call) -> Any:
-        return self._held(import_module(call.fields["moduleName"]))
+        return self._hold(import_module(call.fields["moduleName"]))
 
     def create(self, call: Call) -> Any:
         target = self._find(call, "moduleHandleId")
         for name in call.fields["className"].split("."):
             target = getattr(target, name)
-        return self._held(self._apply(target, call))
+        return self._hold(self._apply(target, call))
 
     def call(self, call: Call) -> Any:
         target = self._handles.find(call.fields["handleId"])
@@ -136,10 +136,10 @@ class Commands:
         return {"success": True}
 
     def wrap(self, call: Call) -> Any:
-        return self._held(call.mode.decode(call.fields["value"]))
+        return self._hold(call.mode.decode(call.fields["value"]))
 
     def list_handles(self, _call: Call) -> Any:
-        return {"handles": self._handles.listed()}
+        return {"handles": self._handles.list()}
 
     # ---- data
 
@@ -161,7 +161,7 @@ class Commands:
     def put_array(self, call: Call) -> Any:
         self.arrays.release(call.fields["release"] or (), call.shares)
         taken = self.arrays.take(call.fields, call.attachments, call.shares)
-        return taken if isinstance(taken, ArrayReply) else self._held(taken)
+        return taken if isinstance(taken, ArrayReply) else self._hold(taken)
 
     def release_segments(self, call: Call) -> Any:
         self.arrays.release(call.fields["segments"], call.shares)
@@ -242,7 +242,7 @@ class Commands:
             value = self._interpreter.run(call.fields["code"], variables, "exec")
             if value is not None:
                 self.show(bundles.rich_bundle(value))
-                result, text = self._told(value, call), bounded(value)
+                result, text = self._encode_result(value, call), make_repr(value)
             if not forks.is_session():
                 forks.leave(None)
         except BaseException as raised:
@@ -250,7 +250,7 @@ class Commands:
                 forks.leave(raised)
             if isinstance(raised, SystemExit) and not raised.code:
                 return {"result": None, "resultText": None, "error": None}
-            if self._interrupts.stopped() or self._guard.explain(raised) or tracebacks.is_own(raised):
+            if self._interrupts.has_interrupted() or self._guard.explain(raised) or tracebacks.is_own(raised):
                 raise
             error = describe(raised)
         for bundle in bundles.open_figures():
@@ -308,23 +308,23 @@ class Commands:
     def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
         """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
         if call.fields["asHandle"]:
-            return {"isHandle": True, **self._held(value), "repr": bounded(value)}
+            return {"isHandle": True, **self._hold(value), "repr": make_repr(value)}
         kind = type(value)
         if kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
             return '{"value":%d}' % value
         if kind is str and value.isascii():
             return '{"value":' + encode_basestring(value) + "}"
-        return self._told(value, call)
+        return self._encode_result(value, call)
 
-    def _told(self, value: Any, call: Call) -> Dict[str, Any]:
+    def _encode_result(self, value: Any, call: Call) -> Dict[str, Any]:
         try:
             return {"value": call.mode.encode(value)}
         except NotPlain:
             if call.wants_data:
                 return {"value": None}
-            return {"isHandle": True, **self._held(value), "repr": bounded(value)}
+            return {"isHandle": True, **self._hold(value), "repr": make_repr(value)}
 
-    def _held(self, value: Any) -> Dict[str, Any]:
+    def _hold(self, value: Any) -> Dict[str, Any]:
         type_name = tracebacks.class_name(type(value))
         return {"handleId": self._handles.hold(value), "typeName": type_name, "callable": callable(value)}
 
@@ -335,7 +335,7 @@ def describe(error: BaseException) -> Dict[str, Any]:
     return {
         "errorType": tracebacks.type_name(error),
         "message": tracebacks.message(error),
-        "traceback": tracebacks.formatted(error),
+        "traceback": tracebacks.format_traceback(error),
         **({} if described is None else {"exception": described}),
     }
 
@@ -349,14 +349,14 @@ def is_available(name: str) -> bool:
     if not name or not all(name.split(".")):
         raise InvalidRequest('module_available: "{}" is no name of a module'.format(name[:80]))
     path: Any = None
-    found = ""
+    prefix = ""
     is_in_package = True
     for part in name.split("."):
-        found = "{}.{}".format(found, part) if found else part
-        if found in sys.modules:
-            path = getattr(sys.modules[found], "__path__", None)
+        prefix = "{}.{}".format(prefix, part) if prefix else part
+        if prefix in sys.modules:
+            path = getattr(sys.modules[prefix], "__path__", None)
         else:
-            spec = _find_spec(found, path) if is_in_package else None
+            spec = _find_spec(prefix, path) if is_in_package else None
             if spec is None:
                 return False
             path = spec.submodule_search_locations

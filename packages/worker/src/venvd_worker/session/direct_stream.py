@@ -112,7 +112,7 @@ class DirectStream(Stream):
 
     # ---- requests
 
-    def _ended(self) -> bytes:
+    def _read_end(self) -> bytes:
         if self._ending:
             raise EOFError("the client went away")
         self._ending = True
@@ -126,7 +126,7 @@ class DirectStream(Stream):
             raise EOFError("the client went away")
         return b"\n"  # the end of the stream ends the last line
 
-    def _sizes(self, message: Dict[str, Any]) -> List[int]:
+    def _read_sizes(self, message: Dict[str, Any]) -> List[int]:
         try:
             sizes = list(attachment_sizes(message.get("attachments")))
         except (InvalidRequest, TooLarge):

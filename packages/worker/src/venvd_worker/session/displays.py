@@ -7,7 +7,7 @@ from typing import Any, Callable, Container, Dict, Optional
 
 from venvd_contract.displays import DISPLAY_ID
 from venvd_worker.session import bundles
-from venvd_worker.session.reprs import bounded
+from venvd_worker.session.reprs import make_repr
 
 Bundle = Dict[str, Any]
 
@@ -79,7 +79,7 @@ class Displays:
             if display_id is not None:
                 bundle[DISPLAY_ID] = {"id": str(display_id), "update": update}
             if not self._show(bundle):
-                print(bundle.get("text/plain", bounded(value)))  # noqa: T201 - what display does without an output
+                print(bundle.get("text/plain", make_repr(value)))  # noqa: T201 - what display does without an output
         return None if display_id is None else DisplayHandle(self, str(display_id))
 
     def update(self, value: Any, *, display_id: str, **options: Any) -> None:

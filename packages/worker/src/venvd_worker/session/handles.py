@@ -87,7 +87,7 @@ class Handles:
 
     # ---- leases
 
-    def worked(self, seconds: float) -> None:
+    def extend_leases(self, seconds: float) -> None:
         """Extend all leases by the time that a call took, because no client could use a handle meanwhile."""
         self._busy += seconds
 
@@ -112,7 +112,7 @@ class Handles:
         lease = self.leases.get(name)
         return {} if lease is None else {"leaseSeconds": round(max(0.0, lease.end - self._now()), 3)}
 
-    def listed(self) -> List[Dict[str, Any]]:
+    def list(self) -> List[Dict[str, Any]]:
         """Return a `HandleInfo` for each handle, oldest first."""
         now = monotonic()
         return [

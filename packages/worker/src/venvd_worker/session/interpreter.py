@@ -105,8 +105,8 @@ class Interpreter:
         if program.plain:
             return eval(program.last, self._namespace)  # type: ignore[arg-type]  # noqa: S307 - what this program is for
         if program.function is not None:
-            found = FunctionType(program.function, self._namespace)(*variables.values())
-            return self._await(found) if program.awaits else found
+            result = FunctionType(program.function, self._namespace)(*variables.values())
+            return self._await(result) if program.awaits else result
         if program.states:
             self._definitions.add(program.name, program.source)
         if program.awaits:
@@ -117,12 +117,12 @@ class Interpreter:
 
     async def _run_awaiting(self, program: Program) -> Any:
         """Run both parts in one task, also one that awaits nothing."""
-        found: Any = None
+        result: Any = None
         for code in (program.body, program.last):
-            found = None if code is None else eval(code, self._namespace)  # noqa: S307
+            result = None if code is None else eval(code, self._namespace)  # noqa: S307
             if code is not None and programs.is_coroutine(code):
-                found = await found
-        return found
+                result = await result
+        return result
 
     def _program(self, source: str, variables: Dict[str, Any], kind: str) -> Program:
         """Compile a program and cache it."""

@@ -64,7 +64,7 @@ class Interrupts:
             if was_armed:
                 self._check()
 
-    def stopped(self) -> bool:
+    def has_interrupted(self) -> bool:
         """Return whether a signal has interrupted the running call."""
         return self._raised == self._slot.sequence
 

@@ -24,7 +24,7 @@ class Bound(NamedTuple):
     reason: str
 
 
-def bound(limits: Limits) -> Bound:
+def find_bound(limits: Limits) -> Bound:
     """How much output an `exec` may have, so that its result fits into the limits and into a line."""
     whole = Bound(MAX_LINE, "a line holds {} bytes".format(MAX_LINE))
     if limits.resultBytes is not None and limits.resultBytes < MAX_LINE:
@@ -84,7 +84,7 @@ class Output:
         if size <= self._left:
             self._add(stream, text)
         else:
-            self._add(stream, text[: _fitting(text, self._left)])
+            self._add(stream, text[: _count_fitting(text, self._left)])
             self.truncated = True
             self._add(stream, "\n[output cut: {}]\n".format(self._limit.reason))
         self._left -= size
@@ -105,7 +105,7 @@ def _size(text: str) -> int:
     return len(dump(text).encode("utf-8", "surrogatepass")) - _QUOTES
 
 
-def _fitting(text: str, size: int) -> int:
+def _count_fitting(text: str, size: int) -> int:
     """How many characters from the start take no more than `size` bytes."""
     fits, does_not = 0, len(text) + 1
     while does_not - fits > 1:

@@ -17,7 +17,7 @@ class _TooSlow(BaseException):
     pass
 
 
-def bounded(value: Any) -> str:
+def make_repr(value: Any) -> str:
     """`repr(value)`, cut where it is long, replaced where it raises or takes longer than half a second."""
     try:
         text = _within(value)
@@ -46,11 +46,11 @@ def _raise_too_slow(_number: int, _frame: object) -> None:
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-def _shortening() -> reprlib.Repr:
+def _make_shortener() -> reprlib.Repr:
     made = reprlib.Repr()
     made.maxlist = made.maxtuple = made.maxdict = made.maxset = made.maxfrozenset = made.maxdeque = 20
     made.maxstring = made.maxother = made.maxlong = 200
     return made
 
 
-_short = _shortening()
+_short = _make_shortener()

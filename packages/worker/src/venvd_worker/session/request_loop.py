@@ -113,8 +113,8 @@ class RequestLoop:
 
     def _dispatch(self, ready: List[Tuple[int, int]]) -> None:
         # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
-        found = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
-        for stream, descriptor, events in found:
+        ready_streams = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
+        for stream, descriptor, events in ready_streams:
             if stream is None:
                 self._others[descriptor]()
             elif not isinstance(stream, DirectStream):

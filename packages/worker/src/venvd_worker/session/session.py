@@ -101,7 +101,7 @@ class Session:
         self._slot = Slot(self._memory.map, config["slot"])
         self._supply = Supply(supply)
         self._stream = Stream(stream, Traffic())
-        self._epoll = _lifted_epoll()
+        self._epoll = _make_lifted_epoll()
         self._descriptors = [self._stream.fileno(), self._supply.fileno(), self._control.fileno(), slots]
         self._compose(config)
 
@@ -122,7 +122,7 @@ class Session:
             _enter_directory(config["cwd"])
         assemblies.prepare()
         shared_names.prepare()
-        forks.guard(self._protected)
+        forks.guard(self._list_protected)
         self._guard.apply()
 
     def take_streams(self) -> None:
@@ -159,7 +159,7 @@ class Session:
         )
         self._request_loop = RequestLoop(self._epoll, self._stream, calls, self._slot, self._segments)
 
-    def _protected(self) -> List[int]:
+    def _list_protected(self) -> List[int]:
         captured = self._capture.descriptors.values()
         return [*self._descriptors, *self._request_loop.descriptors, self._epoll.fileno(), *captured]
 
@@ -221,7 +221,7 @@ class Session:
             self._control.send({"refused": message["attach"]["connection"], "why": why})
 
 
-def _lifted_epoll() -> select.epoll:
+def _make_lifted_epoll() -> select.epoll:
     made = select.epoll()
     return select.epoll.fromfd(lift(os.dup(made.fileno())))
 

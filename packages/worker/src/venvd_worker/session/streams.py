@@ -67,11 +67,11 @@ class Stream:
             InvalidRequest, TooLarge: a line is no request; the next one can be read, unless the stream is `unreadable`.
         """
         if self.waiting:
-            found = self._next()
-            if found is not None:
-                return found
+            queued = self._next()
+            if queued is not None:
+                return queued
         try:
-            data = self._read() or self._ended()
+            data = self._read() or self._read_end()
         except BlockingIOError:
             return None
         except ConnectionError as error:
@@ -121,7 +121,7 @@ class Stream:
             raise InvalidRequest('"timeout" takes a number of seconds from 0 on')
         return float(given)
 
-    def _ended(self) -> bytes:
+    def _read_end(self) -> bytes:
         """Handle the end of the peer's input."""
         raise EOFError("the peer went away")
 
@@ -142,7 +142,7 @@ class Stream:
                 return False
             if line.strip():
                 message = parse_line(line)
-                self._missing = self._sizes(message)
+                self._missing = self._read_sizes(message)
                 self._message = message
         return True
 
@@ -153,7 +153,7 @@ class Stream:
             self.unreadable = True
             raise
 
-    def _sizes(self, message: Dict[str, Any]) -> List[int]:
+    def _read_sizes(self, message: Dict[str, Any]) -> List[int]:
         return list(attachment_sizes(message.get("attachments")))
 
     def _take_attachments(self) -> bool:

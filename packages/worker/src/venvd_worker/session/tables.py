@@ -17,7 +17,7 @@ def stream_of(value: Any) -> tables.Stream:
         InvalidRequest: it holds none, or some that Arrow has no type for.
         Unimplemented: the venv has no pyarrow.
     """
-    return tables.stream_of(needed("pyarrow"), value)
+    return tables.stream_of(import_needed("pyarrow"), value)
 
 
 def check(into: Optional[str]) -> None:
@@ -26,28 +26,28 @@ def check(into: Optional[str]) -> None:
     Raises:
         Unimplemented: it lacks one.
     """
-    tables.check_version(needed("pyarrow"))
+    tables.check_version(import_needed("pyarrow"))
     if into in ("pandas", "polars"):
-        needed(into)
+        import_needed(into)
 
 
-def made(memory: Any, into: Optional[str]) -> Any:
+def make_table(memory: Any, into: Optional[str]) -> Any:
     """What a stream becomes.
 
     Raises:
         InvalidRequest: it is none.
     """
     check(into)
-    table = tables.table_in(needed("pyarrow"), memory)
+    table = tables.table_in(import_needed("pyarrow"), memory)
     if into not in ("pandas", "polars"):
         return table
     try:
-        return tables.converted(table, into, needed(into))
+        return tables.convert(table, into, import_needed(into))
     except (TypeError, ValueError) as error:  # those of pyarrow among them
         raise InvalidRequest("{} cannot hold that table: {}".format(into, error)) from None
 
 
-def needed(name: str) -> Any:
+def import_needed(name: str) -> Any:
     """A module of the venv: the user's own, whatever version."""
     try:
         return sys.modules.get(name) or import_module(name)

@@ -28,22 +28,22 @@ def class_name(kind: Any) -> str:
 def message(error: BaseException) -> str:
     """The error's text; its type's name where that is empty or fails."""
     try:
-        found = str(error)
+        text = str(error)
     except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
-        found = ""
-    return printable(_shortened(found or type_name(error), _LONGEST_MESSAGE))
+        text = ""
+    return printable(_shorten(text or type_name(error), _LONGEST_MESSAGE))
 
 
-def formatted(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
     """The whole traceback, causes included, as Python would print it."""
     try:
-        found = TracebackException(type(error), error, error.__traceback__)
-        _strip(found, set())
+        summary = TracebackException(type(error), error, error.__traceback__)
+        _strip(summary, set())
         hint = find_hint(error)
-        text = "".join(found.format()) + (hint + "\n" if hint else "")
+        text = "".join(summary.format()) + (hint + "\n" if hint else "")
     except Exception:  # noqa: BLE001 - the user's classes take part in this
         text = "{}: {}\n".format(type_name(error), message(error))
-    return printable(_shortened(text, _LONGEST))
+    return printable(_shorten(text, _LONGEST))
 
 
 def is_own(error: BaseException) -> bool:
@@ -56,12 +56,12 @@ def printable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _strip(found: Any, seen: Set[int]) -> None:
-    if found is None or id(found) in seen:
+def _strip(summary: Any, seen: Set[int]) -> None:
+    if summary is None or id(summary) in seen:
         return
-    seen.add(id(found))
-    found.stack = _own_frames(found.stack)
-    for other in (found.__cause__, found.__context__, *(getattr(found, "exceptions", None) or ())):
+    seen.add(id(summary))
+    summary.stack = _own_frames(summary.stack)
+    for other in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
         _strip(other, seen)
 
 
@@ -74,7 +74,7 @@ def _own_frames(stack: StackSummary) -> StackSummary:
     return StackSummary.from_list(kept)
 
 
-def _shortened(text: str, most: int) -> str:
+def _shorten(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return "{}\n[... {} characters left out ...]\n{}".format(

@@ -56,7 +56,7 @@ _MOST_FAULTS = 5
 
 
 class Fork(NamedTuple):
-    """A process that waits for the configuration of its session, closed in its directory."""
+    """A process that waits for the configuration of its session, confined to its directory."""
 
     pid: int
     control: ControlConnection

@@ -10,7 +10,7 @@ from venvd_contract.internal.control import close_descriptors
 from venvd_contract.internal.messages import Refused, Up
 from venvd_worker.common import directories, process_tree
 from venvd_worker.common.control import InvalidPacket, Packet
-from venvd_worker.common.exit_status import EndReason, stopped_in_trace
+from venvd_worker.common.exit_status import EndReason, explain_trace_stop
 from venvd_worker.common.namespaces import SHARED_MEMORY
 from venvd_worker.warden.event_loop import EventLoop
 from venvd_worker.warden.file_transfers import FileTransfers
@@ -116,7 +116,7 @@ class SessionProcesses:
             session = by_pid.get(pid)
             if os.WIFSTOPPED(status):  # it asked to be traced, and would wait for the warden for ever
                 if session is not None:
-                    session.end(stopped_in_trace(status))
+                    session.end(explain_trace_stop(status))
                 else:
                     process_tree.kill_tree([pid])
                 continue

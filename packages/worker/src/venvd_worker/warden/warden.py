@@ -23,7 +23,7 @@ from venvd_contract.internal.limits import parse_limits
 from venvd_contract.internal.slots import STOP_REASONS
 from venvd_worker.common import kernel, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket, Packet
-from venvd_worker.common.exit_status import did_not_stop, ended_by_server
+from venvd_worker.common.exit_status import did_not_stop, explain_server_end
 from venvd_worker.common.slots import SlotMemory
 from venvd_worker.common.walls import Walls
 from venvd_worker.warden.container_memory import find_session_memory, limit_memory
@@ -154,7 +154,7 @@ class Warden:
             self._loop.remove(connection)
             connection.close()
         for session in self._sessions:
-            session.end(ended_by_server("its server went away ({})".format(why)))
+            session.end(explain_server_end("its server went away ({})".format(why)))
         self._sessions.reap()
 
     def _answer(self, packet: Packet) -> None:
@@ -284,7 +284,7 @@ class Warden:
     def _kill(self, request: Request) -> None:
         session = self._find_session(request.data.session)
         session.kill_requests.append(request)
-        self._sessions.end(session, ended_by_server(request.data.reason))
+        self._sessions.end(session, explain_server_end(request.data.reason))
         self._sessions.reap()
 
     def _attach(self, request: Request) -> None:

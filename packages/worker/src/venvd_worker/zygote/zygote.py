@@ -9,7 +9,7 @@ A fork does five things before it becomes a session:
 - It warms up with one call. A first call writes to many pages, and so the kernel copies them while no client waits.
 - It seeds numpy's global generator. Python's own generator reseeds itself after a fork.
 - It resets the directory of `tempfile`, so that each session finds its own.
-- It closes itself in the directory of its session (`venvd_worker.common.walls`), while no client waits.
+- It confines itself to the directory of its session (`venvd_worker.common.walls`), while no client waits.
 - It takes the environment, the directory and the output of the session.
 
 All sessions share the hash seed of the zygote. OpenBLAS computes with one thread, because the zygote loads it with

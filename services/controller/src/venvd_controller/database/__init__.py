@@ -85,11 +85,11 @@ class Reading(Generic[Result]):
         Raises:
             Unavailable: the database does not answer.
         """
-        writes, found = self._database.writes, self._found  # a write that ends meanwhile counts as one after it
-        if found is None or found[0] != writes:
+        writes, cached = self._database.writes, self._found  # a write that ends meanwhile counts as one after it
+        if cached is None or cached[0] != writes:
             with self._database.read() as session:
-                found = self._found = writes, self._read(session)
-        return found[1]
+                cached = self._found = writes, self._read(session)
+        return cached[1]
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:

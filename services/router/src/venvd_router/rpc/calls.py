@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from venvd_contract.errors import Unavailable, VenvdError
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_proto.v1 import python_service_pb2 as python
 from venvd_proto.v1 import session_service_pb2 as sessions
 from venvd_router.activity import Activity
@@ -51,7 +51,7 @@ class Forwarding:
         async def serve(request: bytes, context: Any) -> bytes:
             try:
                 admitted = self._entrance.admit(context)
-                with self._activity.run(), tied(admitted.key):
+                with self._activity.run(), tie_to(admitted.key):
                     await self._replicas.wait_for_any()
                     return await self._answer(method, request, admitted, context)
             except Exception as error:  # noqa: BLE001 — every error becomes a status
@@ -146,7 +146,7 @@ class Forwarding:
         async def serve(_requests: Any, context: Any) -> None:
             try:
                 admitted = self._entrance.admit(context)
-                with self._activity.run(), tied(admitted.key):
+                with self._activity.run(), tie_to(admitted.key):
                     await self._replicas.wait_for_any()
                     await self._run_stream(method, admitted, context)
             except Exception as error:  # noqa: BLE001 — every error becomes a status

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
-from venvd_http.auth import tied
+from venvd_http.auth import tie_to
 from venvd_proto.v1.python_service_pb2 import Error, SessionRequest, SessionResponse
 from venvd_router.activity import Activity
 from venvd_router.loads import Loads
@@ -75,7 +75,7 @@ class SessionStreams:
         """Serve one stream."""
         try:
             admitted = self._entrance.admit(context)
-            with tied(admitted.key):
+            with tie_to(admitted.key):
                 stream = _Stream(self, admitted, context)
                 self._open.add(stream)
                 try:

@@ -60,7 +60,7 @@ class Methods:
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 — every error becomes a response
-            await refuse(send, public_error(error), headers=body.closing(head))
+            await refuse(send, public_error(error), headers=body.choose_closing(head))
 
     async def _read(self, scope: Scope, head: Head, body: Body) -> tuple[Command, Request]:
         """Read the request of a client that may call."""

@@ -38,7 +38,7 @@ class OldCalls(Calls):
 def list_calls(calls: OldCalls) -> dict[str, Begin]:
     """Return what begins a call of each method, by its path."""
     described = [_with_old_response(method) for method in list_methods(SERVICE)]
-    return {f"/{NAME}/{method.name.partition('/')[2]}": calls.beginning(method) for method in described}
+    return {f"/{NAME}/{method.name.partition('/')[2]}": calls.choose_begin(method) for method in described}
 
 
 def _with_old_response(method: Method) -> Method:
