@@ -91,7 +91,7 @@ def test_outdated_backends_are_named(cli: Cli) -> None:
     cli("start", "http", "grows", "--memory", "512m")
     added = cli("venv", "add", "grows", "six")
     assert "  + requirements: six" in added.err
-    assert "grows-http: still with the build before, until `venvd restart grows-http`" in added.err
+    assert "grows-http: still with the earlier build, until `venvd restart grows-http`" in added.err
     for words in (["list"], ["status"], ["status", "grows-http"], ["backend", "list"]):
         assert "outdated (an older build of the venv, or an older server): grows-http;" in cli(*words).out
     assert cli("status", "grows-http", "--json").json["spec"]["limits"]["memoryBytes"] == 512 << 20

@@ -75,7 +75,7 @@ def test_words_of_the_command_line(
         (
             ("set", "plain", "a", "--header", "Bearer {}", "--host", "x"),
             2,
-            'is not written as "Authorization: Bearer {}"',
+            'is no header: write it as "Authorization: Bearer {}"',
         ),
         (("set", "plain", "a", "--env", "A", "--from-file", "/nowhere"), 2, "/nowhere"),
         (("set", "plain", "a", "--env", "PATH"), 2, "PATH"),

@@ -39,7 +39,7 @@ def unpack(packed: Path, directory: Path) -> None:
     """Extract the archive of a session's directory into a local directory, which is made if it is missing.
 
     Raises:
-        BadReply: it is no archive, or an entry leads out of the directory.
+        BadReply: the bytes are no archive, or an entry leads out of the directory.
     """
     try:
         with tarfile.open(packed, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:

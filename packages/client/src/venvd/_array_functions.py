@@ -12,7 +12,7 @@ _CALL_FUNCTION = "_0(*_1, **_2)"
 
 
 class ArrayFunctions:
-    """The two methods by which numpy hands over its functions."""
+    """The two methods that numpy calls in place of its functions."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What `venvd.backend` takes, and what it makes of that."""
+"""The options of `venvd.backend`, and the specifications that it makes of them."""
 
 from __future__ import annotations
 

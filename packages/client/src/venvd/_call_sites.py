@@ -1,4 +1,4 @@
-"""Call sites: what the compiler says of an attribute that is looked up, and of a question for a class."""
+"""Call sites: how the byte code uses an attribute that it looks up, and whether it asks for a class."""
 
 from __future__ import annotations
 

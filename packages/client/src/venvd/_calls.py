@@ -38,7 +38,7 @@ MakeProxy = Callable[["SessionCalls", str, str, bool], Any]
 
 
 class _Uploads(threading.local):
-    """What the values hold that a thread encodes now."""
+    """The uploads and handles in the values that a thread is encoding."""
 
     encoder: ObjectEncoder | None = None
 

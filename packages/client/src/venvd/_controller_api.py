@@ -42,7 +42,7 @@ from venvd_contract.secrets import Secret, SecretSpec
 T = TypeVar("T")
 
 TIMEOUT = 60.0
-"""Seconds for one answer of the controller. What takes longer is an operation."""
+"""Seconds for one answer of the controller. Longer work is an operation."""
 _PRUNE_TIMEOUT = 1800.0
 _PAGE_SIZE = 200
 SUPPORTED_VERSIONS = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")

@@ -180,7 +180,7 @@ ITEM = "_0[_1]"
 
 
 def make_place(place: str) -> str:
-    """Return the expression for what stands behind an object: `items`, `cfg['a'].b` or `[0]`.
+    """Return the expression for a place of an object: `items`, `cfg['a'].b` or `[0]`.
 
     Raises:
         InvalidRequest: the text is no such place.

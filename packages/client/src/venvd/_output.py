@@ -1,4 +1,4 @@
-"""What `exec` returns, with what a program does with it: look at it, show it in a notebook, save its pictures."""
+"""The result of `exec`, which a program can print, show in a notebook, and save pictures from."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def refuse(what: str) -> Any:
 
 
 class Unawaited:
-    """Refuses what Python would answer by itself, and wrongly, for an object whose answer is in a session."""
+    """Refuses questions that Python would answer wrongly by itself, because the answer is in a session."""
 
     __slots__ = ()
 
@@ -80,7 +80,7 @@ class Pending(Unawaited, Coroutine[Any, Any, Any]):
         return self._coroutine
 
     def _venvd_refuse(self, what: str) -> str:
-        self._start = None  # the error says more than a warning about what was never awaited
+        self._start = None  # the error says more than a warning about a missing await
         return f"{what} needs the answer of {self._what}: await it first, as in `await (p > 5)` or `await p.method()`"
 
     __eq__ = __ne__ = refuse("a comparison")

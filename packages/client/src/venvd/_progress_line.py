@@ -14,7 +14,7 @@ _WIDEST = 78
 
 
 def show_progress() -> OnEvent:
-    """Return what shows the events of operations on stderr if a person watches, else what ignores them."""
+    """Return a function that shows the events of operations on stderr if a person watches, else one that does not."""
     return ProgressLine(sys.stderr) if sys.stderr is not None and _is_watched(sys.stderr) else ignore_event
 
 
@@ -24,7 +24,7 @@ def _is_watched(stream: IO[str]) -> bool:
 
 
 class ProgressLine:
-    """Writes each phase, and what it does, over the text before; the end of an operation wipes the line."""
+    """Writes each phase and its progress over the earlier text; the end of an operation clears the line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

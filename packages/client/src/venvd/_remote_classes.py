@@ -1,4 +1,4 @@
-"""What proxies show of the class and the documentation of their objects."""
+"""The class and the documentation that proxies show for their objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LIBRARIES = tuple(
         *(_PLACES[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     }
 )
-# What takes one of these for the object itself looks into its code or its namespace.
+# Code that takes a proxy for one of these would look into its code or its namespace.
 _NEVER = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 

@@ -12,7 +12,7 @@ _KINDS = {int(kind): kind for kind in type(Parameter.POSITIONAL_ONLY)}  # type: 
 
 
 class RemoteText:
-    """What an object of the session looks like in a signature."""
+    """An object of the session, as a signature shows it."""
 
     __slots__ = ("_text",)
 
@@ -27,7 +27,7 @@ def make_signature(described: Any) -> Signature:
     """Return a signature from the names, kinds, defaults and annotations that a session described.
 
     Raises:
-        BadReply: they are no signature.
+        BadReply: they do not form a signature.
     """
     try:
         parameters, returns = described
@@ -44,7 +44,7 @@ def make_signature(described: Any) -> Signature:
             return_annotation=Signature.empty if returns is None else RemoteText(returns),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BadReply(f"the session described a signature that is none: {error}") from None
+        raise BadReply(f"the session described an invalid signature: {error}") from None
 
 
 def _parse_default(text: str) -> Any:

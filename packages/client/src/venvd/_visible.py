@@ -1,4 +1,4 @@
-"""Text of other people on a terminal, which obeys what it contains."""
+"""Text of other people, made safe for a terminal, which would obey its escapes."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def visible(text: str) -> str:
-    r"""Write what a terminal would obey as Python writes it in a string, such as `\x1b`."""
+    r"""Write characters that a terminal would obey as Python writes them in a string, such as `\x1b`."""
     return _OBEYED.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -348,7 +348,7 @@ class AsyncSessions:
         return AsyncSession(self._backend, info.id, info)
 
     async def list(self) -> list[SessionInfo]:
-        """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
+        """List the sessions: of all replicas if the client knows them, else of the replica at its URL."""
         listed: list[SessionInfo] = []
         for transport in await self._backend._find_replicas():
             page = await transport.call(_calls.list_sessions())

@@ -39,8 +39,8 @@ class AsyncFiles:
     async def put(self, path: str, source: Source, *, parents: bool = True) -> FileInfo:
         """Send a file or a directory.
 
-        A new file replaces an old one in one step, after its last byte has come. What is in a local directory goes into
-        the directory `path`, beside what that has already.
+        A new file replaces an old one in one step, after its last byte has come. The content of a local directory goes
+        into the directory `path`, beside its existing files.
 
         Args:
             path: where it goes.
@@ -81,7 +81,7 @@ class AsyncFiles:
         return b"".join(parts)
 
     async def get_archive(self, path: str = ".") -> bytes:
-        """Return the tar archive of what is in a directory; `"."` is the working directory."""
+        """Return the content of a directory as a tar archive; `"."` is the working directory."""
         parts: list[bytes] = []
         info = await self._fetch(path, parts.append, archive=True)
         if not info.isDirectory:
@@ -91,8 +91,8 @@ class AsyncFiles:
     async def save(self, path: str, target: Target) -> FileInfo:
         """Fetch a file or a directory.
 
-        A local file is replaced in one step, after the last byte has come. What is in a directory goes into the local
-        directory `target`, which is made if it is missing. Nothing is written outside of it.
+        A local file is replaced in one step, after the last byte has come. The content of a directory goes into the
+        local directory `target`, which is made if it is missing. No file is written outside of it.
 
         Args:
             path: of the file or directory.
@@ -213,7 +213,7 @@ def _find_local(source: object) -> Path | None:
     """Return the local path that a source names, or None if it holds the bytes itself.
 
     Raises:
-        InvalidRequest: a text names nothing.
+        InvalidRequest: a text names no local file.
     """
     if isinstance(source, str) and not Path(source).exists():
         raise InvalidRequest(

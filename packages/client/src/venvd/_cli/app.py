@@ -105,9 +105,10 @@ def list_(state: State) -> None:
 @app.command("config")
 @pass_state
 def config(state: State) -> int:
-    """Show every setting and its source, and what is unsafe, unguarded or broken. Exits with 1 if something is broken.
+    """Show every setting and its source, and what is unsafe, unguarded or broken.
 
-    A setting or a specification ends what is unsafe; what is unguarded is a limit of the engine or of this machine.
+    Exits with 1 if something is broken. Change a setting or a specification to end what is unsafe. What is unguarded is
+    a limit of the engine or of this machine.
     """
     report = state.controller.config()
     settings = [
@@ -127,7 +128,10 @@ def _source(item: Setting) -> str:
 
 @app.command("prune")
 @click.option(
-    "--all", "everything", is_flag=True, help="Also what would be made again: caches, tools, current server images."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also remove what venvd would make again: caches, tools, current server images.",
 )
 @click.option("--dry-run", is_flag=True, help="Only list the leftovers.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -15,7 +15,7 @@ from venvd_contract.access import AuditEntry
 
 _POLL_SECONDS = 1.0
 _LATE = timedelta(minutes=2)
-"""So long after its time a line may be written: one that counts refusals, or what a server tells later."""
+"""How late a line may be written: one that counts refusals, or an event that a server reports later."""
 _MAX_NEW = 1000
 """Lines that are read at a time of a log that is followed."""
 _HEADINGS = ("time", "key", "peer", "request", "result", "changed")
@@ -31,12 +31,14 @@ def _format_cells(entry: AuditEntry) -> Sequence[str]:
 @click.option(
     "--since", callback=lambda *words: parse_time(words[2], past=True), metavar="WHEN", help="12h, 30d, or a time."
 )
-@click.option("--key", shell_complete=complete_names("keys"), help="Only this key. `admin` is the home's token.")
+@click.option(
+    "--key", shell_complete=complete_names("keys"), help="Show only the lines of this key. `admin` is the home's token."
+)
 @click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest lines.")
 @click.option("-f", "--follow", is_flag=True, help="Print new lines as they come.")
 @pass_state
 def audit(state: State, since: str | None, key: str | None, limit: int, follow: bool) -> None:
-    """Show who changed what, when, from where, and with what result; and who was refused."""
+    """Show who changed what, when, from where and with what result, and who was refused."""
     entries = state.controller.audit(since, key, limit)
     if not follow:
         state.show(entries, table(_HEADINGS, [_format_cells(entry) for entry in entries]))

@@ -93,7 +93,7 @@ def details(info: Backend) -> str:
 
 
 def describe_walls(walls: Walls) -> str:
-    """Say what stands between the sessions of a backend, and whose kernel they run on."""
+    """Describe the walls between the sessions of a backend, and the kernel on which they run."""
     files = f"Landlock {walls.landlock}" if walls.landlock else "namespaces" if walls.namespaces else "no Landlock"
     sockets = "with" if walls.networkSockets else "without"
     calls = f"system calls filtered, {sockets} network sockets" if walls.callFilter else "system calls not filtered"
@@ -101,7 +101,7 @@ def describe_walls(walls: Walls) -> str:
 
 
 def choose_backend(state: State, name: str | None) -> str:
-    """Return the name of the backend: the given one, or else the only one, leaving out those that failed to start."""
+    """Return the given name, or else the name of the only backend that did not fail to start."""
     if name is not None:
         return name
     listed = state.controller.backends.list()
@@ -216,7 +216,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
 @click.option(
     "--update",
     type=click.Choice(UPDATES),
-    help="rolling: restart it by itself when its venv is built anew or venvd is upgraded. Default: manual.",
+    help="rolling: restart it by itself after a new build of its venv or an upgrade of venvd. Default: manual.",
 )
 @click.option(
     "--manages",
@@ -235,7 +235,7 @@ def start(
     """Start a backend of a TYPE: http, pipe or rpc, also grpc. A number after it is the port, another word the venv."""
     backend_type, venv_word, port_word = _parse_words(words, old_type)
     if (venv_word and venv_name) or (port_word and options["port"]):
-        raise click.UsageError(f'"{words[-1]}" and the option for the same exclude each other')
+        raise click.UsageError(f'"{words[-1]}" and the option for it exclude each other')
     venv_name, options["port"] = venv_name or venv_word, options["port"] or port_word
     provider, model = options.pop("provider"), options.pop("model")
     if venv_name and provider:
@@ -254,7 +254,7 @@ def start(
 
 
 def _warn_of_another(state: State, started: Backend) -> None:
-    """Say that a backend with the usual name was there before, so that this one has another."""
+    """Warn that a backend with the usual name exists, so that the new one has another name."""
     usual = f"{started.venv}-{started.type}"
     if started.spec.name is None and started.name != usual:
         state.say(
@@ -264,7 +264,7 @@ def _warn_of_another(state: State, started: Backend) -> None:
 
 
 def _warn_of_managing(state: State, backend: Backend) -> None:
-    """Say what the callers of a backend may do beyond calls."""
+    """Warn of the venvs that callers of a backend may manage."""
     if backend.spec.manages:
         names = ", ".join(backend.spec.manages)
         state.say(f"warning: each caller of {backend.name} may make, change, use and delete the venvs {names}")
@@ -302,7 +302,9 @@ def status(state: State, name: str | None) -> None:
 
 @backend.command("stop")
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
-@click.option("--until-changed", is_flag=True, help="Also one that a manifest declares, until the manifest changes.")
+@click.option(
+    "--until-changed", is_flag=True, help="Also stop a backend that a manifest declares, until the manifest changes."
+)
 @pass_state
 def stop(state: State, name: str | None, until_changed: bool) -> None:
     """Stop and remove a backend. Default: the only one; where several run, a terminal asks."""
@@ -357,7 +359,7 @@ def scale(state: State, words: Sequence[str], no_wait: bool) -> None:
     "--overlap",
     type=click.FloatRange(0, LONGEST_OVERLAP),
     metavar="SECONDS",
-    help=f"How long the tokens before it are still accepted. Default: {ROTATION_OVERLAP:g}. Needs --rotate.",
+    help=f"How long earlier tokens stay valid. Default: {ROTATION_OVERLAP:g}. Needs --rotate.",
 )
 @pass_state
 def token(state: State, name: str | None, rotate: bool, overlap: float | None) -> None:

@@ -34,7 +34,7 @@ def _rows(keys: Sequence[Key]) -> str:
 
 
 def parse_time(text: str | None, *, past: bool = False) -> str | None:
-    """Return the time that an option names: RFC 3339, or a number with m, h, d or w from now on, or before now."""
+    """Return the time that an option names: RFC 3339, or a number with m, h, d or w, after or before now."""
     if text is None:
         return None
     span = re.fullmatch(r"(\d{1,4})([mhdw])", text)
@@ -66,7 +66,7 @@ def parse_time(text: str | None, *, past: bool = False) -> str | None:
 )
 @pass_state
 def create(state: State, name: str, scopes: Sequence[str], expires: str | None) -> None:
-    """Create a key and print it. It is shown this once."""
+    """Create a key and print it. It is shown only once."""
     created = state.controller.keys.create(name, scopes, expires)
     pairs = [
         ("name", created.name),
@@ -100,7 +100,7 @@ def revoke(state: State, name: str) -> None:
     type=click.FloatRange(0, LONGEST_OVERLAP),
     metavar="SECONDS",
     default=ROTATION_OVERLAP,
-    help=f"How long the tokens before it are still accepted. Default: {ROTATION_OVERLAP:g}.",
+    help=f"How long earlier tokens stay valid. Default: {ROTATION_OVERLAP:g}.",
 )
 @pass_state
 def rotate_admin(state: State, overlap: float) -> None:

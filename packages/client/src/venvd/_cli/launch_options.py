@@ -1,4 +1,4 @@
-"""The options of backends that count wherever a backend runs."""
+"""The options of backends that hold for every command that describes a backend."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def launch_options(command: _Command) -> _Command:
 
 
 def take_launch_fields(options: dict[str, Any]) -> None:
-    """Replace what the options gave by the fields of a backend."""
+    """Replace the values of the options by the fields of a backend."""
     options["limits"] = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
     options["token"] = not options.pop("no_token")
     options["env"] = parse_pairs(options["env"])

@@ -18,7 +18,7 @@ from venvd._cli.network import network_options
     "--venv",
     default=DEFAULT_VENV,
     shell_complete=complete_names("venvs"),
-    help=f"The venv, which is built already. Default: `{DEFAULT_VENV}`.",
+    help=f"The venv, which must be built already. Default: `{DEFAULT_VENV}`.",
 )
 @click.option("--image", help="The image of the client. Default: one with Python and the SDK, which sleeps.")
 @click.option(
@@ -34,8 +34,8 @@ from venvd._cli.network import network_options
 def manifest(state: State, /, image: str | None, token_version: int, **options: Any) -> None:
     """Print a pod of Kubernetes with a pipe backend beside its client, and its Secret. For operators.
 
-    NAME is that of both; the default is made from the venv. `kubectl apply -f -` makes them from the output. The
-    controller keeps nothing of them, and does not watch the pod.
+    NAME names both; the default is made from the venv. `kubectl apply -f -` creates them from the output. The
+    controller stores nothing about them, and does not watch the pod.
     """
     take_launch_fields(options)
     made = state.controller.backends.make_manifest(image=image, token_version=token_version, **options)

@@ -1,4 +1,4 @@
-"""The options that say what user code may reach."""
+"""The option that says what user code may reach."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse_network(_context: click.Context, _parameter: click.Parameter, words: S
         return None
     if words[-1] in (_ALL, "loopback", "none"):
         if len(words) > 1:
-            raise click.UsageError(f'--network {words[-1]} goes with no other "--network"')
+            raise click.UsageError(f'--network {words[-1]} excludes any other "--network"')
         return {_ALL: True, "none": False}.get(words[0], "loopback")
     for word in words:
         if not any(mark in word for mark in ".:"):

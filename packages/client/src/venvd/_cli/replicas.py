@@ -32,13 +32,13 @@ _OPTIONS = [
         "sessionsPerReplica",
         type=click.IntRange(1),
         metavar="N",
-        help="With --max-replicas: how many sessions ask for another replica. Default: 3/4 of maxSessions.",
+        help="With --max-replicas: sessions of a replica before another one starts. Default: 3/4 of maxSessions.",
     ),
     click.option(
         "--idle-stop",
         "idleStop",
         type=Duration(),
-        help="End its replicas after so long without a call; a call to its address starts them again. Default: never.",
+        help="End its replicas after this long without a call; a call starts them again. Default: never.",
     ),
     click.option(
         "--drain-timeout",

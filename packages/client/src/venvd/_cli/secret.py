@@ -43,28 +43,32 @@ def _parse_header(text: str | None, hosts: Sequence[str]) -> SecretHeader | None
         return None
     name, colon, value = text.partition(":")
     if not colon or PLACE not in value:
-        raise click.BadParameter(f'"{text}" is not written as "Authorization: Bearer {PLACE}"', param_hint="--header")
+        raise click.BadParameter(
+            f'"{text}" is no header: write it as "Authorization: Bearer {PLACE}"', param_hint="--header"
+        )
     if not hosts:
         raise click.UsageError("--header needs --host: the hosts that get the header")
     return SecretHeader(name.strip(), list(hosts), value.strip())
 
 
 def _read_value(file: IO[bytes] | None) -> str:
-    """Return the secret: from a file, from a pipe, or as a user types it twice. One line end at the end is dropped."""
+    """Read the secret from a file, from a pipe, or twice from a terminal. One line end at the end is dropped."""
     if file is None and os.isatty(0):
         return str(click.prompt("value", hide_input=True, confirmation_prompt=True, err=True))
     source: IO[bytes] = sys.stdin.buffer if file is None else file
     try:
         text = source.read().decode()
     except UnicodeDecodeError:
-        raise click.UsageError("the secret is not UTF-8: encode it, as base64 say") from None
+        raise click.UsageError("the secret is not UTF-8: encode it, for example as base64") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 
 @secret.command("set")
 @_with_owner
 @click.argument("name")
-@click.option("--from-file", "file", type=click.File("rb"), help="Read the value there. Default: the standard input.")
+@click.option(
+    "--from-file", "file", type=click.File("rb"), help="Read the value from this file. Default: the standard input."
+)
 @click.option("--env", metavar="VARIABLE", help="Code reads the value in this variable.")
 @click.option(
     "--header",

@@ -32,7 +32,7 @@ def _find_running() -> str | None:
 
 
 @click.command("up", cls=Command)
-@click.option("--detach", is_flag=True, help="Return once it is ready; it runs on in the background.")
+@click.option("--detach", is_flag=True, help="Return when it is ready; it keeps running in the background.")
 @click.option("--host", envvar="VENVD_HOST", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", envvar="VENVD_PORT", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
 @pass_state
@@ -87,7 +87,7 @@ def _start(state: State, host: str, port: int) -> _controller_process.StartedCon
 
 
 def _describe_choices(state: State, started: _controller_process.StartedController) -> None:
-    """Say what the controller has chosen by itself: its engine, with the reason and the gaps, and its manifest."""
+    """Print what the controller has chosen by itself: its engine, with the reason and the gaps, and its manifest."""
     with venvd.Controller(started.url, started.token) as controller:
         status = controller.status()
     state.say(f"engine {status.engine}: {status.engineReason}")
@@ -113,7 +113,7 @@ def _run_in_foreground(state: State, host: str, port: int) -> None:
 @click.command("down", cls=Command)
 @pass_state
 def down(state: State) -> None:
-    """Stop the controller that `up` started for VENVD_HOME. Backends run on, and the next `up` finds them."""
+    """Stop the controller that `up` started for VENVD_HOME. Backends keep running, and the next `up` finds them."""
     pid = _pid_file.stop(_find_pid_file())
     if pid is None:
         state.show({"stopped": False}, f"`venvd up` has started no controller for {home_directory()}")

@@ -1,4 +1,6 @@
-"""What `venvd shell` asks a session. This text runs there: it needs CPython 3.9 and the standard library alone.
+"""The questions of `venvd shell` to a session.
+
+This text runs in the session: it needs only CPython 3.9 and the standard library.
 
 It runs in a namespace of its own. The search for completions runs no code of an object except its `__dir__`: a property
 or another descriptor ends the search.
@@ -18,7 +20,7 @@ _MOST = 500
 
 
 def judge(source: str) -> str:
-    """Return what Python's own prompt makes of the text: `complete`, `incomplete` or `wrong`."""
+    """Return how Python's own prompt reads the text: `complete`, `incomplete` or `wrong`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -38,7 +40,7 @@ def complete(line: str) -> list[str]:
     """Return the names that may stand for the last name of the line, without what stands before its last dot."""
     match = _LAST_NAME.search(line)
     if match is None or line[: match.start()].endswith("."):
-        return []  # an attribute of something that is no name: finding it would run code
+        return []  # an attribute of an expression: finding it would run code
     path, prefix = match.group(1), match.group(2)
     namespace = sys.modules["__main__"].__dict__
     builtin_names = vars(sys.modules["builtins"])

@@ -27,7 +27,7 @@ from venvd._visible import visible
 from venvd_contract.commands import Output
 
 _ASK_TIMEOUT = 3.0
-"""Seconds that the session may take for what the prompt asks it. A session that runs another call takes longer."""
+"""Seconds that the session may take for a question of the prompt. A session that runs another call takes longer."""
 _LONGEST_KEPT = 1 << 16
 """Characters of a plain value up to which the session gets it as `_`."""
 _HELP = re.compile(r"\?\s*(?P<before>[\w.]+)|(?P<after>[\w.]+)\s*\?")
@@ -119,7 +119,7 @@ def _bind_keys(remote: Remote) -> KeyBindings:
 
 
 class Shell:
-    """Runs statements in a session and prints what they give.
+    """Runs statements in a session and prints their results.
 
     Args:
         remote: the session.
@@ -166,7 +166,7 @@ class Shell:
         raise venvd.BadReply("the stream of events ended without a result")
 
     def _end(self, output: Output, shown: list[str]) -> bool:
-        """Print what the statement gave, as far as its events have not shown it; return whether the shell goes on."""
+        """Print the results that the events of the statement have not shown; return whether the shell goes on."""
         if "stdout" not in shown:
             write(output.stdout, nl=False)
         if "stderr" not in shown:

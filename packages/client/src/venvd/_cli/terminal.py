@@ -1,4 +1,7 @@
-"""What the CLI writes: names, values, logs and errors are other people's, so a terminal gets none of their escapes."""
+"""The output of the CLI.
+
+Names, values, logs and errors come from other people, so a terminal gets none of their escapes.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,11 @@ _SPEC_OPTIONS = (
     click.option("--extra", "extras", multiple=True, help="An extra of the pyproject.toml. Repeatable."),
     click.option("--group", "groups", multiple=True, help="A dependency group of the pyproject.toml. Repeatable."),
     click.option(
-        "--constraint", "constraints", type=_FILE, multiple=True, help="A file of versions to keep to. Repeatable."
+        "--constraint",
+        "constraints",
+        type=_FILE,
+        multiple=True,
+        help="A file with versions that packages must have. Repeatable.",
     ),
     click.option(
         "--lock", type=_FILE, help="A requirements file with pinned versions and hashes, which is installed as it is."
@@ -137,7 +141,7 @@ _SPEC_OPTIONS = (
     ),
     click.option("--no-wait", is_flag=True, help="Return at once. The build keeps running."),
 )
-"""What a venv may ask for; `_spec` reads all but the last."""
+"""The options of a venv's specification; `_spec` reads all but the last."""
 
 
 def spec_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -150,7 +154,11 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
 @venv.command("create")
 @click.argument("name")
 @click.argument("model", required=False)
-@click.option("--upgrade", is_flag=True, help="Resolve the newest versions again; alone, of the venv as it is.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Resolve the newest versions again. Without other options, the venv keeps its specification.",
+)
 @click.option(
     "--venv",
     "folder",
@@ -293,7 +301,7 @@ def _ensure_runtime(state: State, spec: VenvSpec, *, no_wait: bool) -> None:
 
 
 def _show_built(state: State, change: VenvChange, *, no_wait: bool) -> None:
-    """Wait for the build of a venv and show what it has become."""
+    """Wait for the build of a venv and show the venv."""
     name = change.venv.name
     if no_wait:
         state.show(change, f"{name}: {change.venv.state}")
@@ -304,7 +312,7 @@ def _show_built(state: State, change: VenvChange, *, no_wait: bool) -> None:
     outdated = [item.name for item in state.controller.backends.list() if item.venv == name and item.outdated]
     if outdated:
         restarts = " && ".join(f"venvd restart {each}" for each in outdated)
-        state.say(f"{', '.join(outdated)}: still with the build before, until `{restarts}`")
+        state.say(f"{', '.join(outdated)}: still with the earlier build, until `{restarts}`")
 
 
 def _spec(

@@ -271,7 +271,7 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, deadline:
 
 
 class _FirstBytes:
-    """Reads an answer of which only the beginning matters."""
+    """Reads only the beginning of an answer."""
 
     started = done = reusable = False
 
@@ -279,7 +279,7 @@ class _FirstBytes:
         self.started = self.done = True
 
     def eof(self) -> None:
-        """An answer that has begun is done, so this is called for none."""
+        """An answer that has begun is done, so this is never called."""
 
 
 async def extend_deadline(deadline: Deadline | None, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,4 +1,4 @@
-"""Certificates: which authorities a client trusts, what it shows of itself, and why a handshake failed."""
+"""Certificates: which authorities a client trusts, which certificate it shows, and why a handshake failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from venvd.errors import InvalidRequest
 
 CA, CERT, KEY = "VENVD_CA", "VENVD_CLIENT_CERT", "VENVD_CLIENT_KEY"
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
-"""What OpenSSL calls a certificate that no known authority has signed, or that signs itself."""
+"""OpenSSL's codes for a certificate that no known authority has signed, or that signs itself."""
 
 
 _REFUSALS = frozenset(
@@ -58,17 +58,17 @@ def explain_failure(url: str, error: ssl.SSLError) -> str:
         return f"the certificate of {url} is not valid: {error.verify_message}"
     if error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         plain = url.replace("s://", "://", 1)
-        return f"what answers at {url} does not speak TLS: is it {plain}?"
+        return f"the server at {url} does not speak TLS: is it {plain}?"
     if error.reason in _REFUSALS:
         return explain_refusal(url)
     return f"TLS with {url} failed: {error.reason or error}"
 
 
 def explain_refusal(url: str) -> str:
-    """Say what to do about a server that refuses what the client shows of itself."""
+    """Say what to do about a server that refuses the client's certificate, or asks for one."""
     shown = os.environ.get(CERT)
     if shown:
-        return f"{url} does not accept the certificate {shown} of {CERT}: take one that its authority has signed"
+        return f"{url} does not accept the certificate {shown} of {CERT}: use one that its authority has signed"
     return f"{url} asks for a certificate of the client: set {CERT} and {KEY} to the PEM files of certificate and key"
 
 

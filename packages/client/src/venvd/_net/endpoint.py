@@ -42,7 +42,7 @@ class Endpoint:
 
     @property
     def ended_early(self) -> str:
-        """What to do about a connection that ended before an answer began."""
+        """The advice for a connection that ended before an answer began."""
         other = ". So does a server with TLS: its address begins with https://" if self.scheme == "http" else ""
         return f"; a backend that is starting does so: wait for it with wait_ready(), or see `venvd status`{other}"
 

@@ -346,7 +346,7 @@ class Sessions:
         return Session(self._backend, info.id, info)
 
     def list(self) -> list[SessionInfo]:
-        """List the sessions, of all replicas if the client was given a list of them, else of that of its URL."""
+        """List the sessions: of all replicas if the client knows them, else of the replica at its URL."""
         listed: list[SessionInfo] = []
         for transport in self._backend._find_replicas():
             page = transport.call(_calls.list_sessions())

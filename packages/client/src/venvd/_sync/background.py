@@ -59,8 +59,8 @@ class RemoteCall:
     def add_done_callback(self, callback: Callable[[RemoteCall], object]) -> None:
         """Have `callback` called with this call when it has ended, or can no longer be waited for.
 
-        The callback finds out what became of the call with `result()`. One thread or task of this program waits for the
-        call, and runs all its callbacks. What a callback raises is logged.
+        The callback calls `result()` to learn the outcome. One thread or task of this program waits for the call, and
+        runs all its callbacks. An exception of a callback is logged.
         """
         self._callbacks.add(callback)
 

@@ -81,7 +81,7 @@ class Controller:
         self._connection.close()
 
     def token_for(self, backend: resources.Backend) -> str | None:
-        """Return the token to call a backend with: its own, or the key of this client where that is not shown."""
+        """Return the token for calls of a backend: its own, or this client's key if that token is not shown."""
         return api.choose_token(backend, self._token)
 
     def status(self) -> ControllerStatus:
@@ -93,9 +93,9 @@ class Controller:
         return self._connection.send(api.get_config())
 
     def rotate_token(self, overlap: float = ROTATION_OVERLAP) -> AdminTokenRotation:
-        """Give the controller's home a new token; those before it end after `overlap` seconds.
+        """Give the controller's home a new token; earlier ones end after `overlap` seconds.
 
-        This client goes on with its own token.
+        This client keeps its own token.
         """
         return self._connection.send(api.rotate_admin_token(overlap))
 
@@ -225,7 +225,7 @@ class Providers:
         return self._connection.send(api.get_provider(name))
 
     def put(self, name: str, spec: ProviderSpec) -> Provider:
-        """Write down what the venvs of a provider need. They have it when they are ensured next."""
+        """Store what the venvs of a provider need. The next `ensure` of a venv applies it."""
         return self._connection.send(api.put_provider(name, spec))
 
     def delete(self, name: str) -> None:
@@ -291,13 +291,16 @@ class Backends:
     def scale(self, name: str, replicas: int) -> BackendStart:
         """Change the number of replicas of a backend while it runs.
 
-        A replica that is removed takes no new sessions. It ends once those that it has are gone, or after the
-        backend's `drainTimeout`. The operation waits for new replicas.
+        A replica that is removed takes no new sessions. It ends when its sessions have ended, or after the backend's
+        `drainTimeout`. The operation waits for new replicas.
         """
         return self._connection.send(api.scale_backend(name, replicas))
 
     def rotate_token(self, name: str, overlap: float = ROTATION_OVERLAP) -> TokenRotation:
-        """Give a backend a new token. The tokens before it end after `overlap` seconds, with what uses them."""
+        """Give a backend a new token.
+
+        Earlier tokens end after `overlap` seconds, with the connections and calls that use them.
+        """
         return self._connection.send(api.rotate_token(name, overlap))
 
     def logs(
@@ -376,7 +379,7 @@ class Keys:
 
 
 class Secrets:
-    """The secrets of venvs, or those of backends. No answer has the value of one."""
+    """The secrets of venvs, or of backends. No answer contains the value of a secret."""
 
     def __init__(self, connection: ControllerConnection, kind: str) -> None:
         self._connection = connection

@@ -23,7 +23,7 @@ _MOST_MOVES = 4
 
 
 def locate(url: str, known: str) -> str:
-    """Return the address of a replica as a client reaches it: loopback is that of the machine of the `known` address.
+    """Return the address by which this client reaches a replica; loopback means the machine of the `known` address.
 
     Raises:
         BadReply: the addresses are not of the same kind.
@@ -59,7 +59,7 @@ class ReplicaTransport:
         self._main = open_transport(url, token, ca)
         self._send = self._main.call
         self.call: Run = self._call
-        if isinstance(self._main, PipeTransport):  # what a session answers directly takes no way around
+        if isinstance(self._main, PipeTransport):  # calls that a session answers directly skip this class
             self._send, self.call = self._main.replace_server_call(self._call), self._main.call
         self._others: dict[str, Transport] = {}
         """By URL."""

@@ -35,7 +35,7 @@ class PipeTransport:
         self.call: Run = self._direct.call
 
     def replace_server_call(self, call: Run) -> Run:
-        """Send with `call` what no session answers directly; return what did that before."""
+        """Send calls that no session answers directly with `call`; return the earlier function for them."""
         before, self._direct.server = self._direct.server, call
         return before
 

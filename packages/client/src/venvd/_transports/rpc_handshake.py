@@ -1,4 +1,4 @@
-"""Finds out why no gRPC connection comes about. gRPC says of every failed handshake that nothing answers."""
+"""Finds out why a gRPC connection fails. gRPC itself reports every failed handshake as if no server answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 3.0
 """For each step."""
 _ALPN = ("h2",)
 _ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""The peer ended the connection without a word, as one that is starting does."""
+"""The peer ended the connection without an answer, as a starting server does."""
 
 
 def explain_no_connection(url: str, ca: str | None) -> Unavailable | None:
@@ -25,7 +25,7 @@ def explain_no_connection(url: str, ca: str | None) -> Unavailable | None:
         ca: the file of authorities, as for `create_tls_context`.
 
     Returns:
-        None if the handshake is not what fails.
+        None if the handshake does not fail.
 
     Raises:
         InvalidRequest: a file of certificates cannot be used.
@@ -49,7 +49,7 @@ def _shake_hands(connection: socket.socket, context: ssl.SSLContext, url: str, h
             if tls.selected_alpn_protocol() != "h2":
                 other = url.replace("grpcs://", "https://", 1)
                 return Unavailable(
-                    f"what answers at {url} speaks TLS and no HTTP/2, so it is no gRPC server: is it {other}?"
+                    f"the server at {url} speaks TLS without HTTP/2, so it is no gRPC server: is it {other}?"
                 )
             # With TLS 1.3, a server refuses the client's certificate after the handshake, and gRPC's says nothing.
             # Else it speaks first.
@@ -80,7 +80,7 @@ def _look_for_tls(connection: socket.socket, context: ssl.SSLContext, url: str) 
     except OSError:
         return None
     secure = url.replace("grpc://", "grpcs://", 1)
-    return Unavailable(f"what answers at {url} speaks TLS: its address begins with grpcs://, so try {secure}")
+    return Unavailable(f"the server at {url} speaks TLS: its address begins with grpcs://, so try {secure}")
 
 
 def _create_open_context() -> ssl.SSLContext:

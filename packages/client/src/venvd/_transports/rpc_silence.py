@@ -24,7 +24,7 @@ _LONGEST = 24 * 86400.0
 
 
 class _Watched:
-    """A call that runs, and when it is looked after: to ask for a sign of life, and then to give it up."""
+    """A running call, with the times at which the client asks for a sign of life and then gives the call up."""
 
     __slots__ = ("asked", "due", "failure", "last", "rpc")
 

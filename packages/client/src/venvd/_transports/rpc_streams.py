@@ -1,7 +1,7 @@
 """The Session streams that a client keeps: each carries one call at a time, and a pool keeps the idle ones.
 
-To begin a stream takes longer than a call on one that is there. A call that is late, cancelled or interrupted ends its
-stream, by which the server knows that it must end the call. No call shares the fate of another one.
+To begin a stream takes longer than a call on an open one. A call that is late, cancelled or interrupted ends its
+stream, which tells the server to end the call. No call affects another one.
 """
 
 from __future__ import annotations
