@@ -27,7 +27,6 @@ from venvd_controller import backends
 from venvd_controller.app import create_app
 from venvd_controller.controller import Controller, create_controller
 from venvd_controller.database import Database, open_database
-from venvd_controller.home import Home
 from venvd_controller.settings import Settings
 from venvd_engines.engine import (
     BackendState,
@@ -43,6 +42,8 @@ from venvd_engines.engine import (
     VenvBuild,
 )
 from venvd_engines.select import choose
+
+from .homes import open_home  # type: ignore[import-not-found]
 
 AVAILABLE = ("3.11", "3.13")
 """The CPythons of the engine in memory."""
@@ -348,7 +349,7 @@ def settings(tmp_path: Path) -> Settings:
 @contextmanager
 def opened_controller(settings: Settings) -> Iterator[Controller]:
     """A controller over the local engine that is not started: it runs no operations."""
-    home = Home(settings.home)
+    home = open_home(settings)
     engine_settings = settings.create_engine_settings(home.id)
     controller = create_controller(settings, home, lambda name: choose(name, engine_settings))
     yield controller
@@ -393,7 +394,7 @@ class Testbed:
 
     def __init__(self, settings: Settings, engine: MemoryEngine) -> None:
         self.engine = engine
-        self.controller = create_controller(settings, Home(settings.home), self._choose)
+        self.controller = create_controller(settings, open_home(settings), self._choose)
 
     def _choose(self, _name: str) -> tuple[Engine, str]:
         return self.engine, "memory: a test"

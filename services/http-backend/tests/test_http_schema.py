@@ -7,9 +7,9 @@ import json
 import re
 from typing import Any
 
-import hypothesis
 import pytest
 import schemathesis
+from harness.made_up_requests import MadeUpRequests, list_labels
 from jsonschema_rs import validator_for
 from schemathesis.specs.openapi import checks
 
@@ -115,21 +115,22 @@ def test_examples_of_requests_work(server: Any) -> None:
 schemathesis.serializer("application/x-npy", "application/vnd.apache.arrow.stream")(lambda _, value: value)
 
 
+@pytest.fixture(scope="module")
+def made_up_requests() -> MadeUpRequests:
+    return MadeUpRequests(DOCUMENT)
+
+
 @pytest.mark.slow
-@schemathesis.openapi.from_dict(DOCUMENT).parametrize()
-@hypothesis.settings(
-    max_examples=6,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-    phases=[hypothesis.Phase.explicit],
-)
-def test_answers_are_as_declared(attacked: Any, case: Any) -> None:
+@pytest.mark.parametrize("operation", list_labels(DOCUMENT))
+def test_answers_are_as_declared(attacked: Any, made_up_requests: MadeUpRequests, operation: str) -> None:
     """No made-up request is answered by a fault of the server, or in a way that the document does not declare."""
-    case.headers = {**(case.headers or {}), "Authorization": f"Bearer {attacked.token}"}
-    answer = case.call(base_url=f"http://127.0.0.1:{attacked.port}", timeout=60)
-    case.validate_response(answer, checks=CONFORMANCE)
-    if answer.status_code >= 500:
-        expected = {"unavailable"} if case.path.startswith("/venv/") else {"timeout"}  # it has no controller
-        assert answer.json()["code"] in expected
+
+    def check(case: schemathesis.Case) -> None:
+        case.headers = {**(case.headers or {}), "Authorization": f"Bearer {attacked.token}"}
+        answer = case.call(base_url=f"http://127.0.0.1:{attacked.port}", timeout=60)
+        case.validate_response(answer, checks=CONFORMANCE)
+        if answer.status_code >= 500:
+            expected = {"unavailable"} if case.path.startswith("/venv/") else {"timeout"}  # it has no controller
+            assert answer.json()["code"] in expected
+
+    made_up_requests.check(operation, check)
