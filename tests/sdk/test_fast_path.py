@@ -30,9 +30,12 @@ sys.setprofile(count)
 
 @pytest.fixture(scope="module")
 def session(stacks: SharedStacks) -> Iterator[venvd.Session]:
-    """A session that answers the client directly."""
-    running = stacks.backend(stacks.stack("local"), "pipe")
-    with venvd.connect(running.url, running.token) as backend, backend.sessions.create() as session:
+    """A session that answers the client directly, and does not spin."""
+    running = stacks.backend(stacks.stack("local"), "pipe", VENVD_SPIN_MICROSECONDS="0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VENVD_SPIN_MICROSECONDS", "0")
+        backend = venvd.connect(running.url, running.token)
+    with backend, backend.sessions.create() as session:
         for _ in range(3):  # the first call goes through the server
             session.eval("1 + 1")
         yield session

@@ -92,6 +92,7 @@ class Slot:
     request = property(lambda self: self._read("<Q", "request"))
     calls = property(lambda self: self._read("<Q", "answered"))
     errors = property(lambda self: self._read("<Q", "failed"))
+    spins = property(lambda self: self._read("<B", "spins"))
     handles = property(lambda self: self._read("<Q", "handles"))
     heartbeat = property(lambda self: self._read("<Q", "heartbeat"))
     command = property(lambda self: self._read("24s", "command").rstrip(b"\0").decode())
@@ -261,7 +262,8 @@ class Host:
         for name in (SOCKET, SECRET):
             (directory / name).unlink()
         if greet:
-            self.hello = self.request("hello", descriptors=[self._slots], protocol=PROTOCOL, slots=SLOTS, grace=1.0)
+            fields = {"protocol": PROTOCOL, "slots": SLOTS, "grace": 1.0, "spin": 50}
+            self.hello = self.request("hello", descriptors=[self._slots], **fields)
         # `unshare` stays where it was, and the warden is its child
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.pid = int(task.read_text()) if "unshare" in within else self.process.pid

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from venvd_contract.internal.control import AttachTerms
+from venvd_contract.spinning import Spinner
 from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.request_loop import RequestLoop
 from venvd_worker.session.slot import Traffic
@@ -40,7 +42,31 @@ def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
     segments: Any = SimpleNamespace(idle=[], returned=[])
     calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
     slot: Any = None
-    return RequestLoop(epoll, server, calls, slot, segments)
+    return RequestLoop(epoll, server, calls, slot, segments, spin=0, most=0)
+
+
+def test_a_wait_spins_once_enough_others_have_slept() -> None:
+    """The request loop looks without waiting before it sleeps, after as many waits as the spinner lets go by."""
+    waits: list[int] = []
+
+    class Epoll(Scripted):
+        def poll(self, *arguments: Any) -> list[tuple[int, int]]:
+            waits.append(arguments[0])
+            return [] if arguments[0] == 0 else super().poll()
+
+    epoll = Epoll()
+    ours, control = socket.socketpair()
+    server = Stream(ours.detach(), Traffic())
+    request_loop = make_request_loop(epoll, server)
+    request_loop._spinner = Spinner(partial(epoll.poll, 0), 1)
+    request_loop._spinner.skips = 2
+    epoll.says += [[], []]
+    with pytest.raises(EOFError):
+        request_loop.serve()
+    assert waits[:3] == [-1, -1, 0]
+    assert waits[-1] == -1
+    server.close()
+    control.close()
 
 
 def test_a_number_that_is_used_again() -> None:

@@ -17,6 +17,7 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED
+from venvd_contract.spinning import MOST_MICROSECONDS
 from venvd_contract.suggestions import suggest
 
 _ALL = ("http", "pipe", "rpc")
@@ -70,6 +71,7 @@ SERVER_SETTINGS: Tuple[ServerSetting, ...] = (
     ServerSetting("max_queued_bytes", "int", least=0),
     ServerSetting("max_sessions", "int", least=1, most=4096),
     ServerSetting("standby", "int", least=0, most=64),
+    ServerSetting("spin_microseconds", "int", least=0, most=MOST_MICROSECONDS),
     ServerSetting("max_body", "int", least=1024, most=1 << 30),
     ServerSetting("session_limits", "limits"),
     ServerSetting("max_session_limits", "limits"),

@@ -68,7 +68,7 @@ class Pool:
         self._memory: dict[str, int] = {}
         self._version = version("venvd-core")
         self._tasks = Tasks()
-        hello = Hello(PROTOCOL, self.slots.count, settings.grace)
+        hello = Hello(PROTOCOL, self.slots.count, settings.grace, settings.spin_microseconds)
         self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event, used=settings.sidecar)
         self._standby = Standby(settings.standby, self._make_usual_spec(""), self)
 

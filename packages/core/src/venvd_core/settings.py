@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from venvd_contract import spinning
 from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
@@ -80,6 +81,8 @@ class BackendSettings(BaseSettings):
     max_sessions: int = Field(default=64, ge=1, le=4096)
     standby: int = Field(default=1, ge=0, le=64)
     """Processes that are started before a client creates a session with the usual limits and no environment."""
+    spin_microseconds: int = Field(default=spinning.MICROSECONDS, ge=0, le=spinning.MOST_MICROSECONDS)
+    """That a session may wait without sleep for the next of calls that follow each other fast; 0 is never."""
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
     session_limits: Limits = Limits()
     """Of sessions that ask for no others."""

@@ -13,16 +13,20 @@ class Pipes:
 
     Attributes:
         recv: like `socket.recv`.
+        look: returns whether there is something to receive, without waiting.
         send: like `socket.send`, but raises BlockingIOError instead of waiting.
     """
 
-    __slots__ = ("_read", "_replies", "_requests", "_timeout", "recv", "send")
+    __slots__ = ("_read", "_replies", "_requests", "_timeout", "look", "recv", "send")
 
     def __init__(self, requests: int, replies: int) -> None:
         os.set_blocking(requests, False)
         self._requests, self._replies = requests, replies
         self.send: Callable[[bytes | memoryview], int] = partial(os.write, requests)
         self._read: Callable[[int], bytes] = partial(os.read, replies)
+        poll = select.poll()
+        poll.register(replies, select.POLLIN)
+        self.look: Callable[[], list[tuple[int, int]]] = partial(poll.poll, 0)
         self.settimeout(None)
 
     def settimeout(self, timeout: float | None) -> None:

@@ -14,6 +14,7 @@ from venvd._net.deadlines import Deadline, answer_deadline, seconds_left
 from venvd._net.endpoint import CHUNK, Endpoint
 from venvd._net.lines import LineReader
 from venvd._net.pipes import Pipes, make_pipes
+from venvd._net.spinning import ClientSpinner, read_limit
 from venvd._transports import direct
 from venvd._transports.base import Call, Run
 from venvd._transports.direct import DirectPool, DirectPools
@@ -42,6 +43,9 @@ class Connection:
         received: the size of the last answer in bytes.
         clean: no bytes came without a request.
         process: see `direct.Connection`.
+
+    Args:
+        spin: microseconds that a wait for an answer over pipes may spin.
     """
 
     __slots__ = (
@@ -51,6 +55,8 @@ class Connection:
         "_send",
         "_send_some",
         "_socket",
+        "_spin",
+        "_spinner",
         "_switched",
         "_timeout",
         "clean",
@@ -58,9 +64,10 @@ class Connection:
         "received",
     )
 
-    def __init__(self, endpoint: Endpoint, deadline: Deadline | None) -> None:
+    def __init__(self, endpoint: Endpoint, deadline: Deadline | None, spin: int) -> None:
         self._endpoint = endpoint
         self._socket = connect(endpoint, deadline)
+        self._spin = spin
         self._use(self._socket)
         self._timeout = self._socket.gettimeout()
         self.received = 0
@@ -73,6 +80,7 @@ class Connection:
         self._send = way.send
         self._send_some = way.send if isinstance(way, socket.socket) else way.send_some
         self._recv = way.recv
+        self._spinner = ClientSpinner(way.look, self._spin) if isinstance(way, Pipes) else ClientSpinner(tuple, 0)
 
     def close(self) -> None:
         self._socket.close()
@@ -130,6 +138,11 @@ class Connection:
                     self._send(data)
             except BrokenPipeError:
                 pass  # the pipe may still hold what the other end wrote before it closed
+            spinner = self._spinner
+            if spinner.skips:
+                spinner.skips -= 1
+            else:
+                spinner.spin()
             answer = self._recv(CHUNK)
         except TimeoutError:
             extend_deadline(deadline, self._endpoint, self._channel.fileno())
@@ -226,6 +239,7 @@ class DirectCalls(DirectPools[Connection]):
     def __init__(self, endpoint: Endpoint, token: str | None, server: Run) -> None:
         super().__init__(token)
         self._endpoint = endpoint
+        self._spin = read_limit()
         self.server = server
         _instances.add(self)
 
@@ -346,7 +360,7 @@ class DirectCalls(DirectPools[Connection]):
             return None
         connection = None
         try:
-            connection = Connection(self._endpoint, deadline)
+            connection = Connection(self._endpoint, deadline, self._spin)
             welcome = connection.exchange(self.make_greeting(call), deadline)
             connection.process = direct.identify_process(welcome)
             refused = (

@@ -42,11 +42,17 @@ _Message = TypeVar("_Message")
 
 @dataclass
 class Hello:
-    """The first command; `grace` is the default of `Interrupt`, in seconds."""
+    """The first command.
+
+    Attributes:
+        grace: the default of `Interrupt`, in seconds.
+        spin: microseconds that a session may wait without sleep for the next call; 0 for none.
+    """
 
     protocol: int
     slots: int
     grace: float = 2.0
+    spin: int = 0
 
 
 @dataclass

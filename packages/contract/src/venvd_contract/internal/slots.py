@@ -24,6 +24,7 @@ little-endian, clocks are `CLOCK_MONOTONIC` in seconds. User code can write anyt
 | 136 | u64 | `stop_sequence` | warden | the call to stop; written before SIGINT is sent |
 | 144 | u64 | `withdrawn` | server | number of the server's request that is not to be begun any more |
 | 152 | u64 | `heartbeat` | session | the last number that the server asked it to write |
+| 160 | u8 | `spins` | session | 1 while its waits may spin (`venvd_contract.spinning`) |
 | 256 | 256 bytes | `id` | session | request ID as JSON, where it is no whole number |
 """
 
@@ -43,7 +44,7 @@ _FIELDS = (
     ("command", 40, "24s"), ("id_bytes", 64, "I"), ("state", 68, "I"), ("answered", 72, "Q"), ("failed", 80, "Q"),
     ("handles", 88, "Q"), ("bytes_in", 96, "Q"), ("bytes_out", 104, "Q"), ("direct_answered", 112, "Q"),
     ("direct_failed", 120, "Q"), ("stop_reason", 128, "I"), ("stop_sequence", 136, "Q"), ("withdrawn", 144, "Q"),
-    ("heartbeat", 152, "Q"), ("id", 256, "256s"),
+    ("heartbeat", 152, "Q"), ("spins", 160, "B"), ("id", 256, "256s"),
 )  # fmt: skip
 AT = {name: offset for name, offset, _ in _FIELDS}
 """Offsets by field."""

@@ -16,6 +16,7 @@ from venvd_worker.session.direct_stream import DirectStream
 from venvd_worker.session.replies import Reply
 from venvd_worker.session.segments import Segments
 from venvd_worker.session.slot import Slot
+from venvd_worker.session.spinning import SessionSpinner
 from venvd_worker.session.streams import Stream
 
 _POLL_VALIDITY = 0.005
@@ -33,11 +34,16 @@ class RequestLoop:
     Args:
         server: the server's stream; its end is the end of the session.
         segments: what the session shares with those who call.
+        spin: microseconds that a wait may spin.
+        most: how many sessions may spin at a time.
     """
 
-    def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
+    def __init__(
+        self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments, spin: int, most: int
+    ) -> None:
         self._epoll = epoll
         self._wait = partial(epoll.poll, -1, _MOST_READY)
+        self._spinner = SessionSpinner(partial(epoll.poll, 0, _MOST_READY), spin, slot, most)
         self._calls = calls
         self._slot = slot
         self._segments = segments
@@ -92,7 +98,12 @@ class RequestLoop:
 
     def _answer_one(self) -> None:
         """Wait for requests; the one that comes alone, as most do, is answered at once."""
-        ready = self._wait()
+        spinner = self._spinner
+        if spinner.skips:
+            spinner.skips -= 1
+            ready = self._wait()
+        else:
+            ready = spinner.spin() or self._wait()
         if len(ready) == 1:
             descriptor, events = ready[0]
             stream = self._streams.get(descriptor)

@@ -78,7 +78,16 @@ def warm_up(files: str) -> None:
     stream, session_end = socket.socketpair()
     supply, supply_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     slots = create_sealed("venvd-warm-up", SIZE)
-    config = {"limits": {}, "lease": 0.0, "compat": False, "slots": 1, "slot": 0, "files": files}
+    config = {
+        "limits": {},
+        "lease": 0.0,
+        "compat": False,
+        "slots": 1,
+        "slot": 0,
+        "files": files,
+        "spin": 0,
+        "spinners": 0,
+    }
     session = Session(ControlConnection(its), config, [session_end.detach(), supply_end.detach(), slots])
     stream.sendall(_WARM_UP)
     stream.shutdown(socket.SHUT_WR)
@@ -157,7 +166,10 @@ class Session:
         calls = Calls(
             commands, self._slot, interrupts, self._guard, handles, limits.resultBytes, compat=config["compat"]
         )
-        self._request_loop = RequestLoop(self._epoll, self._stream, calls, self._slot, self._segments)
+        spin = config["spin"] if limits.cpuSeconds is None else 0  # a spin uses up processor time
+        self._request_loop = RequestLoop(
+            self._epoll, self._stream, calls, self._slot, self._segments, spin, config["spinners"]
+        )
 
     def _list_protected(self) -> List[int]:
         captured = self._capture.descriptors.values()

@@ -34,6 +34,7 @@ class Slot:
         self._stop = self._base + AT["stop_sequence"]
         self._reason = self._base + AT["stop_reason"]
         self._withdrawn = self._base + AT["withdrawn"]
+        self._spins = self._base + AT["spins"]
         self.sequence = 0
         self.traffic = Traffic()
         self._failed = 0
@@ -77,6 +78,18 @@ class Slot:
             self._memory, self._end, IDLE, self.sequence, self._failed, handles, traffic.received, traffic.sent,
             self._direct_answered, self._direct_failed,
         )  # fmt: skip
+
+    def claim_spin(self, most: int) -> bool:
+        """Show that waits of this session may spin, unless those of `most` others may; return whether they may now."""
+        self._memory[self._spins] = 1
+        if sum(self._memory[AT["spins"] :: SIZE]) <= most:
+            return True
+        self.end_spin()
+        return False
+
+    def end_spin(self) -> None:
+        """Show that waits do not spin."""
+        self._memory[self._spins] = 0
 
     def write_heartbeat(self, number: int) -> None:
         """Show the server that its line was read."""

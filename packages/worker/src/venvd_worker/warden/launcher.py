@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.control import close_descriptors
+from venvd_contract.spinning import count_cores
 from venvd_worker.common import control, directories
 from venvd_worker.common.directories import Directory
 from venvd_worker.common.slots import SlotMemory
@@ -56,6 +57,9 @@ class Launcher:
     def __init__(self, settings: Settings, starter: InterpreterStarter) -> None:
         self._settings = settings
         self._starter = starter
+        self.spin = 0
+        """Microseconds that the waits of a session may spin; the server says so."""
+        self._spinners = min(count_cores(), len(os.sched_getaffinity(0))) - 1
 
     def launch(self, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> SessionProcess:
         """Make `fork`, or a new interpreter where it is None, the session with the `ends` of its connections.
@@ -110,4 +114,6 @@ class Launcher:
             "files": directory.files,
             "cwd": order.cwd,
             "site": self._settings.site,
+            "spin": self.spin,
+            "spinners": self._spinners,
         }

@@ -190,6 +190,7 @@ class Warden:
         if len(request.descriptors) != 1:
             raise InvalidRequest('"hello" takes the descriptor of the slots')
         self._grace = hello.grace
+        self._launcher.spin = hello.spin
         try:
             self._memory = SlotMemory(os.dup(request.descriptors[0]), hello.slots)
         except (ValueError, OSError) as error:
