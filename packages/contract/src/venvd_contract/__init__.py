@@ -1,1 +1,1 @@
-"""What clients, servers and workers of venvd agree on; standard library only."""
+"""The contract between clients, servers and workers of venvd; standard library only."""

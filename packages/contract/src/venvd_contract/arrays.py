@@ -44,7 +44,7 @@ MAX_NPY_HEADER = 64 * 1024
 ARROW = "arrow"
 """The format of tables."""
 INTO = ("table", "pandas", "polars")
-"""What a table that is sent becomes. The first one is the default."""
+"""The types that a sent table can get in the session. The first one is the default."""
 
 _MAGIC = b"\x93NUMPY"
 _ALIGNMENT = 64
@@ -148,7 +148,7 @@ def read_header(fields: Dict[str, Any]) -> Header:
     form = fields.get("format")
     if form is None:
         if fields.get("into") is not None:
-            raise InvalidRequest('"into" says what a table shall become: "format" must be "{}"'.format(ARROW))
+            raise InvalidRequest('"into" is the type that a table gets: "format" must be "{}"'.format(ARROW))
         return head
     check_format(form)
     if head.dtype != "|u1" or len(head.shape) != 1:

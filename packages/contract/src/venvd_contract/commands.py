@@ -197,7 +197,7 @@ class ExecutionError:
     message: str
     traceback: str
     exception: Optional[Dict[str, Any]] = None
-    """What else is known of it: `bases`, `args`, `notes`, `cause` and more."""
+    """More about the exception: `bases`, `args`, `notes`, `cause` and others."""
 
 
 @dataclass
@@ -437,7 +437,7 @@ def _shape(specs: Tuple[_Field, ...]) -> _Shape:
 _SHAPES: Dict[str, _Shape] = {command: _shape(specs) for command, specs in _CHECKS.items()}
 
 _OLDER_FIELDS = frozenset({"returnType", "typeName", "isValid"})
-"""What clients of an older .NET host send beside the declared fields; it is dropped."""
+"""Fields that older .NET clients send beside the declared ones; they are dropped."""
 
 
 def check_payload(command: str, payload: Any) -> Dict[str, Any]:

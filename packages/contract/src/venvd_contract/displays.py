@@ -1,4 +1,4 @@
-"""What a display has beside the formats of its object: the ID by which code updates it, and the data of a chart."""
+"""The entries of a display beside the formats of its object: the ID for updates, and the data of a chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error says of the exception that user code raised, beside its type, message and traceback.
+"""The description of an exception of user code, beyond its type, message and traceback.
 
 ==========  =========================================================================================================
 `module`    where its class is defined
@@ -46,7 +46,7 @@ def is_argument(value: Any) -> bool:
 
 
 def shorten(fields: Fields, largest: int = LARGEST) -> Fields:
-    """Leave out what is needed least until the fields have at most `largest` bytes as JSON."""
+    """Leave out the least important fields until the rest has at most `largest` bytes as JSON."""
     kept = dict(fields)
     for name in _LEAST_NEEDED:
         if len(json.dumps(kept)) <= largest:

@@ -1,7 +1,7 @@
 """Secrets of venvs and backends, with the field names of the wire, hence camelCase.
 
-A value goes in one direction only: clients send it, and no answer has it. Either code reads it as a variable of each
-session, or the broker of the network adds it as a header to requests for some hosts, and code never has it.
+A value travels in one direction only: clients send it, and no answer contains it. Either code reads it as a variable of
+    each session, or the broker of the network adds it as a header to requests for some hosts, and code never has it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an error says of a name that is not known."""
+"""Suggests a known name in the error about an unknown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the controller's audit log is to say of this backend: sessions that begin and end, refused tokens, ended keys.
+"""Events of this backend for the controller's audit log: sessions that begin and end, refused tokens, ended keys.
 
 The server holds no credential of the controller, so it keeps the events until the controller fetches them.
 """

@@ -379,7 +379,7 @@ class Backend:
         return {} if reason is None else {"session": reason}
 
     def load(self) -> LoadReport:
-        """Return what there is to do now."""
+        """Return the present load."""
         return LoadReport() if self._pool is None else self._pool.measure_load()
 
     def walls(self) -> WallsReport:

@@ -1,4 +1,4 @@
-"""Who sends a request, as far as calls have to know."""
+"""The senders of requests, as far as calls need to know them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from venvd_contract.errors import VenvdError
 
 
 class Access(Protocol):
-    """What a client may call with, and only as long as it lasts."""
+    """The key of a client, whose calls end with it."""
 
     @property
     def name(self) -> str: ...

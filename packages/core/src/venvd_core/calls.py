@@ -1,4 +1,4 @@
-"""One call: what a client asks for, and how it ends."""
+"""One call: the request of a client, and its end."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Runner(Protocol):
 class Call:
     """A call, from its arrival to its end; a cancelled one ends with neither `reply` nor `error`.
 
-    It has the methods of a future and is none: `on_done` is called at once, without a turn of the loop, and a future
-    would cost nearly every call more than everything else here.
+    It has the methods of a future without being one: `on_done` is called at once, without a turn of the loop, and a
+        future would cost nearly every call more than everything else here.
 
     Attributes:
         request: the fields of the request.

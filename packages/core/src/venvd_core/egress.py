@@ -1,4 +1,4 @@
-"""The broker of the network (`venvd_egress`) as a process of its own, and what it reports."""
+"""The broker of the network (`venvd_egress`) as a process of its own, and its reports."""
 
 from __future__ import annotations
 

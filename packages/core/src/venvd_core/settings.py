@@ -136,7 +136,7 @@ class BackendSettings(BaseSettings):
         if not self.token_sha256 and not self.no_token:
             raise ValueError(
                 "VENVD_TOKEN_SHA256 is empty: give the SHA-256 of the token that clients must send, in hexadecimal, "
-                "or set VENVD_NO_TOKEN=1 to serve everyone who can connect"
+                "or set VENVD_NO_TOKEN=1 to serve every client that can connect"
             )
         return self
 

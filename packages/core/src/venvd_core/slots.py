@@ -17,7 +17,7 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """What a session writes about itself; `deadline` and the counters may hold any value."""
+    """The fields that a session writes about itself; `deadline` and the counters may hold any value."""
 
     state: int
     sequence: int

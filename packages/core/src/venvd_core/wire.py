@@ -67,7 +67,7 @@ class SessionLine(msgspec.Struct, gc=False):
 
 
 class _EndedOutput(msgspec.Struct, gc=False):
-    """What the code of an `exec` printed before it was ended."""
+    """The output of an `exec` up to its early end."""
 
     stdout: str
     stderr: str

@@ -25,7 +25,7 @@ from venvd_egress.rules import Rules
 MOST_CONNECTIONS = 256
 HEAD_SECONDS = 30.0
 BACKLOG = 1024
-"""Connections that wait for the broker: more than it serves, so that a client too many is told so and not refused."""
+"""Connections that wait for the broker: more than it serves, so that it can answer a client too many with an error."""
 
 OnRefused = Callable[[Refused], None]
 
@@ -113,7 +113,7 @@ class Broker:
         try:
             parts = urlsplit(head.target)
         except ValueError:
-            raise Malformed("the address of the request is none") from None
+            raise Malformed("the address of the request is not valid") from None
         if parts.scheme not in {"http", "https"} or "@" in parts.netloc:
             raise Malformed("a request takes http://host/path, or CONNECT host:port")
         secure = parts.scheme == "https"

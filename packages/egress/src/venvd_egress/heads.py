@@ -39,7 +39,7 @@ class Writer(Protocol):
 
 
 class Malformed(Exception):
-    """What a peer sent is not HTTP/1.1."""
+    """A peer did not send HTTP/1.1."""
 
 
 class RequestHead(NamedTuple):

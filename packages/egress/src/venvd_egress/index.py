@@ -14,7 +14,7 @@ PORT = 3128
 
 
 class Index:
-    """Where the index is, and what opens it."""
+    """The address of the index, and its credentials."""
 
     def __init__(self, url: str, tls: ssl.SSLContext) -> None:
         parts = urlsplit(url)

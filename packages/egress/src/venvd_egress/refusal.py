@@ -1,4 +1,4 @@
-"""What a broker does not let its clients reach, with the reason."""
+"""Refusals of a broker, with their reasons."""
 
 from __future__ import annotations
 

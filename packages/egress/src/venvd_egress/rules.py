@@ -1,4 +1,4 @@
-"""What one broker lets through: the destinations, the private networks, and the headers that it adds."""
+"""The rules of one broker: the allowed destinations and private networks, and the headers that it adds."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do, and what it does not guard.
+    """The abilities of an engine, and the guards that it lacks.
 
     `gaps` are sentences for the operator, one for each guard that is off or missing. `sockets` says whether clients
     reach the Unix sockets of backends that it starts.
@@ -234,7 +234,7 @@ class Launch:
 
     @property
     def server_kind(self) -> str:
-        """What `Engine.prepare` and `Engine.identify_server` call the server: its type, or `router`."""
+        """The name of a server for `Engine.prepare` and `Engine.identify_server`: its type, or `router`."""
         return ROUTER if self.router else self.type
 
     @property

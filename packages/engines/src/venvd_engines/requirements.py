@@ -1,4 +1,4 @@
-"""What a venv may ask for, checked before anything is built: requirements, Debian packages, modules to preload.
+"""Checks the contents of a venv before a build: requirements, Debian packages, modules to preload.
 
 Requirement lines are those of PEP 508 with names, extras, versions and markers; whatever would let a line choose where
 a package comes from (index options, URLs, paths, variables) is refused.

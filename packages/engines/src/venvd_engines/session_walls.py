@@ -1,4 +1,4 @@
-"""What stands between the sessions of one backend on this kernel, for operators."""
+"""Describes the walls between the sessions of one backend on this kernel, for operators."""
 
 from __future__ import annotations
 

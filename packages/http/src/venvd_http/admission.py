@@ -123,7 +123,7 @@ class Admission:
 
 
 def name_peer(address: str) -> str:
-    """Return what the connections from an address are counted by: itself, or the network of an IPv6 address."""
+    """Return the peer to which connections from an address count: the address, or its network for IPv6."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -22,7 +22,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def describe_peer(scope: Scope) -> str:
-    """Return the address that a request came from: where a trusted proxy passed it on, that of the proxy's client."""
+    """Return the address of a request's sender: if a trusted proxy passed the request on, of the proxy's client."""
     client = scope.get("client")
     return client[0] if client and client[0] else "unix"
 

@@ -69,7 +69,7 @@ class Key:
         return self.expires_at is not None and time.time() >= self.expires_at
 
     def error(self) -> WrongToken:
-        """Make the error that ends what a client does with an ended key."""
+        """Make the error that ends the calls of a client whose key has ended."""
         return WrongToken(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
 
     def follow(self, other: Key) -> None:

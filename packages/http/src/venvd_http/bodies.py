@@ -34,7 +34,7 @@ class Body:
         self.ended = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """What is still to come, piece by piece; none is empty.
+        """Yield the rest of the body, piece by piece; no piece is empty.
 
         Raises:
             InvalidRequest: it stopped coming.
@@ -62,7 +62,7 @@ class Body:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def swallow(self) -> None:
-        """Read and drop what is still to come, but at most `SWALLOWED` bytes.
+        """Read and drop the rest of the body, but at most `SWALLOWED` bytes.
 
         Raises:
             ClientGone: the client closed the connection.

@@ -23,7 +23,7 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 
 class DisconnectWatch:
-    """Cancels what a client waits for when the client goes away.
+    """Cancels the call of a client that disconnects.
 
     A task for each call would cost too much. The watch starts one only for a call that lasts longer than a tenth of a
     second.

@@ -19,5 +19,5 @@ def translate(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shorten(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the older answer has of an answer."""
+    """Return the fields of an answer that the older host sent."""
     return {name: answer[name] for name in ("path", "success")}

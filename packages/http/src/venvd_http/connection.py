@@ -1,4 +1,4 @@
-"""uvicorn's connections, with what they lack: limits of slow and silent clients, a fast path, and problem details.
+"""uvicorn's connections with additions: limits of slow and silent clients, a fast path, and problem details.
 
 All that venvd uses of uvicorn's private parts is in this module (docs/decisions/0015-one-http-edge.md).
 """
@@ -262,7 +262,7 @@ class Connection(HttpToolsProtocol):
         self.flow.update()
 
     def _find_client(self, proxy: str) -> None:
-        """Take the client of the request that begins from what the proxy says of it."""
+        """Take the client of the request that begins from the header of the proxy."""
         values = [str(value, "latin-1") for name, value in self.headers if name == FORWARDED_FOR]
         client = self.edge.proxies.find_client(proxy, values)
         self.client = client, 0

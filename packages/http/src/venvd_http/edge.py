@@ -1,4 +1,4 @@
-"""What stands in front of a server: the checks and limits that do not depend on what it serves."""
+"""The checks and limits in front of a server, which do not depend on its application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refused tokens by the peer that sent them: how long each refusal is held back, and which of them are logged."""
+"""Refused tokens by the peer that sent them: how long each refusal is delayed, and which of them are logged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from venvd_http.admission import name_peer
 
 USUAL_SECONDS = 0.5
-"""How long the refusal of a wrong token is held back."""
+"""How long the refusal of a wrong token is delayed."""
 LONGEST_SECONDS = 8.0
 WINDOW = 60.0
 """Seconds after which a peer begins anew."""
@@ -26,7 +26,7 @@ class _Peer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows from a refusal.
+    """The consequences of a refusal.
 
     Attributes:
         delay: seconds for which it is held back.

@@ -15,7 +15,7 @@ from venvd_http.auth import Caller, bearer_token
 
 @dataclass(slots=True)
 class Head:
-    """What a request's headers say, parsed once."""
+    """The headers of a request, parsed once."""
 
     token: str | None = None
     session: str | None = None
@@ -138,7 +138,7 @@ _BODY_OPTIONS: dict[str, tuple[Any, str]] = {
     "timeout": (float | None, "a number of seconds"),
     "values": (str | None, '"plain" or "tagged"'),
 }
-"""What a body may say in place of a header, and what it takes."""
+"""A field of a body that stands in for a header, and its type."""
 
 
 class _Options(msgspec.Struct, gc=False):

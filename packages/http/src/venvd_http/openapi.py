@@ -1,4 +1,4 @@
-"""What FastAPI leaves out of an OpenAPI document: the errors as they are sent, what fields mean, and examples."""
+"""Completes the OpenAPI document of FastAPI: the errors as they are sent, the meaning of fields, and examples."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _forbid_null(schema: Document) -> None:
 
 
 def _correct_type(content: Document) -> None:
-    """Declare problem details as what they are sent as."""
+    """Declare problem details with the content type under which they are sent."""
     declared = content.get("application/json", {}).get("schema", {})
     if declared.get("$ref") == f"{_REFERENCE}Problem":
         del content["application/json"]

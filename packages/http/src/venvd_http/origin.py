@@ -55,7 +55,7 @@ class BrowserGuard:
             return
         if self._open_to_all and host and not self._is_known(_strip_port(str(host, "latin-1"))):
             raise Forbidden(
-                f"this server has no token, and {_quote(host)} is none of its names: address it as localhost or by IP, "
+                f"this server has no token, and {_quote(host)} is not one of its names: use localhost or an IP, "
                 "or add the name to allowedHosts"
             )
         if origin is not None and not self._is_own(origin, host) and not self._may_ask(str(origin, "latin-1")):
@@ -154,7 +154,7 @@ def _split_origin(origin: str) -> tuple[str, str, int | None]:
 
 
 def _strip_port(host: str) -> str:
-    """Return the host of an authority in lower case; what is no authority stays as it is, and matches nothing."""
+    """Return the host of an authority in lower case; any other text stays as it is, and matches no host."""
     name, _, port = host.rpartition(":")
     if name and port.isdecimal() and (name.startswith("[") or ":" not in name):
         host = name

@@ -28,7 +28,7 @@ class AuditEvents(Protocol):
 
 
 class Probed(Protocol):
-    """What the probes ask: `venvd_core.backend.Backend` is one."""
+    """The source of the probes' answers, such as `venvd_core.backend.Backend`."""
 
     def ready(self) -> dict[str, str]: ...
     def walls(self) -> WallsReport: ...

@@ -50,7 +50,7 @@ def render_problem(
 async def refuse(
     send: Send, error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
 ) -> None:
-    """Send an error as problem details; the refusal of a wrong token is held back."""
+    """Send an error as problem details; the refusal of a wrong token is delayed."""
     await hold_back(error)
     await send_whole(send, *render_problem(error, status, headers, challenge))
 

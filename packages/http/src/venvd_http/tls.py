@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("venvd.access")
 
 NEEDS_CERTIFICATE = "a client certificate is needed that an authority in VENVD_TLS_CLIENT_CA has signed"
-"""What a client without one is told."""
+"""The error for a client without a certificate."""
 PAUSE = 1.0
 """Seconds between two looks at the files."""
 _GOODBYE_SECONDS = 5.0

@@ -1,1 +1,1 @@
-"""What runs inside a venv: warden, session, handles; standard library only."""
+"""The programs that run inside a venv: warden, zygote, sessions, file processes; standard library only."""

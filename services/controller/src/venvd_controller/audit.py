@@ -1,4 +1,4 @@
-"""The audit log: who changed what, when, from where, and with what result; and who was refused."""
+"""The audit log: who changed what, when, from where and with what result, and who was refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SECRET_MAPS = frozenset({"env", "secrets"})
 _SECRETS = frozenset({"key", "token", "code"})
 """Fields of which the log has nothing; whether there is a token is no secret."""
 _ADDRESS = re.compile(r"://[^\s\"']*")
-"""What may hold a password: it reaches the last @, since passwords may hold any character."""
+"""Matches addresses with passwords up to the last @, because passwords may hold any character."""
 
 
 class AuditLog:
@@ -75,7 +75,10 @@ class AuditLog:
         code: str | None,
         changes: dict[str, Any],
     ) -> None:
-        """Add a line about a request that changes something; see `AuditEntry`. One too many that failed is counted."""
+        """Add a line about a request that changes something; see `AuditEntry`.
+
+        Failed requests beyond the bound are counted.
+        """
         row = _create_row(key, peer, method, target, status, code)
         if _is_client_error(status) and not self._failed_lines.take(str(key)):
             self._merged.add(row)
@@ -92,7 +95,7 @@ class AuditLog:
         self._merged.add(_create_row(key, peer, method, target, status, code))
 
     def write_events(self, backend: str, before: str | None, events: ServerEvents) -> None:
-        """Add what the server of a backend tells, unless the log has events beyond the position `before` already."""
+        """Add the events of a backend's server, unless the log already has events beyond the position `before`."""
         lines, refusals = self._create_lines(backend, events)
         position = update(BackendRow).where(
             BackendRow.name == backend, BackendRow.audit_position.is_not_distinct_from(before)
@@ -108,7 +111,7 @@ class AuditLog:
             self._merged.add(row, count, place=row["target"])
 
     def write_end(self, backend: str, why: str) -> None:
-        """Add that a backend ended by itself: what its server had not told before is not in the log."""
+        """Add that a backend ended by itself: events that its server had not reported are not in the log."""
         detail = f"{clean_text(why)}; events of its last seconds may be missing"
         self.write(None, _CONTROLLER, "backend.end", f"/backends/{backend}", _OK, None, {"detail": detail})
 
@@ -170,7 +173,7 @@ class AuditLog:
 
 
 def list_changes(before: VenvSpec | BackendSpec, after: VenvSpec | BackendSpec) -> dict[str, Any]:
-    """List the fields of a specification that are not as before."""
+    """List the changed fields of a specification."""
     names = [each.name for each in fields(after)]
     changed = [name for name in names if getattr(after, name) != getattr(before, name)]
     shown = asdict(after)

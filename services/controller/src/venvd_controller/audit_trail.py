@@ -30,7 +30,7 @@ class Changes:
     """What a route has changed.
 
     Attributes:
-        fields: that it has changed; None: what the body of the request says.
+        fields: that it has changed; None: the fields of the request's body.
         is_call: whether it is a call of a backend, which is in the log of the backend and not in the audit log.
     """
 

@@ -1,4 +1,4 @@
-"""Venvs that their clients did not name, such as those of `venvd.backend()`: they go when nothing uses them."""
+"""Venvs that their clients did not name, such as those of `venvd.backend()`: each is deleted when unused."""
 
 from __future__ import annotations
 

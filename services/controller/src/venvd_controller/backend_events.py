@@ -1,4 +1,4 @@
-"""Fetches what the servers of backends have for the audit log: sessions, refused tokens, ended keys."""
+"""Fetches events from the servers of backends for the audit log: sessions, refused tokens, ended keys."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Newest:
 
     Attributes:
         builds: the key of the newest image of each venv that has one.
-        servers: what the engine says of the server of each type; null is unknown.
+        servers: the engine's identity of the server of each type; null is unknown.
     """
 
     builds: Mapping[str, str]
@@ -71,7 +71,7 @@ class Newest:
         return row.key != newest or server not in {None, row.server}
 
     def replaces_by_itself(self, row: BackendRow) -> bool:
-        """Return the same for `update: rolling`: it does not take the build again that a rollback left."""
+        """Return the same for `update: rolling`, which does not return to the build that a rollback left."""
         is_left = row.pinned_key is not None and self.builds.get(row.venv) == row.previous_key
         return self.replaces(row) and not is_left
 

@@ -177,7 +177,7 @@ class BackendStarter:
         image = self._engine.find_image(row.pinned_key)
         if image is None:
             raise NotFound(
-                f'the build {row.pinned_key} of the venv "{row.venv}", which the backend went back to, is gone: '
+                f'the build {row.pinned_key} of the venv "{row.venv}", to which the backend was rolled back, is gone: '
                 f"`venvd restart {row.replica_of or row.name}` takes the newest"
             )
         return image
@@ -228,7 +228,7 @@ class BackendStarter:
         self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls)
 
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
-        """Ask the server of a backend for the walls around its user code; None where it does not say."""
+        """Ask the server of a backend for the walls around its user code; None if it does not report them."""
         try:
             status, body = probes.fetch(record, WALLS_PATH, self._backends.tokens.derive_for_metrics(row))
             report = _walls.validate_json(body) if status == http.client.OK else None

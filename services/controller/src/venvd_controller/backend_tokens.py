@@ -24,7 +24,7 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class TokenNonce:
-    """What a token is derived from, and when the token ends; None is never."""
+    """The nonce from which a token is derived, and the time at which the token ends; None is never."""
 
     nonce: str
     expiresAt: str | None = None  # noqa: N815 — a name in the database
@@ -121,7 +121,7 @@ class BackendTokens:
         return owners.get(digest)
 
     def forget_owners(self) -> None:
-        """Read the owners anew at the next search: backends or their tokens changed."""
+        """Note that backends or their tokens changed: the next search reads the owners again."""
         self._changes += 1
         self._owners = None
 

@@ -179,7 +179,7 @@ class Backends:
         """
         spec = check_backend(spec, self.host_paths)
         replicas.check_replicas(spec, self._engine)
-        if not declared:  # one that a manifest declares fails alone, and the others of it start
+        if not declared:  # if a declared backend fails, the others of the manifest still start
             sockets.check_reachable(spec, self._engine)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)

@@ -40,7 +40,9 @@ def read_given(path: str) -> str:
 
 
 def create_context(record: LaunchRecord) -> ssl.SSLContext:
-    """Create what connects to the server of a launch: it takes the certificate of the launch, and that of the file now.
+    """Create the TLS context for the server of a launch.
+
+    It accepts the certificate of the launch, and the current one of the file.
 
     The file may have been renewed since. A server whose file was replaced may show the old certificate still.
     Names are not compared: they are those for clients, and the controller reaches the server by another.
@@ -84,7 +86,7 @@ def _create_context(trusted: str) -> ssl.SSLContext:
 
 
 def describe_failure(record: LaunchRecord, error: ssl.SSLError) -> str:
-    """Describe why a server failed to show what it should, and what that is."""
+    """Describe why a server failed to show its certificate, and which one was expected."""
     if not isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS with it failed: {error.reason or error}"
     if error.verify_code in _EXPLAINED:

@@ -43,7 +43,7 @@ _CALL_HEADERS = (
     b"x-venvd-timeout",
     b"x-venvd-values",
 )
-"""Headers that are passed on; `Origin` and cookies are the controller's business."""
+"""Headers that are passed on. The controller itself checks `Origin`, and needs no cookies."""
 _ANSWER_HEADERS = frozenset({b"content-type", b"cache-control", b"retry-after", b"x-accel-buffering"})
 _UNAUTHENTICATED, _FORBIDDEN = 401, 403
 
@@ -56,7 +56,7 @@ class Target:
         record: of the launch of the backend.
         context: takes the certificate that its server was given.
         shows_certificate: whether the controller has one to show.
-        token: what the backend gets in place of the caller's; None passes the caller's on.
+        token: that the backend gets in place of the caller's; None passes the caller's on.
         has_token: whether the backend asks for a token at all.
     """
 
@@ -122,7 +122,7 @@ class Forwarder:
 
 
 class ForwardedCall(Response):
-    """Answers a request with what a backend answers.
+    """Answers a request with the answer of a backend.
 
     Args:
         forwarder: passes it on.
@@ -184,7 +184,7 @@ class ForwardedCall(Response):
             if self._started:
                 _break_off(scope)
                 return
-            # a server that does not accept a certificate ends the connection after the handshake, without a word
+            # a server that does not accept a certificate ends the connection after the handshake, without an answer
             hint = (
                 "; if it asks for certificates (tlsClientCa), is the one in VENVD_CLIENT_CERT of the controller signed "
                 "by an authority there?"
@@ -217,7 +217,7 @@ class ForwardedCall(Response):
 
 
 async def _read_raw(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    """Read what is sent, which is one piece if it has been read already."""
+    """Read the body, which is one piece if it has been read already."""
     if answer.is_stream_consumed:
         yield answer.content
         return
@@ -233,7 +233,7 @@ def _find_tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def _break_off(scope: Scope) -> None:
-    """End the connection of a request whose answer lacks its end, so that the client sees that it does."""
+    """End the connection of a request whose answer is not whole, so that the client notices."""
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is not None:
         transport.abort()

@@ -19,7 +19,7 @@ _FREE_IN_VENV = frozenset(
     {"python", "requirements", "aptPackages", "preload", "env", "labels"}
     | {"constraints", "lock", "pyproject", "requiresPython", "extras", "groups", "checks", "dotnet"}
 )
-"""They change what is inside the walls around builds and user code, and not the walls."""
+"""Fields that change what runs inside the walls around builds and user code, and not the walls."""
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout", "handleLease", "update", "ttl"})
 _ADMIN_ONLY = frozenset({"manages"})
 _FIRST_FREE_PORT = 1024

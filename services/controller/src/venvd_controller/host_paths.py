@@ -12,7 +12,7 @@ from venvd_contract.errors import Forbidden, InvalidRequest
 
 @dataclass(frozen=True)
 class HostPaths:
-    """What specifications may name on the host.
+    """The paths that specifications may name on the host.
 
     Attributes:
         run_dir: the directory of the directories with sockets.
@@ -42,7 +42,7 @@ class HostPaths:
         return path
 
     def check_again(self, field: str, path: str) -> str:
-        """Return a path that was checked when it was given; what it names may have changed since.
+        """Check again a path that was checked when the client set it: its target may have changed since.
 
         Raises:
             Forbidden: a link in it leads elsewhere now, or its directory is not allowed any more.

@@ -20,9 +20,9 @@ from venvd_engines.engine import Engine, LaunchRecord
 log = logging.getLogger("venvd.controller")
 
 _LOOK_SECONDS = 3.0
-"""Seconds between two looks for backends whose file is not as it should be; a change comes at once."""
+"""Seconds between two searches for backends with outdated files; a change is written at once."""
 _REPAIR_SECONDS = 30.0
-"""Seconds after which a file is written again, whatever became of it."""
+"""Seconds after which a file is written again in any case."""
 
 
 class KeyFiles:
@@ -56,7 +56,7 @@ class KeyFiles:
             self._stopping.wait(_LOOK_SECONDS)
 
     def update(self) -> None:
-        """Write the files that are not as they should be. What fails is logged; the next look tries it again."""
+        """Write the files that are outdated. A failure is logged, and the next search tries again."""
         try:
             with self._lock:
                 self._write_changed()

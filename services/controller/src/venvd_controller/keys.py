@@ -1,4 +1,4 @@
-"""Access keys: created once, known by their digests, and gone at once when they are revoked or expire."""
+"""Access keys: created once, known by their digests, and refused as soon as they are revoked or expire."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_SCOPES = 100
 _USE_SECONDS = 60.0
 """The time of the last use of a key is written at most this often."""
 _LOAD_SECONDS = 60.0
-"""The keys are read again this often, for what the last change could not read."""
+"""The keys are read again this often, in case the reading after the last change failed."""
 _RESERVED = (ADMIN, METRICS)
 """Names of the tokens of the home in logs and in the audit log."""
 

@@ -46,7 +46,7 @@ _BY_SIGNAL = 128
 
 
 class Lead:
-    """What the controller's process knows of its lead.
+    """The lead of this controller's process.
 
     Attributes:
         reason: why it does not serve.
@@ -102,7 +102,7 @@ class Lead:
 
 
 class _Follower:
-    """ASGI application of a controller that does not lead: it lives, and refuses all else."""
+    """ASGI application of a controller that does not lead: it answers probes and refuses all other requests."""
 
     def __init__(self, lead: Lead) -> None:
         self._lead = lead
@@ -169,7 +169,7 @@ class _Keeper:
         return status if status >= 0 else _BY_SIGNAL - status
 
     def _has_ended(self, seconds: float) -> bool:
-        """Wait for a word of the controller; return whether it has ended, which ends its words."""
+        """Wait for a message of the controller; return whether the controller has ended."""
         if not select.select([self._messages], [], [], seconds)[0]:
             return False
         try:

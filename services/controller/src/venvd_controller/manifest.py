@@ -28,7 +28,7 @@ _FILES = {
     "pyprojectFile": "pyproject",
     "lockFile": "lock",
 }
-"""Keys of a venv that name a file beside the manifest, and the fields that take its content."""
+"""Keys of a venv that name a file beside the manifest, and the fields for its content."""
 _SECTIONS = ("runtimes", "providers", "venvs", "backends")
 
 

@@ -182,7 +182,7 @@ class ManifestSync:
             log.info("the manifest %s has changed and is in force", self._path)
 
     def _stat(self) -> list[tuple[int, int, int] | None]:
-        """Return what changes with the manifest and the files that it names."""
+        """Return a value that changes with the manifest and the files that it names."""
         return [_stat(path) for path in (self._path, *self._files)]
 
 

@@ -21,7 +21,7 @@ class OlderToken:
 
 
 def parse(text: str) -> tuple[OlderToken, ...]:
-    """Parse the content of the file; what is no such content holds no tokens."""
+    """Parse the content of the file; invalid content holds no tokens."""
     try:
         return tuple(OlderToken(str(each["sha256"]), str(each["expiresAt"])) for each in json.loads(text))
     except (ValueError, KeyError, TypeError):
@@ -33,6 +33,6 @@ def render(tokens: tuple[OlderToken, ...]) -> str:
 
 
 def add(tokens: tuple[OlderToken, ...], sha256: str, end: str) -> tuple[OlderToken, ...]:
-    """Add a token that ends at `end`, as those before it then do at the latest; the eldest are forgotten."""
+    """Add a token that ends at `end`. All earlier tokens end then at the latest, and the oldest are dropped."""
     kept = [OlderToken(each.sha256, min(each.expiresAt, end)) for each in tokens if each.sha256 != sha256]
     return (*kept, OlderToken(sha256, end))[-_MOST:]

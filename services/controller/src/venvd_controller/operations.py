@@ -77,7 +77,7 @@ class Run:
 
 @dataclass(frozen=True)
 class OperationKind:
-    """What operations of one kind do.
+    """The work of operations of one kind.
 
     Attributes:
         work: does the job for a target. It may be called again after a crash.

@@ -1,4 +1,4 @@
-"""Manifests of pods that have a pipe backend beside their client. The controller keeps nothing of what it makes."""
+"""Manifests of pods that have a pipe backend beside their client. The controller does not store them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ URL = "unix:///run/venvd/socket/pipe.sock"
 _ONLY_STARTED = ("socketDir", "pipeName", "manages", "update", "ttl", "replicas", "labels")
 """Fields of backends that the controller starts, watches and ends."""
 _DIGESTS = ("VENVD_TOKEN_SHA256", "VENVD_METRICS_TOKEN_SHA256")
-"""Settings of servers: the pod reads that of its token from its Secret, and there is no token for its metrics alone."""
+"""Settings that the server of a pod does not get: its token is in its Secret, and its metrics have no token."""
 _HEAD = """\
 # A pipe backend of the venv "{venv}" as sidecars of its client. docs/kubernetes.md says more.
-# Give the container "client" an image of yours, or take all of "spec" but that container into a pod of yours, with env
-# and volumeMounts of "client" for your container. venvd does not watch the pod.
+# Give the container "client" an image of yours, or copy the rest of "spec" into a pod of yours, with env and
+# volumeMounts of "client" for your container. venvd does not watch the pod.
 """
 
 
@@ -94,7 +94,7 @@ class PodManifests:
         )
 
     def _check(self, spec: BackendSpec) -> None:
-        """Check that the pod would have all that is asked for.
+        """Check that a pod can have all requested fields.
 
         Raises:
             InvalidRequest: names a field that pods do not have.
@@ -103,15 +103,13 @@ class PodManifests:
         usual = BackendSpec(spec.type)
         for name in _ONLY_STARTED:
             if getattr(spec, name) != getattr(usual, name):
-                raise InvalidRequest(
-                    f"{name}: only backends that the controller starts have it, not one that is printed"
-                )
+                raise InvalidRequest(f"{name}: only backends that the controller starts can have it, not a printed pod")
         secrets = self._secrets.list_all("venv", spec.venv)
         if secrets:
             names = ", ".join(each.name for each in secrets)
             raise Unimplemented(
-                f'the venv "{spec.venv}" has secrets ({names}), which no answer shows, so no manifest has them: take '
-                "a venv without them, and let the client give its sessions what they need (env of session.create)"
+                f'the venv "{spec.venv}" has secrets ({names}), which no manifest may contain: use a venv '
+                "without them, and let the client give its sessions what they need (env of session.create)"
             )
 
     def _choose_user_id(self, name: str) -> int | None:

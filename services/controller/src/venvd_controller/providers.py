@@ -64,7 +64,7 @@ class Providers:
     ) -> tuple[Venv, OperationInfo | None]:
         """Create the venv of a provider, or add to one that exists; see `add_to_venv`.
 
-        It has what the provider needs and what is wanted beside, which goes first where both name a package.
+        It has the requirements of the provider and those of the request, which win where both name a package.
 
         Args:
             provider: its name.
@@ -114,7 +114,7 @@ def _to_resource(row: ProviderRow) -> Provider:
 
 
 def add_to_venv(spec: VenvSpec, wanted: VenvSpec) -> VenvSpec:
-    """Return a specification with what else is wanted (checked).
+    """Return a specification with the additions of another (checked) one.
 
     A requirement replaces those for the same package. Other lists and maps are added to, and a field with its default
     changes nothing.

@@ -60,7 +60,7 @@ class Pruner:
         return True
 
     def remove_outdated(self) -> None:
-        """Remove, from time to time, what earlier versions of venvd left. Images of venvs expire by themselves."""
+        """Remove, from time to time, leftovers of earlier versions of venvd. Images of venvs expire by themselves."""
         if time.monotonic() < self._next_search or not self._images.is_idle():
             return
         self._next_search = time.monotonic() + _INTERVAL

@@ -230,7 +230,7 @@ class Reconciler:
                 return
         readiness = probes.probe_readiness(record)
         self._events.collect(row, record, readiness.audit_position)
-        # a router that is not ready has no replicas that are, and these have states of their own
+        # a router is not ready while no replica is ready, and the replicas have states of their own
         if readiness.ready or (row.is_router and readiness.answered):
             self._reset_probes(row.name)
             if row.state != "running":

@@ -213,7 +213,7 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:
-    """Ask a replica what it has to do; None if it gives no answer.
+    """Ask a replica for its load; None if it gives no answer.
 
     Args:
         row: of the replica.
@@ -223,7 +223,7 @@ def read_load(row: BackendRow, token: str) -> LoadReport | None:
 
 
 def read_router_load(row: BackendRow, token: str) -> RouterLoad | None:
-    """Ask a router what passes through it; None if it gives no answer."""
+    """Ask a router for its load; None if it gives no answer."""
     return _read(row, token, _router_load)
 
 
@@ -238,7 +238,7 @@ def _read(row: BackendRow, token: str, answer: TypeAdapter[_Report]) -> _Report 
 
 
 def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, LoadReport]:
-    """Ask the replicas of a backend what they have to do; those that do not run or give no answer are absent."""
+    """Ask the replicas of a backend for their load; replicas that do not run or give no answer are absent."""
     running = [row for row in rows if row.state == "running"]
     with ThreadPoolExecutor(_THREADS) as pool:
         loads = pool.map(lambda row: read_load(row, token), running)

@@ -25,11 +25,11 @@ log = logging.getLogger("venvd.controller")
 
 KIND = "backend.scale"
 SETTLE_SECONDS = 60.0
-"""For so long fewer replicas must have been enough before one is removed."""
+"""Seconds for which fewer replicas must have been enough before one is removed."""
 _LOOK_SECONDS = 2.0
 """Seconds between two looks at the load of a backend."""
 _USUAL_PART = 0.75
-"""Of the sessions that a server may have; more than that on each replica ask for another one."""
+"""The part of a server's `maxSessions` beyond which another replica is added."""
 _POLL_SECONDS = 0.05
 
 
@@ -96,7 +96,7 @@ class Scaler:
     # ---- for the reconciler ----
 
     def has_drained(self, row: BackendRow) -> bool:
-        """Return whether a replica that takes no new sessions may go: its time is over, or it has nothing to do."""
+        """Return whether a draining replica may end: its time is over, or it has no sessions and calls."""
         if row.drain_until is None:
             return False
         if time.time() >= row.drain_until:
@@ -130,7 +130,7 @@ class Scaler:
         if count < len(serving):
             if time.monotonic() - self._idle_since.setdefault(first.name, time.monotonic()) < SETTLE_SECONDS:
                 return
-            count = len(serving) - 1  # one at a time, and then a look at what the others have to do
+            count = len(serving) - 1  # one at a time; the next turn looks at the load of the others
         self._idle_since.pop(first.name, None)
         if count == len(serving):
             return
@@ -142,9 +142,9 @@ class Scaler:
 
 
 def choose_number(spec: BackendSpec, loads: Mapping[int, LoadReport]) -> int:
-    """Choose the number of replicas for the load of those that there are.
+    """Choose the number of replicas for the load of the present ones.
 
-    There are enough of them for the sessions that clients created. If calls wait on every replica, there is one more.
+    The number is large enough for the sessions that clients created. If calls wait on every replica, it is one more.
     """
     per_replica = spec.sessionsPerReplica or max(1, math.floor(_USUAL_PART * min(load.most for load in loads.values())))
     created = sum(load.sessions - 1 for load in loads.values())

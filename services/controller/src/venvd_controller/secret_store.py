@@ -185,7 +185,7 @@ def remove_secrets(session: Session, kind: Kind, owner: str) -> None:
 
 
 def _bind(row: SecretRow) -> bytes:
-    """Return what a ciphertext is bound to, so that none can be moved to another owner, name or use."""
+    """Return the text to which a ciphertext is bound, so that it cannot be moved to another owner, name or use."""
     return json.dumps([row.kind, row.owner, row.name, row.use], sort_keys=True).encode()
 
 

@@ -392,7 +392,7 @@ class Settings(BaseSettings):
 
 
 _SIMILAR = 0.9
-"""How much of two names is the same where one of them is taken for a slip; longer words beside a name are none."""
+"""The similarity from which one name counts as a misspelling of another."""
 
 
 def create_report(
@@ -410,7 +410,7 @@ def create_report(
     if not is_loopback(settings.host) and settings.tls_files is None:
         unsafe.append(
             f"the controller listens beyond loopback ({settings.host}) without VENVD_TLS_CERT: its token crosses the "
-            "network in clear"
+            "network unencrypted"
         )
     if settings.allow_source_builds:
         unsafe.append("source distributions may be built: a build runs code of the packages it installs")

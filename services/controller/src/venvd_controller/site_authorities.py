@@ -27,7 +27,7 @@ class SiteAuthorities:
         self._text = ""
 
     def read(self) -> str:
-        """Return the certificates, PEM. Of a file that cannot be used, they are those it had before."""
+        """Return the certificates, PEM. If the file cannot be used now, they are its earlier ones."""
         if self._path is None:
             return ""
         try:
@@ -42,7 +42,7 @@ class SiteAuthorities:
 
 
 def _parse(content: bytes) -> str:
-    """Return the certificates in a file without what stands between them.
+    """Return the certificates in a file without the text between them.
 
     Raises:
         ValueError: there are none, or they cannot be used.

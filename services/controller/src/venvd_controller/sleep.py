@@ -12,7 +12,7 @@ from venvd_controller.database.tables import BackendRow
 log = logging.getLogger("venvd.controller")
 
 _SETTLED_SECONDS = 2.0
-"""Without a call for so long after it lost its address, a replica ends: its router has read that by then."""
+"""Seconds without a call after which a replica without an address ends: by then its router has read the new table."""
 
 
 class Sleep:
@@ -50,6 +50,6 @@ class Sleep:
                     self._backends.start_if_unchanged(row)
 
     def may_end(self, row: BackendRow) -> bool:
-        """Return whether a replica that sleeps has no calls any more from before its router knew."""
+        """Return whether the last calls of a replica that goes to sleep have ended."""
         load = replicas.read_load(row, self._backends.tokens.derive_for_metrics(row))
         return load is None or load.idleSeconds >= _SETTLED_SECONDS

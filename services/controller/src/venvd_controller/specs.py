@@ -211,7 +211,7 @@ def _parse_socket_dir(spec: BackendSpec, run_dir: Path) -> str | None:
         )
     if path.name.startswith(RESERVED_DIRECTORIES):
         raise InvalidRequest(
-            f'socketDir: "{path.name}" is a name that venvd keeps for directories of its own, as all that begin with '
+            f'socketDir: "{path.name}" is reserved for directories of venvd, like all names that begin with '
             f"{' or '.join(RESERVED_DIRECTORIES)}: choose another"
         )
     return path.name
@@ -333,7 +333,7 @@ def _parse_host(host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         raise InvalidRequest(
-            f'host: "{host[:80]}" is not an address to publish on: write 127.0.0.1 or 0.0.0.0, say'
+            f'host: "{host[:80]}" is not an address to publish on: write, for example, 127.0.0.1 or 0.0.0.0'
         ) from None
 
 

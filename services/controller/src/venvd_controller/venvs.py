@@ -117,7 +117,7 @@ class Venvs:
         if row.state != "ready" or image is None:
             known = f": {row.error}" if row.error else ""
             missing = (
-                "ready, but its image is gone: start a backend of it, or put it again"
+                "ready, but its image is gone: start a backend of it, or create it again"
                 if row.state == "ready"
                 else row.state
             )
@@ -347,7 +347,7 @@ class Venvs:
             )
 
     def _set_state(self, identity: str, state: str, error: str | None) -> None:
-        """Write the state of a build to every venv that waits for it."""
+        """Write the state of a build to every venv that waits for this build."""
         with self._database.write() as session:
             for row in session.scalars(select(VenvRow).where(VenvRow.state.in_(("pending", "building", "failed")))):
                 if _identify_build(row) == identity:
@@ -376,7 +376,7 @@ def _get_needed_python(text: str | None) -> RequiresPython:
 
 
 def _identify_build(row: VenvRow) -> str:
-    """Return what names the build that a venv waits for: its inputs, and the upgrade if it is one."""
+    """Return the name of the build for which a venv waits: its inputs, and the upgrade if it is one."""
     upgrade = row.image.get(_UPGRADE) if row.image is not None else None
     return f"{upgrade or ''}:{_digest_inputs(row)}"
 
@@ -387,7 +387,7 @@ def _digest_inputs(row: VenvRow) -> str:
 
 
 def _digest_lock_inputs(row: VenvRow) -> str:
-    """Return a digest of what a lock is resolved from, or of the lock that the venv brings."""
+    """Return a digest of the inputs of a lock, or of the lock that the client brought."""
     return _digest([row.runtime, row.spec.get("requirements")], row, ("constraints", "dotnet", "lock"))
 
 

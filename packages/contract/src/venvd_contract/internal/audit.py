@@ -1,4 +1,4 @@
-"""What a server tells its controller for the audit log: `GET /audit?after=POSITION` beside the probes.
+"""The events of a server for its controller's audit log: `GET /audit?after=POSITION` beside the probes.
 
 The header `POSITION_HEADER` of `/readyz` names the position of the newest event, so that the controller asks for
 nothing where nothing is new. What it asks for the server may forget.

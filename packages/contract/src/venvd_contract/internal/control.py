@@ -22,7 +22,7 @@ _SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
 
 class AttachTerms(NamedTuple):
-    """What a session must know of a direct client, in `attach`; `timeout` is in seconds, 0 for none.
+    """The direct client that `attach` announces to a session; `timeout` is in seconds, 0 for none.
 
     Attributes:
         connection: the server's number for this connection, from 1 on.

@@ -1,4 +1,4 @@
-"""What the server and a file process say to each other, over a stream socketpair.
+"""The messages between the server and a file process, over a stream socketpair.
 
 Each message is a byte for its kind, four for its length (big-endian), and that many bytes.
 

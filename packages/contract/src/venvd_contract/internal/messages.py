@@ -194,12 +194,12 @@ class ZygoteReport:
 
 
 WALLS_PATH = "/walls"
-"""Where the server hands the controller the `WallsReport` of its worker host, beside the probes."""
+"""The path beside the probes at which the controller gets the `WallsReport` of the worker host."""
 
 
 @dataclass
 class WallsReport:
-    """What stands between the sessions of this worker host.
+    """The walls between the sessions of this worker host.
 
     Attributes:
         landlock: the version of Landlock in force; 0 for none.
@@ -217,12 +217,12 @@ class WallsReport:
 
 
 LOAD_PATH = "/load"
-"""Where the server hands the controller and the router a `LoadReport`."""
+"""The path at which the controller and the router get a `LoadReport`."""
 
 
 @dataclass
 class LoadReport:
-    """What the server has to do now.
+    """The load of a server.
 
     Attributes:
         sessions: those that clients created, and the one that is always there.
@@ -241,7 +241,7 @@ class LoadReport:
 
 @dataclass
 class RouterLoad:
-    """What a router has to do now, which it hands the controller at `LOAD_PATH`.
+    """The load of a router, which the controller gets at `LOAD_PATH`.
 
     Attributes:
         calls: those that pass through, also those that wait.
@@ -277,7 +277,7 @@ class Started:
 
 @dataclass
 class SessionUsage:
-    """What a session's process tree uses; proportional memory divides what is shared among those who share it."""
+    """The usage of a session's process tree; proportional memory divides shared pages among their users."""
 
     rssBytes: int = 0
     pssBytes: int = 0
@@ -287,7 +287,7 @@ class SessionUsage:
 
 @dataclass
 class ProcessUsage:
-    """Of one process; `descriptors` are told of the warden alone."""
+    """The usage of one process; only the warden reports `descriptors`."""
 
     rssBytes: int = 0
     descriptors: int = 0

@@ -61,10 +61,10 @@ def record(first: str, last: str) -> struct.Struct:
 
 
 BEGIN = record("sequence", "state")
-"""What a session writes in one piece when a call begins: `state` comes last."""
+"""The fields that a session writes in one piece when a call begins: `state` comes last."""
 END = record("state", "direct_failed")
-"""What it writes in one piece when a call ends: `state` comes first."""
+"""The fields that it writes in one piece when a call ends: `state` comes first."""
 READ = record("sequence", "heartbeat")
-"""What the server reads in one piece."""
+"""The fields that the server reads in one piece."""
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")

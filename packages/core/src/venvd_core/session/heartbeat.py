@@ -16,7 +16,7 @@ _LONGEST_PAUSE = 30.0
 
 
 class Action(Enum):
-    """What to do about a session."""
+    """The verdict on a session."""
 
     NONE = 0
     ASK = 1

@@ -172,7 +172,7 @@ class BaseImages:
         held = f"this machine holds {', '.join(versions)}" if versions else "this machine holds no base image"
         return NotFound(
             f"no base image for CPython {version}: no registry provides {self._format_name(version)}, and {held}; "
-            "`make base-images` makes those of Debian's releases"
+            "`make base-images` makes base images from Debian's releases"
         )
 
 

@@ -1,4 +1,4 @@
-"""Names, labels and user IDs of what the docker engine makes."""
+"""Names, labels and user IDs of the objects that the docker engine makes."""
 
 from __future__ import annotations
 

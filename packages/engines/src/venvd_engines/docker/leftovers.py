@@ -1,4 +1,4 @@
-"""What this home keeps on the engine and nothing uses: images of venvs and servers, filled volumes, caches."""
+"""Unused objects of this home on the engine: images of venvs and servers, filled volumes, caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program for two containers, which try an OCI runtime: what a server and its worker host do with each other.
+"""A program for two containers, which test an OCI runtime: they do what a server and its worker host do.
 
 `listen DIRECTORY` is the server: it waits for a connection on a socket in the directory and passes in a memfd and the
 end of a socket pair. `connect DIRECTORY` is the worker host: it maps the memory, writes to it, also in a fork, and

@@ -1,4 +1,4 @@
-"""The one place where the Docker SDK's exceptions become those of the contract."""
+"""Converts the Docker SDK's exceptions to errors of the contract; no other module does."""
 
 from __future__ import annotations
 

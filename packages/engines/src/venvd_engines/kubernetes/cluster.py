@@ -1,4 +1,4 @@
-"""The cluster as one home sees it: the connection, the namespace, and the labels and owner of what the engine makes."""
+"""The cluster as one home sees it: the connection, the namespace, and the labels and owner of the engine's objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and labels of what the kubernetes engine makes; those of all engines come from the docker engine."""
+"""Names and labels of the objects that the kubernetes engine makes; the common ones come from the docker engine."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def _check_launch(launch: Launch) -> None:
         raise InvalidRequest(f"type: a backend of type {launch.type} has a pod of its own: start it")
     if launch.network in {"loopback", "destinations"}:
         what = "a list of destinations" if launch.network == "destinations" else "loopback"
-        raise Unimplemented(f"network: {what} is none of a pod that a client shares: user code has its network or none")
+        raise Unimplemented(
+            f"network: {what} cannot be had in a pod that a client shares: user code has the client's network or none"
+        )
     if launch.assemblies is not None:
         raise Unimplemented("assemblies: the engine kubernetes has no files of a host")
 

@@ -1,4 +1,4 @@
-"""Which server the engine local starts: that of the installation that the controller runs from."""
+"""The version of the server that the engine local starts: the one of the controller's own installation."""
 
 from __future__ import annotations
 

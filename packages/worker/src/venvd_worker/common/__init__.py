@@ -1,1 +1,1 @@
-"""What several processes of a worker host, and the local engine, use."""
+"""Code that several processes of a worker host share, also with the local engine."""

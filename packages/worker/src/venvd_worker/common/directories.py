@@ -1,4 +1,4 @@
-"""The directories of sessions: made for one, and removed whatever its code made of them."""
+"""The directories of sessions: each is made for one session, and removed in whatever state its code leaves it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Directory:
 
     @property
     def files(self) -> str:
-        """Where the session works."""
+        """The working directory of the session."""
         return os.path.join(self.root, FILES)
 
     @property

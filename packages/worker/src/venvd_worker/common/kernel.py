@@ -89,7 +89,7 @@ def show_memory() -> None:
 
 
 def name_process(name: str) -> None:
-    """What `ps` and `top` call this process, in 15 bytes."""
+    """Set the name of this process in `ps` and `top`, at most 15 bytes."""
     text = ctypes.create_string_buffer(name.encode())
     _control_process(_PR_SET_NAME, ctypes.addressof(text))
 

@@ -22,7 +22,7 @@ _HELD = 42
 
 @dataclass(frozen=True)
 class Covers:
-    """What a session does not see.
+    """The directories that a session does not see.
 
     Attributes:
         hidden: directories of which it sees nothing, but what `kept` names.

@@ -1,4 +1,4 @@
-"""What a session's tree of processes uses."""
+"""The memory and processor time of a session's process tree."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _PATH_VARIABLES = ("LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "VENVD_AS
 
 @dataclass(frozen=True)
 class Places:
-    """What the command line says of files.
+    """The files that the command line hides or opens.
 
     Attributes:
         hidden: directories of which user code sees nothing, but what `readable` and `writable` name.
@@ -56,7 +56,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Walls:
-    """What is the same for each session.
+    """The walls that are the same for each session.
 
     Attributes:
         landlock: the version of Landlock in force; 0 for none.

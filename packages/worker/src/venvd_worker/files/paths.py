@@ -42,10 +42,10 @@ def read_path(path: Optional[str], path_bytes: Optional[str]) -> bytes:
 
 
 def names_of(raw: bytes) -> List[bytes]:
-    """The names that a relative path consists of.
+    """Return the names in a relative path.
 
     Raises:
-        InvalidRequest: it is none; says why.
+        InvalidRequest: the path is not valid; says why.
     """
     path = raw.decode("utf-8", "replace")
     if not raw:

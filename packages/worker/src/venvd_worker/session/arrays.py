@@ -87,7 +87,7 @@ class Arrays:
     # ---- in
 
     def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], shares: bool) -> Any:
-        """What `array.put` comes to: the array, or a `ArrayReply` with the segment that was asked for."""
+        """The result of `array.put`: the array, or an `ArrayReply` with the requested segment."""
         head = read_header(fields)
         self._check_size(head)
         if fields["segment"] is not None:

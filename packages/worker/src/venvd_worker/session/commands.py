@@ -1,4 +1,4 @@
-"""What each command of the contract does in a session."""
+"""The commands of the contract, as a session runs them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Call(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the commands of one session work with."""
+    """The parts of one session that its commands use."""
 
     limits: Limits
     interpreter: Interpreter

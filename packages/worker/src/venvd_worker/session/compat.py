@@ -1,4 +1,4 @@
-"""What clients of an older .NET host say in calls: the type that they read a result as, and their form of a handle.
+"""The fields of older .NET clients: the type as which they read a result, and their form of a handle.
 
 The server's setting `compat` switches both on. The form of a handle counts in mode `plain` alone, which these clients
 use: in mode `tagged` a dict of any form is a dict.

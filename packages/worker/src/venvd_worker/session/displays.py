@@ -70,7 +70,7 @@ class Displays:
         if display_id is True:
             display_id = os.urandom(16).hex()
         if update and not display_id:
-            raise TypeError("display: update needs the display_id of what it changes")
+            raise TypeError("display: update needs the display_id of the display to change")
         for value in values:
             if raw and not isinstance(value, dict):
                 raise TypeError("display: with raw, each value is a dict of data by format")

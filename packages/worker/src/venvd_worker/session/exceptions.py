@@ -1,4 +1,4 @@
-"""What clients get to know of an exception beside its type, message and traceback."""
+"""Describes an exception for clients, beyond its type, message and traceback."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Iterator, Optional
 from venvd_contract.package_names import find_package
 
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EAFNOSUPPORT})
-"""What calls answer where there is no way out, and where the filter of system calls refuses sockets of the network."""
+"""The error numbers of calls without a network, and of the filter of system calls for network sockets."""
 _DEEPEST = 10
 
 

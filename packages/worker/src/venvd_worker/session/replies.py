@@ -16,7 +16,7 @@ _INFINITY = float("inf")
 _ascii = json.JSONEncoder().encode
 
 NO_ID = b'{"id":null,'
-"""The `head` of what has no ID."""
+"""The `head` of a reply without an ID."""
 
 
 class Package(NamedTuple):

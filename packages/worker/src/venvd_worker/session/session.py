@@ -115,7 +115,7 @@ class Session:
         self._compose(config)
 
     def take_over(self, config: Dict[str, Any]) -> None:
-        """Install what a process has one of: `__main__`, signal handlers, streams, limits."""
+        """Install the parts of which a process has one: `__main__`, signal handlers, streams, limits."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
         builtins.display = self._displays.display  # type: ignore[attr-defined]

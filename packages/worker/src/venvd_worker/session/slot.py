@@ -1,4 +1,4 @@
-"""The session's own slot: what it writes when a call begins and ends, and what it reads there."""
+"""The session's own slot: the session writes it when a call begins and ends, and reads the server's fields."""
 
 from __future__ import annotations
 

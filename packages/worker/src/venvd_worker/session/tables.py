@@ -32,10 +32,10 @@ def check(into: Optional[str]) -> None:
 
 
 def make_table(memory: Any, into: Optional[str]) -> Any:
-    """What a stream becomes.
+    """Make the table in a stream of bytes.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the bytes are no stream.
     """
     check(into)
     table = tables.table_in(import_needed("pyarrow"), memory)
@@ -48,7 +48,7 @@ def make_table(memory: Any, into: Optional[str]) -> Any:
 
 
 def import_needed(name: str) -> Any:
-    """A module of the venv: the user's own, whatever version."""
+    """Import a module of the venv: the user's own, in any version."""
     try:
         return sys.modules.get(name) or import_module(name)
     except ImportError:

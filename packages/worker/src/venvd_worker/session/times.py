@@ -1,4 +1,4 @@
-"""What `%time` and `%timeit` of notebooks become: `cells` writes calls of these methods into the code."""
+"""The methods behind `%time` and `%timeit` of notebooks: `cells` writes calls of them into the code."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class FileTransfers:
                 process_tree.send_signal(pid, signal.SIGKILL)
 
     def kill_of(self, session: SessionProcess) -> None:
-        """Kill those of a session whose directory is about to be removed."""
+        """Kill the file processes of a session whose directory is about to be removed."""
         for pid, owner in self._sessions.items():
             if owner is session:
                 process_tree.send_signal(pid, signal.SIGKILL)

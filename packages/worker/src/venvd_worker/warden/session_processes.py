@@ -1,4 +1,4 @@
-"""All sessions of the warden: what they report, what is watched of them, and how their processes are reaped."""
+"""All sessions of the warden: it passes on their reports, watches their limits, and reaps their processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What user code may have written, before the warden passes it on."""
+"""Checks text that user code may have written, before the warden passes it on."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class ZygoteSettings:
-    """What a zygote does.
+    """The configuration of a zygote.
 
     Attributes:
         preload: modules that it imports, in this order.

@@ -29,8 +29,8 @@ _LOCK_SECONDS = 30
 def restore_backup(settings: Settings, stream: BinaryIO, *, replace: bool = False) -> Summary:
     """Restore the state in a backup: into the database that the settings name, and into the home.
 
-    Files and rows are prepared first. A restore that ends early, by whatever reason, leaves the state as it was; within
-    the last step, it leaves a mark with which no controller starts.
+    Files and rows are prepared first. An interrupted restore leaves the state as it was. If it is interrupted in the
+    last step, it leaves a mark, with which no controller starts.
 
     Args:
         settings: they name the home and the database.
@@ -114,7 +114,7 @@ class _Restore:
         if state and not self._replaces:
             raise Conflict(
                 f"there is state already ({', '.join(map(str, state))}): restore into an empty home (VENVD_HOME) and "
-                "database (VENVD_DATABASE_URL), or replace what is there with --replace"
+                "database (VENVD_DATABASE_URL), or replace this state with --replace"
             )
 
     def _prepare_database(self, connection: Connection) -> None:

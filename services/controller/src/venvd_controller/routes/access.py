@@ -47,7 +47,7 @@ def _check_backend(
     except NotFound:
         venv = None
     if venv is None or not any(caller.has(scope) for scope in (USE + name, VENV + venv, *metrics)):
-        # a backend that the caller may not see is answered for as an absent one, which names no similar one
+        # for a backend that the caller may not see, the error is that of an absent one, and suggests no similar name
         caller.require([USE + name, f"{VENV}*", *metrics])
         raise NotFound(f'no backend "{name[:80]}"')
     caller.require([scope.format(name=name, venv=venv) for scope in declared.scopes])

@@ -131,8 +131,10 @@ def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> 
 
 @router.post("/{name}/rollback", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
 def roll_backend_back(controller: ControllerDep, caller: CallerDep, name: str) -> BackendStart:
-    """Restart a backend with the build of its venv that it ran before. It keeps that build, also after an end, until
-    a client restarts it; a second rollback takes the later build again. Its sessions end.
+    """Restart a backend with the build of its venv that it ran before.
+
+    It keeps that build until a client restarts it, even if it ends meanwhile. A second rollback returns to the later
+    build. Its sessions end.
     """
     backend, operation = controller.backends.restart(name, back=True)
     return BackendStart(_show(caller, backend), operation)

@@ -1,4 +1,4 @@
-"""Calls of HTTP backends that pass through the controller: what the console of the page needs."""
+"""Calls of HTTP backends that pass through the controller, for the console of the page."""
 
 from __future__ import annotations
 

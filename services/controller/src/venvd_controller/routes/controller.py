@@ -119,7 +119,7 @@ def discover(controller: ControllerDep, request: Request) -> list[TargetGroup]:
 
 
 def _label_replicas(backend: Backend) -> list[dict[str, str]]:
-    """Return what differs between the targets of a backend: one for each replica that has an address."""
+    """Return the labels that differ between the targets of a backend: one set for each replica that has an address."""
     if not backend.replicas:
         return [] if backend.url is None else [{}]
     return [
