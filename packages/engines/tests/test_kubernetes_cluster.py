@@ -63,7 +63,7 @@ def test_an_absence_has_an_end(made: Cluster, monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(Cancelled):
         made.ask(away, cancel)
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(cluster, "TIMEOUT_SECONDS", -1.0)
     with pytest.raises(httpx2.ConnectError):
         made.ask(away)
     assert away.calls == 2

@@ -12,7 +12,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "server.log"
 
 
-def texts(lines: list[journal.Line]) -> list[str]:
+def texts(lines: list[journal.JournalLine]) -> list[str]:
     return [line.text for line in lines]
 
 
@@ -132,8 +132,8 @@ def test_a_writer_goes_on_where_another_stopped(path: Path) -> None:
 
 def test_two_logs_are_merged_by_time() -> None:
     """Lines of both parts come in the order of their times, each with its source."""
-    server = [journal.Line("1", "stdout", "a"), journal.Line("3", "stdout", "c")]
-    worker = [journal.Line("2", "stderr", "b"), journal.Line("4", "stderr", "d")]
+    server = [journal.JournalLine("1", "stdout", "a"), journal.JournalLine("3", "stdout", "c")]
+    worker = [journal.JournalLine("2", "stderr", "b"), journal.JournalLine("4", "stderr", "d")]
     found = list(journal.merge({"server": server, "worker": worker}))
     assert [(source, line.text) for source, line in found] == [
         ("server", "a"),

@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from venvd_http.admission import Admission, AdmissionLimits
 from venvd_http.asgi import describe_peer
 from venvd_http.auth import Key
-from venvd_http.connection import Connection, Exchange, FastPath, create_connection_type
+from venvd_http.connection import Exchange, FastPath, HttpConnection, create_connection_type
 from venvd_http.edge import Edge
 from venvd_http.heads import Head
 from venvd_http.proxies import TrustedProxies, parse_proxies
@@ -96,7 +96,7 @@ class Site:
         del head
         return None
 
-    def connect(self, peer: str = "127.0.0.1") -> tuple[Connection, Wire]:
+    def connect(self, peer: str = "127.0.0.1") -> tuple[HttpConnection, Wire]:
         connection, wire = self._type(self._config, ServerState(), {}), Wire(peer)
         connection.connection_made(wire)
         return connection, wire
@@ -109,7 +109,7 @@ def make_request(path: str, forwarded: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\nX-Forwarded-For: {forwarded}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
 
 
-async def ask(connection: Connection, wire: Wire, path: str, forwarded: str) -> str:
+async def ask(connection: HttpConnection, wire: Wire, path: str, forwarded: str) -> str:
     wire.written.clear()
     wire.answered.clear()
     connection.data_received(make_request(path, forwarded))

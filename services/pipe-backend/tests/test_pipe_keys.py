@@ -19,7 +19,7 @@ from venvd_contract.errors import Busy
 from venvd_core.hangup import HangupWatcher
 from venvd_http.admission import Admission, AdmissionLimits
 from venvd_http.auth import Key, TokenGuard
-from venvd_pipe_backend.connection import Connection
+from venvd_pipe_backend.connection import PipeConnection
 
 from .conftest import CARRIER, TOKEN, Client, PipedClient, Server, Start, until, until_running, value  # type: ignore[import-not-found]
 
@@ -151,7 +151,7 @@ def test_a_key_that_ends_while_its_client_attaches() -> None:
             remove=lambda _connection: None,
         )
         ours, theirs = socket.socketpair()
-        await loop.connect_accepted_socket(lambda: Connection(host, loop), theirs)
+        await loop.connect_accepted_socket(lambda: PipeConnection(host, loop), theirs)
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(json.dumps({"command": "session.attach", "token": KEY, "id": 1}).encode() + b"\n")
         await asked.wait()

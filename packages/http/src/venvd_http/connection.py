@@ -56,7 +56,7 @@ class Exchange(ABC):
 
     __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
 
-    def __init__(self, connection: Connection, keep_alive: bool) -> None:
+    def __init__(self, connection: HttpConnection, keep_alive: bool) -> None:
         self._connection = connection
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -114,10 +114,10 @@ class FastPath:
 
     routes: Mapping[bytes, str]
     admit: Callable[[Head], Key | None]
-    exchange: Callable[[Connection, bool], Exchange]
+    exchange: Callable[[HttpConnection, bool], Exchange]
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """One connection, with limits that uvicorn lacks.
 
     Until a request of it is accepted, a connection has the limits of `edge.admission`. From its first byte, the head
@@ -419,11 +419,11 @@ class Connection(HttpToolsProtocol):
     def _render_start(self, exchange: Exchange, status: bytes, headers: bytes, length: int) -> bytes:
         if not exchange.keep_alive:
             headers += b"connection: close\r\n"
-        rendered, defaults = Connection._rendered_defaults
+        rendered, defaults = HttpConnection._rendered_defaults
         current = self.server_state.default_headers  # uvicorn makes a new list each second
         if rendered is not current:
             defaults = b"".join(b"%b: %b\r\n" % header for header in current)
-            Connection._rendered_defaults = current, defaults
+            HttpConnection._rendered_defaults = current, defaults
         return b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, defaults, length)
 
     def _complete(self, exchange: Exchange) -> None:
@@ -457,17 +457,17 @@ class Connection(HttpToolsProtocol):
 
 
 def accept(scope: Scope, key: Key | None = None) -> None:
-    """Note at the connection of a request that it was let in; see `Connection.accept`."""
+    """Note at the connection of a request that it was let in; see `HttpConnection.accept`."""
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     connection = None if transport is None else transport.get_protocol()
-    if isinstance(connection, Connection):
+    if isinstance(connection, HttpConnection):
         connection.accept(key)
 
 
 def create_connection_type(
     edge: Edge, stall_timeout: float, fast_path: FastPath | None = None, *, needs_certificate: bool = False
-) -> type[Connection]:
+) -> type[HttpConnection]:
     """The class of a server's connections."""
     limits = {"edge": edge, "stall_timeout": stall_timeout, "needs_certificate": needs_certificate}
     fast = {} if fast_path is None else {"fast_path": fast_path, "routes": fast_path.routes}
-    return type("Connection", (Connection,), {**limits, **fast})
+    return type("HttpConnection", (HttpConnection,), {**limits, **fast})

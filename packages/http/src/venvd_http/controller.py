@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from venvd_contract.errors import Busy, DeadlineExceeded, Internal, TooLarge, Unavailable, VenvdError, from_fields
+from venvd_http.unix_connection import UnixConnection
 
 AT_ONCE = 16
 """Requests that run at a time; others wait."""
@@ -27,42 +26,8 @@ LARGEST_REQUEST = 8 << 20
 LARGEST_RESPONSE = 16 << 20
 SILENCE = 30.0
 """Seconds in which the controller must answer, or send the next event or comment of a stream."""
-_LONGEST_ADDRESS = 100
 
 T = TypeVar("T")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self._raw: socket.socket | None = None
-        self._ended = False
-
-    def connect(self) -> None:
-        self._connect()
-        if self._ended:  # before there was a connection to end
-            raise ConnectionAbortedError("the client went away")
-
-    def _connect(self) -> None:
-        self.sock = self._raw = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        if len(os.fsencode(self._path)) <= _LONGEST_ADDRESS:
-            self.sock.connect(os.fspath(self._path))
-            return
-        # a long path is reached through its directory: the address of a socket has room for 107 bytes
-        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self.sock.connect(f"/proc/self/fd/{directory}/{self._path.name}")
-        finally:
-            os.close(directory)
-
-    def hang_up(self) -> None:
-        """End the connection for the thread that uses it, and closes it."""
-        self._ended = True
-        if self._raw is not None:
-            with suppress(OSError):
-                self._raw.shutdown(socket.SHUT_RDWR)
 
 
 class ControllerClient:
@@ -108,7 +73,7 @@ class ControllerClient:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     @staticmethod
-    def _exchange(connection: _UnixConnection, method: str, target: str, token: str | None, data: bytes | None) -> Any:
+    def _exchange(connection: UnixConnection, method: str, target: str, token: str | None, data: bytes | None) -> Any:
         try:
             response = _send(connection, method, target, token, data)
             text = response.read(LARGEST_RESPONSE + 1)
@@ -143,7 +108,7 @@ class ControllerClient:
             self._streams -= 1
 
     @staticmethod
-    def _begin_stream(connection: _UnixConnection, target: str, token: str | None) -> http.client.HTTPResponse:
+    def _begin_stream(connection: UnixConnection, target: str, token: str | None) -> http.client.HTTPResponse:
         try:
             response = _send(connection, "GET", target, token, None)
             if response.status != http.client.OK:
@@ -173,10 +138,10 @@ class ControllerClient:
             except ValueError:
                 raise Internal("the controller sent an event that is no JSON") from None
 
-    def _open(self, seconds: float = SILENCE) -> _UnixConnection:
+    def _open(self, seconds: float = SILENCE) -> UnixConnection:
         if self._path is None:
             raise Unavailable("this backend has no way to its controller: VENVD_CONTROLLER_SOCKET is not set")
-        return _UnixConnection(self._path, seconds)
+        return UnixConnection(self._path, seconds)
 
 
 def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> str:
@@ -186,7 +151,7 @@ def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> 
 
 
 def _send(
-    connection: _UnixConnection, method: str, target: str, token: str | None, data: bytes | None
+    connection: UnixConnection, method: str, target: str, token: str | None, data: bytes | None
 ) -> http.client.HTTPResponse:
     headers = {} if data is None else {"Content-Type": "application/json"}
     if token is not None:

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from venvd_contract.errors import Forbidden, VenvdError
 from venvd_http.asgi import CLOSE, ASGIApp, Receive, Scope, Send
-from venvd_http.connection import TRANSPORT, Connection, FastPath, create_connection_type
+from venvd_http.connection import TRANSPORT, FastPath, HttpConnection, create_connection_type
 from venvd_http.edge import Edge
 from venvd_http.origin import BrowserGuard, find
 from venvd_http.problems import refuse
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        connection_type: type[Connection],
+        connection_type: type[HttpConnection],
         *,
         signals: bool,
         tls: Tls | None = None,
@@ -186,11 +186,11 @@ def create_server(
     return Server(config, connection_type, signals=signals, tls=tls, on_start=on_start, on_stop=on_stop)
 
 
-def _put_behind_handshake(connection_type: type[Connection], tls: Tls) -> Callable[..., Handshake]:
+def _put_behind_handshake(connection_type: type[HttpConnection], tls: Tls) -> Callable[..., Handshake]:
     """Return what uvicorn calls for each connection."""
 
     def create(config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Handshake:
-        def create_connection() -> Connection:
+        def create_connection() -> HttpConnection:
             return connection_type(config, server_state, app_state)
 
         return Handshake(tls, connection_type.edge.admission, server_state, create_connection)

@@ -19,7 +19,7 @@ from venvd_http.admission import Admission, count_unread, name_peer
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
-    from venvd_http.connection import Connection
+    from venvd_http.connection import HttpConnection
 
 _log = logging.getLogger("venvd.access")
 
@@ -160,7 +160,9 @@ class Handshake(asyncio.Protocol):
         create: makes the protocol of the connection behind the handshake.
     """
 
-    def __init__(self, tls: Tls, admission: Admission, state: ServerState, create: Callable[[], Connection]) -> None:
+    def __init__(
+        self, tls: Tls, admission: Admission, state: ServerState, create: Callable[[], HttpConnection]
+    ) -> None:
         self._tls = tls
         self._admission = admission
         self._state = state
@@ -206,7 +208,7 @@ class Handshake(asyncio.Protocol):
             self._admission.leave(self, self._peer)
             self._state.connections.discard(self)
 
-    def _create_connection(self) -> Connection:
+    def _create_connection(self) -> HttpConnection:
         connection = self._create()
         connection.arrived = self._began
         return connection

@@ -21,7 +21,7 @@ from venvd_contract.access import AuditEntry
 from venvd_contract.errors import BY_CODE, Internal
 from venvd_contract.internal.audit import REFUSED, ServerEvents, classify_peer
 from venvd_contract.resources import BackendSpec, VenvSpec
-from venvd_controller.audit_merging import Budget, Line, MergedLines, Row
+from venvd_controller.audit_merging import AuditLine, Budget, MergedLines, Row
 from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database
 from venvd_controller.database.tables import AuditRow, BackendRow
@@ -83,7 +83,7 @@ class AuditLog:
         if _is_client_error(status) and not self._failed_lines.take(str(key)):
             self._merged.add(row)
             return
-        line = Line(row, changes)
+        line = AuditLine(row, changes)
         with self._database.write() as session:
             session.add(_create_audit_row(line))
         _log_line(logging.INFO, line)
@@ -115,15 +115,15 @@ class AuditLog:
         detail = f"{clean_text(why)}; events of its last seconds may be missing"
         self.write(None, _CONTROLLER, "backend.end", f"/backends/{backend}", _OK, None, {"detail": detail})
 
-    def _create_lines(self, backend: str, events: ServerEvents) -> tuple[list[Line], list[tuple[Row, int]]]:
+    def _create_lines(self, backend: str, events: ServerEvents) -> tuple[list[AuditLine], list[tuple[Row, int]]]:
         """Return the lines of events, and the refusals among these, which are counted."""
         place = f"/backends/{backend}"
-        lines: list[Line] = []
+        lines: list[AuditLine] = []
         refusals: list[tuple[Row, int]] = []
         merged = MergedLines()
         if events.dropped:
             row = _create_row(None, _SERVER, "audit.drop", place, _OK, None)
-            lines.append(Line(row, {"detail": f"{events.dropped} events were dropped"}, events.dropped))
+            lines.append(AuditLine(row, {"detail": f"{events.dropped} events were dropped"}, events.dropped))
         for event in events.events:
             target = place if event.session is None else f"{place}/sessions/{event.session}"
             status = _OK if event.code is None else BY_CODE.get(event.code, Internal).http_status
@@ -132,7 +132,7 @@ class AuditLog:
             if event.action == REFUSED:
                 refusals.append((row, event.count))
             elif self._event_lines.take(f"{backend} {event.key}"):
-                lines.append(Line(row, {"detail": clean_text(event.detail)} if event.detail else {}, event.count))
+                lines.append(AuditLine(row, {"detail": clean_text(event.detail)} if event.detail else {}, event.count))
             else:
                 merged.add(row, event.count)
         return [*lines, *merged.take_due()], refusals
@@ -250,11 +250,11 @@ def _read_time(text: str) -> str | None:
         return None
 
 
-def _create_audit_row(line: Line) -> AuditRow:
+def _create_audit_row(line: AuditLine) -> AuditRow:
     return AuditRow(**line.row, fields=line.fields, count=line.count)
 
 
-def _log_line(level: int, line: Line) -> None:
+def _log_line(level: int, line: AuditLine) -> None:
     fields = {**line.row, "fields": line.fields, "count": line.count}
     log.log(level, "%s %s", line.row["method"], line.row["target"], extra={"fields": fields})
 

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Line:
+class AuditLine:
     """A line of the audit log that is to be written."""
 
     row: Row
@@ -64,7 +64,7 @@ class MergedLines:
                 kind, row = ("", _OTHERS, None, row["status"]), {**row, "peer": _OTHERS, "key": None}
             self._lines.setdefault(kind, _Lines(row)).add(row, count)
 
-    def take_due(self, *, everything: bool = False) -> Sequence[Line]:
+    def take_due(self, *, everything: bool = False) -> Sequence[AuditLine]:
         """Return the lines that are due, or with `everything` all."""
         time_now = time.monotonic()
         with self._lock:
@@ -72,7 +72,7 @@ class MergedLines:
                 kind: lines for kind, lines in self._lines.items() if lines.count or lines.is_fresh(time_now)
             }
             due = [each for each in self._lines.values() if each.count and (everything or not each.is_fresh(time_now))]
-            taken = [Line(each.row, _describe_requests(each.requests), each.count) for each in due]
+            taken = [AuditLine(each.row, _describe_requests(each.requests), each.count) for each in due]
             for each in due:
                 each.count, each.written_at = 0, time_now
         return taken

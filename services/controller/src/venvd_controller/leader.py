@@ -125,17 +125,17 @@ def split(settings: Settings, lease: str, home_id: str) -> Lead:
         InvalidRequest: the URL of the database is wrong, or its driver is not installed.
     """
     connect(settings.get_database_url()).dispose()  # loads the driver, and opens no connection
-    keeper_end, controller_end = socket.socketpair()
+    holder_end, controller_end = socket.socketpair()
     controller = os.fork()
     if controller == 0:
-        keeper_end.close()
+        holder_end.close()
         return Lead(controller_end)
     controller_end.close()
     election = Election(settings.create_engine_settings(home_id), lease, settings.kubernetes_lease_pod)
-    raise SystemExit(_Keeper(election, controller, keeper_end).run())
+    raise SystemExit(_LeaseHolder(election, controller, holder_end).run())
 
 
-class _Keeper:
+class _LeaseHolder:
     """The process that renews the Lease for a controller."""
 
     def __init__(self, election: Election, controller: int, messages: socket.socket) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from venvd_contract.errors import Unavailable
 from venvd_contract.internal.audit import POSITION_HEADER
 from venvd_controller import certificates
 from venvd_engines.engine import LaunchRecord
+from venvd_http.unix_connection import UnixConnection
 
 _TIMEOUT = 2.0
 _MAX_BYTES = 16 << 20
@@ -32,17 +33,6 @@ class Readiness:
     answered: bool = True
     reason: str = ""
     audit_position: str | None = None
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class _WrongCertificate(Unavailable):
@@ -66,7 +56,7 @@ def _fetch(
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "unix":
-        connection = _UnixConnection(parts.path, timeout)
+        connection = UnixConnection(Path(parts.path), timeout)
     elif parts.scheme == "https":
         host, context = parts.hostname or "", certificates.create_context(record)
         connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)

@@ -11,7 +11,7 @@ import logging
 from venvd_contract.errors import Internal, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Call
-from venvd_http.connection import Connection, Exchange
+from venvd_http.connection import Exchange, HttpConnection
 from venvd_http.heads import Head
 from venvd_http_backend.commands import Commands, make_request
 
@@ -23,7 +23,7 @@ class FastCall(Exchange):
 
     __slots__ = ("_call", "_commands")
 
-    def __init__(self, commands: Commands, connection: Connection, keep_alive: bool) -> None:
+    def __init__(self, commands: Commands, connection: HttpConnection, keep_alive: bool) -> None:
         self._connection = connection  # as `Exchange` does: a call of its __init__ would be one more for each request
         self.keep_alive = keep_alive
         self.disconnected = False

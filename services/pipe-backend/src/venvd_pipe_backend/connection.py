@@ -31,7 +31,7 @@ LINGER_BYTES = 64 << 20
 """What it may go on sending meanwhile."""
 
 
-class Connection(asyncio.Protocol):
+class PipeConnection(asyncio.Protocol):
     """The protocol of one connected socket."""
 
     peer = ""

@@ -11,7 +11,7 @@ from venvd_http.admission import Admission
 from venvd_http.auth import TokenGuard
 from venvd_pipe_backend.settings import PipeSettings
 
-Connection = Any
+PipeConnection = Any
 """`venvd_pipe_backend.connection.Connection`, which imports this module."""
 
 
@@ -30,10 +30,10 @@ class Host(Protocol):
     held: int
     admission: Admission
 
-    def admit(self, connection: Connection, peer: socket.socket) -> None:
+    def admit(self, connection: PipeConnection, peer: socket.socket) -> None:
         """Add a connection; raises `Busy` or `Forbidden` where it may not stay."""
 
-    def keep_refused(self, connection: Connection) -> bool:
+    def keep_refused(self, connection: PipeConnection) -> bool:
         """Let a refused connection stay until its peer has read why; whether there is room for it."""
 
-    def remove(self, connection: Connection) -> None: ...
+    def remove(self, connection: PipeConnection) -> None: ...

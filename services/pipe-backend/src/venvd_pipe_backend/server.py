@@ -20,7 +20,7 @@ from venvd_http.guesses import Guesses
 from venvd_http.listening import BACKLOG, listen_unix, remove_name
 from venvd_http.server import create_server
 from venvd_pipe_backend import peers
-from venvd_pipe_backend.connection import Connection
+from venvd_pipe_backend.connection import PipeConnection
 from venvd_pipe_backend.settings import PipeSettings
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class PipeServer:
         self.admission = Admission(read_limits(settings))
         self._pipe_path = settings.socket_dir / PIPE
         self._http_path = settings.socket_dir / HTTP
-        self._connections: set[Connection] = set()
-        self._refused: set[Connection] = set()
+        self._connections: set[PipeConnection] = set()
+        self._refused: set[PipeConnection] = set()
         self._uids: frozenset[int] | None = frozenset()
 
     async def start(self) -> None:
@@ -75,7 +75,7 @@ class PipeServer:
         self._watching_keys = keys.watch(self.settings.keys_file, self.guard, self.backend.replicas)
         self.backend.environments = Environments(self.settings.controller_socket, older=self.settings.compat)
         self._server = await loop.create_unix_server(
-            lambda: Connection(self, loop), sock=pipe_listener, backlog=BACKLOG
+            lambda: PipeConnection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )
         app = probes.create_app(self.backend, self.guard)
         self._http = create_server(app, create_backend_edge(self.settings), stall_timeout=self.settings.stall_timeout)
@@ -109,7 +109,7 @@ class PipeServer:
         while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — only once, at the end
             await asyncio.sleep(0.02)
 
-    def admit(self, connection: Connection, peer: socket.socket) -> None:
+    def admit(self, connection: PipeConnection, peer: socket.socket) -> None:
         """Add a connection.
 
         Raises:
@@ -122,13 +122,13 @@ class PipeServer:
             raise Busy(f"there are {self.settings.max_connections} connections already")
         self._connections.add(connection)
 
-    def keep_refused(self, connection: Connection) -> bool:
+    def keep_refused(self, connection: PipeConnection) -> bool:
         if len(self._refused) >= MOST_REFUSED:
             return False
         self._refused.add(connection)
         return True
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: PipeConnection) -> None:
         self.admission.leave(connection, connection.peer)
         self._connections.discard(connection)
         self._refused.discard(connection)

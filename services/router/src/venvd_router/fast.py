@@ -12,14 +12,14 @@ import logging
 from venvd_contract.commands import COMMANDS, SESSION_COMMANDS
 from venvd_contract.errors import Internal, Moved, Unavailable, VenvdError
 from venvd_http.auth import Key
-from venvd_http.connection import Connection as ClientConnection
 from venvd_http.connection import Exchange
+from venvd_http.connection import HttpConnection as ClientConnection
 from venvd_http.heads import Head
 from venvd_router.activity import Activity
 from venvd_router.forward import MOST_MOVES, read_url
 from venvd_router.replicas import Address, Replicas
 from venvd_router.routes import read_session
-from venvd_router.upstream import Connection, Upstream, keep_headers
+from venvd_router.upstream import Upstream, UpstreamConnection, keep_headers
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class FastCall(Exchange):
     def __init__(self, calls: FastCalls, connection: ClientConnection, keep_alive: bool) -> None:
         super().__init__(connection, keep_alive)
         self._calls = calls
-        self._upstream: Connection | None = None
+        self._upstream: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, command: str, head: Head, body: bytes) -> None:
@@ -76,7 +76,7 @@ class FastCall(Exchange):
         elif self._upstream is not None:
             self._upstream.abort()
 
-    def _send(self, connection: Connection, address: Address) -> asyncio.Future[None]:
+    def _send(self, connection: UpstreamConnection, address: Address) -> asyncio.Future[None]:
         self._upstream = connection
         return connection.begin(_render(self._path, self._head, address, self._body), without_body=False)
 
@@ -117,7 +117,7 @@ class FastCall(Exchange):
             self._follow(url)
         raise Unavailable("the replicas of this backend send each other the session; try again")
 
-    async def _reach(self) -> Connection:
+    async def _reach(self) -> UpstreamConnection:
         calls = self._calls
         await calls.replicas.wait_for_any()
         address = calls.replicas.get_address(self._number)
@@ -136,7 +136,7 @@ class FastCall(Exchange):
         self._upstream, self._number = None, target
         calls.activity.moves += 1
 
-    def _answer(self, connection: Connection, body: bytes) -> None:
+    def _answer(self, connection: UpstreamConnection, body: bytes) -> None:
         status = connection.status
         headers = b"".join(
             b"%b: %b\r\n" % header for header in keep_headers(connection.headers) if header[0] != b"content-length"

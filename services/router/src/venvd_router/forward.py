@@ -17,7 +17,7 @@ from venvd_http.clients import ClientGone, DisconnectWatch, wait_for_disconnect
 from venvd_http.heads import Head
 from venvd_router.activity import Activity
 from venvd_router.replicas import Address, Replicas
-from venvd_router.upstream import Broken, Connection, Upstream, keep_headers, render_head
+from venvd_router.upstream import Broken, Upstream, UpstreamConnection, keep_headers, render_head
 
 LARGEST_KEPT = 1 << 20
 """Bytes of a body that is kept, so that the request can be sent to another replica as well."""
@@ -91,7 +91,7 @@ class Incoming:
             return b"%bcontent-length: %d\r\n\r\n%b" % (start, self.head.length, begun)
         return b"%btransfer-encoding: chunked\r\n\r\n%b" % (start, _chunk(begun) if begun else b"")
 
-    async def send_rest(self, connection: Connection) -> None:
+    async def send_rest(self, connection: UpstreamConnection) -> None:
         """Send what is missing of the body.
 
         Raises:
@@ -117,7 +117,7 @@ class Answer:
         body: the whole body, where it was read already.
     """
 
-    connection: Connection
+    connection: UpstreamConnection
     body: bytes | None = None
 
 
@@ -194,14 +194,14 @@ class Forwarder:
             self._activity.moves += 1
         raise Unavailable("the replicas of this backend send each other the session; try again")
 
-    async def _read_refusal(self, request: Incoming, connection: Connection) -> Answer:
+    async def _read_refusal(self, request: Incoming, connection: UpstreamConnection) -> Answer:
         try:
             return Answer(connection, await connection.read_all())
         except BaseException:
             self._drop(connection, request.key)
             raise
 
-    async def _send(self, request: Incoming, address: Address) -> Connection:
+    async def _send(self, request: Incoming, address: Address) -> UpstreamConnection:
         """Send a request, and wait for the head of the answer."""
         data = request.render(address)
         connection = await self._upstream.acquire(address, request.key)
@@ -216,7 +216,7 @@ class Forwarder:
         return connection
 
     @staticmethod
-    async def _stream(request: Incoming, connection: Connection, head: asyncio.Future[None]) -> None:
+    async def _stream(request: Incoming, connection: UpstreamConnection, head: asyncio.Future[None]) -> None:
         """Send the rest of the body, until the replica answers."""
         sending = asyncio.ensure_future(request.send_rest(connection))
         waiting: set[asyncio.Future[Any]] = {sending, head}
@@ -259,7 +259,7 @@ class Forwarder:
         self._upstream.release(connection, request.key)
         await send({"type": "http.response.body", "body": b""})
 
-    def _drop(self, connection: Connection, key: Key | None) -> None:
+    def _drop(self, connection: UpstreamConnection, key: Key | None) -> None:
         connection.abort()
         if connection.in_use:
             self._upstream.release(connection, key)

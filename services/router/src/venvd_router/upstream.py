@@ -42,7 +42,7 @@ class Broken(Unavailable):
         self.sent = sent
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """A connection to a replica, which has one request at a time.
 
     Attributes:
@@ -231,7 +231,7 @@ class Upstream:
 
     def __init__(self, connect_timeout: float) -> None:
         self._connect_timeout = connect_timeout
-        self._idle: dict[_Place, list[Connection]] = {}
+        self._idle: dict[_Place, list[UpstreamConnection]] = {}
         self.in_use: Counter[int] = Counter()
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -242,7 +242,7 @@ class Upstream:
             counts[address.number] += len(connections)
         return counts
 
-    async def acquire(self, address: Address, key: Key | None) -> Connection:
+    async def acquire(self, address: Address, key: Key | None) -> UpstreamConnection:
         """Take a connection that is kept, or make one.
 
         Raises:
@@ -258,7 +258,7 @@ class Upstream:
             self.in_use[address.number] -= 1
             raise
 
-    def take_kept(self, address: Address, key: Key | None) -> Connection | None:
+    def take_kept(self, address: Address, key: Key | None) -> UpstreamConnection | None:
         """Take a connection that is kept; None where there is none."""
         kept = self._idle.get((address, b"" if key is None else key.sha256))
         while kept:
@@ -269,12 +269,12 @@ class Upstream:
                 return connection
         return None
 
-    async def _connect(self, address: Address) -> Connection:
+    async def _connect(self, address: Address) -> UpstreamConnection:
         context = create_context(address.certificate) if address.secure else None
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(address), address.host, address.port, ssl=context
+                    lambda: UpstreamConnection(address), address.host, address.port, ssl=context
                 )
         except TimeoutError:
             reason = f"no connection came about within {self._connect_timeout:g} s"
@@ -285,7 +285,7 @@ class Upstream:
             raise Broken(address, error.strerror or str(error), sent=False) from None
         return connection
 
-    def release(self, connection: Connection, key: Key | None) -> None:
+    def release(self, connection: UpstreamConnection, key: Key | None) -> None:
         """Keep a connection whose answer is complete; close another."""
         connection.in_use = False
         self.in_use[connection.address.number] -= 1

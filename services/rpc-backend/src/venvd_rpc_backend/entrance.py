@@ -34,7 +34,7 @@ Handler = Any  # grpc.RpcMethodHandler, or a `UnaryCall`
 
 
 @dataclass(frozen=True)
-class Connection:
+class GrpcConnection:
     """A connection of the port: the inode of its socket, its descriptor and its peer, as gRPC writes it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Entrance:
         self.guard = guard
         self._limits = limits
         self._admission = Admission(limits)
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, GrpcConnection] = {}
         self._open_calls: Counter[str] = Counter()
 
     # ---- connections ----
@@ -85,7 +85,7 @@ class Entrance:
                 log.exception("connections cannot be listed")
 
     def _look(self, port: int) -> None:
-        current: dict[int, Connection] = {}
+        current: dict[int, GrpcConnection] = {}
         for inode, descriptor in _list_sockets():
             known = self._connections.get(inode) or _identify(inode, descriptor, port, self.guard.accepted)
             if known is not None:
@@ -186,7 +186,7 @@ def _list_sockets() -> Iterator[tuple[int, int]]:
                 yield status.st_ino, int(name)
 
 
-def _identify(inode: int, descriptor: int, port: int, accepted: AbstractSet[str]) -> Connection | None:
+def _identify(inode: int, descriptor: int, port: int, accepted: AbstractSet[str]) -> GrpcConnection | None:
     """Return the connection of a socket, if it is one to the port."""
     with contextlib.suppress(OSError), _duplicate(descriptor) as own:
         if (
@@ -197,7 +197,7 @@ def _identify(inode: int, descriptor: int, port: int, accepted: AbstractSet[str]
             host, peer_port = own.getpeername()[:2]
             address = host.removeprefix("::ffff:") if "." in host else host
             peer = f"ipv6:%5B{address}%5D:{peer_port}" if ":" in address else f"ipv4:{address}:{peer_port}"
-            return Connection(inode, descriptor, peer, name_peer(address), accepted)
+            return GrpcConnection(inode, descriptor, peer, name_peer(address), accepted)
     return None
 
 

@@ -26,14 +26,14 @@ _NEVER = ("not_implemented", "invalid_request")
 """Codes of a backend that takes no direct connections at all."""
 
 
-class Connection(Protocol):
+class PooledConnection(Protocol):
     process: Any
     """Identifies the process of the session that answers, as `identify_process` returns it; None if not known."""
 
     def close(self) -> None: ...
 
 
-ConnectionType = TypeVar("ConnectionType", bound=Connection)
+ConnectionType = TypeVar("ConnectionType", bound=PooledConnection)
 
 
 class DirectPool(Generic[ConnectionType]):

@@ -36,13 +36,13 @@ class _CutError(Exception):
     """The connection ended without an answer."""
 
 
-class Connection:
+class DirectConnection:
     """One connection that a session answers: a socket at first, then two pipes beside it.
 
     Attributes:
         received: the size of the last answer in bytes.
         clean: no bytes came without a request.
-        process: see `direct.Connection`.
+        process: see `direct.PooledConnection`.
 
     Args:
         spin: microseconds that a wait for an answer over pipes may spin.
@@ -228,7 +228,7 @@ class Connection:
             self._recv = self._channel.recv
 
 
-class DirectCalls(DirectPools[Connection]):
+class DirectCalls(DirectPools[DirectConnection]):
     """Carries calls over direct connections. Any thread may use it; a forked child makes its own connections.
 
     Args:
@@ -283,7 +283,9 @@ class DirectCalls(DirectPools[Connection]):
         pool.idle.append(connection)
         return call.finish(reply["result"])
 
-    def _finish(self, pool: DirectPool[Connection], connection: Connection, call: Call[T], reply: dict[str, Any]) -> T:
+    def _finish(
+        self, pool: DirectPool[DirectConnection], connection: DirectConnection, call: Call[T], reply: dict[str, Any]
+    ) -> T:
         """Finish a call that failed, or the call of a closed client."""
         if self.is_late_refusal(pool, reply):
             pool.discard(connection)
@@ -320,8 +322,8 @@ class DirectCalls(DirectPools[Connection]):
 
     def _stream(
         self,
-        pool: DirectPool[Connection],
-        connection: Connection,
+        pool: DirectPool[DirectConnection],
+        connection: DirectConnection,
         call: Call[Any],
         reader: LineReader,
         deadline: Deadline | None,
@@ -339,13 +341,15 @@ class DirectCalls(DirectPools[Connection]):
             raise
         self._put_back(pool, connection, reader.reply)
 
-    def _on_cut(self, pool: DirectPool[Connection], connection: Connection, call: Call[Any]) -> None:
+    def _on_cut(self, pool: DirectPool[DirectConnection], connection: DirectConnection, call: Call[Any]) -> None:
         pool.discard(connection)
         pool.note_end(connection, reported=not call.repeatable)
         if not call.repeatable:
             raise direct.make_cut_error(call)
 
-    def _put_back(self, pool: DirectPool[Connection], connection: Connection, reply: dict[str, Any]) -> None:
+    def _put_back(
+        self, pool: DirectPool[DirectConnection], connection: DirectConnection, reply: dict[str, Any]
+    ) -> None:
         if reply.get("stateLost"):
             pool.discard(connection)
             pool.note_end(connection, reported=True)
@@ -354,13 +358,15 @@ class DirectCalls(DirectPools[Connection]):
         else:
             pool.idle.append(connection)
 
-    def _connect(self, pool: DirectPool[Connection], call: Call[Any], deadline: Deadline | None) -> Connection | None:
+    def _connect(
+        self, pool: DirectPool[DirectConnection], call: Call[Any], deadline: Deadline | None
+    ) -> DirectConnection | None:
         """Make one more connection, or return None if there may be no more."""
         if not self.may_connect(pool):
             return None
         connection = None
         try:
-            connection = Connection(self._endpoint, deadline, self._spin)
+            connection = DirectConnection(self._endpoint, deadline, self._spin)
             welcome = connection.exchange(self.make_greeting(call), deadline)
             connection.process = direct.identify_process(welcome)
             refused = (

@@ -3,7 +3,7 @@
 python -m venvd_engines.kubernetes.closed ADDRESS PORT
 
 Policies come into force some time after a pod starts. The program ends with status 0 once two connections in a row
-fail, and with `OPEN_STATUS` and the reason where connections succeed for `PATIENCE_SECONDS`.
+fail, and with `OPEN_STATUS` and the reason where connections succeed for `TIMEOUT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import sys
 import time
 
 OPEN_STATUS = 3
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 _CONNECT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.2
 
 
-def wait_until_closed(address: str, port: int, patience: float = PATIENCE_SECONDS) -> bool:
-    """Return whether connections to an address begin to fail within the patience."""
-    end = time.monotonic() + patience
+def wait_until_closed(address: str, port: int, timeout: float = TIMEOUT_SECONDS) -> bool:
+    """Return whether connections to an address begin to fail within the timeout."""
+    end = time.monotonic() + timeout
     while _connects(address, port) or _connects(address, port):
         if time.monotonic() > end:
             return False
@@ -39,5 +39,5 @@ def _connects(address: str, port: int) -> bool:
 if __name__ == "__main__":
     if not wait_until_closed(sys.argv[1], int(sys.argv[2])):
         reason = "the cluster does not enforce its NetworkPolicies"
-        sys.stderr.write(f"the pod still reaches {sys.argv[1]} after {PATIENCE_SECONDS:g} s: {reason}\n")
+        sys.stderr.write(f"the pod still reaches {sys.argv[1]} after {TIMEOUT_SECONDS:g} s: {reason}\n")
         sys.exit(OPEN_STATUS)

@@ -24,7 +24,7 @@ from venvd_engines.kubernetes import labels
 from venvd_engines.kubernetes.settings import KubernetesSettings
 
 ANSWER_SECONDS = 30.0
-PATIENCE_SECONDS = 90.0
+TIMEOUT_SECONDS = 90.0
 """The longest absence of the API server that work in pods survives; a replacement takes a minute."""
 PAUSE_SECONDS = 0.5
 _AWAY = frozenset({429, 500, 502, 503, 504})
@@ -144,7 +144,7 @@ class Cluster:
 
     def ask(self, call: Callable[[], _T], check: Callable[[], None] = lambda: None) -> _T:
         """Call, and again while the API server is away; `check` raises where the work was cancelled meanwhile."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 return call()

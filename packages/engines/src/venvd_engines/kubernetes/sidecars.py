@@ -134,8 +134,8 @@ def _make_server(settings: EngineSettings, launch: Launch, token: str | None) ->
     if token is not None:
         server["env"].append(_refer("VENVD_TOKEN_SHA256", launch, _DIGEST))
     server["volumeMounts"].append({"name": "socket", "mountPath": pods.SOCKETS})
-    patience = _START_SECONDS + int(launch.preload_timeout)
-    server["startupProbe"] = {**_probe("/readyz"), "periodSeconds": 1, "failureThreshold": patience}
+    start_timeout = _START_SECONDS + int(launch.preload_timeout)
+    server["startupProbe"] = {**_probe("/readyz"), "periodSeconds": 1, "failureThreshold": start_timeout}
     server["readinessProbe"] = {**_probe("/readyz"), "periodSeconds": 10, "failureThreshold": 3}
     server["livenessProbe"] = {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3}
     return server

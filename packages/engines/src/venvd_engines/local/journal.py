@@ -21,7 +21,7 @@ LINE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, order=True)
-class Line:
+class JournalLine:
     time: str
     stream: str
     text: str
@@ -92,17 +92,17 @@ class Reader:
         self._file: BinaryIO | None = None
         self._partial = b""
 
-    def history(self, limit: int | None) -> list[Line]:
+    def history(self, limit: int | None) -> list[JournalLine]:
         """The last `limit` lines so far; `new` returns later ones."""
-        lines: deque[Line] = deque(maxlen=limit)
+        lines: deque[JournalLine] = deque(maxlen=limit)
         with contextlib.suppress(OSError), older(self._path).open("rb") as file:
             lines.extend(_parse(file.read().splitlines()))
         lines.extend(self.new())
         return list(lines)
 
-    def new(self) -> list[Line]:
+    def new(self) -> list[JournalLine]:
         """The lines since the last call."""
-        lines: list[Line] = []
+        lines: list[JournalLine] = []
         while True:
             fresh = self._next_file()
             lines += self._read()  # after the check, so that the last lines of the old file are included
@@ -116,7 +116,7 @@ class Reader:
             self._file.close()
             self._file = None
 
-    def _read(self) -> list[Line]:
+    def _read(self) -> list[JournalLine]:
         if self._file is None:
             return []
         *whole, self._partial = (self._partial + self._file.read()).split(b"\n")
@@ -133,15 +133,15 @@ class Reader:
             return None
 
 
-def _parse(lines: list[bytes]) -> Iterator[Line]:
+def _parse(lines: list[bytes]) -> Iterator[JournalLine]:
     for line in lines:
         time, _, rest = line.decode("utf-8", "replace").partition(" ")
         stream, _, text = rest.partition(" ")
         if stream:
-            yield Line(time, stream, text)
+            yield JournalLine(time, stream, text)
 
 
-def merge(sources: dict[str, list[Line]]) -> Iterator[tuple[str, Line]]:
+def merge(sources: dict[str, list[JournalLine]]) -> Iterator[tuple[str, JournalLine]]:
     """The lines of all sources in the order of their times, with the name of the source."""
     labelled = ([(line, name) for line in lines] for name, lines in sources.items())
     for line, name in heapq.merge(*labelled, key=lambda pair: pair[0].time):

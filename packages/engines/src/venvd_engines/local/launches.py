@@ -203,7 +203,7 @@ def _part_state(record: State, name: str, *, supervised: bool) -> PartState:
     return PartState("running") if identity.alive() else PartState("exited", "ended")
 
 
-def _log_line(labelled: tuple[str, journal.Line]) -> LogLine:
+def _log_line(labelled: tuple[str, journal.JournalLine]) -> LogLine:
     source, line = labelled
     return LogLine(line.time, source, line.stream, line.text)
 
