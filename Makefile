@@ -3,10 +3,10 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench docs format up down base-images images push lock chart proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench bench-kubernetes docs format up down base-images images push lock chart proto unasync release clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv with everything; the CLI is .venv/bin/venvd
 	@scripts/install
@@ -28,7 +28,7 @@ test-gvisor: install ## the suites with worker hosts under gVisor (runsc), which
 		$(or $(SUITES),tests/gvisor tests/conformance tests/sdk tests/attacks tests/isolation tests/harm)
 
 test-kubernetes: install ## the tests of the engine kubernetes and of the chart, on the cluster of KUBECONFIG (REGISTRY=…, REGISTRY_URL=…)
-	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/test-kubernetes $(ARGS)
+	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/with-cluster scripts/test-kubernetes $(ARGS)
 
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)
@@ -41,6 +41,9 @@ lint: install ## ruff, mypy, stale locks, stubs and tables
 
 bench: ## figures beside their floors, as a table and as JSON (ARGS="--quick --only http --engine local"; --help)
 	@scripts/with-engine scripts/bench $(ARGS)
+
+bench-kubernetes: install ## figures of the engine kubernetes, on the cluster of KUBECONFIG (REGISTRY=…, REGISTRY_URL=…)
+	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/with-cluster scripts/bench --engine kubernetes $(ARGS)
 
 docs: install ## build the documentation site in .build/docs/html (ARGS=--serve)
 	@$(PYTHON_BIN) scripts/docs $(ARGS)

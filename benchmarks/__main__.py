@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.catalogue import FIGURES
+from benchmarks.catalogue import FIGURES, ON_KUBERNETES
 from benchmarks.figure import Figure
 from benchmarks.measurement import Outcome, measure
 from benchmarks.testbed import Testbed
@@ -29,7 +29,8 @@ def parse_arguments() -> argparse.Namespace:
         "--only", metavar="PATTERN", action="append", help="only rows whose name matches (with * and ?)"
     )
     parser.add_argument("--quick", action="store_true", help=f"at most {QUICK} rounds per row")
-    parser.add_argument("--engine", choices=("auto", "docker", "local"), default=os.environ.get("VENVD_ENGINE", "auto"))
+    engines = ("auto", "docker", "local", "kubernetes")
+    parser.add_argument("--engine", choices=engines, default=os.environ.get("VENVD_ENGINE", "auto"))
     parser.add_argument("--json", metavar="PATH", type=Path, default=ROOT / ".build" / "bench.json")
     parser.add_argument(
         "--into", metavar="PATH", type=Path, help="also put the table between the marks in this document"
@@ -38,12 +39,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def select_figures(patterns: list[str] | None) -> list[Figure]:
-    """The rows whose name contains one of the patterns; all rows if there are no patterns."""
+def select_figures(engine: str, patterns: list[str] | None) -> list[Figure]:
+    """The rows of an engine whose name contains one of the patterns; all of them if there are no patterns."""
+    figures = ON_KUBERNETES if engine == "kubernetes" else FIGURES
     if not patterns:
-        return list(FIGURES)
+        return list(figures)
     globs = [f"*{pattern.lower()}*" for pattern in patterns]
-    return [figure for figure in FIGURES if any(fnmatch.fnmatch(figure.name.lower(), glob) for glob in globs)]
+    return [figure for figure in figures if any(fnmatch.fnmatch(figure.name.lower(), glob) for glob in globs)]
 
 
 def choose_engine(requested: str) -> str:
@@ -75,7 +77,7 @@ def run(figures: list[Figure], testbed: Testbed, *, quick: bool) -> list[Outcome
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit through the blocks below, which stop the backends
     arguments = parse_arguments()
-    figures = select_figures(arguments.only)
+    figures = select_figures(arguments.engine, arguments.only)
     if arguments.list:
         print("\n".join(figure.name for figure in figures))
         return

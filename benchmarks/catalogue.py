@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.clients import arrays, controllers, http_libraries, load, peers, raw, relay, rpc, sdk, sessions
+from benchmarks.clients import (
+    arrays,
+    controllers,
+    http_libraries,
+    kubernetes,
+    load,
+    peers,
+    raw,
+    relay,
+    rpc,
+    sdk,
+    sessions,
+)
 from benchmarks.figure import Backend, Figure, Program, Side
 
 UNIX_ECHO = Side(raw.unix_echo, Program("benchmarks.floors.unix_echo"))
@@ -365,5 +377,86 @@ PEERS = (
         group="peers",
     ),
 )
+
+MANY = 100
+"""Backends of the rows with a fake node."""
+ON_KUBERNETES = (
+    Figure(
+        "pod of a backend to ready",
+        "a bare pod of two containers that wait",
+        (
+            Side(kubernetes.bare_pods, options={"count": 1}),
+            Side(kubernetes.start_backends, options={"count": 1}),
+        ),
+        unit="s",
+        batch=1,
+        rounds=5,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        "20 backends at once, until all are ready",
+        "20 such pods at once",
+        (
+            Side(kubernetes.bare_pods, options={"count": 20}),
+            Side(kubernetes.start_backends, options={"count": 20}),
+        ),
+        unit="s",
+        batch=1,
+        rounds=2,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        "HTTP eval over the Service",
+        "the same on Docker, without its proxy",
+        (
+            Side(raw.http_post, Backend("http", engine="docker"), {"expected": '"value":2'}),
+            Side(raw.http_post, Backend("http", engine="kubernetes"), {"expected": '"value":2'}),
+        ),
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        "build of a venv of numpy and a small package",
+        "the same on Docker",
+        (
+            Side(kubernetes.build, options={"engine": "docker"}),
+            Side(kubernetes.build, options={"engine": "kubernetes"}),
+        ),
+        unit="s",
+        batch=1,
+        rounds=3,
+        pinned=False,
+        note="all cores",
+    ),
+    Figure(
+        f"memory of a controller with {MANY} backends (Pss)",
+        "the same without backends",
+        (
+            Side(kubernetes.memory, options={"count": 0}),
+            Side(kubernetes.memory, options={"count": MANY}),
+        ),
+        unit="MB",
+        batch=1,
+        rounds=1,
+        pinned=False,
+        note="fake node",
+    ),
+    Figure(
+        f"requests of an idle controller with {MANY} backends to the API server",
+        "the same without backends",
+        (
+            Side(kubernetes.api_calls, options={"count": 0}),
+            Side(kubernetes.api_calls, options={"count": MANY}),
+        ),
+        unit="/min",
+        batch=1,
+        rounds=1,
+        pinned=False,
+        note="fake node",
+    ),
+)
+"""The rows of `--engine kubernetes`; the others need processes that the runner can see."""
 
 FIGURES = (*CALLS, *THROUGHPUT, *SESSIONS, *ARRAYS, *CONTROLLER, *PEERS)

@@ -35,10 +35,17 @@ class Address:
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend of venvd that the engine starts: `kind` is http, pipe or rpc; `venv` is a key of `testbed.VENVS`."""
+    """A backend of venvd that the engine starts.
+
+    Attributes:
+        kind: http, pipe or rpc.
+        venv: a key of `testbed.VENVS`.
+        engine: its own, where a row compares two; None is the engine of the run.
+    """
 
     kind: str
     venv: str = "bare"
+    engine: str | None = None
 
 
 @dataclass(frozen=True)

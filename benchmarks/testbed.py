@@ -39,7 +39,7 @@ class Testbed:
         self.engine = engine
         self.cores = os.sched_getaffinity(0)
         self._resources = ExitStack()
-        self._stacks: dict[str, Stack] = {}
+        self._stacks: dict[tuple[str, str], Stack] = {}
         self._running: dict[Backend, Running] = {}
         self._addresses: dict[Backend | Program | None, Address] = {None: Address()}
 
@@ -66,29 +66,24 @@ class Testbed:
         return address
 
     def _start_backend(self, backend: Backend) -> Address:
+        engine = backend.engine or self.engine
         try:
-            stack = self._stack(backend.venv)
+            stack = self._stack(engine, backend.venv)
             running = stack.start(backend.kind, preload=VENVS[backend.venv], VENVD_MAX_SESSIONS=str(SESSIONS))
         except (VenvdError, AssertionError) as error:
             raise UnmeasurableError(f"the backend cannot be started: {error}") from error
         self._resources.callback(stack.stop, running)
         self._running[backend] = running
-        server, worker = find_processes(self.engine, stack, running)
-        return Address(self._direct_url(running, backend.kind), running.token, server, worker)
+        server, worker = find_processes(engine, stack, running)
+        return Address(direct_url(engine, running, backend.kind), running.token, server, worker)
 
-    def _direct_url(self, running: Running, kind: str) -> str:
-        """The URL of the server itself. A published port goes through Docker's proxy, which floors do not use."""
-        if self.engine != "docker" or not PORTS[kind]:
-            return running.url
-        host = inspect(ADDRESSES, part_name(running.record.launch_id, SERVER))[0]
-        return f"{urlsplit(running.url).scheme}://{host}:{PORTS[kind][0].inside}"
-
-    def _stack(self, venv: str) -> Stack:
-        if venv not in self._stacks:
-            home = self._home / venv
-            home.mkdir()
-            self._stacks[venv] = self._resources.enter_context(engine_stack(self.engine, home, VENVS[venv]))
-        return self._stacks[venv]
+    def _stack(self, engine: str, venv: str) -> Stack:
+        key = engine, venv
+        if key not in self._stacks:
+            home = self._home / engine / venv
+            home.mkdir(parents=True)
+            self._stacks[key] = self._resources.enter_context(engine_stack(engine, home, VENVS[venv]))
+        return self._stacks[key]
 
     def _start_program(self, program: Program | None) -> Address:
         assert program is not None
@@ -123,13 +118,23 @@ class Testbed:
         return Address(url.replace(ALL_ADDRESSES, host), server=int(pid))
 
 
+def direct_url(engine: str, running: Running, kind: str) -> str:
+    """The URL of the server itself. A published port goes through Docker's proxy, which floors do not use."""
+    if engine != "docker" or not PORTS[kind]:
+        return running.url
+    host = inspect(ADDRESSES, part_name(running.record.launch_id, SERVER))[0]
+    return f"{urlsplit(running.url).scheme}://{host}:{PORTS[kind][0].inside}"
+
+
 def _terminate(process: subprocess.Popen[str]) -> None:
     process.terminate()
     process.communicate()
 
 
 def find_processes(engine: str, stack: Stack, running: Running) -> tuple[int, int]:
-    """The process IDs of a backend's server and warden, in the namespace of the host."""
+    """The process IDs of a backend's server and warden, in the namespace of the host; 0 where a node has them."""
+    if engine == "kubernetes":
+        return 0, 0
     launch = running.record.launch_id
     if engine == "docker":
         names = [part_name(launch, part) for part in (SERVER, WORKER)]

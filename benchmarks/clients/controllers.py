@@ -41,8 +41,8 @@ def start_backends(_at: Address, count: int) -> Iterator[Probe]:
     """Seconds from the first request until all of so many backends are ready."""
     with running_controller("docker") as controller:
         controller.venv("bare", python=PYTHON)
-        _start(controller, 1)  # builds the server's image
-        yield lambda _batch: _start(controller, count)
+        start_at_once(controller, 1)  # builds the server's image
+        yield lambda _batch: start_at_once(controller, count)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def add_package(_at: Address) -> Iterator[Probe]:
             requirements.append(package)
             spec = {"python": PYTHON, "requirements": requirements}
             change = controller.api("PUT", "/v1/venvs/numeric", spec)
-            return _measure([_await(controller, change["operation"])])
+            return measure_operations([await_operation(controller, change["operation"])])
 
         yield add
 
@@ -87,26 +87,26 @@ def idle_controller(_at: Address) -> Iterator[Probe]:
             yield lambda _batch: _measure_idle(pid)
 
 
-def _start(controller: Controller, count: int) -> float:
+def start_at_once(controller: Controller, count: int) -> float:
     """Start backends at once, and delete them."""
     answers = [
         controller.api("POST", "/v1/backends", {"venv": "bare", "type": "http", "name": f"b{number}"})
         for number in range(count)
     ]
-    took = _measure([_await(controller, answer["operation"]) for answer in answers])
+    took = measure_operations([await_operation(controller, answer["operation"]) for answer in answers])
     for answer in answers:
         controller.delete_backend(answer["backend"]["name"])
     return took
 
 
-def _await(controller: Controller, operation: dict[str, Any]) -> dict[str, Any]:
+def await_operation(controller: Controller, operation: dict[str, Any]) -> dict[str, Any]:
     ended = controller.wait(operation, LONGEST_SECONDS)
     if ended["state"] != "succeeded":
         raise UnmeasurableError(f"the operation {ended['kind']} is {ended['state']}: {ended['error']}")
     return ended
 
 
-def _measure(operations: Sequence[dict[str, Any]]) -> float:
+def measure_operations(operations: Sequence[dict[str, Any]]) -> float:
     """Seconds from the creation of the first operation to the end of the last one, by the controller's clock."""
     begin = min(datetime.fromisoformat(each["createdAt"]) for each in operations)
     return (max(datetime.fromisoformat(each["endedAt"]) for each in operations) - begin).total_seconds()

@@ -36,7 +36,7 @@ class Controller:
         self.home = home
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._env = env or {}
+        self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,20 +44,24 @@ class Controller:
         return (self.home / "token").read_text().strip()
 
     def start(self) -> Controller:
+        self.launch()
+        self._await_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start the process, without waiting for it."""
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("VENVD_")},
             "VENVD_HOME": str(self.home),
             "VENVD_RUN_DIR": str(self.home / "run"),
             "VENVD_PORT": str(self.port),
             "VENVD_ENGINE": self.engine,
-            **self._env,
+            **self.env,
         }
         with (self.home / "controller.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "venvd_controller"], env=env, stdout=log, stderr=log, start_new_session=True
             )
-        self._await_ready()
-        return self
 
     def _await_ready(self) -> None:
         def is_ready() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,14 @@ def find_ca_bundle() -> Path | None:
     """The certificates of the machine: a private CA counts in builds too."""
     name = os.environ.get("VENVD_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     return Path(name) if name else None
+
+
+def find_host_address() -> str:
+    """Find the address of this host that leads to the nodes."""
+    path = 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.connect((run("kubectl", "get", "nodes", "--output", path), 1))
+        return str(trial.getsockname()[0])
 
 
 @contextmanager

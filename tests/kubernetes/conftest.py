@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from harness.cluster_faults import ClusterFaults, find_faults
 from harness.kubernetes import VALUES
 
 if not VALUES:
@@ -15,3 +16,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.kubernetes)
+
+
+@pytest.fixture(scope="session")
+def faults() -> ClusterFaults:
+    """What a test may do to the parts of the cluster itself."""
+    found = find_faults()
+    if found is None:
+        pytest.skip("VENVD_TEST_CLUSTER_FAULTS names no program that stops parts of the cluster (CONTRIBUTING.md)")
+    return found

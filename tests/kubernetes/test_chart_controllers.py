@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness.kubernetes import run
+from harness.kubernetes import find_host_address
 from harness.postgresql import Cluster, find_program, running_cluster
 from harness.release import Release, prepare_release
 from harness.waiting import wait_until
@@ -23,12 +22,7 @@ def postgresql() -> Iterator[Cluster]:
     """A server at the address of this host that leads to the nodes."""
     if find_program("initdb") is None:
         pytest.skip("PostgreSQL is not installed: there is no initdb")
-    path = 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
-    node = run("kubectl", "get", "nodes", "--output", path)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        trial.connect((node, 1))
-        host = trial.getsockname()[0]
-    with running_cluster(host) as cluster:
+    with running_cluster(find_host_address()) as cluster:
         yield cluster
 
 

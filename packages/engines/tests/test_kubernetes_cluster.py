@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from lightkube.core.exceptions import ApiError
+from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import Cancelled
 from venvd_engines.engine import EngineSettings
@@ -67,3 +68,38 @@ def test_an_absence_has_an_end(made: Cluster, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(httpx2.ConnectError):
         made.ask(away)
     assert away.calls == 2
+
+
+class Deletions(Answers):
+    """The names of what is deleted, while the API server is away for some calls."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__(*errors)
+        self.names: list[str] = []
+
+    def delete(self, _kind: object, name: str, _grace: int | None = None) -> None:
+        self()
+        self.names.append(name)
+
+
+def test_what_an_absence_left_is_removed_later(made: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work ends although its objects cannot be removed, and what it left is removed once, when the server is back."""
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", -1.0)
+    deletions = Deletions(httpx2.ConnectError("refused"))
+    monkeypatch.setattr(made, "delete", deletions.delete)
+    with made.remove_at_end((Pod, "one"), (Pod, "other")):
+        assert deletions.calls == 0
+    assert deletions.names == ["other"]
+    made.remove_left()
+    made.remove_left()
+    assert deletions.names == ["other", "one"]
+
+
+def test_what_a_halted_server_may_make_yet_is_removed_again(made: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object whose creation got no answer is removed at once, and once more later."""
+    deletions = Deletions()
+    monkeypatch.setattr(made, "delete", deletions.delete)
+    with pytest.raises(httpx2.ReadTimeout), made.remove_at_end((Pod, "late")):
+        raise httpx2.ReadTimeout("silent")
+    made.remove_left()
+    assert deletions.names == ["late", "late"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Conflict
+from venvd_contract.errors import Conflict, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec, Walls
 from venvd_engines.engine import PartState
 
@@ -76,3 +76,20 @@ def test_a_restart_leaves_the_ports_of_other_backends_free(testbed: Any) -> None
     assert ports["one"]
     assert set(launched.reserved) == ports["one"]
     assert not ports["one"] & ports["other"]
+
+
+def test_what_a_failed_start_left_is_removed(testbed: Any, wait_until: Callable[..., Any]) -> None:
+    """A launch that a failed start could not remove, since the engine was away, goes when the engine is back."""
+    _start(testbed)
+    away = Unavailable("the engine does not answer")
+    testbed.engine.ready = False
+    _, operation = testbed.controller.backends.start(BackendSpec("http", "plain", "cut"))
+    wait_until(lambda: testbed.engine.launches)
+    testbed.engine.faults |= dict.fromkeys(("stop", "destroy", "list_owned"), away)
+    testbed.engine.find_backend("cut").parts["worker"] = PartState("exited", "status 1")
+    assert testbed.wait(operation).state == "failed"
+    assert testbed.engine.launches
+    testbed.engine.faults.clear()
+    wait_until(lambda: not testbed.engine.launches)
+    assert testbed.controller.backends.get("cut").state == "failed"
+    assert testbed.controller.backends.get_row("cut").record is None

@@ -196,6 +196,8 @@ class Reconciler:
                 self._backends.update(row.name, record=None, launch=None, walls=None)
         elif row.record is not None and row.state in {"running", "unhealthy"}:
             self._check(row, LaunchRecord(**row.record), owned)
+        elif owned is not None and row.state in {"unhealthy", "failed"}:
+            self._remove_rest(row, owned)
         elif row.state == "unhealthy" or (row.declared and row.state == "failed"):
             self._retry(row)
         elif row.state in {"pending", "starting"}:
@@ -215,6 +217,13 @@ class Reconciler:
         self._backends.delete_row(row.name)
         if row.replica_of is not None:
             self.wake()  # the row of its backend goes last
+
+    def _remove_rest(self, row: BackendRow, owned: Owned) -> None:
+        """Remove what a failed start has left, since the engine was away."""
+        log.info("%s: destroying what its failed start left", row.name)
+        self._engine.destroy_owned(owned)
+        self._backends.update_if_unchanged(row, launch=None, record=None)
+        self.wake()
 
     def _end_launch(self, row: BackendRow, record: LaunchRecord) -> None:
         self._events.collect_last(row, record)

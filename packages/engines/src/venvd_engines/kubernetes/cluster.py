@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -74,6 +74,7 @@ class Cluster:
         self.settings = settings
         self._answer_seconds = answer_seconds
         self.instance = secrets.token_hex(6)
+        self._left: set[tuple[Any, str]] = set()
 
     @property
     def options(self) -> KubernetesSettings:
@@ -175,6 +176,27 @@ class Cluster:
         except ApiError as error:
             if error.status.code != 404:
                 raise
+
+    @contextmanager
+    def remove_at_end(self, *objects: tuple[Any, str]) -> Iterator[None]:
+        """Remove objects at the end of the block; each is a kind and a name that is used once."""
+        try:
+            yield
+        except httpx2.TransportError:
+            self._left.update(objects)  # a halted API server may yet make what no work waits for
+            raise
+        finally:
+            for each in objects:
+                try:
+                    self.ask(partial(self.delete, *each, 0))
+                except (httpx2.TransportError, ApiError):
+                    self._left.add(each)
+
+    def remove_left(self) -> None:
+        """Remove what could not be removed at the end of its work, since the API server was away."""
+        for each in list(self._left):
+            self.delete(*each, 0)
+            self._left.discard(each)
 
     def read_log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
         """Yield the lines of a container's log; none where there is no such container."""

@@ -141,6 +141,7 @@ class KubernetesEngine:
 
     @translate_errors("list the backends")
     def list_owned(self) -> Sequence[Owned]:
+        self._cluster.remove_left()
         return self._backends.list_owned()
 
     def watch(self) -> Iterator[None]:

@@ -282,7 +282,9 @@ class Images:
     def find(self, key: str) -> Image | None:
         """Find the accepted image of a key."""
         manifest = self._open().find(self._make_tag(key))
-        return None if manifest is None else self._read(manifest.digest)
+        with contextlib.suppress(NotFound):  # a registry may have lost parts of an image that has a tag
+            return None if manifest is None else self._read(manifest.digest)
+        return None
 
     def _read(self, digest: str) -> Image:
         """Read an image by digest."""

@@ -142,12 +142,10 @@ class Policies:
             activeDeadlineSeconds=300,
             terminationGracePeriodSeconds=0,
         )
-        try:
+        with self._cluster.remove_at_end((Pod, name)):
             metadata = self._cluster.make_metadata(name, wanted)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
             yield name
-        finally:
-            self._cluster.ask(lambda: self._cluster.delete(Pod, name, 0))
 
     def _wait(self, name: str, find: Any) -> Any:
         """Wait until `find` finds something in a pod."""

@@ -96,15 +96,12 @@ class Tasks:
             )
         task_labels = self._cluster.labels(role)
         data = {key: base64.b64encode(content).decode() for key, content in inputs.items()}
-        try:
+        with self._cluster.remove_at_end((Pod, name), (Secret, name)):
             metadata = self._cluster.make_metadata(name, task_labels)
             self._cluster.create(Secret, {"metadata": metadata, "type": "Opaque", "data": data})
             spec = self._make_spec(name, steps, provide, seconds)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
             return self._wait(name, steps, progress, seconds)
-        finally:
-            self._cluster.ask(lambda: self._cluster.delete(Pod, name, 0))
-            self._cluster.ask(lambda: self._cluster.delete(Secret, name))
 
     def sweep(self) -> None:
         """Remove the tasks of killed controllers."""
