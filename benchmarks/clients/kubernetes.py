@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import time
@@ -127,10 +128,11 @@ def _watching(count: int) -> Iterator[ClusterController]:
     """Run a controller with so many backends, whose pods are on a fake node."""
     with prepared_on_cluster("bench") as controller:
         controller.start().venv("bare", python=PYTHON)
-        controller.stop()
-        with running_fake_node(Client(), controller.namespace) as env:
-            controller.env.update(env)
-            controller.start()
+        with contextlib.ExitStack() as closing:
+            if count:
+                controller.stop()
+                controller.env.update(closing.enter_context(running_fake_node(Client(), controller.namespace)))
+                controller.start()
             names = [f"b{number}" for number in range(count)]
             for name in names:
                 controller.api("POST", "/v1/backends", {"venv": "bare", "type": "http", "name": name})

@@ -85,7 +85,7 @@ class Client:
         """Ask for one change; a controller that is killed meanwhile may have accepted it."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             self.settle()
-            if self._chance.random() < 0.2:
+            if self._chance.random() < 0.1:
                 self._build()
             else:
                 self._change_backend(self._chance.choice(NAMES))

@@ -20,6 +20,12 @@ def make_error(code: int) -> ApiError:
     return ApiError(response=httpx2.Response(code, json=status, request=httpx2.Request("GET", "https://cluster/")))
 
 
+def make_bare_error(code: int) -> httpx2.HTTPStatusError:
+    """Make the error of an answer that is no Status of Kubernetes."""
+    request = httpx2.Request("GET", "https://cluster/")
+    return httpx2.HTTPStatusError("error", request=request, response=httpx2.Response(code, text="timeout"))
+
+
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.0)
@@ -43,16 +49,18 @@ class Answers:
 def test_an_absence_is_survived(made: Cluster) -> None:
     """Broken connections and answers of a server that starts are tried again."""
     answers = Answers(httpx2.ConnectError("refused"), httpx2.ReadError("reset"), make_error(503), make_error(429))
+    answers.errors += [make_bare_error(500), make_bare_error(502)]
     assert made.ask(answers) == "answer"
-    assert answers.calls == 5
+    assert answers.calls == 7
 
 
 def test_a_refusal_is_final(made: Cluster) -> None:
     """A call that the server refuses is not tried again."""
-    answers = Answers(make_error(403))
-    with pytest.raises(ApiError, match="403"):
-        made.ask(answers)
-    assert answers.calls == 1
+    for error in (make_error(403), make_bare_error(404)):
+        answers = Answers(error)
+        with pytest.raises(type(error)):
+            made.ask(answers)
+        assert answers.calls == 1
 
 
 def test_an_absence_has_an_end(made: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,15 @@ def _translate(doing: str, error: ApiError) -> VenvdError:
     return kinds.get(error.status.code or 0, Internal)(message)
 
 
+def _is_away(error: httpx2.HTTPError | ApiError) -> bool:
+    """Whether an error says that the API server is away; its own time-outs and balancers answer without a Status."""
+    if isinstance(error, ApiError):
+        return error.status.code in _AWAY
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in _AWAY
+    return isinstance(error, httpx2.TransportError)
+
+
 def _make_transport(config: Any) -> httpx2.HTTPTransport:
     context = verify_cluster(config.cluster, config.user, config.abs_file)
     # Authorities of clusters often lack the extensions that CPython 3.13 asks for; kubectl does not ask either.
@@ -149,9 +158,8 @@ class Cluster:
         while True:
             try:
                 return call()
-            except (httpx2.TransportError, ApiError) as error:
-                away = not isinstance(error, ApiError) or error.status.code in _AWAY
-                if not away or time.monotonic() > end:
+            except (httpx2.HTTPError, ApiError) as error:
+                if not _is_away(error) or time.monotonic() > end:
                     raise
             check()
             time.sleep(PAUSE_SECONDS)
@@ -189,7 +197,7 @@ class Cluster:
             for each in objects:
                 try:
                     self.ask(partial(self.delete, *each, 0))
-                except (httpx2.TransportError, ApiError):
+                except (httpx2.HTTPError, ApiError):
                     self._left.add(each)
 
     def remove_left(self) -> None:
