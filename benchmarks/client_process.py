@@ -19,7 +19,7 @@ from benchmarks import machine
 from benchmarks.figure import Address, Side, UnmeasurableError
 
 MODULE = "benchmarks.client_process"
-BATCH_TIMEOUT = 180
+BATCH_TIMEOUT = 600
 """Seconds."""
 
 

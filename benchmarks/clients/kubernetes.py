@@ -27,7 +27,7 @@ WAITING = {
     "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "1", "memory": "64Mi"}},
 }
 POLL_SECONDS = 0.05
-LONGEST_SECONDS = 170
+LONGEST_SECONDS = 500
 SETTLE_SECONDS = 25
 """Longer than a watch lasts, so that each idle minute has as many."""
 IDLE_SECONDS = 60
