@@ -287,6 +287,9 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
     assert endpoint["authorization"]["credentials"]["key"] == "metrics-token"
     rules = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text())
     assert pick(full, "PrometheusRule")["spec"] == rules
+    wanted = pick(full, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    services = {name: each["metadata"]["labels"] for (kind, name), each in full.items() if kind == "Service"}
+    assert [name for name, labels in services.items() if wanted <= labels.items()] == ["venvd-python"]
     dashboard = full["ConfigMap", "venvd-python-dashboard"]["data"]["venvd.json"]
     assert json.loads(dashboard) == json.loads((ROOT / "deploy" / "monitoring" / "dashboard.json").read_text())
     result = run_helm("template", "venvd", CHART, "--values", FULL)

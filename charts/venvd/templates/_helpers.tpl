@@ -23,10 +23,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: egress
 {{- end }}
 
-{{- define "venvd.labels" -}}
+{{- define "venvd.sharedLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "venvd.labels" -}}
+{{ include "venvd.sharedLabels" . }}
 {{ include "venvd.selector" . }}
 {{- end }}
 
@@ -34,6 +38,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 namespace: {{ .Release.Namespace }}
 labels:
   {{- include "venvd.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "venvd.egressMetadata" -}}
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "venvd.sharedLabels" . | nindent 2 }}
+  {{- include "venvd.egressSelector" . | nindent 2 }}
 {{- end }}
 
 {{- define "venvd.identity" -}}
