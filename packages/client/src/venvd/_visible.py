@@ -9,5 +9,5 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def visible(text: str) -> str:
-    r"""Write characters that a terminal would obey as Python writes them in a string, such as `\x1b`."""
+    r"""Return the text with these characters as Python writes them in a string, such as `\x1b`."""
     return _OBEYED.sub(lambda match: ascii(match[0])[1:-1], text)

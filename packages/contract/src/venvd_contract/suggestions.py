@@ -22,8 +22,8 @@ def check_names(given: Iterable[str], known: Collection[str], what: str = "the f
     Args:
         given: the names that a client sent.
         known: the names that it may send.
-        what: what the names belong to, in the words of the error.
-        place: where the names are, as the begin of a path.
+        what: the kind of the names, such as `the field`, for the error.
+        place: a path that the error puts before the name.
 
     Raises:
         InvalidRequest: names the first unknown one, and the most similar known one.

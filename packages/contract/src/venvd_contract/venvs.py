@@ -1,6 +1,6 @@
 """The commands about venvs: a server passes them on to its controller, with the token of the caller.
 
-They stand apart from the other commands because no session answers them, and sessions do not import this module.
+This module is apart from the other commands: no session answers these commands, or imports this module.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class BuildLocks:
         return self._directory / f"{key}{SUFFIX}"
 
     def list_keys(self) -> list[str]:
-        """The keys whose lock files exist: of builds that run, or whose process was killed."""
+        """List the keys with a lock file: of running builds, and of builds whose process was killed."""
         return sorted(path.stem for path in self._directory.glob(f"*{SUFFIX}"))
 
     def _open(self, path: Path) -> int:

@@ -41,7 +41,7 @@ def find_link(directory: Path, pipe_name: str) -> Path:
 def make_link(link: Path, socket: Path, *, for_all: bool = True) -> None:
     """Link a pipe's name to its socket.
 
-    A link to a directory that is gone is replaced: such links stay if a home is removed while its backends run.
+    A link to a missing directory is replaced: such links stay if a home is removed while its backends run.
 
     Args:
         link: as of `find_link`.

@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 
 RESERVED_DIRECTORIES = ("keys-", "secrets-", "controller-")
-"""What the names of venvd's own directories in the run directory begin with; clients cannot choose such a name."""
+"""The prefix of venvd's own directories in the run directory; clients cannot choose such a name."""
 
 ROUTER = "router"
 """The server that passes calls on to the replicas of a backend."""
@@ -55,7 +55,7 @@ class EngineSettings:
     run_dir: Path
     """The directory for the sockets that clients use."""
     controller_socket: Path | None = None
-    """Where the owner serves its API for its servers; in a directory that holds nothing else."""
+    """The socket at which the owner serves its API for its servers, in a directory of its own."""
     pipe_name_dir: Path = Path("/tmp")  # noqa: S108 - where .NET looks
     """The directory for the links of pipes by name; `TMPDIR` of their clients."""
     source_dir: Path | None = None

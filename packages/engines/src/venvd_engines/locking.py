@@ -122,7 +122,7 @@ def clean(text: str) -> str:
 
 
 def adopt(text: str) -> str:
-    """A lock that somebody else made, in the canonical form; options that choose an index are dropped.
+    """Return a lock that a client brought in the canonical form; options that choose an index are dropped.
 
     Raises:
         InvalidRequest: it refers to other files, or a line is no package with a pinned version and hashes.
@@ -207,7 +207,7 @@ def _entry(line: str) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """The text with every address, and whatever credentials are in it, replaced."""
+    """Return the text with every address replaced, including any credentials in it."""
     return _ADDRESS.sub("<address>", _ESCAPE.sub("", text))
 
 

@@ -107,7 +107,7 @@ def check_modules(names: Sequence[str]) -> list[str]:
 
 
 def _show(text: str) -> str:
-    """The text as a message can carry it: short, and with nothing that moves a terminal's cursor."""
+    """Return the text for a message: short, and without characters that move a terminal's cursor."""
     visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:81])
     return f'"{visible[:80]}…"' if len(visible) > 80 else f'"{visible}"'
 
@@ -145,7 +145,7 @@ def _refuse_sources(text: str) -> None:
     if text.startswith("-"):
         raise _wrong(text, f"is an option; options, other files and indexes cannot be given here: {_RIGHT}")
     if "$" in text or re.search(r"%\w+%", text):
-        raise _wrong(text, f"asks for a variable of the environment, which is not put in: {_RIGHT}")
+        raise _wrong(text, f"names an environment variable, which venvd does not replace: {_RIGHT}")
     if "://" in text or re.match(r"(git|hg|svn|bzr)\+|file:", text, re.IGNORECASE) or _DIRECT.match(text):
         raise _wrong(text, f"names an address; packages come from the package index only: {_RIGHT}")
     if text.endswith("\\"):

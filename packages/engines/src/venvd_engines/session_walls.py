@@ -18,7 +18,7 @@ def list_gaps() -> Iterator[str]:
     if not version:
         yield (
             "The kernel has no Landlock: the sessions of one backend can read each other's files and memory, and end "
-            "each other. They are apart against faults only."
+            "each other. They are isolated against faults only."
         )
     elif version < landlock.SIGNALS_SINCE:
         yield (

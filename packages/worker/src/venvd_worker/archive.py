@@ -1,7 +1,7 @@
-"""The worker archive: everything that runs in a worker host, in one file that Python runs as it is.
+"""The worker archive: all programs of a worker host in one file, which Python runs directly.
 
 Beside each source lies its bytecode for the CPython that made the archive. Another CPython does not accept it, and
-compiles the source at each start, which takes half the time of a start.
+compiles the sources at each start. This takes half the time of the start.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _UNCHECKED = b"\1\0\0\0" + bytes(8)
 
 
 def version() -> str:
-    """12 hexadecimal digits that change with the sources and with the CPython that compiles them."""
+    """Return 12 hexadecimal digits that change with the sources and with the CPython that compiles them."""
     return _version()
 
 
 def build(directory: Path) -> Path:
-    """The archive of this version in `directory`, made there if it is absent.
+    """Return the archive of this version in `directory`, and make it if it is absent.
 
     A reader never sees an incomplete file.
     """

@@ -80,7 +80,7 @@ def open_session(state: State, *, backend: str | None, token: str | None, sessio
 
 
 def _await_start(state: State, name: str) -> Backend:
-    """Return a backend; one that is about to start is waited for, since its port may refuse calls until then."""
+    """Return a backend. If it is starting, wait for that first, because its port may refuse calls until then."""
     backend = state.controller.backends.get(name)
     if backend.state in _STARTING:
         state.say(f"waiting for {name}, which is {backend.state}")
@@ -101,7 +101,7 @@ def _find_backend(state: State, name: str | None) -> tuple[str, str | None]:
 
 
 def _read_code(code: str) -> str:
-    """Return the code that a word stands for: that of stdin, of a file, or the word itself.
+    """Return the code for a word: from stdin, from a file, or the word itself.
 
     Raises:
         InvalidRequest: the file or stdin is not UTF-8, or there is no such file.
@@ -130,7 +130,7 @@ def _read_file(path: Path) -> str:
 
 
 def _to_result(value: Any) -> dict[str, Any]:
-    """Return a value as a *result* of the contract, without the handle, which ends with this program."""
+    """Return a value as a *result* of the contract, without its handle, which this program releases at its end."""
     if isinstance(value, venvd.RemoteObject):
         return {"isHandle": True, "typeName": venvd.type_name(value), "repr": repr(value)}
     try:
@@ -190,7 +190,7 @@ def _run(state: State, target: Commands, code: str, timeout: float | None) -> tu
 
 
 def _print_rest(output: Output, streamed: set[str]) -> None:
-    """Print what a backend without streaming sends only at the end."""
+    """Print the result, and the output that did not stream."""
     if "stdout" not in streamed:
         write(output.stdout, nl=False)
     if "stderr" not in streamed:

@@ -59,7 +59,7 @@ class Commands:
     def timeout(self) -> float | None:
         """Seconds for calls that name no timeout, those of proxies too. None leaves the timeout to the backend.
 
-        Setting it counts for all later calls. `NO_DEADLINE` stands for no limit.
+        A new value applies to all later calls. `NO_DEADLINE` means no limit.
         """
         return self._calls.timeout
 
@@ -82,9 +82,9 @@ class Commands:
 
         Args:
             code: any code.
-            names: variables that the code alone sees.
+            names: variables that only this code sees.
             timeout: seconds for this call.
-            proxy: whether plain data comes as a proxy too, so that changes reach the session's object.
+            proxy: whether to return a proxy of plain data too, so that changes reach the session's object.
             env: environment variables while the code runs. The whole process has them, with all its threads.
             **more_names: more variables.
         """
@@ -94,9 +94,9 @@ class Commands:
         return self._run(call) if call.uploads else self._run_call(call)
 
     def ref(self, target: RemoteObject, place: str, *, timeout: float | None = None) -> RemoteObject:
-        """Return a proxy of what an attribute or item holds, where reading it would copy plain data.
+        """Return a proxy of the object in an attribute or item, even if the object is plain data.
 
-        `place` is what stands behind the object in code: `"items"`, `"cfg['a']"`, `"[0].name"`.
+        `place` is the code that follows `target`: `"items"`, `"cfg['a']"`, `"[0].name"`.
         """
         proxy: RemoteObject = self._run_call(self._calls.ref(target, place, timeout))
         return proxy
@@ -118,8 +118,8 @@ class Commands:
 
         Args:
             code: any code.
-            names: variables that the code alone sees.
-            check: whether an error of the code is raised as `UserError`, or else is part of the output.
+            names: variables that only this code sees.
+            check: whether to raise an error of the code as `UserError`. Otherwise the output holds the error.
             timeout: seconds for this call.
             env: environment variables while the code runs. The whole process has them, with all its threads.
             on_stdout: takes each piece of text that the code prints, as it comes. What it raises cancels the code.
@@ -145,7 +145,7 @@ class Commands:
     ) -> Generator[Event, None, None]:
         """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
 
-        `names` and the keyword arguments are variables that the code alone sees, and `env` are environment variables
+        `names` and the keyword arguments are variables that only this code sees, and `env` are environment variables
         while it runs. Closing the iterator cancels the code.
         """
         call = self._calls.exec(code, {**(names or {}), **more_names}, timeout, env)
@@ -216,12 +216,12 @@ class Commands:
     ) -> Any:
         """Call a method by name, in one round trip.
 
-        `_timeout` is in seconds. `_proxy` asks for a proxy also of plain data. All other keywords go to the method.
+        `_timeout` is in seconds. With `_proxy`, plain data comes as a proxy too. All other keywords go to the method.
         """
         return self._run(self._calls.call(target, method, args, kwargs, _timeout, proxy=_proxy))
 
     def getattr(self, target: RemoteObject, name: str, *, timeout: float | None = None, proxy: bool = False) -> Any:
-        """Get an attribute by name. `proxy` asks for a proxy also of plain data."""
+        """Get an attribute by name. With `proxy`, plain data comes as a proxy too."""
         return self._run_call(self._calls.getattr(target, name, timeout, proxy=proxy))
 
     def setattr(self, target: RemoteObject, name: str, value: Any, *, timeout: float | None = None) -> None:
@@ -388,7 +388,7 @@ class Backend(Commands):
         ca: a PEM file with the authorities to trust for `https://` and `grpcs://`. None takes `VENVD_CA`, else the
             system's.
         list_replicas: lists the replicas of the backend. Sessions without a name are created on the least loaded one.
-            None creates them on that of `url`.
+            None creates them on the replica at `url`.
     """
 
     def __init__(
@@ -441,13 +441,13 @@ class Backend(Commands):
             return False
 
     def wait_ready(self, timeout: float = 60.0) -> Self:
-        """Wait until the backend's server answers. One that starts refuses connections or ends them at once.
+        """Wait until the backend's server answers. A starting server refuses connections or ends them at once.
 
         Args:
             timeout: seconds after which the wait ends.
 
         Raises:
-            Unreachable, Unavailable, DeadlineExceeded: what the last attempt raised.
+            Unreachable, Unavailable, DeadlineExceeded: the error of the last attempt.
         """
         end = time.monotonic() + timeout
         while True:

@@ -153,8 +153,8 @@ class Backends:
             labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
         )
         size = launch.limits.tmpfs_bytes
-        # Of root, so that no session can close them to the others; nothing can list the directories of sessions.
-        # Engines before 23 make the mode 0755, whatever they are told: there the user has to be the owner.
+        # Root owns them, so that no session can close them to the others; no session can list these directories.
+        # Engines before 23 ignore the requested mode and set 0755: there the user has to be the owner.
         owner = 0 if self._client.has_tmpfs_modes else _worker_user(launch)
         work = tmpfs_options(size, owner, 0, mode="1733", executable=True)
         temporary = tmpfs_options(size, 0, 0, mode="1777", executable=True)

@@ -1,4 +1,4 @@
-"""Waiting for the engine in a way that a cancellation or a deadline ends."""
+"""Waits for the engine that a cancellation or a deadline can end."""
 
 from __future__ import annotations
 

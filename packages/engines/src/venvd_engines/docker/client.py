@@ -21,7 +21,7 @@ from venvd_engines.engine import EngineSettings
 ANSWER_SECONDS = 60
 """The longest wait for an answer of the engine to a call that does no long work."""
 WATCH_SECONDS = 30
-"""The longest wait for an event; then the caller asks again, and so finds out whether the engine is still there."""
+"""The longest wait for an event; then the caller asks again, to find out whether the engine still answers."""
 
 _TMPFS_MODES_API = (1, 42)
 
@@ -32,7 +32,7 @@ _LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 
 
 class DockerClient:
-    """The SDK's low-level clients, shared by threads; DOCKER_HOST and its kin say where the engine is."""
+    """The SDK's low-level clients, shared by threads; DOCKER_HOST and related variables name the engine."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings

@@ -77,7 +77,7 @@ class ParentImages:
 
 
 def _digest_foundation(venv: VenvBuild) -> str:
-    """Return the address of all that a venv stands on beside its lock."""
+    """Return a digest of the inputs of a venv other than its lock."""
     parts = [venv.runtime.resolved, venv.runtime.base, venv.layout]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

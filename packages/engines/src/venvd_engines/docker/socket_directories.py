@@ -102,7 +102,7 @@ class SocketDirectories:
         return Mount(CONTROLLER, str(socket.parent), type="bind", read_only=True)
 
     def share(self, name: str, mode: int, image: str) -> None:
-        """Make a directory of the servers' group that stays, or give an existing one that group and mode.
+        """Make a permanent directory of the servers' group, or give that group and mode to an existing one.
 
         The arguments are those of `make`.
         """

@@ -38,7 +38,7 @@ class UserIds:
         if ("name=rootless" in options or "name=userns" in options) and self._base + BLOCK > _MAPPED:
             raise Unavailable(
                 f"VENVD_UID_BASE is {self._client.settings.uid_base}: this Docker Engine maps user IDs (rootless or "
-                f"userns-remap) and has those below {_MAPPED}: set it to 20000, say"
+                f"userns-remap) and has those below {_MAPPED}: set it, for example, to 20000"
             )
 
     @property

@@ -252,7 +252,7 @@ class VenvImages:
         reported = json.loads(output.splitlines()[-1])
         installed = [image.python, [[package.name, package.version] for package in image.packages]]
         if reported != installed:
-            raise InvalidRequest(f"the venv shows other packages than were installed: {reported}, not {installed}")
+            raise InvalidRequest(f"the venv shows other packages than venvd installed: {reported}, not {installed}")
 
     def _check_imports(self, image: Image, venv: VenvBuild, progress: Progress) -> None:
         if venv.imports:

@@ -1,4 +1,4 @@
-"""Virtual environments that somebody else made: checked and read, and never changed."""
+"""Virtual environments that another program made: checked and read, and never changed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _GAPS = (
     "Debian packages (aptPackages) cannot be installed.",
 )
 _OPEN_FILES = "User code can read and change the files of the controller's user, venvd's state among them."
-_OPEN_NETWORK = "User code reaches the network, also where a venv or backend did not ask for it."
+_OPEN_NETWORK = "User code reaches the network, even if its venv or backend did not ask for it."
 _NO_RUNTIMES = "VENVD_OCI_RUNTIME has no effect: the local engine has no containers."
 
 

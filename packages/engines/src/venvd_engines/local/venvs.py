@@ -130,7 +130,7 @@ class Venvs:
                 raise
 
     def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
-        """Write down a virtual environment that somebody else made; see `Engine.adopt`."""
+        """Record a virtual environment that another program made; see `Engine.adopt`."""
         progress.phase("adopt")
         self._make_root()
         interpreter = adoption.find_interpreter(folder, _plain(self._tools.env))

@@ -45,7 +45,7 @@ def explain_server_end(why: str) -> EndReason:
 
 
 def explain_trace_stop(status: int) -> EndReason:
-    """The process asked to be traced, by the warden, which traces nothing."""
+    """Explain the stop of a process that asked the warden to trace it; the warden traces no process."""
     text = "was stopped by {} in the trace that it asked for"
     return EndReason("signal", text.format(_name_signal(os.WSTOPSIG(status))))
 

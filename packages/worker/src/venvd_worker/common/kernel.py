@@ -33,7 +33,7 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 IN_GVISOR = os.path.exists("/proc/sentry-meminfo")
-"""Whether the kernel is gVisor's, which differs from Linux in what the users of this name say."""
+"""Whether the kernel is gVisor's; the users of this name say how it differs from Linux."""
 
 SESSION_OOM_SCORE, ZYGOTE_OOM_SCORE = 900, 500
 """Of 1000. If memory runs out, the kernel kills sessions first, then the zygote, then the warden."""

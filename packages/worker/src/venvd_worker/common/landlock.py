@@ -1,6 +1,6 @@
 """Landlock: files, signals and sockets that this process, and all that it starts, can still reach.
 
-It takes no privileges. What a kernel cannot refuse it does not refuse: `find_version` says what it knows.
+It takes no privileges. Older kernels know fewer restrictions: `find_version` returns the version that the kernel knows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Process trees: reading them from /proc, and killing one so that nothing slips away.
+"""Process trees: reading them from /proc, and killing one so that no process escapes.
 
 The warden and the local engine's supervisor use this.
 """

@@ -1,6 +1,6 @@
 """Walking below one directory so that no link, whenever it is put there, leads out of it.
 
-Each step opens one name in the directory before it and follows no link; a name is bytes, since that is what it is.
+Each step opens one name in the directory before it and follows no link; a name is bytes, as the kernel has it.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Capture:
                 self._collect()
             os.read(self._woken, 1)
         except (OSError, ValueError):
-            pass  # the user's code closed the pipes: there is nothing to catch any more
+            pass  # the user's code closed the pipes, so no more output comes
         finally:
             self._done.release()
 

@@ -1,4 +1,4 @@
-"""The data of a figure of matplotlib, which a program or a model reads better than the picture."""
+"""The data of a figure of matplotlib, for programs and models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(figure: Any) -> Optional[Chart]:
 
 
 def keep_boxes(pyplot: Any) -> None:
-    """Make `boxplot` leave its numbers at the axes, because a drawn box is but lines."""
+    """Make `boxplot` store its numbers at the axes, because a drawn box consists of lines only."""
     axes = pyplot.Axes
     draw = axes.bxp
 

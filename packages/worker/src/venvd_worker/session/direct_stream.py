@@ -86,7 +86,7 @@ class DirectStream(Stream):
         return packet.data
 
     def drop_brought(self) -> None:
-        """Close what came with a first line that is not `session.pipes`."""
+        """Close the descriptors that came with a first line other than `session.pipes`."""
         brought, self._brought = self._brought, []
         close_descriptors(brought)
 

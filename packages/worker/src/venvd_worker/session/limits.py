@@ -1,4 +1,4 @@
-"""The limits of one session: those that the kernel enforces, and the errors that come of them."""
+"""The limits of one session that the kernel enforces, and the errors of calls that exceed them."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[in
 
 
 def warm_up(files: str) -> None:
-    """Be a session for one call, and leave nothing of it.
+    """Be a session for one call, and remove all its traces.
 
     The kernel copies each page that a fork writes to for the first time. Here no client waits for that.
     """

@@ -60,7 +60,7 @@ class Stream:
         return self._sock.fileno()
 
     def request(self) -> Optional[Request]:
-        """The next request: out of what was read already, else of what can be read now; None where none is whole.
+        """Return the next whole request, from bytes read before or readable now; None if there is none.
 
         Raises:
             EOFError: the peer is gone.

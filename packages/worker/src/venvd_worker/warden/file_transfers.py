@@ -64,7 +64,7 @@ class FileTransfers:
         self._sessions.pop(pid, None)
 
     def kill_stopped(self) -> None:
-        """Kill those that are stopped: only user code does that, and the server would wait for ever."""
+        """Kill file processes that are stopped: only user code stops them, and the server would wait forever."""
         for pid in self._sessions:
             stat = process_tree.read_stat(pid)
             if stat is not None and stat.state == "T":

@@ -1,4 +1,4 @@
-"""The process that reads on the output of a session's background processes.
+"""The process that keeps reading the output of a session's background processes.
 
 User code shares the pipes of this output. It may make them blocking at any time, and read them empty a moment before
 this process does. So the warden never reads them itself: a fork of it does, which may block without harm, and copies

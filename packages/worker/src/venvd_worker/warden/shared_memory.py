@@ -1,4 +1,4 @@
-"""Files in /dev/shm: whose they are, and their removal when no session needs them any more.
+"""Files in /dev/shm: finds the sessions that use them, and removes them when no session needs them.
 
 The kernel does not tell who made a file. The warden looks every second, and before it ends a session, which sessions
 have a new file open or mapped. In a container only sessions make files there. So one that no session holds belongs to
