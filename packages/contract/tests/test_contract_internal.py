@@ -29,7 +29,7 @@ from venvd_contract.internal.limits import merge_limits, parse_limits
 
 def test_the_version() -> None:
     """The warden finds the server at this socket, and both speak this version."""
-    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (7, "warden.sock", "warden.secret", "taken")
+    assert (PROTOCOL, SOCKET, SECRET, TAKEN) == (8, "warden.sock", "warden.secret", "taken")
 
 
 def test_slots() -> None:
@@ -39,7 +39,7 @@ def test_slots() -> None:
         "sequence": 0, "started": 8, "deadline": 16, "request": 24, "connection": 32, "command": 40, "id_bytes": 64,
         "state": 68, "answered": 72, "failed": 80, "handles": 88, "bytes_in": 96, "bytes_out": 104,
         "direct_answered": 112, "direct_failed": 120, "stop_reason": 128, "stop_sequence": 136, "withdrawn": 144,
-        "heartbeat": 152, "id": 256,
+        "heartbeat": 152, "spins": 160, "id": 256,
     }  # fmt: skip
     assert (slots.FREE, slots.IDLE, slots.RUNNING, slots.TIMEOUT, slots.CANCELLED) == (0, 1, 2, 1, 2)
 
@@ -68,7 +68,7 @@ def test_file_transfers() -> None:
 
 
 MESSAGES = {
-    "hello": '{"protocol": 2, "slots": 4, "grace": 2.0}',
+    "hello": '{"protocol": 2, "slots": 4, "grace": 2.0, "spin": 0}',
     "start": '{"session": "a", "slot": 1, "limits": {"handles": 5}, "env": {"A": "1"}, "lease": 0.0, "compat": true, '
     '"standby": true, "cwd": "sub"}',
     "assign": '{"session": "standby-1", "name": "a"}',

@@ -41,7 +41,7 @@ The session validates payloads. The server treats every reply as hostile input. 
 
 from __future__ import annotations
 
-PROTOCOL = 7
+PROTOCOL = 8
 """The version of all of this. The warden refuses a `hello` of another version."""
 SOCKET = "warden.sock"
 SECRET = "warden.secret"  # noqa: S105 - the name of a file
