@@ -9,15 +9,15 @@ from collections.abc import Callable
 class Flow:
     """Decides whether a connection is read. It takes the place of uvicorn's `FlowControl`.
 
-    uvicorn reads on when an application waits for a body or for its client to leave. Each answered request would then
-    let in more of those behind it. This class does not read a connection that is full.
+    uvicorn keeps reading while an application waits for a body or for its client to leave. Each answered request would
+    then let in more pipelined ones. This class does not read a connection that is full.
     """
 
     def __init__(self, transport: asyncio.Transport, is_full: Callable[[], bool]) -> None:
         self._transport = transport
         self._is_full = is_full
         self._held = False
-        """Whether uvicorn wants no more for now."""
+        """Whether uvicorn has paused reading."""
         self._writable = asyncio.Event()
         self._writable.set()
         self.read_paused = False

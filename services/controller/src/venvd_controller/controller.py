@@ -90,7 +90,7 @@ class Controller:
         self.logs.close()
 
     def stop(self) -> None:
-        """Stop the controller; the backends run on."""
+        """Stop the controller; the backends keep running."""
         self.home.withdraw()
         self.close_followers()
         self.reconciler.stop()

@@ -1,6 +1,6 @@
 """The replicas of a backend: each has a row of its own, with its launch, state and address.
 
-The row of replica 0 is that of the backend. The others have the backend's name with their number behind it.
+The row of replica 0 is the row of the backend. The names of the others are the backend's name and their number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_replicas(spec: BackendSpec, engine: Engine) -> None:
 
     Raises:
         InvalidRequest: a number is out of bounds, or the name is too long for replicas.
-        Unimplemented: the engine lacks what is asked for.
+        Unimplemented: the engine lacks a requested feature.
     """
     _check_numbers(spec)
     if spec.idleStop is not None:
@@ -55,7 +55,7 @@ def check_replicas(spec: BackendSpec, engine: Engine) -> None:
     elif count_at_start(spec) == 1 and spec.maxReplicas is None:
         return
     if len(spec.name or "") > _LONGEST_NAME:
-        raise InvalidRequest(f"name: that of a backend with replicas has at most {_LONGEST_NAME} characters")
+        raise InvalidRequest(f"name: a backend with replicas has a name of at most {_LONGEST_NAME} characters")
 
 
 def _check_numbers(spec: BackendSpec) -> None:
@@ -85,7 +85,7 @@ def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
 
     Args:
         spec: its specification.
-        others: its rows beside that of replica 0.
+        others: its rows without that of replica 0.
     """
     if spec.maxReplicas is None:
         return spec.replicas
@@ -94,22 +94,22 @@ def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
 
 
 def is_rescaled(before: BackendSpec, after: BackendSpec) -> bool:
-    """Return whether another specification asks for another number of replicas."""
+    """Return whether a changed specification asks for a different number of replicas."""
     return any(getattr(before, field) != getattr(after, field) for field in ("replicas", "minReplicas", "maxReplicas"))
 
 
 def get_drain_timeout(spec: BackendSpec) -> float:
-    """Return the seconds that a replica which is to be removed keeps its sessions."""
+    """Return the seconds for which a draining replica keeps its sessions."""
     return DRAIN_TIMEOUT if spec.drainTimeout is None else spec.drainTimeout
 
 
 def is_routed(spec: BackendSpec, venv: VenvRow | None, engine: Engine) -> bool:
     """Return whether a backend that starts as a whole gets a router in front of its replicas.
 
-    One that asks its clients for certificates gets none, since a router has no certificate of a client to show.
+    A backend that asks its clients for certificates gets none, because a router has no client certificate to show.
 
     Raises:
-        InvalidRequest: it needs one.
+        InvalidRequest: the backend needs a router.
     """
     wanted = count_at_start(spec) > 1 or spec.maxReplicas is not None or spec.idleStop is not None
     if not engine.has_routers or spec.type == "pipe" or not wanted:
@@ -132,7 +132,7 @@ def name_replica(backend: str, number: int) -> str:
 
 
 def plan_replica(spec: BackendSpec) -> BackendSpec:
-    """Make the specification of a further replica: replica 0 alone has a time to live and addresses asked for."""
+    """Make the specification of a further replica: only replica 0 has a time to live and requested addresses."""
     return replace(spec, port=None, httpPort=None, socketDir=None, pipeName=None, ttl=None)
 
 
