@@ -288,7 +288,7 @@ def test_replicas_are_checked(testbed: Any) -> None:
     """Their number has bounds, and their names have room."""
     with pytest.raises(InvalidRequest, match="replicas: takes 1 to 32, not 0"):
         check_replicas(BackendSpec("http", replicas=0), testbed.engine)
-    with pytest.raises(InvalidRequest, match="has at most 55 characters"):
+    with pytest.raises(InvalidRequest, match="has a name of at most 55 characters"):
         check_replicas(BackendSpec("http", name="n" * 56, replicas=2), testbed.engine)
     with pytest.raises(InvalidRequest, match="minReplicas: needs maxReplicas"):
         check_replicas(BackendSpec("http", minReplicas=2), testbed.engine)
