@@ -66,8 +66,8 @@ def test_a_spin_in_vain_ends() -> None:
     assert pauses[-1] == pauses[-2] <= 10_000
 
 
-def test_a_good_spin_ends_the_long_pauses() -> None:
-    """Once a spin has seen something, the pauses begin anew."""
+def test_good_spins_shorten_the_pauses() -> None:
+    """Many good spins in a row make the pauses short again; a single one between spins in vain does not."""
     here: list[bool] = []
     spinner = Spinner(lambda: bool(here), 1)
     for _ in range(9):
@@ -78,7 +78,13 @@ def test_a_good_spin_ends_the_long_pauses() -> None:
     assert spinner.spin()
     here.clear()
     spinner.spin()
-    assert spinner.skips < longest
+    assert skip_all(spinner) > longest
+    here.append(True)
+    for _ in range(400):
+        assert spinner.spin()
+    here.clear()
+    spinner.spin()
+    assert spinner.skips < longest / 10
 
 
 def test_a_core_that_others_use_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ _FIRST_PAUSE = 16
 """Waits before the first spin: many clients make few calls."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 4096
 """Waits that follow a spin in vain; twice as many each time."""
+_STREAK = 32
+"""Good spins in a row that halve the pause: spins that are in vain now and then cost more than the others gain."""
 _SHARED = 5e-6
 """Seconds between two looks after which another process, or the peer itself, had this core."""
 
@@ -31,8 +33,8 @@ class Spinner(Generic[T]):
     """Looks for something again and again before its owner sleeps until it comes.
 
     It learns from each spin. Nothing seen in time, or a core that others want, ends the spin; waits then go by without
-    one, twice as many each time. The owner counts these down in `skips`, because a call of a method would slow down
-    each wait.
+    one, twice as many each time, and half as many after each streak of good spins. The owner counts these down in
+    `skips`, because a call of a method would slow down each wait.
 
     Args:
         look: returns what is there now, or something false.
@@ -42,12 +44,13 @@ class Spinner(Generic[T]):
         skips: the waits that go by until the next spin. Below 0 there is none.
     """
 
-    __slots__ = ("_look", "_pause", "_seconds", "skips")
+    __slots__ = ("_look", "_pause", "_seconds", "_streak", "skips")
 
     def __init__(self, look: Callable[[], T], microseconds: int) -> None:
         self._look = look
         self._seconds = microseconds / 1e6
         self._pause = _SHORTEST_PAUSE
+        self._streak = 0
         self.skips = _FIRST_PAUSE if microseconds else -1
 
     def spin(self) -> Optional[T]:
@@ -66,9 +69,13 @@ class Spinner(Generic[T]):
                 looked = now
                 sched_yield()  # to others that want this core
             if seen and not shared:
-                self._pause = _SHORTEST_PAUSE
+                self._streak += 1
+                if self._streak == _STREAK:
+                    self._streak = 0
+                    self._pause = max(_SHORTEST_PAUSE, self._pause // 2)
                 return seen
         self.stop()
+        self._streak = 0
         self.skips = self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return seen
