@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from harness.callers import CALLERS
@@ -158,3 +159,99 @@ def test_a_call_wakes_an_idle_backend(controller: Controller, small: str) -> Non
     with closing(caller(backend)) as call:
         assert call("eval", {"expression": "'x' in globals()"}) == {"value": False}
     controller.delete_backend(backend["name"])
+
+
+class Traffic:
+    """Calls and sessions of one client after the other, until it is ended.
+
+    Attributes:
+        failures: what went wrong.
+        versions: of `six`, in the order in which calls saw them first.
+    """
+
+    def __init__(self, backend: dict[str, Any]) -> None:
+        self._backend = backend
+        self._ending = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(work,)) for work in (self._evaluate, self._create)]
+        self.failures: list[str] = []
+        self.versions: list[str] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, work: Callable[[venvd.Backend], None]) -> None:
+        while not self._ending.is_set():
+            with venvd.connect(self._backend["url"], self._backend["token"]) as client:
+                for _ in range(20):
+                    try:
+                        work(client)
+                    except (OSError, venvd.VenvdError) as error:
+                        self.failures.append(repr(error))
+                    if self._ending.wait(0.02):
+                        return
+
+    def _evaluate(self, client: venvd.Backend) -> None:
+        version = client.eval("__import__('six').__version__")
+        if version not in self.versions:
+            self.versions.append(version)
+
+    def _create(self, client: venvd.Backend) -> None:
+        with client.sessions.create() as session:
+            session.exec("x = 1")
+            assert session.eval("x") == 1
+
+
+ROLLING = [
+    pytest.param("docker", "http", {"maxReplicas": 1}, marks=pytest.mark.docker),
+    pytest.param("docker", "rpc", {"maxReplicas": 1}, marks=pytest.mark.docker),
+    pytest.param("docker", "pipe", {}, marks=pytest.mark.docker),
+    pytest.param("local", "pipe", {}),
+]
+"""Backends whose address leads from one launch to another."""
+
+
+@pytest.mark.parametrize(("controller", "kind", "fields"), ROLLING, indirect=["controller"], scope="package")
+def test_no_call_fails_during_an_update(controller: Controller, minor: str, kind: str, fields: dict[str, Any]) -> None:
+    """A build that does not start changes nothing. With the next one new calls have it, a running call ends, and a
+    session from before stays until its client ends it.
+    """
+    venv = unique("rolling")
+    controller.venv(venv, python=minor, requirements=["six==1.16.0"])
+    with run(controller, venv, kind, update="rolling", **fields) as backend, Traffic(backend) as traffic:
+        state = f"/v1/backends/{backend['name']}"
+        with venvd.connect(backend["url"], backend["token"]) as client:
+            kept = client.sessions.create()
+            kept.exec("x = 7")
+            running = client.sessions.create().background.eval("__import__('time').sleep(3) or 'done'")
+            controller.venv(venv, python=minor, requirements=["six==1.17.0"])
+            wait_until(lambda: traffic.versions[-1:] == ["1.17.0"], lambda: f"{controller.api('GET', state)}", 300)
+            assert kept.eval("x") == 7
+            assert kept.eval("__import__('six').__version__") == "1.16.0"
+            assert running.result() == "done"
+            assert (controller.api("GET", state)["url"], traffic.failures) == (backend["url"], [])
+            kept.delete()
+    assert traffic.versions == ["1.16.0", "1.17.0"]
+
+
+@pytest.mark.parametrize("kind", ["http", "rpc"])
+def test_a_backend_with_a_port_alone_keeps_it(controller: Controller, minor: str, kind: str) -> None:
+    """The new build starts in its place once another launch has shown that it does; URL and token stay."""
+    venv = unique("ported")
+    controller.venv(venv, python=minor, requirements=["six==1.16.0"])
+    with run(controller, venv, kind) as backend, venvd.connect(backend["url"], backend["token"]) as client:
+        assert client.eval("__import__('six').__version__") == "1.16.0"
+        controller.venv(venv, python=minor, requirements=["six==1.17.0"])
+        started = controller.api("POST", f"/v1/backends/{backend['name']}/restart")
+        assert controller.wait(started["operation"])["state"] == "succeeded"
+        rolled = controller.api("POST", f"/v1/backends/{backend['name']}/rollback")
+        assert controller.wait(rolled["operation"])["state"] == "succeeded"
+        after = controller.api("GET", f"/v1/backends/{backend['name']}")
+        assert (after["url"], after["token"], after["outdated"]) == (backend["url"], backend["token"], True)
+        assert client.wait_ready().eval("__import__('six').__version__") == "1.16.0"

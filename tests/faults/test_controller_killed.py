@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 
 import pytest
+from harness.callers import CALLERS
 from harness.controller import Controller, caller, unique
 from harness.ports import free_port
 from harness.waiting import wait_until
@@ -54,6 +55,41 @@ def list_containers(*labels: str) -> list[str]:
     filters = [word for label in labels for word in ("--filter", f"label={label}")]
     listed = subprocess.run(["docker", "ps", "-aq", *filters], capture_output=True, text=True, check=True)
     return listed.stdout.split()
+
+
+def count_launches(controller: Controller, name: str) -> int:
+    """Count the launches that a backend has on its engine."""
+    if controller.engine == "docker":
+        return len(list_containers(f"dev.venvd.name={name}", "dev.venvd.role=server"))
+    states = [json.loads(path.read_text()) for path in (controller.home / "backends").glob("*/state.json")]
+    return [state["name"] for state in states].count(name)
+
+
+@pytest.mark.parametrize(("kind", "phase"), [("pipe", "start"), ("pipe", "ready"), ("http", "start"), ("http", "idle")])
+def test_an_update_goes_on(controller: Controller, kind: str, phase: str) -> None:
+    """The next controller ends the update that a killed one had begun: one launch is left, with the new build."""
+    controller.venv("turning", python=MINOR)
+    before = controller.backend("turning", kind, name=unique("turning"), update="rolling", drainTimeout=1)
+    path, name = f"/v1/backends/{before['name']}", before["name"]
+    key = before["key"]
+    controller.venv("turning", python=MINOR, requirements=["six"])
+
+    def find_update() -> str | None:
+        operations = controller.api("GET", "/v1/operations")["items"]
+        return next((each["id"] for each in operations if each["target"] == name and "update" in each["kind"]), None)
+
+    controller.await_phase(wait_until(find_update, "there is no update"), phase)
+    controller.kill()
+    controller.start()
+    wait_until(lambda: controller.api("GET", path)["key"] != key, lambda: f"it stays old\n{controller.read_log()}")
+    wait_until(lambda: not controller.api("GET", path)["updating"], "the update does not end")
+    after = controller.await_running(name)
+    assert (after["url"], after["token"]) == (before["url"], before["token"])
+    wait_until(lambda: count_launches(controller, name) == 1, lambda: f"{count_launches(controller, name)} launches")
+    with closing(CALLERS[kind](after["url"], after["token"])) as call:
+        assert call("eval", {"expression": "__import__('six') is not None"}) == {"value": True}
+    controller.delete_backend(name)
+    controller.api("DELETE", "/v1/venvs/turning")
 
 
 @pytest.mark.parametrize("part", ["server", "worker"])

@@ -83,3 +83,38 @@ def test_a_service_leads_through_the_router_to_all_replicas(release: Release) ->
 
     release.venvd("stop", "many")
     wait_until(lambda: not list_pods(release), lambda: f"left: {sorted(list_pods(release))}")
+
+
+def test_an_update_leads_a_service_to_the_next_pod(release: Release) -> None:
+    """Without a router, the Service leads to the new pod once that is ready, and calls from inside the cluster fail
+    at no time; the former pod ends after the session that it has, and nothing of it is left.
+    """
+    words = ["start", "http", "--venv", "science", "--name", "rolling", "--update", "rolling", "--json"]
+    started = json.loads(release.venvd(*words))
+    [before] = [each for name, each in list_pods(release).items() if name == "rolling"]
+    with release.forward("rolling", 5678) as url, closing(HttpCaller(url, started["token"])) as call:
+        session = call("session.create", {})["id"]
+        release.venvd("venv", "add", "science", "six==1.17.0")
+
+        def find_pods() -> list[dict[str, Any]]:
+            pods = release.namespace.get("pods")
+            return [each for each in pods if each["metadata"]["labels"].get("dev.venvd.name") == "rolling"]
+
+        def leads_elsewhere() -> bool:
+            [service] = [each for each in release.namespace.get("services") if each["metadata"]["name"] == "rolling"]
+            launch = service["spec"]["selector"]["dev.venvd.launch"]
+            return bool(launch != before["metadata"]["labels"]["dev.venvd.launch"])
+
+        wait_until(leads_elsewhere, "the Service leads to the old pod", 300)
+        # this forwarded connection leads to the former pod, whatever the Service says
+        assert call("eval", {"expression": "1 + 1"}, session=session) == {"value": 2}
+        assert len(find_pods()) == 2
+        with release.forward("rolling", 5678) as new, closing(HttpCaller(new, started["token"])) as ask:
+            assert ask("eval", {"expression": "__import__('six').__version__"}) == {"value": "1.17.0"}
+        call("session.delete", {"id": session})
+    wait_until(lambda: len(find_pods()) == 1, "the former pod does not end", 120)
+    backend = json.loads(release.venvd("status", "rolling", "--json"))
+    assert (backend["state"], backend["outdated"], backend["url"]) == ("running", False, started["url"])
+    release.venvd("stop", "rolling")
+    wait_until(lambda: not find_pods(), "pods are left")
+    assert not [each for each in release.namespace.get("secrets") if each["metadata"]["name"].startswith("rolling")]

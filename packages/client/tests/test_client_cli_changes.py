@@ -202,6 +202,9 @@ def test_lists_show_why_something_failed() -> None:
     shown = backend_rows([running, failed])
     assert "not ready after 60 s" in shown
     assert "running, outdated" in shown
+    updated = backend_rows([dataclasses.replace(running, updating=True)])
+    assert "running, updating" in updated
+    assert "venvd restart" not in updated
     assert "server): app; `venvd restart NAME`" in shown
 
 

@@ -149,3 +149,40 @@ def test_when_all_replicas_drain_there_are_no_new_sessions() -> None:
     """The error says that this passes for none of them."""
     with pytest.raises(Unavailable, match="all replicas of this backend will be removed"):
         make(0, make_table([URLS[0], None], draining=0)).make_id(None)
+
+
+def make_updated(own: int | None = None, sessions: list[str] | None = None) -> ReplicaTable:
+    """The table after an update of replica 0 of one, with the sessions that its former launch has named."""
+    former = ReplicaEntry(URLS[1], draining=True, left=0, sessions=sessions)
+    return ReplicaTable(1, [ReplicaEntry(URLS[0]), former], own)
+
+
+@pytest.mark.parametrize("session", ["kept", "0-kept", "s-1"])
+def test_a_session_from_before_an_update_is_found(session: str) -> None:
+    """Servers and routers find it by its ID and by its name, with and without the number of its replica."""
+    table = make_updated(sessions=["0-kept", "s-1"])
+    assert table.find_home(session) == 1
+    with pytest.raises(Moved) as raised:
+        make(0, table).check_left(session)
+    assert raised.value.url == URLS[1]
+    with pytest.raises(Moved):
+        make(0, table).make_id(session) if session == "kept" else make(0, table).check_left(session)
+
+
+def test_a_new_launch_asks_the_former_one_until_that_names_its_sessions() -> None:
+    """Then a session that it does not name is unknown to both."""
+    with pytest.raises(Moved) as raised:
+        make(0, make_updated()).check_left("any")
+    assert raised.value.url == URLS[1]
+    make(0, make_updated(sessions=["kept"])).check_left("any")
+    assert make_updated(sessions=["kept"]).find_home("any") == 0
+
+
+def test_a_replaced_launch_takes_no_new_sessions() -> None:
+    """It sends them to the new launch, and sessions that it does not have."""
+    replaced = make(0, make_updated(own=1, sessions=[]))
+    assert replaced.replaced
+    for ask in (replaced.make_id, replaced.check_left):
+        with pytest.raises(Moved) as raised:
+            ask("new")
+        assert raised.value.url == URLS[0]

@@ -23,7 +23,7 @@ from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
-from venvd_controller import backends
+from venvd_controller import backend_rows, updates
 from venvd_controller.app import create_app
 from venvd_controller.controller import Controller, create_controller
 from venvd_controller.database import Database, open_database
@@ -132,6 +132,7 @@ class MemoryEngine:
         server: the version of the servers that a start gives.
         user_ids: those that worker hosts may have.
         planned: the launch of the last manifest.
+        taken: the launches that took the address of another one, with that.
         sockets: whether clients reach the sockets of its backends.
         walls: what the servers of new launches answer to `/walls`.
     """
@@ -151,9 +152,11 @@ class MemoryEngine:
         self.ready = True
         self.version = 0
         self.server = 1
-        self.user_ids: Sequence[int] = range(5000, 5003)
+        self.user_ids: Sequence[int] = range(5000, 5100)
         self.planned: Launch | None = None
         self.sockets = True
+        self.moving_types: frozenset[str] = frozenset()
+        self.taken: list[tuple[str, str]] = []
         self.walls = 200, b'{"landlock": 7, "callFilter": true, "networkSockets": false, "kernel": "6.12"}'
 
     def _step(self, name: str, progress: Progress | None = None) -> None:
@@ -250,6 +253,10 @@ class MemoryEngine:
         if backend is None:
             return BackendState(PartState("missing"), PartState("missing"))
         return BackendState(*backend.parts.values())
+
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
+        self._step("take_address")
+        self.taken.append((record.launch_id, former.launch_id))
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         self._step("write_keys")
@@ -436,7 +443,8 @@ def engine() -> Iterator[MemoryEngine]:
 @pytest.fixture
 def create_testbed(tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Testbed]:
     """Creates controllers of one home, one after the other, which retry a failed start soon."""
-    monkeypatch.setattr(backends, "_FIRST_DELAY", 0.05)
+    monkeypatch.setattr(backend_rows, "_FIRST_DELAY", 0.05)
+    monkeypatch.setattr(updates, "_FIRST_DELAY", 0.2)
 
     def create(**fields: Any) -> Testbed:
         defaults = {"home": tmp_path / "home", "reconcile_interval": 0.05, "stop_grace": 0.0}

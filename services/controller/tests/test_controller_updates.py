@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Conflict
+from venvd_contract.errors import Conflict, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.clock import add_seconds, count_seconds, now
 from venvd_engines.engine import PartState
@@ -66,6 +66,7 @@ def test_backends_with_an_older_build_are_outdated(tmp_path: Path) -> None:
 def test_backends_with_an_older_server_are_outdated(testbed: Any) -> None:
     """After an upgrade each backend is outdated until its restart, and one with `rolling` restarts by itself."""
     _build(testbed)
+    testbed.engine.user_ids = range(5000, 5010)
     for name, update in (("a", "manual"), ("b", "rolling"), ("c", "rolling")):
         testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update=update))[1])
     first = {name: testbed.controller.backends.get_row(name).launch for name in "abc"}
@@ -78,20 +79,25 @@ def test_backends_with_an_older_server_are_outdated(testbed: Any) -> None:
 
 
 def test_a_rolling_update_stops_at_a_backend_that_fails(testbed: Any) -> None:
-    """Where the newest build does not start, the other backends of the venv keep the build that they have."""
+    """Where the newest build does not start, all backends of the venv run on with the build that they have."""
     _build(testbed)
     for name in ("a", "b"):
         testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", name, update="rolling"))[1])
-    before = testbed.controller.backends.get_row("b").launch
-    testbed.engine.faults["start"] = RuntimeError("it does not start")
+    before = {name: testbed.controller.backends.get_row(name).launch for name in "ab"}
+    testbed.engine.faults["start"] = Unavailable("it does not start")
     _build(testbed, "numpy")
-    wait_until(lambda: testbed.controller.backends.get_row("a").failures > 1)
-    assert testbed.controller.backends.get_row("b").launch == before
+    wait_until(lambda: testbed.controller.backends.get_row("a").update_failures > 1)
+    assert {name: testbed.controller.backends.get_row(name).launch for name in "ab"} == before
+    failed = testbed.controller.backends.get("a")
+    assert (failed.state, failed.outdated) == ("running", True)
+    assert failed.error.endswith("the new launch of replica 0 is not ready: it does not start")
+    assert len(testbed.engine.launches) == 2
     del testbed.engine.faults["start"]
     wait_until(
         lambda: not any(item.outdated or item.state != "running" for item in testbed.controller.backends.list_all())
     )
-    assert testbed.controller.backends.get_row("b").launch != before
+    assert testbed.controller.backends.get_row("b").launch != before["b"]
+    assert testbed.controller.backends.get("a").error is None
 
 
 def test_a_backend_is_removed_when_its_time_to_live_ends(testbed: Any) -> None:
@@ -170,9 +176,10 @@ def test_a_rollback_takes_the_build_before(testbed: Any) -> None:
     first = _read_keys(testbed, *names)
     _build(testbed, "numpy")
     testbed.wait(backends.restart("turning")[1])
+    roll_back = testbed.controller.updates.roll_back
     second = _read_keys(testbed, *names)
     assert second != first
-    assert testbed.wait(backends.restart("turning", back=True)[1]).state == "succeeded"
+    assert testbed.wait(roll_back("turning")[1]).state == "succeeded"
     assert _read_keys(testbed, *names) == first
     assert backends.get("turning").outdated
     launch = backends.get_row("turning").launch
@@ -181,9 +188,9 @@ def test_a_rollback_takes_the_build_before(testbed: Any) -> None:
     testbed.await_running("turning")
     wait_until(lambda: not testbed.controller.operations.list_active_targets("backend.start"))
     assert _read_keys(testbed, *names) == first
-    testbed.wait(backends.restart("turning", back=True)[1])
+    testbed.wait(roll_back("turning")[1])
     assert _read_keys(testbed, *names) == second
-    testbed.wait(backends.restart("turning", back=True)[1])
+    testbed.wait(roll_back("turning")[1])
     testbed.wait(backends.restart("turning")[1])
     assert _read_keys(testbed, *names) == second
 
@@ -194,7 +201,7 @@ def test_a_rollback_without_an_earlier_build_is_refused(testbed: Any) -> None:
     testbed.wait(testbed.controller.backends.start(BackendSpec("http", "plain", "fresh"))[1])
     launch = testbed.controller.backends.get_row("fresh").launch
     with pytest.raises(Conflict, match='replica 0 of "fresh" has run no other build'):
-        testbed.controller.backends.restart("fresh", back=True)
+        testbed.controller.updates.roll_back("fresh")
     assert testbed.controller.backends.get_row("fresh").launch == launch
 
 
@@ -207,8 +214,8 @@ def test_a_rolling_update_does_not_take_back_what_a_rollback_left(testbed: Any) 
     _build(testbed, "numpy")
     wait_until(lambda: _read_keys(testbed, "rolled") != [first])
     testbed.await_running("rolled")
-    wait_until(lambda: not testbed.controller.operations.list_active_targets("backend.start"))
-    testbed.wait(backends.restart("rolled", back=True)[1])
+    wait_until(lambda: not testbed.controller.operations.list_active_targets())
+    testbed.wait(testbed.controller.updates.roll_back("rolled")[1])
     testbed.controller.reconciler.run_turn()
     assert _read_keys(testbed, "rolled") == [first]
     assert backends.get("rolled").state == "running"

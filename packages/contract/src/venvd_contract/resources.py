@@ -222,7 +222,9 @@ class BackendSpec:
     manages: List[str] = field(default_factory=list)
     """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
     update: str = "manual"
-    """`rolling` restarts an outdated backend by itself, one of its venv after the other; `manual` leaves it."""
+    """`rolling` replaces an outdated backend by itself, one of its venv after the other, each once its successor is
+    ready; `manual` leaves it.
+    """
     ttl: Optional[float] = None
     """Seconds from its creation after which the controller removes it. The default is never; no manifest may set it."""
     replicas: int = 1
@@ -305,6 +307,8 @@ class Backend:
     """What its worker host reported when it became ready; null before that."""
     outdated: bool = False
     """Whether it runs with an older build of its venv, or an older server, than a restart would give it."""
+    updating: bool = False
+    """Whether its launches are being replaced, one after the other, each once its successor is ready."""
     expiresAt: Optional[str] = None
     """When its `ttl` ends."""
     replicas: List[Replica] = field(default_factory=list)

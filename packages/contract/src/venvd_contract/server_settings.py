@@ -136,6 +136,7 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "manages_key_file": "venvd writes the key of a backend with `manages`",
     "controller_socket": "the engine mounts the socket of the controller",
     "http_port": "venvd chooses the port of probes and metrics",
+    "socket_prefix": "the engine chooses the names of the sockets",
     "socket_dir": "the field socketDir of the backend names the directory",
 }
 """Settings that venvd sets itself, with the reason."""

@@ -160,6 +160,8 @@ class BackgroundCalls:
         background = self._calls.get(identity)
         if background is None:
             self._replicas.check_call(identity)
+            if identity not in self._fates:
+                self._replicas.check_left_call(identity)
             fate = self._fates.get(identity)
             known = fate or "it was never started, or so long ago that its result is forgotten"
             raise NotFound(f'there is no call "{identity[:80]}": {known}')

@@ -64,6 +64,7 @@ class Cancellation:
                 call.runner.stop(call)
         elif identity not in self._ended and not self._background.has_expired(str(identity)):
             self._replicas.check_call(str(identity))
+            self._replicas.check_left_call(str(identity))
             raise NotFound(f'there is no call "{str(identity)[:80]}": it may have ended')
         return commands.Success()
 

@@ -119,6 +119,7 @@ class Pool:
             for session_id in self._replicas.list_ids(name):
                 session = session or self._sessions.get(session_id)
         if session is None:
+            self._replicas.check_left(name)
             raise self._not_found_error(name)
         return session
 
@@ -131,7 +132,10 @@ class Pool:
         return len(self._sessions)
 
     def list(self) -> commands.SessionList:
-        return commands.SessionList([session.info() for session in self._sessions.values()])
+        sessions = self._sessions.values()
+        if self._replicas.replaced:  # another launch has the first session that clients get
+            return commands.SessionList([each.info() for each in sessions if each.spec.id != self._replicas.first])
+        return commands.SessionList([session.info() for session in sessions])
 
     async def create(self, payload: dict[str, Any]) -> SessionInfo:
         """Make a session, and wait for its process.
@@ -248,6 +252,7 @@ class Pool:
             busy=sum(info.state == "busy" for info in infos),
             queued=sum(info.queued for info in infos),
             idleSeconds=min((session.measure_idle() for session in self._sessions.values()), default=0.0),
+            left=[each for each in self._sessions if each != self._replicas.first] if self._replicas.replaced else None,
         )
 
     def gauges(self) -> Gauges:

@@ -39,10 +39,15 @@ class Replicas:
         self._numbered = self._numbered or table.count > 1
 
     @property
+    def replaced(self) -> bool:
+        """Whether another launch is this replica now, after an update: this one keeps its sessions until it ends."""
+        return self._table.own is not None
+
+    @property
     def draining(self) -> bool:
         """Whether this replica takes no new sessions."""
         entries = self._table.replicas
-        return self.number < len(entries) and entries[self.number].draining
+        return self.replaced or (self.number < len(entries) and entries[self.number].draining)
 
     def make_id(self, name: str | None) -> str:
         """Make the ID of a new session.
@@ -52,6 +57,11 @@ class Replicas:
             Moved: sessions of this name, or all new ones, live on another replica.
             Unavailable: the replica of this name will be removed.
         """
+        if self.replaced:
+            self._move("new sessions belong to", self.number)
+        left = None if name is None else self._table.find_left(name)
+        if left is not None:  # the launch before this one has it, and refuses another one of that name
+            self._move(f'the session "{name}" is one of', left)
         if not self._numbered:
             return name or f"s-{secrets.token_hex(6)}"
         if name is None:
@@ -98,6 +108,32 @@ class Replicas:
         """
         self._check(f'the session "{session[:80]}" is one of', self._table.find_home(session))
 
+    def check_left(self, session: str) -> None:
+        """Check that no other launch of this replica may have a session that is not here, in or after an update.
+
+        Raises:
+            Moved: the launch now, or a former one that has it or has not said yet what it has.
+        """
+        if self.replaced:
+            self._move(f'the session "{session[:80]}" may be one of', self.number)
+        left = self._table.find_left(session)
+        if left is None:
+            left = next((each for each in self._list_left() if self._table.replicas[each].sessions is None), None)
+        if left is not None:
+            self._move(f'the session "{session[:80]}" is one of', left)
+
+    def check_left_call(self, call: str) -> None:
+        """Check that no launch which an update replaced may have a background call that is not known here.
+
+        Raises:
+            Moved: one may have it.
+        """
+        for number in self._list_left():
+            self._move(f'the call "{call[:80]}" may be one of', number)
+
+    def _list_left(self) -> list[int]:
+        return [] if self.replaced else self._table.list_left(self.number)
+
     def make_call_id(self) -> str:
         """Make the ID of a new background call; it begins like those of sessions where there are several replicas."""
         prefix = f"{self.number}-" if self._numbered else ""
@@ -109,14 +145,20 @@ class Replicas:
             self._check(f'the call "{call[:80]}" is one of', self._table.find_home(call))
 
     def _check(self, what: str, home: int | None) -> None:
-        if home is None or home == self.number:  # None: this one knows of no such session either
+        # None: this one knows of no such session either
+        if home is None or home in {self.number, self._table.own}:
             return
+        self._move(what, home)
+
+    def _move(self, what: str, home: int) -> None:
         if self._find_address(home) is None and self.refresh is not None:
             self.refresh()
         url = self._find_address(home)
+        left = self._table.replicas[home].left if home < len(self._table.replicas) else None
+        replica = f"replica {home}" if left is None else f"the former launch of replica {left}"
         if url is None:
-            raise Unavailable(f"{what} replica {home}, which has no address now; try again")
-        raise Moved(f"{what} replica {home}, at {url}", url=url)
+            raise Unavailable(f"{what} {replica}, which has no address now; try again")
+        raise Moved(f"{what} {replica}, at {url}", url=url)
 
     def _find_address(self, number: int) -> str | None:
         entries = self._table.replicas

@@ -199,6 +199,8 @@ class Launch:
         router: whether this is the router in front of the replicas of a backend: a server of its own, without a worker
             host. Its key file has the table of the replicas.
         routed: whether a router reaches the server.
+        beside: whether another launch has the address of its backend until `Engine.take_address`: this one is started
+            beside it, with ports or names of sockets of its own.
         address_name: the name that the engine gives the address, where it gives names; null is `name`.
         user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
@@ -228,6 +230,7 @@ class Launch:
     manages_key: str | None = None
     router: bool = False
     routed: bool = False
+    beside: bool = False
     address_name: str | None = None
     user_id: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -283,6 +286,7 @@ SERVER_PATHS = (
     "VENVD_PORT",
     "VENVD_HTTP_PORT",
     "VENVD_SOCKET_DIR",
+    "VENVD_SOCKET_PREFIX",
     "VENVD_KEYS_FILE",
     "VENVD_SECRETS_FILE",
     "VENVD_MANAGES_KEY_FILE",
@@ -305,6 +309,7 @@ class LaunchRecord:
         data: JSON, for the engine alone.
         inner_url: where the router of the backend reaches the server, beside it; null is `url`.
         inner_http_url: the same, of the HTTP port of a gRPC server; null is `http_url`.
+        own_url: what leads to this launch alone, also after another one has taken the address; null is `url`.
         certificate_file: the file with the certificate of a server whose probes are answered by TLS.
         certificate: what that file held when the server was started, PEM. The controller sets both.
     """
@@ -318,6 +323,7 @@ class LaunchRecord:
     http_url: str | None = None
     inner_url: str | None = None
     inner_http_url: str | None = None
+    own_url: str | None = None
     certificate_file: str | None = None
     certificate: str | None = None
 
@@ -357,10 +363,14 @@ class Owned:
 
 
 class Engine(Protocol):
-    """Runs backends. Where `has_routers` is true, it runs routers in front of replicas too."""
+    """Runs backends. Where `has_routers` is true, it runs routers in front of replicas too.
+
+    `moving_types` are the types of backends whose address `take_address` leads from one launch to another.
+    """
 
     name: str
     has_routers: bool
+    moving_types: frozenset[str]
 
     def check(self) -> None:
         """Raise `Unavailable`, with the reason, where the engine does not answer."""
@@ -417,6 +427,13 @@ class Engine(Protocol):
         """
 
     def inspect(self, record: LaunchRecord) -> BackendState: ...
+
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
+        """Lead new connections to the address of a backend from its launch `former` to one that was started beside it.
+
+        The connections that there are stay with `former`. If the address leads there already, nothing changes. Types
+        that are none of `moving_types` have no such address.
+        """
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the key file of a backend's server in one step; the server sees it within two seconds.

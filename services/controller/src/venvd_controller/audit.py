@@ -94,9 +94,12 @@ class AuditLog:
             self.refused[code, classify_peer(peer)] += 1
         self._merged.add(_create_row(key, peer, method, target, status, code))
 
-    def write_events(self, backend: str, before: str | None, events: ServerEvents) -> None:
-        """Add the events of a backend's server, unless the log already has events beyond the position `before`."""
-        lines, refusals = self._create_lines(backend, events)
+    def write_events(self, backend: str, before: str | None, events: ServerEvents, place: str | None = None) -> None:
+        """Add the events of a backend's server, unless the log already has events beyond the position `before`.
+
+        `place` is the backend in the lines, if that differs from the name of the row.
+        """
+        lines, refusals = self._create_lines(place or backend, events)
         position = update(BackendRow).where(
             BackendRow.name == backend, BackendRow.audit_position.is_not_distinct_from(before)
         )

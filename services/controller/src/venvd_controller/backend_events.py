@@ -44,11 +44,11 @@ class BackendEvents:
         """Note that a backend ended by itself, after the last events of its server if that still answers."""
         if row.record is not None:
             self.collect_last(row, LaunchRecord(**row.record))
-        self._audit.write_end(row.name, why)
+        self._audit.write_end(row.place, why)
 
     def _collect(self, row: BackendRow, record: LaunchRecord) -> None:
         try:
-            self._audit.write_events(row.name, row.audit_position, self._fetch(row, record))
+            self._audit.write_events(row.name, row.audit_position, self._fetch(row, record), row.place)
         except VenvdError as error:
             if self._failures.get(row.name) != error.message:
                 log.warning("%s: its events are not in the audit log: %s", row.name, error.message)

@@ -17,6 +17,10 @@ from venvd_controller.database.tables import BackendRow, VenvRow
 from venvd_engines.addresses import url_host
 from venvd_engines.engine import ROUTER, SERVERS, Engine
 
+_FIRST_DELAY = 2.0
+_MAX_DELAY = 60.0
+"""Seconds between two starts of a backend that fails; the delay doubles with each failure."""
+
 
 def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
     return BackendRow(
@@ -40,6 +44,16 @@ def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
 def read_spec(row: BackendRow) -> BackendSpec:
     fields: dict[str, Any] = dict(row.spec)
     return BackendSpec(**{**fields, "limits": BackendLimits(**fields["limits"])})
+
+
+def get_retry_delay(failures: int) -> float:
+    """Return the seconds before the next start after so many successive failures."""
+    return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (failures - 1)) if failures else 0.0
+
+
+def get_version(row: BackendRow) -> tuple[object, ...]:
+    """Return the columns that every operation and command changes."""
+    return (row.launch, row.state, row.operation, row.wanted, row.failures)
 
 
 def find_expiry(row: BackendRow) -> str | None:
@@ -70,6 +84,11 @@ class Newest:
         newest = self.builds.get(row.venv, row.key)
         return row.key != newest or server not in {None, row.server}
 
+    def identify(self, row: BackendRow) -> str:
+        """Identify what a start would give a backend that runs."""
+        server = self.servers[ROUTER if row.is_router else row.spec["type"]]
+        return f"{self.builds.get(row.venv, row.key)}/{server}"
+
     def replaces_by_itself(self, row: BackendRow) -> bool:
         """Return the same for `update: rolling`, which does not return to the build that a rollback left."""
         is_left = row.pinned_key is not None and self.builds.get(row.venv) == row.previous_key
@@ -89,7 +108,9 @@ def _make_http_url(row: BackendRow) -> str | None:
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
-def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None) -> Backend:
+def create_resource(
+    rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None, *, updating: bool
+) -> Backend:
     """Create the resource of a backend from the rows of its replicas, and of its router after them."""
     row, front = rows[0], rows[-1] if rows[-1].is_router else rows[0]
     launched = [each for each in rows if not each.is_router]
@@ -112,6 +133,7 @@ def create_resource(rows: Sequence[BackendRow], newest: Newest, engine: str, tok
         operation=row.operation,
         walls=None if row.walls is None else Walls(**row.walls),
         outdated=any(newest.replaces(each) for each in rows),
+        updating=updating,
         expiresAt=find_expiry(row),
         replicas=[describe_replica(each) for each in launched] if len(rows) > 1 else [],
     )
@@ -125,6 +147,6 @@ def describe_replica(row: BackendRow) -> Replica:
         httpUrl=_make_http_url(row),
         startedAt=row.started_at,
         restarts=row.restarts,
-        error=row.error,
+        error=replicas.describe_error(row),
         draining=row.drain_until is not None,
     )

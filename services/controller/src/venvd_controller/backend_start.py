@@ -16,7 +16,7 @@ from venvd_contract.resources import Walls
 from venvd_controller import certificates, probes, replicas
 from venvd_controller.backend_events import BackendEvents
 from venvd_controller.backend_rows import read_spec
-from venvd_controller.backends import KIND, Backends
+from venvd_controller.backends import KIND, UPDATE, Backends
 from venvd_controller.clock import now
 from venvd_controller.database.tables import BackendRow
 from venvd_controller.home import Home
@@ -69,21 +69,39 @@ class BackendStarter:
         self._backends = backends
         self._venvs = venvs
         self._images = images
+        self._operations = operations
         operations.register(KIND, OperationKind(self._run_start, backends.record_failure))
 
     def _run_start(self, name: str, run: Run) -> None:
         """Start a backend; a launch that runs is replaced."""
-        row = self._backends.get_row(name)
-        if not row.wanted:
-            raise Cancelled(f'the backend "{name}" is being removed')
-        self._backends.update(name, state="starting", error=None)
-        with self._images.hold():
-            if not self._adopt_own_launch(row, run):
-                self._replace_launch(row, run)
+        row = self._await_update(name, run)
+        self.start(row, run)
         if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
             if row.replica == 0:
                 self._await_replicas(row, run)
             self._backends.announce_change()  # each replica learns where this one is
+
+    def start(self, row: BackendRow, run: Run) -> None:
+        """Start a launch and wait until it is ready; what the row has for a launch ends before.
+
+        Raises:
+            Cancelled: the launch is not wanted any more.
+            VenvdError: it does not start.
+        """
+        if not row.wanted:
+            raise Cancelled(f'the backend "{row.place}" is being removed')
+        self._backends.update(row.name, state="starting", error=None)
+        with self._images.hold():
+            if not self._adopt_own_launch(row, run):
+                self._replace_launch(row, run)
+
+    def _await_update(self, name: str, run: Run) -> BackendRow:
+        """Wait for the end of an update that was cancelled, which may start the same launch; return the row."""
+        backend = self._backends.get_row(name).replica_of or name
+        while self._operations.is_ending(UPDATE, backend):
+            run.check()
+            time.sleep(_PROBE_INTERVAL)
+        return self._backends.get_row(name)
 
     def _await_replicas(self, row: BackendRow, run: Run) -> None:
         """Wait until the starts of the other replicas have ended, which were queued before this one.
@@ -130,7 +148,8 @@ class BackendStarter:
         previous = self._end_launch(row)
         try:
             spec = read_spec(row)
-            check_socket_dir(spec, self._settings.sockets)
+            if row.stage is None:
+                check_socket_dir(spec, self._settings.sockets)
             venv = self._venvs.get(row.venv).spec
             check_host_paths(venv, spec, self._backends.host_paths)
             path = find_certificate(venv, spec)
@@ -169,15 +188,21 @@ class BackendStarter:
     def _choose_image(self, row: BackendRow, run: Run) -> Image:
         """Choose the image to start: the newest build of the venv, or after a rollback the one before.
 
+        A backend that ended takes the build that it ran if an update to the newest has failed.
+
         Raises:
-            NotFound: that one is gone.
+            NotFound: the build of a rollback is gone.
         """
-        if row.pinned_key is None:
-            return self._venvs.ensure(row.venv, run)
-        image = self._engine.find_image(row.pinned_key)
+        key = row.pinned_key or row.proven_key
+        if key is None:
+            newest = self._venvs.ensure(row.venv, run)
+            failed_before = row.failed_update is not None and row.failed_update.partition("/")[0] == newest.key
+            last = self._engine.find_image(row.key) if failed_before and row.key is not None else None
+            return last or newest
+        image = self._engine.find_image(key)
         if image is None:
             raise NotFound(
-                f'the build {row.pinned_key} of the venv "{row.venv}", to which the backend was rolled back, is gone: '
+                f'the build {key} of the venv "{row.venv}", to which the backend was rolled back, is gone: '
                 f"`venvd restart {row.replica_of or row.name}` takes the newest"
             )
         return image
@@ -225,7 +250,7 @@ class BackendStarter:
                 self._backends.update(row.name, record=None, launch=None)
             raise
         walls = None if row.is_router else self._read_walls(row, record)
-        self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls)
+        self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls, proven_key=None)
 
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
         """Ask the server of a backend for the walls around its user code; None if it does not report them."""

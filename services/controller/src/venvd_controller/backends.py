@@ -16,11 +16,19 @@ from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.internal.replica_table import ReplicaTable
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas, sockets
-from venvd_controller.backend_rows import Newest, create_resource, find_newest, make_row, read_spec
+from venvd_controller.backend_rows import (
+    Newest,
+    create_resource,
+    find_newest,
+    get_retry_delay,
+    get_version,
+    make_row,
+    read_spec,
+)
 from venvd_controller.backend_tokens import BackendTokens
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.database import Database, Reading, after_commit, get_row
-from venvd_controller.database.tables import BackendRow, StoppedRow, VenvRow
+from venvd_controller.database.tables import NEXT, BackendRow, VenvRow, name_replica
 from venvd_controller.home import Home
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
@@ -32,11 +40,9 @@ from venvd_engines.engine import Engine, LaunchRecord
 log = logging.getLogger("venvd.controller")
 
 KIND = "backend.start"
+UPDATE = "backend.update"
 _LIVE_FIELDS = ("update", "replicas", "minReplicas", "maxReplicas", "sessionsPerReplica", "drainTimeout")
 """Fields of the specification that the servers do not see."""
-_FIRST_DELAY = 2.0
-_MAX_DELAY = 60.0
-"""Seconds between two starts of a backend that fails; the delay doubles with each failure."""
 
 
 class Backends:
@@ -160,7 +166,8 @@ class Backends:
         return self._create_resource(replicas.group_by_backend(rows)[0], find_newest(session, self._engine))
 
     def _create_resource(self, rows: Sequence[BackendRow], newest: Newest) -> Backend:
-        return create_resource(rows, newest, self._engine.name, self.tokens.derive(rows[0]))
+        is_updating = rows[0].name in self._operations.list_active_targets(UPDATE)
+        return create_resource(rows, newest, self._engine.name, self.tokens.derive(rows[0]), updating=is_updating)
 
     # ---- commands ----
 
@@ -204,7 +211,7 @@ class Backends:
         sockets.check_free(session, spec, name, self._home.id, self.host_paths.run_dir)
         failed = session.get(BackendRow, name)
         if failed is not None:
-            for each in (failed, *replicas.list_others(session, name)):
+            for each in (failed, *replicas.list_others(session, name), *replicas.list_beside(session, name)):
                 self._operations.cancel_active(session, KIND, each.name)
                 session.delete(each)
             remove_secrets(session, "backend", name)
@@ -242,7 +249,7 @@ class Backends:
             Conflict: another backend has its name, or the replica is being removed.
         """
         if other is None:
-            name = replicas.name_replica(row.name, number)
+            name = name_replica(row.name, number)
             if session.get(BackendRow, name) is not None:
                 what = "the router" if number == replicas.ROUTER else f"replica {number}"
                 raise Conflict(f'replicas: {what} would be "{name}", and a backend has that name')
@@ -283,6 +290,7 @@ class Backends:
             active = self._operations.find_active(session, KIND, name)
             if active is not None:
                 raise Conflict(f'the backend "{name}" is starting already (operation {active.id})')
+            self.cancel_update(session, row)
             others = {each.replica: each for each in replicas.list_others(session, name)}
             pinned = replicas.list_previous_builds([row, *others.values()]) if back else {}
             if self._is_routed(session, row):
@@ -293,6 +301,7 @@ class Backends:
                     self.remove_row(session, each)
                 elif each.wanted and self._operations.find_active(session, KIND, each.name) is None:
                     each.retry_at, each.failures, each.error, each.pinned_key = 0.0, 0, None, pinned.get(each.name)
+                    each.failed_update = each.update_error = each.proven_key = None
                     operation = self._queue_start(session, each)
             return self.show(session, row), operation
 
@@ -306,7 +315,7 @@ class Backends:
         with self._database.write() as session:
             row = get_backend_row(session, name)
             end = backend_tokens.rotate(row, overlap)
-            for other in replicas.list_others(session, name):
+            for other in (*replicas.list_others(session, name), *replicas.list_beside(session, name)):
                 other.tokens = row.tokens
             after_commit(session, self.tokens.forget_owners)
             after_commit(session, self.announce_change)
@@ -336,7 +345,9 @@ class Backends:
             after_commit(session, self.tokens.forget_owners)
             if changed and row.wanted:
                 self._operations.cancel_active(session, KIND, row.name)
+                self.cancel_update(session, row)
                 row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
+                row.failed_update = row.update_error = row.proven_key = None
                 self._adjust_replicas(session, row)
                 self._queue_start(session, row)
 
@@ -358,18 +369,25 @@ class Backends:
         after_commit(session, self.announce_change)
 
     def end_drain(self, name: str) -> None:
-        """Mark a replica that has drained for removal, unless it is wanted again."""
+        """Mark a replica that has drained for removal, unless it is wanted again; so with a launch beside a place."""
         with self._database.write() as session:
             row = session.get(BackendRow, name)
-            if row is not None and row.drain_until is not None:
+            if row is not None and (row.drain_until is not None or row.stage is not None):
                 self.remove_row(session, row)
 
     def request_removal(self, name: str) -> None:
         """Mark a backend for removal and cancel its start; the reconciler removes it."""
         with self._database.write() as session:
             row = get_backend_row(session, name)
-            for each in (row, *replicas.list_others(session, name)):
+            self._operations.cancel_active(session, UPDATE, name)
+            for each in (row, *replicas.list_others(session, name), *replicas.list_beside(session, name)):
                 self.remove_row(session, each)
+
+    def cancel_update(self, session: Session, row: BackendRow) -> None:
+        """End an update of the backend of a row, whose launches start anew; former launches drain on."""
+        self._operations.cancel_active(session, UPDATE, row.name)
+        for each in replicas.list_beside(session, row.name, NEXT):
+            self.remove_row(session, each)
 
     def remove_row(self, session: Session, row: BackendRow) -> None:
         """Mark one launch for removal."""
@@ -430,12 +448,13 @@ class Backends:
         """Delete the row of a launch that has ended. The row of a backend stays until all others of it are gone."""
         with self._database.write() as session:
             row = session.get(BackendRow, name)
-            if row is not None and replicas.list_others(session, name):
+            rest = [*replicas.list_others(session, name), *replicas.list_beside(session, name)]
+            if row is not None and rest:
                 row.record, row.launch = None, None
             elif row is not None:
                 remove_secrets(session, "backend", name)
                 session.delete(row)
-                is_replica = row.replica_of is not None and not row.is_router
+                is_replica = row.replica_of is not None and row.stage is None and not row.is_router
                 first = session.get(BackendRow, row.replica_of) if is_replica else None
                 if first is not None:
                     first.names = min(first.names, row.replica)
@@ -445,42 +464,23 @@ class Backends:
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
         """Note a failed start. The reconciler retries a backend that ran before, not one that never ran."""
         row = session.get(BackendRow, name)
-        if row is None or row.operation != operation or not row.wanted:
-            return
+        if row is not None and row.operation == operation and row.wanted:
+            self.note_failed_start(row, error)
+
+    @staticmethod
+    def note_failed_start(row: BackendRow, error: VenvdError) -> None:
+        """Note that a launch could not be started."""
         row.state = "unhealthy" if row.started_at else "failed"
         row.error = error.message
         if not isinstance(error, Cancelled):
             row.failures += 1
             row.retry_at = time.time() + get_retry_delay(row.failures)
 
-    # ---- backends that a manifest declares ----
-
-    def stop_declared(self, name: str, manifest: str) -> None:
-        """Mark a declared backend for removal, and keep it from being started while the manifest has this digest."""
-        with self._database.write() as session:
-            session.merge(StoppedRow(backend=name, manifest=manifest))
-        self.request_removal(name)
-
-    def list_stopped(self, manifest: str) -> set[str]:
-        """List the declared backends that are stopped while the manifest has this digest."""
-        with self._database.read() as session:
-            return set(session.scalars(select(StoppedRow.backend).where(StoppedRow.manifest == manifest)))
-
 
 def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:
     """Return whether a backend stays only to show its error: a new start of the same name replaces it."""
     shown = visible is None or any(fnmatchcase(row.venv, name) for name in visible.venvs)
     return shown and row.wanted and row.state == "failed" and not row.declared
-
-
-def get_retry_delay(failures: int) -> float:
-    """Return the seconds before the next start after so many successive failures."""
-    return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (failures - 1)) if failures else 0.0
-
-
-def get_version(row: BackendRow) -> tuple[object, ...]:
-    """Return the columns that every operation and command changes."""
-    return (row.launch, row.state, row.operation, row.wanted, row.failures)
 
 
 def _update(name: str) -> Any:

@@ -58,6 +58,7 @@ class Controller:
     providers: Providers
     backends: Backends
     scaler: Scaler
+    updates: Updates
     pod_manifests: PodManifests
     keys: Keys
     audit: AuditLog
@@ -143,12 +144,12 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     audit = AuditLog(database, settings.audit_rows)
     events = BackendEvents(backends, audit)
     secrets = SecretStore(database, home, SiteAuthorities(settings.ca_bundle))
-    BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
-    updates = Updates(database, engine, backends)
+    starter = BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
+    updates = Updates(database, engine, backends, operations, starter)
     sleep = Sleep(database, backends)
     scaler = Scaler(database, engine, backends, operations, settings.start_timeout)
     reconciler = Reconciler(
-        engine, operations, backends, events, scaler, sleep, settings.reconcile_interval, settings.stop_grace
+        engine, operations, backends, events, scaler, sleep, updates, settings.reconcile_interval, settings.stop_grace
     )
     providers = Providers(database, venvs)
     manifest_sync = ManifestSync(settings.manifest, database, runtimes, venvs, providers, backends)
@@ -157,7 +158,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     pruner = Pruner(engine, images, auto_venvs)
     reconciler.chores += [
         manifest_sync.sync,
-        updates.restart_next,
+        updates.update_next,
         scaler.adjust_to_load,
         sleep.adjust,
         pruner.remove_outdated,
@@ -168,6 +169,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, scaler,
-        pod_manifests, keys, audit, secrets, KeyFiles(engine, keys, secrets, backends), reconciler, manifest_sync,
-        pruner, LogHub(engine), VenvRuns(backends, venvs), Forwarder(backends, settings.client_files), registry,
+        updates, pod_manifests, keys, audit, secrets, KeyFiles(engine, keys, secrets, backends), reconciler,
+        manifest_sync, pruner, LogHub(engine), VenvRuns(backends, venvs), Forwarder(backends, settings.client_files),
+        registry,
     )  # fmt: skip

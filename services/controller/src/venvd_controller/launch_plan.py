@@ -14,9 +14,9 @@ from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_contract.server_settings import merge_server_settings
 from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import Backends
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import BackendRow, name_replica
 from venvd_controller.host_paths import HostPaths
-from venvd_controller.replicas import name_replica, plan_replica
+from venvd_controller.replicas import plan_replica
 from venvd_controller.settings import Settings
 from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Image, Launch, LaunchRecord, Port, WorkerLimits
@@ -52,11 +52,12 @@ def plan_launch(
     """
     spec = read_spec(row)
     behind = routed and not row.is_router
+    has_own_address = behind or row.stage is not None
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     network = _choose_network(venv, spec)
     return Launch(
         id=secrets.token_hex(6),
-        name=row.name,
+        name=row.place,
         type=spec.type,
         image=image,
         server_env=server_env,
@@ -68,7 +69,9 @@ def plan_launch(
         preload_timeout=settings.preload_timeout,
         spare_sessions=settings.spare_sessions,
         host=spec.host,
-        ports=_choose_ports(plan_replica(spec), row.ports, _BEHIND) if behind else _choose_ports(spec, row.ports),
+        ports=_choose_ports(plan_replica(spec), row.ports, _BEHIND)
+        if has_own_address
+        else _choose_ports(spec, row.ports),
         reserved=reserved_ports,
         network="destinations" if isinstance(network, list) else network,
         oci_runtime=spec.ociRuntime or venv.ociRuntime,
@@ -78,7 +81,7 @@ def plan_launch(
             processes=spec.limits.processes or settings.worker_processes,
             tmpfs_bytes=settings.worker_tmpfs_bytes,
         ),
-        socket_name=choose_socket_name(spec, home_id, row.name),
+        socket_name=choose_socket_name(spec, home_id, row.place),
         keys=keys,
         secrets=secrets_file,
         manages_key=manages_key,
@@ -86,6 +89,7 @@ def plan_launch(
         pipe_name=spec.pipeName,
         router=row.is_router,
         routed=behind,
+        beside=row.stage is not None,
         address_name=_choose_address_name(row, routed=routed),
         labels=spec.labels,
     )
@@ -95,7 +99,7 @@ def _choose_address_name(row: BackendRow, *, routed: bool) -> str:
     """Choose the name of the address: the router has that of the backend, and a replica behind it one of its own."""
     if row.is_router:
         return row.replica_of or row.name
-    return name_replica(row.name, 0) if routed and row.replica == 0 else row.name
+    return name_replica(row.place, 0) if routed and row.replica == 0 else row.place
 
 
 def _choose_network(venv: VenvSpec, spec: BackendSpec) -> bool | Literal["loopback"] | list[str]:

@@ -13,7 +13,7 @@ from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, Ven
 from venvd_contract.resources import BackendSpec
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, RuntimeRow, VenvRow
+from venvd_controller.database.tables import BackendRow, RuntimeRow, StoppedRow, VenvRow
 from venvd_controller.manifest import Manifest, read_manifest
 from venvd_controller.providers import Providers
 from venvd_controller.runtimes import Runtimes
@@ -87,7 +87,7 @@ class ManifestSync:
             self._providers.put(name, needed, declared=True)
         for name, spec in self._manifest.venvs.items():
             self._venvs.put(name, spec, declared=True)
-        stopped = self._backends.list_stopped(self._digest)
+        stopped = self._list_stopped()
         for name, backend in self._manifest.backends.items():
             self._apply_backend(name, backend, stopped=name in stopped)
         with self._database.read() as session:
@@ -110,6 +110,17 @@ class ManifestSync:
         """The manifest in force, if there is one."""
         return None if self._manifest is None else self._path
 
+    def _stop_declared(self, name: str) -> None:
+        """Mark a declared backend for removal, and keep it from being started while the manifest is the same."""
+        with self._database.write() as session:
+            session.merge(StoppedRow(backend=name, manifest=self._digest))
+        self._backends.request_removal(name)
+
+    def _list_stopped(self) -> set[str]:
+        """List the declared backends that are stopped while the manifest is the same."""
+        with self._database.read() as session:
+            return set(session.scalars(select(StoppedRow.backend).where(StoppedRow.manifest == self._digest)))
+
     def stop_backend(self, name: str, *, until_changed: bool) -> None:
         """Mark a backend for removal.
 
@@ -123,7 +134,7 @@ class ManifestSync:
         if self._manifest is None or name not in self._manifest.backends or not self._backends.get_row(name).declared:
             self._backends.request_removal(name)
         elif until_changed:
-            self._backends.stop_declared(name, self._digest)
+            self._stop_declared(name)
         else:
             raise Conflict(
                 f'the manifest {self._path} declares the backend "{name}" and would start it again: remove it there, '
@@ -149,7 +160,7 @@ class ManifestSync:
             runtimes = set(session.scalars(select(RuntimeRow.version).where(RuntimeRow.declared)))
         providers = self._providers.list_declared()
         missing = (
-            set(manifest.backends) - backends - self._backends.list_stopped(self._digest)
+            set(manifest.backends) - backends - self._list_stopped()
             or set(manifest.venvs) - venvs
             or set(manifest.providers) - providers
             or set(manifest.runtimes) - runtimes

@@ -24,7 +24,7 @@ from venvd_controller.operations import ACTIVE, DONE, Operations
 from venvd_controller.reconciler import Reconciler
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
-_KINDS = (runtimes.KIND, venvs.KIND, backends.KIND)
+_KINDS = (runtimes.KIND, venvs.KIND, backends.KIND, backends.UPDATE)
 _BACKEND_STATES = ("pending", "starting", "running", "idle", "unhealthy", "stopping", "failed")
 _VENV_STATES = ("pending", "building", "ready", "failed")
 
@@ -76,7 +76,7 @@ class _Collector(Collector):
         restarts = CounterMetricFamily(
             "venvd_backend_restarts", "Restarts of a backend that ended by itself.", labels=["backend"]
         )
-        for row in rows:
+        for row in (row for row in rows if row.stage is None):
             restarts.add_metric([row.name], row.restarts)
         yield restarts
         yield _count_labels(

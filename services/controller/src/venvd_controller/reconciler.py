@@ -15,14 +15,15 @@ from datetime import datetime
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backend_rows import find_expiry
-from venvd_controller.backends import KIND, Backends, get_retry_delay, get_version
+from venvd_controller.backend_rows import find_expiry, get_retry_delay, get_version
+from venvd_controller.backends import KIND, UPDATE, Backends
 from venvd_controller.clock import now
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import FORMER, BackendRow
 from venvd_controller.launch_list import LaunchList
 from venvd_controller.operations import Operations
 from venvd_controller.scaling import Scaler
 from venvd_controller.sleep import Sleep
+from venvd_controller.updates import Updates
 from venvd_engines.engine import BackendState, Engine, LaunchRecord, Owned
 
 log = logging.getLogger("venvd.controller")
@@ -56,6 +57,7 @@ class Reconciler:
         events: BackendEvents,
         scaler: Scaler,
         sleep: Sleep,
+        updates: Updates,
         interval: float,
         grace: float,
     ) -> None:
@@ -63,6 +65,7 @@ class Reconciler:
         self._events = events
         self._scaler = scaler
         self._sleep = sleep
+        self._updates = updates
         self._operations = operations
         self._backends = backends
         self._interval = interval
@@ -187,6 +190,8 @@ class Reconciler:
     def _reconcile(self, row: BackendRow, owned: Owned | None) -> None:
         if not row.wanted:
             self._remove(row, owned)
+        elif row.stage is not None:
+            self._end_beside(row, owned)
         elif self._scaler.has_drained(row):
             self._backends.end_drain(row.name)
             self.wake()
@@ -200,8 +205,20 @@ class Reconciler:
             self._remove_rest(row, owned)
         elif row.state == "unhealthy" or (row.declared and row.state == "failed"):
             self._retry(row)
-        elif row.state in {"pending", "starting"}:
+        elif row.state in {"pending", "starting"} and not self._is_updated(row):
             self._backends.start_if_unchanged(row)
+
+    def _end_beside(self, row: BackendRow, owned: Owned | None) -> None:
+        """Remove a launch beside a place, once it has drained or ended, or if no update needs it."""
+        is_gone = row.stage == FORMER and (owned is None or not owned.running)
+        if is_gone or self._updates.has_ended(row):
+            self._backends.end_drain(row.name)
+            self.wake()
+
+    def _is_updated(self, row: BackendRow) -> bool:
+        """Return whether an update of the backend starts this launch."""
+        updated = self._operations.list_active_targets(UPDATE)
+        return row.proven_key is not None and (row.replica_of or row.name) in updated
 
     def _expire(self, row: BackendRow) -> None:
         log.info("%s: its time to live is over; it is removed", row.name)

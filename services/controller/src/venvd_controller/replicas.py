@@ -21,7 +21,7 @@ from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_contract.server_settings import merge_server_settings
 from venvd_controller import probes
-from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.database.tables import FORMER, BackendRow, VenvRow
 from venvd_engines.engine import Engine, LaunchRecord
 
 ROUTER = -1
@@ -126,11 +126,6 @@ def is_routed(spec: BackendSpec, venv: VenvRow | None, engine: Engine) -> bool:
     return False
 
 
-def name_replica(backend: str, number: int) -> str:
-    """Make the name of the row of a replica other than 0, or of the router."""
-    return f"{backend}--router" if number == ROUTER else f"{backend}--{number}"
-
-
 def plan_replica(spec: BackendSpec) -> BackendSpec:
     """Make the specification of a further replica: only replica 0 has a time to live and requested addresses."""
     return replace(spec, port=None, httpPort=None, socketDir=None, pipeName=None, ttl=None)
@@ -138,14 +133,23 @@ def plan_replica(spec: BackendSpec) -> BackendSpec:
 
 def list_others(session: Session, backend: str) -> Sequence[BackendRow]:
     """List the rows of a backend beside that of replica 0: the router's comes first."""
-    query = select(BackendRow).where(BackendRow.replica_of == backend)
+    query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_(None))
     return session.scalars(query.order_by(BackendRow.replica)).all()
 
 
+def list_beside(session: Session, backend: str, stage: str | None = None) -> Sequence[BackendRow]:
+    """List the rows of the launches beside those of the replicas of a backend, all of them or those of a stage."""
+    query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_not(None))
+    return [row for row in session.scalars(query.order_by(BackendRow.replica)) if stage in {None, row.stage}]
+
+
 def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
-    """Group rows by backend, each group in the order of its replicas; a router comes last."""
+    """Group rows by backend, each group in the order of its replicas; a router comes last.
+
+    Launches beside those of replicas are left out.
+    """
     groups: dict[str, list[BackendRow]] = {}
-    for row in sorted(rows, key=lambda row: (row.is_router, row.replica)):
+    for row in sorted((row for row in rows if row.stage is None), key=lambda row: (row.is_router, row.replica)):
         groups.setdefault(row.replica_of or row.name, []).append(row)
     return list(groups.values())
 
@@ -169,10 +173,17 @@ def combine_state(rows: Sequence[BackendRow]) -> str:
 
 def combine_error(rows: Sequence[BackendRow]) -> str | None:
     """Return the error of a backend, or the first of its replicas, with its number."""
-    failed = next((row for row in rows if row.error), None)
+    failed = next((row for row in rows if describe_error(row)), None)
     if failed is None or len(rows) == 1:
-        return None if failed is None else failed.error
-    return f"{title(failed)}: {failed.error}"
+        return None if failed is None else describe_error(failed)
+    return f"{title(failed)}: {describe_error(failed)}"
+
+
+def describe_error(row: BackendRow) -> str | None:
+    """Return what is wrong with a replica, or why an update left it as it is."""
+    if row.error or row.update_error is None:
+        return row.error
+    return f"it runs on as it was, since its update failed: {row.update_error}"
 
 
 def title(row: BackendRow) -> str:
@@ -199,17 +210,31 @@ def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
 def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaTable:
     """Make the table of replicas for the server or the router of a row, from the rows of all backends."""
     backend = launched.replica_of or launched.name
-    rows = [row for row in all_rows if backend in (row.name, row.replica_of) and not row.is_router]
+    everything = [row for row in all_rows if backend in (row.name, row.replica_of) and not row.is_router]
+    rows = [row for row in everything if row.stage is None]
     entries = [ReplicaEntry() for _ in range(max((row.replica for row in rows), default=0) + 1)]
     for row in rows:
         entry = entries[row.replica] = ReplicaEntry(draining=row.drain_until is not None)
         if row.record is not None and row.state in _ANSWERING:
-            record = LaunchRecord(**row.record)
-            entry.url = record.url
-            entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
-            entry.certificate = record.certificate
+            # the address of its replica leads clients of a former launch there, but only with a new connection
+            own = launched.stage == FORMER and launched.replica == row.replica
+            _write_address(entry, LaunchRecord(**row.record), own=own)
+    count, numbers = len(entries), {}
+    for row in sorted(everything, key=lambda row: row.created_at):
+        if row.stage == FORMER and row.wanted and row.record is not None:
+            numbers[row.name] = len(entries)
+            sessions = None if row.left is None else row.left["sessions"]
+            entries.append(ReplicaEntry(draining=True, left=row.replica, sessions=sessions))
+            _write_address(entries[-1], LaunchRecord(**row.record), own=True)
     names = next((row.names for row in rows if row.replica == 0), 1)
-    return ReplicaTable(min(names, len(entries)), entries)
+    return ReplicaTable(min(names, count), entries, numbers.get(launched.name))
+
+
+def _write_address(entry: ReplicaEntry, record: LaunchRecord, *, own: bool) -> None:
+    """Write the address of a launch: that of its replica, or one that leads to this launch alone."""
+    entry.url = (record.own_url or record.url) if own else record.url
+    entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
+    entry.certificate = record.certificate
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:

@@ -7,7 +7,7 @@ import logging
 from venvd_controller import replicas
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import NEXT, BackendRow
 
 log = logging.getLogger("venvd.controller")
 
@@ -24,8 +24,11 @@ class Sleep:
 
     def adjust(self) -> None:
         """Look at each backend that may sleep."""
-        for rows in replicas.group_by_backend(self._backends.list_rows()):
+        all_rows = self._backends.list_rows()
+        updated = {row.replica_of for row in all_rows if row.stage == NEXT}
+        for rows in replicas.group_by_backend(all_rows):
             may_sleep = rows[0].wanted and rows[0].spec.get("idleStop") is not None and rows[-1].is_router
+            may_sleep = may_sleep and rows[0].name not in updated
             if may_sleep and rows[-1].state == "running":
                 self._adjust(rows[:-1], rows[-1], rows[0].spec["idleStop"])
 

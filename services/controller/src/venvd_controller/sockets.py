@@ -38,7 +38,7 @@ def check_free(session: Session, spec: BackendSpec, name: str, home_id: str, run
     socket_name = choose_socket_name(spec, home_id, name)
     if socket_name is None:
         return
-    for row in session.scalars(select(BackendRow).where(BackendRow.name != name)):
+    for row in session.scalars(select(BackendRow).where(BackendRow.name != name, BackendRow.stage.is_(None))):
         other = read_spec(row)
         if spec.pipeName is not None and other.pipeName == spec.pipeName:
             raise Conflict(f'pipeName: the backend "{row.name}" has the name "{spec.pipeName}": choose another')

@@ -48,8 +48,8 @@ class PipeServer:
         self.guard.on_refusal = backend.refuse_token
         self.held = 0
         self.admission = Admission(read_limits(settings))
-        self._pipe_path = settings.socket_dir / PIPE
-        self._http_path = settings.socket_dir / HTTP
+        self._pipe_path = settings.socket_dir / f"{settings.socket_prefix}{PIPE}"
+        self._http_path = settings.socket_dir / f"{settings.socket_prefix}{HTTP}"
         self._connections: set[PipeConnection] = set()
         self._refused: set[PipeConnection] = set()
         self._uids: frozenset[int] | None = frozenset()
@@ -62,6 +62,7 @@ class PipeServer:
         """
         loop = asyncio.get_running_loop()
         pipe_listener = self._listen(self._pipe_path)
+        self._inode = self._pipe_path.lstat().st_ino
         try:
             http_listener = self._listen(self._http_path)
         except BaseException:
@@ -90,7 +91,7 @@ class PipeServer:
     async def close(self) -> None:
         """Answer the running calls, within `drain` seconds, then close everything."""
         self._server.close()
-        remove_name(self._pipe_path)
+        self._remove_names()
         for connection in list(self._connections):
             connection.end_requests()
         with contextlib.suppress(TimeoutError):
@@ -104,6 +105,13 @@ class PipeServer:
         self._http.should_exit = True
         await asyncio.wait({self._stall_checks, self._serving_http})
         self.hangups.close()
+
+    def _remove_names(self) -> None:
+        """Remove the names of the socket for clients: an update may have given it another one."""
+        with contextlib.suppress(OSError):
+            for path in self.settings.socket_dir.iterdir():
+                if path.lstat().st_ino == self._inode:
+                    remove_name(path)
 
     async def _wait_until_idle(self) -> None:
         while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 — only once, at the end

@@ -41,6 +41,8 @@ class PipeSettings(BackendSettings):
 
     socket_dir: Path = Path("/run/venvd/socket")
     """The directory of `pipe.sock` and `http.sock`; it must exist."""
+    socket_prefix: str = ""
+    """What the names of both sockets begin with."""
     socket_mode: Mode = 0o660
     socket_owner: int | None = Field(default=None, ge=0)
     """User ID that owns the sockets; null is that of this process."""

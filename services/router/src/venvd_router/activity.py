@@ -107,7 +107,7 @@ class Metrics(Collector):
             "venvd_router_connections", "HTTP connections and gRPC calls to replicas", labels=["replica", "state"]
         )
         idle = self._upstream.count_idle()
-        for number in range(table.count):
+        for number in range(len(table.replicas)):
             connections.add_metric([str(number), "used"], self._upstream.in_use[number] + activity.streams[number])
             connections.add_metric([str(number), "idle"], idle[number])
         yield connections

@@ -77,7 +77,7 @@ class Replicas:
         return number if number is not None and number < self.table.count else 0
 
     def find_number(self, url: str) -> int | None:
-        """Find the replica that clients reach at `url`."""
+        """Find the launch that is reached at `url`, by clients or by this router."""
         number = self._look_up(url)
         if number is None and self.refresh is not None:
             self.refresh()
@@ -85,15 +85,16 @@ class Replicas:
         return number
 
     def _look_up(self, url: str) -> int | None:
-        return next((number for number, each in enumerate(self.table.replicas) if each.url == url), None)
+        entries = enumerate(self.table.replicas)
+        return next((number for number, each in entries if url in {each.url, each.innerUrl}), None)
 
     def list_reachable(self) -> list[int]:
-        """List the replicas that have an address."""
+        """List the launches that have an address; those of replicas come before those that drain after an update."""
         return [number for number, each in enumerate(self.table.replicas) if _find_url(each) is not None]
 
     def look_for_missing(self) -> None:
         """Read the table again if a replica has no address: it may have got one a moment ago."""
-        if self.refresh is not None and len(self.list_reachable()) < self.table.count:
+        if self.refresh is not None and len(self.list_reachable()) < len(self.table.replicas):
             self.refresh()
 
     def find_address(self, number: int, *, http: bool = True) -> Address | None:
@@ -103,7 +104,7 @@ class Replicas:
             number: of the replica.
             http: whether to reach its HTTP port, if its main port is one of gRPC.
         """
-        if number >= self.table.count:
+        if number >= len(self.table.replicas):
             return None
         entry = self.table.replicas[number]
         url = _find_url(entry)

@@ -281,7 +281,7 @@ class AsyncBackends:
         return await self._connection.send(api.restart_backend(name))
 
     async def rollback(self, name: str) -> BackendStart:
-        """Begin to restart a backend with the build of its venv that it ran before.
+        """Begin to take a backend back to the build of its venv that it ran before, once a launch with that is ready.
 
         It keeps that build until it is restarted. A second rollback takes the later build again.
         """

@@ -55,12 +55,12 @@ def rows(backends: Sequence[Backend]) -> str:
 
 
 def _describe_state(info: Backend) -> str:
-    return f"{info.state}, outdated" if info.outdated else info.state
+    return info.state + (", updating" if info.updating else ", outdated" if info.outdated else "")
 
 
 def describe_outdated(backends: Sequence[Backend]) -> str:
-    """Return a line that says which backends to restart, or nothing."""
-    names = [item.name for item in backends if item.outdated]
+    """Return a line that says which backends to restart, or nothing; those that are being updated need it not."""
+    names = [item.name for item in backends if item.outdated and not item.updating]
     if not names:
         return ""
     return (
@@ -325,10 +325,13 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
 
 @backend.command("rollback")
 @click.argument("name", required=False, shell_complete=complete_names("backends"))
-@click.option("--no-wait", is_flag=True, help="Return at once. The restart keeps running.")
+@click.option("--no-wait", is_flag=True, help="Return at once. The update goes on.")
 @pass_state
 def rollback(state: State, name: str | None, no_wait: bool) -> None:
-    """Restart a backend with the build of its venv that it ran before. `venvd restart` takes the newest again."""
+    """Take a backend back to the build of its venv that it ran before, once a launch with that is ready.
+
+    `venvd restart` takes the newest again.
+    """
     _await_and_show(state, state.controller.backends.rollback(choose_backend(state, name)), no_wait=no_wait)
 
 

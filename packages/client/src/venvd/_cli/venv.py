@@ -309,7 +309,8 @@ def _show_built(state: State, change: VenvChange, *, no_wait: bool) -> None:
     wait(state, change.operation)
     info = state.controller.venvs.get(name)
     state.show(info, f"{name} is {info.state} (CPython {info.python})")
-    outdated = [item.name for item in state.controller.backends.list() if item.venv == name and item.outdated]
+    backends = [item for item in state.controller.backends.list() if item.venv == name and item.outdated]
+    outdated = [item.name for item in backends if item.spec.update != "rolling"]
     if outdated:
         restarts = " && ".join(f"venvd restart {each}" for each in outdated)
         state.say(f"{', '.join(outdated)}: still with the earlier build, until `{restarts}`")

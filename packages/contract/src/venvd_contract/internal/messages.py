@@ -230,6 +230,7 @@ class LoadReport:
         busy: sessions with a call that runs.
         queued: calls that wait in their sessions.
         idleSeconds: since the last call of any session ended; 0 while there is one.
+        left: the IDs of those that clients created, once the server knows that an update has replaced it.
     """
 
     sessions: int = 0
@@ -237,6 +238,7 @@ class LoadReport:
     busy: int = 0
     queued: int = 0
     idleSeconds: float = 0.0
+    left: Optional[List[str]] = None
 
 
 @dataclass

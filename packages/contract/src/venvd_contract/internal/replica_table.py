@@ -27,6 +27,8 @@ class ReplicaEntry:
         innerHttpUrl: the same, of the HTTP port of a gRPC server.
         draining: whether it takes no new sessions, since it will be removed.
         certificate: what the server was given for TLS, PEM; null without TLS.
+        left: the number of the replica whose launch this was before an update; null where it is its launch now.
+        sessions: the IDs of the sessions that such a launch still has; null until it has said so.
     """
 
     url: Optional[str] = None
@@ -34,6 +36,8 @@ class ReplicaEntry:
     innerHttpUrl: Optional[str] = None
     draining: bool = False
     certificate: Optional[str] = None
+    left: Optional[int] = None
+    sessions: Optional[List[str]] = None
 
 
 @dataclass
@@ -43,15 +47,19 @@ class ReplicaTable:
     Attributes:
         names: so many of the first replicas take the sessions with names. A new replica does not raise it: no name
             may move away from a session that has it.
-        replicas: by number; one that is gone has no address.
+        replicas: by number; one that is gone has no address. Behind them are the launches that an update replaced and
+            that still drain, with numbers that no ID has.
+        own: the number of the reader of this table, if it is one of the latter.
     """
 
     names: int = 1
     replicas: List[ReplicaEntry] = field(default_factory=lambda: [ReplicaEntry()])
+    own: Optional[int] = None
 
     @property
     def count(self) -> int:
-        return len(self.replicas)
+        """How many replicas there are, without launches that drain after an update."""
+        return sum(each.left is None for each in self.replicas)
 
     def find_home(self, session: str) -> Optional[int]:
         """Find the number of the replica on which the session with this name or ID lives.
@@ -60,10 +68,26 @@ class ReplicaTable:
         """
         if session == DEFAULT:
             return 0
+        left = self.find_left(session)
+        if left is not None:
+            return left
         number = read_number(session)
         if number is not None:
             return number if number < self.count else None
         return choose_home(session, self.names)
+
+    def find_left(self, session: str) -> Optional[int]:
+        """Find the launch that drains after an update and has said that it has the session with this name or ID."""
+        if len(self.replicas) > self.count:
+            for number in range(len(self.replicas) - 1, self.count - 1, -1):
+                entry = self.replicas[number]
+                if entry.sessions and (session in entry.sessions or f"{entry.left}-{session}" in entry.sessions):
+                    return number
+        return None
+
+    def list_left(self, replica: int) -> List[int]:
+        """List the numbers of the launches that a replica had before updates and that still drain, newest first."""
+        return [number for number in range(len(self.replicas) - 1, -1, -1) if self.replicas[number].left == replica]
 
     def list_open(self) -> List[int]:
         """List the replicas that have an address and take new sessions."""

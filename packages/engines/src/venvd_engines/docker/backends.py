@@ -34,6 +34,7 @@ from venvd_engines.docker.translation import explain
 from venvd_engines.docker.venv_images import PREFIX
 from venvd_engines.docker.volumes import FilledVolumes
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
+from venvd_engines.socket_names import choose_prefix, find_own_socket, remove_own_names, take_name
 from venvd_worker import archive
 
 CHANNEL = "/run/venvd/channel"
@@ -209,7 +210,9 @@ class Backends:
         if socket is not None:
             has_token = bool(launch.server_env.get("VENVD_TOKEN_SHA256"))
             mode = socket_directories.OPEN if has_token else socket_directories.CLOSED
-            directory = self._directories.make(socket, mode, launch.image.ref)
+            self._directories.path(socket, choose_prefix(launch))
+            make = self._directories.share if launch.beside else self._directories.make
+            directory = make(socket, mode, launch.image.ref)
             mounts.append(Mount(socket_directories.INSIDE, str(directory), type="bind"))
         try_bind = self._client.settings.docker_network is None
         search = PortSearch(launch.host, launch.ports, {*self._list_published(), *launch.reserved}, probe=try_bind)
@@ -275,11 +278,12 @@ class Backends:
     def _make_record(
         self, launch: Launch, image: str, socket: str | None, link: Path | None, host_ports: Mapping[int, int]
     ) -> LaunchRecord:
-        http_url = inner_url = inner_http_url = None
+        http_url = inner_url = inner_http_url = own_url = None
         if socket is not None:
             directory = self._directories.path(socket)
             url = f"unix://{directory / socket_directories.MAIN}"
-            probe_url = f"unix://{directory / socket_directories.PROBES}"
+            probe_url = f"unix://{directory / (choose_prefix(launch) + socket_directories.PROBES)}"
+            own_url = f"unix://{find_own_socket(directory, launch.id)}"
         else:
             inside_ports = {port.name: port.inside for port in launch.ports}
             probe_port = inside_ports.get("http", inside_ports["main"])
@@ -303,6 +307,7 @@ class Backends:
             http_url=http_url,
             inner_url=inner_url,
             inner_http_url=inner_http_url,
+            own_url=own_url,
             data={
                 "socket": socket,
                 "link": None if link is None else str(link),
@@ -331,6 +336,11 @@ class Backends:
         if state["Status"] in _RUNNING:
             return PartState("running", "" if state["Status"] == "running" else state["Status"])
         return PartState("exited", _describe_exit(state, record))
+
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
+        """Lead the name of a socket to another launch; see `Engine.take_address`."""
+        if record.data["socket"] is not None:
+            take_name(self._directories.path(record.data["socket"]), record.launch_id, former.launch_id)
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the key file of a backend's server.
@@ -417,6 +427,8 @@ class Backends:
                 if link is not None:
                     self._pipe_names.remove(link, self._directories.path(socket) / socket_directories.MAIN, image)
                 self._directories.remove(socket, image, keep=again)
+            else:
+                remove_own_names(self._directories.path(socket), launch_id)
         self._networks.remove_unused()
         if failures:
             raise failures[0]
@@ -445,6 +457,7 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
         engine_settings["VENVD_HTTP_PORT"] = inside_ports["http"]
     if launch.type == "pipe":
         engine_settings["VENVD_SOCKET_DIR"] = socket_directories.INSIDE
+        engine_settings["VENVD_SOCKET_PREFIX"] = choose_prefix(launch)
     files = {variable: f"{_FILES}/{variable}" for variable in launch.server_files}
     return {"VENVD_SOCKET_MODE": socket_directories.SOCKET_MODE, **launch.server_env, **files, **engine_settings}
 

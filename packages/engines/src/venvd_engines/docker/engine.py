@@ -48,6 +48,7 @@ class DockerEngine:
 
     name = "docker"
     has_routers = True
+    moving_types = frozenset({"pipe"})
 
     def __init__(self, settings: EngineSettings) -> None:
         self._client = DockerClient(settings)
@@ -155,6 +156,10 @@ class DockerEngine:
     @translate_errors("inspect the backend")
     def inspect(self, record: LaunchRecord) -> BackendState:
         return self._backends.inspect(record)
+
+    @translate_errors("lead clients to another launch")
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
+        self._backends.take_address(record, former)
 
     @translate_errors("replace the keys of the backend")
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:

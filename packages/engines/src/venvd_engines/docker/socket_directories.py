@@ -16,6 +16,7 @@ from typing import Any
 from docker.types import Mount
 
 from venvd_contract.errors import InvalidRequest
+from venvd_engines import socket_names
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.root_work import MOUNT_POINT, run_as_root
@@ -23,7 +24,7 @@ from venvd_engines.engine import RESERVED_DIRECTORIES
 
 INSIDE = "/run/venvd/socket"
 CONTROLLER = "/run/venvd/controller"
-MAIN, PROBES = "pipe.sock", "http.sock"
+MAIN, PROBES = socket_names.PIPE, socket_names.PROBES
 MAX_PATH_BYTES = 107
 """The kernel's limit for a socket's path."""
 
@@ -56,8 +57,10 @@ class SocketDirectories:
     def __init__(self, client: DockerClient) -> None:
         self._client = client
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str, prefix: str = "") -> Path:
         """Return the path of a directory, which is the same here and on the engine's host.
+
+        `prefix` is that of the names of sockets in it.
 
         Raises:
             InvalidRequest: the name cannot be that of a directory, or the path is too long for a socket.
@@ -65,7 +68,7 @@ class SocketDirectories:
         if not name or name in {".", ".."} or "/" in name or name.startswith(RESERVED_DIRECTORIES):
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
         directory = self._client.settings.run_dir / name
-        if len(os.fsencode(directory / MAIN)) > MAX_PATH_BYTES:
+        if len(os.fsencode(directory / f"{prefix}{MAIN}")) > MAX_PATH_BYTES:
             raise InvalidRequest(
                 f"the path of the socket, {directory / MAIN}, is longer than {MAX_PATH_BYTES} bytes: set VENVD_RUN_DIR "
                 "to a shorter one"
@@ -101,8 +104,8 @@ class SocketDirectories:
             self.share(socket.parent.name, CONTROLLER_MODE, image)
         return Mount(CONTROLLER, str(socket.parent), type="bind", read_only=True)
 
-    def share(self, name: str, mode: int, image: str) -> None:
-        """Make a permanent directory of the servers' group, or give that group and mode to an existing one.
+    def share(self, name: str, mode: int, image: str) -> Path:
+        """Make a directory of the servers' group, or give an existing one that group and mode; its content stays.
 
         The arguments are those of `make`.
         """
@@ -113,6 +116,7 @@ class SocketDirectories:
             path.chmod(mode)
         except PermissionError:
             self._work(_MAKE_CODE, [f"{MOUNT_POINT}/{name}", os.geteuid(), labels.SHARED_GID, mode], image)
+        return path
 
     def remove(self, name: str, image: str | None, *, keep: bool = False) -> None:
         """Remove the directory with its content.

@@ -10,8 +10,9 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightkube.core.exceptions import ApiError
 from lightkube.resources.core_v1 import Pod, Secret, Service
@@ -41,6 +42,8 @@ REACHES = {True: "full", "destinations": "destinations"}
 """The value of the label `labels.NETWORK` by the network of a launch; for all others it is `none`."""
 
 
+_IDENTITY = (labels.HOME, labels.ROLE, labels.NAME)
+"""The labels by which a Service is that of a backend of this home."""
 _ABSENT_WORKER = PartState("running", "a router has none")
 
 
@@ -67,7 +70,7 @@ class Backends:
         name = labels.make_name(launch.id)
         try:
             self._cluster.create(Secret, self._make_keys(launch, metadata_labels))
-            service = self._make_service(launch, metadata_labels)
+            service = self._find_service(launch) if launch.beside else self._make_service(launch, metadata_labels)
             record = self._make_record(launch, service)
             runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
             shared = pods.describe_shared_volumes("channel") if runtime and not launch.router else {}
@@ -80,12 +83,12 @@ class Backends:
             else:
                 spec = pods.make_backend(self._cluster.settings, launch, runtime, host)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
-            self._wait_until_running(launch.id, _list_parts(record), progress)
+            pod = self._wait_until_running(launch.id, _list_parts(record), progress)
             self.pods.expect_change()
         except BaseException:
             self._remove(launch.id, launch.address_name or launch.name)
             raise
-        return record
+        return _add_own_address(record, pod)
 
     def _make_labels(self, launch: Launch) -> dict[str, str]:
         return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
@@ -121,8 +124,26 @@ class Backends:
         except ApiError as error:
             if error.status.code != 409:
                 raise
+        found = self._cluster.find(Service, name)
+        own = self._cluster.labels(labels.BACKEND, name=launch.name)
+        if found is None or any((found.metadata.labels or {}).get(each) != own[each] for each in _IDENTITY):
             namespace = self._cluster.namespace
-            raise Conflict(f'the namespace {namespace} has a Service "{name}": choose another name') from None
+            raise Conflict(f'the namespace {namespace} has a Service "{name}": choose another name')
+        # an update that was interrupted has led it to a launch that is gone
+        return self._cluster.client.patch(Service, name, {"metadata": {"labels": metadata_labels}, "spec": spec})
+
+    def _find_service(self, launch: Launch) -> Any:
+        """Find the Service of the backend, which leads to another launch."""
+        name = launch.address_name or launch.name
+        service = self._cluster.find(Service, name)
+        if service is None:
+            raise Unavailable(f'the Service "{name}" is gone: restart the backend')
+        return service
+
+    def take_address(self, record: LaunchRecord) -> None:
+        """Lead the Service of a backend to the pod of this launch; connections stay with the pod that has them."""
+        name, launch = str(record.data["service"]), {labels.LAUNCH: record.launch_id}
+        self._cluster.client.patch(Service, name, {"metadata": {"labels": launch}, "spec": {"selector": launch}})
 
     def _make_record(self, launch: Launch, service: Any) -> LaunchRecord:
         """Make the record; outside of the cluster, where its names mean nothing, the Service's address stands in it."""
@@ -131,25 +152,23 @@ class Backends:
         reached = host if os.environ.get("KUBERNETES_SERVICE_HOST") else service.spec.clusterIP
         ports = {port.name: port.port for port in service.spec.ports}
         probe_url = f"{launch.probe_scheme}://{reached}:{ports.get('http', ports['main'])}"
-        # the router reaches no DNS
-        inner_host = url_host(str(service.spec.clusterIP)) if launch.routed else None
         return LaunchRecord(
             engine="kubernetes",
             launch_id=launch.id,
             url=f"{launch.url_scheme}://{reached}:{ports['main']}",
             probe_url=probe_url,
             http_url=probe_url if "http" in ports else None,
-            inner_url=inner_host and f"{launch.url_scheme}://{inner_host}:{ports['main']}",
-            inner_http_url=inner_host and ("http" in ports or None) and f"http://{inner_host}:{ports['http']}",
             data={
                 "service": name,
                 "host": host,
+                "type": launch.type,
+                "routed": launch.routed,
                 "memoryBytes": launch.limits.memory_bytes,
                 "router": launch.router,
             },
         )
 
-    def _wait_until_running(self, launch_id: str, parts: Sequence[str], progress: Progress) -> None:
+    def _wait_until_running(self, launch_id: str, parts: Sequence[str], progress: Progress) -> Any:
         deadline = time.monotonic() + START_SECONDS
         said = ""
         while True:
@@ -157,8 +176,8 @@ class Backends:
             pod = self.pods.find(launch_id)
             if pod is None:
                 raise Unavailable("the pod was deleted while it started")
-            if all(_inspect_part(pod, part).state == "running" for part in parts):
-                return
+            if all(_inspect_part(pod, part).state == "running" for part in parts) and pod.status.podIP:
+                return pod
             failure = find_failure(pod)
             if failure is not None:
                 raise failure
@@ -292,6 +311,27 @@ def _check_launch(launch: Launch) -> None:
             raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")
 
 
+def _add_own_address(record: LaunchRecord, pod: Any) -> LaunchRecord:
+    """Add the address of the pod: the Service leads to another launch before this one takes it, and after an update.
+
+    The router, which reaches no DNS, reaches the server there too.
+    """
+    ports = pods.PORTS.get(str(record.data.get("type")), {})
+    if not pod.status.podIP or not ports:
+        return record
+    host, scheme = url_host(str(pod.status.podIP)), urlsplit(record.url).scheme
+    own_url = f"{scheme}://{host}:{ports['main']}"
+    probe_url = f"{urlsplit(record.probe_url).scheme}://{host}:{ports.get('http', ports['main'])}"
+    routed = bool(record.data.get("routed"))
+    return replace(
+        record,
+        own_url=own_url,
+        probe_url=probe_url,
+        inner_url=own_url if routed else None,
+        inner_http_url=probe_url if routed and "http" in ports else None,
+    )
+
+
 def _list_parts(record: LaunchRecord) -> Sequence[str]:
     """List the containers of a launch."""
     return (labels.SERVER,) if record.data.get("router") else PARTS
@@ -328,6 +368,7 @@ def _make_owned(launch_id: str, objects: dict[str, Any]) -> Owned:
     record = None
     with contextlib.suppress(KeyError, TypeError, ValueError, VenvdError):
         record = LaunchRecord(**json.loads(objects["Pod"].metadata.annotations[labels.RECORD]))
+        record = _add_own_address(record, objects["Pod"])
     name = next(iter(objects.values())).metadata.labels.get(labels.NAME, "")
     parts = PARTS if record is None else _list_parts(record)
     running = all(_inspect_part(objects.get("Pod"), part).state == "running" for part in parts)
@@ -335,6 +376,6 @@ def _make_owned(launch_id: str, objects: dict[str, Any]) -> Owned:
         launch_id=launch_id,
         name=name,
         record=record,
-        complete=record is not None and len(objects) == 3,
+        complete=record is not None and {"Pod", "Secret"} <= objects.keys(),
         running=running,
     )

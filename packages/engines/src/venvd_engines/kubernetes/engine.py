@@ -45,6 +45,7 @@ class KubernetesEngine:
 
     name = "kubernetes"
     has_routers = True
+    moving_types = frozenset({"http", "rpc"})
 
     def __init__(self, settings: EngineSettings) -> None:
         self._cluster = Cluster(settings)
@@ -118,6 +119,10 @@ class KubernetesEngine:
     @translate_errors("inspect the backend")
     def inspect(self, record: LaunchRecord) -> BackendState:
         return self._backends.inspect(record)
+
+    @translate_errors("lead clients to another launch")
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:  # noqa: ARG002 - the Service names one
+        self._backends.take_address(record)
 
     @translate_errors("replace the keys of the backend")
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:

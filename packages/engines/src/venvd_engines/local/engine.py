@@ -55,6 +55,7 @@ class LocalEngine:
 
     name = ENGINE
     has_routers = False
+    moving_types = frozenset({"pipe"})
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -166,6 +167,9 @@ class LocalEngine:
 
     def inspect(self, record: LaunchRecord) -> BackendState:
         return self._launches.inspect(record.launch_id)
+
+    def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
+        self._launches.take_address(record.launch_id, former.launch_id)
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         self._launches.write_keys(record.launch_id, data)

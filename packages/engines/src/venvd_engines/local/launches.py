@@ -12,7 +12,7 @@ from pathlib import Path
 
 from venvd_contract.errors import Internal
 from venvd_contract.resources import LogLine
-from venvd_engines import compat
+from venvd_engines import compat, socket_names
 from venvd_engines.engine import BackendState, LaunchRecord, Owned, PartState
 from venvd_engines.local import journal, state
 from venvd_engines.local.processes import Identity, boot_id, reap, send, wait_gone, wait_until
@@ -22,7 +22,7 @@ from venvd_worker.common import directories
 from venvd_worker.common.process_tree import kill_below
 
 ENGINE = "local"
-SOCKETS = ("pipe.sock", "http.sock")
+SOCKETS = (socket_names.PIPE, socket_names.PROBES)
 
 _RETIRED = ".retired-"
 _KILL_SECONDS = 5.0
@@ -58,7 +58,12 @@ class Place:
 def to_launch_record(record: State) -> LaunchRecord:
     http_url = record.probe_url if "http" in record.ports else None
     data = {"home": record.home_id}
-    return LaunchRecord(ENGINE, record.launch_id, record.url, record.probe_url, data, http_url=http_url)
+    own_url = None
+    if record.socket_dir is not None:
+        own_url = f"unix://{socket_names.find_own_socket(Path(record.socket_dir), record.launch_id)}"
+    return LaunchRecord(
+        ENGINE, record.launch_id, record.url, record.probe_url, data, http_url=http_url, own_url=own_url
+    )
 
 
 class Launches:
@@ -141,12 +146,19 @@ class Launches:
             directory.rename(retired)
             directories.remove(str(retired))
         if record is not None and record.socket_dir is not None:
-            self._remove_sockets(record.socket_dir, record.link)
+            self._remove_sockets(record.socket_dir, record.link, launch_id)
 
-    def _remove_sockets(self, socket_dir: str, link: str | None) -> None:
-        if any(record.socket_dir == socket_dir for record in self.records()):
-            return  # a later launch of the same backend serves there
+    def take_address(self, launch_id: str, former_id: str) -> None:
+        """Lead the name of a socket to another launch; see `Engine.take_address`."""
+        record = state.read(self._place.directory(launch_id))
+        if record is not None and record.socket_dir is not None:
+            socket_names.take_name(Path(record.socket_dir), launch_id, former_id)
+
+    def _remove_sockets(self, socket_dir: str, link: str | None, launch_id: str) -> None:
         path = Path(socket_dir)
+        if any(record.socket_dir == socket_dir for record in self.records()):
+            socket_names.remove_own_names(path, launch_id)
+            return  # another launch of the same backend serves there
         if link is not None:
             with contextlib.suppress(PermissionError):
                 compat.remove_link(Path(link), path / SOCKETS[0])

@@ -20,6 +20,7 @@ from venvd_engines.local.launches import SOCKETS, Launches, Place, end
 from venvd_engines.local.processes import Identity, boot_id, identify, reap, wait_until
 from venvd_engines.local.state import PARTS, State
 from venvd_engines.local.venvs import python_of
+from venvd_engines.socket_names import PIPE, PROBES, choose_prefix
 
 _LISTEN_SECONDS = 15.0
 """How long a start waits for the server to listen. The controller waits for readiness in any case."""
@@ -79,7 +80,7 @@ class Starter:
         if launch.manages_key is not None:
             state.write_whole(directory / state.MANAGES_KEY, launch.manages_key)
         if record.socket_dir is not None:
-            _make_socket_dir(Path(record.socket_dir))
+            _make_socket_dir(Path(record.socket_dir), record.socket_prefix)
             if record.link is not None:
                 _make_link(Path(record.link), Path(record.socket_dir) / SOCKETS[0])
         spec = _make_spec(launch, record, directory, archive, self._server(launch.type), self._place)
@@ -124,7 +125,8 @@ class Starter:
         chosen: dict[str, int] = {}
         for port in exact_first(launch.ports):
             chosen[port.name] = ports.choose(launch.host, port, taken | set(chosen.values()))
-        socket_dir = None if launch.socket_name is None else self._socket_dir(launch.socket_name)
+        prefix = choose_prefix(launch)
+        socket_dir = None if launch.socket_name is None else self._socket_dir(launch.socket_name, prefix)
         url, probe_url = _addresses(launch, chosen, socket_dir)
         return State(
             launch_id=launch.id,
@@ -136,6 +138,7 @@ class Starter:
             probe_url=probe_url,
             ports=chosen,
             socket_dir=None if socket_dir is None else str(socket_dir),
+            socket_prefix=prefix,
             link=None if launch.pipe_name is None else str(find_link(self._place.pipe_name_dir, launch.pipe_name)),
             archive=archive.name,
             venv_key=launch.image.key,
@@ -151,11 +154,11 @@ class Starter:
             for number in record.ports.values()
         }
 
-    def _socket_dir(self, name: str) -> Path:
+    def _socket_dir(self, name: str, prefix: str) -> Path:
         if not state.valid_id(name) or name.startswith(RESERVED_DIRECTORIES):
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
         path = self._place.run_dir / name
-        longest = max(len(os.fsencode(path / socket)) for socket in SOCKETS)
+        longest = max(len(os.fsencode(path / f"{prefix}{socket}")) for socket in SOCKETS)
         if longest > _SOCKET_BYTES:
             raise InvalidRequest(
                 f"{path} is too long a path: the sockets in it must end within {_SOCKET_BYTES} bytes, and end at "
@@ -167,7 +170,7 @@ class Starter:
 def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | None) -> tuple[str, str]:
     """The addresses for clients and for the controller."""
     if socket_dir is not None:
-        return tuple(f"unix://{socket_dir / name}" for name in SOCKETS)  # type: ignore[return-value]
+        return f"unix://{socket_dir / PIPE}", f"unix://{socket_dir / (choose_prefix(launch) + PROBES)}"
     if "main" not in chosen:
         raise InvalidRequest(f"the backend {launch.name} has neither a port nor a directory of sockets")
     host = url_host(launch.host)
@@ -183,12 +186,12 @@ def _make_link(link: Path, socket: Path) -> None:
         raise Unavailable(f"pipeName: {link} cannot be made: {error.strerror}") from None
 
 
-def _make_socket_dir(path: Path) -> None:
+def _make_socket_dir(path: Path, prefix: str) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         for name in SOCKETS:
-            (path / name).unlink(missing_ok=True)
+            (path / f"{prefix}{name}").unlink(missing_ok=True)
     except OSError as error:
         raise Unavailable(f"the directory {path} for sockets cannot be made: {error.strerror}") from None
 
@@ -211,6 +214,7 @@ def _make_spec(
         paths["VENVD_CONTROLLER_SOCKET"] = str(place.controller_socket)
     if record.socket_dir is not None:
         paths["VENVD_SOCKET_DIR"] = record.socket_dir
+        paths["VENVD_SOCKET_PREFIX"] = record.socket_prefix
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):
         if port in record.ports:
             paths[variable] = str(record.ports[port])
@@ -317,7 +321,7 @@ def _listens(record: State) -> bool:
     if server is None:
         return False
     if record.socket_dir is not None:
-        return all((Path(record.socket_dir) / name).exists() for name in SOCKETS)
+        return all((Path(record.socket_dir) / f"{record.socket_prefix}{name}").exists() for name in SOCKETS)
     return all(ports.listens(server, number) for number in record.ports.values())
 
 

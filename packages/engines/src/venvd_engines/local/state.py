@@ -49,6 +49,7 @@ class State:
         boot: the boot of the machine in which the processes run.
         ports: port numbers by name.
         socket_dir: the directory of the sockets, where there is one.
+        socket_prefix: what the names of its sockets begin with.
         link: the path by which .NET finds the socket, where there is one.
         supervisor: the process above both parts; its `pid` is None until it runs.
     """
@@ -62,6 +63,7 @@ class State:
     probe_url: str
     ports: dict[str, int] = field(default_factory=dict)
     socket_dir: str | None = None
+    socket_prefix: str = ""
     link: str | None = None
     archive: str = ""
     venv_key: str = ""

@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+NEXT, FORMER = "next", "former"
+"""Stages of the launches beside that of a replica: in an update, the next one starts, and the former one drains."""
+
 
 class Table(DeclarativeBase):
     type_annotation_map: ClassVar = {dict[str, Any]: JSON(none_as_null=True), list[Any]: JSON}
@@ -133,10 +136,40 @@ class BackendRow(Table):
     """So many of the first replicas take the sessions with names; of replica 0 alone (`replica_table`)."""
     drain_until: Mapped[float | None]
     """Unix time at which a replica that takes no new sessions is removed, also with those that it has."""
+    stage: Mapped[str | None] = mapped_column(String(8))
+    """Of a launch beside that of its replica, in an update: `NEXT` or `FORMER`."""
+    left: Mapped[dict[str, Any] | None]
+    """Of a `FORMER` launch: `sessions` are the IDs of those that it had when it took no new ones any more, which was
+    known `at` this Unix time.
+    """
+    wanted_key: Mapped[str | None] = mapped_column(String(64))
+    """Of the image to which a rollback takes it, until it runs it."""
+    proven_key: Mapped[str | None] = mapped_column(String(64))
+    """Of the image that its next start takes, since an update has tried it."""
+    update_error: Mapped[str | None] = mapped_column(Text)
+    """Why the last update of it failed."""
+    failed_update: Mapped[str | None] = mapped_column(String(100))
+    """What that update would have given it: the key of its image, and its server."""
+    update_failures: Mapped[int] = mapped_column(default=0)
+    """Successive updates that failed."""
+    update_at: Mapped[float] = mapped_column(default=0.0)
+    """Unix time of the earliest next try of the update that failed."""
 
     @property
     def is_router(self) -> bool:
         return self.replica < 0
+
+    @property
+    def place(self) -> str:
+        """The name of the row of its replica: its own, unless it is a launch beside that."""
+        if self.stage is None or self.replica_of is None:
+            return self.name
+        return self.replica_of if self.replica == 0 else name_replica(self.replica_of, self.replica)
+
+
+def name_replica(backend: str, number: int) -> str:
+    """Make the name of the row of a replica other than 0, or of the router."""
+    return f"{backend}--router" if number < 0 else f"{backend}--{number}"
 
 
 class StoppedRow(Table):

@@ -37,7 +37,7 @@ export function showBackends({ main, caller, signal }) {
 					{ "data-name": backend.name },
 					link(`#/backends/${backend.name}`, backend.name),
 					badge(backend.state),
-					h("span", { class: "about" }, `${backend.type} of ${backend.venv}${backend.outdated ? ", outdated" : ""}`, h("small", {}, describeFigures(backend.figures)), backend.error && h("span", { class: "error" }, backend.error)),
+					h("span", { class: "about" }, `${backend.type} of ${backend.venv}${describeAge(backend)}`, h("small", {}, describeFigures(backend.figures)), backend.error && h("span", { class: "error" }, backend.error)),
 					h(
 						"span",
 						{ class: "actions" },
@@ -143,10 +143,15 @@ export function showBackend({ main, name, caller, signal }) {
 	);
 }
 
+function describeAge(backend) {
+	return backend.updating ? ", updating" : backend.outdated ? ", outdated" : "";
+}
+
 function renderAbout(backend) {
 	return terms([
 		["State", badge(backend.state)],
-		["Outdated", backend.outdated ? "A restart gives it the newest build of its venv and the newest server." : null],
+		["Update", backend.updating ? "Its launches are being replaced, each once its successor is ready." : null],
+		["Outdated", backend.outdated && !backend.updating ? "A restart gives it the newest build of its venv and the newest server." : null],
 		["Error", backend.error && h("span", { class: "error" }, backend.error)],
 		["Venv", link(`#/venvs/${backend.venv}`, backend.venv)],
 		["Type", `${backend.type} on the engine ${backend.engine}`],

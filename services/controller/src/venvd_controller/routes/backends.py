@@ -131,12 +131,12 @@ def restart_backend(controller: ControllerDep, caller: CallerDep, name: str) -> 
 
 @router.post("/{name}/rollback", status_code=status.HTTP_202_ACCEPTED, dependencies=[_needs_venv])
 def roll_backend_back(controller: ControllerDep, caller: CallerDep, name: str) -> BackendStart:
-    """Restart a backend with the build of its venv that it ran before.
+    """Take a backend back to the build of its venv that it ran before, once a launch with that build is ready.
 
     It keeps that build until a client restarts it, even if it ends meanwhile. A second rollback returns to the later
-    build. Its sessions end.
+    build. The sessions of the launch that is replaced end with it, after `drainTimeout` at the latest.
     """
-    backend, operation = controller.backends.restart(name, back=True)
+    backend, operation = controller.updates.roll_back(name)
     return BackendStart(_show(caller, backend), operation)
 
 

@@ -46,7 +46,7 @@ class Channels:
     def _drop_old(self) -> None:
         """Close the channels to addresses that are no replica's any more, once their calls have ended."""
         table = self._replicas.table
-        current = {self._replicas.find_address(number, http=False) for number in range(table.count)}
+        current = {self._replicas.find_address(number, http=False) for number in range(len(table.replicas))}
         for address in self._channels.keys() - current:
             task = asyncio.ensure_future(self._channels.pop(address).close(grace=None if address is None else 3600))
             self._closing.add(task)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +46,8 @@ class _Pending:
     moves: int = 0
     creates: bool = False
     answers: list[SessionResponse] = field(default_factory=list)
+    calls: dict[int, Any] = field(default_factory=dict)
+    """The streams on which the replicas were asked."""
 
 
 class SessionStreams:
@@ -95,7 +99,8 @@ class _Stream:
         self._admitted = admitted
         self._context = context
         self._pending: dict[int, _Pending] = {}
-        self._calls: dict[int, Any] = {}
+        self._calls: dict[int, tuple[Any, Any]] = {}
+        """To each replica: the channel, and the stream on it."""
         self._readers: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
         self._sending: dict[int, asyncio.Lock] = {}
@@ -121,7 +126,7 @@ class _Stream:
 
     def close(self) -> None:
         """End the calls at the replicas."""
-        for call in self._calls.values():
+        for _, call in self._calls.values():
             call.cancel()
         for reader in self._readers:
             reader.cancel()
@@ -191,6 +196,8 @@ class _Stream:
     async def _send(self, number: int, identity: int, data: bytes) -> None:
         try:
             call = self._open(number)
+            if identity in self._pending:
+                self._pending[identity].calls[number] = call
             async with self._sending[number]:
                 await call.write(data)
         except VenvdError as error:
@@ -199,17 +206,30 @@ class _Stream:
             return  # the reader of the stream says how it ended
 
     def _open(self, number: int) -> Any:
-        call = self._calls.get(number)
-        if call is None:
-            channel = self._streams.channels.get(number)
-            call = self._calls[number] = channel.stream_stream(METHOD)(
+        opened, call = self._calls.get(number, (None, None))
+        is_away = call is not None and self._streams.replicas.find_address(number, http=False) is None
+        channel = opened if is_away else self._streams.channels.get(number)
+        if opened is not channel:  # an update has put another launch in the place of the replica
+            if call is not None:
+                self._start(self._end_requests(number, call))
+            call = channel.stream_stream(METHOD)(
                 metadata=self._admitted.metadata, timeout=self._context.time_remaining()
             )
+            self._calls[number] = channel, call
             self._sending.setdefault(number, asyncio.Lock())
-            reader = asyncio.ensure_future(self._pass_answers(number, call))
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
+            self._start(self._pass_answers(number, call))
         return call
+
+    async def _end_requests(self, number: int, call: Any) -> None:
+        """Send no more requests to a launch, which answers those that it has and then ends the stream."""
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            async with self._sending[number]:
+                await call.done_writing()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._readers.add(task)
+        task.add_done_callback(self._readers.discard)
 
     # ---- answers
 
@@ -226,9 +246,14 @@ class _Stream:
             activity.count(number, raised.code().name)
         finally:
             activity.streams[number] -= 1
-            if self._calls.get(number) is call:
+            if self._calls.get(number, (None, None))[1] is call:
                 del self._calls[number]
-        for identity in [key for key, pending in self._pending.items() if number in pending.replicas]:
+        asked = [
+            key
+            for key, pending in self._pending.items()
+            if number in pending.replicas and pending.calls.get(number) is call
+        ]
+        for identity in asked:
             await self._fail(identity, error, number)
 
     async def _take(self, number: int, data: bytes) -> None:
