@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from venvd_contract.errors import Internal, VenvdError
 from venvd_core import float_arrays
 from venvd_core.backend import Backend
 from venvd_http import docs, probes
-from venvd_http.asgi import ASGIApp, Message, Receive, Scope, Send, describe_peer
+from venvd_http.asgi import ASGIApp, Receive, Scope, Send
 from venvd_http.auth import TokenGuard
 from venvd_http.bodies import Body
-from venvd_http.clients import ClientGone
-from venvd_http.connection import HEAD, TRANSPORT, accept
+from venvd_http.connection import accept
 from venvd_http.heads import Head
-from venvd_http.problems import refuse, unknown_path, wrong_method
+from venvd_http.problems import unknown_path, wrong_method
+from venvd_http.serving import serve_request
 from venvd_http_backend import arrays, query
 from venvd_http_backend.commands import Commands
 from venvd_http_backend.events import serve_events
@@ -25,7 +23,6 @@ from venvd_http_backend.files import Files
 from venvd_http_backend.request import HttpRequest
 from venvd_http_backend.routes import find_route
 
-_log = logging.getLogger(__name__)
 _TITLE = "venvd HTTP backend"
 
 
@@ -64,36 +61,12 @@ class App:
         if open_app is not None:
             await open_app(scope, receive, send)
             return
-        started = False
 
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        transport = scope["extensions"][TRANSPORT]
-        body = Body(receive, self._commands.stall_timeout)
-        head = Head(chunked=True)  # as long as nothing is known of the body
-        try:
-            head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
+        async def serve(head: Head, body: Body, send: Send) -> None:
             accept(scope, self._commands.admit(head))
-            await self._serve(HttpRequest(scope, head, body, receive, watched_send))
-        except ClientGone:
-            if started:
-                transport.abort()
-            return
-        except VenvdError as raised:
-            error: VenvdError = raised
-        except Exception:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
-            _log.exception("%s %s", scope["method"], scope["path"])
-            error = Internal("a defect of the server; its log has the traceback")
-        else:
-            return
-        if started:
-            _log.warning("a response broke off: %s", error.message)
-            transport.abort()
-        else:
-            await refuse(send, error, headers=body.choose_closing(head))
+            await self._serve(HttpRequest(scope, head, body, receive, send))
+
+        await serve_request(scope, receive, send, self._commands.stall_timeout, serve)
 
     async def _serve(self, request: HttpRequest) -> None:
         scope = request.scope

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from venvd_contract.errors import Internal, Unauthenticated, Unavailable, VenvdError
+from venvd_contract.errors import Unauthenticated, Unavailable, VenvdError
 from venvd_http import docs
-from venvd_http.asgi import Message, Receive, Scope, Send, describe_peer, respond
+from venvd_http.asgi import Receive, Scope, Send, respond
 from venvd_http.auth import Key, TokenGuard
 from venvd_http.bodies import Body, too_large
-from venvd_http.clients import ClientGone
-from venvd_http.connection import HEAD, TRANSPORT, accept
+from venvd_http.connection import accept
 from venvd_http.heads import Head
-from venvd_http.problems import refuse, unknown_path
+from venvd_http.problems import unknown_path
+from venvd_http.serving import serve_request
 from venvd_router import probes
 from venvd_router.activity import Activity
 from venvd_router.forward import LARGEST_KEPT, Forwarder, Incoming
@@ -73,41 +73,16 @@ class App:
         await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        transport = scope["extensions"][TRANSPORT]
-        body = Body(receive, self._stall_timeout)
-        head = Head(chunked=True)  # as long as nothing is known of the body
-        try:
-            head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
+        async def serve(head: Head, body: Body, send: Send) -> None:
             key = None
             if scope["path"] not in self._open:
                 key = self.admit(head)
                 accept(scope, key)
-            request = Incoming(scope, head, body, receive, watched_send, key)
+            request = Incoming(scope, head, body, receive, send, key)
             with self._activity.run():
                 await self._route(request)
-        except ClientGone:
-            if started:
-                transport.abort()
-            return
-        except VenvdError as raised:
-            error: VenvdError = raised
-        except Exception:  # noqa: BLE001 — a defect of ours: logged with its traceback, and answered
-            _log.exception("%s %s", scope["method"], scope["path"])
-            error = Internal("a defect of the router; its log has the traceback")
-        else:
-            return
-        if started:
-            _log.warning("a response broke off: %s", error.message)
-            transport.abort()
-        else:
-            await refuse(send, error, headers=body.choose_closing(head))
+
+        await serve_request(scope, receive, send, self._stall_timeout, serve)
 
     def admit(self, head: Head) -> Key | None:
         """Check whether the sender of a request may call; return the access key that it sent, if any.
