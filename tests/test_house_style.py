@@ -18,7 +18,7 @@ LONGEST_FUNCTION = 80
 REGISTRY = re.compile(r"https?://[^\s\"']*(/simple\b|pythonhosted|pypi\.)|(deb|security|ftp)\.debian\.org")
 OUTSIDE = re.compile(r"\b(DESIGN|CONTRACT)\b")
 """Documents that are not in the repository."""
-RIDDLES = re.compile(r"(?<!\")\b([Nn]obody|[Ww]hoever|[Ww]hom(ever)?)\b")
+RIDDLES = re.compile(r"(?<!\")\b([Nn]obody|[Ww]hoever|[Ww]hom(ever)?|[Ww]hatever is|is said|comes to nothing)\b")
 """Words that hide the subject of a sentence; in quotation marks they are values."""
 
 
@@ -112,5 +112,5 @@ def test_no_file_cites_documents_outside_the_repository() -> None:
 
 
 def test_sentences_name_their_subject() -> None:
-    """Sentences name their subject; `nobody` and `whoever` hide it."""
+    """Sentences name their subject; `nobody`, `whoever` and their like hide it."""
     assert find_lines(RIDDLES) == []

@@ -130,7 +130,7 @@ def test_the_broker_adds_the_header(docker_victim: Target) -> None:
 
 @pytest.mark.docker
 @pytest.mark.parametrize("url", ["http://other.test:443/", "https://api.test/"])
-def test_nobody_else_gets_the_header(docker_victim: Target, url: str) -> None:
+def test_no_other_host_gets_the_header(docker_victim: Target, url: str) -> None:
     """User code tries a host that must not get the header, and a tunnel of its own: no host is told the secret."""
     code = f"import ssl; ssl._create_default_https_context = ssl._create_unverified_context\n{_ASK}\nask({url!r})"
     assert docker_victim.attack(code) != "let in"

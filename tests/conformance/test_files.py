@@ -123,7 +123,7 @@ def test_listing_in_pages(call: Caller, session: str) -> None:
 
 
 def test_deleting(call: Caller, session: str, files: Filer) -> None:
-    """Files and empty directories go; full ones only if that is said, however deep and locked they are."""
+    """Files and empty directories go; full ones only with `recursive`, however deep and locked they are."""
     files.put("a/b/c", b"1")
     with pytest.raises(Conflict, match="not empty"):
         call("file.delete", {"path": "a"}, session=session)

@@ -91,7 +91,7 @@ def test_an_image_holds_the_venv_and_nothing_of_the_build(docker_bench: Bench) -
 
 
 def test_an_image_runs_the_venv_as_an_unprivileged_user(docker_bench: Bench, docker_image: Image) -> None:
-    """Its configuration is said, not inherited from the build: the venv's Python, no root, no entrypoint."""
+    """Its configuration is explicit, not inherited from the build: the venv's Python, no root, no entrypoint."""
     config = json.loads(docker("image", "inspect", docker_image.ref))[0]["Config"]
     assert config["Cmd"] == ["/env/bin/python"]
     assert not config["Entrypoint"]

@@ -130,7 +130,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_an_output_flood(call: Caller, victim: str, flood: str) -> None:
-    """The output is cut, which is said in it and beside it, and the state is kept."""
+    """The output is cut and says so, `truncated` is true, and the state is kept."""
     code = "import os, subprocess, sys\nn = 0\n" + FLOODS[flood]
     output = call("exec", {"code": code}, session=victim)
     assert output["error"] is None

@@ -132,5 +132,7 @@ def test_config_says_whether_policies_are_enforced(site: Site) -> None:
     changed = ["--set", "networkPolicy.enabled=false", "--set", "settings.logLevel=warning"]
     site.release.change("upgrade", "--reuse-values", *changed)
     wait_until(
-        lambda: "The cluster does not enforce NetworkPolicies" in site.release.venvd("config"), "nothing is said", 60
+        lambda: "The cluster does not enforce NetworkPolicies" in site.release.venvd("config"),
+        "config does not say so",
+        60,
     )

@@ -1,4 +1,4 @@
-"""Arrays in the SDK: numpy there and here, whatever is between."""
+"""Arrays in the SDK: numpy there and here, over every transport."""
 
 from __future__ import annotations
 

@@ -392,7 +392,7 @@ class Script:
     """A peer that, for each connection, waits for a request and then says the next thing of its list.
 
     `requests` are the first bytes of each request. Of what it says, None is to close, "reset" to break the connection,
-    "silence" to say nothing until the client goes; a list is said on one connection, one item for each request.
+    "silence" to say nothing until the client goes; a list is sent on one connection, one item for each request.
     """
 
     listener: socket.socket

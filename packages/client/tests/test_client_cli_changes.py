@@ -171,7 +171,7 @@ def test_a_time_to_live_has_a_unit(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_a_call_waits_for_a_start(cli: Cli) -> None:
-    """A backend that is about to start is waited for, and the wait is said."""
+    """A command waits for a backend that is about to start, and says so."""
     cli("start", "http", "plain", "--name", "soon", "--no-wait")
     waited = cli("eval", "6 * 7", "--backend", "soon")
     assert waited.out == "42\n"

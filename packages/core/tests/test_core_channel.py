@@ -66,7 +66,7 @@ def test_only_the_secret_makes_a_warden(run: Any, wardens: Any, serve: Any, chan
     run(work)
 
 
-def test_silent_connections_keep_nobody_out(run: Any, serve: Any, channel: Path) -> None:
+def test_silent_connections_do_not_keep_the_warden_out(run: Any, serve: Any, channel: Path) -> None:
     """A few connections may wait for their first packet; the secret is still taken, and ends the others."""
 
     async def work() -> None:

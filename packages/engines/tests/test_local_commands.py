@@ -140,7 +140,7 @@ def test_much_output_is_kept_in_part() -> None:
 
 
 def test_a_program_that_is_not_there_is_unavailable() -> None:
-    """What cannot be started is said by name."""
+    """The error names the program that cannot be started."""
     with pytest.raises(Unavailable, match="absent could not be started"):
         commands.run(["/nonexistent/absent"], env={}, progress=Quiet(), timeout=5, cwd=Path("/"))
 

@@ -88,7 +88,7 @@ def test_whatever_chooses_a_source_or_cannot_be_read_is_refused(line: str, reaso
 
 @pytest.mark.parametrize("lines", [["numpy<1,>2"], ["numpy==1", "NumPy==2"], ["numpy===1.0", "numpy===2.0"]])
 def test_versions_that_exclude_each_other_are_refused(lines: list[str]) -> None:
-    """What no version could satisfy is said at once, before anything is resolved."""
+    """Requirements that no version could satisfy are refused before anything is resolved."""
     with pytest.raises(InvalidRequest, match=r"no version can satisfy .*numpy"):
         requirements.check(lines)
 

@@ -116,7 +116,7 @@ def test_an_engine_that_cannot_do_it_is_not_chosen(
 def test_an_address_that_is_none_is_a_reason(
     settings: EngineSettings, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    """A DOCKER_HOST that cannot be read is said, and breaks nothing."""
+    """An invalid DOCKER_HOST is reported, and breaks nothing."""
     monkeypatch.setenv("DOCKER_HOST", host)
     engine, reason = choose("auto", settings)
     assert engine.name == "local"

@@ -298,7 +298,7 @@ print("sent")
 
 
 def test_process_1_heeds_only_signals_from_outside(new_host: Any, tools: Any) -> None:
-    """As process 1 of a PID namespace the warden survives whatever is sent inside, and heeds who stands outside."""
+    """As process 1 of a PID namespace the warden survives every signal from inside, and obeys signals from outside."""
     if os.geteuid() != 0:
         pytest.skip("a PID namespace takes root")
     own_memory = (

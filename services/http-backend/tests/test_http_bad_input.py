@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is problem details, and the next request is answered."""
+"""Every fault of a request is answered with problem details, and the next request is answered."""
 
 from __future__ import annotations
 
