@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -99,6 +100,13 @@ class Cluster:
             timeout=httpx2.Timeout(self._answer_seconds),
             transport=_make_transport(config),
         )
+
+    def move(self, namespace: str | None, owner: str | None) -> Cluster:
+        """Return the same home in another namespace, with an owner there."""
+        options = replace(self.options, namespace=namespace, owner=owner)
+        moved = Cluster(replace(self.settings, kubernetes=options), self._answer_seconds)
+        moved.instance = self.instance
+        return moved
 
     def open_watching(self, silent_seconds: float) -> httpx2.Client:
         """Open connections of their own for one watch; lightkube's watch has no limit of silence."""

@@ -23,6 +23,7 @@ from venvd_engines.engine import (
     VenvBuild,
 )
 from venvd_engines.kubernetes import pods, sidecars
+from venvd_engines.kubernetes.apt import AptImages
 from venvd_engines.kubernetes.backends import Backends
 from venvd_engines.kubernetes.cluster import Cluster, translate_errors
 from venvd_engines.kubernetes.images import Images
@@ -50,7 +51,8 @@ class KubernetesEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._cluster = Cluster(settings)
         self._tasks = Tasks(self._cluster)
-        self._images = Images(self._cluster, self._tasks)
+        self._apt = AptImages(self._cluster)
+        self._images = Images(self._cluster, self._tasks, self._apt)
         self._policies = Policies(self._cluster)
         self._backends = Backends(self._cluster, self._policies)
 
@@ -60,7 +62,7 @@ class KubernetesEngine:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            apt_packages=False,
+            apt_packages=self._cluster.options.apt_namespace is not None,
             network_isolation=True,
             filesystem_isolation=True,
             memory_wall=True,
@@ -162,6 +164,7 @@ class KubernetesEngine:
     @translate_errors("remove unfinished objects")
     def sweep(self) -> None:
         self._tasks.sweep()
+        self._apt.sweep()
         self._policies.sweep()
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
@@ -172,4 +175,5 @@ class KubernetesEngine:
         """End a probe of the network, and close the connections to the cluster."""
         self._backends.pods.close()
         self._policies.close()
+        self._apt.close()
         self._cluster.close()

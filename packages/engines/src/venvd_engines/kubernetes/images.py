@@ -11,7 +11,7 @@ from typing import Any
 
 from lightkube.resources.core_v1 import Secret
 
-from venvd_contract.errors import Internal, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
+from venvd_contract.errors import Internal, InvalidRequest, NotFound, Unavailable, VenvdError
 from venvd_contract.resources import Package, check_version
 from venvd_engines import import_check, locking, requirements
 from venvd_engines.build_locks import BuildLocks
@@ -21,6 +21,7 @@ from venvd_engines.docker.venv_images import CHECK_CODE, CHECK_SECONDS
 from venvd_engines.dotnet import make_dotnet_env
 from venvd_engines.engine import Image, Progress, RuntimeRef, VenvBuild
 from venvd_engines.kubernetes import labels, pods
+from venvd_engines.kubernetes.apt import AptImages
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.registry import Repository
 from venvd_engines.kubernetes.tasks import CREDENTIALS, INPUTS, Outcome, Step, Tasks
@@ -51,9 +52,10 @@ _FIND_PYTHON = "$(python3 -I -S -c 'import sys; print(sys.executable)')"
 class Images:
     """Locks, builds and finds images; the tag of an image is its acceptance."""
 
-    def __init__(self, cluster: Cluster, tasks: Tasks) -> None:
+    def __init__(self, cluster: Cluster, tasks: Tasks, apt: AptImages) -> None:
         self._cluster = cluster
         self._tasks = tasks
+        self._apt = apt
         self._locks = BuildLocks(cluster.settings.home / "builds")
 
     # ---- runtimes and locks ----------------------------------------------------------------------------------
@@ -146,9 +148,7 @@ class Images:
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
         """Build an image, check it and tag it, unless one with the same key exists."""
         if venv.apt_packages:
-            raise Unimplemented(
-                "aptPackages: the engine kubernetes installs no Debian packages yet; put them into the base image"
-            )
+            self._apt.check_available()
         key = venv.key()
         with self._locks.hold(key, progress):
             image = self.find(key)
@@ -165,6 +165,10 @@ class Images:
 
     def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
         """Install, then push: the second step runs nothing of the first one's, and alone has the credentials."""
+        base = venv.runtime.base
+        if venv.apt_packages:
+            names = requirements.check_apt(venv.apt_packages)
+            base = f"{self._repository_name}@{self._apt.build(base, names, self._describe_target(), progress)}"
         progress.phase("install")
         settings = self._cluster.settings
         arguments = locking.install_arguments(
@@ -174,9 +178,7 @@ class Images:
         del arguments[place : place + 2]  # the script adds the base's own
         mounts = {"env": pods.PREFIX, "out": _OUT}
         steps = [
-            Step(
-                "install", venv.runtime.base, self._make_uv(_INSTALLING, arguments), env=self._make_env(), mounts=mounts
-            ),
+            Step("install", base, self._make_uv(_INSTALLING, arguments), env=self._make_env(), mounts=mounts),
             Step(
                 "push",
                 pods.find_image(self._cluster.options, "controller"),
@@ -190,7 +192,7 @@ class Images:
         ]
         files = {
             "lock.txt": venv.lock.encode(),
-            "push.json": json.dumps(self._describe_push(venv, key)).encode(),
+            "push.json": json.dumps(self._describe_push(venv, key, base)).encode(),
             **self._read_certificates(),
         }
         outcomes = self._tasks.run(labels.BUILD, steps, progress, files=files, provide=["uv"])
@@ -201,17 +203,22 @@ class Images:
         progress.log(outcomes[-1].output)
         return self._read(_read_answer(outcomes[-1]))
 
-    def _describe_push(self, venv: VenvBuild, key: str) -> dict[str, Any]:
-        options = self._cluster.options
+    def _describe_target(self) -> dict[str, Any]:
+        """Describe to a step where it pushes."""
         return {
-            "folder": pods.PREFIX,
-            "packages": _PACKAGES,
             "scratch": pods.TMP,
-            "base": venv.runtime.base,
             "target": self._repository_name,
-            "url": options.registry_url,
+            "url": self._cluster.options.registry_url,
             "credentials": CREDENTIALS,
             "caBundle": f"{INPUTS}/{_CA}" if self._cluster.settings.ca_bundle else None,
+        }
+
+    def _describe_push(self, venv: VenvBuild, key: str, base: str) -> dict[str, Any]:
+        return {
+            **self._describe_target(),
+            "folder": pods.PREFIX,
+            "packages": _PACKAGES,
+            "base": base,
             "config": {
                 "Cmd": [f"{pods.PREFIX}/bin/python"],
                 "User": f"{labels.WORKER_UID}:{labels.SHARED_GID}",

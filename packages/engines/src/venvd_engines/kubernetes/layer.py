@@ -1,4 +1,5 @@
-"""A program of the controller's image: it pushes an environment as one layer on a base image, and runs no code of it.
+"""A program of the controller's image: it pushes an environment, or the changes that an installation of Debian packages
+made, as one layer on a base image, and runs no code of either.
 
     python -m venvd_engines.kubernetes.layer INPUTS/push.json
 
@@ -7,7 +8,6 @@ The same files give the same layer, bit for bit. The last line of its output is 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -16,16 +16,15 @@ import stat
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from venvd_contract.errors import InvalidRequest, NotFound, VenvdError
 from venvd_engines.docker.labels import PACKAGES
+from venvd_engines.kubernetes.changes import write_changes
+from venvd_engines.kubernetes.packing import Layer, pack
 from venvd_engines.kubernetes.registry import OCI_MANIFEST, Found, Repository, read_credentials
 
-LEVEL = 4
-"""Of gzip: numpy takes a second, and a twentieth more space than at the best level."""
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MAX_PACKAGES_BYTES = 1 << 20
@@ -33,42 +32,14 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _EPOCH = "1970-01-01T00:00:00Z"
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A compressed layer: digest and size of the file, and the digest of what it holds."""
-
-    digest: str
-    size: int
-    diff_id: str
-
-
-class _Hashing:
-    """A file to write to, which hashes all that it gets."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self.size += len(data)
-        self._file.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def write_layer(folder: Path, name: str, out: BinaryIO) -> Layer:
     """Write the files below `folder` as a layer in which the folder has the path `name`."""
-    packed = _Hashing(out)
-    with gzip.GzipFile("", "wb", LEVEL, packed, mtime=0) as compressed:
-        plain = _Hashing(compressed)
-        with tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
-            for path in [folder, *sorted(_walk(folder))]:
-                _add(archive, path, f"{name}/{path.relative_to(folder)}".removesuffix("/."))
-    return Layer(f"sha256:{packed.hash.hexdigest()}", packed.size, f"sha256:{plain.hash.hexdigest()}")
+
+    def fill(archive: tarfile.TarFile) -> None:
+        for path in [folder, *sorted(_walk(folder))]:
+            _add(archive, path, f"{name}/{path.relative_to(folder)}".removesuffix("/."))
+
+    return pack(out, fill)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -115,7 +86,7 @@ def find_platform(repository: Repository, reference: str) -> Found:
 
 
 def push(
-    target: Repository, source: Repository, reference: str, file: Path, layer: Layer, config: dict[str, Any]
+    target: Repository, source: Repository, reference: str, file: Path, layer: Layer, config: dict[str, Any] | None
 ) -> str:
     """Push a layer onto a base image; the digest of the new image.
 
@@ -125,7 +96,7 @@ def push(
         reference: its tag or digest.
         file: the compressed layer.
         layer: what `write_layer` returned for it.
-        config: fields of the image's configuration that replace the base's.
+        config: fields of the image's configuration that replace the base's, where it holds a venv; else None.
     """
     base = find_platform(source, reference)
     image = json.loads(source.read_blob(base.content["config"]["digest"]))
@@ -133,12 +104,8 @@ def push(
         target.copy_blob(each["digest"], source)
     with file.open("rb") as data:
         target.put_blob(layer.digest, data)
-    settings = {**(image.get("config") or {}), **config}
-    search = dict(variable.partition("=")[::2] for variable in settings.get("Env") or ())
-    search["PATH"] = f"/env/bin:{search.get('PATH') or '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'}"
-    settings["Env"] = [f"PATH={search['PATH']}"]
-    settings.pop("Entrypoint", None)
-    image["config"] = settings
+    if config is not None:
+        image["config"] = _make_settings(image.get("config") or {}, config)
     image["created"] = _EPOCH
     image["rootfs"]["diff_ids"].append(layer.diff_id)
     image.setdefault("history", []).append({"created": _EPOCH, "created_by": "venvd"})
@@ -159,6 +126,16 @@ def push(
     name = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     target.put_manifest(name, raw, base.media_type)
     return name
+
+
+def _make_settings(base: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Make the settings of an image with a venv: of the base's variables, only the search path stays."""
+    settings = {**base, **config}
+    search = dict(variable.partition("=")[::2] for variable in settings.get("Env") or ())
+    search["PATH"] = f"/env/bin:{search.get('PATH') or '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'}"
+    settings["Env"] = [f"PATH={search['PATH']}"]
+    settings.pop("Entrypoint", None)
+    return settings
 
 
 def read_packages(path: Path) -> str:
@@ -184,11 +161,15 @@ def main(inputs: Path) -> None:
     source = Repository(base, **options)
     if source.host == target.host:
         source = Repository(base, url=settings["url"], **options)
-    packages = read_packages(Path(settings["packages"]))
-    config = {**settings["config"], "Labels": {**settings["config"]["Labels"], PACKAGES: packages}}
+    config = None
     file = Path(settings["scratch"]) / "layer.tar.gz"
     with file.open("wb") as out:
-        layer = write_layer(Path(settings["folder"]), settings["folder"].lstrip("/"), out)
+        if "changes" in settings:
+            layer = write_changes(Path(settings["changes"]), out)
+        else:
+            packages = read_packages(Path(settings["packages"]))
+            config = {**settings["config"], "Labels": {**settings["config"]["Labels"], PACKAGES: packages}}
+            layer = write_layer(Path(settings["folder"]), settings["folder"].lstrip("/"), out)
     sys.stdout.write(f"the layer has {layer.size} bytes\n")
     sys.stdout.write(push(target, source, reference, file, layer, config) + "\n")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
+from venvd_engines.docker.build_container import APT_CAPABILITIES
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, Launch
 from venvd_engines.kubernetes import closed, labels
 from venvd_engines.kubernetes.settings import KubernetesSettings
@@ -56,6 +57,14 @@ def secure(container: dict[str, Any], user: int) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
     }
+
+
+def let_install(container: dict[str, Any]) -> dict[str, Any]:
+    """Add what baseline pod security allows, for a container that installs Debian packages as root."""
+    secured = secure(container, 0)
+    capabilities = {"drop": ["ALL"], "add": list(APT_CAPABILITIES)}
+    own = {"runAsNonRoot": False, "runAsGroup": 0, "readOnlyRootFilesystem": False, "capabilities": capabilities}
+    return {**secured, "securityContext": {**secured["securityContext"], **own}}
 
 
 def make_spec(options: KubernetesSettings, user: int, **parts: Any) -> dict[str, Any]:

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+APT_OFF = (
+    "this cluster has no namespace in which Debian packages are installed: an operator names one by the value "
+    "apt.namespace of the chart (VENVD_KUBERNETES_APT_NAMESPACE), or puts the packages into the base image"
+)
+
 
 @dataclass(frozen=True)
 class KubernetesSettings:
@@ -23,6 +28,8 @@ class KubernetesSettings:
         tolerations: of all pods.
         priority_class: of backends.
         owner: a Secret; what the engine makes is removed with it.
+        apt_namespace: where Debian packages are installed, as root in a container; null refuses them.
+        apt_owner: a Secret of that namespace; what the engine makes there is removed with it.
         user_namespaces: whether the users of pods are none of the node; the nodes must be able to.
         egress_service: the Service of the broker that makes the connections of lists of destinations; null is none.
         egress_key_file: the key that signs the tickets of that broker.
@@ -38,6 +45,8 @@ class KubernetesSettings:
     tolerations: Sequence[Mapping[str, Any]] = ()
     priority_class: str | None = None
     owner: str | None = None
+    apt_namespace: str | None = None
+    apt_owner: str | None = None
     user_namespaces: bool = False
     egress_service: str | None = None
     egress_key_file: Path | None = None

@@ -38,6 +38,7 @@ class Step:
         read_only: those of the mounts that this step cannot write.
         secret: the name of a Secret with registry credentials that this step alone mounts.
         show: whether its output goes to the log of the work.
+        installs: whether it is root, and changes its own files, in place of what `user` says.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Step:
     read_only: frozenset[str] = frozenset()
     secret: str | None = None
     show: bool = True
+    installs: bool = False
 
 
 CREDENTIALS = "/run/venvd/credentials"
@@ -78,8 +80,11 @@ class Tasks:
         files: Mapping[str, bytes] | None = None,
         provide: Sequence[str] = (),
         seconds: float | None = None,
+        pull_secret: str | None = None,
     ) -> list[Outcome]:
         """Run the steps until one fails or all have ended; the outcomes of those that ran.
+
+        `pull_secret` is the Secret with which their images are pulled, in place of that of the settings.
 
         Raises:
             DeadlineExceeded: they take longer than `seconds`.
@@ -100,6 +105,8 @@ class Tasks:
             metadata = self._cluster.make_metadata(name, task_labels)
             self._cluster.create(Secret, {"metadata": metadata, "type": "Opaque", "data": data})
             spec = self._make_spec(name, steps, provide, seconds)
+            if pull_secret is not None:
+                spec["imagePullSecrets"] = [{"name": pull_secret}]
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
             return self._wait(name, steps, progress, seconds)
 
@@ -152,21 +159,19 @@ class Tasks:
         for variable in step.env or ():
             reference = {"secretKeyRef": {"name": name, "key": f"{step.name}.{variable}"}}
             env.append({"name": variable, "valueFrom": reference})
-        return pods.secure(
-            {
-                "name": step.name,
-                "image": step.image,
-                "command": list(step.command),
-                "env": env,
-                "workingDir": pods.TMP,
-                "volumeMounts": mounts,
-                "resources": {
-                    "requests": {"cpu": "100m", "memory": "128Mi"},
-                    "limits": {"cpu": f"{settings.build_cpus:g}", "memory": str(settings.build_memory_bytes)},
-                },
+        container = {
+            "name": step.name,
+            "image": step.image,
+            "command": list(step.command),
+            "env": env,
+            "workingDir": pods.TMP,
+            "volumeMounts": mounts,
+            "resources": {
+                "requests": {"cpu": "100m", "memory": "128Mi"},
+                "limits": {"cpu": f"{settings.build_cpus:g}", "memory": str(settings.build_memory_bytes)},
             },
-            step.user,
-        )
+        }
+        return pods.let_install(container) if step.installs else pods.secure(container, step.user)
 
     def _wait(self, name: str, steps: Sequence[Step], progress: Progress, seconds: float) -> list[Outcome]:
         deadline = time.monotonic() + seconds
