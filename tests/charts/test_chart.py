@@ -56,8 +56,9 @@ def render(values: Path, version: str = VERSIONS[-1], *options: str) -> Objects:
 
 
 def pick(objects: Objects, kind: str) -> dict[str, Any]:
-    """The only object of a kind, beside those of the broker."""
-    [found] = [each for (its_kind, name), each in objects.items() if its_kind == kind and not name.endswith("-egress")]
+    """The only object of a kind, beside those of the broker and of the namespace for Debian packages."""
+    others = ("-egress", "-builds")
+    [found] = [each for (its_kind, name), each in objects.items() if its_kind == kind and not name.endswith(others)]
     return found
 
 
@@ -155,15 +156,45 @@ def test_the_checker_knows_each_rule() -> None:
 
 
 def test_roles_leave_the_cluster_alone(full: Objects) -> None:
-    """The controller has a role in its namespace: without exec, nodes, roles, or all of anything."""
+    """The controller has a role in its namespace for what the engine uses: no exec, nodes, roles or wildcards."""
     kinds = {kind for kind, _ in full}
     assert not {"ClusterRole", "ClusterRoleBinding"} & kinds
     rules = pick(full, "Role")["rules"]
-    resources = {resource for rule in rules for resource in rule["resources"]}
-    assert resources == {
-        *("pods", "pods/log", "services", "secrets", "configmaps", "networkpolicies", "jobs", "leases", "events"),
-    }
+    sources = (ROOT / "packages" / "engines" / "src" / "venvd_engines" / "kubernetes").glob("*.py")
+    imports = re.findall(r"from lightkube\.resources\.\w+ import (.+)", "\n".join(map(Path.read_text, sources)))
+    used = {f"{kind.lower()}s" for line in imports for kind in line.split(", ")}
+    assert {resource for rule in rules for resource in rule["resources"]} == {*used, "pods/log"}
     assert "*" not in {verb for rule in rules for verb in rule["verbs"]}
+
+
+def test_debian_packages_have_a_namespace_of_their_own(full: Objects) -> None:
+    """Where the values name it, it has baseline pod security, closed pods, and a role for pods and Secrets alone."""
+    objects = {(kind, name): each for (kind, name), each in full.items() if name.endswith(("-builds", "-apt"))}
+    namespaces = {each["metadata"].get("namespace") for (kind, _), each in objects.items() if kind != "Namespace"}
+    own = {key for key, each in objects.items() if each["metadata"].get("namespace") == "python-apt"}
+    assert namespaces == {"python", "python-apt"}
+    labels = objects["Namespace", "python-apt"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert {kind for kind, _ in own} == {"Secret", "Role", "RoleBinding", "NetworkPolicy"}
+    rules = objects["Role", "venvd-python-builds"]["rules"]
+    assert {resource for rule in rules for resource in rule["resources"]} == {"pods", "pods/log", "secrets"}
+    [subject] = objects["RoleBinding", "venvd-python-builds"]["subjects"]
+    assert subject["namespace"] == "python"
+    policy = objects["NetworkPolicy", "venvd-python-apt-builds"]["spec"]
+    assert (policy["podSelector"], sorted(policy["policyTypes"])) == ({}, ["Egress", "Ingress"])
+    assert policy["egress"] == objects["NetworkPolicy", "venvd-python-builds"]["spec"]["egress"]
+    env = read_env(full)
+    assert env["VENVD_KUBERNETES_APT_NAMESPACE"] == "python-apt"
+    assert ("Secret", env["VENVD_KUBERNETES_APT_OWNER"]) in own
+
+
+def test_debian_packages_are_refused_by_default() -> None:
+    """Without a name for that namespace, nothing of it is made; one that is there already is not made again."""
+    assert not {"Namespace"} & {kind for kind, _ in render(SMALL)}
+    assert "VENVD_KUBERNETES_APT_NAMESPACE" not in read_env(render(SMALL))
+    theirs = render(FULL, VERSIONS[-1], "--set", "apt.createNamespace=false")
+    assert ("Role", "venvd-python-builds") in theirs
+    assert not {"Namespace"} & {kind for kind, _ in theirs}
 
 
 def test_the_controller_gets_its_settings(full: Objects) -> None:
@@ -315,6 +346,7 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
         ("controller.replicas=0", "at '/controller/replicas'"),
         ("settings.kubernetesLease=x", "at '/settings': additional properties 'kubernetesLease' not allowed"),
         ("egress.replicas=0", "at '/egress/replicas'"),
+        ("apt.namespace=default", "takes no pod that runs as root: name another one"),
     ],
 )
 def test_wrong_values_are_named(option: str, message: str) -> None:

@@ -23,6 +23,8 @@
   "TLS_CERT" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.crt")
   "TLS_KEY" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.key")
   "KUBERNETES_OWNER" (include "venvd.identity" .)
+  "KUBERNETES_APT_NAMESPACE" .Values.apt.namespace
+  "KUBERNETES_APT_OWNER" (empty .Values.apt.namespace | ternary "" (printf "%s-builds" (include "venvd.fullname" .)))
   "KUBERNETES_EGRESS_SERVICE" (.Values.egress.enabled | ternary (include "venvd.egress" .) "")
   "KUBERNETES_EGRESS_KEY_FILE" (.Values.egress.enabled | ternary "/etc/venvd/egress/key" "")
   "KUBERNETES_REGISTRY" .Values.registry.prefix

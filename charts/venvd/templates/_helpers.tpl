@@ -47,6 +47,12 @@ labels:
   {{- include "venvd.egressSelector" . | nindent 2 }}
 {{- end }}
 
+{{- define "venvd.aptMetadata" -}}
+namespace: {{ .Values.apt.namespace }}
+labels:
+  {{- include "venvd.labels" . | nindent 2 }}
+{{- end }}
+
 {{- define "venvd.identity" -}}
 {{- .Values.identity.existingSecret | default (printf "%s-identity" (include "venvd.fullname" .)) -}}
 {{- end }}
