@@ -1,7 +1,11 @@
-"""An API server that is away for a while."""
+"""The connection to a cluster: an API server that is away for a while, and threads that begin at once."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -111,3 +115,41 @@ def test_what_a_halted_server_may_make_yet_is_removed_again(made: Cluster, monke
         raise httpx2.ReadTimeout("silent")
     made.remove_left()
     assert deletions.names == ["late", "late"]
+
+
+THREADS = """
+import sys, threading
+from pathlib import Path
+from lightkube.resources.core_v1 import Pod
+from venvd_engines.engine import EngineSettings
+from venvd_engines.kubernetes.cluster import Cluster
+
+sys.setswitchinterval(1e-6)
+home = Path(sys.argv[1])
+made = Cluster(EngineSettings(home=home, home_id="test", run_dir=home))
+together = threading.Barrier(4)
+
+def begin():
+    together.wait()
+    made.client
+    Pod.from_dict({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "a", "image": "b"}]}})
+
+threads = [threading.Thread(target=begin) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_threads_may_begin_at_once(tmp_path: Path) -> None:
+    """Threads that make their first objects at the same time do not crash the process."""
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "b"}}],
+        "clusters": [{"name": "b", "cluster": {"server": "http://127.0.0.1:9"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    env = {**os.environ, "KUBECONFIG": str(tmp_path / "config")}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, tmp_path], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

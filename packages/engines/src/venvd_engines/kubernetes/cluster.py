@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from lightkube import Client, KubeConfig
 from lightkube.config import client_adapter
 from lightkube.config.client_adapter import ConnectionParams, verify_cluster
 from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
-from lightkube.resources.core_v1 import Pod, Secret
+from lightkube.resources.coordination_v1 import Lease
+from lightkube.resources.core_v1 import Pod, Secret, Service
 
 from venvd_contract.errors import Conflict, Forbidden, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
 from venvd_engines.engine import EngineSettings
@@ -32,6 +34,7 @@ _AWAY = frozenset({429, 500, 502, 503, 504})
 _WITHOUT_LOG = frozenset({400, 404, 500})
 """Answers about containers that have not begun, or that the node has removed."""
 _T = TypeVar("_T")
+_READING_TYPES = threading.Lock()
 _NOISE = re.compile(r'^\S+ "[^"]*" is (invalid|forbidden): ')
 
 
@@ -73,6 +76,13 @@ def _make_transport(config: Any) -> httpx2.HTTPTransport:
     return httpx2.HTTPTransport(verify=context)
 
 
+def _read_types() -> None:
+    """Let msgspec describe the types of objects to itself: two threads that cause it at once crash the process."""
+    with _READING_TYPES:
+        for resource in (Lease, Pod, Secret, Service):
+            resource.from_dict({})
+
+
 class Cluster:
     """The client, shared by threads; the environment says where the cluster is, as for kubectl.
 
@@ -92,6 +102,7 @@ class Cluster:
 
     @cached_property
     def client(self) -> Client:
+        _read_types()
         config: Any = KubeConfig.from_env().get()
         return Client(
             config,
