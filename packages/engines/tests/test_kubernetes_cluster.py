@@ -132,6 +132,7 @@ together = threading.Barrier(4)
 def begin():
     together.wait()
     made.client
+    together.wait()
     Pod.from_dict({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "a", "image": "b"}]}})
 
 threads = [threading.Thread(target=begin) for _ in range(4)]
