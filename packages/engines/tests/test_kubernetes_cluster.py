@@ -126,14 +126,14 @@ from venvd_engines.kubernetes.cluster import Cluster
 
 sys.setswitchinterval(1e-6)
 home = Path(sys.argv[1])
-made = Cluster(EngineSettings(home=home, home_id="test", run_dir=home))
+Cluster(EngineSettings(home=home, home_id="test", run_dir=home)).client
+content = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
 together = threading.Barrier(4)
 
 def begin():
     together.wait()
-    made.client
-    together.wait()
-    Pod.from_dict({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "a", "image": "b"}]}})
+    for _ in range(50):
+        Pod.from_dict(content)
 
 threads = [threading.Thread(target=begin) for _ in range(4)]
 [thread.start() for thread in threads]
