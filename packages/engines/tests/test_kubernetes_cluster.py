@@ -145,8 +145,9 @@ def test_threads_may_begin_at_once(tmp_path: Path) -> None:
     """Threads that make their first objects at the same time do not crash the process."""
     config = {
         "current-context": "a",
-        "contexts": [{"name": "a", "context": {"cluster": "b"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "b", "user": "c"}}],
         "clusters": [{"name": "b", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "c", "user": {"token": "word"}}],
     }
     (tmp_path / "config").write_text(json.dumps(config))
     env = {**os.environ, "KUBECONFIG": str(tmp_path / "config")}
