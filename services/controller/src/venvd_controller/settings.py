@@ -166,9 +166,9 @@ class Settings(BaseSettings):
     kubernetes_owner: str | None = None
     """Secret with which the cluster removes all that the engine made."""
     kubernetes_apt_namespace: str | None = None
-    """Namespace in which Debian packages are installed, as root in a container; empty refuses `aptPackages`."""
+    """Namespace in which Debian packages are installed, as root in a container; without it, `aptPackages` are refused."""
     kubernetes_apt_owner: str | None = None
-    """The same as the owner, in that namespace."""
+    """Secret of that namespace with which the cluster removes what builds made there."""
     kubernetes_user_namespaces: bool = False
     """Pods have user namespaces: their users are none of the node."""
     kubernetes_egress_service: str | None = None
