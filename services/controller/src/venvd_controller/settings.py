@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     kubernetes_owner: str | None = None
     """Secret with which the cluster removes all that the engine made."""
     kubernetes_apt_namespace: str | None = None
-    """Namespace in which Debian packages are installed, as root in a container; without it, `aptPackages` are refused."""
+    """Namespace in which containers install Debian packages as root; without it, `aptPackages` are refused."""
     kubernetes_apt_owner: str | None = None
     """Secret of that namespace with which the cluster removes what builds made there."""
     kubernetes_user_namespaces: bool = False
