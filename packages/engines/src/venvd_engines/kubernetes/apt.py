@@ -108,30 +108,28 @@ class AptImages:
     @contextmanager
     def _copy_credentials(self) -> Iterator[_Credentials]:
         """Copy the Secrets for the registry into the namespace of builds, until the end of the block."""
-        options, made = self._cluster.options, []
-
-        def copy(name: str | None) -> str | None:
-            if name is None:
-                return None
-            content: Any = self._cluster.client.get(Secret, name)
-            own = f"venvd-{labels.BUILD}-{secrets.token_hex(6)}"
-            made.append(own)
-            metadata = self._builds.make_metadata(own, self._builds.labels(labels.BUILD))
-            self._builds.create(
-                Secret, {"metadata": metadata, "type": _DOCKER_CONFIG, "data": dict(content.data or {})}
-            )
-            return own
-
-        try:
-            yield _Credentials(copy(options.pull_secret), copy(options.push_secret))
-        finally:
-            for own in made:
-                self._builds.ask(lambda own=own: self._builds.delete(Secret, own))  # type: ignore[misc]
+        options = self._cluster.options
+        copies = {
+            name: f"venvd-{labels.BUILD}-{secrets.token_hex(6)}" for name in (options.pull_secret, options.push_secret)
+        }
+        with self._builds.remove_at_end(*((Secret, own) for name, own in copies.items() if name is not None)):
+            for name, own in copies.items():
+                if name is not None:
+                    given: Any = self._cluster.client.get(Secret, name)
+                    metadata = self._builds.make_metadata(own, self._builds.labels(labels.BUILD))
+                    content = {"metadata": metadata, "type": _DOCKER_CONFIG, "data": dict(given.data or {})}
+                    self._builds.create(Secret, content)
+            pull, push = (name and copies[name] for name in (options.pull_secret, options.push_secret))
+            yield _Credentials(pull, push)
 
     def sweep(self) -> None:
         """Remove the builds of killed controllers."""
         if self._cluster.options.apt_namespace is not None:
             self._tasks.sweep()
+
+    def remove_left(self) -> None:
+        """Remove what could not be removed at the end of a build."""
+        self._builds.remove_left()
 
     def close(self) -> None:
         self._builds.close()

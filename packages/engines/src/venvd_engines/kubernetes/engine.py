@@ -149,6 +149,7 @@ class KubernetesEngine:
     @translate_errors("list the backends")
     def list_owned(self) -> Sequence[Owned]:
         self._cluster.remove_left()
+        self._apt.remove_left()
         return self._backends.list_owned()
 
     def watch(self) -> Iterator[None]:
