@@ -43,6 +43,14 @@ class _Answers(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a caller that has gone."""
+
+
 class FakeNode:
     """Plays the kubelet of a node for the pods of one namespace."""
 
@@ -51,8 +59,7 @@ class FakeNode:
         self._namespace = namespace.name
         self._address = find_host_address()
         self._ended = threading.Event()
-        self._server = ThreadingHTTPServer((self._address, PORT), _Answers)
-        self._server.daemon_threads = True
+        self._server = _Server((self._address, PORT), _Answers)
         self._work = [self._server.serve_forever, self._beat, self._run_pods]
 
     def start(self) -> None:
@@ -84,7 +91,7 @@ class FakeNode:
 
     def _run_pods(self) -> None:
         """Say of each pod that it runs, and let go of those that are being deleted."""
-        while not self._ended.wait(0.1):
+        while not self._ended.wait(0.5):
             for pod in self._client.list(Pod, namespace=self._namespace, fields={"spec.nodeName": NAME}):
                 with contextlib.suppress(ApiError):
                     self._run_pod(pod)

@@ -54,6 +54,7 @@ class Backends:
         self._cluster = cluster
         self._policies = policies
         self.pods = PodList(cluster)
+        self._written: dict[tuple[str, str], bytes] = {}
 
     # ---- start -----------------------------------------------------------------------------------------------
 
@@ -214,12 +215,19 @@ class Backends:
         self._write_file(record, pods.SECRETS_FILE, data, uuid.uuid4().hex[:12])  # no digest: it could be guessed from
 
     def _write_file(self, record: LaunchRecord, file: str, data: bytes, mark: str) -> None:
-        """Replace a file: the change of the pod's annotation makes the kubelet read the Secret at once."""
-        name = labels.make_name(record.launch_id)
+        """Replace a file: the change of the pod's annotation makes the kubelet read the Secret at once.
+
+        What this process has written is not written again: the controller asks for it every half minute, and nothing
+        but an owner of the namespace changes a Secret.
+        """
+        name, key, digest = labels.make_name(record.launch_id), (record.launch_id, file), hashlib.sha256(data).digest()
+        if self._written.get(key) == digest:
+            return
         with _absent_is_fine():
             self._cluster.client.patch(Secret, name, {"data": pods.encode_files({file: data})})
             annotations = {f"dev.venvd.{file.partition('.')[0]}": mark}
             self._cluster.client.patch(Pod, name, {"metadata": {"annotations": annotations}})
+        self._written[key] = digest
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
         """Delete the pod, and wait until its containers have ended; the object may stay some seconds longer."""
@@ -290,6 +298,8 @@ class Backends:
         if service is not None and (service.metadata.labels or {}).get(labels.LAUNCH) == launch_id:
             self._cluster.delete(Service, service.metadata.name)
         self._cluster.delete(Secret, name)
+        for file in (pods.KEYS_FILE, pods.SECRETS_FILE):
+            self._written.pop((launch_id, file), None)
         self.pods.expect_change()
 
 
