@@ -96,7 +96,7 @@ class Deletions(Answers):
 
 def test_what_an_absence_left_is_removed_later(made: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work ends although its objects cannot be removed, and what it left is removed once, when the server is back."""
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(cluster, "TIMEOUT_SECONDS", -1.0)
     deletions = Deletions(httpx2.ConnectError("refused"))
     monkeypatch.setattr(made, "delete", deletions.delete)
     with made.remove_at_end((Pod, "one"), (Pod, "other")):
