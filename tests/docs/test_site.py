@@ -13,7 +13,7 @@ import venvd
 from venvd_contract.commands import COMMANDS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_is_whole() -> None:
     """`make docs` succeeds, and its references have every command and every public name."""
     built = subprocess.run(

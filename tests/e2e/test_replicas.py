@@ -77,6 +77,7 @@ def count_containers(name: str) -> int:
     return len(subprocess.check_output(command, text=True).split())
 
 
+@pytest.mark.about("transport")
 @pytest.mark.parametrize("kind", ["http", "pipe", "rpc"])
 def test_sessions_outlive_replicas_that_come_and_go(controller: Controller, small: str, kind: str) -> None:
     """Sessions from before are found by name; new ones go to a new replica, which drains until they have ended."""
@@ -108,6 +109,7 @@ def test_replicas_follow_the_number_of_sessions(controller: Controller, small: s
 
 
 @with_router
+@pytest.mark.about("session")
 @pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_callers_go_through_the_router(controller: Controller, small: str, kind: str) -> None:
     """A caller that knows one address has sessions on all replicas, also on those that are added."""

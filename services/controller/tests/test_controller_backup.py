@@ -234,6 +234,7 @@ def replace_in(file: str, old: bytes, new: bytes) -> Callable[[str, bytes], byte
     return lambda name, content: content.replace(old, new) if name.startswith(file) else content
 
 
+@pytest.mark.slow
 def test_a_bad_file_restores_nothing(filled: Testbed, create_settings: Callable[..., Settings]) -> None:
     """A file that is no backup, too new, cut or changed is refused with the reason, and the home stays empty."""
     data = back_up(settings_of(filled))
@@ -330,6 +331,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, "VENVD_HOME": str(settings.home), **url}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SQLITE, POSTGRESQL])
 @pytest.mark.parametrize("step", ["_check_files", "_move_files"])
 def test_a_restore_that_is_killed_is_none(
@@ -357,6 +359,7 @@ def run_program(*words: str, home: Path, stdin: bytes = b"") -> subprocess.Compl
     return subprocess.run(program, env=environment(Settings(home=home)), input=stdin, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_program_copies_streams(filled: Testbed, tmp_path: Path) -> None:
     """`backup -` and `restore -` use standard output and input; tar and sha256sum read the file."""
     home = settings_of(filled).home

@@ -48,6 +48,7 @@ def test_a_lease_needs_a_database_of_all(tmp_path: Path) -> None:
         Settings(home=tmp_path, kubernetes_lease="venvd", database_url=f"sqlite:///{tmp_path}/file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renewals", [1, 3])
 def test_the_kernel_ends_a_lead_that_is_not_renewed(renewals: int) -> None:
     """A lead ends at the time that the last message says, whatever the process does meanwhile."""
@@ -64,6 +65,7 @@ def test_the_kernel_ends_a_lead_that_is_not_renewed(renewals: int) -> None:
         assert time.monotonic() >= until
 
 
+@pytest.mark.slow
 def test_a_controller_ends_with_the_process_that_renews() -> None:
     """If the messages end, so does the controller."""
     own, other = socket.socketpair()

@@ -124,6 +124,7 @@ def test_a_rotated_token_ends_with_its_overlap(keyed: Server, keys: Path) -> Non
     until(lambda: "result" in keyed.connect_once()("ping", token=TOKEN), "the token is not accepted")
 
 
+@pytest.mark.slow
 def test_a_key_that_ends_while_its_client_attaches() -> None:
     """An attach that fails leaves a connection whose key has ended, and the connection ends with it."""
 

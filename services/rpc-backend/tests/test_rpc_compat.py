@@ -107,6 +107,7 @@ def test_health_and_the_list_of_services_name_it(server: Server) -> None:
     assert NAME in {service.name for service in listed.list_services_response.service}
 
 
+@pytest.mark.slow
 def test_switched_off(start: Start) -> None:
     """Without `compat`, the old service is UNIMPLEMENTED and the old paths are not found; probes answer."""
     with start(VENVD_COMPAT="0") as server:

@@ -83,6 +83,7 @@ def test_a_revoked_key_ends_its_stream(keyed: Server, keys: Path) -> None:
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.slow
 def test_a_rotated_token_ends_its_call(keyed: Server, keys: Path) -> None:
     """A call of the older token runs until the end of that, and the new token works without a restart."""
     new = (("authorization", "Bearer new"),)
