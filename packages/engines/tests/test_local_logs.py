@@ -72,10 +72,16 @@ def test_a_flood_of_output_is_bounded(site: Site, launch: Launch) -> None:
     assert all(file.stat().st_size <= journal.FILE_BYTES for file in files)
 
 
-def test_the_last_output_of_a_crash_is_kept(site: Site, launch: Launch) -> None:
+def test_the_last_output_of_a_crash_is_kept(site: Site, launch: Launch, tmp_path: Path) -> None:
     """What a part wrote right before it was killed is in the log."""
-    site.worker = "import os, time\ntime.sleep(1)\nprint('last words', end='', flush=True)\nos.kill(os.getpid(), 9)\n"
+    started = tmp_path / "started"
+    site.worker = f"""import os, time
+while not os.path.exists({str(started)!r}): time.sleep(0.01)
+print('last words', end='', flush=True)
+os.kill(os.getpid(), 9)
+"""
     site.start(launch)
+    started.touch()
     site.wait_ended(launch, "worker")
     site.launches.stop(launch.id, 0)
     texts = [line.text for line in site.launches.logs(launch.id, None, follow=False)]

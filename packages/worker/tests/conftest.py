@@ -33,7 +33,7 @@ from venvd_contract.internal.slots import AT, SIZE
 from venvd_worker.archive import build
 
 SLOTS = 16
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @functools.cache

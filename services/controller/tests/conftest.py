@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from harness.postgresql import Cluster, find_program, running_cluster
+from harness.postgresql import Cluster, running_cluster
 
 from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
@@ -481,8 +481,6 @@ def running_testbed(**settings: Any) -> Iterator[Testbed]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """A PostgreSQL server."""
-    if find_program("initdb") is None:
-        pytest.skip("PostgreSQL is not installed: there is no initdb")
     with running_cluster() as cluster:
         yield cluster
 

@@ -270,6 +270,7 @@ def test_the_log_has_the_events_of_servers(testbed: Any, wait_until: Callable[..
     assert (read()[-1].status, read()[-1].fields) == (404, {"detail": "there is none"})
     assert backend.asked == ["", "life-3"]
     testbed.controller.reconciler.stop()
+    testbed.controller.reconciler._pool.shutdown()  # a turn may be reading events still
     backend.events = ServerEvents("life-5", 0, [created])
     row = testbed.controller.backends.get_row("events")
     audit.write_events("events", "life-3", ServerEvents("life-9", 0, [created]))  # another reader was faster

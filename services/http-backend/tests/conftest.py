@@ -23,6 +23,8 @@ from harness.ports import free_port
 from venvd_worker import archive
 
 TOKEN, METRICS_TOKEN = "secret-for-tests", "scrape-for-tests"
+PATIENCE = 120.0
+"""Seconds for an answer, on a busy machine too."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Server:
         if token is not None:
             found["Authorization"] = f"Bearer {token}"
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, payload, found)
             response = connection.getresponse()
@@ -80,7 +82,7 @@ class Server:
 
     def connect(self) -> socket.socket:
         """A bare connection; it is closed at the end of the tests."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         self.sockets.append(sock)
         return sock
 

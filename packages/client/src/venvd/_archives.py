@@ -11,6 +11,9 @@ from typing import IO
 
 from venvd.errors import BadReply
 
+_HAS_FILTERS = hasattr(tarfile, "FilterError")
+"""Whether `tarfile` checks entries itself: from CPython 3.11.4 on. Debian 12 has 3.11.2."""
+
 
 def pack(directory: Path) -> IO[bytes]:
     """Return a temporary file with the archive of a directory: its files, directories and symbolic links."""
@@ -35,6 +38,13 @@ def pack(directory: Path) -> IO[bytes]:
     return packed
 
 
+class _LeadsOutError(Exception):
+    """An entry of an archive leads out of the directory that takes it."""
+
+
+_LEADS_OUT: tuple[type[Exception], ...] = (_LeadsOutError, tarfile.FilterError) if _HAS_FILTERS else (_LeadsOutError,)
+
+
 def unpack(packed: Path, directory: Path) -> None:
     """Extract the archive of a session's directory into a local directory, which is made if it is missing.
 
@@ -44,8 +54,11 @@ def unpack(packed: Path, directory: Path) -> None:
     try:
         with tarfile.open(packed, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             directory.mkdir(exist_ok=True)
-            archive.extractall(directory, _list_plain(archive), filter="data")
-    except tarfile.FilterError as error:
+            if _HAS_FILTERS:
+                archive.extractall(directory, _list_plain(archive), filter="data")
+            else:
+                archive.extractall(directory, _list_checked(archive, directory))  # noqa: S202 - they are checked
+    except _LEADS_OUT as error:
         raise BadReply(
             f"the session's directory holds something that leads out of it: {error}; delete it there, or fetch the "
             "archive with get_archive() and look at it"
@@ -58,4 +71,24 @@ def _list_plain(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for entry in archive:
         if entry.issparse() or not (entry.isreg() or entry.isdir() or entry.issym()):
             raise BadReply(f"the archive of the session's directory has the entry {entry.name!a}, which is no file")
+        yield entry
+
+
+def _list_checked(archive: tarfile.TarFile, directory: Path) -> Iterator[tarfile.TarInfo]:
+    """Check entries, and change their owner and mode, as the filter `data` of `tarfile` does.
+
+    Each entry is checked when those before it are extracted, so that the symbolic links among them are followed.
+    """
+    root = os.path.realpath(directory)
+    for entry in _list_plain(archive):
+        paths = [entry.name]
+        if entry.issym():
+            paths.append(os.path.join(os.path.dirname(entry.name), entry.linkname))  # noqa: PTH118, PTH120
+        for path in paths:
+            end = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+            if path.startswith("/") or os.path.commonpath([root, end]) != root:
+                raise _LeadsOutError(f"{entry.name!a} leads to {end!a}")
+        entry.uid, entry.gid, entry.uname, entry.gname = os.getuid(), os.getgid(), "", ""
+        runs = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+        entry.mode = (entry.mode | 0o600) & runs
         yield entry
