@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,17 +20,27 @@ from harness.stack import Quiet, wait_ready
 from harness.waiting import wait_until
 
 from venvd_contract.errors import Conflict, Unauthenticated, VenvdError
-from venvd_engines.engine import Image, LaunchRecord, Port
+from venvd_engines.engine import Image, Launch, LaunchRecord, Port
 
 pytestmark = pytest.mark.network
 
 
-def test_a_backend_starts_and_serves(bench: Bench, image: Image) -> None:
+@pytest.fixture(scope="module")
+def launch(bench: Bench, image: Image) -> Launch:
+    return bench.launch(image, worker_env={"GREETING": "hello, world", "ODD": 'a"b\nc'})
+
+
+@pytest.fixture(scope="module")
+def record(bench: Bench, launch: Launch) -> Iterator[LaunchRecord]:
+    """The backend of that launch, for tests that leave it as it is."""
+    with bench.running(launch) as record:
+        yield record
+
+
+def test_a_backend_starts_and_serves(bench: Bench, image: Image, record: LaunchRecord) -> None:
     """A started backend becomes ready, both its parts run, and user code runs on the venv's CPython."""
-    with bench.running(bench.launch(image)) as record:
-        assert bench.engine.inspect(record).running
-        code = "import platform; platform.python_version()"
-        assert evaluate(record, code) == image.python
+    assert bench.engine.inspect(record).running
+    assert evaluate(record, "import platform; platform.python_version()") == image.python
 
 
 def test_a_handle_survives_as_json(bench: Bench, image: Image) -> None:
@@ -42,12 +53,10 @@ def test_a_handle_survives_as_json(bench: Bench, image: Image) -> None:
         assert not bench.engine.inspect(record).running
 
 
-def test_a_running_backend_is_found_again(bench: Bench, image: Image) -> None:
+def test_a_running_backend_is_found_again(bench: Bench, launch: Launch, record: LaunchRecord) -> None:
     """An engine object that knows nothing lists what runs, with the record that `start` gave."""
-    launch = bench.launch(image)
-    with bench.running(launch) as record:
-        found = {owned.launch_id: owned for owned in bench.another().list_owned()}[launch.id]
-        assert (found.name, found.record, found.complete) == (launch.name, record, True)
+    owned = {owned.launch_id: owned for owned in bench.another().list_owned()}[launch.id]
+    assert (owned.name, owned.record, owned.complete) == (launch.name, record, True)
 
 
 def is_accepted(record: LaunchRecord, token: str) -> bool:
@@ -70,12 +79,11 @@ def test_keys_of_a_running_backend_are_replaced(bench: Bench, image: Image) -> N
     assert not list(bench.settings.run_dir.glob(f"keys-*/{launch.id}"))
 
 
-def test_sweeping_leaves_backends_alone(bench: Bench, image: Image) -> None:
+def test_sweeping_leaves_backends_alone(bench: Bench, image: Image, record: LaunchRecord) -> None:
     """What `sweep` of another engine object removes are not backends, images or what either needs."""
-    with bench.running(bench.launch(image)) as record:
-        bench.another().sweep()
-        assert evaluate(record, "1 + 1") == 2
-        assert bench.engine.find_image(image.key) == image
+    bench.another().sweep()
+    assert evaluate(record, "1 + 1") == 2
+    assert bench.engine.find_image(image.key) == image
     with bench.running(bench.launch(image)):
         pass
 
@@ -160,15 +168,14 @@ def test_a_failed_start_leaves_nothing(bench: Bench, image: Image) -> None:
     assert not bench.owned(launch.id)
 
 
-def test_logs_name_their_source(bench: Bench, image: Image) -> None:
+def test_logs_name_their_source(bench: Bench, record: LaunchRecord) -> None:
     """Log lines carry a time, a source and a stream; `tail` gives the last ones."""
-    with bench.running(bench.launch(image)) as record:
-        lines = list(bench.engine.logs(record, None, follow=False))
-        assert any(line.source == "server" for line in lines)
-        assert {line.source for line in lines} <= {"server", "worker"}
-        assert {line.stream for line in lines} <= {"stdout", "stderr"}
-        assert [line.time for line in lines] == sorted(line.time for line in lines)
-        assert len(list(bench.engine.logs(record, 1, follow=False))) == 1
+    lines = list(bench.engine.logs(record, None, follow=False))
+    assert any(line.source == "server" for line in lines)
+    assert {line.source for line in lines} <= {"server", "worker"}
+    assert {line.stream for line in lines} <= {"stdout", "stderr"}
+    assert [line.time for line in lines] == sorted(line.time for line in lines)
+    assert len(list(bench.engine.logs(record, 1, follow=False))) == 1
 
 
 def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
@@ -187,12 +194,10 @@ def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
         assert len(found) > before
 
 
-def test_user_code_gets_its_environment_only(bench: Bench, image: Image) -> None:
+def test_user_code_gets_its_environment_only(launch: Launch, record: LaunchRecord) -> None:
     """User code sees the variables of the launch's worker and none of the server's."""
-    launch = bench.launch(image, worker_env={"GREETING": "hello, world", "ODD": 'a"b\nc'})
-    with bench.running(launch) as record:
-        code = "import os; [os.environ.get('GREETING'), os.environ.get('ODD'), 'VENVD_TOKEN_SHA256' in os.environ]"
-        assert evaluate(record, code) == ["hello, world", 'a"b\nc', False]
+    code = "import os; [os.environ.get('GREETING'), os.environ.get('ODD'), 'VENVD_TOKEN_SHA256' in os.environ]"
+    assert evaluate(record, code) == [*launch.worker_env.values(), False]
 
 
 @pytest.mark.host

@@ -17,7 +17,7 @@ from typing import Any
 import venvd
 from harness.ports import free_port
 from harness.stack import Running, Stack, fetch
-from harness.waiting import wait_until
+from harness.waiting import TIMEOUT, wait_until
 
 TOKEN, METRICS_TOKEN = "secret-for-tests", "scrape-for-tests"
 NAMES = [f"name-{number}" for number in range(8)]
@@ -82,7 +82,7 @@ class Router:
             given["Authorization"] = f"Bearer {token}"
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         port = self.port if self.kind == "http" else self.http_port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         try:
             connection.request(method, path, payload, given)
             response = connection.getresponse()
