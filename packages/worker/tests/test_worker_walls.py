@@ -143,7 +143,8 @@ import os, sys
 from venvd_worker.common import kernel, landlock
 own, other, version = sys.argv[1], sys.argv[2], int(sys.argv[3])
 kernel.forbid_new_privileges()
-landlock.restrict({own: landlock.OWN, "/dev/null": landlock.USE, "/dev/absent": landlock.USE}, version)
+rules = {own: landlock.OWN, "/dev/null": landlock.USE, "/dev/absent": landlock.USE}
+landlock.restrict(landlock.prepare(rules, version), version)
 open(own + "/new", "w").write("x")
 os.mkdir(own + "/directory")
 open("/dev/null", "w").write("x")

@@ -9,15 +9,18 @@ from __future__ import annotations
 import array
 import os
 import socket
-from contextlib import suppress
 from typing import List, NamedTuple, Sequence, Tuple
 
 LARGEST_PACKET = 256 * 1024
 """Bytes."""
 MOST_DESCRIPTORS = 8
-SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 """Flags of every `sendmsg`: a descriptor may be shared with a process that makes it blocking."""
 
+# Numbers, since operations of enumerations run much Python.
+_RECEIVE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SOCKET_LEVEL, _RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_TRUNCATED, _DESCRIPTORS_LOST = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
 _SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -60,12 +63,12 @@ def receive(sock: socket.socket, *, space: int = _SPACE) -> RawPacket:
         BlockingIOError: there is none yet.
         OSError: the connection failed.
     """
-    data, ancillary, flags, _ = sock.recvmsg(LARGEST_PACKET, space, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+    data, ancillary, flags, _ = sock.recvmsg(LARGEST_PACKET, space, _RECEIVE)
     descriptors = array.array("i")
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET_LEVEL and kind == _RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    return RawPacket(data, descriptors.tolist(), bool(flags & socket.MSG_TRUNC), bool(flags & socket.MSG_CTRUNC))
+    return RawPacket(data, descriptors.tolist(), bool(flags & _TRUNCATED), bool(flags & _DESCRIPTORS_LOST))
 
 
 def receive_data(sock: socket.socket) -> RawPacket:
@@ -81,11 +84,13 @@ def rights(descriptors: Sequence[int]) -> List[Tuple[int, int, bytes]]:
     """The ancillary data of `sendmsg` that passes `descriptors` on."""
     if not descriptors:
         return []
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
+    return [(_SOCKET_LEVEL, _RIGHTS, array.array("i", descriptors).tobytes())]
 
 
 def close_descriptors(descriptors: Sequence[int]) -> None:
     """Close each; one that is closed already is no error."""
     for descriptor in descriptors:
-        with suppress(OSError):
+        try:  # noqa: SIM105 - `suppress` runs more Python, in each fork
             os.close(descriptor)
+        except OSError:
+            pass

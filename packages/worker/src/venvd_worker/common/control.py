@@ -11,8 +11,13 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from venvd_contract.internal.control import LARGEST_PACKET, SEND, close_descriptors, receive, rights
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encoder = json.JSONEncoder(separators=(",", ":"))
 _decode = json.JSONDecoder().decode
+
+
+def encode(message: Dict[str, Any]) -> bytes:
+    """Encode a message as a packet holds it."""
+    return _encoder.encode(message).encode()
 
 
 class InvalidPacket(Exception):
@@ -60,7 +65,15 @@ class ControlConnection:
         Raises:
             OSError: the kernel takes no more descriptors of this user on their way; the packet is dropped.
         """
-        self._unsent.append((_encode(message).encode(), list(descriptors)))
+        self.send_encoded(encode(message), descriptors)
+
+    def send_encoded(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """The same for a message that is encoded already.
+
+        Raises:
+            OSError: as `send`.
+        """
+        self._unsent.append((data, list(descriptors)))
         self.flush()
 
     def flush(self) -> None:

@@ -12,6 +12,8 @@ from typing import Iterable, NamedTuple, Optional
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_name_process = ctypes.CDLL(None, use_errno=True).prctl  # a function of its own, with other types
+_name_process.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
 _capset = _libc.capset
 _signalfd = _libc.signalfd
 _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
@@ -31,6 +33,11 @@ _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_u
 
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+_add_rule = ctypes.CDLL(
+    None, use_errno=True
+).syscall  # a function of its own, with its types: it is called for each rule
+_add_rule.restype = ctypes.c_long
+_add_rule.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong]
 
 IN_GVISOR = os.path.exists("/proc/sentry-meminfo")
 """Whether the kernel is gVisor's; the users of this name say how it differs from Linux."""
@@ -90,8 +97,7 @@ def show_memory() -> None:
 
 def name_process(name: str) -> None:
     """Set the name of this process in `ps` and `top`, at most 15 bytes."""
-    text = ctypes.create_string_buffer(name.encode())
-    _control_process(_PR_SET_NAME, ctypes.addressof(text))
+    _check(_name_process(_PR_SET_NAME, name.encode(), 0, 0, 0))
 
 
 def set_oom_score(score: int) -> None:
@@ -221,8 +227,8 @@ def make_landlock_rules(attributes: bytes) -> int:
 
 def add_landlock_rule(rules: int, rule: bytes) -> None:
     """Add a rule on what is beneath a path."""
-    kind = ctypes.c_ulong(_LANDLOCK_RULE_PATH_BENEATH)
-    _call(_LANDLOCK_ADD_RULE, ctypes.c_long(rules), kind, rule, ctypes.c_ulong(0))
+    if _add_rule(_LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH, rule, 0) < 0:
+        _check(-1)
 
 
 def enforce_landlock_rules(rules: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import Dict
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
 from venvd_worker.common import kernel
 
@@ -42,35 +42,67 @@ def find_version() -> int:
     return max(0, kernel.find_landlock())
 
 
-def restrict(rules: Dict[str, int], version: int) -> None:
-    """Restrict this thread and all that it starts, for ever; call `kernel.forbid_new_privileges` first.
+class Rule(NamedTuple):
+    """A rule as the kernel takes it, and the descriptor of the path that it is about."""
+
+    packed: bytes
+    descriptor: int
+
+
+def prepare(rules: Dict[str, int], version: int) -> List[Rule]:
+    """Look up the paths of rules, which `restrict` then need not do; their descriptors are the caller's.
 
     Args:
         rules: what may be done with a file, or with a directory and all below it, by path. An absent path is left out.
         version: as `find_version` says.
+    """
+    handled = _find_handled(version)
+    prepared = (_prepare(path, rights & handled) for path, rights in rules.items())
+    return [rule for rule in prepared if rule is not None]
+
+
+def restrict(rules: Iterable[Rule], version: int) -> None:
+    """Restrict this thread and all that it starts, for ever; call `kernel.forbid_new_privileges` first.
 
     Raises:
         OSError: the kernel does not take the rules.
     """
-    handled = (1 << _RIGHTS[min(version, max(_RIGHTS))]) - 1
-    rules_descriptor = kernel.make_landlock_rules(_HANDLED.pack(handled, 0, _SCOPES)[: 24 if version >= _NEWEST else 8])
+    descriptor = make(rules, version)
     try:
-        for path, rights in rules.items():
-            _add(rules_descriptor, path, rights & handled)
-        kernel.enforce_landlock_rules(rules_descriptor)
+        kernel.enforce_landlock_rules(descriptor)
     finally:
-        os.close(rules_descriptor)
+        os.close(descriptor)
 
 
-def _add(rules_descriptor: int, path: str, rights: int) -> None:
+def make(rules: Iterable[Rule], version: int) -> int:
+    """Make a descriptor of rules that are not in force.
+
+    Raises:
+        OSError: the kernel does not take the rules.
+    """
+    attributes = _HANDLED.pack(_find_handled(version), 0, _SCOPES)[: 24 if version >= _NEWEST else 8]
+    descriptor = kernel.make_landlock_rules(attributes)
+    try:
+        for rule in rules:
+            kernel.add_landlock_rule(descriptor, rule.packed)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _find_handled(version: int) -> int:
+    return (1 << _RIGHTS[min(version, max(_RIGHTS))]) - 1
+
+
+def _prepare(path: str, rights: int) -> Optional[Rule]:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return
-    try:
-        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            rights &= _OF_FILES
-        if rights:
-            kernel.add_landlock_rule(rules_descriptor, _RULE.pack(rights, descriptor))
-    finally:
+        return None
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        rights &= _OF_FILES
+    if not rights:
         os.close(descriptor)
+        return None
+    return Rule(_RULE.pack(rights, descriptor), descriptor)

@@ -12,10 +12,12 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
+from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import kernel, landlock, namespaces, seccomp
+from venvd_worker.common.landlock import Rule
 from venvd_worker.common.namespaces import SHARED_MEMORY, Covers
 
 _SYSTEM = (
@@ -88,15 +90,29 @@ class Walls:
             guard_first = kernel.IN_GVISOR and not self.namespaces
             seccomp.install(seccomp.make_filter(network=self.network, guard_first=guard_first))
 
-    def close_in(self, root: str) -> None:
+    def prepare(self) -> List[Rule]:
+        """Look up the paths of `rules`, for forks of this process that `close_in` themselves."""
+        return landlock.prepare(self.rules, self.landlock) if self.landlock else []
+
+    def close_in(self, root: str, prepared: Optional[Sequence[Rule]] = None) -> None:
         """Leave this process and its children only `root` to write to; with namespaces, it is the first one in them.
+
+        Args:
+            root: the session's own directory.
+            prepared: what `prepare` gave the process that this one is a fork of; closed here.
 
         Raises:
             OSError: the kernel refuses.
         """
         if self.namespaces:
             namespaces.close_in(Covers(self.hidden, self.kept), root)
-        self._restrict({root: landlock.OWN})
+        self._restrict({root: landlock.OWN}, self.prepare() if prepared is None else prepared)
+
+    def try_out(self, root: str) -> None:
+        """Do what `close_in` does with Landlock, up to the last step."""
+        if self.landlock:
+            own = landlock.prepare({root: landlock.OWN}, self.landlock)
+            close_descriptors([landlock.make(own, self.landlock), *(rule.descriptor for rule in own)])
 
     def close_in_zygote(self, work_dir: str) -> None:
         """Leave this process what each of its forks needs before it confines itself: all of `work_dir`, and /proc.
@@ -104,12 +120,17 @@ class Walls:
         Raises:
             OSError: the kernel refuses.
         """
-        self._restrict({work_dir: landlock.OWN, _PROCESSES: landlock.READ_AND_WRITE})
+        self._restrict({work_dir: landlock.OWN, _PROCESSES: landlock.READ_AND_WRITE}, self.prepare())
 
-    def _restrict(self, own: Dict[str, int]) -> None:
-        if self.landlock:
+    def _restrict(self, own: Dict[str, int], prepared: Sequence[Rule]) -> None:
+        if not self.landlock:
+            return
+        rules = [*prepared, *landlock.prepare(own, self.landlock)]
+        try:
             kernel.forbid_new_privileges()
-            landlock.restrict({**self.rules, **own}, self.landlock)
+            landlock.restrict(rules, self.landlock)
+        finally:
+            close_descriptors([rule.descriptor for rule in rules])
 
 
 def plan(places: Places, env: Mapping[str, str], *, network: bool) -> Walls:

@@ -41,14 +41,14 @@ class Source(NamedTuple):
 class Arrays:
     """Sends and takes arrays within the session's limits. Only the server `shares` segments with the session.
 
-    Args:
+    Attributes:
         most: bytes of one array; None for no limit.
     """
 
-    def __init__(self, segments: Segments, interrupts: Interrupts, most: Optional[int]) -> None:
+    def __init__(self, segments: Segments, interrupts: Interrupts) -> None:
         self._segments = segments
         self._interrupts = interrupts
-        self._most = most
+        self.most: Optional[int] = None
         self._expected: Dict[str, Header] = {}
         """The array that each lent segment was asked for."""
 
@@ -159,8 +159,8 @@ class Arrays:
         return self._interrupts.shield(lambda: self._segments.lend(size))
 
     def _check_size(self, head: Header) -> None:
-        if self._most is not None and head.nbytes > self._most:
-            raise LimitExceeded("the array takes {} bytes: arrayBytes is {}".format(head.nbytes, self._most))
+        if self.most is not None and head.nbytes > self.most:
+            raise LimitExceeded("the array takes {} bytes: arrayBytes is {}".format(head.nbytes, self.most))
 
 
 def _names(columns: Any) -> List[str]:

@@ -51,33 +51,30 @@ class _Step(NamedTuple):
 
 
 class Calls:
-    """Runs the commands of requests and makes their replies.
+    """Runs the commands of requests and makes their replies."""
 
-    Args:
-        result_limit: bytes of a result as JSON; None for none.
-        compat: whether clients of an older .NET host are served.
-    """
-
-    def __init__(
-        self, commands: Commands, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles,
-        result_limit: Optional[int], *, compat: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, commands: Commands, slot: Slot, interrupts: Interrupts, guard: Guard, handles: Handles) -> None:
         self._arrays = commands.arrays
         self._modes = commands.modes
         self._take_ended_output = commands.take_ended_output
-        self._compat = compat
+        self._compat = True
         self._slot = slot
         self._interrupts = interrupts
         self._guard = guard
         self._handles = handles
         self.leases = handles.leases
-        self._line = partial(replies.result_line, *replies.bounds(result_limit))
+        self._line = partial(replies.result_line, *replies.bounds(None))
         self._event_lock = _thread.allocate_lock()
         self._steps = {
             command: _Step(action, command.encode()[:COMMAND_BYTES], armed=True)
             for command, action in commands.table.items()
         }
         self._steps["exec"] = _Step(commands.execute, b"exec", armed=False)
+
+    def configure(self, result_limit: Optional[int], *, compat: bool) -> None:
+        """Keep to a limit of a result as JSON, in bytes; serve clients of an older .NET host or not."""
+        self._line = partial(replies.result_line, *replies.bounds(result_limit))
+        self._compat = compat
 
     def answer(self, request: Request, stream: Stream) -> Reply:
         """The reply to a request that came over `stream`, which takes the events before it."""

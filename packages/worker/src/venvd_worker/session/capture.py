@@ -40,6 +40,11 @@ class Capture:
         self._lock = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
 
+    def renew_log(self) -> None:
+        """Take what descriptors 1 and 2 are now as the worker host's log, under the same numbers as before."""
+        for name, number in _STREAMS.items():
+            os.dup2(number, self._log[name], inheritable=False)
+
     @property
     def descriptors(self) -> Dict[str, int]:
         """The ends of the pipes to read from, while an `exec` runs."""

@@ -13,9 +13,10 @@ from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.exceptions import LONGEST_OUTPUT
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
-from venvd_worker.session import bundles, charts, compat, exceptions, floats, forks, tracebacks
+from venvd_worker.session import bundles, charts, exceptions, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays
 from venvd_worker.session.capture import Capture
+from venvd_worker.session.compat import find_handle as find_compat_handle
 from venvd_worker.session.environment import Environment
 from venvd_worker.session.float_text import FloatText
 from venvd_worker.session.handles import Handles
@@ -55,37 +56,32 @@ class Call(NamedTuple):
 class Parts(NamedTuple):
     """The parts of one session that its commands use."""
 
-    limits: Limits
     interpreter: Interpreter
     handles: Handles
     interrupts: Interrupts
     capture: Capture
     guard: Guard
     segments: Segments
-    compat: bool
 
 
 class Commands:
     """The commands of one session, by command."""
 
     def __init__(self, parts: Parts) -> None:
-        self._limits = parts.limits
+        self._limits = Limits()
         self._interpreter = parts.interpreter
         self._handles = parts.handles
         self._interrupts = parts.interrupts
         self._capture = parts.capture
         self._guard = parts.guard
-        self.arrays = Arrays(parts.segments, parts.interrupts, parts.limits.arrayBytes)
+        self.arrays = Arrays(parts.segments, parts.interrupts)
         self._output: Optional[Output] = None
         self._ended_output: Optional[Output] = None
         self._executions = 0
-        self._output_bound = find_bound(parts.limits)
-        find = parts.handles.find
-        plain_decoder = Decoder(find, compat.find_handle if parts.compat else None, find_object)
-        self.modes = {
-            "plain": Mode("plain", PlainEncoder().encode, plain_decoder.decode),
-            "tagged": Mode("tagged", TaggedEncoder().encode, Decoder(find, find_object=find_object).decode),
-        }
+        self._output_bound = find_bound(self._limits)
+        self._find_handle = find = parts.handles.find
+        self.modes = {"tagged": Mode("tagged", TaggedEncoder().encode, Decoder(find, find_object=find_object).decode)}
+        self.configure(self._limits, compat=True)
         self.table: Dict[str, Callable[[Call], Any]] = {
             "import": self.import_module,
             "create": self.create,
@@ -103,6 +99,14 @@ class Commands:
             "array.put": self.put_array,
             "array.release": self.release_segments,
         }
+
+    def configure(self, limits: Limits, *, compat: bool) -> None:
+        """Keep to limits, and serve clients of an older .NET host or not."""
+        self._limits = limits
+        self._output_bound = find_bound(limits)
+        self.arrays.most = limits.arrayBytes
+        decoder = Decoder(self._find_handle, find_compat_handle if compat else None, find_object)
+        self.modes["plain"] = Mode("plain", PlainEncoder().encode, decoder.decode)
 
     # ---- objects
 

@@ -34,19 +34,17 @@ class _Lease(NamedTuple):
 class Handles:
     """Holds objects by unguessable names.
 
-    Args:
+    Attributes:
         most: the largest number of handles; None for no limit.
         usual_lease: the lease of handles that a call without a lease makes; None for no lease.
-
-    Attributes:
         held: the objects by handle.
         leases: the leases of those handles that have one.
         lease: seconds of the lease that new handles get; None for no lease.
     """
 
-    def __init__(self, most: Optional[int], usual_lease: Optional[float]) -> None:
-        self._most = most
-        self.usual_lease = usual_lease
+    def __init__(self) -> None:
+        self.most: Optional[int] = None
+        self.usual_lease: Optional[float] = None
         self.held: Dict[str, _Held] = {}
         self.leases: Dict[str, _Lease] = {}
         self._busy = 0.0
@@ -58,8 +56,8 @@ class Handles:
         Raises:
             LimitExceeded: the session holds as many handles as it may.
         """
-        if self._most is not None and len(self.held) >= self._most:
-            raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self._most))
+        if self.most is not None and len(self.held) >= self.most:
+            raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self.most))
         name = hexlify(urandom(_RANDOM_BYTES)).decode()
         self.held[name] = _Held(value, monotonic())
         if self.lease is not None:

@@ -32,12 +32,16 @@ def __venvd_define__(name, source, code):
 
 
 class Definitions:
-    """The code that defines names, in the order in which it was run; 16 MB of it at most."""
+    """The code that defines names, in the order in which it was run; 16 MB of it at most.
+
+    Attributes:
+        path: the file that `write` brings up to date.
+    """
 
     _MOST_BYTES = 16 << 20
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self) -> None:
+        self.path = ""
         self._sources: "OrderedDict[str, str]" = OrderedDict()
         self._bytes = 0
         self._changed = True
@@ -52,14 +56,14 @@ class Definitions:
     def write(self) -> str:
         """Bring the file up to date; its path."""
         if self._changed:
-            with open(self._path + ".new", "w", encoding="utf-8") as file:
+            with open(self.path + ".new", "w", encoding="utf-8") as file:
                 file.write(_HEADER)
                 for name, source in self._sources.items():
                     code = marshal.dumps(programs.definitions(source, name))
                     file.write("__venvd_define__({!a}, {!a}, {!r})\n".format(name, source, code))
-            os.replace(self._path + ".new", self._path)
+            os.replace(self.path + ".new", self.path)
             self._changed = False
-        return self._path
+        return self.path
 
 
 class Main(ModuleType):
@@ -84,9 +88,9 @@ class Main(ModuleType):
 class Interpreter:
     """Runs programs in `__main__` and remembers the compiled ones."""
 
-    def __init__(self, definitions_path: str) -> None:
-        self._definitions = Definitions(definitions_path)
-        self.main = Main(self._definitions)
+    def __init__(self) -> None:
+        self.definitions = Definitions()
+        self.main = Main(self.definitions)
         self._namespace: Dict[str, Any] = self.main.__dict__
         self._sources = Sources()
         self._programs: Dict[Tuple[Any, ...], Program] = {}
@@ -108,12 +112,19 @@ class Interpreter:
             result = FunctionType(program.function, self._namespace)(*variables.values())
             return self._await(result) if program.awaits else result
         if program.states:
-            self._definitions.add(program.name, program.source)
+            self.definitions.add(program.name, program.source)
         if program.awaits:
             return self._await(self._run_awaiting(program))
         if program.body is not None:
             exec(program.body, self._namespace)  # noqa: S102
         return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
+
+    def forget(self) -> None:
+        """Forget every program, and number those to come from the first."""
+        for program in self._programs.values():
+            self._sources.forget(program.name)
+        self._programs.clear()
+        self._sources = Sources()
 
     async def _run_awaiting(self, program: Program) -> Any:
         """Run both parts in one task, also one that awaits nothing."""

@@ -23,12 +23,12 @@ _HEADROOM = 16 << 20
 class Guard:
     """Sets the limits of this process and tells what exceeded them."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self) -> None:
+        self._limits = Limits()
 
-    def apply(self) -> None:
+    def apply(self, limits: Limits) -> None:
         """Hand the limits to the kernel, for this process and all it starts."""
-        limits = self._limits
+        self._limits = limits
         _set(resource.RLIMIT_CORE, 0)
         _set(resource.RLIMIT_NOFILE, limits.openFiles)
         _cap(resource.RLIMIT_NOFILE, _MOST_OPEN_FILES)

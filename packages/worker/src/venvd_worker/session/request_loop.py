@@ -34,16 +34,11 @@ class RequestLoop:
     Args:
         server: the server's stream; its end is the end of the session.
         segments: what the session shares with those who call.
-        spin: microseconds that a wait may spin.
-        most: how many sessions may spin at a time.
     """
 
-    def __init__(
-        self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments, spin: int, most: int
-    ) -> None:
+    def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
         self._epoll = epoll
         self._wait = partial(epoll.poll, -1, _MOST_READY)
-        self._spinner = SessionSpinner(partial(epoll.poll, 0, _MOST_READY), spin, slot, most)
         self._calls = calls
         self._slot = slot
         self._segments = segments
@@ -57,7 +52,8 @@ class RequestLoop:
         self._looked = 0.0
         self._aging = (segments.idle, segments.returned, calls.leases)
         """Collections whose members expire."""
-        epoll.register(server.fileno(), select.EPOLLIN)
+        self._server = server
+        self.allow_spins(0, 0)
 
     @property
     def descriptors(self) -> List[int]:
@@ -71,6 +67,14 @@ class RequestLoop:
         self._watch(client.fileno(), select.EPOLLIN)
         if client.waiting:
             self._turns.append(client)
+
+    def allow_spins(self, microseconds: int, most: int) -> None:
+        """Let waits spin for so long, in at most `most` sessions at a time."""
+        self._spinner = SessionSpinner(partial(self._epoll.poll, 0, _MOST_READY), microseconds, self._slot, most)
+
+    def listen_to_server(self) -> None:
+        """Wait for requests of the server from now on."""
+        self._epoll.register(self._server.fileno(), select.EPOLLIN)
 
     def listen(self, descriptor: int, action: Callable[[], None]) -> None:
         """Call `action` whenever `descriptor`, which carries no requests, can be read."""
@@ -94,9 +98,9 @@ class RequestLoop:
             elif slow or any(aging):
                 self._poll(None)
             else:
-                self._answer_one()
+                self.answer_one()
 
-    def _answer_one(self) -> None:
+    def answer_one(self) -> None:
         """Wait for requests; the one that comes alone, as most do, is answered at once."""
         spinner = self._spinner
         if spinner.skips:

@@ -128,12 +128,12 @@ def _map(descriptor: int, size: int, private: bool) -> Any:
 class Segments:
     """The segments of one session. A segment is idle, lent to the server, or kept by an array that lies in it.
 
-    Args:
+    Attributes:
         most: the limit of the bytes of all segments together; None for no limit.
     """
 
-    def __init__(self, most: Optional[int], supply: Supply) -> None:
-        self._most = most
+    def __init__(self, supply: Supply) -> None:
+        self.most: Optional[int] = None
         self._supply = supply
         self._all: Dict[str, Segment] = {}
         self.idle: List[Segment] = []
@@ -208,7 +208,7 @@ class Segments:
         if not self._fits(size):
             raise LimitExceeded(
                 "the array takes {} bytes beside {} of others on their way or just sent: memoryBytes is {}".format(
-                    size, self._total(), self._most
+                    size, self._total(), self.most
                 )
             )
         segment = self._supply.fetch(size)
@@ -221,7 +221,7 @@ class Segments:
             self._drop([self.idle[0]])
 
     def _fits(self, size: int) -> bool:
-        return self._most is None or self._total() + size <= self._most
+        return self.most is None or self._total() + size <= self.most
 
     def _total(self) -> int:
         return sum(each.size for each in self._all.values())

@@ -11,14 +11,13 @@ import socket
 import sys
 import traceback
 from types import ModuleType, SimpleNamespace
-from typing import Any, Dict, List, NoReturn, Sequence
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 from venvd_contract.commands import Limits
 from venvd_contract.internal.control import AttachTerms, close_descriptors
-from venvd_contract.internal.segments import create_sealed
 from venvd_contract.internal.slots import SIZE
 from venvd_worker.common import control, kernel
-from venvd_worker.common.control import ControlConnection, InvalidPacket, TruncatedPacket
+from venvd_worker.common.control import ControlConnection, InvalidPacket, TruncatedPacket, encode
 from venvd_worker.common.descriptors import lift
 from venvd_worker.common.exit_status import CHANNEL_CLOSED, NO_DIRECTORY
 from venvd_worker.common.slots import SlotMemory
@@ -40,7 +39,10 @@ from venvd_worker.session.streams import Stream
 
 _OWN = ("venvd_contract", "venvd_worker")
 _NAME = "venvd-session"
-_WARM_UP = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
+TERMS = ("limits", "lease", "compat")
+"""What of a configuration is the same for most sessions of a backend."""
+_READY = encode({"ready": True})
+_REHEARSAL = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
 
 
 def main(control_descriptor: int) -> NoReturn:
@@ -48,19 +50,22 @@ def main(control_descriptor: int) -> NoReturn:
     own = ControlConnection(socket.socket(fileno=lift(control_descriptor)))
     config, descriptors = control.wait_for_packet(own)
     isolate()
-    run(own, config, descriptors)
+    try:
+        session = Session(own, *descriptors[:2])
+        session.install()
+    except Exception:  # noqa: BLE001 - the log must say why the session does not start
+        _leave()
+    run(session, config, descriptors[2])
 
 
-def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """Run the session of `config` with the descriptors of its stream, segments and slots; call `isolate` first."""
+def run(session: Session, config: Dict[str, Any], slots: int, connections: Sequence[int] = ()) -> NoReturn:
+    """Run an installed session; the arguments are those of `Session.begin`."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
     try:
-        session = Session(own, config, descriptors)
-        session.take_over(config)
-    except Exception:  # noqa: BLE001 - the log must say why the session does not start
-        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-        os._exit(1)
+        session.begin(config, slots, connections)
+    except Exception:  # noqa: BLE001
+        _leave()
     try:
         session.serve()
     finally:
@@ -68,54 +73,49 @@ def run(own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[in
         os._exit(session.status)
 
 
-def warm_up(files: str) -> None:
-    """Be a session for one call, and remove all its traces.
+def _leave() -> NoReturn:
+    """End the process because of the exception that is being handled."""
+    os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+    os._exit(1)
 
-    The kernel copies each page that a fork writes to for the first time. Here no client waits for that.
-    """
-    forks.claim()
-    mine, its = control.make_pair()
-    stream, session_end = socket.socketpair()
-    supply, supply_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    slots = create_sealed("venvd-warm-up", SIZE)
-    config = {
-        "limits": {},
-        "lease": 0.0,
-        "compat": False,
-        "slots": 1,
-        "slot": 0,
-        "files": files,
-        "spin": 0,
-        "spinners": 0,
-    }
-    session = Session(ControlConnection(its), config, [session_end.detach(), supply_end.detach(), slots])
-    stream.sendall(_WARM_UP)
-    stream.shutdown(socket.SHUT_WR)
-    session.take_streams()
-    session.serve()
-    stream.close()
-    supply.close()
-    mine.close()
-    session.close()
+
+def make_template() -> Session:
+    """Make an installed session without connections of its own; a fork gives it some by `connect` and `begin`."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    streams, supplies = socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own = ControlConnection(socket.socket(fileno=lift(ends[0].detach())))
+    session = Session(own, streams[0].detach(), supplies[0].detach())
+    session.install()
+    for end in (ends[1], streams[1], supplies[1]):
+        end.close()
+    return session
 
 
 class Session:
-    """Answers requests until the server or the warden is gone; the process is all its own once it has taken over."""
+    """Answers requests until the server or the warden is gone.
 
-    def __init__(self, own: ControlConnection, config: Dict[str, Any], descriptors: Sequence[int]) -> None:
+    Everything that does not depend on the configuration is there once it is installed: a zygote does that before it
+    forks. Its forks then put their connections in the place of the template's, under the same numbers.
+
+    Args:
+        own: the connection to the warden.
+        stream, supply: the descriptors of the connections to the server.
+    """
+
+    def __init__(self, own: ControlConnection, stream: int, supply: int) -> None:
         self.status = 1
-        self._control = own
-        stream, supply, slots = map(lift, descriptors)
-        self._memory = SlotMemory(slots, config["slots"])
-        self._slot = Slot(self._memory.map, config["slot"])
-        self._supply = Supply(supply)
-        self._stream = Stream(stream, Traffic())
+        self.control = own
+        self._slot = Slot(bytearray(SIZE), 0)
+        self._supply = Supply(lift(supply))
+        self._stream = Stream(lift(stream), Traffic())
         self._epoll = _make_lifted_epoll()
-        self._descriptors = [self._stream.fileno(), self._supply.fileno(), self._control.fileno(), slots]
-        self._compose(config)
+        self._descriptors = [self._stream.fileno(), self._supply.fileno(), own.fileno()]
+        self._memory: Optional[SlotMemory] = None
+        self._terms: Optional[Dict[str, Any]] = None
+        self._compose()
 
-    def take_over(self, config: Dict[str, Any]) -> None:
-        """Install the parts of which a process has one: `__main__`, signal handlers, streams, limits."""
+    def install(self) -> None:
+        """Install what a process has one of, and what does not depend on the configuration."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
         builtins.display = self._displays.display  # type: ignore[attr-defined]
@@ -125,51 +125,87 @@ class Session:
         call_after_import("matplotlib.pyplot", self._commands.show_figures)
         call_after_import("PIL.ImageShow", self._commands.show_images)
         self._interrupts.install()
-        self.take_streams()
+        # Python's streams of its own over descriptors 1 and 2, whatever these are later.
+        sys.stdout = sys.stderr = None
+        self._capture.bind_streams()
+        faulthandler.enable(file=self._capture.error_log)
+        shared_names.prepare()
+
+    def connect(self, own: int) -> None:
+        """Be the session of this fork: `own` is its connection to the warden, and is closed."""
+        forks.claim()
+        _replace(self.control.fileno(), own)
+        epoll = select.epoll()
+        _replace(self._epoll.fileno(), os.dup(epoll.fileno()))
+        epoll.close()
+
+    def rehearse(self) -> None:
+        """Answer one call, and leave nothing of it; only before `begin`.
+
+        The kernel copies each page that a fork writes to for the first time. Here no client waits for that.
+        """
+        client, end = socket.socketpair()
+        with client:
+            _replace(self._stream.fileno(), end.detach())
+            self._request_loop.listen_to_server()
+            client.sendall(_REHEARSAL)
+            self._request_loop.answer_one()
+            client.recv(len(_REHEARSAL))
+        self._interpreter.forget()
+
+    def begin(self, config: Dict[str, Any], slots: int, connections: Sequence[int] = ()) -> None:
+        """Become the session of `config`, with the descriptor of the slots.
+
+        Args:
+            config: as the launcher of the warden makes it.
+            slots: becomes the session's own.
+            connections: descriptors of the stream and of the supply for a template; these are closed.
+        """
+        for descriptor, connection in zip(self._descriptors, connections):  # noqa: B905 - Python 3.9 has no `strict`
+            _replace(descriptor, connection)
+        slots = lift(slots)
+        self._memory = SlotMemory(slots, config["slots"])
+        self._slot.move(self._memory.map, config["slot"])
+        self._descriptors.append(slots)
+        self._capture.renew_log()
+        self._interpreter.definitions.path = os.path.join(os.path.dirname(config["files"]), "definitions.py")
         _prepare_path(config)
         if config["cwd"]:
             _enter_directory(config["cwd"])
         assemblies.prepare()
-        shared_names.prepare()
         forks.guard(self._list_protected)
-        self._guard.apply()
+        self._guard.apply(Limits(**config["limits"]))
+        self.configure({name: config[name] for name in TERMS})
+        spin = 0 if config["limits"]["cpuSeconds"] is not None else config["spin"]  # a spin uses up processor time
+        self._request_loop.allow_spins(spin, config["spinners"])
+        self._request_loop.listen_to_server()
+        self._request_loop.listen(self.control.fileno(), self._hear_warden)
 
-    def take_streams(self) -> None:
-        """Give Python streams of its own over descriptors 1 and 2."""
-        sys.stdout = sys.stderr = None
-        self._capture.bind_streams()
-        faulthandler.enable(file=self._capture.error_log)
-
-    def close(self) -> None:
-        """Close every descriptor now: the garbage collector might close one later that has become user code's."""
-        self._capture.close()
-        self._control.close()
-        self._stream.close()
-        self._supply.close()
-        self._epoll.close()
-        self._memory.close()
-
-    def _compose(self, config: Dict[str, Any]) -> None:
-        limits = Limits(**config["limits"])
+    def _compose(self) -> None:
         self._interrupts = interrupts = Interrupts(self._slot)
-        self._guard = Guard(limits)
+        self._guard = Guard()
         self._capture = Capture(self._leave_pipe)
-        handles = Handles(limits.handles, config["lease"] or None)
-        self._interpreter = interpreter = Interpreter(os.path.join(os.path.dirname(config["files"]), "definitions.py"))
-        self._segments = Segments(limits.memoryBytes, self._supply)
+        self._handles = handles = Handles()
+        self._interpreter = interpreter = Interpreter()
+        self._segments = Segments(self._supply)
         self._commands = commands = Commands(
-            Parts(
-                limits, interpreter, handles, interrupts, self._capture, self._guard, self._segments, config["compat"]
-            )
+            Parts(interpreter, handles, interrupts, self._capture, self._guard, self._segments)
         )
         self._displays = Displays(commands.show)
-        calls = Calls(
-            commands, self._slot, interrupts, self._guard, handles, limits.resultBytes, compat=config["compat"]
-        )
-        spin = config["spin"] if limits.cpuSeconds is None else 0  # a spin uses up processor time
-        self._request_loop = RequestLoop(
-            self._epoll, self._stream, calls, self._slot, self._segments, spin, config["spinners"]
-        )
+        self._calls = Calls(commands, self._slot, interrupts, self._guard, handles)
+        self._request_loop = RequestLoop(self._epoll, self._stream, self._calls, self._slot, self._segments)
+
+    def configure(self, terms: Dict[str, Any]) -> None:
+        """Keep to the `TERMS` of a configuration. A template already has those of most sessions."""
+        if terms == self._terms:
+            return
+        limits, compat = Limits(**terms["limits"]), terms["compat"]
+        self._handles.most = limits.handles
+        self._handles.usual_lease = terms["lease"] or None
+        self._segments.most = limits.memoryBytes
+        self._commands.configure(limits, compat=compat)
+        self._calls.configure(limits.resultBytes, compat=compat)
+        self._terms = terms
 
     def _list_protected(self) -> List[int]:
         captured = self._capture.descriptors.values()
@@ -177,7 +213,7 @@ class Session:
 
     def _leave_pipe(self, stream: str, descriptor: int) -> None:
         try:
-            self._control.send({"log": stream}, [descriptor])
+            self.control.send({"log": stream}, [descriptor])
         except OSError:
             pass  # user code has used up the room for descriptors that are under way
 
@@ -185,9 +221,8 @@ class Session:
 
     def serve(self) -> None:
         """Answer requests until the server is gone; `status` is the exit status then."""
-        self._request_loop.listen(self._control.fileno(), self._hear_warden)
         self._slot.ready()
-        self._control.send({"ready": True})
+        self.control.send_encoded(_READY)
         try:
             self._request_loop.serve()
         except EOFError:
@@ -197,7 +232,7 @@ class Session:
 
     def _hear_warden(self) -> None:
         try:
-            packet = self._control.receive()
+            packet = self.control.receive()
         except TruncatedPacket as shortened:
             self._refuse(shortened.message, "it has too many open files")
             return
@@ -230,7 +265,13 @@ class Session:
 
     def _refuse(self, message: Dict[str, Any], why: str) -> None:
         if "attach" in message:
-            self._control.send({"refused": message["attach"]["connection"], "why": why})
+            self.control.send({"refused": message["attach"]["connection"], "why": why})
+
+
+def _replace(number: int, descriptor: int) -> None:
+    """Let `number` be what `descriptor` is, which is closed. Objects that know the number go on with it."""
+    os.dup2(descriptor, number, inheritable=False)
+    os.close(descriptor)
 
 
 def _make_lifted_epoll() -> select.epoll:

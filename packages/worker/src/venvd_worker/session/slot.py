@@ -28,6 +28,11 @@ class Slot:
     """
 
     def __init__(self, memory: Union[mmap.mmap, bytearray], index: int) -> None:
+        self.move(memory, index)
+        self.traffic = Traffic()
+
+    def move(self, memory: Union[mmap.mmap, bytearray], index: int) -> None:
+        """Be the slot with another index from now on, in which no call has run."""
         self._memory = memory
         self._base = index * SIZE
         self._end = self._base + AT["state"]
@@ -36,7 +41,6 @@ class Slot:
         self._withdrawn = self._base + AT["withdrawn"]
         self._spins = self._base + AT["spins"]
         self.sequence = 0
-        self.traffic = Traffic()
         self._failed = 0
         self._direct_answered = 0
         self._direct_failed = 0

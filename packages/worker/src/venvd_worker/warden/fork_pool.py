@@ -103,6 +103,8 @@ class ForkPool:
         self._taken_at = 0.0
         self._refilling = False
         self._closed = False
+        self._usual: Optional[Dict[str, Any]] = None
+        """The terms of the first session, which are those of most."""
 
     @property
     def report(self) -> ZygoteReport:
@@ -132,8 +134,10 @@ class ForkPool:
 
     # ---- for sessions
 
-    def take(self, take_fork: TakeFork) -> None:
-        """Give a fork, or None, to `take_fork`, now or later."""
+    def take(self, take_fork: TakeFork, terms: Dict[str, Any]) -> None:
+        """Give a fork, or None, to `take_fork`, now or later; `terms` are what the session is configured with."""
+        if self._usual is None:
+            self._usual = terms
         self._taken_at = monotonic()
         while self._spares:
             fork = self._spares.popleft()
@@ -323,7 +327,7 @@ class ForkPool:
         fork = self._pending[self._number] = _PendingFork(self._number, own, directory, probe, monotonic())
         self._loop.add(own, partial(self._read_fork, fork))
         self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
-        request = {"fork": fork.number, "probe": probe, "root": directory.root}
+        request = {"fork": fork.number, "probe": probe, "root": directory.root, "usual": self._usual}
         try:
             zygote.control.send(request, [end_of_fork.detach()])
         except OSError as error:

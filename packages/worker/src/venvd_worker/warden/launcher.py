@@ -50,6 +50,11 @@ class SessionOrder:
     cwd: str
     memory: SlotMemory
 
+    @property
+    def terms(self) -> Dict[str, Any]:
+        """What of the configuration is the same for most sessions."""
+        return {"limits": vars(self.limits), "lease": self.lease, "compat": self.compat}
+
 
 class Launcher:
     """Launches sessions; no two of them share a directory."""
@@ -108,9 +113,7 @@ class Launcher:
         return {
             "slots": order.memory.count,
             "slot": order.slot,
-            "limits": vars(order.limits),
-            "lease": order.lease,
-            "compat": order.compat,
+            **order.terms,
             "files": directory.files,
             "cwd": order.cwd,
             "site": self._settings.site,

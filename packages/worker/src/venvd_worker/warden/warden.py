@@ -220,7 +220,7 @@ class Warden:
             self._launch(request, order, ends, None)
         else:
             self._starting.add(order.name)
-            self._fork_pool.take(partial(self._launch, request, order, ends))
+            self._fork_pool.take(partial(self._launch, request, order, ends), order.terms)
 
     def _check_start(self, start: messages.Start) -> SessionOrder:
         memory = self._memory

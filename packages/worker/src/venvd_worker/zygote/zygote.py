@@ -22,6 +22,7 @@ shows the processes as `venvd-zygote`, `venvd-spare` and `venvd-session`.
 from __future__ import annotations
 
 import _thread
+import ctypes
 import gc
 import importlib
 import os
@@ -31,20 +32,28 @@ import site
 import socket
 import sys
 import time
-from typing import Any, Dict, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import control, kernel, namespaces
-from venvd_worker.common.control import ControlConnection, Packet
+from venvd_worker.common.control import ControlConnection, Packet, encode
 from venvd_worker.common.descriptors import lift
+from venvd_worker.common.landlock import Rule
 from venvd_worker.common.walls import Walls
 from venvd_worker.session import session
+from venvd_worker.session.session import Session
+from venvd_worker.zygote import heap
 
 _NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
 
 _ADOPTION_INTERVAL = 0.2
 """Milliseconds between checks whether the warden is the parent."""
+_WAITING = encode({"waiting": True})
 _PROBE_SIZE = 256
+_REHEARSALS = 10
+"""CPython 3.11 gives code its caches in the eighth call."""
+_TWISTER_BYTES = 624 * 4
+"""The words of the Mersenne Twister's state."""
 _LONGEST_ERROR = 2000
 
 
@@ -67,6 +76,9 @@ class Zygote:
         self._control = own
         self._warden = os.getppid()
         self._walls: Optional[Walls] = None
+        self._filling: List[bytes] = []
+        self._rules: List[Rule] = []
+        self._twister: Optional[int] = None
 
     def serve(self) -> NoReturn:
         """Import the preload list, tell the warden, and fork on request.
@@ -76,12 +88,18 @@ class Zygote:
         """
         config, _ = control.wait_for_packet(self._control)
         self._walls = Walls(**config["walls"])
+        self._rules = self._walls.prepare()
         session.isolate()
         if config["site"] is not None:
             site.addsitedir(config["site"])
         gc.disable()  # a collection now would leave holes in the pages that forks share
         for name in config["preload"]:
             self._import(name)
+        gc.collect()
+        self._filling = heap.fill()
+        self._twister = _find_twister()
+        self._template = session.make_template()
+        _rehearse(self._template, self._twister, self._walls)
         gc.collect()
         gc.freeze()
         self._control.send({"prepared": True, "threads": _count_threads()})
@@ -99,6 +117,8 @@ class Zygote:
 
     def _fork(self, packet: Packet) -> None:
         number = packet.message["fork"]
+        if packet.message["usual"] is not None:
+            self._template.configure(packet.message["usual"])
         ends = os.pipe() if self._namespaced else ()
         try:
             middle_pid = os.fork()
@@ -141,19 +161,28 @@ class Zygote:
                 _wait_for_adoption(middle_pid, self._warden)
             os.setsid()
             self._control.close()
-            own = ControlConnection(socket.socket(fileno=lift(packet.descriptors[0])))
+            template = self._template
+            template.connect(packet.descriptors[0])
             gc.enable()
-            _diverge()
-            _warm_up()
-            _close_in(self._walls, packet.message["root"])
+            _diverge(self._twister)
+            template.rehearse()
+            self._close_in(packet.message["root"])
             if packet.message["probe"]:
                 _probe()
-                own.send({"probed": True})
+                template.control.send({"probed": True})
             else:
-                own.send({"waiting": True})
-                _become_session(own)
+                template.control.send_encoded(_WAITING)
+                _become_session(template)
         finally:
             os._exit(1)
+
+    def _close_in(self, root: str) -> None:
+        """Leave this process its own directory alone, and let the kernel end it before the zygote."""
+        kernel.show_memory()  # the kernel lets a process that hides change nothing below /proc/self
+        kernel.set_oom_score(kernel.SESSION_OOM_SCORE)
+        kernel.hide_memory()
+        if self._walls is not None:
+            self._walls.close_in(root, self._rules)
 
 
 def _count_threads() -> int:
@@ -183,30 +212,59 @@ def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
         os._exit(1)
 
 
-def _diverge() -> None:
+def _rehearse(template: Session, twister: Optional[int], walls: Walls) -> None:
+    """Do some times what a fork does, with the session that forks become.
+
+    A first call writes to many pages: caches in byte code and of types. The pages that it writes to here are shared.
+    """
+    after_fork = getattr(sys.modules.get("threading"), "_after_fork", None)
+    for _ in range(_REHEARSALS):
+        if after_fork is not None:
+            after_fork()  # Python calls it in each fork; it does nothing in a process with one thread
+        warden, own = control.make_pair()
+        template.connect(own.detach())
+        kernel.name_process(_NAME)
+        _diverge(twister)
+        template.rehearse()
+        kernel.hide_memory()
+        walls.try_out(os.getcwd())
+        template.control.send_encoded(_WAITING)
+        warden.send({"env": dict(os.environ)})
+        config, _ = control.wait_for_packet(template.control)
+        _set_environment(config["env"])
+        warden.close()
+
+
+def _find_twister() -> Optional[int]:
+    """Find the words of the state of numpy's global generator, which begins with new ones at the next number.
+
+    A fork that writes random words there writes to one page; `seed` writes to sixty. None without numpy, and where a
+    module has chosen another generator.
+    """
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is None:
+        return None
+    try:
+        key = numpy_random.get_state()[1]
+        # It also forgets a second normal number that was drawn with the first.
+        numpy_random.set_state(("MT19937", key, _TWISTER_BYTES // 4))
+        address = int(numpy_random.get_bit_generator().ctypes.state_address)
+        if ctypes.string_at(address, _TWISTER_BYTES) == key.tobytes():
+            return address
+    except Exception:  # noqa: BLE001 - an old numpy has no such function, and one to come may lack others
+        return None
+    return None
+
+
+def _diverge(twister: Optional[int]) -> None:
     """Reset what forks would otherwise share: numpy's random numbers and the directory of `tempfile`."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    if twister is not None:
+        ctypes.memmove(twister, os.urandom(_TWISTER_BYTES), _TWISTER_BYTES)
+    elif "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # type: ignore[attr-defined]
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
-
-
-def _warm_up() -> None:
-    session.warm_up(os.getcwd())
-    env = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(env)
-
-
-def _close_in(walls: Optional[Walls], root: str) -> None:
-    """Leave this process its own directory alone, and let the kernel end it before the zygote."""
-    kernel.show_memory()  # the kernel lets a process that hides change nothing below /proc/self
-    kernel.set_oom_score(kernel.SESSION_OOM_SCORE)
-    kernel.hide_memory()
-    if walls is not None:
-        walls.close_in(root)
 
 
 def _probe() -> None:
@@ -221,18 +279,25 @@ def _probe() -> None:
         matrix.dot(matrix)
 
 
-def _become_session(own: ControlConnection) -> NoReturn:
-    config, descriptors = control.wait_for_packet(own)
+def _become_session(template: Session) -> NoReturn:
+    config, descriptors = control.wait_for_packet(template.control)
     kernel.show_memory()
     _take_over(config, descriptors[3:])
-    session.run(own, config, descriptors[:3])
+    session.run(template, config, descriptors[2], descriptors[:2])
+
+
+def _set_environment(variables: Dict[str, str]) -> None:
+    for name in [name for name in os.environ if name not in variables]:
+        del os.environ[name]
+    for name, value in variables.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _take_over(config: Dict[str, Any], streams: Sequence[int]) -> None:
     """Take the environment, directory and output of the session, as a new process gets them by exec."""
     old_timezone = os.environ.get("TZ")
-    os.environ.clear()
-    os.environ.update(config["env"])
+    _set_environment(config["env"])
     if os.environ.get("TZ") != old_timezone:
         time.tzset()
     os.chdir(config["files"])
