@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from venvd_contract import errors
+from venvd_core.session.standby import find_most
 
 
 async def wait_for_standby(client: Any, count: int = 1) -> None:
@@ -97,5 +98,26 @@ def test_a_warden_that_starts_none_is_asked_again_later(run: Any, wardens: Any, 
             slots = client.backend._pool.slots
             await client.until(lambda: "no interpreter" in client.backend.ready().get("session", ""))
             await client.until(lambda: slots.taken == 1)
+
+    run(work)
+
+
+def test_sessions_in_a_row_wait_for_processes_on_their_way(run: Any, wardens: Any, serve: Any) -> None:
+    """Sessions that are created one after another have more processes start for them, and later as few as before."""
+    wardens.start()
+
+    async def work() -> None:
+        async with serve(standby=1, max_sessions=30) as client:
+            await wait_for_standby(client)
+            standby = client.backend._pool._standby
+            most = 0
+            for number in range(12):
+                await client.command("session.create", name=f"s{number}")
+                most = max(most, standby.slots)
+            assert most > 1
+            assert most <= find_most(1)
+            for number in range(12):
+                assert (await client.do("count", request={"session": f"s{number}"}))["count"] == 1
+            await client.until(lambda: standby.slots == 1)
 
     run(work)

@@ -38,6 +38,6 @@ def test_functions_of_one_attached_eval(host: Any, session: Any) -> None:
         assert evaluate("1 + 1") == 2
         entered = evaluate("sys.setprofile(None); entered")
         replies.close()
-    waits = [index for index, name in enumerate(entered) if name == "_answer_one"]
+    waits = [index for index, name in enumerate(entered) if name == "answer_one"]
     functions = entered[waits[0] : waits[1]]
     assert len(functions) <= MOST_FUNCTIONS, functions

@@ -24,6 +24,8 @@ _log = logging.getLogger("venvd.worker")
 
 _ANSWER_TIMEOUT = 10.0
 _RETRY_PAUSE = 0.05
+_DELAY = 0.01
+"""Seconds by which a command is late that no client waits for."""
 _FULL = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 """The kernel has no room for a packet at the moment; descriptors under way count for all processes of a user."""
 
@@ -70,22 +72,30 @@ class Link:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._delayed: list[bytes] = []
         self.gone: asyncio.Future[str] = loop.create_future()
         self.hello = Greeting()
         self.zygote: ZygoteReport | None = None
         loop.add_reader(sock.fileno(), self._receive)
 
     async def request(
-        self, command: object, *, within: float = _ANSWER_TIMEOUT, descriptors: Sequence[int] = ()
+        self,
+        command: object,
+        *,
+        within: float = _ANSWER_TIMEOUT,
+        descriptors: Sequence[int] = (),
+        delayed: bool = False,
     ) -> msgspec.Raw:
         """Send a command of `messages` and wait for its result. The descriptors stay the caller's.
+
+        One that is `delayed` is sent a moment later, or before the next command.
 
         Raises:
             Unavailable: the warden went away, or did not answer for `within` seconds, which drops the connection.
             VenvdError: the command failed; the warden's error.
         """
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        number = self._send(command, descriptors)
+        number = self._delay(command) if delayed else self._send(command, descriptors)
         self._waiting[number] = future
         if self.gone.done():
             raise Unavailable(self.gone.result())
@@ -120,9 +130,26 @@ class Link:
 
     # ---- sending
 
-    def _send(self, command: object, descriptors: Sequence[int]) -> int:
+    def _delay(self, command: object) -> int:
+        number, packet = self._encode(command)
+        if not self._delayed:
+            self._loop.call_later(_DELAY, self._send_delayed)
+        self._delayed.append(packet)
+        return number
+
+    def _send_delayed(self) -> None:
+        if self._delayed and not self.gone.done():
+            self._unsent.extend((packet, []) for packet in self._delayed)
+            self._delayed.clear()
+            self._flush()
+
+    def _encode(self, command: object) -> tuple[int, bytes]:
         number = next(self._ids)
-        packet = encode({"id": number, "command": messages.NAMES[type(command)], "data": command})
+        return number, encode({"id": number, "command": messages.NAMES[type(command)], "data": command})
+
+    def _send(self, command: object, descriptors: Sequence[int]) -> int:
+        self._send_delayed()
+        number, packet = self._encode(command)
         if not self.gone.done():
             self._unsent.append((packet, list(map(os.dup, descriptors))))
             self._flush()

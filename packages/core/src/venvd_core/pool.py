@@ -30,7 +30,7 @@ from venvd_core.secrets import Secrets
 from venvd_core.session.host import Admission, SessionSpec
 from venvd_core.session.queue import QueuedBytes
 from venvd_core.session.session import Session
-from venvd_core.session.standby import Standby
+from venvd_core.session.standby import Standby, find_most
 from venvd_core.session.venvs import AnswerVenvs
 from venvd_core.settings import BackendSettings
 from venvd_core.slots import Slots
@@ -58,7 +58,7 @@ class Pool:
         self.answer_venvs: AnswerVenvs | None = None
         self.metrics = Metrics()
         self.admission = Admission(settings)
-        self.slots = Slots(settings.max_sessions + settings.standby)
+        self.slots = Slots(settings.max_sessions + find_most(settings.standby))
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._ending: set[str] = set()
@@ -148,6 +148,8 @@ class Pool:
         """
         spec = self._spec(payload)
         self._check_link()
+        if self._has_room():
+            await self._standby.wait(spec)
         taken = next((each for each in (spec.id, spec.name) if each in self._sessions), None)
         if taken is not None:
             raise Conflict(f'there is a session "{taken}" already')
@@ -165,13 +167,17 @@ class Pool:
         if self.channel.link is None:
             raise Unavailable(f"{self.channel.why}; try again")
 
+    def _has_room(self) -> bool:
+        """Whether there may be one more session."""
+        return self.slots.taken - self._standby.slots < self._settings.max_sessions
+
     def _add(self, spec: SessionSpec) -> Session:
-        most, process = self._settings.max_sessions, None
-        slot = None
-        if self.slots.taken - self._standby.slots < most:
+        slot, process = None, None
+        if self._has_room():
             waiting = None if spec.id in self._ending else self._standby.take(spec)
             slot, process = (self.slots.take(), None) if waiting is None else waiting
         if slot is None:
+            most = self._settings.max_sessions
             raise LimitExceeded(f"sessions: this backend has {most}, and no more are allowed")
         session = self._sessions[spec.id] = Session(spec, slot, self, process)
         return session

@@ -21,6 +21,12 @@ from venvd_core.wire import GarbledError, SessionLine
 
 _QUIET = 0.05
 """Seconds after a process was taken, before the next one is started: a refill must not slow down those who create."""
+_CALM = 0.2
+"""Seconds without a new session after which as few processes are kept as before."""
+_MOST = 8
+"""Processes that are kept, or on their way, while sessions are created one after another."""
+_LONGEST_WAIT = 1.0
+"""Seconds that a session waits for a process on its way. Then it starts one of its own."""
 _UP_TIMEOUT, _UP_POLL = 60.0, 0.01
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _NAME_BYTES = 8
@@ -43,14 +49,22 @@ class Waiting:
     process: Process | None = None
 
 
+def find_most(count: int) -> int:
+    """Return how many processes there are at most where `count` are kept, each with a slot."""
+    return max(count, _MOST) if count else 0
+
+
 class Standby:
     """Keeps `count` processes for sessions like `usual`, and refills while no session is being created.
+
+    If sessions are created faster than that, it keeps more of them for as long as this lasts. They start together,
+    which takes less of the processor for each.
 
     A backend whose sessions manage venvs keeps none: their processes get a socket that names the session.
     """
 
     def __init__(self, count: int, usual: SessionSpec, host: Host) -> None:
-        self._count = count
+        self._count = self._target = count
         self._usual = usual
         self._host = host
         self._all: dict[str, Waiting] = {}
@@ -58,6 +72,8 @@ class Standby:
         self._ready: deque[Waiting] = deque()
         self._assigned: dict[str, str] = {}
         """IDs of sessions by the warden's name of their process, until the warden has answered `assign`."""
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        """Sessions that wait for a process on its way."""
         self._taken_at = 0.0
         self._changed = asyncio.Event()
         self._tasks = Tasks()
@@ -78,12 +94,43 @@ class Standby:
         """How many slots the processes take."""
         return len(self._all)
 
-    def take(self, spec: SessionSpec) -> tuple[int, Process] | None:
-        """Take a process and its slot for a session; None where there is none, or it needs another."""
+    def _suits(self, spec: SessionSpec) -> bool:
+        """Whether a session can have one of the processes."""
         usual = self._usual
         if spec.env or spec.cwd or self._host.secrets.variables:  # those of secrets come with the start of a process
-            return None
-        if (spec.limits, spec.lease, spec.compat) != (usual.limits, usual.lease, usual.compat):
+            return False
+        return (spec.limits, spec.lease, spec.compat) == (usual.limits, usual.lease, usual.compat)
+
+    async def wait(self, spec: SessionSpec) -> None:
+        """Wait until `take` has a process for a session, if one is on its way that no other session waits for."""
+        if self._ready or not self._count or not self._suits(spec):
+            return
+        self._target = min(self._target + 1, find_most(self._count))
+        self._taken_at = time.monotonic()
+        self._changed.set()
+        if len(self._all) <= len(self._waiters):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def _wake_waiter(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def take(self, spec: SessionSpec) -> tuple[int, Process] | None:
+        """Take a process and its slot for a session; None where there is none, or it needs another."""
+        if not self._suits(spec):
             return None
         while self._ready:
             waiting = self._ready.popleft()
@@ -101,7 +148,8 @@ class Standby:
     async def _assign(self, name: str, session: str, process: Process) -> None:
         """Tell the warden the session's ID; what is sent after it may use that ID."""
         try:
-            await process.link.request(Assign(name, session))
+            # No client waits for it, and a client that has its session needs the processor now.
+            await process.link.request(Assign(name, session), delayed=True)
         except NotFound:
             pass  # it has ended, and the warden has said so under its old name
         except VenvdError:
@@ -130,15 +178,26 @@ class Standby:
         pause = _FIRST_PAUSE
         while not link.gone.done():
             self._changed.clear()
-            if len(self._all) >= self._count:
-                await self._changed.wait()
-            elif (rest := self._taken_at + _QUIET - time.monotonic()) > 0:
-                await asyncio.sleep(rest)
-            elif await self._add(link):
+            since_taken = time.monotonic() - self._taken_at
+            hurried = self._target > self._count
+            if hurried and since_taken >= _CALM:
+                self._calm_down()
+            elif len(self._all) >= self._target:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), _CALM if hurried else None)
+            elif not hurried and since_taken < _QUIET:
+                await asyncio.sleep(_QUIET - since_taken)
+            elif all(await asyncio.gather(*(self._add(link) for _ in range(self._target - len(self._all))))):
                 pause = _FIRST_PAUSE
             else:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _calm_down(self) -> None:
+        """Keep as few processes as usual from now on."""
+        self._target = self._count
+        while len(self._ready) > self._count:
+            self._end(self._ready.pop())
 
     async def _add(self, link: Link) -> bool:
         """Start a process and wait until it is up; false if it could not be started."""
@@ -167,6 +226,7 @@ class Standby:
         if self._all.get(name) is not waiting:
             return False
         self._ready.append(waiting)
+        self._wake_waiter()
         return True
 
     def _end(self, waiting: Waiting) -> None:
@@ -187,6 +247,7 @@ class Standby:
             waiting.up.exception()  # it may be that nothing waits for it
         if waiting.process is not None:
             waiting.process.close()
+        self._wake_waiter()
         self._host.slots.release(waiting.slot)
         self._changed.set()
 

@@ -1,6 +1,6 @@
 """The fork pool: the warden's side of the zygote, and the forks that wait to become sessions.
 
-- The pool keeps some spare forks. It refills them one at a time, while no session is starting.
+- The pool keeps some spare forks. It refills them while no session is starting.
 - A new zygote must first pass a probe: a fork that starts a thread and, if numpy is loaded, multiplies two matrices.
 - If the import of a module fails, the pool reports it, and the zygote imports the others.
 - Sessions start as new interpreters if the zygote crashes, exceeds its time for imports, or has threads after them.
@@ -21,9 +21,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
-from venvd_contract.internal.control import close_descriptors
+from venvd_contract.internal.control import MOST_DESCRIPTORS, close_descriptors
 from venvd_contract.internal.messages import PreloadedModule, ZygoteReport
 from venvd_worker.common import control, directories, process_tree, usage
 from venvd_worker.common.control import ControlConnection, InvalidPacket
@@ -237,7 +237,7 @@ class ForkPool:
             zygote.prepared = True
             threads = message.get("threads")
             if threads == 1:
-                self._request_fork(probe=True)
+                self._request_forks(1, probe=True)
             else:
                 why = "what it imported started {} threads, and a process with threads cannot be forked"
                 self._fail(why.format(to_text(threads, 20)), faults=_MOST_FAULTS)
@@ -313,25 +313,36 @@ class ForkPool:
 
     # ---- forks
 
-    def _request_fork(self, *, probe: bool = False) -> None:
-        zygote = self._zygote
-        if zygote is None:
-            return
+    def _request_forks(self, count: int, *, probe: bool = False) -> None:
+        """Request forks, several with one packet: the zygote then needs one process in between for all of them."""
+        most = 1 if self._starter.namespaced else MOST_DESCRIPTORS
+        while count > 0 and self._zygote is not None:
+            self._request_batch(self._zygote, min(count, most), probe=probe)
+            count -= most
+
+    def _request_batch(self, zygote: ZygoteProcess, count: int, *, probe: bool) -> None:
+        forks: List[_PendingFork] = []
+        ends: List[int] = []
+        for _ in range(count):
+            try:
+                directory = directories.make(self._settings.work_dir)
+            except OSError as error:
+                close_descriptors(ends)
+                self._fail("there is no room for the directory of a session: {}".format(error))
+                return
+            self._number += 1
+            own, end_of_fork = control.make_pair()
+            fork = self._pending[self._number] = _PendingFork(self._number, own, directory, probe, monotonic())
+            self._loop.add(own, partial(self._read_fork, fork))
+            self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
+            forks.append(fork)
+            ends.append(end_of_fork.detach())
+        requests = [{"fork": fork.number, "probe": probe, "root": fork.directory.root} for fork in forks]
         try:
-            directory = directories.make(self._settings.work_dir)
+            zygote.control.send({"forks": requests, "usual": self._usual}, ends)
         except OSError as error:
-            self._fail("there is no room for the directory of a session: {}".format(error))
-            return
-        self._number += 1
-        own, end_of_fork = control.make_pair()
-        fork = self._pending[self._number] = _PendingFork(self._number, own, directory, probe, monotonic())
-        self._loop.add(own, partial(self._read_fork, fork))
-        self._loop.call_later(_CHECK_INTERVAL, partial(self._check_fork, fork, zygote))
-        request = {"fork": fork.number, "probe": probe, "root": directory.root, "usual": self._usual}
-        try:
-            zygote.control.send(request, [end_of_fork.detach()])
-        except OSError as error:
-            self._lose_fork(fork, str(error), faults=0)
+            for fork in forks:
+                self._lose_fork(fork, str(error), faults=0)
 
     def _check_fork(self, fork: _PendingFork, zygote: ZygoteProcess) -> None:
         """Give up a fork that has not answered, or wait longer if it makes progress, but let no session wait."""
@@ -419,8 +430,7 @@ class ForkPool:
     def _request_for_waiting(self) -> None:
         if self._report.state == READY:
             expected_forks = sum(not fork.late for fork in self._pending.values())
-            for _ in range(len(self._waiting) - expected_forks):
-                self._request_fork()
+            self._request_forks(len(self._waiting) - expected_forks)
 
     def _refill_when_quiet(self) -> None:
         """Refill the pool while no session is starting."""
@@ -438,9 +448,9 @@ class ForkPool:
         self._loop.call_later(_QUIET, check)
 
     def _refill(self) -> None:
-        """Request one fork at a time, so that a start never waits for more than one."""
-        if self._report.state == READY and not self._pending and len(self._spares) < (self._settings.spares or 0):
-            self._request_fork()
+        """Request what is missing, once nothing is on its way."""
+        if self._report.state == READY and not self._pending:
+            self._request_forks((self._settings.spares or 0) - len(self._spares))
 
 
 def _read_parent(pid: int) -> Optional[int]:

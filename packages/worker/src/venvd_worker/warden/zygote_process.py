@@ -93,6 +93,11 @@ class ZygoteStarter:
         own.send({"site": self._settings.site, "preload": list(self._settings.preload), "walls": walls})
         return ZygoteProcess(pid, own, usage.out_of_memory_kills(), monotonic())
 
+    @property
+    def namespaced(self) -> bool:
+        """Whether each fork has namespaces of its own."""
+        return self._starter.walls.namespaces
+
     def close(self) -> None:
         """Remove the zygotes' directories."""
         for directory in self._directories:

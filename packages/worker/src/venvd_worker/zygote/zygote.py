@@ -1,12 +1,19 @@
 """The zygote: it imports the modules of the preload list, and sessions are forked from it.
 
 The zygote only imports modules and never uses them: what a module does in use may not survive a fork, and a process
-with threads cannot be forked safely. The zygote forks a process in between, which forks the session and ends at once.
-The warden then adopts the session, and later reaps it. If the zygote is killed, its sessions live on.
+with threads cannot be forked safely. The zygote forks a process in between, which forks one session or several and
+ends at once. The warden then adopts the sessions, and later reaps them. If the zygote is killed, its sessions live on.
+
+A page that a fork writes to is copied for that fork alone, and reference counts make that most pages which it uses. So
+the zygote does ahead what it can:
+
+- It makes the session that each fork becomes, and has it answer some calls, which fill the caches of the interpreter.
+- It fills the holes of the heap, so that what a fork allocates lies close together (`venvd_worker.zygote.heap`).
+- It looks up the paths of the walls.
 
 A fork does five things before it becomes a session:
 
-- It warms up with one call. A first call writes to many pages, and so the kernel copies them while no client waits.
+- It rehearses one call. The kernel copies the pages that it writes to while no client waits.
 - It seeds numpy's global generator. Python's own generator reseeds itself after a fork.
 - It resets the directory of `tempfile`, so that each session finds its own.
 - It confines itself to the directory of its session (`venvd_worker.common.walls`), while no client waits.
@@ -116,7 +123,6 @@ class Zygote:
         self._control.send({"imported": name, "seconds": round(time.monotonic() - started_at, 3), "error": error})
 
     def _fork(self, packet: Packet) -> None:
-        number = packet.message["fork"]
         if packet.message["usual"] is not None:
             self._template.configure(packet.message["usual"])
         ends = os.pipe() if self._namespaced else ()
@@ -126,23 +132,33 @@ class Zygote:
                 self._fork_again(packet, ends)
             _, status = os.waitpid(middle_pid, 0)
             if status:
-                self._control.send({"failed": number, "why": "the fork ended with status {}".format(status)})
+                self._report_failed(packet, "the fork ended with status {}".format(status))
         except OSError as error:
-            self._control.send({"failed": number, "why": str(error)})
+            self._report_failed(packet, str(error))
         finally:
             close_descriptors([*packet.descriptors, *ends])
 
+    def _report_failed(self, packet: Packet, why: str) -> None:
+        for request in packet.message["forks"]:
+            self._control.send({"failed": request["fork"], "why": why})
+
     def _fork_again(self, packet: Packet, ends: Sequence[int]) -> NoReturn:
-        """Fork the child in the process in between, and report it before the warden becomes its parent."""
+        """Fork children in the process in between, and report each before the warden becomes its parent.
+
+        Namespaces are those of one child: then there is one request.
+        """
         status = 1
         try:
             middle_pid = os.getpid()
             if self._namespaced:
                 namespaces.enter()
-            child_pid = os.fork()
-            if not child_pid:
-                self._run_child(middle_pid, packet, ends)
-            self._control.send({"forked": packet.message["fork"], "pid": child_pid})
+            for place, request in enumerate(packet.message["forks"]):
+                child_pid = os.fork()
+                if not child_pid:
+                    own = packet.descriptors.pop(place)
+                    close_descriptors(packet.descriptors)  # those of the others
+                    self._run_child(middle_pid, request, own, ends)
+                self._control.send({"forked": request["fork"], "pid": child_pid})
             status = 0
         finally:
             os._exit(status)
@@ -151,23 +167,23 @@ class Zygote:
     def _namespaced(self) -> bool:
         return self._walls is not None and self._walls.namespaces
 
-    def _run_child(self, middle_pid: int, packet: Packet, ends: Sequence[int]) -> NoReturn:
+    def _run_child(self, middle_pid: int, request: Dict[str, Any], own: int, ends: Sequence[int]) -> NoReturn:
         """Become a spare fork and then a session, or answer a probe."""
         try:
             kernel.name_process(_SPARE_NAME)
+            self._control.close()
+            template = self._template
+            template.connect(own)
+            gc.enable()
+            _diverge(self._twister)
+            template.rehearse()
             if ends:
                 _wait_for_zygote(*ends)
             else:
                 _wait_for_adoption(middle_pid, self._warden)
             os.setsid()
-            self._control.close()
-            template = self._template
-            template.connect(packet.descriptors[0])
-            gc.enable()
-            _diverge(self._twister)
-            template.rehearse()
-            self._close_in(packet.message["root"])
-            if packet.message["probe"]:
+            self._close_in(request["root"])
+            if request["probe"]:
                 _probe()
                 template.control.send({"probed": True})
             else:
@@ -261,7 +277,7 @@ def _diverge(twister: Optional[int]) -> None:
     if twister is not None:
         ctypes.memmove(twister, os.urandom(_TWISTER_BYTES), _TWISTER_BYTES)
     elif "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # type: ignore[attr-defined]
+        sys.modules["numpy.random"].seed()
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
