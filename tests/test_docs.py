@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ TOP = (
     "services/",
     "tests/",
 )
-SECTIONS: dict[str, tuple[type[BaseSettings], type[BaseSettings] | None]] = {
+SECTIONS: dict[str, tuple[type, type | None]] = {
     "Controller": (Settings, None),
     "Every server": (BackendSettings, None),
     "The HTTP server": (HttpSettings, BackendSettings),
@@ -80,14 +81,19 @@ def test_docs_named_by_the_code_exist() -> None:
     assert [page for page in sorted(set(listed.stdout.split())) if not (ROOT / page).is_file()] == []
 
 
+def list_fields(settings: type) -> set[str]:
+    """The names of the fields of settings, whether pydantic or msgspec reads them."""
+    return set(settings.model_fields if issubclass(settings, BaseSettings) else typing.get_type_hints(settings))
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_settings_are_documented(section: str) -> None:
     """docs/settings.md lists every setting of each program, and no other."""
     settings, base = SECTIONS[section]
     text = (ROOT / "docs" / "settings.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    inherited = set(base.model_fields) if base else set()
-    fields = {f"VENVD_{name.upper()}" for name in settings.model_fields if name not in inherited}
+    inherited = list_fields(base) if base else set()
+    fields = {f"VENVD_{name.upper()}" for name in list_fields(settings) - inherited}
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == fields
 
 

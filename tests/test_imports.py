@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "packages/egress": set(),
     "packages/core": {
         *("venvd_contract", "venvd_egress"),
-        *("msgspec", "prometheus_client", "pydantic", "pydantic_settings"),
+        *("msgspec", "prometheus_client"),
     },
     "packages/http": {"venvd_contract", "msgspec", "uvicorn"},
     "packages/engines": {
@@ -29,15 +30,15 @@ ALLOWED: dict[str, set[str]] = {
     "packages/client": {"venvd_contract", "venvd_proto", "click", "google", "grpc", "grpc_status", "prompt_toolkit"},
     "services/http-backend": {
         *("venvd_core", "venvd_http", "venvd_contract"),
-        *("fastapi", "msgspec", "pydantic", "uvloop"),
+        *("fastapi", "msgspec", "uvloop"),
     },
     "services/pipe-backend": {
         *("venvd_core", "venvd_http", "venvd_contract"),
-        *("msgspec", "pydantic", "pydantic_settings", "uvloop"),
+        *("msgspec", "uvloop"),
     },
     "services/rpc-backend": {
         *("venvd_core", "venvd_http", "venvd_contract", "venvd_proto"),
-        *("google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "msgspec", "pydantic", "uvloop"),
+        *("google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "msgspec", "uvloop"),
     },
     "services/router": {
         *("venvd_http", "venvd_contract", "venvd_proto"),
@@ -145,3 +146,21 @@ def test_some_libraries_have_one_place(library: str) -> None:
     for folder in ALLOWED:
         for path, name in imports(folder):
             assert name != library or str(path.relative_to(ROOT)).startswith(ONLY_IN[library]), path
+
+
+@pytest.mark.parametrize("kind", ["http", "pipe", "rpc"])
+def test_a_server_starts_without_libraries_that_it_needs_later(kind: str) -> None:
+    """Metrics and schemas import their libraries when a client asks for them: a start waits for none of them."""
+    code = (
+        f"import sys, venvd_{kind}_backend.__main__, venvd_{kind}_backend.server\n"
+        "print(*{'fastapi', 'pydantic', 'pydantic_settings', 'prometheus_client'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
+
+
+def test_a_warden_starts_without_libraries_that_it_needs_later() -> None:
+    """The warden imports what its file processes need with the first of them."""
+    code = "import sys, venvd_worker.warden.command_line; print(*{'tarfile', 'lzma'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []

@@ -10,24 +10,26 @@ import struct
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from venvd_contract import errors
 from venvd_contract.commands import Limits
+from venvd_contract.internal import SOCKET
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.slots import SIZE
-from venvd_core.settings import BackendSettings
+from venvd_core import program
+from venvd_core.settings import BackendSettings, WrongSettings, read
 from venvd_core.slots import Slots
 
 
 def test_settings_without_a_token_are_refused() -> None:
     """A missing digest is an error unless VENVD_NO_TOKEN is set."""
-    with pytest.raises(ValidationError, match="VENVD_NO_TOKEN=1"):
-        BackendSettings()
-    assert BackendSettings(no_token=True).token_sha256 == ""
+    with pytest.raises(WrongSettings, match="VENVD_NO_TOKEN=1"):
+        read(BackendSettings, {})
+    assert read(BackendSettings, {"VENVD_NO_TOKEN": "1"}).token_sha256 == ""
 
 
 def test_a_program_with_bad_settings_says_which() -> None:
@@ -43,10 +45,73 @@ def test_a_program_with_bad_settings_says_which() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_limits_of_the_environment_are_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("VENVD_GRACE", "soon", "float"),
+        ("VENVD_GRACE", "0", "> 0"),
+        ("VENVD_MAX_SESSIONS", "5000", "<= 4096"),
+        ("VENVD_MAX_SESSIONS", "1.5", "int"),
+        ("VENVD_ATTACH", "perhaps", "neither true nor false"),
+        ("VENVD_TOKEN_SHA256", "secret", "matching regex"),
+        ("VENVD_LOG_LEVEL", "loud", "enum value 'loud'"),
+        ("VENVD_SESSION_LIMITS", "7", "a map of limits"),
+        ("VENVD_SESSION_LIMITS", "{", "no JSON"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_reason(variable: str, text: str, reason: str) -> None:
+    """The sentence about a wrong variable says what the setting takes."""
+    with pytest.raises(WrongSettings, match=f"^{variable}: .*{reason}"):
+        read(BackendSettings, {"VENVD_NO_TOKEN": "1", variable: text})
+
+
+def test_settings_have_the_types_of_their_fields() -> None:
+    """Numbers, flags, words, paths and choices are read from the text of their variables."""
+    found = read(
+        BackendSettings,
+        {
+            "VENVD_NO_TOKEN": "yes",
+            "VENVD_GRACE": "2.5",
+            "VENVD_ATTACH": "False",
+            "VENVD_MAX_SESSIONS": "7",
+            "VENVD_OWN_HOSTS": "a, b c",
+            "VENVD_KEYS_FILE": "/run/keys",
+            "VENVD_LOG_LEVEL": "debug",
+            "VENVD_UNKNOWN": "1",
+        },
+    )
+    assert (found.no_token, found.grace, found.attach, found.max_sessions) == (True, 2.5, False, 7)
+    assert (found.own_hosts, found.keys_file, found.log_level) == (("a", "b", "c"), Path("/run/keys"), "debug")
+
+
+def test_a_server_listens_in_the_channel_before_it_imports_its_transport(run: Any, channel: Path) -> None:
+    """The warden joins, and starts the zygote, while the server imports what it needs for its clients."""
+    listened = []
+
+    def import_server() -> Any:
+        listened.append((channel / SOCKET).is_socket())
+        raise errors.Unavailable("this test has no transport")
+
+    async def work() -> None:
+        settings = read(BackendSettings, {"VENVD_NO_TOKEN": "1", "VENVD_CHANNEL": str(channel)})
+        with pytest.raises(errors.Unavailable, match="no transport"):
+            await program.serve(settings, import_server)
+
+    run(work)
+    assert listened == [True]
+
+
+def test_settings_do_not_change() -> None:
+    """The settings of a process are those that `main()` has read."""
+    settings = read(BackendSettings, {"VENVD_NO_TOKEN": "1"})
+    with pytest.raises(AttributeError):
+        settings.grace = 3.0  # type: ignore[misc]
+
+
+def test_limits_of_the_environment_are_defaults() -> None:
     """`VENVD_SESSION_LIMITS` changes the limits it names, and no others."""
-    monkeypatch.setenv("VENVD_SESSION_LIMITS", '{"memoryBytes": 1000}')
-    found = BackendSettings(no_token=True).session_limits
+    environment = {"VENVD_NO_TOKEN": "1", "VENVD_SESSION_LIMITS": '{"memoryBytes": 1000}'}
+    found = read(BackendSettings, environment).session_limits
     assert found == Limits(memoryBytes=1000)
 
 

@@ -73,6 +73,22 @@ def test_every_cpython_runs_the_archive_of_another(new_host: Callable[..., Any],
     assert "venvd_worker" not in raised.value.traceback
 
 
+def test_a_cpython_can_give_an_archive_its_own_bytecode(archive: Path, python: str, tmp_path: Path) -> None:
+    """After `compile` that CPython accepts each member; sources, order and mode stay, and nothing else is left."""
+    copy = tmp_path / archive.name
+    copy.write_bytes(archive.read_bytes())
+    copy.chmod(0o444)
+    subprocess.run([python, "-I", "-S", copy, "compile"], check=True)
+    code = "from importlib.util import MAGIC_NUMBER; print(MAGIC_NUMBER.hex())"
+    magic = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    with zipfile.ZipFile(archive) as before, zipfile.ZipFile(copy) as after:
+        assert after.namelist() == before.namelist()
+        sources = [name for name in after.namelist() if name.endswith(".py")]
+        assert all(after.read(name) == before.read(name) for name in sources)
+        assert {after.read(f"{name}c")[:4].hex() for name in sources} == {magic}
+    assert (os.listdir(tmp_path), stat.S_IMODE(copy.stat().st_mode)) == ([copy.name], 0o444)
+
+
 def test_wrong_words(archive: Path, python: str) -> None:
     """Without a program's name it says how to be used and fails."""
     for words in ([], ["frobnicate"], ["session"], ["warden"]):

@@ -11,6 +11,7 @@ import pytest
 
 from venvd_contract.errors import Forbidden
 from venvd_core.hangup import HangupWatcher
+from venvd_core.settings import WrongSettings, read
 from venvd_pipe_backend import peers
 from venvd_pipe_backend.settings import PipeSettings
 
@@ -51,24 +52,23 @@ def test_a_stranger_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "found"), [("any", "any"), ("0, 1000", {0, 1000}), ("1000 1001", {1000, 1001}), ("", None)]
 )
-def test_user_ids_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, found: object) -> None:
+def test_user_ids_from_the_environment(given: str, found: object) -> None:
     """`VENVD_SOCKET_UIDS` takes numbers with commas or spaces, or `any`; empty is not set."""
-    monkeypatch.setenv("VENVD_SOCKET_UIDS", given)
-    assert PipeSettings(no_token=True).socket_uids == found
+    assert read(PipeSettings, {"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_UIDS": given}).socket_uids == found
 
 
-def test_the_mode_is_octal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_is_octal() -> None:
     """`VENVD_SOCKET_MODE` is read as file modes are written."""
-    monkeypatch.setenv("VENVD_SOCKET_MODE", "0606")
-    assert PipeSettings(no_token=True).socket_mode == 0o606
+    assert read(PipeSettings, {"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_MODE": "0606"}).socket_mode == 0o606
 
 
-@pytest.mark.parametrize(("name", "value"), [("VENVD_SOCKET_MODE", "rw"), ("VENVD_SOCKET_UIDS", "me")])
-def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("VENVD_SOCKET_MODE", "rw"), ("VENVD_SOCKET_MODE", "1777"), ("VENVD_SOCKET_UIDS", "me")]
+)
+def test_wrong_settings_are_named(name: str, value: str) -> None:
     """A setting that cannot be read says what it takes."""
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=value):
-        PipeSettings(no_token=True)
+    with pytest.raises(WrongSettings, match=value):
+        read(PipeSettings, {"VENVD_NO_TOKEN": "1", name: value})
 
 
 def test_only_a_peer_that_closed_has_hung_up() -> None:

@@ -133,6 +133,7 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "allowed_origins": "the field allowedOrigins of the backend names them",
     "keys_file": "venvd writes the file of access keys",
     "secrets_file": "venvd writes the file of secrets",
+    "await_secrets": "venvd knows whether the backend has secrets",
     "manages_key_file": "venvd writes the key of a backend with `manages`",
     "controller_socket": "the engine mounts the socket of the controller",
     "http_port": "venvd chooses the port of probes and metrics",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from venvd_contract import commands
 from venvd_contract.arrays import Header
@@ -27,13 +27,16 @@ from venvd_core.calls import Call, Reply, Request, options_of
 from venvd_core.cancellation import Cancellation
 from venvd_core.egress import EgressBroker
 from venvd_core.files import Files
-from venvd_core.metrics import Exposition, Metrics
+from venvd_core.metrics import Metrics
 from venvd_core.pool import Pool
 from venvd_core.replicas import Replicas
 from venvd_core.secrets import Secrets
 from venvd_core.session.direct import DirectClient
 from venvd_core.settings import BackendSettings
 from venvd_core.tasks import Tasks
+
+if TYPE_CHECKING:
+    from venvd_core.exposition import Exposition
 
 __all__ = ["CANCEL", "Backend", "Call", "DirectClient", "Incoming", "Outgoing", "Reply", "Request", "Target"]
 
@@ -134,7 +137,7 @@ class Backend:
         self.audit = AuditEvents()
         self.replicas = Replicas(settings.replica)
         self._manages_key: str | None = None
-        self._secrets = Secrets(settings.secrets_file)
+        self._secrets = Secrets(settings.secrets_file, wait=settings.await_secrets)
         self._egress: asyncio.Task[None] | None = None
         self.environments: Environments | None = None
         """Answers the commands about venvs; the program of the server sets it."""
@@ -151,7 +154,6 @@ class Backend:
         if self.settings.manages_key_file is not None:
             self._manages_key = _read_key(self.settings.manages_key_file)
             pool.answer_venvs = self._answer_session
-        self._exposition = Exposition(pool.metrics, pool)
         self._background = background = BackgroundCalls(self.call, self.settings, self.replicas)
         self._cancellation = Cancellation(background, self.replicas)
         self._files = files = Files(pool, self.settings)
@@ -395,12 +397,23 @@ class Backend:
 
     async def refresh(self) -> None:
         """Ask the warden for the figures that only it has; to be awaited before `metrics`."""
-        if self._pool is not None:
-            await self._pool.refresh()
+        if self._pool is None:
+            return
+        await self._pool.refresh()
+        if self._exposition is None:
+            self._exposition = await asyncio.to_thread(_create_exposition, self._pool)  # calls go on meanwhile
 
     def metrics(self) -> bytes:
         """Return every metric in the text format of Prometheus."""
+        if self._exposition is None and self._pool is not None:
+            self._exposition = _create_exposition(self._pool)
         return b"" if self._exposition is None else self._exposition.write()
+
+
+def _create_exposition(pool: Pool) -> Exposition:
+    from venvd_core.exposition import Exposition  # noqa: PLC0415 — its library would be a sixth of a server's start
+
+    return Exposition(pool.metrics, pool)
 
 
 def _read_key(path: Path) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import OrderedDict
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -66,7 +66,6 @@ class Pool:
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Why the latest sessions ended, by name."""
         self._memory: dict[str, int] = {}
-        self._version = version("venvd-core")
         self._tasks = Tasks()
         hello = Hello(PROTOCOL, self.slots.count, settings.grace, settings.spin_microseconds)
         self.channel = Channel(settings.channel, hello, [self.slots.fd], self._on_event, used=settings.sidecar)
@@ -297,7 +296,7 @@ class Pool:
         # Prometheus knows backend, venv and engine as labels of the target
         hello = None if self.channel.link is None else self.channel.link.hello
         return {
-            "version": self._version,
+            "version": _read_version(),
             "python": "" if hello is None else hello.python,
             "worker": "" if hello is None else hello.worker,
         }
@@ -317,6 +316,13 @@ class Pool:
             "warden": stats.warden.rssBytes,
             "zygote": stats.zygote.rssBytes,
         }
+
+
+@functools.cache
+def _read_version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 — only metrics need it
+
+    return version("venvd-core")
 
 
 def _check_directory(path: str) -> str:

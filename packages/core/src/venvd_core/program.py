@@ -28,8 +28,14 @@ class Server(Protocol):
         """Answer what runs, then close everything."""
 
 
-async def serve(settings: SettingsType, create_server: Callable[[Backend, SettingsType], Server]) -> None:
+ServerType = Callable[[Backend, SettingsType], Server]
+
+
+async def serve(settings: SettingsType, import_server: Callable[[], ServerType[SettingsType]]) -> None:
     """Serve until SIGTERM or SIGINT. A sidecar also ends with its worker host, so that both are started afresh.
+
+    `import_server` imports the transport and returns the class of its server. It runs in a thread once the channel
+    listens, while the warden joins and starts the zygote.
 
     Raises:
         VenvdError: the server cannot listen, or is a sidecar whose worker host is gone.
@@ -39,12 +45,12 @@ async def serve(settings: SettingsType, create_server: Callable[[Backend, Settin
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     backend = Backend(settings)
-    server = create_server(backend, settings)
     await backend.start()
     lost = loop.create_task(backend.wait_for_loss_of_worker(), name="loss of the worker host")
     if settings.sidecar:
         lost.add_done_callback(lambda _: stop.set())
     try:
+        server = (await asyncio.to_thread(import_server))(backend, settings)
         await server.start()
         await stop.wait()
         if not lost.done():

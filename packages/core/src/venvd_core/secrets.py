@@ -45,6 +45,10 @@ _file = msgspec.json.Decoder(_File)
 class Secrets:
     """The secrets of one backend.
 
+    Args:
+        path: of the file; without one there are no secrets.
+        wait: whether `start` waits for the file.
+
     Attributes:
         variables: of each session that starts now.
         headers: that the broker adds.
@@ -52,8 +56,9 @@ class Secrets:
         on_change: called after they changed.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, wait: bool = True) -> None:
         self._path = path
+        self._wait = wait
         self._seen: tuple[int, ...] | None = None
         self._problem = ""
         self._watching: asyncio.Task[None] | None = None
@@ -63,7 +68,7 @@ class Secrets:
         self.on_change: Callable[[], None] | None = None
 
     async def start(self) -> None:
-        """Wait for the file, and keep to it until `close`; without a path there are no secrets.
+        """Wait for the file if it is to come, and keep to it until `close`.
 
         Raises:
             Unavailable: the file does not come.
@@ -99,6 +104,8 @@ class Secrets:
                 return True
             content = _file.decode(self._read(self._path))
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and not self._wait and self._seen is None:
+                return True
             # the text of an error of decoding names places in the file, and no values
             self._seen, self._problem = None, str(error)
             return False

@@ -1,16 +1,21 @@
 """The settings that every server of a backend has; docs/settings.md explains them.
 
-Servers subclass `BackendSettings` and build it once, in `main()`, with `load`.
+Servers subclass `BackendSettings` and build it once, in `main()`, with `load`. msgspec reads and checks them: a server
+imports it anyway, and pydantic with its settings would take a third of a server's start.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+import msgspec
+from msgspec import Meta
 
 from venvd_contract import spinning
 from venvd_contract.commands import Limits
@@ -19,33 +24,72 @@ from venvd_contract.framing import MAX_LINE
 from venvd_contract.internal.limits import NO_LIMITS, lower_limits, merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, MOST_REPLICAS, QUEUE_LIMIT
 
-Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+_PREFIX = "VENVD_"
+_READER = "reader"
+_PATHS = (Path, Path | None)
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True),
+    **dict.fromkeys(("0", "false", "no", "off", "f", "n"), False),
+}
 
 
-def _split(text: Any) -> Any:
-    return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
+def with_reader(read: Callable[[str], Any]) -> Meta:
+    """Annotate a field whose value `read` makes from the text; it checks the text and raises `ValueError`."""
+    return Meta(extra={_READER: read})
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _read_flag(text: str) -> bool:
+    flag = _FLAGS.get(text.lower())
+    if flag is None:
+        raise ValueError(f'"{text[:20]}" is neither true nor false: write 1 or 0')
+    return flag
+
+
+def _read_limits(defaults: Limits) -> Callable[[str], Limits]:
+    def read(text: str) -> Limits:
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"it is no JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise ValueError('it takes a map of limits, such as {"handles": 1000}')  # noqa: TRY004 - as all readers
+        try:
+            return merge_limits(defaults, given)
+        except VenvdError as error:
+            raise ValueError(error.message) from None
+
+    return read
+
+
+Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+Flag = Annotated[bool, with_reader(_read_flag)]
+Words = Annotated[tuple[str, ...], with_reader(_split)]
 """Words with commas in between."""
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Size = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+SecondsFromZero = Annotated[float, Meta(ge=0)]
 
 
-class BackendSettings(BaseSettings):
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables `VENVD_…`; durations in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="VENVD_", frozen=True, extra="ignore")
-
     channel: Path = Path("/run/venvd/channel")
-    sidecar: bool = False
+    sidecar: Flag = False
     """Whether something starts server and worker host again one by one, as the sidecars of a pod are: the server then
     ends with its worker host, and takes a channel that had another one before."""
     name: str = ""
-    replica: int = Field(default=0, ge=0, lt=MOST_REPLICAS)
+    replica: Annotated[int, Meta(ge=0, lt=MOST_REPLICAS)] = 0
     """The number of this replica of the backend."""
     venv: str = ""
     engine_name: str = ""
     token_sha256: Digest = ""
-    no_token: bool = False
+    no_token: Flag = False
     metrics_token_sha256: Digest = ""
     own_hosts: Words = ()
     """Names under which clients reach the server, beside its `name`."""
@@ -55,53 +99,55 @@ class BackendSettings(BaseSettings):
     """Origins of the web pages that may send requests."""
     trusted_proxies: Words = ()
     """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed."""
-    accept_timeout: float = Field(default=10, gt=0, le=3600)
+    accept_timeout: Annotated[float, Meta(gt=0, le=3600)] = 10
     """Until a connection must have a request that was let in."""
-    max_unaccepted: int = Field(default=16, ge=1, le=1024)
+    max_unaccepted: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Connections of one peer without such a request."""
-    unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
+    unaccepted_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 64 << 10
     """That such a connection may hold of a request."""
-    max_wrong_tokens: int = Field(default=30, ge=1, le=1_000_000)
+    max_wrong_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
     """Of one peer within a minute, before their refusals are held back for longer each time."""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
     secrets_file: Path | None = None
-    """The secrets of the backend; the server waits for the file, and reads it again when it changes."""
+    """The secrets of the backend; the server reads the file again when it changes."""
+    await_secrets: Flag = True
+    """Whether the server waits for that file; without, it starts with no secrets until the file comes."""
     controller_socket: Path | None = None
     manages_key_file: Path | None = None
     """Holds the key of the controller for the venvs that sessions manage; it never leaves the server."""
-    default_timeout: float = Field(default=300, gt=0, le=365 * 86400)
-    grace: float = Field(default=2, gt=0, le=3600)
-    queue_limit: int = Field(default=QUEUE_LIMIT, ge=0, le=MOST_QUEUED)
+    default_timeout: Annotated[float, Meta(gt=0, le=365 * 86400)] = 300
+    grace: Annotated[float, Meta(gt=0, le=3600)] = 2
+    queue_limit: Annotated[int, Meta(ge=0, le=MOST_QUEUED)] = QUEUE_LIMIT
     """Calls that wait in one session."""
-    queue_bytes: int = Field(default=64 << 20, ge=0)
+    queue_bytes: Size = 64 << 20
     """Of the requests that wait in one session."""
-    max_queued_bytes: int = Field(default=256 << 20, ge=0)
+    max_queued_bytes: Size = 256 << 20
     """Of the requests that wait in all sessions together."""
-    max_sessions: int = Field(default=64, ge=1, le=4096)
-    standby: int = Field(default=1, ge=0, le=64)
+    max_sessions: Annotated[int, Meta(ge=1, le=4096)] = 64
+    standby: Annotated[int, Meta(ge=0, le=64)] = 1
     """Processes that are started before a client creates a session with the usual limits and no environment."""
-    spin_microseconds: int = Field(default=spinning.MICROSECONDS, ge=0, le=spinning.MOST_MICROSECONDS)
+    spin_microseconds: Annotated[int, Meta(ge=0, le=spinning.MOST_MICROSECONDS)] = spinning.MICROSECONDS
     """That a session may wait without sleep for the next of calls that follow each other fast; 0 is never."""
-    max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
-    session_limits: Limits = Limits()
+    max_body: Annotated[int, Meta(ge=1024, le=1 << 30)] = MAX_LINE
+    session_limits: Annotated[Limits, with_reader(_read_limits(Limits()))] = Limits()
     """Of sessions that ask for no others."""
-    max_session_limits: Limits = NO_LIMITS
+    max_session_limits: Annotated[Limits, with_reader(_read_limits(NO_LIMITS))] = NO_LIMITS
     """What clients cannot raise the limits of a session above; the defaults are lowered to it."""
-    session_idle_timeout: float = Field(default=0, ge=0)
-    handle_lease: float = Field(default=0, ge=0, le=LONGEST_LEASE)
+    session_idle_timeout: SecondsFromZero = 0
+    handle_lease: Annotated[float, Meta(ge=0, le=LONGEST_LEASE)] = 0
     """Lease of handles that calls without a lease make; 0 is none."""
-    cancel_on_disconnect: bool = True
-    compat: bool = True
+    cancel_on_disconnect: Flag = True
+    compat: Flag = True
     """Whether clients of an older .NET host are served: the `compat` module of each server."""
-    attach: bool = True
+    attach: Flag = True
     """Whether pipe clients may attach to a session."""
-    max_attached: int = Field(default=1024, ge=0, le=1_000_000)
-    max_attached_per_session: int = Field(default=512, ge=0, le=100_000)
-    kept_calls: int = Field(default=1000, ge=1, le=1_000_000)
+    max_attached: Annotated[int, Meta(ge=0, le=1_000_000)] = 1024
+    max_attached_per_session: Annotated[int, Meta(ge=0, le=100_000)] = 512
+    kept_calls: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """Background calls, whether running or ended."""
-    kept_call_seconds: float = Field(default=3600, gt=0, le=365 * 86400)
-    kept_call_bytes: int = Field(default=256 << 20, ge=0)
+    kept_call_seconds: Annotated[float, Meta(gt=0, le=365 * 86400)] = 3600
+    kept_call_bytes: Size = 256 << 20
     """Of the results of all background calls together."""
     network: Words = ()
     """Destinations that user code may reach: `example.com`, `*.example.com:8080`."""
@@ -110,54 +156,80 @@ class BackendSettings(BaseSettings):
     egress_broker_file: Path | None = None
     """Names the shared broker that makes the connections, JSON: `host`, `port` and `ticket`; by default the broker of
     the network makes them."""
-    max_file_bytes: int = Field(default=1 << 30, ge=0, le=1 << 50)
+    max_file_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
     """Of one file that a client stores."""
-    upload_timeout: float = Field(default=60, gt=0)
+    upload_timeout: Seconds = 60
     """Until the next part of a file that comes in parts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @field_validator("session_limits", "max_session_limits", mode="before")
-    @classmethod
-    def _limits(cls, given: Any, info: ValidationInfo) -> Any:
-        if not isinstance(given, dict):
-            return given
-        try:
-            return merge_limits(Limits() if info.field_name == "session_limits" else NO_LIMITS, given)
-        except VenvdError as error:
-            raise ValueError(error.message) from None
 
     @property
     def usual_limits(self) -> Limits:
         """The limits of a session whose client asks for none."""
         return lower_limits(self.session_limits, self.max_session_limits)
 
-    @model_validator(mode="after")
-    def _check_token(self) -> BackendSettings:
+    def __post_init__(self) -> None:
+        """Check what depends on several fields.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
         if not self.token_sha256 and not self.no_token:
             raise ValueError(
                 "VENVD_TOKEN_SHA256 is empty: give the SHA-256 of the token that clients must send, in hexadecimal, "
                 "or set VENVD_NO_TOKEN=1 to serve every client that can connect"
             )
-        return self
 
 
 SettingsType = TypeVar("SettingsType", bound=BackendSettings)
 
 
+class WrongSettings(ValueError):
+    """Some settings are wrong; has a line for each."""
+
+
 def load(kind: type[SettingsType]) -> SettingsType:
     """Read the settings of this process; ends it with status 2 and a sentence for each wrong one."""
     try:
-        return kind()
-    except ValidationError as error:
-        for line in _describe_errors(error):
-            sys.stderr.write(f"{line}\n")
+        return read(kind, os.environ)
+    except WrongSettings as error:
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
 
 
-def _describe_errors(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        message = problem["msg"].removeprefix("Value error, ")
-        name = f"VENVD_{problem['loc'][0]}".upper() if problem["loc"] else ""
-        lines.append(f"{name}: {message}" if name else message)
-    return lines
+def read(kind: type[SettingsType], environment: Mapping[str, str]) -> SettingsType:
+    """Read the settings of a kind from environment variables.
+
+    Raises:
+        WrongSettings: some cannot be used.
+    """
+    values, problems = {}, []
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        variable = _PREFIX + name.upper()
+        if variable in environment:
+            try:
+                values[name] = _read_value(hint, environment[variable])
+            except ValueError as error:  # those of msgspec are too
+                problems.append(f"{variable}: {error}")
+    if problems:
+        raise WrongSettings("\n".join(problems))
+    try:
+        return kind(**values)
+    except (ValueError, VenvdError) as error:
+        raise WrongSettings(str(error)) from None
+
+
+def _read_value(hint: Any, text: str) -> Any:
+    """Turn the text of a variable into the value of its field.
+
+    Raises:
+        ValueError: the field does not take it.
+    """
+    if hint in _PATHS:
+        return Path(text)
+    reader = _find_reader(hint)
+    return msgspec.convert(text, hint, strict=False) if reader is None else reader(text)
+
+
+def _find_reader(hint: Any) -> Callable[[str], Any] | None:
+    metas = (meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta))
+    return next((meta.extra[_READER] for meta in metas if meta.extra), None)

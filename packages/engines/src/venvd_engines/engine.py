@@ -241,6 +241,11 @@ class Launch:
         return ROUTER if self.router else self.type
 
     @property
+    def has_secrets(self) -> bool:
+        """Whether there is something in the file of secrets."""
+        return any(json.loads(self.secrets).values())
+
+    @property
     def url_scheme(self) -> str:
         """The scheme of the address for clients, where that is no socket."""
         scheme = "grpc" if self.type == "rpc" else "http"
@@ -289,6 +294,7 @@ SERVER_PATHS = (
     "VENVD_SOCKET_PREFIX",
     "VENVD_KEYS_FILE",
     "VENVD_SECRETS_FILE",
+    "VENVD_AWAIT_SECRETS",
     "VENVD_MANAGES_KEY_FILE",
     "VENVD_CONTROLLER_SOCKET",
     "VENVD_EGRESS_BROKER_FILE",

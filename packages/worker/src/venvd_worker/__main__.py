@@ -1,4 +1,4 @@
-"""The programs of the worker archive: `warden`, `zygote`, `session` and `forwarder`."""
+"""The programs of the worker archive: `warden`, `zygote`, `session` and `forwarder`; `compile` is for the archive."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main() -> None:
         _zygote(int(sys.argv[2]))
     elif program == "forwarder" and len(sys.argv) == 4:
         _forwarder(int(sys.argv[2]), sys.argv[3])
+    elif program == "compile" and len(sys.argv) == 2:
+        _compile(os.path.abspath(sys.argv[0]))
     else:
         sys.exit(
             "usage: python -I {} warden --channel DIR [--work-dir DIR] [--site DIR] [--preload MODULE]...".format(
@@ -44,6 +46,12 @@ def _forwarder(port: int, path: str) -> None:
 
     kernel.hide_memory()
     forwarder.main(port, path)
+
+
+def _compile(path: str) -> None:
+    from venvd_worker import archive  # noqa: PLC0415
+
+    archive.recompile(path)
 
 
 def _warden() -> None:

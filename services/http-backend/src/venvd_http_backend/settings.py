@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
-
-from venvd_core.settings import BackendSettings
+from venvd_core.settings import BackendSettings, Flag, Port, Seconds
 from venvd_http.tls import TlsFiles, choose_files
 
 
-class HttpSettings(BackendSettings):
+class HttpSettings(BackendSettings, frozen=True, kw_only=True):
     host: str = "0.0.0.0"  # noqa: S104 — in its container; what is published is the engine's matter
-    port: int = Field(default=5678, ge=0, le=65535)
-    stall_timeout: float = Field(default=60, gt=0)
+    port: Port = 5678
+    stall_timeout: Seconds = 60
     """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
-    open_docs: bool = True
+    open_docs: Flag = True
     """Whether `/docs` and `/openapi.json` need no token."""
     tls_cert: Path | None = None
     """The server's certificate chain, PEM; with `tls_key`. Null serves without TLS."""
@@ -23,10 +21,9 @@ class HttpSettings(BackendSettings):
     tls_client_ca: Path | None = None
     """PEM; if set, clients must show a certificate that it has signed. Probes need none."""
 
-    @model_validator(mode="after")
-    def _check_tls(self) -> HttpSettings:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
-        return self
 
     @property
     def tls_files(self) -> TlsFiles | None:

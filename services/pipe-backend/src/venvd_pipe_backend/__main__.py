@@ -8,9 +8,9 @@ import uvloop
 
 from venvd_contract.errors import VenvdError
 from venvd_core import program
+from venvd_core.program import ServerType
 from venvd_core.settings import load
 from venvd_http import logs
-from venvd_pipe_backend.server import PipeServer
 from venvd_pipe_backend.settings import PipeSettings
 
 
@@ -19,9 +19,15 @@ def main() -> None:
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     program.raise_descriptor_limit()
     try:
-        uvloop.run(program.serve(settings, PipeServer))
+        uvloop.run(program.serve(settings, _import_server))
     except VenvdError as error:
         sys.exit(error.message)
+
+
+def _import_server() -> ServerType[PipeSettings]:
+    from venvd_pipe_backend.server import PipeServer  # noqa: PLC0415 — it takes long; the warden joins meanwhile
+
+    return PipeServer
 
 
 if __name__ == "__main__":

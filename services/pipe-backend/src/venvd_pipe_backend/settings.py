@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode
+from msgspec import Meta
 
 from venvd_contract.framing import MAX_ATTACHMENT_BYTES
-from venvd_core.settings import BackendSettings
+from venvd_core.settings import BackendSettings, Count, Seconds, SecondsFromZero, Size, with_reader
+
+_MOST_MODE = 0o777
 
 
-def _octal(given: Any) -> Any:
-    if not isinstance(given, str):
-        return given
-    try:
-        return int(given, 8)
-    except ValueError:
-        raise ValueError(f'"{given[:20]}" is no file mode: write it in octal, such as 0660') from None
+def _octal(given: str) -> int:
+    if not re.fullmatch("[0-7]{1,4}", given) or int(given, 8) > _MOST_MODE:
+        raise ValueError(f'"{given[:20]}" is no file mode: write it in octal, such as 0660')
+    return int(given, 8)
 
 
-def _uids(given: Any) -> Any:
-    if not isinstance(given, str):
-        return given
+def _uids(given: str) -> frozenset[int] | Literal["any"] | None:
     words = given.replace(",", " ").split()
     if words == ["any"]:
         return "any"
@@ -32,11 +29,11 @@ def _uids(given: Any) -> Any:
     return frozenset(map(int, words)) or None
 
 
-Mode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
-Uids = Annotated[frozenset[int] | str | None, NoDecode, BeforeValidator(_uids)]
+Mode = Annotated[int, with_reader(_octal)]
+Uids = Annotated[frozenset[int] | str | None, with_reader(_uids)]
 
 
-class PipeSettings(BackendSettings):
+class PipeSettings(BackendSettings, frozen=True, kw_only=True):
     """Environment variables `VENVD_…`; durations in seconds, sizes in bytes."""
 
     socket_dir: Path = Path("/run/venvd/socket")
@@ -44,22 +41,22 @@ class PipeSettings(BackendSettings):
     socket_prefix: str = ""
     """What the names of both sockets begin with."""
     socket_mode: Mode = 0o660
-    socket_owner: int | None = Field(default=None, ge=0)
+    socket_owner: Size | None = None
     """User ID that owns the sockets; null is that of this process."""
-    socket_group: int | None = Field(default=None, ge=0)
+    socket_group: Size | None = None
     socket_uids: Uids = None
     """User IDs of the peers that are served, as this machine's kernel knows them, or `any`. Null is any for a backend
     with a token; else it is this process's own, root's, and that of the directory's owner."""
-    max_connections: int = Field(default=1024, ge=1)
-    max_pipelined: int = Field(default=1024, ge=1)
+    max_connections: Count = 1024
+    max_pipelined: Count = 1024
     """Running and waiting calls of one connection; further lines wait unread."""
-    max_attachment_bytes: int = Field(default=256 << 20, ge=0, le=MAX_ATTACHMENT_BYTES)
+    max_attachment_bytes: Annotated[int, Meta(ge=0, le=MAX_ATTACHMENT_BYTES)] = 256 << 20
     """Of all attachments of one request."""
-    max_held_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    max_held_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
     """Of the requests of all connections together, complete or not."""
-    max_unread_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    max_unread_bytes: Annotated[int, Meta(ge=1 << 16)] = 64 << 20
     """Replies that one client may leave unread; more of them end its connection."""
-    stall_timeout: float = Field(default=60, gt=0)
+    stall_timeout: Seconds = 60
     """How long a peer may pause in the middle of a request, or leave replies unread."""
-    drain: float = Field(default=5, ge=0)
+    drain: SecondsFromZero = 5
     """For running calls when the server ends."""

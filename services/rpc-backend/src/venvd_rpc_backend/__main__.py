@@ -8,10 +8,10 @@ import uvloop
 
 from venvd_contract.errors import VenvdError
 from venvd_core import program
+from venvd_core.program import ServerType
 from venvd_core.settings import load
 from venvd_http import logs
 from venvd_rpc_backend import memory
-from venvd_rpc_backend.server import RpcServer
 from venvd_rpc_backend.settings import RpcSettings
 
 
@@ -21,9 +21,15 @@ def main() -> None:
     logs.configure(settings.log_level, backend=settings.name, venv=settings.venv, engine=settings.engine_name)
     program.raise_descriptor_limit()
     try:
-        uvloop.run(program.serve(settings, RpcServer))
+        uvloop.run(program.serve(settings, _import_server))
     except VenvdError as error:
         sys.exit(error.message)
+
+
+def _import_server() -> ServerType[RpcSettings]:
+    from venvd_rpc_backend.server import RpcServer  # noqa: PLC0415 — it takes long; the warden joins meanwhile
+
+    return RpcServer
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Dict, Set
+from typing import TYPE_CHECKING, Dict, Set
 
 from venvd_contract.errors import Busy, InvalidRequest, Unavailable
 from venvd_contract.internal.file_transfer import COMMANDS, MOST_TRANSFERS
 from venvd_contract.internal.messages import TransferFile
 from venvd_worker.common import process_tree
-from venvd_worker.files import process
-from venvd_worker.files.commands import SizeLimit
 from venvd_worker.warden.session_process import SessionProcess
+
+if TYPE_CHECKING:
+    from venvd_worker.files.commands import SizeLimit
 
 _LONGEST = 24 * 3600.0
 
@@ -37,6 +38,8 @@ class FileTransfers:
             raise InvalidRequest("a file process runs {}".format(", ".join(COMMANDS)))
         if len(self._sessions) >= MOST_TRANSFERS:
             raise Busy("{} files are under way already: try again".format(MOST_TRANSFERS))
+        from venvd_worker.files import process  # noqa: PLC0415 - a sixth of the warden's start; forks share it
+
         root = os.path.basename(session.directory.root)
         task = process.Task(
             self._work_dir,
@@ -78,6 +81,8 @@ class FileTransfers:
 
 
 def _size_limit(session: SessionProcess, largest: int) -> SizeLimit:
+    from venvd_worker.files.commands import SizeLimit  # noqa: PLC0415 - as above
+
     limit = session.limits.fileSizeBytes
     if limit is not None and limit < largest:
         return SizeLimit(limit, "the session's limit fileSizeBytes")
