@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.bench import Bench, evaluate, opened
+from harness.bench import PYTHON, TOKEN, Bench, evaluate, opened
+from harness.callers import HttpCaller
 from harness.stack import Quiet, make_home_id, wait_ready
+from harness.waiting import wait_until
 
 from venvd_contract.errors import Conflict, InUse, InvalidRequest
 from venvd_engines import compat
@@ -26,7 +28,7 @@ from venvd_engines.docker.compat import PipeNames
 from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
 from venvd_engines.docker.user_ids import BLOCK, UserIds
-from venvd_engines.engine import Image, LaunchRecord, Port
+from venvd_engines.engine import Image, LaunchRecord, Port, VenvBuild
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 
@@ -89,6 +91,37 @@ def test_a_backend_leaves_no_container_and_no_channel(docker_bench: Bench, docke
         pass
     label = f"label=dev.venvd.launch={launch.id}"
     assert docker("ps", "--all", "-q", "--filter", label) == docker("volume", "ls", "-q", "--filter", label) == ""
+
+
+def test_the_worker_archive_has_the_bytecode_of_the_venvs_python(docker_bench: Bench) -> None:
+    """A worker host compiles none of our sources: the CPython of its venv accepts the bytecode in the archive."""
+    engine = docker_bench.engine
+    runtime = engine.resolve("3.11" if PYTHON == "3.13" else "3.13", Quiet())
+    image = engine.build(VenvBuild(runtime, engine.lock(runtime, (), Quiet())), Quiet())
+    code = (
+        "import glob, importlib.util, zipfile\n"
+        "archive = zipfile.ZipFile(glob.glob('/venvd/worker/*.pyz')[0])\n"
+        "magic = {archive.read(name)[:4] for name in archive.namelist() if name.endswith('.pyc')}\n"
+        "magic == {importlib.util.MAGIC_NUMBER}"
+    )
+    with docker_bench.running(docker_bench.launch(image)) as record:
+        assert evaluate(record, code) is True
+
+
+def test_a_server_without_secrets_waits_for_none(docker_bench: Bench, docker_image: Image) -> None:
+    """Where a backend has no secrets the engine writes no file of them, and the server takes one that comes later."""
+    launch = docker_bench.launch(docker_image)
+    with docker_bench.running(launch) as record, contextlib.closing(HttpCaller(record.url, TOKEN)) as call:
+        assert docker("exec", f"venvd-{launch.id}-server", "ls", "/run/venvd/secrets").split() == []
+        docker_bench.engine.write_secrets(record, b'{"variables": {"LATE": "yes"}, "headers": []}')
+
+        def has_come() -> bool:
+            session = call("session.create", {})["id"]
+            value = call("eval", {"expression": "import os\nos.environ.get('LATE')", "session": session})["value"]
+            call("session.delete", {"id": session})
+            return bool(value == "yes")
+
+        wait_until(has_come, "no session has the secret")
 
 
 def test_the_network_goes_with_the_last_backend(docker_bench: Bench, docker_image: Image) -> None:

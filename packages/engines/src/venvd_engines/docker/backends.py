@@ -32,10 +32,9 @@ from venvd_engines.docker.server_images import ServerImages
 from venvd_engines.docker.socket_directories import SocketDirectories
 from venvd_engines.docker.translation import explain
 from venvd_engines.docker.venv_images import PREFIX
-from venvd_engines.docker.volumes import FilledVolumes
+from venvd_engines.docker.worker_archives import WorkerArchives
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.socket_names import choose_prefix, find_own_socket, remove_own_names, take_name
-from venvd_worker import archive
 
 CHANNEL = "/run/venvd/channel"
 ARCHIVE = "/venvd/worker"
@@ -68,7 +67,7 @@ class Backends:
         self,
         client: DockerClient,
         servers: ServerImages,
-        volumes: FilledVolumes,
+        archives: WorkerArchives,
         networks: Networks,
         runtimes: OciRuntimes,
         directories: SocketDirectories,
@@ -76,7 +75,7 @@ class Backends:
     ) -> None:
         self._client = client
         self._servers = servers
-        self._volumes = volumes
+        self._archives = archives
         self._networks = networks
         self._runtimes = runtimes
         self._directories = directories
@@ -149,10 +148,7 @@ class Backends:
         return Mount(CHANNEL, name, type="volume", read_only=read_only, no_copy=True)
 
     def _start_worker(self, launch: Launch) -> None:
-        archive_path = archive.build(self._client.settings.home / "worker")
-        archive_volume = self._volumes.ensure(
-            labels.ARCHIVE, archive.version(), lambda: {archive_path.name: archive_path.read_bytes()}, launch.image.ref
-        )
+        archive_volume, archive_name = self._archives.ensure(launch.image)
         size = launch.limits.tmpfs_bytes
         # Root owns them, so that no session can close them to the others; no session can list these directories.
         # Engines before 23 ignore the requested mode and set 0755: there the user has to be the owner.
@@ -166,7 +162,7 @@ class Backends:
         ]
         if launch.assemblies is not None:
             mounts.append(Mount(ASSEMBLIES, str(launch.assemblies), type="bind", read_only=True))
-        warden_command = [f"{PREFIX}/bin/python", "-I", f"{ARCHIVE}/{archive_path.name}", "warden"]
+        warden_command = [f"{PREFIX}/bin/python", "-I", "-S", f"{ARCHIVE}/{archive_name}", "warden"]
         container = self._client.create_container(
             launch.image.ref,
             labels=self._labels(launch, labels.WORKER),
@@ -230,7 +226,7 @@ class Backends:
                     raise
                 self._client.remove_container(name)
             else:
-                if not launch.router:
+                if launch.has_secrets and not launch.router:
                     self._secrets.write(launch.id, launch.secrets)
                 return record
 
@@ -446,6 +442,7 @@ def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
     if not launch.router:
         engine_settings["VENVD_CHANNEL"] = CHANNEL
         engine_settings["VENVD_SECRETS_FILE"] = f"{secret_files.INSIDE}/{secret_files.FILE}"
+        engine_settings["VENVD_AWAIT_SECRETS"] = "1" if launch.has_secrets else "0"
     if launch.manages_key is not None:
         engine_settings["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     if controller is not None and not launch.router:

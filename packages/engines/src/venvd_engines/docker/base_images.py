@@ -70,6 +70,11 @@ class BaseImages:
             raise self._not_found(SERVER_PYTHON)
         return f"{STAND_IN}:{usable[-1]}"
 
+    def find_local(self, version: str) -> str | None:
+        """Return the name of an image of a version that is on this machine, without a request to a registry."""
+        names = (self._format_name(version), f"{STAND_IN}:{version}")
+        return next((name for name in names if self._inspect(name) is not None), None)
+
     def ensure(self, ref: str, progress: Progress) -> None:
         """Pull the base of a runtime again where it was removed."""
         if self._inspect(ref) is None and self._pull(ref, progress) is None:

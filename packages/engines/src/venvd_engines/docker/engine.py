@@ -24,6 +24,7 @@ from venvd_engines.docker.translation import translate_errors
 from venvd_engines.docker.user_ids import UserIds
 from venvd_engines.docker.venv_images import VenvImages
 from venvd_engines.docker.volumes import FilledVolumes
+from venvd_engines.docker.worker_archives import WorkerArchives
 from venvd_engines.engine import (
     SHARED_KERNEL,
     BackendState,
@@ -64,7 +65,13 @@ class DockerEngine:
         directories = SocketDirectories(self._client)
         pipe_names = PipeNames(self._client)
         self._backends = Backends(
-            self._client, self._servers, self._volumes, self._networks, self._runtimes, directories, pipe_names
+            self._client,
+            self._servers,
+            WorkerArchives(self._client, self._volumes, self._bases),
+            self._networks,
+            self._runtimes,
+            directories,
+            pipe_names,
         )
 
     @translate_errors("check the engine")

@@ -14,7 +14,7 @@ from docker.types import Mount
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 
-_MOUNT_POINT = "/fill"
+MOUNT_POINT = "/fill"
 _MARK = ".complete"
 
 
@@ -30,7 +30,14 @@ class FilledVolumes:
         self._lock = threading.Lock()
 
     def ensure(
-        self, role: str, version: str, read_files: Callable[[], Mapping[str, bytes]], image: str, *, mode: int = 0o444
+        self,
+        role: str,
+        version: str,
+        read_files: Callable[[], Mapping[str, bytes]],
+        image: str,
+        *,
+        mode: int = 0o444,
+        finish: Callable[[str], None] | None = None,
     ) -> str:
         """The name of the volume that holds the files.
 
@@ -40,16 +47,24 @@ class FilledVolumes:
             read_files: called where the volume is not full.
             image: any that exists; a container of it gives access to the volume.
             mode: of the files.
+            finish: called with the name of the volume once the files are in it, before it counts as full.
         """
         name = f"venvd-{self._client.settings.home_id}-{role}-{version}"
         with self._lock:
             if name not in self._filled or not self._exists(name):
                 self._client.api.create_volume(name, labels=self._client.labels(role))
-                self._fill(name, read_files, image, mode)
+                self._fill(name, read_files, image, mode, finish)
                 self._filled.add(name)
         return name
 
-    def _fill(self, name: str, read_files: Callable[[], Mapping[str, bytes]], image: str, mode: int) -> None:
+    def _fill(
+        self,
+        name: str,
+        read_files: Callable[[], Mapping[str, bytes]],
+        image: str,
+        mode: int,
+        finish: Callable[[str], None] | None,
+    ) -> None:
         """Copy the files in through a container that never starts."""
         api = self._client.api
         with self._client.temporary_container(
@@ -58,14 +73,16 @@ class FilledVolumes:
             memory_bytes=64 << 20,
             cpus=1,
             processes=16,
-            mounts=[Mount(_MOUNT_POINT, name, type="volume", no_copy=True)],
+            mounts=[Mount(MOUNT_POINT, name, type="volume", no_copy=True)],
             command=["true"],
         ) as container:
             try:
-                stream, _ = api.get_archive(container, f"{_MOUNT_POINT}/{_MARK}")
+                stream, _ = api.get_archive(container, f"{MOUNT_POINT}/{_MARK}")
             except docker.errors.NotFound:
-                api.put_archive(container, _MOUNT_POINT, _tar(read_files(), mode))
-                api.put_archive(container, _MOUNT_POINT, _tar({_MARK: b""}, mode))
+                api.put_archive(container, MOUNT_POINT, _tar(read_files(), mode))
+                if finish is not None:
+                    finish(name)
+                api.put_archive(container, MOUNT_POINT, _tar({_MARK: b""}, mode))
             else:
                 for _ in stream:  # read to its end, so that the connection is free again
                     pass

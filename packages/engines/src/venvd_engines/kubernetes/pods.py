@@ -272,7 +272,7 @@ def make_worker(launch: Launch, user: int) -> dict[str, Any]:
         {
             "name": labels.WORKER,
             "image": launch.image.ref,
-            "command": [f"{PREFIX}/bin/python", "-I", ARCHIVE, "warden"],
+            "command": [f"{PREFIX}/bin/python", "-I", "-S", ARCHIVE, "warden"],
             "args": ["--channel", CHANNEL, "--work-dir", WORK, *options],
             "workingDir": WORK,
             "env": _list_env(env),

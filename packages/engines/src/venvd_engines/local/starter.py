@@ -218,7 +218,7 @@ def _make_spec(
     for port, variable in (("main", "VENVD_PORT"), ("http", "VENVD_HTTP_PORT")):
         if port in record.ports:
             paths[variable] = str(record.ports[port])
-    flags = ["-I", "-B"] if launch.image.foreign else ["-I"]
+    flags = ["-I", "-S", "-B"] if launch.image.foreign else ["-I", "-S"]
     warden = [str(python_of(launch.image)), *flags, str(archive), "warden"]
     places = ["--channel", str(directory / "channel"), "--work-dir", str(directory / "work")]
     places += _list_walls(launch, place)
