@@ -309,8 +309,9 @@ CONTROLLER = (
         unit="s",
         batch=1,
         rounds=5,
-        reach=2.3,
-        stretch=1.7,
+        reach=0.7,
+        stretch=0.5,
+        absolute=True,
         pinned=False,
     ),
     Figure(
@@ -320,7 +321,8 @@ CONTROLLER = (
         unit="s",
         batch=1,
         rounds=2,
-        reach=20,
+        reach=6,
+        absolute=True,
         pinned=False,
     ),
     Figure(
@@ -330,8 +332,9 @@ CONTROLLER = (
         unit="s",
         batch=1,
         rounds=4,
-        reach=13,
-        stretch=10,
+        reach=4,
+        stretch=3,
+        absolute=True,
         pinned=False,
     ),
     Figure(
@@ -341,8 +344,9 @@ CONTROLLER = (
         unit="% of a core",
         batch=1,
         rounds=2,
+        reach=0.3,
+        absolute=True,
         pinned=False,
-        note="goal: 0.3 %",
     ),
 )
 

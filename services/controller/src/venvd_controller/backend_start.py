@@ -40,7 +40,10 @@ _walls = TypeAdapter(WallsReport)
 
 _STARTING = frozenset({"pending", "starting"})
 _PROBE_INTERVAL = 0.05
-_INSPECT_INTERVAL = 0.3
+_FIRST_PROBE_PAUSE, _LONGEST_PROBE_PAUSE, _PROBE_SHARE = 0.02, 1.0, 0.05
+"""Between two probes of a start: a share of the time that it has taken so far. Starts that take long are many at once,
+and their probes would take the processor from them."""
+_FIRST_INSPECTION, _LONGEST_INSPECTION_PAUSE, _INSPECTION_SHARE = 0.3, 2.0, 0.5
 _LAST_LINES = 8
 
 
@@ -262,18 +265,18 @@ class BackendStarter:
         return None if report is None else asdict(Walls(**asdict(report), ociRuntime=record.data.get("ociRuntime")))
 
     def _poll_readiness(self, record: LaunchRecord, run: Run) -> None:
-        end = time.monotonic() + self._settings.start_timeout
-        next_inspection = time.monotonic() + _INSPECT_INTERVAL
+        begin = time.monotonic()
+        next_inspection = _FIRST_INSPECTION
         readiness = probes.Readiness(ready=False, reason="no probe was answered")
-        while time.monotonic() < end:
+        while (passed := time.monotonic() - begin) < self._settings.start_timeout:
             run.check()
             readiness = probes.probe_readiness(record)
             if readiness.ready:
                 return
-            if time.monotonic() >= next_inspection:
+            if passed >= next_inspection:
                 self._check_parts(record)
-                next_inspection = time.monotonic() + _INSPECT_INTERVAL
-            time.sleep(_PROBE_INTERVAL)
+                next_inspection = passed + min(passed * _INSPECTION_SHARE, _LONGEST_INSPECTION_PAUSE)
+            time.sleep(min(max(passed * _PROBE_SHARE, _FIRST_PROBE_PAUSE), _LONGEST_PROBE_PAUSE))
         lines = "".join(self._read_last_lines(record, part) for part in ("server", "worker"))
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
 
