@@ -1,8 +1,8 @@
 """The worker archive: all programs of a worker host in one file, which Python runs directly.
 
 Beside each source lies its bytecode for the CPython that made the archive. Another CPython does not accept it, and
-compiles the sources at each start. This takes a third of the time of the start. `python -I -S ARCHIVE compile` replaces the
-bytecode by its own.
+compiles the sources at each start. This takes a third of the time of the start. `python -I -S ARCHIVE compile` replaces
+the bytecode by its own.
 """
 
 from __future__ import annotations
