@@ -273,6 +273,7 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
         ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
         ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),
+        ({"manages_key": "key"}, Unimplemented, "no backend reaches the controller"),
     ],
 )
 def test_what_is_missing_is_named(stack: Stack, fields: dict[str, Any], kind: Any, message: str) -> None:

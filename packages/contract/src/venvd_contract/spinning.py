@@ -1,6 +1,6 @@
 """Waiting without sleep: the kernel takes longer to wake a process on another core than a short call takes.
 
-Client and session use it between the calls of a fast sequence; decision 29 says when.
+Client and session use it between the calls of a fast sequence; decision 30 says when.
 """
 
 from __future__ import annotations

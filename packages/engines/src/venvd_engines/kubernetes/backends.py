@@ -98,8 +98,6 @@ class Backends:
         content = {pods.KEYS_FILE: launch.keys}
         if not launch.router:
             content[pods.SECRETS_FILE] = launch.secrets
-        if launch.manages_key is not None:
-            content[pods.MANAGES_FILE] = launch.manages_key.encode()
         if launch.network == "destinations":
             content[pods.BROKER_FILE] = make_broker_file(self._cluster, launch)
         metadata = self._cluster.make_metadata(labels.make_name(launch.id), metadata_labels)
@@ -319,6 +317,8 @@ def _check_launch(launch: Launch) -> None:
     for what, given in (("files of TLS", launch.server_files), ("assemblies", launch.assemblies)):
         if given:
             raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")
+    if launch.manages_key is not None:
+        raise Unimplemented("manages: on the engine kubernetes no backend reaches the controller")
 
 
 def _add_own_address(record: LaunchRecord, pod: Any) -> LaunchRecord:

@@ -17,7 +17,7 @@ from venvd_engines.kubernetes.settings import KubernetesSettings
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
 KEYS = "/run/venvd/keys"
-KEYS_FILE, MANAGES_FILE, BROKER_FILE, SECRETS_FILE = "keys.json", "manages.key", "broker.json", "secrets.json"
+KEYS_FILE, BROKER_FILE, SECRETS_FILE = "keys.json", "broker.json", "secrets.json"
 TOOLS = "/venvd"
 ARCHIVE = f"{TOOLS}/worker.pyz"
 UV = f"{TOOLS}/uv"
