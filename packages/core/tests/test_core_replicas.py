@@ -186,3 +186,14 @@ def test_a_replaced_launch_takes_no_new_sessions() -> None:
         with pytest.raises(Moved) as raised:
             ask("new")
         assert raised.value.url == URLS[0]
+
+
+def test_each_launch_asks_the_one_before_it_for_an_unknown_call() -> None:
+    """After two updates a call of the oldest launch is found, and only that one says that there is no such call."""
+    former = [ReplicaEntry(url, draining=True, left=0, sessions=[]) for url in URLS[1:]]
+    entries = [ReplicaEntry(URLS[0]), *former]
+    for own, before in ((None, URLS[2]), (2, URLS[1])):
+        with pytest.raises(Moved) as raised:
+            make(0, ReplicaTable(1, entries, own)).check_left_call("any")
+        assert raised.value.url == before
+    make(0, ReplicaTable(1, entries, 1)).check_left_call("any")

@@ -74,6 +74,20 @@ def test_a_successor_takes_the_place_of_a_launch_that_drains(testbed: Any) -> No
     wait_until(lambda: len(_read_table(testbed, row.launch)["replicas"]) == 1)
 
 
+def test_a_successor_knows_the_launch_before_it_from_its_start(testbed: Any) -> None:
+    """The address may lead to it before its server reads another table; sessions and calls are found even then."""
+    _build(testbed)
+    former = _start(testbed)
+    url = testbed.controller.backends.get_row("app").url
+    testbed.engine.ready = False
+    _build(testbed, "numpy")
+    wait_until(lambda: len(testbed.engine.launches) == 2)
+    [successor] = testbed.engine.launches.keys() - {former}
+    table = _read_table(testbed, successor)
+    left = [(each["left"], each["url"], each["sessions"]) for each in table["replicas"]]
+    assert (left[1:], table["own"]) == ([(0, url, None)], None)
+
+
 def test_a_former_launch_ends_after_its_time(testbed: Any) -> None:
     """Also with sessions that their clients keep."""
     _build(testbed)

@@ -123,16 +123,22 @@ class Replicas:
             self._move(f'the session "{session[:80]}" is one of', left)
 
     def check_left_call(self, call: str) -> None:
-        """Check that no launch which an update replaced may have a background call that is not known here.
+        """Check that no launch before this one may have a background call that is not known here.
+
+        Sessions of those start new calls while they drain, so no list of calls would be complete. Each launch asks the
+        one before it, and the oldest knows that there is no such call.
 
         Raises:
-            Moved: one may have it.
+            Moved: the launch before this one may have it, or those before that.
         """
-        for number in self._list_left():
-            self._move(f'the call "{call[:80]}" may be one of', number)
+        left = self._list_left()
+        if left:
+            self._move(f'the call "{call[:80]}" may be one of', left[0])
 
     def _list_left(self) -> list[int]:
-        return [] if self.replaced else self._table.list_left(self.number)
+        """List the launches that this replica had before this one and that still drain, newest first."""
+        own = self._table.own
+        return [each for each in self._table.list_left(self.number) if own is None or each < own]
 
     def make_call_id(self) -> str:
         """Make the ID of a new background call; it begins like those of sessions where there are several replicas."""

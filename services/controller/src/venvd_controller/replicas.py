@@ -21,7 +21,7 @@ from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_contract.server_settings import merge_server_settings
 from venvd_controller import probes
-from venvd_controller.database.tables import FORMER, BackendRow, VenvRow
+from venvd_controller.database.tables import FORMER, NEXT, BackendRow, VenvRow
 from venvd_engines.engine import Engine, LaunchRecord
 
 ROUTER = -1
@@ -226,6 +226,11 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
             sessions = None if row.left is None else row.left["sessions"]
             entries.append(ReplicaEntry(draining=True, left=row.replica, sessions=sessions))
             _write_address(entries[-1], LaunchRecord(**row.record), own=True)
+    serving = next((row for row in rows if launched.stage == NEXT and row.replica == launched.replica), None)
+    if serving is not None and serving.record is not None:
+        # calls reach a successor as soon as the address leads to it, which may be before it reads another table
+        entries.append(ReplicaEntry(draining=True, left=serving.replica))
+        _write_address(entries[-1], LaunchRecord(**serving.record), own=True)
     names = next((row.names for row in rows if row.replica == 0), 1)
     return ReplicaTable(min(names, count), entries, numbers.get(launched.name))
 

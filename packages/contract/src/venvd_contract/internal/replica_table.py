@@ -48,7 +48,8 @@ class ReplicaTable:
         names: so many of the first replicas take the sessions with names. A new replica does not raise it: no name
             may move away from a session that has it.
         replicas: by number; one that is gone has no address. Behind them are the launches that an update replaced and
-            that still drain, with numbers that no ID has.
+            that still drain, oldest first, with numbers that no ID has. The table of a successor has the launch that it
+            will replace among these.
         own: the number of the reader of this table, if it is one of the latter.
     """
 
