@@ -121,6 +121,13 @@ def docker_victim(stacks: SharedStacks, authority: Path) -> Iterator[Target]:
         yield target
 
 
+@pytest.fixture(scope="module")
+def local_victim(stacks: SharedStacks) -> Iterator[Target]:
+    """A backend of the engine local with both kinds of secrets."""
+    with started(stacks.stack("local"), "http", handed=render()) as target:
+        yield target
+
+
 @pytest.mark.docker
 def test_the_broker_adds_the_header(docker_victim: Target) -> None:
     """User code tries requests without the header and with its own: the host gets the broker's alone, by HTTPS."""
