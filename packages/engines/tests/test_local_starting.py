@@ -12,6 +12,7 @@ import pytest
 from harness.stack import Quiet
 
 from venvd_contract.errors import Cancelled, Conflict, InvalidRequest, Unavailable
+from venvd_contract.internal import TAKEN
 from venvd_engines.engine import Launch, Port
 from venvd_engines.local import starter, state
 from venvd_engines.local.launches import to_launch_record
@@ -119,21 +120,24 @@ def test_the_next_port_where_one_is_taken(site: Site, launch: Launch) -> None:
 def test_a_lost_race_for_a_port_is_run_again(site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is taken between the look and the server's listening is given up for the next one.
 
-    The log of the backend does not have the output of the attempt that lost its port.
+    The log of the backend does not have the output of the attempt that lost its port, and its channel is new.
     """
     wanted = launch.ports[0].wanted
     spawn = starter._spawn
+    joined = site.directory(launch) / "channel" / TAKEN
     with socket.socket() as thief:
 
         def taken_meanwhile(*arguments: object) -> Identity:
             if not thief.getsockname()[1]:
                 thief.bind(("127.0.0.1", wanted))
                 thief.listen()
+                joined.touch()
             return spawn(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(starter, "_spawn", taken_meanwhile)
         record = site.start(launch)
     assert record.ports["main"] > wanted
+    assert not joined.exists()
     assert site.ask(record.url)
     assert site.launches.inspect(launch.id).running
     assert not [line for line in site.launches.logs(launch.id, None, follow=False) if "in use" in line.text]

@@ -42,7 +42,7 @@ def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
     segments: Any = SimpleNamespace(idle=[], returned=[])
     calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
     slot: Any = None
-    return RequestLoop(epoll, server, calls, slot, segments, spin=0, most=0)
+    return RequestLoop(epoll, server, calls, slot, segments)
 
 
 def test_a_wait_spins_once_enough_others_have_slept() -> None:

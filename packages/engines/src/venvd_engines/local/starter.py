@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,9 @@ class Starter:
                 progress.log(str(lost))
                 for name in PARTS:  # the backend's log tells of the attempt that succeeds
                     (directory / f"{name}.log").unlink(missing_ok=True)
+                # a channel serves one worker host, and that of the lost attempt may have joined already
+                shutil.rmtree(directory / "channel")
+                (directory / "channel").mkdir(mode=0o700)
         raise Conflict(f"other programs took each port as soon as it was chosen: {sorted(taken)}")
 
     def _attempt(self, launch: Launch, directory: Path, archive: Path, progress: Progress, taken: set[int]) -> State:
