@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness.callers import Caller
+from harness.waiting import wait_until
 
 from venvd_contract.errors import HandleNotFound, InvalidRequest
 
@@ -47,11 +48,8 @@ def test_the_object_goes_without_a_request(call: Caller, session: str) -> None:
     """The object itself is gone when its lease has ended, without another call; the session tells how many are left."""
     code = "class Box:\n    def __del__(self): open('gone', 'w').close()\nBox()"
     assert call("eval", {"expression": code}, session=session, lease=0.2)["isHandle"]
-    end = time.monotonic() + 120
-    while not call("file.list", {}, session=session)["files"]:
-        assert time.monotonic() < end, "the object is still there"
-        time.sleep(0.05)
-    assert call("session.get", {"id": session})["handles"] == 0
+    wait_until(lambda: call("file.list", {}, session=session)["files"], "the object is still there")
+    wait_until(lambda: call("session.get", {"id": session})["handles"] == 0, "the handle still counts")
 
 
 def test_use_renews(call: Caller, session: str) -> None:
