@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from venvd_contract.commands import Limits
+from venvd_contract.internal.limits import NO_LIMITS, merge_limits
 from venvd_core.backend import Backend, Call, Request
 from venvd_core.settings import BackendSettings
 
@@ -108,10 +110,13 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 def serve(channel: Path) -> Serve:
-    """Opens a backend on the channel, with other settings where they are given."""
+    """Opens a backend on the channel, with other settings where they are given: limits by their names alone."""
 
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[Client]:
+        for name, defaults in {"session_limits": Limits(), "max_session_limits": NO_LIMITS}.items():
+            if name in settings:
+                settings[name] = merge_limits(defaults, settings[name])
         backend = Backend(
             BackendSettings(channel=channel, **{"no_token": True, "grace": 0.3, "standby": 0, **settings})
         )
