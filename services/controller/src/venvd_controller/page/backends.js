@@ -150,8 +150,8 @@ function describeAge(backend) {
 function renderAbout(backend) {
 	return terms([
 		["State", badge(backend.state)],
-		["Update", backend.updating ? "Its launches are being replaced, each once its successor is ready." : null],
-		["Outdated", backend.outdated && !backend.updating ? "A restart gives it the newest build of its venv and the newest server." : null],
+		["Update", backend.updating ? "Its launches are being replaced." : null],
+		["Outdated", backend.outdated && !backend.updating ? "A restart brings its newest build and server." : null],
 		["Error", backend.error && h("span", { class: "error" }, backend.error)],
 		["Venv", link(`#/venvs/${backend.venv}`, backend.venv)],
 		["Type", `${backend.type} on the engine ${backend.engine}`],

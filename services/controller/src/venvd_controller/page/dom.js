@@ -12,12 +12,10 @@ export function h(tag, properties = {}, ...children) {
 	return element;
 }
 
-/** Append children, but for the empty ones. */
 export function add(parent, ...children) {
 	parent.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
 }
 
-/** Tell screen readers what happened. */
 export function announce(text) {
 	document.getElementById("announcer").textContent = text;
 }

@@ -1,4 +1,3 @@
-// The list of runtimes.
 
 import { call, list, poll } from "./api.js";
 import { add, attempt, badge, button, h, patch, showTrouble } from "./dom.js";
