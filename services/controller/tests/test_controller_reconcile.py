@@ -92,4 +92,4 @@ def test_what_a_failed_start_left_is_removed(testbed: Any, wait_until: Callable[
     testbed.engine.faults.clear()
     wait_until(lambda: not testbed.engine.launches)
     assert testbed.controller.backends.get("cut").state == "failed"
-    assert testbed.controller.backends.get_row("cut").record is None
+    wait_until(lambda: testbed.controller.backends.get_row("cut").record is None)

@@ -1,5 +1,3 @@
-// Logs that grow while they are shown.
-
 import { call, follow, wait } from "./api.js";
 import { announce, badge, button, explain, h } from "./dom.js";
 import { Terminal } from "./terminal.js";

@@ -1,4 +1,3 @@
-
 import { call, list, poll } from "./api.js";
 import { add, attempt, badge, button, h, patch, showTrouble } from "./dom.js";
 import { showOperation } from "./logs.js";
