@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from harness.api_proxy import make_config
 from harness.controller import Controller
 from harness.kubernetes import Namespace, make_namespace
 from harness.postgresql import Cluster, find_program, running_cluster
@@ -31,15 +32,7 @@ class Contender(Controller):
         self._proxy = subprocess.Popen(["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True)
         assert self._proxy.stdout is not None
         server = "http://" + self._proxy.stdout.readline().split()[-1]
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
-            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "none"}}],
-            "users": [{"name": "none", "user": {}}],
-            "current-context": "proxy",
-        }
-        (home / "kubeconfig").write_text(yaml.safe_dump(config))
+        (home / "kubeconfig").write_text(yaml.safe_dump(make_config(server)))
         env = {
             "KUBECONFIG": str(home / "kubeconfig"),
             "VENVD_IDENTITY_DIR": str(identity),
