@@ -109,7 +109,7 @@ def _write_pipe() -> str:
     parts = [f"# Backends over a Unix socket\n\n{_PIPE}"]
     for command in _all_commands():
         lines = [f"## {command.name}\n", texts.DESCRIPTIONS.get(command.name, f"{command.summary}.") + "\n"]
-        fields = commands.declared_fields(command.request)
+        fields = commands.list_fields(command.request)
         if fields:
             lines.append("| field | type | |\n|---|---|---|")
             lines += [f"| `{each.name}` | {each.says} | {'required' if each.required else ''} |" for each in fields]
@@ -157,7 +157,9 @@ def _write_cli() -> str:
 
 
 def _write_python() -> str:
-    functions, classes, failures = [], [], []
+    functions: list[str] = []
+    classes: list[str] = []
+    failures: list[str] = []
     for name in venvd.__all__:
         thing = getattr(venvd, name)
         if inspect.isclass(thing):
