@@ -65,7 +65,7 @@ def test_wrong_lines_do_not_end_the_console(site: Any) -> None:
     """An open quote, an unknown word and the console in itself are usage errors, each with what would be right."""
     ran = feed(site, "console", lines="eval 'open\nfrobnicate\nconsole\nmenu now\nmenu\n")
     assert ran.returncode == 2
-    for said in ("quotation", "frobnicate", '"console" is no word', "takes no further words"):
+    for said in ("quotation", "frobnicate", '"console" is not a command', "takes no arguments"):
         assert said in ran.stderr
     assert "start http" in ran.stdout
 

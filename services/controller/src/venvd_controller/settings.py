@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home)
     """Directory of the state, of `token` (mode 0600) and of `url`."""
     identity_dir: Path | None = None
-    """Directory with `id`, `secret`, `token` and `metrics-token` of the home, such as a Secret of Kubernetes."""
+    """Directory with `id`, `secret`, `token` and `metrics-token` of the home; on Kubernetes a mounted Secret."""
     run_dir: Path | None = None
     """Directory of the sockets that clients of pipe backends use."""
     pipe_name_dir: Path = Field(default_factory=default_pipe_name_dir)
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8600, ge=0, le=65535)
-    """Port to listen on; 0 is any free one."""
+    """Port to listen on; 0 picks a free one."""
     url: str | None = None
     """Address by which clients reach the controller; also read by the CLI and the SDK."""
     token: SecretStr | None = None
@@ -130,19 +130,19 @@ class Settings(BaseSettings):
     index_url: SecretStr | None = None
     """Package index."""
     ca_bundle: Path | None = Field(default_factory=default_ca_bundle)
-    """CA certificates for builds, and for hosts that the broker of the network asks by HTTPS."""
+    """CA certificates for builds, and for HTTPS requests of the egress broker."""
     manifest: Path | None = None
     """File that declares what the controller keeps running."""
     metrics_token_file: Path | None = None
-    """Copy of the metrics token for a scraper that runs as another user."""
+    """Copy of the metrics token, for a scraper that runs as another user."""
     database_url: SecretStr | None = None
-    """SQLAlchemy URL of the database; `postgresql+psycopg://…` needs the extra `postgresql`, which compose has."""
+    """SQLAlchemy URL of the database; `postgresql+psycopg://…` needs the extra `postgresql`, which the image has."""
     kubernetes_lease: str | None = None
-    """Lease of Kubernetes by which one of several controllers on a PostgreSQL leads; empty is a single controller."""
+    """Lease by which several controllers on one PostgreSQL choose their leader; without it there is one controller."""
     kubernetes_lease_pod: str | None = None
-    """Pod of this controller, which has a label while it leads."""
+    """Pod of this controller; it has a label while the controller leads."""
     source_dir: Path | None = Field(default_factory=default_source_dir)
-    """Directory with the sources of the servers, from which their images are built."""
+    """Directory with the sources of the servers, for the builds of their images."""
     docker_network: str | None = None
     """Network that servers join when the controller runs in a container."""
     kubernetes_namespace: str | None = None
@@ -150,9 +150,9 @@ class Settings(BaseSettings):
     kubernetes_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_json)] = {}
     """References of the images `controller`, `http`, `rpc` and `pipe`, JSON."""
     kubernetes_registry: str | None = None
-    """What stands before `/venv` in the names of images of venvs."""
+    """Registry and path of the images of venvs; their name is this and `/venv`."""
     kubernetes_registry_url: str | None = None
-    """Address of that registry, where it is not `https://` and its host."""
+    """Address of that registry, if it is not `https://` and its host."""
     kubernetes_pull_secret: str | None = None
     """Secret with which pods pull images."""
     kubernetes_push_secret: str | None = None
@@ -164,29 +164,29 @@ class Settings(BaseSettings):
     kubernetes_priority_class: str | None = None
     """Priority class of backends."""
     kubernetes_owner: str | None = None
-    """Secret with which the cluster removes all that the engine made."""
+    """Secret that owns all objects of the engine: the cluster removes them with it."""
     kubernetes_apt_namespace: str | None = None
     """Namespace in which containers install Debian packages as root; without it, `aptPackages` are refused."""
     kubernetes_apt_owner: str | None = None
-    """Secret of that namespace with which the cluster removes what builds made there."""
+    """Secret in that namespace that owns the objects of builds there: the cluster removes them with it."""
     kubernetes_user_namespaces: bool = False
-    """Pods have user namespaces: their users are none of the node."""
+    """Pods run in user namespaces: their user IDs belong to no user of the node."""
     kubernetes_egress_service: str | None = None
-    """Service of the broker through which pods with a list of destinations reach them."""
+    """Service of the egress broker for pods whose network is a list of destinations."""
     kubernetes_egress_key_file: Path | None = None
     """File with the key that this broker shares with the controller."""
     uid_base: int = Field(default=200_000, ge=20_000, le=2_000_000_000)
-    """First user ID of worker hosts; each home takes 1,000 from here on that no other home on the engine has."""
+    """First user ID of worker hosts; each home takes the next 1,000 that no other home on the engine has."""
     oci_runtime: str | None = None
     """OCI runtime of worker hosts, such as `runsc`."""
     private_networks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
-    """Private networks that a list in `network` may lead to, such as `10.1.0.0/16`, with commas in between."""
+    """Private networks that the destinations in `network` may be in, such as `10.1.0.0/16`, separated by commas."""
     allow_source_builds: bool = False
     """Builds may use source distributions, which run code of the packages they install."""
     host_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
-    """Directories of the host, with `:` in between, below which a specification may name files and directories."""
+    """Directories of the host, separated by `:`; specifications may name only files and directories below them."""
     local_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_paths)] = ()
-    """Directories, with `:` in between, that user code on the engine `local` may read and change beside its own."""
+    """Further directories, separated by `:`, that user code on the engine `local` may read and change."""
     max_operations: int = Field(default=32, ge=1, le=256)
     """Operations that run at a time."""
     max_builds: int = Field(default=2, ge=1, le=64)
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     image_keep: float = Field(default=3600.0, ge=0)
     """How long an image stays after its last use."""
     auto_venv_keep: float = Field(default=7 * 86400.0, ge=0)
-    """How long a venv that its client did not name (`auto-…`) stays after its last use; 0 for no end."""
+    """How long a venv that its client did not name (`auto-…`) stays after its last use; 0 is for ever."""
     reconcile_interval: float = Field(default=1.0, gt=0)
     """Pause between two turns of the reconcile loop."""
     start_timeout: float = Field(default=60.0, gt=0)
@@ -204,31 +204,31 @@ class Settings(BaseSettings):
     audit_rows: int = Field(default=100_000, ge=100)
     """Lines that the audit log keeps."""
     max_body: int = Field(default=8 << 20, ge=1024)
-    """Size of one request, which may bring a lock."""
+    """Size of one request, which may contain a lock."""
     stall_timeout: float = Field(default=60.0, gt=0)
-    """Time that a client may be silent in the middle of a request, and leave responses unread."""
+    """Time that a client may pause in the middle of a request, or leave responses unread."""
     open_docs: bool = True
     """`/docs` and `/openapi.json` need no token."""
     accept_timeout: float = Field(default=10.0, gt=0, le=3600)
-    """Time until a connection must have a request with a token that is accepted."""
+    """Time in which a new connection must send a request with a valid token."""
     max_unaccepted: int = Field(default=16, ge=1, le=1024)
-    """Connections of one peer without such a request."""
+    """Connections of one peer that have sent no such request yet."""
     unaccepted_bytes: int = Field(default=64 << 10, ge=4096, le=1 << 30)
-    """Size of what such a connection may hold of a request."""
+    """Bytes of a request that the controller holds for such a connection."""
     max_wrong_tokens: int = Field(default=30, ge=1, le=1_000_000)
-    """Wrong tokens of one peer within a minute, before their refusals are held back for longer each time."""
+    """Wrong tokens of one peer in a minute; after more, each refusal takes longer than the one before."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
-    """Origins of the web pages that may send requests, such as `https://app.example.com`, with commas in between."""
+    """Origins of the web pages that may send requests, such as `https://app.example.com`, separated by commas."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = ()
-    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed, with commas in between."""
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is trusted, separated by commas."""
     tls_cert: Path | None = None
-    """Certificate chain of the controller, PEM; with it and its key the port speaks TLS only."""
+    """Certificate chain of the controller, PEM; with it and its key, the port accepts only TLS."""
     tls_key: Path | None = None
     """Private key of that certificate, PEM."""
     tls_client_ca: Path | None = None
-    """CA certificates, PEM; with them clients must present a certificate that one of them has signed."""
+    """CA certificates, PEM; with them, clients must present a certificate that one of them has signed."""
     client_cert: Path | None = None
-    """Certificate, PEM, that the controller shows to backends with `tlsClientCa` when it passes calls on to them."""
+    """Certificate, PEM, that the controller presents when it passes calls on to backends with `tlsClientCa`."""
     client_key: Path | None = None
     """Private key of that certificate, PEM."""
     page: bool = True
@@ -248,13 +248,13 @@ class Settings(BaseSettings):
     build_cpus: float = Field(default=2.0, gt=0)
     """CPUs of each build."""
     preload_timeout: float = Field(default=30.0, gt=0, le=600)
-    """Time to import a venv's `preload`; beyond it, sessions start without it."""
+    """Time to import a venv's `preload`; if it takes longer, sessions start without it."""
     spare_sessions: int = Field(default=2, ge=0, le=64)
     """Sessions that each backend forks ahead of use."""
     session_limits: str = "{}"
     """Default limits of sessions, JSON."""
     max_session_limits: str = "{}"
-    """Ceiling of the limits of sessions, JSON: who asks for more gets an error, and the defaults are lowered."""
+    """Highest limits of a session, JSON: a request for more is an error, and the defaults are lowered to them."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the log: `debug`, `info`, `warning` or `error`."""
 

@@ -1,4 +1,4 @@
-"""`venvd console`: the words of the command line at a prompt. Each word runs the command of the same name."""
+"""`venvd console`: the commands of `venvd` at a prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALIASES = {
     **dict.fromkeys(["m"], "menu"),
 }
 OWN_WORDS = {
-    "help": "Show the words; `help WORD` shows the options of one.",
+    "help": "List the commands; `help COMMAND` shows the options of one.",
     "menu": "Show a numbered menu; a number runs its entry.",
     "clear": "Clear the screen.",
     "exit": "Leave; so does Ctrl-D.",
@@ -87,7 +87,7 @@ class Console:
         if word in OWN_WORDS:
             return self._run_own(word, rest)
         if word in {"console", "completion"}:
-            write(f'Error: "{word}" is no word of the console', err=True)
+            write(f'Error: "{word}" is not a command of the console', err=True)
             return USAGE_ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
         try:
@@ -99,7 +99,7 @@ class Console:
         if word == "help" and rest and rest[0] not in OWN_WORDS:
             return run_words(self._group, [*rest, "--help"], self.make_state())
         if rest and word != "help":
-            write(f'Error: "{word}" takes no further words', err=True)
+            write(f'Error: "{word}" takes no arguments', err=True)
             return USAGE_ERROR
         if word == "help":
             write(OWN_WORDS[rest[0]] if rest else self._help())
@@ -168,7 +168,7 @@ def run_console(group: click.Group, state: State) -> int:
     console = Console(group, state)
     prompt = Prompt("console_history", WordCompleter(console, group))
     if prompt.at_terminal:
-        write("venvd console: `help` lists the words, `exit` or Ctrl-D leaves", err=True)
+        write("venvd console: `help` lists the commands, `exit` or Ctrl-D leaves", err=True)
     while True:
         try:
             if not console.enter(prompt.read("venvd> ")):
