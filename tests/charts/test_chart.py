@@ -210,6 +210,28 @@ def test_the_controller_gets_its_settings(full: Objects) -> None:
     assert json.loads(env["VENVD_KUBERNETES_TOLERATIONS"]) == [{"key": "dedicated", "operator": "Exists"}]
 
 
+def test_certificates_of_backends_are_mounted(full: Objects) -> None:
+    """Each Secret has a directory below that of VENVD_HOST_DIRS, and may be absent; none is there by default."""
+    pod, env = pick(full, "Deployment")["spec"]["template"]["spec"], read_env(full)
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    found = {
+        (mounts[each["name"]], each["secret"]["secretName"], each["secret"].get("optional", False))
+        for each in pod["volumes"]
+        if each["name"] in mounts and "-tls" in each["name"]
+    }
+    below = env["VENVD_HOST_DIRS"]
+    assert found == {
+        (f"{below}/web", "web", True),
+        (f"{below}/calls.example.com", "calls.example.com", True),
+        ("/etc/venvd/client-tls", "client", False),
+    }
+    assert (env["VENVD_CLIENT_CERT"], env["VENVD_CLIENT_KEY"]) == (
+        "/etc/venvd/client-tls/tls.crt",
+        "/etc/venvd/client-tls/tls.key",
+    )
+    assert not {"VENVD_HOST_DIRS", "VENVD_CLIENT_CERT"} & read_env(render(SMALL)).keys()
+
+
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
 def test_every_variable_is_a_setting(values: Path) -> None:
     """The chart sets no variable that the controller does not know."""
@@ -346,6 +368,8 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
         ("controller.replicas=0", "at '/controller/replicas'"),
         ("settings.kubernetesLease=x", "at '/settings': additional properties 'kubernetesLease' not allowed"),
         ("egress.replicas=0", "at '/egress/replicas'"),
+        ("settings.hostDirs=/etc", "at '/settings': additional properties 'hostDirs' not allowed"),
+        ("backends.tlsSecrets[0]=../x", "at '/backends/tlsSecrets/0'"),
         ("apt.namespace=default", "takes no pod that runs as root: name another one"),
     ],
 )

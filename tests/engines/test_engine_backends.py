@@ -221,7 +221,6 @@ def test_a_part_that_dies_is_seen(bench: Bench, image: Image) -> None:
         assert state.worker.detail
 
 
-@pytest.mark.host
 @pytest.mark.needs("openssl")
 @pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_files_of_the_host_reach_the_server(

@@ -272,7 +272,7 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
         ({"type": "pipe"}, Unimplemented, "no pipe backend is started: `venvd backend manifest"),
         ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
         ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
-        ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, Unimplemented, "no files of a host"),
+        ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, InvalidRequest, r"cannot read /cert .*tlsSecrets"),
         ({"manages_key": "key"}, Unimplemented, "no backend reaches the controller"),
     ],
 )

@@ -22,6 +22,9 @@
   "KUBERNETES_USER_NAMESPACES" (.Values.backends.userNamespaces | toJson)
   "TLS_CERT" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.crt")
   "TLS_KEY" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.key")
+  "HOST_DIRS" (empty .Values.backends.tlsSecrets | ternary "" "/etc/venvd/backend-tls")
+  "CLIENT_CERT" (empty .Values.backends.clientTlsSecret | ternary "" "/etc/venvd/client-tls/tls.crt")
+  "CLIENT_KEY" (empty .Values.backends.clientTlsSecret | ternary "" "/etc/venvd/client-tls/tls.key")
   "KUBERNETES_OWNER" (include "venvd.identity" .)
   "KUBERNETES_APT_NAMESPACE" .Values.apt.namespace
   "KUBERNETES_APT_OWNER" (empty .Values.apt.namespace | ternary "" (printf "%s-builds" (include "venvd.fullname" .)))

@@ -268,6 +268,9 @@ class MemoryEngine:
         if record.launch_id in self.launches:
             self.launches[record.launch_id].secrets = data
 
+    def refresh_files(self, record: LaunchRecord) -> None:
+        """Do nothing: these servers read no files."""
+
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._step("stop")
 

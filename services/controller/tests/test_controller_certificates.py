@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from harness.certificates import make_authority, make_certificate
 
 from venvd_contract.errors import InvalidRequest, Unavailable
-from venvd_controller import certificates, probes
+from venvd_contract.internal.replica_table import ReplicaEntry
+from venvd_controller import certificates, probes, replicas
 from venvd_engines.engine import LaunchRecord
 
 pytestmark = pytest.mark.needs("openssl")
@@ -104,6 +105,21 @@ def test_the_certificate_that_a_server_was_given(backend: Backend) -> None:
     backend.show("first")
     backend.file.write_text("half written")
     assert probes.probe_readiness(record).ready
+
+
+def test_a_server_that_takes_renewals_late(backend: Backend) -> None:
+    """It may show the certificate before the last renewal, also to its router, which looks for the newest first."""
+    for name in ("stranger", "first", "second"):
+        backend.put(name)
+        if name == "stranger":
+            backend.show("first")
+            record = backend.launch()
+        probes.probe_readiness(record)
+    assert probes.probe_readiness(record).ready
+    entry = ReplicaEntry()
+    replicas._write_address(entry, record, own=False)
+    texts = [(backend.folder / f"{name}.pem").read_text().strip() for name in ("second", "first", "stranger")]
+    assert entry.certificate == "\n".join(texts)
 
 
 def test_another_certificate(backend: Backend) -> None:

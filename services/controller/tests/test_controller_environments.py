@@ -130,6 +130,25 @@ def test_paths_of_the_host_come_from_the_allow_list(create_testbed: Any, tmp_pat
         testbed.controller.venvs.put("x", VenvSpec(server={"tlsKey": str(allowed / "key")}))
 
 
+def test_a_mounted_secret_may_be_renewed(tmp_path: Path) -> None:
+    """Kubernetes leads the links of a Secret elsewhere at each renewal: the path stays; a link out of it is refused."""
+    folder = tmp_path / "certificate"
+    host_paths = HostPaths(tmp_path, [tmp_path])
+    for number in range(2):
+        made = folder / f"..{number}"
+        made.mkdir(parents=True)
+        (made / "tls.crt").touch()
+        (folder / "..data").unlink(missing_ok=True)
+        (folder / "..data").symlink_to(made.name)
+        if not number:
+            (folder / "tls.crt").symlink_to("..data/tls.crt")
+        checked = host_paths.check("tlsCert", f"{folder}/tls.crt")
+        assert checked == host_paths.check_again("tlsCert", checked) == f"{folder}/tls.crt"
+    (folder / "out").symlink_to("/etc/hostname")
+    with pytest.raises(Forbidden):
+        host_paths.check("tlsCert", f"{folder}/out")
+
+
 def test_dotnet_adds_its_packages_and_variables(create_testbed: Any, tmp_path: Path, engine: Any) -> None:
     """The lock has Python.NET and a runtime, and the launch has the directory of the operator."""
     with create_testbed(host_dirs=str(tmp_path)).started() as testbed:

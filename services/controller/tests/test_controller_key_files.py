@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.errors import Unavailable
+from venvd_contract.errors import InvalidRequest, Unavailable
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.key_files import KeyFiles
 
@@ -131,8 +131,14 @@ def test_a_file_that_something_else_changed_is_repaired(
 
 
 def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """A file that cannot be replaced is told, and the next backend gets its keys."""
+    """A file that cannot be replaced is told, and the next backend gets its keys, and its files of the host."""
     written = []
+    refreshed = []
+
+    def refresh(record: Any) -> None:
+        if record.launch_id == "broken":
+            raise InvalidRequest("another fault of this test")
+        refreshed.append(record.launch_id)
 
     def write(record: Any, data: bytes) -> None:
         if record.launch_id == "broken":
@@ -148,8 +154,9 @@ def test_one_broken_launch_leaves_the_keys_of_the_others(caplog: pytest.LogCaptu
     secrets: Any = SimpleNamespace(
         on_change=[], render_files=lambda rows: dict.fromkeys([row.name for row in rows], b"")
     )
-    engine: Any = SimpleNamespace(write_keys=write, write_secrets=lambda _record, _data: None)
+    engine: Any = SimpleNamespace(write_keys=write, write_secrets=lambda _record, _data: None, refresh_files=refresh)
     backends: Any = SimpleNamespace(list_rows=lambda: rows, on_change=[])
     KeyFiles(engine, keys, secrets, backends).update()
-    assert written == ["whole"]
+    assert written == refreshed == ["whole"]
     assert "broken: its server has old keys: a fault of this test" in caplog.text
+    assert "broken: its server has old files: another fault of this test" in caplog.text

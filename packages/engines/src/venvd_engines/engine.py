@@ -286,20 +286,11 @@ class Launch:
 
 
 SERVER_PATHS = (
-    "VENVD_CHANNEL",
-    "VENVD_HOST",
-    "VENVD_PORT",
-    "VENVD_HTTP_PORT",
-    "VENVD_SOCKET_DIR",
-    "VENVD_SOCKET_PREFIX",
-    "VENVD_KEYS_FILE",
-    "VENVD_SECRETS_FILE",
-    "VENVD_AWAIT_SECRETS",
-    "VENVD_MANAGES_KEY_FILE",
-    "VENVD_CONTROLLER_SOCKET",
-    "VENVD_EGRESS_BROKER_FILE",
+    "VENVD_CHANNEL", "VENVD_HOST", "VENVD_PORT", "VENVD_HTTP_PORT", "VENVD_SOCKET_DIR", "VENVD_SOCKET_PREFIX",
+    "VENVD_KEYS_FILE", "VENVD_SECRETS_FILE", "VENVD_AWAIT_SECRETS", "VENVD_MANAGES_KEY_FILE",
+    "VENVD_CONTROLLER_SOCKET", "VENVD_EGRESS_BROKER_FILE",
     "VENVD_SIDECAR",
-)
+)  # fmt: skip
 """Settings of a server that the engine sets."""
 
 
@@ -461,6 +452,16 @@ class Engine(Protocol):
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.
+        """
+
+    def refresh_files(self, record: LaunchRecord) -> None:
+        """Hand the server what the files of `Launch.server_files` hold now; it sees a change within two seconds.
+
+        An engine whose servers see the files of the host does nothing. A backend that is gone is no error.
+
+        Raises:
+            InvalidRequest: the owner cannot read a file.
+            Unavailable: the files of a running server cannot be replaced.
         """
 
     def stop(self, record: LaunchRecord, grace: float) -> None:

@@ -42,12 +42,10 @@ def read_given(path: str) -> str:
 def create_context(record: LaunchRecord) -> ssl.SSLContext:
     """Create the TLS context for the server of a launch.
 
-    It accepts the certificate of the launch, and the current one of the file.
-
-    The file may have been renewed since. A server whose file was replaced may show the old certificate still.
-    Names are not compared: they are those for clients, and the controller reaches the server by another.
+    It accepts the certificates of `find_trusted`. Names are not compared: they are those for clients, and the
+    controller reaches the server by another.
     """
-    return _create_context(_find_trusted(record))
+    return _create_context(find_trusted(record))
 
 
 def create_showing_context(record: LaunchRecord, cert: Path, key: Path) -> ssl.SSLContext:
@@ -56,7 +54,7 @@ def create_showing_context(record: LaunchRecord, cert: Path, key: Path) -> ssl.S
     Raises:
         Unavailable: its files cannot be used.
     """
-    context = _create_context.__wrapped__(_find_trusted(record))
+    context = _create_context.__wrapped__(find_trusted(record))
     try:
         context.load_cert_chain(cert, key)
     except OSError as error:
@@ -67,12 +65,28 @@ def create_showing_context(record: LaunchRecord, cert: Path, key: Path) -> ssl.S
     return context
 
 
-def _find_trusted(record: LaunchRecord) -> str:
-    known = [record.certificate] if record.certificate else []
+_LATEST: dict[str, tuple[str, ...]] = {}
+"""The last two certificates of each file, the newest first."""
+
+
+def find_trusted(record: LaunchRecord) -> str:
+    """Find the certificates that the server of a launch may show, PEM, the newest first.
+
+    These are what its file holds, what it held before, since a server takes a renewed file later than the controller
+    sees it, and what it held when the server was started.
+    """
+    known: tuple[str, ...] = ()
     if record.certificate_file is not None:
         with contextlib.suppress(OSError, ValueError):  # the server keeps what it has
-            known.append(_read(record.certificate_file))
-    return "\n".join(dict.fromkeys(known))
+            known = _remember(record.certificate_file, _read(record.certificate_file))
+    return "\n".join(dict.fromkeys((*known, *([record.certificate] if record.certificate else []))))
+
+
+def _remember(path: str, current: str) -> tuple[str, ...]:
+    latest = _LATEST.get(path, ())
+    if current not in latest[:1]:
+        latest = _LATEST[path] = (current, *latest[:1])
+    return latest
 
 
 @functools.lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ class HostPaths:
     pipe_name_dir: Path = Path("/tmp")  # noqa: S108 - where .NET looks
 
     def check(self, field: str, text: str) -> str:
-        """Return a path without `..` and, as far as this process sees it, without links.
+        """Return a path without `..` and, as far as this process sees it, without links but those of a mounted Secret.
 
         Raises:
             InvalidRequest: the path is not absolute.
@@ -34,6 +34,11 @@ class HostPaths:
         if not text.startswith("/") or "\0" in text:
             raise InvalidRequest(f'{field}: "{text[:200]}" is no absolute path')
         path = os.path.realpath(text)
+        folder = os.path.realpath(Path(text).parent)
+        if path.startswith(
+            f"{folder}/.."
+        ):  # in a mounted Secret each file is a link that leads elsewhere after a renewal
+            path = f"{folder}/{Path(text).name}"
         if not any(Path(path).is_relative_to(os.path.realpath(directory)) for directory in self.allowed):
             listed = f"has {', '.join(map(str, self.allowed))}" if self.allowed else "is empty"
             raise Forbidden(

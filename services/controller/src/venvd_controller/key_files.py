@@ -1,6 +1,7 @@
 """Keeps the files of each backend's server up to date: a revoked key ends there within a few seconds.
 
-One file has the keys, the other one the secrets.
+One file has the keys, another one the secrets. The rest are files of the host, such as certificates, for servers that
+do not see them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.backends import Backends
@@ -32,6 +34,7 @@ class KeyFiles:
         self._keys = keys
         self._secrets = secrets
         self._backends = backends
+        self._engine = engine
         self._writers = {"keys": engine.write_keys, "secrets": engine.write_secrets}
         self._files: dict[tuple[str, str], tuple[bytes, float]] = {}
         """By launch and kind: what was last written, and when it is written again."""
@@ -73,20 +76,31 @@ class KeyFiles:
         for launch, row in rows.items():
             self._write(launch, "keys", row, self._keys.render_file(row))
             self._write(launch, "secrets", row, secrets[row.name])
+            self._refresh(launch, row)
 
     def _write(self, launch: str, kind: str, row: BackendRow, data: bytes | Unavailable) -> None:
         known, written_again_at = self._files.get((launch, kind), (b"", 0.0))
         if data == known and time.monotonic() < written_again_at:
             return
         write: Callable[[LaunchRecord, bytes], None] = self._writers[kind]
-        try:
+        with self._log_failure(launch, kind, row):
             if isinstance(data, Unavailable):
                 raise data
             write(LaunchRecord(**row.record or {}), data)
-        except (VenvdError, OSError) as error:  # of this launch alone: the others get their files
+            self._files[launch, kind] = (data, time.monotonic() + _REPAIR_SECONDS)
+
+    def _refresh(self, launch: str, row: BackendRow) -> None:
+        with self._log_failure(launch, "files", row):
+            self._engine.refresh_files(LaunchRecord(**row.record or {}))
+
+    @contextmanager
+    def _log_failure(self, launch: str, kind: str, row: BackendRow) -> Iterator[None]:
+        """Log a new failure of this launch alone: the others get their files."""
+        try:
+            yield
+        except (VenvdError, OSError) as error:
             if self._failures.get((launch, kind)) != str(error):
                 log.warning("%s: its server has old %s: %s", row.name, kind, error)
             self._failures[launch, kind] = str(error)
         else:
             self._failures.pop((launch, kind), None)
-            self._files[launch, kind] = (data, time.monotonic() + _REPAIR_SECONDS)

@@ -20,7 +20,7 @@ from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_contract.server_settings import merge_server_settings
-from venvd_controller import probes
+from venvd_controller import certificates, probes
 from venvd_controller.database.tables import FORMER, NEXT, BackendRow, VenvRow
 from venvd_engines.engine import Engine, LaunchRecord
 
@@ -239,7 +239,7 @@ def _write_address(entry: ReplicaEntry, record: LaunchRecord, *, own: bool) -> N
     """Write the address of a launch: that of its replica, or one that leads to this launch alone."""
     entry.url = (record.own_url or record.url) if own else record.url
     entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
-    entry.certificate = record.certificate
+    entry.certificate = certificates.find_trusted(record) or None
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:

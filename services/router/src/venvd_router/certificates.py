@@ -10,7 +10,7 @@ from cryptography import x509
 
 @functools.lru_cache(maxsize=256)
 def create_context(certificate: str | None) -> ssl.SSLContext:
-    """Create what connects to the server of this certificate, PEM.
+    """Create what connects to a server that shows one of these certificates, PEM.
 
     Names are not compared: they are those for clients, and the router reaches the server by another.
     """

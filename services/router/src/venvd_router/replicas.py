@@ -22,7 +22,7 @@ class Address:
     Attributes:
         number: of the replica.
         authority: host and port, as a header has them.
-        certificate: what the server shows with TLS, PEM; None without TLS.
+        certificate: what the server may show with TLS, PEM, one after another; None without TLS.
     """
 
     number: int

@@ -26,7 +26,7 @@ class ReplicaEntry:
         innerUrl: where the router reaches it; null where that is `url`.
         innerHttpUrl: the same, of the HTTP port of a gRPC server.
         draining: whether it takes no new sessions, since it will be removed.
-        certificate: what the server was given for TLS, PEM; null without TLS.
+        certificate: what the server may show, PEM, one after another; null without TLS.
         left: the number of the replica whose launch this was before an update; null where it is its launch now.
         sessions: the IDs of the sessions that such a launch still has; null until it has said so.
     """

@@ -176,6 +176,9 @@ class DockerEngine:
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
         self._backends.write_secrets(record, data)
 
+    def refresh_files(self, record: LaunchRecord) -> None:
+        """Do nothing: the server sees the files of the host."""
+
     @translate_errors("stop the backend")
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._backends.stop(record, grace)

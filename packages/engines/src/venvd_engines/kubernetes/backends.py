@@ -9,7 +9,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from venvd_engines.addresses import url_host
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.host_files import read_files
 from venvd_engines.kubernetes.pod_list import PodList
 from venvd_engines.kubernetes.policies import Policies
 from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
@@ -95,7 +96,7 @@ class Backends:
         return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
 
     def _make_keys(self, launch: Launch, metadata_labels: dict[str, str]) -> dict[str, Any]:
-        content = {pods.KEYS_FILE: launch.keys}
+        content = {**read_files(launch.server_files), pods.KEYS_FILE: launch.keys}
         if not launch.router:
             content[pods.SECRETS_FILE] = launch.secrets
         if launch.network == "destinations":
@@ -164,6 +165,7 @@ class Backends:
                 "routed": launch.routed,
                 "memoryBytes": launch.limits.memory_bytes,
                 "router": launch.router,
+                "files": {variable: str(path) for variable, path in launch.server_files.items()},
             },
         )
 
@@ -204,26 +206,34 @@ class Backends:
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the key file."""
-        self._write_file(record, pods.KEYS_FILE, data, hashlib.sha256(data).hexdigest()[:12])
+        self._write_files(record, "keys", {pods.KEYS_FILE: data}, hashlib.sha256(data).hexdigest()[:12])
 
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the file of secrets, which the kubelet keeps on a tmpfs; a router has none."""
         if record.data.get("router"):
             return
-        self._write_file(record, pods.SECRETS_FILE, data, uuid.uuid4().hex[:12])  # no digest: it could be guessed from
+        mark = uuid.uuid4().hex[:12]  # no digest: it could be guessed from
+        self._write_files(record, "secrets", {pods.SECRETS_FILE: data}, mark)
 
-    def _write_file(self, record: LaunchRecord, file: str, data: bytes, mark: str) -> None:
-        """Replace a file: the change of the pod's annotation makes the kubelet read the Secret at once.
+    def refresh_files(self, record: LaunchRecord) -> None:
+        """Replace the copies of the controller's files, all at once, if one has changed."""
+        paths = record.data.get("files")
+        if paths:
+            self._write_files(record, "files", read_files(paths), uuid.uuid4().hex[:12])
 
-        What this process has written is not written again: the controller asks for it every half minute, and nothing
+    def _write_files(self, record: LaunchRecord, kind: str, files: Mapping[str, bytes], mark: str) -> None:
+        """Replace files: the change of the pod's annotation makes the kubelet read the Secret at once.
+
+        What this process has written is not written again: the controller asks for it every few seconds, and nothing
         but an owner of the namespace changes a Secret.
         """
-        name, key, digest = labels.make_name(record.launch_id), (record.launch_id, file), hashlib.sha256(data).digest()
+        name, key = labels.make_name(record.launch_id), (record.launch_id, kind)
+        digest = hashlib.sha256(repr(sorted(files.items())).encode()).digest()
         if self._written.get(key) == digest:
             return
         with _absent_is_fine():
-            self._cluster.client.patch(Secret, name, {"data": pods.encode_files({file: data})})
-            annotations = {f"dev.venvd.{file.partition('.')[0]}": mark}
+            self._cluster.client.patch(Secret, name, {"data": pods.encode_files(files)})
+            annotations = {f"dev.venvd.{kind}": mark}
             self._cluster.client.patch(Pod, name, {"metadata": {"annotations": annotations}})
         self._written[key] = digest
 
@@ -296,8 +306,8 @@ class Backends:
         if service is not None and (service.metadata.labels or {}).get(labels.LAUNCH) == launch_id:
             self._cluster.delete(Service, service.metadata.name)
         self._cluster.delete(Secret, name)
-        for file in (pods.KEYS_FILE, pods.SECRETS_FILE):
-            self._written.pop((launch_id, file), None)
+        for kind in ("keys", "secrets", "files"):
+            self._written.pop((launch_id, kind), None)
         self.pods.expect_change()
 
 
@@ -314,9 +324,8 @@ def _check_launch(launch: Launch) -> None:
         raise InvalidRequest(
             "token: on the engine kubernetes user code with a network reaches its own server, which needs a token"
         )
-    for what, given in (("files of TLS", launch.server_files), ("assemblies", launch.assemblies)):
-        if given:
-            raise Unimplemented(f"{what}: the engine kubernetes has no files of a host")
+    if launch.assemblies is not None:
+        raise Unimplemented("assemblies: the engine kubernetes has no files of a host")
     if launch.manages_key is not None:
         raise Unimplemented("manages: on the engine kubernetes no backend reaches the controller")
 

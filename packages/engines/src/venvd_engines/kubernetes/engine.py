@@ -134,6 +134,10 @@ class KubernetesEngine:
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
         self._backends.write_secrets(record, data)
 
+    @translate_errors("replace the files of the backend")
+    def refresh_files(self, record: LaunchRecord) -> None:
+        self._backends.refresh_files(record)
+
     @translate_errors("stop the backend")
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._backends.stop(record, grace)

@@ -252,6 +252,7 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
         paths |= {"VENVD_HOST": "0.0.0.0", "VENVD_PORT": str(ports["main"])}  # noqa: S104 - in a pod
     else:
         paths["VENVD_SOCKET_DIR"] = SOCKETS
+    paths |= {variable: f"{KEYS}/{variable}" for variable in launch.server_files}
     if launch.network == "destinations":
         paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:

@@ -177,6 +177,9 @@ class LocalEngine:
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
         self._launches.write_secrets(record.launch_id, data)
 
+    def refresh_files(self, record: LaunchRecord) -> None:
+        """Do nothing: the server sees the files of the host."""
+
     def stop(self, record: LaunchRecord, grace: float) -> None:
         self._launches.stop(record.launch_id, grace)
 
