@@ -357,7 +357,7 @@ def test_before_there_is_a_warden_everything_is_unavailable(run: Any, serve: Any
             for command, payload in (("session.create", {}), ("session.reset", {"id": "default"})):
                 with pytest.raises(errors.Unavailable):
                     await client.command(command, **payload)
-            assert client.backend.ready() == {"session": "the worker host is not there yet"}
+            assert client.backend.ready() == {"session": "the worker host has not joined yet"}
             assert await client.command("ping") == {"status": "ok"}
 
     run(work)

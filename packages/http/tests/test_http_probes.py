@@ -92,7 +92,7 @@ def test_probes_are_open_and_metrics_are_not() -> None:
 def test_readiness_says_what_is_missing() -> None:
     """`/readyz` is 503 and names the check that fails, while `/livez` stays green."""
     backend = Backend()
-    backend.failing = {"session": "the worker host is not there yet"}
+    backend.failing = {"session": "the worker host has not joined yet"}
     app = probes.create_app(backend, TokenGuard(""))
     status, _, body = ask(app, "/readyz")
     assert status == 503

@@ -1,7 +1,7 @@
 """Secrets of venvs and backends, with the field names of the wire, hence camelCase.
 
 A value travels in one direction only: clients send it, and no answer contains it. Either code reads it as a variable of
-    each session, or the broker of the network adds it as a header to requests for some hosts, and code never has it.
+    each session, or the egress broker adds it as a header to requests for some hosts, and code never has it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNPRINTABLE = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
 
 @dataclass
 class SecretHeader:
-    """A header that the broker of the network adds to requests for the hosts."""
+    """A header that the egress broker adds to requests for the hosts."""
 
     name: str
     hosts: List[str]

@@ -77,11 +77,11 @@ class Outgoing:
 
     Iterating yields its bytes in parts of at most `CHUNK` bytes. A transport may keep a part until it has written it.
     When it takes the next part, it may have at most `CHUNK` unwritten bytes. The last parts are copies, so the user may
-    close the array at once.
+    close the array right after the last one.
 
     Attributes:
         header: dtype, shape, order and length in bytes.
-        segment: holds the bytes from its start on; None if they came with the reply.
+        segment: begins with the bytes; None if they came with the reply.
     """
 
     def __init__(self, header: Header, data: bytes | None, segment: Segment | None, segments: Segments) -> None:
@@ -95,7 +95,7 @@ class Outgoing:
         """Yield the bytes.
 
         Raises:
-            Internal: the session took its memory back.
+            Internal: the session has removed pages of the segment.
         """
         total = self.header.nbytes
         for start in range(0, total, CHUNK):
@@ -107,7 +107,7 @@ class Outgoing:
                 yield bytes(part) if start >= total - _COPIED else part
 
     def close(self, *, reusable: bool = True) -> None:
-        """Release the segment. To close an array twice is no error.
+        """Release the segment; a second call does nothing.
 
         Args:
             reusable: whether the session may use the memory again: no client maps it.
@@ -143,7 +143,7 @@ class Incoming:
         """Write the next bytes.
 
         Raises:
-            InvalidRequest: the array would have more bytes than its header says.
+            InvalidRequest: these are more bytes than the header allows.
         """
         start, end = self.written, self.written + len(data)
         if end > self.header.nbytes:
@@ -172,13 +172,13 @@ class Incoming:
             reply = await call
         except VenvdError as error:
             if call.segments is not self._segments:
-                raise SessionLost("the session's process ended while the array came in; its state is lost") from error
+                raise SessionLost("the session's process ended during the upload; its state is lost") from error
             raise
         self._lent = False
         return reply
 
     def close(self, *, reusable: bool = True) -> None:
-        """Drop the written bytes, unless the session made an array of them. To close an array twice is no error.
+        """Drop the written bytes, unless the session made an array of them; a second call does nothing.
 
         Args:
             reusable: as in `Outgoing.close`.
@@ -252,10 +252,10 @@ def _find_room(reply: Reply, segments: Segments, header: Header) -> Segment:
     """Return the segment that the session gave for an array."""
     array_reply = _read_reply(reply.result)
     if array_reply.segment is None:
-        raise Internal("the session gave no memory for an array")
+        raise Internal("the session provided no memory for an array")
     segment = segments.find(array_reply.segment)
     if header.nbytes > segment.size:
-        raise Internal("the session gave less memory than the array takes")
+        raise Internal("the session provided less memory than the array needs")
     return segment
 
 
@@ -286,7 +286,7 @@ def open_segment(call: Call, reply: Reply) -> Outgoing:
 
 
 async def claim(result: asyncio.Future[T], wait: Awaitable[T]) -> T:
-    """Return what `wait` gives of a result; where the wait ends early, an array that comes later is closed."""
+    """Return the result of `wait`, which waits for `result`. If it fails first, an array that comes later is closed."""
     try:
         return await wait
     except BaseException:
@@ -312,7 +312,7 @@ def _release(segments: Segments, result: bytes) -> None:
 def _segments_of(call: Call) -> Segments:
     """Return the segments of the process that answered a call."""
     if call.segments is None:
-        raise Internal("a call was answered that was never sent")
+        raise Internal("a call has a reply, but was never sent")
     return call.segments
 
 

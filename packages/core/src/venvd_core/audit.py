@@ -14,9 +14,9 @@ from venvd_contract.internal.audit import KEY_ENDED, REFUSED, ServerEvent, Serve
 from venvd_core.callers import Caller
 
 MOST = 1000
-"""Events that are kept; a further one takes the place of the oldest."""
+"""Events that the server keeps; a new one then replaces the oldest."""
 MOST_REFUSALS = 200
-"""Kinds of refusals that are counted apart between two readings; all others are one event."""
+"""Kinds of refusals with an event of their own between two readings; all others share one event."""
 _OTHERS = "others"
 _LONGEST = 200
 
@@ -39,7 +39,7 @@ class AuditEvents:
     def add_session(
         self, action: str, session: str | None, caller: Caller | None, error: VenvdError | None = None, detail: str = ""
     ) -> None:
-        """Add that a session began or ended, or should have."""
+        """Add the begin or end of a session, or a failed attempt at one."""
         self._add(
             ServerEvent(
                 _now(),
@@ -53,7 +53,7 @@ class AuditEvents:
         )
 
     def add_key_end(self, key: str, why: str) -> None:
-        """Add that a key was revoked or has expired."""
+        """Add that a key was revoked or expired."""
         self._add(ServerEvent(_now(), KEY_ENDED, key=key, detail=why[:_LONGEST]))
 
     def add_refusal(self, key: str | None, peer: str, error: VenvdError) -> None:
@@ -75,7 +75,7 @@ class AuditEvents:
         self._events.append(event)
 
     def read(self, after: str) -> ServerEvents:
-        """Return the events after a position, and forget those up to it; of another life's, all that there are."""
+        """Return the events after a position, and drop those up to it. A position of another life returns all."""
         life, _, number = after.partition("-")
         seen = int(number) if life == self._life and number.isdecimal() and len(number) < len(str(1 << 64)) else 0
         while self._events and self._newest - len(self._events) < seen:

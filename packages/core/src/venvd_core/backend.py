@@ -99,7 +99,7 @@ _OWN_COMMANDS: dict[str, _OwnCommand] = {
 
 @dataclass(frozen=True)
 class _CancellableTask:
-    """Runs a command of the server that ends with its client, as a session that no client knows of would stay for ever.
+    """Runs a command of the server that its client's departure ends: a session that no client knows would never end.
 
     Other commands of the server run to their end.
     """
@@ -143,10 +143,10 @@ class Backend:
         """Answers the commands about venvs; the program of the server sets it."""
 
     async def start(self) -> None:
-        """Read the secrets and begin to connect to the warden; `ready` tells when the warden is there.
+        """Read the secrets and wait for the warden in the background; `ready` tells whether it has joined.
 
         Raises:
-            Unavailable: the file of the secrets does not come.
+            Unavailable: the file of the secrets does not appear.
             InvalidRequest: the file of the key for venvs cannot be read.
         """
         await self._secrets.start()
@@ -183,7 +183,7 @@ class Backend:
             await pool.close()
 
     async def wait_for_loss_of_worker(self) -> str:
-        """Wait until the worker host, which was there, is gone; return why.
+        """Wait until the worker host has joined and is gone again; return why.
 
         Raises:
             Unavailable: the backend has not been started.
@@ -193,10 +193,10 @@ class Backend:
         return await self._pool.channel.wait_for_loss()
 
     async def get_array(self, handle: str, target: Target = _DEFAULT_TARGET, form: str | None = None) -> Outgoing:
-        """Fetch the array behind a handle, or where `form` is "arrow" the table; the caller closes it.
+        """Fetch the array behind a handle, or the table if `form` is "arrow"; the caller closes it.
 
         Raises:
-            VenvdError: as for other calls; also where the object is no array that can be sent.
+            VenvdError: as for other calls; also if the object is not an array or cannot be sent.
         """
         outgoing = await self._arrays.get(handle, target, form)
         self._metrics().record_bytes(outgoing.header.nbytes, out=True)
@@ -205,15 +205,15 @@ class Backend:
     async def put_array(self, header: Header, target: Target = _DEFAULT_TARGET, *, segment: bool = False) -> Incoming:
         """Make room for an array in a session; the caller writes its bytes, commits, and closes it in any case.
 
-        The session is free until the commit, so a client that sends slowly delays no call.
+        The session takes other calls until the commit, so a slow client delays no call.
 
         Args:
-            header: of `venvd_contract.arrays.header` or `parse_npy`.
-            target: its timeout is for the session's part, not for the client's.
+            header: from `venvd_contract.arrays.header` or `parse_npy`.
+            target: its timeout is for the work of the session, not for the upload.
             segment: whether even a small array goes into shared memory.
 
         Raises:
-            VenvdError: as for other calls; also where the array is too large, or the venv has no numpy.
+            VenvdError: as for other calls; also if the array is too large, or the venv has no numpy.
         """
         incoming = await self._arrays.put(header, target, segment=segment)
         self._metrics().record_bytes(header.nbytes, out=False)
@@ -225,7 +225,7 @@ class Backend:
         return self._pool.metrics
 
     def call(self, request: Request) -> Call:
-        """Begin the call of a request; its reply will have the whole result."""
+        """Begin the call of a request; its reply contains the whole result."""
         call = float_arrays.WholeCall(request) if request.command in float_arrays.COMMANDS else Call(request)
         self.begin(call)
         return call
@@ -293,7 +293,7 @@ class Backend:
         own_command = _OWN_COMMANDS.get(request.command)
         if own_command is None:
             if request.command == ATTACH:
-                raise Unimplemented(f'"{ATTACH}" is the first line of a pipe connection that is to be direct')
+                raise Unimplemented(f'"{ATTACH}" must be the first line of a pipe connection')
             raise InvalidRequest(f'there is no command "{request.command[:40]}"; known are {", ".join(BY_NAME)}')
         payload = commands.check_payload(request.command, wire.parse_object(request.payload))
         if request.command in _AUDITED:
@@ -320,15 +320,15 @@ class Backend:
         return result
 
     async def _pass_on(self, request: Request) -> Any:
-        """Answer a command about venvs, which only the controller can."""
+        """Have the controller answer a command about venvs."""
         if self.environments is None:
-            raise Unavailable("this server has no way to its controller")
+            raise Unavailable("this server cannot reach its controller")
         return await self.environments.answer(request.command, wire.parse_object(request.payload), request.token)
 
     async def _answer_session(self, command: str, payload: Any) -> Any:
-        """Answer a request of a session about venvs, with the key of this backend."""
+        """Have the controller answer a session's request about venvs, with the key of this backend."""
         if self.environments is None:
-            raise Unavailable("this server has no way to its controller")
+            raise Unavailable("this server cannot reach its controller")
         return await self.environments.answer(command, payload, self._manages_key)
 
     @property
@@ -348,8 +348,8 @@ class Backend:
         Raises:
             NotFound: there is no such session.
             Unimplemented: this backend takes no direct clients.
-            Busy: it takes no further one.
-            Unavailable: it takes none now.
+            Busy: the session or the backend has as many as it may.
+            Unavailable: the session or its worker host is not ready.
         """
         pool = self._pool
         if pool is None:
@@ -362,7 +362,7 @@ class Backend:
         pool.metrics.record_attach()
 
     def end_key(self, key: Access) -> None:
-        """Stop the calls of an access key that has ended, those in the background as well."""
+        """Stop the calls of an ended access key, including its background calls."""
         self.audit.add_key_end(key.name, key.error().message)
         if self._pool is not None:
             self._pool.stop_calls_of(key)
@@ -376,12 +376,12 @@ class Backend:
     # ---- readiness and metrics
 
     def ready(self) -> dict[str, str]:
-        """Return what keeps the backend from serving, by the name of the check; empty where it is ready."""
+        """Return the reason why the backend is not ready, by the name of the check; empty if it is ready."""
         reason = "the server is closing" if self._pool is None else self._pool.find_unready_reason()
         return {} if reason is None else {"session": reason}
 
     def load(self) -> LoadReport:
-        """Return the present load."""
+        """Return the current load."""
         return LoadReport() if self._pool is None else self._pool.measure_load()
 
     def walls(self) -> WallsReport:
@@ -392,11 +392,11 @@ class Backend:
         """
         link = None if self._pool is None else self._pool.channel.link
         if link is None:
-            raise Unavailable("the worker host is not there")
+            raise Unavailable("no worker host is connected")
         return link.hello.walls
 
     async def refresh(self) -> None:
-        """Ask the warden for the figures that only it has; to be awaited before `metrics`."""
+        """Ask the warden for its figures; await this before `metrics`."""
         if self._pool is None:
             return
         await self._pool.refresh()
@@ -442,7 +442,7 @@ def _cancellation_error(call: Call) -> VenvdError:
 
 
 async def _answer(command: Callable[[], Awaitable[Any]], pool: Pool, call: Call) -> None:
-    """Run one of the server's own commands and end its call; the command goes on where the client has gone away."""
+    """Run one of the server's own commands and end its call. The command runs on if its client leaves."""
     error: VenvdError | None = None
     reply: Reply | None = None
     try:

@@ -1,10 +1,10 @@
 """Background calls: they belong to no connection, and the server keeps their results for a while.
 
-`call.start {command, payload, timeout}` starts one. It takes the same queue and has the same limits as any other
-call. Its timeout is that of the field, because the timeout of the request is for the answer to `call.start`.
-The end of the key that started a call ends the call.
-`call.get {id, wait}` returns its state and, once it has ended, its result, any number of times. A result that is no
-longer kept is `not_found`.
+`call.start {command, payload, timeout}` starts one. It has the same queue and the same limits as any other call. Its
+timeout is the field of that name; the timeout of the request is for the answer to `call.start`. The call ends with the
+key that started it.
+`call.get {id, wait}` returns its state and, once it has ended, its result, any number of times. If the server no longer
+keeps the result, the answer is `not_found`.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class BackgroundCalls:
 
     Args:
         begin: begins a call.
-        settings: give the limits of what is kept.
-        replicas: give calls their IDs.
+        settings: the limits on number, bytes and age of the results.
+        replicas: makes the IDs of calls.
     """
 
     def __init__(self, begin: Callable[[Request], Call], settings: BackendSettings, replicas: Replicas) -> None:
@@ -143,7 +143,7 @@ class BackgroundCalls:
         """Return state and result as `CallInfo`; waits as long as the request says, at most `LONGEST_WAIT`.
 
         Raises:
-            NotFound: there is no such call; says what happened to it where that is known.
+            NotFound: there is no such call; the message says what happened to it, if the server knows.
         """
         fields = commands.check_payload("call.get", wire.parse_object(request.payload))
         wait = fields["wait"] or 0.0
@@ -163,17 +163,17 @@ class BackgroundCalls:
             if identity not in self._fates:
                 self._replicas.check_left_call(identity)
             fate = self._fates.get(identity)
-            known = fate or "it was never started, or so long ago that its result is forgotten"
+            known = fate or "it never started, or the server no longer remembers it"
             raise NotFound(f'there is no call "{identity[:80]}": {known}')
         return background
 
     def find_call(self, identity: str) -> Call | None:
-        """Return the call of that ID, ended or not; None where there is none."""
+        """Return the running or ended call with this ID, or None."""
         background = self._calls.get(identity)
         return None if background is None else background.call
 
     def has_expired(self, identity: str) -> bool:
-        """Whether there was a call of that ID whose result is no longer kept."""
+        """Whether a call had this ID, and its result is no longer kept."""
         return identity in self._fates
 
     # ---- keeping results
@@ -194,7 +194,7 @@ class BackgroundCalls:
         if len(self._calls) < self._most:
             return
         if not self._ended:
-            raise Busy(f"{self._most} calls were started and have not ended, which is the limit of this backend")
+            raise Busy(f"{self._most} background calls run or wait, which is the limit of this backend")
         self._drop_oldest(_DROPPED)
 
     def _expire(self, now: float) -> float | None:
@@ -240,7 +240,9 @@ def _parse_start(request: Request) -> Request:
     command = fields["command"]
     if command not in SESSION_COMMANDS:
         known = ", ".join(sorted(SESSION_COMMANDS))
-        raise InvalidRequest(f'call.start: there is no command "{command[:40]}" that can be left; known are {known}')
+        raise InvalidRequest(
+            f'call.start: there is no command "{command[:40]}" that can run in the background; known are {known}'
+        )
     if request.attachments:
         raise InvalidRequest("call.start takes no attachments")
     return Request(

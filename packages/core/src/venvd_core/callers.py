@@ -1,4 +1,4 @@
-"""The senders of requests, as far as calls need to know them."""
+"""The senders of requests, with the fields that calls need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from venvd_contract.errors import VenvdError
 
 
 class Access(Protocol):
-    """The key of a client, whose calls end with it."""
+    """The access key of a client; the client's calls end with it."""
 
     @property
     def name(self) -> str: ...
@@ -24,9 +24,9 @@ class Caller(Protocol):
     """The sender of a request.
 
     Attributes:
-        peer: the address that it comes from.
-        name: what logs call the token that it sent; None where it needed none.
-        key: its access key; None is another token, or none.
+        peer: the address of the sender.
+        name: the name of its token in logs; None if it needs no token.
+        key: its access key; None if it sent another token or none.
     """
 
     @property
@@ -38,5 +38,5 @@ class Caller(Protocol):
 
 
 def name_caller(caller: Caller | None) -> str | None:
-    """Return what logs call a caller."""
+    """Return the name of a caller in logs."""
     return None if caller is None else caller.name

@@ -1,4 +1,4 @@
-"""One call: the request of a client, and its end."""
+"""One call: the request of a client, and its result."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ FindCall = Callable[[Any], "Call | None"]
 
 
 class Request(msgspec.Struct, eq=False):
-    """What a client asks for.
+    """The request of a client.
 
     Attributes:
         command: the name of a command.
-        payload: a JSON object, not parsed; a `msgspec.Raw` is part of a line that is known to be JSON in UTF-8.
-        session: null is `default`.
-        timeout: seconds; null is the backend's default.
-        values: `plain`, which null is, or `tagged`.
+        payload: a JSON object, not parsed; a `msgspec.Raw` is part of a line that was checked to be JSON in UTF-8.
+        session: None is `default`.
+        timeout: seconds; None is the backend's default.
+        values: `plain` or `tagged`; None is `plain`.
         attachments: the bytes behind the line.
-        name: the client's name for the call, by which `cancel` ends it from any connection.
+        name: the client's name for the call; `cancel` finds the call by it from any connection.
         tag: the request's ID on its connection, as JSON.
-        lease: seconds after which handles that the call makes are freed unless they are used; null is the backend's
-            default, 0 is never.
-        token: what the client sent to prove its rights; only the commands of `PASSED_ON` need it.
-        caller: who sends it.
+        lease: seconds after which the session frees unused handles of the call; None is the backend's default, 0 is
+            never.
+        token: the token that the client sent; only the commands of `PASSED_ON` need it.
+        caller: the sender.
     """
 
     command: str
@@ -63,7 +63,7 @@ def options_of(request: Request, *, stream: bool = False) -> bytes:
 
 
 class Reply(msgspec.Struct, eq=False):
-    """The result of a call: JSON that was checked to be JSON, and the bytes behind it."""
+    """The result of a call: valid JSON, and its attachments."""
 
     result: bytes
     attachments: Sequence[bytes] = ()
@@ -184,7 +184,7 @@ class Call:
             self._future.conclude()
 
     def cancel(self) -> bool:
-        """End the call without an answer, and stop it; whether it had not ended."""
+        """Stop the call and end it without an answer; return false if it had ended before."""
         if self.ended:
             return False
         self.ended = True
@@ -194,11 +194,11 @@ class Call:
         return True
 
     def add_done_callback(self, on_done: Callable[[Call], object]) -> None:
-        """Call `on_done` when the call has ended, a turn of the loop later."""
+        """Call `on_done` in the turn of the event loop after the end of the call."""
         self.future().add_done_callback(lambda _: on_done(self))
 
     def future(self) -> CallFuture:
-        """Return a future that stands for the call; cancelling it cancels the call."""
+        """Return a future of the call; cancelling it cancels the call."""
         if self._future is None:
             self._future = CallFuture(self)
             if self.ended:
@@ -220,7 +220,7 @@ class CallFuture(asyncio.Future[Reply]):
         return self._call.cancel()
 
     def conclude(self) -> None:
-        """Take over the end of the call."""
+        """Copy the result of the call."""
         call = self._call
         if self.done():
             return

@@ -1,11 +1,15 @@
 """Cancelling calls: `cancel {id}`.
 
-The ID is that of a background call, or the name that a client gave its call (header `X-Venvd-Call`, metadata
-`x-venvd-call`, field `call` of the pipe), or, over the pipe and on the Session stream, the ID of a request of the
-same connection. Names hold for the whole backend, for one call at a time; clients choose them at random.
+`id` is one of these:
 
-A running call gets a KeyboardInterrupt, as at a deadline. A call in the queue never begins. Cancelling a call that
-has ended is no error as long as the server knows of it.
+- the ID of a background call
+- the name that a client gave its call (header `X-Venvd-Call`, metadata `x-venvd-call`, field `call` of the pipe)
+- over the pipe and on the Session stream, the ID of a request of the same connection
+
+A name is unique in its backend while its call runs; clients choose names at random.
+
+A running call gets a KeyboardInterrupt, as at a deadline. A call in the queue never begins. Cancelling an ended call
+succeeds as long as the server remembers the call.
 """
 
 from __future__ import annotations
@@ -25,26 +29,26 @@ _LONGEST_NAME = 128
 
 
 class Cancellation:
-    """Finds calls and ends them; one that has ended before is no error."""
+    """Finds calls and ends them."""
 
     def __init__(self, background: BackgroundCalls, replicas: Replicas) -> None:
         self._replicas = replicas
         self._background = background
         self._named: dict[str, Call] = {}
         self._ended: OrderedDict[Any, None] = OrderedDict()
-        """Names and IDs of the latest calls that were named or cancelled."""
+        """Names and IDs of the latest ended calls that had a name or were cancelled."""
 
     def add(self, call: Call, name: str) -> None:
-        """Let `cancel` find a call under the name that its client gave it.
+        """Let `cancel` find a call by the name that its client gave it.
 
         Raises:
-            Conflict: a call of that name runs.
-            InvalidRequest: the name is too long, or has characters that cannot be printed.
+            Conflict: a call with this name has not ended.
+            InvalidRequest: the name is too long, or has unprintable characters.
         """
         if not name.isprintable() or len(name) > _LONGEST_NAME:
             raise InvalidRequest(f"the name of a call has at most {_LONGEST_NAME} characters, all of them printable")
         if name in self._named:
-            raise Conflict(f'there is a call "{name}" already that has not ended')
+            raise Conflict(f'a call with the name "{name}" has not ended')
         self._named[name] = call
         call.add_done_callback(lambda _: self._remove(name))
 
@@ -52,7 +56,7 @@ class Cancellation:
         """End the call that the request of `cancelling` names; its own client gets `cancelled`.
 
         Raises:
-            NotFound: there is no such call, and none is remembered.
+            NotFound: the server knows no such call.
         """
         identity = commands.check_payload("cancel", wire.parse_object(cancelling.request.payload))["id"]
         if type(identity) not in {str, int, float}:

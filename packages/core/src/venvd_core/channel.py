@@ -1,4 +1,4 @@
-"""The server's side of the channel: it listens there until the warden has shown the secret."""
+"""The server's side of the channel: it listens there until the warden has sent the secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from venvd_core.link import Link, OnSessionEvent, log_walls, log_zygote
 _log = logging.getLogger("venvd.worker")
 
 _MOST_PENDING = 8
-"""Connections that have not shown the secret."""
+"""Connections that have not sent the secret."""
 _JOIN_TIMEOUT = 10.0
 _SECRET_BYTES = 32
 
@@ -38,18 +38,18 @@ _greeting = msgspec.json.Decoder(Greeting)
 
 
 class Channel:
-    """Waits for the warden in `directory`, and takes one in its whole life.
+    """Waits for the warden in `directory`, and accepts only one in its whole life.
 
     Args:
         directory: the channel's directory.
         hello: sent to the warden, with the descriptors.
-        descriptors: stay open for as long as the channel does.
+        descriptors: stay open as long as the channel.
         on_event: takes the events about sessions.
-        used: whether the directory may have served an earlier server and its worker host.
+        used: whether an earlier server may have used the directory.
 
     Attributes:
-        link: the connection to the warden; None while there is none, and for good once it has ended.
-        why: the reason why there is none.
+        link: the connection to the warden; None before the warden joins, and for good after the connection has ended.
+        why: the reason why `link` is None.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Channel:
         self._joining: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self.link: Link | None = None
-        self.why = "the worker host is not there yet"
+        self.why = "the worker host has not joined yet"
 
     def start(self) -> None:
-        """Listen for the warden, and leave the secret for it.
+        """Listen for the warden, and write the secret for it.
 
         Raises:
-            Unavailable: the channel had a warden before, or nothing can be made in its directory.
+            Unavailable: the channel had a warden before, or the server cannot write to its directory.
         """
         loop = asyncio.get_running_loop()
         if self._used:
-            with contextlib.suppress(OSError):  # what stays is found below
+            with contextlib.suppress(OSError):  # the next statement notices a file that stays
                 (self._directory / TAKEN).unlink(missing_ok=True)
         if (self._directory / TAKEN).exists():
             raise Unavailable(
-                f"the channel {self._directory} has had its worker host: start server and worker host together, with a "
+                f"the channel {self._directory} has been used before: start server and worker host together, with a "
                 "new channel"
             )
         try:
@@ -109,7 +109,7 @@ class Channel:
                 link.drop("this server is closing")
 
     async def wait_for_link(self) -> Link:
-        """Return the link as soon as there is one; a link that has ended is never replaced.
+        """Wait for the link and return it. Waits for ever if it has ended: a link is never replaced.
 
         Raises:
             Unavailable: the channel has not been started.
@@ -122,7 +122,7 @@ class Channel:
         return link
 
     async def wait_for_loss(self) -> str:
-        """Wait until there was a link and it has ended; return why.
+        """Wait for the link, and then for its end; return why it ended.
 
         Raises:
             Unavailable: the channel has not been started.
@@ -132,7 +132,7 @@ class Channel:
         link = await asyncio.shield(self._linked)
         return await asyncio.shield(link.gone)
 
-    # ---- the warden comes
+    # ---- the warden joins
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -157,7 +157,7 @@ class Channel:
         except OSError:
             data = b""
         if not self._knows_secret(data):
-            _log.warning("a connection to the channel did not know its secret, and was refused")
+            _log.warning("a connection to the channel sent a wrong secret and was refused")
             self._refuse(sock)
             return
         self._forget(sock)
@@ -190,7 +190,7 @@ class Channel:
             asyncio.get_running_loop().remove_reader(sock.fileno())
 
     def _stop_listening(self) -> None:
-        """Take the socket and the secret away, and with them every connection that has not shown it."""
+        """Remove the socket and the secret, and close every connection that has not sent it."""
         if self._listener is None:
             return
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
@@ -207,7 +207,7 @@ class Channel:
         try:
             link.hello = _greeting.decode(await link.request(self._hello, descriptors=self._descriptors))
         except (VenvdError, msgspec.MsgspecError) as error:
-            link.drop(f"the worker host does not speak with this server: {error}")
+            link.drop(f"the worker host and this server do not fit together: {error}")
             return
         if link.zygote is None:  # an event may have come before the answer
             link.zygote = link.hello.zygote
@@ -219,13 +219,13 @@ class Channel:
             self._linked.set_result(link)
 
     def _on_link_gone(self, why: str) -> None:
-        """Forget the link at once, so that no caller gets one that has ended."""
-        self.why = f"{why}; server and worker host must be started afresh"
+        """Forget the link at once, so that no caller gets an ended one."""
+        self.why = f"{why}; server and worker host must be started again"
         self.link = None
 
 
 def _listen(path: Path) -> socket.socket:
-    """Listen at `path` for this user and the directory's group; replaces a socket that another server left."""
+    """Listen at `path` for this user and the directory's group; replaces the socket of an earlier server."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     before = os.umask(0o117)
@@ -242,7 +242,7 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    """Write the secret whole, for this user and the directory's group."""
+    """Write the secret in one step, for this user and the directory's group."""
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

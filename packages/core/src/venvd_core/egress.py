@@ -1,4 +1,4 @@
-"""The broker of the network (`venvd_egress`) as a process of its own, and its reports."""
+"""The egress broker (`venvd_egress`) as a process of its own, and its reports."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _RESTART_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 _PERIOD_SECONDS = 60.0
 _MOST_LINES = 60
-"""Lines of the log for refusals within a period: user code chooses how many there are. All are counted."""
+"""Refusals that the log names within a period, since user code can cause any number. The metrics count all."""
 _LONGEST = 300
 _KINDS = frozenset({"destination", "address", "unreachable"})
 
 
 class EgressBroker:
-    """Keeps the broker of a backend running, whose socket lies in the channel."""
+    """Keeps the broker of a backend running; its socket is in the channel."""
 
     def __init__(self, settings: BackendSettings, metrics: Metrics, secrets: Secrets) -> None:
         self._socket = settings.channel / EGRESS
@@ -41,7 +41,7 @@ class EgressBroker:
         self._lines = 0
 
     async def run(self) -> None:
-        """Run the broker until cancelled; one that ends is replaced."""
+        """Run the broker until cancelled; start it again if it ends."""
         while True:
             process = await self._start()
             try:
@@ -49,7 +49,7 @@ class EgressBroker:
                 status = await process.wait()
             finally:
                 await _stop(process)
-            _log.error("the broker of the network ended with status %s and is started again", status)
+            _log.error("the egress broker ended with status %s and is started again", status)
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -63,7 +63,7 @@ class EgressBroker:
         return process
 
     def _configure(self) -> None:
-        """Tell the broker its rules, by a pipe, since all of this user can read an environment."""
+        """Send the rules to the broker through a pipe: other processes of this user could read its environment."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(_make_config(self._settings, self._secrets)).encode() + b"\n")
 
@@ -85,7 +85,7 @@ class EgressBroker:
             fields = {"host": host, "port": refusal["port"], "kind": kind, "reason": reason}
             _log.warning("connection refused", extra={"fields": fields})
         elif self._lines == _MOST_LINES + 1:
-            _log.warning("further refused connections of this minute are counted and not logged")
+            _log.warning("further refused connections of this minute are only counted")
 
 
 def _make_config(settings: BackendSettings, secrets: Secrets) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _make_config(settings: BackendSettings, secrets: Secrets) -> dict[str, Any]:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End the broker by closing its input; kill it where that does not help."""
+    """End the broker by closing its input; kill it if it does not end."""
     if process.stdin is not None:
         process.stdin.close()
     try:

@@ -68,7 +68,9 @@ class Exposition(Collector):
 
     def _collect_refusals(self) -> Iterable[Metric]:
         refused = CounterMetricFamily(
-            "venvd_refused_requests", "Requests whose token was missing, wrong or not enough.", labels=("code", "peer")
+            "venvd_refused_requests",
+            "Requests without a token, or with one that is wrong or does not allow them.",
+            labels=("code", "peer"),
         )
         for labels, count in self._metrics.refused_tokens.items():
             refused.add_metric(labels, count)
@@ -76,7 +78,7 @@ class Exposition(Collector):
 
     def _collect_egress(self) -> Iterable[Metric]:
         refused = CounterMetricFamily(
-            "venvd_egress_refused", "Connections that the broker of the network refused.", labels=("reason",)
+            "venvd_egress_refused", "Connections that the egress broker refused.", labels=("reason",)
         )
         for reason, count in self._metrics.egress_refused.items():
             refused.add_metric((reason,), count)
@@ -99,13 +101,13 @@ class Exposition(Collector):
 
     def _collect_gauges(self, now: Gauges) -> Iterable[Metric]:
         yield GaugeMetricFamily("venvd_ready", "1 while the default session can take calls.", value=now.ready)
-        yield GaugeMetricFamily("venvd_requests_in_flight", "Calls that run.", value=now.in_flight)
+        yield GaugeMetricFamily("venvd_requests_in_flight", "Running calls.", value=now.in_flight)
         yield GaugeMetricFamily("venvd_queue_depth", "Calls that wait for their session.", value=now.queued)
         sessions = GaugeMetricFamily("venvd_sessions", "Sessions by state.", labels=("state",))
         for state, count in now.sessions.items():
             sessions.add_metric((state,), count)
         yield sessions
-        yield GaugeMetricFamily("venvd_sessions_max", "Sessions that there may be.", value=now.most_sessions)
+        yield GaugeMetricFamily("venvd_sessions_max", "Limit on sessions.", value=now.most_sessions)
         yield GaugeMetricFamily("venvd_direct_clients", "Connections handed to sessions.", value=now.attached)
         yield GaugeMetricFamily("venvd_handles", "Objects held by handle.", value=now.handles)
         memory = GaugeMetricFamily("venvd_worker_memory_bytes", "Resident memory of the worker host.", labels=("part",))
@@ -114,7 +116,7 @@ class Exposition(Collector):
         yield memory
         yield GaugeMetricFamily("venvd_zygote_ready", "1 while sessions are forked.", value=now.zygote_ready)
         preloaded = GaugeMetricFamily(
-            "venvd_preloaded", "1 for a module that sessions find imported, 0 where that failed.", labels=("module",)
+            "venvd_preloaded", "1 for a module that the zygote imported, 0 if that failed.", labels=("module",)
         )
         for module, imported in now.preloaded.items():
             preloaded.add_metric((module,), imported)
@@ -122,7 +124,7 @@ class Exposition(Collector):
         yield InfoMetricFamily(
             "venvd_build", "Versions of the server, its worker host and the user's CPython.", value=now.build
         )
-        yield InfoMetricFamily("venvd_session_walls", "What stands between sessions.", value=now.walls)
+        yield InfoMetricFamily("venvd_session_walls", "How sessions are isolated.", value=now.walls)
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

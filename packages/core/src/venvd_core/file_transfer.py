@@ -1,6 +1,6 @@
-"""Files of a session under way between its file process and a transport, as fast as the slower of the two.
+"""The transfer of a session's file between its file process and a transport, at the speed of the slower of the two.
 
-A file process runs one command on the files of a session. The server holds no more of a file than one piece.
+A file process runs one command on the files of a session. The server holds one piece of a file at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CODES_OF_FILES = frozenset(kind.code for kind in (Conflict, Internal, InvalidRe
 _FIRST_PAUSE, _LONGEST_PAUSE, _START_TIMEOUT = 0.01, 0.2, 30.0
 
 OnEnd = Callable[[VenvdError | None, int], None]
-"""Called once, with the error of a transfer or the bytes that it moved."""
+"""Called once, with the error of a transfer or the number of bytes that it moved."""
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -74,12 +74,12 @@ class FileProcess:
         owner.file_transfers += 1
 
     async def receive(self) -> msgspec.Raw:
-        """Receive the next result: one JSON object in one line, which clients get as it is.
+        """Receive the next result: one JSON object on one line, which the server passes on unchanged.
 
         Raises:
             VenvdError: the command failed; the error of the file process.
-            Unavailable: the file process went away.
-            Internal: it broke the protocol.
+            Unavailable: the file process ended.
+            Internal: the file process broke the protocol.
         """
         try:
             kind, size = HEAD.unpack(await self._reader.readexactly(HEAD.size))
@@ -93,7 +93,7 @@ class FileProcess:
         try:
             return msgspec.Raw(check_payload(data))
         except (InvalidRequest, TooLarge):
-            raise Internal("the file process of the worker host sent a result that is no JSON object") from None
+            raise Internal("the file process of the worker host sent a result that is not a JSON object") from None
 
     async def receive_found(self) -> FileFound:
         """Receive the result of `file.get`.
@@ -110,7 +110,7 @@ class FileProcess:
         """Yield the `length` bytes that follow a result.
 
         Raises:
-            Conflict: the file has become shorter meanwhile, or its session ended.
+            Conflict: the file has become shorter, or its session ended.
         """
         while length:
             try:
@@ -123,7 +123,7 @@ class FileProcess:
             yield piece
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send bytes as fast as the file process takes them."""
+        """Send bytes as fast as the file process reads them."""
         view = memoryview(data)
         with contextlib.suppress(ConnectionError):  # `receive` raises the reason
             for start in range(0, len(view), PIECE):
@@ -259,7 +259,7 @@ class Upload(_Transfer):
             await self._finish()
 
     async def commit(self) -> bytes:
-        """Put the complete file in its place; returns `FileInfo` as JSON.
+        """Move the complete file to its path; return its `FileInfo` as JSON.
 
         Raises:
             VenvdError: as `write`.

@@ -1,4 +1,4 @@
-"""The file commands: streams for transports that have them, and parts for those with whole requests."""
+"""The file commands: as streams, or in parts on transports whose requests are whole messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from venvd_core.timer import DeadlineTimer
 LARGEST_PART = 16 << 20
 """Bytes of a file in one answer."""
 MOST_UPLOADS = 16
-"""Uploads in parts that may be under way at a time."""
+"""Uploads in parts that may run at a time."""
 
 _LARGEST_PAYLOAD = 64 * 1024
 _STREAM_TIMEOUT = 24 * 3600.0
@@ -39,7 +39,7 @@ _part = msgspec.json.Decoder(_Part)
 
 @dataclass
 class _PartedUpload:
-    """An upload whose parts come one after the other; `turn` is held while one is written."""
+    """An upload in parts; the writer of a part holds `turn`."""
 
     session: str
     upload: Upload
@@ -172,7 +172,7 @@ class Files:
         """Run a `file.put`; the attachment is one part of the file, or all of it.
 
         Raises:
-            NotFound: there is no such upload, or it was given up because its next part did not come.
+            NotFound: there is no such upload, or it ended because its next part came too late.
         """
         part = _part.decode(wire.check_payload(request.payload))
         session = self._pool.find(request.session).spec.id
@@ -182,7 +182,7 @@ class Files:
             identity, parted = part.upload, self._find(part.upload, session)
         try:
             async with parted.turn:
-                self._find(identity, session)  # the part before may have been the last, or may have failed
+                self._find(identity, session)  # the part before may have ended the upload
                 for data in request.attachments or ():
                     await parted.upload.write(data)
                 if part.more:
@@ -199,7 +199,7 @@ class Files:
 
     async def _begin(self, request: Request, session: str) -> tuple[str, _PartedUpload]:
         if len(self._uploads) >= MOST_UPLOADS:
-            raise Busy(f"{MOST_UPLOADS} files come in parts already: try again")
+            raise Busy(f"{MOST_UPLOADS} uploads in parts are running, which is the limit: try again")
         identity = secrets.token_hex(_ID_BYTES)
         parted = _PartedUpload(session, await self._upload(request), asyncio.Lock())
         self._uploads[identity] = parted
@@ -208,7 +208,7 @@ class Files:
     def _find(self, identity: str, session: str) -> _PartedUpload:
         parted = self._uploads.get(identity)
         if parted is None or parted.session != session:
-            why = f"it never was, it has ended, or its next part did not come within {self._part_timeout:g} s"
+            why = f"it never began, it has ended, or its next part did not come within {self._part_timeout:g} s"
             raise NotFound(f'there is no upload "{identity[:80]}" in this session: {why}')
         return parted
 

@@ -1,7 +1,7 @@
 """Float arrays: results of `tofloatarray` and `tofloatarray2d`, which are JSON and may be as large as any array.
 
-A short one is part of the session's reply. A long one lies in a segment, and a transport sends it from there part by
-part. Where that is not possible, a `WholeCall` ends with all of it.
+A short one is part of the session's reply. A long one is in a segment, and a transport sends it from there part by
+part. For a transport that cannot do that, a `WholeCall` returns all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from venvd_core.calls import Call, Reply
 
 COMMANDS = frozenset({"tofloatarray", "tofloatarray2d"})
 LARGEST_WHOLE = 256 << 20
-"""Bytes in one piece. A message is copied several times on its way out, and a server has 2 GiB of memory."""
+"""Bytes in one piece. The transport copies a message several times, and a server has 2 GiB of memory."""
 
 
 def too_long(nbytes: int) -> LimitExceeded:
@@ -27,7 +27,7 @@ def too_long(nbytes: int) -> LimitExceeded:
 
 
 def is_apart(reply: Reply) -> bool:
-    """Whether the reply to one of `COMMANDS` says where the text lies, in place of the text."""
+    """Whether the reply to one of `COMMANDS` names a segment with the text instead of containing the text."""
     return not reply.result.startswith(b"[")
 
 
@@ -59,13 +59,13 @@ def read_text(text: Outgoing) -> Iterator[bytes]:
     """Yield copies of the parts of a text: the session can change its own memory at any time.
 
     Raises:
-        Internal: it is no text of one line, which would break the framing of the pipe.
+        Internal: the text is not one line of ASCII, and would break the framing of the pipe.
         SessionLost: the session's process has ended.
     """
     for part in text:
         copy = bytes(part)
         if not copy.isascii() or b"\n" in copy:
-            raise Internal("the session sent a float array that is no JSON on one line")
+            raise Internal("the session sent a float array that is not one line of JSON")
         yield copy
 
 
@@ -76,7 +76,7 @@ def discard(call: Call) -> None:
 
 
 class WholeCall(Call):
-    """A call of one of `COMMANDS` that ends with its whole text, wherever that lies."""
+    """A call of one of `COMMANDS` whose reply always contains the whole text."""
 
     __slots__ = ("_reading",)
 

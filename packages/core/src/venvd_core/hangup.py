@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class HangupWatcher:
-    """Reports hang-ups of peers, also on connections that nothing reads from.
+    """Reports hang-ups of peers, even on connections that the server does not read.
 
-    The event loop notices a hang-up by reading, and does not read a connection that is paused or whose peer has ended
-    its side. A separate epoll that asks for no events still reports hang-ups.
+    The event loop notices a hang-up only when it reads. It does not read a paused connection, or one whose peer has
+    shut down its side. A separate epoll reports hang-ups even if it asks for no events.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -28,8 +28,8 @@ class HangupWatcher:
     def unwatch(self, descriptor: int, on_hangup: Callable[[], None] | None = None) -> None:
         """Stop watching.
 
-        Where `descriptor` may have been closed, pass the `on_hangup` that was registered: the number may belong to
-        another connection by now, which stays watched.
+        If `descriptor` may be closed, pass the registered `on_hangup`. The number may belong to another connection by
+        now, which then stays watched.
         """
         if on_hangup is not None and self._callbacks.get(descriptor) != on_hangup:
             return

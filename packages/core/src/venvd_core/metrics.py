@@ -97,7 +97,7 @@ class Metrics:
         self.direct_bytes_in = 0
         self.direct_bytes_out = 0
         self.egress_refused: Counter[str] = Counter(dict.fromkeys(("destination", "address", "unreachable"), 0))
-        """Connections that the broker of the network refused, by reason."""
+        """Connections that the egress broker refused, by reason."""
         self.refused_tokens: Counter[tuple[str, str]] = Counter(dict.fromkeys(REFUSALS, 0))
         """Requests by the code of their refusal and the kind of their peer."""
         self._every_call = logs.logs_every_call()

@@ -1,6 +1,6 @@
 """The secrets of a server: read from a file, and read again when the file changes.
 
-Variables go to each session that starts. Headers go to the broker of the network. Nothing else has them.
+Variables go to each session that starts. Headers go to the egress broker. Nothing else has them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 PROXY_PORT = 3128
-"""Of the forwarder to the broker of the network, on the loopback of the worker host."""
+"""Of the forwarder to the egress broker, on the loopback of the worker host."""
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 _DIRECT = "localhost,127.0.0.1,::1"
 PROXY_ENV = {

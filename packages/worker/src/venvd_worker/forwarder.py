@@ -8,7 +8,7 @@ MOST_CONNECTIONS = 256
 _CHUNK_BYTES = 1 << 17
 _ANSWER = "HTTP/1.1 503 Service Unavailable: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _BUSY = _ANSWER.format("there are {} connections: close some".format(MOST_CONNECTIONS)).encode()
-_AWAY = _ANSWER.format("the broker of the network is away").encode()
+_AWAY = _ANSWER.format("the egress broker is away").encode()
 
 
 class Forwarder:

@@ -398,7 +398,7 @@ class AsyncSecrets:
             name: of the secret.
             value: the secret itself.
             env: the variable by which code reads it.
-            header: the header that the broker of the network adds, in place of `env`; code never has the value.
+            header: the header that the egress broker adds, in place of `env`; code never has the value.
         """
         spec = SecretSpec(value, env, header)
         return await self._connection.send(api.set_secret(api.make_secrets_path(self._kind, owner), name, spec))

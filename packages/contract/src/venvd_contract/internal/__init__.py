@@ -46,6 +46,6 @@ PROTOCOL = 8
 SOCKET = "warden.sock"
 SECRET = "warden.secret"  # noqa: S105 - the name of a file
 EGRESS = "egress.sock"
-"""The socket of the broker of the network, where user code has one: see `venvd_egress`."""
+"""The socket of the egress broker, where user code has one: see `venvd_egress`."""
 TAKEN = "taken"
 """Shows that the channel has had its warden."""

@@ -37,7 +37,7 @@ def run_warden(archive: str, arguments: List[str]) -> None:
     parser.add_argument("--no-network", action="store_true", help="let user code make no network sockets")
     wait = "how long a stop signal lets a connected server finish its calls; a second signal ends the wait"
     parser.add_argument("--stop-wait", type=float, default=0.0, metavar="SECONDS", help=wait)
-    proxy = "port of loopback that leads to the broker of the network; default: none"
+    proxy = "port of loopback that leads to the egress broker; default: none"
     parser.add_argument("--proxy-port", type=int, default=0, metavar="PORT", help=proxy)
     for name, what in _PLACES.items():
         parser.add_argument(name, action="append", default=[], metavar="PATH", help=what)

@@ -1,4 +1,4 @@
-"""The process of the forwarder, by which user code reaches the broker of the network."""
+"""The process of the forwarder, by which user code reaches the egress broker."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Settings:
     """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's.
 
     `stop_wait` is how many seconds the warden goes on after a stop signal while its server is connected.
-    `proxy_port` is where user code finds the broker of the network; 0 is nowhere.
+    `proxy_port` is where user code finds the egress broker; 0 is nowhere.
     """
 
     channel: str
