@@ -163,7 +163,7 @@ def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, se
             first = next(iter(found))
             await client.command("session.reset", id="default")
             assert bytes(first) == b"\x07" * SIZE
-            with pytest.raises(SessionLost, match="while an array was under way"):
+            with pytest.raises(SessionLost, match="during the transfer of an array"):
                 list(found)
             found.close()
             await client.until(lambda: descriptors() <= before)

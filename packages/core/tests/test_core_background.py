@@ -54,7 +54,7 @@ def test_only_so_many_are_kept(run: Any, wardens: Any, serve: Any) -> None:
             with pytest.raises(NotFound, match="make room"):
                 await fetch(client, first)
             await leave(client, "echo")
-            with pytest.raises(Busy, match="2 calls"):
+            with pytest.raises(Busy, match="2 background calls"):
                 await leave(client)
 
     run(work)

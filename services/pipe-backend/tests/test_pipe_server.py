@@ -308,7 +308,7 @@ def test_a_sidecar_ends_with_its_worker_host(start: Start, archive: Path) -> Non
             warden.kill()
             warden.wait()
         said = again.communicate(timeout=60)[1]
-        assert b"starts again with another worker host" in said
+        assert b"starts again with a new worker host" in said
         assert again.returncode == 1
 
 

@@ -87,24 +87,24 @@ class Runner(Protocol):
 class Call:
     """A call, from its arrival to its end; a cancelled one ends with neither `reply` nor `error`.
 
-    It has the methods of a future without being one: `on_done` is called at once, without a turn of the loop, and a
-        future would cost nearly every call more than everything else here.
+    It has the methods of a future, but is none: it calls `on_done` at once, without a turn of the event loop. A future
+    would take longer than all other code in this class.
 
     Attributes:
         request: the fields of the request.
         on_done: called as soon as the call has ended.
-        on_event: called with each `stdout`, `stderr`, `display` and `progress`, where the call streams.
+        on_event: called with each `stdout`, `stderr`, `display` and `progress`; None if the call does not stream.
         find_call: finds a call of the same connection by its tag.
-        preliminary: whether another call follows that is counted for both.
-        received_at: when the call came; `time.monotonic`, as all times here.
-        deadline: when its time is over.
-        options: what `options_of` wrote for the session.
-        payload: that of the request, checked to be a JSON object on one line.
+        preliminary: whether a second call follows, and the metrics count only that one.
+        received_at: time of arrival; `time.monotonic`, as for all times here.
+        deadline: time at which the server stops the call.
+        options: the fields from `options_of`.
+        payload: the payload of the request, checked to be a JSON object on one line.
         runner: the session or the server's own task; None before it runs.
-        sent_at: when it left the queue; 0 before.
-        segments: the memory of the process it was sent to.
-        stop_reason: `timeout` or `cancelled` while it is being stopped.
-        counted: whether it is in the metrics already.
+        sent_at: time at which it left the queue; 0 before.
+        segments: the shared memory of the process that runs it.
+        stop_reason: `timeout` or `cancelled` while the server stops it.
+        counted: whether the metrics have counted it.
         ended: whether it has ended.
     """
 

@@ -133,7 +133,7 @@ class FileProcess:
                 await self._writer.drain()
 
     def end_data(self) -> None:
-        """Tell that all bytes were sent."""
+        """Tell the file process that it has all bytes."""
         self._writer.write(HEAD.pack(END, 0))
 
     def close(self) -> None:
@@ -151,12 +151,12 @@ def parse_error(data: bytes) -> VenvdError:
     except (ValueError, RecursionError, AttributeError):
         return Internal("the file process of the worker host sent an invalid error")
     if error.code not in _CODES_OF_FILES:
-        return Internal(f'the file process answered with the code "{error.code}", which is not its to use')
+        return Internal(f'the file process answered with the code "{error.code}", which only the server may use')
     return error
 
 
 async def start(channel: Channel, command: TransferFile, owner: FileOwner) -> FileProcess:
-    """Start a file process; waits for the session's own process where that is about to start.
+    """Start a file process; if the session is starting, wait for it first.
 
     Raises:
         Unavailable: the worker host is away, or the session does not come up.
@@ -201,9 +201,9 @@ class _Transfer:
             on_end(error, size)
 
     def close(self) -> None:
-        """Release the file process; an unfinished transfer is given up."""
+        """Release the file process, and cancel an unfinished transfer."""
         self._process.close()
-        self._report_end(Cancelled("the client went away, or gave the file up"), 0)
+        self._report_end(Cancelled("the client disconnected or cancelled the transfer"), 0)
 
 
 class Download(_Transfer):
@@ -211,7 +211,7 @@ class Download(_Transfer):
 
     Attributes:
         info: `FileInfo`, as JSON.
-        offset, length: which bytes come.
+        offset, length: the part of the file that is sent.
     """
 
     def __init__(self, process: FileProcess, found: FileFound, on_end: OnEnd | None) -> None:
@@ -222,7 +222,7 @@ class Download(_Transfer):
         """Yield the bytes.
 
         Raises:
-            Conflict: the file has become shorter meanwhile.
+            Conflict: the file has become shorter.
         """
         try:
             async for piece in self._process.receive_pieces(self.length):
@@ -234,10 +234,10 @@ class Download(_Transfer):
 
 
 class Upload(_Transfer):
-    """A file on its way to a session. Until `commit` an older file stays; `close` without it leaves no trace.
+    """A file on its way to a session. `commit` replaces an older file; `close` without `commit` leaves no trace.
 
     Attributes:
-        last_used: when bytes came last; `time.monotonic`.
+        last_used: time of the last bytes; `time.monotonic`.
     """
 
     def __init__(self, process: FileProcess, on_end: OnEnd | None) -> None:

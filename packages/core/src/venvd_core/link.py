@@ -1,4 +1,4 @@
-"""The server's connection to its warden: packets of JSON, and descriptors on their way inwards."""
+"""The server's connection to its warden: packets of JSON; descriptors travel only to the warden."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _log = logging.getLogger("venvd.worker")
 _ANSWER_TIMEOUT = 10.0
 _RETRY_PAUSE = 0.05
 _DELAY = 0.01
-"""Seconds by which a command is late that no client waits for."""
+"""Seconds that a delayed command waits: no client waits for its answer."""
 _FULL = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
-"""The kernel has no room for a packet at the moment; descriptors under way count for all processes of a user."""
+"""The kernel has no room for a packet now; it limits the descriptors in flight of all processes of a user together."""
 
 SessionEvent = Exited | Refused | Up
 
@@ -55,7 +55,7 @@ class Link:
     Attributes:
         hello: the warden's answer to `hello`.
         zygote: the latest state of the zygote; None before the answer to `hello`.
-        gone: is done, with the reason, when the connection has ended.
+        gone: done when the connection has ended; its result is the reason.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Link:
         descriptors: Sequence[int] = (),
         delayed: bool = False,
     ) -> msgspec.Raw:
-        """Send a command of `messages` and wait for its result. The descriptors stay the caller's.
+        """Send a command of `messages` and wait for its result. The caller keeps the descriptors, and closes them.
 
-        One that is `delayed` is sent a moment later, or before the next command.
+        With `delayed`, the command is sent a moment later, or before the next command.
 
         Raises:
-            Unavailable: the warden went away, or did not answer for `within` seconds, which drops the connection.
-            VenvdError: the command failed; the warden's error.
+            Unavailable: the warden disconnected, or did not answer within `within` seconds, which drops the connection.
+            VenvdError: the warden's error: the command failed.
         """
         future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         number = self._delay(command) if delayed else self._send(command, descriptors)
@@ -191,7 +191,7 @@ class Link:
             elif truncated:
                 self.drop("the worker host sent a packet that is larger than the protocol allows")
             elif descriptors_refused:
-                self.drop("the worker host sent a descriptor, and none travels towards the server")
+                self.drop("the worker host sent a descriptor, which the protocol forbids")
             else:
                 self._take_packet(data)
 
@@ -223,13 +223,13 @@ class Link:
 
 
 def log_walls(walls: WallsReport) -> None:
-    """Log which walls stand between sessions."""
+    """Log how sessions are isolated."""
     level = logging.INFO if (walls.landlock or walls.namespaces) and walls.callFilter else logging.WARNING
     _log.log(level, "walls between sessions", extra={"fields": asdict(walls)})
 
 
 def log_zygote(zygote: ZygoteReport) -> None:
-    """Log a state of the zygote that is final."""
+    """Log the state of the zygote once it no longer starts."""
     if zygote.state == "starting":
         return
     seconds = {each.module: each.seconds for each in zygote.preload}

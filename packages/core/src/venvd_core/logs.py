@@ -13,7 +13,7 @@ _LONGEST_MESSAGE = 500
 
 
 def logs_every_call() -> bool:
-    """Whether successful calls are logged too."""
+    """Return whether the log has successful calls too."""
     return _calls.isEnabledFor(logging.DEBUG)
 
 
@@ -27,7 +27,7 @@ def log_call(
     error: VenvdError | None = None,
     **more: Any,
 ) -> None:
-    """Log one call of the token `key`. An error of user code is logged with its type and without its message."""
+    """Log one call of the token `key`. Of an error of user code, log the type and not the message."""
     level = logging.DEBUG if error is None else _LEVELS.get(error.code, logging.INFO)
     if not _calls.isEnabledFor(level):
         return

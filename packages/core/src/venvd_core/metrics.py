@@ -1,7 +1,4 @@
-"""The counters of a backend, and their form for Prometheus.
-
-Every call is counted, so the counters are plain dictionaries; `venvd_core.exposition` writes them out.
-"""
+"""The counters of a backend. Every call updates them, so they are plain; `venvd_core.exposition` renders them."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ CAUSES = frozenset({"exit", "signal", "memory", "cpu", "interrupt", "kill", "idl
 
 @dataclass
 class Gauges:
-    """The present state of a backend, as the pool sees it."""
+    """The current state of a backend, from its pool."""
 
     in_flight: int = 0
     queued: int = 0
@@ -42,10 +39,10 @@ class Gauges:
     """Resident bytes of `sessions`, the `warden` and the `zygote`."""
     zygote_ready: bool = False
     preloaded: dict[str, bool] = field(default_factory=dict)
-    """By module to preload, whether its import succeeded."""
+    """Whether the import succeeded, by module."""
     build: dict[str, str] = field(default_factory=dict)
     walls: dict[str, str] = field(default_factory=dict)
-    """What stands between sessions, once the worker host has said so."""
+    """How sessions are isolated; empty until the worker host has joined."""
 
 
 class GaugeSource(Protocol):
@@ -56,20 +53,20 @@ class Tally:
     """The calls of one command.
 
     Attributes:
-        outcomes: how many there were by outcome: "ok", or the code of the error.
-        buckets: how many there were by duration, with the bounds of `BUCKETS`.
-        seconds: their duration in all.
+        outcomes: number of calls by outcome: "ok", or the code of the error.
+        buckets: number of calls by duration, with the bounds of `BUCKETS`.
+        seconds: total duration.
     """
 
     __slots__ = ("buckets", "outcomes", "seconds", "uncounted")
 
     def __init__(self) -> None:
-        # Prometheus sees no increase in a counter that appears at 1, so these two are there from the start
+        # these two start at 0: Prometheus sees no increase in a counter that first appears at 1
         self.outcomes: Counter[str] = Counter({"ok": 0, Internal.code: 0})
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
         self.uncounted: list[float] = []
-        """Durations of calls that succeeded and are not in the buckets yet: a batch costs less than single calls."""
+        """Durations of successful calls that are not in the buckets yet: a batch takes less time than single calls."""
 
     def count(self) -> None:
         """Count the calls in `uncounted`."""
@@ -99,7 +96,7 @@ class Metrics:
         self.egress_refused: Counter[str] = Counter(dict.fromkeys(("destination", "address", "unreachable"), 0))
         """Connections that the egress broker refused, by reason."""
         self.refused_tokens: Counter[tuple[str, str]] = Counter(dict.fromkeys(REFUSALS, 0))
-        """Requests by the code of their refusal and the kind of their peer."""
+        """Refused requests by error code and kind of peer."""
         self._every_call = logs.logs_every_call()
 
     def record_call(
@@ -135,19 +132,19 @@ class Metrics:
             logs.log_call(request.command, outcome, key=key, seconds=seconds, session=session, error=error, **sizes)
 
     def record_bytes(self, size: int, *, out: bool) -> None:
-        """Count bytes other than those of requests and results, which are counted with their calls."""
+        """Count bytes outside of requests and results; `record_call` counts those."""
         if out:
             self.bytes_out += size
         else:
             self.bytes_in += size
 
     def record_refusal(self, command: str, error: VenvdError, caller: Caller | None) -> None:
-        """Count a call that was refused before any code of its command ran."""
+        """Count a call that was refused before its command ran."""
         self.tallies[command].outcomes[error.code] += 1
         logs.log_call(command, error.code, key=name_caller(caller), error=error)
 
     def record_refused_token(self, code: str, peer: str) -> None:
-        """Count a request whose token was missing, wrong or not enough."""
+        """Count a request without a token, or with one that is wrong or does not allow it."""
         self.refused_tokens[code, classify_peer(peer)] += 1
 
     def record_attach(self) -> None:

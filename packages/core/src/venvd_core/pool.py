@@ -1,4 +1,4 @@
-"""The sessions of a backend: `default` is always there, clients create and delete others."""
+"""The sessions of a backend: `default` always exists, clients create and delete others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Pool:
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._ending: set[str] = set()
-        """IDs of sessions whose processes are being ended."""
+        """IDs of sessions whose processes are ending."""
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Why the latest sessions ended, by name."""
         self._memory: dict[str, int] = {}
@@ -81,7 +81,7 @@ class Pool:
         return SessionSpec(session_id, settings.usual_limits, lease=settings.handle_lease, compat=settings.compat)
 
     async def _start_standby(self, first: Session) -> None:
-        """Keep a standby once the first session is up, so that the two do not wait for each other."""
+        """Start the standby after the first session is up, so that the two do not slow each other down."""
         with contextlib.suppress(VenvdError):
             await first.wait_until_up()
         self._standby.start()
@@ -108,8 +108,8 @@ class Pool:
         """Return the session with this name or ID; None is `default`.
 
         Raises:
-            NotFound: there is none; says how it ended where that is known.
-            Moved: it lives on another replica.
+            NotFound: there is none; the message says how it ended, if the server knows.
+            Moved: it belongs to another replica.
         """
         if name is None:
             name = DEFAULT
@@ -132,7 +132,7 @@ class Pool:
 
     def list(self) -> commands.SessionList:
         sessions = self._sessions.values()
-        if self._replicas.replaced:  # another launch has the first session that clients get
+        if self._replicas.replaced:  # clients get the first session of the newer launch
             return commands.SessionList([each.info() for each in sessions if each.spec.id != self._replicas.first])
         return commands.SessionList([session.info() for session in sessions])
 
@@ -141,9 +141,9 @@ class Pool:
 
         Raises:
             InvalidRequest: a field is wrong.
-            Conflict: the name is taken.
-            LimitExceeded: there are as many sessions as may be.
-            Unavailable: the worker host is away, or could not start the process.
+            Conflict: another session has the name.
+            LimitExceeded: the backend has as many sessions as it may.
+            Unavailable: no worker host is connected, or it could not start the process.
         """
         spec = self._spec(payload)
         self._check_link()
@@ -154,11 +154,11 @@ class Pool:
             raise Conflict(f'there is a session "{taken}" already')
         session = self._add(spec)
         if session.serving:
-            return session.info()  # it has the process of a standby
+            return session.info()  # it got a process of the standby
         try:
             await session.wait_until_up()
         except (VenvdError, asyncio.CancelledError):
-            self._tasks.start(self._end(session, "it could not be started"))
+            self._tasks.start(self._end(session, "it could not start"))
             raise
         return session.info()
 
@@ -177,7 +177,7 @@ class Pool:
             slot, process = (self.slots.take(), None) if waiting is None else waiting
         if slot is None:
             most = self._settings.max_sessions
-            raise LimitExceeded(f"sessions: this backend has {most}, and no more are allowed")
+            raise LimitExceeded(f"sessions: this backend has {most}, which is its limit")
         session = self._sessions[spec.id] = Session(spec, slot, self, process)
         return session
 
@@ -203,7 +203,7 @@ class Pool:
         """End a session; returns when its whole process tree is gone."""
         session = self.find(name)
         if session.spec.id == self._replicas.first:
-            raise InvalidRequest(f'the session "{session.spec.id}" is always there: reset it instead')
+            raise InvalidRequest(f'the session "{session.spec.id}" cannot be deleted: reset it instead')
         await self._end(session, "the session was deleted")
 
     def stop_calls_of(self, key: Access) -> None:
@@ -241,7 +241,7 @@ class Pool:
     # ---- readiness and metrics
 
     def find_unready_reason(self) -> str | None:
-        """Return why the default session takes no calls; None where it takes them."""
+        """Return the reason why the default session takes no calls, or None if it takes them."""
         if self.channel.link is None:
             return self.channel.why
         default = self._sessions.get(self._replicas.first)
@@ -302,7 +302,7 @@ class Pool:
         }
 
     async def refresh(self) -> None:
-        """Ask the warden how much memory is used; keeps the last answer where it gives none."""
+        """Ask the warden how much memory is used; keep its last answer if it gives none."""
         link = self.channel.link
         if link is None:
             self._memory = {}
@@ -329,7 +329,7 @@ def _check_directory(path: str) -> str:
     """Check the `cwd` of a session, and return it.
 
     Raises:
-        InvalidRequest: no directory can have that path, or it leads out of the working directory.
+        InvalidRequest: no directory can have this path, or it leads out of the working directory.
     """
     if "\0" in path or len(path.encode("utf-8", "surrogatepass")) > _LONGEST_PATH or not path.isprintable():
         raise InvalidRequest(f"cwd takes the path of a directory: at most {_LONGEST_PATH} bytes, no control characters")

@@ -1,4 +1,4 @@
-"""The program of a server: it starts, serves until a signal, and ends."""
+"""The program of a server: it starts, serves until a signal, and exits."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Server(Protocol):
         """Listen; raises `VenvdError` if that is impossible."""
 
     async def close(self) -> None:
-        """Answer what runs, then close everything."""
+        """Answer the running calls, then close everything."""
 
 
 ServerType = Callable[[Backend, SettingsType], Server]
 
 
 async def serve(settings: SettingsType, import_server: Callable[[], ServerType[SettingsType]]) -> None:
-    """Serve until SIGTERM or SIGINT. A sidecar also ends with its worker host, so that both are started afresh.
+    """Serve until SIGTERM or SIGINT. A sidecar also stops when its worker host ends, so that both start again.
 
-    `import_server` imports the transport and returns the class of its server. It runs in a thread once the channel
-    listens, while the warden joins and starts the zygote.
+    `import_server` imports the transport and returns the class of its server. It runs in a thread after the channel
+    listens. Meanwhile the warden joins and starts the zygote.
 
     Raises:
-        VenvdError: the server cannot listen, or is a sidecar whose worker host is gone.
+        VenvdError: the server cannot listen, or is a sidecar whose worker host has ended.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -54,17 +54,17 @@ async def serve(settings: SettingsType, import_server: Callable[[], ServerType[S
         await server.start()
         await stop.wait()
         if not lost.done():
-            log.info("the server was asked to stop: it answers the running calls and exits")
+            log.info("the server stops: it answers the running calls and exits")
         await server.close()
     finally:
         why = lost.result() if settings.sidecar and lost.done() else None
         lost.cancel()
         await backend.close()
     if why is not None:
-        raise Unavailable(f"{why}; this server ends, and starts again with another worker host")
+        raise Unavailable(f"{why}; this server exits, and starts again with a new worker host")
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many descriptors as it may: connections and shared memory of sessions take them."""
+    """Raise the soft limit on descriptors to the hard limit: connections and shared memory need many."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

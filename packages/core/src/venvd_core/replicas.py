@@ -1,4 +1,4 @@
-"""The replicas of a backend: which of them a session lives on, and where the others are."""
+"""The replicas of a backend: which replica has a session, and the addresses of the others."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ _CALL_ID_BYTES = 16
 
 
 class Replicas:
-    """The replica that this server is, and its siblings.
+    """The own replica of this server, and the other replicas of its backend.
 
-    A session's ID begins with the number of its replica as soon as there is another one. IDs that a replica gave before
-    stay as they are. A hash of a session's name chooses the replica on which it lives, so that each name is unique
-    among all of them.
+    While a backend has several replicas, the IDs of new sessions begin with the number of their replica. Older IDs stay
+    as they are. A hash of a session's name chooses its replica, so a name is unique among all replicas.
 
     Args:
-        number: of this replica.
+        number: the number of this replica.
 
     Attributes:
-        first: the ID of the session that is always there: `default`, or that of another replica than 0.
-        refresh: reads the table again; None where this server has no file of it.
+        first: the ID of the session that always exists: `default` on replica 0, and `N-default` on replica N.
+        refresh: reads the table again; None if this server has no file with it.
     """
 
     def __init__(self, number: int) -> None:
@@ -34,13 +33,13 @@ class Replicas:
         self._numbered = number > 0
 
     def replace_table(self, table: ReplicaTable) -> None:
-        """Take the table that the controller has written; replicas come and go while this one runs."""
+        """Use a new table from the controller; replicas come and go while this one runs."""
         self._table = table
         self._numbered = self._numbered or table.count > 1
 
     @property
     def replaced(self) -> bool:
-        """Whether another launch is this replica now, after an update: this one keeps its sessions until it ends."""
+        """Whether an update has started a newer launch of this replica; this one keeps its sessions until it ends."""
         return self._table.own is not None
 
     @property
@@ -60,7 +59,7 @@ class Replicas:
         if self.replaced:
             self._move("new sessions belong to", self.number)
         left = None if name is None else self._table.find_left(name)
-        if left is not None:  # the launch before this one has it, and refuses another one of that name
+        if left is not None:  # a former launch has this session, and refuses a second one with its name
             self._move(f'the session "{name}" is one of', left)
         if not self._numbered:
             return name or f"s-{secrets.token_hex(6)}"
@@ -68,12 +67,12 @@ class Replicas:
             self._check_open()
             return f"{self.number}-{secrets.token_hex(6)}"
         if read_number(name) is not None:
-            raise InvalidRequest(f'"{name}" looks like the ID of a session, which begins with a number: choose another')
+            raise InvalidRequest(f'the name "{name}" begins with a number, like the ID of a session: choose another')
         self.check_home(name)
         if self.draining:
             raise Unavailable(
-                f'sessions with the name "{name}" live on replica {self.number}, which takes no new ones, since it '
-                "will be removed: choose another name, or try again once it is gone"
+                f'sessions with the name "{name}" belong to replica {self.number}, which will be removed and takes no '
+                "new sessions: choose another name, or try again after the removal"
             )
         return name if name == self.first else f"{self.number}-{name}"
 
@@ -87,10 +86,10 @@ class Replicas:
         self._check("new sessions belong to", others[0])
 
     def list_ids(self, session: str) -> tuple[str, ...]:
-        """Return the IDs that the session with this name or ID may have here.
+        """Return the IDs that a session with this name or ID may have here.
 
         Raises:
-            Moved: it lives on another replica.
+            Moved: it belongs to another replica.
         """
         if not self._numbered:
             return (session,)
@@ -100,19 +99,19 @@ class Replicas:
         return (session, f"{self.number}-{session}")
 
     def check_home(self, session: str) -> None:
-        """Check that this is the replica on which the session with this name or ID lives.
+        """Check that the session with this name or ID belongs to this replica.
 
         Raises:
-            Moved: it is another one.
-            Unavailable: it is another one, which has no address now.
+            Moved: it belongs to another replica.
+            Unavailable: it belongs to another replica, which has no address now.
         """
         self._check(f'the session "{session[:80]}" is one of', self._table.find_home(session))
 
     def check_left(self, session: str) -> None:
-        """Check that no other launch of this replica may have a session that is not here, in or after an update.
+        """Check that no other launch of this replica has a session that is not here, in or after an update.
 
         Raises:
-            Moved: the launch now, or a former one that has it or has not said yet what it has.
+            Moved: the newer launch may have it, or a former one has it or has not reported its sessions yet.
         """
         if self.replaced:
             self._move(f'the session "{session[:80]}" may be one of', self.number)
@@ -123,35 +122,35 @@ class Replicas:
             self._move(f'the session "{session[:80]}" is one of', left)
 
     def check_left_call(self, call: str) -> None:
-        """Check that no launch before this one may have a background call that is not known here.
+        """Check that no former launch may have a background call that is not known here.
 
-        Sessions of those start new calls while they drain, so no list of calls would be complete. Each launch asks the
-        one before it, and the oldest knows that there is no such call.
+        A draining launch still starts calls, so a list of its calls would never be complete. Instead, each launch sends
+        the client to the one before it. The oldest answers that there is no such call.
 
         Raises:
-            Moved: the launch before this one may have it, or those before that.
+            Moved: the launch before this one, or an older one, may have it.
         """
         left = self._list_left()
         if left:
             self._move(f'the call "{call[:80]}" may be one of', left[0])
 
     def _list_left(self) -> list[int]:
-        """List the launches that this replica had before this one and that still drain, newest first."""
+        """List the former launches of this replica that still drain, newest first."""
         own = self._table.own
         return [each for each in self._table.list_left(self.number) if own is None or each < own]
 
     def make_call_id(self) -> str:
-        """Make the ID of a new background call; it begins like those of sessions where there are several replicas."""
+        """Make the ID of a new background call; with several replicas it begins with the number, like a session's."""
         prefix = f"{self.number}-" if self._numbered else ""
         return prefix + secrets.token_hex(_CALL_ID_BYTES)
 
     def check_call(self, call: str) -> None:
-        """Check that a background call with this ID would be one of this replica; raises as `check_home`."""
+        """Check that a background call with this ID would belong to this replica; raises as `check_home`."""
         if self._numbered and read_number(call) is not None:
             self._check(f'the call "{call[:80]}" is one of', self._table.find_home(call))
 
     def _check(self, what: str, home: int | None) -> None:
-        # None: this one knows of no such session either
+        # None: no other replica has it, so this one says that there is no such session
         if home is None or home in {self.number, self._table.own}:
             return
         self._move(what, home)

@@ -1,6 +1,6 @@
 """The secrets of a server: read from a file, and read again when the file changes.
 
-Variables go to each session that starts. Headers go to the egress broker. Nothing else has them.
+Each session that starts gets the variables. The egress broker gets the headers. Nothing else gets a secret.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from venvd_contract.errors import Unavailable
 _log = logging.getLogger("venvd.secrets")
 
 _PAUSE = 0.5
-"""Seconds between two looks at the file."""
+"""Seconds between two checks of the file."""
 _FIRST_PAUSE = 0.01
 _FIRST_SECONDS = 60.0
-"""Until the file must be there: some engines write it when the server runs."""
+"""Seconds in which the file must appear: some engines write it after the server has started."""
 _LARGEST = 32 << 20
 
 
@@ -46,14 +46,14 @@ class Secrets:
     """The secrets of one backend.
 
     Args:
-        path: of the file; without one there are no secrets.
+        path: the file; None means no secrets.
         wait: whether `start` waits for the file.
 
     Attributes:
-        variables: of each session that starts now.
-        headers: that the broker adds.
-        authorities: that the broker trusts beside those of the system, PEM.
-        on_change: called after they changed.
+        variables: environment variables for each new session.
+        headers: the headers that the broker adds.
+        authorities: CA certificates that the broker trusts beside those of the system, PEM.
+        on_change: called after a change of these attributes.
     """
 
     def __init__(self, path: Path | None, *, wait: bool = True) -> None:
@@ -68,10 +68,10 @@ class Secrets:
         self.on_change: Callable[[], None] | None = None
 
     async def start(self) -> None:
-        """Wait for the file if it is to come, and keep to it until `close`.
+        """Read the file, or wait for it with `wait`; from then on, follow its changes until `close`.
 
         Raises:
-            Unavailable: the file does not come.
+            Unavailable: the file did not appear in time.
         """
         if self._path is None:
             return
@@ -79,7 +79,7 @@ class Secrets:
         end = loop.time() + _FIRST_SECONDS
         while not self._refresh():
             if loop.time() > end:
-                raise Unavailable(f"VENVD_SECRETS_FILE: {self._path} did not come within {_FIRST_SECONDS:g} s")
+                raise Unavailable(f"VENVD_SECRETS_FILE: {self._path} did not appear within {_FIRST_SECONDS:g} s")
             await asyncio.sleep(_FIRST_PAUSE)
         self._watching = asyncio.create_task(self._watch(), name="secrets")
 
@@ -94,7 +94,7 @@ class Secrets:
                 self._report()
 
     def _refresh(self) -> bool:
-        """Read the file if it has changed, and return whether it can be read; else the secrets stay as they are."""
+        """Read the file if it has changed; return false, and keep the secrets, if it cannot be read."""
         if self._path is None:
             return True
         try:
@@ -106,7 +106,7 @@ class Secrets:
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and not self._wait and self._seen is None:
                 return True
-            # the text of an error of decoding names places in the file, and no values
+            # the message of a decoding error contains positions in the file, and no values
             self._seen, self._problem = None, str(error)
             return False
         self._seen = seen

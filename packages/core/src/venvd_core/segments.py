@@ -1,8 +1,9 @@
-"""Memory that the server makes for a session, and shares with it.
+"""Memory that the server makes for a session and shares with it.
 
-A segment is a memfd whose size is sealed: it cannot shrink under this process, which would die of it. The session asks
-for one of some bytes, and the server checks them against its bounds before it makes it. The session touches each page
-first, so that the kernel charges it there. The session can take pages back: the server looks before it touches any.
+A segment is a memfd with a sealed size: if it could shrink, SIGBUS would kill this process. The session asks for a
+segment of a size, and the server checks the size before it makes the segment. The session touches each page first, so
+that the kernel charges the page to the worker host. The session can remove pages, so the server checks that all are
+allocated before it touches any.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from venvd_core.wire import encode
 
 _BLOCK_BYTES = 512
 _MOST_AT_ONCE = 16
-"""Packets of one session that are read before the loop turns to others."""
+"""Packets of one session that the server reads in one turn of the event loop."""
 
 
 class Segment:
-    """One segment; the descriptor is this process's own."""
+    """One segment, with a descriptor of its own."""
 
     def __init__(self, name: str, size: int, descriptor: int) -> None:
         self.name = name
@@ -41,16 +42,16 @@ class Segment:
         self._ended = False
 
     def part(self, start: int, end: int) -> memoryview:
-        """Return some of its bytes, to be read or written at once.
+        """Return some of its bytes; the caller reads or writes them at once.
 
         Raises:
-            Internal: the session has taken pages away.
-            SessionLost: its process ended.
+            Internal: the session has removed pages.
+            SessionLost: the session's process has ended.
         """
         if self._ended:
-            raise SessionLost("the session's process ended while an array was under way; its state is lost")
+            raise SessionLost("the session's process ended during the transfer of an array; its state is lost")
         if self.descriptor < 0 or os.fstat(self.descriptor).st_blocks * _BLOCK_BYTES < self.size:
-            raise Internal("the session took back memory that it shares")
+            raise Internal("the session removed pages of shared memory")
         if self._map is None:
             self._map = self._map_memory()
         return memoryview(self._map)[start:end]
@@ -59,10 +60,10 @@ class Segment:
         try:
             return mmap.mmap(self.descriptor, self.size)
         except OSError as error:
-            raise Internal(f"memory that the session shares cannot be mapped: {error.strerror}") from None
+            raise Internal(f"the server cannot map shared memory of the session: {error.strerror}") from None
 
     def close(self, *, ended: bool = False) -> None:
-        """Close the descriptor; parts that are still used keep the memory. `ended`: since the session's process did."""
+        """Close the descriptor; parts in use keep the memory. `ended`: the session's process has ended."""
         self._ended = ended
         self._map = None
         descriptor, self.descriptor = self.descriptor, -1
@@ -82,10 +83,10 @@ class Segments:
     """The segments of one session's process.
 
     Args:
-        sock: the server's end of the process's supply of segments.
-        most: bytes of all segments together; None for no limit.
+        sock: the server's end of the connection on which the process gets segments.
+        most: limit on the bytes of all segments together; None is no limit.
         write: sends a line to the session.
-        on_broken: takes the reason, without its subject, why the process must end: it broke the protocol.
+        on_broken: called if the process breaks the protocol, with how it did so, as a sentence without its subject.
     """
 
     def __init__(
@@ -104,15 +105,15 @@ class Segments:
         """Return the segment that a reply names.
 
         Raises:
-            Internal: the process has none of that name.
+            Internal: the process has no segment with this name.
         """
         segment = self._known.get(name)
         if segment is None:
-            raise Internal("the session names memory that it was not given")
+            raise Internal("the session named a segment that it does not have")
         return segment
 
     def release(self, name: str, *, reusable: bool = True) -> None:
-        """Give a segment up; the session must not use it again where a client may still map it."""
+        """Tell the session that a segment is free. It must not reuse the segment if a client may still map it."""
         self._write(encode({"segments": {"free" if reusable else "drop": [name]}}) + b"\n")
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class Segments:
             segment.close(ended=True)
         self._known.clear()
 
-    # ---- what the process asks for
+    # ---- requests of the process
 
     def _receive(self) -> None:
         for _ in range(_MOST_AT_ONCE):
@@ -132,7 +133,7 @@ class Segments:
                 return
             except OSError:
                 data = b""
-            if not data:  # the process has ended, or gets no further segment
+            if not data:  # the process has ended, or has closed its end
                 self._stop()
                 return
             try:
@@ -151,7 +152,7 @@ class Segments:
         if packet.want is None:
             return
         if self._has_unread():
-            self._break("asked for a segment before it took the last one")
+            self._break("asked for a segment before it received the last one")
             return
         try:
             segment = self._make(packet.want)
@@ -165,7 +166,7 @@ class Segments:
         """Make a segment of `size` bytes.
 
         Raises:
-            LimitExceeded: the process would have too many, or too many bytes in them.
+            LimitExceeded: the process would have too many segments, or too many bytes in segments.
         """
         if len(self._known) >= MOST_SEGMENTS:
             raise LimitExceeded(f"the session has {MOST_SEGMENTS} arrays in shared memory, which is its limit")
@@ -182,7 +183,7 @@ class Segments:
         return segment
 
     def _has_unread(self) -> bool:
-        """Whether an answer waits: its descriptor counts for this server's user until the process takes it."""
+        """Return whether the last answer is unread, so that its descriptor still counts for this server's user."""
         unread = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
         return int.from_bytes(unread, sys.byteorder) > 0
 

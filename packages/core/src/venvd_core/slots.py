@@ -1,6 +1,6 @@
 """The server's view of the slots (`venvd_contract.internal.slots`).
 
-User code can write anything there. The server bounds what it reads, and decides nothing that matters by it alone.
+User code can write anything there. So the server bounds what it reads, and takes no important decision by it alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class SlotState:
     sequence: int
     started: float
     deadline: float
-    """By the clock of the worker host, as is `started`: under gVisor that is another than the server's."""
+    """By the clock of the worker host, like `started`; under gVisor it differs from the server's clock."""
     request: int
     connection: int
     """The direct connection of the running call; 0 for the server's stream."""
     id_bytes: int
-    """Of the request's ID as JSON, where it is no whole number."""
+    """Length of the request's ID as JSON; 0 if the ID is a whole number."""
     answered: int
     handles: int
     bytes_in: int
@@ -50,18 +50,18 @@ class Slots:
 
     @property
     def taken(self) -> int:
-        """How many are taken."""
+        """The number of slots in use."""
         return self.count - len(self._free)
 
     def take(self) -> int | None:
-        """Take a free slot and return its index; None where there is none."""
+        """Take a free slot and return its index, or None if all are in use."""
         return self._free.pop() if self._free else None
 
     def release(self, index: int) -> None:
         self._free.append(index)
 
     def clear(self, index: int) -> None:
-        """Clear a slot for the next process; the last one must have ended."""
+        """Clear a slot for the next process; the process before must have ended."""
         self._map[index * SIZE : (index + 1) * SIZE] = bytes(SIZE)
 
     def read(self, index: int) -> SlotState:
@@ -86,7 +86,7 @@ class Slots:
         )
 
     def read_request_id(self, index: int) -> bytes:
-        """Return the ID of the running request as JSON, unchecked; empty where it is too long."""
+        """Return the ID of the running request as unchecked JSON; empty if it is too long."""
         slot = self.read(index)
         if not slot.id_bytes:
             return b"%d" % slot.request
@@ -96,7 +96,7 @@ class Slots:
         return self._map[start : start + slot.id_bytes]
 
     def withdraw(self, index: int, number: int) -> None:
-        """Ask the session not to begin the server's request `number` any more."""
+        """Tell the session not to begin the server's request `number`."""
         U64.pack_into(self._map, index * SIZE + AT["withdrawn"], number)
 
     def close(self) -> None:

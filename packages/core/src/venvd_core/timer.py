@@ -10,8 +10,8 @@ from collections.abc import Callable
 class DeadlineTimer:
     """Calls `on_due` at the earliest scheduled time; `on_due` returns the next time, or None.
 
-    A timer of its own would make every call slower. This one moves only for an earlier time; a call that ends before
-    its deadline leaves it alone.
+    A timer for each call would make every call slower. This timer moves only to an earlier time. A call that ends
+    before its deadline does not touch it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[float], float | None]) -> None:

@@ -1,4 +1,4 @@
-"""JSON between server and session: payloads are checked, and replies are split; values are not parsed."""
+"""JSON between server and session. This module checks payloads and splits replies; it parses no values."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ _CODES_OF_A_SESSION = frozenset(
 class SessionLine(msgspec.Struct, gc=False):
     """One line of a session's stream, which user code may have written.
 
-    What may be long is JSON that was checked to be JSON, and takes no memory of its own. A field that is absent is
-    empty.
+    Fields that may be long are views of the line, checked to be JSON. An absent field is empty.
     """
 
     id: int | None = None
@@ -86,17 +85,17 @@ TEXT_EVENTS = frozenset({"stdout", "stderr"})
 LARGEST_SIZES = 2048
 """Bytes of a list of attachments as JSON, enough for the most that a line may have."""
 LARGEST_ERROR = 512 * 1024
-"""Bytes of one text of an error as JSON. A session cuts its own before."""
+"""Bytes of one text of an error as JSON. A session cuts longer texts itself."""
 _WHOLE = 1 << 20
-"""Bytes of a line that is decoded in one piece to be checked."""
+"""Bytes that the check for UTF-8 decodes at a time."""
 
 
 class GarbledError(Exception):
-    """A session sent a line that breaks the protocol; the message says how."""
+    """A session sent a line that breaks the protocol; the message describes the line."""
 
 
 def parse_line(line: bytes) -> SessionLine:
-    """Parse one line, but for its result and data.
+    """Parse one line, except its result and data.
 
     Raises:
         GarbledError: not UTF-8, not JSON, or fields of the wrong type.
@@ -110,7 +109,7 @@ def parse_line(line: bytes) -> SessionLine:
 
 
 def _check_utf8(line: bytes) -> None:
-    """Decode a line part by part, since the whole of it may take four times its bytes.
+    """Decode a line part by part: all of it at once could take four times its memory.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
@@ -125,7 +124,7 @@ def parse_sizes(sizes: msgspec.Raw) -> list[int] | None:
     """Parse the list of a line's attachments.
 
     Raises:
-        GarbledError: it is no list of whole numbers, or too long.
+        GarbledError: it is not a list of whole numbers, or too long.
     """
     if memoryview(sizes).nbytes > LARGEST_SIZES:
         raise GarbledError("a list of attachments that is too long")
@@ -136,10 +135,10 @@ def parse_sizes(sizes: msgspec.Raw) -> list[int] | None:
 
 
 def copy_data(event: str, data: msgspec.Raw) -> bytes:
-    """Copy the JSON of an event, which is passed on as it is.
+    """Copy the JSON of an event, which the server passes on unchanged.
 
     Raises:
-        GarbledError: the event has text, and the data are none.
+        GarbledError: the data of a text event are not text.
     """
     copy = b"" + data
     if event in TEXT_EVENTS and copy[:1] != b'"':
@@ -167,7 +166,7 @@ def check_payload(payload: bytes) -> bytes:
     A `msgspec.Raw` is part of a line that has been parsed.
 
     Raises:
-        InvalidRequest: it is no such object; says why.
+        InvalidRequest: it is not; the message says why.
         TooLarge: it is nested too deeply.
     """
     if type(payload) is msgspec.Raw:
@@ -209,7 +208,7 @@ def error_of(line: SessionLine) -> VenvdError:
     """
     code = _parse_text(line.code) or Internal.code
     if code not in _CODES_OF_A_SESSION and code != Internal.code:
-        return Internal(f'the session answered with the code "{code[:40]}", which is not its to use')
+        return Internal(f'the session answered with the code "{code[:40]}", which only the server may use')
     texts = {"error": line.error, "errorType": line.errorType, "traceback": line.traceback}
     fields: dict[str, Any] = {name: _parse_text(text) for name, text in texts.items()}
     fields["exception"] = _parse_fields(line.exception, _any, exceptions.LARGEST)

@@ -1,5 +1,5 @@
-"""One session of a backend; `session.py` is the top, and every other module is called by those above it.
+"""One session of a backend. Each module calls those after it in this order.
 
 `session` (the queue of calls) → `direct` (clients whose connections the session holds) → `lifecycle` (one process after
-the other) → `process` (one process) → `stream` (its lines). What happens below comes up through `lifecycle.Events`.
+the other) → `process` (one process) → `stream` (its lines). Events go the other way, through `lifecycle.Events`.
 """

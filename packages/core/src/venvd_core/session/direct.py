@@ -7,11 +7,11 @@ each connection in its turn. A direct connection takes only the calls of its ses
 (`ping`, `session.*`, `call.*`, `cancel`) need another connection. With `session.pipes` as the next line, requests and
 replies use two pipes (docs/decisions/0014-pipes-for-direct-clients.md).
 
-The server keeps a duplicate of each connection and reads nothing from it. It sees the client disconnect and
-interrupts its running call. It looks at the slot 50 times a second (10 times while there are no calls), ends calls
-that exceed their deadline, and counts calls and bytes. If the process ends, the server answers the running call on
-its duplicate and ends the connections; clients attach again. The slot is a hint only, because user code can write to
-it.
+The server keeps a duplicate of each connection and reads nothing from it. If the client disconnects, the server
+notices and interrupts its running call. It reads the slot 50 times a second (10 times while there are no calls), ends
+calls that exceed their deadline, and counts calls and bytes. If the process ends, the server answers the running call
+on its duplicate and ends the connections; clients attach again. The slot is only a hint, because user code can write
+to it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from venvd_core.session.lifecycle import Lifecycle, make_lost_call_error
 from venvd_core.slots import SlotState
 
 _CHECK_OFTEN, _CHECK_SELDOM = 0.02, 0.1
-"""Seconds between looks at the slot of a session with direct clients, while they call and while they do not."""
+"""Seconds between two reads of the slot of a session with direct clients, while they call and while they do not."""
 _CANCEL_DELAYS = (0.02, 0.1, 0.5)
-"""Seconds after which the call of a client that hung up is looked for again: it may begin at that very moment."""
+"""Seconds after a client's hang-up at which the server looks for its call again, since the call may just begin."""
 _MOST_COUNTED = 1 << 32
-"""Calls, or bytes, that are believed between two looks."""
+"""The most calls, or bytes, that the server counts between two reads."""
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 _identity = msgspec.json.Decoder(str | int | float)
@@ -50,16 +50,16 @@ _identity = msgspec.json.Decoder(str | int | float)
 
 @dataclass(eq=False)
 class DirectClient:
-    """A client whose connection is to be handed over.
+    """A client that attaches to a session.
 
     Attributes:
-        sock: a duplicate of the connection; the session's clients own it once the client has been greeted.
-        rest: bytes that the server has read from the connection and that the session must answer.
+        sock: a duplicate of the connection; `DirectClients` owns it once the client has been greeted.
+        rest: bytes that the server has already read; the session must answer them.
         max_line, max_attachment_bytes: limits of one request.
         greeting: makes the line that tells the client that its connection is direct.
-        failure: makes the line that answers a request, by its ID as JSON, with an error.
-        caller: the client, with whose access key the connection ends.
-        number: what slots and the warden call the connection; set when it is handed over.
+        failure: makes an error reply from the ID of a request, as JSON, and the error.
+        caller: the sender; the connection ends with its access key.
+        number: the number of the connection in slots and for the warden; set when it is handed over.
     """
 
     sock: socket.socket
@@ -94,7 +94,7 @@ class DirectClients:
     def __init__(self, spec: SessionSpec, slot: int, host: Host, lifecycle: Lifecycle) -> None:
         self.calls = 0
         self.last_used = 0.0
-        """When a call of theirs was last seen; `time.monotonic`."""
+        """Time at which the server last saw one of their calls; `time.monotonic`."""
         self._spec = spec
         self._slot = slot
         self._host = host
@@ -103,7 +103,7 @@ class DirectClients:
         self._loop = asyncio.get_running_loop()
         self._clients: dict[int, DirectClient] = {}
         self._leaving: set[int] = set()
-        """Connections that hung up while a call of theirs ran."""
+        """Connections that hung up during their call."""
         self._timer: asyncio.TimerHandle | None = None
         self._sequence = 0
         self._deadline = 0.0
@@ -118,19 +118,20 @@ class DirectClients:
         """Check that one more client may attach.
 
         Raises:
-            Unimplemented, Busy: it may not.
+            Unimplemented: this backend takes no direct clients.
+            Busy: the session or the backend has as many as it may.
         """
         self._admission.check(self._spec.id, len(self._clients))
 
     async def add(self, client: DirectClient, info: SessionInfo) -> None:
-        """Greet a client and hand its connection over.
+        """Greet a client and hand its connection to the session.
 
-        A client that was greeted and cannot be handed over gets an error, and its connection ends.
+        If that fails after the greeting, the client gets an error and its connection ends.
 
         Raises:
             Unimplemented, Busy: as `check_room`.
-            Unavailable: the worker host is away.
-            Unauthenticated: the access of the client has ended.
+            Unavailable: no worker host is connected.
+            Unauthenticated: the client's key has ended.
         """
         self.check_room()
         link = self._host.channel.link
@@ -181,7 +182,7 @@ class DirectClients:
             client.access.unwatch(client.on_access_end)
 
     def _on_hangup(self, client: DirectClient) -> None:
-        """Take note that the client or the session has ended the connection."""
+        """Handle the end of a connection, by its client or by the session."""
         slot = self.count_calls()
         if slot.state == RUNNING and slot.connection == client.number:
             self._leaving.add(client.number)
@@ -193,7 +194,7 @@ class DirectClients:
                 self._loop.call_later(seconds, self._cancel_call_of, client.number)
 
     def _on_access_end(self, client: DirectClient) -> None:
-        """Cut a client off, with a word if the session writes nothing to it at this moment."""
+        """End the connection of a client whose key has ended; send the error unless the session may be writing."""
         if client.number not in self._clients or client.access is None:
             return
         slot = self.count_calls()
@@ -205,7 +206,7 @@ class DirectClients:
 
     def _cancel_call_of(self, number: int) -> None:
         if self._lifecycle.process is None:
-            return  # the slot may be another session's by now, or gone
+            return  # the slot may belong to another session by now
         slot = self._lifecycle.read_slot()
         if slot.state == RUNNING and slot.connection == number:
             self._stop(slot.sequence, "cancelled")
@@ -227,7 +228,7 @@ class DirectClients:
             client.hang_up()
 
     def end_all(self, why: str) -> None:
-        """Answer the call that runs and end every connection, since the process has ended or is about to."""
+        """Answer the running call and end every connection, since the process has ended or is about to."""
         slot = self.count_calls()
         client = self._clients.get(slot.connection)
         if client is not None and slot.state == RUNNING:
@@ -246,29 +247,29 @@ class DirectClients:
             return b""
         return identity
 
-    # ---- what runs
+    # ---- the running call
 
     def on_process(self) -> None:
-        """Begin to count anew: the slot belongs to a new process."""
+        """Count from zero again: the slot belongs to a new process."""
         self._sequence = self._stopped_sequence = 0
         self._heartbeat = Heartbeat(self._admission.timeout)
         self._counted = (0, 0, 0, 0)
 
     def find_running(self) -> SlotState | None:
-        """Return the slot where it says that a call of a direct client runs, else None."""
+        """Return the slot if it says that a call of a direct client runs, else None."""
         slot = self._lifecycle.read_slot()
         known = slot.connection in self._clients or slot.connection in self._leaving
         return slot if slot.state == RUNNING and known else None
 
     def interrupt(self) -> bool:
-        """Stop the running call if it is a direct client's; whether it is."""
+        """Stop the running call if it is a direct client's; return whether it is."""
         slot = self.find_running()
         if slot is not None:
             self._stop(slot.sequence, "cancelled")
         return slot is not None
 
     def count_calls(self) -> SlotState:
-        """Read the slot, and count the calls and bytes that are new in it."""
+        """Read the slot, and count the calls and bytes since the last read."""
         slot = self._lifecycle.read_slot()
         now = slot.direct_answered, slot.direct_failed, slot.bytes_in, slot.bytes_out
         if now != self._counted and self._clients:
@@ -285,7 +286,7 @@ class DirectClients:
             self._timer = self._loop.call_later(seconds, self._check)
 
     def _check(self) -> None:
-        """End the running call if it is out of time, and a process that hangs without one."""
+        """End the running call after its deadline, and a process that hangs between calls."""
         self._timer = None
         slot = self.count_calls()
         if slot.state != RUNNING or slot.connection not in self._leaving:
@@ -305,7 +306,7 @@ class DirectClients:
                 process.ask_heartbeat(self._heartbeat.number)
             elif action is Action.END:
                 seconds = self._admission.timeout
-                self._lifecycle.kill(process, f"ran no call, and took none for {seconds:g} s")
+                self._lifecycle.kill(process, f"hung between calls for {seconds:g} s")
         if self._clients or self._leaving:
             self._check_later(_CHECK_OFTEN if now - self.last_used < 1.0 else _CHECK_SELDOM)
 

@@ -1,7 +1,7 @@
-"""Finding sessions that hang while they run no call.
+"""Detects sessions that hang between calls.
 
-A call has a deadline, and the server ends it. A session that hangs between calls (in the `__del__` of an expired
-handle, say) has none, and its direct clients would wait for ever.
+A call that hangs has a deadline, and the server ends it. A session that hangs between calls (for example in the
+`__del__` of an expired handle) has no deadline, and its direct clients would wait for ever.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Action(Enum):
 
 
 class Heartbeat:
-    """Asks a session that begins no call, now and then, to write a number into its slot.
+    """Asks an idle session from time to time to write a number into its slot.
 
     Args:
-        timeout: seconds after which a session that neither wrote the number nor began a call counts as hung.
+        timeout: seconds in which the session must write the number or begin a call; else it hangs.
     """
 
     def __init__(self, timeout: float) -> None:
         self.number = 0
-        """The last number that the session was asked to write."""
+        """The last number that the server asked for."""
         self._timeout = timeout
         self._pause = min(timeout / _ASKS_PER_TIMEOUT, _LONGEST_PAUSE)
         self._asked = False

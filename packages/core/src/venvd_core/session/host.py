@@ -1,4 +1,4 @@
-"""The fields of a session, and what its backend provides to it."""
+"""The fields of a session, and the parts of its backend that it uses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Admission:
         """Check that one more client may attach to a session that has `attached`.
 
         Raises:
-            Unimplemented: this backend takes none.
+            Unimplemented: this backend takes no direct clients.
             Busy: the session or the backend has as many as it may.
         """
         if not self.offered:
@@ -63,13 +63,13 @@ class Admission:
 
 
 class Host(Protocol):
-    """What a backend provides to each of its sessions.
+    """The parts of a backend that its sessions use.
 
     Attributes:
         grace: seconds that an interrupted call has before its process is killed.
-        queued_bytes: bounds of the sessions' queues, and what they hold.
+        queued_bytes: the limits of the sessions' queues, and the bytes in them.
         answer_venvs: answers requests of sessions about venvs; None if the backend manages none.
-        secrets: their variables are those of each process that starts; the variables of the session win.
+        secrets: the environment variables of each new process; the session's own variables override them.
     """
 
     channel: Channel

@@ -1,4 +1,4 @@
-"""The processes behind one session: each is started, watched, and replaced when it ends."""
+"""The processes of one session: starting, watching and replacing them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from venvd_core.tasks import Tasks
 from venvd_core.wire import SessionLine
 
 FORCE_AFTER = 1.0
-"""Seconds that the warden has, after the grace, to kill a process that does not stop; then the server asks for it."""
+"""Seconds after the grace in which the warden must have killed a process; after them, the server asks for it."""
 
 _EXIT_TIMEOUT = 0.5
-"""Seconds between the end of a stream and the warden's event of its process, before the server has that killed."""
+"""Seconds after the end of a stream in which the process must end; after them, the server has it killed."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SHORT_LIFE = 1.0
 _UP_POLL = 0.02
@@ -33,7 +33,7 @@ _UP_TIMEOUT = 60.0
 
 
 class Events(Protocol):
-    """What a lifecycle reports to its session."""
+    """The events that a lifecycle reports to its session."""
 
     def on_line(self, line: SessionLine, attachments: Sequence[bytes]) -> None:
         """Take a line of the process; a `GarbledError` ends the process."""
@@ -42,20 +42,20 @@ class Events(Protocol):
         """Send requests to a new process from now on."""
 
     def on_loss(self, why: str, *, started: bool) -> bool:
-        """Answer the calls: the process ended, or where `started` is false could not start. `why` is a sentence.
+        """Answer the calls: the process ended or, if `started` is false, could not start. `why` is a sentence.
 
         Returns whether a call ran.
         """
 
 
 class Lifecycle:
-    """Keeps one process there for a session until it ends.
+    """Keeps one process running for a session until the session ends.
 
     Attributes:
-        process: the current one, which may not have come up yet.
-        ready: it takes requests.
-        start_error: why none can be started, while none can.
-        restarts: how many were replaced.
+        process: the current process, which may still be starting; None if there is none.
+        ready: whether the process takes requests.
+        start_error: the reason of the last failed start; None after a successful one.
+        restarts: the number of replaced processes.
     """
 
     def __init__(self, spec: SessionSpec, slot: int, host: Host, events: Events) -> None:
@@ -79,7 +79,7 @@ class Lifecycle:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, process: Process | None) -> None:
-        """Begin with `process`, which is up, or start one where it is None."""
+        """Begin with `process`, which is up, or with a new one if it is None."""
         if process is not None:
             process.hand_over(self._spec.id, self._events.on_line, self._on_broken)
             self._begin(process)
@@ -87,7 +87,7 @@ class Lifecycle:
 
     @property
     def serving(self) -> bool:
-        """Whether calls are served: by a process that is up, or soon by one that replaces it."""
+        """Whether a process serves calls, or a new one soon will."""
         link = self._host.channel.link
         if link is not None and self.ready and self.read_slot().state != FREE:
             self._proven_link = link
@@ -132,7 +132,7 @@ class Lifecycle:
         return process
 
     async def _watch(self, process: Process) -> bool:
-        """Wait for the end of a process; whether it died young, with no call to blame."""
+        """Wait for the end of a process; return whether it ended early without a running call."""
         started_at = time.monotonic()
         try:
             event = await process.wait()
@@ -169,7 +169,7 @@ class Lifecycle:
         self._events.on_process(process)
 
     async def _wait_for_up(self, process: Process) -> None:
-        """Release the waiters once the process is up; its slot tells so, should the event have come too early."""
+        """Release the waiters once the process is up. Its slot also says so, if the event came too early."""
         while self.process is process and not self._up.is_set() and self.read_slot().state == FREE:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._up.wait(), _UP_POLL)
@@ -184,19 +184,19 @@ class Lifecycle:
     # ---- events of the process
 
     def on_up(self, pid: int) -> None:
-        """Take the warden's event; it comes a moment after the answer to the start."""
+        """Handle the warden's event, which comes after the answer to the start."""
         if self.process is not None and self.process.pid == pid:
             self._up.set()
 
     def on_exited(self, event: Exited) -> None:
-        """Take the warden's event; it may come before the answer to the start."""
+        """Handle the warden's event, which may come before the answer to the start."""
         if self.process is not None and self.process.pid == event.pid:
             self.process.on_exited(event)
         else:
             self._early_exits = [*self._early_exits[-3:], event]
 
     def _on_broken(self, why: str) -> None:
-        """End the process whose stream broke, unless it ends by itself."""
+        """Kill the process of a broken stream, unless it ends by itself."""
         self.ready = False
         if self.process is None:
             return
@@ -208,7 +208,7 @@ class Lifecycle:
     # ---- stopping
 
     def interrupt(self, sequence: int, reason: str, still_runs: Callable[[], bool]) -> None:
-        """Interrupt the call `sequence`; kill the process if `still_runs()` long after the grace."""
+        """Interrupt the call `sequence`; kill the process if `still_runs()` some time after the grace."""
         if self.process is not None:
             self.process.interrupt(sequence, reason, self._host.grace)
             self._loop.call_later(self._host.grace + FORCE_AFTER, self._kill_if, self.process, still_runs)
@@ -219,19 +219,19 @@ class Lifecycle:
 
     def kill(self, process: Process, why: str) -> None:
         """Kill `process` if it is the current one; `why` is a sentence without its subject."""
-        # The warden kills by name, and another session may have that name once this one has ended.
+        # The warden kills by name, and a new session may have the name of an ended one.
         current = process is self.process and self._end_reason is None
         if current and not process.exited.done() and not process.link.gone.done():
             process.kill_reason = why
             self._tasks.start(process.kill(f"the session {why}"))
 
-    # ---- starting afresh, ending
+    # ---- restarting, ending
 
     async def wait_until_up(self) -> None:
         """Wait for the next start.
 
         Raises:
-            Unavailable: it failed; says why.
+            Unavailable: it failed; the message says why.
         """
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
@@ -266,7 +266,7 @@ class Lifecycle:
             await processes.kill(link, self._spec.id, why)
 
     def close(self, why: str) -> None:
-        """Release everything at once; the warden ends the process when its server goes."""
+        """Release everything at once; the warden ends the process when the server disconnects."""
         self._end_reason = why
         self._release_waiters(Unavailable(why))
         if self._task is not None:
@@ -276,10 +276,10 @@ class Lifecycle:
 
 
 def make_lost_call_error(stop_reason: str | None, why: str, grace: float) -> VenvdError:
-    """Make the error of a call whose process ended while it ran.
+    """Make the error of a call whose process ended during the call.
 
     Args:
-        stop_reason: `timeout` or `cancelled` where the server was stopping the call.
+        stop_reason: `timeout` or `cancelled` if the server was stopping the call.
         why: how the process ended; a sentence.
         grace: seconds that the call had to stop.
     """
@@ -292,10 +292,10 @@ def make_lost_call_error(stop_reason: str | None, why: str, grace: float) -> Ven
 
 
 def _describe_end(process: Process, event: Exited) -> str:
-    """Say how a process ended. The server's reason to kill it comes first, but for a closed channel.
+    """Describe how a process ended: by the server's reason to kill it, except a closed channel, or by the warden's.
 
-    A channel also closes where the warden kills the process for a limit, whose tree may take longer to end than
-    `_EXIT_TIMEOUT`. The warden then names the reason.
+    The channel also closes if the warden kills the process for a limit, and the process tree may take longer than
+    `_EXIT_TIMEOUT` to end. The warden's reason is then the right one.
     """
     warden_knows = process.kill_reason == CLOSED and event.reason != "kill"
     if process.kill_reason is None or warden_knows:

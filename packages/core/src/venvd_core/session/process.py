@@ -21,7 +21,7 @@ from venvd_core.wire import encode
 
 _START_TIMEOUT = 60.0
 _KILL_TIMEOUT = 60.0
-"""Seconds for the end of a process tree, which a busy machine delays: a warden that is given up ends every session."""
+"""Seconds for the end of a process tree. They are many, as a busy machine delays it: a timeout ends every session."""
 _EXITED_TIMEOUT = 1.0
 """Seconds between the warden's answer to `kill` and its event `exited`."""
 
@@ -34,10 +34,10 @@ class Process:
 
     Attributes:
         stream: carries the server's requests and the session's replies.
-        venvs: answers its requests about venvs, where the backend manages some.
+        venvs: answers its requests about venvs; None if the backend manages none.
         segments: the memory that the process shares with the server.
-        exited: is done when the whole process tree is gone.
-        kill_reason: why the server kills it, if it does.
+        exited: done when the whole process tree is gone.
+        kill_reason: the server's reason to kill it, or None.
     """
 
     def __init__(self, session: str, link: Link, pid: int, stream: Stream, segments: Segments) -> None:
@@ -51,7 +51,7 @@ class Process:
         self.kill_reason: str | None = None
 
     def hand_over(self, session: str, on_line: OnLine, on_broken: OnBroken) -> None:
-        """Give the process of a standby to this session, which takes its lines from now on."""
+        """Give the process of a standby to a session, which gets its lines from now on."""
         self.session = session
         self.stream.hand_over(on_line, on_broken)
         self.segments.on_broken = on_broken
@@ -61,7 +61,7 @@ class Process:
             self.exited.set_result(event)
 
     async def wait(self) -> Exited:
-        """Wait for the end, and tell how the process ended. A link that ends takes its sessions with it."""
+        """Wait for the end, and return how the process ended. The end of the link ends its sessions."""
         either: list[asyncio.Future[Any]] = [self.exited, self.link.gone]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.exited.done():
@@ -69,7 +69,7 @@ class Process:
         return Exited(self.session, self.pid, f"ended with its worker host: {self.link.gone.result()}", "worker host")
 
     def interrupt(self, sequence: int, reason: str, grace: float) -> None:
-        """Have the warden interrupt the call `sequence`, and kill the process that runs on after `grace` seconds."""
+        """Have the warden interrupt the call `sequence`, and kill the process if it runs on after `grace` seconds."""
         self.link.send(Interrupt(self.session, sequence, reason, grace))
 
     def ask_heartbeat(self, number: int) -> None:
@@ -94,7 +94,7 @@ class Process:
 async def kill(link: Link, session: str, reason: str) -> None:
     """Have the warden end the process tree of `session`, if there is one.
 
-    Where the warden cannot, its connection is dropped, which ends every session.
+    If the warden fails, drop its connection, which ends every session.
     """
     try:
         await link.request(Kill(session, reason), within=_KILL_TIMEOUT)
@@ -108,10 +108,10 @@ async def start(
     link: Link, on_line: OnLine, on_broken: OnBroken, *, session: str, slot: int, limits: Limits, env: dict[str, str],
     lease: float, compat: bool, standby: bool = False, cwd: str = "",
 ) -> Process:  # fmt: skip
-    """Start the process of a session, with connections whose server's ends no other process ever has.
+    """Start the process of a session, with connections whose near ends never leave the server.
 
     Raises:
-        Unavailable: the warden is away, or could not start it; says why.
+        Unavailable: the warden is not connected, or could not start it; the message says why.
     """
     stream = Stream(on_line, on_broken, max(largest_reply(limits), largest_events(limits)))
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
@@ -126,7 +126,7 @@ async def start(
         except VenvdError as error:
             raise Unavailable(error.message) from None
         except msgspec.MsgspecError as error:
-            raise Unavailable(f"the worker host gave no usable session: {error}") from None
+            raise Unavailable(f"the worker host sent an invalid answer to a start: {error}") from None
         await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=stream_end.own)
         segments = Segments(supply_end.own, limits.memoryBytes, stream.tell, on_broken)
         ours.pop_all()

@@ -1,4 +1,4 @@
-"""The calls of one session that wait for their turn, within bounds on their number and their bytes."""
+"""The waiting calls of one session, within limits on their number and their bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from venvd_core.settings import BackendSettings
 
 
 class QueuedBytes:
-    """Bounds of the queues of one backend, and the bytes of all requests that wait in them.
+    """The limits of the queues of one backend, and the bytes of all waiting requests.
 
     Attributes:
-        most_calls: how many calls may wait in one session.
-        most_bytes: how many bytes their requests may have.
-        most_in_all: how many bytes the waiting requests of all sessions may have.
-        total: how many they have.
+        most_calls: limit on the waiting calls of one session.
+        most_bytes: limit on the bytes of their requests.
+        most_in_all: limit on the bytes of the waiting requests of all sessions.
+        total: the bytes of the waiting requests of all sessions.
     """
 
     def __init__(self, settings: BackendSettings) -> None:
@@ -40,10 +40,10 @@ class Queue:
         self._bytes = 0
 
     def check_room(self, size: int = 0) -> None:
-        """Check that a request of `size` bytes may wait. A request larger than a bound may wait where no other does.
+        """Check that a request of `size` bytes may wait. A request above a limit may wait if no other waits.
 
         Raises:
-            Busy: a bound would be exceeded; says which.
+            Busy: a limit would be exceeded; the message says which.
         """
         bounds, waiting = self._bounds, len(self.calls)
         if waiting >= bounds.most_calls:
@@ -74,13 +74,13 @@ class Queue:
         self._count(size)
 
     def take(self) -> Call:
-        """Take the next call out."""
+        """Remove the next call and return it."""
         call = self.calls.popleft()
         self._count(-_size(call))
         return call
 
     def remove(self, call: Call) -> bool:
-        """Take a call out, and return whether it was there."""
+        """Remove a call; return whether it was in the queue."""
         try:
             self.calls.remove(call)
         except ValueError:
@@ -89,7 +89,7 @@ class Queue:
         return True
 
     def take_all(self) -> list[Call]:
-        """Take every call out."""
+        """Remove every call and return them."""
         calls = list(self.calls)
         self.calls.clear()
         self._count(-self._bytes)

@@ -1,4 +1,4 @@
-"""One session: the calls that wait, the one that runs, and the process behind them."""
+"""One session: its waiting calls, its running call, and its process."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from venvd_core.wire import EVENTS, GarbledError, SessionLine, copy_data, error_
 
 _LINE = b'{"id":%d%b%b}\n'
 _SLOT_POLL = 0.01
-_TIMED_OUT_IN_QUEUE = "the time for the call ran out while it waited for those before it"
+_TIMED_OUT_IN_QUEUE = "the deadline of the call passed while it waited for earlier calls"
 _NOT_BEGUN = "the call was cancelled before it began"
 _STRAY_BYTES = 1 << 20
-"""Events that belong to no call may have as many bytes in all."""
+"""The most bytes of events that belong to no call."""
 _EVENT_BYTES = 24
 """Added to the size of each event's data."""
 
 
 class Session:
-    """Answers every call that `submit` takes, in order, whatever happens to the process."""
+    """Answers every call that `submit` accepts, in order, even if the process ends."""
 
     def __init__(self, spec: SessionSpec, slot: int, host: Host, process: Process | None = None) -> None:
-        """Begin with `process`, or with a new one where it is None."""
+        """Begin with `process`, or with a new one if it is None."""
         self.spec = spec
         self.slot = slot
         self.created = dt.datetime.now(dt.UTC)
         self.calls = 0
         self.file_transfers = 0
-        """Transfers of its files under way; a session that has one is not idle."""
+        """Running transfers of its files; a session with a transfer is not idle."""
         self._host = host
         self._metrics = host.metrics
         self._queue = Queue(spec.id, host.queued_bytes)
@@ -55,7 +55,7 @@ class Session:
         self._running: Call | None = None
         self._segments: Segments | None = None
         self._write: Callable[[bytes], None] = write_nowhere
-        """Writes to the process that is ready."""
+        """Writes to the current process."""
         self._number = 0
         self._event_bytes = 0
         self._last_used = time.monotonic()
@@ -69,7 +69,7 @@ class Session:
         if first_due < math.inf:
             self._timer.schedule(first_due)
 
-    # ---- what clients see
+    # ---- state
 
     @property
     def busy(self) -> bool:
@@ -82,7 +82,7 @@ class Session:
 
     @property
     def start_error(self) -> str | None:
-        """Why the process cannot be started, while it cannot."""
+        """The reason of the last failed start; None after a successful one."""
         return self._lifecycle.start_error
 
     def info(self) -> SessionInfo:
@@ -108,8 +108,8 @@ class Session:
         """Run `call` when its turn comes; its `received_at`, `deadline`, `options` and `payload` are set.
 
         Raises:
-            Busy: the queue is full; says by which bound.
-            Unavailable: there is no process, and it is not known when there will be one.
+            Busy: the queue is full; the message says which limit it has reached.
+            Unavailable: there is no process, and none starts.
         """
         call.runner = self
         if self._running is None and self._lifecycle.ready and not self._waiting:
@@ -145,7 +145,7 @@ class Session:
                 self._send(call, time.monotonic())
 
     def abandon(self, call: Call) -> None:
-        """Stop a call whose client no longer waits, or take it out of the queue."""
+        """Stop a call whose client no longer waits, or remove it from the queue."""
         if call is self._running:
             self._stop(call, "cancelled")
             return
@@ -153,14 +153,14 @@ class Session:
             self._count(call, Cancelled.code, 0)
 
     def stop(self, call: Call) -> None:
-        """Stop a call; its client is answered."""
+        """Stop a call; its client gets an answer."""
         if call is self._running:
             self._stop(call, "cancelled")
         elif self._queue.remove(call):
             self._fail(call, Cancelled(_NOT_BEGUN))
 
     def stop_calls_of(self, key: Access) -> None:
-        """Stop the calls of an access key, whether their clients wait or not."""
+        """Stop the running and waiting calls of an access key."""
         for call in [*self._waiting, *([] if self._running is None else [self._running])]:
             if call.request.caller is not None and call.request.caller.key is key:
                 self.stop(call)
@@ -190,8 +190,8 @@ class Session:
         """Hand a client's connection to the process.
 
         Raises:
-            Unimplemented, Busy: no further direct client is taken.
-            Unavailable: there is no process, and it is not known when there will be one.
+            Unimplemented, Busy: as `DirectClients.check_room`.
+            Unavailable: there is no process, and none starts.
         """
         self._direct.check_room()
         if not self._lifecycle.ready:
@@ -208,7 +208,7 @@ class Session:
             self._take_event(call, line)
             return
         if call is None:
-            raise GarbledError("a reply that nothing asked for")
+            raise GarbledError("a reply without a request")
         if line.id != self._number and not (line.id is None and line.error):
             raise GarbledError("a reply to another request")
         if not line.error and not line.result:
@@ -245,13 +245,13 @@ class Session:
     # ---- deadlines, and stopping calls
 
     def _on_due(self, now: float) -> float | None:
-        """End the calls whose deadline has come, and an expired session; return the next time to look."""
+        """End the calls whose deadline has passed, and an expired session; return the next time to check."""
         if self._expires_at <= now:
             self._host.on_expired(self.spec.id, f"its lifetime of {self.spec.lifetime:g} s is over")
             return None
         for call in [call for call in self._waiting if call.deadline <= now]:
             if call.done():
-                continue  # its client gave up on hearing of the one before
+                continue  # its client cancelled it when it got the error of the call before
             self._queue.remove(call)
             self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE))
         running = self._running
@@ -264,12 +264,12 @@ class Session:
         return min(self._next_times(now), default=None)
 
     def measure_idle(self) -> float:
-        """Return the seconds since the last call ended; 0 while there is one, and while the session starts."""
+        """Return the seconds since the last call; 0 during a call and while the session starts."""
         now = time.monotonic()
         return 0.0 if self._is_in_use(now) else now - self._last_used
 
     def _is_in_use(self, now: float) -> bool:
-        """Whether the session starts or does something; notes when it was last used."""
+        """Return whether the session is starting or working; note when it was last used."""
         if self._waiting or self._running is not None:
             return True
         self._direct.count_calls()
@@ -294,10 +294,10 @@ class Session:
             self._tasks.start(self._interrupt(call, reason))
 
     async def _interrupt(self, call: Call, reason: str) -> None:
-        """Interrupt the running call as soon as the slot names it, since the warden interrupts what the slot names.
+        """Interrupt the running call as soon as the slot names it: the warden interrupts the call that the slot names.
 
-        Kills the process where the slot names neither the call nor a direct client's before it, and where the call
-        does not stop.
+        If the slot names neither this call nor an earlier one of a direct client, or the call does not stop, kill the
+        process.
         """
         timeout = self._host.grace + FORCE_AFTER
         until = time.monotonic() + timeout
@@ -307,7 +307,7 @@ class Session:
                 self._lifecycle.interrupt(slot.sequence, reason, lambda: self._running is call)
                 return
             if self._direct.find_running() is not None:
-                if not call.done():  # withdrawn before it began; the session's own reply is dropped
+                if not call.done():  # it was withdrawn before it began, so the session's reply will be dropped
                     timed_out = reason == "timeout"
                     self._fail(call, DeadlineExceeded(_TIMED_OUT_IN_QUEUE) if timed_out else Cancelled(_NOT_BEGUN))
                 until = time.monotonic() + timeout
@@ -340,7 +340,7 @@ class Session:
         return call_ran
 
     def on_event(self, event: SessionEvent) -> None:
-        """Take an event of the warden."""
+        """Handle an event of the warden."""
         if isinstance(event, Up):
             self._lifecycle.on_up(event.pid)
         elif isinstance(event, Exited):
@@ -348,18 +348,18 @@ class Session:
         elif isinstance(event, Refused):
             self._direct.on_refused(event.connection, event.why)
 
-    # ---- starting afresh, ending
+    # ---- restarting, ending
 
     async def wait_until_up(self) -> None:
         """Wait for the next start.
 
         Raises:
-            Unavailable: it failed; says why.
+            Unavailable: it failed; the message says why.
         """
         await self._lifecycle.wait_until_up()
 
     async def reset(self) -> None:
-        """Replace the process; running and waiting calls are answered `session_lost`."""
+        """Replace the process; running and waiting calls end with `session_lost`."""
         why = "the session was reset"
         self.on_loss(why, started=True)
         await self._lifecycle.restart(why)
@@ -372,7 +372,7 @@ class Session:
         self.close(why)
 
     def close(self, why: str) -> None:
-        """Release everything at once; the warden ends the process when its server goes."""
+        """Release everything at once; the warden ends the process when the server disconnects."""
         self._timer.cancel()
         self._tasks.cancel()
         self.on_loss(why, started=True)

@@ -1,4 +1,4 @@
-"""Processes of sessions that are up before a client asks for a session: creating one then waits for no process."""
+"""Processes that start before a client asks for a session, so that creating the session takes no start."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from venvd_core.tasks import Tasks
 from venvd_core.wire import GarbledError, SessionLine
 
 _QUIET = 0.05
-"""Seconds after a process was taken, before the next one is started: a refill must not slow down those who create."""
+"""Seconds after a process was taken before the next one starts: a start would slow down the client's next calls."""
 _CALM = 0.2
-"""Seconds without a new session after which as few processes are kept as before."""
+"""Seconds without a new session after which the standby keeps its usual number of processes again."""
 _MOST = 8
-"""Processes that are kept, or on their way, while sessions are created one after another."""
+"""The most processes that are kept or starting, while clients create sessions one after another."""
 _LONGEST_WAIT = 1.0
-"""Seconds that a session waits for a process on its way. Then it starts one of its own."""
+"""Seconds that a session waits for a starting process. After them, it starts one of its own."""
 _UP_TIMEOUT, _UP_POLL = 60.0, 0.01
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _NAME_BYTES = 8
@@ -38,9 +38,9 @@ class Waiting:
     """A process that waits for its session.
 
     Attributes:
-        name: what the warden calls it until it is assigned.
-        slot: its slot, which becomes that of the session.
-        up: is done once it takes requests, or with an error if it ends before.
+        name: its name for the warden until it is assigned.
+        slot: its slot, which the session takes over.
+        up: done once the process takes requests; an error if it ends before.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Waiting:
 
 
 def find_most(count: int) -> int:
-    """Return how many processes there are at most where `count` are kept, each with a slot."""
+    """Return the most processes of a standby that usually keeps `count`; each has a slot."""
     return max(count, _MOST) if count else 0
 
 
 class Standby:
-    """Keeps `count` processes for sessions like `usual`, and refills while no session is being created.
+    """Keeps `count` processes for sessions like `usual`, and starts new ones while no session is being created.
 
-    If sessions are created faster than that, it keeps more of them for as long as this lasts. They start together,
-    which takes less of the processor for each.
+    If clients create sessions faster, it keeps more processes as long as this lasts. They start together, which takes
+    less processor time for each.
 
-    A backend whose sessions manage venvs keeps none: their processes get a socket that names the session.
+    A backend whose sessions manage venvs keeps none: each of their processes gets a socket that belongs to its session.
     """
 
     def __init__(self, count: int, usual: SessionSpec, host: Host) -> None:
@@ -68,41 +68,41 @@ class Standby:
         self._usual = usual
         self._host = host
         self._all: dict[str, Waiting] = {}
-        """By the warden's names, from before their start until they are taken or have ended."""
+        """Processes by the warden's name, from before their start until a session takes them or they end."""
         self._ready: deque[Waiting] = deque()
         self._assigned: dict[str, str] = {}
         """IDs of sessions by the warden's name of their process, until the warden has answered `assign`."""
         self._waiters: deque[asyncio.Future[None]] = deque()
-        """Sessions that wait for a process on its way."""
+        """Sessions that wait for a starting process."""
         self._taken_at = 0.0
         self._changed = asyncio.Event()
         self._tasks = Tasks()
 
     def start(self) -> None:
-        """Begin to keep processes, once the warden is there."""
+        """Begin to keep processes, once the warden has joined."""
         if self._count and self._host.answer_venvs is None:
             self._tasks.start(self._refill())
 
     def close(self) -> None:
-        """Close all; the warden ends the processes when its server goes."""
+        """Release all; the warden ends the processes when the server disconnects."""
         self._tasks.cancel()
         for waiting in list(self._all.values()):
             self._release(waiting)
 
     @property
     def slots(self) -> int:
-        """How many slots the processes take."""
+        """The number of slots that the processes use."""
         return len(self._all)
 
     def _suits(self, spec: SessionSpec) -> bool:
         """Whether a session can have one of the processes."""
         usual = self._usual
-        if spec.env or spec.cwd or self._host.secrets.variables:  # those of secrets come with the start of a process
+        if spec.env or spec.cwd or self._host.secrets.variables:  # a process gets them when it starts
             return False
         return (spec.limits, spec.lease, spec.compat) == (usual.limits, usual.lease, usual.compat)
 
     async def wait(self, spec: SessionSpec) -> None:
-        """Wait until `take` has a process for a session, if one is on its way that no other session waits for."""
+        """Wait until `take` has a process for a session, if one is starting that no other session waits for."""
         if self._ready or not self._count or not self._suits(spec):
             return
         self._target = min(self._target + 1, find_most(self._count))
@@ -129,7 +129,7 @@ class Standby:
                 return
 
     def take(self, spec: SessionSpec) -> tuple[int, Process] | None:
-        """Take a process and its slot for a session; None where there is none, or it needs another."""
+        """Take a process and its slot for a session; None if there is none that suits it."""
         if not self._suits(spec):
             return None
         while self._ready:
@@ -146,12 +146,12 @@ class Standby:
         return None
 
     async def _assign(self, name: str, session: str, process: Process) -> None:
-        """Tell the warden the session's ID; what is sent after it may use that ID."""
+        """Tell the warden the session's ID; later commands may use that ID."""
         try:
-            # No client waits for it, and a client that has its session needs the processor now.
+            # Delayed: no client waits for the answer, and the client with the new session needs the processor now.
             await process.link.request(Assign(name, session), delayed=True)
         except NotFound:
-            pass  # it has ended, and the warden has said so under its old name
+            pass  # the process has ended, and the warden has reported that with the old name
         except VenvdError:
             await processes.kill(process.link, name, f"the session {_NOT_ASSIGNED}")
         finally:
@@ -160,7 +160,7 @@ class Standby:
     # ---- events of the warden
 
     def take_event(self, event: SessionEvent) -> str | None:
-        """Take an event of a process that waits, and return None; else the ID of the session that it is about."""
+        """Handle an event of a waiting process and return None; else return the ID of the session of the event."""
         waiting = self._all.get(event.session)
         if waiting is None:
             return self._assigned.get(event.session, event.session)
@@ -194,7 +194,7 @@ class Standby:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _calm_down(self) -> None:
-        """Keep as few processes as usual from now on."""
+        """Keep the usual number of processes from now on."""
         self._target = self._count
         while len(self._ready) > self._count:
             self._end(self._ready.pop())
@@ -215,7 +215,7 @@ class Standby:
             )  # fmt: skip
             async with asyncio.timeout(_UP_TIMEOUT):
                 await waiting.up
-                # the event may come before the process has said in its slot that it takes requests
+                # the event may come before the process writes into its slot that it takes requests
                 while (  # noqa: ASYNC110 — a slot is shared memory, and no event reports a change of it
                     self._all.get(name) is waiting and self._host.slots.read(slot).state == FREE
                 ):
@@ -230,21 +230,21 @@ class Standby:
         return True
 
     def _end(self, waiting: Waiting) -> None:
-        """End a process that cannot be used; its slot is free once it has ended."""
+        """End an unusable process; its slot is free after its end."""
         if waiting.process is None:
             self._release(waiting)
         elif not waiting.process.link.gone.done():
             self._tasks.start(processes.kill(waiting.process.link, waiting.name, "the standby cannot be used"))
 
     def _release(self, waiting: Waiting) -> None:
-        """Give up a process that has ended, or was never started."""
+        """Release a process that has ended or never started."""
         if self._all.pop(waiting.name, None) is None:
             return
         with contextlib.suppress(ValueError):
             self._ready.remove(waiting)
         if not waiting.up.done():
             waiting.up.set_exception(NotFound("the process ended before it was up"))
-            waiting.up.exception()  # it may be that nothing waits for it
+            waiting.up.exception()  # marks it as retrieved, as nothing may wait for it
         if waiting.process is not None:
             waiting.process.close()
         self._wake_waiter()
@@ -253,4 +253,4 @@ class Standby:
 
 
 def _refuse_line(_line: SessionLine, _attachments: object) -> None:
-    raise GarbledError("a line that nothing asked for")
+    raise GarbledError("a line without a request")

@@ -1,4 +1,4 @@
-"""The stream between the server and one session's process. It comes from where user code runs: nothing is trusted."""
+"""The stream between the server and one session's process. User code may write to it, so the server trusts nothing."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes
 from venvd_core.wire import GarbledError, SessionLine, parse_line, parse_sizes
 
 OnLine = Callable[[SessionLine, Sequence[bytes]], None]
-"""Takes a line and its attachments; raises `GarbledError` for a line that has no place there."""
+"""Takes a line and its attachments; raises `GarbledError` for an unexpected line."""
 OnBroken = Callable[[str], None]
-"""Takes the reason why a stream ended, without its subject."""
+"""Takes the reason why a stream ended, as a sentence without its subject."""
 
 CLOSED = "closed its channel"
-"""The reason where the session closed its end."""
+"""The reason if the session closed its end."""
 
 
 _MIB = 1 << 20
 _UNLIMITED_RESULT = 256 * _MIB
 _UNLIMITED_OUTPUT = MAX_LINE
 _LONGEST_ESCAPE = 6
-"""Bytes of JSON that a session may send for one that it counted, in an event."""
+"""The most bytes of JSON in an event for one byte that the session counted."""
 
 
 def largest_reply(limits: Limits) -> int:
-    """Return the bytes that one reply of a session with these limits can have; a larger one breaks the protocol."""
+    """Return the most bytes of one reply of a session with these limits; a larger reply breaks the protocol."""
     result = _UNLIMITED_RESULT if limits.resultBytes is None else limits.resultBytes
     output = _UNLIMITED_OUTPUT if limits.outputBytes is None else limits.outputBytes
     return _MIB + result + output
 
 
 def largest_events(limits: Limits) -> int:
-    """Return the bytes that all events of one call can have."""
+    """Return the most bytes of all events of one call."""
     output = _UNLIMITED_OUTPUT if limits.outputBytes is None else min(limits.outputBytes, MAX_LINE)
     return _MIB + _LONGEST_ESCAPE * output
 
 
 def write_nowhere(_data: bytes) -> None:
-    """Stand in for a transport that is not there."""
+    """Drop data: the `write` of a stream without a transport."""
 
 
 class Stream(asyncio.Protocol):
-    """Takes lines and their attachments off the stream.
+    """Reads lines and their attachments from the stream.
 
-    The stream breaks at a line longer than `max_line`, at attachments larger than that in all, and at a line that is
-    not of the protocol: `on_broken` gets the reason, and nothing more is read.
+    The stream breaks at a line longer than `max_line`, at attachments larger than that together, and at an invalid
+    line. It then calls `on_broken` with the reason, and reads no more.
     """
 
     def __init__(self, on_line: OnLine, on_broken: OnBroken, max_line: int) -> None:
@@ -61,14 +61,14 @@ class Stream(asyncio.Protocol):
         self._between_lines = True
         self._transport: asyncio.Transport | None = None
         self.write: Callable[[bytes], None] = write_nowhere
-        """The transport's own method while there is one: a function around it would slow down every call."""
+        """The transport's own method once it is connected: a function around it would slow down every call."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.write = self._transport.write
 
     def hand_over(self, on_line: OnLine, on_broken: OnBroken) -> None:
-        """Give lines, and the reason of an end, to others from now on."""
+        """Pass lines, and the reason of the end, to these functions from now on."""
         self._on_line, self._on_broken = on_line, on_broken
 
     def tell(self, line: bytes) -> None:
@@ -129,7 +129,7 @@ class Stream(asyncio.Protocol):
             self._on_broken(why)
 
     def close(self) -> None:
-        """Read and write no more, without a call of `on_broken`."""
+        """Read and write no more; does not call `on_broken`."""
         self._on_line = None
         self.write = write_nowhere
         self._buffer = Buffer(0)

@@ -1,7 +1,8 @@
-"""The requests of a session about venvs, where its backend manages some.
+"""The requests of a session about venvs, on a backend that manages venvs.
 
 Each process of such a session gets a socket of its own and the module `venvd_host` that uses it. User code can write
-anything to the socket: lines are bounded, a few requests run at a time, and a line that is no request ends it.
+anything to the socket. So the server limits the length of a line and the requests that run at a time, and closes the
+socket at an invalid line.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class VenvRequests(asyncio.Protocol):
             try:
                 request = _line.decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                self._break(f"a line that is no request ({error})")
+                self._break(f"an invalid request ({error})")
                 return
             self._begin(request)
         if len(self._buffer) > LARGEST_LINE:
@@ -84,7 +85,7 @@ class VenvRequests(asyncio.Protocol):
             if request.command in PASSED_ON or request.command == RUN:
                 outcome = await self._answer(request.command, request.payload)
             else:
-                outcome = Forbidden(f'"{request.command[:40]}" is no command about venvs')
+                outcome = Forbidden(f'"{request.command[:40]}" is not a command about venvs')
         except VenvdError as error:
             outcome = error
         except Exception:
@@ -101,13 +102,13 @@ class VenvRequests(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > MOST_UNREAD:
-            self._break("answers that nothing reads")
+            self._break("requests without reading the answers")
             return
         reply = outcome.fields() if isinstance(outcome, VenvdError) else {"result": outcome}
         self._transport.write(encode({"id": number, **reply}) + b"\n")
 
     def _break(self, why: str) -> None:
-        log.warning("the session %s sent %s: it manages no venvs any more", self._session, why)
+        log.warning("the session %s sent %s: it can no longer manage venvs", self._session, why)
         self.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -119,7 +120,7 @@ class VenvRequests(asyncio.Protocol):
 
 
 async def open_requests(link: Link, session: str, answer: AnswerVenvs) -> VenvRequests | None:
-    """Give the process of a session its socket; a process that cannot take it has no `venvd_host`."""
+    """Give the process of a session its socket; return None if that fails: the process then has no `venvd_host`."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     try:
