@@ -326,6 +326,9 @@ def test_pods_of_the_controller_are_closed(full: Objects) -> None:
     assert clients["from"][1]["podSelector"]["matchLabels"].items() <= routers.items()
     [passing_on] = policies["routers"]["egress"]
     assert passing_on == {"to": [{"podSelector": policies["clients"]["podSelector"]}]}
+    reaching, [controller] = policies["controller"]["podSelector"]["matchLabels"], policies["controller"]["egress"]
+    assert reaching == {"dev.venvd.role": "backend", "dev.venvd.controller": "reached"}
+    assert controller == {"to": [clients["from"][0]], "ports": [{"port": 8600, "protocol": "TCP"}]}
     assert policies["network"]["podSelector"]["matchLabels"]["dev.venvd.network"] == "full"
     blocks = [each["ipBlock"] for each in policies["network"]["egress"][1]["to"]]
     assert blocks == [

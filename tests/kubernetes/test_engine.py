@@ -273,7 +273,7 @@ def test_a_service_of_others_stays(stack: Stack, namespace: Namespace) -> None:
         ({"network": "loopback"}, InvalidRequest, "network: loopback needs NetworkPolicies"),
         ({"network": True, "server_env": {"VENVD_NO_TOKEN": "1"}}, InvalidRequest, "needs a token"),
         ({"server_files": {"VENVD_TLS_CERT": Path("/cert")}}, InvalidRequest, r"cannot read /cert .*tlsSecrets"),
-        ({"manages_key": "key"}, Unimplemented, "no backend reaches the controller"),
+        ({"manages_key": "key"}, InvalidRequest, "manages: VENVD_URL of the controller"),
     ],
 )
 def test_what_is_missing_is_named(stack: Stack, fields: dict[str, Any], kind: Any, message: str) -> None:

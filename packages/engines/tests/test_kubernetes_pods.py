@@ -18,6 +18,7 @@ from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimple
 from venvd_engines.engine import EngineSettings, Image, Launch, WorkerLimits
 from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.controller_address import ControllerAddress, find_controller
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.login import Login
 from venvd_engines.kubernetes.registry import read_credentials
@@ -235,3 +236,57 @@ def test_credentials_are_those_of_the_registry(tmp_path: Path) -> None:
     request = requests.Request("GET", "https://registry.example.com/v2/", auth=own).prepare()
     assert request.headers["Authorization"] == "Basic dXNlcjp3b3Jk"
     assert read_credentials(tmp_path / "absent") == {}
+
+
+def test_a_server_has_the_address_of_the_controller(settings: EngineSettings) -> None:
+    """It knows the name without DNS, and finds its key for venvs and the controller's certificate in the Secret."""
+    alias = {"ip": "10.0.0.9", "hostnames": ["venvd.python.svc"]}
+    files = {"VENVD_CONTROLLER_CA_FILE": Path("/etc/venvd/tls/tls.crt")}
+    address = ControllerAddress("https://venvd.python.svc:8600", alias, files)
+    spec = pods.make_backend(settings, replace(LAUNCH, manages_key="key"), None, "web.python.svc", address)
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    assert (spec["hostAliases"], spec["dnsPolicy"]) == ([alias], "None")
+    server, worker = ({each["name"]: each["value"] for each in part["env"]} for part in spec["containers"])
+    wanted = {
+        "VENVD_CONTROLLER_URL": "https://venvd.python.svc:8600",
+        "VENVD_CONTROLLER_CA_FILE": "/run/venvd/keys/VENVD_CONTROLLER_CA_FILE",
+        "VENVD_MANAGES_KEY_FILE": "/run/venvd/keys/manages.key",
+    }
+    assert wanted.items() <= server.items()
+    assert not wanted.keys() & worker.keys()
+
+
+@pytest.mark.parametrize(
+    ("network", "manages", "reached"),
+    [(False, False, True), (False, True, True), (True, False, False), (True, True, True), ("loopback", False, False)],
+)
+def test_the_servers_that_reach_the_controller(network: Any, manages: bool, reached: bool) -> None:
+    """Servers do where user code has no sockets; with a network, only those that manage venvs; a router never does."""
+    options = replace(KUBERNETES, controller_url="https://localhost:8600", controller_certificate=Path("/tls.crt"))
+    launch = replace(LAUNCH, network=network, manages_key="key" if manages else None)
+    address = find_controller(options, launch)
+    assert (address is not None) is reached
+    if address is not None:
+        assert address.files == {"VENVD_CONTROLLER_CA_FILE": Path("/tls.crt")}
+        assert address.alias is not None
+        assert address.alias["hostnames"] == ["localhost"]
+    assert find_controller(options, replace(launch, manages_key=None, router=True)) is None
+    plain = find_controller(replace(options, controller_url="http://127.0.0.1:8600"), replace(launch, network=False))
+    assert plain == ControllerAddress("http://127.0.0.1:8600", None, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "network", "kind", "message"),
+    [
+        (None, False, InvalidRequest, "VENVD_URL of the controller"),
+        ("http://localhost:8600", "destinations", InvalidRequest, "with a list of destinations in `network`"),
+        ("http://nowhere.invalid", False, Unavailable, r"the name nowhere\.invalid of VENVD_URL has no address"),
+    ],
+)
+def test_a_backend_that_cannot_manage_venvs(url: str | None, network: Any, kind: Any, message: str) -> None:
+    """Its start is refused, and says why; without `manages`, the same backend starts."""
+    options = replace(KUBERNETES, controller_url=url)
+    launch = replace(LAUNCH, network=network, manages_key="key")
+    with pytest.raises(kind, match=message):
+        find_controller(options, launch)
+    assert find_controller(options, replace(launch, manages_key=None)) is None

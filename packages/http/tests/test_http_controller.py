@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from harness.certificates import make_authority, make_certificate
 
 from venvd_contract.errors import Busy, InvalidRequest, Unavailable
 from venvd_http.controller import MOST_STREAMS, ControllerClient
+from venvd_http.controller_connection import ControllerAddress
 from venvd_http.environments import Environments
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nevent: log\ndata: 1\n\n"
@@ -39,7 +42,7 @@ def run(tmp_path: Path, answer: bytes, work: Callable[[Silent, ControllerClient]
         controller = Silent(answer)
         path = tmp_path / "controller.sock"
         server = await asyncio.start_unix_server(controller, path)
-        await asyncio.wait_for(work(controller, ControllerClient(path)), 60)
+        await asyncio.wait_for(work(controller, ControllerClient(ControllerAddress(path))), 60)
         server.close()
         while connections := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(connections)
@@ -92,6 +95,29 @@ def test_older_names_of_an_ensure() -> None:
     """With `older` they stand for the new ones, which no controller answers here; without it they are none."""
     payload = {"providerName": "P", "modelId": "m"}
     with pytest.raises(Unavailable):
-        asyncio.run(Environments(None, older=True).answer("venv.ensure", payload, "token"))
+        asyncio.run(Environments(ControllerAddress(), older=True).answer("venv.ensure", payload, "token"))
     with pytest.raises(InvalidRequest, match='"provider" is missing'):
-        asyncio.run(Environments(None, older=False).answer("venv.ensure", payload, "token"))
+        asyncio.run(Environments(ControllerAddress(), older=False).answer("venv.ensure", payload, "token"))
+
+
+def test_a_controller_at_an_address(tmp_path: Path) -> None:
+    """A server without a socket asks at an address, by TLS where it has the certificate; another one is refused."""
+    make_authority(tmp_path)
+    shown, other = (make_certificate(tmp_path, name) for name in ("shown", "other"))
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"items": null}'
+
+    async def ask(certificate: Path | None) -> object:
+        context = None
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*shown)
+        server = await asyncio.start_server(Silent(answer), "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        url = f"{'http' if context is None else 'https'}://localhost:{port}"
+        async with server:
+            client = ControllerClient(ControllerAddress(url=url, certificate=certificate))
+            return await client.request("GET", ("venvs",), "token")
+
+    assert asyncio.run(ask(None)) == asyncio.run(ask(shown[0])) == {"items": None}
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        asyncio.run(ask(other[0]))

@@ -10,15 +10,17 @@ import pytest
 
 from venvd_contract.errors import Busy, DeadlineExceeded, Unavailable
 from venvd_controller import venv_runs
+from venvd_controller.forwarding import Forwarder
 from venvd_controller.venv_runs import VenvRuns
 
 
 def make_runs(state: str, error: str | None = None) -> VenvRuns:
     """Make the runs of a venv whose backend stays in one state."""
     backend = SimpleNamespace(venv="app", type="pipe", state=state, error=error)
+    engine: Any = SimpleNamespace(capabilities=lambda: SimpleNamespace(sockets=True))
     backends: Any = SimpleNamespace(get=lambda _name: backend)
     venvs: Any = SimpleNamespace(get=lambda _name: None)
-    return VenvRuns(backends, venvs)
+    return VenvRuns(engine, backends, venvs, Forwarder(backends))
 
 
 @pytest.mark.parametrize("state", ["failed", "unhealthy", "stopping"])

@@ -136,6 +136,8 @@ MANAGED_SETTINGS: Mapping[str, str] = {
     "await_secrets": "venvd knows whether the backend has secrets",
     "manages_key_file": "venvd writes the key of a backend with `manages`",
     "controller_socket": "the engine mounts the socket of the controller",
+    "controller_url": "the engine knows the address of the controller",
+    "controller_ca_file": "venvd writes the certificate of the controller",
     "http_port": "venvd chooses the port of probes and metrics",
     "socket_prefix": "the engine chooses the names of the sockets",
     "socket_dir": "the field socketDir of the backend names the directory",

@@ -114,6 +114,10 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     await_secrets: Flag = True
     """Whether the server waits for that file; without, it starts with no secrets until the file comes."""
     controller_socket: Path | None = None
+    controller_url: str | None = None
+    """The address of the controller, for a server that does not see its socket."""
+    controller_ca_file: Path | None = None
+    """Holds the certificate that the controller shows at that address."""
     manages_key_file: Path | None = None
     """Holds the key of the controller for the venvs that sessions manage; it never leaves the server."""
     default_timeout: Annotated[float, Meta(gt=0, le=365 * 86400)] = 300

@@ -1,4 +1,4 @@
-"""Requests of a server to its controller, over the controller's Unix socket."""
+"""Requests of a server to its controller."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from venvd_contract.errors import Busy, DeadlineExceeded, Internal, TooLarge, Unavailable, VenvdError, from_fields
-from venvd_http.unix_connection import UnixConnection
+from venvd_http.controller_connection import ControllerAddress, ControllerConnection
 
 AT_ONCE = 16
 """Requests that run at a time; others wait."""
@@ -33,8 +32,8 @@ T = TypeVar("T")
 class ControllerClient:
     """Sends requests with the token of the caller; it holds no token of its own."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, address: ControllerAddress) -> None:
+        self._address = address
         self._places = asyncio.Semaphore(AT_ONCE)
         self._long_places = asyncio.Semaphore(LONG_AT_ONCE)
         self._streams = 0
@@ -73,7 +72,9 @@ class ControllerClient:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     @staticmethod
-    def _exchange(connection: UnixConnection, method: str, target: str, token: str | None, data: bytes | None) -> Any:
+    def _exchange(
+        connection: ControllerConnection, method: str, target: str, token: str | None, data: bytes | None
+    ) -> Any:
         try:
             response = _send(connection, method, target, token, data)
             text = response.read(LARGEST_RESPONSE + 1)
@@ -108,7 +109,7 @@ class ControllerClient:
             self._streams -= 1
 
     @staticmethod
-    def _begin_stream(connection: UnixConnection, target: str, token: str | None) -> http.client.HTTPResponse:
+    def _begin_stream(connection: ControllerConnection, target: str, token: str | None) -> http.client.HTTPResponse:
         try:
             response = _send(connection, "GET", target, token, None)
             if response.status != http.client.OK:
@@ -138,10 +139,14 @@ class ControllerClient:
             except ValueError:
                 raise Internal("the controller sent an event that is no JSON") from None
 
-    def _open(self, seconds: float = SILENCE) -> UnixConnection:
-        if self._path is None:
-            raise Unavailable("this backend has no way to its controller: VENVD_CONTROLLER_SOCKET is not set")
-        return UnixConnection(self._path, seconds)
+    def _open(self, seconds: float = SILENCE) -> ControllerConnection:
+        connection = self._address.connect(seconds)
+        if connection is None:
+            raise Unavailable(
+                "this backend does not reach its controller: neither VENVD_CONTROLLER_SOCKET nor VENVD_CONTROLLER_URL "
+                "is set"
+            )
+        return connection
 
 
 def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> str:
@@ -151,7 +156,7 @@ def _make_target(parts: tuple[str, ...], query: Mapping[str, object] | None) -> 
 
 
 def _send(
-    connection: UnixConnection, method: str, target: str, token: str | None, data: bytes | None
+    connection: ControllerConnection, method: str, target: str, token: str | None, data: bytes | None
 ) -> http.client.HTTPResponse:
     headers = {} if data is None else {"Content-Type": "application/json"}
     if token is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unauthenticated, from_fields
 from venvd_contract.suggestions import check_names
 from venvd_http import compat
 from venvd_http.controller import ControllerClient
+from venvd_http.controller_connection import ControllerAddress
 
 _POLL_SECONDS = 0.3
 LONGEST_RUN = 3600.0 + 1800.0
@@ -34,12 +34,12 @@ class Environments:
     """Answers the commands about venvs: each is one request to the controller, or a few.
 
     Args:
-        path: the controller's socket; None answers everything with `unavailable`.
+        address: of the controller; an empty one answers everything with `unavailable`.
         older: whether clients of an older .NET host are served.
     """
 
-    def __init__(self, path: Path | None, *, older: bool) -> None:
-        self._controller = ControllerClient(path)
+    def __init__(self, address: ControllerAddress, *, older: bool) -> None:
+        self._controller = ControllerClient(address)
         self._older = older
 
     async def answer(self, command: str, payload: Mapping[str, Any], token: str | None) -> Any:

@@ -165,11 +165,11 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     ]
     reconciler.chores += [keys.write_uses, keys.reload, audit.write_merged, audit.prune]
     reconciler.rare_chores += [images.remove_expired, auto_venvs.delete_expired]
+    forwarder = Forwarder(backends, settings.client_files)
     operations.on_end.append(lambda _kind, _state, _seconds: reconciler.wake())
     registry = metrics.create_registry(metrics.Sources(engine.name, operations, venvs, backends, reconciler, audit))
     return Controller(
         settings, home, engine, reason, database, operations, runtimes, venvs, providers, backends, scaler,
         updates, pod_manifests, keys, audit, secrets, KeyFiles(engine, keys, secrets, backends), reconciler,
-        manifest_sync, pruner, LogHub(engine), VenvRuns(backends, venvs), Forwarder(backends, settings.client_files),
-        registry,
+        manifest_sync, pruner, LogHub(engine), VenvRuns(engine, backends, venvs, forwarder), forwarder, registry,
     )  # fmt: skip

@@ -99,8 +99,8 @@ class Forwarder:
             if not self._running[caller.name]:
                 del self._running[caller.name]
 
-    def find_target(self, caller: Caller, name: str) -> Target:
-        """Find where the calls of a backend go.
+    def find_target(self, caller: Caller | None, name: str) -> Target:
+        """Find where the calls of a backend go; without a caller, the controller calls on its own behalf.
 
         Raises:
             NotFound: there is no such backend.
@@ -118,7 +118,9 @@ class Forwarder:
         create = certificates.create_showing_context
         context = certificates.create_context(record) if files is None else create(record, *files)
         token = self._backends.tokens.derive(row)
-        return Target(record, context, files is not None, token if caller.is_home else None, token is not None)
+        return Target(
+            record, context, files is not None, token if caller is None or caller.is_home else None, token is not None
+        )
 
 
 class ForwardedCall(Response):

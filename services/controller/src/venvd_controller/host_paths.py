@@ -35,9 +35,8 @@ class HostPaths:
             raise InvalidRequest(f'{field}: "{text[:200]}" is no absolute path')
         path = os.path.realpath(text)
         folder = os.path.realpath(Path(text).parent)
-        if path.startswith(
-            f"{folder}/.."
-        ):  # in a mounted Secret each file is a link that leads elsewhere after a renewal
+        # a file of a mounted Secret is a link, which each renewal leads elsewhere
+        if path.startswith(f"{folder}/.."):
             path = f"{folder}/{Path(text).name}"
         if not any(Path(path).is_relative_to(os.path.realpath(directory)) for directory in self.allowed):
             listed = f"has {', '.join(map(str, self.allowed))}" if self.allowed else "is empty"

@@ -390,7 +390,13 @@ class Settings(BaseSettings):
             build_cpus=self.build_cpus,
             allow_source_builds=self.allow_source_builds,
             kubernetes=KubernetesSettings(
-                **{each.name: getattr(self, f"kubernetes_{each.name}") for each in fields(KubernetesSettings)}
+                controller_url=self.url,
+                controller_certificate=self.tls_cert,
+                **{
+                    each.name: getattr(self, f"kubernetes_{each.name}")
+                    for each in fields(KubernetesSettings)
+                    if not each.name.startswith("controller_")
+                },
             ),
         )
 

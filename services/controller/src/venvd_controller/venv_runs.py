@@ -1,4 +1,4 @@
-"""Code that runs in a venv on behalf of a client that has no backend of it: a pipe backend is started for it."""
+"""Code that runs in a venv on behalf of a client that has no backend of it: a backend is started for it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ import json
 import socket
 import threading
 import time
-from typing import Any, Self
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, Self
+from urllib.parse import quote, urlsplit
 
+import httpx2
+
+from venvd_contract.commands import BY_NAME
 from venvd_contract.errors import Busy, Conflict, DeadlineExceeded, Internal, NotFound, Unavailable, from_fields
 from venvd_contract.resources import Backend, BackendSpec
 from venvd_controller.backends import Backends
+from venvd_controller.forwarding import Forwarder
 from venvd_controller.venvs import Venvs
+from venvd_engines.engine import Engine
 
 _POLL_SECONDS = 0.1
 _LARGEST_LINE = 32 << 20
 _START_SECONDS = 1800.0
 """Seconds in which the venv of a run is built and its backend is running."""
+_MARGIN_SECONDS = 30.0
+"""Seconds that a backend has for its answer beyond the time for the code."""
 _MOST_RUNS = 16
 """Runs at a time: each holds one of the threads that answer all requests."""
 
 
 class VenvRuns:
-    """Runs code in venvs, each in a fresh session of a backend named after the venv."""
+    """Runs code in venvs, each in a fresh session of a backend named after the venv.
 
-    def __init__(self, backends: Backends, venvs: Venvs) -> None:
+    It is a pipe backend, or an HTTP backend where the engine keeps sockets to itself.
+    """
+
+    def __init__(self, engine: Engine, backends: Backends, venvs: Venvs, forwarder: Forwarder) -> None:
+        self._engine = engine
+        self._forwarder = forwarder
         self._backends = backends
         self._venvs = venvs
         self._places = threading.BoundedSemaphore(_MOST_RUNS)
@@ -50,26 +64,43 @@ class VenvRuns:
             self._places.release()
 
     def _run(self, venv: str, code: str, timeout: float) -> dict[str, Any]:
-        backend = self._ensure_backend(venv)
-        with _Pipe(urlsplit(backend.url or "").path, timeout, backend.token) as pipe:
-            session = pipe.call("session.create", {})["id"]
+        with self._connect(self._ensure_backend(venv), timeout) as connection:
+            session = connection.call("session.create", {})["id"]
             try:
-                return dict(pipe.call("exec", {"code": code}, session=session, timeout=timeout))
+                return dict(connection.call("exec", {"code": code, "session": session, "timeout": timeout}))
             finally:
                 with contextlib.suppress(OSError, Unavailable):
-                    pipe.call("session.delete", {"id": session})
+                    connection.call("session.delete", {"id": session})
+
+    @contextmanager
+    def _connect(self, backend: Backend, timeout: float) -> Iterator[_Connection]:
+        if backend.type == "pipe":
+            with _Pipe(urlsplit(backend.url or "").path, timeout, backend.token) as pipe:
+                yield pipe
+            return
+        target = self._forwarder.find_target(None, backend.name)
+        headers = {} if target.token is None else {"Authorization": f"Bearer {target.token}"}
+        with httpx2.Client(
+            base_url=target.record.probe_url,
+            headers=headers,
+            timeout=timeout + _MARGIN_SECONDS,
+            trust_env=False,
+            verify=target.context,
+        ) as client:
+            yield _Http(client)
 
     def _ensure_backend(self, venv: str) -> Backend:
         name = f"run-{venv}"[:63].rstrip("-")
+        kind: Literal["pipe", "http"] = "pipe" if self._engine.capabilities().sockets else "http"
         try:
             self._backends.get(name)
         except NotFound:
             with contextlib.suppress(Conflict):  # another request has started it at this moment
-                self._backends.start(BackendSpec(type="pipe", venv=venv, name=name))
+                self._backends.start(BackendSpec(type=kind, venv=venv, name=name))
         end = time.monotonic() + _START_SECONDS
         while True:
             backend = self._backends.get(name)
-            if backend.venv != venv or backend.type != "pipe":
+            if backend.venv != venv or backend.type != kind:
                 raise Conflict(f'the backend "{name}" is not one that runs code in the venv "{venv}": stop it')
             if backend.state == "running":
                 return backend
@@ -80,12 +111,44 @@ class VenvRuns:
             time.sleep(_POLL_SECONDS)
 
 
+class _Connection(Protocol):
+    """A connection to a backend. A call takes the fields of an HTTP request."""
+
+    def call(self, command: str, payload: dict[str, Any]) -> Any: ...
+
+
+class _Http:
+    """A connection to an HTTP backend."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+
+    def call(self, command: str, payload: dict[str, Any]) -> Any:
+        method, path = BY_NAME[command].http
+        try:
+            answer = self._client.request(
+                method,
+                path.format(id=quote(str(payload.get("id")), safe="")),
+                json=None if method == "DELETE" else payload,
+            )
+            content = answer.json()
+        except httpx2.TimeoutException:
+            raise DeadlineExceeded("the backend did not answer in time") from None
+        except httpx2.TransportError as error:
+            raise Unavailable(f"the backend does not answer: {error or type(error).__name__}") from None
+        except ValueError:
+            raise Internal(f"the backend answered with status {answer.status_code} and no JSON") from None
+        if answer.is_error:
+            raise from_fields(content)
+        return content
+
+
 class _Pipe:
     """A connection to a pipe backend."""
 
     def __init__(self, path: str, timeout: float, token: str | None) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout + 30)
+        self._socket.settimeout(timeout + _MARGIN_SECONDS)
         self._token = token
         try:
             self._socket.connect(path)
@@ -94,8 +157,9 @@ class _Pipe:
             raise Unavailable(f"{path} does not answer: {error}") from None
         self._lines = self._socket.makefile("rb")
 
-    def call(self, command: str, payload: dict[str, Any], **fields: Any) -> Any:
-        request = {"command": command, "payload": payload, "token": self._token, **fields}
+    def call(self, command: str, payload: dict[str, Any]) -> Any:
+        request: dict[str, Any] = {"command": command, "payload": payload, "token": self._token}
+        request |= {name: payload.pop(name) for name in ("session", "timeout") if name in payload}
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             line = self._lines.readline(_LARGEST_LINE)

@@ -11,6 +11,7 @@ from venvd_core.backend import Backend
 from venvd_http import keys, probes
 from venvd_http.auth import TokenGuard
 from venvd_http.connection import FastPath
+from venvd_http.controller_connection import read_controller_address
 from venvd_http.edge import create_backend_edge
 from venvd_http.environments import Environments
 from venvd_http.guesses import Guesses
@@ -57,7 +58,7 @@ class HttpServer:
         guard.on_key_end = self._backend.end_key
         guard.on_refusal = self._backend.refuse_token
         self._watching_keys = keys.watch(settings.keys_file, guard, self._backend.replicas)
-        self._backend.environments = Environments(settings.controller_socket, older=settings.compat)
+        self._backend.environments = Environments(read_controller_address(settings), older=settings.compat)
         commands = Commands(self._backend, guard, settings)
         self._uvicorn = create_server(
             App(

@@ -14,6 +14,7 @@ from venvd_core.hangup import HangupWatcher
 from venvd_http import keys, probes
 from venvd_http.admission import Admission
 from venvd_http.auth import TokenGuard
+from venvd_http.controller_connection import read_controller_address
 from venvd_http.edge import create_backend_edge, read_limits
 from venvd_http.environments import Environments
 from venvd_http.guesses import Guesses
@@ -74,7 +75,7 @@ class PipeServer:
         )
         self.hangups = HangupWatcher(loop)
         self._watching_keys = keys.watch(self.settings.keys_file, self.guard, self.backend.replicas)
-        self.backend.environments = Environments(self.settings.controller_socket, older=self.settings.compat)
+        self.backend.environments = Environments(read_controller_address(self.settings), older=self.settings.compat)
         self._server = await loop.create_unix_server(
             lambda: PipeConnection(self, loop), sock=pipe_listener, backlog=BACKLOG
         )

@@ -10,6 +10,7 @@ import grpc
 from venvd_contract.errors import Conflict
 from venvd_core.backend import Backend
 from venvd_http import keys, probes
+from venvd_http.controller_connection import read_controller_address
 from venvd_http.edge import create_backend_edge, read_limits, read_proxies
 from venvd_http.environments import Environments
 from venvd_http.guesses import Guesses
@@ -86,7 +87,9 @@ class RpcServer:
         guard.on_refusal = self._backend.refuse_token
         entrance = Entrance(guard, read_limits(settings))
         self._watching_keys = keys.watch(settings.keys_file, guard, self._backend.replicas)
-        self._backend.environments = environments = Environments(settings.controller_socket, older=settings.compat)
+        self._backend.environments = environments = Environments(
+            read_controller_address(settings), older=settings.compat
+        )
         cancel = settings.cancel_on_disconnect
         calls = Calls(self._backend, guard, cancel_on_disconnect=cancel)
         self._streams = Streams(self._backend, guard, settings)

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from venvd_engines.addresses import url_host
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.controller_address import find_controller
 from venvd_engines.kubernetes.host_files import read_files
 from venvd_engines.kubernetes.pod_list import PodList
 from venvd_engines.kubernetes.policies import Policies
@@ -68,22 +70,25 @@ class Backends:
         if launch.network in {"loopback", "destinations"}:
             what = "a list of destinations" if launch.network == "destinations" else "loopback"
             self._policies.require(f"network: {what}", progress)
+        controller = find_controller(self._cluster.options, launch)
+        files = {**launch.server_files, **(controller.files if controller is not None else {})}
         metadata_labels = self._make_labels(launch)
         name = labels.make_name(launch.id)
         try:
-            self._cluster.create(Secret, self._make_keys(launch, metadata_labels))
+            self._cluster.create(Secret, self._make_keys(launch, files, metadata_labels))
             service = self._find_service(launch) if launch.beside else self._make_service(launch, metadata_labels)
-            record = self._make_record(launch, service)
+            record = self._make_record(launch, files, service)
             runtime = pods.find_runtime_class(launch.oci_runtime or self._cluster.settings.oci_runtime)
             shared = pods.describe_shared_volumes("channel") if runtime and not launch.router else {}
             annotations = {labels.RECORD: json.dumps(asdict(record)), **shared}
             reach = labels.ROUTES if launch.router else REACHES.get(launch.network, "none")
-            metadata = self._cluster.make_metadata(name, {**metadata_labels, labels.NETWORK: reach}, annotations)
+            selected = {labels.NETWORK: reach, **({labels.CONTROLLER: "reached"} if controller is not None else {})}
+            metadata = self._cluster.make_metadata(name, {**metadata_labels, **selected}, annotations)
             host = str(record.data["host"])
             if launch.router:
                 spec = pods.make_router(self._cluster.settings, launch, host)
             else:
-                spec = pods.make_backend(self._cluster.settings, launch, runtime, host)
+                spec = pods.make_backend(self._cluster.settings, launch, runtime, host, controller)
             self._cluster.create(Pod, {"metadata": metadata, "spec": spec})
             pod = self._wait_until_running(launch.id, _list_parts(record), progress)
             self.pods.expect_change()
@@ -95,8 +100,10 @@ class Backends:
     def _make_labels(self, launch: Launch) -> dict[str, str]:
         return self._cluster.labels(labels.BACKEND, launch=launch.id, name=launch.name, type=launch.type)
 
-    def _make_keys(self, launch: Launch, metadata_labels: dict[str, str]) -> dict[str, Any]:
-        content = {**read_files(launch.server_files), pods.KEYS_FILE: launch.keys}
+    def _make_keys(self, launch: Launch, files: Mapping[str, Path], metadata_labels: dict[str, str]) -> dict[str, Any]:
+        content = {**read_files(files), pods.KEYS_FILE: launch.keys}
+        if launch.manages_key is not None:
+            content[pods.MANAGES_FILE] = launch.manages_key.encode()
         if not launch.router:
             content[pods.SECRETS_FILE] = launch.secrets
         if launch.network == "destinations":
@@ -145,7 +152,7 @@ class Backends:
         name, launch = str(record.data["service"]), {labels.LAUNCH: record.launch_id}
         self._cluster.client.patch(Service, name, {"metadata": {"labels": launch}, "spec": {"selector": launch}})
 
-    def _make_record(self, launch: Launch, service: Any) -> LaunchRecord:
+    def _make_record(self, launch: Launch, files: Mapping[str, Path], service: Any) -> LaunchRecord:
         """Make the record; outside of the cluster, where its names mean nothing, the Service's address stands in it."""
         name = str(service.metadata.name)
         host = f"{name}.{self._cluster.namespace}.svc"
@@ -165,7 +172,7 @@ class Backends:
                 "routed": launch.routed,
                 "memoryBytes": launch.limits.memory_bytes,
                 "router": launch.router,
-                "files": {variable: str(path) for variable, path in launch.server_files.items()},
+                "files": {variable: str(path) for variable, path in files.items()},
             },
         )
 
@@ -326,8 +333,6 @@ def _check_launch(launch: Launch) -> None:
         )
     if launch.assemblies is not None:
         raise Unimplemented("assemblies: the engine kubernetes has no files of a host")
-    if launch.manages_key is not None:
-        raise Unimplemented("manages: on the engine kubernetes no backend reaches the controller")
 
 
 def _add_own_address(record: LaunchRecord, pod: Any) -> LaunchRecord:

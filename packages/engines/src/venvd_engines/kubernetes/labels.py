@@ -20,8 +20,9 @@ from venvd_engines.docker.labels import (
 )
 
 __all__ = [
-    "BACKEND", "BUILD", "CHECK", "HOME", "INSTANCE", "LAUNCH", "LEADER", "NAME", "NETWORK", "PROBE", "PROBING",
-    "RECORD", "ROLE", "ROUTES", "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER", "WORKER_UID",
+    "BACKEND", "BUILD", "CHECK", "CONTROLLER", "HOME", "INSTANCE", "LAUNCH", "LEADER", "NAME", "NETWORK", "PROBE",
+    "PROBING", "RECORD", "ROLE", "ROUTES", "SERVER", "SERVER_UID", "SHARED_GID", "TASKS", "TYPE", "WORKER",
+    "WORKER_UID",
 ]  # fmt: skip
 
 BACKEND = "backend"
@@ -31,6 +32,8 @@ NETWORK = "dev.venvd.network"
 """`full` where user code of the pod may reach the network, `destinations` where it may reach a list of them, else
 `none`; `routes` on routers, which reach the servers of backends. NetworkPolicies select by it."""
 ROUTES = "routes"
+CONTROLLER = "dev.venvd.controller"
+"""`reached` on pods whose server may reach the controller. A NetworkPolicy selects by it."""
 PROBE = "dev.venvd.probe"
 """The home whose probe of the network the pod is; policies of the chart do not select by it."""
 PROBING = "probe"

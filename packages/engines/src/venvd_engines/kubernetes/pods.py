@@ -12,12 +12,13 @@ from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.docker.build_container import APT_CAPABILITIES
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, Launch
 from venvd_engines.kubernetes import closed, labels
+from venvd_engines.kubernetes.controller_address import ControllerAddress
 from venvd_engines.kubernetes.settings import KubernetesSettings
 
 PREFIX = "/env"
 CHANNEL = "/run/venvd/channel"
 KEYS = "/run/venvd/keys"
-KEYS_FILE, BROKER_FILE, SECRETS_FILE = "keys.json", "broker.json", "secrets.json"
+KEYS_FILE, BROKER_FILE, SECRETS_FILE, MANAGES_FILE = "keys.json", "broker.json", "secrets.json", "manages.key"
 TOOLS = "/venvd"
 ARCHIVE = f"{TOOLS}/worker.pyz"
 UV = f"{TOOLS}/uv"
@@ -130,7 +131,13 @@ def memory_volume(name: str, size: int | str) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
 
 
-def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, host: str) -> dict[str, Any]:
+def make_backend(
+    settings: EngineSettings,
+    launch: Launch,
+    runtime: str | None,
+    host: str,
+    controller: ControllerAddress | None = None,
+) -> dict[str, Any]:
     """Make the specification of the pod with server and worker host.
 
     Args:
@@ -138,6 +145,7 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         launch: its user ID must be set.
         runtime: the runtime class.
         host: the name by which clients reach the server.
+        controller: where the server reaches the controller; None: nowhere.
     """
     options = settings.kubernetes
     user = choose_user(options, launch, runtime)
@@ -149,13 +157,14 @@ def make_backend(settings: EngineSettings, launch: Launch, runtime: str | None, 
         **({"runtimeClassName": runtime} if runtime else {}),
         **priority,
         **({} if launch.network is True else NO_NAMES),
+        **({"hostAliases": [controller.alias]} if controller is not None and controller.alias else {}),
         hostname=launch.name,
         terminationGracePeriodSeconds=GRACE_SECONDS,
         initContainers=[
             make_provider(options, ["worker"]),
             *([_make_gate(options)] if launch.network in {"loopback", "destinations"} else []),
         ],
-        containers=[make_server(options, launch, host), make_worker(launch, user)],
+        containers=[make_server(options, launch, host, controller), make_worker(launch, user)],
         volumes=make_volumes(launch, keys),
     )
 
@@ -219,9 +228,14 @@ def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
     )
 
 
-def make_server(options: KubernetesSettings, launch: Launch, host: str) -> dict[str, Any]:
+def make_server(
+    options: KubernetesSettings, launch: Launch, host: str, controller: ControllerAddress | None = None
+) -> dict[str, Any]:
     """Make the server; `host` is the name by which clients reach it."""
     env = {**launch.server_env, **_make_server_paths(launch, host)}
+    if controller is not None:
+        env["VENVD_CONTROLLER_URL"] = controller.url
+        env |= {variable: f"{KEYS}/{variable}" for variable in controller.files}
     ports = [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()]
     return secure(
         {
@@ -252,6 +266,8 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
         paths |= {"VENVD_HOST": "0.0.0.0", "VENVD_PORT": str(ports["main"])}  # noqa: S104 - in a pod
     else:
         paths["VENVD_SOCKET_DIR"] = SOCKETS
+    if launch.manages_key is not None:
+        paths["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
     paths |= {variable: f"{KEYS}/{variable}" for variable in launch.server_files}
     if launch.network == "destinations":
         paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"

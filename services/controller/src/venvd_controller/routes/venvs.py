@@ -97,7 +97,7 @@ class VenvRun:
 
 @router.post("/venvs/{name}/run", dependencies=[_needs_venv])
 def run_in_venv(controller: ControllerDep, name: str, run: JsonBody[VenvRun]) -> dict[str, Any]:
-    """Execute code in a fresh session of the venv; a pipe backend `run-NAME` is started for it and stays."""
+    """Execute code in a fresh session of the venv; the backend `run-NAME` is started for it and stays."""
     return controller.runs.run(name, run.code, run.timeout)
 
 
