@@ -210,8 +210,8 @@ def test_the_controller_gets_its_settings(full: Objects) -> None:
     assert json.loads(env["VENVD_KUBERNETES_TOLERATIONS"]) == [{"key": "dedicated", "operator": "Exists"}]
 
 
-def test_certificates_of_backends_are_mounted(full: Objects) -> None:
-    """Each Secret has a directory below that of VENVD_HOST_DIRS, and may be absent; none is there by default."""
+def test_files_of_backends_have_their_directories(full: Objects) -> None:
+    """Each Secret and each volume has a directory below one of VENVD_HOST_DIRS; a Secret may be absent."""
     pod, env = pick(full, "Deployment")["spec"]["template"]["spec"], read_env(full)
     mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     found = {
@@ -219,7 +219,7 @@ def test_certificates_of_backends_are_mounted(full: Objects) -> None:
         for each in pod["volumes"]
         if each["name"] in mounts and "-tls" in each["name"]
     }
-    below = env["VENVD_HOST_DIRS"]
+    below, _, assemblies = env["VENVD_HOST_DIRS"].partition(":")
     assert found == {
         (f"{below}/web", "web", True),
         (f"{below}/calls.example.com", "calls.example.com", True),
@@ -229,7 +229,13 @@ def test_certificates_of_backends_are_mounted(full: Objects) -> None:
         "/etc/venvd/client-tls/tls.crt",
         "/etc/venvd/client-tls/tls.key",
     )
-    assert not {"VENVD_HOST_DIRS", "VENVD_CLIENT_CERT"} & read_env(render(SMALL)).keys()
+    # volumes of assemblies are for backends alone
+    assert json.loads(env["VENVD_KUBERNETES_ASSEMBLIES"]) == {
+        f"{assemblies}/shared": {"persistentVolumeClaim": {"claimName": "libraries", "readOnly": True}},
+        f"{assemblies}/own": {"configMap": {"name": "assemblies"}},
+    }
+    unset = {"VENVD_HOST_DIRS", "VENVD_CLIENT_CERT", "VENVD_KUBERNETES_ASSEMBLIES"}
+    assert not unset & read_env(render(SMALL)).keys()
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
@@ -372,6 +378,7 @@ def test_prometheus_scrapes_where_there_is_an_operator(full: Objects) -> None:
         ("settings.kubernetesLease=x", "at '/settings': additional properties 'kubernetesLease' not allowed"),
         ("egress.replicas=0", "at '/egress/replicas'"),
         ("settings.hostDirs=/etc", "at '/settings': additional properties 'hostDirs' not allowed"),
+        ("backends.assemblies[0].name=own", "at '/backends/assemblies/0'"),
         ("backends.tlsSecrets[0]=../x", "at '/backends/tlsSecrets/0'"),
         ("apt.namespace=default", "takes no pod that runs as root: name another one"),
     ],

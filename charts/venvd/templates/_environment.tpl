@@ -22,7 +22,8 @@
   "KUBERNETES_USER_NAMESPACES" (.Values.backends.userNamespaces | toJson)
   "TLS_CERT" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.crt")
   "TLS_KEY" (empty .Values.tls.existingSecret | ternary "" "/etc/venvd/tls/tls.key")
-  "HOST_DIRS" (empty .Values.backends.tlsSecrets | ternary "" "/etc/venvd/backend-tls")
+  "HOST_DIRS" (include "venvd.hostDirs" .)
+  "KUBERNETES_ASSEMBLIES" (empty .Values.backends.assemblies | ternary "" (include "venvd.assemblies" .))
   "CLIENT_CERT" (empty .Values.backends.clientTlsSecret | ternary "" "/etc/venvd/client-tls/tls.crt")
   "CLIENT_KEY" (empty .Values.backends.clientTlsSecret | ternary "" "/etc/venvd/client-tls/tls.key")
   "KUBERNETES_OWNER" (include "venvd.identity" .)
@@ -63,4 +64,23 @@
     secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The directories that specifications may name. The controller has the first one; the second one stands for volumes of backends. */}}
+{{- define "venvd.hostDirs" -}}
+{{- $directories := list -}}
+{{- if .Values.backends.tlsSecrets }}{{ $directories = append $directories "/etc/venvd/backend-tls" }}{{ end -}}
+{{- if .Values.backends.assemblies }}{{ $directories = append $directories "/etc/venvd/assemblies" }}{{ end -}}
+{{- join ":" $directories -}}
+{{- end }}
+
+{{/* The volumes with assemblies by the directories that name them. */}}
+{{- define "venvd.assemblies" -}}
+{{- $volumes := dict -}}
+{{- range .Values.backends.assemblies -}}
+{{- $claim := dict "persistentVolumeClaim" (dict "claimName" .claim "readOnly" true) -}}
+{{- $volume := empty .claim | ternary (dict "configMap" (dict "name" .configMap)) $claim -}}
+{{- $_ := set $volumes (printf "/etc/venvd/assemblies/%s" .name) $volume -}}
+{{- end -}}
+{{- toJson $volumes -}}
 {{- end }}

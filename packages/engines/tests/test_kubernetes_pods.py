@@ -15,6 +15,7 @@ from harness.pod_security import list_violations
 from lightkube.resources.core_v1 import Pod
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.engine import EngineSettings, Image, Launch, WorkerLimits
 from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
@@ -290,3 +291,29 @@ def test_a_backend_that_cannot_manage_venvs(url: str | None, network: Any, kind:
     with pytest.raises(kind, match=message):
         find_controller(options, launch)
     assert find_controller(options, replace(launch, manages_key=None)) is None
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "libraries", "readOnly": True}}
+
+
+@pytest.mark.parametrize("part", ["", "team"])
+def test_assemblies_are_a_volume_of_the_worker_host(settings: EngineSettings, part: str) -> None:
+    """User code reads the volume, or a directory in it, and cannot write there; the server does not see it."""
+    options = replace(KUBERNETES, assemblies={"/other": {"configMap": {"name": "other"}}, "/srv/libraries": CLAIM})
+    launch = replace(LAUNCH, dotnet=True, assemblies=Path("/srv/libraries", part))
+    spec = pods.make_backend(replace(settings, kubernetes=options), launch, None, "web.python.svc")
+    kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
+    assert list_violations(spec) == []
+    assert [each for each in spec["volumes"] if each["name"] == "assemblies"] == [{"name": "assemblies", **CLAIM}]
+    server, worker = spec["containers"]
+    wanted = {"name": "assemblies", "mountPath": "/assemblies", "readOnly": True, **({"subPath": part} if part else {})}
+    assert wanted in worker["volumeMounts"]
+    assert "assemblies" not in {each["name"] for each in server["volumeMounts"]}
+    [env] = [each["value"] for each in worker["env"] if each["name"] == WORKER_ENV]
+    assert json.loads(env)["VENVD_ASSEMBLIES"] == "/assemblies"
+
+
+def test_assemblies_without_a_volume(settings: EngineSettings) -> None:
+    """A directory that no volume has is refused, and the error says where volumes are named."""
+    with pytest.raises(InvalidRequest, match=r"no volume has /srv/x.*backends\.assemblies.*now none"):
+        pods.make_backend(settings, replace(LAUNCH, assemblies=Path("/srv/x")), None, "web.python.svc")

@@ -171,6 +171,8 @@ class Settings(BaseSettings):
     """Secret in that namespace that owns the objects of builds there: the cluster removes them with it."""
     kubernetes_user_namespaces: bool = False
     """Pods run in user namespaces: their user IDs belong to no user of the node."""
+    kubernetes_assemblies: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_parse_json)] = {}
+    """Volumes with .NET assemblies by the directories that name them, JSON; `VENVD_HOST_DIRS` allows these."""
     kubernetes_egress_service: str | None = None
     """Service of the egress broker for pods whose network is a list of destinations."""
     kubernetes_egress_key_file: Path | None = None

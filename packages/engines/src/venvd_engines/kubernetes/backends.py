@@ -331,8 +331,6 @@ def _check_launch(launch: Launch) -> None:
         raise InvalidRequest(
             "token: on the engine kubernetes user code with a network reaches its own server, which needs a token"
         )
-    if launch.assemblies is not None:
-        raise Unimplemented("assemblies: the engine kubernetes has no files of a host")
 
 
 def _add_own_address(record: LaunchRecord, pod: Any) -> LaunchRecord:

@@ -11,7 +11,7 @@ from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.docker.build_container import APT_CAPABILITIES
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, Launch
-from venvd_engines.kubernetes import closed, labels
+from venvd_engines.kubernetes import assemblies, closed, labels
 from venvd_engines.kubernetes.controller_address import ControllerAddress
 from venvd_engines.kubernetes.settings import KubernetesSettings
 
@@ -164,8 +164,11 @@ def make_backend(
             make_provider(options, ["worker"]),
             *([_make_gate(options)] if launch.network in {"loopback", "destinations"} else []),
         ],
-        containers=[make_server(options, launch, host, controller), make_worker(launch, user)],
-        volumes=make_volumes(launch, keys),
+        containers=[make_server(options, launch, host, controller), make_worker(options, launch, user)],
+        volumes=[
+            *make_volumes(launch, keys),
+            *([] if launch.assemblies is None else [assemblies.make_volume(options, launch.assemblies)]),
+        ],
     )
 
 
@@ -276,21 +279,21 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
     return paths
 
 
-def make_worker(launch: Launch, user: int) -> dict[str, Any]:
+def make_worker(options: KubernetesSettings, launch: Launch, user: int) -> dict[str, Any]:
     """Make the worker host, which has nothing of the server but the channel, and cannot write there."""
-    options = launch.warden_options()
+    words = launch.warden_options()
     if launch.network is False:
         # server and worker host share the pod's network
-        options.append("--no-network")
+        words.append("--no-network")
     # Both containers get the stop signal at once; the server ends when its calls have, and the grace bounds both.
-    options += ["--stop-wait", "86400"]
-    env = {WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, "")), "HOME": WORK, "TMPDIR": TMP}
+    words += ["--stop-wait", "86400"]
+    env = {WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, assemblies.DIRECTORY)), "HOME": WORK, "TMPDIR": TMP}
     return secure(
         {
             "name": labels.WORKER,
             "image": launch.image.ref,
             "command": [f"{PREFIX}/bin/python", "-I", "-S", ARCHIVE, "warden"],
-            "args": ["--channel", CHANNEL, "--work-dir", WORK, *options],
+            "args": ["--channel", CHANNEL, "--work-dir", WORK, *words],
             "workingDir": WORK,
             "env": _list_env(env),
             "resources": {
@@ -303,6 +306,7 @@ def make_worker(launch: Launch, user: int) -> dict[str, Any]:
                 {"name": "work", "mountPath": WORK},
                 {"name": "tmp", "mountPath": TMP},
                 {"name": "shm", "mountPath": SHARED_MEMORY},
+                *([] if launch.assemblies is None else [assemblies.make_mount(options, launch.assemblies)]),
             ],
         },
         user,

@@ -31,6 +31,7 @@ class KubernetesSettings:
         apt_namespace: where Debian packages are installed, as root in a container; null refuses them.
         apt_owner: a Secret of that namespace; what the engine makes there is removed with it.
         user_namespaces: whether the users of pods are none of the node; the nodes must be able to.
+        assemblies: volumes with .NET assemblies, as in the specification of a pod, by the directories that name them.
         controller_url: where servers in pods reach the controller; null: nowhere.
         controller_certificate: the file with the certificate that it shows there; null where it speaks plain HTTP.
         egress_service: the Service of the broker that makes the connections of lists of destinations; null is none.
@@ -50,6 +51,7 @@ class KubernetesSettings:
     apt_namespace: str | None = None
     apt_owner: str | None = None
     user_namespaces: bool = False
+    assemblies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controller_url: str | None = None
     controller_certificate: Path | None = None
     egress_service: str | None = None

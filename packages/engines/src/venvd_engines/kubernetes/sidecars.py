@@ -75,7 +75,7 @@ def _check_launch(launch: Launch) -> None:
             f"network: {what} cannot be had in a pod that a client shares: user code has the client's network or none"
         )
     if launch.assemblies is not None:
-        raise Unimplemented("assemblies: the engine kubernetes has no files of a host")
+        raise Unimplemented("assemblies: the namespace of the client may lack the volume, so a printed pod has none")
 
 
 def _make_spec(
@@ -123,7 +123,7 @@ def _make_keys_volume(launch: Launch) -> dict[str, Any]:
 
 def _make_worker(settings: EngineSettings, launch: Launch, runtime: str | None) -> dict[str, Any]:
     """Make the worker host. Its volumes outlive its container, and it empties them at its start."""
-    worker = pods.make_worker(launch, pods.choose_user(settings.kubernetes, launch, runtime))
+    worker = pods.make_worker(settings.kubernetes, launch, pods.choose_user(settings.kubernetes, launch, runtime))
     worker["args"] += [word for path in (pods.WORK, pods.TMP, pods.SHARED_MEMORY) for word in ("--clear", path)]
     return worker
 
