@@ -229,7 +229,7 @@ def test_another_name(controller: Running) -> None:
 
 def test_no_certificate_to_show(controller: Running) -> None:
     """A client without a certificate learns that it needs one."""
-    with controller.connect() as client, pytest.raises(Forbidden, match="a client certificate is needed"):
+    with controller.connect() as client, pytest.raises(Forbidden, match="needs a client certificate"):
         client.venvs.list()
 
 

@@ -55,7 +55,7 @@ def test_the_right_most_address_that_is_no_proxy_counts(peer: str, forwarded: li
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("proxy.local", "is no address and no network"),
+        ("proxy.local", "is neither an address nor a network"),
         ("10.0.0.7/24", "write 10.0.0.7"),
         ("0.0.0.0/0", "every address"),
     ],

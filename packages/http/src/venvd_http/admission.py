@@ -1,4 +1,4 @@
-"""Connections whose client has not been accepted yet: how long they stay, and how many of one peer."""
+"""Limits on unaccepted connections: how long they stay, and how many one peer may have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Protocol
 _log = logging.getLogger("venvd.access")
 
 SETTLE_SECONDS = 3.0
-"""How long a peer may have more connections than its share: clients that connect all at once are accepted meanwhile."""
+"""How long a peer may have too many connections: in this time, clients that connect all at once are accepted."""
 MOST = 1024
 """Unaccepted connections of all peers together."""
 _REPORT_SECONDS = 60.0
@@ -22,12 +22,12 @@ _REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """The limits of clients that have shown no token.
+    """The limits of connections that have sent no accepted token.
 
     Attributes:
-        seconds: until a connection must be accepted.
-        connections: those of one peer that are not accepted.
-        bytes: what one such connection may hold of a request.
+        seconds: time in which a connection must be accepted.
+        connections: the most unaccepted connections of one peer.
+        bytes: the most bytes of a request that the server holds for such a connection.
     """
 
     seconds: float = 10.0
@@ -39,7 +39,7 @@ class Newcomer(Protocol):
     """A connection that is not accepted yet."""
 
     def has_unread(self) -> bool:
-        """Whether bytes of the client wait in the kernel: it is the server that is slow."""
+        """Return whether unread bytes of the client are in the kernel: then the server is slow, not the client."""
 
     def drop(self, reason: str) -> None:
         """Close the connection."""
@@ -48,8 +48,8 @@ class Newcomer(Protocol):
 class Admission:
     """Closes connections that are not accepted in time, and the oldest of a peer that has too many.
 
-    The newest stay, so that a peer's silent connections do not keep its other clients out. A peer is an address, a
-    network of 64 bits for IPv6, or a user ID.
+    The newest stay, so that silent connections of a peer do not keep out its other clients. A peer is an IPv4 address,
+    an IPv6 network of 64 bits, or a user ID.
     """
 
     def __init__(self, limits: AdmissionLimits) -> None:
@@ -62,7 +62,7 @@ class Admission:
         self._next_report = 0.0
 
     def enter(self, connection: Newcomer, peer: str, since: float | None = None) -> None:
-        """Note a new connection of a peer, or one that has been there since a time of the loop."""
+        """Note a connection of a peer that began now, or at the loop's time `since`."""
         loop = asyncio.get_running_loop()
         if self._total >= MOST:
             crowd = max(self._peers.values(), key=len)
@@ -73,7 +73,7 @@ class Admission:
             self._timer = loop.call_later(self._pause, self._tick)
 
     def leave(self, connection: Newcomer, peer: str) -> None:
-        """Forget a connection: it is accepted, or closed. A second time does nothing."""
+        """Forget an accepted or closed connection; a second call does nothing."""
         connections = self._peers.get(peer)
         if connections is not None and connections.pop(connection, None) is not None:
             self._total -= 1
@@ -123,7 +123,7 @@ class Admission:
 
 
 def name_peer(address: str) -> str:
-    """Return the peer to which connections from an address count: the address, or its network for IPv6."""
+    """Return the peer of an address: the address itself, or its network for IPv6."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -136,7 +136,7 @@ def name_peer(address: str) -> str:
 
 
 def count_unread(descriptor: int) -> int:
-    """Return how many bytes the kernel has for a socket."""
+    """Return how many unread bytes a socket has in the kernel."""
     count = array.array("i", [0])
     fcntl.ioctl(descriptor, termios.FIONREAD, count)
     return count[0]

@@ -22,7 +22,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def describe_peer(scope: Scope) -> str:
-    """Return the address of a request's sender: if a trusted proxy passed the request on, of the proxy's client."""
+    """Return the address of a request's sender: of the proxy's client if a trusted proxy passed the request on."""
     client = scope.get("client")
     return client[0] if client and client[0] else "unix"
 
@@ -33,7 +33,7 @@ async def respond(send: Send, status: int, body: bytes, content_type: bytes = JS
 
 
 async def respond_in_parts(send: Send, length: int, parts: Iterable[bytes]) -> None:
-    """Send one response of JSON part by part, at the pace of the client. The parts have `length` bytes in all."""
+    """Send one JSON response part by part, as fast as the client reads. The parts have `length` bytes together."""
     headers = [(b"content-type", JSON), (b"content-length", b"%d" % length)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for part in parts:
@@ -42,7 +42,7 @@ async def respond_in_parts(send: Send, length: int, parts: Iterable[bytes]) -> N
 
 
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send one whole response; `headers` are those beside its length."""
+    """Send one whole response; this function adds the header of its length to `headers`."""
     lines = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})

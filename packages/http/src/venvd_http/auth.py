@@ -23,12 +23,12 @@ METRICS = "metrics"
 
 
 def bearer_token(header: bytes) -> str | None:
-    """The token in a value of `Authorization`; None if it is no bearer token."""
+    """Return the token in a value of `Authorization`, or None if it is not a bearer token."""
     return str(header[7:].strip(), "latin-1") if header[:7].lower() == b"bearer " else None
 
 
 def read_token(scope: Scope) -> str | None:
-    """The bearer token of a request, or None."""
+    """Return the bearer token of a request, or None."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             return bearer_token(value)
@@ -36,7 +36,7 @@ def read_token(scope: Scope) -> str | None:
 
 
 def sha256(token: str) -> str:
-    """The digest by which a token is known, hexadecimal."""
+    """Return the digest by which the server knows a token, in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -44,7 +44,7 @@ class Key:
     """An access key beside a backend's own token; a backend may have many, and each may end at any time.
 
     Attributes:
-        name: what logs call the key.
+        name: the name of the key in logs.
         sha256: the digest of its token.
         scope: `use` or `metrics`.
         expires_at: seconds since the epoch; None is never.
@@ -73,7 +73,7 @@ class Key:
         return WrongToken(f'the key "{self.name}" {"has expired" if self.expired else "was revoked"}')
 
     def follow(self, other: Key) -> None:
-        """Take over what may change in an equal key."""
+        """Copy the attributes that may differ in an equal key."""
 
     def watch(self, on_end: Callable[[], None]) -> None:
         """Call `on_end` when the key ends; at once if it has ended."""
@@ -86,25 +86,25 @@ class Key:
         self._watchers.discard(on_end)
 
     def end(self) -> None:
-        """End the key, and with it what its clients do. A watcher that fails leaves the others their turn."""
+        """End the key, and the calls and connections of its clients. A watcher that fails does not stop the others."""
         self.ended = True
         while self._watchers:
             on_end = self._watchers.pop()
             try:
                 on_end()
             except Exception:  # noqa: BLE001 — a defect of one client must not keep the others connected
-                _log.exception("a client of the key %s cannot be ended", self.name)
+                _log.exception("the end of the key %s could not end one of its clients", self.name)
 
 
 class OwnToken(Key):
-    """A token of the server itself. After a rotation an older one is accepted for a while, and then told apart."""
+    """A token of the server itself. After a rotation, the server accepts the older token for a while."""
 
     def equals(self, other: Key) -> bool:
-        """Whether both are the same token: the end of one is set when it is replaced."""
+        """Whether both are the same token; their ends may differ, because a rotation sets the end of a token."""
         return isinstance(other, OwnToken) and self.sha256 == other.sha256 and not self.ended
 
     def follow(self, other: Key) -> None:
-        """Take over name and end of an equal token."""
+        """Copy the name and the end of an equal token."""
         self.name, self.expires_at = other.name, other.expires_at
 
     def error(self) -> WrongToken:
@@ -127,17 +127,17 @@ class WrongToken(Unauthenticated):
 
 
 async def hold_back(error: BaseException) -> None:
-    """Wait before a wrong token is refused; other errors are answered at once."""
+    """Wait before the refusal of a wrong token; return at once for other errors."""
     if isinstance(error, WrongToken):
         await asyncio.sleep(error.delay)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The sender of a request that was let in.
+    """The sender of an admitted request.
 
     Attributes:
-        peer: the address that it comes from.
-        name: what logs call its token; None where it needed none.
+        peer: the address of the sender.
+        name: the name of its token in logs; None if it needs no token.
         key: the access key that it sent, if any.
     """
 
@@ -147,21 +147,21 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class TokenGuard:
-    """Accepts the server's own token for everything, another for metrics only, and keys that come and go.
+    """Accepts the server's own token for everything, another token for metrics only, and access keys.
 
-    Tokens are known by their SHA-256 and compared in constant time.
+    The guard knows the SHA-256 of tokens, and compares in constant time.
 
     Args:
         token_sha256: hexadecimal; empty lets everyone do everything.
-        metrics_token_sha256: hexadecimal; empty is none.
-        server: what the messages call the server.
-        name: what logs call the server's own token.
+        metrics_token_sha256: hexadecimal; empty means no such token.
+        server: the name of the server in messages.
+        name: the name of the server's own token in logs.
         guesses: counts refusals, and delays those of wrong tokens.
 
     Attributes:
-        refresh_keys: called before an unknown token is refused: it may be that of a key which was made a moment ago.
-        on_key_end: called with each key that has ended, after its watchers.
-        on_refusal: called with the name of a refused token if it has one, the peer that sent it, and the error.
+        refresh_keys: called before an unknown token is refused, because its key may be new.
+        on_key_end: called with each ended key, after its watchers.
+        on_refusal: called with the name of a refused token (None if unknown), the peer that sent it, and the error.
     """
 
     def __init__(
@@ -173,14 +173,14 @@ class TokenGuard:
         guesses: Guesses | None = None,
     ) -> None:
         self._own = bytes.fromhex(token_sha256)
-        """The digest of the own token, as long as the keys hold none."""
+        """The digest of the server's own token; `replace_keys` uses it if the keys contain no `OwnToken`."""
         self._metrics_token = bytes.fromhex(metrics_token_sha256)
         self._server = server
         self._guesses = guesses or Guesses()
         self._name = name
         self._keys: dict[bytes, Key] = {self._own: OwnToken(name, self._own)} if self._own else {}
         self._accepted = b""
-        """The last token that may do everything: a token that was hashed once is not hashed for each call."""
+        """The last token that may do everything, so that it is not hashed again for each call."""
         self._accepted_key: Key | None = None
         self.refresh_keys: Callable[[], None] | None = None
         self.on_key_end: Callable[[Key], None] | None = None
@@ -192,7 +192,7 @@ class TokenGuard:
         return not self._own
 
     def admit(self, token: str | None, peer: str) -> Caller:
-        """Check the token of a request from `peer` that wants to call; return its sender.
+        """Check the token of a call from `peer`, and return its sender.
 
         Raises:
             Unauthenticated, Forbidden: as `check`.
@@ -201,14 +201,14 @@ class TokenGuard:
         return Caller(peer, None if key is None else key.name, key)
 
     def check(self, token: str | None, scope: str = USE, peer: str = "") -> Key | None:
-        """Check a token for the scope `use` or `metrics`; return its key, None if everyone may do everything or if it
-        is the token for metrics.
+        """Check a token for the scope `use` or `metrics`, and return its key.
 
-        `peer` is the address that it comes from.
+        The key is None if everyone may do everything, or if the token is the one for metrics. `peer` is the address of
+        the sender.
 
         Raises:
             Unauthenticated: there is no token, it is unknown, or its key has ended.
-            Forbidden: the token is known and not enough for `scope`.
+            Forbidden: the token is known, but does not allow `scope`.
         """
         if self.open:
             return None
@@ -225,7 +225,7 @@ class TokenGuard:
         return key
 
     def recognises(self, token: str | None) -> bool:
-        """Return whether a token is known, with whatever rights. A refusal is neither logged nor counted."""
+        """Return whether a token is known, with any rights. This method logs and counts no refusal."""
         if self.open:
             return True
         if not token:
@@ -242,10 +242,10 @@ class TokenGuard:
         return key is not None and not key.expired
 
     def check_controller(self, token: str | None, peer: str) -> None:
-        """Check that a token is the one that the controller of this server derives: the metrics token.
+        """Check that a token is the metrics token, which the controller of this server derives.
 
         Raises:
-            Unauthenticated, Forbidden: it is not.
+            Unauthenticated, Forbidden: it is another token.
         """
         if not token:
             raise self._refuse(Unauthenticated("the token of the controller is needed"), None, peer, "none")
@@ -269,9 +269,9 @@ class TokenGuard:
         return key.scope, key
 
     def replace_keys(self, keys: Collection[Key]) -> None:
-        """Accept these keys and no others; a key that is missing or has other rights ends now.
+        """Accept these keys and no others; a known key that is missing here, or has other rights, ends now.
 
-        Own tokens among them take the place of the one that the server began with.
+        `OwnToken`s among them replace the token with which the server started.
         """
         previous, self._keys = self._keys, {}
         if self._own and not any(isinstance(key, OwnToken) for key in keys):
@@ -282,7 +282,7 @@ class TokenGuard:
                 known.follow(key)
                 self._keys[key.sha256] = known
             else:
-                key.ended = isinstance(key, OwnToken) and key.expired  # before the server knew it
+                key.ended = isinstance(key, OwnToken) and key.expired  # it ended before the server knew it
                 self._keys[key.sha256] = key
         self._accepted, self._accepted_key = b"", None
         self._end(key for digest, key in previous.items() if self._keys.get(digest) is not key)
@@ -301,7 +301,7 @@ class TokenGuard:
                 self.on_key_end(key)
 
     def _refuse(self, error: VenvdError, key: str | None, peer: str, described: str = "") -> VenvdError:
-        """Report that a token was refused, and return the error; `described` stands for a key without a name."""
+        """Report a refused token, and return the error. The log has `described` for a token without a name."""
         verdict = self._guesses.note(peer, wrong=isinstance(error, WrongToken))
         if isinstance(error, WrongToken):
             error.delay = verdict.delay
@@ -315,7 +315,7 @@ class TokenGuard:
 
 @contextmanager
 def tie_to(key: Key | None) -> Iterator[None]:
-    """End this task's block as soon as an access key ends.
+    """Cancel this block of the task as soon as an access key ends.
 
     Raises:
         Unauthenticated: the key ended.

@@ -12,8 +12,8 @@ from venvd_http.heads import Head
 from venvd_http.problems import refuse
 
 SWALLOWED = 64 << 20
-"""Bytes of a refused body that are still read. A client that writes its whole body before it reads then gets to see
-the answer.
+"""Bytes that the server still reads of a refused body, for clients that send their whole body before they read the
+answer.
 """
 
 
@@ -21,8 +21,8 @@ class Body:
     """A request's body as it arrives. At most `stall_timeout` seconds may pass between two pieces.
 
     Attributes:
-        size: bytes that were taken.
-        ended: whether the whole body was taken.
+        size: bytes read so far.
+        ended: whether the whole body was read.
     """
 
     def __init__(self, receive: Receive, stall_timeout: float) -> None:
@@ -37,7 +37,7 @@ class Body:
         """Yield the rest of the body, piece by piece; no piece is empty.
 
         Raises:
-            InvalidRequest: it stopped coming.
+            InvalidRequest: the next piece came too late.
             ClientGone: the client closed the connection.
         """
         while not self.ended:
@@ -46,10 +46,10 @@ class Body:
                 yield piece
 
     async def read(self, limit: int) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
-            TooLarge: it has more than `limit` bytes.
+            TooLarge: the body has more than `limit` bytes.
             InvalidRequest, ClientGone: as `pieces`.
         """
         parts: list[bytes] = []
@@ -75,7 +75,7 @@ class Body:
                 return
 
     def choose_closing(self, head: Head) -> Headers:
-        """The header that ends the connection with the response, if the rest of the body keeps it from being reused."""
+        """Return the header that ends the connection, if the unread rest of the body prevents its next use."""
         if self.ended or not head.has_body:
             return ()
         waits = head.expects and not self._begun
@@ -88,7 +88,7 @@ class Body:
                 message = await self._receive()
         except TimeoutError:
             self._stalled = True
-            raise InvalidRequest(f"the body stopped coming after {self.size} bytes") from None
+            raise InvalidRequest(f"the body stopped after {self.size} bytes") from None
         if message["type"] == "http.disconnect":
             raise ClientGone
         self.ended = not message.get("more_body", False)
@@ -102,7 +102,7 @@ def too_large(limit: int) -> TooLarge:
 
 
 class BodyLimit:
-    """ASGI middleware: reads the whole body of each request, and refuses one that is too large or stops coming."""
+    """ASGI middleware: reads the whole body of each request, and refuses one that is too large or comes too slowly."""
 
     def __init__(self, app: ASGIApp, limit: int, stall_timeout: float) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Clients that go away."""
+"""Clients that disconnect."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """The client closed its connection, and so there is no one to answer."""
+    """The client closed its connection, so the server cannot answer it."""
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Wait until the client closes its connection or the response is complete. The request's body must be read."""
+    """Wait until the client disconnects or the response is complete. The body of the request must be read before."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -25,8 +25,8 @@ async def wait_for_disconnect(receive: Receive) -> None:
 class DisconnectWatch:
     """Cancels the call of a client that disconnects.
 
-    A task for each call would cost too much. The watch starts one only for a call that lasts longer than a tenth of a
-    second.
+    A task for each call would take too much time. So the watch starts one only for a call that lasts longer than a
+    tenth of a second.
     """
 
     def __init__(self) -> None:
@@ -35,16 +35,16 @@ class DisconnectWatch:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, future: asyncio.Future[Any], receive: Receive) -> None:
-        """Cancel `future` when the client of `receive` goes away."""
+        """Cancel `future` when the client of `receive` disconnects."""
         self._new[future] = receive
         if self._timer is None:
             self._timer = future.get_loop().call_later(_INTERVAL, self._tick)
 
     async def wait(self, future: asyncio.Future[T], receive: Receive) -> T:
-        """The result of `future`.
+        """Wait for `future` and return its result.
 
         Raises:
-            ClientGone: the client went away, and `future` is cancelled.
+            ClientGone: the client disconnected, and `future` is cancelled.
         """
         self.add(future, receive)
         try:

@@ -1,4 +1,4 @@
-"""The request of an older .NET host for the venv of a provider; the setting `compat` of a server switches it on."""
+"""`venv.ensure` as the older .NET host sends it; the setting `compat` of a server turns it on."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def translate(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shorten(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an answer that the older host sent."""
+    """Return the fields of an answer that the older host had."""
     return {name: answer[name] for name in ("path", "success")}

@@ -1,6 +1,6 @@
 """uvicorn's connections with additions: limits of slow and silent clients, a fast path, and problem details.
 
-All that venvd uses of uvicorn's private parts is in this module (docs/decisions/0015-one-http-edge.md).
+Only this module uses private parts of uvicorn (docs/decisions/0015-one-http-edge.md).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from venvd_http.proxies import HEADER as FORWARDED_FOR
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 256
-"""Header lines of a head that comes in several pieces: each takes a hundred times the bytes of a short line."""
+"""The most header lines of a head that comes in several pieces: a parsed line takes a hundred times its bytes."""
 PIPELINED = 8
-"""Parsed requests that may wait behind one that is not answered yet."""
+"""The most parsed requests that wait behind an unanswered one."""
 PIECE = 16 * 1024
-"""Bytes that are parsed at once. One read may hold thousands of requests, and a parsed request takes a hundred times
-its bytes.
+"""Bytes that the parser gets at once. One read may contain thousands of requests, and a parsed request takes a hundred
+times its bytes.
 """
 LARGEST_FAST_BODY = 64 * 1024
 TRANSPORT, HEAD = "venvd.transport", "venvd.head"
-"""ASGI extensions: the transport of a request's connection, and its `Head` if that is parsed already."""
+"""ASGI extensions: the transport of a request's connection, and its `Head` if the connection has parsed it."""
 
 _STATUS_LINE = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus} | {
-    413: b"413 Content Too Large",  # RFC 9110's names: those of HTTPStatus depend on the version of Python
+    413: b"413 Content Too Large",  # names of RFC 9110; HTTPStatus has others in older versions of Python
     422: b"422 Unprocessable Content",
 }
 _JSON = b"content-type: application/json\r\n"
@@ -50,8 +50,8 @@ _REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-le
 class Exchange(ABC):
     """One request on the fast path, from its last byte to its answer.
 
-    It takes the place of uvicorn's cycle and has what uvicorn uses of that: `response_complete`, `disconnected`,
-    `keep_alive` and a `message_event` to set.
+    It replaces uvicorn's cycle and has the attributes that uvicorn uses: `response_complete`, `disconnected`,
+    `keep_alive` and a `message_event` with `set`.
     """
 
     __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
@@ -66,12 +66,12 @@ class Exchange(ABC):
     def message_event(self) -> Exchange:
         return self
 
-    def set(self) -> None:  # noqa: B027 — what uvicorn says by it, the connection says by `client_left`
+    def set(self) -> None:  # noqa: B027 — uvicorn reports by it that the client left; the connection calls `client_left`
         """Do nothing."""
 
     @abstractmethod
     def begin(self, command: str, head: Head, body: bytes) -> None:
-        """Begin the call of an admitted request. It ends with one call of `answer` or `refuse`."""
+        """Begin the call of an admitted request. The exchange then calls `answer` or `refuse` once."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -86,7 +86,7 @@ class Exchange(ABC):
         self._connection.answer(self, b"200 OK", _JSON, body)
 
     async def answer_in_parts(self, length: int, parts: Iterable[bytes]) -> None:
-        """Send 200 and a JSON body of `length` bytes part by part, at the pace of the client."""
+        """Send 200 and a JSON body of `length` bytes part by part, as fast as the client reads."""
         await self._connection.answer_in_parts(self, _JSON, length, parts)
 
     def refuse(self, error: VenvdError) -> None:
@@ -109,7 +109,7 @@ class FastPath:
     Attributes:
         routes: commands by the target of their requests.
         admit: raises `VenvdError` if the sender of a request may not call; returns the sender's access key, if any.
-        exchange: makes the exchange of one request on a connection, which is kept alive or not.
+        exchange: makes the exchange of one request on a connection; the flag says whether the connection stays open.
     """
 
     routes: Mapping[bytes, str]
@@ -120,9 +120,9 @@ class FastPath:
 class HttpConnection(HttpToolsProtocol):
     """One connection, with limits that uvicorn lacks.
 
-    Until a request of it is accepted, a connection has the limits of `edge.admission`. From its first byte, the head
-    of a request may take `stall_timeout` seconds and have `HEAD_BYTES`. What is read and parsed ahead of the answers is
-    bounded. Answers may lie unread for `stall_timeout` seconds.
+    Until one of its requests is accepted, a connection has the limits of `edge.admission`. The head of a request may
+    take `stall_timeout` seconds from its first byte, and have `HEAD_BYTES`. The connection reads and parses only a few
+    requests before it has answered the earlier ones. A client may leave answers unread for `stall_timeout` seconds.
     """
 
     stall_timeout: ClassVar[float] = 60.0
@@ -131,18 +131,18 @@ class HttpConnection(HttpToolsProtocol):
     fast_path: ClassVar[FastPath]
     """Set if there are `routes`."""
     needs_certificate: ClassVar[bool] = False
-    """Whether the fast path is for clients that showed a certificate alone."""
+    """Whether the fast path is only for clients with a certificate."""
 
-    flow: Flow  # type: ignore[assignment]  # it stands in for uvicorn's
+    flow: Flow  # type: ignore[assignment]  # it replaces uvicorn's
 
     _unparsed = b""
-    """Bytes that were read and have to wait."""
+    """Bytes that are read and not parsed yet."""
     _in_head = False
     _in_body = False
     _head_bytes = 0
     _head_began = 0.0
     _fast_command: str | None = None
-    """The command of a request of the fast path that is not whole yet; uvicorn does not know of it."""
+    """The command of an incomplete request of the fast path; uvicorn does not know the request."""
     _body = b""
     _exchange: Exchange | None = None
     _arrived = b""
@@ -150,14 +150,14 @@ class HttpConnection(HttpToolsProtocol):
     _began_in = b""
     """The bytes in which the request began."""
     _resting = False
-    """Whether the last request took the fast path and is answered, and no byte of another has come."""
+    """Whether the last request took the fast path and is answered, and no byte of the next has arrived."""
     _resting_since = 0.0
     _rendered_defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = None, b""
     _accepted = False
     _proxy: str | None = None
     """The address of the trusted proxy that the connection comes from."""
     arrived: float | None = None
-    """When the connection began, as the loop counts, if that is earlier than `connection_made`."""
+    """The loop's time at which the connection began, if that is before `connection_made`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -171,7 +171,7 @@ class HttpConnection(HttpToolsProtocol):
             self._proxy = self.client[0]
         self.edge.admission.enter(self, self.peer, self.arrived)
         if self.needs_certificate and not transport.get_extra_info("peercert"):
-            self.routes = {}  # type: ignore[misc]  # the application knows what such a client may ask
+            self.routes = {}  # type: ignore[misc]  # the application decides what such a client may ask
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.admission.leave(self, self.peer)
@@ -184,7 +184,7 @@ class HttpConnection(HttpToolsProtocol):
             self._exchange.client_left()
 
     def tie(self, key: Key) -> None:
-        """End the connection, with what runs over it, as soon as an access key ends that one of its requests had."""
+        """End the connection and its calls as soon as `key`, the access key of one of its requests, ends."""
         if key not in self._keys:
             self._keys.add(key)
             key.watch(self.transport.abort)
@@ -192,7 +192,7 @@ class HttpConnection(HttpToolsProtocol):
     # ---- until a request is accepted
 
     def accept(self, key: Key | None) -> None:
-        """Note that a request was let in, with its access key if it had one."""
+        """Note that a request was admitted, with its access key if it has one."""
         if not self._accepted:
             self._accepted = True
             self.edge.admission.leave(self, self.peer)
@@ -200,7 +200,7 @@ class HttpConnection(HttpToolsProtocol):
             self.tie(key)
 
     def has_unread(self) -> bool:
-        """Return whether bytes of the client wait in the kernel, or a request waits for its answer."""
+        """Return whether unread bytes of the client are in the kernel, or a request waits for its answer."""
         running = self.cycle is not None and not self.cycle.response_complete
         return running or count_unread(self.transport.get_extra_info("socket").fileno()) > 0
 
@@ -246,7 +246,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._in_head:
             self._limit_head(len(piece))
         elif self._fast_command is None and not self._resting and (self.cycle is None or self.cycle.response_complete):
-            # uvicorn's timer stopped for bytes that begin no request: empty lines, or the rest of a refused body
+            # these bytes stopped uvicorn's timer and begin no request: empty lines, or the rest of a refused body
             if self._in_body:
                 self._close_in(self.stall_timeout)
             else:
@@ -262,7 +262,7 @@ class HttpConnection(HttpToolsProtocol):
         self.flow.update()
 
     def _find_client(self, proxy: str) -> None:
-        """Take the client of the request that begins from the header of the proxy."""
+        """Set the client of the request from the header that the proxy has added."""
         values = [str(value, "latin-1") for name, value in self.headers if name == FORWARDED_FOR]
         client = self.edge.proxies.find_client(proxy, values)
         self.client = client, 0
@@ -276,7 +276,7 @@ class HttpConnection(HttpToolsProtocol):
             self._head_began = now
         self._head_bytes += size
         most = HEAD_BYTES if self._accepted else min(HEAD_BYTES, self.edge.admission.limits.bytes)
-        if self._head_bytes > most + PIECE:  # other requests may be in front of it in the first piece
+        if self._head_bytes > most + PIECE:  # the first piece may begin with other requests
             self._refuse(TooLarge(f"the request's head is larger than {most} bytes"))
         elif self.headers is not None and len(self.headers) > HEADERS:
             self._refuse(TooLarge(f"the request has more than {HEADERS} headers"))
@@ -379,7 +379,7 @@ class HttpConnection(HttpToolsProtocol):
         exchange.begin(command, head, self._body)
 
     def _leave_fast_path(self, head: Head | None = None) -> None:
-        """Hand the request to the application after all: it is not whole yet, too large, or wants events."""
+        """Pass the request to the application: it is incomplete or too large, or asks for events."""
         self._fast_command = None
         self._begin_asgi(head)
         if self._body:
@@ -392,18 +392,18 @@ class HttpConnection(HttpToolsProtocol):
         self.headers.extend(headers)
         self.scope["extensions"] = {TRANSPORT: self.transport, HEAD: head}  # type: ignore[dict-item]
         super().on_headers_complete()
-        if self.pipeline:  # uvicorn stops reading here, and would not see the client leave
+        if self.pipeline:  # uvicorn has stopped reading, and would not notice that the client disconnects
             self.flow.resume_reading()
 
     # ---- answers of the fast path
 
     def answer(self, exchange: Exchange, status: bytes, headers: bytes, body: bytes) -> None:
-        """Write one whole response: `status` is code and phrase, `headers` are lines, each with its end."""
+        """Write one whole response: `status` is code and phrase, `headers` are complete lines."""
         self.transport.write(self._render_start(exchange, status, headers, len(body)) + body)
         self._complete(exchange)
 
     async def answer_in_parts(self, exchange: Exchange, headers: bytes, length: int, parts: Iterable[bytes]) -> None:
-        """Write a response with status 200 part by part. One that cannot be written whole ends the connection."""
+        """Write a response with status 200 part by part. If that fails in the middle, the connection ends."""
         self.transport.write(self._render_start(exchange, b"200 OK", headers, length))
         try:
             for part in parts:
@@ -427,7 +427,7 @@ class HttpConnection(HttpToolsProtocol):
         return b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n\r\n" % (status, headers, defaults, length)
 
     def _complete(self, exchange: Exchange) -> None:
-        """End a response that is written."""
+        """Finish a written response."""
         exchange.response_complete = True
         self._exchange = None
         if not exchange.keep_alive:
@@ -438,7 +438,7 @@ class HttpConnection(HttpToolsProtocol):
         self.on_response_complete()
 
     def _rest(self) -> None:
-        """Wait for the next request: as `on_response_complete`, without a timer for each response."""
+        """Wait for the next request, like `on_response_complete`, but without a timer for each response."""
         self.server_state.total_requests += 1
         self._resting = True
         self._resting_since = self.loop.time()
@@ -457,7 +457,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def accept(scope: Scope, key: Key | None = None) -> None:
-    """Note at the connection of a request that it was let in; see `HttpConnection.accept`."""
+    """Tell the connection of a request that the request was admitted; see `HttpConnection.accept`."""
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     connection = None if transport is None else transport.get_protocol()
     if isinstance(connection, HttpConnection):
@@ -467,7 +467,7 @@ def accept(scope: Scope, key: Key | None = None) -> None:
 def create_connection_type(
     edge: Edge, stall_timeout: float, fast_path: FastPath | None = None, *, needs_certificate: bool = False
 ) -> type[HttpConnection]:
-    """The class of a server's connections."""
+    """Create the class of a server's connections."""
     limits = {"edge": edge, "stall_timeout": stall_timeout, "needs_certificate": needs_certificate}
     fast = {} if fast_path is None else {"fast_path": fast_path, "routes": fast_path.routes}
     return type("HttpConnection", (HttpConnection,), {**limits, **fast})

@@ -20,7 +20,7 @@ AT_ONCE = 16
 LONG_AT_ONCE = AT_ONCE // 2
 """The same for requests that may take longer than `SILENCE`."""
 MOST_STREAMS = 32
-"""Streams that are open at a time; no more are opened."""
+"""Streams that may be open at a time."""
 LARGEST_REQUEST = 8 << 20
 LARGEST_RESPONSE = 16 << 20
 SILENCE = 30.0
@@ -38,7 +38,7 @@ class ControllerClient:
         self._long_places = asyncio.Semaphore(LONG_AT_ONCE)
         self._streams = 0
         self._threads = ThreadPoolExecutor(AT_ONCE + LONG_AT_ONCE + MOST_STREAMS, thread_name_prefix="controller")
-        """Its own, since a request may hold a thread for long."""
+        """Threads of its own, because a request may occupy a thread for long."""
 
     async def request(
         self,
@@ -49,16 +49,16 @@ class ControllerClient:
         query: Mapping[str, object] | None = None,
         seconds: float = SILENCE,
     ) -> Any:
-        """Send one request, and return its answer; `parts` are the segments of the path below `/v1`.
+        """Send one request and return its answer. `parts` are the segments of the path below `/v1`.
 
-        The controller has `seconds` to answer.
+        The controller must answer within `seconds`.
 
         Raises:
             VenvdError: the controller's error; `Unavailable` if no controller answers.
         """
         data = None if body is None else json.dumps(body).encode()
         if data is not None and len(data) > LARGEST_REQUEST:
-            raise TooLarge(f"the request is larger than the {LARGEST_REQUEST} bytes that the controller takes")
+            raise TooLarge(f"the request is larger than the controller's limit of {LARGEST_REQUEST} bytes")
         async with self._places if seconds <= SILENCE else self._long_places:
             connection = self._open(seconds)
             try:
@@ -86,14 +86,14 @@ class ControllerClient:
 
     @asynccontextmanager
     async def follow(self, parts: tuple[str, ...], token: str | None) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
-        """Open a stream of server-sent events, as pairs of kind and data; the block's end closes it.
+        """Open a stream of server-sent events, as pairs of kind and data; the end of the block closes it.
 
         Raises:
             Busy: too many streams are open.
-            VenvdError: as `request`, also while the stream is read.
+            VenvdError: as `request`; reading the stream raises it too.
         """
         if self._streams >= MOST_STREAMS:
-            raise Busy(f"{MOST_STREAMS} operations are followed already: try again when one of them has ended")
+            raise Busy(f"clients already follow {MOST_STREAMS} operations: try again when one of them has ended")
         connection = self._open()
         self._streams += 1
         try:
@@ -137,13 +137,13 @@ class ControllerClient:
             except (OSError, http.client.HTTPException) as error:
                 raise _explain(error) from None
             except ValueError:
-                raise Internal("the controller sent an event that is no JSON") from None
+                raise Internal("the controller sent an event that is not JSON") from None
 
     def _open(self, seconds: float = SILENCE) -> ControllerConnection:
         connection = self._address.connect(seconds)
         if connection is None:
             raise Unavailable(
-                "this backend does not reach its controller: neither VENVD_CONTROLLER_SOCKET nor VENVD_CONTROLLER_URL "
+                "this backend cannot reach its controller: neither VENVD_CONTROLLER_SOCKET nor VENVD_CONTROLLER_URL "
                 "is set"
             )
         return connection
@@ -160,7 +160,7 @@ def _send(
 ) -> http.client.HTTPResponse:
     headers = {} if data is None else {"Content-Type": "application/json"}
     if token is not None:
-        # what cannot stand in a header is no token, and the controller says so
+        # a token with other characters cannot be valid; the controller refuses the changed one
         headers["Authorization"] = "Bearer " + "".join(char if "!" <= char <= "~" else "?" for char in token[:4096])
     connection.request(method, target, data, headers)
     return connection.getresponse()
@@ -176,14 +176,14 @@ def _read_answer(status: int, text: bytes) -> Any:
     """Parse the body of an answer.
 
     Raises:
-        VenvdError: it is the controller's error.
+        VenvdError: the error of the controller.
     """
     if len(text) > LARGEST_RESPONSE:
         raise Internal(f"the controller sent more than {LARGEST_RESPONSE} bytes")
     try:
         answer = json.loads(text) if text else None
     except ValueError:
-        raise Internal(f"the controller answered with status {status} and no JSON") from None
+        raise Internal(f"the controller answered with status {status} and without JSON") from None
     if status < http.client.BAD_REQUEST:
         return answer
     raise from_fields(answer if isinstance(answer, dict) else {"detail": f"the controller answered with {status}"})

@@ -1,4 +1,4 @@
-"""`/docs` and `/openapi.json`: the schema of a service, and Swagger UI, which shows it without other hosts."""
+"""`/docs` and `/openapi.json`: the schema of a service, and Swagger UI, which loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILES = {
     "/docs/swagger-ui.css": b"text/css; charset=utf-8",
     "/docs/favicon-32x32.png": b"image/png",
 }
-"""Files of the distribution `fastapi-swagger`, which holds nothing but Swagger UI and a page for it."""
+"""Files of the distribution `fastapi-swagger`, which contains only Swagger UI and a page for it."""
 PATHS = frozenset({SCHEMA_PATH, PAGE_PATH, _START_PATH, *_FILES})
 METHODS = ("GET", "HEAD")
 
@@ -67,7 +67,7 @@ _START = b"""SwaggerUIBundle({
 class Docs:
     """An ASGI application that answers the paths `PATHS`.
 
-    The schema is made at the first request, in a thread, since that takes a second.
+    The first request makes the schema, in a thread, because that takes a second.
     """
 
     def __init__(self, title: str, create_schema: Callable[[], Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The checks and limits in front of a server, which do not depend on its application."""
+"""The checks and limits in front of a server. They do not depend on its application."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Edge:
 
     Attributes:
         browsers: checks Host and Origin of each request.
-        admission: limits connections that no request has accepted.
-        proxies: those that say where their requests come from.
+        admission: limits connections without an accepted request.
+        proxies: the trusted reverse proxies.
     """
 
     browsers: BrowserGuard = field(default_factory=lambda: BrowserGuard(open_to_all=False))
@@ -65,7 +65,7 @@ def create_edge(settings: EdgeSettings) -> Edge:
     """Create the edge of a server that always has a token.
 
     Raises:
-        InvalidRequest: an allowed origin cannot be one.
+        InvalidRequest: an allowed origin is invalid.
     """
     browsers = BrowserGuard(open_to_all=False, allowed_origins=settings.allowed_origins)
     return Edge(browsers, Admission(read_limits(settings)), read_proxies(settings))
@@ -75,7 +75,7 @@ def create_backend_edge(settings: BackendEdgeSettings) -> Edge:
     """Create the edge of a backend's server, which may have no token.
 
     Raises:
-        InvalidRequest: an allowed host or origin cannot be one.
+        InvalidRequest: an allowed host or origin is invalid.
     """
     browsers = BrowserGuard(
         open_to_all=not settings.token_sha256,

@@ -1,4 +1,4 @@
-"""The commands about venvs, passed on to the controller with the caller's token."""
+"""The commands about venvs: the server passes them on to the controller with the caller's token."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _POLL_SECONDS = 0.3
 LONGEST_RUN = 3600.0 + 1800.0
 """Seconds for the build of a venv, the start of a backend and the code that runs there."""
 _CALLER_IS_UNKNOWN = (
-    "the controller answers this with the rights of the caller, and the request has no token: send an access key of "
-    "the controller (`venvd key create`)"
+    "the controller checks the rights of the caller, and the request has no token: send an access key of the "
+    "controller (`venvd key create`)"
 )
 _OPTIONS = ("wait", "replace")
 _FIELDS = {
@@ -27,15 +27,15 @@ _FIELDS = {
     "venv.delete": ("name",),
     "venv.run": ("name", "code", "timeout"),
 }
-"""The fields of the commands whose fields are no venv's, which the controller checks."""
+"""The fields of commands that have no specification of a venv. The controller checks specifications."""
 
 
 class Environments:
     """Answers the commands about venvs: each is one request to the controller, or a few.
 
     Args:
-        address: of the controller; an empty one answers everything with `unavailable`.
-        older: whether clients of an older .NET host are served.
+        address: the address of the controller; with an empty one, each command is `unavailable`.
+        older: whether to serve clients of the older .NET host.
     """
 
     def __init__(self, address: ControllerAddress, *, older: bool) -> None:
@@ -46,7 +46,7 @@ class Environments:
         """Answer one of `PASSED_ON`, or `venv.run`.
 
         Raises:
-            VenvdError: a field is wrong, there is no token, or it is the controller's error.
+            VenvdError: a field is wrong, there is no token, or the controller answered with an error.
         """
         if token is None:
             raise Unauthenticated(_CALLER_IS_UNKNOWN)
@@ -103,7 +103,7 @@ class Environments:
         return {"path": image if image.startswith("/") else venv["name"], "success": True, **change}
 
     async def _finish(self, change: dict[str, Any], token: str) -> dict[str, Any]:
-        """Wait for the operation of a change, and return the change with the venv as it is then.
+        """Wait for the operation of a change, and return the change with the new state of the venv.
 
         Raises:
             VenvdError: the error of the operation.
@@ -143,6 +143,6 @@ def _read_spec(command: str, payload: Mapping[str, Any], others: tuple[str, ...]
     if spec is None:
         return flat
     if not isinstance(spec, dict) or flat:
-        wrong = f'"{next(iter(flat))}" stands beside it' if flat else "it is no object"
+        wrong = f'"{next(iter(flat))}" is outside of it' if flat else "it is not an object"
         raise InvalidRequest(f'{command}: the field "spec" takes the fields of a venv; {wrong}')
     return spec

@@ -1,4 +1,4 @@
-"""The pace of a connection: when it is read, and how long its answers may lie unread."""
+"""The pace of a connection: when the server reads it, and how long a client may leave answers unread."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class Flow:
-    """Decides whether a connection is read. It takes the place of uvicorn's `FlowControl`.
+    """Decides when the server reads a connection. It replaces uvicorn's `FlowControl`.
 
-    uvicorn keeps reading while an application waits for a body or for its client to leave. Each answered request would
-    then let in more pipelined ones. This class does not read a connection that is full.
+    uvicorn keeps reading while an application waits for a body or for its client to disconnect. Each answered request
+    would then admit more pipelined ones. This class pauses reading while the connection is full.
     """
 
     def __init__(self, transport: asyncio.Transport, is_full: Callable[[], bool]) -> None:
@@ -45,7 +45,7 @@ class Flow:
         self.update()
 
     def update(self) -> None:
-        """Pause or resume reading. The connection calls this when it may have become full or no longer full."""
+        """Pause or resume reading. The connection calls this after each change of `is_full`."""
         paused = self._held or self._is_full()
         if paused == self.read_paused or self._transport.is_closing():
             return
@@ -57,7 +57,7 @@ class Flow:
 
 
 class UnreadTimer:
-    """Ends a connection if its client reads nothing of the waiting answers for `seconds`."""
+    """Ends a connection if its client reads none of the waiting bytes for `seconds`."""
 
     def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
         self._transport = transport

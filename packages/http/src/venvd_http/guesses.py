@@ -1,4 +1,4 @@
-"""Refused tokens by the peer that sent them: how long each refusal is delayed, and which of them are logged."""
+"""Counts refused tokens by peer, and decides how long to delay each refusal and whether to log it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ USUAL_SECONDS = 0.5
 """How long the refusal of a wrong token is delayed."""
 LONGEST_SECONDS = 8.0
 WINDOW = 60.0
-"""Seconds after which a peer begins anew."""
+"""Seconds after which the count of a peer begins again."""
 MOST_PEERS = 4096
-"""Peers that are counted apart. Beyond them, the one that began first is forgotten."""
+"""The most peers in the count. A further one replaces the peer that began first."""
 
 
 @dataclass(slots=True)
@@ -29,9 +29,9 @@ class Verdict:
     """The consequences of a refusal.
 
     Attributes:
-        delay: seconds for which it is held back.
-        count: the refusals of this peer in the present window.
-        logged: whether it gets a line in the log.
+        delay: seconds by which it is delayed.
+        count: the refusals of this peer in the current window.
+        logged: whether it is logged.
     """
 
     delay: float
@@ -40,10 +40,10 @@ class Verdict:
 
 
 class Guesses:
-    """Counts refusals by peer. Only wrong tokens are delayed, so a peer's other clients are not locked out.
+    """Counts refusals by peer. It delays only wrong tokens, so a peer's other clients are not locked out.
 
     Args:
-        free: wrong tokens of a peer within a minute that are refused after the usual time. The time doubles with each
+        free: the number of wrong tokens of a peer within a minute with the usual delay. The delay doubles with each
             further one.
         clock: monotonic seconds.
     """
@@ -54,11 +54,11 @@ class Guesses:
         self._peers: dict[str, _Peer] = {}
 
     def note(self, address: str, *, wrong: bool) -> Verdict:
-        """Note a refusal; `wrong` is whether there was a token, and it is unknown or has ended."""
+        """Count a refusal; `wrong` says whether there was a token that is unknown or has ended."""
         name, now = name_peer(address), self._clock()
         peer = self._peers.get(name)
         if peer is None or now - peer.since >= WINDOW:
-            self._peers.pop(name, None)  # so that the first is the one that began first
+            self._peers.pop(name, None)  # keeps the peers in the order in which they began
             if len(self._peers) >= MOST_PEERS:
                 del self._peers[next(iter(self._peers))]
             peer = self._peers[name] = _Peer(now)

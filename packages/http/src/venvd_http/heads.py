@@ -1,4 +1,4 @@
-"""The headers of a request that concern a call."""
+"""The headers of a request that a call needs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Head:
     chunked: bool = False
     wants_events: bool = False
     expects: bool = False
-    """Whether the client waits for a word of the server before it sends the body."""
+    """Whether the client waits for `100 Continue` before it sends the body."""
     origin: bytes | None = None
     host: bytes = b""
     peer: str = ""
-    """The address that the request comes from; that of the client behind a trusted proxy."""
+    """The address of the sender; behind a trusted proxy, the address of the proxy's client."""
     caller: Caller | None = None
-    """Its sender, once it is admitted."""
+    """The sender, after the request is admitted."""
 
     @property
     def has_body(self) -> bool:
@@ -44,7 +44,7 @@ class Head:
         """Parse the headers, with names in lower case, of a request from `peer`.
 
         Raises:
-            InvalidRequest: a value is wrong; says which.
+            InvalidRequest: a value is wrong; the message says which.
         """
         head = cls(peer=peer)
         for name, value in headers:
@@ -56,21 +56,21 @@ class Head:
         return head
 
     def merge(self, body: bytes) -> tuple[Head, bytes]:
-        """Take session, timeout and values out of a body that has them; return the head with them, and the rest.
+        """Move session, timeout and values from the body, if it has them, to the head; return both.
 
         Raises:
-            InvalidRequest: a value is of the wrong type, or a header says something else.
+            InvalidRequest: a value has the wrong type, or differs from a header.
         """
         try:
             if not body.isascii():
                 body.decode()
             options = _options(body)
             if not (options.session or options.timeout or options.values):
-                # known to be JSON, so that core need not parse it again
+                # `Raw` tells core that this is valid JSON
                 return self, body if b"\n" in body else msgspec.Raw(body)
             fields = _object(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self, body  # core says what is wrong with it
+            return self, body  # core reports the error
         given = {name: _read_option(name, fields.pop(name)) for name in _BODY_OPTIONS if name in fields}
         for name, value in given.items():
             own = getattr(self, name)
@@ -129,7 +129,7 @@ _FIELDS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     b"origin": ("origin", bytes),
     b"host": ("host", bytes),
 }
-"""The field of each header, and how its value is read."""
+"""The field of each header, and the function that reads its value."""
 _PREFIX = b"x-venvd-"
 _OPTION_NAMES = [name.decode() for name in _FIELDS if name.startswith(_PREFIX)]
 
@@ -138,7 +138,7 @@ _BODY_OPTIONS: dict[str, tuple[Any, str]] = {
     "timeout": (float | None, "a number of seconds"),
     "values": (str | None, '"plain" or "tagged"'),
 }
-"""A field of a body that stands in for a header, and its type."""
+"""The fields of a body that replace a header, with their types."""
 
 
 class _Options(msgspec.Struct, gc=False):
@@ -152,9 +152,9 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class HeadCache:
-    """Heads of one connection that were parsed and admitted.
+    """The parsed and admitted heads of one connection.
 
-    A request whose head is byte for byte an earlier one's is neither parsed nor admitted again.
+    If a request has exactly the bytes of an earlier head, the connection neither parses nor admits it again.
     """
 
     MOST = 16
@@ -166,7 +166,7 @@ class HeadCache:
         self._known: dict[bytes, tuple[str, Head]] = {}
 
     def learn(self, data: bytes, command: str, head: Head) -> None:
-        """Keep the head with which `data` begins, if only its body follows."""
+        """Keep the head of `data`, if `data` is this head and its body only."""
         end = data.find(b"\r\n\r\n") + 4
         if 4 <= end <= self.LARGEST and len(data) == end + head.length and data[:5] == b"POST ":
             if len(self._known) >= self.MOST:
@@ -174,7 +174,7 @@ class HeadCache:
             self._known[data[:end]] = command, head
 
     def find(self, data: bytes) -> tuple[str, Head, bytes] | None:
-        """Command, head and body, if `data` is one whole request with a known head."""
+        """Return command, head and body if `data` is one whole request with a known head, else None."""
         end = data.find(b"\r\n\r\n") + 4
         known = self._known.get(data[:end])
         if known is None or len(data) != end + known[1].length:

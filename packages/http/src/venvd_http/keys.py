@@ -1,6 +1,6 @@
-"""The key file of a server: read strictly, and watched while the server runs.
+"""The key file of a server: the keys of clients, and the table of the backend's replicas.
 
-It has the keys of clients, and the table of the backend's replicas.
+The server checks the file strictly, and reads it again when it changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from venvd_http.auth import Key, OwnToken, TokenGuard
 _log = logging.getLogger("venvd.access")
 
 PAUSE = 0.5
-"""Seconds between two looks at the file."""
+"""Seconds between two checks of the file."""
 LARGEST = 32 << 20
 
 
@@ -42,7 +42,7 @@ class _Entry(_Token, kw_only=True):
 class _File(msgspec.Struct):
     keys: list[_Entry]
     tokens: list[_Token] = []
-    """The server's own tokens: the newest, and older ones with the ends that a rotation gave them."""
+    """The server's own tokens: the newest, and older ones, whose ends a rotation has set."""
     siblings: ReplicaTable = msgspec.field(default_factory=ReplicaTable)
     """The replicas of the backend."""
 
@@ -54,7 +54,7 @@ def parse(data: bytes) -> tuple[list[Key], ReplicaTable]:
     """Parse the content of a key file: the keys, and the table of the backend's replicas.
 
     Raises:
-        ValueError: it is no such file; the message says why.
+        ValueError: the content is invalid; the message says why.
     """
     content = _file.decode(data)
     keys = [
@@ -65,18 +65,18 @@ def parse(data: bytes) -> tuple[list[Key], ReplicaTable]:
 
 
 class Siblings(Protocol):
-    """The replicas of a backend, as its server knows them."""
+    """The replicas of a backend, for its server."""
 
     refresh: Callable[[], None] | None
 
     def replace_table(self, table: ReplicaTable) -> None:
-        """Take the table of the file."""
+        """Use the table of the file."""
 
 
 class KeyFile:
-    """Tells a guard which keys a file holds, and a server where the replicas of its backend are.
+    """Gives a guard the keys in a file, and a server the table of replicas.
 
-    If the file breaks or disappears, the last good content stays.
+    If the file becomes invalid or disappears, the last valid content stays.
     """
 
     def __init__(self, path: Path, guard: TokenGuard, siblings: Siblings) -> None:
@@ -113,16 +113,16 @@ class KeyFile:
             _log.error(problem)
 
     async def watch(self) -> None:
-        """Refresh again and again, until this task is cancelled."""
+        """Call `refresh` regularly until this task is cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
             self.refresh()
 
 
 def watch(path: Path | None, guard: TokenGuard, siblings: Siblings) -> asyncio.Task[None] | None:
-    """Keep a guard's keys and the table of replicas those of a file until the returned task is cancelled.
+    """Update a guard's keys and the table of replicas from a file, until the returned task is cancelled.
 
-    Without a file there are none.
+    Without a file, do nothing and return None.
     """
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Listening sockets: TCP ports and names in the file system."""
+"""Listening sockets: TCP ports and Unix sockets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from venvd_contract.errors import Conflict, InvalidRequest, Unavailable
 
 BACKLOG = 4096
 LONGEST_PATH = 107
-"""Bytes that the kernel has for the path of a Unix socket."""
+"""The kernel's limit on the path of a Unix socket, in bytes."""
 
 
 def listen_tcp(host: str, port: int, hint: str = "") -> socket.socket:
-    """A listening TCP socket; port 0 is any free one.
+    """Return a listening TCP socket; port 0 picks a free one.
 
-    `host` is an address of this machine, IPv4 or IPv6. An error's message ends with `hint`.
+    `host` is an address of this machine, IPv4 or IPv6. The message of an error ends with `hint`.
 
     Raises:
-        Conflict: the port is taken, or the address is not this machine's.
+        Conflict: the port is in use, or the address belongs to another machine.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,9 +35,9 @@ def listen_tcp(host: str, port: int, hint: str = "") -> socket.socket:
 
 
 def listen_unix(path: Path, mode: int, owner: int | None = None, group: int | None = None) -> socket.socket:
-    """A listening Unix socket. Clients can connect once it has its mode and its owner.
+    """Return a listening Unix socket. Clients can connect only after it has its mode and its owner.
 
-    A name that no server listens on any more is taken over. An owner or group of None stays as it is.
+    A socket on which no server listens is replaced. An owner or group of None is not changed.
 
     Raises:
         InvalidRequest: the path is too long.
@@ -45,7 +45,7 @@ def listen_unix(path: Path, mode: int, owner: int | None = None, group: int | No
         Unavailable: the directory cannot be written to, or the owner cannot be set.
     """
     if len(os.fsencode(path)) > LONGEST_PATH:
-        raise InvalidRequest(f"{path} is longer than the {LONGEST_PATH} bytes that the path of a socket may have")
+        raise InvalidRequest(f"{path} is longer than {LONGEST_PATH} bytes, the limit on the path of a socket")
     if _is_answered(path):
         raise Conflict(f"another server answers at {path}")
     listener = socket.socket(socket.AF_UNIX)

@@ -15,7 +15,7 @@ _requests = logging.getLogger("venvd.request")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. The fields of a record's `fields` are fields of the object."""
+    """Writes a JSON object on each line. The entries of a record's `fields` are fields of the object."""
 
     def __init__(self, **always: str) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ def configure(level: str, *, quiet: tuple[str, ...] = (), **always: str) -> None
     """Send all logging of this process to standard error.
 
     Args:
-        level: the least level that is logged.
-        quiet: loggers of libraries that log warnings only.
+        level: the lowest level in the log.
+        quiet: names of loggers that log only warnings and errors.
         always: fields of each line.
     """
     handler = logging.StreamHandler(sys.stderr)

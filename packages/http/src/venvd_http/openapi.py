@@ -1,4 +1,4 @@
-"""Completes the OpenAPI document of FastAPI: the errors as they are sent, the meaning of fields, and examples."""
+"""Completes the OpenAPI document of FastAPI with the real errors, the meaning of fields, and examples."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PROBLEM_FIELDS = {
     "type": "Always `about:blank`: `code` names the error.",
     "title": "The code in words.",
     "status": "The HTTP status.",
-    "detail": "What was wrong, and what would be right.",
+    "detail": "What is wrong, and how to correct it.",
     "code": "The error; it stays the same from version to version.",
     "errorType": "The class of an exception that user code raised.",
     "traceback": "The traceback of an exception that user code raised.",
-    "exception": "What else is known of that exception: `bases`, `args`, `errno`, `notes`, `cause` and more.",
-    "output": "What the code of an `exec` printed before it was ended: `stdout`, `stderr` and `truncated`.",
+    "exception": "Further fields of that exception: `bases`, `args`, `errno`, `notes`, `cause` and more.",
+    "output": "The output of an `exec` before it ended: `stdout`, `stderr` and `truncated`.",
     "stateLost": "Whether the session lost its objects, because its process ended.",
 }
 _CLAUSE = re.compile(r"(.+?)[.:;,](\s|$)", re.DOTALL)
@@ -35,8 +35,8 @@ def complete(document: Document, modules: Iterable[ModuleType], examples: Mappin
     """Complete a document in place, and return it.
 
     Args:
-        document: what FastAPI made.
-        modules: those whose dataclasses are in it; the strings below their fields say what these mean.
+        document: the document of FastAPI.
+        modules: the modules of its dataclasses; the strings below their fields become descriptions.
         examples: an example of each model, by its name.
     """
     models = document["components"]["schemas"]
@@ -61,7 +61,7 @@ def summarize(document: Document) -> None:
 
 
 def close_bodies(document: Document) -> None:
-    """Write into a document that the objects of request bodies have no other fields."""
+    """Declare in a document that the objects of request bodies have no further fields."""
     for operation in list_operations(document):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             _close(content["schema"], document["components"]["schemas"])
@@ -83,7 +83,7 @@ def list_operations(document: Document) -> Iterator[Document]:
 
 
 def make_example(schema: Document, models: Mapping[str, Document]) -> Any:
-    """Return an example of what a schema describes, from the examples of the models in it; None if there is none."""
+    """Return an example of a schema, made from the examples of its models; None if they have none."""
     if "examples" in schema:
         return schema["examples"][0]
     if "$ref" in schema:
@@ -110,7 +110,7 @@ def _add_examples(operation: Document, models: Mapping[str, Document]) -> None:
 
 
 def _forbid_null(schema: Document) -> None:
-    """A parameter of a query or a header may be absent; there is no null."""
+    """Remove null from the types of a parameter: it may be absent, but it cannot be null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) == 1:
         del schema["anyOf"]
@@ -118,7 +118,7 @@ def _forbid_null(schema: Document) -> None:
 
 
 def _correct_type(content: Document) -> None:
-    """Declare problem details with the content type under which they are sent."""
+    """Declare the content type that problem details really have."""
     declared = content.get("application/json", {}).get("schema", {})
     if declared.get("$ref") == f"{_REFERENCE}Problem":
         del content["application/json"]
@@ -144,7 +144,7 @@ def _describe_fields(models: Mapping[str, Document], modules: Iterable[ModuleTyp
 
 
 def read_field_texts(model: type) -> dict[str, str]:
-    """The strings below the fields of a class, by field."""
+    """Return the strings below the fields of a class, by field."""
     module = inspect.getmodule(model)
     if module is None:
         return {}
@@ -159,6 +159,6 @@ def read_field_texts(model: type) -> dict[str, str]:
 
 
 def _read_text(node: ast.stmt) -> str | None:
-    """The text of a statement that is nothing but a string."""
+    """Return the text of a statement that is only a string, else None."""
     value = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
     return inspect.cleandoc(value) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Requests that a browser sends for a web page: which names a server goes by, and which pages may ask it."""
+"""Requests that a browser sends for a web page: the names of a server, and the pages that may send it requests."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MOST_REMEMBERED = 256
 
 
 class BrowserGuard:
-    """Checks `Host` and `Origin` of each request; it is the one place that does.
+    """Checks `Host` and `Origin` of each request; no other code does.
 
-    A server without a token takes requests for loopback, for an IP address, for a name of its own and for the allowed
-    hosts: anyone can let another name point here, and the pages of that name would be pages of this server (DNS
-    rebinding). Behind a token the host is free, as a page does not have the token. An origin must be the server itself
-    or an allowed one. Programs that are no browsers send none.
+    A server without a token accepts only requests for loopback, for an IP address, for its own names and for the
+    allowed hosts. Otherwise an attacker could point a name at this server, and a browser would let the pages of that
+    name use the server (DNS rebinding). A server with a token accepts any host, because such a page does not have the
+    token. An origin must be the server itself or an allowed one. Programs other than browsers send no origin.
 
     Args:
         open_to_all: whether the server has no token.
         own_hosts: names of the server beside `localhost`.
-        allowed_hosts: further names; `*.example.com` is every name below example.com and not itself, `*` is any.
-        allowed_origins: origins of pages, such as `https://app.example.com`; their hosts may have a `*` likewise.
+        allowed_hosts: further names; `*.example.com` is every name below example.com, but not example.com; `*` is any.
+        allowed_origins: origins of pages, such as `https://app.example.com`; their hosts may begin with `*` too.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class BrowserGuard:
         self._accepted: set[tuple[bytes, bytes | None]] = set()
 
     def check(self, host: bytes, origin: bytes | None) -> None:
-        """Check the values of `Host` and `Origin`; an empty host and no origin are those of a client without them.
+        """Check the values of `Host` and `Origin`; `b""` and None stand for absent headers.
 
         Raises:
-            Forbidden: says which of them is refused, and the setting that allows it.
+            Forbidden: one is refused; the message says which, and the setting that allows it.
         """
         if (host, origin) in self._accepted:
             return
@@ -71,7 +71,7 @@ class BrowserGuard:
 
     @staticmethod
     def _is_own(origin: bytes, host: bytes) -> bool:
-        """Whether the page is one of this server, such as `/docs`: its host was checked."""
+        """Return whether this server has sent the page, such as `/docs`. Its host is checked before."""
         scheme, _, authority = origin.partition(b"://")
         return scheme in {b"http", b"https"} and bool(host) and authority.lower() == host.lower()
 
@@ -91,7 +91,7 @@ def parse_host_pattern(text: str) -> str:
     """Check a name of `allowedHosts`, and return it in lower case.
 
     Raises:
-        InvalidRequest: it is neither a name, nor `*.` before one, nor `*`.
+        InvalidRequest: it is neither a name, nor `*.` and a name, nor `*`.
     """
     name = text.lower().rstrip(".")
     if len(name) > 255 or not _HOST.fullmatch(name):
@@ -105,7 +105,7 @@ def parse_origin_pattern(text: str) -> str:
     """Check an origin of `allowedOrigins`, and return it in lower case.
 
     Raises:
-        InvalidRequest: it is neither scheme, host and port of a page nor `*`.
+        InvalidRequest: it is neither scheme, host and port, nor `*`.
     """
     origin = text.lower().rstrip("/")
     try:
@@ -122,10 +122,10 @@ def parse_origin_pattern(text: str) -> str:
 
 
 def find(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None]:
-    """Find `Host` and `Origin` among headers; the first `Host` counts, as it does for the parser of calls.
+    """Find `Host` and `Origin` among headers.
 
     Raises:
-        Forbidden: there are several of one, which browsers do not send.
+        Forbidden: one is there twice with different values, which no browser sends.
     """
     host: bytes | None = None
     origin: bytes | None = None
@@ -145,7 +145,7 @@ def _split_origin(origin: str) -> tuple[str, str, int | None]:
     """Return scheme, host and port; a missing port is the scheme's own.
 
     Raises:
-        ValueError: it is no origin.
+        ValueError: it is not an origin.
     """
     parts = urlsplit("*://" if origin == "*" else origin)
     if origin != "*" and (not parts.hostname or parts.path or parts.query or parts.fragment or parts.username):
@@ -154,7 +154,7 @@ def _split_origin(origin: str) -> tuple[str, str, int | None]:
 
 
 def _strip_port(host: str) -> str:
-    """Return the host of an authority in lower case; any other text stays as it is, and matches no host."""
+    """Return the host of an authority in lower case; any other text is returned as it is, and matches no host."""
     name, _, port = host.rpartition(":")
     if name and port.isdecimal() and (name.startswith("[") or ":" not in name):
         host = name

@@ -1,4 +1,4 @@
-"""The probes of a backend and what its controller asks it, as a bare ASGI application."""
+"""The probes of a backend and the requests of its controller, as a bare ASGI application."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _OF_CONTROLLER = {WALLS_PATH: _read_walls, LOAD_PATH: _read_load, audit.PATH: _r
 
 
 def create_app(backend: Probed, guard: TokenGuard) -> ASGIApp:
-    """The application. Errors are problem details; metrics, walls, load and events take a token."""
+    """Create the application. Errors are problem details; metrics, walls, load and events need a token."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

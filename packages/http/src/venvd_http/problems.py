@@ -16,7 +16,7 @@ _RETRY = (b"retry-after", b"1")
 
 @dataclass
 class Problem:
-    """What went wrong (RFC 9457)."""
+    """An error (RFC 9457)."""
 
     type: str
     title: str
@@ -33,10 +33,9 @@ class Problem:
 def render_problem(
     error: VenvdError, status: int | None = None, headers: Headers = (), challenge: bytes = b"Bearer"
 ) -> tuple[int, Headers, bytes]:
-    """An error as an HTTP response: status, headers and body.
+    """Render an error as an HTTP response: status, headers and body.
 
-    `status` takes the place of the error's own, `headers` are further ones, and `challenge` is what a 401 asks for
-    (`WWW-Authenticate`).
+    `status` replaces the error's own, `headers` are added, and `challenge` is the `WWW-Authenticate` of a 401.
     """
     problem = error.problem()
     code = problem["status"] = status or error.http_status
@@ -71,11 +70,11 @@ class Refusal:
 
 
 def unknown_path(path: str) -> Refusal:
-    """The 404 of a path that no route has."""
-    return Refusal(NotFound(f"there is nothing at {path[:200]}; /docs lists what there is"))
+    """Return the 404 of a path without a route."""
+    return Refusal(NotFound(f"there is nothing at {path[:200]}; /docs lists all paths"))
 
 
 def wrong_method(method: str, path: str, allowed: str) -> Refusal:
-    """The 405 of a path that takes other methods."""
+    """Return the 405 of a path that takes other methods."""
     error = InvalidRequest(f"{path[:200]} takes {allowed}, not {method}")
     return Refusal(error, 405, ((b"allow", allowed.encode()),))

@@ -1,4 +1,4 @@
-"""Reverse proxies that a server believes: the address of a client behind them, from `X-Forwarded-For`."""
+"""Trusted reverse proxies: the address of a client behind them, from `X-Forwarded-For`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """The addresses whose word on their clients is believed.
+    """The proxies whose `X-Forwarded-For` the server trusts.
 
     Args:
-        networks: as `parse_proxies` returns them.
+        networks: their networks, from `parse_proxies`.
     """
 
     def __init__(self, networks: Sequence[Network] = ()) -> None:
         self._networks = networks
 
     def trusts(self, address: str) -> bool:
-        """Return whether what connects from an address is one of these proxies."""
+        """Return whether an address is one of these proxies."""
         parsed = _parse_address(address) if self._networks else None
         return parsed is not None and self._has(parsed)
 
     def find_client(self, peer: str, forwarded: Iterable[str]) -> str:
         """Find the client of a request.
 
-        Each proxy appends the address that it was called from, so the right-most address that is no trusted proxy is
-        the client. What stands before it is the client's own word. What is no address ends the search at the proxy
-        that passed it on.
+        Each proxy appends the address of its own client. So the right-most address that is not a trusted proxy is the
+        client; the client itself may have written the addresses before it. An invalid address ends the search, and the
+        proxy that appended it counts as the client.
 
         Args:
-            peer: the address that the request comes from.
+            peer: the address of the connection.
             forwarded: the values of `X-Forwarded-For`, in their order.
         """
         if not self.trusts(peer):
@@ -58,7 +58,7 @@ def parse_proxies(texts: Sequence[str]) -> list[Network]:
     """Parse addresses and networks of proxies.
 
     Raises:
-        ValueError: one is neither, or stands for everyone; says which.
+        ValueError: one is neither, or contains every address; the message says which.
     """
     networks: list[Network] = []
     for text in texts:
@@ -66,10 +66,10 @@ def parse_proxies(texts: Sequence[str]) -> list[Network]:
             network = ipaddress.ip_network(text)
         except ValueError:
             raise ValueError(
-                f'"{text[:80]}" is no address and no network: write 10.0.0.7, or 10.0.0.0/24 for all of these'
+                f'"{text[:80]}" is neither an address nor a network: write 10.0.0.7, or 10.0.0.0/24 for all of these'
             ) from None
         if network.prefixlen == 0:
-            raise ValueError(f'"{text[:80]}" is every address, so that each client could claim any: name the proxies')
+            raise ValueError(f'"{text[:80]}" contains every address, so each client could claim any: name the proxies')
         networks.append(network)
     return networks
 
@@ -91,6 +91,6 @@ def _drop_port(text: str) -> str:
 
 
 def parse_grpc_peer(peer: str) -> str:
-    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:`."""
+    """Return the address of a peer as gRPC writes it: `ipv4:192.0.2.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:`."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind

@@ -23,7 +23,7 @@ _DATE_SECONDS = 1.0
 
 
 class _FromBrowsers:
-    """ASGI middleware: it refuses what the guard refuses, before the application sees the request."""
+    """ASGI middleware: has the guard check each request before the application gets it."""
 
     def __init__(self, app: ASGIApp, guard: BrowserGuard) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class _FromBrowsers:
 
 
 class _WithCertificates:
-    """ASGI middleware: it refuses clients that showed no certificate, except for probes and on Unix sockets."""
+    """ASGI middleware: refuses clients without a certificate, except for probes and on Unix sockets."""
 
     def __init__(self, app: ASGIApp, probes: Collection[str]) -> None:
         self._app = app
@@ -56,13 +56,13 @@ class _WithCertificates:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server with hooks. It sleeps while it has nothing to do; uvicorn's own looks ten times a second.
+    """A uvicorn server with hooks. It sleeps while it has nothing to do; uvicorn's own wakes up ten times a second.
 
     Args:
-        on_start: called once the server accepts connections.
-        on_stop: called as soon as the server is to end, before it waits for running requests.
-        signals: whether SIGINT and SIGTERM end the server; without it `should_exit` does.
-        tls: of TCP connections; Unix sockets have none.
+        on_start: called when the server accepts connections.
+        on_stop: called when the server stops, before it waits for running requests.
+        signals: whether SIGINT and SIGTERM stop the server; otherwise only `should_exit` does.
+        tls: the TLS of TCP connections; Unix sockets have none.
     """
 
     _should_exit = False
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Whether the server is to end. Any thread and any signal handler may set it."""
+        """Whether the server stops. Any thread and any signal handler may set it."""
         return self._should_exit
 
     @should_exit.setter
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
-        while not await self.on_tick(0):  # sets the headers of all responses, one of which may have the time
+        while not await self.on_tick(0):  # sets the headers of all responses, such as the date
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exit.wait(), _DATE_SECONDS if self.config.date_header else None)
 
@@ -148,19 +148,19 @@ def create_server(
     on_start: Callable[[], None] | None = None,
     on_stop: Callable[[], None] | None = None,
 ) -> Server:
-    """A server that does not run yet; `serve(sockets=[listener])` runs it.
+    """Create a server; `serve(sockets=[listener])` runs it.
 
     Args:
         app: the application.
         edge: checks and limits in front of it.
-        stall_timeout: seconds for which a client in the middle of something may do nothing.
+        stall_timeout: seconds that a client may pause in the middle of a request, or leave answers unread.
         fast_path: answers small requests without the application.
-        tls: of TCP connections.
-        probes: paths that a client may ask for without the certificate that `tls` wants of clients.
-        keep_alive: seconds for which a connection stays open between two requests.
-        grace: seconds that running requests have when the server ends.
-        lifespan: whether the application is told of the server's start and end.
-        date_header: whether responses say when they were made.
+        tls: the TLS of TCP connections.
+        probes: paths for which clients need no certificate, even if `tls` requires one.
+        keep_alive: seconds that a connection stays open between two requests.
+        grace: seconds that running requests have when the server stops.
+        lifespan: whether the server tells the application about its start and stop.
+        date_header: whether responses have the header `date`.
         signals: as for `Server`.
         on_start: as for `Server`.
         on_stop: as for `Server`.
@@ -187,7 +187,7 @@ def create_server(
 
 
 def _put_behind_handshake(connection_type: type[HttpConnection], tls: Tls) -> Callable[..., Handshake]:
-    """Return what uvicorn calls for each connection."""
+    """Return the function that uvicorn calls for each connection."""
 
     def create(config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Handshake:
         def create_connection() -> HttpConnection:

@@ -22,11 +22,11 @@ async def serve_request(scope: Scope, receive: Receive, send: Send, stall_timeou
     """Serve a request. Errors become problem details; an error after the response has begun ends the connection.
 
     Args:
-        scope: of the request.
+        scope: the scope of the request.
         receive: receives the body.
         send: sends the response.
-        stall_timeout: seconds for which a client may be silent in the middle of its body.
-        serve: answers the request with this head and body, over this `send`.
+        stall_timeout: seconds that a client may pause in the middle of its body.
+        serve: answers the request; takes its head, its body, and a function like `send`.
     """
     started = False
 
@@ -37,7 +37,7 @@ async def serve_request(scope: Scope, receive: Receive, send: Send, stall_timeou
 
     transport = scope["extensions"][TRANSPORT]
     body = Body(receive, stall_timeout)
-    head = Head(chunked=True)  # as long as nothing is known of the body
+    head = Head(chunked=True)  # if parsing the head fails, assume that a body follows
     try:
         head = scope["extensions"][HEAD] or Head.of(scope["headers"], describe_peer(scope))
         await serve(head, body, watched_send)

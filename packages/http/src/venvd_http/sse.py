@@ -14,7 +14,10 @@ KEEP_ALIVE = b": alive\n\n"
 
 
 def render_event(kind: str, data: bytes, number: int | None = None) -> bytes:
-    """One event; `data` is JSON on one line, `number` its ID. A carriage return between tokens would end a line."""
+    """Render one event; `data` is JSON on one line, `number` the event's ID.
+
+    A carriage return between two tokens of the JSON would end the line, so a space replaces it.
+    """
     if b"\r" in data:
         data = data.replace(b"\r", b" ")
     event = b"event: %b\ndata: %b\n\n" % (kind.encode(), data)

@@ -1,4 +1,4 @@
-"""TLS of an HTTP server: the handshake of each connection, and certificates that are renewed while the server runs."""
+"""TLS of an HTTP server: the handshake of each connection, and the renewal of certificates while the server runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("venvd.access")
 
-NEEDS_CERTIFICATE = "a client certificate is needed that an authority in VENVD_TLS_CLIENT_CA has signed"
+NEEDS_CERTIFICATE = "this server needs a client certificate that an authority in VENVD_TLS_CLIENT_CA has signed"
 """The error for a client without a certificate."""
 PAUSE = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 _GOODBYE_SECONDS = 5.0
 """How long a client may take to confirm the end of a connection."""
 
@@ -38,7 +38,8 @@ class TlsFiles:
     Attributes:
         cert: its certificate, followed by those of the authorities between it and the root.
         key: its private key, without a password.
-        client_ca: authorities one of which must have signed the certificate of each client; None asks for none.
+        client_ca: authorities; one of them must have signed the certificate of each client. None requires no
+            certificate.
     """
 
     cert: Path
@@ -47,10 +48,10 @@ class TlsFiles:
 
 
 def choose_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    """Return the files that settings name; None serves without TLS.
+    """Return the files that settings name, or None for a server without TLS.
 
     Raises:
-        ValueError: one is missing that another needs.
+        ValueError: a file is missing that another one needs.
     """
     if bool(cert) != bool(key):
         raise ValueError("VENVD_TLS_CERT and VENVD_TLS_KEY need each other")
@@ -63,8 +64,8 @@ class Tls:
     """The TLS of one server. Connections that begin after a renewal get the new certificate.
 
     Attributes:
-        files: what it is made of.
-        context: of the next connection.
+        files: the PEM files.
+        context: the context of the next connection.
 
     Raises:
         InvalidRequest: the files cannot be used.
@@ -81,13 +82,13 @@ class Tls:
         return self.files.client_ca is not None
 
     async def watch(self) -> None:
-        """Take new files as they come, until this task is cancelled."""
+        """Call `refresh` regularly until this task is cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
             self.refresh()
 
     def refresh(self) -> None:
-        """Take the files if they have changed. If they cannot be used, the last good ones stay in use."""
+        """Read the files if they have changed. If they are invalid, the last valid ones stay in use."""
         seen = self._look()
         if seen == self._seen:
             return
@@ -112,7 +113,7 @@ class Tls:
         context.set_alpn_protocols(["http/1.1"])
         variable, path = "VENVD_TLS_CERT", files.cert
         try:
-            # the library does not say which of two files is wrong
+            # check one file after the other: the library does not say which one is wrong
             if _BEGIN_CERTIFICATE not in files.cert.read_bytes():
                 raise ValueError(_EXPLAINED["NO_CERTIFICATE_OR_CRL_FOUND"])  # noqa: TRY301 - as what the library raises
             variable, path = "VENVD_TLS_KEY", files.key
@@ -131,7 +132,7 @@ class Tls:
 
 _EXPLAINED = {
     "KEY_VALUES_MISMATCH": "it is not the key of the certificate in VENVD_TLS_CERT",
-    "NO_CERTIFICATE_OR_CRL_FOUND": "it holds no certificate in PEM form",
+    "NO_CERTIFICATE_OR_CRL_FOUND": "it contains no certificate in PEM form",
 }
 
 
@@ -139,7 +140,7 @@ _BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 
 def _refuse_password() -> str:
-    raise ValueError("it needs a password, and a server cannot be asked for one: store the key without")
+    raise ValueError("it has a password, which a server cannot ask for: store the key without a password")
 
 
 def _read_status(path: Path) -> tuple[int, ...] | None:
@@ -151,13 +152,13 @@ def _read_status(path: Path) -> tuple[int, ...] | None:
 
 
 class Handshake(asyncio.Protocol):
-    """A connection until its handshake is done. It counts as one without a token from its first moment.
+    """A connection until the end of its handshake. From the beginning, it counts as an unaccepted connection.
 
     Args:
-        tls: of the server.
-        admission: limits connections that are not accepted.
-        state: the server's, whose end ends the handshake.
-        create: makes the protocol of the connection behind the handshake.
+        tls: the TLS of the server.
+        admission: limits unaccepted connections.
+        state: the state of the server; the end of the server ends the handshake.
+        create: makes the protocol of the connection after the handshake.
     """
 
     def __init__(
@@ -169,7 +170,8 @@ class Handshake(asyncio.Protocol):
         self._create = create
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # The loop has read nothing yet. It gets a second descriptor: `start_tls` could lose the first bytes on uvloop.
+        # The loop has read nothing yet. The TLS connection uses a duplicate of the socket, as `start_tls` could lose
+        # the first bytes on uvloop.
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         address = transport.get_extra_info("peername")
         cast("asyncio.Transport", transport).abort()
@@ -181,11 +183,11 @@ class Handshake(asyncio.Protocol):
         self._task = loop.create_task(self._shake_hands())
 
     def has_unread(self) -> bool:
-        """Return whether bytes of the client wait in the kernel."""
+        """Return whether unread bytes of the client are in the kernel."""
         return count_unread(self._socket.fileno()) > 0
 
     def drop(self, _reason: str) -> None:
-        """End the connection, and so the handshake."""
+        """End the connection, and with it the handshake."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -215,5 +217,5 @@ class Handshake(asyncio.Protocol):
 
 
 def has_client_certificate(transport: asyncio.BaseTransport | None) -> bool:
-    """Return whether the client of a connection showed a certificate, which the handshake then has checked."""
+    """Return whether the client of a connection has a certificate. The handshake has checked it."""
     return transport is not None and bool(transport.get_extra_info("peercert"))
