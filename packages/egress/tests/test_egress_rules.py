@@ -161,7 +161,7 @@ def test_the_address_that_was_checked_is_connected_to(monkeypatch: pytest.Monkey
     """A name is resolved once, and an internal one among its addresses is left out."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(Refused, match=r"name\.example is 127\.0\.0\.1: internal addresses") as refused:
+        with pytest.raises(Refused, match=r"name\.example is 127\.0\.0\.1: the broker refuses") as refused:
             connect(monkeypatch, Rules(), port, "127.0.0.1")
         assert refused.value.kind == "address"
         connect(monkeypatch, Rules(trusted=frozenset({("name.example", port)})), port, "127.0.0.1")

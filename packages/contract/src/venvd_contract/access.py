@@ -8,7 +8,7 @@
     use:BACKEND     calls of one backend
     metrics         metrics of the controller and of all backends
 
-A token shows by its first letters what it is: `vc_` a token of the controller's home, `vk_` a key, `vd_` a token of one
+The prefix of a token tells its kind: `vc_` is a token of the controller's home, `vk_` a key, and `vd_` a token of one
 backend.
 """
 
@@ -34,7 +34,7 @@ def check_scope(scope: str) -> str:
     """Return `scope` if it is one of the scopes above.
 
     Raises:
-        InvalidRequest: it is not; lists the scopes.
+        InvalidRequest: it is not; the message lists the scopes.
     """
     if scope in {ADMIN, OPERATOR, METRICS}:
         return scope
@@ -43,7 +43,7 @@ def check_scope(scope: str) -> str:
             check_name(kind, scope[len(prefix) :])
             return scope
     raise InvalidRequest(
-        '"{}" is no scope: the scopes are admin, operator, venv:NAME, use:BACKEND and metrics'.format(scope[:80])
+        '"{}" is not a scope: the scopes are admin, operator, venv:NAME, use:BACKEND and metrics'.format(scope[:80])
     )
 
 
@@ -58,14 +58,14 @@ class Key:
     lastUsedAt: Optional[str] = None
     """The last request to the controller, to the minute. Calls of backends do not count."""
     key: Optional[str] = None
-    """The token. Only the answer that creates the key holds it."""
+    """The token. Only the answer to the creation of the key contains it."""
 
 
 @dataclass
 class AuditEntry:
     """One line of the audit log: a request that changes something, a session that begins or ends, or a refusal.
 
-    Of what happens at a backend, `method` is `session.create`, `session.reset`, `session.delete`, `session.end`,
+    For events of a backend, `method` is `session.create`, `session.reset`, `session.delete`, `session.end`,
     `token.refuse`, `key.end` or `audit.drop`; `backend.end` is a backend that ended by itself.
     """
 
@@ -75,16 +75,15 @@ class AuditEntry:
     key: Optional[str]
     """The name of the key; `admin` is the token of the controller's home. Null: the token was unknown or missing."""
     peer: str
-    """The address that the request came from; `server` is the server of a backend by itself, `controller`
-    the controller."""
+    """The address of the sender; `server` is the server of a backend itself, `controller` the controller itself."""
     method: str
     target: str
-    """The path; of an event of a backend `/backends/NAME` or `/backends/NAME/sessions/ID`."""
+    """The path; for an event of a backend `/backends/NAME` or `/backends/NAME/sessions/ID`."""
     status: int
     """The HTTP status of the answer."""
     code: Optional[str] = None
     """The code of the error, if the request failed."""
     fields: Dict[str, Any] = field(default_factory=dict)
-    """What the request changed, without secrets."""
+    """The changed fields, without secrets."""
     count: int = 1
-    """How many requests or events this line stands for."""
+    """The number of requests or events in this line."""

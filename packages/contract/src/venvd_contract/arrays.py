@@ -10,7 +10,7 @@ Arrays and tables travel over the pipe with these commands:
 | request | reply |
 |---|---|
 | `array.get {handleId}` | the description, and the bytes as one attachment |
-| `array.get {handleId, shm}` | beyond 64 KiB `{dtype, shape, order, segment, size}`: the array begins the segment |
+| `array.get {handleId, shm}` | beyond 64 KiB `{dtype, shape, order, segment, size}`; the segment begins with it |
 | `array.put {dtype, shape, order}` and an attachment | `{handleId, typeName}` |
 | `array.put {dtype, shape, order, shm}` | a segment, for the client to write into |
 | `array.put {dtype, shape, order, segment}` | `{handleId, typeName}`; the array is made in place |
@@ -18,12 +18,12 @@ Arrays and tables travel over the pipe with these commands:
 
 The attachment of an array may be larger than the limit on attachments. A reply that names a segment for the first
 time on a connection has `"descriptors": 1` beside `result`, and the descriptor comes with the line. `gone` in a reply
-names segments that are never used again.
+names segments that the session will not use again.
 
-Over HTTP an array is a `.npy` body: of known length from `GET /api/array`, and with a length or chunked to `PUT
-/api/array` (versions 1.0 to 3.0). Over gRPC `GetArray` and `PutArray` carry the description, then chunks of at most 1
-MiB. If a session ends while an array goes out, only gRPC can report it: over pipe and HTTP the connection ends short
-of the announced bytes.
+Over HTTP an array is a `.npy` body (versions 1.0 to 3.0). The response to `GET /api/array` has a length; the request
+`PUT /api/array` may be chunked. Over gRPC `GetArray` and `PutArray` carry the description, then chunks of at most 1
+MiB. If a session ends during the transfer of an array, only gRPC can report it: over pipe and HTTP the connection ends
+before the announced number of bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_DIMENSIONS = 64
 MAX_BYTES = (1 << 63) - 1
 """The largest size that an address can reach."""
 MAX_NPY_HEADER = 64 * 1024
-"""Most bytes of a `.npy` header, the part before the array's own bytes."""
+"""The most bytes of a `.npy` header, the part before the array's own bytes."""
 
 ARROW = "arrow"
 """The format of tables."""
@@ -115,7 +115,7 @@ def header(dtype: Any, shape: Any, order: Any = "C") -> Header:
     """Return the header for a description by a peer.
 
     Raises:
-        InvalidRequest: type, shape or order is not valid. The message says what is.
+        InvalidRequest: type, shape or order is invalid; the message says which values are valid.
         TooLarge: the array has too many dimensions or bytes.
     """
     name, itemsize = _check_type(dtype)
@@ -244,10 +244,10 @@ def dump_npy(head: Header) -> bytes:
 
 
 def parse_npy(data: Union[bytes, bytearray, memoryview]) -> Optional[Tuple[Header, int]]:
-    """Return the header at the start of a `.npy` stream and its size in bytes, or None until all of it has come.
+    """Return the header at the start of a `.npy` stream and its size in bytes, or None if it is incomplete.
 
     Raises:
-        InvalidRequest: the bytes are no `.npy` stream of version 1.0 to 3.0, or the array is not supported.
+        InvalidRequest: the bytes are not a `.npy` stream of version 1.0 to 3.0, or the array is not supported.
         TooLarge: the header, or the array, is too large.
     """
     start = bytes(data[:12])

@@ -12,7 +12,7 @@ class CallStartRequest:
     """A command that a session answers."""
     payload: Dict[str, Any] = field(default_factory=dict)
     session: Optional[str] = None
-    """The default of this field and the next two comes from the request around the payload."""
+    """The default of this field, and of `timeout` and `values`, is the value in the request around the payload."""
     timeout: Optional[float] = None
     values: Optional[str] = None
 
@@ -21,7 +21,7 @@ class CallStartRequest:
 class CallGetRequest:
     id: str
     wait: Optional[float] = None
-    """Seconds to wait for the end of the call. The default is not to wait."""
+    """Seconds to wait for the end of the call. The default is 0."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The commands of a backend, declared once: names over each transport, request, response, and where they are answered.
+"""The commands of a backend, declared once: names over each transport, request, response, and who answers.
 
 The three backends translate from this table, the worker checks requests against it, and the client and the schemas take
 their models from it. Field names are those on the wire, in camelCase.
@@ -261,7 +261,7 @@ class SessionInfo:
     lifetime: Optional[float] = None
     """Seconds after `createdAt` at which the session ends."""
     cwd: Optional[str] = None
-    """The directory in which its code runs, where it is not the working directory."""
+    """The directory in which its code runs, if it is not the working directory."""
 
 
 @dataclass
@@ -276,7 +276,7 @@ class HandleInfo:
     sizeBytes: int
     ageSeconds: float
     leaseSeconds: Optional[float] = None
-    """Time until the handle is freed if it is not used; absent without a lease. A running call stops its clock."""
+    """Seconds until the session frees the unused handle; absent without a lease. They do not pass during a call."""
 
 
 @dataclass
@@ -396,7 +396,7 @@ class _Field:
 
 
 def list_fields(model: Type[Any]) -> Tuple[_Field, ...]:
-    """The fields of a dataclass, in the form that `check_fields` takes."""
+    """Return the fields of a dataclass, in the form that `check_fields` takes."""
     hints = get_type_hints(model)
     specs = []
     for declared in fields(model):
@@ -419,7 +419,7 @@ _CHECKS[ATTACH] = list_fields(AttachRequest)
 
 
 class _Shape(NamedTuple):
-    """The form of nearly every payload of a command: only declared fields, of types that need no further check."""
+    """The usual form of a command's payload: only declared fields, of types that need no further check."""
 
     types: Dict[str, type]
     required: FrozenSet[str]
@@ -446,8 +446,8 @@ def check_payload(command: str, payload: Any) -> Dict[str, Any]:
     The caller must not change the values, because defaults are shared.
 
     Raises:
-        InvalidRequest: the payload is no object, or a field is unknown, missing or of the wrong type. The message names
-            it.
+        InvalidRequest: the payload is not an object, or a field is unknown, missing or of the wrong type. The message
+            names the field.
     """
     if type(payload) is dict:
         types, required, defaults = _SHAPES[command]

@@ -1,17 +1,17 @@
-"""The entries of a display beside the formats of its object: the ID for updates, and the data of a chart."""
+"""The entries of a display that are not formats of its object: the ID for updates, and the data of a chart."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
 DISPLAY_ID = "application/vnd.venvd.display-id+json"
-"""The key of a bundle that has an ID. Its data is `{"id": text, "update": whether an earlier display changes}`."""
+"""The key of a bundle's ID. Its data is `{"id": text, "update": whether it replaces an earlier display}`."""
 CHART = "application/vnd.venvd.chart+json"
 """The key of a figure's data."""
 
 
 def find_places(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> List[int]:
-    """Return the places of the displays that a bundle replaces: none unless it is an update."""
+    """Return the indices of the displays that a bundle replaces; empty unless it is an update."""
     identity = _identity(bundle)
     if identity is None or not identity.get("update"):
         return []
@@ -19,9 +19,9 @@ def find_places(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> List[
 
 
 def add_display(displays: List[Dict[str, Any]], bundle: Dict[str, Any]) -> None:
-    """Append a bundle, or put an update in the place of all bundles with its ID.
+    """Append a bundle; an update replaces all bundles with its ID instead.
 
-    An update of something that is not among `displays` is appended, and remains an update.
+    An update without such a bundle in `displays` is appended, and remains an update.
     """
     places = find_places(displays, bundle)
     for index in places:

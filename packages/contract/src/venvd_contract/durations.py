@@ -6,13 +6,13 @@ import datetime as dt
 
 
 def count_nanoseconds(value: dt.timedelta) -> int:
-    """Return the length of a duration, with the nanoseconds that pandas has."""
+    """Return the length of a duration, including the nanoseconds of a pandas Timedelta."""
     microseconds = (value.days * 86400 + value.seconds) * 1_000_000 + value.microseconds
     return microseconds * 1000 + getattr(value, "nanoseconds", 0)
 
 
 def write_duration(nanoseconds: int) -> str:
-    """Write a duration as ISO 8601 in days and seconds, with its sign in front, as .NET and XML Schema have it."""
+    """Write a duration as ISO 8601 in days and seconds, with its sign first, like .NET and XML Schema."""
     days, rest = divmod(abs(nanoseconds), 86400 * 10**9)
     seconds, below = divmod(rest, 10**9)
     fraction = ".{:09d}".format(below).rstrip("0") if below else ""
@@ -24,7 +24,7 @@ def parse_timedelta(text: str) -> dt.timedelta:
     """Parse an ISO 8601 duration of days, hours, minutes and seconds, such as `P1DT2.5S` or `-P1D`.
 
     Raises:
-        ValueError: the text is no such duration.
+        ValueError: the text is not such a duration.
     """
     if type(text) is not str:
         raise TypeError("a string is needed, not {}".format(type(text).__name__))

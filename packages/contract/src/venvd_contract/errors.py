@@ -4,8 +4,8 @@
 
     VenvdError
     ├── InvalidRequest        invalid_request     the request is not JSON, has wrong fields or a bad value
-    ├── Unauthenticated       unauthenticated     no token, or one that nothing accepts
-    ├── Forbidden             forbidden           the token is known, but does not suffice
+    ├── Unauthenticated       unauthenticated     no token, or an unknown one
+    ├── Forbidden             forbidden           the token is known, but does not allow the request
     ├── NotFound              not_found           no such venv, backend, session, operation
     │   └── HandleNotFound    handle_not_found    no such handle in this session
     ├── Conflict              conflict            the name or port is taken
@@ -35,11 +35,11 @@ class VenvdError(Exception):
 
     Attributes:
         code: the stable code, the same over every transport.
-        message: what is wrong and, if possible, what would be right.
+        message: what is wrong and, if possible, how to correct it.
         error_type: the class name of the exception that user code raised.
-        traceback: its formatted traceback.
-        exception: what else is known of it (`venvd_contract.exceptions`).
-        output: what the code of an `exec` printed before it was ended: `stdout`, `stderr` and `truncated`.
+        traceback: the formatted traceback of that exception.
+        exception: further fields of that exception (`venvd_contract.exceptions`).
+        output: the output of an `exec` before it ended: `stdout`, `stderr` and `truncated`.
         state_lost: true if the state of the session is lost.
     """
 
@@ -68,7 +68,7 @@ class VenvdError(Exception):
         return self.message
 
     def fields(self) -> Dict[str, Any]:
-        """The error as fields of a pipe reply; empty ones are absent."""
+        """Return the error as fields of a pipe reply; empty ones are absent."""
         fields: Dict[str, Any] = {"error": self.message, "code": self.code}
         if self.error_type is not None:
             fields["errorType"] = self.error_type
@@ -83,7 +83,7 @@ class VenvdError(Exception):
         return fields
 
     def problem(self) -> Dict[str, Any]:
-        """The error as problem details (RFC 9457)."""
+        """Return the error as problem details (RFC 9457)."""
         problem: Dict[str, Any] = {
             "type": "about:blank",
             "title": self.code.replace("_", " "),
@@ -165,7 +165,7 @@ class Cancelled(VenvdError):
 
 
 class Moved(VenvdError):
-    """The session lives on another replica of the backend, to which the client is to send the same request.
+    """The session belongs to another replica of the backend: the client must send the same request there.
 
     Attributes:
         url: the address of that replica.

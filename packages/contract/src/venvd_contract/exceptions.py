@@ -4,13 +4,13 @@
 `module`    where its class is defined
 `bases`     the classes that it derives from below `BaseException`, nearest first: builtin ones by name alone, others as
             `module.name`
-`args`      its arguments; absent where one of them is no number, text, boolean or null, or is too long
+`args`      its arguments; absent if one of them is not a number, text, boolean or null, or is too long
 `errno`     of an `OSError`
-`filename`  of an `OSError`, where it is text
-`name`      the name that an `AttributeError`, `NameError` or `ImportError` is about
-`notes`     what `add_note` added
-`cause`     the exception that it was raised from, with these fields, `errorType` and `message`
-`context`   the one that was being handled, in the same form; absent where there is a cause, or `from None`
+`filename`  of an `OSError`, if it is text
+`name`      the missing name of an `AttributeError`, `NameError` or `ImportError`
+`notes`     the notes from `add_note`
+`cause`     the exception after `raise … from`, with these fields, `errorType` and `message`
+`context`   the exception during whose handling it was raised, in the same form; absent with a cause or `from None`
 ==========  =========================================================================================================
 """
 
@@ -24,11 +24,11 @@ LONGEST_TEXT = 1024
 MOST_TEXTS = 32
 """Texts in a list."""
 MOST_CAUSES = 4
-"""Exceptions of a chain after the first."""
+"""Causes and contexts in a chain."""
 LARGEST = 16 * 1024
 """Bytes of all fields as JSON."""
 LONGEST_OUTPUT = 32 * 1024
-"""Characters of a stream in an error: the last ones are kept."""
+"""Characters of a stream in an error; longer output loses its beginning."""
 _LEAST_NEEDED = ("context", "cause", "notes", "args", "filename", "bases", "module", "name", "errno")
 _LARGEST_NUMBER = (1 << 63) - 1
 
@@ -36,7 +36,7 @@ Fields = Dict[str, Any]
 
 
 def is_argument(value: Any) -> bool:
-    """Return whether `args` may hold a value: JSON keeps it as it is, and each language can read it."""
+    """Return whether `args` may contain a value: JSON can represent it exactly, and each language can read it."""
     kind = type(value)
     if kind is int:
         return bool(-_LARGEST_NUMBER <= value <= _LARGEST_NUMBER)
@@ -56,9 +56,9 @@ def shorten(fields: Fields, largest: int = LARGEST) -> Fields:
 
 
 def read(given: Any, causes: int = MOST_CAUSES) -> Optional[Fields]:
-    """Return the fields with their types and within their bounds; None where nothing is left.
+    """Return the fields that have the right type and size, or None if there are none.
 
-    The fields may come from a hostile peer: what is wrong is left out.
+    The fields may come from a hostile peer, so this function drops wrong ones.
     """
     if not isinstance(given, dict):
         return None
@@ -71,7 +71,7 @@ def read(given: Any, causes: int = MOST_CAUSES) -> Optional[Fields]:
 
 
 def read_output(given: Any) -> Optional[Fields]:
-    """Return what code had printed when its `exec` was ended; None where a field has the wrong type."""
+    """Return the output of an `exec` that ended early, or None if a field has the wrong type."""
     if not isinstance(given, dict):
         return None
     texts = given.get("stdout"), given.get("stderr")

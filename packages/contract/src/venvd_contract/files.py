@@ -17,23 +17,23 @@ class FileGetRequest:
     length: Optional[int] = None
     """Maximum number of bytes. The default is all."""
     archive: Optional[bool] = None
-    """Whether a directory comes as a tar archive of what is in it. Without it, a directory is refused."""
+    """Whether to get a directory as a tar archive of its contents. Without it, a directory is refused."""
 
 
 @dataclass
 class FilePutRequest:
     path: Optional[str] = None
-    """An existing file is replaced, in one step, after the last byte has arrived."""
+    """The upload replaces an existing file in one step, after its last byte."""
     pathBytes: Optional[str] = None
     sizeBytes: Optional[int] = None
     """Size of the whole file. An upload of another size is refused and replaces nothing."""
     parents: Optional[bool] = None
-    """Whether missing parent directories are created. The default is true."""
+    """Whether to create missing parent directories. The default is true."""
     more: Optional[bool] = None
-    """Whether further parts follow. The answer is then `{upload}`, and the next part gives it in place of the path."""
+    """Whether further parts follow. The answer is then `{upload}`; the next part has `upload` instead of the path."""
     upload: Optional[str] = None
     archive: Optional[bool] = None
-    """Whether the bytes are a tar archive, whose content goes into the directory `path`."""
+    """Whether the bytes are a tar archive to extract into the directory `path`."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class FileDeleteRequest:
     path: Optional[str] = None
     pathBytes: Optional[str] = None
     recursive: Optional[bool] = None
-    """Whether a directory is deleted with its contents. Otherwise it is only deleted if it is empty."""
+    """Whether to delete a directory with its contents. Without it, only an empty directory can be deleted."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ REQUEST_FIELDS = (
 class Buffer:
     """Received bytes that are not used yet.
 
-    A line may end in LF or CRLF. `mark` may stand before the first line, and is no part of it.
+    A line may end in LF or CRLF. The first line may begin with `mark`, which the buffer removes.
     """
 
     def __init__(self, max_line: int = MAX_LINE, mark: bytes = b"") -> None:
@@ -41,17 +41,17 @@ class Buffer:
 
     @property
     def expects_mark(self) -> bool:
-        """Whether no line was taken yet, so that a mark may come."""
+        """Whether the first line may still come, with a mark."""
         return bool(self._mark)
 
     def feed(self, data: bytes) -> None:
         self._data += data
 
     def line(self) -> Optional[bytes]:
-        """The next whole line without its end, or None if it has not arrived yet.
+        """Return the next whole line without its end, or None if it has not arrived yet.
 
         Raises:
-            TooLarge: the line is longer than `max_line`; the stream is unusable from then on.
+            TooLarge: the line is longer than `max_line`; the stream is then unusable.
         """
         end = self._data.find(b"\n", self._searched)
         if end < 0:
@@ -70,7 +70,7 @@ class Buffer:
         return line[:-1] if line.endswith(b"\r") else line
 
     def take(self, size: int) -> Optional[bytes]:
-        """The next `size` bytes, or None if they have not all arrived."""
+        """Return the next `size` bytes, or None if they have not all arrived."""
         if len(self._data) < size:
             return None
         taken = bytes(self._data[:size])
@@ -79,17 +79,17 @@ class Buffer:
         return taken
 
     def take_parts(self, sizes: Sequence[int]) -> Optional[List[bytes]]:
-        """Take one part of each size, or None while they have not all come."""
+        """Return one part of each size, or None if they have not all arrived."""
         if len(self._data) < sum(sizes):
             return None
         return [self.take(size) or b"" for size in sizes]
 
     def peek(self, size: int) -> bytes:
-        """The first `size` bytes that have come, which stay."""
+        """Return the next `size` bytes, or fewer if they have not all arrived; they stay in the buffer."""
         return bytes(self._data[:size])
 
     def rest(self) -> bytes:
-        """All remaining bytes; the buffer is empty afterwards."""
+        """Return all remaining bytes; the buffer is then empty."""
         return self.take(len(self._data)) or b""
 
     def _too_long(self) -> TooLarge:
@@ -114,7 +114,7 @@ def _parse(text: str) -> Any:
 
 
 def parse_whole(data: bytes) -> Dict[str, Any]:
-    """The JSON object of one line with its end: the same as `parse_line`, but faster.
+    """Parse one line with its end into a JSON object: the same as `parse_line`, but faster.
 
     Raises:
         InvalidRequest, TooLarge: see `parse_line`.
@@ -153,7 +153,7 @@ def attachment_sizes(announced: Any) -> List[int]:
     """Return the `attachments` field of a message after checking it.
 
     Raises:
-        InvalidRequest: the field is no list of sizes.
+        InvalidRequest: the field is not a list of sizes.
         TooLarge: the message has too many attachments, or too many bytes of them.
     """
     if announced is None:
@@ -183,7 +183,7 @@ class Number:
 
 
 class _NumberFound(Exception):
-    """The data holds a `Number`, which the encoder of the standard library cannot write."""
+    """The data contains a `Number`, which the encoder of the standard library cannot write."""
 
 
 def _refuse(value: Any) -> Any:
@@ -193,7 +193,7 @@ def _refuse(value: Any) -> Any:
 
 
 def _dumper() -> Callable[[Any], str]:
-    """Return a faster `JSONEncoder.encode`, which does not make its C part again for every call."""
+    """Return a faster `JSONEncoder.encode`: it does not make its C part again for each call."""
     plain = json.JSONEncoder(
         ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False, default=_refuse
     )
@@ -215,7 +215,7 @@ def _dumper() -> Callable[[Any], str]:
 
 
 dump: Callable[[Any], str] = _dumper()
-"""Encodes a value as JSON without white space. Raises ValueError, TypeError or RecursionError if that is impossible."""
+"""Encodes a value as JSON without white space; raises ValueError, TypeError or RecursionError if that fails."""
 
 
 def _dump_numbers(value: Any) -> str:

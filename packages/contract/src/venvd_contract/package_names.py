@@ -51,12 +51,12 @@ xlsxwriter
 
 
 def find_package(module: str) -> str:
-    """Return the package that has a top-level module, as far as it is known; else the module's own name."""
+    """Return the package of a top-level module; for modules that are not in the table, the module's own name."""
     return PACKAGES_OF_MODULES.get(module.lower(), module)
 
 
 def find_similar(package: str) -> Optional[str]:
-    """Return the well-known package that a name may mean: that of the module, or the most similar name."""
+    """Return the well-known package that a wrong name may mean: the package of this module, or a similar name."""
     name = re.sub(r"[-_.]+", "-", package).lower()
     if name in PACKAGES_OF_MODULES:
         return PACKAGES_OF_MODULES[name]

@@ -14,17 +14,17 @@ from venvd_contract.errors import InvalidRequest
 BACKEND_TYPES = ("http", "pipe", "rpc")
 UPDATES = ("manual", "rolling")
 QUEUE_LIMIT = 1000
-"""Calls that wait in one session, where a backend names no other number."""
+"""The default limit on waiting calls of one session."""
 MOST_QUEUED = 1_000_000
 LONGEST_LEASE = 365 * 86400.0
 """Seconds."""
 MOST_REPLICAS = 32
 DRAIN_TIMEOUT = 300.0
-"""Seconds that a replica which is to be removed keeps its sessions, where a backend names no `drainTimeout`."""
+"""The default of `drainTimeout`, in seconds."""
 LONGEST_DRAIN = 86_400.0
 ROTATION_OVERLAP = 300.0
 LONGEST_OVERLAP = 7 * 86400
-"""Seconds for which a rotated token is accepted beside the new one."""
+"""Seconds in which the older token is accepted after a rotation."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2}((a|b|rc)\d{1,2})?)?")
@@ -34,7 +34,7 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` if it is a DNS label.
 
     Raises:
-        InvalidRequest: it is not; says what a DNS label is.
+        InvalidRequest: it is not; the message says what a DNS label is.
     """
     if not _DNS_LABEL.fullmatch(name):
         raise InvalidRequest(
@@ -96,13 +96,13 @@ class VenvSpec:
     constraints: List[str] = field(default_factory=list)
     """Versions that packages must have if they are installed at all."""
     lock: Optional[str] = None
-    """A requirements file with pinned versions and hashes, which is installed as it is; null resolves one."""
+    """A requirements file with pinned versions and hashes, which the build installs unchanged; null resolves one."""
     pyproject: Optional[str] = None
-    """The text of a pyproject.toml; its dependencies join `requirements`, and the resource shows only those and
+    """The text of a pyproject.toml. The controller adds its dependencies to `requirements`, and stores only them and
     `requiresPython`.
     """
     requiresPython: Optional[str] = None
-    """The Pythons that it may have, such as `>=3.11`. The default is that of `pyproject`."""
+    """The allowed versions of Python, such as `>=3.11`. The default comes from `pyproject`."""
     extras: List[str] = field(default_factory=list)
     """Extras of `pyproject`."""
     groups: List[str] = field(default_factory=list)
@@ -110,8 +110,8 @@ class VenvSpec:
     checks: List[str] = field(default_factory=list)
     """Modules that must be importable in the built venv before it is accepted."""
     path: Optional[str] = None
-    """A virtual environment on the host, used as it is and never changed (engine `local`); it stands in place of
-    `python`, `requirements` and all else that is installed.
+    """A virtual environment on the host, which venvd uses and never changes (engine `local`). It replaces `python`,
+    `requirements` and all other fields that install something.
     """
     dotnet: bool = False
     """Whether it has Python.NET and a .NET runtime."""
@@ -145,12 +145,12 @@ class VenvChange:
 
 @dataclass
 class ProviderSpec:
-    """What the venvs of a provider need."""
+    """The needs of the venvs of a provider."""
 
     requirements: List[str] = field(default_factory=list)
     aptPackages: List[str] = field(default_factory=list)
     python: Optional[str] = None
-    """The runtime of venvs that a request makes without naming one; null is the default runtime."""
+    """The runtime of a new venv whose request names none; null is the default runtime."""
 
 
 @dataclass
@@ -208,11 +208,11 @@ class BackendSpec:
     env: Dict[str, str] = field(default_factory=dict)
     labels: Dict[str, str] = field(default_factory=dict)
     timeout: Optional[float] = None
-    """Timeout of calls that name none, in seconds. The default is 300."""
+    """Timeout of calls without one of their own, in seconds. The default is 300."""
     server: Dict[str, Any] = field(default_factory=dict)
     """Settings of its server, such as `{"maxSessions": 8}`; each overrides that of the venv."""
     queueLimit: Optional[int] = None
-    """How many calls may wait in one session; a further one is refused as `busy`. The default is `QUEUE_LIMIT`."""
+    """How many calls may wait in one session; a further one is refused with `busy`. The default is `QUEUE_LIMIT`."""
     handleLease: Optional[float] = None
     """Seconds after which an unused handle is freed if the call that made it named no lease. The default is never."""
     allowedHosts: List[str] = field(default_factory=list)
@@ -222,29 +222,29 @@ class BackendSpec:
     manages: List[str] = field(default_factory=list)
     """Names of venvs that its sessions may create, change, use and delete; `*` stands for any text. Admins set it."""
     update: str = "manual"
-    """`rolling` replaces an outdated backend by itself, one of its venv after the other, each once its successor is
-    ready; `manual` leaves it.
+    """`rolling`: the controller replaces outdated backends of a venv one after the other, each when its successor is
+    ready. `manual`: it does not.
     """
     ttl: Optional[float] = None
-    """Seconds from its creation after which the controller removes it. The default is never; no manifest may set it."""
+    """Seconds after its creation at which the controller removes it. The default is never; no manifest may set it."""
     replicas: int = 1
-    """How many launches of it run behind its name; sessions live on one of them each."""
+    """The number of replicas; each session belongs to one of them."""
     minReplicas: Optional[int] = None
-    """The least number of replicas where `maxReplicas` is set. The default is 1."""
+    """With `maxReplicas`: the least number of replicas. The default is 1."""
     maxReplicas: Optional[int] = None
-    """Let the controller choose the number of replicas by their sessions and waiting calls, up to this many. The
-    default is a fixed number.
+    """The most replicas. With it, the controller chooses their number by sessions and waiting calls; the default is the
+    fixed number `replicas`.
     """
     sessionsPerReplica: Optional[int] = None
-    """With `maxReplicas`: for more sessions than these on each replica there is another one. The default is three
-    quarters of `maxSessions` of its server.
+    """With `maxReplicas`: the controller adds a replica when the others have more sessions than this. The default is
+    three quarters of `maxSessions` of its server.
     """
     idleStop: Optional[float] = None
     """Seconds without a call after which its replicas end. A call to its router starts them again, without the state of
     their sessions. The default is never.
     """
     drainTimeout: Optional[float] = None
-    """Seconds that a replica which is to be removed keeps its sessions. The default is `DRAIN_TIMEOUT`."""
+    """Seconds that a replica keeps its sessions before it is removed. The default is `DRAIN_TIMEOUT`."""
 
 
 @dataclass
@@ -262,7 +262,7 @@ class Walls:
     namespaces: bool = False
     """Whether each session has namespaces of its own, as under gVisor, which has no Landlock."""
     ociRuntime: Optional[str] = None
-    """The OCI runtime of the worker host; null where it is no container."""
+    """The OCI runtime of the worker host; null if it is not a container."""
 
 
 @dataclass
@@ -273,9 +273,9 @@ class Replica:
     url: Optional[str] = None
     httpUrl: Optional[str] = None
     sessions: Optional[int] = None
-    """How many sessions it had at the last look; null where it gave no answer."""
+    """The number of its sessions when the controller last asked; null if it gave no answer."""
     draining: bool = False
-    """Whether it takes no new sessions, and is removed once those that it has have ended or `drainTimeout` is over."""
+    """Whether it takes no new sessions. The controller removes it after its last session, or after `drainTimeout`."""
     startedAt: Optional[str] = None
     restarts: int = 0
     error: Optional[str] = None
@@ -304,11 +304,11 @@ class Backend:
     error: Optional[str] = None
     operation: Optional[str] = None
     walls: Optional[Walls] = None
-    """What its worker host reported when it became ready; null before that."""
+    """The report of its worker host when it became ready; null before."""
     outdated: bool = False
-    """Whether it runs with an older build of its venv, or an older server, than a restart would give it."""
+    """Whether a restart would give it a newer build of its venv or a newer server."""
     updating: bool = False
-    """Whether its launches are being replaced, one after the other, each once its successor is ready."""
+    """Whether an update is replacing its launches, one after the other, each when its successor is ready."""
     expiresAt: Optional[str] = None
     """When its `ttl` ends."""
     replicas: List[Replica] = field(default_factory=list)
@@ -333,7 +333,7 @@ class PodManifest:
     """A pipe backend in the pod of its client, on Kubernetes. The controller keeps nothing of it."""
 
     name: str
-    """Of the Pod and its Secret."""
+    """The name of the Pod and of its Secret."""
     venv: str
     url: str
     """The address of the backend in the container of the client."""
@@ -344,7 +344,7 @@ class PodManifest:
 @dataclass
 class RotationSpec:
     overlap: float = ROTATION_OVERLAP
-    """Seconds for which the tokens before the new one are accepted; 0 ends them at once."""
+    """Seconds in which older tokens are still accepted; 0 ends them at once."""
 
 
 @dataclass
@@ -402,11 +402,11 @@ class OperationInfo:
 
 @dataclass
 class Event:
-    """One event of an operation, as its stream of server-sent events carries it.
+    """One event in the stream of an operation's server-sent events.
 
     `kind` is the event's name: `phase` (data: the phase's name), `log` (a line), `progress` (a text that replaces the
-    last one) or `done` (data: the `OperationInfo`). `id` counts from 1: a client that comes back sends the last one
-    as `Last-Event-ID`.
+    last one) or `done` (data: the `OperationInfo`). `id` counts from 1; a client that reconnects sends the last one as
+    `Last-Event-ID`.
     """
 
     id: int
@@ -414,7 +414,7 @@ class Event:
     data: Any
 
 
-# ---- what is left over ------------------------------------------------------------------------------------------
+# ---- leftovers -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -428,7 +428,7 @@ class Leftover:
     name: str
     """ID of the image or volume, or path of the file or directory."""
     current: bool
-    """Whether the next build or start would use it; without it, it would be made again."""
+    """Whether the next build or start would use it, and would otherwise make it again."""
     sizeBytes: Optional[int] = None
     """Its size, including layers that images share; null if the engine does not know."""
 
@@ -463,7 +463,7 @@ class ControllerStatus:
     manifest: Optional[str] = None
     """The path of the manifest in force, if there is one."""
     gaps: List[str] = field(default_factory=list)
-    """What the engine does not guard against, one sentence each."""
+    """Attacks and faults that the engine does not prevent, one sentence each."""
 
 
 @dataclass
@@ -476,14 +476,14 @@ class Setting:
     variable: Optional[str] = None
     """The environment variable that gave the value; it may differ from `name`, such as `SSL_CERT_FILE`."""
     description: Optional[str] = None
-    """What it means, as docs/settings.md says it."""
+    """Its meaning, with the words of docs/settings.md."""
 
 
 @dataclass
 class ConfigReport:
     settings: List[Setting]
     unsafe: List[str]
-    """Guards that are off, and that a setting or another specification turns on."""
+    """Guards that are off, which a setting or a specification can turn on."""
     missing: List[str]
     gaps: List[str] = field(default_factory=list)
-    """What the engine or this machine does not guard against, whatever the settings."""
+    """Attacks and faults that the engine or this machine does not prevent, with any settings."""

@@ -1,7 +1,7 @@
 """Secrets of venvs and backends, with the field names of the wire, hence camelCase.
 
-A value travels in one direction only: clients send it, and no answer contains it. Either code reads it as a variable of
-    each session, or the egress broker adds it as a header to requests for some hosts, and code never has it.
+A value travels in one direction only: clients send it, and no answer contains it. It is a variable, which code reads in
+each session, or a header, which the egress broker adds to requests for some hosts. Code never sees a header's value.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.environment import RESERVED_PREFIX, needs_new_interpreter
 
 MOST_SECRETS = 100
-"""Of one venv or backend."""
+"""The most secrets of one venv or backend."""
 MOST_HOSTS = 20
-"""Of one header."""
+"""The most hosts of one header."""
 LARGEST_VARIABLES = 32 << 10
-"""Bytes of all names and values that one venv or backend hands to code."""
+"""Bytes of the names and values of all variables of one venv or backend."""
 LARGEST_HEADER = 8 << 10
 """Bytes of the value of a header."""
 PLACE = "{}"
-"""Stands for the value in the format of a header."""
+"""The placeholder for the value in the format of a header."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -43,7 +43,7 @@ class SecretHeader:
     hosts: List[str]
     """Names with a port, or without one for port 443."""
     format: str = PLACE
-    """The value of the header, in which `{}` stands for the secret, as in `Bearer {}`."""
+    """The value of the header, with `{}` in place of the secret, such as `Bearer {}`."""
 
 
 @dataclass
@@ -68,10 +68,10 @@ class Secret:
 
 
 def check_secret(name: str, spec: SecretSpec) -> None:
-    """Check the name, the use and the value of a secret; the hosts are the controller's to check.
+    """Check the name, the use and the value of a secret; the controller checks the hosts.
 
     Raises:
-        InvalidRequest: says what is wrong and what would be right, and never the value.
+        InvalidRequest: something is wrong; the message says how to correct it, and never contains the value.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest(

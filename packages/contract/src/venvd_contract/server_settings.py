@@ -149,10 +149,10 @@ _MANAGED_BY_NAME = {to_camel_case(field): reason for field, reason in MANAGED_SE
 
 
 def check_server_settings(given: Mapping[str, Any], backend_type: Optional[str] = None) -> None:
-    """Check a map `server`: of a backend of a type, or with None of a venv, whose backends may have any type.
+    """Check a map `server`: of a backend of this type, or, with None, of a venv, whose backends may have any type.
 
     Raises:
-        InvalidRequest: names the wrong setting, and what it takes.
+        InvalidRequest: a setting is wrong; the message names it and its valid values.
     """
     for name, value in given.items():
         setting = _find(name)
@@ -231,7 +231,7 @@ def _describe(setting: ServerSetting) -> str:
 
 
 def parse_server_setting(name: str, text: str) -> Any:
-    """Return the value that a word of a command line means, checked.
+    """Parse and check the value of a setting in a command line.
 
     Raises:
         InvalidRequest: the setting is unknown, or takes other values.
@@ -256,9 +256,9 @@ def parse_server_setting(name: str, text: str) -> Any:
 def merge_server_settings(
     venv: Mapping[str, Any], backend: Mapping[str, Any], backend_type: str
 ) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """Merge the (checked) maps of a venv and its backend, key by key; the backend's values win.
+    """Merge the (checked) maps of a venv and its backend; single values of the backend override those of the venv.
 
-    Settings of the venv that this type of server does not have are left out.
+    The result has no settings that this type of server lacks.
 
     Returns:
         The environment variables of the server, and for each setting that names a file its path, by variable.

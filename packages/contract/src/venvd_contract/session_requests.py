@@ -15,9 +15,9 @@ class SessionCreateRequest:
     idleTimeout: Optional[float] = None
     """Seconds without a call after which the session ends."""
     lifetime: Optional[float] = None
-    """Seconds after its creation at which the session ends, whatever it runs."""
+    """Seconds after its creation at which the session ends, even during a call."""
     cwd: Optional[str] = None
-    """The directory in which its code runs. A relative one is below the working directory, and made if missing."""
+    """The directory in which its code runs. A relative one is below the working directory; it is made if missing."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Waiting without sleep: the kernel takes longer to wake a process on another core than a short call takes.
+"""Waiting without sleep, because the kernel takes longer to wake a process on another core than a short call takes.
 
 Client and session use it between the calls of a fast sequence; decision 30 says when.
 """
@@ -14,34 +14,34 @@ T = TypeVar("T")
 
 VARIABLE = "VENVD_SPIN_MICROSECONDS"
 MICROSECONDS = 50
-"""How long a wait may spin where nothing else is set."""
+"""The longest spin without a setting."""
 MOST_MICROSECONDS = 1000
 
 _FIRST_PAUSE = 16
 """Waits before the first spin: many clients make few calls."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 4096
-"""Waits that follow a spin in vain; twice as many each time."""
+"""Waits without a spin after a failed one; the number doubles each time."""
 _STREAK = 32
-"""Good spins in a row that halve the pause: spins that are in vain now and then cost more than the others gain."""
+"""Successful spins in a row that halve the pause. They are many, as a few failed spins cost more than the rest gain."""
 _SHARED = 5e-6
-"""Seconds between two looks after which another process, or the peer itself, had this core."""
+"""If two looks are further apart than these seconds, another process, or the peer itself, used this core in between."""
 
 _OLD_GROUP = "/sys/fs/cgroup/cpu/cpu."
 
 
 class Spinner(Generic[T]):
-    """Looks for something again and again before its owner sleeps until it comes.
+    """Polls for an event for a short time, before its owner sleeps until the event.
 
-    It learns from each spin. Nothing seen in time, or a core that others want, ends the spin; waits then go by without
-    one, twice as many each time, and half as many after each streak of good spins. The owner counts these down in
-    `skips`, because a call of a method would slow down each wait.
+    It learns from each spin. A spin fails if no event comes in time, or if another process wants the core. The next
+    waits are then without a spin: twice as many after each failure, half as many after each streak of successful spins.
+    The owner counts these waits down in `skips`, because a method call would slow down each wait.
 
     Args:
-        look: returns what is there now, or something false.
+        look: returns the event, or a false value if there is none yet.
         microseconds: the longest spin; 0 for none.
 
     Attributes:
-        skips: the waits that go by until the next spin. Below 0 there is none.
+        skips: the number of waits until the next spin; below 0, no spin follows.
     """
 
     __slots__ = ("_look", "_pause", "_seconds", "_streak", "skips")
@@ -54,7 +54,7 @@ class Spinner(Generic[T]):
         self.skips = _FIRST_PAUSE if microseconds else -1
 
     def spin(self) -> Optional[T]:
-        """Return what was seen, or something false where the owner has to sleep."""
+        """Return the event, or a false value if the owner must sleep."""
         seen: Optional[T] = None
         if self.begin():
             look = self._look
@@ -67,7 +67,7 @@ class Spinner(Generic[T]):
                 if shared or seen or now > end:
                     break
                 looked = now
-                sched_yield()  # to others that want this core
+                sched_yield()  # lets other processes use this core
             if seen and not shared:
                 self._streak += 1
                 if self._streak == _STREAK:
@@ -89,7 +89,7 @@ class Spinner(Generic[T]):
 
 
 def count_cores() -> int:
-    """Return how many cores this machine has, or as many as the control group of this process may use; at least 1."""
+    """Return the number of cores that this process may use: those of the machine, or fewer by its control group."""
     return max(1, int(min(os.cpu_count() or 1, _read_quota())))
 
 

@@ -1,9 +1,9 @@
 """Tables as Arrow IPC streams: writes any object with columns, reads streams, and checks them.
 
-Each function takes the pyarrow of its caller: the session's or the client's. Streams that come in are validated in
-full, because offsets outside of a buffer would crash the process that trusts them. That costs nothing for numbers, and
-about a third of a millisecond per MB for texts. Nothing is ever unpickled: unregistered extension types keep their
-storage type, and versions of pyarrow that would run code for them (before 14.0.1) are refused.
+Each function takes the pyarrow of its caller: the session's or the client's. It validates an incoming stream in full,
+because offsets outside of a buffer would crash the process later. That takes no time for numbers, and about a third of
+a millisecond per MB for texts. This module never unpickles: unregistered extension types keep their storage type, and
+it refuses versions of pyarrow that would run code for them (before 14.0.1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_version(pyarrow: Any) -> None:
     if _parse_version(version) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise Unimplemented(
-            "pyarrow {} unpickles what some streams hold: Arrow needs {} or newer".format(version, oldest)
+            "pyarrow {} unpickles the contents of some streams: tables need {} or newer".format(version, oldest)
         )
 
 
@@ -42,7 +42,7 @@ def _parse_version(text: str) -> Tuple[int, ...]:
 
 
 class Stream:
-    """A table to be written. `size` is known before it is written."""
+    """A table that can be written as a stream of `size` bytes."""
 
     def __init__(self, pyarrow: Any, table: Any) -> None:
         self._pyarrow = pyarrow
@@ -61,10 +61,10 @@ class Stream:
 
 
 def stream_of(pyarrow: Any, value: Any) -> Stream:
-    """Return the stream of a value that holds columns.
+    """Return the stream of a value with columns.
 
     Raises:
-        InvalidRequest: the value holds no columns, or a column has no Arrow type. The message names it.
+        InvalidRequest: the value has no columns, or a column has no Arrow type; the message names it.
     """
     check_version(pyarrow)
     try:
@@ -128,7 +128,7 @@ def table_in(pyarrow: Any, memory: Any) -> Any:
 
 
 def convert(table: Any, into: str, module: Any) -> Any:
-    """Convert a table to what `into` names. `module` is pandas or polars if `into` names it."""
+    """Convert a table to the type that `into` names; `module` is then pandas or polars."""
     if into == "pandas":
         return table.to_pandas()
     return module.from_arrow(table) if into == "polars" else table

@@ -56,7 +56,7 @@ Resolve = Callable[[str], Any]
 FindHandle = Callable[[Dict[str, Any]], Optional[str]]
 FindObject = Callable[[str], Any]
 Write = Callable[[Any], Any]
-"""Returns the JSON form of a value, or raises `NotPlain`."""
+"""Returns the JSON form of a value; raises `NotPlain` if it has none."""
 
 
 class NotPlain(Exception):

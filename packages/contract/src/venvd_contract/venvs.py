@@ -1,6 +1,6 @@
 """The commands about venvs: a server passes them on to its controller, with the token of the caller.
 
-This module is apart from the other commands: no session answers these commands, or imports this module.
+They have a module of their own because no session answers them, so no session imports it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from venvd_contract.resources import OperationInfo, Venv, VenvChange, VenvSpec
 
 @dataclass
 class VenvCreateRequest:
-    """The fields of `spec` may stand beside `name` instead."""
+    """The request may have the fields of `spec` beside `name` instead."""
 
     name: str
     spec: Optional[VenvSpec] = None
     replace: Optional[bool] = None
-    """Whether an existing venv may be changed; without it, a name that is taken is a `conflict`."""
+    """Whether the request may change an existing venv; without it, an existing name is a `conflict`."""
     wait: Optional[bool] = None
     """Whether the answer comes when the venv is built."""
 

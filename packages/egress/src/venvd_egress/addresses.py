@@ -1,4 +1,4 @@
-"""Which addresses a broker connects to: those of the internet, and private ones that the operator names."""
+"""The addresses that a broker may connect to: those of the internet, and private ones that the operator names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def _networks(*texts: str) -> Tuple[Network, ...]:
 
 
 _PRIVATE = _networks("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "fc00::/7")
-"""Networks of sites, which an operator may allow."""
+"""Private networks, which an operator may allow."""
 _NEVER = _networks(
     *("0.0.0.0/8", "100.100.100.200/32", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "192.0.0.0/24"),
     *("192.88.99.0/24", "224.0.0.0/4", "240.0.0.0/4", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"),
     *("100::/64", "2001::/32", "2002::/16", "5f00::/16", "fd00:ec2::/32", "fe80::/10", "fec0::/10", "ff00::/8"),
 )
-"""Loopback, link-local, multicast and reserved addresses, those of metadata services and of cloud platforms, and IPv6
-ones that stand for an IPv4 one. Addresses for documentation are not here: some sites give them to their package index.
+"""Loopback, link-local, multicast and reserved addresses, addresses of metadata services and cloud platforms, and IPv6
+addresses that contain an IPv4 one. Addresses for documentation are not here, because some sites use them.
 """
 
 
 def is_reachable(address: str, allowed: Sequence[Network] = ()) -> bool:
-    """Return whether a broker may connect to an address, where `allowed` are private networks."""
+    """Return whether a broker may connect to an address; `allowed` are the allowed private networks."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     if mapped is not None:
@@ -43,7 +43,7 @@ def parse_private_networks(texts: Sequence[str]) -> List[Network]:
     """Parse the private networks that an operator allows, such as `10.1.0.0/16`.
 
     Raises:
-        ValueError: one is no network, or not a private one; says which.
+        ValueError: one is not a network, or not a private one; the message says which.
     """
     networks: List[Network] = []
     for text in texts:

@@ -1,8 +1,8 @@
-"""The broker: an HTTP proxy on a Unix socket, which decides where its clients may connect to.
+"""The broker: an HTTP proxy on a Unix socket that checks each destination of its clients.
 
-It takes `CONNECT host:port` and `http://host/path`, one request a connection. It resolves each name itself and connects
-to the address that it has checked, so that a second answer of a name server changes nothing. A refusal is answered with
-403 and the reason in the first line, where clients show it.
+It takes `CONNECT host:port` and `http://host/path`, one request on each connection. It resolves each name itself and
+connects to the address that it has checked, so a later answer of a name server changes nothing. It refuses with 403 and
+the reason in the first line, because clients show that line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from venvd_egress.rules import Rules
 MOST_CONNECTIONS = 256
 HEAD_SECONDS = 30.0
 BACKLOG = 1024
-"""Connections that wait for the broker: more than it serves, so that it can answer a client too many with an error."""
+"""Connections that wait for the broker: more than it serves, so that surplus clients get an error."""
 
 OnRefused = Callable[[Refused], None]
 
@@ -34,10 +34,10 @@ class Broker:
     """Serves clients on a listening socket.
 
     Args:
-        rules: what clients may reach.
-        index: a package index, which answers requests without a host.
-        tls: how hosts are asked by HTTPS.
-        on_refused: gets each refusal.
+        rules: the destinations that clients may reach.
+        index: the package index for requests without a host.
+        tls: the context for HTTPS requests of the broker.
+        on_refused: called with each refusal.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Broker:
         self._connections = 0
 
     def replace_rules(self, rules: Rules, tls: ssl.SSLContext) -> None:
-        """Use other rules and authorities for requests that come from now on."""
+        """Use other rules and authorities for new requests."""
         self._rules, self._tls = rules, tls
 
     async def serve(self, listener: socket.socket) -> None:
@@ -76,7 +76,7 @@ class Broker:
                 await self._answer((reader, writer))
             await writer.drain()
         except (OSError, EOFError, asyncio.TimeoutError):
-            pass  # a connection that breaks, or is silent for too long, is the client's matter
+            pass  # the client closed the connection, or was silent for too long
         finally:
             self._connections -= 1
             writer.close()
@@ -97,7 +97,7 @@ class Broker:
         except Malformed as error:
             client[1].write(write_error(400, "Bad Request", str(error)))
         except ssl.SSLError as error:
-            client[1].write(write_error(502, "Bad Gateway", "the host cannot be asked by HTTPS: {}".format(error)))
+            client[1].write(write_error(502, "Bad Gateway", "HTTPS to the host failed: {}".format(error)))
 
     async def _connect(self, client: Streams, head: RequestHead) -> None:
         host, port = split_authority(head.target, None)
@@ -121,8 +121,8 @@ class Broker:
         secure_port, added = self._rules.find_headers(host, port)
         if secure_port is not None:
             secure, port = True, secure_port
-            if head.method.upper() == "TRACE":  # the host would send the header back
-                raise Malformed("the broker adds a header to this request: TRACE would show it")
+            if head.method.upper() == "TRACE":  # the host would return the header to the client
+                raise Malformed("the broker adds a header to this request, and TRACE would show it")
         self._rules.check(host, port)
         tls = self._tls if secure else None
         if secure and tls is None:
@@ -133,8 +133,8 @@ class Broker:
         await exchange(client, head, path, own, await self._open(host, port, tls))
 
     async def _ask_index(self, client: Streams, head: RequestHead, index: Index) -> None:
-        if head.method not in {"GET", "HEAD"}:  # the credentials may be good for more than reading
-            client[1].write(write_error(501, "Not Implemented", "the package index is only read: use GET or HEAD"))
+        if head.method not in {"GET", "HEAD"}:  # the credentials may allow more than reading
+            client[1].write(write_error(501, "Not Implemented", "clients may only read the package index: GET or HEAD"))
             return
         upstream = await self._open(index.host, index.port, index.tls)
         await exchange(client, head, head.target, index.headers, upstream, index.localize)
@@ -153,7 +153,7 @@ class Broker:
 
 
 def split_authority(authority: str, usual: Optional[int]) -> Tuple[str, int]:
-    """Split a host and a port, which may be absent where there is a usual one."""
+    """Split a host and a port; the port may be absent if there is a `usual` one."""
     try:
         text, port = split_port(authority)
         host = parse_host(text)

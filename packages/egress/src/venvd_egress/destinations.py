@@ -1,7 +1,7 @@
 """Destinations by name: `domain`, `domain:port`, `*.domain` and `*.domain:port`.
 
-A destination without a port stands for the ports 80 and 443. `*.example.com` stands for all names below `example.com`,
-at any depth, and not for `example.com` itself. An address is a destination only where it is written as one.
+A destination without a port means the ports 80 and 443. `*.example.com` means all names below `example.com`, at any
+depth, but not `example.com` itself. Clients reach an address only if a destination is that address.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Destination(NamedTuple):
         return self.host if self.ports == USUAL_PORTS else ", ".join(write(self.host, port) for port in self.ports)
 
     def matches(self, host: str, port: int) -> bool:
-        """Return whether this stands for a host in canonical form and a port."""
+        """Return whether the destination includes a host, in canonical form, and a port."""
         if port not in self.ports:
             return False
         return host.endswith(self.host[1:]) if self.host.startswith(_ANY_BELOW) else host == self.host
@@ -43,7 +43,7 @@ def parse_host(text: str) -> str:
     """Return a host name or an address in its canonical form.
 
     Raises:
-        ValueError: it is neither; says what it would be.
+        ValueError: it is neither.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
@@ -55,17 +55,17 @@ def parse_host(text: str) -> str:
     except UnicodeError:
         name = ""
     labels = name[:-1].split(".") if name.endswith(".") else name.split(".")
-    last_is_number = labels[-1].isdigit() or labels[-1].startswith("0x")  # a resolver may read an address in it
+    last_is_number = labels[-1].isdigit() or labels[-1].startswith("0x")  # a resolver may take it for an address
     if bare != text or last_is_number or len(name) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError('"{}" is not the name of a host'.format(text[:80]))
     return ".".join(labels)
 
 
 def split_port(text: str) -> Tuple[str, int]:
-    """Split `host`, `host:port` or `[address]:port`; the port is 0 where there is none.
+    """Split `host`, `host:port` or `[address]:port`; an absent port is 0.
 
     Raises:
-        ValueError: the port is none.
+        ValueError: the port is not a number from 1 to 65535.
     """
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
@@ -79,7 +79,7 @@ def parse_destination(text: str, usual_ports: Tuple[int, ...] = USUAL_PORTS) -> 
     """Parse one destination.
 
     Raises:
-        ValueError: it is none; says what is wrong and what would be right.
+        ValueError: it is invalid; the message says why, and shows the valid forms.
     """
     try:
         host, port = split_port(text)
@@ -94,7 +94,7 @@ def parse_destination(text: str, usual_ports: Tuple[int, ...] = USUAL_PORTS) -> 
 def _parse_below(pattern: str) -> str:
     name = parse_host(pattern[len(_ANY_BELOW) :])
     if "." not in name or ":" in name or name.replace(".", "").isdigit():
-        raise ValueError('"{}" stands for too much or for nothing: name a domain'.format(pattern[:80]))
+        raise ValueError('"{}" does not name a domain with at least two parts'.format(pattern[:80]))
     return _ANY_BELOW + name
 
 

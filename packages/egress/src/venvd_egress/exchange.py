@@ -1,4 +1,4 @@
-"""One request and its answer between a client and a host, each on a connection that ends with it."""
+"""One request and its answer between a client and a host; both connections then end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from venvd_egress.heads import Body, Fields, Malformed, RequestHead, ResponseHea
 from venvd_egress.passage import Silence, Streams, WatchedReader
 
 MOST_PAGE_BYTES = 64 << 20
-"""Of a page that is changed as a whole."""
+"""The most bytes of a page that the broker edits."""
 _LONGEST_REASON = 300
 _OF_CONNECTION = frozenset(
     {"connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade", "expect"}
@@ -24,7 +24,7 @@ Edit = Callable[[Fields, Optional[bytes]], Optional[bytes]]
 
 
 class _Page:
-    """Takes a body that is changed as a whole."""
+    """Collects the body of a page that the broker edits."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -35,11 +35,11 @@ class _Page:
             raise Malformed("a page of the package index is larger than {} bytes".format(MOST_PAGE_BYTES))
 
     async def drain(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
 def write_error(status: int, title: str, reason: str) -> bytes:
-    """Write an answer of the broker itself. Clients show the first line, so that holds the reason."""
+    """Write an answer of the broker itself. The first line has the reason, because clients show that line."""
     reason = _UNPRINTABLE.sub("?", reason)[:_LONGEST_REASON]
     body = (reason + "\n").encode()
     fields = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Connection", "close")]
@@ -49,14 +49,14 @@ def write_error(status: int, title: str, reason: str) -> bytes:
 async def exchange(
     client: Streams, head: RequestHead, path: str, own: Fields, host: Streams, edit: Optional[Edit] = None
 ) -> None:
-    """Send a request on, and its answer back.
+    """Pass a request on to the host, and the answer back to the client.
 
     Args:
-        client: has sent the head and nothing else yet.
-        head: that of the request.
-        path: what the host is asked for.
+        client: its connection, after the head of the request.
+        head: the head of the request.
+        path: the path of the request to the host.
         own: headers that replace those of the client.
-        host: is closed at the end.
+        host: its connection, which this function closes.
         edit: changes the answer.
 
     Raises:
@@ -117,7 +117,7 @@ async def _read_answer(host: WatchedReader) -> ResponseHead:
 
 
 def _keep(fields: Fields, replaced: Sequence[str]) -> Fields:
-    """The headers that go on to the other side."""
+    """Return the headers to pass on."""
     dropped = {name.lower() for name in replaced} | _OF_CONNECTION | _OF_BODY
     dropped |= set(heads.list_values(fields, "connection"))
     return [field for field in fields if field[0].lower() not in dropped]

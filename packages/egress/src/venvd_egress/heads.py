@@ -1,4 +1,4 @@
-"""Heads and bodies of HTTP/1.1, read strictly: what two readers could understand differently is refused."""
+"""Heads and bodies of HTTP/1.1. This module refuses all that two readers could understand differently."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RequestHead(NamedTuple):
     method: str
     target: str
     minor: int
-    """Of the version, 0 or 1."""
+    """The minor version, 0 or 1."""
     fields: Fields
 
 
@@ -57,7 +57,7 @@ class ResponseHead(NamedTuple):
 
 
 class Body(NamedTuple):
-    """How a body ends: after `length` bytes, with its last chunk, or, with neither, with the connection."""
+    """How a body ends: after `length` bytes, with its last chunk, or, without both, with the connection."""
 
     length: Optional[int] = None
     chunked: bool = False
@@ -107,12 +107,12 @@ async def _read_head(reader: Reader) -> Tuple[str, Fields]:
 
 
 def write_head(first: str, fields: Fields) -> bytes:
-    """Write a head whose parts were read by this module."""
+    """Write a head from parts that this module has read."""
     return "".join([first, "\r\n", *("{}: {}\r\n".format(*field) for field in fields), "\r\n"]).encode("latin-1")
 
 
 def list_values(fields: Fields, name: str) -> List[str]:
-    """The comma-separated parts of all headers of a name, in lower case."""
+    """Return the comma-separated parts of all headers with a name, in lower case."""
     values = [value for key, value in fields if key.lower() == name]
     return [part.strip().lower() for value in values for part in value.split(",") if part.strip()]
 
@@ -121,7 +121,7 @@ def find_body(fields: Fields) -> Body:
     """Find out how a body ends.
 
     Raises:
-        Malformed: the headers can be read in two ways.
+        Malformed: the headers have two possible meanings.
     """
     codings, lengths = list_values(fields, "transfer-encoding"), set(list_values(fields, "content-length"))
     if codings:
@@ -137,10 +137,10 @@ def find_body(fields: Fields) -> Body:
 
 
 async def copy_body(body: Body, reader: Reader, writer: Writer, *, chunked: bool = True) -> None:
-    """Copy a body; its chunks are written afresh, or bare unless `chunked`, and what follows the last one is dropped.
+    """Copy a body. Chunks get new heads, or none unless `chunked`; lines after the last chunk are dropped.
 
     Raises:
-        Malformed: it is not what the head announced.
+        Malformed: it does not have the form that its head says.
         EOFError: it ended too early.
     """
     if body.chunked:
@@ -199,5 +199,5 @@ async def _read_line(reader: Reader) -> str:
     except asyncio.LimitOverrunError:
         line = "\n"
     if len(line) > _LONGEST_LINE or _FORBIDDEN.search(line):
-        raise Malformed("a line within the body is too long, or none")
+        raise Malformed("a line within the body is too long or invalid")
     return line

@@ -1,4 +1,4 @@
-"""The package index of builds, which the broker asks with credentials that its clients never see."""
+"""The package index of builds. The broker sends it credentials that its clients never see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from venvd_egress.heads import Fields
 
 PORT = 3128
-"""Of the forwarder, on loopback: clients name it in place of the index."""
+"""The port of the forwarder on loopback, which clients use in place of the index."""
 
 
 class Index:
@@ -32,9 +32,9 @@ class Index:
         self._local = "http://127.0.0.1:{}/".format(PORT)
 
     def localize(self, fields: Fields, page: Optional[bytes]) -> Optional[bytes]:
-        """Name the forwarder in place of the index, in headers and in a page.
+        """Replace the address of the index by that of the forwarder, in headers and in a page.
 
-        Without a page, say whether the answer is one: empty bytes, or None.
+        Without a page, return empty bytes if the answer is a page, else None.
         """
         if page is not None:
             return page.replace(self._origin.encode(), self._local.encode())

@@ -1,4 +1,4 @@
-"""Bytes between two connections, until both have ended or nothing passes for long."""
+"""Copies bytes between two connections, until both have ended or have been silent for too long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOOK_SECONDS = 15.0
 
 
 class Silence:
-    """Notes when the last byte came, and ends what has been silent for too long."""
+    """Notes the time of the last byte, and ends connections that have been silent for too long."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

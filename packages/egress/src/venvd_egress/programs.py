@@ -1,4 +1,4 @@
-"""The programs of this package: the broker of a build, that of a backend, and the one that many backends share."""
+"""The programs of this package: the broker of a build, the broker of a backend, and the shared broker of backends."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from venvd_egress.rules import Rules, parse_rules
 from venvd_egress.shared import SharedBroker
 
 CONFIG = "VENVD_EGRESS"
-"""The variable with the configuration of the broker of a build: JSON, `{"index", "ca", "hosts": ["host:port"]}`."""
+"""The environment variable that configures the broker of a build: JSON, `{"index", "ca", "hosts": ["host:port"]}`."""
 
 
 def listen(path: str) -> socket.socket:
-    """Listen at a path, for all who can reach it."""
+    """Listen at a path, for all users that can reach it."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: S103 - clients are other users; the directory says who reaches it
-    listener.listen(BACKLOG)  # at once: clients may come before the broker serves
+    os.chmod(path, 0o666)  # noqa: S103 - clients are other users; the directory decides which of them reach it
+    listener.listen(BACKLOG)  # now, since clients may connect before the broker serves
     return listener
 
 
@@ -59,10 +59,11 @@ def _parse_trusted(text: str) -> "tuple[str, int]":
 
 
 def serve_backend(path: str) -> None:
-    """Serve until the standard input ends. Each line of it is the configuration from then on: JSON, `parse_rules`, and
-    `authorities`: PEM, which are trusted beside those of the system.
+    """Serve until the standard input ends.
 
-    Each refusal is a line of JSON on the standard output.
+    Each line of the standard input is a new configuration in JSON: the fields of `parse_rules`, and `authorities`, CA
+    certificates in PEM form that the broker trusts beside those of the system. Each refusal is a line of JSON on the
+    standard output.
     """
     lines = sys.stdin.buffer
     config: Mapping[str, Any] = json.loads(lines.readline())
@@ -76,7 +77,7 @@ async def _serve_until_left(broker: Broker, lines: IO[bytes], listener: socket.s
     serving = asyncio.ensure_future(broker.serve(listener))
 
     def read() -> None:
-        """Follow the configuration in a thread of its own: a line may come in parts."""
+        """Read configurations, in a thread of its own: reading a line may wait."""
         for line in lines:
             loop.call_soon_threadsafe(broker.replace_rules, *_parse(json.loads(line)))
         loop.call_soon_threadsafe(serving.cancel)
@@ -87,11 +88,11 @@ async def _serve_until_left(broker: Broker, lines: IO[bytes], listener: socket.s
 
 
 def serve_shared(port: str, key_file: str) -> None:
-    """Serve all backends whose tickets are signed with the key of a file, until a signal ends the process."""
+    """Serve all backends with a ticket that the key in a file has signed, until a signal ends the process."""
     with open(key_file, "rb") as file:
         key = file.read().strip()
     if not key:
-        sys.exit("{} is empty: it holds the key that signs tickets".format(key_file))
+        sys.exit("{} is empty: it must contain the key that signs tickets".format(key_file))
     asyncio.run(_serve_shared(SharedBroker(key), int(port)))
 
 

@@ -8,10 +8,10 @@ from venvd_egress.exchange import write_error
 
 
 class Refused(Exception):
-    """The broker does not let a client reach what it asked for.
+    """The broker refuses a connection to a destination.
 
     Attributes:
-        host, port: what the client asked for.
+        host, port: the destination.
         kind: `destination`, `address` or `unreachable`.
     """
 

@@ -18,14 +18,14 @@ _CONNECT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class AddedHeader:
-    """A header that the broker adds to requests for some hosts, which it then asks by HTTPS."""
+    """A header that the broker adds to requests for some hosts. It sends these requests by HTTPS."""
 
     name: str
     value: str = field(repr=False)
     hosts: Sequence[Destination]
 
     def find_port(self, host: str, port: int) -> Optional[int]:
-        """Return the port of HTTPS for a request to `http://host:port`; None where the header is not for it."""
+        """Return the port of HTTPS for a request to `http://host:port`, or None if the header is for other hosts."""
         port = 443 if port == 80 else port
         return port if any(each.matches(host, port) for each in self.hosts) else None
 
@@ -35,11 +35,11 @@ class Rules:
     """The rules of one broker.
 
     Attributes:
-        destinations: what clients may reach; None is every name.
-        networks: private networks whose addresses may be reached.
+        destinations: the destinations that clients may reach; None is every name.
+        networks: private networks that destinations may be in.
         trusted: hosts and ports that may have any address.
-        headers: what the broker adds.
-        upstream: the broker that makes the connections; by default this one does.
+        headers: the headers that the broker adds.
+        upstream: the broker that makes the connections; None: this one makes them.
     """
 
     destinations: Optional[Sequence[Destination]] = None
@@ -61,7 +61,7 @@ class Rules:
         raise Refused(host, port, "destination", reason.format(write(host, port), wanted))
 
     def find_headers(self, host: str, port: int) -> Tuple[Optional[int], Fields]:
-        """Return the headers to add to a request for `http://host:port`, and the port of HTTPS that it then goes to."""
+        """Return the port of HTTPS for a request to `http://host:port` (None without headers), and the headers."""
         chosen_port: Optional[int] = None
         fields: Fields = []
         for header in self.headers:
@@ -72,10 +72,10 @@ class Rules:
         return chosen_port, fields
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        """Connect to a destination, at an address that was checked.
+        """Connect to a destination at a checked address.
 
         Raises:
-            Refused: it has no address that may be reached, or none of them answers.
+            Refused: the destination has no allowed address, or none of its addresses answers.
         """
         if self.upstream is not None:
             return await self.upstream.connect(host, port)
@@ -90,14 +90,14 @@ class Rules:
         trusted = (host, port) in self.trusted
         usable = [answer for address, answer in addresses.items() if trusted or is_reachable(address, self.networks)]
         if not usable:
-            reason = "{} is {}: internal addresses cannot be reached from here".format(host, ", ".join(addresses))
+            reason = "{} is {}: the broker refuses internal addresses".format(host, ", ".join(addresses))
             raise Refused(host, port, "address", reason)
         problem: Any = None
         for family, kind, protocol, _, address in usable:
             sock = socket.socket(family, kind, protocol)
             sock.setblocking(False)
             try:
-                # numeric, so that nothing is resolved a second time
+                # the address is numeric, so the name is not resolved a second time
                 await asyncio.wait_for(loop.sock_connect(sock, address), timeout=_CONNECT_SECONDS)
             except (OSError, asyncio.TimeoutError) as error:
                 sock.close()
@@ -124,7 +124,7 @@ def parse_rules(given: Mapping[str, Any]) -> Rules:
     """Parse the rules of a backend's broker: `{"destinations", "networks", "headers", "upstream"}`.
 
     Raises:
-        ValueError: an entry is wrong; says which.
+        ValueError: an entry is wrong; the message says which.
     """
     upstream = given.get("upstream")
     return Rules(

@@ -1,6 +1,6 @@
-"""The shared broker: it serves the brokers of many backends over TCP, each by the rules of its ticket.
+"""The shared broker: it serves the brokers of many backends over TCP, each by the rules in its ticket.
 
-It makes tunnels alone. It keeps nothing about backends, so several of it can stand behind one address.
+It only makes tunnels. It stores nothing about backends, so several shared brokers can serve one address.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SharedBroker:
     """Serves on a TCP port.
 
     Args:
-        key: signs the tickets.
+        key: the key that signs the tickets.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -40,7 +40,7 @@ class SharedBroker:
         self._accepted: Counter[str] = Counter()
 
     async def listen(self, host: Optional[str], port: int) -> asyncio.AbstractServer:
-        """Listen on an address, or on all, and serve each connection."""
+        """Listen on one address or on all, and serve each connection."""
         return await asyncio.start_server(self._serve_client, host, port, limit=heads.MOST_HEAD_BYTES, backlog=BACKLOG)
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,7 +52,7 @@ class SharedBroker:
                 await self._answer((reader, writer), peer)
             await writer.drain()
         except (OSError, EOFError, asyncio.TimeoutError):
-            pass  # a connection that breaks, or is silent for too long, is the client's matter
+            pass  # the client closed the connection, or was silent for too long
         finally:
             writer.close()
 
@@ -83,7 +83,7 @@ class SharedBroker:
                 raise Malformed("this broker takes CONNECT host:port")
             given = [value for name, value in head.fields if name.lower() == "proxy-authorization"]
             if len(given) != 1 or not given[0].lower().startswith(_SCHEME):
-                raise ValueError("a request wants a ticket, which the server of a backend has")
+                raise ValueError("a request needs a ticket, which only servers of backends have")
             backend, rules = self._read(given[0][len(_SCHEME) :])
             return head, backend, rules
         finally:

@@ -1,4 +1,4 @@
-"""Tickets: rules of one backend, signed by the controller, which a shared broker obeys without a list of backends."""
+"""Tickets: the rules of one backend, signed by the controller, so that a shared broker needs no list of backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 from typing import Any, Dict, Mapping
 
 MOST_TICKET_BYTES = 48 << 10
-"""A ticket stands in the head of a request, which has 64 KiB."""
+"""A ticket must fit into the head of a request, which has at most 64 KiB."""
 
 
 def make_ticket(key: bytes, rules: Mapping[str, Any]) -> str:
@@ -20,7 +20,7 @@ def make_ticket(key: bytes, rules: Mapping[str, Any]) -> str:
     """
     payload = base64.urlsafe_b64encode(json.dumps(rules, separators=(",", ":")).encode())
     if len(payload) > MOST_TICKET_BYTES:
-        raise ValueError("the destinations have {} bytes and may have {}".format(len(payload), MOST_TICKET_BYTES))
+        raise ValueError("the destinations have {} bytes; the limit is {}".format(len(payload), MOST_TICKET_BYTES))
     return "{}.{}".format(payload.decode(), _sign(key, payload))
 
 

@@ -1,4 +1,4 @@
-"""A shared broker as the way out of another broker, which has no network of its own."""
+"""The shared broker, for a broker without a network of its own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from venvd_egress.destinations import write
 from venvd_egress.refusal import Refused
 
 _SECONDS = 45.0
-"""The shared broker resolves and connects within this time."""
+"""Seconds in which the shared broker must resolve the name and connect."""
 _LONGEST_ANSWER = 4096
 _ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)")
 _KINDS = {b"403": "address", b"502": "unreachable"}
 
 
 class Upstream(NamedTuple):
-    """Where the shared broker listens, and the ticket that it wants."""
+    """The address of the shared broker, and a ticket for it."""
 
     host: str
     port: int
     ticket: str
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        """Return a connection to a destination that the shared broker has made.
+        """Return a connection to a destination through the shared broker.
 
         Raises:
             Refused: the shared broker refuses, or does not answer.
@@ -65,7 +65,7 @@ class Upstream(NamedTuple):
         return sock
 
     async def _ask(self, sock: socket.socket, target: str) -> bytes:
-        """Ask for a tunnel; returns the head of the answer and reads no byte beyond it."""
+        """Ask for a tunnel; return the head of the answer, and read no byte after it."""
         loop = asyncio.get_running_loop()
         head = "CONNECT {0} HTTP/1.1\r\nHost: {0}\r\nProxy-Authorization: Bearer {1}\r\n\r\n"
         await loop.sock_sendall(sock, head.format(target, self.ticket).encode())

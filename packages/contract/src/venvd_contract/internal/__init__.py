@@ -2,13 +2,13 @@
 
 Both sides import this package, and the worker's archive contains it. A change to anything in it raises `PROTOCOL`.
 
-The server listens on `SOCKET` in the channel's directory, which the worker host mounts read-only. It leaves a secret in
+The server listens on `SOCKET` in the channel's directory, which the worker host mounts read-only. It writes a secret to
 `SECRET` beside it. The warden reads the secret, connects, and sends `join` with it, before it starts any other process.
-The server takes the first connection that knows the secret, removes both files, creates `TAKEN` and sends `hello`. A
+The server accepts the first connection with the right secret, removes both files, creates `TAKEN` and sends `hello`. A
 channel serves one pair of server and warden: when their connection ends, the warden ends, and the pair is replaced.
 
-Descriptors travel inwards only. The server makes every socket pair and every segment, and passes the worker host its
-ends. It receives none.
+Descriptors travel only to the worker host. The server makes every socket pair and every segment, and sends the worker
+host its ends. It accepts none.
 
 | path | form | declared in |
 |---|---|---|
@@ -27,7 +27,7 @@ On a session's stream the server sends one request at a time and waits for its r
 | event | session | `id`, `event`, `data`; only if the request has `"stream": true` |
 | reply | session | `id`, `result`, `attachments`, or `id`, `error` and the other fields of an error |
 
-The result of `tofloatarray` and `tofloatarray2d` is their JSON. A long one lies in a segment: the result is then the
+The result of `tofloatarray` and `tofloatarray2d` is their JSON. Long JSON is in a segment: the result is then the
 description of its bytes, `{dtype, shape, order, segment, size}`.
 
 The session validates payloads. The server treats every reply as hostile input. It also sends lines without a reply:
@@ -35,8 +35,8 @@ The session validates payloads. The server treats every reply as hostile input. 
 | line | meaning |
 |---|---|
 | `{"heartbeat": number}` | write this number into the slot, to show that the session is not stuck |
-| `{"segments": {"free": [names]}}` | the server is done with these segments; they may be lent again |
-| `{"segments": {"drop": [names]}}` | a client that left may still see these segments; they must not be lent again |
+| `{"segments": {"free": [names]}}` | the server no longer uses these segments; the session may reuse them |
+| `{"segments": {"drop": [names]}}` | a former client may still map these segments; the session must not reuse them |
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The rule for environment variables of user code: which names and values may be set, and by which variable they come.
+"""The rules for environment variables of user code: valid names and values.
 
 A venv and a backend declare variables, which the engine passes to the warden as JSON in `WORKER_ENV`. A session may add
-more. Neither reaches the server.
+more. The server gets neither.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from venvd_contract.errors import InvalidRequest
 
 WORKER_ENV = "VENVD_WORKER_ENV"
 RESERVED_PREFIX = "VENVD_"
-"""No venv and no backend declares a name that begins so."""
+"""Declared names must not begin with this."""
 MOST_DECLARED = 200
 LONGEST_DECLARED = 32 * 1024
 """Characters of one declared value."""
@@ -31,7 +31,7 @@ def check_declared(variables: Mapping[str, str]) -> None:
     """Check the variables that a venv or a backend declares.
 
     Raises:
-        InvalidRequest: too many, a reserved or impossible name, or a value that is too long; says which.
+        InvalidRequest: there are too many, a name is reserved or invalid, or a value is too long.
     """
     if len(variables) > MOST_DECLARED:
         raise InvalidRequest("env: {} entries exceed the limit of {}".format(len(variables), MOST_DECLARED))
@@ -46,7 +46,7 @@ def check_session(variables: Mapping[str, str]) -> None:
     """Check the variables that a session adds.
 
     Raises:
-        InvalidRequest: a name or value that no process can have, or too much in all; says which.
+        InvalidRequest: no process can have a name or value, or all are too long together; the message says which.
     """
     for name, value in variables.items():
         if not name or "=" in name or "\0" in name + value or not (name + value).isprintable():
@@ -58,5 +58,5 @@ def check_session(variables: Mapping[str, str]) -> None:
 
 
 def needs_new_interpreter(names: Iterable[str]) -> bool:
-    """Whether one of these variables is read only while an interpreter or a library starts, too early for a fork."""
+    """Return whether an interpreter or a library reads one of these variables only at its start, before a fork."""
     return any(_READ_AT_START.match(name) for name in names)

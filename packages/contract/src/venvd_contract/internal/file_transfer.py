@@ -16,7 +16,7 @@ Each message is a byte for its kind, four for its length (big-endian), and that 
 | `file.put` | `r {}` when it is ready; the server sends `d`… and `z`; then `r` with the file's info |
 | `file.list`, `file.delete` | `r` |
 
-A connection that ends early undoes what was begun.
+If the connection ends early, the file process undoes the command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rule for the limits of a session: which there are, and which values they take."""
+"""The rules for the limits of a session: their names and their values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NO_LIMITS = Limits(**dict.fromkeys(_NAMES))
 
 
 def merge_limits(defaults: Limits, requested: Optional[Mapping[str, Any]], ceiling: Limits = NO_LIMITS) -> Limits:
-    """`defaults` with the limits that a client asks for; null keeps the default.
+    """Return `defaults` with the limits that a client requests; null keeps the default.
 
     Raises:
-        InvalidRequest: an unknown limit, one that is no whole number in its range, or one above the ceiling; says
+        InvalidRequest: a limit is unknown, not a whole number in its range, or above the ceiling; the message says
             which.
     """
     changes = {name: _check(name, value) for name, value in (requested or {}).items() if value is not None}
@@ -37,7 +37,7 @@ def merge_limits(defaults: Limits, requested: Optional[Mapping[str, Any]], ceili
 
 
 def lower_limits(limits: Limits, ceiling: Limits) -> Limits:
-    """`limits`, each no higher than its ceiling; null is no limit, in both."""
+    """Return `limits`, each lowered to its ceiling; null is no limit, in both."""
     ceilings = {name: getattr(ceiling, name) for name in _NAMES if getattr(ceiling, name) is not None}
     return replace(limits, **{name: _lower(getattr(limits, name), most) for name, most in ceilings.items()})
 
@@ -47,7 +47,7 @@ def _lower(value: Optional[int], most: int) -> int:
 
 
 def parse_limits(fields: Dict[str, Any]) -> Limits:
-    """The limits in a `start` command: an absent one keeps its default, null is no limit.
+    """Return the limits in a `start` command: an absent one keeps its default, null is no limit.
 
     Raises:
         InvalidRequest: as `merge_limits`.

@@ -1,6 +1,6 @@
 """The messages of the control connection. Field names are those of the JSON; absent fields take their defaults.
 
-The server sends commands, the warden answers each once and sends events at any time. A failed command is answered with
+The server sends commands. The warden answers each once, and sends events at any time. Its answer to a failed command is
 a message and a code of `venvd_contract.errors`.
 
 | command | `data` | descriptors | result |
@@ -10,7 +10,7 @@ a message and a code of `venvd_contract.errors`.
 | `assign` | `Assign` | | `{}`, at once |
 | `interrupt` | `Interrupt` | | `{}`, at once |
 | `kill` | `Kill` | | `{}`, once the session's whole process tree is gone |
-| `attach` | `Attach` | a client's socket, and a memfd with what was read of it | `{}`, once it is passed on |
+| `attach` | `Attach` | a client's socket, and a memfd with the bytes read from it | `{}`, once it is passed on |
 | `file` | `TransferFile` | one end of a stream socketpair | `Started`; a file process serves the connection |
 | `stats` | | | `Stats` |
 
@@ -22,8 +22,8 @@ a message and a code of `venvd_contract.errors`.
 | `refused` | `Refused`: a session had no room for a direct client |
 | `zygote` | `ZygoteReport`: the zygote became ready or failed |
 
-Everything that a session says may be wrong, since user code can say it: the warden bounds what it passes on, and the
-server checks it again.
+User code can write anything that a session sends. So the warden limits what it passes on, and the server checks it
+again.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Start:
 
     Attributes:
         limits: fields of `Limits`; null is none.
-        lease: seconds of the lease of handles that calls without a lease make; 0 for none.
-        compat: whether its calls may use what clients of an older .NET host send.
-        standby: whether it waits for `assign`; no user code runs before.
+        lease: the default lease of handles, in seconds; 0 for none.
+        compat: whether its calls may have the forms of older .NET clients.
+        standby: whether it waits for `assign` before any user code runs.
         cwd: the directory in which its code runs, relative to its working directory or absolute.
     """
 
@@ -79,7 +79,7 @@ class Start:
 
 @dataclass
 class Assign:
-    """Name a session that was started as a standby; from now on its limits are watched."""
+    """Name a session that started as a standby; from now on the warden watches its limits."""
 
     session: str
     name: str
@@ -100,7 +100,7 @@ class Interrupt:
 
 @dataclass
 class Kill:
-    """Kill the whole tree; `reason` is told in `Exited`, and `idle` is a reason of its own."""
+    """Kill the whole tree; `Exited` then contains `reason`, and `idle` is a reason of its own."""
 
     session: str
     reason: str = "no reason given"
@@ -162,7 +162,7 @@ def parse(kind: Type[_Message], data: Any) -> _Message:
     """Check the `data` of a command.
 
     Raises:
-        InvalidRequest: a field is missing or has the wrong type, or a number is negative; says which.
+        InvalidRequest: a field is missing or has the wrong type, or a number is negative; the message says which.
     """
     values = check_fields(NAMES[kind], _FIELDS[kind], {} if data is None else data)
     for name, value in values.items():
@@ -225,12 +225,12 @@ class LoadReport:
     """The load of a server.
 
     Attributes:
-        sessions: those that clients created, and the one that is always there.
-        most: how many it may have.
-        busy: sessions with a call that runs.
-        queued: calls that wait in their sessions.
-        idleSeconds: since the last call of any session ended; 0 while there is one.
-        left: the IDs of those that clients created, once the server knows that an update has replaced it.
+        sessions: the number of sessions, including the one that always exists.
+        most: the limit on sessions.
+        busy: the number of sessions with a running call.
+        queued: the number of waiting calls.
+        idleSeconds: seconds since the end of the last call; 0 during a call.
+        left: the IDs of the sessions that clients created; set after an update has replaced the server.
     """
 
     sessions: int = 0
@@ -246,9 +246,9 @@ class RouterLoad:
     """The load of a router, which the controller gets at `LOAD_PATH`.
 
     Attributes:
-        calls: those that pass through, also those that wait.
-        waiting: those that wait, since no replica has an address.
-        idleSeconds: since the last call ended; 0 while there is one.
+        calls: the number of calls that pass through or wait.
+        waiting: the number of calls that wait because no replica has an address.
+        idleSeconds: seconds since the end of the last call; 0 during a call.
     """
 
     calls: int = 0

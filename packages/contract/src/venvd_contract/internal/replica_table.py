@@ -45,12 +45,12 @@ class ReplicaTable:
     """All replicas of a backend.
 
     Attributes:
-        names: so many of the first replicas take the sessions with names. A new replica does not raise it: no name
-            may move away from a session that has it.
-        replicas: by number; one that is gone has no address. Behind them are the launches that an update replaced and
-            that still drain, oldest first, with numbers that no ID has. The table of a successor has the launch that it
-            will replace among these.
-        own: the number of the reader of this table, if it is one of the latter.
+        names: the number of replicas that take sessions with names; these are the first ones. A new replica does not
+            raise it, because a name must not move away from its session.
+        replicas: the replicas by number; a removed one has no address. After them come the replaced launches that still
+            drain, oldest first, with numbers that no ID has. The table of a successor lists the launch that it will
+            replace among them.
+        own: the number of the reader of this table, if it is a replaced launch.
     """
 
     names: int = 1
@@ -59,13 +59,13 @@ class ReplicaTable:
 
     @property
     def count(self) -> int:
-        """How many replicas there are, without launches that drain after an update."""
+        """The number of replicas, without replaced launches."""
         return sum(each.left is None for each in self.replicas)
 
     def find_home(self, session: str) -> Optional[int]:
-        """Find the number of the replica on which the session with this name or ID lives.
+        """Return the number of the replica to which the session with this name or ID belongs.
 
-        None is a session of a replica that is not in the table.
+        Return None if that replica is not in the table.
         """
         if session == DEFAULT:
             return 0
@@ -78,7 +78,7 @@ class ReplicaTable:
         return choose_home(session, self.names)
 
     def find_left(self, session: str) -> Optional[int]:
-        """Find the launch that drains after an update and has said that it has the session with this name or ID."""
+        """Return the replaced launch that has reported the session with this name or ID, or None."""
         if len(self.replicas) > self.count:
             for number in range(len(self.replicas) - 1, self.count - 1, -1):
                 entry = self.replicas[number]
@@ -87,7 +87,7 @@ class ReplicaTable:
         return None
 
     def list_left(self, replica: int) -> List[int]:
-        """List the numbers of the launches that a replica had before updates and that still drain, newest first."""
+        """List the numbers of the replaced launches of a replica that still drain, newest first."""
         return [number for number in range(len(self.replicas) - 1, -1, -1) if self.replicas[number].left == replica]
 
     def list_open(self) -> List[int]:
@@ -96,7 +96,7 @@ class ReplicaTable:
 
 
 def read_number(identity: str) -> Optional[int]:
-    """Read the number of the replica at the start of the ID of a session or a call; None where there is none."""
+    """Return the number of the replica at the start of the ID of a session or a call, or None."""
     numbered = _NUMBERED.match(identity)
     return None if numbered is None else int(numbered[1])
 
@@ -104,7 +104,7 @@ def read_number(identity: str) -> Optional[int]:
 def choose_home(name: str, count: int) -> int:
     """Choose one of `count` replicas for the sessions with this name.
 
-    It is the jump consistent hash of Lamping and Veach (2014): of `count` - 1 replicas it chooses the same one, unless
+    It is the jump consistent hash of Lamping and Veach (2014): with one replica less, it chooses the same one unless
     that was the last.
     """
     key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest(), "big")

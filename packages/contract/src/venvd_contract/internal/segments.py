@@ -1,4 +1,4 @@
-"""Shared memory: memfds whose size is sealed, so that no holder can shrink one under another that has it mapped.
+"""Shared memory: memfds with a sealed size, so that no process can shrink one that another process has mapped.
 
 A session gets its segments over a connection of its own, its supply: packets of one JSON object over `SOCK_SEQPACKET`.
 
@@ -17,7 +17,7 @@ import os
 MOST_SEGMENTS = 64
 """Segments of one session, used or not."""
 INLINE_BYTES = 64 * 1024
-"""An array of up to this many bytes travels with its line, and a larger one in a segment."""
+"""An array of up to this many bytes follows its line; a larger one is in a segment."""
 LONGEST_NAME = 64
 
 # The standard library names these from CPython 3.13 on.
@@ -26,10 +26,10 @@ _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW = 1, 2, 4
 
 
 def create_sealed(name: str, size: int) -> int:
-    """Make a memfd of `size` zero bytes that can neither shrink nor grow, and cannot be unsealed.
+    """Make a memfd of `size` zero bytes that can neither shrink nor grow.
 
     Raises:
-        OSError: there is no room for a descriptor.
+        OSError: the process cannot have another descriptor.
     """
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -42,8 +42,8 @@ def create_sealed(name: str, size: int) -> int:
 
 
 def is_sealed(descriptor: int) -> bool:
-    """Whether a descriptor is a memfd that cannot shrink."""
+    """Return whether a descriptor is a memfd that cannot shrink."""
     try:
         return bool(fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEAL_SHRINK)
-    except OSError:  # it is no memfd
+    except OSError:  # it is not a memfd
         return False

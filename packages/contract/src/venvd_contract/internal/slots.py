@@ -8,10 +8,10 @@ little-endian, clocks are `CLOCK_MONOTONIC` in seconds. User code can write anyt
 | 0 | u64 | `sequence` | session | number of the running call; one more for each call |
 | 8 | f64 | `started` | session | when the running call started |
 | 16 | f64 | `deadline` | session | its deadline, 0 for none |
-| 24 | u64 | `request` | session | ID of the running request, where it is a whole number |
+| 24 | u64 | `request` | session | ID of the running request, if it is a whole number |
 | 32 | u64 | `connection` | session | the direct connection of the request; 0 for the server's stream |
 | 40 | 24 bytes | `command` | session | command of the running call, UTF-8, padded with zeros |
-| 64 | u32 | `id_bytes` | session | bytes of the ID at 256; 0 where `request` holds it |
+| 64 | u32 | `id_bytes` | session | bytes of the ID at 256; 0 if the ID is in `request` |
 | 68 | u32 | `state` | session | `FREE`, `IDLE` or `RUNNING`; written last when a call begins, first when it ends |
 | 72 | u64 | `answered` | session | calls answered |
 | 80 | u64 | `failed` | session | of these, answered with an error |
@@ -20,12 +20,12 @@ little-endian, clocks are `CLOCK_MONOTONIC` in seconds. User code can write anyt
 | 104 | u64 | `bytes_out` | session | bytes sent to direct clients |
 | 112 | u64 | `direct_answered` | session | calls of direct clients answered |
 | 120 | u64 | `direct_failed` | session | of these, answered with an error |
-| 128 | u32 | `stop_reason` | warden | why `stop_sequence` is to stop: `TIMEOUT` or `CANCELLED` |
+| 128 | u32 | `stop_reason` | warden | why `stop_sequence` must stop: `TIMEOUT` or `CANCELLED` |
 | 136 | u64 | `stop_sequence` | warden | the call to stop; written before SIGINT is sent |
-| 144 | u64 | `withdrawn` | server | number of the server's request that is not to be begun any more |
+| 144 | u64 | `withdrawn` | server | number of the server's request that the session must not begin |
 | 152 | u64 | `heartbeat` | session | the last number that the server asked it to write |
 | 160 | u8 | `spins` | session | 1 while its waits may spin (`venvd_contract.spinning`) |
-| 256 | 256 bytes | `id` | session | request ID as JSON, where it is no whole number |
+| 256 | 256 bytes | `id` | session | request ID as JSON, if it is not a whole number |
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AT = {name: offset for name, offset, _ in _FIELDS}
 
 
 def record(first: str, last: str) -> struct.Struct:
-    """The fields from `first` to `last`, gaps skipped; they are written and read at `AT[first]`."""
+    """Return the layout of the fields from `first` to `last`; it is written and read at `AT[first]`."""
     parts, end = ["<"], AT[first]
     for _, offset, code in _FIELDS:
         if AT[first] <= offset <= AT[last]:

@@ -35,7 +35,7 @@ def _connect(descriptor: int) -> None:
 def _call(command: str, payload: Dict[str, Any]) -> Any:
     global _number, _received  # noqa: PLW0603 - an interrupted call leaves its answer for the next one to skip
     if _socket is None:
-        raise VenvError("unavailable", "this process has no way to the server of its session")
+        raise VenvError("unavailable", "this process has no connection to the server of its session")
     with _lock:
         _number += 1
         number = _number
@@ -58,7 +58,7 @@ def _call(command: str, payload: Dict[str, Any]) -> Any:
                 if reply.get("id") == number:
                     break
         except OSError as error:
-            raise VenvError("unavailable", "the server cannot be reached: {}".format(error)) from None
+            raise VenvError("unavailable", "the process cannot reach the server: {}".format(error)) from None
     if "error" in reply:
         raise VenvError(reply.get("code", "internal"), reply["error"])
     return reply["result"]
