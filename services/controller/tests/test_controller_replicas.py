@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import urlsplit
@@ -15,10 +17,10 @@ from harness.ports import free_port
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
 from venvd_contract.internal.messages import LoadReport, RouterLoad
 from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
-from venvd_controller import scaling
+from venvd_controller import backend_start, probes, scaling
 from venvd_controller.database.tables import VenvRow
 from venvd_controller.replicas import check_replicas, is_routed
-from venvd_engines.engine import PartState
+from venvd_engines.engine import Launch, LaunchRecord, PartState
 
 pytestmark = pytest.mark.slow
 
@@ -322,6 +324,41 @@ def test_a_router_has_the_address_of_its_backend(routing: Any) -> None:
     first = find(routing, "routed", 0).launch
     assert (first.router, first.routed, first.address_name) == (False, True, "routed--0")
     assert json.loads(find(routing, "routed", "router").keys)["siblings"] == read_table(routing, "routed")
+
+
+def test_replicas_that_start_late(routing: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any) -> None:
+    """The router, and the first replica, wait as long as another replica is being started."""
+    hours = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + hours[0] * 3600, sleep=time.sleep)
+    monkeypatch.setattr(backend_start, "time", clock)
+    engine, go_on, routers = routing.engine, threading.Event(), []
+    start_launch, probe = engine.start, probes.probe_readiness
+    probed: list[str] = []
+
+    def start_late(launch: Launch, progress: Any) -> LaunchRecord:
+        if launch.name == "late--1":
+            go_on.wait(60)
+        record = start_launch(launch, progress)
+        if launch.router:
+            routers.append(engine.launches[launch.id])
+            routers[0].ready = False
+        return record
+
+    def note(record: LaunchRecord) -> Any:
+        probed.append(record.launch_id)
+        return probe(record)
+
+    monkeypatch.setattr(engine, "start", start_late)
+    monkeypatch.setattr(probes, "probe_readiness", note)
+    operation = routing.controller.backends.start(BackendSpec("http", venv="many", name="late", replicas=2))[1]
+    wait_until(lambda: routers and routing.controller.backends.get_row("late").state == "running")
+    for _ in range(2):
+        hours[0] += 1
+        seen = probed.count(routers[0].launch.id)
+        wait_until(lambda seen=seen: probed.count(routers[0].launch.id) > seen + 1)
+    routers[0].ready = True
+    go_on.set()
+    assert routing.wait(operation).state == "succeeded"
 
 
 def test_a_router_has_no_secrets(routing: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -109,6 +110,8 @@ class BackendStarter:
     def _await_replicas(self, row: BackendRow, run: Run) -> None:
         """Wait until the starts of the other replicas have ended, which were queued before this one.
 
+        The time of the wait begins when none of them runs: each has limits of its own.
+
         Raises:
             Unavailable: a replica could not be started.
         """
@@ -117,6 +120,8 @@ class BackendStarter:
         while True:
             others = self._backends.list_launches(row.name)[1:]
             waiting = [each for each in others if each.state in _STARTING]
+            if self._is_any_starting(waiting):
+                end = time.monotonic() + self._settings.start_timeout
             if not waiting or time.monotonic() >= end:
                 break
             run.check()
@@ -124,6 +129,10 @@ class BackendStarter:
         failed = next((each for each in others if each.wanted and each.state != "running"), None)
         if failed is not None:
             raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
+
+    def _is_any_starting(self, rows: Sequence[BackendRow]) -> bool:
+        """Whether one of the launches is being started; one that waits for its turn is not."""
+        return any(row.state in _STARTING and self._operations.is_running(KIND, row.name) for row in rows)
 
     def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
         """Adopt the complete launch that this operation made before the controller was killed."""
@@ -245,7 +254,7 @@ class BackendStarter:
     def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
         run.phase("ready")
         try:
-            self._poll_readiness(record, run)
+            self._poll_readiness(row, record, run)
         except VenvdError:
             if not run.closing:
                 self._engine.stop(record, 0)
@@ -264,11 +273,13 @@ class BackendStarter:
             return None
         return None if report is None else asdict(Walls(**asdict(report), ociRuntime=record.data.get("ociRuntime")))
 
-    def _poll_readiness(self, record: LaunchRecord, run: Run) -> None:
+    def _poll_readiness(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
         begin = time.monotonic()
+        end = begin + self._settings.start_timeout
         next_inspection = _FIRST_INSPECTION
         readiness = probes.Readiness(ready=False, reason="no probe was answered")
-        while (passed := time.monotonic() - begin) < self._settings.start_timeout:
+        while (now := time.monotonic()) < end or self._must_wait(row):
+            passed = now - begin
             run.check()
             readiness = probes.probe_readiness(record)
             if readiness.ready:
@@ -279,6 +290,13 @@ class BackendStarter:
             time.sleep(min(max(passed * _PROBE_SHARE, _FIRST_PROBE_PAUSE), _LONGEST_PROBE_PAUSE))
         lines = "".join(self._read_last_lines(record, part) for part in ("server", "worker"))
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
+
+    def _must_wait(self, row: BackendRow) -> bool:
+        """Whether the launch cannot be ready yet: a router is when a replica is, whose start takes its own time."""
+        if not row.is_router:
+            return False
+        launches = self._backends.list_launches(row.replica_of or "")
+        return self._is_any_starting([each for each in launches if not each.is_router])
 
     def _check_parts(self, record: LaunchRecord) -> None:
         """Raise `Unavailable` if the server or the worker host has ended."""

@@ -245,6 +245,10 @@ class Operations:
         """List the targets of queued and running operations."""
         return {target for each, target in self._active.get() if kind in {None, each}}
 
+    def is_running(self, kind: str, target: str) -> bool:
+        """Whether an operation of a kind for a target runs, and does not only wait for its turn."""
+        return any((run.kind, run.target) == (kind, target) for run in self._list_runs())
+
     def is_ending(self, kind: str, target: str) -> bool:
         """Whether an operation of a kind for a target was cancelled and still runs."""
         return any((run.kind, run.target) == (kind, target) and run.cancelled.is_set() for run in self._list_runs())
