@@ -17,7 +17,7 @@ from harness.kubernetes import REGISTRY_URL, Namespace, find_ca_bundle, make_nam
 from harness.pod_security import list_violations
 from harness.stack import Quiet, Running, Stack, make_home_id
 from harness.waiting import wait_until
-from lightkube.resources.core_v1 import Secret
+from lightkube.resources.core_v1 import Secret, Service
 
 import venvd
 from venvd_contract.errors import (
@@ -289,16 +289,21 @@ def test_no_user_code_starts_in_an_open_pod(stack: Stack, monkeypatch: pytest.Mo
         stack.engine.start(make_launch(stack, network="loopback"), Quiet())
 
 
-def test_half_a_launch_is_found_and_removed(stack: Stack) -> None:
-    """What a killed controller left of a start is listed as incomplete, and removed."""
+@pytest.mark.parametrize("service", [None, "half", "half--address"])
+def test_half_a_launch_is_found_and_removed(stack: Stack, namespace: Namespace, service: str | None) -> None:
+    """What a killed controller left of a start is listed as incomplete, and removed with a Service of any name."""
     cluster = stack.engine._cluster
+    before = namespace.list_names()
     launch_id = secrets.token_hex(6)
     wanted = cluster.labels(labels.BACKEND, launch=launch_id, name="half", type="http")
     cluster.create(Secret, {"metadata": cluster.make_metadata(labels.make_name(launch_id), wanted)})
+    if service is not None:
+        ports = [{"port": 5678, "protocol": "TCP"}]
+        cluster.create(Service, {"metadata": cluster.make_metadata(service, wanted), "spec": {"ports": ports}})
     [owned] = [each for each in stack.engine.list_owned() if each.launch_id == launch_id]
     assert (owned.name, owned.record, owned.complete) == ("half", None, False)
     stack.engine.destroy_owned(owned)
-    assert launch_id not in {each.launch_id for each in stack.engine.list_owned()}
+    assert namespace.list_names() <= before
 
 
 def test_logs_name_their_half(stack: Stack, web: Running) -> None:

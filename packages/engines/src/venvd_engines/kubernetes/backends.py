@@ -93,7 +93,7 @@ class Backends:
             pod = self._wait_until_running(launch.id, _list_parts(record), progress)
             self.pods.expect_change()
         except BaseException:
-            self._remove(launch.id, launch.address_name or launch.name)
+            self._remove(launch.id)
             raise
         return _add_own_address(record, pod)
 
@@ -300,18 +300,17 @@ class Backends:
     # ---- removal ---------------------------------------------------------------------------------------------
 
     def destroy(self, record: LaunchRecord) -> None:
-        self._remove(record.launch_id, record.data.get("service"))
+        self._remove(record.launch_id)
 
     def destroy_owned(self, owned: Owned) -> None:
-        self._remove(owned.launch_id, owned.name)
+        self._remove(owned.launch_id)
 
-    def _remove(self, launch_id: str, service_name: str | None) -> None:
-        """Remove all objects of a launch; a Service of the same name that belongs to another launch stays."""
+    def _remove(self, launch_id: str) -> None:
+        """Remove all objects of a launch. Its Service is found by the label, since it has the name of the backend."""
         name = labels.make_name(launch_id)
         self._cluster.delete(Pod, name, 0)
-        service = self._cluster.find(Service, service_name) if service_name else None
-        if service is not None and (service.metadata.labels or {}).get(labels.LAUNCH) == launch_id:
-            self._cluster.delete(Service, service.metadata.name)
+        for service in self._cluster.client.list(Service, labels={labels.LAUNCH: launch_id}):
+            self._cluster.delete(Service, str(service.metadata.name))  # type: ignore[union-attr]
         self._cluster.delete(Secret, name)
         for kind in ("keys", "secrets", "files"):
             self._written.pop((launch_id, kind), None)
