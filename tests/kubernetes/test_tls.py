@@ -49,35 +49,36 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
         prepared.helm("uninstall", "venvd", "--wait")
 
 
-def read_shown(release: Release, service: str) -> str:
-    with release.forward(service, 5678) as url:
+def read_shown(release: Release, service: str, port: int) -> str:
+    with release.forward(service, port) as url:
         return ssl.get_server_certificate(("127.0.0.1", urlsplit(url).port or 0), timeout=60).strip()
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_renewed_secret_reaches_its_server(release: Release, folder: Path, replicas: int) -> None:
+@pytest.mark.parametrize(("kind", "replicas"), [("http", 1), ("http", 2), ("rpc", 2)])
+def test_a_renewed_secret_reaches_its_server(release: Release, folder: Path, kind: str, replicas: int) -> None:
     """A backend and its router show the certificate of a Secret, and the renewed one without a restart; calls pass."""
-    first = put_secret(release, folder, f"first-{replicas}")
+    first = put_secret(release, folder, f"first-{kind}-{replicas}")
     directory = "/etc/venvd/backend-tls/web"
     files = [f"{name}={directory}/tls.{end}" for name, end in (("tlsCert", "crt"), ("tlsKey", "key"))]
     words = [word for each in files for word in ("--server", each)]
-    name = f"secure-{replicas}"
-    start = ["start", "http", "--venv", "science", "--name", name, "--replicas", str(replicas), *words, "--json"]
+    name = f"{kind}-{replicas}"
+    scheme, port = ("https", 5678) if kind == "http" else ("grpcs", 50051)
+    start = ["start", kind, "--venv", "science", "--name", name, "--replicas", str(replicas), *words, "--json"]
     wait_until(lambda: first in read_mounted(release), "the Secret does not reach the controller", 180)
     started = json.loads(release.venvd(*start))
-    assert started["url"] == f"https://{name}.{release.namespace.name}.svc:5678"
-    assert read_shown(release, name) == first
+    assert started["url"] == f"{scheme}://{name}.{release.namespace.name}.svc:{port}"
+    assert read_shown(release, name, port) == first
     before = list_pods(release, name)
 
     def evaluate() -> object:
-        with release.forward(name, 5678) as url:
-            secure = url.replace("http://", "https://")
+        with release.forward(name, port) as url:
+            secure = url.replace("http://", f"{scheme}://")
             with venvd.connect(secure, token=started["token"], ca=folder / "ca.pem") as backend:
                 return backend.eval("6 * 7")
 
     assert evaluate() == 42
-    second = put_secret(release, folder, f"second-{replicas}")
-    wait_until(lambda: read_shown(release, name) == second, "the server shows the old certificate", 180)
+    second = put_secret(release, folder, f"second-{kind}-{replicas}")
+    wait_until(lambda: read_shown(release, name, port) == second, "the server shows the old certificate", 180)
     assert evaluate() == 42
     status = json.loads(release.venvd("status", name, "--json"))
     assert (status["state"], list_pods(release, name)) == ("running", before)

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
+from harness.certificates import make_authority, make_certificate
 from harness.ports import free_port
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
@@ -433,6 +434,23 @@ def test_a_replica_with_calls_does_not_sleep(routing: Any) -> None:
     row = routing.controller.backends.get_row("awake")
     find(routing, "awake", 0).load.idleSeconds = 0.1
     assert not routing.controller.reconciler._sleep.may_end(row)
+
+
+@pytest.mark.needs("openssl")
+def test_a_router_knows_the_certificates_of_its_servers(
+    create_testbed: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of gRPC servers too, whose probes pass without TLS."""
+    monkeypatch.setattr(engine, "has_routers", True)
+    make_authority(tmp_path)
+    cert, key = make_certificate(tmp_path, "server")
+    server = {"tlsCert": str(cert), "tlsKey": str(key)}
+    with create_testbed(host_dirs=str(tmp_path)).started() as testbed:
+        testbed.controller.venvs.put("many", VenvSpec(python="3.13"))
+        spec = BackendSpec("rpc", venv="many", name="calls", replicas=2, server=server)
+        assert testbed.wait(testbed.controller.backends.start(spec)[1]).state == "succeeded"
+        replicas = json.loads(find(testbed, "calls", "router").keys)["siblings"]["replicas"]
+        assert [each["certificate"] for each in replicas] == [cert.read_text().strip()] * 2
 
 
 def test_a_backend_that_asks_for_certificates_has_no_router(routing: Any, tmp_path: Path) -> None:

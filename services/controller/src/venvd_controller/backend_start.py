@@ -142,7 +142,8 @@ class BackendStarter:
         if owned is None or owned.record is None or not owned.complete:
             return False
         run.log("it was launched already")
-        path = find_certificate(self._venvs.get(row.venv).spec, read_spec(row))
+        routed = self._find_router(row) is not None
+        path = find_certificate(self._venvs.get(row.venv).spec, read_spec(row), routed=routed)
         given = certificates.read_given(path) if path else None
         record = replace(owned.record, certificate_file=path, certificate=given)
         self._write_launch(row, record)
@@ -164,7 +165,8 @@ class BackendStarter:
                 check_socket_dir(spec, self._settings.sockets)
             venv = self._venvs.get(row.venv).spec
             check_host_paths(venv, spec, self._backends.host_paths)
-            path = find_certificate(venv, spec)
+            routed = self._find_router(row) is not None
+            path = find_certificate(venv, spec, routed=routed)
             given = certificates.read_given(path) if path else None
             launch = plan_launch(
                 row,
@@ -176,7 +178,7 @@ class BackendStarter:
                 self._backends.list_reserved_ports(row.name),
                 self._keys.render_file(row),
                 self._secrets.render_file(row),
-                self._find_router(row) is not None,
+                routed,
                 self._backends.tokens.derive_manages_key(row) if spec.manages and not row.is_router else None,
                 None if row.is_router else self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )

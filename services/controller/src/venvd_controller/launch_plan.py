@@ -191,10 +191,10 @@ def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
         raise Conflict(f"socketDir: {path} exists and is not an empty directory: name another, or remove it")
 
 
-def find_certificate(venv: VenvSpec, spec: BackendSpec) -> str | None:
-    """Find the file with the certificate that a server shows to probes; None where they pass without TLS."""
+def find_certificate(venv: VenvSpec, spec: BackendSpec, *, routed: bool) -> str | None:
+    """Find the file with the certificate that a server shows to probes or to its router; None where it shows none."""
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
-    return server_files.get("VENVD_TLS_CERT") if spec.type == "http" else None
+    return server_files.get("VENVD_TLS_CERT") if spec.type == "http" or routed else None
 
 
 def check_host_paths(venv: VenvSpec, spec: BackendSpec, host_paths: HostPaths) -> None:
