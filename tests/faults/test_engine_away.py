@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from harness.controller import Controller, caller, running_controller, unique
+from harness.gate import UnixGate
 from harness.waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 MINOR = f"3.{sys.version_info.minor}"
 
 
-class Gate:
-    """A Unix socket in front of the engine's, which a test can shut."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connections: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-
-    def open(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def shut(self) -> None:
-        assert self._listener is not None
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.path.unlink(missing_ok=True)
-        for connection in self._connections:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-            finally:
-                connection.close()
-        self._connections.clear()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            engine = socket.socket(socket.AF_UNIX)
-            engine.connect("/var/run/docker.sock")
-            self._connections += [client, engine]
-            for source, target in ((client, engine), (engine, client)):
-                threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
-
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    gate = Gate(tmp_path_factory.mktemp("gate") / "docker.sock")
-    gate.open()
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnixGate]:
+    """The engine's socket behind a gate."""
+    gate = UnixGate(Path("/var/run/docker.sock"), tmp_path_factory.mktemp("gate") / "docker.sock")
     yield gate
     gate.shut()
 
 
 @pytest.fixture(scope="module")
-def controller(gate: Gate) -> Iterator[Controller]:
+def controller(gate: UnixGate) -> Iterator[Controller]:
     with running_controller("docker", DOCKER_HOST=f"unix://{gate.path}") as controller:
         yield controller
 
@@ -86,7 +35,7 @@ def await_status(controller: Controller, status: int) -> None:
     wait_until(lambda: controller.raw("GET", "/readyz")[0] == status, f"/readyz does not become {status}")
 
 
-def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: Gate) -> None:
+def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: UnixGate) -> None:
     """Without the engine backends serve on and builds fail with the cause; afterwards nothing is lost."""
     controller.venv("bare", python=MINOR)
     backend = controller.backend("bare", name=unique("on"))
@@ -108,7 +57,7 @@ def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: Gate) 
     controller.delete_backend(backend["name"])
 
 
-def test_an_engine_that_goes_during_a_build(controller: Controller, gate: Gate) -> None:
+def test_an_engine_that_goes_during_a_build(controller: Controller, gate: UnixGate) -> None:
     """A build that loses its engine fails with the cause, and the next build of the venv succeeds."""
     change = controller.api("PUT", "/v1/venvs/cut", {"python": MINOR, "requirements": ["numpy"]})
     key = change["operation"]["id"]

@@ -1,40 +1,40 @@
-"""A TCP port in front of another one, which a test can shut."""
+"""A port or a Unix socket in front of another one, which a test can shut."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
 
 
-class Gate:
-    """Passes connections on to a target while it is open.
+class _Gate(ABC):
+    """Passes connections on to a target while it is open."""
 
-    Args:
-        target: host and port.
-        host: the address to listen at.
-    """
-
-    def __init__(self, target: tuple[str, int], host: str = "127.0.0.1") -> None:
-        self._target = target
+    def __init__(self) -> None:
         self._connections: list[socket.socket] = []
         self._shut_at: bytes | None = None
-        self.host = host
-        self._listener = socket.create_server((host, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._serve()
+        self._open_listener()
 
-    def _serve(self) -> None:
+    @abstractmethod
+    def _listen(self) -> socket.socket: ...
+
+    @abstractmethod
+    def _connect(self) -> socket.socket:
+        """Connect to the target."""
+
+    def _open_listener(self) -> None:
+        self._listener = self._listen()
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def open(self) -> None:
         self._shut_at = None
         if self._listener.fileno() < 0:
-            self._listener = socket.create_server((self.host, self.port))
-            self._serve()
+            self._open_listener()
 
     def shut(self) -> None:
-        """End all connections, and take none."""
+        """End all connections, and accept none."""
         if self._listener.fileno() < 0:
             return
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -55,7 +55,7 @@ class Gate:
                 client, _ = listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self._target)
+            server = self._connect()
             self._connections += [client, server]
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
@@ -68,4 +68,56 @@ class Gate:
                     self.shut()
                     return
                 sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
+            sink.shutdown(socket.SHUT_WR)
+
+
+class Gate(_Gate):
+    """A TCP port in front of another one.
+
+    Args:
+        target: host and port.
+        host: the address to listen at.
+    """
+
+    def __init__(self, target: tuple[str, int], host: str = "127.0.0.1") -> None:
+        self._target = target
+        self.host = host
+        self.port = 0
+        super().__init__()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.create_server((self.host, self.port))
+        self.port = int(listener.getsockname()[1])
+        return listener
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(self._target)
+
+
+class UnixGate(_Gate):
+    """A Unix socket in front of another one; a shut gate has no socket.
+
+    Args:
+        target: the path of the other socket.
+        path: the path to listen at.
+    """
+
+    def __init__(self, target: Path, path: Path) -> None:
+        self._target = target
+        self.path = path
+        super().__init__()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
+        listener.listen(64)
+        return listener
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self._target))
+        return connection
+
+    def shut(self) -> None:
+        super().shut()
+        self.path.unlink(missing_ok=True)

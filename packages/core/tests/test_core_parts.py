@@ -56,7 +56,7 @@ def test_a_program_with_bad_settings_says_which() -> None:
         ("VENVD_TOKEN_SHA256", "secret", "matching regex"),
         ("VENVD_LOG_LEVEL", "loud", "enum value 'loud'"),
         ("VENVD_SESSION_LIMITS", "7", "a map of limits"),
-        ("VENVD_SESSION_LIMITS", "{", "no JSON"),
+        ("VENVD_SESSION_LIMITS", "{", "not JSON"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_reason(variable: str, text: str, reason: str) -> None:

@@ -57,7 +57,7 @@ def test_half_a_line_then_silence(server: Server) -> None:
     """A request that does not go on is refused after the stall timeout."""
     client = server.connect()
     client.raw(b'{"command":"pi')
-    assert "nothing more of it came" in client.receive()["error"]
+    assert "the rest of a request did not arrive" in client.receive()["error"]
     assert client.closed()
 
 

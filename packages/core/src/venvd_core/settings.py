@@ -1,7 +1,7 @@
 """The settings that every server of a backend has; docs/settings.md explains them.
 
-Servers subclass `BackendSettings` and build it once, in `main()`, with `load`. msgspec reads and checks them: a server
-imports it anyway, and pydantic with its settings would take a third of a server's start.
+Servers subclass `BackendSettings` and build it once, in `main()`, with `load`. msgspec reads and checks them. A server
+imports msgspec anyway, and importing pydantic's settings would take a third of its start.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLAGS = {
 
 
 def with_reader(read: Callable[[str], Any]) -> Meta:
-    """Annotate a field whose value `read` makes from the text; it checks the text and raises `ValueError`."""
+    """Annotate a field with the function that checks its text and makes its value; it raises `ValueError`."""
     return Meta(extra={_READER: read})
 
 
@@ -54,7 +54,7 @@ def _read_limits(defaults: Limits) -> Callable[[str], Limits]:
         try:
             given = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"it is no JSON: {error}") from None
+            raise ValueError(f"it is not JSON: {error}") from None
         if not isinstance(given, dict):
             raise ValueError('it takes a map of limits, such as {"handles": 1000}')  # noqa: TRY004 - as all readers
         try:
@@ -68,7 +68,7 @@ def _read_limits(defaults: Limits) -> Callable[[str], Limits]:
 Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
 Flag = Annotated[bool, with_reader(_read_flag)]
 Words = Annotated[tuple[str, ...], with_reader(_split)]
-"""Words with commas in between."""
+"""Words, separated by commas."""
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Size = Annotated[int, Meta(ge=0)]
@@ -81,8 +81,8 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     channel: Path = Path("/run/venvd/channel")
     sidecar: Flag = False
-    """Whether something starts server and worker host again one by one, as the sidecars of a pod are: the server then
-    ends with its worker host, and takes a channel that had another one before."""
+    """Whether server and worker host restart separately, like the sidecars of a pod. The server then ends when its
+    worker host ends, and accepts a channel that an earlier server has used."""
     name: str = ""
     replica: Annotated[int, Meta(ge=0, lt=MOST_REPLICAS)] = 0
     """The number of this replica of the backend."""
@@ -94,56 +94,56 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     own_hosts: Words = ()
     """Names under which clients reach the server, beside its `name`."""
     allowed_hosts: Words = ()
-    """Further names that requests may be addressed to where there is no token."""
+    """Further names by which clients may address a server without a token."""
     allowed_origins: Words = ()
     """Origins of the web pages that may send requests."""
     trusted_proxies: Words = ()
-    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed."""
+    """Addresses and networks of reverse proxies whose `X-Forwarded-For` is trusted."""
     accept_timeout: Annotated[float, Meta(gt=0, le=3600)] = 10
-    """Until a connection must have a request that was let in."""
+    """Time in which a new connection must send a request with a valid token."""
     max_unaccepted: Annotated[int, Meta(ge=1, le=1024)] = 16
-    """Connections of one peer without such a request."""
+    """Connections of one peer that have sent no such request yet."""
     unaccepted_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 64 << 10
-    """That such a connection may hold of a request."""
+    """Bytes of a request that the server holds for such a connection."""
     max_wrong_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
-    """Of one peer within a minute, before their refusals are held back for longer each time."""
+    """Wrong tokens of one peer in a minute; after more, each refusal takes longer than the one before."""
     keys_file: Path | None = None
     """Further keys that clients may send; the server reads the file again when it changes."""
     secrets_file: Path | None = None
     """The secrets of the backend; the server reads the file again when it changes."""
     await_secrets: Flag = True
-    """Whether the server waits for that file; without, it starts with no secrets until the file comes."""
+    """Whether the server waits for that file; if not, it starts without secrets and reads them later."""
     controller_socket: Path | None = None
     controller_url: str | None = None
     """The address of the controller, for a server that does not see its socket."""
     controller_ca_file: Path | None = None
     """Holds the certificate that the controller shows at that address."""
     manages_key_file: Path | None = None
-    """Holds the key of the controller for the venvs that sessions manage; it never leaves the server."""
+    """The file with the controller's key for the venvs that sessions manage; the key never leaves the server."""
     default_timeout: Annotated[float, Meta(gt=0, le=365 * 86400)] = 300
     grace: Annotated[float, Meta(gt=0, le=3600)] = 2
     queue_limit: Annotated[int, Meta(ge=0, le=MOST_QUEUED)] = QUEUE_LIMIT
     """Calls that wait in one session."""
     queue_bytes: Size = 64 << 20
-    """Of the requests that wait in one session."""
+    """Size of the requests that wait in one session."""
     max_queued_bytes: Size = 256 << 20
-    """Of the requests that wait in all sessions together."""
+    """Size of the requests that wait in all sessions together."""
     max_sessions: Annotated[int, Meta(ge=1, le=4096)] = 64
     standby: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Processes that are started before a client creates a session with the usual limits and no environment."""
+    """Processes that wait ready for new sessions with the default limits and no environment."""
     spin_microseconds: Annotated[int, Meta(ge=0, le=spinning.MOST_MICROSECONDS)] = spinning.MICROSECONDS
-    """That a session may wait without sleep for the next of calls that follow each other fast; 0 is never."""
+    """Microseconds that a session waits without sleep for the next of several fast calls; 0 is never."""
     max_body: Annotated[int, Meta(ge=1024, le=1 << 30)] = MAX_LINE
     session_limits: Annotated[Limits, with_reader(_read_limits(Limits()))] = Limits()
-    """Of sessions that ask for no others."""
+    """The default limits of sessions."""
     max_session_limits: Annotated[Limits, with_reader(_read_limits(NO_LIMITS))] = NO_LIMITS
-    """What clients cannot raise the limits of a session above; the defaults are lowered to it."""
+    """The highest limits of a session; the defaults are lowered to them."""
     session_idle_timeout: SecondsFromZero = 0
     handle_lease: Annotated[float, Meta(ge=0, le=LONGEST_LEASE)] = 0
-    """Lease of handles that calls without a lease make; 0 is none."""
+    """Lease of handles from calls without a lease of their own; 0 is none."""
     cancel_on_disconnect: Flag = True
     compat: Flag = True
-    """Whether clients of an older .NET host are served: the `compat` module of each server."""
+    """Whether to serve clients of the older .NET host, with the `compat` module of each server."""
     attach: Flag = True
     """Whether pipe clients may attach to a session."""
     max_attached: Annotated[int, Meta(ge=0, le=1_000_000)] = 1024
@@ -152,18 +152,18 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Background calls, whether running or ended."""
     kept_call_seconds: Annotated[float, Meta(gt=0, le=365 * 86400)] = 3600
     kept_call_bytes: Size = 256 << 20
-    """Of the results of all background calls together."""
+    """Size of the results of all background calls together."""
     network: Words = ()
     """Destinations that user code may reach: `example.com`, `*.example.com:8080`."""
     private_networks: Words = ()
     """Private networks whose addresses may be reached, such as `10.1.0.0/16`."""
     egress_broker_file: Path | None = None
-    """Names the shared broker that makes the connections, JSON: `host`, `port` and `ticket`; by default the broker of
-    the network makes them."""
+    """JSON file with `host`, `port` and `ticket` of the shared egress broker that makes the connections; by default the
+    server's own broker makes them."""
     max_file_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
-    """Of one file that a client stores."""
+    """Size of one uploaded file."""
     upload_timeout: Seconds = 60
-    """Until the next part of a file that comes in parts."""
+    """Time to the next part of a file that a client uploads in several requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -172,10 +172,10 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
         return lower_limits(self.session_limits, self.max_session_limits)
 
     def __post_init__(self) -> None:
-        """Check what depends on several fields.
+        """Check rules about several fields.
 
         Raises:
-            ValueError: they do not fit together.
+            ValueError: the fields do not fit together.
         """
         if not self.token_sha256 and not self.no_token:
             raise ValueError(
@@ -188,11 +188,11 @@ SettingsType = TypeVar("SettingsType", bound=BackendSettings)
 
 
 class WrongSettings(ValueError):
-    """Some settings are wrong; has a line for each."""
+    """Some settings are wrong; the message has a line for each."""
 
 
 def load(kind: type[SettingsType]) -> SettingsType:
-    """Read the settings of this process; ends it with status 2 and a sentence for each wrong one."""
+    """Read the settings of this process; end it with status 2 and a line for each wrong one."""
     try:
         return read(kind, os.environ)
     except WrongSettings as error:
@@ -204,7 +204,7 @@ def read(kind: type[SettingsType], environment: Mapping[str, str]) -> SettingsTy
     """Read the settings of a kind from environment variables.
 
     Raises:
-        WrongSettings: some cannot be used.
+        WrongSettings: some are wrong.
     """
     values, problems = {}, []
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():

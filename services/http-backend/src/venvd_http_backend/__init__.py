@@ -1,1 +1,1 @@
-"""The HTTP server of a backend: the commands as routes, and nothing that knows how sessions work."""
+"""The HTTP server of a backend: it maps routes to commands, and does not know how sessions work."""

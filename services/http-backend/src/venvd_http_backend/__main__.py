@@ -1,4 +1,4 @@
-"""`python -m venvd_http_backend`: settings come from the environment, the end with SIGTERM or SIGINT."""
+"""`python -m venvd_http_backend`: reads settings from the environment, and serves until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _import_server() -> ServerType[HttpSettings]:
-    from venvd_http_backend.server import HttpServer  # noqa: PLC0415 — it takes long; the warden joins meanwhile
+    from venvd_http_backend.server import HttpServer  # noqa: PLC0415 — this takes long, and the warden joins meanwhile
 
     return HttpServer
 

@@ -1,4 +1,4 @@
-"""`/api/array`: arrays as `.npy` bodies and tables as Arrow IPC streams, both ways in pieces."""
+"""`/api/array`: receives and sends arrays as `.npy` bodies and tables as Arrow IPC streams, in pieces."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _target(head: Head) -> Target:
 
 
 def _read_query(request: HttpRequest, *names: str) -> Iterator[str | None]:
-    """Yield what the query says under each name; None where it says nothing.
+    """Yield the value of each name in the query, or None if it is absent.
 
     Raises:
         InvalidRequest: it has other names, or one several times.
@@ -86,16 +86,16 @@ def _read_query(request: HttpRequest, *names: str) -> Iterator[str | None]:
 
 
 def _read_table_header(request: HttpRequest, into: str | None) -> tuple[Header, int, bytes] | None:
-    """The header of a table, if the body is one."""
+    """Return the header of a table, or None if the body is not a table."""
     if not request.header(b"content-type").lower().startswith(ARROW):
         return None
     if request.head.chunked:
-        raise InvalidRequest("a table is taken with its Content-Length, not chunked")
+        raise InvalidRequest("a table needs a Content-Length, and cannot be chunked")
     return arrays.table(request.head.length, into), 0, b""
 
 
 async def _read_npy_header(pieces: AsyncIterator[bytes]) -> tuple[Header, int, bytes]:
-    """The header of a `.npy` body, the bytes that it took, and what came behind it."""
+    """Read the header of a `.npy` body; return it, its size in bytes, and the bytes that came with it."""
     data = b""
     async for piece in pieces:
         data += piece

@@ -1,4 +1,4 @@
-"""Commands: headers and body in, the session's own JSON out, nothing parsed on the way."""
+"""Commands: passes headers and bodies to core, and the session's JSON to clients, without parsing them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Commands:
     """Serves the commands of one backend.
 
     Attributes:
-        stall_timeout: seconds for which a client in the middle of something may do nothing.
-        watch: cancels calls whose clients go away; None if they shall go on.
-        tasks: send what the fast path cannot send at once.
+        stall_timeout: seconds that a client may pause in the middle of a request, or leave a response unread.
+        watch: cancels the calls of disconnected clients; None if these calls run on.
+        tasks: the tasks that send long responses of the fast path.
     """
 
     def __init__(self, backend: Backend, guard: TokenGuard, settings: HttpSettings) -> None:
@@ -44,7 +44,7 @@ class Commands:
         self._limit = settings.max_body
 
     def admit(self, head: Head) -> Key | None:
-        """Check whether the sender of a request may call, and note it; return the access key that it sent, if any.
+        """Check that the sender of a request may call, and store the sender; return its access key, if any.
 
         Raises:
             Unauthenticated, Forbidden: it may not.
@@ -59,7 +59,7 @@ class Commands:
         return head.caller.key
 
     async def serve(self, command: str, request: HttpRequest, payload: dict[str, Any]) -> None:
-        """Answer one request; `payload` is what its path and query say, which takes the place of its body."""
+        """Answer one request; `payload` has the fields of its path and query, which are added to its body."""
         body = await self.read_body(command, request)
         if payload:
             body = encode({**_parse_body(body), **payload})
@@ -71,7 +71,7 @@ class Commands:
         await respond(request.send, 200, reply.result)
 
     async def serve_float_array(self, command: str, request: HttpRequest) -> None:
-        """Answer one request for a float array, whose text may be too long for one piece."""
+        """Answer one request for a float array; send a long one in parts."""
         call = Call(make_request(command, request.head, await self.read_body(command, request)))
         self.backend.begin(call)
         text = await self.wait(float_arrays.wait_for_text(call), request.receive)
@@ -84,26 +84,26 @@ class Commands:
             text.close()
 
     async def read_body(self, command: str, request: HttpRequest) -> bytes:
-        """The whole body of a request.
+        """Read the whole body of a request.
 
         Raises:
-            TooLarge: it is larger than the backend takes.
+            TooLarge: the body exceeds the backend's limit.
             InvalidRequest, ClientGone: as `Body.read`.
         """
         head, body = request.head, request.body
         try:
             if head.length > self._limit and head.expects:
-                raise too_large(self._limit)  # the client waits to be told before it sends
+                raise too_large(self._limit)  # the client waits for `100 Continue` before it sends the body
             return await body.read(self._limit) if head.has_body else b""
         except TooLarge as error:
             logs.log_call(command, error.code, key=name_caller(head.caller), error=error)
             raise
 
     async def wait(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
-        """The result of `work`; a client that goes away meanwhile cancels it.
+        """Wait for `work` and return its result; cancel it if the client disconnects.
 
         Raises:
-            ClientGone: it did.
+            ClientGone: the client disconnected.
         """
         return await self._wait(asyncio.ensure_future(work), receive)
 
@@ -112,7 +112,7 @@ class Commands:
 
 
 def _parse_body(body: bytes) -> dict[str, Any]:
-    """Parse a body whose fields stand beside those of the path.
+    """Parse a body that is added to the fields of the path.
 
     Raises:
         InvalidRequest, TooLarge: it is no JSON object.
@@ -124,7 +124,7 @@ def _parse_body(body: bytes) -> dict[str, Any]:
 
 
 def make_request(command: str, head: Head, body: bytes) -> Request:
-    """What core is asked for.
+    """Make the request for core.
 
     Raises:
         InvalidRequest: an option in the body is wrong; see `Head.merge`.

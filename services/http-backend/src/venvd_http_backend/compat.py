@@ -1,6 +1,6 @@
-"""The paths of an older host's HTTP server: commands without `/api`.
+"""The paths of the older host's HTTP server: commands without `/api`.
 
-The setting `compat` switches them on. The answers are those of the new paths.
+The setting `compat` turns them on. The answers are those of the new paths.
 """
 
 from __future__ import annotations

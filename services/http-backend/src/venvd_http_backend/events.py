@@ -18,7 +18,7 @@ from venvd_http_backend.commands import Commands, make_request
 from venvd_http_backend.request import HttpRequest
 
 _QUIET_SECONDS = 15.0
-"""After so long without an event a comment keeps the connection open."""
+"""Seconds without an event after which the server sends a comment, to keep the connection open."""
 
 
 class _Output(msgspec.Struct):
@@ -34,7 +34,7 @@ _output = msgspec.json.Decoder(_Output)
 
 
 class _Waiting:
-    """Events that the client has not taken yet, as bytes: an object for each would take more than its text."""
+    """Events that are not sent yet, as bytes: an object for each would take more memory than its text."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -50,7 +50,7 @@ class _Waiting:
         self.add(last)
 
     async def take(self) -> bytearray:
-        """Take all that waits, as soon as there is something, or the end."""
+        """Wait for events or the end, and return all waiting events."""
         await self._came.wait()
         self._came.clear()
         data, self._data = self._data, bytearray()
@@ -58,7 +58,7 @@ class _Waiting:
 
 
 async def serve_events(commands: Commands, request: HttpRequest) -> None:
-    """Run an `exec` and send its events as they come.
+    """Run an `exec` and send its events as they occur.
 
     Raises:
         VenvdError: the call could not begin, and nothing is sent.
@@ -87,7 +87,7 @@ async def serve_events(commands: Commands, request: HttpRequest) -> None:
 
 
 async def _send_waiting(waiting: _Waiting, send: Send) -> None:
-    """Send what waits, as much of it at once as there is, until its end."""
+    """Send all waiting events together, again and again, until the end."""
     ended = False
     while not ended:
         body: bytes | bytearray
@@ -102,7 +102,7 @@ async def _send_waiting(waiting: _Waiting, send: Send) -> None:
 
 
 def _last_events(call: Call) -> bytes:
-    """The events that end the stream."""
+    """Return the events that end the stream."""
     if call.cancelled():
         return b""
     error = call.exception()

@@ -1,7 +1,7 @@
-"""Calls of the fast path: answered by the connection itself, with neither task nor ASGI in between.
+"""Calls of the fast path: the connection itself answers them, without a task and without ASGI.
 
-A small request that has come whole and whose answer is one piece of JSON needs nothing that ASGI offers, and a task,
-its events and its messages cost more than the call.
+A small request that has arrived whole, with one piece of JSON as its answer, needs no feature of ASGI. A task, its
+events and its messages would take longer than the call.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FastCall(Exchange):
             self.response_complete = True
 
     async def _send_text(self, call: Call) -> None:
-        """Send a float array that is too long for one piece."""
+        """Send a long float array in parts."""
         try:
             text = float_arrays.open_text(call)
         except VenvdError as error:

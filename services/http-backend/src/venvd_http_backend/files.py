@@ -1,4 +1,4 @@
-"""Files over HTTP: bodies are the files themselves, passed on piece by piece in both directions."""
+"""Files over HTTP: bodies are the bytes of files, which the server passes on piece by piece in both directions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAFE = (
     (b"accept-ranges", b"bytes"),
     (b"cache-control", b"no-store"),
 )
-"""Keep a browser from taking what user code wrote for a page of the server's."""
+"""Prevent a browser from showing a file of user code as a page of the server."""
 _RANGE = re.compile(rb"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 
@@ -68,7 +68,7 @@ class Files:
             download.close()
 
     async def serve_put(self, request: HttpRequest, payload: dict[str, Any]) -> None:
-        """Take a file, whole or as one of several parts."""
+        """Receive a file, whole or as one of several parts."""
         call = _make_request("file.put", request, payload)
         try:
             if payload.get("more") or payload.get("upload"):
@@ -92,7 +92,7 @@ class Files:
 
 
 def _make_request(command: str, request: HttpRequest, payload: dict[str, Any]) -> Request:
-    """What core is asked for."""
+    """Make the request for core."""
     head = request.head
     return Request(command, encode(payload), head.session, head.timeout, name=head.call, caller=head.caller)
 
@@ -103,7 +103,7 @@ class _Part(NamedTuple):
 
 
 def _read_range(request: HttpRequest) -> _Part | None:
-    """The one range of the header `Range`; ranges of other kinds are ignored."""
+    """Return the single range of the header `Range`; ignore other kinds of ranges."""
     match = _RANGE.fullmatch(request.header(b"range"))
     if match is None:
         return None

@@ -21,7 +21,7 @@ def _read_bool(text: str) -> bool:
 
 def _read_number(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):  # JSON has no such number, and so no field takes it
+    if not math.isfinite(number):  # JSON has no such number
         raise ValueError(text)
     return number
 
@@ -37,13 +37,13 @@ _READS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 @functools.cache
 def query_fields(command: Command) -> dict[str, Any]:
-    """The fields of a request that its query may hold, with their types."""
+    """Return the fields of a request that its query may contain, with their types."""
     hints = get_type_hints(command.request)
     return {name: hint for name, hint in hints.items() if hint in _READS}
 
 
 def read_fields(command: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The fields in a query; a `POST` has them in its body instead.
+    """Return the fields in a query; a `POST` has them in its body instead.
 
     Raises:
         InvalidRequest: a name is no field, or a value is not of its field's type; says which.

@@ -1,4 +1,4 @@
-"""One HTTP request on its way through the application."""
+"""One HTTP request within the application."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class HttpRequest:
     send: Send
 
     def header(self, name: bytes) -> bytes:
-        """The value of a header, empty if it is absent."""
+        """Return the value of a header, empty if it is absent."""
         return next((value for key, value in self.scope["headers"] if key == name), b"")
 
     def file_path(self) -> dict[str, str]:
-        """The path of a file in the target, as a field of its command; its bytes, if they are no UTF-8."""
+        """Return the path of a file in the target, as the field `path` or, if it is not UTF-8, `pathBytes`."""
         raw = self.scope["raw_path"].partition(b"/files/")[2]
         path = unquote_to_bytes(raw)
         try:

@@ -1,4 +1,4 @@
-"""Which command a method and a path stand for."""
+"""The routes: the command of each method and path."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATTERNS = [(_pattern(path), methods) for path, methods in _BY_PATH.items() if 
 
 
 def find_route(path: str) -> tuple[Mapping[str, str], dict[str, str]] | None:
-    """The commands of a path by their methods, and the parameters in it; None if there is no such path."""
+    """Return the commands of a path by method, and the parameters in the path; None for an unknown path."""
     methods = _BY_PATH.get(path)
     if methods is not None:
         return methods, {}

@@ -1,4 +1,4 @@
-"""The OpenAPI document. FastAPI makes it from routes that answer nothing: it reads their signatures."""
+"""The OpenAPI document. FastAPI makes it from the signatures of routes that are never called."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _BODIES: dict[str, dict[str, Any]] = {"PutFile": {"requestBody": {"required": Tr
 
 
 def _signature(command: Command) -> inspect.Signature:
-    """The parameters of a command, as FastAPI reads them off a function."""
+    """Return the parameters of a command as a function's signature, from which FastAPI reads them."""
     parameters: dict[str, Any] = {}
     method, path = command.http
     if "{id}" in path:
@@ -122,7 +122,7 @@ def _declare_arrays(app: FastAPI) -> None:
 
     binary = {"content": {kind.decode(): {"schema": _BINARY} for kind in (arrays.NPY, arrays.ARROW)}}
     common: dict[str, Any] = {"tags": ["Python"], "dependencies": [Security(HTTPBearer(auto_error=False))]}
-    problem: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "What went wrong"}}
+    problem: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "An error"}}
     get, put = (each for each in STREAMED if each.http[1] == arrays.PATH)
     app.router.add_api_route(
         get.http[1],
@@ -150,7 +150,7 @@ def _declare_arrays(app: FastAPI) -> None:
 
 
 def _complete_bodies(document: Document) -> None:
-    """Write into the document what bodies take beside the fields of their commands, and that they take no others."""
+    """Declare the fields that bodies may have beside those of their commands, and that they have no others."""
     close_bodies(document)
     models = document["components"]["schemas"]
     for command in (each for each in COMMANDS if each.name in SESSION_COMMANDS and each.http[0] == "POST"):

@@ -1,4 +1,4 @@
-"""The HTTP server: its port, its connections and its end."""
+"""The HTTP server: it listens, serves connections and stops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from venvd_http_backend.settings import HttpSettings
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120
-"""Seconds for which a connection stays open between two requests."""
+"""Seconds that a connection stays open between two requests."""
 
 
 class HttpServer:
@@ -84,7 +84,7 @@ class HttpServer:
         self._serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[listener]))
 
     async def close(self) -> None:
-        """Stop listening, let calls run for the grace, then answer those that still run, and close all connections."""
+        """Stop listening, wait up to the grace for calls, end those that still run, and close all connections."""
         closing = asyncio.ensure_future(self._close_backend())
         self._uvicorn.should_exit = True
         await self._serving

@@ -1,4 +1,4 @@
-"""The settings of the HTTP server: those of every server, and where it listens."""
+"""The settings of the HTTP server: those of every server, and its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from venvd_http.tls import TlsFiles, choose_files
 
 
 class HttpSettings(BackendSettings, frozen=True, kw_only=True):
-    host: str = "0.0.0.0"  # noqa: S104 — in its container; what is published is the engine's matter
+    host: str = "0.0.0.0"  # noqa: S104 — the server runs in a container, and the engine decides which address it publishes
     port: Port = 5678
     stall_timeout: Seconds = 60
-    """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
+    """Seconds for a request's head, for a pause in its body, and for a client to read a response."""
     open_docs: Flag = True
     """Whether `/docs` and `/openapi.json` need no token."""
     tls_cert: Path | None = None
     """The server's certificate chain, PEM; with `tls_key`. Null serves without TLS."""
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
-    """PEM; if set, clients must show a certificate that it has signed. Probes need none."""
+    """PEM; if set, clients must present a certificate that it has signed. Probes need none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Responses that are too large to be held: sent in pieces, at the pace of the client."""
+"""Large responses, sent in pieces as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from venvd_http_backend.request import HttpRequest
 
 @contextmanager
 def _without_buffer(transport: asyncio.WriteTransport) -> Iterator[None]:
-    """Have a write that the kernel does not take whole stop the next one: pieces may be gone once they are sent."""
+    """Make each write wait until the kernel has the bytes of the write before, since a sent piece may be freed."""
     transport.set_write_buffer_limits(high=0)
     try:
         yield
@@ -25,11 +25,12 @@ def _without_buffer(transport: asyncio.WriteTransport) -> Iterator[None]:
 async def send_pieces(
     request: HttpRequest, headers: Headers, pieces: Iterable[bytes | memoryview], stall_timeout: float
 ) -> None:
-    """Send a response of known length; when this returns, no piece is needed any more.
+    """Send a response of known length; afterwards the memory of all pieces may be freed.
 
     Raises:
-        ClientGone: the client went away, or left a piece unread for `stall_timeout` seconds. The connection is closed.
-        VenvdError: the next piece could not be had.
+        ClientGone: the client disconnected, or left a piece unread for `stall_timeout` seconds. The connection is
+            closed.
+        VenvdError: `pieces` failed.
     """
     transport: asyncio.Transport = request.scope["extensions"][TRANSPORT]
     send = request.send
@@ -38,7 +39,7 @@ async def send_pieces(
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             for piece in pieces:
                 await send_piece(request, piece, stall_timeout)
-            await send_piece(request, b"", stall_timeout)  # which waits for the last of them
+            await send_piece(request, b"", stall_timeout)  # waits for the last piece
         except BaseException:
             transport.abort()
             raise
@@ -49,7 +50,7 @@ async def send_piece(request: HttpRequest, piece: bytes | memoryview, stall_time
     """Send one piece of a response.
 
     Raises:
-        ClientGone: the client went away, or left what was sent before unread for `stall_timeout` seconds.
+        ClientGone: the client disconnected, or left the piece before unread for `stall_timeout` seconds.
     """
     try:
         async with asyncio.timeout(stall_timeout):

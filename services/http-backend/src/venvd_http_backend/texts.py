@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each command, with an example of its request, and of each model."""
+"""Texts of the OpenAPI document: descriptions of commands, and examples of requests and models."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "venv.create": {"name": "science", "spec": {"requirements": ["numpy", "pandas"]}, "wait": False},
     "venv.ensure": {"provider": "OpenAI", "model": "gpt", "spec": {"requirements": ["openai"]}},
 }
-"""An example of the body of each command that takes one."""
+"""An example of the body of each command that has one."""
 
 _TIME = "2026-01-31T12:00:00Z"
 _VENV = {
@@ -193,4 +193,4 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "VenvEnsured": {"path": "openai-gpt", "success": True, "venv": _VENV},
 }
 NUMBERS: Mapping[str, Any] = {"tofloatarray": [5.0, 2.0], "tofloatarray2d": [[5.0, 2.0], [1.0, None]]}
-"""Examples of the answers that are no models."""
+"""Examples of the answers that are not models."""

@@ -32,7 +32,7 @@ class Requests(Protocol):
     """How a connection reads requests: it pauses while an array is coming in."""
 
     def resume_requests(self) -> None:
-        """Read requests again, unless something else holds them up."""
+        """Read requests again, unless something else pauses the reading."""
 
     def end_requests(self) -> None:
         """Read no further request."""
@@ -110,10 +110,10 @@ class ArrayInput:
     """Passes the bytes that follow an `array.put` on to the session as they arrive.
 
     Attributes:
-        size: how many bytes the client announced.
-        remaining: how many bytes have not arrived.
-        accepting: whether the bytes have a place to go; until then the connection reads nothing.
-        complete: a future that is done when all bytes have arrived, or when the array has failed.
+        size: number of bytes that the client announced.
+        remaining: number of bytes that have not arrived.
+        accepting: whether there is a target for the bytes; before that, the connection reads nothing.
+        complete: done when all bytes have arrived, or when the array has failed.
     """
 
     def __init__(self, size: int) -> None:
@@ -144,7 +144,7 @@ class ArrayInput:
             self.complete.set_exception(error)
 
     def close(self) -> None:
-        """Drop the bytes that still arrive."""
+        """Drop the remaining bytes as they arrive."""
         self.accepting = True
         self._target = None
         if not self.complete.done():
@@ -263,9 +263,9 @@ class ArrayRequest:
             raise
 
     async def _lend(self, array: Outgoing | Incoming) -> None:
-        """Answer with a segment: it holds the array, or the client is to fill it."""
+        """Answer with a segment that contains the array, or that the client must fill."""
         segment = array.segment
-        if segment is None:  # a session that keeps to the protocol does not answer so
+        if segment is None:  # only a session that breaks the protocol answers so
             array.close()
             raise InvalidRequest("this array has no memory to share")
         try:
@@ -293,7 +293,7 @@ class ArrayRequest:
 
 
 async def write_text(call: Call, turn: Turn | None, requests: Requests, output: Output) -> None:
-    """Write the reply to a call for a float array whose text lies apart, as one line.
+    """Write the reply to a call for a float array with its text in a segment, as one line.
 
     Raises:
         VenvdError: the text cannot be read, and nothing is written yet.

@@ -1,4 +1,4 @@
-"""The byte order mark that older .NET clients send beside the protocol of the pipe; the setting `compat` allows it."""
+"""The byte order mark that older .NET clients send before their first line; the setting `compat` allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client: bytes in, calls, bytes out, without a task for any of them."""
+"""One client: reads its requests, begins calls and writes replies, without a task for each call."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from venvd_pipe_backend.replies import Order, Turn, answer, event, failure, head
 log = logging.getLogger(__name__)
 
 SPECIAL_COMMANDS = frozenset({ATTACH, *arrays.COMMANDS, *PASSED_ON})
-"""Commands that do not simply become calls."""
+"""Commands that need more than a call."""
 OPEN_COMMANDS = frozenset(command.name for command in COMMANDS if command.open)
 LINGER_SECONDS = 5.0
-"""How long a peer has to read the last reply before its connection is closed."""
+"""Seconds for a peer to read the last reply before the server closes the connection."""
 LINGER_BYTES = 64 << 20
-"""What it may go on sending meanwhile."""
+"""Bytes that it may still send in this time."""
 
 
 class PipeConnection(asyncio.Protocol):
     """The protocol of one connected socket."""
 
     peer = ""
-    """What the connection is counted by until it is accepted."""
+    """The peer to which the connection counts until it is accepted."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self._host, self._backend, self._settings = host, host.backend, host.settings
@@ -45,12 +45,12 @@ class PipeConnection(asyncio.Protocol):
         if not host.guard.open:
             self._reader.gate = Gate(host.admission.limits.bytes, self._check_early)
         self._calls: dict[Call | asyncio.Task[Reply | None], int] = {}
-        """What runs, and the bytes of its request."""
+        """The running calls, with the bytes of their requests."""
         self._on_done = self._on_call_done
         self._max_pipelined = self._settings.max_pipelined
         self._running_bytes = 0
         self._held = 0
-        """This connection's part of the host's `held`."""
+        """The share of this connection in the host's `held`."""
         self._shared = arrays.SharedSegments()
         self._array_input: arrays.ArrayInput | None = None
         self._authenticated = False
@@ -59,13 +59,13 @@ class PipeConnection(asyncio.Protocol):
         self._first = True
         self._handover: asyncio.Task[None] | None = None
         self._delayed = False
-        """Whether a wrong token holds up the requests."""
+        """Whether the refusal of a wrong token delays further requests."""
         self._paused = False
         self._closing = False
-        """Whether no further request is read."""
+        """Whether the connection reads no further request."""
         self._peer_ended = False
         self._lost = False
-        """Whether no reply is written any more."""
+        """Whether the connection writes no further reply."""
         self._linger_until = 0.0
         self._lingered_bytes = 0
         self._received_at = loop.time()
@@ -89,7 +89,7 @@ class PipeConnection(asyncio.Protocol):
         self._host.hangups.watch(self._descriptor, self._on_hangup)
 
     def data_received(self, data: bytes) -> None:
-        # everything else that holds requests up pauses the reading as well
+        # everything else that delays requests also pauses the reading
         if self._closing or self._output.congested or self._array_input or len(self._calls) >= self._max_pipelined:
             self._feed(data)
             return
@@ -157,7 +157,7 @@ class PipeConnection(asyncio.Protocol):
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def resume_requests(self) -> None:
-        """Begin every whole request that is there, unless the client leaves too many replies unread."""
+        """Begin every complete request, unless the client leaves too many replies unread."""
         if self._lost:
             return
         while not self._closing and self._handover is None and not self._delayed:
@@ -187,7 +187,7 @@ class PipeConnection(asyncio.Protocol):
         self._update_held()
 
     def _fill(self, array_input: arrays.ArrayInput) -> bool:
-        """Pass on what has come of an array; whether that was all."""
+        """Pass on the received bytes of an array; return whether the array is complete."""
         if not array_input.accepting:
             self._pause_reading()
             return False
@@ -232,7 +232,7 @@ class PipeConnection(asyncio.Protocol):
         self._backend.begin(call)
 
     def _handle_special(self, message: Message) -> bool:
-        """Check the token, and begin a command that is no simple call; whether the message is done with."""
+        """Check the token, and begin a command of `SPECIAL_COMMANDS`; return whether the message needs nothing more."""
         first, self._first = self._first, False
         try:
             self._authenticate(message)
@@ -268,12 +268,12 @@ class PipeConnection(asyncio.Protocol):
         self._reader.gate = None
 
     def _check_early(self, token: str | None) -> None:
-        """Check a token before its request is whole."""
+        """Check a token before its request is complete."""
         self._host.guard.admit(token, self._caller.peer)
         self._host.admission.leave(self, self.peer)
 
     def _delay(self, tag: bytes, error: WrongToken) -> None:
-        """Answer a wrong token a little later, and read nothing meanwhile."""
+        """Delay the refusal of a wrong token, and read nothing until then."""
 
         def answer() -> None:
             self._delayed = False
@@ -296,10 +296,10 @@ class PipeConnection(asyncio.Protocol):
             caller.key.watch(self._on_key_end)
 
     def _on_key_end(self) -> None:
-        """Say that the key has ended, and close; running calls end as with a client that goes away."""
+        """Send that the key has ended, and close the connection; running calls end as if the client disconnected."""
         key = self._caller.key
         if key is None or self._lost or self._handover is not None:
-            return  # a connection that is handed over ends with its direct client
+            return  # the session's `DirectClients` end a connection that was handed over
         self._end_with(key.error())
 
     def has_unread(self) -> bool:
@@ -309,7 +309,7 @@ class PipeConnection(asyncio.Protocol):
         self._end_with(Unavailable(reason))
 
     def _end_with(self, error: VenvdError) -> None:
-        self._output.write(failure(head(b""), error))  # before the replies that it would have to wait for
+        self._output.write(failure(head(b""), error))  # does not wait for earlier replies
         self._lost = self._closing = True
         self._cancel_calls()
         self._transport.close()
@@ -345,7 +345,7 @@ class PipeConnection(asyncio.Protocol):
         self._handover = self._loop.create_task(self._hand_over(session, message.tag))
 
     async def _hand_over(self, session: str | None, identity: bytes) -> None:
-        """Give the connection to the session, with the bytes that were read behind the first line."""
+        """Give the connection to the session, with the bytes that were read after the first line."""
         rest = self._reader.rest()
         client = handover.direct_client(self._descriptor, rest, identity, self._settings, self._caller)
         try:
@@ -354,13 +354,13 @@ class PipeConnection(asyncio.Protocol):
             client.sock.close()
             self._handover = None
             if self._caller.key is not None and self._caller.key.ended:
-                self._on_key_end()  # it ended while the session was asked
+                self._on_key_end()  # it ended during the handover
                 return
             self._reader.feed(rest)
             self._answer(identity, error)
             self.resume_requests()
         else:
-            # before the connection is lost: epoll cannot drop a descriptor that is closed and has a duplicate
+            # do this before the connection closes: epoll cannot drop a closed descriptor that has a duplicate
             self._host.hangups.unwatch(self._descriptor, self._on_hangup)
             self.abort()
 
@@ -378,14 +378,14 @@ class PipeConnection(asyncio.Protocol):
             turn.end(line)
         elif output.blocked:
             output.write(line)
-        else:  # what `Output.write` does: a call of it would slow down every call
+        else:  # the code of `Output.write`, as a function call would slow down every call
             output.written += len(line)
             self._transport.write(line)
         if self._paused or self._closing or self._held or self._running_bytes > SMALL:
             self._go_on()
 
     def _take_float_array(self, call: Call, turn: Turn | None) -> bool:
-        """Begin to write a float array whose text lies apart; whether nothing else is to be done for the call."""
+        """Begin to write a float array with its text in a segment; return whether the call needs nothing more."""
         if self._lost or call.reply is None or not float_arrays.is_apart(call.reply):
             float_arrays.discard(call)
             return self._lost
@@ -427,7 +427,7 @@ class PipeConnection(asyncio.Protocol):
     # ---- the end -----------------------------------------------------------------------------------------------
 
     def _refuse(self, error: VenvdError) -> None:
-        """End the requests with an error, which answers an array that is on its way in."""
+        """End the requests with an error, which is also the answer to an unfinished upload of an array."""
         if self._array_input is not None:
             array_input, self._array_input = self._array_input, None
             array_input.fail(error)
@@ -436,12 +436,12 @@ class PipeConnection(asyncio.Protocol):
         self.end_requests()
 
     def end_requests(self) -> None:
-        """Read no further request; close when the running calls are answered."""
+        """Read no further request; close after the replies of the running calls."""
         if self._closing:
             return
         self._closing = True
         self._reader = Reader(0, 0)
-        self._resume_reading()  # to see the peer go
+        self._resume_reading()  # to notice that the peer disconnects
         self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -450,12 +450,12 @@ class PipeConnection(asyncio.Protocol):
         if self._peer_ended:
             self._transport.close()
         elif not self._linger_until:
-            # a socket that is closed with bytes unread loses the reply, where the peer still sends
+            # closing a socket with unread bytes loses the reply if the peer still sends
             self._linger_until = self._loop.time() + LINGER_SECONDS
             self._transport.write_eof()
 
     def _on_hangup(self) -> None:
-        # a socket that is read delivers what the peer sent before, and then the end
+        # reading delivers the bytes that the peer sent before, and then the end
         if self._paused or self._peer_ended:
             self.abort()
 
@@ -473,7 +473,7 @@ class PipeConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether calls run, or replies have not reached the peer's kernel."""
+        """Whether calls run, or replies are still in this process."""
         return bool(self._calls or self._output.unread)
 
     def _update_held(self) -> None:
@@ -482,7 +482,7 @@ class PipeConnection(asyncio.Protocol):
         self._held = held
 
     def check_stall(self, now: float) -> None:
-        """End the connection of a peer that has done nothing for too long; the server calls it every few seconds."""
+        """End the connection of a peer that has stalled for too long; the server calls this every few seconds."""
         limit = self._settings.stall_timeout
         if self._output.find_stall(now) > limit:
             log.warning("a client has not read its replies for %g s", limit)
@@ -493,4 +493,4 @@ class PipeConnection(asyncio.Protocol):
         elif self._closing:
             return
         elif (self._reader.midway or self._array_input) and not self._paused and now - self._received_at > limit:
-            self._refuse(InvalidRequest(f"a request began, and nothing more of it came for {limit:g} s"))
+            self._refuse(InvalidRequest(f"the rest of a request did not arrive within {limit:g} s"))

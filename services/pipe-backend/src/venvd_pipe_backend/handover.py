@@ -1,4 +1,4 @@
-"""`session.attach`: what hands a connection over to a session."""
+"""`session.attach`: hands a connection over to a session."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def direct_client(
     """Make the direct client of a connection, with a duplicate of its descriptor.
 
     Args:
-        descriptor: of the connection.
-        rest: bytes that were read behind the first line.
+        descriptor: the descriptor of the connection.
+        rest: bytes that were read after the first line.
         identity: the ID of the first line, as JSON.
-        settings: give the limits of one request.
-        caller: the client.
+        settings: the settings with the limits of one request.
+        caller: the sender.
     """
 
     def make_greeting(info: SessionInfo) -> bytes:

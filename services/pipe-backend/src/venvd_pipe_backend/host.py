@@ -1,4 +1,4 @@
-"""What a connection needs of its server."""
+"""The parts of the server that its connections use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from venvd_http.auth import TokenGuard
 from venvd_pipe_backend.settings import PipeSettings
 
 PipeConnection = Any
-"""`venvd_pipe_backend.connection.Connection`, which imports this module."""
+"""`venvd_pipe_backend.connection.PipeConnection`; that module imports this one."""
 
 
 class Host(Protocol):
-    """The server that a connection belongs to.
+    """The server of a connection.
 
     Attributes:
-        held: bytes of requests, of all connections.
+        held: the bytes of requests that all connections hold.
         admission: the limits of connections without an accepted token.
     """
 
@@ -31,9 +31,9 @@ class Host(Protocol):
     admission: Admission
 
     def admit(self, connection: PipeConnection, peer: socket.socket) -> None:
-        """Add a connection; raises `Busy` or `Forbidden` where it may not stay."""
+        """Add a connection; raises `Busy` or `Forbidden` if it may not stay."""
 
     def keep_refused(self, connection: PipeConnection) -> bool:
-        """Let a refused connection stay until its peer has read why; whether there is room for it."""
+        """Keep a refused connection until its peer has read the error; return whether there is room for it."""
 
     def remove(self, connection: PipeConnection) -> None: ...

@@ -1,4 +1,4 @@
-"""Bytes from clients become requests; values are not parsed."""
+"""Turns the bytes of clients into requests, without parsing values."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from venvd_contract.suggestions import suggest
 from venvd_core.backend import Request
 
 MAX_ID = 256
-"""Bytes of a request's ID as JSON: it is repeated in every event."""
+"""The most bytes of a request's ID as JSON: every event repeats it."""
 
 STREAMED = "array.put"
-"""The command whose attachment is passed on as it comes, and may be larger than the limit."""
+"""The command whose attachment the server passes on as it arrives; it may be larger than the limit."""
 
 SMALL = 16 * 1024
-"""A request of up to so many bytes that comes alone does not go through the buffer."""
+"""A request of at most these bytes that arrives alone does not go through the buffer."""
 
 _TOKEN = re.compile(rb'"token"\s*:\s*("(?:[^"\\]|\\.){1,1000}")')
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MOST_TOKENS = 4
-"""Texts named "token" that are tried in the first bytes of a line: its payload may have some too."""
+"""How many fields "token" in the first bytes of a line are tried: the payload may have such fields too."""
 
 _ABSENT = msgspec.Raw()
 _EMPTY = msgspec.Raw(b"{}")
@@ -37,9 +37,9 @@ class Message(Request, gc=False, forbid_unknown_fields=True):
     """One request line, and the attachments behind it.
 
     Attributes:
-        tag: the ID as JSON; empty where it is absent or null.
-        payload: a JSON value; `{}` where it is absent or null.
-        attachments: at first their lengths.
+        tag: the ID as JSON; empty if it is absent or null.
+        payload: a JSON value; `{}` if it is absent or null.
+        attachments: their lengths until they are read, then their bytes.
     """
 
     tag: msgspec.Raw = msgspec.field(default=_ABSENT, name="id")
@@ -51,10 +51,10 @@ class Message(Request, gc=False, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Gate:
-    """Holds requests to `limit` bytes until a token is accepted.
+    """Limits requests to `limit` bytes until a token is accepted.
 
     Attributes:
-        limit: bytes of a request.
+        limit: the most bytes of a request.
         check: raises `VenvdError` if a token is not accepted.
     """
 
@@ -67,12 +67,12 @@ class _Identity(msgspec.Struct):
 
 
 class MalformedError(Exception):
-    """A line that is no request.
+    """A line that is not a request.
 
     Attributes:
         error: the answer.
-        id: the request's ID as JSON, where it could be read; else empty.
-        fatal: whether it is unknown where the next line begins.
+        id: the request's ID as JSON; empty if it cannot be read.
+        fatal: whether the server cannot tell where the next line begins.
     """
 
     def __init__(self, error: VenvdError, identity: bytes = b"", *, fatal: bool = False) -> None:
@@ -88,12 +88,12 @@ _identity = msgspec.json.Decoder(_Identity)
 
 
 class Reader:
-    """Requests out of a stream of bytes, in the framing of the contract.
+    """Reads requests from a stream of bytes, in the framing of the contract.
 
     Attributes:
-        size: bytes of the request that was read last.
-        behind: bytes of an array behind it, which `raw` reads.
-        gate: what a request has to pass before more of it is read; None lets every request in.
+        size: bytes of the last request.
+        behind: bytes of an array after it, which `raw` reads.
+        gate: checks a long request before more of it is read; None admits every request.
     """
 
     def __init__(self, max_line: int, max_attachment_bytes: int, mark: bytes = b"") -> None:
@@ -108,12 +108,12 @@ class Reader:
 
     @property
     def midway(self) -> bool:
-        """Whether a request has begun and is not whole."""
+        """Whether there is an incomplete request."""
         return bool(self._unfinished or len(self._buffer))
 
     @property
     def held(self) -> int:
-        """Bytes that have come of an incomplete request."""
+        """The received bytes of an incomplete request."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class Reader:
         self._maybe_midway = True
 
     def alone(self, data: bytes) -> Message | None:
-        """Parse `data` if it is one small request and nothing came before; else return None: `feed` takes it."""
+        """Parse `data` if it is one small request and the buffer is empty; else return None: `feed` takes it."""
         size = len(data)
         if size > self._small or data.find(b"\n") != size - 1 or (self._maybe_midway and self._check_midway()):
             return None
@@ -139,7 +139,7 @@ class Reader:
         return self._maybe_midway
 
     def next(self) -> Message | None:
-        """Return the next whole request, or None while there is none. Blank lines are skipped.
+        """Return the next complete request, or None if there is none. Blank lines are skipped.
 
         Raises:
             MalformedError: the next line is no request.
@@ -188,7 +188,7 @@ class Reader:
         raise MalformedError(error, fatal=True)
 
     def _pass(self, message: Message, size: int) -> None:
-        """Check the token before many bytes behind the line are read."""
+        """Check the token before reading many bytes after the line."""
         if self.gate is None or size <= self.gate.limit:
             return
         try:
@@ -217,7 +217,7 @@ class Reader:
         return message
 
     def raw(self, most: int) -> bytes:
-        """Return the bytes behind a message that have come, `most` at most."""
+        """Return the received bytes after a message, at most `most`."""
         return self._buffer.take(min(most, len(self._buffer))) or b""
 
     def rest(self) -> bytes:
@@ -270,7 +270,7 @@ def parse(line: bytes) -> Message:
 
 
 def _describe(error: msgspec.ValidationError) -> str:
-    """Say which field of a line is wrong, and for an unknown one which may be meant."""
+    """Describe the wrong field of a line; for an unknown one, suggest a similar name."""
     unknown = _UNKNOWN.fullmatch(str(error))
     if unknown is None:
         return f"the request has a wrong field: {error}"
@@ -278,7 +278,7 @@ def _describe(error: msgspec.ValidationError) -> str:
 
 
 def find_identity(line: bytes) -> bytes:
-    """Return the ID of a line with a wrong field, as JSON; empty where it has none."""
+    """Return the ID of a line with a wrong field, as JSON; empty if it has none."""
     try:
         return check_identity(bytes(_identity.decode(line).id))
     except (msgspec.MsgspecError, MalformedError, RecursionError):
@@ -286,7 +286,7 @@ def find_identity(line: bytes) -> bytes:
 
 
 def check_identity(identity: bytes) -> bytes:
-    """Check an ID, and return it as JSON; empty where it is absent or null.
+    """Check an ID, and return it as JSON; empty if it is absent or null.
 
     Raises:
         MalformedError: it is neither a text nor a number, or too long.

@@ -1,4 +1,4 @@
-"""The bytes to one client: lines, which may not pile up unread, and arrays, which are written part by part."""
+"""The bytes to one client: lines, with a limit on unread ones, and arrays, which are written part by part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from venvd_pipe_backend import peers
 log = logging.getLogger(__name__)
 
 HIGH_WATER = 256 * 1024
-"""Bytes of unread replies at which no further request is read."""
+"""Bytes of unread replies from which on the server reads no further request."""
 RETRY_PAUSE = 0.001
 """Seconds between tries to write with a descriptor."""
 
@@ -28,7 +28,7 @@ class Output:
 
     Attributes:
         congested: the transport holds more than `HIGH_WATER` bytes.
-        blocked: a line cannot simply go to the transport.
+        blocked: lines must wait, and cannot go to the transport directly.
         written: bytes given to the transport.
     """
 
@@ -54,7 +54,7 @@ class Output:
         return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        """Write a line, behind an array that is being written."""
+        """Write a line; if an array is being written, after the array."""
         if self.blocked and not self._may_write(data):
             return
         self.written += len(data)
@@ -88,7 +88,7 @@ class Output:
                 self.write(b"".join(lines))
 
     async def put(self, data: bytes | memoryview) -> None:
-        """Write as soon as the client has read enough of what was written before.
+        """Write as soon as the client has read enough of the earlier bytes.
 
         Raises:
             Cancelled: the client went away.
@@ -102,7 +102,7 @@ class Output:
         self._transport.write(data)
 
     async def put_with(self, descriptor: int, data: bytes) -> None:
-        """Write `data` with a descriptor once everything before is written.
+        """Write `data` with a descriptor after everything before is written.
 
         Raises:
             Cancelled: the client went away.
@@ -130,7 +130,7 @@ class Output:
         self._wake_writers()
 
     def close(self) -> None:
-        """Fail the writers of arrays that wait; nothing is written any more."""
+        """Fail the waiting writers of arrays, and write no more."""
         self._closed = True
         self._wake_writers()
 
@@ -141,7 +141,7 @@ class Output:
                 writer.set_result(None)
 
     def find_stall(self, now: float) -> float:
-        """Return for how many seconds the client has read nothing of what waits for it."""
+        """Return the seconds since the client last read some of the waiting bytes."""
         unread = self.unread
         if not unread or self.written - unread != self._progress:
             self._progress, self._progress_at = self.written - unread, now

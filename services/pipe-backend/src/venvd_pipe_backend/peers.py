@@ -1,4 +1,4 @@
-"""The peer of a Unix socket: its user, and whether it is still there."""
+"""The peer of a Unix socket: its user, and whether it is still connected."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def find_allowed_users(
 ) -> frozenset[int] | None:
     """Return the user IDs to serve; None is any.
 
-    Without a setting, a backend with a token serves every user. One without a token serves root, this process's own
-    user and the owner of the sockets' directory. The controller has made that directory; in a container this process
-    has another ID than the controller, while peers show the IDs of the host.
+    Without a setting, a backend with a token serves every user. A backend without a token serves root, the user of this
+    process, and the owner of the sockets' directory. That owner is the controller: in a container, this process has
+    another user ID, and peers have the IDs of the host.
     """
     if isinstance(configured, frozenset):
         return configured
@@ -50,7 +50,7 @@ def check_user(connection: socket.socket, uids: frozenset[int] | None) -> None:
 
 
 async def send_descriptor(connection: int, data: bytes, descriptor: int, pause: float) -> int:
-    """Write `data` with a descriptor, with a `pause` between tries; returns how many bytes the kernel took.
+    """Write `data` with a descriptor, with a `pause` between tries; return the number of written bytes.
 
     Raises:
         Cancelled: the client went away.

@@ -1,4 +1,4 @@
-"""The lines that clients receive, and the order of replies to requests without an ID."""
+"""The lines to clients, and the order of replies to requests without an ID."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def head(identity: bytes) -> bytes:
-    """Write the beginning of every line that belongs to a request."""
+    """Write the beginning of each line that belongs to a request."""
     return b'{"id":%b,' % identity if identity else b"{"
 
 
@@ -36,12 +36,12 @@ def answer(call: Call) -> bytes:
     """Write the line that answers a call that has ended, and its attachments."""
     tag, reply = call.request.tag, call.reply
     if reply is not None and tag and not reply.attachments:
-        return b'{"id":%b,"result":%b}\n' % (tag, reply.result)  # as `result` would write it
+        return b'{"id":%b,"result":%b}\n' % (tag, reply.result)  # the same bytes as those of `result`
     return outcome(head(tag), call)
 
 
 def outcome(begin: bytes, call: Call | asyncio.Task[Reply | None]) -> bytes:
-    """Write the line that answers an ended call or array; empty where it has been written."""
+    """Write the line that answers an ended call or array; empty if it has been written before."""
     if call.cancelled():
         return failure(begin, Cancelled("the call was cancelled"))
     error = call.exception()
@@ -50,7 +50,7 @@ def outcome(begin: bytes, call: Call | asyncio.Task[Reply | None]) -> bytes:
         return b"" if reply is None else result(begin, reply)
     if not isinstance(error, VenvdError):
         log.error("a call failed with an unexpected error", exc_info=error)
-        error = Internal("the server failed; its log says how")
+        error = Internal("the server failed; its log has the details")
     return failure(begin, error)
 
 
@@ -79,27 +79,27 @@ class Turn:
         self.came: asyncio.Future[None] | None = None
 
     def write(self, data: bytes) -> None:
-        """Write an event at once, or when the requests before are answered."""
+        """Write an event at once, or after the replies to earlier requests."""
         if self._order.first is self:
             self._order.write(data)
         else:
             self.waiting.append(data)
 
     async def first(self) -> None:
-        """Wait until the requests before are answered."""
+        """Wait until the earlier requests are answered."""
         if self._order.first is not self:
             self.came = asyncio.get_running_loop().create_future()
             await self.came
 
     def end(self, data: bytes) -> None:
-        """Write the reply, and those that waited for it."""
+        """Write the reply, and the replies that waited for it."""
         self.write(data)
         self.ended = True
         self._order.proceed()
 
 
 class Order:
-    """Keeps the replies to requests without an ID in the order of these."""
+    """Keeps the replies to requests without an ID in the order of the requests."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self.write = write

@@ -1,4 +1,4 @@
-"""The pipe server: its listeners, its connections and its end."""
+"""The pipe server: it listens, serves connections and stops."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIPE = "pipe.sock"
 HTTP = "http.sock"
 LONGEST_CHECK_PAUSE = 5.0
 MOST_REFUSED = 256
-"""Connections that were not admitted and have not closed yet."""
+"""Refused connections that have not closed yet."""
 
 
 class PipeServer:
@@ -90,7 +90,7 @@ class PipeServer:
         return listen_unix(path, settings.socket_mode, settings.socket_owner, settings.socket_group)
 
     async def close(self) -> None:
-        """Answer the running calls, within `drain` seconds, then close everything."""
+        """Wait up to `drain` seconds for the running calls, then close everything."""
         self._server.close()
         self._remove_names()
         for connection in list(self._connections):

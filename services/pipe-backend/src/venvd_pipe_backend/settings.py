@@ -39,13 +39,13 @@ class PipeSettings(BackendSettings, frozen=True, kw_only=True):
     socket_dir: Path = Path("/run/venvd/socket")
     """The directory of `pipe.sock` and `http.sock`; it must exist."""
     socket_prefix: str = ""
-    """What the names of both sockets begin with."""
+    """The prefix of the names of both sockets."""
     socket_mode: Mode = 0o660
     socket_owner: Size | None = None
     """User ID that owns the sockets; null is that of this process."""
     socket_group: Size | None = None
     socket_uids: Uids = None
-    """User IDs of the peers that are served, as this machine's kernel knows them, or `any`. Null is any for a backend
+    """User IDs on this machine that the server serves, or `any`. Null is any for a backend
     with a token; else it is this process's own, root's, and that of the directory's owner."""
     max_connections: Count = 1024
     max_pipelined: Count = 1024

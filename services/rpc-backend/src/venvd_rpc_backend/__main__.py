@@ -1,4 +1,4 @@
-"""`python -m venvd_rpc_backend`: settings come from the environment, the end with SIGTERM or SIGINT."""
+"""`python -m venvd_rpc_backend`: reads settings from the environment, and serves until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _import_server() -> ServerType[RpcSettings]:
-    from venvd_rpc_backend.server import RpcServer  # noqa: PLC0415 — it takes long; the warden joins meanwhile
+    from venvd_rpc_backend.server import RpcServer  # noqa: PLC0415 — this takes long, and the warden joins meanwhile
 
     return RpcServer
 

@@ -1,4 +1,4 @@
-"""`GetArray` and `PutArray`: a header and then chunks, at the pace of the slower side."""
+"""`GetArray` and `PutArray`: a header and then chunks, at the speed of the slower side."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Arrays:
     """Answers `GetArray` and `PutArray`.
 
     Args:
-        backend: has the sessions.
+        backend: the backend with the sessions.
         guard: checks the tokens.
         stall_timeout: seconds that a client may leave a chunk unread, or let the server wait for one.
         cancel: whether a call ends with its client.
@@ -82,7 +82,7 @@ class Arrays:
         self._cancel = cancel
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """Return the handlers of both, where the service has them."""
+        """Return the handlers of both, if the service has these methods."""
         if "GetArray" not in service.methods_by_name:
             return {}
         return {
@@ -149,7 +149,7 @@ class Arrays:
             incoming.write(piece)
 
     async def _next(self, context: Context) -> Header | memoryview | None:
-        """Return the next header or chunk; None where the client has ended its side."""
+        """Return the next header or chunk; None if the client has ended its side."""
         message = await self._limit_stall(context.read(), "sent")
         return None if message is grpc.aio.EOF else parse_part(message)
 
@@ -161,5 +161,5 @@ class Arrays:
             raise DeadlineExceeded(f"the client {verb} nothing for {self._stall_timeout:g} s") from None
 
     async def _wait(self, work: Awaitable[T]) -> T:
-        """Wait for a call; whether it ends with its client is a setting."""
+        """Wait for a call; a setting says whether it ends with its client."""
         return await (work if self._cancel else outlive(work))

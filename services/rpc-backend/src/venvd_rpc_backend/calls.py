@@ -32,11 +32,11 @@ _WRAPS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] 
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
 }
-"""By whether a method takes a stream, and whether it gives one; a `UnaryCall` does neither."""
+"""The makers of handlers, by whether a method takes a stream and whether it gives one; `UnaryCall` handles the rest."""
 
 
 async def outlive(work: Awaitable[T]) -> T:
-    """Wait for work that goes on when its client leaves; an array that it gives then is closed."""
+    """Wait for work that runs on if its client leaves; an array that it then returns is closed."""
     waiting = asyncio.ensure_future(work)
     return await claim(waiting, asyncio.shield(waiting))
 
@@ -54,12 +54,12 @@ class Calls:
         self._cancel = cancel_on_disconnect
 
     def unary(self, service: ServiceDescriptor) -> dict[str, Begin]:
-        """Return what begins a call of each method that does not stream, by its name without the service."""
+        """Return the beginner of each unary method, by its name without the service."""
         unary = [method for method in list_methods(service) if not _streams(method)]
         return {_short(method): self.choose_begin(method) for method in unary}
 
     def choose_begin(self, method: Method) -> Begin:
-        """Return what begins a call of a method that does not stream."""
+        """Return the function that begins a call of a unary method."""
         return partial(FloatArrayCall if method.command in COMMANDS else UnaryCall, self, method)
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -100,7 +100,7 @@ class Calls:
         )
 
     def outcome(self, request: Request) -> Awaitable[Reply]:
-        """Begin a call and return what to await; whether the call ends with its client is a setting."""
+        """Begin a call and return its awaitable; a setting says whether the call ends with its client."""
         call = self._backend.call(request)
         return call if self._cancel else asyncio.shield(call.future())
 
@@ -133,7 +133,7 @@ class Calls:
     async def _put_file(
         self, method: Method, requests: AsyncIterator[Message], context: Context
     ) -> Message | bytes | None:
-        """Take the header of a file, then its bytes."""
+        """Receive the header of a file, then its bytes."""
         try:
             fields = self.admit(method, context.invocation_metadata(), context)
             with tie_to(fields.key):
@@ -144,7 +144,7 @@ class Calls:
             return None
 
     async def _execute(self, method: Method, message: Message, context: Context) -> None:
-        """Send events as they come, then the output."""
+        """Send events as they occur, then the output."""
         events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
         call: Call | None = None
         try:
@@ -165,9 +165,9 @@ class Calls:
 
 
 class UnaryCall:
-    """One call of a method that does not stream; gRPC takes it for the handler of the method.
+    """One call of a unary method, in the form of a handler of gRPC.
 
-    It keeps the metadata that gRPC reads while it looks for the handler: reading them again takes long.
+    It keeps the metadata from gRPC's search for the handler, because reading them again takes long.
     """
 
     __slots__ = ("_calls", "_metadata", "_method", "request_deserializer")
@@ -200,7 +200,7 @@ class UnaryCall:
 
 
 class FloatArrayCall(UnaryCall):
-    """One call for a float array, whose text may be too long to be held with its message."""
+    """One call for a float array. The server cannot hold a long text together with its message."""
 
     __slots__ = ()
 
@@ -229,7 +229,7 @@ def _streams(method: Method) -> bool:
 
 
 def _function(serve: Callable[..., Awaitable[Any]], method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
-    """Wrap `serve` in a function: gRPC checks each call's handler, and takes long for other callables."""
+    """Wrap `serve` in a function: gRPC inspects the handler of each call, and takes long for other callables."""
 
     async def handle(message: Any, context: Context) -> Any:
         return await serve(method, message, context)

@@ -12,8 +12,8 @@ from venvd_http.auth import Caller, Key, TokenGuard
 from venvd_http.proxies import HEADER, TrustedProxies, parse_grpc_peer
 
 RESERVE = 0.05
-"""Share of the time left, and at most seconds, that is kept for the answer of a call that runs out of time: gRPC
-delivers nothing after the deadline, and the answer says whether the session's state is lost."""
+"""The share of a call's time, and the most seconds, that are reserved for its answer after a timeout: gRPC delivers
+nothing after the deadline, and the answer says whether the session's state is lost."""
 
 
 class Context(Protocol):
@@ -33,7 +33,7 @@ Metadata = Iterable[tuple[str, Any]] | None
 
 @dataclass(slots=True)
 class CallFields:
-    """The fields of a call that its metadata hold, and its `caller`, which `authorise` finds."""
+    """The fields in the metadata of a call, and its `caller`, which `authorise` sets."""
 
     token: str | None = None
     session: str | None = None
@@ -41,7 +41,7 @@ class CallFields:
     call: str | None = None
     lease: float | None = None
     forwarded: tuple[str, ...] = ()
-    """What proxies say of where the call comes from."""
+    """The values of `X-Forwarded-For`, which proxies add."""
     caller: Caller | None = None
 
     @property
@@ -76,7 +76,7 @@ def read_metadata(metadata: Metadata) -> CallFields:
 
 
 def refuse_metadata(key: str) -> NoReturn:
-    """Refuse metadata that have the prefix of venvd's own, and no meaning."""
+    """Refuse unknown metadata with venvd's prefix."""
     if key == f"{_PREFIX}timeout":
         raise InvalidRequest(f'the metadata "{key}" is unknown; a timeout is the deadline of the call')
     raise InvalidRequest(f'the metadata "{key[:80]}" is unknown; {suggest(key, _OWN_METADATA)}')
@@ -97,11 +97,11 @@ def parse_bearer(value: str) -> str:
 
 
 class PeerGuard(TokenGuard):
-    """A guard that knows where accepted calls came from.
+    """A guard that remembers the peers of accepted calls.
 
     Attributes:
         accepted: peers as gRPC calls them, each with its port and so one connection.
-        proxies: those that say where their calls come from.
+        proxies: the trusted reverse proxies.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -137,7 +137,7 @@ def authorise(guard: PeerGuard, fields: CallFields, context: Context) -> None:
 
 
 def find_timeout(context: Context) -> float | None:
-    """Return the seconds that the call may take; None where the client set no deadline.
+    """Return the seconds that the call may take; None if the client set no deadline.
 
     Raises:
         DeadlineExceeded: there is no time left.

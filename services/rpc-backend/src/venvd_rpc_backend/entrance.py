@@ -1,8 +1,8 @@
-"""Clients of gRPC that have shown no token: their connections, and the few methods that they may call.
+"""Clients of gRPC without a token: their connections, and the few methods that they may call.
 
-gRPC knows no connection that it could close, and gives a method its call only when the whole message is there. So this
-module looks for the sockets of the port among those of this process and shuts them down, refuses calls on their
-metadata, and takes the one message of an open method as a stream that may end.
+gRPC offers no way to close a connection, and calls a method only after its whole message has arrived. So this module
+finds the sockets of the port among those of this process and shuts them down. It refuses calls by their metadata, and
+reads the single message of an open method as a stream that it can end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GrpcConnection:
     """A connection of the port: the inode of its socket, its descriptor and its peer, as gRPC writes it.
 
     Attributes:
-        accepted: the peers whose tokens are accepted; `Entrance` reads it for each connection once a second.
+        accepted: the peers with accepted tokens; `Entrance` checks it for each connection once a second.
     """
 
     inode: int
@@ -48,18 +48,18 @@ class GrpcConnection:
     accepted: AbstractSet[str] = field(compare=False)
 
     def has_unread(self) -> bool:
-        """Return whether its token was accepted a moment ago; gRPC itself leaves nothing unread."""
+        """Return whether its token was accepted a moment ago; gRPC itself leaves no bytes unread."""
         return self.peer in self.accepted
 
     def drop(self, _reason: str) -> None:
-        """Shut the connection down, if the descriptor is still its own."""
+        """Shut the connection down, if the descriptor still belongs to it."""
         with contextlib.suppress(OSError), _duplicate(self.descriptor) as own:
             if os.fstat(own.fileno()).st_ino == self.inode:
                 own.shutdown(socket.SHUT_RDWR)
 
 
 class Entrance:
-    """Holds clients without an accepted token to the limits of `Admission`.
+    """Applies the limits of `Admission` to clients without an accepted token.
 
     Attributes:
         guard: checks tokens.
@@ -82,7 +82,7 @@ class Entrance:
             try:
                 self._look(port)
             except OSError:
-                log.exception("connections cannot be listed")
+                log.exception("the server cannot list its connections")
 
     def _look(self, port: int) -> None:
         current: dict[int, GrpcConnection] = {}
@@ -104,19 +104,19 @@ class Entrance:
     # ---- calls ----
 
     def knows(self, metadata: contexts.Metadata) -> bool:
-        """Return whether a call whose message has not come has a known token."""
+        """Return whether a call whose message has not arrived has a known token."""
         return contexts.has_known_token(self.guard, metadata)
 
     async def refuse(self, _requests: Any, context: Any) -> None:
-        """Refuse a call before its message comes: the handler of a call with an unknown token."""
+        """Refuse a call before its message arrives; this is the handler of calls with an unknown token."""
         try:
             contexts.authorise(self.guard, contexts.read_metadata(context.invocation_metadata()), context)
-            raise Unavailable("the token became known a moment ago: send the call again")
+            raise Unavailable("the server has just learned this token: send the call again")
         except VenvdError as error:
             await refuse(context, error)
 
     def limit(self, handler: Handler) -> Handler:
-        """Wrap the handler of an open method: the one message comes in time, and a peer has few calls."""
+        """Wrap the handler of an open method: limit the time for the message, and the calls of a peer."""
 
         async def serve(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             try:
@@ -161,7 +161,7 @@ class Entrance:
 
 
 class OpenMethods(grpc.GenericRpcHandler):
-    """Methods by their path that need no token; only calls without an accepted one are limited."""
+    """Methods that need no token, by path; their limits apply only to calls without an accepted token."""
 
     def __init__(self, handlers: Mapping[str, Handler], entrance: Entrance) -> None:
         self._handlers = handlers
@@ -187,7 +187,7 @@ def _list_sockets() -> Iterator[tuple[int, int]]:
 
 
 def _identify(inode: int, descriptor: int, port: int, accepted: AbstractSet[str]) -> GrpcConnection | None:
-    """Return the connection of a socket, if it is one to the port."""
+    """Return the connection of a socket, or None if it is not a connection to the port."""
     with contextlib.suppress(OSError), _duplicate(descriptor) as own:
         if (
             own.family in {socket.AF_INET, socket.AF_INET6}

@@ -1,4 +1,4 @@
-"""Files over gRPC: each message of a stream is passed on as it comes, in both directions."""
+"""Files over gRPC: the server passes on each message of a stream as it arrives, in both directions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def send(backend: Backend, request: Request, context: Context) -> None:
 
 
 async def receive(backend: Backend, request: Request, requests: AsyncIterator[Any]) -> bytes:
-    """Store the file that a `PutFile` sends; returns its info as JSON.
+    """Store the file of a `PutFile`; return its info as JSON.
 
     Raises:
         VenvdError: the file cannot be stored, or its messages are out of order.

@@ -1,4 +1,4 @@
-"""Long float arrays as messages: the text of a session is read part by part, as its numbers alone take far more memory.
+"""Long float arrays as messages: read a session's text part by part, as Python floats would take far more memory.
 
 The messages have one form: field 1 holds the numbers, packed, or rows whose field 1 holds them.
 """
@@ -39,7 +39,7 @@ async def pack_flat(parts: Iterable[bytes], code: str) -> bytes:
     for chunk in _split(parts, b","):
         numbers.extend(array(code, _read(read_floats, chunk)))
         _check_length(len(numbers) * numbers.itemsize)
-        await asyncio.sleep(0)  # other calls get their turn
+        await asyncio.sleep(0)  # lets other calls run
     return _field(_pack(numbers))
 
 
@@ -56,7 +56,7 @@ async def pack_rows(parts: Iterable[bytes], code: str) -> bytes:
 
 
 def cut(text: bytes) -> Iterator[bytes]:
-    """Yield a text in parts, as a long one comes."""
+    """Yield a text in parts, in the form of a long text."""
     for start in range(0, len(text), CHUNK):
         yield text[start : start + CHUNK]
 
@@ -67,7 +67,7 @@ def _check_length(nbytes: int) -> None:
 
 
 def _split(parts: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
-    """Split an array into shorter ones, at the last separator of each part. The separator's comma is dropped."""
+    """Split an array into shorter ones, at the last separator of each part, and drop the comma there."""
     rest = bytearray()
     for part in parts:
         searched = max(0, len(rest) - len(separator))
@@ -84,7 +84,7 @@ def _read(read: Callable[[bytes], list[T]], chunk: bytes) -> list[T]:
     try:
         return read(chunk)
     except msgspec.MsgspecError as error:
-        raise Internal(f"the session sent a float array that is no JSON: {error}") from None
+        raise Internal(f"the session sent a float array that is not JSON: {error}") from None
 
 
 def _pack(numbers: array[float]) -> bytes:

@@ -11,10 +11,10 @@ _MAPPED_FROM = 32 << 20
 
 
 def keep_freed() -> None:
-    """Have glibc keep freed memory, up to a bound, in place of returning it to the kernel at once.
+    """Have glibc keep freed memory, up to a limit, instead of returning it to the kernel at once.
 
-    A chunk of an array is a buffer of a megabyte that lives for a moment. Fresh pages for each chunk would cost more
-    than its copy. Other C libraries are left alone.
+    A chunk of an array is a buffer of a megabyte that is freed a moment later. Fresh pages for each chunk would take
+    longer than its copy. With another C library, this function does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -133,7 +133,7 @@ def read_value(result: bytes) -> str | None:
         value = _result(result).value
         return _text(value) if value else None
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise Internal(f"the session sent a result that its command does not have: {error}") from None
+        raise Internal(f"the session sent a result of the wrong form: {error}") from None
 
 
 def read_member(result: bytes, name: str) -> bytes:
@@ -165,7 +165,7 @@ def fill(message: Message, result: bytes) -> Message:
     try:
         _fill(message, msgspec.Raw(result))
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
-        raise Internal(f"the session sent a result that its command does not have: {error}") from None
+        raise Internal(f"the session sent a result of the wrong form: {error}") from None
     return message
 
 

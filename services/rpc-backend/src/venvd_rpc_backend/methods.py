@@ -34,10 +34,10 @@ EXECUTE = "PythonService/Execute"
 GET_FILE, PUT_FILE = "PythonService/GetFile", "PythonService/PutFile"
 SESSION = "PythonService/Session"
 STREAMING = frozenset({SESSION, "PythonService/GetArray", "PythonService/PutArray", "VenvService/FollowOperation"})
-"""Methods that stream in a way of their own, in modules of their own."""
+"""Streaming methods that have modules of their own."""
 
 _FLOATS = frozenset({"tofloatarray", "tofloatarray2d"})
-"""Commands whose response has doubles, which hold NaN and infinities."""
+"""Commands whose response has doubles, which can be NaN and infinities."""
 
 Respond = Callable[[bytes], Message | bytes]
 
@@ -164,12 +164,12 @@ def _read_number(item: Any) -> float:
     try:
         return float(tagged)
     except (TypeError, ValueError, OverflowError):
-        raise Internal("the session sent a result that is no array of numbers") from None
+        raise Internal("the session sent a result that is not an array of numbers") from None
 
 
 def _check_list(data: Any) -> list[Any]:
     if type(data) is not list:
-        raise Internal("the session sent a result that is no array")
+        raise Internal("the session sent a result that is not an array")
     return data
 
 

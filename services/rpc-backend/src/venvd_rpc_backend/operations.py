@@ -28,7 +28,7 @@ class Operations:
         self._guard = guard
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """Return the handler, where the service has the method."""
+        """Return the handler, if the service has the method."""
         if "FollowOperation" not in service.methods_by_name:
             return {}
         handler: Any = grpc.unary_stream_rpc_method_handler(

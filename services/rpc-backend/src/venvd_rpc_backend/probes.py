@@ -35,7 +35,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._last: Any = None
 
     async def update(self) -> None:
-        """Set every status from the present readiness."""
+        """Set every status to the current readiness."""
         now = NOT_SERVING if self._backend.ready() else SERVING
         if now != self._last:
             self._last = now
@@ -43,7 +43,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
                 await self.set(name, now)
 
     async def keep_updating(self) -> None:
-        """Update the status again and again, for clients that watch it."""
+        """Update the status regularly, for clients that watch it."""
         while True:
             await self.update()
             await asyncio.sleep(UPDATE_PAUSE)

@@ -1,4 +1,4 @@
-"""Which handler answers a call."""
+"""The handler of each method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gRPC server: its ports, its services and its end."""
+"""The gRPC server: it listens, serves calls and stops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from venvd_http import keys, probes
 from venvd_http.controller_connection import read_controller_address
 from venvd_http.edge import create_backend_edge, read_limits, read_proxies
 from venvd_http.environments import Environments
+from venvd_http.grpc_certificates import Certificates
 from venvd_http.guesses import Guesses
 from venvd_http.listening import listen_tcp
 from venvd_http.server import create_server
@@ -22,7 +23,6 @@ from venvd_rpc_backend.calls import Calls
 from venvd_rpc_backend.compat import http as old_http
 from venvd_rpc_backend.compat import service as old_service
 from venvd_rpc_backend.context import PeerGuard
-from venvd_rpc_backend.credentials import Certificates
 from venvd_rpc_backend.entrance import Entrance
 from venvd_rpc_backend.methods import SERVICES
 from venvd_rpc_backend.operations import Operations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 NAMES = tuple(service.full_name for service in SERVICES)
 ENVELOPE = 64 * 1024
-"""Bytes of a message beside its payload, with room to spare: core refuses a payload that is too large."""
+"""More bytes than a message has beside its payload, so that core can refuse a payload that is too large."""
 PING_INTERVAL = 10
 """Seconds that a client must leave between its pings."""
 
@@ -117,12 +117,13 @@ class RpcServer:
         try:
             if settings.tls_files is None:
                 return int(self._server.add_insecure_port(address))
-            return int(self._server.add_secure_port(address, Certificates(settings.tls_files).create_credentials()))
+            credentials = Certificates(settings.tls_files, grpc).create_credentials()
+            return int(self._server.add_secure_port(address, credentials))
         except RuntimeError as error:
             raise Conflict(f"{address} cannot be listened on: {error}") from None
 
     async def close(self) -> None:
-        """Answer the running calls, within `drain` seconds, then close everything."""
+        """Wait up to `drain` seconds for the running calls, then close everything."""
         self._updating_health.cancel()
         self._watching_connections.cancel()
         await self._health.enter_graceful_shutdown()

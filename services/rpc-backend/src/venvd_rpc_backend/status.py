@@ -59,7 +59,7 @@ def public_error(error: BaseException) -> VenvdError:
     if isinstance(error, VenvdError):
         return error
     log.error("a call failed with an unexpected error", exc_info=error)
-    return Internal("the server failed; its log says how")
+    return Internal("the server failed; its log has the details")
 
 
 def replace_surrogates(text: str) -> str:

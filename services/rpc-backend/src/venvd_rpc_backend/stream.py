@@ -28,7 +28,7 @@ Context = Any  # grpc.aio.ServicerContext, which has no types
 
 
 class Streams:
-    """Serves Session streams."""
+    """Answers Session streams."""
 
     def __init__(self, backend: Backend, guard: PeerGuard, settings: RpcSettings) -> None:
         self._backend = backend
@@ -37,12 +37,12 @@ class Streams:
         self._open: set[Stream] = set()
 
     def end(self) -> None:
-        """End each stream once it has no call. Clients keep streams that they do not use."""
+        """End each stream when it has no call: clients keep unused streams open."""
         for stream in list(self._open):
             stream.end()
 
     def handlers(self, service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """Return the handler of the Session stream, where the service has it."""
+        """Return the handler of the Session stream, if the service has it."""
         if "Session" not in service.methods_by_name:
             return {}
         handler: Any = grpc.stream_stream_rpc_method_handler(self._serve, SessionRequest.FromString)
@@ -74,7 +74,7 @@ class Streams:
 
 
 class Stream:
-    """One Session stream: reads requests and begins calls, and writes their replies as they come.
+    """One Session stream: reads requests, begins calls, and writes replies as the calls end.
 
     `finished` is done when the last reply is sent, or failed with the error that ended the stream before.
     """
@@ -91,7 +91,7 @@ class Stream:
         """The running calls, and the IDs of their requests."""
         self._outbox: deque[bytes] = deque()
         self._write: Coroutine[asyncio.Future[None], None, None] | None = None
-        """The write under way, of the first message of the outbox."""
+        """The current write: that of the first message in the outbox."""
         self._write_waits_for: asyncio.Future[None] | None = None
         self._input_ended = False
         self._ends = False
@@ -153,7 +153,7 @@ class Stream:
         )
 
     def _find_call(self, identity: Any) -> Call | None:
-        """Find the running call of this stream whose request had that ID."""
+        """Find the running call of this stream by the ID of its request."""
         return next((call for call, number in self._calls.items() if str(number) == str(identity)), None)
 
     # ---- replies
@@ -192,7 +192,7 @@ class Stream:
             self.finished.set_exception(Unavailable("the server ends"))
 
     def _step(self, _done: Any = None) -> None:
-        """Run the write under way until it has to wait or has ended."""
+        """Run the current write until it must wait or has ended."""
         if self._write is None or self.finished.done():
             return
         try:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2
 from venvd_contract.errors import Conflict
 from venvd_http.auth import TokenGuard
 from venvd_http.edge import read_proxies
-from venvd_http.tls import Tls, TlsFiles
+from venvd_http.grpc_certificates import Certificates
 from venvd_proto.v1 import python_service_pb2, session_service_pb2, venv_service_pb2
 from venvd_router.activity import Activity
 from venvd_router.loads import Loads
@@ -167,7 +167,8 @@ class RpcServer:
             if settings.tls_files is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, Certificates(settings.tls_files).create_credentials())
+                credentials = Certificates(settings.tls_files, grpc).create_credentials()
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise Conflict(f"{address} cannot be listened on: {error}") from None
         await self._server.start()
@@ -182,37 +183,3 @@ class RpcServer:
         self._streams.end()
         await stopping
         await self._channels.close()
-
-
-class Certificates:
-    """Gives gRPC the files of TLS, and again when they have changed. Broken files leave the last good ones in use."""
-
-    def __init__(self, files: TlsFiles) -> None:
-        self._files = files
-        self._tls = Tls(files)
-        self._given = self._tls.context
-
-    def create_credentials(self) -> Any:
-        """Create the credentials of a port. With a client authority, it refuses clients without a certificate."""
-        asks = self._files.client_ca is not None
-        return grpc.dynamic_ssl_server_credentials(self._read(), self._renew, require_client_authentication=asks)
-
-    def _renew(self) -> Any:
-        """Return the present files; None if gRPC has them. It calls this before each handshake, on its own threads."""
-        self._tls.refresh()
-        context = self._tls.context
-        if context is self._given:
-            return None
-        try:
-            configuration = self._read()
-        except OSError:  # they were removed a moment after they were found good
-            log.exception("the certificate stays as it was")
-            return None
-        self._given = context
-        return configuration
-
-    def _read(self) -> Any:
-        files = self._files
-        pair = files.key.read_bytes(), files.cert.read_bytes()
-        authority = files.client_ca.read_bytes() if files.client_ca else None
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)

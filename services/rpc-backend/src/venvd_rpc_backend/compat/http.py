@@ -48,7 +48,7 @@ class Methods:
             await self._others(scope, receive, send)
             return
         body = Body(receive, self._settings.stall_timeout)
-        head = Head(chunked=True)  # as long as nothing is known of the body
+        head = Head(chunked=True)  # if parsing the head fails, assume that a body follows
         try:
             head = Head.of(scope["headers"], describe_peer(scope))
             command, request = await self._read(scope, head, body)
@@ -63,7 +63,7 @@ class Methods:
             await refuse(send, public_error(error), headers=body.choose_closing(head))
 
     async def _read(self, scope: Scope, head: Head, body: Body) -> tuple[Command, Request]:
-        """Read the request of a client that may call."""
+        """Check the token of a client, and read its request."""
         command = _find_command(scope)
         if not command.open:
             head.caller = self._guard.admit(head.token, head.peer)
@@ -90,7 +90,7 @@ class Methods:
     async def _answer_float_array(
         self, scope: Scope, command: Command, request: Request, receive: Receive, send: Send
     ) -> None:
-        """Run a call whose result may be too long for one piece."""
+        """Run a call; send a long result in parts."""
         call = Call(request)
         self._backend.begin(call)
         text = await self._wait(asyncio.ensure_future(float_arrays.wait_for_text(call)), receive)

@@ -81,7 +81,7 @@ def _rename(model: Any, data: msgspec.Raw) -> bytes:
 
 
 def _field_models(model: Any) -> dict[str, Any]:
-    """The type of each field; of an optional field, the type that it has if it is there."""
+    """Return the type of each field; for an optional field, the type without None."""
     hints = get_type_hints(model)
     models = {}
     for field in fields(model):

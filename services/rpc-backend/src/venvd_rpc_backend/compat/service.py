@@ -21,14 +21,14 @@ from venvd_rpc_backend.methods import Method, Respond, list_methods, read_floats
 SERVICE = python_service_pb2.DESCRIPTOR.services_by_name["PythonService"]
 NAME: str = SERVICE.full_name
 _EXPECTS_DATA = b'"returnType":"JsonElement"}'
-"""Has the session keep no handle where the response has no place for one."""
+"""Has the session keep no handle if the response cannot contain one."""
 
 
 class OldCalls(Calls):
     """Answers the methods of the old service."""
 
     def request(self, method: Method, message: Message | None, context: Context, fields: CallFields) -> Request:
-        """Make the request for core. The response of `Evaluate` has no place for a handle."""
+        """Make the request for core. The response of `Evaluate` cannot contain a handle."""
         request = super().request(method, message, context, fields)
         if method.command == "eval" and len(request.payload) > len(b"{}"):
             request.payload = request.payload[:-1] + b"," + _EXPECTS_DATA
@@ -56,7 +56,7 @@ def _respond_with_result(response: Callable[..., Message], result: bytes) -> Mes
 
 
 def _respond_with_value(result: bytes) -> Message:
-    """Answer with plain data as JSON; an object has no place in the message."""
+    """Answer with plain data as JSON; the message cannot contain an object."""
     return python_service_pb2.EvaluateResponse(value_json=messages.read_value(result) or "null")
 
 
