@@ -152,6 +152,7 @@ class MemoryEngine:
         self.ready = True
         self.version = 0
         self.server = 1
+        self.count_processors: Callable[[], int | None] = lambda: None
         self.user_ids: Sequence[int] = range(5000, 5100)
         self.planned: Launch | None = None
         self.sockets = True

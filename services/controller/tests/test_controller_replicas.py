@@ -424,10 +424,12 @@ def test_an_idle_backend_sleeps_until_a_call_waits(routing: Any, wait_until: Any
     wait_until(lambda: None not in [each["url"] for each in read_table(routing, "sleepy", "router")["replicas"]])
 
 
-def test_a_replica_with_calls_does_not_sleep(routing: Any) -> None:
+def test_a_replica_with_calls_does_not_sleep(routing: Any, wait_until: Any) -> None:
     """One that gets a call after all, before its router knows, ends after it."""
     start(routing, "awake", 1, idleStop=60.0)
-    find(routing, "awake", "router").load = RouterLoad(calls=1)  # before the loop can take the backend for idle
+    find(routing, "awake", "router").load = RouterLoad(calls=1)
+    last_turn = routing.controller.reconciler.last_turn
+    wait_until(lambda: routing.controller.reconciler.last_turn > last_turn)  # no turn has the load of before
     find(routing, "awake", 0).load.idleSeconds = 61.0
     routing.controller.reconciler.run_turn()
     assert routing.controller.backends.get("awake").state == "running"

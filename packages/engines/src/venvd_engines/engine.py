@@ -1,9 +1,8 @@
 """The interface between the controller and where backends run.
 
-An engine is synchronous: the controller calls it in threads. Methods raise only the errors of
-`venvd_contract.errors`; `Unavailable` says that the engine itself does not answer. `stop` and `destroy` are idempotent.
-A `start` or `build` that fails removes everything that it made. After a controller was killed, `list_owned` and the
-labels of its home show what it left.
+An engine is synchronous: the controller calls it in threads. Methods raise only the errors of `venvd_contract.errors`;
+`Unavailable` says that the engine itself does not answer. `stop` and `destroy` are idempotent. A `start` or `build`
+that fails removes everything that it made. `list_owned` shows what a killed controller left.
 """
 
 from __future__ import annotations
@@ -374,6 +373,8 @@ class Engine(Protocol):
 
     def capabilities(self) -> Capabilities: ...
 
+    def count_processors(self) -> int | None: ...  # of the machine that runs backends; None of a cluster
+
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         """Find or fetch the CPython of a runtime; `NotFound` lists the versions of this machine."""
 
@@ -399,8 +400,7 @@ class Engine(Protocol):
     def identify_server(self, backend_type: str) -> str | None:
         """Identify the programs that a start of this type would run beside user code, by their content.
 
-        Returns:
-            At most 32 characters, which another build of server or worker host changes; None where they are unknown.
+        Another build of server or worker host changes these at most 32 characters. None: the programs are unknown.
         """
 
     def claim_user_ids(self) -> Sequence[int]:

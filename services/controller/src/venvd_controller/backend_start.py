@@ -34,6 +34,7 @@ from venvd_controller.launch_plan import (
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
+from venvd_controller.start_places import Place, StartPlaces
 from venvd_controller.venvs import Venvs
 from venvd_engines.engine import ROUTER, Engine, Image, LaunchRecord, Owned
 
@@ -45,6 +46,8 @@ _FIRST_PROBE_PAUSE, _LONGEST_PROBE_PAUSE, _PROBE_SHARE = 0.02, 1.0, 0.05
 """Between two probes of a start: a share of the time that it has taken so far. Starts that take long are many at once,
 and their probes would take the processor from them."""
 _FIRST_INSPECTION, _LONGEST_INSPECTION_PAUSE, _INSPECTION_SHARE = 0.3, 2.0, 0.5
+_PLACE_SECONDS = 10.0
+"""A launch that is not ready after this time leaves its place to another start: it may wait for something else."""
 _LAST_LINES = 8
 
 
@@ -74,6 +77,7 @@ class BackendStarter:
         self._venvs = venvs
         self._images = images
         self._operations = operations
+        self._places = StartPlaces(engine, settings.max_starts)
         operations.register(KIND, OperationKind(self._run_start, backends.record_failure))
 
     def _run_start(self, name: str, run: Run) -> None:
@@ -147,7 +151,8 @@ class BackendStarter:
         given = certificates.read_given(path) if path else None
         record = replace(owned.record, certificate_file=path, certificate=given)
         self._write_launch(row, record)
-        self._await_ready(row, record, run)
+        with self._places.take(run) as place:
+            self._await_ready(row, record, run, place)
         return True
 
     def _replace_launch(self, row: BackendRow, run: Run) -> None:
@@ -188,11 +193,12 @@ class BackendStarter:
             if row.key not in {None, image.key}:
                 built["previous_key"] = row.key
             self._backends.update(row.name, launch=launch.id, launched_by=run.id, **built)
-            run.phase("start")
-            record = self._engine.start(launch, run)
-            record = replace(record, certificate_file=path, certificate=given)
-            self._write_launch(row, record)
-            self._await_ready(row, record, run)
+            with self._places.take(run) as place:
+                run.phase("start")
+                record = self._engine.start(launch, run)
+                record = replace(record, certificate_file=path, certificate=given)
+                self._write_launch(row, record)
+                self._await_ready(row, record, run, place)
         except BaseException:
             if previous is not None:
                 with contextlib.suppress(VenvdError):
@@ -253,10 +259,10 @@ class BackendStarter:
     def _write_launch(self, row: BackendRow, record: LaunchRecord) -> None:
         self._backends.update(row.name, record=asdict(record), url=record.url, ports=read_ports(record))
 
-    def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
+    def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run, place: Place) -> None:
         run.phase("ready")
         try:
-            self._poll_readiness(row, record, run)
+            self._poll_readiness(row, record, run, place)
         except VenvdError:
             if not run.closing:
                 self._engine.stop(record, 0)
@@ -275,7 +281,9 @@ class BackendStarter:
             return None
         return None if report is None else asdict(Walls(**asdict(report), ociRuntime=record.data.get("ociRuntime")))
 
-    def _poll_readiness(self, row: BackendRow, record: LaunchRecord, run: Run) -> None:
+    def _poll_readiness(self, row: BackendRow, record: LaunchRecord, run: Run, place: Place) -> None:
+        if row.is_router:
+            place.leave()  # it is ready after a replica, which needs a place
         begin = time.monotonic()
         end = begin + self._settings.start_timeout
         next_inspection = _FIRST_INSPECTION
@@ -286,6 +294,8 @@ class BackendStarter:
             readiness = probes.probe_readiness(record)
             if readiness.ready:
                 return
+            if passed >= _PLACE_SECONDS:
+                place.leave()
             if passed >= next_inspection:
                 self._check_parts(record)
                 next_inspection = passed + min(passed * _INSPECTION_SHARE, _LONGEST_INSPECTION_PAUSE)

@@ -113,6 +113,10 @@ class DockerEngine:
                     "other's abstract sockets. `venvd status NAME` says what stands around a backend."
                 )
 
+    @translate_errors("count its processors")
+    def count_processors(self) -> int:
+        return int(self._client.api.info()["NCPU"])
+
     @translate_errors("find the runtime")
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         return self._bases.resolve(version, progress)

@@ -57,11 +57,12 @@ class ParentImages:
             return None
         names = {digest: line.split("==", 1)[0] for digest, line in _digest_lines(venv.lock).items()}
         best: tuple[set[str], str] = (set(), "")
-        foundation = self._client.filters(labels.VENV, foundation=_digest_foundation(venv))
-        for image in self._client.api.images(filters=foundation):
+        foundation = _digest_foundation(venv)
+        for image in self._client.list_images(f"{tag_start}*"):
+            if image["Labels"].get(labels.FOUNDATION) != foundation:
+                continue
             lines = set(image["Labels"].get(labels.LINES, "").split())
-            accepted = any(tag.startswith(tag_start) for tag in image.get("RepoTags") or ())
-            if accepted and len(best[0]) < len(lines) and lines < names.keys():
+            if len(best[0]) < len(lines) and lines < names.keys():
                 best = lines, image["Id"]
         lines, ref = best
         if not ref or not self._has_room(ref):

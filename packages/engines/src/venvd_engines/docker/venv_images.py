@@ -110,22 +110,30 @@ class VenvImages:
 
     def find(self, key: str) -> Image | None:
         """Return the checked image of a key, or None."""
-        for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
-            if f"{REPOSITORY}:{self._tag(key)}" in (image.get("RepoTags") or ()):
-                packages = json.loads(image["Labels"][labels.PACKAGES])
-                return Image(
-                    key=key,
-                    ref=image["Id"],
-                    python=image["Labels"][labels.PYTHON],
-                    packages=tuple(Package(name, version) for name, version in packages),
-                )
-        return None
+        image = self._inspect(key)
+        if image is None:
+            return None
+        image_labels = image["Config"]["Labels"]
+        packages = json.loads(image_labels[labels.PACKAGES])
+        return Image(
+            key=key,
+            ref=image["Id"],
+            python=image_labels[labels.PYTHON],
+            packages=tuple(Package(name, version) for name, version in packages),
+        )
+
+    def _inspect(self, key: str) -> Any:
+        try:
+            return self._client.api.inspect_image(f"{REPOSITORY}:{self._tag(key)}")
+        except docker.errors.ImageNotFound:
+            return None
 
     def list_accepted(self) -> Iterator[tuple[str, Any]]:
         """Yield the checked images of this home, each after its tag."""
-        for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
+        tag_start = f"{REPOSITORY}:{self._tag('')}"
+        for image in self._client.list_images(f"{tag_start}*"):
             for tag in image.get("RepoTags") or ():
-                if tag.startswith(f"{REPOSITORY}:{self._client.settings.home_id}-"):
+                if tag.startswith(tag_start):
                     yield tag, image
 
     @staticmethod
@@ -134,17 +142,19 @@ class VenvImages:
         return tag.rpartition("-")[2]
 
     def remove(self, key: str) -> None:
-        """Remove the images of a key.
+        """Remove the checked image of a key.
 
         Raises:
-            InUse: a container uses one of them; the message names the backends.
+            InUse: a container uses it; the message names the backends.
         """
-        for image in self._client.api.images(filters=self._client.filters(labels.VENV, key=key)):
-            users = self.list_users(image["Id"])
-            if users:
-                names = sorted({user["Labels"].get(labels.NAME, user["Names"][0].lstrip("/")) for user in users})
-                raise InUse(f"the image {image['Id']} is used by {', '.join(names)}")
-            self._remove_image(image)
+        image = self._inspect(key)
+        if image is None:
+            return
+        users = self.list_users(image["Id"])
+        if users:
+            names = sorted({user["Labels"].get(labels.NAME, user["Names"][0].lstrip("/")) for user in users})
+            raise InUse(f"the image {image['Id']} is used by {', '.join(names)}")
+        self._remove_image(image)
 
     def list_users(self, ref: str) -> list[Any]:
         """Return the containers of an image, without those of images that were built on it."""
@@ -167,9 +177,8 @@ class VenvImages:
 
     def sweep(self) -> None:
         """Remove the images of killed builds: no check has accepted them."""
-        for image in self._client.api.images(filters=self._client.filters(labels.VENV)):
-            tags = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")]
-            if not tags and not self._client.is_made_here(image["Labels"]):
+        for image in self._client.list_images(None):
+            if image["Labels"].get(labels.ROLE) == labels.VENV and not self._client.is_made_here(image["Labels"]):
                 with contextlib.suppress(docker.errors.APIError):
                     self._client.api.remove_image(image["Id"])
 

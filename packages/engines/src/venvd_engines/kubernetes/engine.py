@@ -71,6 +71,9 @@ class KubernetesEngine:
             sockets=False,
         )
 
+    def count_processors(self) -> None:
+        """Return None: the cluster spreads the pods over its nodes."""
+
     @translate_errors("find the runtime")
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         return self._images.resolve(version, progress)

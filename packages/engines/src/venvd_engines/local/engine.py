@@ -103,6 +103,9 @@ class LocalEngine:
         if self._settings.oci_runtime:
             yield _NO_RUNTIMES
 
+    def count_processors(self) -> int:
+        return len(os.sched_getaffinity(0))
+
     # ---- venvs ---------------------------------------------------------------------------------------------------
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
