@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import venvd
 from harness.kubernetes import REGISTRY_URL, VALUES, Namespace, find_ca_bundle, make_namespace, read_values, run
@@ -111,6 +113,16 @@ class Release:
     def _find_end(self) -> str:
         phase = self.namespace.kubectl("get", "pod", "client", "--output", "jsonpath={.status.phase}")
         return phase if phase in {"Succeeded", "Failed"} else ""
+
+    def fetch(self, service: str, path: str, token: str) -> tuple[int, str]:
+        """Send a GET request to a backend through a forwarded port; its status and its text."""
+        with (
+            self.forward(service, 5678) as url,
+            closing(HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection,
+        ):
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def evaluate(self, name: str, token: str, code: str) -> Any:
         """Evaluate code in a backend through a forwarded port."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from harness.release import Release, prepare_release
@@ -40,17 +37,6 @@ def start(release: Release, *words: str) -> dict[str, Any]:
     return started
 
 
-def ask(release: Release, backend: str, key: str) -> tuple[int, str]:
-    """Ask a backend for the list of venvs; return the status and the text of the answer."""
-    with (
-        release.forward(backend, 5678) as url,
-        closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection,
-    ):
-        connection.request("GET", "/venv/list", headers={"Authorization": f"Bearer {key}"})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-
-
 def test_a_session_manages_its_venvs(release: Release) -> None:
     """`venvd_host` makes, lists and deletes venvs and runs code in them, from user code without any socket."""
     started = start(release, "--name", "managing", "--manages", "made-*")
@@ -76,11 +62,11 @@ def test_a_server_passes_on_what_its_clients_may_do(release: Release) -> None:
     """A command about venvs reaches the controller, with the caller's key; a backend with a network has no such way."""
     key = json.loads(release.venvd("key", "create", "ci", "--scope", "operator", "--json"))["key"]
     closed = start(release, "--name", "closed")
-    status, listed = ask(release, "closed", key)
+    status, listed = release.fetch("closed", "/venv/list", key)
     assert (status, "base" in listed) == (200, True)
     opened = start(release, "--name", "opened", "--network")
-    status, problem = ask(release, "opened", key)
-    assert (status, "does not reach its controller" in problem) == (503, True)
+    status, problem = release.fetch("opened", "/venv/list", key)
+    assert (status, "cannot reach its controller" in problem) == (503, True)
     assert release.evaluate("opened", opened["token"], f"{CONNECT}\nconnect('venvd')") == "closed"
     assert closed["state"] == "running"
     for name in ("closed", "opened"):
