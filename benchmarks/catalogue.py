@@ -15,7 +15,7 @@ from benchmarks.clients import (
     sdk,
     sessions,
 )
-from benchmarks.figure import Backend, Figure, Program, Side
+from benchmarks.figure import Backend, Client, Figure, Program, Side
 
 UNIX_ECHO = Side(raw.unix_echo, Program("benchmarks.floors.unix_echo"))
 ASGI = Program("benchmarks.floors.asgi", Backend("http"))
@@ -384,6 +384,15 @@ PEERS = (
 
 MANY = 100
 """Backends of the rows with a fake node."""
+
+
+def _compare_many(name: str, measure: Client, unit: str) -> Figure:
+    """Compare a controller with many backends, whose node is fake, with one without any."""
+    sides = (Side(measure, options={"count": 0}), Side(measure, options={"count": MANY}))
+    floor = "the same without backends"
+    return Figure(name, floor, sides, unit=unit, batch=1, rounds=1, pinned=False, note="fake node")
+
+
 ON_KUBERNETES = (
     Figure(
         "pod of a backend to ready",
@@ -434,31 +443,9 @@ ON_KUBERNETES = (
         pinned=False,
         note="all cores",
     ),
-    Figure(
-        f"memory of a controller with {MANY} backends (Pss)",
-        "the same without backends",
-        (
-            Side(kubernetes.memory, options={"count": 0}),
-            Side(kubernetes.memory, options={"count": MANY}),
-        ),
-        unit="MB",
-        batch=1,
-        rounds=1,
-        pinned=False,
-        note="fake node",
-    ),
-    Figure(
-        f"requests of an idle controller with {MANY} backends to the API server",
-        "the same without backends",
-        (
-            Side(kubernetes.api_calls, options={"count": 0}),
-            Side(kubernetes.api_calls, options={"count": MANY}),
-        ),
-        unit="/min",
-        batch=1,
-        rounds=1,
-        pinned=False,
-        note="fake node",
+    _compare_many(f"memory of a controller with {MANY} backends (Pss)", kubernetes.memory, "MB"),
+    _compare_many(
+        f"requests of an idle controller with {MANY} backends to the API server", kubernetes.api_calls, "/min"
     ),
 )
 """The rows of `--engine kubernetes`; the others need processes that the runner can see."""

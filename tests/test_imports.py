@@ -100,20 +100,20 @@ def modules_of(folder: str) -> dict[str, Path]:
 
 def imports_of(module: str, modules: dict[str, Path]) -> set[str]:
     """The modules of the same package that `module` imports anywhere."""
-    found: set[str] = set()
+    imported: set[str] = set()
     is_package = modules[module].name == "__init__.py"
     for node in list_imports(modules[module]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         else:
             parents = module.split(".")
             base = parents[: len(parents) + is_package - node.level] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
             submodules = {f"{name}.{alias.name}" for alias in node.names} & set(modules)
-            found |= submodules
+            imported |= submodules
             if len(submodules) < len(node.names):
-                found.add(name)
-    return (found & set(modules)) - {module}
+                imported.add(name)
+    return (imported & set(modules)) - {module}
 
 
 def find_cycle(graph: dict[str, set[str]]) -> list[str]:

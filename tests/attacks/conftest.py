@@ -99,13 +99,13 @@ http, pipe, rpc = map(define_backend, ("http", "pipe", "rpc"))
 @pytest.fixture(params=["http", "pipe", "rpc"])
 def target(request: pytest.FixtureRequest) -> Target:
     """Each transport."""
-    found: Target = request.getfixturevalue(request.param)
-    return found
+    transport: Target = request.getfixturevalue(request.param)
+    return transport
 
 
 @pytest.fixture(params=[("http", False), ("pipe", True), ("rpc", True)], ids=["http", "pipe-probes", "rpc-http"])
 def http_door(request: pytest.FixtureRequest) -> tuple[Target, Door]:
     """Each place where HTTP is spoken."""
     kind, probes = request.param
-    found: Target = request.getfixturevalue(kind)
-    return found, found.probes if probes else found.main
+    door: Target = request.getfixturevalue(kind)
+    return door, door.probes if probes else door.main

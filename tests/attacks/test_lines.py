@@ -24,8 +24,8 @@ def raw(pipe: Target) -> Iterator[Raw]:
 
 
 def reply(raw: Raw) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(raw.until(b"\n").splitlines()[0])
-    return found
+    line: dict[str, Any] = json.loads(raw.until(b"\n").splitlines()[0])
+    return line
 
 
 @pytest.mark.parametrize(
@@ -34,34 +34,34 @@ def reply(raw: Raw) -> dict[str, Any]:
 def test_sizes_that_cannot_be(raw: Raw, sizes: object) -> None:
     """A client tries attachments of absurd sizes: they are refused before a byte of them is waited for."""
     raw.send(json.dumps({"id": 1, "command": "ping", "attachments": sizes}).encode() + b"\n")
-    found = reply(raw)
-    assert found["code"] in {"too_large", "invalid_request"}
+    answer = reply(raw)
+    assert answer["code"] in {"too_large", "invalid_request"}
 
 
 def test_fewer_bytes_than_announced(raw: Raw) -> None:
     """A client tries attachments that end early: the error has the request's ID, and the connection ends."""
     raw.send(b'{"id":1,"command":"ping","attachments":[100]}\nabc')
     raw.finish()
-    (found,) = map(json.loads, raw.rest().splitlines())
-    assert found["id"] == 1
-    assert "3 of the 100 bytes" in found["error"]
+    (reply,) = map(json.loads, raw.rest().splitlines())
+    assert reply["id"] == 1
+    assert "3 of the 100 bytes" in reply["error"]
 
 
 def test_fewer_bytes_and_silence(raw: Raw) -> None:
     """A client tries attachments that never come: they are given up, and the connection ends."""
     raw.send(b'{"id":1,"command":"ping","attachments":[100]}\nabc')
-    (found,) = map(json.loads, raw.rest().splitlines())
-    assert found["code"] == "invalid_request"
+    (reply,) = map(json.loads, raw.rest().splitlines())
+    assert reply["code"] == "invalid_request"
 
 
 def test_more_bytes_than_announced(raw: Raw) -> None:
     """A client tries more bytes than it announced: they are no request; those on a line of their own are."""
     raw.send(b'{"id":1,"command":"ping","attachments":[2]}\nab{"id":2,"command":"pin\n{"id":3,"command":"ping"}\n')
     raw.finish()
-    found = {reply.get("id"): reply for reply in map(json.loads, raw.rest().splitlines())}
-    assert found.keys() == {1, None, 3}
-    assert found[None]["code"] == "invalid_request"
-    assert found[1]["result"] == found[3]["result"] == {"status": "ok"}
+    replies = {reply.get("id"): reply for reply in map(json.loads, raw.rest().splitlines())}
+    assert replies.keys() == {1, None, 3}
+    assert replies[None]["code"] == "invalid_request"
+    assert replies[1]["result"] == replies[3]["result"] == {"status": "ok"}
 
 
 def test_ten_megabytes_of_brackets(raw: Raw) -> None:

@@ -193,8 +193,8 @@ def test_code_has_its_variables_alone(kind: str, request: pytest.FixtureRequest)
     for secret in (_HEADER, _VARIABLE):
         # joined here, so that the code itself does not hold what it looks for
         needle = f"(bytes({list(secret.encode())}))"
-        found = target.attack(f"NEEDLE, PLACES = {needle}, {[place] if place else []}\n{_SEARCH}", timeout=120)
-        assert found == []
+        places = target.attack(f"NEEDLE, PLACES = {needle}, {[place] if place else []}\n{_SEARCH}", timeout=120)
+        assert places == []
 
 
 @pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "local"])

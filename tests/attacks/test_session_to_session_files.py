@@ -36,8 +36,8 @@ class Pair:
 
     def intact(self) -> None:
         """The other session has its files, and no others."""
-        found = self.target.attack("import os\n[open('secret').read(), sorted(os.listdir())]", self.other)
-        assert found == [SECRET, ["secret"]]
+        content = self.target.attack("import os\n[open('secret').read(), sorted(os.listdir())]", self.other)
+        assert content == [SECRET, ["secret"]]
 
 
 @pytest.fixture(scope="module")

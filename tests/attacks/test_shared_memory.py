@@ -97,7 +97,7 @@ def test_an_array_is_cut_under_its_reader(pipe: Target) -> None:
     """A session tries to shrink, grow and unseal memory that its client maps: the seals refuse."""
     with contextlib.closing(SharedArrays(pipe.running.url, pipe.running.token)) as arrays:
         handle = arrays.put(np.arange(ROWS, dtype="<f8"))
-        found = arrays.get(handle)
+        array = arrays.get(handle)
         tries = """
 import fcntl
 refused = []
@@ -115,7 +115,7 @@ for number in segments():
 len(refused) == 3 * len(list(segments())) > 0 and set(refused) <= {1, 22}  # gVisor sets no seals on them at all
 """
         assert arrays("eval", {"expression": FINDS_SEGMENTS + tries})["value"] is True
-        assert found.sum() == sum(range(ROWS))
+        assert array.sum() == sum(range(ROWS))
 
 
 def make_sparse() -> int:

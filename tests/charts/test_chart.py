@@ -58,8 +58,8 @@ def render(values: Path, version: str = VERSIONS[-1], *options: str) -> Objects:
 def pick(objects: Objects, kind: str) -> dict[str, Any]:
     """The only object of a kind, beside those of the broker and of the namespace for Debian packages."""
     others = ("-egress", "-builds")
-    [found] = [each for (its_kind, name), each in objects.items() if its_kind == kind and not name.endswith(others)]
-    return found
+    [chosen] = [each for (its_kind, name), each in objects.items() if its_kind == kind and not name.endswith(others)]
+    return chosen
 
 
 def read_env(objects: Objects) -> dict[str, Any]:
@@ -214,13 +214,13 @@ def test_files_of_backends_have_their_directories(full: Objects) -> None:
     """Each Secret and each volume has a directory below one of VENVD_HOST_DIRS; a Secret may be absent."""
     pod, env = pick(full, "Deployment")["spec"]["template"]["spec"], read_env(full)
     mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
-    found = {
+    directories = {
         (mounts[each["name"]], each["secret"]["secretName"], each["secret"].get("optional", False))
         for each in pod["volumes"]
         if each["name"] in mounts and "-tls" in each["name"]
     }
     below, _, assemblies = env["VENVD_HOST_DIRS"].partition(":")
-    assert found == {
+    assert directories == {
         (f"{below}/web", "web", True),
         (f"{below}/calls.example.com", "calls.example.com", True),
         ("/etc/venvd/client-tls", "client", False),

@@ -88,8 +88,8 @@ class Client(ABC):
             handle_id = self._field(answer, "HandleId")
             return None if handle_id is None else ModuleHandle(handle_id, name)
 
-        found: ModuleHandle | None = self._attempt(None, f"failed to import module: {name}", run)
-        return found
+        module: ModuleHandle | None = self._attempt(None, f"failed to import module: {name}", run)
+        return module
 
     def create_object(
         self,
@@ -103,8 +103,8 @@ class Client(ABC):
             return None if imported is None else self.create_object(imported, class_name, args, kwargs)
         request = Properties(ModuleHandleId=module.handle_id, ClassName=class_name, Args=args, Kwargs=kwargs)
         run = lambda: self._handle(self._ask("create", request, self._created()), class_name)  # noqa: E731
-        found: ObjectHandle | None = self._attempt(None, f"failed to create object: {class_name}", run)
-        return found
+        instance: ObjectHandle | None = self._attempt(None, f"failed to create object: {class_name}", run)
+        return instance
 
     def call_method(
         self,

@@ -47,9 +47,9 @@ def held(call: ArrayCaller, expression: str, **handles: str) -> str:
     wrapped = f"[{expression}]"  # a numpy scalar would be plain data
     outer = call("eval", {"expression": f"type('Box', (list,), {{}})({wrapped})", "locals": names})["handleId"]
     code = {"expression": "box[0]", "locals": {"box": {"$handle": outer}}}
-    found = call("eval", code)
-    assert "handleId" in found, f"{expression} is plain data"
-    return str(found["handleId"])
+    result = call("eval", code)
+    assert "handleId" in result, f"{expression} is plain data"
+    return str(result["handleId"])
 
 
 def value(call: ArrayCaller, expression: str, **handles: str) -> Any:
@@ -76,9 +76,9 @@ def test_arrays_come_and_go(arrays: ArrayCaller, dtype: str) -> None:
             handle = arrays.put(sent)
             there = "[x.dtype.str, list(x.shape), x.flags.f_contiguous, x.flags.writeable]"
             assert value(arrays, there, x=handle) == [sent.dtype.str, list(shape), sent.flags.f_contiguous, True]
-            found = arrays.get(handle)
-            same(found, sent)
-            assert found.flags.f_contiguous == sent.flags.f_contiguous
+            array = arrays.get(handle)
+            same(array, sent)
+            assert array.flags.f_contiguous == sent.flags.f_contiguous
             arrays("dispose", {"handleId": handle})
 
 
@@ -99,9 +99,9 @@ def test_what_numpy_sees_as_an_array_is_one(
     arrays: ArrayCaller, expression: str, dtype: str, shape: tuple[int, ...], total: float
 ) -> None:
     """Views in any order of memory, buffers and lists of numbers come as the array that numpy makes of them."""
-    found = arrays.get(held(arrays, expression))
-    assert (found.dtype.str, found.shape) == (dtype, shape)
-    assert found.sum() == total
+    array = arrays.get(held(arrays, expression))
+    assert (array.dtype.str, array.shape) == (dtype, shape)
+    assert array.sum() == total
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_large_array_goes_both_ways(arrays: ArrayCaller) -> None:
         handle = arrays.put(sent)
         arrays("exec", {"code": "keep = None"})
         value(arrays, "x.__setitem__(0, 0.5)", x=handle)
-        found = arrays.get(handle)
-        assert found[0] == 0.5
-        assert found[1:].tobytes() == sent[1:].tobytes()
+        array = arrays.get(handle)
+        assert array[0] == 0.5
+        assert array[1:].tobytes() == sent[1:].tobytes()
         arrays("dispose", {"handleId": handle})
 
 

@@ -26,9 +26,9 @@ def session(call: Caller) -> Iterator[str]:
 
 
 def started(call: Caller, session: str, command: str, payload: dict[str, Any], **fields: Any) -> str:
-    found = call("call.start", {"command": command, "payload": payload, **fields}, session=session)
-    assert found["state"] in {"queued", "running"}
-    return str(found["id"])
+    reply = call("call.start", {"command": command, "payload": payload, **fields}, session=session)
+    assert reply["state"] in {"queued", "running"}
+    return str(reply["id"])
 
 
 def fetched(call: Caller, identity: str) -> Any:
@@ -41,11 +41,11 @@ def test_a_call_is_left_and_fetched(call: Caller, session: str) -> None:
     identity = started(call, session, "eval", {"expression": "6 * 7"})
     other = call.fresh()
     for client in (call, other):
-        found = fetched(client, identity)
-        assert (found["state"], found["result"]) == ("succeeded", {"value": 42})
-        assert (found["command"], found["session"]) == ("eval", session)
-        assert found["createdAt"] <= found["startedAt"] <= found["endedAt"]
-        assert not found.get("error")
+        info = fetched(client, identity)
+        assert (info["state"], info["result"]) == ("succeeded", {"value": 42})
+        assert (info["command"], info["session"]) == ("eval", session)
+        assert info["createdAt"] <= info["startedAt"] <= info["endedAt"]
+        assert not info.get("error")
     other.close()
 
 
@@ -63,19 +63,19 @@ def test_its_client_may_go(call: Caller, session: str) -> None:
 
 def test_output_is_in_the_result(call: Caller, session: str) -> None:
     """What an `exec` that was left wrote is in its result."""
-    found = fetched(call, started(call, session, "exec", {"code": "print('hi')\n1 / 0"}))
-    assert found["state"] == "succeeded"
-    assert found["result"]["stdout"] == "hi\n"
-    assert found["result"]["error"]["errorType"] == "ZeroDivisionError"
+    info = fetched(call, started(call, session, "exec", {"code": "print('hi')\n1 / 0"}))
+    assert info["state"] == "succeeded"
+    assert info["result"]["stdout"] == "hi\n"
+    assert info["result"]["error"]["errorType"] == "ZeroDivisionError"
 
 
 def test_a_call_that_raised(call: Caller, session: str) -> None:
     """The error of a call that failed has its code, type and traceback."""
-    found = fetched(call, started(call, session, "eval", {"expression": "1 / 0"}))
-    assert found["state"] == "failed"
-    assert (found["error"]["code"], found["error"]["errorType"]) == ("user_error", "ZeroDivisionError")
-    assert "1 / 0" in found["error"]["traceback"]
-    assert found.get("result") is None
+    info = fetched(call, started(call, session, "eval", {"expression": "1 / 0"}))
+    assert info["state"] == "failed"
+    assert (info["error"]["code"], info["error"]["errorType"]) == ("user_error", "ZeroDivisionError")
+    assert "1 / 0" in info["error"]["traceback"]
+    assert info.get("result") is None
 
 
 def test_the_session_died(call: Any, session: str) -> None:
@@ -87,18 +87,18 @@ def test_the_session_died(call: Any, session: str) -> None:
     files.put("go", b"")
     files.close()
     for identity in (dying, behind):
-        found = fetched(call, identity)
-        assert (found["state"], found["error"]["code"]) == ("failed", "session_lost")
-        assert found["error"]["stateLost"]
+        info = fetched(call, identity)
+        assert (info["state"], info["error"]["code"]) == ("failed", "session_lost")
+        assert info["error"]["stateLost"]
     assert "status 3" in fetched(call, dying)["error"]["message"]
 
 
 def test_a_deadline_of_its_own(call: Caller, session: str) -> None:
     """The timeout of a call that is left is its own, and its state survives it."""
     call("eval", {"expression": "kept = 5"}, session=session)
-    found = fetched(call, started(call, session, "exec", LONG, timeout=0.2))
-    assert (found["state"], found["error"]["code"]) == ("failed", "timeout")
-    assert not found["error"].get("stateLost")
+    info = fetched(call, started(call, session, "exec", LONG, timeout=0.2))
+    assert (info["state"], info["error"]["code"]) == ("failed", "timeout")
+    assert not info["error"].get("stateLost")
     assert call("eval", {"expression": "kept"}, session=session) == {"value": 5}
 
 
@@ -118,9 +118,9 @@ def test_cancelling_what_waits(call: Caller, session: str) -> None:
     first = started(call, session, "exec", LONG)
     second = started(call, session, "eval", {"expression": "begun = True"})
     call("cancel", {"id": second})
-    found = fetched(call, second)
-    assert found["state"] == "cancelled"
-    assert not found.get("startedAt")
+    info = fetched(call, second)
+    assert info["state"] == "cancelled"
+    assert not info.get("startedAt")
     call("cancel", {"id": first})
     assert call("eval", {"expression": "'begun' in globals()"}, session=session) == {"value": False}
 
@@ -170,7 +170,7 @@ def test_a_call_in_a_session_that_is_not_there(call: Caller) -> None:
 
 def test_a_named_call_that_is_waited_for(call: Caller, session: str) -> None:
     """`cancel` ends a call by the name that its client gave it, from another connection; its client is told."""
-    found: list[object] = []
+    outcomes: list[object] = []
     other = call.fresh()
     name = f"call in {session}"  # a server remembers the names of calls that have ended
 
@@ -178,13 +178,13 @@ def test_a_named_call_that_is_waited_for(call: Caller, session: str) -> None:
         try:
             other("exec", {"code": f"begun = True\n{LONG['code']}"}, session=session, name=name)
         except Cancelled as error:
-            found.append(error)
+            outcomes.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
     end_named(call, name)
     thread.join(ENOUGH)
-    assert [type(error) for error in found] == [Cancelled]
+    assert [type(error) for error in outcomes] == [Cancelled]
     call("cancel", {"id": name})
     assert call("eval", {"expression": "1"}, session=session) == {"value": 1}
     other.close()

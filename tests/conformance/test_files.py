@@ -28,9 +28,9 @@ def session(call: Caller) -> Iterator[str]:
 
 @pytest.fixture
 def files(call: Any, session: str) -> Iterator[Filer]:
-    found = filer(call, call.running, session)
-    yield found
-    found.close()
+    session_files = filer(call, call.running, session)
+    yield session_files
+    session_files.close()
 
 
 def run(call: Caller, session: str, code: str) -> Any:
@@ -89,16 +89,16 @@ def test_put_replaces_and_makes_directories(call: Caller, session: str, files: F
 def test_listing(call: Caller, session: str) -> None:
     """A list tells names, kinds, sizes and times, one directory or all that is below it."""
     run(call, session, "os.makedirs('d/e'); open('d/f', 'w').write('abc'); os.symlink('f', 'd/l'); os.mkfifo('d/p')")
-    found = {each["path"]: each for each in call("file.list", {"path": "d"}, session=session)["files"]}
-    assert {path: each["kind"] for path, each in found.items()} == {
+    entries = {each["path"]: each for each in call("file.list", {"path": "d"}, session=session)["files"]}
+    assert {path: each["kind"] for path, each in entries.items()} == {
         "d/e": "directory",
         "d/f": "file",
         "d/l": "link",
         "d/p": "other",
     }
-    assert [found[path]["sizeBytes"] for path in sorted(found)] == [0, 3, 0, 0]
-    assert found["d/e"]["isDirectory"]
-    assert found["d/f"]["modifiedAt"].endswith("Z")
+    assert [entries[path]["sizeBytes"] for path in sorted(entries)] == [0, 3, 0, 0]
+    assert entries["d/e"]["isDirectory"]
+    assert entries["d/f"]["modifiedAt"].endswith("Z")
     assert listed(call, session) == ["d"]
 
 
@@ -144,8 +144,8 @@ def test_a_busy_session_does_not_matter(call: Caller, session: str, files: Filer
     identity = call("call.start", {"command": "eval", "payload": {"expression": f"import os\n{code}"}}, session=session)
     until_there(files, "began")
     files.put("end", b"the end")
-    found = call("call.get", {"id": identity["id"], "wait": 30})
-    assert found["result"] == {"value": "the end"}
+    info = call("call.get", {"id": identity["id"], "wait": 30})
+    assert info["result"] == {"value": "the end"}
 
 
 def until_there(files: Filer, path: str) -> None:
@@ -169,11 +169,11 @@ def test_a_session_that_died_has_a_new_directory(call: Caller, session: str, fil
 
 def test_no_session_no_files(call: Any) -> None:
     """Files of a session that is not there are not found."""
-    found = filer(call, call.running, "nowhere")
-    for ask in (lambda: found.get("a"), lambda: found.put("a", b"")):
+    files = filer(call, call.running, "nowhere")
+    for ask in (lambda: files.get("a"), lambda: files.put("a", b"")):
         with pytest.raises(NotFound, match="nowhere"):
             ask()
-    found.close()
+    files.close()
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_names_of_any_bytes(call: Caller, session: str, files: Filer) -> None:
         assert files.get(f"n/{name}") == name.encode("utf-8", "surrogateescape")
     code = "[list(name) for name in sorted(os.listdir(b'n'))]"
     assert run(call, session, code) == [list(name) for name in sorted(os.fsencode(each) for each in names)]
-    found = call("file.list", {"path": "n"}, session=session)["files"]
-    assert {each["path"] for each in found} == {f"n/{name}" for name in names[:-1]} | {"n/\ufffd\ufffd"}
-    assert [bool(each.get("pathBytes")) for each in found] == [each["path"] == "n/\ufffd\ufffd" for each in found]
+    listed = call("file.list", {"path": "n"}, session=session)["files"]
+    assert {each["path"] for each in listed} == {f"n/{name}" for name in names[:-1]} | {"n/\ufffd\ufffd"}
+    assert [bool(each.get("pathBytes")) for each in listed] == [each["path"] == "n/\ufffd\ufffd" for each in listed]
 
 
 def test_a_sparse_file_is_fetched_in_part(call: Caller, session: str, files: Filer) -> None:
@@ -291,17 +291,17 @@ def test_a_sparse_file_is_fetched_in_part(call: Caller, session: str, files: Fil
 def test_a_limit_on_the_size(call: Any) -> None:
     """A session's limit on file sizes holds for files that clients send; what was there stays, and nothing else."""
     made = call("session.create", {"limits": {"fileSizeBytes": 1000}})
-    found = filer(call, call.running, made["id"])
+    files = filer(call, call.running, made["id"])
     try:
-        found.put("a", b"x" * 1000)
+        files.put("a", b"x" * 1000)
         with pytest.raises(LimitExceeded, match=r"1000 bytes.*fileSizeBytes"):
-            found.put("a", b"y" * 1001)
+            files.put("a", b"y" * 1001)
         with pytest.raises(LimitExceeded, match="fileSizeBytes"):
-            found.put("b", b"y" * 9_000_000)
-        assert found.get("a") == b"x" * 1000
+            files.put("b", b"y" * 9_000_000)
+        assert files.get("a") == b"x" * 1000
         assert listed(call, made["id"]) == ["a"]
     finally:
-        found.close()
+        files.close()
         call("session.delete", {"id": made["id"]})
 
 
@@ -327,12 +327,12 @@ def test_a_size_that_was_announced(call: Caller, session: str, files: Filer) -> 
 def test_files_are_use_of_a_session(call: Any) -> None:
     """A session that ends when it is not used does not end while a file is under way."""
     made = call("session.create", {"idleTimeout": 2})
-    found = filer(call, call.running, made["id"])
+    files = filer(call, call.running, made["id"])
     try:
-        found.put("a", slowly([b"one", b"two"], 2.5))
-        assert found.get("a") == b"onetwo"
+        files.put("a", slowly([b"one", b"two"], 2.5))
+        assert files.get("a") == b"onetwo"
     finally:
-        found.close()
+        files.close()
 
 
 def slowly(pieces: list[bytes], pause: float) -> Iterator[bytes]:

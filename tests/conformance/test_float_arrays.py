@@ -29,8 +29,8 @@ def session(call: Caller) -> Iterator[str]:
 def held(call: Caller, session: str, expression: str) -> dict[str, Any]:
     """The handle of what `expression` gives."""
     inside = call("eval", {"expression": f"lambda: [{expression}].pop"}, session=session)
-    found = call("call", {"handleId": inside["handleId"], "methodName": "__call__"}, session=session)
-    item = call("call", {"handleId": found["handleId"], "methodName": "__call__"}, session=session, values="tagged")
+    result = call("call", {"handleId": inside["handleId"], "methodName": "__call__"}, session=session)
+    item = call("call", {"handleId": result["handleId"], "methodName": "__call__"}, session=session, values="tagged")
     made = item if item.get("isHandle") else call("wrap", {"value": item["value"]}, session=session)
     return {"handleId": made["handleId"]}
 

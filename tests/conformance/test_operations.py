@@ -21,9 +21,9 @@ pytestmark = pytest.mark.about("transport")
 
 def handle(call: Caller, expression: str, **options: str) -> str:
     """The handle of what `expression` gives, which must not be plain data."""
-    found = call("eval", {"expression": expression}, **options)
-    assert found["isHandle"] is True
-    return str(found["handleId"])
+    result = call("eval", {"expression": expression}, **options)
+    assert result["isHandle"] is True
+    return str(result["handleId"])
 
 
 @pytest.mark.about("everywhere")
@@ -51,9 +51,9 @@ def test_everything_else_needs_the_token(call: Caller, token: str | None) -> Non
 
 def test_import_gives_a_handle(call: Caller) -> None:
     """`import` holds the module, also a dotted one, by a handle."""
-    found = call("import", {"moduleName": "os.path"})
-    assert found["typeName"] == "module"
-    called = call("call", {"handleId": found["handleId"], "methodName": "join", "args": ["a", "b"]})
+    module = call("import", {"moduleName": "os.path"})
+    assert module["typeName"] == "module"
+    called = call("call", {"handleId": module["handleId"], "methodName": "join", "args": ["a", "b"]})
     assert called == {"value": "a/b"}
 
 
@@ -67,18 +67,18 @@ def test_import_of_nothing_is_the_users_error(call: Caller) -> None:
 def test_create_makes_an_object(call: Caller) -> None:
     """`create` calls a class of a module with arguments and keywords."""
     module = call("import", {"moduleName": "collections"})["handleId"]
-    found = call(
+    made = call(
         "create", {"moduleHandleId": module, "className": "deque", "args": [[1, 2, 3]], "kwargs": {"maxlen": 2}}
     )
-    assert found["typeName"] == "deque"
-    assert call("call", {"handleId": found["handleId"], "methodName": "pop"}) == {"value": 3}
+    assert made["typeName"] == "deque"
+    assert call("call", {"handleId": made["handleId"], "methodName": "pop"}) == {"value": 3}
 
 
 def test_create_always_gives_a_handle(call: Caller) -> None:
     """What `create` makes is held, even where it would be plain data."""
     module = call("import", {"moduleName": "builtins"})["handleId"]
-    found = call("create", {"moduleHandleId": module, "className": "list"})
-    assert call("call", {"handleId": found["handleId"], "methodName": "__len__"}) == {"value": 0}
+    made = call("create", {"moduleHandleId": module, "className": "list"})
+    assert call("call", {"handleId": made["handleId"], "methodName": "__len__"}) == {"value": 0}
 
 
 def test_call_of_the_object_itself(call: Caller) -> None:
@@ -130,28 +130,28 @@ def test_eval_keeps_names(call: Caller) -> None:
 def test_exec_gives_the_output(call: Caller) -> None:
     """`exec` answers with both streams, the last expression's value and no error."""
     code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 + 1"
-    found = call("exec", {"code": code})
-    assert (found["stdout"], found["stderr"], found["error"]) == ("out\n", "err\n", None)
-    assert found["result"] == {"value": 2}
-    assert found["truncated"] is False
-    assert found["durationMs"] >= 0
-    assert (found["resultText"], found["executionCount"] > 0) == ("2", True)
+    output = call("exec", {"code": code})
+    assert (output["stdout"], output["stderr"], output["error"]) == ("out\n", "err\n", None)
+    assert output["result"] == {"value": 2}
+    assert output["truncated"] is False
+    assert output["durationMs"] >= 0
+    assert (output["resultText"], output["executionCount"] > 0) == ("2", True)
 
 
 def test_exec_keeps_the_output_of_failing_code(call: Caller) -> None:
     """An error of the code is in the answer, since its output matters."""
-    found = call("exec", {"code": "print('before')\n1 / 0"})
-    assert found["stdout"] == "before\n"
-    assert found["error"]["errorType"] == "ZeroDivisionError"
-    assert "1 / 0" in found["error"]["traceback"]
-    assert "venvd" not in found["error"]["traceback"]
+    output = call("exec", {"code": "print('before')\n1 / 0"})
+    assert output["stdout"] == "before\n"
+    assert output["error"]["errorType"] == "ZeroDivisionError"
+    assert "1 / 0" in output["error"]["traceback"]
+    assert "venvd" not in output["error"]["traceback"]
 
 
 def test_exec_catches_output_below_python(call: Caller) -> None:
     """What child processes and C code write is caught too."""
     code = "import os, subprocess\nos.write(1, b'raw\\n')\nsubprocess.run(['echo', 'child'])"
-    found = call("exec", {"code": code})
-    assert set(found["stdout"].split()) >= {"raw", "child"}
+    output = call("exec", {"code": code})
+    assert set(output["stdout"].split()) >= {"raw", "child"}
 
 
 def test_exec_awaits(call: Caller) -> None:
@@ -213,9 +213,9 @@ def test_module_available(call: Caller, name: str, available: bool) -> None:
 
 def test_wrap_holds_a_value(call: Caller) -> None:
     """`wrap` puts data behind a handle, of the type that Python gives it."""
-    found = call("wrap", {"value": {"a": [1]}})
-    assert found["typeName"] == "dict"
-    assert call("call", {"handleId": found["handleId"], "methodName": "get", "args": ["a"]}) == {"value": [1]}
+    wrapped = call("wrap", {"value": {"a": [1]}})
+    assert wrapped["typeName"] == "dict"
+    assert call("call", {"handleId": wrapped["handleId"], "methodName": "get", "args": ["a"]}) == {"value": [1]}
 
 
 def test_handles_are_listed(call: Caller) -> None:

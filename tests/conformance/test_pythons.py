@@ -34,8 +34,8 @@ PLAIN = [
 @pytest.fixture(scope="module", params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     """A CPython that is there; others are skipped, not fetched."""
-    found = interpreters.list_installed(uv.find_uv_bin(), dict(os.environ), Quiet())
-    if interpreters.choose(request.param, found) is None:
+    installed = interpreters.list_installed(uv.find_uv_bin(), dict(os.environ), Quiet())
+    if interpreters.choose(request.param, installed) is None:
         pytest.skip(f"this machine has no CPython {request.param}")
     return str(request.param)
 
@@ -58,8 +58,8 @@ def other(backends: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
 
 def test_it_is_that_python(other: Caller, version: str) -> None:
     """The session runs on the version that the venv asked for."""
-    found = other("eval", {"expression": "'%d.%d' % __import__('sys').version_info[:2]"})
-    assert found == {"value": version}
+    result = other("eval", {"expression": "'%d.%d' % __import__('sys').version_info[:2]"})
+    assert result == {"value": version}
 
 
 @pytest.mark.parametrize(("expression", "encoded"), PLAIN)
@@ -82,11 +82,11 @@ def test_objects_by_handle(other: Caller) -> None:
 def test_output_of_every_kind(other: Caller) -> None:
     """Output of Python, of descriptors and of children is caught; the code's own error comes with its lines."""
     code = "import os, subprocess\nprint('out')\nos.write(2, b'raw')\nsubprocess.run(['echo', 'child'])\n1 / 0"
-    found = other("exec", {"code": code})
-    assert set(found["stdout"].split()) == {"out", "child"}
-    assert found["stderr"] == "raw"
-    assert found["error"]["errorType"] == "ZeroDivisionError"
-    assert "1 / 0" in found["error"]["traceback"]
+    output = other("exec", {"code": code})
+    assert set(output["stdout"].split()) == {"out", "child"}
+    assert output["stderr"] == "raw"
+    assert output["error"]["errorType"] == "ZeroDivisionError"
+    assert "1 / 0" in output["error"]["traceback"]
 
 
 def test_await_at_the_top(other: Caller) -> None:

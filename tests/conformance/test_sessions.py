@@ -28,11 +28,11 @@ def test_default_is_always_there(call: Caller) -> None:
 def test_a_session_is_told(call: Caller, session: str) -> None:
     """`session.get` tells state, limits and counters."""
     call("eval", {"expression": "object()"}, session=session)
-    found = call("session.get", {"id": session})
-    assert found["state"] == "idle"
-    assert found["calls"] >= 1
-    assert found["handles"] == 1
-    assert found["limits"]["handles"] > 0
+    info = call("session.get", {"id": session})
+    assert info["state"] == "idle"
+    assert info["calls"] >= 1
+    assert info["handles"] == 1
+    assert info["limits"]["handles"] > 0
 
 
 def test_a_session_can_be_named(call: Caller) -> None:
@@ -78,9 +78,9 @@ def test_the_environment_of_a_session(call: Caller) -> None:
     """`env` is what user code finds, and nothing of the server's is there."""
     made = call("session.create", {"env": {"GREETING": "hi"}})
     try:
-        found = call("eval", {"expression": "import os; dict(os.environ)"}, session=made["id"])["value"]
-        assert found["GREETING"] == "hi"
-        assert not [name for name in found if name.startswith("VENVD_")]
+        environment = call("eval", {"expression": "import os; dict(os.environ)"}, session=made["id"])["value"]
+        assert environment["GREETING"] == "hi"
+        assert not [name for name in environment if name.startswith("VENVD_")]
     finally:
         call("session.delete", {"id": made["id"]})
 
@@ -130,8 +130,8 @@ def test_a_busy_session_leaves_the_others_alone(call: Caller, session: str) -> N
     """While one session runs, ping, another session and the session's own state answer."""
     other = call.fresh()
     code = "import time\nt = time.monotonic()\nwhile time.monotonic() - t < 1: pass\n'done'"
-    found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(other("eval", {"expression": code}, session=session)))
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(other("eval", {"expression": code}, session=session)))
     thread.start()
     while call("session.get", {"id": session})["state"] != "busy":
         pass
@@ -139,7 +139,7 @@ def test_a_busy_session_leaves_the_others_alone(call: Caller, session: str) -> N
     assert call("eval", {"expression": "1"}) == {"value": 1}
     thread.join(60)
     other.close()
-    assert found == [{"value": "done"}]
+    assert answers == [{"value": "done"}]
 
 
 def test_memory_over_the_limit_is_told(call: Caller) -> None:

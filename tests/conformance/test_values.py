@@ -62,11 +62,11 @@ def test_every_result_has_the_mode(call: Caller) -> None:
 @pytest.mark.parametrize("expression", ["object()", "[object()]", "{'a': lambda: 0}", "(i for i in ())", "'\\ud800'"])
 def test_what_is_not_plain_is_a_handle(call: Caller, expression: str) -> None:
     """Anything with a part that has no JSON form comes back as one handle."""
-    found = call("eval", {"expression": expression})
-    assert found["isHandle"] is True
-    assert found["handleId"]
-    assert found["typeName"]
-    assert found["repr"]
+    result = call("eval", {"expression": expression})
+    assert result["isHandle"] is True
+    assert result["handleId"]
+    assert result["typeName"]
+    assert result["repr"]
 
 
 @pytest.mark.about("everywhere")

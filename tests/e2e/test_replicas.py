@@ -66,9 +66,9 @@ def list_replicas(controller: Controller, backend: dict[str, Any]) -> Any:
 def kill_router(name: str) -> None:
     """Kill the container of the router of a backend."""
     label = f"label=dev.venvd.name={name}--router"
-    found = subprocess.check_output(["docker", "ps", "--quiet", "--filter", label], text=True).split()
-    assert len(found) == 1
-    subprocess.check_call(["docker", "kill", *found], stdout=subprocess.DEVNULL)
+    containers = subprocess.check_output(["docker", "ps", "--quiet", "--filter", label], text=True).split()
+    assert len(containers) == 1
+    subprocess.check_call(["docker", "kill", *containers], stdout=subprocess.DEVNULL)
 
 
 def count_containers(name: str) -> int:

@@ -40,8 +40,8 @@ def docker(*words: str) -> str:
 
 
 def inspected(record: LaunchRecord, part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(docker("container", "inspect", f"venvd-{record.launch_id}-{part}"))[0]
-    return found
+    details: dict[str, Any] = json.loads(docker("container", "inspect", f"venvd-{record.launch_id}-{part}"))[0]
+    return details
 
 
 @pytest.mark.parametrize("part", ["server", "worker"])
@@ -327,8 +327,8 @@ def test_an_unprivileged_owner_has_its_directories_made(
     directories = SocketDirectories(DockerClient(replace(docker_bench.settings, run_dir=run_dir)))
     with unprivileged():
         made = directories.make("mine", OPEN, docker_image.ref)
-    found = made.stat()
-    assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (NOBODY, 10000, oct(OPEN))
+    stat = made.stat()
+    assert (stat.st_uid, stat.st_gid, oct(stat.st_mode & 0o7777)) == (NOBODY, 10000, oct(OPEN))
     (made / "left.sock").touch()
     os.chown(made / "left.sock", 10001, 10000)
     with unprivileged():

@@ -336,8 +336,8 @@ def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: 
     base = docker_bench.runtime.base
     with engine._venvs._containers.open(base, Quiet()) as container:
         container.write("/tmp/venvd/file", text.encode())
-        found = container.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]
-    assert found == hashlib.sha256(text.encode()).hexdigest()
+        digest = container.run(["sha256sum", "/tmp/venvd/file"]).stdout.split()[0]
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_two_processes_build_a_servers_image_once(tmp_path: Path) -> None:

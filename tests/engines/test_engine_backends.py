@@ -182,16 +182,16 @@ def test_followed_logs_end_with_the_backend(bench: Bench, image: Image) -> None:
     """Who follows the log sees lines that come later, and the end once the backend has stopped."""
     with bench.running(bench.launch(image)) as record:
         before = len(list(bench.engine.logs(record, None, follow=False)))
-        found: list[str] = []
+        texts: list[str] = []
         follower = threading.Thread(
-            target=lambda: found.extend(line.text for line in bench.engine.logs(record, None, follow=True))
+            target=lambda: texts.extend(line.text for line in bench.engine.logs(record, None, follow=True))
         )
         follower.start()
         evaluate(record, "1")
         bench.engine.stop(record, 5)
         follower.join(120)
         assert not follower.is_alive()
-        assert len(found) > before
+        assert len(texts) > before
 
 
 def test_user_code_gets_its_environment_only(launch: Launch, record: LaunchRecord) -> None:

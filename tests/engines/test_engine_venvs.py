@@ -38,16 +38,16 @@ def test_an_engine_that_was_chosen_answers(bench: Bench) -> None:
 
 def test_gaps_are_told(bench: Bench) -> None:
     """An engine that lacks a guard has a sentence for the operator about it."""
-    found = bench.engine.capabilities()
-    guards = (found.network_isolation, found.filesystem_isolation, found.memory_wall)
-    assert found.gaps or all(guards)
+    capabilities = bench.engine.capabilities()
+    guards = (capabilities.network_isolation, capabilities.filesystem_isolation, capabilities.memory_wall)
+    assert capabilities.gaps or all(guards)
 
 
 def test_a_minor_version_becomes_an_exact_one(bench: Bench) -> None:
     """A runtime asked for as 3.x is resolved to a patch release of it."""
-    found = bench.runtime
-    assert found.version == PYTHON
-    assert found.resolved.startswith(f"{PYTHON}.")
+    runtime = bench.runtime
+    assert runtime.version == PYTHON
+    assert runtime.resolved.startswith(f"{PYTHON}.")
 
 
 def test_an_exact_version_is_kept(bench: Bench) -> None:

@@ -43,10 +43,10 @@ def test_everything_can_go_and_comes_again(fresh: Bench) -> None:
         image = fresh.engine.build(fresh.wanted(), Quiet())
         with fresh.running(fresh.launch(image)) as record:
             assert evaluate(record, "6 * 7") == 42
-        found = fresh.engine.leftovers(set())
-        assert {one.kind for one in found} >= {"venv", "worker"}
-        assert [one.kind for one in found if not one.current] == ["venv"]
-        for one in (*found, *found):
+        leftovers = fresh.engine.leftovers(set())
+        assert {one.kind for one in leftovers} >= {"venv", "worker"}
+        assert [one.kind for one in leftovers if not one.current] == ["venv"]
+        for one in (*leftovers, *leftovers):
             fresh.engine.discard(one)
         assert fresh.engine.leftovers(set()) == []
         assert fresh.engine.find_image(image.key) is None
@@ -58,9 +58,9 @@ def test_archives_of_old_versions_are_left_over(fresh: Bench) -> None:
     directory.mkdir()
     (directory / "venvd-worker-000000000000.pyz").write_bytes(b"old")
     (directory / "other").touch()
-    (found,) = fresh.engine.leftovers(set())
-    assert found == Leftover("worker", f"{directory}/venvd-worker-000000000000.pyz", current=False, sizeBytes=3)
-    fresh.engine.discard(found)
+    (leftover,) = fresh.engine.leftovers(set())
+    assert leftover == Leftover("worker", f"{directory}/venvd-worker-000000000000.pyz", current=False, sizeBytes=3)
+    fresh.engine.discard(leftover)
     assert [path.name for path in directory.iterdir()] == ["other"]
 
 

@@ -60,14 +60,14 @@ npy_streams = st.tuples(
 @fuzz(damaged(npy_streams, 3))
 def test_npy(data: bytes) -> None:
     """A header is parsed as numpy parses it, or refused with a sentence; it is found as soon as it is whole."""
-    kind, found = outcome(lambda: arrays.parse_npy(data), InvalidRequest, TooLarge)
+    kind, parsed = outcome(lambda: arrays.parse_npy(data), InvalidRequest, TooLarge)
     if kind != "value":
-        assert 0 < len(found) < 1000
+        assert 0 < len(parsed) < 1000
         return
-    if found is None:
+    if parsed is None:
         assert len(data) < arrays.MAX_NPY_HEADER
         return
-    header, size = found
+    header, size = parsed
     assert size <= arrays.MAX_NPY_HEADER
     assert header.nbytes <= arrays.MAX_BYTES
     stream = io.BytesIO(data)
@@ -86,7 +86,7 @@ def test_npy(data: bytes) -> None:
         for piece in pieces:
             came += piece
             early = outcome(lambda came=came: arrays.parse_npy(came), InvalidRequest, TooLarge)
-            assert early == ("value", found if len(came) >= size else None)
+            assert early == ("value", parsed if len(came) >= size else None)
     again = arrays.parse_npy(arrays.dump_npy(header))
     assert again is not None
     assert (again[0].dtype, again[0].shape, again[0].nbytes) == (header.dtype, header.shape, header.nbytes)

@@ -96,10 +96,10 @@ def test_grpc_requests(data: bytes) -> None:
     if kind == "value":
         for name in ("args_json", "kwargs_json"):
             assert getattr(message, name).encode() in payload
-        kind, found = outcome(lambda: json.loads(payload), RecursionError, ValueError)
+        kind, parsed = outcome(lambda: json.loads(payload), RecursionError, ValueError)
         if kind == "value":  # the standard library reads no integers of thousands of digits
-            assert type(found) is dict
-            assert found.get("methodName", "") == message.method_name
+            assert type(parsed) is dict
+            assert parsed.get("methodName", "") == message.method_name
 
 
 results = objects(

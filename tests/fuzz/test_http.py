@@ -216,9 +216,9 @@ def test_known_heads(data: bytes) -> None:
     at = data.find(b"\r\n\r\n") + 6
     cache = HeadCache()
     cache.learn(data[:at], "eval", Head(length=2))
-    found = cache.find(data[at:])
-    if found is not None:
-        assert found[2] == data[-2:]
+    known = cache.find(data[at:])
+    if known is not None:
+        assert known[2] == data[-2:]
         assert data[at:].startswith(data[: at - 2])
         assert len(data) == 2 * at
 

@@ -107,18 +107,18 @@ def test_session_lines(data: bytes) -> None:
 def test_session_line_is_whole_json(data: bytes) -> None:
     """Whatever of a line is passed on to clients unparsed is JSON in UTF-8, in one line."""
     line = data.replace(b"\n", b"")
-    kind, found = outcome(lambda: parse_line(line), Exception)
+    kind, parsed = outcome(lambda: parse_line(line), Exception)
     if kind != "value":
         assert kind == "GarbledError"
         return
-    for part in (bytes(found.result), copy_data("display", found.data)):
+    for part in (bytes(parsed.result), copy_data("display", parsed.data)):
         if part:
             assert (
                 outcome(lambda part=part: json.loads(part), RecursionError, ValueError)[0] == "value"
                 or b"9" * 400 in part
             )
-    if found.error:
-        kind, error = outcome(lambda: error_of(found), Exception)
+    if parsed.error:
+        kind, error = outcome(lambda: error_of(parsed), Exception)
         assert kind == "GarbledError" or isinstance(error, VenvdError)
 
 
@@ -320,12 +320,12 @@ def test_file_pieces(data: bytes) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=PIECE)
         process = FileProcess(reader, writer, Owner())
         try:
-            found = await process.receive_found()
-            pieces = [piece async for piece in process.receive_pieces(found.length)]
+            info = await process.receive_found()
+            pieces = [piece async for piece in process.receive_pieces(info.length)]
         except VenvdError as error:
             assert isinstance(error, Internal | Conflict | Unavailable)  # noqa: PT017
         else:
-            assert sum(map(len, pieces)) == found.length
+            assert sum(map(len, pieces)) == info.length
         finally:
             process.close()
 

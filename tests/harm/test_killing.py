@@ -44,9 +44,9 @@ def own(stack: Stack, request: pytest.FixtureRequest) -> Iterator[tuple[Running,
 def forked(call: Caller) -> bool:
     """Whether a new session finds what is preloaded."""
     made = call("session.create", {})["id"]
-    found = call("eval", {"expression": "'decimal' in __import__('sys').modules"}, session=made)["value"]
+    imported = call("eval", {"expression": "'decimal' in __import__('sys').modules"}, session=made)["value"]
     call("session.delete", {"id": made})
-    return bool(found)
+    return bool(imported)
 
 
 def test_killing_every_sibling(own: tuple[Running, Caller]) -> None:

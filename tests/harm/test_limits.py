@@ -100,9 +100,9 @@ def test_output_is_cut(call: Caller) -> None:
     """Too much of it is no error: it is cut, and both the text and `truncated` say so."""
     session = created(call, outputBytes=1000)
     try:
-        found: dict[str, Any] = call("exec", {"code": "print('x' * 5000)"}, session=session)
-        assert found["error"] is None
-        assert found["truncated"] is True
-        assert "the limit outputBytes is 1000" in found["stdout"] + found["stderr"]
+        output: dict[str, Any] = call("exec", {"code": "print('x' * 5000)"}, session=session)
+        assert output["error"] is None
+        assert output["truncated"] is True
+        assert "the limit outputBytes is 1000" in output["stdout"] + output["stderr"]
     finally:
         call("session.delete", {"id": session})

@@ -80,8 +80,8 @@ class PipeArrays:
         size = sum(reply.get("attachments") or ())
         while len(self._bytes) < size:
             self._receive()
-        found, self._bytes = self._bytes[:size], self._bytes[size:]
-        return reply, found
+        taken, self._bytes = self._bytes[:size], self._bytes[size:]
+        return reply, taken
 
     def _receive(self) -> None:
         data, descriptors, _, _ = socket.recv_fds(self._socket, 1 << 20, 4)
@@ -118,9 +118,9 @@ class SharedArrays(PipeArrays):
         if result.get("segment") is None:
             return made(result, data)
         size = int(np.dtype(result["dtype"]).itemsize * np.prod(result["shape"], dtype=np.int64))
-        found = made(result, self.map(reply)[:size])
+        array = made(result, self.map(reply)[:size])
         self.release.append(result["segment"])
-        return found
+        return array
 
     def put(self, array: Array, **wrong: Any) -> str:
         fields, data = described(array)

@@ -86,8 +86,8 @@ class Target:
 
     def default(self) -> dict[str, Any]:
         with self.caller() as call:
-            found: dict[str, Any] = call("session.get", {"id": "default"})
-        return found
+            info: dict[str, Any] = call("session.get", {"id": "default"})
+        return info
 
     def serves(self) -> None:
         """Assert that the next client is served, and so is the one that asks for its health."""

@@ -81,10 +81,10 @@ class HttpCaller:
     def receive(self) -> Any:
         """The answer to the request that was sent last."""
         response = self._connection.getresponse()
-        found = json.loads(response.read())
+        reply = json.loads(response.read())
         if response.status >= http.client.BAD_REQUEST:
-            raise from_fields(found)
-        return found
+            raise from_fields(reply)
+        return reply
 
     def fresh(self) -> HttpCaller:
         return HttpCaller(self._url, self._token)

@@ -60,14 +60,14 @@ class ClusterController(Controller):
 
     def list_objects(self) -> list[str]:
         """List what the home has in the cluster, as kind and name of the backend or of the object."""
-        found = []
+        objects = []
         for kind, path in (("Pod", "pods"), ("Secret", "secrets"), ("Service", "services"), ("Lease", "leases")):
             group = "/apis/coordination.k8s.io/v1" if kind == "Lease" else "/api/v1"
             answer = self.proxy.ask(f"{group}/namespaces/{self.namespace.name}/{path}")
             for each in answer["items"]:
                 labels = each["metadata"].get("labels") or {}
-                found.append(f"{kind}/{labels.get('dev.venvd.name') or each['metadata']['name']}")
-        return sorted(found)
+                objects.append(f"{kind}/{labels.get('dev.venvd.name') or each['metadata']['name']}")
+        return sorted(objects)
 
     def list_pods(self, name: str) -> list[dict[str, Any]]:
         """List the pods of a backend that are not being deleted."""

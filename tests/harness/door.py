@@ -52,17 +52,17 @@ class Raw:
 
     def rest(self) -> bytes:
         """Everything until the peer closes the connection."""
-        found = b""
+        received = b""
         while data := self.receive():
-            found += data
-        return found
+            received += data
+        return received
 
     def until(self, end: bytes) -> bytes:
         """Everything up to `end` and perhaps more, or until the peer closes the connection."""
-        found = b""
-        while end not in found and (data := self.receive()):
-            found += data
-        return found
+        received = b""
+        while end not in received and (data := self.receive()):
+            received += data
+        return received
 
     def close(self) -> None:
         self.socket.close()

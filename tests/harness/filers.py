@@ -67,20 +67,20 @@ class HttpFiler:
         target = self._folder + quote(_bytes(path), safe="/") + "?" + urlencode(query)
         self._connection.request(method, target, body, self._headers)
         response = self._connection.getresponse()
-        found = response.read()
+        content = response.read()
         if response.status >= 400:
-            raise from_fields(json.loads(found))
+            raise from_fields(json.loads(content))
         if method == "GET":
             assert response.headers["content-type"] == "application/octet-stream"
             assert response.headers["x-content-type-options"] == "nosniff"
-        return found
+        return content
 
     def get(self, path: str, **part: int) -> bytes:
         return self._answer("GET", path, query=part)
 
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._answer("PUT", path, data, fields))
-        return found
+        reply: dict[str, Any] = json.loads(self._answer("PUT", path, data, fields))
+        return reply
 
     def break_off(self, path: str, data: bytes) -> None:
         target = self._folder + quote(path)
@@ -116,12 +116,12 @@ class PipeFiler:
     def get(self, path: str, **part: int) -> bytes:
         if part:
             return self._ask("file.get", {**named(path), **part})[1]
-        found = bytearray()
+        content = bytearray()
         while True:
-            info, data = self._ask("file.get", {**named(path), "offset": len(found), "length": PART})
-            found += data
-            if len(found) >= info["sizeBytes"] or not data:
-                return bytes(found)
+            info, data = self._ask("file.get", {**named(path), "offset": len(content), "length": PART})
+            content += data
+            if len(content) >= info["sizeBytes"] or not data:
+                return bytes(content)
 
     def put(self, path: str, data: bytes | Iterable[bytes], **fields: Any) -> dict[str, Any]:
         payload = {**named(path), **fields}
@@ -185,8 +185,8 @@ class RpcFiler:
 
 
 def _fields(path: str) -> dict[str, Any]:
-    found = named(path)
-    return {"path_bytes": b64decode(found["pathBytes"])} if "pathBytes" in found else dict(found)
+    path_fields = named(path)
+    return {"path_bytes": b64decode(path_fields["pathBytes"])} if "pathBytes" in path_fields else dict(path_fields)
 
 
 def filer(caller: Caller, running: Running, session: str) -> Any:

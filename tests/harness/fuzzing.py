@@ -56,7 +56,7 @@ def fuzz(strategy: st.SearchStrategy[bytes], *, share: float = 1.0) -> Callable[
         test: Any = given(data=strategy)(keep_failing)
         for seed in sorted(directory.glob("*")):
             test = example(data=seed.read_bytes())(test)
-        found: Callable[[], None] = settings(
+        decorated: Callable[[], None] = settings(
             max_examples=max(1, int((LONG or BOUNDED) * share)),
             derandomize=not LONG,
             database=None,
@@ -64,7 +64,7 @@ def fuzz(strategy: st.SearchStrategy[bytes], *, share: float = 1.0) -> Callable[
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )(test)
-        return found
+        return decorated
 
     return decorate
 

@@ -61,13 +61,13 @@ class Client:
 
     def call(self, command: str, **payload: Any) -> Any:
         began = time.monotonic()
-        found = self._caller(command, payload, session=self._session)
+        reply = self._caller(command, payload, session=self._session)
         self.tally.seconds.append(time.monotonic() - began)
-        return found
+        return reply
 
-    def expect(self, wanted: Any, found: Any) -> None:
-        if found != wanted:
-            raise AssertionError(f"{found!r} is not {wanted!r}")
+    def expect(self, wanted: Any, actual: Any) -> None:
+        if actual != wanted:
+            raise AssertionError(f"{actual!r} is not {wanted!r}")
 
     def turn(self, turn: int) -> None:
         """Small and large values, objects by handle, output, and an error."""

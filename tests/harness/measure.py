@@ -73,27 +73,27 @@ def parts(stack: Stack, running: Running) -> Parts:
 
 def held(pids: list[int]) -> Held:
     """What processes hold together; one that ends meanwhile does not count."""
-    found = [each for pid in pids if (each := _held(pid)) is not None]
-    columns = [sum(column) for column in zip(*found, strict=True)] or [0, 0, 0]
-    return Held(len(found), *columns)
+    measured = [each for pid in pids if (each := _held(pid)) is not None]
+    columns = [sum(column) for column in zip(*measured, strict=True)] or [0, 0, 0]
+    return Held(len(measured), *columns)
 
 
 def settled(processes: Parts, sessions: int) -> dict[str, Held]:
     """What is held once only so many sessions and the standby are left, the zygote has forks, and nothing changes."""
-    found = processes.held()
+    current = processes.held()
     unchanged = 0
 
     def settles() -> bool:
-        nonlocal found, unchanged
-        before, found = found, processes.held()
-        unchanged = unchanged + 1 if _are_alike(before, found) else 0
-        there = found["sessions"].processes == sessions + STANDBY and found["zygote"].processes == RESERVES
+        nonlocal current, unchanged
+        before, current = current, processes.held()
+        unchanged = unchanged + 1 if _are_alike(before, current) else 0
+        there = current["sessions"].processes == sessions + STANDBY and current["zygote"].processes == RESERVES
         return there and unchanged >= SETTLED_READINGS
 
     wait_until(
-        settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in found.items()} }"
+        settles, lambda: f"sessions or spares do not settle: { {name: str(each) for name, each in current.items()} }"
     )
-    return found
+    return current
 
 
 def _are_alike(before: Mapping[str, Held], after: Mapping[str, Held]) -> bool:

@@ -21,16 +21,16 @@ SECCOMP = {"RuntimeDefault", "Localhost"}
 def list_violations(pod: dict[str, Any]) -> list[str]:
     """List what a namespace that enforces `restricted` has against the specification of a pod."""
     shared = pod.get("securityContext") or {}
-    found = [f"{name} is true" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
-    found += [f"sysctl {each['name']}" for each in shared.get("sysctls") or ()]
+    violations = [f"{name} is true" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
+    violations += [f"sysctl {each['name']}" for each in shared.get("sysctls") or ()]
     for volume in pod.get("volumes") or ():
         kinds = set(volume) - {"name"}
         if not kinds <= VOLUMES:
-            found.append(f"volume {volume['name']}: {', '.join(sorted(kinds))}")
+            violations.append(f"volume {volume['name']}: {', '.join(sorted(kinds))}")
     for kind in ("containers", "initContainers", "ephemeralContainers"):
         for container in pod.get(kind) or ():
-            found += [f"{container['name']}: {violation}" for violation in _check(container, shared)]
-    return found
+            violations += [f"{container['name']}: {violation}" for violation in _check(container, shared)]
+    return violations
 
 
 def _check(container: dict[str, Any], shared: dict[str, Any]) -> Iterator[str]:

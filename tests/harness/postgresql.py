@@ -25,9 +25,9 @@ _STARTUP_SECONDS = 60.0
 
 def find_program(name: str) -> Path | None:
     """Find a program of PostgreSQL; Debian keeps them out of the path, by version."""
-    found = shutil.which(name)
-    if found is not None:
-        return Path(found)
+    program_path = shutil.which(name)
+    if program_path is not None:
+        return Path(program_path)
     return max(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), default=None)
 
 

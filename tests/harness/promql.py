@@ -39,8 +39,8 @@ def selectors(expression: str) -> list[Selector]:
 
 
 def dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+    return content
 
 
 def panels() -> Iterator[dict[str, Any]]:
@@ -50,14 +50,14 @@ def panels() -> Iterator[dict[str, Any]]:
 
 def panel_expressions() -> dict[str, str]:
     """What each panel asks, its variables filled in, by title and letter."""
-    found = {}
+    expressions = {}
     for panel in panels():
         for target in panel["targets"]:
             expression = target["expr"]
             for variable, value in _VARIABLES.items():
                 expression = expression.replace(variable, value)
-            found[f"{panel['title']} {target['refId']}"] = expression
-    return found
+            expressions[f"{panel['title']} {target['refId']}"] = expression
+    return expressions
 
 
 def rules() -> dict[str, dict[str, Any]]:

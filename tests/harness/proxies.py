@@ -25,9 +25,9 @@ NAMES = ("venvd.example.com", "api.example.com", "rpc.example.com")
 
 def find_program(name: str) -> str:
     """Find a proxy, or fetch Debian's package of its name; the test is skipped where there is none."""
-    found = shutil.which(name)
-    if found is not None:
-        return found
+    program_path = shutil.which(name)
+    if program_path is not None:
+        return program_path
     cache = Path(os.environ.get("VENVD_CACHE") or Path.home() / ".cache" / "venvd") / "proxies"
     if not (cache / name).exists():
         try:

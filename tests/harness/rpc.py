@@ -111,8 +111,8 @@ class RpcCaller:
             return list(answer.data)
         if command == "tofloatarray2d":
             return [list(row.data) for row in answer.rows]
-        found = plain(answer)
-        return found["session"] if command.startswith("session.") and "session" in found else found
+        result = plain(answer)
+        return result["session"] if command.startswith("session.") and "session" in result else result
 
     def _streamed(
         self, command: str, payload: Any, metadata: list[tuple[str, str]], timeout: float | None = None
@@ -162,17 +162,17 @@ def fill(message: Any, name: str, value: Any) -> None:
 
 def plain(message: Any) -> dict[str, Any]:
     """A message as the JSON that the other transports answer with."""
-    found = {}
+    fields = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
             if field.message_type is not None or field.containing_oneof is None:
-                found[camel(field.name)] = None
+                fields[camel(field.name)] = None
             continue
         value = getattr(message, field.name)
         repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
         items = [part(field, item) for item in value] if repeated else part(field, value)
-        found[camel(field.name.removesuffix("_json"))] = items
-    return found
+        fields[camel(field.name.removesuffix("_json"))] = items
+    return fields
 
 
 def part(field: Any, value: Any) -> Any:

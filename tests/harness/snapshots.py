@@ -68,14 +68,14 @@ Answer = Callable[[list[str], Names], list[str]]
 def played(text: str, answer: Answer, token: str) -> str:
     """The snapshot as it is now: everything that `text` sends is sent, and what comes back stands behind it."""
     names = Names(token)
-    found: list[str] = []
+    lines: list[str] = []
     for block in blocks(text):
         sent = [line for line in block if line.startswith(">")]
-        found += [line for line in block if not line.startswith("<")]
+        lines += [line for line in block if not line.startswith("<")]
         if sent:
-            found += [(_CAME + line).rstrip() if not line else _CAME + line for line in answer(sent, names)]
-        found.append("")
-    return "\n".join(found)
+            lines += [(_CAME + line).rstrip() if not line else _CAME + line for line in answer(sent, names)]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def blocks(text: str) -> Iterator[list[str]]:
@@ -106,13 +106,13 @@ def _bytes(line: str, names: Names) -> bytes:
 
 def _replies(raw: Raw, count: int, names: Names) -> list[str]:
     with raw.socket.makefile("rb") as reader:
-        found: list[str] = []
+        replies: list[str] = []
         while count:
             line = reader.readline()
-            assert line.endswith(b"\n"), f"the connection ended after {found}"
+            assert line.endswith(b"\n"), f"the connection ended after {replies}"
             count -= b'"event":' not in line
-            found.append(names.hidden(line.decode().removesuffix("\n")))
-    return found
+            replies.append(names.hidden(line.decode().removesuffix("\n")))
+    return replies
 
 
 def http_exchanges(raw: Raw) -> Answer:

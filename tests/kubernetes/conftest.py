@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def faults() -> ClusterFaults:
     """What a test may do to the parts of the cluster itself."""
-    found = find_faults()
-    if found is None:
+    program = find_faults()
+    if program is None:
         pytest.skip("VENVD_TEST_CLUSTER_FAULTS names no program that stops parts of the cluster (CONTRIBUTING.md)")
-    return found
+    return program

@@ -86,9 +86,9 @@ def put_image(repository: Repository, *blobs: bytes, config: bytes = b'{"rootfs"
 def test_a_password_opens_a_registry(registry: str, repository: Repository) -> None:
     """Blobs and manifests are read as they were written; without the password or with a wrong one, neither is."""
     image = put_image(repository, b"a layer")
-    found = repository.find(image)
-    assert found is not None
-    assert repository.read_blob(found.content["layers"][0]["digest"]) == b"a layer"
+    manifest = repository.find(image)
+    assert manifest is not None
+    assert repository.read_blob(manifest.content["layers"][0]["digest"]) == b"a layer"
     for credentials in ({}, make_credentials(registry, "wrong"), make_credentials("other.example.com")):
         stranger = Repository(repository.name, credentials=credentials)
         with pytest.raises(Unavailable, match="refuses the credentials"):
@@ -97,14 +97,14 @@ def test_a_password_opens_a_registry(registry: str, repository: Repository) -> N
 
 def test_a_removed_tag_leaves_the_image_of_others(repository: Repository) -> None:
     """A tag that is removed is gone, twice is no error, and another tag of the same image stays."""
-    found = repository.find(put_image(repository, b"a shared layer"))
-    assert found is not None
+    manifest = repository.find(put_image(repository, b"a shared layer"))
+    assert manifest is not None
     for tag in ("mine", "theirs"):
-        repository.put_manifest(tag, found.raw, found.media_type)
+        repository.put_manifest(tag, manifest.raw, manifest.media_type)
     repository.remove_tag("mine")
     repository.remove_tag("mine")
     assert repository.find("mine") is None
-    assert repository.find("theirs") == found
+    assert repository.find("theirs") == manifest
     assert repository.list_tags() == ["theirs"]
 
 
@@ -119,14 +119,14 @@ class OldRegistry(Repository):
 
 def test_a_tag_is_removed_where_only_manifests_can_be(registry: str, repository: Repository) -> None:
     """Where a registry removes manifests alone, a removed tag is gone too, and another tag of the same image stays."""
-    found = repository.find(put_image(repository, b"an old layer"))
-    assert found is not None
+    manifest = repository.find(put_image(repository, b"an old layer"))
+    assert manifest is not None
     for tag in ("old-mine", "old-theirs"):
-        repository.put_manifest(tag, found.raw, found.media_type)
+        repository.put_manifest(tag, manifest.raw, manifest.media_type)
     old = OldRegistry(repository.name, credentials=make_credentials(registry))
     old.remove_tag("old-mine")
     assert repository.find("old-mine") is None
-    assert repository.find("old-theirs") == found
+    assert repository.find("old-theirs") == manifest
 
 
 def test_equal_environments_are_pushed_as_equal_images(registry: str, repository: Repository, tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_equal_environments_are_pushed_as_equal_images(registry: str, repository
 
     image = push_once()
     assert image == push_once()
-    found = repository.find(image)
-    assert found is not None
-    assert repository.read_blob(found.content["layers"][0]["digest"]) == b"the base"
-    made = json.loads(repository.read_blob(found.content["config"]["digest"]))
+    manifest = repository.find(image)
+    assert manifest is not None
+    assert repository.read_blob(manifest.content["layers"][0]["digest"]) == b"the base"
+    made = json.loads(repository.read_blob(manifest.content["config"]["digest"]))
     assert made["config"] == {"User": "10001", "Env": ["PATH=/env/bin:/bin"]}
-    assert len(made["rootfs"]["diff_ids"]) == len(found.content["layers"]) == 2
+    assert len(made["rootfs"]["diff_ids"]) == len(manifest.content["layers"]) == 2
 
 
 def test_what_a_registry_lacks_is_not_found(repository: Repository) -> None:

@@ -94,9 +94,9 @@ def test_many_sessions_at_once(stack: Stack, kind: str, running: Running, call: 
         made = list(pool.map(live, range(ALIVE)))
         held = settled(processes, ALIVE + 1)
         state = "import os; [number, os.getpid()]"
-        found = [call("eval", {"expression": state}, session=name)["value"] for name in made]
-        assert [number for number, _ in found] == list(range(ALIVE))
-        assert len({pid for _, pid in found}) == ALIVE
+        values = [call("eval", {"expression": state}, session=name)["value"] for name in made]
+        assert [number for number, _ in values] == list(range(ALIVE))
+        assert len({pid for _, pid in values}) == ALIVE
         list(pool.map(end, made))
     settled(processes, 1)
     wait_until(lambda: not left(before, processes.held(), GROWTH), lambda: left(before, processes.held(), GROWTH))

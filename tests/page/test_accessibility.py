@@ -67,6 +67,6 @@ def test_views_have_names_and_contrast(admin_page: Page, controller: Controller,
     for view, text in VIEWS.items():
         admin_page.goto(f"/#/{view}")
         expect(admin_page.get_by_role("main").get_by_text(text).first).to_be_visible()
-        if found := admin_page.evaluate(FIND_FAULTS):
-            faults[view] = found
+        if defects := admin_page.evaluate(FIND_FAULTS):
+            faults[view] = defects
     assert faults == {}

@@ -45,8 +45,8 @@ def ports(request: pytest.FixtureRequest, backends: dict[str, Running], folder: 
     """A proxy in front of both; the place of the controller leads to the HTTP backend."""
     upstreams = {name: urlsplit(backends[kind].url).port or 0 for kind, (_, name) in KINDS.items()}
     upstreams["venvd.example.com"] = upstreams["api.example.com"]
-    with proxies.running(request.param, upstreams, (folder / "server.pem", folder / "server.key")) as found:
-        yield found
+    with proxies.running(request.param, upstreams, (folder / "server.pem", folder / "server.key")) as proxy_ports:
+        yield proxy_ports
 
 
 @pytest.fixture(params=list(KINDS))
@@ -55,8 +55,8 @@ def backend(
 ) -> Iterator[venvd.Backend]:
     scheme, name = KINDS[request.param]
     url = f"{scheme}://localhost:{ports[name]}"
-    with venvd.connect(url, backends[request.param].token, ca=str(folder / "ca.pem")) as found:
-        yield found
+    with venvd.connect(url, backends[request.param].token, ca=str(folder / "ca.pem")) as connected:
+        yield connected
 
 
 def test_calls_and_large_bodies(backend: venvd.Backend) -> None:

@@ -62,9 +62,9 @@ def test_arrays_go_there_and_come_back(backend: venvd.Backend, value: Any) -> No
         str(sent.dtype),
         sent.shape,
     ]
-    for found in (backend.get_array(proxy), np.asarray(proxy)):
-        np.testing.assert_array_equal(found, sent)
-        assert (found.dtype, found.shape, found.flags.writeable) == (sent.dtype, sent.shape, True)
+    for array in (backend.get_array(proxy), np.asarray(proxy)):
+        np.testing.assert_array_equal(array, sent)
+        assert (array.dtype, array.shape, array.flags.writeable) == (sent.dtype, sent.shape, True)
 
 
 def test_what_is_fetched_is_the_programs_own(backend: venvd.Backend) -> None:
@@ -82,9 +82,9 @@ def test_what_is_fetched_is_the_programs_own(backend: venvd.Backend) -> None:
 def test_many_arrays_at_once_stay_what_they_are(backend: venvd.Backend) -> None:
     """A program may keep as many arrays as it likes."""
     proxies = [backend.put_array(np.full(20_000, number)) for number in range(80)]
-    found = [backend.get_array(proxy) for proxy in proxies]
-    assert [int(array[-1]) for array in found] == list(range(80))
-    assert all((array == array[0]).all() for array in found)
+    arrays = [backend.get_array(proxy) for proxy in proxies]
+    assert [int(array[-1]) for array in arrays] == list(range(80))
+    assert all((array == array[0]).all() for array in arrays)
 
 
 def test_an_array_outlives_its_connection(running: Running) -> None:
@@ -148,8 +148,8 @@ def test_asyncio_has_them_too(running: Running) -> None:
     async def work() -> None:
         async with venvd.connect_async(running.url, token=running.token) as backend:
             proxies = await asyncio.gather(*(backend.put_array(np.full(50_000, each)) for each in range(5)))
-            found = await asyncio.gather(*(backend.get_array(proxy) for proxy in proxies))
-            assert [int(array.mean()) for array in found] == list(range(5))
+            arrays = await asyncio.gather(*(backend.get_array(proxy) for proxy in proxies))
+            assert [int(array.mean()) for array in arrays] == list(range(5))
             thing = await backend.eval("object()")
             with pytest.raises(venvd.InvalidRequest):
                 await backend.get_array(thing)
@@ -197,10 +197,10 @@ def test_a_fetch_that_is_cancelled_is_stopped(running: Running) -> None:
 def test_memory_is_given_back(backend: venvd.Backend) -> None:
     """Where arrays die and no further ones are asked for, the session is told of it all the same."""
     proxy = backend.put_array(np.zeros(100_000))
-    found = [backend.get_array(proxy) for _ in range(5)]
+    arrays = [backend.get_array(proxy) for _ in range(5)]
     idle = backend._transport._main._array_connections._idle  # type: ignore[attr-defined]
     assert sum(each.lent for each in idle) == 5
-    del found
+    del arrays
     gc.collect()
     end = time.monotonic() + 120
     while sum(len(each._lent) for each in idle) or not idle:

@@ -121,5 +121,5 @@ def ask(running: Running, query: str, headers: dict[str, str], body: bytes | Non
     method = "GET" if body is None else "PUT"
     request = urllib.request.Request(f"{running.url}/api/array{query}", body, headers, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        found: bytes = answer.read()
-    return found
+        data: bytes = answer.read()
+    return data

@@ -155,10 +155,10 @@ def test_the_audit_log_tells_of_backends(controller: Controller, backends: dict[
 
     def is_there() -> bool:
         lines = controller.api("GET", "/v1/audit?limit=1000")["items"]
-        found = {(line["method"], line["target"], line["key"], line["status"]): line["peer"] for line in lines}
-        if not expected <= found.keys():
+        peers = {(line["method"], line["target"], line["key"], line["status"]): line["peer"] for line in lines}
+        if not expected <= peers.keys():
             return False
-        peer = found["session.create", f"/backends/{name}/sessions/{session}", key, 200]
+        peer = peers["session.create", f"/backends/{name}/sessions/{session}", key, 200]
         return peer.startswith("unix:") if kind == "pipe" else peer.count(".") == 3
 
     wait_until(is_there, lambda: f"the log has not all of {expected}")

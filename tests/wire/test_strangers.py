@@ -19,7 +19,7 @@ LIBRARIES = ("grpc", "grpc_status", "google", "typing_extensions.py")
 
 def run(*command: object, token: str, expect: int = 0, **environment: str) -> str:
     """What a program prints."""
-    found = subprocess.run(
+    finished = subprocess.run(
         list(map(str, command)),
         capture_output=True,
         text=True,
@@ -27,8 +27,8 @@ def run(*command: object, token: str, expect: int = 0, **environment: str) -> st
         check=False,
         env={"PATH": os.environ["PATH"], "VENVD_TOKEN": token, **environment},
     )
-    assert found.returncode == expect, found.stderr
-    return found.stdout
+    assert finished.returncode == expect, finished.stderr
+    return finished.stdout
 
 
 def path_of(pipe: Running) -> str:
@@ -43,30 +43,30 @@ def test_a_shell_with_nc(pipe: Running) -> None:
     """A shell script evaluates over the pipe, with quotes, backslashes, tabs and several lines in the code."""
     script = EXAMPLES / "shell" / "eval.sh"
     assert json.loads(run(script, path_of(pipe), "sum(range(10))", token=pipe.token)) == {"result": {"value": 45}}
-    found = json.loads(run(script, path_of(pipe), AWKWARD, token=pipe.token))
-    assert found == {"result": {"value": ["x\ty\\", "'q' ☃"]}}
+    reply = json.loads(run(script, path_of(pipe), AWKWARD, token=pipe.token))
+    assert reply == {"result": {"value": ["x\ty\\", "'q' ☃"]}}
 
 
 @pytest.mark.needs("nc")
 @pytest.mark.parametrize(("words", "status"), [(("1 / 0",), 1), (("1", "nobody"), 1), ((), 2)])
 def test_a_shell_is_told_of_errors(pipe: Running, words: tuple[str, ...], status: int) -> None:
     """An error is printed, and the script's status says that it is one."""
-    found = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), *words, token=pipe.token, expect=status)
-    assert not words or "code" in json.loads(found)
+    output = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), *words, token=pipe.token, expect=status)
+    assert not words or "code" in json.loads(output)
 
 
 @pytest.mark.needs("nc")
 def test_a_shell_without_the_token(pipe: Running) -> None:
     """Without the token the script is refused."""
-    found = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), "1", token="", expect=1)
-    assert json.loads(found)["code"] == "unauthenticated"
+    output = run(EXAMPLES / "shell" / "eval.sh", path_of(pipe), "1", token="", expect=1)
+    assert json.loads(output)["code"] == "unauthenticated"
 
 
 @pytest.mark.needs("node")
 def test_node_over_the_pipe(pipe: Running) -> None:
     """A program in another language: pipelined calls, streamed output, errors."""
-    found = run("node", EXAMPLES / "node" / "pipe.mjs", path_of(pipe), token=pipe.token)
-    assert found.splitlines() == [
+    output = run("node", EXAMPLES / "node" / "pipe.mjs", path_of(pipe), token=pipe.token)
+    assert output.splitlines() == [
         "mean 4, median 2.5",
         *(f"step {step}" for step in range(3)),
         "result: finished",
@@ -77,8 +77,8 @@ def test_node_over_the_pipe(pipe: Running) -> None:
 @pytest.mark.needs("node")
 def test_node_over_http(http: Running) -> None:
     """A program in another language: a session of its own, objects, output, errors."""
-    found = run("node", EXAMPLES / "node" / "http.mjs", http.url, token=http.token)
-    assert found.splitlines() == [
+    output = run("node", EXAMPLES / "node" / "http.mjs", http.url, token=http.token)
+    assert output.splitlines() == [
         'most common: [["a",2]]',
         "on linux",
         "422 user_error: NameError: name 'missing' is not defined",
@@ -135,8 +135,8 @@ def test_grpc_from_the_proto_alone(rpc: Running, stubs: Path) -> None:
     """A client made from the proto files: objects, streamed output, the Session stream, errors with their details."""
     client = EXAMPLES / "grpc" / "client.py"
     address = urlsplit(rpc.url).netloc
-    found = run(sys.executable, "-S", client, address, token=rpc.token, PYTHONPATH=str(stubs))
-    assert found.splitlines() == [
+    output = run(sys.executable, "-S", client, address, token=rpc.token, PYTHONPATH=str(stubs))
+    assert output.splitlines() == [
         "denominator 4",
         "step 0",
         "step 1",

@@ -216,20 +216,20 @@ def http_handler(interpreter: Interpreter) -> type[http.server.BaseHTTPRequestHa
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             command, payload = route(self.command, self.path)
-            status, found = 200, None
+            status, result = 200, None
             try:
                 if command != "ping" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     raise Unauthenticated("who are you?")
                 payload = payload or (json.loads(body) if body else {})
                 timeout = self.headers.get("X-Venvd-Timeout")
                 session = self.headers.get("X-Venvd-Session")
-                found = interpreter.answer(command, payload, session, float(timeout) if timeout else None)
+                result = interpreter.answer(command, payload, session, float(timeout) if timeout else None)
             except VenvdError as error:
-                status, found = error.http_status, error.problem()
+                status, result = error.http_status, error.problem()
             if "event-stream" in self.headers.get("Accept", ""):
-                self.stream(found)
+                self.stream(result)
             else:
-                self.whole(status, json.dumps(found).encode())
+                self.whole(status, json.dumps(result).encode())
 
         def whole(self, status: int, data: bytes) -> None:
             self.send_response(status)
@@ -266,13 +266,13 @@ def pipe_handler(interpreter: Interpreter) -> type[socketserver.StreamRequestHan
                         raise Unauthenticated("who are you?")
                     if message["command"] == ATTACH:
                         raise Unimplemented("there are no direct connections here")
-                    found = interpreter.answer(
+                    result = interpreter.answer(
                         message["command"], message.get("payload"), message.get("session"), message.get("timeout")
                     )
                     if message.get("stream"):
-                        for text in found["stdout"].splitlines(keepends=True):
+                        for text in result["stdout"].splitlines(keepends=True):
                             self.wfile.write(dump_line({"id": 1, "event": "stdout", "data": text}))
-                    reply["result"] = found
+                    reply["result"] = result
                 except VenvdError as error:
                     reply.update(error.fields())
                 self.wfile.write(dump_line(reply))
@@ -376,10 +376,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[venvd.Backend]:
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     """What the condition gives once it is true."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.01)
-    return found
+    return value
 
 
 @pytest.fixture

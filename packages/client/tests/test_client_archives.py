@@ -58,6 +58,6 @@ def test_files_belong_to_the_caller(tmp_path: Path) -> None:
     entries = [("d", FOLDER, ""), ("d/file", FILE, ""), ("link", LINK, "d/file")]
     target = tmp_path / "target"
     _archives.unpack(make_archive(tmp_path, entries), target)
-    found = (target / "d" / "file").stat()
-    assert (found.st_uid, found.st_mode & 0o7777) == (target.stat().st_uid, 0o755)
+    stat = (target / "d" / "file").stat()
+    assert (stat.st_uid, stat.st_mode & 0o7777) == (target.stat().st_uid, 0o755)
     assert (target / "link").readlink() == Path("d/file")

@@ -71,8 +71,8 @@ def test_eval_as_json(cli: Cli) -> None:
     assert cli("eval", "--json", "(1, float('inf'), __import__('decimal').Decimal('1.10'))").json == {
         "value": [1, None, 1.1]
     }
-    found = cli("eval", "--json", "object").json
-    assert found == {"isHandle": True, "typeName": "type", "repr": "<class 'object'>"}
+    result = cli("eval", "--json", "object").json
+    assert result == {"isHandle": True, "typeName": "type", "repr": "<class 'object'>"}
 
 
 def test_exec_keeps_the_streams_apart(cli: Cli) -> None:
@@ -130,9 +130,9 @@ def test_every_reading_command_speaks_json_and_text(cli: Cli, words: list[str], 
 
 def test_config_tells_where_each_setting_is_from(elsewhere: dict[str, str], site: Any) -> None:
     """By the variable that sets it, or another that its default follows."""
-    found = {item["name"]: item for item in run(site.environment(), "config", "--json").json["settings"]}
-    assert found["VENVD_HOME"]["variable"] == "VENVD_HOME"
-    assert (found["VENVD_MAX_BODY"]["source"], found["VENVD_MAX_BODY"]["variable"]) == ("default", None)
+    settings = {item["name"]: item for item in run(site.environment(), "config", "--json").json["settings"]}
+    assert settings["VENVD_HOME"]["variable"] == "VENVD_HOME"
+    assert (settings["VENVD_MAX_BODY"]["source"], settings["VENVD_MAX_BODY"]["variable"]) == ("default", None)
     theirs = {**elsewhere, "SSL_CERT_FILE": "/nowhere.pem", "VENVD_PORT": str(free_port())}
     run(theirs, "up", "--detach")
     try:
@@ -224,8 +224,8 @@ def test_a_named_directory_of_sockets(cli: Cli, site: Any) -> None:
     assert not (run_dir / "mine").exists()
     (run_dir / "theirs").mkdir()
     (run_dir / "theirs" / "file").touch()
-    found = cli(*pipe, "--name", "other", "--socket-dir", "theirs", status=1).json
-    assert (found["code"], (run_dir / "theirs" / "file").exists()) == ("conflict", True)
+    error = cli(*pipe, "--name", "other", "--socket-dir", "theirs", status=1).json
+    assert (error["code"], (run_dir / "theirs" / "file").exists()) == ("conflict", True)
     cli("stop", "other")
     (run_dir / "theirs" / "file").unlink()
 
@@ -250,8 +250,8 @@ def test_prune(cli: Cli) -> None:
 def test_no_wait_leaves_an_operation_that_can_be_followed(cli: Cli) -> None:
     """`operation wait` follows it to its end."""
     change = cli("venv", "create", "later", "--python", MINOR, "--no-wait", "--json").json
-    found = cli("operation", "wait", change["operation"]["id"], "--json").json
-    assert found["state"] == "succeeded"
+    ended = cli("operation", "wait", change["operation"]["id"], "--json").json
+    assert ended["state"] == "succeeded"
     assert cli("venv", "status", "later", "--json").json["state"] == "ready"
 
 
@@ -309,9 +309,9 @@ def test_errors_as_json(cli: Cli, words: list[str], status: int, code: str) -> N
 
 def test_json_of_an_error_of_the_code(cli: Cli) -> None:
     """The type and the traceback that the code raised are fields of their own."""
-    found = cli("eval", "--json", "1 / 0", "--backend", "main", status=1).json
-    assert (found["errorType"], found["detail"]) == ("ZeroDivisionError", "division by zero")
-    assert "ZeroDivisionError" in found["traceback"]
+    error = cli("eval", "--json", "1 / 0", "--backend", "main", status=1).json
+    assert (error["errorType"], error["detail"]) == ("ZeroDivisionError", "division by zero")
+    assert "ZeroDivisionError" in error["traceback"]
 
 
 @pytest.mark.parametrize("command", ["eval", "exec"])
@@ -352,8 +352,8 @@ def test_a_port_in_use_fails(cli: Cli, site: Any) -> None:
     port = site.backend.url.rpartition(":")[2]
     start = ["start", "http", "--venv", "plain", "--name", "taken"]
     assert port in cli(*start, "--port", port, status=1).err
-    found = cli("status", "taken", "--json").json
-    assert (found["state"], port in found["error"]) == ("failed", True)
+    backend = cli("status", "taken", "--json").json
+    assert (backend["state"], port in backend["error"]) == ("failed", True)
     assert cli("eval", "6 * 7").out == "42\n"
     assert cli(*start, "--json").json["state"] == "running"
     assert cli(*start, "--json", status=1).json["code"] == "conflict"

@@ -39,12 +39,12 @@ def sync_eval(url: str, count: int = 1, timeout: float | None = None, pause: flo
 
 def async_eval(url: str, count: int = 1, timeout: float | None = None, pause: float = 0) -> list[Any]:
     async def run() -> list[Any]:
-        found = []
+        results = []
         async with venvd.connect_async(url, timeout=timeout) as backend:
             for _ in range(count):
-                found.append(await backend.eval("1 + 1"))
+                results.append(await backend.eval("1 + 1"))
                 await asyncio.sleep(pause)
-        return found
+        return results
 
     return asyncio.run(run())
 
@@ -275,8 +275,8 @@ def test_server_sent_events_however_they_are_cut() -> None:
     text = b": hello\nid: 3\nevent: log\ndata: a\ndata: b\n\nid: 4\r\ndata: c\r\n\r\n: end\n\n"
     for size in (1, 2, 7, len(text)):
         parser = EventParser()
-        found = [event for start in range(0, len(text), size) for event in parser.feed(text[start : start + size])]
-        assert [(event.id, event.name, event.data) for event in found] == [("3", "log", "a\nb"), ("4", "message", "c")]
+        events = [event for start in range(0, len(text), size) for event in parser.feed(text[start : start + size])]
+        assert [(event.id, event.name, event.data) for event in events] == [("3", "log", "a\nb"), ("4", "message", "c")]
 
 
 @pytest.mark.parametrize("run", ["sync", "async"])

@@ -47,15 +47,15 @@ def test_a_method_call_is_one_call(server: Any) -> None:
     with venvd.connect(server.url, server.token) as backend:
         thing, any_name, math = backend.eval(THING), backend.eval(ANY_NAME), backend.import_module("math")
         commands(server)
-        found = [  # outside of `assert`, where pytest keeps each method before the call
+        values = [  # outside of `assert`, where pytest keeps each method before the call
             thing.method(),
             thing.method(1, [2], x="y"),
             any_name.whatever(2),
             math.sqrt(4.0),
             *[thing.own(number) for number in range(2)],
         ]
-        assert commands(server) == ["call"] * len(found)
-        assert found == [((), {}), ((1, [2]), {"x": "y"}), ("whatever", 2), 2.0, ("own", 0), ("own", 1)]
+        assert commands(server) == ["call"] * len(values)
+        assert values == [((), {}), ((1, [2]), {"x": "y"}), ("whatever", 2), 2.0, ("own", 0), ("own", 1)]
 
 
 def test_a_method_call_of_a_long_function_is_one_call(server: Any) -> None:
@@ -63,9 +63,9 @@ def test_a_method_call_of_a_long_function_is_one_call(server: Any) -> None:
     names = [f"name_{number}" for number in range(700)]
     source = "".join(f"any_name.{name}({number})\n" for number, name in enumerate(names))
     with venvd.connect(server.url, server.token) as backend:
-        found = {"any_name": backend.eval(ANY_NAME)}
+        attributes = {"any_name": backend.eval(ANY_NAME)}
         commands(server)
-        exec(compile(source, "long", "exec"), found)  # noqa: S102
+        exec(compile(source, "long", "exec"), attributes)  # noqa: S102
         assert commands(server) == ["call"] * len(names)
 
 

@@ -93,10 +93,10 @@ def test_iteration_yields_every_item_once(backend: venvd.Backend, size: int) -> 
 def test_iteration_over_objects(backend: venvd.Backend) -> None:
     """Items that are no plain data come as proxies, beside those that are."""
     mixed = backend.eval("items = [1, object, 'x', __import__('math')]\n(item for item in items)")
-    found = list(mixed)
-    assert found[0] == 1
-    assert found[2] == "x"
-    assert found[3].sqrt(4.0) == 2.0
+    items = list(mixed)
+    assert items[0] == 1
+    assert items[2] == "x"
+    assert items[3].sqrt(4.0) == 2.0
 
 
 def test_iterators_are_not_read_ahead(backend: venvd.Backend) -> None:

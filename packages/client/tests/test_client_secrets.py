@@ -109,9 +109,9 @@ def test_methods_of_the_sdk(controller: venvd.Controller, site: Any) -> None:
         async with venvd.AsyncController(site.url, site.token) as client:
             header = SecretHeader("Authorization", ["api.example.com"], "Bearer {}")
             await client.venv_secrets.set("listed", "api", "sesame", header=header)
-            (found,) = await client.venv_secrets.list("listed")
-            assert found.header is not None
-            assert found.header.hosts == ["api.example.com:443"]
+            (secret,) = await client.venv_secrets.list("listed")
+            assert secret.header is not None
+            assert secret.header.hosts == ["api.example.com:443"]
             await client.venv_secrets.remove("listed", "api")
             assert await client.venv_secrets.list("listed") == []
 

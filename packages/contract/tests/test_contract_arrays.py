@@ -129,9 +129,9 @@ def test_every_version_of_npy_is_read(version: tuple[int, int]) -> None:
     data = stream.getvalue()
     for end in range(len(data) - 48):
         assert arrays.parse_npy(data[:end]) is None
-    found = arrays.parse_npy(data)
-    assert found is not None
-    assert found == (arrays.header(">i4", (3, 4), "F"), len(data) - 48)
+    parsed = arrays.parse_npy(data)
+    assert parsed is not None
+    assert parsed == (arrays.header(">i4", (3, 4), "F"), len(data) - 48)
 
 
 def npy(text: str, version: bytes = b"\x01\x00") -> bytes:

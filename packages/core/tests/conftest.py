@@ -62,9 +62,9 @@ class Wardens:
 
 @pytest.fixture
 def wardens(channel: Path) -> Iterator[Wardens]:
-    found = Wardens(channel)
-    yield found
-    for process in found.started:
+    made = Wardens(channel)
+    yield made
+    for process in made.started:
         process.kill()
         process.wait()
 
@@ -96,8 +96,8 @@ class Client:
         """Wait for a condition, asked again and again as a probe does; it may be a coroutine function."""
         async with asyncio.timeout(20):
             while True:
-                found = condition()
-                if await found if asyncio.iscoroutine(found) else found:
+                value = condition()
+                if await value if asyncio.iscoroutine(value) else value:
                     return
                 await asyncio.sleep(0.01)
 

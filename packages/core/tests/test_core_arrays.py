@@ -32,14 +32,14 @@ def test_an_array_is_given_out_in_parts(run: Any, wardens: Any, serve: Any) -> N
     async def work() -> None:
         async with serve() as client:
             await client.ready()
-            found = await client.backend.get_array("share good")
-            assert (found.header.dtype, found.header.shape, found.header.nbytes) == ("<f8", (SIZE // 8,), SIZE)
-            parts = list(found)
+            outgoing = await client.backend.get_array("share good")
+            assert (outgoing.header.dtype, outgoing.header.shape, outgoing.header.nbytes) == ("<f8", (SIZE // 8,), SIZE)
+            parts = list(outgoing)
             assert max(map(len, parts)) <= CHUNK
             assert b"".join(parts) == b"\x07" * SIZE
-            found.close()
-            found.close()
-            assert await told(client) == {"told": [{"segments": {"free": [found.segment.name]}}]}
+            outgoing.close()
+            outgoing.close()
+            assert await told(client) == {"told": [{"segments": {"free": [outgoing.segment.name]}}]}
 
     run(work)
 
@@ -51,10 +51,10 @@ def test_what_a_client_maps_is_given_up_with_it(run: Any, wardens: Any, serve: A
     async def work() -> None:
         async with serve() as client:
             await client.ready()
-            found = await client.backend.get_array("share good")
-            found.close(reusable=False)
-            found.close()
-            assert await told(client) == {"told": [{"segments": {"drop": [found.segment.name]}}]}
+            outgoing = await client.backend.get_array("share good")
+            outgoing.close(reusable=False)
+            outgoing.close()
+            assert await told(client) == {"told": [{"segments": {"drop": [outgoing.segment.name]}}]}
 
     run(work)
 
@@ -72,9 +72,9 @@ def test_memory_that_cannot_be_trusted_is_refused(run: Any, wardens: Any, serve:
             await client.ready()
             before = descriptors()
             if kind == "shrunk":  # its size is sealed
-                found = await client.backend.get_array(f"share {kind}")
-                assert b"".join(found) == b"\x07" * SIZE
-                found.close()
+                outgoing = await client.backend.get_array(f"share {kind}")
+                assert b"".join(outgoing) == b"\x07" * SIZE
+                outgoing.close()
             else:
                 with pytest.raises(Internal):
                     b"".join(await client.backend.get_array(f"share {kind}"))
@@ -114,9 +114,9 @@ def test_a_descriptor_that_a_session_sends_never_arrives(run: Any, wardens: Any,
         async with serve() as client:
             await client.ready()
             before = descriptors()
-            found = await client.backend.get_array("share outward")
+            outgoing = await client.backend.get_array("share outward")
             assert descriptors() - before == 1, "the segment's own"
-            found.close()
+            outgoing.close()
 
     run(work)
 
@@ -159,13 +159,13 @@ def test_a_session_that_ends_takes_its_segments_along(run: Any, wardens: Any, se
         async with serve() as client:
             await client.ready()
             before = descriptors()
-            found = await client.backend.get_array("share good")
-            first = next(iter(found))
+            outgoing = await client.backend.get_array("share good")
+            first = next(iter(outgoing))
             await client.command("session.reset", id="default")
             assert bytes(first) == b"\x07" * SIZE
             with pytest.raises(SessionLost, match="during the transfer of an array"):
-                list(found)
-            found.close()
+                list(outgoing)
+            outgoing.close()
             await client.until(lambda: descriptors() <= before)
 
     run(work)
@@ -188,8 +188,10 @@ def test_a_cancelled_fetch_gives_its_memory_back(run: Any, wardens: Any, serve: 
 
 
 async def _has_freed(client: Any) -> bool:
-    found = (await told(client))["told"]
-    return not found or list(found[0]["segments"]) == ["free"]  # cancelled before it was sent, there is nothing to free
+    messages = (await told(client))["told"]
+    return not messages or list(messages[0]["segments"]) == [
+        "free"
+    ]  # cancelled before it was sent, there is nothing to free
 
 
 def test_a_target_must_exist(run: Any, wardens: Any, serve: Any) -> None:

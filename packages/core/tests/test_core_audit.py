@@ -39,8 +39,8 @@ def test_what_is_lost_is_counted() -> None:
     position = events.read("").position
     for number in range(MOST + 7):
         events.add_session("session.create", str(number), None)
-    found = events.read(position)
-    assert (found.dropped, len(found.events), found.events[0].session) == (7, MOST, "7")
+    read_events = events.read(position)
+    assert (read_events.dropped, len(read_events.events), read_events.events[0].session) == (7, MOST, "7")
 
 
 def test_equal_refusals_are_one_event() -> None:

@@ -14,8 +14,8 @@ from venvd_core.backend import Request
 
 
 async def leave(client: Any, do: str = "echo", **payload: Any) -> str:
-    found = await client.command("call.start", command="eval", payload={"do": do, **payload})
-    return str(found["id"])
+    reply = await client.command("call.start", command="eval", payload={"do": do, **payload})
+    return str(reply["id"])
 
 
 async def fetch(client: Any, identity: str) -> Any:

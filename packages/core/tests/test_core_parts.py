@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_refused_with_the_reason(variable: str, text: str, re
 
 def test_settings_have_the_types_of_their_fields() -> None:
     """Numbers, flags, words, paths and choices are read from the text of their variables."""
-    found = read(
+    settings = read(
         BackendSettings,
         {
             "VENVD_NO_TOKEN": "yes",
@@ -80,8 +80,8 @@ def test_settings_have_the_types_of_their_fields() -> None:
             "VENVD_UNKNOWN": "1",
         },
     )
-    assert (found.no_token, found.grace, found.attach, found.max_sessions) == (True, 2.5, False, 7)
-    assert (found.own_hosts, found.keys_file, found.log_level) == (("a", "b", "c"), Path("/run/keys"), "debug")
+    assert (settings.no_token, settings.grace, settings.attach, settings.max_sessions) == (True, 2.5, False, 7)
+    assert (settings.own_hosts, settings.keys_file, settings.log_level) == (("a", "b", "c"), Path("/run/keys"), "debug")
 
 
 def test_a_server_listens_in_the_channel_before_it_imports_its_transport(run: Any, channel: Path) -> None:
@@ -111,8 +111,8 @@ def test_settings_do_not_change() -> None:
 def test_limits_of_the_environment_are_defaults() -> None:
     """`VENVD_SESSION_LIMITS` changes the limits it names, and no others."""
     environment = {"VENVD_NO_TOKEN": "1", "VENVD_SESSION_LIMITS": '{"memoryBytes": 1000}'}
-    found = read(BackendSettings, environment).session_limits
-    assert found == Limits(memoryBytes=1000)
+    limits = read(BackendSettings, environment).session_limits
+    assert limits == Limits(memoryBytes=1000)
 
 
 def test_null_keeps_a_default_limit() -> None:

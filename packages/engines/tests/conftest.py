@@ -134,20 +134,20 @@ class Site:
         return self.place.directory(launch.id)
 
     def record(self, launch_id: str) -> state.State:
-        found = state.read(self.place.directory(launch_id))
-        assert found is not None
-        return found
+        launch_record = state.read(self.place.directory(launch_id))
+        assert launch_record is not None
+        return launch_record
 
     def part(self, launch: Launch, name: str) -> Identity:
         record = self.record(launch.id)
-        found = record.part(name).identity(record.boot)
-        assert found is not None
-        return found
+        process_identity = record.part(name).identity(record.boot)
+        assert process_identity is not None
+        return process_identity
 
     def supervisor(self, launch: Launch) -> Identity:
-        found = self.record(launch.id).supervisor_identity()
-        assert found is not None
-        return found
+        process_identity = self.record(launch.id).supervisor_identity()
+        assert process_identity is not None
+        return process_identity
 
     def everything(self, launch: Launch) -> list[Identity]:
         """Every process of a launch that runs now."""
@@ -159,13 +159,13 @@ class Site:
         """What the worker program says of itself, once it runs."""
         path = self.directory(launch) / "work" / "seen.json"
         assert wait_until(lambda: path.exists() and path.read_text().endswith("}"), 60)
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
 
     def wait_ended(self, launch: Launch, part: str) -> None:
         def ended() -> bool:
-            found = self.launches.inspect(launch.id)
-            return (found.server if part == "server" else found.worker).state == "exited"
+            launch_status = self.launches.inspect(launch.id)
+            return (launch_status.server if part == "server" else launch_status.worker).state == "exited"
 
         assert wait_until(ended, 20)
 
@@ -173,8 +173,8 @@ class Site:
     def ask(url: str) -> dict[str, Any]:
         """What the server program says of itself."""
         with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - it is ours
-            found: dict[str, Any] = json.load(response)
-            return found
+            answer: dict[str, Any] = json.load(response)
+            return answer
 
 
 @pytest.fixture

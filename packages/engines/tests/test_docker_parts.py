@@ -181,11 +181,11 @@ def test_a_silent_stream_can_be_cancelled() -> None:
         yield 1
         never.wait(30)
 
-    found = cancellable.iterate(silent(), progress, seconds=30, doing="read")
-    assert next(found) == 1
+    items = cancellable.iterate(silent(), progress, seconds=30, doing="read")
+    assert next(items) == 1
     progress.cancelled.set()
     with pytest.raises(Cancelled):
-        next(found)
+        next(items)
     never.set()
 
 
@@ -214,14 +214,14 @@ def test_an_error_of_the_stream_is_raised_where_it_is_read() -> None:
 def test_a_late_result_is_taken_care_of() -> None:
     """What a call returns after it was given up is handed to `late`."""
     progress, go, taken = Heedless(), threading.Event(), threading.Event()
-    found: list[str] = []
+    released: list[str] = []
 
     def call() -> str:
         go.wait(30)
         return "late"
 
     def late(value: str) -> None:
-        found.append(value)
+        released.append(value)
         taken.set()
 
     progress.cancelled.set()
@@ -229,7 +229,7 @@ def test_a_late_result_is_taken_care_of() -> None:
         cancellable.call(call, progress, seconds=30, doing="wait", discard=late)
     go.set()
     assert taken.wait(30)
-    assert found == ["late"]
+    assert released == ["late"]
 
 
 def test_lines_are_cut_across_chunks() -> None:
@@ -301,14 +301,14 @@ def test_a_servers_context_is_what_it_stands_on(kind: str) -> None:
 
 def test_the_digest_follows_content_and_base() -> None:
     """Equal sources have one digest; another file, another content or another base gives another."""
-    found = {
+    digests = {
         server_images._digest({"a": b"1"}, None),
         server_images._digest({"a": b"2"}, None),
         server_images._digest({"b": b"1"}, None),
         server_images._digest({"a": b"1", "b": b""}, None),
         server_images._digest({"a": b"1"}, "base:{version}"),
     }
-    assert len(found) == 5
+    assert len(digests) == 5
     assert server_images._digest({"a": b"1", "b": b"2"}, None) == server_images._digest({"b": b"2", "a": b"1"}, None)
 
 

@@ -115,10 +115,10 @@ def test_a_list_wants_a_broker(settings: EngineSettings) -> None:
         make_broker_file(Cluster(settings), replace(LAUNCH, network="destinations"))
 
 
-@pytest.mark.parametrize(("name", "found"), [(None, None), ("runc", None), ("runsc", "gvisor"), ("kata", "kata")])
-def test_runtimes_are_runtime_classes(name: str | None, found: str | None) -> None:
+@pytest.mark.parametrize(("name", "expected"), [(None, None), ("runc", None), ("runsc", "gvisor"), ("kata", "kata")])
+def test_runtimes_are_runtime_classes(name: str | None, expected: str | None) -> None:
     """Docker's names of runtimes mean the same here, and all others are names of runtime classes."""
-    assert pods.find_runtime_class(name) == found
+    assert pods.find_runtime_class(name) == expected
 
 
 def test_user_namespaces_have_users_of_their_own(settings: EngineSettings) -> None:
@@ -218,8 +218,8 @@ def wait_for(reason: str, message: str) -> dict[str, Any]:
 def test_a_pod_that_waits_says_why(pod: Any, reason: str, failure: Any) -> None:
     """The reason of a pod that does not run is one line, and an error where time does not mend it."""
     assert explain_waiting(pod).endswith(reason)
-    found = find_failure(pod)
-    assert (type(found) if found else None) is failure
+    raised = find_failure(pod)
+    assert (type(raised) if raised else None) is failure
 
 
 def test_credentials_are_those_of_the_registry(tmp_path: Path) -> None:

@@ -100,14 +100,14 @@ def test_cancelled_work_ends_with_all_it_started(monkeypatch: pytest.MonkeyPatch
 
 
 def members(group: int) -> list[int]:
-    found = []
+    pids = []
     for pid in process_tree.list_pids():
         try:
             if os.getpgid(pid) == group and processes.identify(pid):
-                found.append(pid)
+                pids.append(pid)
         except ProcessLookupError:
             continue
-    return [pid for pid in found if (one := processes.identify(pid)) and one.alive()]
+    return [pid for pid in pids if (one := processes.identify(pid)) and one.alive()]
 
 
 @pytest.mark.slow

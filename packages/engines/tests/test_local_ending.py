@@ -43,9 +43,9 @@ def test_stop_ends_both_parts_gently(site: Site, launch: Launch, tmp_path: Path)
     for _ in range(2):
         site.launches.stop(launch.id, 20)
     assert order.read_text() == "server worker "
-    found = site.launches.inspect(launch.id)
-    assert (found.server.state, found.worker.state) == ("exited", "exited")
-    assert found.server.detail == "exited with status 0"
+    status = site.launches.inspect(launch.id)
+    assert (status.server.state, status.worker.state) == ("exited", "exited")
+    assert status.server.detail == "exited with status 0"
 
 
 @pytest.mark.parametrize("grace", [0, 0.5])
@@ -82,11 +82,11 @@ def test_a_part_that_was_killed_is_told(site: Site, launch: Launch, part: str) -
     site.start(launch)
     os.kill(site.part(launch, part).pid, signal.SIGKILL)
     site.wait_ended(launch, part)
-    found = site.restarted().inspect(launch.id)
-    assert {part: "exited"}.items() <= {"server": found.server.state, "worker": found.worker.state}.items()
-    assert not found.running
-    assert (found.server if part == "server" else found.worker).detail == "was killed by signal 9 (SIGKILL)"
-    assert (found.worker if part == "server" else found.server).state == "running"
+    status = site.restarted().inspect(launch.id)
+    assert {part: "exited"}.items() <= {"server": status.server.state, "worker": status.worker.state}.items()
+    assert not status.running
+    assert (status.server if part == "server" else status.worker).detail == "was killed by signal 9 (SIGKILL)"
+    assert (status.worker if part == "server" else status.server).state == "running"
     (owned,) = site.restarted().list_owned()
     assert not owned.complete
 
@@ -111,9 +111,9 @@ def test_both_parts_go_with_their_supervisor(site: Site, launch: Launch) -> None
     parts = [site.part(launch, name) for name in state.PARTS]
     os.kill(site.supervisor(launch).pid, signal.SIGKILL)
     assert wait_until(lambda: not any(part.alive() for part in parts), 20)
-    found = site.launches.inspect(launch.id)
-    assert found.server.state == found.worker.state == "exited"
-    assert "supervisor" in found.server.detail
+    status = site.launches.inspect(launch.id)
+    assert status.server.state == status.worker.state == "exited"
+    assert "supervisor" in status.server.detail
 
 
 def test_destroy_removes_everything_again_and_again(site: Site, launch: Launch) -> None:
@@ -126,8 +126,8 @@ def test_destroy_removes_everything_again_and_again(site: Site, launch: Launch) 
         site.launches.destroy(launch.id)
     assert not any(one.alive() for one in everything)
     assert list(site.place.root.iterdir()) == []
-    found = site.launches.inspect(launch.id)
-    assert found.server.state == found.worker.state == "missing"
+    status = site.launches.inspect(launch.id)
+    assert status.server.state == status.worker.state == "missing"
 
 
 KILLED = """
@@ -214,9 +214,9 @@ def test_a_reboot_ends_everything(site: Site, launch: Launch) -> None:
     """Processes of an earlier boot are not taken for running, whatever has their numbers now."""
     record = site.start(launch)
     state.write(site.directory(launch), replace(record, boot="earlier"))
-    found = site.restarted().inspect(launch.id)
-    assert found.server.state == found.worker.state == "exited"
-    assert found.server.detail == "ended with the machine"
+    status = site.restarted().inspect(launch.id)
+    assert status.server.state == status.worker.state == "exited"
+    assert status.server.detail == "ended with the machine"
     state.write(site.directory(launch), record)
 
 

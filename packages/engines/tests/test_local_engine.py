@@ -21,12 +21,19 @@ def engine(tmp_path: Path) -> LocalEngine:
 
 def test_what_is_not_isolated_is_said(engine: LocalEngine) -> None:
     """Each guard that processes lack is a sentence for the operator."""
-    found = engine.capabilities()
-    assert not any((found.apt_packages, found.network_isolation, found.filesystem_isolation, found.memory_wall))
-    whole = " ".join(found.gaps)
+    capabilities = engine.capabilities()
+    assert not any(
+        (
+            capabilities.apt_packages,
+            capabilities.network_isolation,
+            capabilities.filesystem_isolation,
+            capabilities.memory_wall,
+        )
+    )
+    whole = " ".join(capabilities.gaps)
     for subject in ("files", "processes", "network", "Memory", "CPU", "disk", "Debian packages"):
         assert subject in whole
-    assert all(gap.endswith(".") for gap in found.gaps)
+    assert all(gap.endswith(".") for gap in capabilities.gaps)
 
 
 def test_debian_packages_cannot_be_had(engine: LocalEngine) -> None:

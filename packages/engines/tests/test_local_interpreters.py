@@ -39,28 +39,28 @@ def known(*versions: str) -> list[Interpreter]:
 def test_the_newest_that_was_asked_for_is_chosen(asked: str, chosen: str | None) -> None:
     """A minor version means its newest release, or pre-release where there is none; a full version only itself."""
     there = known("3.13.0", "3.13.5", "3.13.2", "3.14.0", "3.14.1rc1", "3.15.0b1", "3.15.0b2", "3.12.9")
-    found = interpreters.choose(asked, there)
-    assert (str(found.version) if found else None) == chosen
+    interpreter = interpreters.choose(asked, there)
+    assert (str(interpreter.version) if interpreter else None) == chosen
 
 
 @pytest.mark.slow
 def test_our_own_version_is_found_and_answered() -> None:
     """A CPython of this minor version is found, as a real program that says its exact version."""
-    found = interpreters.find(MINOR, UV, ENV, Quiet())
-    assert found.version == MINOR
-    assert found.resolved.startswith(f"{MINOR}.")
-    path = Path(found.base)
+    interpreter = interpreters.find(MINOR, UV, ENV, Quiet())
+    assert interpreter.version == MINOR
+    assert interpreter.resolved.startswith(f"{MINOR}.")
+    path = Path(interpreter.base)
     assert path == path.resolve()
     assert "shims" not in path.parts
-    assert interpreters.ask(path, ENV) == Interpreter(Version(found.resolved), path)
+    assert interpreters.ask(path, ENV) == Interpreter(Version(interpreter.resolved), path)
 
 
 @pytest.mark.slow
 def test_every_version_comes_once() -> None:
     """Links, shims and venvs of one CPython are one interpreter."""
-    found = interpreters.list_installed(UV, ENV, Quiet())
-    assert len({one.path for one in found}) == len(found)
-    assert Version(platform.python_version().rstrip("+")) in {one.version for one in found}
+    installed = interpreters.list_installed(UV, ENV, Quiet())
+    assert len({one.path for one in installed}) == len(installed)
+    assert Version(platform.python_version().rstrip("+")) in {one.version for one in installed}
 
 
 def test_shims_are_replaced_by_what_they_stand_for(tmp_path: Path) -> None:

@@ -22,17 +22,17 @@ def test_lines_carry_their_time_and_stream(path: Path) -> None:
     writer.feed("stdout", b"one\ntw")
     writer.feed("stderr", b"bad\r\n")
     writer.feed("stdout", "o ünï\n\n".encode())
-    found = reader.history(None)
+    lines = reader.history(None)
     writer.close()
     reader.close()
-    assert [(line.stream, line.text) for line in found] == [
+    assert [(line.stream, line.text) for line in lines] == [
         ("stdout", "one"),
         ("stderr", "bad"),
         ("stdout", "two ünï"),
         ("stdout", ""),
     ]
-    assert found == sorted(found, key=lambda line: line.time)
-    assert all(line.time.endswith("Z") for line in found)
+    assert lines == sorted(lines, key=lambda line: line.time)
+    assert all(line.time.endswith("Z") for line in lines)
 
 
 def test_an_unfinished_line_is_written_at_the_end(path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_line_without_end_is_cut_into_several(path: Path) -> None:
     writer.feed("stdout", b"\n" + whole + b"\n")
     writer.close()
     reader = journal.Reader(path)
-    found = texts(reader.history(None))
+    lines = texts(reader.history(None))
     reader.close()
-    assert max(map(len, found)) == journal.LINE_BYTES
-    assert "".join(found).encode() == whole + whole
+    assert max(map(len, lines)) == journal.LINE_BYTES
+    assert "".join(lines).encode() == whole + whole
 
 
 def test_files_are_bounded_and_the_newest_lines_stay(path: Path) -> None:
@@ -80,10 +80,10 @@ def test_files_are_bounded_and_the_newest_lines_stay(path: Path) -> None:
     assert len(files) == 2
     assert all(file.stat().st_size <= 10_000 for file in files)
     reader = journal.Reader(path)
-    found = texts(reader.history(None))
+    lines = texts(reader.history(None))
     reader.close()
-    assert found == [f"line {number}" for number in range(2000 - len(found), 2000)]
-    assert len(found) > 200
+    assert lines == [f"line {number}" for number in range(2000 - len(lines), 2000)]
+    assert len(lines) > 200
 
 
 def test_a_reader_follows_from_file_to_file(path: Path) -> None:
@@ -134,8 +134,8 @@ def test_two_logs_are_merged_by_time() -> None:
     """Lines of both parts come in the order of their times, each with its source."""
     server = [journal.JournalLine("1", "stdout", "a"), journal.JournalLine("3", "stdout", "c")]
     worker = [journal.JournalLine("2", "stderr", "b"), journal.JournalLine("4", "stderr", "d")]
-    found = list(journal.merge({"server": server, "worker": worker}))
-    assert [(source, line.text) for source, line in found] == [
+    merged = list(journal.merge({"server": server, "worker": worker}))
+    assert [(source, line.text) for source, line in merged] == [
         ("server", "a"),
         ("worker", "b"),
         ("server", "c"),

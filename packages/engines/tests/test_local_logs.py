@@ -22,12 +22,12 @@ def test_logs_hold_the_output_of_both_parts(site: Site, launch: Launch) -> None:
     site.wait_worker(launch)
     site.launches.stop(launch.id, 5)
     lines = list(site.launches.logs(launch.id, None, follow=False))
-    found = {(line.source, line.stream, line.text) for line in lines}
+    logged = {(line.source, line.stream, line.text) for line in lines}
     assert {
         ("server", "stdout", "server says"),
         ("server", "stderr", "server complains"),
         ("worker", "stdout", "worker says"),
-    } <= found
+    } <= logged
     assert [line.time for line in lines] == sorted(line.time for line in lines)
     assert len(list(site.launches.logs(launch.id, 1, follow=False))) == 1
     assert list(site.launches.logs(launch.id, 0, follow=False)) == []

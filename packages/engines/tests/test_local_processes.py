@@ -23,26 +23,26 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def identity(process: subprocess.Popen[bytes]) -> processes.Identity:
-    found = processes.identify(process.pid)
-    assert found is not None
-    return found
+    process_identity = processes.identify(process.pid)
+    assert process_identity is not None
+    return process_identity
 
 
 def test_a_running_process_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
     """A process has the identity that was written down at its start, as long as it runs."""
-    found = identity(sleeper)
-    assert found.alive()
+    process_identity = identity(sleeper)
+    assert process_identity.alive()
     sleeper.kill()
     sleeper.wait()
-    assert not found.alive()
+    assert not process_identity.alive()
 
 
 def test_an_unreaped_process_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
     """A zombie does not count as running, and `reap` takes it away."""
-    found = identity(sleeper)
+    process_identity = identity(sleeper)
     os.kill(sleeper.pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: not found.alive(), 10)
-    assert processes.wait_gone(found, 10)
+    assert processes.wait_until(lambda: not process_identity.alive(), 10)
+    assert processes.wait_gone(process_identity, 10)
     sleeper.returncode = -signal.SIGKILL  # reaped already
 
 
@@ -59,10 +59,10 @@ def test_a_process_id_used_again_is_not_the_same_process(
 
 def test_a_signal_reaches_its_process(sleeper: subprocess.Popen[bytes]) -> None:
     """A signal to the right identity is delivered; to a process that is gone it is not."""
-    found = identity(sleeper)
-    assert processes.send(found, signal.SIGTERM)
+    process_identity = identity(sleeper)
+    assert processes.send(process_identity, signal.SIGTERM)
     assert sleeper.wait(10) == -signal.SIGTERM
-    assert not processes.send(found, signal.SIGTERM)
+    assert not processes.send(process_identity, signal.SIGTERM)
 
 
 def test_names_with_parentheses_are_read(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -141,7 +141,7 @@ def test_a_whole_tree_is_ended() -> None:
         below = [processes.identify(pid) for pid in process_tree.list_below(root.pid)]
         os.kill(root.pid, signal.SIGSTOP)
         process_tree.kill_below(root.pid)
-        assert processes.wait_until(lambda: not any(found and found.alive() for found in below), 10)
+        assert processes.wait_until(lambda: not any(each and each.alive() for each in below), 10)
         assert identity(root).alive()
         root.kill()
 

@@ -66,9 +66,9 @@ def test_each_part_finds_its_own_environment(site: Site, launch: Launch, monkeyp
 def test_limits_become_those_of_sessions(site: Site, launch: Launch) -> None:
     """What a container would limit is the default limit of sessions; a limit that is asked for wins."""
     env = {**launch.server_env, "VENVD_SESSION_LIMITS": json.dumps({"processes": 7, "memoryBytes": None})}
-    found = site.ask(site.start(replace(launch, server_env=env)).url)
-    assert isinstance(found["env"], dict)
-    limits = json.loads(found["env"]["VENVD_SESSION_LIMITS"])
+    answer = site.ask(site.start(replace(launch, server_env=env)).url)
+    assert isinstance(answer["env"], dict)
+    limits = json.loads(answer["env"]["VENVD_SESSION_LIMITS"])
     assert limits == {"processes": 7, "memoryBytes": launch.limits.memory_bytes}
 
 
@@ -98,9 +98,9 @@ def test_a_port_of_another_backend_is_no_choice(site: Site, launch: Launch) -> N
 def test_an_exact_port_is_chosen_before_another_takes_its_number(site: Site, launch: Launch) -> None:
     """A port that may be any leaves the number that another port must have; the record has the address of both."""
     wanted = launch.ports[0].wanted
-    found = site.start(replace(launch, ports=(Port("main", 1, wanted), Port("http", 2, wanted, exact=True))))
-    assert (found.ports["main"] > wanted, found.ports["http"]) == (True, wanted)
-    assert to_launch_record(found).http_url == f"http://127.0.0.1:{wanted}"
+    started = site.start(replace(launch, ports=(Port("main", 1, wanted), Port("http", 2, wanted, exact=True))))
+    assert (started.ports["main"] > wanted, started.ports["http"]) == (True, wanted)
+    assert to_launch_record(started).http_url == f"http://127.0.0.1:{wanted}"
 
 
 @pytest.mark.slow

@@ -254,16 +254,16 @@ def test_equal_venvs_share_one_key_and_others_do_not() -> None:
 @pytest.mark.parametrize("minor", ["3.9", "3.13"])
 def test_other_versions_side_by_side(venvs: Venvs, tools: Tools, wheel: Wheel, minor: str) -> None:
     """Venvs of other CPythons are built beside ours, each with its exact version."""
-    found = interpreters.choose(minor, interpreters.list_installed(tools.uv, tools.env, Quiet()))
-    if found is None:
+    chosen = interpreters.choose(minor, interpreters.list_installed(tools.uv, tools.env, Quiet()))
+    if chosen is None:
         pytest.skip(f"this machine has no CPython {minor}")
     wheel("alpha", "1.0")
-    runtime = RuntimeRef(minor, str(found.version), str(found.path))
+    runtime = RuntimeRef(minor, str(chosen.version), str(chosen.path))
     lock = venvs.lock(runtime.base, runtime.resolved, ["alpha"], Quiet())
     image = venvs.build(VenvBuild(runtime, lock), Quiet())
     code = "import alpha, platform; print(platform.python_version())"
     said = subprocess.run([python_of(image), "-I", "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == image.python == str(found.version)
+    assert said.strip() == image.python == str(chosen.version)
     assert image.python.startswith(f"{minor}.")
 
 

@@ -31,9 +31,9 @@ def compiled(folder: Path, *lines: str, flags: tuple[str, ...] = (), **env: str)
     return locking.clean(output.read_text()) if result.returncode == 0 else locking.failure(result.stderr)
 
 
-def failed(found: str | VenvdError) -> VenvdError:
-    assert isinstance(found, VenvdError), found
-    return found
+def failed(outcome: str | VenvdError) -> VenvdError:
+    assert isinstance(outcome, VenvdError), outcome
+    return outcome
 
 
 @pytest.mark.network
@@ -99,8 +99,8 @@ def test_what_cannot_be_resolved_is_named(tmp_path: Path, lines: tuple[str, ...]
 
 def test_an_index_that_is_away_is_said(tmp_path: Path) -> None:
     """Where the index does not answer the error is `unavailable`, and shows neither its address nor its credentials."""
-    found = compiled(tmp_path, "six", flags=("--no-cache",), UV_DEFAULT_INDEX="http://user:secret@127.0.0.1:9/index")
-    error = failed(found)
+    outcome = compiled(tmp_path, "six", flags=("--no-cache",), UV_DEFAULT_INDEX="http://user:secret@127.0.0.1:9/index")
+    error = failed(outcome)
     assert isinstance(error, Unavailable)
     assert "cannot be reached: Connection refused" in error.message
     assert not [word for word in ("secret", "user", "127.0.0.1", "://") if word in error.message]

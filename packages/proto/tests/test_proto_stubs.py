@@ -23,10 +23,10 @@ SERVICES = [
 
 def test_the_stubs_are_what_the_sources_say() -> None:
     """Generating the stubs anew changes nothing."""
-    found = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "proto"), "--check"], capture_output=True, timeout=120, check=False
     )
-    assert found.returncode == 0, found.stderr.decode()
+    assert finished.returncode == 0, finished.stderr.decode()
 
 
 def test_stale_stubs_are_named(tmp_path: Path) -> None:
@@ -36,12 +36,12 @@ def test_stale_stubs_are_named(tmp_path: Path) -> None:
         subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path / name)], check=True)
     source = tmp_path / "proto" / "venvd" / "v1" / "session_service.proto"
     source.write_text(source.read_text() + "\n// New.\nmessage New {}\n")
-    found = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, str(tmp_path / "scripts" / "proto"), "--check"], capture_output=True, timeout=120, check=False
     )
-    assert found.returncode != 0
-    assert b"session_service_pb2.py" in found.stderr
-    assert b"venv_service_pb2.py" not in found.stderr
+    assert finished.returncode != 0
+    assert b"session_service_pb2.py" in finished.stderr
+    assert b"venv_service_pb2.py" not in finished.stderr
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)

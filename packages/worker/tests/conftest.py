@@ -173,9 +173,9 @@ class Session:
     def bytes(self, size: int) -> bytes:
         """The next bytes, which are no line."""
         while True:
-            found = self._buffer.take(size)
-            if found is not None:
-                return found
+            taken = self._buffer.take(size)
+            if taken is not None:
+                return taken
             data = self._sock.recv(1 << 16)
             if not data:
                 raise EOFError("the session closed its stream")
@@ -352,9 +352,9 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     """Wait until something holds; what it gave."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
 

@@ -24,9 +24,9 @@ class Receiver:
         self.data += data
 
     def send_file(self, file: int, offset: int, length: int) -> bool:
-        found = os.pread(file, length, offset)
-        self.data += found
-        return len(found) == length
+        data = os.pread(file, length, offset)
+        self.data += data
+        return len(data) == length
 
 
 def pack(directory: Path, offset: int = 0, length: int | None = None) -> bytes:

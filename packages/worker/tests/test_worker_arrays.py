@@ -63,9 +63,9 @@ class Borrowed:
 
 @pytest.fixture
 def borrowed(session: Any) -> Iterator[Borrowed]:
-    found = Borrowed(session)
-    yield found
-    for each in found.maps.values():
+    borrower = Borrowed(session)
+    yield borrower
+    for each in borrower.maps.values():
         with contextlib.suppress(BufferError):
             each.close()
 

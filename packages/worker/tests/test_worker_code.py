@@ -126,8 +126,8 @@ def test_an_interrupted_await_is_cancelled(session: Any) -> None:
 
 def traceback_of(session: Any, code: str, command: str = "eval") -> str:
     if command == "exec":
-        found: str = session("exec", {"code": code})["error"]["traceback"]
-        return found
+        traceback: str = session("exec", {"code": code})["error"]["traceback"]
+        return traceback
     with pytest.raises(UserError) as caught:
         session("eval", {"expression": code})
     assert caught.value.traceback is not None
@@ -276,10 +276,10 @@ def test_own_directory_and_home(start: Any) -> None:
 def test_the_environment_is_an_allow_list(new_host: Any) -> None:
     """User code finds what the venv and the session ask for, and nothing else of the warden's environment."""
     host = new_host(VENVD_WORKER_ENV='{"FROM_VENV": "1", "BOTH": "venv"}', VENVD_SECRET="x", OTHER="y", TZ="UTC")
-    found = host.start(env={"BOTH": "session"}).eval("import os\ndict(os.environ)")
-    assert (found["FROM_VENV"], found["BOTH"], found["TZ"]) == ("1", "session", "UTC")
-    assert not [name for name in found if name.startswith("VENVD_") or name == "OTHER"]
-    assert {"PATH", "HOME", "TMPDIR", "LANG"} <= set(found)
+    environment = host.start(env={"BOTH": "session"}).eval("import os\ndict(os.environ)")
+    assert (environment["FROM_VENV"], environment["BOTH"], environment["TZ"]) == ("1", "session", "UTC")
+    assert not [name for name in environment if name.startswith("VENVD_") or name == "OTHER"]
+    assert {"PATH", "HOME", "TMPDIR", "LANG"} <= set(environment)
 
 
 @pytest.mark.slow
@@ -366,9 +366,9 @@ def test_cells_of_notebooks_run(session: Any) -> None:
 )
 def test_timed_cells_run_as_they_are(session: Any, cell: str, value: Any) -> None:
     """`%%time` and `%time` print the times. Definitions stay, and the value is that of the code."""
-    found = session("exec", {"code": cell})
-    assert (found["error"], found["result"]) == (None, value)
-    assert re.fullmatch(r"CPU times: user .+, sys: .+, total: .+\nWall time: .+\n", found["stdout"])
+    output = session("exec", {"code": cell})
+    assert (output["error"], output["result"]) == (None, value)
+    assert re.fullmatch(r"CPU times: user .+, sys: .+, total: .+\nWall time: .+\n", output["stdout"])
 
 
 @pytest.mark.parametrize(
@@ -382,10 +382,10 @@ def test_timed_cells_run_as_they_are(session: Any, cell: str, value: Any) -> Non
 def test_repeated_code_is_timed(session: Any, cell: str, says: str) -> None:
     """`%timeit` and `%%timeit` run the code many times, and print the mean and its spread."""
     session("exec", {"code": "n = 3"})
-    found = session("exec", {"code": cell})
-    assert (found["error"], found["result"]) == (None, None)
-    assert re.fullmatch(r"[\d.e+]+ (n|µ|m)?s ± [\d.e+]+ (n|µ|m)?s per loop \(.*\)\n", found["stdout"])
-    assert says in found["stdout"]
+    output = session("exec", {"code": cell})
+    assert (output["error"], output["result"]) == (None, None)
+    assert re.fullmatch(r"[\d.e+]+ (n|µ|m)?s ± [\d.e+]+ (n|µ|m)?s per loop \(.*\)\n", output["stdout"])
+    assert says in output["stdout"]
 
 
 @pytest.mark.parametrize(

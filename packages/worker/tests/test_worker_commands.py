@@ -21,18 +21,18 @@ DATA = (
 @pytest.mark.slow
 def test_import_holds_a_module(shared: Any) -> None:
     """`import` gives a handle of the module, dotted ones included."""
-    found = shared("import", {"moduleName": "os.path"})
-    assert found["typeName"] == "module"
-    called = shared("call", {"handleId": found["handleId"], "methodName": "join", "args": ["a", "b"]})
+    handle = shared("import", {"moduleName": "os.path"})
+    assert handle["typeName"] == "module"
+    called = shared("call", {"handleId": handle["handleId"], "methodName": "join", "args": ["a", "b"]})
     assert called == {"value": "a/b"}
 
 
 def test_create_follows_dots(shared: Any) -> None:
     """`className` may lead through attributes of the module."""
     module = shared("import", {"moduleName": "os"})["handleId"]
-    found = shared("create", {"moduleHandleId": module, "className": "path.basename", "args": ["/x/y"]})
-    assert found["typeName"] == "str"
-    assert shared("call", {"handleId": found["handleId"], "methodName": "__str__"}) == {"value": "y"}
+    handle = shared("create", {"moduleHandleId": module, "className": "path.basename", "args": ["/x/y"]})
+    assert handle["typeName"] == "str"
+    assert shared("call", {"handleId": handle["handleId"], "methodName": "__str__"}) == {"value": "y"}
 
 
 def test_call_with_handles_inside(shared: Any) -> None:

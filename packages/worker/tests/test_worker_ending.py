@@ -118,10 +118,10 @@ def test_code_that_will_not_stop_is_killed(session: Any, tools: Any, code: str) 
     session.send("exec", {"code": code.format("open('in', 'w').close()")})
     tools.wait_for(began.exists)
     session.interrupt(grace=0.3)
-    found = session.exited()
-    assert found["reason"] == "interrupt"
-    assert "did not stop within 0.3 seconds" in found["how"]
-    assert found["signal"] == signal.SIGKILL
+    exit_event = session.exited()
+    assert exit_event["reason"] == "interrupt"
+    assert "did not stop within 0.3 seconds" in exit_event["how"]
+    assert exit_event["signal"] == signal.SIGKILL
 
 
 # ---- ends ------------------------------------------------------------------------------------------------------
@@ -144,9 +144,9 @@ def test_code_that_will_not_stop_is_killed(session: Any, tools: Any, code: str) 
 )
 def test_every_end_is_told(session: Any, code: str, how: str, reason: str) -> None:
     """However a session ends, the event says how, and another session starts in its place."""
-    found = lost(session, code)
-    assert how in found["how"]
-    assert (found["reason"], found["session"], found["pid"]) == (reason, session.name, session.pid)
+    exit_event = lost(session, code)
+    assert how in exit_event["how"]
+    assert (exit_event["reason"], exit_event["session"], exit_event["pid"]) == (reason, session.name, session.pid)
     again = session.host.start(session.name)
     assert again.eval("1 + 1") == 2
     session.host.kill(again)
@@ -232,9 +232,9 @@ def test_a_fork_bomb_is_ended(start: Any) -> None:
     session.eval("1")
     files = str(session.files)
     session.send("eval", {"expression": BOMB.format(most=len(os.listdir("/proc")) + 150)})
-    found = session.exited()
-    assert found["reason"] == "processes"
-    assert "limit of 20" in found["how"]
+    exit_event = session.exited()
+    assert exit_event["reason"] == "processes"
+    assert "limit of 20" in exit_event["how"]
     marked = [pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and _works_in(pid, files)]
     assert marked == []
 
@@ -270,8 +270,8 @@ def test_a_forked_child_never_answers(session: Any, command: str) -> None:
     """A child that comes back from the user's code ends there: one request, one reply."""
     field = "code" if command == "exec" else "expression"
     code = "import os\npid = os.fork()\nif pid: status = os.waitpid(pid, 0)[1]\npid == 0 or status"
-    found = session(command, {field: code})
-    assert (found["result"] if command == "exec" else found) == {"value": 0}
+    reply = session(command, {field: code})
+    assert (reply["result"] if command == "exec" else reply) == {"value": 0}
     for number in range(20):
         assert session.eval(str(number)) == number
 
@@ -279,9 +279,9 @@ def test_a_forked_child_never_answers(session: Any, command: str) -> None:
 def test_a_forked_child_that_raises(session: Any) -> None:
     """An error in a child is printed like any program's, and its status is 1; an exit is its own."""
     code = "import os\npid = os.fork()\nif not pid: {}\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
-    found = session("exec", {"code": code.format("raise LookupError('child')")})
-    assert found["result"] == {"value": 1}
-    assert "LookupError: child" in found["stderr"]
+    output = session("exec", {"code": code.format("raise LookupError('child')")})
+    assert output["result"] == {"value": 1}
+    assert "LookupError: child" in output["stderr"]
     assert session.eval(code.format("raise SystemExit(7)")) == 7
 
 

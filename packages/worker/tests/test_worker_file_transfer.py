@@ -47,11 +47,11 @@ class Transfer:
 
     def answer(self) -> Any:
         kind, size = HEAD.unpack(self.read(HEAD.size))
-        found = json.loads(self.read(size))
+        reply = json.loads(self.read(size))
         if kind == b"e":
-            raise from_fields(found)
+            raise from_fields(reply)
         assert kind == b"r"
-        return found
+        return reply
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(HEAD.pack(b"d", len(data)) + data)

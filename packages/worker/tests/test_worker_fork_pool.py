@@ -246,7 +246,7 @@ def test_progress(code: str, number: int | None, expected: bool) -> None:
     progress = Progress()
     progress.check([process.pid])
     time.sleep(0.5)
-    found = progress.check([process.pid])
+    report = progress.check([process.pid])
     process.kill()
     process.communicate()
-    assert found is expected
+    assert report is expected

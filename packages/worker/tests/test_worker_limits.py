@@ -59,9 +59,9 @@ def test_memory_of_the_tree(start: Any) -> None:
         "        time.sleep(30)\ntime.sleep(30)"
     )
     session.send("eval", {"expression": code})
-    found = session.exited()
-    assert found["reason"] == "memory"
-    assert found["how"] == "ran out of memory (limit 50331648 bytes)"
+    exit_event = session.exited()
+    assert exit_event["reason"] == "memory"
+    assert exit_event["how"] == "ran out of memory (limit 50331648 bytes)"
 
 
 def test_threads_start_under_a_limit(start: Any) -> None:
@@ -86,8 +86,8 @@ def test_processor_time_that_is_not_given_up(start: Any) -> None:
     """Code that goes on after its time is up is killed, and the end is told as such."""
     session = start(cpuSeconds=1)
     session.send("eval", {"expression": "while True:\n    try: sum(range(10**6))\n    except BaseException: pass"})
-    found = session.exited()
-    assert (found["reason"], found["signal"]) == ("cpu", signal.SIGKILL)
+    exit_event = session.exited()
+    assert (exit_event["reason"], exit_event["signal"]) == ("cpu", signal.SIGKILL)
 
 
 def test_open_files(start: Any) -> None:

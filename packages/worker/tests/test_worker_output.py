@@ -21,18 +21,18 @@ def test_output_of_every_level(session: Any) -> None:
         "subprocess.run(['sh', '-c', 'echo three; echo bad >&2'])\nos.system('echo four')\n"
         "ctypes.CDLL(None).puts(b'five')\nctypes.CDLL(None).fflush(None)\nprint('six', file=sys.stderr)"
     )
-    found = run(session, code)
-    assert found["stdout"] == "one\ntwo\nthree\nfour\nfive\n"
-    assert found["stderr"] == "bad\nsix\n"
-    assert found["error"] is None
-    assert found["truncated"] is False
+    output = run(session, code)
+    assert output["stdout"] == "one\ntwo\nthree\nfour\nfive\n"
+    assert output["stderr"] == "bad\nsix\n"
+    assert output["error"] is None
+    assert output["truncated"] is False
 
 
 def test_a_python_of_user_code_does_not_buffer(session: Any) -> None:
     """What a Python that user code starts prints comes before what it writes later."""
     child = "import os; print('one'); os.write(1, b'two\\n')"
-    found = run(session, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])")
-    assert found["stdout"] == "one\ntwo\n"
+    finished = run(session, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])")
+    assert finished["stdout"] == "one\ntwo\n"
 
 
 def test_buffered_c_output_is_flushed(session: Any) -> None:
@@ -42,10 +42,10 @@ def test_buffered_c_output_is_flushed(session: Any) -> None:
 
 def test_output_of_a_failing_exec(session: Any) -> None:
     """What was printed before the error is kept, partial lines too."""
-    found = run(session, "print('before', end='')\nimport sys\nsys.stderr.write('w')\n1 / 0")
-    assert (found["stdout"], found["stderr"]) == ("before", "w")
-    assert found["error"]["errorType"] == "ZeroDivisionError"
-    assert found["result"] is None
+    output = run(session, "print('before', end='')\nimport sys\nsys.stderr.write('w')\n1 / 0")
+    assert (output["stdout"], output["stderr"]) == ("before", "w")
+    assert output["error"]["errorType"] == "ZeroDivisionError"
+    assert output["result"] is None
 
 
 def test_results(session: Any) -> None:
@@ -63,17 +63,17 @@ def test_executions_are_numbered_and_have_the_text_of_their_value(session: Any) 
     first = run(session, "[1, 'a']")
     session.eval("1")
     failed, last = run(session, "1 / 0"), run(session, "'x' * 2000")
-    assert [found["executionCount"] - first["executionCount"] for found in (failed, last)] == [1, 2]
+    assert [each["executionCount"] - first["executionCount"] for each in (failed, last)] == [1, 2]
     assert (first["resultText"], failed["resultText"]) == ("[1, 'a']", None)
     assert (len(last["resultText"]), run(session, "None")["resultText"]) == (1000, None)
 
 
 def test_texts_that_are_no_utf8(session: Any) -> None:
     """Bytes that are no UTF-8 become replacement characters; characters cut in two by chunks do not."""
-    found = run(
+    output = run(
         session, "import os\nos.write(1, b'\\xff')\nfor part in (b'\\xe2', b'\\x98', b'\\x83'): os.write(1, part)"
     )
-    assert found["stdout"] == "\ufffd\u2603"
+    assert output["stdout"] == "\ufffd\u2603"
     assert run(session, "print('\\ud800')")["stdout"] == "\\ud800\n"
 
 
@@ -109,12 +109,12 @@ def test_threads_print_into_the_exec(session: Any) -> None:
 def test_output_is_bounded(start: Any) -> None:
     """Output over `outputBytes` is cut with a marker, and the code runs to its end."""
     session = start(outputBytes=10_000)
-    found = run(session, "import sys\nfor i in range(200_000): print('x' * 100)\ndone = 1")
-    assert found["truncated"] is True
-    assert found["error"] is None
-    assert found["stdout"].startswith("x" * 100)
-    assert found["stdout"].rstrip().endswith("outputBytes is 10000]")
-    assert len(found["stdout"]) < 10_200
+    output = run(session, "import sys\nfor i in range(200_000): print('x' * 100)\ndone = 1")
+    assert output["truncated"] is True
+    assert output["error"] is None
+    assert output["stdout"].startswith("x" * 100)
+    assert output["stdout"].rstrip().endswith("outputBytes is 10000]")
+    assert len(output["stdout"]) < 10_200
     assert session.eval("done") == 1
     assert run(session, "print('short')")["truncated"] is False
 
@@ -122,34 +122,34 @@ def test_output_is_bounded(start: Any) -> None:
 @pytest.mark.parametrize("written", [b"\0", b"\n", b"\xff", b"x", "\U0001f600".encode()])
 def test_output_is_counted_as_json(session: Any, written: bytes) -> None:
     """Output fits into the result, whatever it takes as JSON: it is cut with a marker before."""
-    found = run(session, f"import sys\nsys.stdout.buffer.write({written!r} * (5 << 20))")
-    assert found["truncated"] is True
-    assert found["stdout"].endswith("\n[output cut: the limit outputBytes is 4194304]\n")
-    assert len(json.dumps(found["stdout"], ensure_ascii=False).encode()) in range(4_190_000, 4_194_304 + 100)
+    output = run(session, f"import sys\nsys.stdout.buffer.write({written!r} * (5 << 20))")
+    assert output["truncated"] is True
+    assert output["stdout"].endswith("\n[output cut: the limit outputBytes is 4194304]\n")
+    assert len(json.dumps(output["stdout"], ensure_ascii=False).encode()) in range(4_190_000, 4_194_304 + 100)
 
 
 def test_output_leaves_room_in_the_result(start: Any) -> None:
     """More output than a result may have is cut by that, and the marker says so."""
-    found = run(start(resultBytes=10_000), "print('x' * 20_000)")
-    assert found["stdout"].endswith("\n[output cut: the limit resultBytes is 10000]\n")
-    assert len(found["stdout"]) > 7000
+    output = run(start(resultBytes=10_000), "print('x' * 20_000)")
+    assert output["stdout"].endswith("\n[output cut: the limit resultBytes is 10000]\n")
+    assert len(output["stdout"]) > 7000
 
 
 @pytest.mark.slow
 def test_output_without_limits(start: Any) -> None:
     """Without any limit it is cut where a line ends."""
     session = start(outputBytes=None, resultBytes=None)
-    found = run(session, "print('x' * (20 << 20))")
-    assert "a line holds 16777216 bytes" in found["stdout"][-100:]
+    output = run(session, "print('x' * (20 << 20))")
+    assert "a line holds 16777216 bytes" in output["stdout"][-100:]
 
 
 def test_c_output_is_bounded(start: Any) -> None:
     """A child process that floods its output is bounded too and not stopped by it."""
     session = start(outputBytes=1000)
-    found = run(session, "import subprocess\nsubprocess.run('yes | head -c 20000000', shell=True).returncode")
-    assert found["result"] == {"value": 0}
-    assert found["truncated"] is True
-    assert len(found["stdout"]) < 1200
+    finished = run(session, "import subprocess\nsubprocess.run('yes | head -c 20000000', shell=True).returncode")
+    assert finished["result"] == {"value": 0}
+    assert finished["truncated"] is True
+    assert len(finished["stdout"]) < 1200
 
 
 def test_streaming(session: Any) -> None:
@@ -186,15 +186,15 @@ def test_rich_results(session: Any) -> None:
         "    def _repr_json_(self): return {'a': [1]}\n    def _repr_latex_(self): return None\n"
         "    def __repr__(self): return 'rich'\nRich()"
     )
-    found = run(session, code)
-    (bundle,) = found["display"]
+    output = run(session, code)
+    (bundle,) = output["display"]
     assert bundle == {
         "text/html": "<b>x</b>",
         "image/png": base64.b64encode(b"\x89PNG").decode(),
         "application/json": {"a": [1]},
         "text/plain": "rich",
     }
-    assert found["result"]["isHandle"] is True
+    assert output["result"]["isHandle"] is True
 
 
 def test_mimebundles(session: Any) -> None:
@@ -235,8 +235,8 @@ def test_updates_of_displays(session: Any) -> None:
 def test_an_updated_display_takes_no_more_room(session: Any) -> None:
     """Only what a display shows last counts towards the limit of the output."""
     code = "h = display('x' * 900, display_id='a')\nfor _ in range(100_000): h.update('y' * 900)"
-    found = run(session, code)
-    assert (len(found["display"]), found["truncated"]) == (1, False)
+    output = run(session, code)
+    assert (len(output["display"]), output["truncated"]) == (1, False)
 
 
 def test_display_has_the_arguments_of_ipython(session: Any) -> None:
@@ -263,8 +263,8 @@ IPython.display.update_display(2, display_id='i')
 
 def test_ipythons_display_shows(session: Any) -> None:
     """`IPython.display.display` is the built-in one."""
-    found = run(session, IPYTHON)
-    assert (found["error"], [item["text/plain"] for item in found["display"]]) == (None, ["2"])
+    output = run(session, IPYTHON)
+    assert (output["error"], [item["text/plain"] for item in output["display"]]) == (None, ["2"])
 
 
 def test_display_shows_in_order(session: Any) -> None:
@@ -285,22 +285,24 @@ def test_what_is_shown_counts_as_output(start: Any) -> None:
     """A bundle that does not fit into `outputBytes` is dropped, and the answer says so."""
     session = start(outputBytes=500)
     code = "class Big:\n    def _repr_html_(self): return 'x' * 600\ndisplay(Big())\ndisplay(1)"
-    found = run(session, code)
-    assert found["truncated"] is True
-    assert found["display"] == [{"text/plain": "1"}]
+    output = run(session, code)
+    assert output["truncated"] is True
+    assert output["display"] == [{"text/plain": "1"}]
 
 
 def test_what_is_shown_is_counted_as_json(session: Any) -> None:
     """A text that takes more than `outputBytes` as JSON is dropped."""
-    found = run(session, "class Big:\n    def _repr_html_(self): return chr(0) * (1 << 20)\ndisplay(Big())\ndisplay(1)")
-    assert found["truncated"] is True
-    assert found["display"] == [{"text/plain": "1"}]
+    output = run(
+        session, "class Big:\n    def _repr_html_(self): return chr(0) * (1 << 20)\ndisplay(Big())\ndisplay(1)"
+    )
+    assert output["truncated"] is True
+    assert output["display"] == [{"text/plain": "1"}]
 
 
 def test_a_rich_repr_that_fails_is_the_users_error(session: Any) -> None:
     """An error in a `_repr_*_` method is told as the error of the code."""
-    found = run(session, "class Bad:\n    def _repr_html_(self): return 1 / 0\nBad()")
-    assert found["error"]["errorType"] == "ZeroDivisionError"
+    output = run(session, "class Bad:\n    def _repr_html_(self): return 1 / 0\nBad()")
+    assert output["error"]["errorType"] == "ZeroDivisionError"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +319,9 @@ def test_a_rich_repr_that_fails_is_the_users_error(session: Any) -> None:
 )
 def test_reprs_are_safe(session: Any, code: str, begins: str) -> None:
     """The repr of a handle is bounded in length and time, and never an error."""
-    found = session("eval", {"expression": code})
-    assert found["repr"].startswith(begins)
-    assert len(found["repr"]) <= 1000
+    result = session("eval", {"expression": code})
+    assert result["repr"].startswith(begins)
+    assert len(result["repr"]) <= 1000
 
 
 def test_a_slow_repr_leaves_the_users_alarm(session: Any) -> None:
@@ -351,8 +353,8 @@ figures[1]
 
 def test_open_figures_are_shown(session: Any) -> None:
     """Figures that pyplot has open are shown once each as PNG, and closed."""
-    found = run(session, FIGURES)
-    shown = [base64.b64decode(item["image/png"]) for item in found["display"]]
+    output = run(session, FIGURES)
+    shown = [base64.b64decode(item["image/png"]) for item in output["display"]]
     assert shown == [b"PNG1", b"PNG2"]
     assert run(session, "1")["display"] == []
     assert base64.b64decode(run(session, "Figure(7)")["display"][0]["image/png"]) == b"PNG7"

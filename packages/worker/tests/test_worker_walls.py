@@ -78,8 +78,8 @@ def test_calls_are_refused(machine: str) -> None:
 def test_the_first_process_gets_no_signal(machine: str, name: str) -> None:
     """Where the kernel does not keep signals from the process 1, the filter does; all others get them."""
     for target, refused in ((1, True), (-1, True), (2, False), (0, False), (-2, False)):
-        found = answer(machine, number_of(machine, name), target & (2**64 - 1), 9, guard_first=True)
-        assert found == (refusal(errno.EPERM) if refused else ALLOW), target
+        verdict = answer(machine, number_of(machine, name), target & (2**64 - 1), 9, guard_first=True)
+        assert verdict == (refusal(errno.EPERM) if refused else ALLOW), target
         assert answer(machine, number_of(machine, name), target & (2**64 - 1), 9) == ALLOW
 
 

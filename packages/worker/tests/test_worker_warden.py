@@ -90,12 +90,12 @@ def test_stats(host: Any, start: Any) -> None:
     """`stats` sums memory, time and processes over each session's tree."""
     session = start()
     session.eval("import subprocess\nkept = bytearray(b'x') * (30 << 20)\np = subprocess.Popen(['sleep', '60'])\n1")
-    found = host.request("stats")
-    mine = found["sessions"][session.name]
+    stats = host.request("stats")
+    mine = stats["sessions"][session.name]
     assert mine["processes"] == 2
     assert mine["rssBytes"] > mine["pssBytes"] > 30 << 20
     assert mine["cpuSeconds"] > 0
-    assert found["warden"]["rssBytes"] > 1 << 20
+    assert stats["warden"]["rssBytes"] > 1 << 20
 
 
 LIES = """

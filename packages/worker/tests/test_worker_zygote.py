@@ -64,12 +64,12 @@ def settled(host: Any) -> dict[str, Any]:
 
 def named(host: Any, name: str) -> list[int]:
     """The warden's children that are called `name`."""
-    found = []
+    modules = []
     for pid in Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split():
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                found.append(int(pid))
-    return found
+                modules.append(int(pid))
+    return modules
 
 
 def state_of(pid: int) -> str:
@@ -157,8 +157,8 @@ def test_sessions_draw_different_numbers(preloading: Any) -> None:
     host = preloading("shared")
     drawn = "import random, secrets, tempfile, uuid, ssl\n"
     drawn += "[random.random(), secrets.token_hex(), next(tempfile._get_candidate_names()), str(uuid.uuid4())]"
-    found = [host.start().eval(drawn) for _ in range(4)]
-    for column in zip(*found, strict=True):
+    numbers = [host.start().eval(drawn) for _ in range(4)]
+    for column in zip(*numbers, strict=True):
         assert len(set(column)) == 4
 
 
@@ -211,11 +211,11 @@ def test_limits_count_from_the_fork(preloading: Any) -> None:
 def test_a_module_that_cannot_be_imported(preloading: Any, name: str, told: str) -> None:
     """The others are preloaded all the same, and the warden says which failed and why."""
     host = preloading(name, "counted")
-    found = settled(host)
-    assert found["state"] == "ready"
-    assert name in found["why"]
-    assert told in found["why"]
-    assert [(each["module"], bool(each["error"])) for each in found["preload"]] == [(name, True), ("counted", False)]
+    report = settled(host)
+    assert report["state"] == "ready"
+    assert name in report["why"]
+    assert told in report["why"]
+    assert [(each["module"], bool(each["error"])) for each in report["preload"]] == [(name, True), ("counted", False)]
     assert host.start().eval("'counted' in __import__('sys').modules")
 
 
@@ -228,10 +228,10 @@ def test_a_zygote_that_is_not_to_be_trusted(preloading: Any, name: str, told: st
     host = preloading(name, options=("--preload-timeout", "1"))
     session = host.start()
     assert session.eval("1 + 1") == 2
-    found = settled(host)
-    assert found["state"] == "failed"
-    assert told in found["why"]
-    assert name in found["why"] or name == "threaded"
+    report = settled(host)
+    assert report["state"] == "failed"
+    assert told in report["why"]
+    assert name in report["why"] or name == "threaded"
 
 
 # ---- ends ------------------------------------------------------------------------------------------------------

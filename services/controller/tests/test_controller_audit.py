@@ -254,11 +254,11 @@ def test_the_log_has_the_events_of_servers(testbed: Any, wait_until: Callable[..
     refused = ServerEvent(moment, "token.refuse", None, "192.0.2.9", None, "unauthenticated", "unknown", count=7)
     backend.events = ServerEvents("life-3", 1, [created, refused])
     wait_until(lambda: len(read()) == 3)
-    found = {
+    events = {
         line.method: (line.target, line.key, line.peer, line.status, line.code, line.count, line.time == moment)
         for line in read()
     }
-    assert found == {
+    assert events == {
         "audit.drop": ("/backends/events", None, "server", 200, None, 1, False),
         "session.create": ("/backends/events/sessions/s\ufffd", "ci", "192.0.2.1", 200, None, 1, True),
         "token.refuse": ("/backends/events", None, "192.0.2.9", 401, "unauthenticated", 7, True),

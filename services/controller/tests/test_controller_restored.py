@@ -48,7 +48,7 @@ class Machine:
     def await_backend(self) -> Any:
         """Wait until the backend runs."""
         return wait_until(
-            lambda: (found := self.run("status", "web"))["state"] == "running" and found, "it does not run"
+            lambda: (backend := self.run("status", "web"))["state"] == "running" and backend, "it does not run"
         )
 
 

@@ -41,10 +41,10 @@ class Answer:
     def problem(self) -> dict[str, Any]:
         """The body, which must be problem details that fit the status."""
         assert self.headers["content-type"] == "application/problem+json", self.body
-        found: dict[str, Any] = self.json
-        assert found["status"] == self.status
-        assert {"type", "title", "detail", "code"} <= found.keys()
-        return found
+        fields: dict[str, Any] = self.json
+        assert fields["status"] == self.status
+        assert {"type", "title", "detail", "code"} <= fields.keys()
+        return fields
 
 
 @dataclass
@@ -60,13 +60,13 @@ class Server:
     def ask(self, method: str, path: str, body: Any = None, *, token: str | None = "", **headers: str) -> Answer:
         """One request on a connection of its own; `X_Venvd_Session="a"` is a header."""
         token = self.token if token == "" else token
-        found = {name.replace("_", "-"): value for name, value in headers.items()}
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
-            found["Authorization"] = f"Bearer {token}"
+            fields["Authorization"] = f"Bearer {token}"
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request(method, path, payload, found)
+            connection.request(method, path, payload, fields)
             response = connection.getresponse()
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
@@ -101,12 +101,12 @@ class Server:
     @staticmethod
     def read_until(sock: socket.socket, end: bytes) -> bytes:
         """What comes, up to `end` and perhaps a little more."""
-        found = b""
-        while end not in found:
+        received = b""
+        while end not in received:
             part = sock.recv(65536)
-            assert part, found
-            found += part
-        return found
+            assert part, received
+            received += part
+        return received
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -187,11 +187,11 @@ class Starter:
 @pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     with tempfile.TemporaryDirectory(prefix="venvd-") as directory:
-        found = Starter(Path(directory), tmp_path_factory.getbasetemp())
+        server_starter = Starter(Path(directory), tmp_path_factory.getbasetemp())
         try:
-            yield found
+            yield server_starter
         finally:
-            found.stop()
+            server_starter.stop()
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,8 @@ def npy(array: Any, version: tuple[int, int] | None = None) -> bytes:
 
 
 def handle(server: Any, expression: str) -> str:
-    found: str = server.post("/api/eval", {"expression": f"lambda: ({expression})"}).json["handleId"]
-    answer = server.post("/api/call", {"handleId": found, "methodName": "__call__"}).json
+    handle_id: str = server.post("/api/eval", {"expression": f"lambda: ({expression})"}).json["handleId"]
+    answer = server.post("/api/call", {"handleId": handle_id, "methodName": "__call__"}).json
     return str(answer["handleId"])
 
 
@@ -47,8 +47,8 @@ def put(server: Any, array: Any, **headers: str) -> str:
     return str(answer.json["handleId"])
 
 
-def get(server: Any, found: str, **headers: str) -> Any:
-    answer = server.ask("GET", f"/api/array?handleId={found}", **headers)
+def get(server: Any, handle_id: str, **headers: str) -> Any:
+    answer = server.ask("GET", f"/api/array?handleId={handle_id}", **headers)
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "application/x-npy"
     return np.load(io.BytesIO(answer.body), allow_pickle=False)
@@ -87,11 +87,11 @@ def put_version(server: Any, version: tuple[int, int]) -> str:
 
 def test_what_is_put_is_an_array_of_the_session(server: Any) -> None:
     """The handle of an array that came in is an ordinary one, and the array can be written to."""
-    found = put(server, np.arange(100_000))
-    value = server.post("/api/eval", {"expression": "a[0] = 5; int(a.sum())", "locals": {"a": {"$handle": found}}})
+    handle = put(server, np.arange(100_000))
+    value = server.post("/api/eval", {"expression": "a[0] = 5; int(a.sum())", "locals": {"a": {"$handle": handle}}})
     assert value.json["value"] == sum(range(100_000)) + 5
-    assert server.post("/api/dispose", {"handleId": found}).json == {"success": True}
-    assert server.ask("GET", f"/api/array?handleId={found}").problem["code"] == "handle_not_found"
+    assert server.post("/api/dispose", {"handleId": handle}).json == {"success": True}
+    assert server.ask("GET", f"/api/array?handleId={handle}").problem["code"] == "handle_not_found"
 
 
 @pytest.mark.needs("curl")
@@ -103,15 +103,15 @@ def test_curl_and_numpy_load_are_a_client(server: Any, tmp_path: Path) -> None:
     curl = ["curl", "--silent", "--show-error", "--fail", "-H", f"Authorization: Bearer {server.token}"]
     for how in ([], ["-H", "Transfer-Encoding: chunked"]):
         said = subprocess.run([*curl, *how, "-T", tmp_path / "in.npy", url], capture_output=True, check=True)
-        found = json.loads(said.stdout)["handleId"]
-        subprocess.run([*curl, "-o", tmp_path / "out.npy", f"{url}?handleId={found}"], check=True)
+        handle_id = json.loads(said.stdout)["handleId"]
+        subprocess.run([*curl, "-o", tmp_path / "out.npy", f"{url}?handleId={handle_id}"], check=True)
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy", allow_pickle=False), array)
 
 
 def test_head_says_how_large_it_is(server: Any) -> None:
     """`HEAD` has the length and no body."""
-    found = put(server, np.zeros(100_000))
-    answer = server.ask("HEAD", f"/api/array?handleId={found}")
+    handle = put(server, np.zeros(100_000))
+    answer = server.ask("HEAD", f"/api/array?handleId={handle}")
     assert (answer.status, answer.body) == (200, b"")
     assert int(answer.headers["content-length"]) == 800_128
 
@@ -119,9 +119,9 @@ def test_head_says_how_large_it_is(server: Any) -> None:
 def test_a_session_is_named_by_its_header(server: Any) -> None:
     """An array belongs to the session of the request; another session does not know its handle."""
     made = server.post("/v1/sessions", {}).json["id"]
-    found = put(server, np.arange(20_000), X_Venvd_Session=made)
-    assert get(server, found, X_Venvd_Session=made).sum() == sum(range(20_000))
-    assert server.ask("GET", f"/api/array?handleId={found}").problem["code"] == "handle_not_found"
+    handle = put(server, np.arange(20_000), X_Venvd_Session=made)
+    assert get(server, handle, X_Venvd_Session=made).sum() == sum(range(20_000))
+    assert server.ask("GET", f"/api/array?handleId={handle}").problem["code"] == "handle_not_found"
     server.ask("DELETE", f"/v1/sessions/{made}")
 
 
@@ -244,32 +244,32 @@ def test_a_body_that_stops_is_given_up(impatient_server: Any) -> None:
     for sock in socks:
         sock.sendall(begun)
     assert all(f"stopped after {size} bytes".encode() in server.read_all(sock) for sock in socks)
-    found = [put(server, np.zeros(MB // 8)) for _ in range(60)]
-    assert len(set(found)) == 60
+    handles = [put(server, np.zeros(MB // 8)) for _ in range(60)]
+    assert len(set(handles)) == 60
 
 
 @pytest.mark.slow
 def test_clients_that_leave_midway_leave_nothing(server: Any) -> None:
     """Uploads and downloads cut in the middle, many times over, take no memory of the session with them."""
-    found = put(server, np.zeros(4 * MB))
+    handle = put(server, np.zeros(4 * MB))
     for _ in range(70):  # more than a session has segments
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            sock.sendall(server.head("GET", f"/api/array?handleId={found}"))
+            sock.sendall(server.head("GET", f"/api/array?handleId={handle}"))
             sock.recv(1000)
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(server.head("PUT", "/api/array", f"Content-Length: {128 + 8 * MB}") + npy(np.zeros(MB))[:MB])
     until(lambda: server.ask("PUT", "/api/array", npy(np.zeros(MB))).status == 200, "memory was not given back")
-    assert get(server, found).shape == (4 * MB,)
+    assert get(server, handle).shape == (4 * MB,)
 
 
 @pytest.mark.slow
 def test_an_array_whose_session_ends_breaks_off(server: Any) -> None:
     """Out: fewer bytes than were announced, and no failure of the server in its log; in: the client is told."""
     server.post("/v1/sessions", {"name": "ends"})
-    found = put(server, np.ones(4 * MB), **{"X-Venvd-Session": "ends"})
+    handle = put(server, np.ones(4 * MB), **{"X-Venvd-Session": "ends"})
     logged = server.log.stat().st_size
     with server.connect() as sock:
-        sock.sendall(server.head("GET", f"/api/array?handleId={found}", "X-Venvd-Session: ends"))
+        sock.sendall(server.head("GET", f"/api/array?handleId={handle}", "X-Venvd-Session: ends"))
         server.read_until(sock, b"\r\n\r\n")
         server.post("/v1/sessions/ends/reset")
         with contextlib.suppress(ConnectionResetError):
@@ -297,12 +297,12 @@ def calls(server: Any, session: str) -> int:
 def test_a_client_that_does_not_read_is_cut(impatient_server: Any) -> None:
     """A client that leaves an array unread loses its connection after the stall timeout; others are still served."""
     server = impatient_server
-    found = put(server, np.zeros(8 * MB))
+    handle = put(server, np.zeros(8 * MB))
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     before = len(list(descriptors.iterdir()))
     sock = server.connect()
-    sock.sendall(server.head("GET", f"/api/array?handleId={found}"))
-    assert get(server, found).shape == (8 * MB,)
+    sock.sendall(server.head("GET", f"/api/array?handleId={handle}"))
+    assert get(server, handle).shape == (8 * MB,)
     until(lambda: len(list(descriptors.iterdir())) <= before, "the connection is still there")
     assert len(server.read_all(sock)) < 64 * MB
 
@@ -310,13 +310,13 @@ def test_a_client_that_does_not_read_is_cut(impatient_server: Any) -> None:
 @pytest.mark.slow
 def test_large_arrays_take_no_memory_of_the_server(server: Any) -> None:
     """300 MB out and in, to a slow reader too, and the server itself grows by a few of them at most."""
-    found = put(server, np.zeros(1000))
+    made = put(server, np.zeros(1000))
     before = memory(server.process.pid)
     big = handle(server, "__import__('numpy').ones(300_000_000 // 8)")
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(server.head("GET", f"/api/array?handleId={big}"))
         slow.recv(1000)
-        assert get(server, found).shape == (1000,)
+        assert get(server, made).shape == (1000,)
         assert memory(server.process.pid) - before < 32 * MB
         drained(slow, 299_000_000)
     head = npy(np.zeros(0)).replace(b"(0,), }       ", b"(37500000,), }")

@@ -21,8 +21,8 @@ def big(server: Any) -> str:
 
 def counted(server: Any, command: str, outcome: str) -> float:
     text = server.ask("GET", "/metrics").body.decode()
-    found = re.search(rf'^venvd_requests_total{{command="{command}",outcome="{outcome}"}} (.+)$', text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf'^venvd_requests_total{{command="{command}",outcome="{outcome}"}} (.+)$', text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def until(holds: Any, what: str) -> None:
@@ -77,9 +77,9 @@ def test_what_moves_is_counted(server: Any, big: str) -> None:
     """Bytes of files are counted with those of replies and requests."""
 
     def total(name: str) -> float:
-        found = re.search(rf"^{name}_total (.+)$", server.ask("GET", "/metrics").body.decode(), re.MULTILINE)
-        assert found
-        return float(found[1])
+        match = re.search(rf"^{name}_total (.+)$", server.ask("GET", "/metrics").body.decode(), re.MULTILINE)
+        assert match
+        return float(match[1])
 
     out, into = total("venvd_response_bytes"), total("venvd_request_bytes")
     assert len(server.ask("GET", big).body) == BIG
@@ -96,12 +96,12 @@ def test_refusals_leave_the_connection_usable(server: Any) -> None:
     body = b"y" * 2_000_000
     sock.sendall(f"PUT {FOLDER}/../x HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     sock.sendall(f"GET /health HTTP/1.1\r\n{head}\r\n".encode())
-    found = b""
-    while b'"ok"' not in found:
+    received = b""
+    while b'"ok"' not in received:
         piece = sock.recv(65536)
-        assert piece, found
-        found += piece
-    assert found.startswith(b"HTTP/1.1 400")
+        assert piece, received
+        received += piece
+    assert received.startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.slow

@@ -19,11 +19,11 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 def events(body: bytes) -> list[tuple[str, Any]]:
-    found = []
+    parsed = []
     for block in body.decode().strip().split("\n\n"):
         kind, data = block.split("\n")
-        found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+        parsed.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return parsed
 
 
 def stream(server: Any, code: str) -> list[tuple[str, Any]]:
@@ -35,9 +35,9 @@ def stream(server: Any, code: str) -> list[tuple[str, Any]]:
 
 def test_output_streams(server: Any) -> None:
     """Events come in their order: output, the result, and the end with what it cost."""
-    found = stream(server, "import sys\nprint('a')\nprint('b', file=sys.stderr)\n42")
-    assert found[:3] == [("stdout", "a\n"), ("stderr", "b\n"), ("result", {"value": 42})]
-    kind, summary = found[3]
+    events = stream(server, "import sys\nprint('a')\nprint('b', file=sys.stderr)\n42")
+    assert events[:3] == [("stdout", "a\n"), ("stderr", "b\n"), ("result", {"value": 42})]
+    kind, summary = events[3]
     assert kind == "done"
     assert summary["truncated"] is False
     assert summary["durationMs"] >= 0
@@ -62,17 +62,17 @@ def test_output_streams_as_it_appears(server: Any, tmp_path: Path) -> None:
 
 def test_errors_of_the_code_end_the_stream(server: Any) -> None:
     """An exception is the event `error`, with its type and traceback, then the end."""
-    found = stream(server, "print('a')\n1/0")
-    assert [kind for kind, _ in found] == ["stdout", "error", "done"]
-    assert found[1][1]["errorType"] == "ZeroDivisionError"
+    events = stream(server, "print('a')\n1/0")
+    assert [kind for kind, _ in events] == ["stdout", "error", "done"]
+    assert events[1][1]["errorType"] == "ZeroDivisionError"
 
 
 def test_a_lost_session_ends_the_stream(server: Any) -> None:
     """A process that ends is the event `error` with problem details."""
-    found = stream(server, "import os\nos._exit(3)")
-    assert [kind for kind, _ in found] == ["error", "done"]
-    assert found[0][1]["code"] == "session_lost"
-    assert found[0][1]["stateLost"] is True
+    events = stream(server, "import os\nos._exit(3)")
+    assert [kind for kind, _ in events] == ["error", "done"]
+    assert events[0][1]["code"] == "session_lost"
+    assert events[0][1]["stateLost"] is True
 
 
 def test_what_cannot_begin_is_no_stream(server: Any) -> None:
@@ -339,12 +339,12 @@ def test_many_requests_sent_ahead_are_all_answered(server: Any) -> None:
     request = server.head("POST", "/api/eval", f"Content-Length: {len(BODY)}") + BODY
     sender = threading.Thread(target=sock.sendall, args=(request * many,))
     sender.start()
-    found, kept = 0, b""
-    while found < many:
+    answered, kept = 0, b""
+    while answered < many:
         part = sock.recv(1 << 20)
-        assert part, f"{found} answers, then {kept[-300:]!r}"
+        assert part, f"{answered} answers, then {kept[-300:]!r}"
         kept += part
-        found += kept.count(VALUE)
+        answered += kept.count(VALUE)
         kept = kept[kept.rfind(VALUE) + len(VALUE) :] if VALUE in kept else kept
     sender.join()
 
@@ -372,11 +372,11 @@ def test_a_client_that_reads_slowly_is_served(start_server: Any) -> None:
     sock = server.connect()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     sock.sendall(server.head("POST", "/api/eval", f"Content-Length: {len(body)}", "Connection: close") + body)
-    found = 0
+    received = 0
     while part := sock.recv(400_000):
-        found += len(part)
+        received += len(part)
         time.sleep(0.04)
-    assert found > 8_000_000
+    assert received > 8_000_000
 
 
 # ---- heads that repeat

@@ -48,9 +48,9 @@ class Client:
     def receive(self) -> dict[str, Any]:
         line = self.lines.readline()
         assert line, "the server closed the connection"
-        found = json.loads(line)
-        assert isinstance(found, dict)
-        return found
+        reply = json.loads(line)
+        assert isinstance(reply, dict)
+        return reply
 
     def __call__(self, command: str, payload: Any = None, **fields: Any) -> dict[str, Any]:
         self.send(command, payload, **fields)
@@ -101,9 +101,9 @@ class PipedClient(Client):
     def receive(self) -> dict[str, Any]:
         line = self.lines.readline() or self.words.readline()
         assert line, "the session closed the pipe, and the server said nothing"
-        found = json.loads(line)
-        assert isinstance(found, dict)
-        return found
+        reply = json.loads(line)
+        assert isinstance(reply, dict)
+        return reply
 
     def closed(self) -> bool:
         while self.lines.readline():
@@ -152,9 +152,9 @@ class Server:
         connection.sock.connect(str(self.directory / "http.sock"))
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
-        found = response.status, response.read()
+        answer = response.status, response.read()
         connection.close()
-        return found
+        return answer
 
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
@@ -300,14 +300,14 @@ def value(client: Client, expression: str, **fields: Any) -> Any:
 
 
 def info(client: Client, session: str) -> dict[str, Any]:
-    found: dict[str, Any] = client("session.get", {"id": session})["result"]
-    return found
+    session_info: dict[str, Any] = client("session.get", {"id": session})["result"]
+    return session_info
 
 
 def metric(server: Server, name: str) -> float:
     _, body = server.get("/metrics", TOKEN)
-    (found,) = re.findall(rf"^{re.escape(name)} (\S+)$", body.decode(), re.MULTILINE)
-    return float(found)
+    (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", body.decode(), re.MULTILINE)
+    return float(value)
 
 
 def until_running(server: Server, session: str) -> Client:

@@ -40,10 +40,10 @@ def shared(client: Client, payload: dict[str, Any], command: str = "array.get") 
     client.send(command, {**payload, "shm": True})
     data, descriptors = b"", []
     while not data.endswith(b"\n"):
-        more, found, _, _ = socket.recv_fds(client.socket, 1 << 16, 4)
+        more, received, _, _ = socket.recv_fds(client.socket, 1 << 16, 4)
         assert more, "the server closed the connection"
         data += more
-        descriptors += found
+        descriptors += received
     return json.loads(data), descriptors
 
 

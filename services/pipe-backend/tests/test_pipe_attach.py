@@ -132,9 +132,9 @@ def test_streams(server: Server, session: str) -> None:
     """Output comes in events, before the reply."""
     direct = attach(server, session)
     direct.send("exec", {"code": "print('a'); display(1)"}, id=1, stream=True)
-    found = [direct.receive() for _ in range(3)]
-    assert [each.get("event") for each in found] == ["stdout", "display", None]
-    assert found[-1]["result"]["stdout"] == "a\n"
+    replies = [direct.receive() for _ in range(3)]
+    assert [each.get("event") for each in replies] == ["stdout", "display", None]
+    assert replies[-1]["result"]["stdout"] == "a\n"
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def test_one_order_for_all(server: Server, session: str) -> None:
     for client in clients[:2]:
         one = json.dumps({"command": "eval", "payload": {"expression": code}}) + "\n"
         client.raw(one.encode() * 300)
-    found = [value(clients[2], code, session=session) for _ in range(20)]
-    found += [client.receive()["result"]["value"] for client in clients[:2] for _ in range(300)]
-    assert sorted(found) == list(range(1, 621))
+    numbers = [value(clients[2], code, session=session) for _ in range(20)]
+    numbers += [client.receive()["result"]["value"] for client in clients[:2] for _ in range(300)]
+    assert sorted(numbers) == list(range(1, 621))
 
 
 @pytest.mark.slow

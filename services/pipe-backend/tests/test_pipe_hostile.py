@@ -91,8 +91,8 @@ def test_a_length_of_gigabytes(server: Server, length: int) -> None:
     """An attachment of any absurd length is refused before a byte of it is waited for."""
     client = server.connect()
     client.raw(b'{"command":"ping","id":1,"attachments":[%d]}\n' % length)
-    found = client.receive()
-    assert found["code"] in {"too_large", "invalid_request"}
+    reply = client.receive()
+    assert reply["code"] in {"too_large", "invalid_request"}
     assert client.closed()
 
 
@@ -101,9 +101,9 @@ def test_attachments_that_end_early(server: Server) -> None:
     client = server.connect()
     client.raw(b'{"command":"ping","id":9,"attachments":[10]}\nabc')
     client.socket.shutdown(socket.SHUT_WR)
-    found = client.receive()
-    assert found["id"] == 9
-    assert "3 of the 10 bytes" in found["error"]
+    reply = client.receive()
+    assert reply["id"] == 9
+    assert "3 of the 10 bytes" in reply["error"]
     assert client.closed()
 
 
@@ -235,7 +235,7 @@ def test_other_users_are_refused_without_a_token(start: Start) -> None:
 
 
 def ping_as(server: Server, user: int) -> str:
-    found = subprocess.run(
+    finished = subprocess.run(
         ["nc", "-U", "-N", str(server.path)],
         input=b'{"command":"ping"}\n',
         capture_output=True,
@@ -244,7 +244,7 @@ def ping_as(server: Server, user: int) -> str:
         cwd="/",
         check=False,
     )
-    return found.stdout.decode()
+    return finished.stdout.decode()
 
 
 def test_the_token_is_not_guessed_by_many_tries(server: Server) -> None:
@@ -253,7 +253,7 @@ def test_the_token_is_not_guessed_by_many_tries(server: Server) -> None:
     began = time.monotonic()
     for number in range(3):
         client.raw(b'{"id":%d,"command":"session.list","token":"%s"}\n' % (number, secrets.token_hex().encode()))
-    found = [client.receive() for _ in range(3)]
-    assert [(line["id"], line["code"]) for line in found] == [(number, "unauthenticated") for number in range(3)]
+    replies = [client.receive() for _ in range(3)]
+    assert [(line["id"], line["code"]) for line in replies] == [(number, "unauthenticated") for number in range(3)]
     assert time.monotonic() - began >= 3 * USUAL_SECONDS
     assert client("session.list", token=TOKEN)["result"]["sessions"]

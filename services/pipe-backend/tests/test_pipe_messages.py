@@ -16,9 +16,9 @@ def reader(data: bytes = b"", max_line: int = 1000, max_attachment_bytes: int = 
 
 
 def one(line: bytes) -> Message:
-    found = reader(line + b"\n").next()
-    assert found is not None
-    return found
+    request = reader(line + b"\n").next()
+    assert request is not None
+    return request
 
 
 def wrong(data: bytes, **limits: int) -> MalformedError:
@@ -29,16 +29,16 @@ def wrong(data: bytes, **limits: int) -> MalformedError:
 
 def test_a_line_may_come_in_pieces() -> None:
     """A request is there when its line end is, whatever pieces it came in."""
-    found = reader()
+    requests = reader()
     for byte in b'{"command":"ping"}':
-        found.feed(bytes([byte]))
-        assert found.next() is None
-    assert found.midway
-    found.feed(b"\n")
-    message = found.next()
+        requests.feed(bytes([byte]))
+        assert requests.next() is None
+    assert requests.midway
+    requests.feed(b"\n")
+    message = requests.next()
     assert message is not None
     assert message.command == "ping"
-    assert not found.midway
+    assert not requests.midway
 
 
 def test_a_mark_and_crlf() -> None:
@@ -62,8 +62,8 @@ def test_blank_lines_are_skipped() -> None:
 
 def test_several_lines_at_once() -> None:
     """Pipelined requests come out one after the other."""
-    found = reader(b'{"command":"a"}\n{"command":"b"}\n')
-    commands = [message.command for message in iter(found.next, None) if message]
+    requests = reader(b'{"command":"a"}\n{"command":"b"}\n')
+    commands = [message.command for message in iter(requests.next, None) if message]
     assert commands == ["a", "b"]
 
 
@@ -95,10 +95,10 @@ def test_ids_are_kept_as_they_came(identity: bytes) -> None:
 @pytest.mark.parametrize("identity", [b"true", b"[1]", b'{"a":1}', b'"' + b"x" * 300 + b'"'])
 def test_other_ids_are_refused(identity: bytes) -> None:
     """An ID that is no text or number, or too long to be repeated, is named."""
-    found = wrong(b'{"command":"x","id":' + identity + b"}\n")
-    assert isinstance(found.error, InvalidRequest)
-    assert '"id"' in found.error.message
-    assert not found.fatal
+    error = wrong(b'{"command":"x","id":' + identity + b"}\n")
+    assert isinstance(error.error, InvalidRequest)
+    assert '"id"' in error.error.message
+    assert not error.fatal
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_other_ids_are_refused(identity: bytes) -> None:
 )
 def test_what_is_no_request_is_named(line: bytes, named: str) -> None:
     """A line that is no request says why, and the next line is read."""
-    found = reader(line + b'\n{"command":"ping"}\n')
+    requests = reader(line + b'\n{"command":"ping"}\n')
     with pytest.raises(MalformedError, match=named) as caught:
-        found.next()
+        requests.next()
     assert isinstance(caught.value.error, InvalidRequest)
     assert not caught.value.fatal
-    following = found.next()
+    following = requests.next()
     assert following is not None
     assert following.command == "ping"
 
@@ -135,24 +135,24 @@ def test_a_wrong_field_keeps_the_id() -> None:
 
 def test_nesting_without_end() -> None:
     """Ten megabytes of brackets are too large, not a crash."""
-    found = wrong(b'{"command":"x","payload":' + b"[" * 10_000_000 + b"\n", max_line=11_000_000)
-    assert isinstance(found.error, TooLarge)
+    error = wrong(b'{"command":"x","payload":' + b"[" * 10_000_000 + b"\n", max_line=11_000_000)
+    assert isinstance(error.error, TooLarge)
 
 
 def test_a_long_line_ends_the_stream() -> None:
     """A line over the limit is refused before it is whole, and nothing after it can be understood."""
-    found = wrong(b"x" * 1001)
-    assert isinstance(found.error, TooLarge)
-    assert found.fatal
+    error = wrong(b"x" * 1001)
+    assert isinstance(error.error, TooLarge)
+    assert error.fatal
 
 
 def test_attachments_stand_behind_the_line() -> None:
     """As many bytes as were announced belong to the request, line ends among them."""
-    found = reader(b'{"command":"x","attachments":[3,0,2]}\na\nb')
-    assert found.next() is None
-    assert found.midway
-    found.feed(b'cd{"command":"y"}\n')
-    message, following = found.next(), found.next()
+    requests = reader(b'{"command":"x","attachments":[3,0,2]}\na\nb')
+    assert requests.next() is None
+    assert requests.midway
+    requests.feed(b'cd{"command":"y"}\n')
+    message, following = requests.next(), requests.next()
     assert message is not None
     assert following is not None
     assert list(message.attachments or ()) == [b"a\nb", b"", b"cd"]
@@ -165,35 +165,35 @@ def test_attachments_stand_behind_the_line() -> None:
 )
 def test_attachments_that_cannot_be_taken_end_the_stream(sizes: bytes) -> None:
     """Lengths that are wrong or too large are refused at once: it is unknown where the next line begins."""
-    found = wrong(b'{"id":1,"command":"x","attachments":' + sizes + b"}\n")
-    assert isinstance(found.error, (InvalidRequest, TooLarge))
-    assert found.fatal
-    assert found.id == b"1"
+    error = wrong(b'{"id":1,"command":"x","attachments":' + sizes + b"}\n")
+    assert isinstance(error.error, (InvalidRequest, TooLarge))
+    assert error.fatal
+    assert error.id == b"1"
 
 
 def test_the_end_of_the_stream_ends_the_last_line() -> None:
     """A last line without an end is a request where it is whole."""
-    found = reader(b'{"command":"ping"}')
-    found.end()
-    message = found.next()
+    requests = reader(b'{"command":"ping"}')
+    requests.end()
+    message = requests.next()
     assert message is not None
     assert message.command == "ping"
 
 
 def test_the_end_within_a_line() -> None:
     """A last line that is not whole is no request."""
-    found = reader(b'{"command":"pi')
-    found.end()
+    requests = reader(b'{"command":"pi')
+    requests.end()
     with pytest.raises(MalformedError, match="not JSON"):
-        found.next()
-    assert not found.midway
+        requests.next()
+    assert not requests.midway
 
 
 def test_the_end_within_attachments() -> None:
     """The error for attachments that end early says how many bytes were announced."""
-    found = reader(b'{"id":4,"command":"x","attachments":[10]}\nabc')
-    assert found.next() is None
+    requests = reader(b'{"id":4,"command":"x","attachments":[10]}\nabc')
+    assert requests.next() is None
     with pytest.raises(MalformedError, match="3 of the 10 bytes") as caught:
-        found.end()
+        requests.end()
     assert caught.value.id == b"4"
-    assert not found.midway
+    assert not requests.midway

@@ -50,11 +50,11 @@ def test_a_stranger_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"), [("any", "any"), ("0, 1000", {0, 1000}), ("1000 1001", {1000, 1001}), ("", None)]
+    ("given", "uids"), [("any", "any"), ("0, 1000", {0, 1000}), ("1000 1001", {1000, 1001}), ("", None)]
 )
-def test_user_ids_from_the_environment(given: str, found: object) -> None:
+def test_user_ids_from_the_environment(given: str, uids: object) -> None:
     """`VENVD_SOCKET_UIDS` takes numbers with commas or spaces, or `any`; empty is not set."""
-    assert read(PipeSettings, {"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_UIDS": given}).socket_uids == found
+    assert read(PipeSettings, {"VENVD_NO_TOKEN": "1", "VENVD_SOCKET_UIDS": given}).socket_uids == uids
 
 
 def test_the_mode_is_octal() -> None:

@@ -23,8 +23,8 @@ def waits_for(path: Path) -> str:
 
 
 def busy(server: Server, session: str = "default") -> bool:
-    found = server.connect()("session.get", {"id": session})
-    return bool(found["result"]["state"] == "busy")
+    info = server.connect()("session.get", {"id": session})
+    return bool(info["result"]["state"] == "busy")
 
 
 def test_a_call_is_answered(server: Server) -> None:
@@ -34,10 +34,10 @@ def test_a_call_is_answered(server: Server) -> None:
 
 def test_errors_come_with_type_and_traceback(server: Server) -> None:
     """An error of user code has code, type and traceback beside its message."""
-    found = server.connect()("eval", {"expression": "1 / 0"}, id=5)
-    assert found["id"] == 5
-    assert (found["code"], found["errorType"]) == ("user_error", "ZeroDivisionError")
-    assert "1 / 0" in found["traceback"]
+    reply = server.connect()("eval", {"expression": "1 / 0"}, id=5)
+    assert reply["id"] == 5
+    assert (reply["code"], reply["errorType"]) == ("user_error", "ZeroDivisionError")
+    assert "1 / 0" in reply["traceback"]
 
 
 def test_replies_without_id_keep_their_order(server: Server) -> None:
@@ -62,9 +62,9 @@ def test_replies_with_id_come_when_they_are_there(server: Server) -> None:
     assert client("ping", id="quick") == {"id": "quick", "result": {"status": "ok"}}
     assert client("session.get", {"id": "default"}, id=2)["result"]["state"] == "busy"
     client.send("session.interrupt", {"id": "default"}, id=3)
-    found = {reply["id"]: reply for reply in (client.receive(), client.receive())}
-    assert found[3]["result"] == {"success": True}
-    assert found["slow"]["code"] == "cancelled"
+    replies = {reply["id"]: reply for reply in (client.receive(), client.receive())}
+    assert replies[3]["result"] == {"success": True}
+    assert replies["slow"]["code"] == "cancelled"
 
 
 def test_parts_that_come_together(server: Server) -> None:
@@ -73,9 +73,9 @@ def test_parts_that_come_together(server: Server) -> None:
     upload = client("file.put", {"path": "parts", "more": True})["result"]["upload"]
     line = {"command": "file.put", "payload": {"upload": upload}, "attachments": [1]}
     client.raw(b"".join(json.dumps({**line, "id": number}).encode() + b"\nx" for number in (1, 2)))
-    found = {reply["id"]: reply for reply in (client.receive(), client.receive())}
-    assert found[1]["result"]["sizeBytes"] == 1
-    assert found[2]["code"] == "not_found"
+    replies = {reply["id"]: reply for reply in (client.receive(), client.receive())}
+    assert replies[1]["result"]["sizeBytes"] == 1
+    assert replies[2]["code"] == "not_found"
 
 
 def test_many_requests_at_once(server: Server) -> None:
@@ -90,17 +90,17 @@ def test_many_requests_at_once(server: Server) -> None:
 
 def test_many_clients_at_once(server: Server) -> None:
     """Clients of their own connections get their own answers."""
-    found: dict[int, Any] = {}
+    values: dict[int, Any] = {}
 
     def work(number: int, client: Client) -> None:
-        found[number] = [client("eval", {"expression": f"{number} * {i}"})["result"]["value"] for i in range(10)]
+        values[number] = [client("eval", {"expression": f"{number} * {i}"})["result"]["value"] for i in range(10)]
 
     threads = [threading.Thread(target=work, args=(number, server.connect())) for number in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == {number: [number * i for i in range(10)] for number in range(16)}
+    assert values == {number: [number * i for i in range(10)] for number in range(16)}
 
 
 def test_a_token_once_is_enough(server: Server) -> None:
@@ -193,12 +193,12 @@ def test_output_streams_as_events(server: Server) -> None:
     """Where a request asks for it, events come before the reply, under its ID."""
     client = server.connect()
     client.send("exec", {"code": "print('seen')"}, id=1, stream=True)
-    found = [client.receive()]
-    while "result" not in found[-1]:
-        found.append(client.receive())
-    assert {line["id"] for line in found} == {1}
-    assert found[-1]["result"]["stdout"] == "seen\n"
-    assert "".join(line["data"] for line in found[:-1] if line["event"] == "stdout") in {"", "seen\n"}
+    events = [client.receive()]
+    while "result" not in events[-1]:
+        events.append(client.receive())
+    assert {line["id"] for line in events} == {1}
+    assert events[-1]["result"]["stdout"] == "seen\n"
+    assert "".join(line["data"] for line in events[:-1] if line["event"] == "stdout") in {"", "seen\n"}
 
 
 def test_probes_and_metrics_have_a_socket_of_their_own(server: Server) -> None:

@@ -44,24 +44,24 @@ def test_one_line_through_nc(server: Server) -> None:
     """`nc -U` and one line of JSON are enough."""
     line = json.dumps({"command": "eval", "payload": {"expression": "6 * 7"}, "token": TOKEN})
     script = f"printf '%s\\n' '{line}' | nc -U -N '{server.path}'"
-    found = subprocess.run(["sh", "-c", script], capture_output=True, timeout=60, check=True)
-    assert found.stdout == b'{"result":{"value":42}}\n' or json.loads(found.stdout) == {"result": {"value": 42}}
+    finished = subprocess.run(["sh", "-c", script], capture_output=True, timeout=60, check=True)
+    assert finished.stdout == b'{"result":{"value":42}}\n' or json.loads(finished.stdout) == {"result": {"value": 42}}
 
 
 @pytest.mark.needs("nc")
 def test_a_line_without_an_end_through_nc(server: Server) -> None:
     """The end of input ends the line too."""
-    found = subprocess.run(
+    finished = subprocess.run(
         ["nc", "-U", "-N", str(server.path)], input=b'{"command":"ping"}', capture_output=True, timeout=60, check=True
     )
-    assert json.loads(found.stdout) == {"result": {"status": "ok"}}
+    assert json.loads(finished.stdout) == {"result": {"status": "ok"}}
 
 
 @pytest.mark.needs("node")
 @pytest.mark.slow
 def test_a_program_in_another_language(server: Server) -> None:
     """A plain-socket program in JavaScript uses modules, objects and handles, calls at once among them."""
-    found = subprocess.run(
+    finished = subprocess.run(
         ["node", "-e", NODE, str(server.path), TOKEN], capture_output=True, timeout=60, check=True, text=True
     )
-    assert json.loads(found.stdout) == {"type": "Counter", "common": [["a", 5], ["b", 2]], "failed": "NameError"}
+    assert json.loads(finished.stdout) == {"type": "Counter", "common": [["a", 5], ["b", 2]], "failed": "NameError"}

@@ -87,8 +87,8 @@ def test_a_body_may_name_the_session(router: Router, session: venvd.Session) -> 
     started = router.ask(
         "POST", "/v1/calls", {"command": "eval", "payload": {"expression": "own"}, "session": session.name}
     )
-    found = router.ask("GET", f"/v1/calls/{started.json['id']}?wait=30")
-    assert found.json["result"]["value"] == 5
+    info = router.ask("GET", f"/v1/calls/{started.json['id']}?wait=30")
+    assert info.json["result"]["value"] == 5
 
 
 def test_a_chunked_body_passes(router: Router, session: venvd.Session) -> None:

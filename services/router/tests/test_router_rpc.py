@@ -118,8 +118,8 @@ def test_methods_reach_the_session_of_their_metadata(channel: grpc.Channel, sess
     assert events[0].stdout == "5\n"
     request = pb.StartCallRequest(command="eval", payload_json='{"expression": "own"}', session=session.name)
     started = stub.StartCall(request, metadata=METADATA)
-    found = stub.GetCall(pb.GetCallRequest(id=started.id, wait=30), metadata=METADATA)
-    assert found.state == "succeeded"
+    info = stub.GetCall(pb.GetCallRequest(id=started.id, wait=30), metadata=METADATA)
+    assert info.state == "succeeded"
     with pytest.raises(grpc.RpcError) as caught:
         stub.Evaluate(pb.EvaluateRequest(expression="1 / 0"), metadata=metadata)
     assert caught.value.code() is grpc.StatusCode.UNKNOWN

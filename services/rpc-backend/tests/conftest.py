@@ -52,10 +52,10 @@ class Server:
         text = body if body is None or isinstance(body, bytes) else json.dumps(body)
         connection.request(method, path, text, headers)
         response = connection.getresponse()
-        found = response.read()
+        content = response.read()
         connection.close()
         is_json = "json" in response.headers["content-type"]
-        return response.status, json.loads(found) if is_json else found
+        return response.status, json.loads(content) if is_json else content
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -199,8 +199,8 @@ def refused(**settings: str) -> str:
 
 
 def post(server: Server, method: str, body: Any, **headers: Any) -> tuple[int, Any]:
-    status, found = server.http("POST", f"/rpc/PythonService/{method}", body, **headers)
-    return status, found
+    status, answer = server.http("POST", f"/rpc/PythonService/{method}", body, **headers)
+    return status, answer
 
 
 def test_probes_and_metrics(server: Server) -> None:
@@ -253,8 +253,8 @@ def test_old_clients_errors(server: Server) -> None:
 def test_old_clients_timeouts(server: Server) -> None:
     """`X-Venvd-Timeout` bounds the call."""
     headers = {"X-Venvd-Timeout": "0.2"}
-    status, found = server.http("POST", "/rpc/PythonService/Evaluate", {"Code": "while True: pass"}, **headers)
-    assert (status, found["code"]) == (504, "timeout")
+    status, answer = server.http("POST", "/rpc/PythonService/Evaluate", {"Code": "while True: pass"}, **headers)
+    assert (status, answer["code"]) == (504, "timeout")
 
 
 def test_old_clients_that_go(server: Server) -> None:

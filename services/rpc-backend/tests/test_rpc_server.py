@@ -32,9 +32,9 @@ def evaluate(server: Server, expression: str, **options: Any) -> Any:
 
 def failed(call: Any, *arguments: Any, **options: Any) -> tuple[grpc.StatusCode, ErrorInfo, DebugInfo]:
     def whole() -> None:
-        found = call(*arguments, **options)
-        if hasattr(found, "__next__"):
-            list(found)
+        response = call(*arguments, **options)
+        if hasattr(response, "__next__"):
+            list(response)
 
     with pytest.raises(grpc.RpcError) as caught:
         whole()
@@ -45,8 +45,8 @@ def failed(call: Any, *arguments: Any, **options: Any) -> tuple[grpc.StatusCode,
 
 
 def busy(server: Server) -> bool:
-    found = server.sessions.GetSession(session_pb.GetSessionRequest(id="default"), metadata=METADATA)
-    return bool(found.session.state == "busy")
+    info = server.sessions.GetSession(session_pb.GetSessionRequest(id="default"), metadata=METADATA)
+    return bool(info.session.state == "busy")
 
 
 @pytest.mark.slow
@@ -161,8 +161,8 @@ def test_sessions_are_named_in_metadata(server: Server) -> None:
     made = server.sessions.CreateSession(request, metadata=METADATA).session
     assert made.limits.handles == 5
     inside = (*METADATA, ("x-venvd-session", made.id), ("x-venvd-values", "tagged"))
-    found = evaluate(server, "import os; (os.environ['GREETING'],)", metadata=inside)
-    assert json.loads(found.value_json) == {"$tuple": ["hi"]}
+    result = evaluate(server, "import os; (os.environ['GREETING'],)", metadata=inside)
+    assert json.loads(result.value_json) == {"$tuple": ["hi"]}
     listed = server.sessions.ListSessions(session_pb.ListSessionsRequest(), metadata=METADATA).sessions
     assert {"default", made.id} <= {session.id for session in listed}
     assert server.sessions.DeleteSession(session_pb.DeleteSessionRequest(id=made.id), metadata=METADATA).success
@@ -227,9 +227,9 @@ def test_calls_on_a_stream(server: Server) -> None:
     assert "1 / 0" in error.traceback
     stream.send(3, "nonsense")
     stream.send(4, "ping")
-    found = {reply.id: reply for reply in stream.end()}
-    assert found[3].error.code == "invalid_request"
-    assert json.loads(found[4].result_json) == {"status": "ok"}
+    replies = {reply.id: reply for reply in stream.end()}
+    assert replies[3].error.code == "invalid_request"
+    assert json.loads(replies[4].result_json) == {"status": "ok"}
 
 
 def test_a_stream_overtakes(server: Server) -> None:
@@ -240,8 +240,8 @@ def test_a_stream_overtakes(server: Server) -> None:
     stream.send(2, "ping")
     assert next(stream.replies).id == 2
     stream.send(3, "session.interrupt", {"id": "default"})
-    found = {reply.id: reply for reply in stream.end()}
-    assert found[1].error.code == "cancelled"
+    replies = {reply.id: reply for reply in stream.end()}
+    assert replies[1].error.code == "cancelled"
 
 
 def test_a_request_of_a_stream_is_cancelled(server: Server) -> None:
@@ -251,9 +251,9 @@ def test_a_request_of_a_stream_is_cancelled(server: Server) -> None:
         stream.send(1, "eval", {"expression": SLEEP})
         until(lambda: busy(server), "the call does not run")
         stream.send(2, "cancel", {"id": identity})
-        found = {reply.id: reply for reply in stream.end()}
-        assert found[1].error.code == "cancelled"
-        assert json.loads(found[2].result_json) == {"success": True}
+        replies = {reply.id: reply for reply in stream.end()}
+        assert replies[1].error.code == "cancelled"
+        assert json.loads(replies[2].result_json) == {"success": True}
 
 
 def test_the_end_of_a_stream_waits_for_its_calls(server: Server) -> None:

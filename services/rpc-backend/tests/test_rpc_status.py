@@ -54,6 +54,6 @@ def test_everything_fits_into_metadata(text: str) -> None:
 
 def test_other_exceptions_tell_clients_nothing() -> None:
     """An exception that is none of the contract's becomes `internal`, without what it said."""
-    found = public_error(RuntimeError("a secret"))
-    assert found.code == "internal"
-    assert "secret" not in found.message
+    public = public_error(RuntimeError("a secret"))
+    assert public.code == "internal"
+    assert "secret" not in public.message
