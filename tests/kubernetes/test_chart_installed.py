@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release, tmp_
     assert [each["metadata"]["uid"] for each in list_pods(release, role="backend")] == [pod["metadata"]["uid"]]
     assert release.evaluate("science-http", started["token"], "6 * 7") == 42
 
-    # with a certificate, the controller speaks TLS alone
+    # with a certificate, the controller speaks TLS alone, also with the servers that start then
+    access_key = json.loads(release.venvd("key", "create", "ci", "--scope", "operator", "--json"))["key"]
     make_authority(tmp_path)
     cert, key = make_certificate(
         tmp_path, "controller", names=f"subjectAltName=DNS:venvd.{release.namespace.name}.svc\n"
@@ -64,6 +67,15 @@ def test_from_nothing_to_a_first_call_and_back_to_nothing(release: Release, tmp_
     release.namespace.kubectl("create", "secret", "tls", "certificate", f"--cert={cert}", f"--key={key}")
     release.change("upgrade", "--set", "tls.existingSecret=certificate")
     assert "Succeeded" in release.helm("test", "venvd")
+    release.namespace.kubectl("delete", "pod", pod["metadata"]["name"], "--now")
+
+    def list_venvs() -> str:
+        with contextlib.suppress(OSError, HTTPException):
+            status, text = release.fetch("science-http", "/venv/list", access_key)
+            return text if status == 200 else ""
+        return ""
+
+    assert "science" in wait_until(list_venvs, "no server reaches the controller by TLS")
     release.namespace.kubectl("delete", "secret", "certificate")
 
     release.helm("uninstall", "venvd", "--wait")
