@@ -1,7 +1,7 @@
-"""Forks made ahead, which have imported numpy and pandas. A client gets one end of a socket pair, a fork has the other.
+"""Hands out forks that were made before and have imported numpy and pandas.
 
-A client connects, receives a descriptor and exchanges bytes with its fork. A connection
-that is closed ends its fork.
+A client connects, receives one end of a socket pair as a descriptor, and exchanges bytes with the fork at the other
+end. The fork ends when the client closes its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Local objects that are no plain data, as values of a request: by name, by source, or by the call that makes them.
+"""Sends local objects that are not plain data as values of a request.
 
-A class or function that the session can import travels by its name, an array or a table as an upload before the call,
-and an instance as the call that makes it anew, which it names to `copy` and `pickle` too.
+A class or function that the session can import is sent as its name, and an array or a table as an upload before the
+call. An instance is sent as the call that makes a copy of it, which it gives to `copy` and `pickle` too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from venvd._functions import NoSourceError, make_source
 from venvd_contract.values import NotPlain
 
 _DEEPEST = 30
-"""Objects within objects. Deeper ones contain themselves, or are no arguments."""
+"""The deepest nesting. Deeper objects contain themselves, or are not meant as arguments."""
 _MAIN = {"$import": "__main__:__dict__"}
 
 
@@ -31,9 +31,9 @@ class Upload:
     """An array or a table that is sent before the call that uses it.
 
     Attributes:
-        value: what is sent.
+        value: the array or table.
         into: None for an array, else the type that a table gets in the session.
-        place: the JSON that stands for it in the call. It becomes a handle when the value was sent.
+        place: its JSON in the call, which becomes a handle after the upload.
     """
 
     value: Any
@@ -45,7 +45,7 @@ class ObjectEncoder:
     """Encodes objects, and collects what must be sent before the call in `uploads`.
 
     Args:
-        encode: encodes what is inside of an object.
+        encode: encodes the values inside of an object.
     """
 
     def __init__(self, encode: Callable[[Any], Any]) -> None:

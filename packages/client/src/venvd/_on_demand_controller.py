@@ -37,7 +37,7 @@ def find_kept_pid_file(directory: Path) -> Path:
 
 
 def keep_running() -> None:
-    """Let the home's on-demand controller, if one runs, run until `venvd down`."""
+    """Make the home's on-demand controller, if one runs, an ordinary one, which runs until `venvd down`."""
     directory = home_directory()
     if _pid_file.read_running(on_demand_pid_file(directory)) is not None:
         on_demand_pid_file(directory).replace(find_kept_pid_file(directory))
@@ -48,7 +48,7 @@ def use_controller(url: str | None = None, token: str | None = None) -> Iterator
     """Yield URL and token of a controller: the named one, else the home's, which is started if none runs.
 
     Raises:
-        NoController: the named controller does not answer, or this environment does not hold its program.
+        NoController: the named controller does not answer, or this environment does not contain its program.
     """
     if is_named(url):
         address = find_controller(url, token)
@@ -80,7 +80,7 @@ async def use_controller_async(url: str | None = None, token: str | None = None)
 
 
 def remove_backend(name: str, address: Address, url: str | None) -> None:
-    """Stop and remove a backend. If its on-demand controller has ended meanwhile, another one is started for that."""
+    """Stop and remove a backend. If its on-demand controller has ended, start another one to do it."""
     with contextlib.suppress(NotFound):
         try:
             with Controller(*address) as controller:

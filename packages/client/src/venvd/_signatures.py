@@ -1,4 +1,4 @@
-"""Signatures of functions that live in a session."""
+"""Signatures of a session's functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS = {int(kind): kind for kind in type(Parameter.POSITIONAL_ONLY)}  # type: 
 
 
 class RemoteText:
-    """An object of the session, as a signature shows it."""
+    """Stands for an object of the session in a signature."""
 
     __slots__ = ("_text",)
 

@@ -25,7 +25,7 @@ class InvalidPacket(Exception):
 
 
 class TruncatedPacket(InvalidPacket):
-    """There was no room for the descriptors of a packet; `message` is its JSON."""
+    """The process had no room for the descriptors of a packet; `message` is its JSON."""
 
     def __init__(self, message: Dict[str, Any]) -> None:
         super().__init__("there is no room for the descriptors of a packet")
@@ -60,15 +60,15 @@ class ControlConnection:
         return bool(self._unsent)
 
     def send(self, message: Dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a packet now, or when the peer reads; the descriptors are closed here once they are sent.
+        """Send a packet now, or when the peer reads; close the descriptors here once they are sent.
 
         Raises:
-            OSError: the kernel takes no more descriptors of this user on their way; the packet is dropped.
+            OSError: this user has too many descriptors in flight; the packet is dropped.
         """
         self.send_encoded(encode(message), descriptors)
 
     def send_encoded(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """The same for a message that is encoded already.
+        """Send an encoded message in the same way.
 
         Raises:
             OSError: as `send`.
@@ -77,7 +77,7 @@ class ControlConnection:
         self.flush()
 
     def flush(self) -> None:
-        """Send the packets that wait, as far as the peer takes them; those for a peer that is gone are dropped.
+        """Send waiting packets until the peer takes no more; drop them if the peer is gone.
 
         Raises:
             OSError: as `send`.
@@ -97,12 +97,12 @@ class ControlConnection:
             close_descriptors(descriptors)
 
     def receive(self) -> Optional[Packet]:
-        """The next packet, or None while there is none.
+        """Return the next packet, or None if there is none yet.
 
         Raises:
             EOFError: the peer is gone.
-            InvalidPacket: it sent something that is no JSON object, or more than a packet may hold.
-            TruncatedPacket: there was no room for its descriptors.
+            InvalidPacket: the packet is not a JSON object, or too large.
+            TruncatedPacket: this process had no room for its descriptors.
         """
         try:
             data, descriptors, truncated, descriptors_lost = receive(self._sock)
@@ -134,18 +134,18 @@ def _parse(data: bytes, truncated: bool, descriptors_lost: bool) -> Dict[str, An
 
 
 def adopt(descriptor: int) -> ControlConnection:
-    """The connection of a descriptor that came from another process."""
+    """Return the connection of a descriptor from another process."""
     return ControlConnection(socket.socket(fileno=descriptor))
 
 
 def make_pair() -> Tuple[ControlConnection, socket.socket]:
-    """Two ends of a new control connection: one to use here, one to pass on."""
+    """Make a control connection; return the end to use here and the end to pass on."""
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return ControlConnection(own), other
 
 
 def wait_for_packet(connection: ControlConnection) -> Packet:
-    """The next packet, however long it takes.
+    """Wait for the next packet and return it.
 
     Raises:
         EOFError, InvalidPacket: as `receive` does.

@@ -1,4 +1,4 @@
-"""Cells of notebooks: what IPython adds to Python becomes Python, or an error that says what to write."""
+"""Cells of notebooks: turns IPython's additions to Python into Python, or into an error that says what to write."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add_timer(statements: List[Any]) -> List[Any]:
 
 
 def rewrite(source: str, error: SyntaxError) -> Optional[str]:
-    """Return the source with Python in the line of the error, or None if that line has nothing that IPython adds.
+    """Return the source with the line of the error turned into Python, or None if it is not an addition of IPython.
 
     Raises:
         SyntaxError: the line has no form in Python; the message says what to write.

@@ -1,4 +1,4 @@
-"""The built-in `display` of sessions, with the arguments that IPython's has, and displays that are updated by an ID."""
+"""The built-in `display` of sessions, with the arguments of IPython's, and displays that an ID can update."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DisplayHandle:
         self._displays.display(value, display_id=self.display_id, **options)
 
     def update(self, value: Any, **options: Any) -> None:
-        """Put a value in the place of what the ID shows."""
+        """Replace the display with this ID by a value."""
         self._displays.update(value, display_id=self.display_id, **options)
 
 
@@ -58,14 +58,14 @@ class Displays:
             *values: any objects; with `raw`, MIME bundles.
             include: the formats to show. The text is always there.
             exclude: the formats to leave out.
-            metadata: is for the frontend of a notebook, and has no effect.
-            transient: has no effect either.
-            display_id: text, by which `update_display` changes what is shown; True makes a new one.
+            metadata: for the frontend of a notebook; has no effect here.
+            transient: has no effect here.
+            display_id: the ID for `update_display`; True makes a new one.
             raw: whether the values are bundles.
-            update: whether to change what the ID shows.
+            update: whether to replace the display with this ID.
 
         Returns:
-            What updates the display; None without an ID.
+            A `DisplayHandle` for updates; None without an ID.
         """
         if display_id is True:
             display_id = os.urandom(16).hex()
@@ -83,7 +83,7 @@ class Displays:
         return None if display_id is None else DisplayHandle(self, str(display_id))
 
     def update(self, value: Any, *, display_id: str, **options: Any) -> None:
-        """Put a value in the place of what the ID shows."""
+        """Replace the display with this ID by a value."""
         self.display(value, display_id=display_id, update=True, **options)
 
     def extend_ipython(self, module: Any) -> None:
