@@ -19,6 +19,7 @@ from venvd_worker.session.slot import Traffic
 from venvd_worker.session.streams import Stream
 
 TERMS = AttachTerms(1, "a", 0.0, 1 << 20, 1 << 20, True)
+LEASE_SECONDS = 60.0
 PIPES = b'{"id":1,"command":"session.pipes"}\n'
 
 
@@ -38,15 +39,19 @@ class Scripted:
         return self.says.pop(0)
 
 
-def make_request_loop(epoll: Any, server: Stream) -> RequestLoop:
-    segments: Any = SimpleNamespace(idle=[], returned=[])
-    calls: Any = SimpleNamespace(leases={}, answer=lambda *_: b"answered\n")
+def make_request_loop(epoll: Any, server: Stream, leases: Any = ()) -> RequestLoop:
+    segments: Any = SimpleNamespace(idle=[], returned=[], expire=lambda: None)
+    calls: Any = SimpleNamespace(leases=leases, answer=lambda *_: b"answered\n", expire=lambda: LEASE_SECONDS)
     slot: Any = None
     return RequestLoop(epoll, server, calls, slot, segments)
 
 
-def test_a_wait_spins_once_enough_others_have_slept() -> None:
-    """The request loop looks without waiting before it sleeps, after as many waits as the spinner lets go by."""
+@pytest.mark.parametrize(("leases", "sleep"), [((), -1), (("handle",), LEASE_SECONDS)])
+def test_a_wait_spins_once_enough_others_have_slept(leases: Any, sleep: float) -> None:
+    """The request loop looks without waiting before it sleeps, after as many waits as the spinner lets go by.
+
+    So it does where a handle has a lease, and the sleep a limit.
+    """
     waits: list[int] = []
 
     class Epoll(Scripted):
@@ -57,14 +62,14 @@ def test_a_wait_spins_once_enough_others_have_slept() -> None:
     epoll = Epoll()
     ours, control = socket.socketpair()
     server = Stream(ours.detach(), Traffic())
-    request_loop = make_request_loop(epoll, server)
+    request_loop = make_request_loop(epoll, server, leases)
     request_loop._spinner = Spinner(partial(epoll.poll, 0), 1)
     request_loop._spinner.skips = 2
     epoll.says += [[], []]
     with pytest.raises(EOFError):
         request_loop.serve()
-    assert waits[:3] == [-1, -1, 0]
-    assert waits[-1] == -1
+    assert waits[:3] == [sleep, sleep, 0]
+    assert waits[-1] == sleep
     server.close()
     control.close()
 

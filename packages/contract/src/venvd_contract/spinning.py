@@ -21,9 +21,13 @@ _FIRST_PAUSE = 16
 """Waits before the first spin: many clients make few calls."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 4096
 """Waits without a spin after a failed one; the number doubles each time."""
-_STREAK = 32
-"""Successful spins in a row that halve the pause. They are many, as a few failed spins cost more than the rest gain."""
-_SHARED = 5e-6
+_STREAK = 8
+"""Successful spins in a row that halve the pause.
+
+The timer of a virtual machine spoils one or two spins of a hundred, and the pause must not grow by that. Where one in
+ten fails, it grows: the failed spins then cost more than the rest gain.
+"""
+_SHARED = 8e-6
 """If two looks are further apart than these seconds, another process, or the peer itself, used this core in between."""
 
 _OLD_GROUP = "/sys/fs/cgroup/cpu/cpu."

@@ -119,12 +119,20 @@ class RequestLoop:
     def _poll(self, timeout: Optional[float]) -> None:
         """Wait for requests, without limit if `timeout` is None; first free segments and handles that have expired."""
         ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
+        ready = self._spin() if timeout is None and not self._slow else None
         if timeout is None:
             timeout = min(ends, default=None)
         if self._slow:
             self._end_stalled()
             timeout = _STALL_INTERVAL if timeout is None else min(timeout, _STALL_INTERVAL)
-        self._dispatch(self._epoll.poll(timeout))
+        self._dispatch(ready or self._epoll.poll(timeout))
+
+    def _spin(self) -> Optional[List[Tuple[int, int]]]:
+        """Spin before a wait with a time limit, which is far longer; return what is ready, if anything is."""
+        if self._spinner.skips:
+            self._spinner.skips -= 1
+            return None
+        return self._spinner.spin()
 
     def _dispatch(self, ready: List[Tuple[int, int]]) -> None:
         # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
