@@ -21,7 +21,7 @@ from venvd_engines.engine import Progress
 from venvd_engines.kubernetes import apt_install, labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.settings import APT_OFF
-from venvd_engines.kubernetes.tasks import INPUTS, Outcome, Step, Tasks
+from venvd_engines.kubernetes.tasks import INPUTS, PUSH_FILE, Outcome, Step, Tasks, make_push_step
 
 PROGRAM = f"{pods.TOOLS}/apt_install.py"
 _OUT = "/run/venvd/out"
@@ -68,7 +68,7 @@ class AptImages:
             steps = self._make_steps(base, names, credentials.push)
             bundle = self._cluster.settings.ca_bundle
             files = {
-                "push.json": json.dumps({**description, "base": base, "changes": _OUT}).encode(),
+                PUSH_FILE: json.dumps({**description, "base": base, "changes": _OUT}).encode(),
                 **({_CA: bundle.read_bytes()} if bundle else {}),
             }
             outcomes = self._tasks.run(
@@ -93,16 +93,7 @@ class AptImages:
                 mounts=mounts,
                 installs=True,
             ),
-            Step(
-                "push",
-                pods.find_image(self._cluster.options, "controller"),
-                ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.layer", f"{INPUTS}/push.json"],
-                user=pods.CONTROLLER_UID,
-                mounts=mounts,
-                read_only=frozenset(mounts),
-                secret=push_secret,
-                show=False,
-            ),
+            make_push_step(self._cluster.options, mounts, push_secret),
         ]
 
     @contextmanager

@@ -24,7 +24,7 @@ from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.apt import AptImages
 from venvd_engines.kubernetes.cluster import Cluster
 from venvd_engines.kubernetes.registry import Repository
-from venvd_engines.kubernetes.tasks import CREDENTIALS, INPUTS, Outcome, Step, Tasks
+from venvd_engines.kubernetes.tasks import CREDENTIALS, INPUTS, PUSH_FILE, Outcome, Step, Tasks, make_push_step
 
 _PROBE = "import json, platform; print(json.dumps([platform.python_implementation(), platform.python_version()]))"
 _VERSION = re.compile(r"\d+(\.\d+)*")
@@ -179,20 +179,11 @@ class Images:
         mounts = {"env": pods.PREFIX, "out": _OUT}
         steps = [
             Step("install", base, self._make_uv(_INSTALLING, arguments), env=self._make_env(), mounts=mounts),
-            Step(
-                "push",
-                pods.find_image(self._cluster.options, "controller"),
-                ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.layer", f"{INPUTS}/push.json"],
-                user=pods.CONTROLLER_UID,
-                mounts=mounts,
-                read_only=frozenset(mounts),
-                secret=self._cluster.options.push_secret,
-                show=False,
-            ),
+            make_push_step(self._cluster.options, mounts, self._cluster.options.push_secret),
         ]
         files = {
             "lock.txt": venv.lock.encode(),
-            "push.json": json.dumps(self._describe_push(venv, key, base)).encode(),
+            PUSH_FILE: json.dumps(self._describe_push(venv, key, base)).encode(),
             **self._read_certificates(),
         }
         outcomes = self._tasks.run(labels.BUILD, steps, progress, files=files, provide=["uv"])

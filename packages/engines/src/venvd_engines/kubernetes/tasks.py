@@ -16,6 +16,7 @@ from venvd_contract.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from venvd_engines.engine import Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
+from venvd_engines.kubernetes.settings import KubernetesSettings
 from venvd_engines.kubernetes.waiting import FINAL, PULLS, explain_waiting, find_failure
 
 INPUTS = "/run/venvd/inputs"
@@ -33,7 +34,7 @@ class Step:
         image: a reference.
         command: the program and its arguments.
         user: a user ID.
-        env: variables, which only a Secret holds.
+        env: variables; only a Secret contains them.
         mounts: volumes beside `/tmp`, the tools and the inputs: the path of each by its name.
         read_only: those of the mounts that this step cannot write.
         secret: the name of a Secret with registry credentials that this step alone mounts.
@@ -54,6 +55,22 @@ class Step:
 
 
 CREDENTIALS = "/run/venvd/credentials"
+PUSH_FILE = "push.json"
+"""The input of a step that pushes."""
+
+
+def make_push_step(options: KubernetesSettings, mounts: Mapping[str, str], secret: str | None) -> Step:
+    """Make the step that pushes a layer: it reads the mounts, runs no code of them, and alone has the credentials."""
+    return Step(
+        "push",
+        pods.find_image(options, "controller"),
+        ["/opt/venv/bin/python", "-I", "-m", "venvd_engines.kubernetes.layer", f"{INPUTS}/{PUSH_FILE}"],
+        user=pods.CONTROLLER_UID,
+        mounts=mounts,
+        read_only=frozenset(mounts),
+        secret=secret,
+        show=False,
+    )
 
 
 @dataclass(frozen=True)
